@@ -1,0 +1,42 @@
+"""What every capture is given, and what it gives back. One file per kind of artefact stands beside this one.
+
+A capture function is a generator: it writes the artefact's files through `writer.create`, builds the record with its
+checks, calls `writer.write_record(record)` and yields it, so that the shell and Dagster see each artefact as it is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from backup_pipeline.model.manifest import Manifest
+from backup_pipeline.model.progress import ProgressSink, no_progress
+from backup_pipeline.stores.contract import SetWriter
+
+
+def utc_now() -> datetime:
+    """Return the present moment, aware, in UTC."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True)
+class CaptureContext:
+    """What a capture needs besides its source's settings.
+
+    Attributes:
+        writer: the unsealed set.
+        source: the source's name.
+        previous: the plan's last sealed set, for checks on collapse and drift; None for the first.
+        progress: where to tell how far the work is.
+        schemas: the site's folder of pandera schemas.
+        now: the clock.
+    """
+
+    writer: SetWriter
+    source: str
+    previous: Manifest | None = None
+    progress: ProgressSink = no_progress
+    schemas: Path | None = None
+    now: Callable[[], datetime] = utc_now

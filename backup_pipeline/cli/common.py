@@ -1,0 +1,129 @@
+"""What every command shares: the site, text or JSON output, progress, and errors told once with an exit code."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from backup_pipeline.errors import BackupSystemError, ExitCode
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from backup_pipeline.model.progress import ProgressSink
+    from backup_pipeline.settings.site import Site
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", help="backup.yaml or its folder (default: BACKUP_PIPELINE_CONFIG, ./backup.yaml)."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document for scripts instead of text.")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show what would be done and change nothing.")]
+
+
+def load(config: Path | None) -> Site:
+    """Return the site of a command; SettingsError with every fault of its file."""
+    from backup_pipeline.settings.loader import load_site
+
+    return load_site(config)
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Return the terminal to print to: plain where nobody looks at it."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False, soft_wrap=not sys.stdout.isatty())
+
+
+def print_json(document: Any) -> None:
+    """Print one JSON document to standard output; values of the model are written as their JSON form."""
+
+    def plain(value: Any) -> Any:
+        if hasattr(value, "model_dump"):
+            return value.model_dump(mode="json")
+        return str(value)
+
+    sys.stdout.write(json.dumps(document, indent=2, default=plain, ensure_ascii=False) + "\n")
+
+
+def exit_with(code: ExitCode) -> None:
+    """End the command with this exit code."""
+    raise typer.Exit(int(code))
+
+
+def run_app(app: Callable[..., Any], arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit code; errors of the family are told once, on standard error."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        outcome = app(args=arguments, standalone_mode=False)
+    except BackupSystemError as error:
+        _tell(error, as_json="--json" in arguments)
+        return int(error.exit_code)
+    except KeyboardInterrupt:
+        sys.stderr.write("Interrupted.\n")
+        return int(ExitCode.INTERRUPTED)
+    except Exception as error:
+        from click.exceptions import Abort, ClickException
+
+        if isinstance(error, ClickException):
+            error.show()
+            return int(ExitCode.USAGE)
+        if isinstance(error, Abort):
+            sys.stderr.write("Aborted.\n")
+            return int(ExitCode.INTERRUPTED)
+        raise
+    return outcome if isinstance(outcome, int) else 0
+
+
+def _tell(error: BackupSystemError, *, as_json: bool) -> None:
+    if as_json:
+        print_json({"error": error.as_dict()})
+    out = console(stderr=True)
+    where = f"{error.where}: " if error.where else ""
+    out.print(f"[bold red]error[/] {_escape(where + error.what)}")
+    if error.remedy:
+        out.print(f"[bold]remedy[/] {_escape(error.remedy)}")
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+@contextmanager
+def shown_progress(*, quiet: bool = False) -> Iterator[ProgressSink]:
+    """Give a sink that draws progress bars on a terminal's standard error, and nothing elsewhere."""
+    from backup_pipeline.model.progress import Progress, no_progress
+
+    if quiet or not sys.stderr.isatty():
+        yield no_progress
+        return
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bars
+
+    with Bars(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[count]}"),
+        TimeElapsedColumn(),
+        console=console(stderr=True),
+        transient=True,
+    ) as bars:
+        tasks: dict[str, Any] = {}
+
+        def show(event: Progress) -> None:
+            if event.name not in tasks:
+                tasks[event.name] = bars.add_task(event.name, total=event.total, count="")
+            count = f"{event.done / 1e6:,.1f} MB" if event.unit == "bytes" else f"{event.done:,} {event.unit}"
+            bars.update(tasks[event.name], completed=event.done, total=event.total, count=count)
+            if event.finished:
+                bars.remove_task(tasks.pop(event.name))
+
+        yield show

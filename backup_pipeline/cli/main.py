@@ -1,0 +1,32 @@
+"""The command `backup-pipeline`: gathers the commands, each from its own file. Dagster is not imported here."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import typer
+
+from backup_pipeline.cli.common import run_app
+
+# Each module has `register(app)`, imports nothing heavy at its top, and is one noun or verb of the command line.
+COMMAND_MODULES: tuple[str, ...] = ()
+
+
+def build_app() -> typer.Typer:
+    """Return the command line with every command registered."""
+    app = typer.Typer(
+        name="backup-pipeline",
+        help="Backups that are sealed, checked and proven; restores that never destroy.",
+        no_args_is_help=True,
+        rich_markup_mode="markdown",
+        pretty_exceptions_show_locals=False,
+    )
+    for name in COMMAND_MODULES:
+        importlib.import_module(f"backup_pipeline.cli.{name}").register(app)
+    return app
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    sys.exit(run_app(build_app()))

@@ -1,0 +1,122 @@
+"""One family of errors: what is wrong, where, and what to do about it.
+
+Every error that a user can meet is one of these. Foreign errors (psycopg, OSError, git) are translated where they
+enter, in `tools`. Secrets never belong in any of the three texts. No logging and no formatting for a terminal here.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """Exit codes of the command line; documented in docs/exit-codes.md and stable."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    SETTINGS = 3
+    LOCKED = 4
+    SOURCE = 5
+    CHECKS = 6
+    NOT_FOUND = 7
+    REFUSED = 8
+    STORE = 9
+    INTERRUPTED = 130
+
+
+class BackupSystemError(Exception):
+    """What is wrong, where, and the remedy.
+
+    Args:
+        what: one sentence saying what is wrong.
+        where: the file, field, variable, table or server it concerns; no secret.
+        remedy: what the user can do about it.
+    """
+
+    exit_code: ExitCode = ExitCode.FAILED
+    permanent: bool = True
+    """False where the same call may succeed later without anybody changing anything."""
+
+    def __init__(self, what: str, *, where: str = "", remedy: str = "") -> None:
+        self.what = what
+        self.where = where
+        self.remedy = remedy
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        text = f"{self.where}: {self.what}" if self.where else self.what
+        return f"{text} Remedy: {self.remedy}" if self.remedy else text
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild, (type(self), self.what, self.where, self.remedy))
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the error for `--json` output: kind, what, where, remedy, exit_code, permanent."""
+        return {
+            "kind": type(self).__name__,
+            "what": self.what,
+            "where": self.where,
+            "remedy": self.remedy,
+            "exit_code": int(self.exit_code),
+            "permanent": self.permanent,
+        }
+
+
+def _rebuild(kind: type[BackupSystemError], what: str, where: str, remedy: str) -> BackupSystemError:
+    return kind(what, where=where, remedy=remedy)
+
+
+class SettingsError(BackupSystemError):
+    """A setting in backup.yaml or a variable of the environment is missing or wrong."""
+
+    exit_code = ExitCode.SETTINGS
+
+
+class LockError(BackupSystemError):
+    """Another process works on the same target."""
+
+    exit_code = ExitCode.LOCKED
+    permanent = False
+
+
+class SourceError(BackupSystemError):
+    """A source (database, folder, repository) cannot be read as the settings promise."""
+
+    exit_code = ExitCode.SOURCE
+
+
+class UnreachableError(SourceError):
+    """A server did not answer or went away; the same call may succeed later."""
+
+    permanent = False
+
+
+class ToolError(BackupSystemError):
+    """An outside program (pg_dump, git, …) is missing, too old, or failed."""
+
+    exit_code = ExitCode.SOURCE
+
+
+class ValidationError(BackupSystemError):
+    """Content is not what its schema, checksum or manifest says."""
+
+    exit_code = ExitCode.CHECKS
+
+
+class SetNotFoundError(BackupSystemError):
+    """No backup set of that name."""
+
+    exit_code = ExitCode.NOT_FOUND
+
+
+class RefusedError(BackupSystemError):
+    """The operation would lose something, or was not confirmed, and was not begun."""
+
+    exit_code = ExitCode.REFUSED
+
+
+class StoreError(BackupSystemError):
+    """The store cannot be written or read (permission, full disk, damaged folder)."""
+
+    exit_code = ExitCode.STORE

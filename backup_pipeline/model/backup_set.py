@@ -1,0 +1,70 @@
+"""A backup set as a store shows it: sealed or incomplete, and what is known of its proof."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+from backup_pipeline.model.manifest import Draft, Failure, Manifest, Purpose
+from backup_pipeline.model.proof import Proof, ProofKind
+from backup_pipeline.model.record import ArtefactRecord
+from backup_pipeline.model.set_id import SetId, set_time
+
+
+class SetState(StrEnum):
+    """COMPLETE: sealed. INCOMPLETE: no manifest. DAMAGED: a manifest that cannot be read."""
+
+    COMPLETE = "complete"
+    INCOMPLETE = "incomplete"
+    DAMAGED = "damaged"
+
+
+@dataclass(frozen=True, slots=True)
+class BackupSet:
+    """One folder of a plan's store. `manifest` is None unless the state is COMPLETE."""
+
+    set_id: SetId
+    plan: str
+    state: SetState
+    manifest: Manifest | None = None
+    draft: Draft | None = None
+    records: tuple[ArtefactRecord, ...] = ()
+    failures: tuple[Failure, ...] = ()
+    proofs: tuple[Proof, ...] = field(default=())
+    problem: str = ""
+
+    @property
+    def started_at(self) -> datetime:
+        """The UTC start time from the set's name."""
+        return set_time(self.set_id)
+
+    @property
+    def purpose(self) -> Purpose:
+        """Why the set was made."""
+        known = self.manifest or self.draft
+        return known.purpose if known else Purpose.BACKUP
+
+    @property
+    def size(self) -> int:
+        """Bytes of the files that are recorded."""
+        return self.manifest.size if self.manifest else sum(record.size for record in self.records)
+
+    def last_proof(self, kind: ProofKind) -> Proof | None:
+        """Return the newest result of that kind, passed or not."""
+        return max((p for p in self.proofs if p.kind is kind), key=lambda p: p.finished_at, default=None)
+
+    @property
+    def verified(self) -> bool:
+        """True when the newest verification passed."""
+        last = self.last_proof(ProofKind.VERIFICATION)
+        return last is not None and last.passed
+
+    @property
+    def proven(self) -> bool:
+        """True when the newest drill passed and no later verification found damage."""
+        drill = self.last_proof(ProofKind.DRILL)
+        if drill is None or not drill.passed:
+            return False
+        check = self.last_proof(ProofKind.VERIFICATION)
+        return check is None or check.passed or check.finished_at < drill.finished_at

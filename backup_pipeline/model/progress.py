@@ -1,0 +1,24 @@
+"""How long work tells of itself: one small event and a place to send it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """`done` of `total` units ("bytes", "rows", "files", "orders") of one named piece of work; total may be unknown."""
+
+    name: str
+    done: int
+    total: int | None = None
+    unit: str = "bytes"
+    finished: bool = False
+
+
+ProgressSink = Callable[[Progress], None]
+
+
+def no_progress(_: Progress) -> None:
+    """Swallow progress, for callers that nobody watches."""

@@ -1,0 +1,143 @@
+"""What is known of one captured artefact. Written as JSON beside the set's files when the artefact is complete."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import Field
+
+from backup_pipeline.model.base import Frozen, JsonValue
+from backup_pipeline.model.set_id import SetId
+
+
+class ArtefactKind(StrEnum):
+    """The kinds of artefact; each has its own file in `artefacts`."""
+
+    POSTGRES_DUMP = "postgres_dump"
+    POSTGRES_ROLES = "postgres_roles"
+    TABLE_EXPORT = "table_export"
+    SQLITE_COPY = "sqlite_copy"
+    FOLDER_TARBALL = "folder_tarball"
+    REPOSITORY_ARCHIVE = "repository_archive"
+    REPOSITORY_BUNDLE = "repository_bundle"
+
+
+class Severity(StrEnum):
+    """ERROR stops the seal; WARN is shown and kept."""
+
+    ERROR = "ERROR"
+    WARN = "WARN"
+
+
+class CheckResult(Frozen):
+    """The outcome of one check: counts and column names only, never a customer's values.
+
+    Attributes:
+        name: a Dagster-safe name (letters, digits, underscore).
+        passed: whether it held.
+        severity: what a failure means.
+        summary: one line for a person.
+        table: rows of a table for the UI and `show` (same keys in every row), may be empty.
+        numbers: figures that are worth plotting over time.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_]+$")
+    passed: bool
+    severity: Severity = Severity.ERROR
+    summary: str = ""
+    table: tuple[dict[str, JsonValue], ...] = ()
+    numbers: dict[str, float | int] = Field(default_factory=dict)
+
+
+class FileRecord(Frozen):
+    """One file of a set: path relative to the set's folder (forward slashes), bytes, SHA-256 in hex.
+
+    `content_sha256` is the digest of the uncompressed content (for a plain dump: without its two random
+    `\\restrict` lines), so that two dumps of equal data can be seen to be equal.
+    """
+
+    path: str
+    size: int = Field(ge=0)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    content_sha256: str | None = None
+    content_size: int | None = None
+
+
+class Fingerprint(Frozen):
+    """Order-free content hash of a table plus its row count, taken inside the dump's snapshot.
+
+    `algorithm` and `server_major` belong to the value: equal only where both are equal.
+    """
+
+    algorithm: str
+    server_major: int
+    value: str
+    rows: int = Field(ge=0)
+
+
+class ColumnRecord(Frozen):
+    """A column of a table as the catalog gives it. `type` is PostgreSQL's format_type() or SQLite's declared type."""
+
+    name: str
+    type: str
+    nullable: bool = True
+    generated: bool = False
+
+
+class ToolRecord(Frozen):
+    """The outside program that made an artefact: name, version, exit code, and its warnings (no secrets)."""
+
+    name: str
+    version: str
+    exit_code: int = 0
+    warnings: tuple[str, ...] = ()
+
+
+class ArtefactRecord(Frozen):
+    """What is known of one captured artefact.
+
+    Attributes:
+        key: path of the artefact below its plan, as in ("supabase", "dump") or ("supabase", "public", "orders");
+            the Dagster asset key is the plan's name followed by it.
+        set_id: the set it belongs to; the manifest refuses any other.
+        files: its files in the set.
+        rows: rows of a table export.
+        fingerprint: the table's, taken in the snapshot.
+        source_label: host, port and database or path of the source, without any secret.
+        server_version: as the server says it.
+        details: what only this kind knows (listing of a tarball, git metadata, catalog of a database, …).
+    """
+
+    record_version: Literal[1] = 1
+    key: tuple[str, ...] = Field(min_length=2)
+    source: str
+    kind: ArtefactKind
+    set_id: SetId
+    files: tuple[FileRecord, ...]
+    rows: int | None = None
+    fingerprint: Fingerprint | None = None
+    columns: tuple[ColumnRecord, ...] = ()
+    source_label: str
+    server_version: str | None = None
+    tool: ToolRecord | None = None
+    started_at: datetime
+    finished_at: datetime
+    checks: tuple[CheckResult, ...] = ()
+    details: dict[str, JsonValue] = Field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The key joined by dots, for messages and file names."""
+        return ".".join(self.key)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all its files."""
+        return sum(file.size for file in self.files)
+
+    @property
+    def failed_checks(self) -> tuple[CheckResult, ...]:
+        """Checks that did not hold and are of severity ERROR."""
+        return tuple(c for c in self.checks if not c.passed and c.severity is Severity.ERROR)

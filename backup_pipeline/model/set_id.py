@@ -1,0 +1,35 @@
+"""Names of backup sets: the UTC start time of the run, as in 2026-11-21T020000Z."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import NewType
+
+SetId = NewType("SetId", str)
+
+_FORM = "%Y-%m-%dT%H%M%SZ"
+_PATTERN = re.compile(r"\d{4}-\d{2}-\d{2}T\d{6}Z")
+
+
+def set_id_at(moment: datetime) -> SetId:
+    """Return the name of a set that starts at `moment` (an aware datetime; seconds are kept)."""
+    if moment.tzinfo is None:
+        raise ValueError("a set's start needs a time zone")
+    return SetId(moment.astimezone(UTC).strftime(_FORM))
+
+
+def is_set_id(text: str) -> bool:
+    """Return whether `text` has the form of a set's name and is a real time."""
+    if not _PATTERN.fullmatch(text):
+        return False
+    try:
+        datetime.strptime(text, _FORM).replace(tzinfo=UTC)
+    except ValueError:
+        return False
+    return True
+
+
+def set_time(set_id: SetId) -> datetime:
+    """Return the aware UTC start time that a set's name says; ValueError for any other text."""
+    return datetime.strptime(set_id, _FORM).replace(tzinfo=UTC)

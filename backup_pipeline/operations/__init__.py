@@ -1,0 +1,1 @@
+"""One use case per file, called by the shell and by Dagster alike. Neither is imported here."""

@@ -1,0 +1,1 @@
+"""Decisions as pure functions: no I/O, no clock, time is passed in, reasons are returned."""

@@ -1,0 +1,1 @@
+"""backup.yaml and the environment, read into frozen typed settings. No other file is opened here."""

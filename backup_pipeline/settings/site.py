@@ -1,0 +1,60 @@
+"""A site: its settings, the folder they count from, and the environment that holds its secrets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from backup_pipeline.settings.types import Plan, PostgresSource, SiteSettings, Source
+
+
+@dataclass(frozen=True)
+class Site:
+    """What every operation is given.
+
+    Attributes:
+        file: path of backup.yaml.
+        settings: what stands in it, with every path absolute.
+        environment: variables (process environment over `.env`), never printed.
+    """
+
+    file: Path
+    settings: SiteSettings
+    environment: Mapping[str, str] = field(repr=False)
+
+    @property
+    def folder(self) -> Path:
+        """The folder of backup.yaml."""
+        return self.file.parent
+
+    def plan(self, name: str) -> Plan:
+        """Return a plan by name; SettingsError with the nearest names otherwise."""
+        from backup_pipeline.settings.loader import unknown_name
+
+        if name not in self.settings.plans:
+            raise unknown_name("plan", name, self.settings.plans, self.file)
+        return self.settings.plans[name]
+
+    def source(self, name: str) -> Source:
+        """Return a source by name; SettingsError with the nearest names otherwise."""
+        from backup_pipeline.settings.loader import unknown_name
+
+        if name not in self.settings.sources:
+            raise unknown_name("source", name, self.settings.sources, self.file)
+        return self.settings.sources[name]
+
+    def store_folder(self, plan: str) -> Path:
+        """Return the folder of a plan's sets."""
+        return self.plan(plan).store or self.settings.store / plan
+
+    def dsn(self, source: PostgresSource) -> tuple[str, str]:
+        """Return the first set variable of `dsn_env` and its value; ("", "") when none is set."""
+        for name in source.dsn_env:
+            if value := self.environment.get(name, "").strip():
+                return name, value
+        return "", ""
+
+    def value(self, variable: str | None) -> str:
+        """Return a variable's value, "" when unset or None."""
+        return self.environment.get(variable, "").strip() if variable else ""

@@ -1,0 +1,246 @@
+"""The settings as frozen typed values: what may stand in backup.yaml, with meaning, units and defaults.
+
+Reading and diagnosing files is `loader`'s work. Secrets are never here: fields that end in `_env` name variables.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$", max_length=60)]
+TableFormat = Literal["parquet", "jsonl", "csv"]
+
+
+def _as_tuple(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
+
+
+class Settings(BaseModel):
+    """Base of all settings: frozen; unknown fields are faults."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class TableSelection(Settings):
+    """Which tables are exported beside the dump, and as what. Patterns are `schema.table` with `*` and `?`."""
+
+    include: Names = ("public.*",)
+    """Patterns of tables to export."""
+    exclude: Names = ()
+    """Patterns of tables to leave out; wins over include."""
+    formats: Annotated[tuple[TableFormat, ...], BeforeValidator(_as_tuple)] = ("parquet",)
+    """Parquet keeps every type; JSON lines and CSV (gzip) for other programs."""
+
+
+class CollapseCheck(Settings):
+    """When a table or artefact is suspiciously smaller than in the last set."""
+
+    drop: float = Field(default=0.5, gt=0, le=1)
+    """Share of rows (or bytes) that may be missing: 0.5 complains when more than half is gone."""
+    severity: Literal["WARN", "ERROR"] = "WARN"
+    """ERROR keeps the set from being sealed."""
+    minimum_rows: int = Field(default=10, ge=0)
+    """Tables that had fewer rows are not looked at."""
+
+
+class SourceSettings(Settings):
+    """What every kind of source has."""
+
+    after: Names = ()
+    """Sources of the plan that must be captured before this one starts; when they fail it does not start."""
+    owners: Names = ()
+    """Who answers for it (`team:ops` or an e-mail address); shown in the UI."""
+    description: str = ""
+    """One sentence for the UI."""
+    collapse: CollapseCheck = CollapseCheck()
+    """Alarm on collapsed row counts or sizes."""
+
+
+class PostgresSource(SourceSettings):
+    """A PostgreSQL database."""
+
+    kind: Literal["postgres"]
+    dsn_env: Names
+    """Variables that may hold the connection string; the first that is set counts. URL, JDBC or key=value form."""
+    user_env: str | None = None
+    """Variable with the user, where the connection string has none (Keycloak's KC_DB_USERNAME)."""
+    password_env: str | None = None
+    """Variable with the password, where the connection string has none."""
+    dump_format: Literal["plain", "custom"] = "plain"
+    """plain: `<source>_db.sql.gz`, readable everywhere; custom: `<source>_db.dump` for pg_restore."""
+    tables: TableSelection = TableSelection()
+    """Tables exported beside the dump."""
+    master_tables: Names = ()
+    """Tables of master data (`schema.table`, patterns allowed); all others are transaction tables."""
+    required_tables: Names = ()
+    """Tables that must exist (`table` means public.table); a missing one fails the run."""
+    connections: int = Field(default=3, ge=1, le=32)
+    """Connections used at once for table exports, beside the dump's own."""
+    lock_timeout_seconds: float = Field(default=60.0, gt=0)
+    """How long to wait for a table that a migration holds."""
+
+
+class SqliteSource(SourceSettings):
+    """A SQLite database file."""
+
+    kind: Literal["sqlite"]
+    path: Path
+    """The database file."""
+    tables: TableSelection = TableSelection(include=("main.*",))
+    """Tables exported beside the copy; their schema is `main`."""
+    master_tables: Names = ()
+    """Tables of master data."""
+    required_tables: Names = ()
+    """Tables that must exist."""
+
+
+class OrdersSource(SourceSettings):
+    """A workshop's order archive: a database with the table `auftraege` and one folder per order."""
+
+    kind: Literal["orders"]
+    database: Path | None = None
+    """SQLite file with the table `auftraege`."""
+    dsn_env: Names = ()
+    """Variables with the connection string, when `auftraege` lives in PostgreSQL instead."""
+    archive: Path
+    """Folder of the archive: `<year>/<auftrag_nr>/`."""
+    first_year: int = Field(default=2015, ge=1970, le=2100)
+    """First year of the yearly partitions."""
+    lock_wait_seconds: float = Field(default=30.0, ge=0)
+    """How long to wait for another process that works on the archive."""
+    export_schedule: str | None = None
+    """Cron expression of the nightly export into the folders."""
+
+
+class FolderSource(SourceSettings):
+    """A folder tree, such as storage buckets."""
+
+    kind: Literal["folder"]
+    path: Path
+    """Root of the tree."""
+    buckets: Names = ()
+    """Folders below the root that must exist and are captured; all of the root when empty."""
+    allow_empty: bool = False
+    """Whether an empty root is right."""
+
+
+class RepositorySource(SourceSettings):
+    """A git repository."""
+
+    kind: Literal["repository"]
+    path: Path
+    """The working tree or bare repository."""
+    include_env: bool = False
+    """Also capture `.env`, which holds secrets."""
+    volumes: tuple[Path, ...] = ()
+    """Folders outside git to capture with it, named one by one."""
+
+
+Source = Annotated[
+    PostgresSource | SqliteSource | OrdersSource | FolderSource | RepositorySource,
+    Field(discriminator="kind"),
+]
+
+
+def _duration(value: object) -> object:
+    units = {"h": "hours", "d": "days", "w": "weeks"}
+    if isinstance(value, str) and value[:-1].isdigit() and value[-1:] in units:
+        return timedelta(**{units[value[-1]]: int(value[:-1])})
+    if isinstance(value, timedelta):
+        return value
+    raise ValueError("write a number and h, d or w, as in 14d")
+
+
+Duration = Annotated[timedelta, BeforeValidator(_duration, json_schema_input_type=str)]
+
+
+class Retention(Settings):
+    """Which sets are kept, counted as restic counts: the newest set of each of the last N days, weeks, …."""
+
+    keep_last: int = Field(default=0, ge=0)
+    """The newest N sets."""
+    keep_within: Duration | None = None
+    """All sets younger than this (12h, 14d, 8w), counted back from the newest set."""
+    keep_daily: int = Field(default=0, ge=0)
+    """The newest set of each of the last N days that have one."""
+    keep_weekly: int = Field(default=0, ge=0)
+    """The same by ISO week."""
+    keep_monthly: int = Field(default=0, ge=0)
+    """The same by month."""
+    keep_yearly: int = Field(default=0, ge=0)
+    """The same by year."""
+    keep_emergency: Duration = timedelta(days=30)
+    """How long emergency sets are kept."""
+    keep_incomplete: Duration = timedelta(days=2)
+    """How long an incomplete set stays for completion and inspection."""
+
+
+class Plan(Settings):
+    """A named backup policy: which sources, when, where to, how long kept."""
+
+    sources: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Names of the sources it captures."""
+    store: Path | None = None
+    """Its own store; `<store>/<plan>` when absent."""
+    schedule: str | None = None
+    """Cron expression of the backup."""
+    verify: str | None = None
+    """Cron expression of the verification of all sets."""
+    drill: str | None = None
+    """Cron expression of the drill of the newest set."""
+    retention: Retention = Retention(keep_last=30)
+    """What is kept."""
+    ping_env: str | None = None
+    """Variable with the URL of a dead-man's-switch (healthchecks.io's protocol)."""
+    overdue_after: Duration | None = None
+    """When a missing set is an incident; from the schedule when absent."""
+    wait_seconds: float = Field(default=30.0, ge=0)
+    """How long a run waits for another run of the plan before it refuses."""
+
+
+class Alerts(Settings):
+    """Where alerts go."""
+
+    urls_env: Names = ()
+    """Variables with Apprise URLs (mail, Slack, ntfy, …), several separated by spaces."""
+    ui_url_env: str | None = None
+    """Variable with the address of the Dagster UI, for links."""
+
+
+class EmbeddedPostgres(Settings):
+    """A PostgreSQL server of the site's own, started when it is needed."""
+
+    data: Path
+    """Folder of the server."""
+    port: int | None = Field(default=None, gt=0, lt=65536)
+    """TCP port on 127.0.0.1; a free one when absent."""
+
+
+class SiteSettings(Settings):
+    """All of backup.yaml."""
+
+    store: Path = Path("backups")
+    """Folder of all plans' stores; relative paths count from backup.yaml."""
+    sources: dict[Name, Source]
+    """What to protect, by name."""
+    plans: dict[Name, Plan]
+    """Backup policies, by name."""
+    timezone: str = "UTC"
+    """IANA name of the time zone of schedules and retention."""
+    alerts: Alerts = Alerts()
+    """Where alerts go."""
+    schemas: Path | None = None
+    """Folder with pandera schemas of the site's own (YAML or Python), named `<source>.<schema>.<table>`."""
+    embedded_postgres: EmbeddedPostgres | None = None
+    """For laptops and the demo: a PostgreSQL server that comes and goes with the work."""
+    file_mode: str = Field(default="0600", pattern=r"^0[0-7]{3}$")
+    """Mode of files in stores."""
+    folder_mode: str = Field(default="0700", pattern=r"^0[0-7]{3}$")
+    """Mode of folders in stores."""

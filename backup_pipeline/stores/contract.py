@@ -1,0 +1,98 @@
+"""The contract of every store: sets of files as streams. A local folder fulfils it now; object storage can.
+
+What a file holds is not known here. Every implementation passes the same tests (test_store_contract).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import BinaryIO, Protocol
+
+from backup_pipeline.model.backup_set import BackupSet
+from backup_pipeline.model.manifest import Draft, Failure, Manifest
+from backup_pipeline.model.proof import Proof
+from backup_pipeline.model.record import ArtefactRecord, FileRecord
+from backup_pipeline.model.set_id import SetId
+
+
+class ArtefactFile(Protocol):
+    """A file of a set that is being written: bytes in, hashed; appears complete or not at all."""
+
+    @property
+    def size(self) -> int:
+        """Bytes written so far."""
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 in hex of the bytes written so far."""
+
+    def write(self, data: bytes | bytearray | memoryview, /) -> int:
+        """Write all of `data`."""
+
+    def tell(self) -> int:
+        """Return the number of bytes written."""
+
+
+class SetWriter(Protocol):
+    """The one way to add to a set that is not sealed yet."""
+
+    @property
+    def draft(self) -> Draft:
+        """What the set says of itself."""
+
+    def create(self, path: str) -> AbstractContextManager[ArtefactFile]:
+        """Write a file at `path` (relative, forward slashes). Left with an exception, nothing appears."""
+
+    def file_record(self, path: str, file: ArtefactFile) -> FileRecord:
+        """Return the record of a file that was written."""
+
+    def write_record(self, record: ArtefactRecord) -> None:
+        """Store an artefact's record, replacing that key's and its recorded failure."""
+
+    def write_failure(self, failure: Failure) -> None:
+        """Store why an artefact is missing."""
+
+    def records(self) -> tuple[ArtefactRecord, ...]:
+        """Return the records written so far, by key."""
+
+    def seal(self, manifest: Manifest) -> None:
+        """Write the manifest. Nothing can be added afterwards."""
+
+
+class Store(Protocol):
+    """Where the sets of one plan live."""
+
+    @property
+    def label(self) -> str:
+        """Where it is, for people; no secret."""
+
+    def begin(self, draft: Draft) -> SetWriter:
+        """Make the set's place and write its draft; StoreError when the set exists."""
+
+    def reopen(self, set_id: SetId) -> SetWriter:
+        """Return the writer of an unsealed set, to complete it; StoreError when sealed."""
+
+    def ids(self) -> tuple[SetId, ...]:
+        """Return the ids of all sets, oldest first."""
+
+    def read(self, set_id: SetId) -> BackupSet:
+        """Return a set with manifest, records, failures and proofs; SetNotFoundError."""
+
+    def sets(self) -> Iterator[BackupSet]:
+        """Yield every set, oldest first."""
+
+    def open(self, set_id: SetId, path: str) -> BinaryIO:
+        """Open a file of a set for reading (seekable)."""
+
+    def files(self, set_id: SetId) -> Iterator[tuple[str, int]]:
+        """Yield path and size of every file of the set, manifest and records included, by path."""
+
+    def add_proof(self, set_id: SetId, proof: Proof) -> None:
+        """Add a verification's or drill's result to a sealed set."""
+
+    def remove(self, set_id: SetId) -> None:
+        """Remove a set: manifest first, then its files; resumable."""
+
+    def free_bytes(self) -> int | None:
+        """Return the free space, where the store can tell."""

@@ -1,0 +1,337 @@
+"""A store in a local (or mounted) folder: one folder per set, files 0600, folders 0700."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+from pydantic import BaseModel
+from pydantic import ValidationError as PydanticError
+
+from backup_pipeline.errors import SetNotFoundError, StoreError
+from backup_pipeline.model.backup_set import BackupSet, SetState
+from backup_pipeline.model.manifest import (
+    DRAFT_NAME,
+    MANIFEST_NAME,
+    MANIFEST_VERSION,
+    Draft,
+    Failure,
+    Manifest,
+)
+from backup_pipeline.model.proof import PROOFS_FOLDER, Proof
+from backup_pipeline.model.record import ArtefactRecord, FileRecord
+from backup_pipeline.model.set_id import SetId, is_set_id
+from backup_pipeline.stores.contract import ArtefactFile
+from backup_pipeline.tools.files import (
+    PART_SUFFIX,
+    AtomicFile,
+    sync_folder,
+    translate_os_error,
+    write_atomically,
+)
+
+FILE_MODE = 0o600
+FOLDER_MODE = 0o700
+_RECORDS = "records"
+_FAILED = ".failed.json"
+
+
+def _json(value: BaseModel) -> bytes:
+    return value.model_dump_json(indent=1, exclude_defaults=False).encode() + b"\n"
+
+
+def _file_name(key: tuple[str, ...]) -> str:
+    """Return a record's file name: the key joined by dots, odd characters percent-encoded so that no two meet."""
+    from urllib.parse import quote
+
+    return ".".join(quote(part, safe=" -_").replace(".", "%2E") for part in key)
+
+
+def _relative(path: str) -> PurePosixPath:
+    pure = PurePosixPath(path)
+    if pure.is_absolute() or ".." in pure.parts or not pure.parts:
+        raise StoreError("Not a path inside the set.", where=path, remedy="This is a fault of the program.")
+    return pure
+
+
+class LocalSetWriter:
+    """Adds files and records to one unsealed set; see `contract.SetWriter`."""
+
+    def __init__(self, folder: Path, draft: Draft, file_mode: int, folder_mode: int) -> None:
+        self._folder = folder
+        self._draft = draft
+        self._file_mode = file_mode
+        self._folder_mode = folder_mode
+
+    @property
+    def draft(self) -> Draft:
+        """What the set says of itself."""
+        return self._draft
+
+    @property
+    def folder(self) -> Path:
+        """The set's folder, for tools that need a real path."""
+        return self._folder
+
+    def _place(self, path: str) -> Path:
+        place = self._folder / _relative(path)
+        self._make_folders(place.parent)
+        return place
+
+    def _make_folders(self, folder: Path) -> None:
+        if folder.is_dir():
+            return
+        self._make_folders(folder.parent)
+        try:
+            with contextlib.suppress(FileExistsError):
+                folder.mkdir(mode=self._folder_mode)
+        except OSError as error:
+            raise translate_os_error(error, folder) from error
+        sync_folder(folder.parent)
+
+    def create(self, path: str) -> AbstractContextManager[ArtefactFile]:
+        """Write a file at `path`, atomically."""
+        return AtomicFile(self._place(path), mode=self._file_mode)
+
+    def file_record(self, path: str, file: ArtefactFile) -> FileRecord:
+        """Return the record of a file that was written."""
+        return FileRecord(path=path, size=file.size, sha256=file.sha256)
+
+    def write_record(self, record: ArtefactRecord) -> None:
+        """Store an artefact's record and forget its earlier failure."""
+        place = self._place(f"{_RECORDS}/{_file_name(record.key)}.json")
+        write_atomically(place, _json(record), mode=self._file_mode)
+        place.with_name(_file_name(record.key) + _FAILED).unlink(missing_ok=True)
+
+    def write_failure(self, failure: Failure) -> None:
+        """Store why an artefact is missing; its earlier record no longer counts."""
+        place = self._place(f"{_RECORDS}/{_file_name(failure.key)}{_FAILED}")
+        write_atomically(place, _json(failure), mode=self._file_mode)
+
+    def records(self) -> tuple[ArtefactRecord, ...]:
+        """Return the records written so far, by key."""
+        return _read_records(self._folder)
+
+    def seal(self, manifest: Manifest) -> None:
+        """Write the manifest, after everything below the set's folder has reached the disk."""
+        place = self._folder / MANIFEST_NAME
+        if place.exists():
+            raise StoreError("The set is sealed already.", where=str(place), remedy="Start a new backup.")
+        for part in self._folder.rglob(f".*{PART_SUFFIX}"):
+            part.unlink(missing_ok=True)
+        write_atomically(place, _json(manifest), mode=self._file_mode)
+
+
+def _read_records(folder: Path) -> tuple[ArtefactRecord, ...]:
+    found = []
+    for path in sorted((folder / _RECORDS).glob("*.json")):
+        if path.name == Path(DRAFT_NAME).name or path.name.endswith(_FAILED):
+            continue
+        try:
+            found.append(ArtefactRecord.model_validate_json(path.read_bytes()))
+        except (OSError, PydanticError) as error:
+            raise StoreError(
+                "This record cannot be read.",
+                where=str(path),
+                remedy="Run the backup again; it makes a new set.",
+            ) from error
+    return tuple(sorted(found, key=lambda record: record.key))
+
+
+def _read_failures(folder: Path) -> tuple[Failure, ...]:
+    found = []
+    for path in sorted((folder / _RECORDS).glob(f"*{_FAILED}")):
+        with contextlib.suppress(OSError, PydanticError):
+            found.append(Failure.model_validate_json(path.read_bytes()))
+    return tuple(found)
+
+
+class LocalStore:
+    """The sets of one plan in `folder`; see `contract.Store`.
+
+    Args:
+        folder: `<store>/<plan>`, or the plan's own store. Made when the first set begins.
+        plan: the plan's name.
+    """
+
+    def __init__(self, folder: Path, plan: str, *, file_mode: int = FILE_MODE, folder_mode: int = FOLDER_MODE) -> None:
+        self.folder = folder
+        self.plan = plan
+        self._file_mode = file_mode
+        self._folder_mode = folder_mode
+
+    @property
+    def label(self) -> str:
+        """The folder's path."""
+        return str(self.folder)
+
+    def prepare(self) -> None:
+        """Make the store's folder; StoreError when that is not possible."""
+        try:
+            if not self.folder.is_dir():
+                self.folder.mkdir(mode=self._folder_mode, parents=True, exist_ok=True)
+        except OSError as error:
+            raise translate_os_error(error, self.folder) from error
+
+    def path_of(self, set_id: SetId, path: str = "") -> Path:
+        """Return the real path of a set or of a file in it, for tools that need one."""
+        folder = self.folder / set_id
+        return folder / _relative(path) if path else folder
+
+    def begin(self, draft: Draft) -> LocalSetWriter:
+        """Make the set's folder and write its draft."""
+        self.prepare()
+        folder = self.folder / draft.set_id
+        try:
+            folder.mkdir(mode=self._folder_mode)
+        except FileExistsError as error:
+            raise StoreError("This set exists already.", where=str(folder), remedy="Run again.") from error
+        except OSError as error:
+            raise translate_os_error(error, folder) from error
+        sync_folder(self.folder)
+        writer = LocalSetWriter(folder, draft, self._file_mode, self._folder_mode)
+        write_atomically(writer._place(DRAFT_NAME), _json(draft), mode=self._file_mode)
+        return writer
+
+    def reopen(self, set_id: SetId) -> LocalSetWriter:
+        """Return the writer of an unsealed set."""
+        known = self.read(set_id)
+        if known.state is not SetState.INCOMPLETE or known.draft is None:
+            raise StoreError(
+                f"The set is {known.state} and cannot be completed.", where=f"{self.plan}/{set_id}",
+                remedy="Start a new backup.",
+            )  # fmt: skip
+        return LocalSetWriter(self.folder / set_id, known.draft, self._file_mode, self._folder_mode)
+
+    def ids(self) -> tuple[SetId, ...]:
+        """Return the ids of all sets, oldest first."""
+        try:
+            names = [entry.name for entry in os.scandir(self.folder) if entry.is_dir(follow_symlinks=False)]
+        except FileNotFoundError:
+            return ()
+        except OSError as error:
+            raise translate_os_error(error, self.folder) from error
+        return tuple(SetId(name) for name in sorted(names) if is_set_id(name))
+
+    def read(self, set_id: SetId) -> BackupSet:
+        """Return a set as it is on disk."""
+        folder = self.folder / set_id
+        if not is_set_id(set_id) or not folder.is_dir():
+            raise SetNotFoundError(
+                "No such backup set.",
+                where=f"{self.plan}/{set_id}",
+                remedy="backup-pipeline list shows the sets.",
+            )
+        manifest, problem = self._read_manifest(folder)
+        draft = None
+        with contextlib.suppress(OSError, PydanticError):
+            draft = Draft.model_validate_json((folder / DRAFT_NAME).read_bytes())
+        if manifest is not None:
+            return BackupSet(
+                set_id,
+                self.plan,
+                SetState.COMPLETE,
+                manifest,
+                draft,
+                manifest.artefacts,
+                (),
+                self._read_proofs(folder),
+            )
+        state = SetState.DAMAGED if problem else SetState.INCOMPLETE
+        records: tuple[ArtefactRecord, ...] = ()
+        try:
+            records = _read_records(folder)
+        except StoreError as error:
+            problem = problem or str(error)
+        return BackupSet(set_id, self.plan, state, None, draft, records, _read_failures(folder), (), problem)
+
+    def _read_manifest(self, folder: Path) -> tuple[Manifest | None, str]:
+        path = folder / MANIFEST_NAME
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            return None, ""
+        except OSError as error:
+            return None, str(translate_os_error(error, path))
+        try:
+            manifest = Manifest.model_validate_json(data)
+        except PydanticError as error:
+            import json
+
+            with contextlib.suppress(ValueError):
+                version = json.loads(data).get("manifest_version")
+                if version not in (None, MANIFEST_VERSION):
+                    return (
+                        None,
+                        f"manifest version {version} is not known to this release (it reads up to {MANIFEST_VERSION})",
+                    )
+            first = error.errors(include_input=False, include_url=False)[0]
+            return None, f"manifest cannot be read: {'.'.join(map(str, first['loc']))}: {first['msg']}"
+        if manifest.set_id != folder.name:
+            return None, f"manifest belongs to set {manifest.set_id}"
+        return manifest, ""
+
+    def _read_proofs(self, folder: Path) -> tuple[Proof, ...]:
+        found = []
+        for path in sorted((folder / PROOFS_FOLDER).glob("*.json")):
+            with contextlib.suppress(OSError, PydanticError):
+                found.append(Proof.model_validate_json(path.read_bytes()))
+        return tuple(found)
+
+    def sets(self) -> Iterator[BackupSet]:
+        """Yield every set, oldest first."""
+        for set_id in self.ids():
+            with contextlib.suppress(SetNotFoundError):
+                yield self.read(set_id)
+
+    def open(self, set_id: SetId, path: str) -> BinaryIO:
+        """Open a file of a set for reading."""
+        place = self.path_of(set_id, path)
+        try:
+            return place.open("rb")
+        except FileNotFoundError as error:
+            raise StoreError("The file is missing.", where=str(place), remedy="Use another set.") from error
+        except OSError as error:
+            raise translate_os_error(error, place) from error
+
+    def files(self, set_id: SetId) -> Iterator[tuple[str, int]]:
+        """Yield path and size of every file of the set, by path."""
+        folder = self.folder / set_id
+        for path in sorted(folder.rglob("*")):
+            if path.is_file() and not path.is_symlink():
+                yield path.relative_to(folder).as_posix(), path.stat().st_size
+
+    def add_proof(self, set_id: SetId, proof: Proof) -> None:
+        """Add a result to the set's `proofs/` folder."""
+        folder = self.folder / set_id / PROOFS_FOLDER
+        try:
+            folder.mkdir(mode=self._folder_mode, exist_ok=True)
+        except OSError as error:
+            raise translate_os_error(error, folder) from error
+        name = f"{proof.finished_at:%Y-%m-%dT%H%M%S_%f}Z_{proof.kind}.json"
+        write_atomically(folder / name, _json(proof), mode=self._file_mode)
+
+    def remove(self, set_id: SetId) -> None:
+        """Remove a set, manifest first so that a half-removed set never looks whole."""
+        folder = self.folder / set_id
+        try:
+            (folder / MANIFEST_NAME).unlink(missing_ok=True)
+            sync_folder(folder)
+            shutil.rmtree(folder)
+            sync_folder(self.folder)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise translate_os_error(error, folder) from error
+
+    def free_bytes(self) -> int | None:
+        """Return the free space of the file system."""
+        folder = self.folder
+        while not folder.exists():
+            folder = folder.parent
+        return shutil.disk_usage(folder).free

@@ -1,0 +1,1 @@
+"""The only doors to the outside: processes, databases, git, streams, files, notifications. No decisions."""

@@ -1,0 +1,162 @@
+"""Files written beside their final name, synced and renamed; whole-file digests. No formats here."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self
+
+from backup_pipeline.errors import StoreError
+
+PART_SUFFIX = ".part"
+CHUNK = 1 << 20
+
+
+def translate_os_error(error: OSError, path: Path) -> StoreError:
+    """Return the family's error for an operating system's error at `path`."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StoreError("The disk is full.", where=str(path), remedy="Free space or move the store, then run again.")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return StoreError(
+            f"No permission ({error.strerror}).", where=str(path), remedy="Give this user the right to it."
+        )
+    return StoreError(
+        f"{error.strerror or error}.", where=str(path), remedy="Check the disk and the path, then run again."
+    )
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames and new names in `folder` durable, where the platform lets folders be synced."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
+    except OSError:
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems cannot sync folders; the rename itself has happened.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+class AtomicFile(io.RawIOBase):
+    """A binary file that appears under its name complete and durable, or not at all.
+
+    Written as `.<name>.part` with `mode`, hashed (SHA-256) as it is written. Leaving the `with` block without an
+    exception syncs and renames; leaving it with one removes the part. `size` and `sha256` are those of what was
+    written.
+    """
+
+    def __init__(self, path: Path, *, mode: int = 0o600) -> None:
+        super().__init__()
+        self.path = path
+        self._part = path.with_name(f".{path.name}{PART_SUFFIX}")
+        self._digest = hashlib.sha256()
+        self.size = 0
+        self._done = False
+        try:
+            descriptor = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+        except OSError as error:
+            self._done = True
+            raise translate_os_error(error, path) from error
+        self._file = os.fdopen(descriptor, "wb", buffering=0)
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 in hex of everything written so far."""
+        return self._digest.hexdigest()
+
+    def writable(self) -> bool:
+        """Return True."""
+        return True
+
+    def tell(self) -> int:
+        """Return the number of bytes written."""
+        return self.size
+
+    def write(self, data: object, /) -> int:
+        """Write and hash all of `data` (any buffer); StoreError when the disk refuses."""
+        view = memoryview(data).cast("B")  # type: ignore[arg-type]
+        rest = view
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) or 0 :]
+        except OSError as error:
+            raise translate_os_error(error, self.path) from error
+        self._digest.update(view)
+        self.size += len(view)
+        return len(view)
+
+    def commit(self) -> None:
+        """Sync, rename to the final name and sync the folder."""
+        if self._done:
+            return
+        try:
+            os.fsync(self._file.fileno())
+            self._file.close()
+            self._part.replace(self.path)
+            sync_folder(self.path.parent)
+        except OSError as error:
+            raise translate_os_error(error, self.path) from error
+        self._done = True
+        super().close()
+
+    def abort(self) -> None:
+        """Remove what was written; nothing appears under the final name."""
+        if self._done:
+            return
+        self._done = True
+        self._file.close()
+        with contextlib.suppress(OSError):
+            self._part.unlink(missing_ok=True)
+        super().close()
+
+    def close(self) -> None:
+        """Do nothing: a foreign writer that closes its sink must not decide between commit and abort."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self.abort()
+            return
+        try:
+            self.commit()
+        except BaseException:
+            self.abort()
+            raise
+
+
+def write_atomically(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+    """Write `data` to `path`, durable and complete or not at all."""
+    with AtomicFile(path, mode=mode) as file:
+        file.write(data)
+
+
+def read_chunks(file: BinaryIO, size: int = CHUNK) -> Iterator[bytes]:
+    """Yield what `file` holds, in pieces of up to `size` bytes."""
+    while chunk := file.read(size):
+        yield chunk
+
+
+def sha256_of(file: BinaryIO) -> tuple[int, str]:
+    """Return the number of bytes and the SHA-256 in hex of what is left in `file`."""
+    digest = hashlib.sha256()
+    size = 0
+    buffer = bytearray(CHUNK)
+    view = memoryview(buffer)
+    while count := file.readinto(buffer):  # type: ignore[attr-defined]
+        digest.update(view[:count])
+        size += count
+    return size, digest.hexdigest()

@@ -1,0 +1,1 @@
+"""PostgreSQL: connections, clients, snapshots, catalog, COPY, fingerprints, an embedded server."""

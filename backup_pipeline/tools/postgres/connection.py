@@ -1,0 +1,116 @@
+"""Opening connections to PostgreSQL, with pinned output settings and errors translated.
+
+The pinned settings make text output the same whatever the server's or role's defaults are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import psycopg
+from psycopg import Connection
+from psycopg.rows import TupleRow
+
+from backup_pipeline.errors import BackupSystemError, SourceError, UnreachableError
+from backup_pipeline.tools.postgres.target import PostgresTarget
+
+PINNED_SETTINGS = {
+    "DateStyle": "ISO, YMD",
+    "IntervalStyle": "postgres",
+    "TimeZone": "UTC",
+    "extra_float_digits": "1",
+    "bytea_output": "hex",
+    "client_encoding": "UTF8",
+    "statement_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+    "lock_timeout": "60s",
+    # A role's setting must neither hide rows nor change what names mean.
+    "row_security": "off",
+    "search_path": "pg_catalog",
+}
+APPLICATION_NAME = "backup-pipeline"
+
+
+def translate_postgres_error(error: psycopg.Error, target: PostgresTarget) -> BackupSystemError:
+    """Return the family's error for a server's error; the password is never in it."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    if target.password:
+        text = text.replace(target.password, "***")
+    state = error.sqlstate or ""
+    if state.startswith("28"):
+        return SourceError(
+            f"The server refused the login: {text}.", where=target.label, remedy="Check user and password."
+        )
+    if state == "3D000":
+        return SourceError(f"{text}.", where=target.label, remedy="Check the database's name.")
+    if state == "42501":
+        return SourceError(
+            f"No right: {text}.",
+            where=target.label,
+            remedy="Use a role that may read everything (with BYPASSRLS where row level security is on).",
+        )
+    if state == "55P03":
+        return UnreachableError(
+            f"A lock was not granted in time: {text}.",
+            where=target.label,
+            remedy="Another session holds a conflicting lock (a migration?); run again when it has finished.",
+        )
+    if isinstance(error, psycopg.OperationalError) and (not state or state[:2] in {"08", "57", "53"}):
+        return UnreachableError(
+            f"The server cannot be reached or went away: {text}.",
+            where=target.label,
+            remedy="Check that it runs and that host and port are right, then run again.",
+        )
+    return SourceError(f"{text}.", where=target.label, remedy="Look at the server's log.")
+
+
+@contextlib.contextmanager
+def translated(target: PostgresTarget) -> Iterator[None]:
+    """Translate psycopg's errors of the block into the family's."""
+    try:
+        yield
+    except psycopg.Error as error:
+        raise translate_postgres_error(error, target) from error
+
+
+def open_connection(target: PostgresTarget, *, autocommit: bool = True, pinned: bool = True) -> Connection[TupleRow]:
+    """Open a connection; with `pinned` its session has PINNED_SETTINGS.
+
+    Raises:
+        UnreachableError, SourceError: as the server or network says.
+    """
+    arguments = {"application_name": APPLICATION_NAME, **target.connect_arguments()}
+    with translated(target):
+        connection: Connection[TupleRow] = psycopg.connect(**arguments, autocommit=True)  # type: ignore[arg-type]
+        try:
+            if pinned:
+                connection.execute(
+                    "select " + ", ".join("set_config(%s, %s, false)" for _ in PINNED_SETTINGS),
+                    [part for pair in PINNED_SETTINGS.items() for part in pair],
+                )
+            connection.autocommit = autocommit
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+
+@contextlib.contextmanager
+def connected(
+    target: PostgresTarget, *, autocommit: bool = True, pinned: bool = True
+) -> Iterator[Connection[TupleRow]]:
+    """Open a connection for the block, translate its errors, close it."""
+    connection = open_connection(target, autocommit=autocommit, pinned=pinned)
+    try:
+        with translated(target):
+            yield connection
+    finally:
+        connection.close()
+
+
+def server_version(connection: Connection[TupleRow]) -> tuple[int, str]:
+    """Return the server's major version and its version as it says it."""
+    row = connection.execute("select current_setting('server_version')").fetchone()
+    assert row is not None
+    return connection.info.server_version // 10000, str(row[0])

@@ -1,0 +1,179 @@
+"""Starting outside programs: argument lists only, a scrubbed environment, output captured, errors translated.
+
+The only module (with `postgres/embedded`) that imports subprocess. Secrets travel in `env`, never in arguments.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from backup_pipeline.errors import ToolError
+
+_PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "SYSTEMROOT", "LD_LIBRARY_PATH")
+
+
+def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return a small environment for a child: a few variables of ours (no PG*, no secrets) and `extra`."""
+    env = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    env.update(extra or {})
+    return env
+
+
+def find_program(name: str, *, remedy: str) -> Path:
+    """Return the path of a program on PATH; ToolError with `remedy` when there is none."""
+    found = shutil.which(name)
+    if found is None:
+        raise ToolError(f"The program {name} was not found.", where="PATH", remedy=remedy)
+    return Path(found)
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What a program left behind."""
+
+    exit_code: int
+    stdout: bytes
+    stderr: str
+
+
+def run(
+    command: Sequence[str | Path],
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    stdin: bytes | None = None,
+    check: bool = True,
+    timeout: float | None = None,
+) -> Finished:
+    """Run a program to its end with its output in memory (for small outputs).
+
+    Args:
+        command: program and arguments; no shell.
+        env: variables added to a scrubbed environment.
+        cwd: working folder.
+        stdin: bytes for its standard input; empty otherwise.
+        check: raise ToolError on an exit code other than 0.
+        timeout: seconds after which it is killed and ToolError raised.
+    """
+    try:
+        done = subprocess.run(
+            [str(part) for part in command],
+            env=clean_environment(env),
+            cwd=cwd,
+            input=stdin if stdin is not None else b"",
+            capture_output=True,
+            check=False,
+            timeout=timeout,
+        )
+    except FileNotFoundError as error:
+        raise ToolError(
+            "The program was not found.", where=str(command[0]), remedy="Install it or correct PATH."
+        ) from error
+    except subprocess.TimeoutExpired as error:
+        raise ToolError(
+            f"No end after {timeout} s.",
+            where=Path(str(command[0])).name,
+            remedy="Look at what it waits for.",
+        ) from error
+    stderr = done.stderr.decode("utf-8", "replace")
+    if check and done.returncode != 0:
+        raise ToolError(
+            f"Exit code {done.returncode}: {last_lines(stderr)}", where=Path(str(command[0])).name, remedy=""
+        )
+    return Finished(done.returncode, done.stdout, stderr)
+
+
+def last_lines(text: str, count: int = 3) -> str:
+    """Return the last lines of a program's messages as one line."""
+    lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
+    return " | ".join(lines[-count:]) or "no message"
+
+
+class Running:
+    """A program whose standard output is being read as a stream; its messages are gathered beside it."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+        self._stderr: list[bytes] = []
+        self._reader = threading.Thread(target=self._gather, daemon=True, name="stderr")
+        self._reader.start()
+
+    def _gather(self) -> None:
+        assert self._process.stderr is not None
+        for line in self._process.stderr:
+            self._stderr.append(line)
+            if len(self._stderr) > 2000:
+                del self._stderr[100]
+
+    @property
+    def pid(self) -> int:
+        """The program's process id."""
+        return self._process.pid
+
+    @property
+    def stdout(self) -> IO[bytes]:
+        """The program's output, unbuffered."""
+        assert self._process.stdout is not None
+        return self._process.stdout
+
+    @property
+    def stdin(self) -> IO[bytes]:
+        """The program's input, where it was asked for."""
+        assert self._process.stdin is not None
+        return self._process.stdin
+
+    def finish(self, timeout: float | None = None) -> tuple[int, str]:
+        """Wait for the end; return exit code and messages."""
+        code = self._process.wait(timeout)
+        self._reader.join(timeout=5)
+        return code, b"".join(self._stderr).decode("utf-8", "replace")
+
+
+@contextlib.contextmanager
+def running(
+    command: Sequence[str | Path],
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    with_stdin: bool = False,
+) -> Iterator[Running]:
+    """Start a program whose output is read while it runs; it is ended when the block is left early.
+
+    Its standard input is empty unless `with_stdin`. Leaving the block does not judge the exit code: call `finish()`.
+    """
+    try:
+        process = subprocess.Popen(
+            [str(part) for part in command],
+            env=clean_environment(env),
+            cwd=cwd,
+            stdin=subprocess.PIPE if with_stdin else subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+        )
+    except FileNotFoundError as error:
+        raise ToolError(
+            "The program was not found.", where=str(command[0]), remedy="Install it or correct PATH."
+        ) from error
+    try:
+        yield Running(process)
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(5)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            if pipe is not None:
+                with contextlib.suppress(OSError, ValueError):
+                    pipe.close()

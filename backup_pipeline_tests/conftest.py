@@ -1,0 +1,57 @@
+"""Fixtures shared by all tests: one embedded PostgreSQL per session, template databases cloned per test."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from backup_pipeline.tools.postgres.connection import connected
+from backup_pipeline.tools.postgres.embedded import EmbeddedServer, scratch_server
+from backup_pipeline.tools.postgres.target import PostgresTarget
+
+_NUMBER = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[EmbeddedServer]:
+    """A scratch PostgreSQL for the whole session."""
+    with scratch_server(Path("/tmp"), settings={"max_connections": "60"}) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def template(server: EmbeddedServer) -> Callable[[str, str], str]:
+    """Return a function (name, sql) that makes a template database once per session and returns its name."""
+    made: set[str] = set()
+
+    def make(name: str, sql: str) -> str:
+        if name not in made:
+            with connected(server.target()) as connection:
+                connection.execute(f'create database "{name}"'.encode())
+            with connected(server.target(name), pinned=False) as connection:
+                connection.execute(sql.encode())
+            made.add(name)
+        return name
+
+    return make
+
+
+@pytest.fixture
+def database(server: EmbeddedServer) -> Iterator[Callable[..., PostgresTarget]]:
+    """Return a function that makes a fresh database (from a template where named) and drops it afterwards."""
+    names: list[str] = []
+
+    def make(template: str = "template0") -> PostgresTarget:
+        name = f"t{next(_NUMBER)}"
+        with connected(server.target()) as connection:
+            connection.execute(f'create database "{name}" template "{template}"'.encode())
+        names.append(name)
+        return server.target(name)
+
+    yield make
+    with connected(server.target()) as connection:
+        for name in names:
+            connection.execute(f'drop database if exists "{name}" with (force)'.encode())
