@@ -14,6 +14,7 @@ from backup_pipeline.model.manifest import Draft, Failure, Manifest
 from backup_pipeline.model.proof import Proof
 from backup_pipeline.model.record import ArtefactRecord, FileRecord
 from backup_pipeline.model.set_id import SetId
+from backup_pipeline.model.source_done import SourceDone
 
 
 class ArtefactFile(Protocol):
@@ -52,6 +53,15 @@ class SetWriter(Protocol):
 
     def write_failure(self, failure: Failure) -> None:
         """Store why an artefact is missing."""
+
+    def write_done(self, done: SourceDone) -> None:
+        """Store that a source was captured whole; its records of other keys and its failures are dropped."""
+
+    def begin_source(self, source: str) -> None:
+        """Forget that a source was captured whole: it is about to be captured (again)."""
+
+    def sources_done(self) -> tuple[SourceDone, ...]:
+        """Return the sources that were captured whole, by name."""
 
     def records(self) -> tuple[ArtefactRecord, ...]:
         """Return the records written so far, by key."""

@@ -26,6 +26,7 @@ from backup_pipeline.model.manifest import (
 from backup_pipeline.model.proof import PROOFS_FOLDER, Proof
 from backup_pipeline.model.record import ArtefactRecord, FileRecord
 from backup_pipeline.model.set_id import SetId, is_set_id
+from backup_pipeline.model.source_done import SourceDone
 from backup_pipeline.stores.contract import ArtefactFile
 from backup_pipeline.tools.files import (
     PART_SUFFIX,
@@ -39,6 +40,7 @@ FILE_MODE = 0o600
 FOLDER_MODE = 0o700
 _RECORDS = "records"
 _FAILED = ".failed.json"
+_DONE = ".done.json"
 
 
 def _json(value: BaseModel) -> bytes:
@@ -83,6 +85,9 @@ class LocalSetWriter:
         self._make_folders(place.parent)
         return place
 
+    def _record_place(self, key: tuple[str, ...], ending: str = ".json") -> Path:
+        return self._place(f"{_RECORDS}/{_file_name(key)}{ending}")
+
     def _make_folders(self, folder: Path) -> None:
         if folder.is_dir():
             return
@@ -104,14 +109,36 @@ class LocalSetWriter:
 
     def write_record(self, record: ArtefactRecord) -> None:
         """Store an artefact's record and forget its earlier failure."""
-        place = self._place(f"{_RECORDS}/{_file_name(record.key)}.json")
-        write_atomically(place, _json(record), mode=self._file_mode)
-        place.with_name(_file_name(record.key) + _FAILED).unlink(missing_ok=True)
+        write_atomically(self._record_place(record.key), _json(record), mode=self._file_mode)
+        self._record_place(record.key, _FAILED).unlink(missing_ok=True)
 
     def write_failure(self, failure: Failure) -> None:
         """Store why an artefact is missing; its earlier record no longer counts."""
-        place = self._place(f"{_RECORDS}/{_file_name(failure.key)}{_FAILED}")
-        write_atomically(place, _json(failure), mode=self._file_mode)
+        write_atomically(self._record_place(failure.key, _FAILED), _json(failure), mode=self._file_mode)
+
+    def _done_place(self, source: str) -> Path:
+        return self._place(f"{_RECORDS}/{_file_name((source,))}{_DONE}")
+
+    def begin_source(self, source: str) -> None:
+        """Forget that a source was captured whole."""
+        self._done_place(source).unlink(missing_ok=True)
+
+    def write_done(self, done: SourceDone) -> None:
+        """Store that a source was captured whole; what an earlier try left of it is dropped."""
+        for record in self.records():
+            if record.source == done.source and record.key not in done.keys:
+                self._record_place(record.key).unlink(missing_ok=True)
+                for file in record.files:
+                    (self._folder / _relative(file.path)).unlink(missing_ok=True)
+        for failure in _read_failures(self._folder):
+            if failure.key[0] == done.source:
+                self._record_place(failure.key, _FAILED).unlink(missing_ok=True)
+        write_atomically(self._done_place(done.source), _json(done), mode=self._file_mode)
+
+    def sources_done(self) -> tuple[SourceDone, ...]:
+        """Return the sources that were captured whole, by name."""
+        found = sorted((self._folder / _RECORDS).glob(f"*{_DONE}"))
+        return tuple(SourceDone.model_validate_json(path.read_bytes()) for path in found)
 
     def records(self) -> tuple[ArtefactRecord, ...]:
         """Return the records written so far, by key."""
@@ -130,7 +157,7 @@ class LocalSetWriter:
 def _read_records(folder: Path) -> tuple[ArtefactRecord, ...]:
     found = []
     for path in sorted((folder / _RECORDS).glob("*.json")):
-        if path.name == Path(DRAFT_NAME).name or path.name.endswith(_FAILED):
+        if path.name == Path(DRAFT_NAME).name or path.name.endswith((_FAILED, _DONE)):
             continue
         try:
             found.append(ArtefactRecord.model_validate_json(path.read_bytes()))

@@ -1,0 +1,25 @@
+"""That one source of a set has been captured whole, and which artefacts that gave."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+from backup_pipeline.model.base import Frozen
+
+
+class SourceDone(Frozen):
+    """Written when a source's capture has ended well; the manifest is not sealed without one for every source.
+
+    Attributes:
+        source: the source's name.
+        keys: keys of all artefacts that the capture gave; each must have its record.
+        started_at: when its capture began.
+        finished_at: when its capture ended.
+    """
+
+    done_version: Literal[1] = 1
+    source: str
+    keys: tuple[tuple[str, ...], ...]
+    started_at: datetime
+    finished_at: datetime
