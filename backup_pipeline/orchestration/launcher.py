@@ -1,0 +1,129 @@
+"""How runs are started and steps executed, chosen by the environment: for one machine by default, for Celery or
+Kubernetes without a change of code (docs/scaling-out.md). Queueing and locks are elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+import yaml
+from dagster import ExecutorDefinition, in_process_executor, multiprocess_executor
+from dagster._config.config_schema import UserConfigSchema
+from dagster._core.launcher.base import LaunchRunContext, RunLauncher
+from dagster._core.launcher.default_run_launcher import DefaultRunLauncher
+from dagster._serdes import ConfigurableClass, ConfigurableClassData
+
+from backup_pipeline.errors import SettingsError
+
+LAUNCHER_VARIABLE = "BACKUP_PIPELINE_RUN_LAUNCHER"
+EXECUTOR_VARIABLE = "BACKUP_PIPELINE_EXECUTOR"
+_CONFIG_SUFFIX = "_CONFIG"
+
+
+def _named(environment: Mapping[str, str], variable: str) -> tuple[str, str] | None:
+    """Return module and name from a variable of the form `module:Name`; None when it is unset."""
+    value = environment.get(variable, "").strip()
+    if not value:
+        return None
+    module, _, name = value.partition(":")
+    if not module or not name.isidentifier():
+        raise SettingsError(
+            f"{value!r} is not of the form module:Name.", where=variable,
+            remedy="Write it as in dagster_k8s:K8sRunLauncher.",
+        )  # fmt: skip
+    return module, name
+
+
+def _config(environment: Mapping[str, str], variable: str) -> dict[str, Any]:
+    """Return the JSON object in `<variable>_CONFIG`, {} when unset."""
+    text = environment.get(variable + _CONFIG_SUFFIX, "").strip()
+    if not text:
+        return {}
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise SettingsError(
+            f"Not JSON: {error}.", where=variable + _CONFIG_SUFFIX, remedy='Write an object, as in {"key": "value"}.'
+        ) from None
+    if not isinstance(value, dict):
+        raise SettingsError("Not a JSON object.", where=variable + _CONFIG_SUFFIX, remedy="Write it in braces.")
+    return value
+
+
+def _load(variable: str, module: str, name: str) -> Any:
+    try:
+        return getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise SettingsError(
+            f"{module}:{name} cannot be imported: {error}.", where=variable,
+            remedy="Install its package into the image and check the spelling.",
+        ) from None  # fmt: skip
+
+
+class EnvironmentRunLauncher(RunLauncher, ConfigurableClass):
+    """Stands in dagster.yaml; loading it gives the run launcher that `BACKUP_PIPELINE_RUN_LAUNCHER` names.
+
+    `BACKUP_PIPELINE_RUN_LAUNCHER_CONFIG` is its configuration as a JSON object; use `{"env": "NAME"}` for secrets.
+    Without the variable it is Dagster's DefaultRunLauncher: a process beside the code location.
+    """
+
+    @classmethod
+    def config_type(cls) -> UserConfigSchema:
+        """Return the schema of its configuration, which is empty."""
+        return {}
+
+    @classmethod
+    def from_config_value(  # type: ignore[override]
+        cls, inst_data: ConfigurableClassData, config_value: Mapping[str, Any]
+    ) -> RunLauncher:
+        """Return the launcher that the environment asks for; SettingsError when its variables are wrong."""
+        named = _named(os.environ, LAUNCHER_VARIABLE)
+        if named is None:
+            return DefaultRunLauncher(inst_data=inst_data)
+        module, name = named
+        kind = _load(LAUNCHER_VARIABLE, module, name)
+        if not (isinstance(kind, type) and issubclass(kind, RunLauncher)):
+            raise SettingsError(
+                f"{module}:{name} is no run launcher.",
+                where=LAUNCHER_VARIABLE,
+                remedy="Name a subclass of RunLauncher.",
+            )
+        config = yaml.safe_dump(_config(os.environ, LAUNCHER_VARIABLE))
+        return ConfigurableClassData(module, name, config).rehydrate(as_type=RunLauncher)  # type: ignore[type-abstract]
+
+    def launch_run(self, context: LaunchRunContext) -> None:
+        """Never called: this class only stands for another."""
+        raise NotImplementedError
+
+    def terminate(self, run_id: str) -> bool:
+        """Never called: this class only stands for another."""
+        raise NotImplementedError
+
+
+def executor_from_environment(environment: Mapping[str, str] | None = None) -> ExecutorDefinition:
+    """Return the executor of the jobs: `BACKUP_PIPELINE_EXECUTOR`, in-process when it is unset.
+
+    The variable holds `in_process`, `multiprocess` or `module:name` of an executor definition;
+    `BACKUP_PIPELINE_EXECUTOR_CONFIG` its configuration as a JSON object.
+
+    Raises:
+        SettingsError: the variables are wrong.
+    """
+    environment = os.environ if environment is None else environment
+    known = {"": in_process_executor, "in_process": in_process_executor, "multiprocess": multiprocess_executor}
+    value = environment.get(EXECUTOR_VARIABLE, "").strip()
+    executor = known.get(value)
+    if executor is None:
+        named = _named(environment, EXECUTOR_VARIABLE)
+        assert named is not None
+        executor = _load(EXECUTOR_VARIABLE, *named)
+        if not isinstance(executor, ExecutorDefinition):
+            raise SettingsError(
+                f"{value} is no executor.", where=EXECUTOR_VARIABLE, remedy="Name an executor definition of a package."
+            )
+    config = _config(environment, EXECUTOR_VARIABLE)
+    return executor.configured(config, name=executor.name) if config else executor

@@ -1,0 +1,183 @@
+"""Dagster's storage and run launcher follow the environment, and no secret of theirs is written down or shown."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from dagster._core.instance.ref import InstanceRef
+from dagster._core.launcher.default_run_launcher import DefaultRunLauncher
+from dagster._core.launcher.sync_in_memory_run_launcher import SyncInMemoryRunLauncher
+from dagster._serdes import serialize_value
+from dagster_postgres import PostgresRunStorage
+
+from backup_pipeline.errors import SettingsError
+from backup_pipeline.orchestration import home
+from backup_pipeline.orchestration.launcher import executor_from_environment
+from backup_pipeline.orchestration.storage import postgres_url
+from backup_pipeline.tools.processes import run
+
+
+@pytest.fixture
+def dagster_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in list(os.environ):
+        if name.startswith(("DAGSTER_", "BACKUP_PIPELINE_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))
+    return home.ensure_home(tmp_path)
+
+
+@dg.op
+def nothing() -> None:
+    pass
+
+
+@dg.job
+def trivial() -> None:
+    nothing()
+
+
+def _url(server, database) -> str:
+    target = server.target(database)
+    return f"postgresql://{target.user}:{target.password}@{target.host}:{target.port}/{target.database}"
+
+
+def test_without_a_url_runs_are_kept_in_sqlite_below_the_home(dagster_home: Path) -> None:
+    with dg.DagsterInstance.get() as instance:
+        assert trivial.execute_in_process(instance=instance).success
+        assert instance.get_runs_count() == 1
+        assert isinstance(instance.run_launcher, DefaultRunLauncher)
+    assert (dagster_home / "storage" / "history" / "runs.db").is_file()
+
+
+@pytest.mark.parametrize("by_file", [False, True])
+def test_with_a_url_runs_are_kept_in_postgresql_and_the_password_nowhere(
+    dagster_home: Path, server, database, monkeypatch: pytest.MonkeyPatch, by_file: bool, tmp_path: Path
+) -> None:
+    target = database()
+    url = _url(server, target.database)
+    if by_file:
+        secret = tmp_path / "url"
+        secret.write_text(url + "\n")
+        monkeypatch.setenv("DAGSTER_POSTGRES_URL_FILE", str(secret))
+    else:
+        monkeypatch.setenv("DAGSTER_POSTGRES_URL", url)
+    with dg.DagsterInstance.get() as instance:
+        assert isinstance(instance.run_storage, PostgresRunStorage)
+        result = trivial.execute_in_process(instance=instance)
+        assert result.success
+        shown = instance.info_str() + serialize_value(instance.get_ref())
+        # What another process is given is enough for it to find the same runs.
+        with dg.DagsterInstance.from_ref(instance.get_ref()) as other:
+            assert other.get_run_by_id(result.run_id) is not None
+    assert target.password not in shown
+    for path in dagster_home.rglob("*"):
+        assert path.is_dir() or target.password.encode() not in path.read_bytes(), path
+
+
+def test_dagsters_own_command_accepts_the_file_on_sqlite_and_on_postgresql(
+    dagster_home: Path, server, database
+) -> None:
+    command = [sys.executable, "-m", "dagster", "instance", "info"]
+    plain = run(command, env={"DAGSTER_HOME": str(dagster_home)}, cwd=dagster_home)
+    assert b"SqliteRunStorage" in plain.stdout
+    assert b"applyLimitPerUniqueValue: true" in plain.stdout
+    target = database()
+    env = {"DAGSTER_HOME": str(dagster_home), "DAGSTER_POSTGRES_URL": _url(server, target.database)}
+    on_server = run(command, env=env, cwd=dagster_home)
+    assert b"PostgresRunStorage" in on_server.stdout
+    assert target.password.encode() not in on_server.stdout + on_server.stderr.encode()
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ("postgresql://u:p@h/d", "postgresql+psycopg2://u:p@h/d"),
+        ("postgres://u:p@h/d", "postgresql+psycopg2://u:p@h/d"),
+        ("postgresql+psycopg://u:p@h/d", "postgresql+psycopg2://u:p@h/d"),
+    ],
+)
+def test_the_url_names_the_driver_that_dagster_needs(given: str, wanted: str) -> None:
+    assert postgres_url({"DAGSTER_POSTGRES_URL": given}) == wanted
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"DAGSTER_POSTGRES_URL": "mysql://u:geheim@h/d"},
+        {"DAGSTER_POSTGRES_URL_FILE": "/nowhere/url"},
+    ],
+)
+def test_a_wrong_url_or_file_names_its_variable_and_no_secret(environment: dict[str, str]) -> None:
+    with pytest.raises(SettingsError) as caught:
+        postgres_url(environment)
+    assert caught.value.where in environment
+    assert caught.value.remedy
+    assert "geheim" not in str(caught.value)
+
+
+def test_the_run_launcher_follows_the_environment(dagster_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(
+        "BACKUP_PIPELINE_RUN_LAUNCHER",
+        "dagster._core.launcher.sync_in_memory_run_launcher:SyncInMemoryRunLauncher",
+    )
+    with dg.DagsterInstance.get() as instance:
+        assert isinstance(instance.run_launcher, SyncInMemoryRunLauncher)
+        reference = instance.get_ref()
+    assert reference.run_launcher_data is not None
+    assert reference.run_launcher_data.class_name == "EnvironmentRunLauncher"
+
+
+@pytest.mark.parametrize("value", ["nonsense", "dagster:NoSuchLauncher", "dagster:AssetKey", "nowhere_at_all:Thing"])
+def test_a_wrong_run_launcher_is_one_clear_error(
+    dagster_home: Path, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("BACKUP_PIPELINE_RUN_LAUNCHER", value)
+    with dg.DagsterInstance.get() as instance, pytest.raises(SettingsError, match="BACKUP_PIPELINE_RUN_LAUNCHER"):
+        _ = instance.run_launcher
+
+
+def test_the_executor_is_in_process_unless_the_environment_says_otherwise() -> None:
+    assert executor_from_environment({}).name == "in_process"
+    several = executor_from_environment(
+        {"BACKUP_PIPELINE_EXECUTOR": "multiprocess", "BACKUP_PIPELINE_EXECUTOR_CONFIG": '{"max_concurrent": 2}'}
+    )
+    assert several.name == "multiprocess"
+    assert executor_from_environment({"BACKUP_PIPELINE_EXECUTOR": "dagster:multiprocess_executor"}).name
+    with pytest.raises(SettingsError, match="not of the form"):
+        executor_from_environment({"BACKUP_PIPELINE_EXECUTOR": "celery"})
+    with pytest.raises(SettingsError, match="_CONFIG"):
+        executor_from_environment({"BACKUP_PIPELINE_EXECUTOR_CONFIG": "[1"})
+
+
+def test_an_older_copy_of_our_file_is_renewed_and_a_users_own_is_left_alone(dagster_home: Path) -> None:
+    file = dagster_home / "dagster.yaml"
+    ours = file.read_bytes()
+    file.write_bytes(ours.replace(b"version 1", b"version 0", 1).replace(b"telemetry", b"old"))
+    home.ensure_home(dagster_home.parent)
+    assert file.read_bytes() == ours
+    file.write_text("telemetry: {enabled: false}\n")
+    home.ensure_home(dagster_home.parent)
+    assert file.read_text() == "telemetry: {enabled: false}\n"
+
+
+def test_without_dagster_home_it_lies_beside_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", "restored afterwards")
+    assert home.ensure_home(tmp_path, {}) == tmp_path / ".dagster"
+    assert os.environ["DAGSTER_HOME"] == str(tmp_path / ".dagster")
+    assert home.workspace_file().is_file()
+    with pytest.raises(SettingsError, match="absolute"):
+        home.ensure_home(tmp_path, {"DAGSTER_HOME": "here"})
+
+
+def test_one_run_per_plan_is_what_the_queue_allows(dagster_home: Path) -> None:
+    reference = InstanceRef.from_dir(str(dagster_home))
+    with dg.DagsterInstance.from_ref(reference) as instance:
+        queue = instance.get_concurrency_config().run_queue_config
+    assert queue is not None
+    assert {"key": "backup_pipeline/plan", "value": {"applyLimitPerUniqueValue": True}, "limit": 1} in list(
+        queue.tag_concurrency_limits
+    )
