@@ -173,8 +173,8 @@ def _markdown(document: dict[str, Any], rows: list[Row]) -> str:
         f"# {document['title'] or document['name']}",
         "",
         f"Measured {document['measured_at']} by `python -m benchmarks.{document['name']}` on "
-        f"{facts['usable_processors']} processors ({facts['processor']}), {facts['memory_gib']} GiB, {facts['system']}, "
-        f"Python {facts['python']}.",
+        f"{facts['usable_processors']} processors ({facts['processor']}), {facts['memory_gib']} GiB, "
+        f"{facts['system']}, Python {facts['python']}.",
         "",
         *(f"- {name}: {value}" for name, value in document["facts"].items()),
         "",
@@ -194,7 +194,7 @@ def _markdown(document: dict[str, Any], rows: list[Row]) -> str:
 
 @dataclass(frozen=True)
 class Measured:
-    """A call in a fresh process: wall seconds, peak memory of that process and of its largest child in MB, its result."""
+    """A call in a fresh process: wall seconds, peak memory of it and of its largest child in MB, its result."""
 
     seconds: float
     peak_mb: float

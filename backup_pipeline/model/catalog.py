@@ -1,0 +1,153 @@
+"""What a database consists of, as far as a restore must bring it back: tables, their parts, other objects, sequences.
+
+Definitions that may hold literals of the site's own (function bodies, triggers, views, defaults) stand here as digests:
+the catalog is stored beside the dump and must not hold what only the dump may. Names and types are readable.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+from pydantic import Field
+
+from backup_pipeline.model.base import Frozen
+from backup_pipeline.model.record import ColumnRecord
+
+CATALOG_VERSION = 1
+
+TableKind = Literal["table", "partitioned", "foreign"]
+_CASTS = re.compile(r'::(pg_catalog\.)?(text|character varying|bpchar|character|"char")(\(\d+\))?(\[\])*')
+
+
+def essence(definition: str) -> str:
+    """Return a definition without white space, parentheses and casts to character types.
+
+    PostgreSQL writes an expression back with other casts and parentheses after a dump and restore
+    (`(a)::text = ANY ((ARRAY[…])::text[])` becomes `a::text = ANY (ARRAY[…::text])`); nothing is lost by that.
+    """
+    return re.sub(r"[\s()]+", "", _CASTS.sub("", definition))
+
+
+class TableKey(Frozen):
+    """A primary key or unique constraint over plain columns."""
+
+    columns: tuple[str, ...]
+    primary: bool = False
+
+
+class ForeignKey(Frozen):
+    """A foreign key: `columns` refer to `to_columns` of another (or the same) table."""
+
+    columns: tuple[str, ...]
+    to_schema: str
+    to_table: str
+    to_columns: tuple[str, ...]
+
+
+class CatalogTable(Frozen):
+    """A table with its columns in order and the keys that its rows must keep.
+
+    Attributes:
+        leaf_of: parent's (schema, name) when it is a partition.
+        row_security: whether row level security is on for it.
+        pages: its size in 8 kB pages, TOAST excluded, as the storage says (not an estimate); 0 where unknown.
+        bytes: its size with TOAST, without indexes.
+    """
+
+    schema_name: str
+    name: str
+    kind: TableKind = "table"
+    columns: tuple[ColumnRecord, ...] = ()
+    keys: tuple[TableKey, ...] = ()
+    foreign_keys: tuple[ForeignKey, ...] = ()
+    leaf_of: tuple[str, str] | None = None
+    row_security: bool = False
+    pages: int = 0
+    bytes: int = 0
+
+    @property
+    def label(self) -> str:
+        """`schema.table`, for people and for patterns."""
+        return f"{self.schema_name}.{self.name}"
+
+
+class SequenceState(Frozen):
+    """A sequence: its definition, and how far it is. `last_value` is None when this role may not read it."""
+
+    definition: str
+    last_value: int | None = None
+    is_called: bool = False
+    increment: int = 1
+
+
+class Catalog(Frozen):
+    """Everything of one database that is compared after a restore.
+
+    Attributes:
+        objects: kind of object → its identity (quoted names, signature) → definition or digest of it.
+            Kinds: schema, table, column, constraint, index, view, materialized view, function, trigger, policy, rule,
+            type, extension, event trigger, statistics, owner, grant, default privilege, comment, other.
+        sequences: identity → state. Sequences are not transactional: a restored one may be further, never behind.
+        roles: names of the roles that own something or are granted something here.
+    """
+
+    catalog_version: Literal[1] = 1
+    server_major: int
+    server_version: str = ""
+    encoding: str = ""
+    collation: str = ""
+    tables: tuple[CatalogTable, ...] = ()
+    objects: dict[str, dict[str, str]] = Field(default_factory=dict)
+    sequences: dict[str, SequenceState] = Field(default_factory=dict)
+    roles: tuple[str, ...] = ()
+
+    def table(self, schema: str, name: str) -> CatalogTable | None:
+        """Return a table by its names, or None."""
+        return next((t for t in self.tables if t.schema_name == schema and t.name == name), None)
+
+
+class Membership(Frozen):
+    """A role is a member of `role`."""
+
+    role: str
+    admin: bool = False
+    inherit: bool = True
+    set_role: bool = True
+
+
+class RoleEntry(Frozen):
+    """A role without its password. `settings` are `name=value`; values of custom settings are left out (secrets)."""
+
+    name: str
+    superuser: bool = False
+    login: bool = False
+    create_database: bool = False
+    create_role: bool = False
+    inherit: bool = True
+    replication: bool = False
+    bypass_row_security: bool = False
+    connection_limit: int = -1
+    valid_until: str | None = None
+    member_of: tuple[Membership, ...] = ()
+    settings: tuple[str, ...] = ()
+
+
+class RolesDocument(Frozen):
+    """Roles of the server and what this database needs of it: `<source>_roles.json`.
+
+    Attributes:
+        needed: roles that own or are granted something in this database; a restore names those that are missing.
+        grants: identity of the object → its access rights, one per line as PostgreSQL writes them.
+        extensions: name → version.
+        database_settings: `name=value` of ALTER DATABASE SET; values of custom settings are left out.
+    """
+
+    roles_version: Literal[1] = 1
+    server_version: str
+    roles: tuple[RoleEntry, ...]
+    needed: tuple[str, ...]
+    grants: dict[str, str]
+    default_privileges: dict[str, str] = Field(default_factory=dict)
+    extensions: dict[str, str] = Field(default_factory=dict)
+    database_settings: tuple[str, ...] = ()

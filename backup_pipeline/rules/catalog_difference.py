@@ -1,0 +1,117 @@
+"""What a restored database lacks, has too much of, or has otherwise than the catalog of its backup. Pure.
+
+Rows are compared by fingerprints, elsewhere.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator
+
+from backup_pipeline.model.catalog import Catalog, SequenceState, essence
+from backup_pipeline.model.proof import Finding
+
+_READABLE = frozenset({"table", "column", "constraint", "index", "extension", "enum", "domain", "composite type",
+                       "range type", "owner", "grant", "default privilege"})  # fmt: skip
+
+
+def differences(
+    expected: Catalog,
+    found: Catalog,
+    *,
+    ignore_kinds: Collection[str] = (),
+    ignore_schemas: Collection[str] = (),
+    extra_allowed: bool = False,
+) -> list[Finding]:
+    """Return everything in which `found` is not what `expected` says, by kind and name.
+
+    Args:
+        expected: the catalog that was read in the dump's snapshot.
+        found: the restored database's.
+        ignore_kinds: kinds (keys of `Catalog.objects`, or "sequence") that cannot agree here, such as "owner" after a
+            restore without owners.
+        ignore_schemas: schemas that a platform owns.
+        extra_allowed: whether objects that the backup does not know are right.
+    """
+    ignored_kinds = set(ignore_kinds)
+    result: list[Finding] = []
+    for kind in sorted(set(expected.objects) | set(found.objects)):
+        if kind in ignored_kinds:
+            continue
+        result += _objects(kind, expected, found, tuple(ignore_schemas), extra_allowed)
+    if "sequence" not in ignored_kinds:
+        result += _sequences(expected, found, tuple(ignore_schemas), extra_allowed)
+    return result
+
+
+def _objects(
+    kind: str, expected: Catalog, found: Catalog, schemas: tuple[str, ...], extra_allowed: bool
+) -> Iterator[Finding]:
+    wanted, have = expected.objects.get(kind, {}), found.objects.get(kind, {})
+    if kind == "grant" and expected.server_major != found.server_major:
+        wanted, have = _without_new_rights(wanted), _without_new_rights(have)
+    for name in sorted(set(wanted) | set(have)):
+        if _in_schema(name, schemas):
+            continue
+        subject = f"{kind} {name}"
+        if name not in have:
+            yield Finding(subject=subject, problem="is missing after the restore")
+        elif name not in wanted:
+            if not extra_allowed:
+                yield Finding(subject=subject, problem="is not in the backup")
+        elif essence(wanted[name]) != essence(have[name]):
+            yield Finding(subject=subject, problem=_changed(kind, wanted[name], have[name]))
+
+
+def _without_new_rights(grants: dict[str, str]) -> dict[str, str]:
+    """Leave out MAINTAIN, which version 17 added to what an owner has by default."""
+    return {name: re.sub(r"\bMAINTAIN\*?,?", "", text) for name, text in grants.items()}
+
+
+def _changed(kind: str, wanted: str, have: str) -> str:
+    if kind in _READABLE:
+        return f"is {_line(have)!r}, in the backup {_line(wanted)!r}"
+    return "has another definition than in the backup"
+
+
+def _line(text: str) -> str:
+    return "; ".join(text.splitlines())
+
+
+def _in_schema(name: str, schemas: tuple[str, ...]) -> bool:
+    """Whether an identity (`schema.name`, `table schema.name`, `schema`) lies in one of the schemas."""
+    bare = name.split(" ", 1)[1] if re.match(r"[a-z ]+ [\w\"]+[.(]", name) else name
+    return any(bare == s or bare.startswith(f"{s}.") or name == f"schema {s}" for s in schemas)
+
+
+def _sequences(expected: Catalog, found: Catalog, schemas: tuple[str, ...], extra_allowed: bool) -> Iterator[Finding]:
+    for name in sorted(set(expected.sequences) | set(found.sequences)):
+        if _in_schema(name, schemas):
+            continue
+        subject = f"sequence {name}"
+        wanted, have = expected.sequences.get(name), found.sequences.get(name)
+        if have is None:
+            yield Finding(subject=subject, problem="is missing after the restore")
+        elif wanted is None:
+            if not extra_allowed:
+                yield Finding(subject=subject, problem="is not in the backup")
+        else:
+            if wanted.definition != have.definition:
+                yield Finding(subject=subject, problem=f"is {have.definition!r}, in the backup {wanted.definition!r}")
+            if _behind(wanted, have):
+                yield Finding(
+                    subject=subject,
+                    problem=f"stands at {have.last_value}, in the backup at {wanted.last_value}: "
+                    "it would hand out numbers that are taken",
+                    remedy="setval() it to the larger value.",
+                )
+
+
+def _behind(wanted: SequenceState, have: SequenceState) -> bool:
+    """Sequences are not transactional: further than in the backup is right, behind it is not."""
+    if wanted.last_value is None or have.last_value is None:
+        return False
+    sign = 1 if wanted.increment > 0 else -1
+    return sign * have.last_value < sign * wanted.last_value or (
+        have.last_value == wanted.last_value and wanted.is_called and not have.is_called
+    )

@@ -1,0 +1,318 @@
+"""The questions to the system catalog, named and commented; each row of OBJECTS' answers is (identity, definition).
+
+Only SQL here. All names come out quoted and qualified because the sessions have `search_path = pg_catalog`.
+"""
+# ruff: noqa: S608 — the texts are put together from constants of this module only.
+
+from __future__ import annotations
+
+_USER = "n.nspname !~ '^pg_' and n.nspname <> 'information_schema'"
+
+
+def _own(catalog: str, column: str) -> str:
+    """A condition: the object belongs to no extension (those come back with the extension)."""
+    return (
+        f"not exists (select from pg_depend d where d.classid = '{catalog}'::regclass and d.objid = {column} "
+        "and d.deptype = 'e')"
+    )
+
+
+TABLES = f"""
+select c.oid::bigint, n.nspname, c.relname, c.relkind::text, c.relrowsecurity,
+       pn.nspname, p.relname,
+       case when c.relkind = 'r' then pg_relation_size(c.oid) / current_setting('block_size')::int else 0 end,
+       case when c.relkind = 'r' then pg_table_size(c.oid) else 0 end
+  from pg_class c join pg_namespace n on n.oid = c.relnamespace
+  left join pg_inherits i on i.inhrelid = c.oid and c.relispartition
+  left join pg_class p on p.oid = i.inhparent
+  left join pg_namespace pn on pn.oid = p.relnamespace
+ where c.relkind in ('r', 'p', 'f') and c.relpersistence <> 't' and {_USER} and {_own("pg_class", "c.oid")}
+ order by 2, 3
+"""
+
+COLUMNS = f"""
+select c.oid::bigint, a.attname, format_type(a.atttypid, a.atttypmod), not a.attnotnull, a.attgenerated <> ''
+  from pg_class c join pg_namespace n on n.oid = c.relnamespace
+  join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+ where c.relkind in ('r', 'p', 'f') and c.relpersistence <> 't' and {_USER}
+ order by c.oid, a.attnum
+"""
+
+# Primary keys and unique constraints that hold for every row at once.
+KEYS = f"""
+select k.conrelid::bigint, k.contype = 'p',
+       array(select a.attname::text from unnest(k.conkey) with ordinality u (num, pos)
+               join pg_attribute a on a.attrelid = k.conrelid and a.attnum = u.num order by u.pos)
+  from pg_constraint k join pg_class c on c.oid = k.conrelid join pg_namespace n on n.oid = c.relnamespace
+ where k.contype in ('p', 'u') and {_USER}
+ order by k.conrelid, k.contype, k.conname
+"""
+
+FOREIGN_KEYS = f"""
+select k.conrelid::bigint,
+       array(select a.attname::text from unnest(k.conkey) with ordinality u (num, pos)
+               join pg_attribute a on a.attrelid = k.conrelid and a.attnum = u.num order by u.pos),
+       fn.nspname, f.relname,
+       array(select a.attname::text from unnest(k.confkey) with ordinality u (num, pos)
+               join pg_attribute a on a.attrelid = k.confrelid and a.attnum = u.num order by u.pos)
+  from pg_constraint k join pg_class c on c.oid = k.conrelid join pg_namespace n on n.oid = c.relnamespace
+  join pg_class f on f.oid = k.confrelid join pg_namespace fn on fn.oid = f.relnamespace
+ where k.contype = 'f' and k.conparentid = 0 and {_USER}
+ order by k.conrelid, k.conname
+"""
+
+SEQUENCES = f"""
+select format('%I.%I', n.nspname, c.relname),
+       concat_ws(' ', format_type(s.seqtypid, null), 'start', s.seqstart, 'by', s.seqincrement, 'min', s.seqmin,
+                 'max', s.seqmax, 'cache', s.seqcache, case when s.seqcycle then 'cycle' end,
+                 case when c.relpersistence = 'u' then 'unlogged' end,
+                 (select concat('owned by ', format('%I.%I.%I', tn.nspname, t.relname, a.attname),
+                                case d.deptype when 'i' then ' identity' end)
+                    from pg_depend d join pg_class t on t.oid = d.refobjid
+                    join pg_namespace tn on tn.oid = t.relnamespace
+                    join pg_attribute a on a.attrelid = t.oid and a.attnum = d.refobjsubid
+                   where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype in ('a', 'i')
+                     and d.refclassid = 'pg_class'::regclass and d.refobjsubid > 0 limit 1)),
+       s.seqincrement,
+       has_sequence_privilege(c.oid, 'select')
+  from pg_sequence s join pg_class c on c.oid = s.seqrelid join pg_namespace n on n.oid = c.relnamespace
+ where c.relpersistence <> 't' and {_USER} and {_own("pg_class", "c.oid")}
+ order by 1
+"""
+
+READABLE: dict[str, str] = {
+    "schema": f"""
+select format('%I', n.nspname), '' from pg_namespace n where {_USER} and {_own("pg_namespace", "n.oid")}""",
+    "table": f"""
+select format('%I.%I', n.nspname, c.relname),
+       concat_ws(', ',
+         case c.relkind when 'r' then 'table' when 'p' then 'partitioned table' else 'foreign table' end,
+         case when c.relpersistence = 'u' then 'unlogged' end,
+         case when c.relrowsecurity then 'row security' end,
+         case when c.relforcerowsecurity then 'forced row security' end,
+         case when c.relreplident <> 'd' then 'replica identity ' || c.relreplident::text end,
+         case when c.relispartition then pg_get_expr(c.relpartbound, c.oid) end,
+         case when c.relkind = 'p' then 'by ' || pg_get_partkeydef(c.oid) end,
+         (select 'inherits ' || string_agg(i.inhparent::regclass::text, ' ' order by i.inhseqno)
+            from pg_inherits i where i.inhrelid = c.oid),
+         (select 'with ' || string_agg(o, ' ' order by o) from unnest(c.reloptions) o),
+         case when c.reloftype <> 0 then 'of ' || c.reloftype::regtype::text end,
+         case when c.reltablespace <> 0 then 'in a tablespace' end)
+  from pg_class c join pg_namespace n on n.oid = c.relnamespace
+ where c.relkind in ('r', 'p', 'f') and c.relpersistence <> 't' and {_USER} and {_own("pg_class", "c.oid")}""",
+    "column": f"""
+select format('%I.%I.%I', n.nspname, c.relname, a.attname),
+       concat_ws(', ', format_type(a.atttypid, a.atttypmod),
+         case when a.attnotnull then 'not null' end,
+         case a.attidentity when 'a' then 'identity always' when 'd' then 'identity by default' end,
+         case a.attgenerated when 's' then 'generated' when 'v' then 'virtual' end,
+         case when a.attcollation not in (0, t.typcollation) then 'collate ' || a.attcollation::regcollation::text end,
+         case when a.attstorage <> t.typstorage then 'storage ' || a.attstorage::text end)
+  from pg_class c join pg_namespace n on n.oid = c.relnamespace
+  join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+  join pg_type t on t.oid = a.atttypid
+ where c.relkind in ('r', 'p', 'f') and c.relpersistence <> 't' and {_USER} and {_own("pg_class", "c.oid")}""",
+    # Not-null constraints are left out: before version 18 the catalog did not hold them, and `column` says the same.
+    "constraint": f"""
+select case when k.conrelid = 0 then format('%s.%I', k.contypid::regtype, k.conname)
+            else format('%I.%I.%I', n.nspname, c.relname, k.conname) end,
+       pg_get_constraintdef(k.oid)
+  from pg_constraint k join pg_namespace n on n.oid = k.connamespace
+  left join pg_class c on c.oid = k.conrelid
+ where k.contype not in ('n', 't') and {_USER} and {_own("pg_constraint", "k.oid")}
+   and (k.conrelid = 0 or {_own("pg_class", "k.conrelid")})""",
+    "index": f"""
+select format('%I.%I', n.nspname, c.relname),
+       concat_ws(', ', pg_get_indexdef(c.oid), case when not i.indisvalid then 'invalid' end,
+                 case when i.indisclustered then 'clustered' end,
+                 case when i.indisreplident then 'replica identity' end)
+  from pg_index i join pg_class c on c.oid = i.indexrelid join pg_namespace n on n.oid = c.relnamespace
+ where {_USER} and {_own("pg_class", "i.indrelid")} and c.relpersistence <> 't'""",
+    "extension": """
+select format('%I', extname), extversion from pg_extension where extname <> 'plpgsql'""",
+    "enum": f"""
+select format('%I.%I', n.nspname, t.typname),
+       (select string_agg(quote_literal(e.enumlabel), ', ' order by e.enumsortorder)
+          from pg_enum e where e.enumtypid = t.oid)
+  from pg_type t join pg_namespace n on n.oid = t.typnamespace
+ where t.typtype = 'e' and {_USER} and {_own("pg_type", "t.oid")}""",
+    "domain": f"""
+select format('%I.%I', n.nspname, t.typname),
+       concat_ws(', ', format_type(t.typbasetype, t.typtypmod), case when t.typnotnull then 'not null' end,
+                 'default ' || t.typdefault)
+  from pg_type t join pg_namespace n on n.oid = t.typnamespace
+ where t.typtype = 'd' and {_USER} and {_own("pg_type", "t.oid")}""",
+    "composite type": f"""
+select format('%I.%I', n.nspname, t.typname),
+       (select string_agg(format('%I %s', a.attname, format_type(a.atttypid, a.atttypmod)), ', ' order by a.attnum)
+          from pg_attribute a where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped)
+  from pg_type t join pg_namespace n on n.oid = t.typnamespace join pg_class c on c.oid = t.typrelid
+ where t.typtype = 'c' and c.relkind = 'c' and {_USER} and {_own("pg_type", "t.oid")}""",
+    "range type": f"""
+select format('%I.%I', n.nspname, t.typname), format_type(r.rngsubtype, null)
+  from pg_range r join pg_type t on t.oid = r.rngtypid join pg_namespace n on n.oid = t.typnamespace
+ where {_USER} and {_own("pg_type", "t.oid")}""",
+    "owner": f"""
+select format('%s %I.%I', case c.relkind when 'S' then 'sequence' when 'v' then 'view' when 'm' then 'materialized view'
+              when 'c' then 'composite type' else 'table' end, n.nspname, c.relname), pg_get_userbyid(c.relowner)
+  from pg_class c join pg_namespace n on n.oid = c.relnamespace
+ where c.relkind in ('r', 'p', 'f', 'v', 'm', 'S', 'c') and c.relpersistence <> 't' and {_USER}
+   and {_own("pg_class", "c.oid")}
+union all
+select format('schema %I', n.nspname), pg_get_userbyid(n.nspowner) from pg_namespace n
+ where {_USER} and {_own("pg_namespace", "n.oid")}
+union all
+select 'function ' || p.oid::regprocedure, pg_get_userbyid(p.proowner)
+  from pg_proc p join pg_namespace n on n.oid = p.pronamespace where {_USER} and {_own("pg_proc", "p.oid")}
+union all
+select format('type %I.%I', n.nspname, t.typname), pg_get_userbyid(t.typowner)
+  from pg_type t join pg_namespace n on n.oid = t.typnamespace
+ where t.typtype in ('e', 'd', 'r') and {_USER} and {_own("pg_type", "t.oid")}""",
+}
+
+# Access rights: a null ACL means the type's default, so the default is put in; entries sorted, one per line.
+_ACL = """
+coalesce((select string_agg(line, e'\\n' order by line collate "C") from (
+   select format('%s=%s/%s', case when x.grantee = 0 then 'PUBLIC' else pg_get_userbyid(x.grantee) end,
+                 string_agg(x.privilege_type || case when x.is_grantable then '*' else '' end, ',' order by
+                            x.privilege_type collate "C"),
+                 pg_get_userbyid(x.grantor)) as line
+     from aclexplode({acl}) x group by x.grantee, x.grantor) lines), '')
+"""
+
+
+def _acl(column: str, kind: str, owner: str) -> str:
+    return _ACL.format(acl=f"coalesce({column}, acldefault('{kind}', {owner}))")
+
+
+GRANTS = f"""
+select format('%s %I.%I', case c.relkind when 'S' then 'sequence' when 'v' then 'view' when 'm' then 'materialized view'
+              else 'table' end, n.nspname, c.relname),
+       case when c.relkind = 'S' then {_acl("c.relacl", "s", "c.relowner")}
+            else {_acl("c.relacl", "r", "c.relowner")} end
+  from pg_class c join pg_namespace n on n.oid = c.relnamespace
+ where c.relkind in ('r', 'p', 'f', 'v', 'm', 'S') and c.relpersistence <> 't' and {_USER}
+   and {_own("pg_class", "c.oid")}
+union all
+select format('column %I.%I.%I', n.nspname, c.relname, a.attname), {_ACL.format(acl="a.attacl")}
+  from pg_attribute a join pg_class c on c.oid = a.attrelid join pg_namespace n on n.oid = c.relnamespace
+ where a.attacl is not null and not a.attisdropped and {_USER} and {_own("pg_class", "c.oid")}
+union all
+select format('schema %I', n.nspname), {_acl("n.nspacl", "n", "n.nspowner")}
+  from pg_namespace n where {_USER} and {_own("pg_namespace", "n.oid")}
+union all
+select 'function ' || p.oid::regprocedure, {_acl("p.proacl", "f", "p.proowner")}
+  from pg_proc p join pg_namespace n on n.oid = p.pronamespace where {_USER} and {_own("pg_proc", "p.oid")}
+union all
+select format('type %I.%I', n.nspname, t.typname), {_acl("t.typacl", "T", "t.typowner")}
+  from pg_type t join pg_namespace n on n.oid = t.typnamespace
+ where t.typtype in ('e', 'd', 'r') and {_USER} and {_own("pg_type", "t.oid")}
+"""
+
+DEFAULT_PRIVILEGES = f"""
+select concat_ws(' ', 'for role', quote_ident(pg_get_userbyid(a.defaclrole)), 'in schema ' || quote_ident(n.nspname),
+                 'on', case a.defaclobjtype when 'r' then 'tables' when 'S' then 'sequences' when 'f' then 'functions'
+                       when 'T' then 'types' when 'n' then 'schemas' else a.defaclobjtype::text end),
+       {_ACL.format(acl="a.defaclacl")}
+  from pg_default_acl a left join pg_namespace n on n.oid = a.defaclnamespace
+"""
+
+# Definitions that may hold literals of the site's own (a web hook's key in a trigger, a constant in a function): only
+# their digests are kept.
+OPAQUE: dict[str, str] = {
+    "default": f"""
+select format('%I.%I.%I', n.nspname, c.relname, a.attname), pg_get_expr(x.adbin, x.adrelid)
+  from pg_attrdef x join pg_class c on c.oid = x.adrelid join pg_namespace n on n.oid = c.relnamespace
+  join pg_attribute a on a.attrelid = x.adrelid and a.attnum = x.adnum
+ where {_USER} and c.relpersistence <> 't' and {_own("pg_class", "c.oid")}""",
+    "view": f"""
+select format('%I.%I', n.nspname, c.relname), concat_ws(' ', pg_get_viewdef(c.oid), c.reloptions::text)
+  from pg_class c join pg_namespace n on n.oid = c.relnamespace
+ where c.relkind = 'v' and c.relpersistence <> 't' and {_USER} and {_own("pg_class", "c.oid")}""",
+    "materialized view": f"""
+select format('%I.%I', n.nspname, c.relname),
+       concat_ws(' ', pg_get_viewdef(c.oid), c.reloptions::text,
+                 case when not c.relispopulated then 'not populated' end)
+  from pg_class c join pg_namespace n on n.oid = c.relnamespace
+ where c.relkind = 'm' and {_USER} and {_own("pg_class", "c.oid")}""",
+    "function": f"""
+select p.oid::regprocedure::text, pg_get_functiondef(p.oid)
+  from pg_proc p join pg_namespace n on n.oid = p.pronamespace
+ where p.prokind <> 'a' and {_USER} and {_own("pg_proc", "p.oid")}""",
+    "aggregate": f"""
+select p.oid::regprocedure::text, concat_ws(' ', a.aggtransfn, a.aggfinalfn, a.aggtranstype::regtype, a.agginitval,
+       a.aggkind, a.aggcombinefn, a.aggsortop::regoperator)
+  from pg_aggregate a join pg_proc p on p.oid = a.aggfnoid join pg_namespace n on n.oid = p.pronamespace
+ where {_USER} and {_own("pg_proc", "p.oid")}""",
+    "trigger": f"""
+select format('%I.%I.%I', n.nspname, c.relname, t.tgname), pg_get_triggerdef(t.oid) || ' ' || t.tgenabled::text
+  from pg_trigger t join pg_class c on c.oid = t.tgrelid join pg_namespace n on n.oid = c.relnamespace
+ where not t.tgisinternal and {_USER} and {_own("pg_trigger", "t.oid")}""",
+    "policy": f"""
+select format('%I.%I.%I', n.nspname, c.relname, p.polname),
+       concat_ws(' | ', p.polcmd, p.polpermissive,
+         (select string_agg(case when r = 0 then 'PUBLIC' else pg_get_userbyid(r) end, ',' order by r::bigint = 0,
+                            pg_get_userbyid(r)) from unnest(p.polroles) r),
+         'using ' || pg_get_expr(p.polqual, p.polrelid), 'check ' || pg_get_expr(p.polwithcheck, p.polrelid))
+  from pg_policy p join pg_class c on c.oid = p.polrelid join pg_namespace n on n.oid = c.relnamespace
+ where {_USER}""",
+    "rule": f"""
+select format('%I.%I.%I', n.nspname, c.relname, r.rulename), pg_get_ruledef(r.oid) || ' ' || r.ev_enabled::text
+  from pg_rewrite r join pg_class c on c.oid = r.ev_class join pg_namespace n on n.oid = c.relnamespace
+ where r.rulename <> '_RETURN' and {_USER} and {_own("pg_class", "c.oid")}""",
+    "event trigger": f"""
+select format('%I', t.evtname), concat_ws(' ', t.evtevent, t.evtfoid::regproc, t.evtenabled, t.evttags::text)
+  from pg_event_trigger t where {_own("pg_event_trigger", "t.oid")}""",
+    "statistics": f"""
+select format('%I.%I', n.nspname, s.stxname), pg_get_statisticsobjdef(s.oid)
+  from pg_statistic_ext s join pg_namespace n on n.oid = s.stxnamespace
+ where {_USER} and {_own("pg_statistic_ext", "s.oid")}""",
+    "publication": """
+select format('%I', p.pubname), concat_ws(' ', p.puballtables, p.pubinsert, p.pubupdate, p.pubdelete, p.pubtruncate,
+       (select string_agg(t.prrelid::regclass::text, ',' order by t.prrelid::regclass::text)
+          from pg_publication_rel t where t.prpubid = p.oid)) from pg_publication p""",
+    "comment": """
+select concat_ws(' ', i.type, i.identity), d.description
+  from pg_description d join lateral pg_identify_object(d.classoid, d.objoid, d.objsubid) i on true
+ where d.classoid in ('pg_class'::regclass, 'pg_proc'::regclass, 'pg_type'::regclass, 'pg_namespace'::regclass,
+                      'pg_constraint'::regclass, 'pg_trigger'::regclass, 'pg_policy'::regclass)
+   and coalesce(i.schema, '') !~ '^pg_' and coalesce(i.schema, '') <> 'information_schema'
+   and i.identity !~ '(^|on )"?(pg_|information_schema)'
+   and not exists (select from pg_depend x where x.classid = d.classoid and x.objid = d.objoid and x.deptype = 'e')""",
+    # Rarer kinds: that they are there and what they are called.
+    "other": " union all ".join(
+        f"""
+select concat_ws(' ', i.type, i.identity), '' from {catalog} o
+  join lateral pg_identify_object('{catalog}'::regclass, o.oid, 0) i on true
+ where o.oid >= 16384 and {_own(catalog, "o.oid")}"""
+        for catalog in (
+            "pg_collation", "pg_operator", "pg_opclass", "pg_opfamily", "pg_cast", "pg_conversion", "pg_language",
+            "pg_ts_config", "pg_ts_dict", "pg_ts_parser", "pg_ts_template", "pg_foreign_data_wrapper",
+            "pg_foreign_server", "pg_transform",
+        )
+    ),
+}  # fmt: skip
+
+ROLES = """
+select r.rolname, r.rolsuper, r.rolcanlogin, r.rolcreatedb, r.rolcreaterole, r.rolinherit, r.rolreplication,
+       r.rolbypassrls, r.rolconnlimit, r.rolvaliduntil::text, r.oid::bigint
+  from pg_roles r where r.rolname !~ '^pg_' order by 1
+"""
+
+# The columns for inherit and set appeared in version 16; to_jsonb reads them only where they exist.
+MEMBERSHIPS = """
+select m.member::bigint, r.rolname, m.admin_option,
+       coalesce((to_jsonb(m) ->> 'inherit_option')::boolean, true),
+       coalesce((to_jsonb(m) ->> 'set_option')::boolean, true)
+  from pg_auth_members m join pg_roles r on r.oid = m.roleid order by 1, 2
+"""
+
+SETTINGS = """
+select s.setrole::bigint, s.setdatabase <> 0, unnest(s.setconfig)
+  from pg_db_role_setting s
+ where s.setdatabase in (0, (select oid from pg_database where datname = current_database())) order by 1, 2, 3
+"""
+
+DATABASE = """
+select pg_encoding_to_char(encoding), datcollate from pg_database where datname = current_database()
+"""
