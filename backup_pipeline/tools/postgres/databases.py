@@ -1,0 +1,307 @@
+"""Databases as a whole: their properties, making, dropping, and swapping two names in one transaction.
+
+What is inside of a database is not looked at here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import psycopg
+from psycopg import Connection, sql
+from psycopg.rows import TupleRow
+
+from backup_pipeline.errors import RefusedError, SourceError, UnreachableError
+from backup_pipeline.tools.postgres.connection import connected
+from backup_pipeline.tools.postgres.target import PostgresTarget
+
+LONGEST_NAME = 63
+# Variables whose value is a list of quoted identifiers; pg_dumpall writes them as they are stored.
+_LIST_VARIABLES = frozenset(
+    {"search_path", "local_preload_libraries", "session_preload_libraries", "shared_preload_libraries",
+     "temp_tablespaces", "unix_socket_directories"}
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseProperties:
+    """What CREATE DATABASE, ALTER DATABASE, GRANT and COMMENT say of a database.
+
+    Attributes:
+        locale: clauses of CREATE DATABASE about encoding and collation, as (keyword, value).
+        settings: (role or "", variable, value) of ALTER DATABASE SET and ALTER ROLE … IN DATABASE … SET.
+        grants: (role or "" for PUBLIC, privilege, with grant option); None when nobody ever granted or revoked.
+        size: bytes on disk.
+    """
+
+    name: str
+    owner: str
+    locale: tuple[tuple[str, str], ...]
+    connection_limit: int
+    comment: str | None
+    settings: tuple[tuple[str, str, str], ...]
+    grants: tuple[tuple[str, str, bool], ...] | None
+    size: int
+    tablespace: str = "pg_default"
+
+
+@dataclass(frozen=True, slots=True)
+class ServerFacts:
+    """What a restore must know of a server before it begins."""
+
+    major: int
+    version: str
+    user: str
+    superuser: bool
+    may_create_databases: bool
+    roles: frozenset[str]
+    extensions: frozenset[str]
+    databases: frozenset[str]
+    may_create_roles: bool = False
+
+
+@contextlib.contextmanager
+def maintenance(target: PostgresTarget) -> Iterator[Connection[TupleRow]]:
+    """Connect to the target's server through a database that is not the target's own.
+
+    Raises:
+        UnreachableError, SourceError: neither `postgres` nor `template1` can be connected to.
+    """
+    names = [name for name in ("postgres", "template1") if name != target.database]
+    for name in names[:-1]:
+        with contextlib.suppress(SourceError):
+            probe = target.with_database(name)
+            with connected(probe):
+                pass
+            break
+    else:
+        probe = target.with_database(names[-1])
+    with connected(probe) as connection:
+        yield connection
+
+
+def server_facts(target: PostgresTarget) -> ServerFacts:
+    """Return version, rights of this role, roles, available extensions and databases of the target's server."""
+    with maintenance(target) as connection:
+        row = connection.execute(
+            "select current_user, rolsuper, rolsuper or rolcreatedb, rolsuper or rolcreaterole,"
+            " current_setting('server_version') from pg_catalog.pg_roles where rolname = current_user"
+        ).fetchone()
+        assert row is not None
+        return ServerFacts(
+            major=connection.info.server_version // 10000,
+            version=str(row[4]),
+            user=str(row[0]),
+            superuser=bool(row[1]),
+            may_create_databases=bool(row[2]),
+            may_create_roles=bool(row[3]),
+            roles=_names(connection, "select rolname from pg_catalog.pg_roles"),
+            extensions=_names(connection, "select name from pg_catalog.pg_available_extensions"),
+            databases=_names(connection, "select datname from pg_catalog.pg_database"),
+        )
+
+
+def _names(connection: Connection[TupleRow], query: str) -> frozenset[str]:
+    return frozenset(str(row[0]) for row in connection.execute(query.encode()))
+
+
+_PROPERTIES = """
+select d.datname, pg_catalog.pg_get_userbyid(d.datdba), pg_catalog.pg_encoding_to_char(d.encoding), d.datcollate,
+       d.datctype, to_jsonb(d), d.datconnlimit, pg_catalog.shobj_description(d.oid, 'pg_database'),
+       pg_catalog.pg_database_size(d.oid), t.spcname, d.oid
+  from pg_catalog.pg_database d join pg_catalog.pg_tablespace t on t.oid = d.dattablespace
+ where d.datname = %s
+"""
+_SETTINGS = """
+select coalesce(r.rolname, ''), split_part(c, '=', 1), substr(c, strpos(c, '=') + 1)
+  from pg_catalog.pg_db_role_setting s left join pg_catalog.pg_roles r on r.oid = s.setrole
+ cross join unnest(s.setconfig) c where s.setdatabase = %s order by 1, 2
+"""
+_GRANTS = """
+select coalesce(r.rolname, ''), a.privilege_type, a.is_grantable
+  from pg_catalog.pg_database d cross join lateral aclexplode(d.datacl) a
+  left join pg_catalog.pg_roles r on r.oid = a.grantee
+ where d.oid = %s order by 1, 2
+"""
+
+
+def read_properties(target: PostgresTarget) -> DatabaseProperties | None:
+    """Return the properties of the target's database; None when it does not exist."""
+    with maintenance(target) as connection:
+        row = connection.execute(_PROPERTIES, [target.database]).fetchone()
+        if row is None:
+            return None
+        details, oid = row[5], row[10]
+        grants = None
+        if details.get("datacl") is not None:
+            grants = tuple((str(r), str(p), bool(g)) for r, p, g in connection.execute(_GRANTS, [oid]))
+        return DatabaseProperties(
+            name=str(row[0]),
+            owner=str(row[1]),
+            locale=_locale(str(row[2]), str(row[3]), str(row[4]), details),
+            connection_limit=int(row[6]),
+            comment=row[7],
+            settings=tuple((str(a), str(b), str(c)) for a, b, c in connection.execute(_SETTINGS, [oid])),
+            grants=grants,
+            size=int(row[8]),
+            tablespace=str(row[9]),
+        )
+
+
+def _locale(encoding: str, collate: str, ctype: str, details: dict[str, object]) -> tuple[tuple[str, str], ...]:
+    provider = {"i": "icu", "b": "builtin"}.get(str(details.get("datlocprovider", "c")), "libc")
+    clauses = [("encoding", encoding), ("lc_collate", collate), ("lc_ctype", ctype)]
+    named = details.get("datlocale") or details.get("daticulocale")
+    if provider != "libc":
+        clauses.append(("locale_provider", provider))
+    if provider != "libc" and named:
+        clauses.append(("icu_locale" if provider == "icu" else "builtin_locale", str(named)))
+    if details.get("daticurules"):
+        clauses.append(("icu_rules", str(details["daticurules"])))
+    return tuple(clauses)
+
+
+def create_database(target: PostgresTarget, like: DatabaseProperties | None = None) -> None:
+    """Make the target's database, empty, from template0, with the encoding and collation of another.
+
+    Raises:
+        SourceError: it exists, or this role may not create databases, or the collation is unknown to the server.
+    """
+    clauses: list[sql.Composable] = [sql.SQL("template template0")]
+    for keyword, value in like.locale if like else ():
+        # Keywords come from `_locale`, values are data.
+        clauses.append(sql.SQL(f"{keyword} {{}}").format(sql.Literal(value)))
+    if like and like.tablespace != "pg_default":
+        clauses.append(sql.SQL("tablespace {}").format(sql.Identifier(like.tablespace)))
+    with maintenance(target) as connection:
+        connection.execute(
+            sql.SQL("create database {} {}").format(sql.Identifier(target.database), sql.SQL(" ").join(clauses))
+        )
+
+
+def apply_properties(target: PostgresTarget, like: DatabaseProperties) -> None:
+    """Give the target's database the owner, limit, comment, settings and grants of another, in one transaction."""
+    name = sql.Identifier(target.database)
+    with maintenance(target) as connection, connection.transaction():
+        run = connection.execute
+        run(sql.SQL("alter database {} connection limit {}").format(name, sql.Literal(like.connection_limit)))
+        run(sql.SQL("comment on database {} is {}").format(name, sql.Literal(like.comment)))
+        for role, variable, value in like.settings:
+            who = (
+                sql.SQL("alter role {} in database {}").format(sql.Identifier(role), name)
+                if role
+                else sql.SQL("alter database {}").format(name)
+            )
+            quoted = sql.SQL(value) if variable.lower() in _LIST_VARIABLES else sql.Literal(value)
+            parts = sql.SQL(".").join(sql.Identifier(part) for part in variable.split("."))
+            run(sql.SQL("{} set {} to {}").format(who, parts, quoted))
+        run(sql.SQL("alter database {} owner to {}").format(name, sql.Identifier(like.owner)))
+        if like.grants is not None:
+            run(sql.SQL("revoke all on database {} from public").format(name))
+            run(sql.SQL("revoke all on database {} from {}").format(name, sql.Identifier(like.owner)))
+            for role, privilege, grantable in like.grants:
+                run(
+                    sql.SQL("grant {} on database {} to {}{}").format(
+                        sql.SQL(privilege),
+                        name,
+                        sql.Identifier(role) if role else sql.SQL("public"),
+                        sql.SQL(" with grant option" if grantable else ""),
+                    )
+                )
+
+
+def drop_database(target: PostgresTarget) -> None:
+    """Drop the target's database with its connections; nothing happens when it does not exist."""
+    with maintenance(target) as connection:
+        connection.execute(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(target.database)))
+
+
+def create_roles(target: PostgresTarget, names: Iterable[str]) -> tuple[str, ...]:
+    """Make the roles that are missing, without login and without rights; return those that were made."""
+    made = []
+    with maintenance(target) as connection:
+        for name in names:
+            with contextlib.suppress(psycopg.errors.DuplicateObject):
+                connection.execute(sql.SQL("create role {} nologin").format(sql.Identifier(name)))
+                made.append(name)
+    return tuple(made)
+
+
+def drop_roles(target: PostgresTarget, names: Iterable[str]) -> None:
+    """Drop roles that own nothing any more; those that do stay."""
+    with maintenance(target) as connection:
+        for name in names:
+            with contextlib.suppress(psycopg.Error):
+                connection.execute(sql.SQL("drop role if exists {}").format(sql.Identifier(name)))
+
+
+_OTHERS = """
+select count(pg_catalog.pg_terminate_backend(pid)) from pg_catalog.pg_stat_activity
+ where datname = any(%s) and pid <> pg_catalog.pg_backend_pid()
+"""
+
+
+def rename_together(target: PostgresTarget, renames: Iterable[tuple[str, str]]) -> None:
+    """Rename databases (old, new) one after the other in ONE transaction: all of them or none.
+
+    Connections to them are ended, also those that come in between: each rename locks its database against new
+    connections, and a second session ends the old ones while the rename waits for them.
+
+    Raises:
+        RefusedError: this role may not rename them. UnreachableError: a session did not end. SourceError: otherwise.
+    """
+    pairs = list(renames)
+    names = [old for old, _ in pairs]
+    stop = threading.Event()
+    with maintenance(target) as ender, maintenance(target) as connection:
+
+        def end_sessions() -> None:
+            with contextlib.suppress(psycopg.Error):
+                while True:
+                    ender.execute(_OTHERS, [names])
+                    if stop.wait(0.05):
+                        return
+
+        thread = threading.Thread(target=end_sessions, name="end sessions", daemon=True)
+        try:
+            with connection.transaction():
+                thread.start()
+                for old, new in pairs:
+                    connection.execute(
+                        sql.SQL("alter database {} rename to {}").format(sql.Identifier(old), sql.Identifier(new))
+                    )
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise RefusedError(
+                f"This role may not rename databases here ({error.diag.message_primary}).",
+                where=target.label,
+                remedy="Managed servers often forbid it: restore with --upsert, or into a new database with --into.",
+            ) from error
+        except psycopg.errors.ObjectInUse as error:
+            raise UnreachableError(
+                f"A session or prepared transaction does not let go of the database ({error.diag.message_detail}).",
+                where=target.label,
+                remedy="End it, then apply again; nothing was changed.",
+            ) from error
+        finally:
+            stop.set()
+            if thread.ident:
+                thread.join(timeout=10)
+
+
+def obstacles_to_rename(target: PostgresTarget) -> tuple[str, ...]:
+    """Return what would stop or follow a rename of the target's database: prepared transactions, replication slots."""
+    with maintenance(target) as connection:
+        prepared = connection.execute(
+            "select count(*) from pg_catalog.pg_prepared_xacts where database = %s", [target.database]
+        ).fetchone()
+        slots = connection.execute(
+            "select slot_name from pg_catalog.pg_replication_slots where database = %s", [target.database]
+        ).fetchall()
+    found = []
+    if prepared and prepared[0]:
+        found.append(f"{prepared[0]} prepared transactions hold the database")
+    found += [f"replication slot {slot[0]} stays with the old database" for slot in slots]
+    return tuple(found)
