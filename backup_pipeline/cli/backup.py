@@ -1,0 +1,109 @@
+"""`backup-pipeline backup`: run a plan's Dagster job in this process, with progress and a summary."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from backup_pipeline.cli.common import ConfigOption, JsonOption, load, print_json
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from backup_pipeline.operations.backup import Watcher
+    from backup_pipeline.settings.site import Site
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("backup", rich_help_panel="Back up")(backup)
+
+
+def backup(
+    plans: Annotated[
+        list[str] | None, typer.Argument(help="Plans to run; every plan of the site by default.", show_default=False)
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--only", help="Capture only this source (repeatable). Such a set is marked partial."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Complete the newest, incomplete set of the plan.")] = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Back up now: capture every source of a plan into one sealed set.
+
+    Runs the same Dagster job as the UI and the schedules, so that every run is in one history. Fit for a hook before
+    a work session: it ends with exit code 0 only when the set was written, re-read and sealed.
+
+    Examples: `backup-pipeline backup nightly` · `backup-pipeline backup session --only trading --json` ·
+    `backup-pipeline backup nightly --resume`
+    """
+    site = load(config)
+    names = list(plans or site.settings.plans)
+    for name in names:
+        site.plan(name)
+    if resume and len(names) != 1:
+        raise typer.BadParameter("name the one plan whose set is to be completed", param_hint="--resume")
+    results = [_run_plan(site, name, tuple(only or ()), resume=resume, as_json=as_json) for name in names]
+    if as_json:
+        print_json(results[0] if plans and len(plans) == 1 else {"plans": results})
+    code = next((result["exit_code"] for result in results if result["exit_code"]), 0)
+    raise typer.Exit(code)
+
+
+def _run_plan(site: Site, plan: str, only: tuple[str, ...], *, resume: bool, as_json: bool) -> dict[str, Any]:
+    from backup_pipeline.cli.backup_report import JsonReport, TextReport
+    from backup_pipeline.errors import BackupSystemError
+    from backup_pipeline.operations.backup import check_sources, newest_unfinished
+    from backup_pipeline.operations.env_check import require_environment
+    from backup_pipeline.operations.known_tables import look_for_tables
+
+    sources = check_sources(site, plan, only)
+    unfinished = newest_unfinished(site, plan) if resume else None
+    report: TextReport | JsonReport = JsonReport(plan) if as_json else TextReport(plan, sources)
+    try:
+        # Before the second that Dagster's import takes: what cannot work is said at once.
+        require_environment(site, plan, sources)
+        look_for_tables(site, plan)
+        with report:
+            if unfinished:
+                outcome = _resume(site.file, unfinished[1].root_run_id, report.watcher)
+            else:
+                outcome = _start(site, plan, sources, report.watcher)
+    except BackupSystemError as error:
+        if not as_json:
+            raise
+        return report.failed(error)
+    return report.finished(outcome, site.store_folder(plan))
+
+
+def _start(site: Site, plan: str, sources: tuple[str, ...], watcher: Watcher) -> Any:
+    from backup_pipeline.orchestration.home import ensure_home
+
+    ensure_home(site.folder)
+    from backup_pipeline.orchestration.build import selection_of
+    from backup_pipeline.orchestration.launch import run_job
+    from backup_pipeline.orchestration.names import PLAN_TAG, backup_job
+    from backup_pipeline.orchestration.watching import watched_by
+
+    whole = sources == site.plan(plan).sources
+    with watched_by(watcher):
+        return run_job(
+            site.file,
+            backup_job(plan),
+            assets=None if whole else selection_of(site, plan, sources),
+            tags={PLAN_TAG: plan, "backup_pipeline/from": "shell"},
+        )
+
+
+def _resume(config: Path, root_run_id: str, watcher: Watcher) -> Any:
+    from backup_pipeline.orchestration.home import ensure_home
+
+    ensure_home(config.parent)
+    from backup_pipeline.orchestration.launch import resume_run
+    from backup_pipeline.orchestration.watching import watched_by
+
+    with watched_by(watcher):
+        return resume_run(config, root_run_id)

@@ -1,0 +1,240 @@
+"""What `backup` tells while it runs and when it has ended: lines and a table for people, one document for scripts."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from backup_pipeline.cli.common import console, shown_progress
+from backup_pipeline.errors import BackupSystemError
+from backup_pipeline.model.manifest import Manifest
+from backup_pipeline.model.progress import Progress, ProgressSink, no_progress
+from backup_pipeline.model.record import ArtefactRecord
+from backup_pipeline.model.set_id import SetId
+from backup_pipeline.model.source_done import SourceDone
+from backup_pipeline.operations.backup import Watcher
+from backup_pipeline.tools.locks import Holder
+
+if TYPE_CHECKING:
+    from backup_pipeline.orchestration.launch import RunOutcome
+
+
+def bytes_text(size: float) -> str:
+    """Return a size for people: `245.67 KB`, powers of 1024."""
+    for unit in ("B", "KB", "MB", "GB", "TB"):
+        if size < 1024 or unit == "TB":
+            return f"{size:.0f} B" if unit == "B" else f"{size:.2f} {unit}"
+        size /= 1024
+    raise AssertionError
+
+
+class _Gathering(Watcher):
+    """Remembers what happened, and tells it to a sink."""
+
+    def __init__(self) -> None:
+        self.sink: ProgressSink = no_progress
+        self.set_id: SetId | None = None
+        self.resumed = False
+        self.sources: tuple[str, ...] = ()
+        self.records: list[ArtefactRecord] = []
+        self.done: list[SourceDone] = []
+        self.manifest: Manifest | None = None
+
+    def progress(self, event: Progress) -> None:
+        self.sink(event)
+
+    def set_opened(self, set_id: SetId, sources: tuple[str, ...], *, resumed: bool) -> None:
+        self.set_id, self.sources, self.resumed = set_id, sources, resumed
+
+    def artefact_done(self, record: ArtefactRecord) -> None:
+        self.records.append(record)
+
+    def source_done(self, done: SourceDone) -> None:
+        self.done.append(done)
+
+    def sealed(self, manifest: Manifest) -> None:
+        self.manifest = manifest
+
+
+class _Lines(_Gathering):
+    """Prints one line per source, fit for a hook's output."""
+
+    def __init__(self, plan: str) -> None:
+        super().__init__()
+        self._plan = plan
+        self._out = console(stderr=True)
+        self._number = 0
+
+    def waiting(self, holder: Holder) -> None:
+        self._out.print(f"waiting for {holder.describe()}", markup=False)
+
+    def set_opened(self, set_id: SetId, sources: tuple[str, ...], *, resumed: bool) -> None:
+        super().set_opened(set_id, sources, resumed=resumed)
+        self._out.print(f"{'completing' if resumed else 'backup'} {self._plan}/{set_id}", markup=False)
+
+    def source_started(self, source: str) -> None:
+        self._number = self.sources.index(source) + 1 if source in self.sources else self._number + 1
+
+    def source_done(self, done: SourceDone) -> None:
+        super().source_done(done)
+        records = [record for record in self.records if record.source == done.source]
+        size = bytes_text(sum(record.size for record in records))
+        seconds = (done.finished_at - done.started_at).total_seconds()
+        worse = [check for record in records for check in record.checks if not check.passed]
+        note = f", {len(worse)} checks not passed" if worse else ""
+        self._out.print(
+            f"[{self._number}/{len(self.sources)}] {done.source} … {size} in {seconds:.1f} s{note}", markup=False
+        )
+
+    def source_failed(self, source: str, error: BaseException) -> None:
+        self._out.print(f"[{self._number}/{len(self.sources)}] {source} … failed", style="red", markup=False)
+
+
+class TextReport:
+    """Progress and lines on standard error while it runs; the summary on standard output."""
+
+    def __init__(self, plan: str, sources: tuple[str, ...]) -> None:
+        self._plan = plan
+        self._lines = _Lines(plan)
+        self._lines.sources = sources
+        self._stack = ExitStack()
+
+    @property
+    def watcher(self) -> Watcher:
+        """Who looks on."""
+        return self._lines
+
+    def __enter__(self) -> Self:
+        self._lines.sink = self._stack.enter_context(shown_progress())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def failed(self, error: BackupSystemError) -> dict[str, Any]:
+        """Never called: errors are told by the command line itself."""
+        raise error
+
+    def finished(self, outcome: RunOutcome, store: Path) -> dict[str, Any]:
+        """Print the table of what was captured, or why it was not; return the exit code."""
+        from backup_pipeline.orchestration.launch import exit_code_of
+
+        out, errors = console(), console(stderr=True)
+        if self._lines.records:
+            out.print(_table(self._lines.records))
+        manifest = self._lines.manifest
+        if manifest is not None:
+            seconds = (manifest.sealed_at - manifest.started_at).total_seconds()
+            kind = "sealed (partial)" if manifest.partial else "sealed"
+            out.print(
+                f"{self._plan}/{manifest.set_id} {kind}: {len(manifest.artefacts)} artefacts, {manifest.rows:,} rows, "
+                f"{bytes_text(manifest.size)} in {seconds:.1f} s",
+                markup=False,
+            )
+            out.print(f"{store / manifest.set_id}", markup=False)
+        for error in outcome.errors:
+            errors.print("[bold red]error[/]", end=" ")
+            errors.print(f"{error.where}: {error.what}" if error.where else error.what, markup=False)
+            if error.remedy:
+                errors.print("[bold]remedy[/]", end=" ")
+                errors.print(error.remedy, markup=False)
+        if manifest is None and self._lines.set_id:
+            errors.print(
+                f"{self._plan}/{self._lines.set_id} is incomplete and does not count as a backup. "
+                f"Complete it with: backup-pipeline backup {self._plan} --resume",
+                markup=False,
+            )
+        return {"exit_code": int(exit_code_of(outcome))}
+
+
+def _table(records: list[ArtefactRecord]) -> Any:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for name, side in (
+        ("artefact", "left"),
+        ("size", "right"),
+        ("rows", "right"),
+        ("time", "right"),
+        ("checks", "left"),
+    ):
+        table.add_column(name, justify=side)  # type: ignore[arg-type]
+    for record in records:
+        passed = sum(check.passed for check in record.checks)
+        failed = [check.name for check in record.checks if not check.passed]
+        table.add_row(
+            record.name,
+            bytes_text(record.size),
+            "" if record.rows is None else f"{record.rows:,}",
+            f"{(record.finished_at - record.started_at).total_seconds():.2f} s",
+            f"{passed}/{len(record.checks)}" + (f" [red]{', '.join(failed)}[/]" if failed else ""),
+        )
+    return table
+
+
+class JsonReport:
+    """Nothing while it runs; a document of the whole run at its end."""
+
+    def __init__(self, plan: str) -> None:
+        self._plan = plan
+        self._seen = _Gathering()
+
+    @property
+    def watcher(self) -> Watcher:
+        """Who looks on."""
+        return self._seen
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return
+
+    def failed(self, error: BackupSystemError) -> dict[str, Any]:
+        """Return the document of a run that never began."""
+        return {
+            "plan": self._plan,
+            "set": None,
+            "sealed": False,
+            "errors": [error.as_dict()],
+            "exit_code": int(error.exit_code),
+        }
+
+    def finished(self, outcome: RunOutcome, store: Path) -> dict[str, Any]:
+        """Return the document of a run: set, artefacts with sizes, rows and checks, errors, exit code."""
+        from backup_pipeline.orchestration.launch import exit_code_of
+
+        manifest = self._seen.manifest
+        return {
+            "plan": self._plan,
+            "set": self._seen.set_id,
+            "path": str(store / self._seen.set_id) if self._seen.set_id else None,
+            "run_id": outcome.run_id,
+            "sealed": manifest is not None,
+            "partial": manifest.partial if manifest else None,
+            "resumed": self._seen.resumed,
+            "size_bytes": sum(record.size for record in self._seen.records),
+            "artefacts": [
+                {
+                    "name": record.name,
+                    "kind": record.kind,
+                    "files": [file.path for file in record.files],
+                    "size_bytes": record.size,
+                    "rows": record.rows,
+                    "seconds": (record.finished_at - record.started_at).total_seconds(),
+                    "checks": [
+                        {"name": c.name, "passed": c.passed, "severity": c.severity, "summary": c.summary}
+                        for c in record.checks
+                    ],
+                }
+                for record in self._seen.records
+            ],
+            "errors": [error.as_dict() for error in outcome.errors],
+            "exit_code": int(exit_code_of(outcome)),
+        }

@@ -1,0 +1,293 @@
+"""One run of a plan: lock, open the set, capture each source, seal. Called step by step by the orchestration.
+
+Dagster decides the order of the steps; what a step does stands here. How a kind of source is captured stands in
+`artefacts`; the seal's rules stand in `operations/seal.py`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from backup_pipeline import __version__
+from backup_pipeline.artefacts.capture import CaptureContext, utc_now
+from backup_pipeline.errors import BackupSystemError, RefusedError
+from backup_pipeline.model.backup_set import SetState
+from backup_pipeline.model.manifest import Draft, Failure, Manifest, Purpose
+from backup_pipeline.model.progress import Progress, no_progress
+from backup_pipeline.model.record import ArtefactRecord
+from backup_pipeline.model.set_id import SetId, set_id_at
+from backup_pipeline.model.source_done import SourceDone
+from backup_pipeline.operations import seal as sealing
+from backup_pipeline.operations.captures import capture_source
+from backup_pipeline.operations.env_check import require_environment
+from backup_pipeline.operations.known_tables import remember_tables
+from backup_pipeline.operations.run_log import append_run_line
+from backup_pipeline.operations.stores import open_store, plan_lock
+from backup_pipeline.settings.site import Site
+from backup_pipeline.stores.contract import SetWriter
+from backup_pipeline.tools.locks import Holder
+
+LOG = logging.getLogger("backup")
+
+
+class Watcher:
+    """Someone who looks on while a plan runs; every method may stay as it is."""
+
+    def progress(self, event: Progress) -> None:
+        """Work in one artefact has moved on."""
+        no_progress(event)
+
+    def waiting(self, holder: Holder) -> None:
+        """Another process holds the plan's lock."""
+
+    def set_opened(self, set_id: SetId, sources: tuple[str, ...], *, resumed: bool) -> None:
+        """The set's folder exists."""
+
+    def source_started(self, source: str) -> None:
+        """A source's capture begins."""
+
+    def artefact_done(self, record: ArtefactRecord) -> None:
+        """An artefact is complete, with its checks."""
+
+    def source_done(self, done: SourceDone) -> None:
+        """A source was captured whole."""
+
+    def source_failed(self, source: str, error: BaseException) -> None:
+        """A source's capture has failed."""
+
+    def sealed(self, manifest: Manifest) -> None:
+        """The set is sealed."""
+
+
+@dataclass(frozen=True)
+class RunIdentity:
+    """Which run this is. Re-executions share `root_run_id` and so complete the same set; `started_at` is the root's."""
+
+    run_id: str
+    root_run_id: str
+    started_at: datetime
+
+
+class BackupRun:
+    """One process's hold on one set of one plan; opened by its first step, closed by whoever made it.
+
+    Args:
+        site: the site.
+        plan_name: the plan.
+        identity: the run.
+        sources: sources that this run captures.
+        partial: whether that is less than the plan, so that the set is no backup of the plan.
+        purpose: backup, or emergency before a restore.
+        watcher: who looks on.
+        now: the clock.
+    """
+
+    def __init__(
+        self,
+        site: Site,
+        plan_name: str,
+        identity: RunIdentity,
+        *,
+        sources: tuple[str, ...] | None = None,
+        partial: bool = False,
+        purpose: Purpose = Purpose.BACKUP,
+        watcher: Watcher | None = None,
+        now: Callable[[], datetime] = utc_now,
+    ) -> None:
+        self._site = site
+        self._plan_name = plan_name
+        self._identity = identity
+        self._sources = sources or site.plan(plan_name).sources
+        self._partial = partial
+        self._purpose = purpose
+        self._watcher = watcher or Watcher()
+        self._now = now
+        self._store = open_store(site, plan_name)
+        self._stack = ExitStack()
+        self._writer: SetWriter | None = None
+        self._failures: list[str] = []
+        self._manifest: Manifest | None = None
+        self._began = now()
+
+    @property
+    def set_id(self) -> SetId:
+        """The set's name; opens the set."""
+        return self.writer.draft.set_id
+
+    @property
+    def writer(self) -> SetWriter:
+        """The set's writer: on first use the environment is checked, the lock taken, the set begun or reopened."""
+        if self._writer is None:
+            try:
+                self._writer = self._open()
+            except BaseException as error:
+                self._failures.append(_reason(error))
+                raise
+        return self._writer
+
+    def _open(self) -> SetWriter:
+        require_environment(self._site, self._plan_name, self._sources)
+        purpose = f"{self._purpose} of {self._plan_name}, run {self._identity.run_id[:8]}"
+        self._stack.enter_context(plan_lock(self._site, self._plan_name, purpose, on_wait=self._watcher.waiting))
+        writer = self._unfinished()
+        resumed = writer is not None
+        if writer is None:
+            writer = self._store.begin(
+                Draft(
+                    set_id=self._free_id(self._identity.started_at),
+                    plan=self._plan_name,
+                    root_run_id=self._identity.root_run_id,
+                    purpose=self._purpose,
+                    sources=self._sources,
+                    partial=self._partial,
+                    started_at=self._identity.started_at,
+                )
+            )
+        LOG.info("%s set %s/%s", "completing" if resumed else "writing", self._plan_name, writer.draft.set_id)
+        self._watcher.set_opened(writer.draft.set_id, writer.draft.sources, resumed=resumed)
+        return writer
+
+    def _unfinished(self) -> SetWriter | None:
+        """Return the writer of the set that this run's root began and did not seal."""
+        for set_id in reversed(self._store.ids()):
+            known = self._store.read(set_id)
+            if (
+                known.state is SetState.INCOMPLETE
+                and known.draft
+                and known.draft.root_run_id == self._identity.root_run_id
+            ):
+                return self._store.reopen(set_id)
+        return None
+
+    def _free_id(self, moment: datetime) -> SetId:
+        taken = set(self._store.ids())
+        while (candidate := set_id_at(moment)) in taken:
+            moment += timedelta(seconds=1)
+        return candidate
+
+    def capture(self, source: str, selected: frozenset[tuple[str, ...]] | None = None) -> Iterator[ArtefactRecord]:
+        """Capture one source into the set, yielding each artefact's record as it is complete.
+
+        Args:
+            source: the source's name.
+            selected: keys to capture; all of the source by default.
+
+        Raises:
+            BackupSystemError: as the source, tools or store say; the set then says why it is incomplete.
+        """
+        writer = self.writer
+        started = self._now()
+        self._watcher.source_started(source)
+        try:
+            writer.begin_source(source)
+            context = CaptureContext(
+                writer=writer,
+                source=source,
+                previous=sealing.previous_manifest(self._store, source, before=writer.draft.set_id),
+                progress=self._watcher.progress,
+                schemas=self._site.settings.schemas,
+                now=self._now,
+            )
+            keys: list[tuple[str, ...]] = []
+            for record in capture_source(self._site, context, selected):
+                keys.append(record.key)
+                self._watcher.artefact_done(record)
+                yield record
+            done = SourceDone(source=source, keys=tuple(keys), started_at=started, finished_at=self._now())
+            writer.write_done(done)
+            remember_tables(self._store.folder, source, keys)
+            self._watcher.source_done(done)
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            self._fail(writer, (source,), error)
+            self._watcher.source_failed(source, error)
+            raise
+
+    def seal(self) -> Manifest:
+        """Re-read every file, refuse what is not whole, write the manifest.
+
+        Raises:
+            ValidationError: the set lacks something or a check of severity ERROR failed; every reason is named.
+        """
+        writer = self.writer
+        try:
+            manifest = sealing.seal(
+                self._store,
+                writer,
+                run_id=self._identity.run_id,
+                pipeline_version=__version__,
+                now=self._now(),
+                progress=self._watcher.progress,
+            )
+        except BaseException as error:
+            self._fail(writer, ("manifest",), error)
+            raise
+        self._manifest = manifest
+        self._watcher.sealed(manifest)
+        return manifest
+
+    def _fail(self, writer: SetWriter, key: tuple[str, ...], error: BaseException) -> None:
+        self._failures.append(f"{'.'.join(key)}: {_reason(error)}")
+        remedy = error.remedy if isinstance(error, BackupSystemError) else ""
+        try:
+            writer.write_failure(Failure(key=key, what=_reason(error), remedy=remedy, at=self._now()))
+        except BackupSystemError as second:
+            LOG.error("the reason could not be written into the set: %s", second)
+
+    def close(self) -> None:
+        """Release the lock and write the run's line beside the sets; may be called at any time, once counts."""
+        with self._stack:
+            if self._writer is None and not self._failures:
+                return
+            append_run_line(
+                self._store.folder,
+                plan=self._plan_name,
+                set_id=self._writer.draft.set_id if self._writer else None,
+                manifest=self._manifest,
+                failures=tuple(self._failures),
+                began=self._began,
+                now=self._now(),
+            )
+            self._writer = None
+            self._failures = []
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, BackupSystemError):
+        return f"{error.where}: {error.what}" if error.where else error.what
+    return f"Unexpected {type(error).__name__}"
+
+
+def check_sources(site: Site, plan_name: str, only: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the plan's sources, or those of `only`, in the plan's order; errors name what the plan does not have."""
+    plan = site.plan(plan_name)
+    for name in only:
+        if name not in plan.sources:
+            site.source(name)
+            raise RefusedError(
+                f"Source {name} is not in plan {plan_name}.",
+                where=str(site.file),
+                remedy=f"The plan has: {', '.join(plan.sources)}.",
+            )
+    return tuple(name for name in plan.sources if not only or name in only)
+
+
+def newest_unfinished(site: Site, plan_name: str) -> tuple[SetId, Draft, Path]:
+    """Return the newest incomplete set of a plan, for `backup --resume`; RefusedError when there is none."""
+    store = open_store(site, plan_name)
+    for set_id in reversed(store.ids()):
+        known = store.read(set_id)
+        if known.state is SetState.INCOMPLETE and known.draft is not None:
+            return set_id, known.draft, store.path_of(set_id)
+        break
+    raise RefusedError(
+        "The newest set is not incomplete; there is nothing to resume.",
+        where=f"{plan_name} in {store.label}",
+        remedy=f"backup-pipeline backup {plan_name} makes a new set.",
+    )

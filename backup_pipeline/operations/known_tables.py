@@ -1,0 +1,61 @@
+"""Which tables a source had when it was last captured, so that definitions can be built without asking a database."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from backup_pipeline.errors import BackupSystemError
+from backup_pipeline.operations.targets import target_of
+from backup_pipeline.settings.site import Site
+from backup_pipeline.settings.types import PostgresSource
+from backup_pipeline.tools.files import write_atomically
+
+_FOLDER = ".known"
+
+TableKey = tuple[str, ...]
+
+
+def remember_tables(store: Path, source: str, keys: Iterable[TableKey]) -> None:
+    """Keep the table keys (source, schema, table) among `keys`, for the next time definitions are built."""
+    tables = sorted(key for key in keys if len(key) == 3)
+    folder = store / _FOLDER
+    place = folder / f"{source}.json"
+    data = json.dumps([list(key) for key in tables], ensure_ascii=False).encode()
+    try:
+        if place.read_bytes() == data:
+            return
+    except OSError:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write_atomically(place, data)
+
+
+def known_tables(store: Path, source: str) -> tuple[TableKey, ...]:
+    """Return the table keys remembered of a source; empty when nothing is."""
+    try:
+        found = json.loads((store / _FOLDER / f"{source}.json").read_bytes())
+        return tuple(tuple(str(part) for part in key) for key in found)
+    except (OSError, ValueError, TypeError):
+        return ()
+
+
+def look_for_tables(site: Site, plan_name: str) -> list[str]:
+    """Ask the databases of a plan for their tables and remember them; return the sources that did not answer.
+
+    Best effort: definitions are built all the same, and a capture exports every table that is there.
+    """
+    silent = []
+    store = site.store_folder(plan_name)
+    for name in site.plan(plan_name).sources:
+        source = site.source(name)
+        if not isinstance(source, PostgresSource):
+            continue
+        from backup_pipeline.artefacts.postgres_database import discover_tables
+
+        try:
+            found = discover_tables(target_of(site, source, name), source)
+            remember_tables(store, name, [(name, schema, table) for schema, table, _ in found])
+        except (BackupSystemError, OSError):
+            silent.append(name)
+    return silent

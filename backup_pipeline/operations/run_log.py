@@ -1,0 +1,64 @@
+"""`backup_log.txt` beside the sets: one line per run, in the usual form, appended and never rewritten."""
+
+from __future__ import annotations
+
+import logging
+import os
+from datetime import datetime
+from pathlib import Path
+
+from backup_pipeline.model.manifest import Manifest
+from backup_pipeline.model.set_id import SetId
+
+RUN_LOG_NAME = "backup_log.txt"
+LOG = logging.getLogger("backup")
+LOG_FORMAT = "%(asctime)s - %(name)s - %(levelname)s - %(message)s"
+LOG_TIME_FORMAT = "%Y-%m-%d %H:%M:%S"
+
+
+def run_line(
+    *,
+    plan: str,
+    set_id: SetId | None,
+    manifest: Manifest | None,
+    failures: tuple[str, ...],
+    began: datetime,
+    now: datetime,
+) -> str:
+    """Return the line of one run: time, level, set, outcome, counts, bytes, seconds."""
+    name = f"{plan}/{set_id}" if set_id else plan
+    seconds = (now - began).total_seconds()
+    if manifest is not None:
+        level, outcome = (
+            "INFO",
+            (
+                f"complete{' (partial)' if manifest.partial else ''}, {len(manifest.artefacts)} artefacts, "
+                f"{manifest.rows} rows, {manifest.size} bytes"
+            ),
+        )
+    else:
+        reason = "; ".join(failures) or "ended before the seal"
+        level, outcome = "ERROR", "incomplete: " + reason if set_id else "not begun: " + reason
+    return f"{now:%Y-%m-%d %H:%M:%S} - backup - {level} - {name} {outcome}, {seconds:.1f} s"
+
+
+def append_run_line(
+    folder: Path,
+    *,
+    plan: str,
+    set_id: SetId | None,
+    manifest: Manifest | None,
+    failures: tuple[str, ...],
+    began: datetime,
+    now: datetime,
+) -> None:
+    """Append a run's line; a store that cannot be written has been reported already and is only logged."""
+    line = run_line(plan=plan, set_id=set_id, manifest=manifest, failures=failures, began=began, now=now)
+    line = " ".join(line.split()) + "\n"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(folder / RUN_LOG_NAME, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(line)
+    except OSError as error:
+        LOG.error("the run's line could not be written: %s", error.strerror)

@@ -1,0 +1,73 @@
+"""Gathers the definitions of a site: every plan's assets, jobs and schedules. Reads settings, asks no database."""
+
+from __future__ import annotations
+
+import os
+
+import dagster as dg
+
+from backup_pipeline.orchestration.capture_assets import capture_asset
+from backup_pipeline.orchestration.manifest_asset import manifest_asset
+from backup_pipeline.orchestration.names import PLAN_TAG, backup_job, manifest_key, source_key
+from backup_pipeline.orchestration.run_resource import RUNS, backup_runs_resource
+from backup_pipeline.settings.site import Site
+
+EXECUTOR_VARIABLE = "BACKUP_PIPELINE_EXECUTOR"
+
+
+def chosen_executor() -> dg.ExecutorDefinition:
+    """Return the executor that BACKUP_PIPELINE_EXECUTOR names: in_process (default), multiprocess, module:attribute."""
+    name = os.environ.get(EXECUTOR_VARIABLE, "").strip() or "in_process"
+    if name == "in_process":
+        return dg.in_process_executor
+    if name == "multiprocess":
+        return dg.multiprocess_executor
+    import importlib
+
+    module, _, attribute = name.partition(":")
+    found: dg.ExecutorDefinition = getattr(importlib.import_module(module), attribute)
+    return found
+
+
+def plan_definitions(site: Site, plan: str) -> dg.Definitions:
+    """Return the assets, jobs and schedules of one plan."""
+    settings = site.plan(plan)
+    captures = [capture_asset(site, plan, name) for name in settings.sources]
+    manifest = manifest_asset(site, plan)
+    keys = [key for asset in captures for key in asset.keys]
+    job = dg.define_asset_job(
+        backup_job(plan),
+        selection=dg.AssetSelection.assets(*keys, manifest_key(plan)),
+        tags={PLAN_TAG: plan},
+        description=f"Capture {', '.join(settings.sources)} into one sealed set of plan {plan}.",
+    )
+    schedules = []
+    if settings.schedule:
+        schedules.append(
+            dg.ScheduleDefinition(
+                name=f"{backup_job(plan)}_schedule",
+                job=job,
+                cron_schedule=settings.schedule,
+                execution_timezone=site.settings.timezone,
+                default_status=dg.DefaultScheduleStatus.RUNNING,
+                tags={PLAN_TAG: plan},
+            )
+        )
+    return dg.Definitions(assets=[*captures, manifest], jobs=[job], schedules=schedules)
+
+
+def selection_of(site: Site, plan: str, sources: tuple[str, ...]) -> list[dg.AssetKey]:
+    """Return the asset keys of some sources of a plan and its manifest, for a run of part of the plan."""
+    keys = [key for name in sources for key in capture_asset(site, plan, name).keys]
+    assert all(source_key(plan, name) in keys for name in sources)
+    return [*keys, manifest_key(plan)]
+
+
+def build_definitions(site: Site) -> dg.Definitions:
+    """Return everything of a site for Dagster."""
+    plans = [plan_definitions(site, plan) for plan in site.settings.plans]
+    common = dg.Definitions(
+        resources={RUNS: backup_runs_resource(site)},
+        executor=chosen_executor(),
+    )
+    return dg.Definitions.merge(common, *plans)

@@ -1,0 +1,212 @@
+"""Capture assets: one subsettable multi-asset per source of a plan. What a capture does stands in `artefacts`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import dagster as dg
+
+from backup_pipeline.model.record import ArtefactKind, ArtefactRecord
+from backup_pipeline.operations.known_tables import known_tables
+from backup_pipeline.orchestration.metadata import check_event, check_result, data_version, failure_of, record_metadata
+from backup_pipeline.orchestration.names import PLAN_TAG, artefact_key, source_key
+from backup_pipeline.orchestration.run_resource import RUNS, BackupRuns
+from backup_pipeline.settings.site import Site
+from backup_pipeline.settings.types import (
+    FolderSource,
+    OrdersSource,
+    PostgresSource,
+    RepositorySource,
+    Source,
+    SqliteSource,
+)
+
+CODE_VERSION = "1"
+
+# Names of the checks that each kind's capture puts into its records; any other is shown as an event.
+CHECKS: Mapping[ArtefactKind, tuple[str, ...]] = {
+    ArtefactKind.POSTGRES_DUMP: ("dump_complete", "size_not_collapsed", "no_schema_drift"),
+    ArtefactKind.POSTGRES_ROLES: (),
+    ArtefactKind.TABLE_EXPORT: (
+        "pandera_schema",
+        "content_matches_snapshot",
+        "row_count_not_collapsed",
+        "no_schema_drift",
+    ),
+    ArtefactKind.SQLITE_COPY: ("integrity_check",),
+    ArtefactKind.FOLDER_TARBALL: ("tarball_complete",),
+    ArtefactKind.REPOSITORY_ARCHIVE: ("archive_complete",),
+    ArtefactKind.REPOSITORY_BUNDLE: ("bundle_verified",),
+}
+
+_KINDS: Mapping[ArtefactKind, set[str]] = {
+    ArtefactKind.POSTGRES_DUMP: {"postgres", "gzip"},
+    ArtefactKind.POSTGRES_ROLES: {"postgres", "json"},
+    ArtefactKind.TABLE_EXPORT: {"table", "parquet"},
+    ArtefactKind.SQLITE_COPY: {"sqlite", "gzip"},
+    ArtefactKind.FOLDER_TARBALL: {"folder", "gzip"},
+    ArtefactKind.REPOSITORY_ARCHIVE: {"git", "zip"},
+    ArtefactKind.REPOSITORY_BUNDLE: {"git"},
+}
+
+_WHAT: Mapping[ArtefactKind, str] = {
+    ArtefactKind.POSTGRES_DUMP: "pg_dump of the whole database, compressed, from the run's one snapshot.",
+    ArtefactKind.POSTGRES_ROLES: "Roles, memberships, grants and extensions, without passwords.",
+    ArtefactKind.TABLE_EXPORT: "The table as Parquet with exact types, from the same snapshot as the dump.",
+    ArtefactKind.SQLITE_COPY: "A consistent copy of the SQLite file, compressed.",
+    ArtefactKind.FOLDER_TARBALL: "Every file of the tree with size, time and SHA-256.",
+    ArtefactKind.REPOSITORY_ARCHIVE: "The files of HEAD as a ZIP.",
+    ArtefactKind.REPOSITORY_BUNDLE: "All branches and tags with their whole history.",
+}
+
+
+def fixed_artefacts(name: str, source: Source) -> list[tuple[tuple[str, ...], ArtefactKind]]:
+    """Return the keys that a source always gives, with their kinds; tables come on top."""
+    match source:
+        case PostgresSource():
+            return [
+                ((name, "dump"), ArtefactKind.POSTGRES_DUMP),
+                ((name, "roles"), ArtefactKind.POSTGRES_ROLES),
+            ]
+        case OrdersSource(database=None):
+            return [
+                ((name, "dump"), ArtefactKind.POSTGRES_DUMP),
+                ((name, "roles"), ArtefactKind.POSTGRES_ROLES),
+            ]
+        case SqliteSource() | OrdersSource():
+            return [((name, "copy"), ArtefactKind.SQLITE_COPY)]
+        case FolderSource():
+            return [((name, "tarball"), ArtefactKind.FOLDER_TARBALL)]
+        case RepositorySource(include_env=extras, volumes=volumes):
+            keys: list[tuple[tuple[str, ...], ArtefactKind]] = [
+                ((name, "archive"), ArtefactKind.REPOSITORY_ARCHIVE),
+                ((name, "bundle"), ArtefactKind.REPOSITORY_BUNDLE),
+            ]
+            return [*keys, ((name, "extras"), ArtefactKind.FOLDER_TARBALL)] if extras or volumes else keys
+
+
+def expected_artefacts(site: Site, plan: str, name: str) -> list[tuple[tuple[str, ...], ArtefactKind]]:
+    """Return the keys that definitions are built for: the fixed ones and the tables known from the last capture."""
+    tables = [(key, ArtefactKind.TABLE_EXPORT) for key in known_tables(site.store_folder(plan), name)]
+    return [*fixed_artefacts(name, site.source(name)), *tables]
+
+
+def _description(key: tuple[str, ...], kind: ArtefactKind, source: Source) -> str:
+    what = f"Table `{'.'.join(key[1:])}`. {_WHAT[kind]}" if len(key) == 3 else _WHAT[kind]
+    return f"{source.description} {what}".strip()
+
+
+def _specs(
+    plan: str, name: str, source: Source, expected: Sequence[tuple[tuple[str, ...], ArtefactKind]]
+) -> tuple[list[dg.AssetSpec], list[dg.AssetCheckSpec]]:
+    upstream = [source_key(plan, earlier) for earlier in source.after]
+    common: dict[str, Any] = {
+        "group_name": plan,
+        "owners": list(source.owners),
+        "code_version": CODE_VERSION,
+        "skippable": True,
+    }
+    specs, checks = [], []
+    for key, kind in expected:
+        asset = artefact_key(plan, key)
+        metadata = {"dagster/table_name": f"{key[1]}.{key[2]}"} if len(key) == 3 else {}
+        specs.append(
+            dg.AssetSpec(
+                asset,
+                deps=upstream,
+                kinds=_KINDS[kind],
+                description=_description(key, kind, source),
+                metadata=metadata,
+                tags={"source": name, "kind": kind},
+                **common,
+            )
+        )
+        checks += [dg.AssetCheckSpec(check, asset=asset) for check in CHECKS[kind]]
+    specs.append(
+        dg.AssetSpec(
+            source_key(plan, name),
+            deps=[artefact_key(plan, key) for key, _ in expected],
+            kinds={source.kind},
+            description=f"{source.description} Source `{name}`, captured whole: every artefact recorded.".strip(),
+            tags={"source": name},
+            **common,
+        )
+    )
+    return specs, checks
+
+
+def capture_asset(site: Site, plan: str, name: str) -> dg.AssetsDefinition:
+    """Return the assets of one source of a plan, captured together so that they share one snapshot."""
+    source = site.source(name)
+    expected = expected_artefacts(site, plan, name)
+    by_key = {artefact_key(plan, key): key for key, _ in expected}
+    specs, check_specs = _specs(plan, name, source, expected)
+    whole = source_key(plan, name)
+
+    @dg.multi_asset(
+        name=f"{plan}__{name}",
+        specs=specs,
+        check_specs=check_specs,
+        can_subset=True,
+        required_resource_keys={RUNS},
+        op_tags={PLAN_TAG: plan},
+        group_name=None,
+    )
+    def capture(context: dg.AssetExecutionContext) -> Iterator[Any]:
+        backups: BackupRuns = getattr(context.resources, RUNS)
+        selected_keys = set(context.selected_asset_keys)
+        declared_checks = set(context.selected_asset_check_keys)
+        selected = None if whole in selected_keys else frozenset(by_key[k] for k in selected_keys if k in by_key)
+        done: set[dg.AssetKey] = set()
+        size = rows = count = 0
+        try:
+            backup = backups.of_plan(plan)
+            store = site.store_folder(plan)
+            for record in backup.capture(name, selected):
+                asset = artefact_key(plan, record.key)
+                done.add(asset)
+                size, rows, count = size + record.size, rows + (record.rows or 0), count + 1
+                yield from _events(context, asset, record, str(store), asset in selected_keys, declared_checks)
+        except Exception as error:  # noqa: BLE001 - at this edge everything becomes a Failure
+            raise failure_of(error) from None
+        if whole in selected_keys:
+            metadata: dict[str, Any] = {
+                "set": backup.set_id,
+                "artefacts": count,
+                "size_bytes": size,
+                "dagster/row_count": rows,
+            }
+            gone = sorted(key.path[-1] for key in selected_keys - done - {whole})
+            if gone:
+                metadata["no_longer_there"] = ", ".join(gone)
+                context.log.warning(f"Known from the last capture and no longer there: {', '.join(gone)}")
+            yield dg.MaterializeResult(whole, metadata=metadata)
+        elif missing := selected_keys - done:
+            names = ", ".join(sorted(key.to_user_string() for key in missing))
+            raise dg.Failure(f"Not there any more: {names}. Remedy: reload the definitions.", allow_retries=False)
+
+    return capture
+
+
+def _events(
+    context: dg.AssetExecutionContext,
+    asset: dg.AssetKey,
+    record: ArtefactRecord,
+    store: str,
+    selected: bool,
+    declared: set[dg.AssetCheckKey],
+) -> Iterator[Any]:
+    """Yield a record as Dagster's results; what the definitions do not know yet is logged as an event."""
+    metadata = record_metadata(record, store=store)
+    results = []
+    for check in record.checks:
+        if dg.AssetCheckKey(asset, check.name) in declared:
+            results.append(check_result(asset, check))
+        else:
+            context.log_event(check_event(asset, check))
+    if selected:
+        yield dg.MaterializeResult(asset, metadata=metadata, check_results=results, data_version=data_version(record))
+        return
+    context.log.info(f"{record.name} is new since the definitions were loaded; reload them to see it in the graph.")
+    context.log_event(dg.AssetMaterialization(asset, metadata=metadata))

@@ -1,0 +1,162 @@
+"""Running a plan's job in this process, in the same history as the UI's runs: what the shell's commands call."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from dagster._core.definitions.reconstruct import ReconstructableJob
+
+from backup_pipeline.errors import BackupSystemError, ExitCode, RefusedError
+from backup_pipeline.orchestration.build import build_definitions
+from backup_pipeline.orchestration.watching import in_shell
+from backup_pipeline.settings.loader import load_site
+
+
+@dataclass(frozen=True)
+class RunOutcome:
+    """How a run ended: its id, whether it succeeded, and the errors of the steps that failed, first one first."""
+
+    run_id: str
+    success: bool
+    errors: tuple[BackupSystemError, ...]
+
+
+def job_of(config: str, job: str) -> dg.JobDefinition:
+    """Return a job of the site; what `reconstructable` calls to find the job again."""
+    definitions = build_definitions(load_site(Path(config)))
+    if in_shell():
+        definitions = dg.Definitions.merge(definitions, dg.Definitions(loggers={"console": _quiet_console}))
+    return definitions.resolve_job_def(job)
+
+
+def _silence(_: dg.InitLoggerContext) -> logging.Logger:
+    logger = logging.getLogger("backup_pipeline.quiet")
+    logger.addHandler(logging.NullHandler())
+    logger.propagate = False
+    return logger
+
+
+# Says nothing: the command that runs the job tells the user itself.
+_quiet_console = dg.LoggerDefinition(_silence)
+
+
+def run_job(
+    config: Path,
+    job: str,
+    *,
+    assets: Sequence[dg.AssetKey] | None = None,
+    tags: Mapping[str, str] | None = None,
+    partition: str | None = None,
+    run_config: Mapping[str, object] | None = None,
+) -> RunOutcome:
+    """Run a job of the site in this process and wait for its end.
+
+    Args:
+        config: backup.yaml.
+        job: the job's name.
+        assets: only these of its assets.
+        tags: put on the run.
+        partition: the partition, for partitioned assets.
+        run_config: the run's configuration.
+
+    The instance is the one of DAGSTER_HOME, so that the run appears in the UI.
+    """
+    with dg.DagsterInstance.get() as instance:
+        result = dg.execute_job(
+            _reconstructable(config, job),
+            instance=instance,
+            asset_selection=list(assets) if assets is not None else None,
+            tags={**(tags or {}), **({"dagster/partition": partition} if partition else {})},
+            run_config=run_config,
+            raise_on_error=False,
+        )
+        with result:
+            return _outcome(result)
+
+
+def resume_run(config: Path, root_run_id: str) -> RunOutcome:
+    """Re-execute the newest run of a root from its failure, so that it completes the same set.
+
+    Raises:
+        RefusedError: Dagster's history does not have the run, or it did not fail.
+    """
+    with dg.DagsterInstance.get() as instance:
+        runs = instance.get_run_group(root_run_id)
+        newest = max(runs[1], key=lambda run: _created(instance, run.run_id)) if runs else None
+        if newest is None:
+            raise RefusedError(
+                f"Dagster's history has no run {root_run_id[:8]}.",
+                where="DAGSTER_HOME",
+                remedy="Was the set begun with another DAGSTER_HOME? Otherwise make a new backup.",
+            )
+        if not newest.is_finished:
+            # Its process was killed: what nobody runs any more is closed before it is taken up again.
+            instance.report_run_failed(newest, "Its process ended without a word; taken up again from the shell.")
+        options = dg.ReexecutionOptions.from_failure(newest.run_id, instance)
+        result = dg.execute_job(
+            _reconstructable(config, newest.job_name),
+            instance=instance,
+            reexecution_options=options,
+            raise_on_error=False,
+        )
+        with result:
+            return _outcome(result)
+
+
+def _created(instance: dg.DagsterInstance, run_id: str) -> float:
+    record = instance.get_run_record_by_id(run_id)
+    return record.create_timestamp.timestamp() if record else 0.0
+
+
+def _reconstructable(config: Path, job: str) -> ReconstructableJob:
+    arguments: Any = (str(config), job)
+    found = dg.build_reconstructable_job(
+        "backup_pipeline.orchestration.launch", "job_of", reconstructable_args=arguments
+    )
+    assert isinstance(found, ReconstructableJob)
+    return found
+
+
+def _outcome(result: dg.JobExecutionResult) -> RunOutcome:
+    errors = [
+        error
+        for event in result.all_events
+        if event.is_step_failure and (error := _error_of(event.step_failure_data)) is not None
+    ]
+    return RunOutcome(result.run_id, result.success, tuple(errors))
+
+
+def _error_of(data: object) -> BackupSystemError | None:
+    """Return the family's error that a step failed with, rebuilt from its failure's metadata."""
+    failure = getattr(data, "user_failure_data", None)
+    if failure is None:
+        error = getattr(data, "error", None)
+        return BackupSystemError(
+            "A step failed unexpectedly.",
+            where=str(getattr(error, "cls_name", "") or ""),
+            remedy="The run's log in the UI has the details.",
+        )
+    values = {name: getattr(value, "value", None) for name, value in failure.metadata.items()}
+    kinds = {kind.__name__: kind for kind in _family(BackupSystemError)}
+    kind = kinds.get(str(values.get("error")), BackupSystemError)
+    return kind(
+        str(values.get("what") or failure.description or "failed"),
+        where=str(values.get("where") or ""),
+        remedy=str(values.get("remedy") or ""),
+    )
+
+
+def _family(kind: type[BackupSystemError]) -> list[type[BackupSystemError]]:
+    return [kind, *(found for child in kind.__subclasses__() for found in _family(child))]
+
+
+def exit_code_of(outcome: RunOutcome) -> ExitCode:
+    """Return the exit code for how a run ended: that of its first error."""
+    if outcome.success:
+        return ExitCode.OK
+    return outcome.errors[0].exit_code if outcome.errors else ExitCode.FAILED

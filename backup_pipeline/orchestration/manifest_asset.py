@@ -1,0 +1,50 @@
+"""The manifest asset: seals the set that this run wrote and adds it to the plan's partitions."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from backup_pipeline.orchestration.metadata import failure_of, manifest_metadata
+from backup_pipeline.orchestration.names import (
+    PLAN_TAG,
+    SET_TAG,
+    manifest_key,
+    sets_partitions,
+    source_key,
+)
+from backup_pipeline.orchestration.run_resource import RUNS, BackupRuns
+from backup_pipeline.settings.site import Site
+
+
+def manifest_asset(site: Site, plan: str) -> dg.AssetsDefinition:
+    """Return the manifest of a plan, downstream of every source."""
+    settings = site.plan(plan)
+
+    @dg.asset(
+        key=manifest_key(plan),
+        deps=[source_key(plan, name) for name in settings.sources],
+        group_name=plan,
+        kinds={"json"},
+        description="Re-reads every file of the set, refuses what is not whole, and seals the set. "
+        "Its presence is what makes a folder a backup.",
+        owners=sorted({owner for name in settings.sources for owner in site.source(name).owners}),
+        code_version="1",
+        required_resource_keys={RUNS},
+        op_tags={PLAN_TAG: plan},
+    )
+    def manifest(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
+        backups: BackupRuns = getattr(context.resources, RUNS)
+        try:
+            sealed = backups.of_plan(plan).seal()
+        except Exception as error:  # noqa: BLE001 - at this edge everything becomes a Failure
+            raise failure_of(error) from None
+        partitions = sets_partitions(plan)
+        assert partitions.name is not None
+        context.instance.add_dynamic_partitions(partitions.name, [sealed.set_id])
+        context.instance.add_run_tags(context.run_id, {SET_TAG: f"{plan}/{sealed.set_id}"})
+        return dg.MaterializeResult(
+            metadata=manifest_metadata(sealed, store=str(site.store_folder(plan))),
+            data_version=dg.DataVersion(sealed.set_id),
+        )
+
+    return manifest

@@ -1,0 +1,158 @@
+"""From records and checks to what Dagster shows: standard metadata keys, tables, check results. No decisions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+
+from backup_pipeline.errors import BackupSystemError
+from backup_pipeline.model.manifest import Manifest
+from backup_pipeline.model.record import ArtefactRecord, CheckResult, Severity
+
+_MAX_TABLE_ROWS = 200
+
+
+def table_of(rows: tuple[dict[str, Any], ...] | list[dict[str, Any]]) -> dg.TableMetadataValue:
+    """Return rows of a check or record as a table for the UI; long tables are cut and say so in their last row."""
+    shown = [{str(k): _cell(v) for k, v in row.items()} for row in rows[:_MAX_TABLE_ROWS]]
+    if len(rows) > _MAX_TABLE_ROWS and shown:
+        first, *others = shown[0]
+        shown.append({first: f"… {len(rows) - _MAX_TABLE_ROWS} more", **dict.fromkeys(others, "")})
+    return dg.MetadataValue.table(
+        [dg.TableRecord(row) for row in shown],
+        schema=dg.TableSchema([dg.TableColumn(name) for name in (shown[0] if shown else {})]),
+    )
+
+
+def _cell(value: Any) -> str | int | float | bool:
+    return value if isinstance(value, (str, int, float, bool)) else "" if value is None else str(value)
+
+
+def record_metadata(record: ArtefactRecord, *, store: str) -> dict[str, Any]:
+    """Return the metadata of an artefact's materialisation, with Dagster's standard keys where they exist."""
+    metadata: dict[str, Any] = {
+        "set": record.set_id,
+        "size_bytes": record.size,
+        "seconds": round((record.finished_at - record.started_at).total_seconds(), 3),
+        "source": record.source_label,
+        "checks_failed": sum(1 for check in record.checks if not check.passed),
+    }
+    if record.files:
+        metadata["dagster/uri"] = f"file://{store}/{record.set_id}/{record.files[0].path}"
+        metadata["files"] = table_of([{"file": f.path, "bytes": f.size, "sha256": f.sha256} for f in record.files])
+    if record.rows is not None:
+        metadata["dagster/row_count"] = record.rows
+    if record.columns:
+        metadata["dagster/column_schema"] = dg.TableSchema(
+            [
+                dg.TableColumn(
+                    c.name,
+                    c.type,
+                    constraints=dg.TableColumnConstraints(nullable=c.nullable),
+                    tags={"generated": ""} if c.generated else None,
+                )
+                for c in record.columns
+            ]
+        )
+    if len(record.key) == 3:
+        metadata["dagster/table_name"] = f"{record.key[1]}.{record.key[2]}"
+    if record.fingerprint:
+        metadata["fingerprint"] = f"{record.fingerprint.algorithm}:{record.fingerprint.value}"
+    if record.server_version:
+        metadata["server_version"] = record.server_version
+    if record.tool:
+        metadata["tool"] = f"{record.tool.name} {record.tool.version}"
+        if record.tool.warnings:
+            metadata["tool_warnings"] = "\n".join(record.tool.warnings[:20])
+    for check in record.checks:
+        for name, number in check.numbers.items():
+            metadata.setdefault(f"{check.name}/{name}", number)
+    return metadata
+
+
+def data_version(record: ArtefactRecord) -> dg.DataVersion | None:
+    """Return what stays equal while the content does: the table's fingerprint, else the content's digest."""
+    if record.fingerprint:
+        return dg.DataVersion(f"{record.fingerprint.value}-{record.fingerprint.rows}")
+    digests = [file.content_sha256 or file.sha256 for file in record.files]
+    return dg.DataVersion(digests[0][:32]) if digests else None
+
+
+def _severity(severity: Severity) -> dg.AssetCheckSeverity:
+    return dg.AssetCheckSeverity.ERROR if severity is Severity.ERROR else dg.AssetCheckSeverity.WARN
+
+
+def _check_metadata(check: CheckResult) -> dict[str, Any]:
+    metadata: dict[str, Any] = {"summary": check.summary} if check.summary else {}
+    metadata.update(check.numbers)
+    if check.table:
+        metadata["table"] = table_of(check.table)
+    return metadata
+
+
+def check_result(key: dg.AssetKey, check: CheckResult) -> dg.AssetCheckResult:
+    """Return a declared check's result."""
+    return dg.AssetCheckResult(
+        passed=check.passed,
+        asset_key=key,
+        check_name=check.name,
+        severity=_severity(check.severity),
+        description=check.summary or None,
+        metadata=_check_metadata(check),
+    )
+
+
+def check_event(key: dg.AssetKey, check: CheckResult) -> dg.AssetCheckEvaluation:
+    """Return the same as an event, for a check that the definitions did not know yet."""
+    return dg.AssetCheckEvaluation(
+        asset_key=key,
+        check_name=check.name,
+        passed=check.passed,
+        severity=_severity(check.severity),
+        description=check.summary or None,
+        metadata=_check_metadata(check),
+    )
+
+
+def manifest_metadata(manifest: Manifest, *, store: str) -> dict[str, Any]:
+    """Return the metadata of a sealed set."""
+    seconds = (manifest.sealed_at - manifest.started_at).total_seconds()
+    return {
+        "set": manifest.set_id,
+        "dagster/uri": f"file://{store}/{manifest.set_id}/manifest.json",
+        "dagster/row_count": manifest.rows,
+        "size_bytes": manifest.size,
+        "artefacts": len(manifest.artefacts),
+        "partial": manifest.partial,
+        "seconds": round(seconds, 3),
+        "contents": table_of(
+            [
+                {
+                    "artefact": record.name,
+                    "bytes": record.size,
+                    "rows": record.rows,
+                    "checks passed": sum(check.passed for check in record.checks),
+                    "checks": len(record.checks),
+                }
+                for record in manifest.artefacts
+            ]
+        ),
+    }
+
+
+def failure_of(error: BaseException) -> dg.Failure:
+    """Return Dagster's failure for an error of the family: what, where, remedy; retried only when it can help."""
+    if isinstance(error, BackupSystemError):
+        metadata: Mapping[str, Any] = {
+            "error": type(error).__name__,
+            "what": error.what,
+            "where": error.where,
+            "remedy": error.remedy,
+            "exit_code": int(error.exit_code),
+        }
+        return dg.Failure(description=str(error), metadata=metadata, allow_retries=not error.permanent)
+    return dg.Failure(
+        description=f"Unexpected {type(error).__name__}. This is a fault of the program.", allow_retries=False
+    )

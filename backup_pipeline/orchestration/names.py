@@ -1,0 +1,52 @@
+"""Names in Dagster: asset keys, groups, jobs, partitions and tags of a plan. No definition is made here."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+import dagster as dg
+
+PLAN_TAG = "backup_pipeline/plan"
+SET_TAG = "backup_pipeline/set"
+SET_IDENTITY_TAG = "backup_pipeline/set_started"
+
+_ODD = re.compile(r"[^A-Za-z0-9_]")
+
+
+def key_part(text: str) -> str:
+    """Return `text` as Dagster allows it in a key; odd names get a short digest so that no two meet."""
+    plain = _ODD.sub("_", text)
+    if plain == text and len(text) <= 100:
+        return text
+    return f"{plain[:100]}_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def artefact_key(plan: str, key: tuple[str, ...]) -> dg.AssetKey:
+    """Return the asset key of an artefact: the plan, then its key in the set."""
+    return dg.AssetKey([plan, *(key_part(part) for part in key)])
+
+
+def source_key(plan: str, source: str) -> dg.AssetKey:
+    """Return the key of the asset that says a source was captured whole."""
+    return dg.AssetKey([plan, source])
+
+
+def manifest_key(plan: str) -> dg.AssetKey:
+    """Return the key of the plan's manifest."""
+    return dg.AssetKey([plan, "manifest"])
+
+
+def stage_key(plan: str, stage: str) -> dg.AssetKey:
+    """Return the key of what happens to sealed sets: retention, verification, drill, …."""
+    return dg.AssetKey([plan, stage])
+
+
+def backup_job(plan: str) -> str:
+    """Return the name of the plan's backup job."""
+    return f"{plan}_backup"
+
+
+def sets_partitions(plan: str) -> dg.DynamicPartitionsDefinition:
+    """Return the partitions of everything that happens to sealed sets: one per set."""
+    return dg.DynamicPartitionsDefinition(name=f"{plan}_sets")
