@@ -1,4 +1,7 @@
-"""backup.yaml and `.env`, read once, every fault reported at once."""
+"""backup.yaml and `.env`, read once, every fault reported at once, each with its line.
+
+Imports little, since `list` and `show` wait for it: no Dagster, no pandas, no database driver.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +11,21 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-from dotenv import dotenv_values
+from pydantic import BaseModel
 from pydantic import ValidationError as PydanticError
 
 from backup_pipeline.errors import SettingsError
+from backup_pipeline.settings.coherence import coherence_faults
+from backup_pipeline.settings.diagnosis import field_faults
+from backup_pipeline.settings.document import FileFault, read_document
+from backup_pipeline.settings.env_template import TEMPLATE_VARIABLES
 from backup_pipeline.settings.site import Site
 from backup_pipeline.settings.types import SiteSettings
+from backup_pipeline.settings.variables import merged, named_variables, read_env_file
 
 CONFIG_VARIABLE = "BACKUP_PIPELINE_CONFIG"
 DEFAULT_NAME = "backup.yaml"
+ENV_NAME = ".env"
 
 
 def unknown_name(what: str, name: str, known: Iterable[str], file: Path) -> SettingsError:
@@ -45,32 +53,70 @@ def load_site(named: Path | None = None, *, environment: Mapping[str, str] | Non
 
     Args:
         named: the settings file or its folder; found by `find_settings_file` otherwise.
-        environment: instead of the process's; `.env` fills what it lacks.
+        environment: instead of the process's; `.env` fills what it lacks. `X_FILE` names a file with the value of X.
 
     Raises:
         SettingsError: every fault of the file in one message.
     """
     file = find_settings_file(named)
-    variables: dict[str, str] = {k: v for k, v in dotenv_values(file.parent / ".env").items() if v is not None}
-    variables.update(os.environ if environment is None else environment)
+    settings = _read_settings(file)
+    layers = [read_env_file(file.parent / ENV_NAME), os.environ if environment is None else environment]
+    names = (*named_variables(settings), *(variable.name for variable in TEMPLATE_VARIABLES))
+    return Site(file, settings, merged(layers, names))
+
+
+def check_settings(file: Path) -> list[FileFault]:
+    """Return every fault of a settings file, by line; nothing else is read."""
+    return _diagnosed(file)[1]
+
+
+def _read_settings(file: Path) -> SiteSettings:
+    settings, faults = _diagnosed(file)
+    if settings is not None and not faults:
+        absolute: SiteSettings = _absolute(settings, file.parent)
+        return absolute
+    shown = _shown(file)
+    lines = [fault.text(shown) for fault in faults]
+    remedy = "Correct what is named; docs/settings.md explains every setting."
+    if len(lines) == 1:
+        where, _, what = lines[0].partition(": ")
+        raise SettingsError(what, where=where, remedy=remedy)
+    raise SettingsError("\n".join([f"{len(lines)} faults.", *lines]), where=shown, remedy=remedy)
+
+
+def _diagnosed(file: Path) -> tuple[SiteSettings | None, list[FileFault]]:
     try:
-        raw: Any = yaml.safe_load(file.read_text("utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise SettingsError(f"Cannot be read: {error}", where=str(file), remedy="Correct the file.") from error
+        text = file.read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise SettingsError(
+            f"Cannot be read: {why}.", where=str(file), remedy="Correct the file or its mode."
+        ) from error
+    document = read_document(text)
+    if document.data is None and document.faults:
+        return None, list(document.faults)
+    faults = [*document.faults, *coherence_faults(document, file.parent)]
+    settings = None
     try:
-        settings = SiteSettings.model_validate(raw)
+        settings = SiteSettings.model_validate(document.data)
     except PydanticError as error:
-        faults = [
-            f"{'.'.join(map(str, f['loc']))}: {f['msg']}" for f in error.errors(include_input=False, include_url=False)
-        ]
-        raise SettingsError("; ".join(faults), where=str(file), remedy="Correct the fields named.") from None
-    return Site(file, _absolute(settings, file.parent), variables)
+        told = {fault.path for fault in faults}
+        faults += [fault for fault in field_faults(document, error) if fault.path not in told]
+    except RecursionError:
+        faults.append(document.fault((), "an alias holds itself"))
+    return settings, sorted(set(faults), key=lambda fault: (fault.line, str(fault.path), fault.what))
+
+
+def _shown(file: Path) -> str:
+    """Return the file's path as a person in this folder would write it."""
+    try:
+        return str(file.relative_to(Path.cwd()))
+    except (ValueError, OSError):
+        return str(file)
 
 
 def _absolute(value: Any, folder: Path) -> Any:
     """Return settings with every path counted from `folder`."""
-    from pydantic import BaseModel
-
     if isinstance(value, BaseModel):
         return value.model_copy(
             update={name: _absolute(getattr(value, name), folder) for name in type(value).model_fields}

@@ -19,7 +19,7 @@ def _as_tuple(value: object) -> object:
     return (value,) if isinstance(value, str) else value
 
 
-Names = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_as_tuple, json_schema_input_type=str | tuple[str, ...])]
 
 
 class Settings(BaseModel):
@@ -35,7 +35,10 @@ class TableSelection(Settings):
     """Patterns of tables to export."""
     exclude: Names = ()
     """Patterns of tables to leave out; wins over include."""
-    formats: Annotated[tuple[TableFormat, ...], BeforeValidator(_as_tuple)] = ("parquet",)
+    formats: Annotated[
+        tuple[TableFormat, ...],
+        BeforeValidator(_as_tuple, json_schema_input_type=TableFormat | tuple[TableFormat, ...]),
+    ] = ("parquet",)
     """Parquet keeps every type; JSON lines and CSV (gzip) for other programs."""
 
 
@@ -147,6 +150,13 @@ Source = Annotated[
     PostgresSource | SqliteSource | OrdersSource | FolderSource | RepositorySource,
     Field(discriminator="kind"),
 ]
+SOURCE_KINDS: dict[str, type[SourceSettings]] = {
+    "postgres": PostgresSource,
+    "sqlite": SqliteSource,
+    "orders": OrdersSource,
+    "folder": FolderSource,
+    "repository": RepositorySource,
+}
 
 
 def _duration(value: object) -> object:
@@ -158,7 +168,8 @@ def _duration(value: object) -> object:
     raise ValueError("write a number and h, d or w, as in 14d")
 
 
-Duration = Annotated[timedelta, BeforeValidator(_duration, json_schema_input_type=str)]
+_DurationText = Annotated[str, Field(pattern=r"^[0-9]+[hdw]$", examples=["12h", "14d", "8w"])]
+Duration = Annotated[timedelta, BeforeValidator(_duration, json_schema_input_type=_DurationText)]
 
 
 class Retention(Settings):

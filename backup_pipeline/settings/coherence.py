@@ -1,0 +1,261 @@
+"""Faults between the fields of backup.yaml: names that nobody has, circles, cron, time zones, colliding stores.
+
+Works on the raw data, which may be wrong in any way, so that these faults are told together with those of the single
+fields. Nothing outside the file is looked at.
+"""
+
+from __future__ import annotations
+
+import os.path
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from backup_pipeline.settings.diagnosis import nearest
+from backup_pipeline.settings.document import Document, FieldPath, FileFault
+from backup_pipeline.settings.types import SiteSettings
+
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_CRON_LIMITS = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))
+
+
+def coherence_faults(document: Document, folder: Path) -> list[FileFault]:
+    """Return every fault between fields.
+
+    Args:
+        document: the file as read.
+        folder: from which relative paths count.
+    """
+    data = document.data
+    if not isinstance(data, dict):
+        return []
+    sources, plans = _mapping(data.get("sources")), _mapping(data.get("plans"))
+    found: list[FileFault] = []
+    for path, what in (
+        *_same_but_for_case("sources", sources),
+        *_same_but_for_case("plans", plans),
+        *_sources(sources),
+        *_circles(sources),
+        *_plans(plans, sources),
+        *_stores(data, plans, folder),
+        *_stores_inside_sources(data, sources, plans, folder),
+        *_schedules(sources, plans),
+        *_variables(data, (), 0),
+        *_timezone(data),
+    ):
+        found.append(document.fault(path, what))
+    return found
+
+
+Found = Iterator[tuple[FieldPath, str]]
+
+
+def _mapping(value: Any) -> dict[str, dict[str, Any]]:
+    """Return the part of a mapping that can be looked into: text keys with mappings below."""
+    if not isinstance(value, dict):
+        return {}
+    return {key: item for key, item in value.items() if isinstance(key, str) and isinstance(item, dict)}
+
+
+def _names(value: Any) -> list[str]:
+    if isinstance(value, str):
+        return [value]
+    return [item if isinstance(item, str) else "" for item in value] if isinstance(value, list) else []
+
+
+def _at(path: FieldPath, value: Any, index: int) -> FieldPath:
+    return (*path, index) if isinstance(value, list) else path
+
+
+def _same_but_for_case(kind: str, named: dict[str, dict[str, Any]]) -> Found:
+    seen: dict[str, str] = {}
+    for name in named:
+        if other := seen.get(name.lower()):
+            yield (kind, name), f"differs from {other} only by case; folders of some systems cannot tell them apart"
+        seen.setdefault(name.lower(), name)
+
+
+def _sources(sources: dict[str, dict[str, Any]]) -> Found:
+    for name, source in sources.items():
+        for index, other in enumerate(_names(source.get("after"))):
+            path = _at(("sources", name, "after"), source["after"], index)
+            if other == name:
+                yield path, "a source cannot wait for itself"
+            elif other and other not in sources:
+                yield path, f"there is no source {other!r}{nearest(other, sources)}"
+        if source.get("kind") == "orders":
+            if not source.get("database") and not source.get("dsn_env"):
+                yield ("sources", name), "needs database (a SQLite file) or dsn_env (PostgreSQL); neither is given"
+            if source.get("database") and source.get("dsn_env"):
+                yield ("sources", name, "dsn_env"), "database is given too; an order archive has one database"
+        if source.get("kind") == "folder":
+            for index, bucket in enumerate(_names(source.get("buckets"))):
+                if bucket.startswith("/") or ".." in Path(bucket).parts:
+                    path = _at(("sources", name, "buckets"), source["buckets"], index)
+                    yield path, "a bucket is a folder below path; it cannot leave it"
+        if source.get("kind") in ("postgres", "sqlite"):
+            yield from _patterns(name, source)
+
+
+def _patterns(name: str, source: dict[str, Any]) -> Found:
+    tables = source.get("tables") if isinstance(source.get("tables"), dict) else {}
+    places: list[tuple[FieldPath, Any]] = [
+        (("sources", name, "tables", key), (tables or {}).get(key)) for key in ("include", "exclude")
+    ]
+    places.append((("sources", name, "master_tables"), source.get("master_tables")))
+    for path, value in places:
+        for index, pattern in enumerate(_names(value)):
+            if pattern and "." not in pattern:
+                schema = "main" if source.get("kind") == "sqlite" else "public"
+                yield _at(path, value, index), f"a pattern is schema.table; did you mean {schema}.{pattern}?"
+
+
+def _circles(sources: dict[str, dict[str, Any]]) -> Found:
+    """Yield every circle of `after` once, at the source of it that stands first in the file."""
+    after = {name: [n for n in _names(s.get("after")) if n in sources and n != name] for name, s in sources.items()}
+    done: set[str] = set()
+
+    def walk(name: str, way: tuple[str, ...]) -> Found:
+        if name in way:
+            circle = way[way.index(name) :]
+            yield ("sources", circle[0], "after"), f"goes round in a circle: {' → '.join((*circle, circle[0]))}"
+            return
+        if name in done:
+            return
+        for other in after[name]:
+            yield from walk(other, (*way, name))
+        done.add(name)
+
+    for name in sources:
+        yield from walk(name, ())
+
+
+def _plans(plans: dict[str, dict[str, Any]], sources: dict[str, dict[str, Any]]) -> Found:
+    for plan_name, plan in plans.items():
+        named = _names(plan.get("sources"))
+        base: FieldPath = ("plans", plan_name, "sources")
+        if isinstance(plan.get("sources"), str):
+            yield base, f"write a list, as in [{plan['sources']}]"
+        for index, source in enumerate(named):
+            path = _at(base, plan.get("sources"), index)
+            if source and source not in sources:
+                yield path, f"there is no source {source!r}{nearest(source, sources)}"
+            elif source in named[:index]:
+                yield path, f"{source} stands twice"
+            else:
+                for before in _names(sources.get(source, {}).get("after")):
+                    if before in sources and before not in named:
+                        yield (
+                            path,
+                            f"{source} waits for {before} (after), which this plan does not have; add {before} here",
+                        )
+
+
+def _store_of(data: dict[str, Any], plan_name: str, plan: dict[str, Any], folder: Path) -> Path:
+    own = plan.get("store")
+    site = data.get("store")
+    default = SiteSettings.model_fields["store"].default
+    place = Path(own) if isinstance(own, str) else Path(site if isinstance(site, str) else default) / plan_name
+    return Path(os.path.normpath(folder / place.expanduser()))
+
+
+def _stores(data: dict[str, Any], plans: dict[str, dict[str, Any]], folder: Path) -> Found:
+    seen: dict[Path, str] = {}
+    for name, plan in plans.items():
+        store = _store_of(data, name, plan, folder)
+        if other := seen.get(store):
+            path: FieldPath = ("plans", name, "store") if plan.get("store") else ("plans", name)
+            yield path, f"has the same store as plan {other} ({store}); each plan needs its own"
+        seen.setdefault(store, name)
+
+
+def _stores_inside_sources(
+    data: dict[str, Any], sources: dict[str, dict[str, Any]], plans: dict[str, dict[str, Any]], folder: Path
+) -> Found:
+    roots: list[tuple[FieldPath, Path]] = []
+    for name, source in sources.items():
+        if source.get("kind") == "folder" and isinstance(source.get("path"), str):
+            root = folder / Path(source["path"]).expanduser()
+            roots += [(("sources", name, "path"), root / b) for b in _names(source.get("buckets")) or [""]]
+        if source.get("kind") == "repository":
+            roots += [
+                (("sources", name, "volumes", index), folder / Path(volume).expanduser())
+                for index, volume in enumerate(_names(source.get("volumes")))
+            ]
+    for path, root in roots:
+        for plan_name, plan in plans.items():
+            store = _store_of(data, plan_name, plan, folder)
+            if store.is_relative_to(os.path.normpath(root)):
+                yield path, f"holds the store of plan {plan_name} ({store}): it would back up its own sets"
+
+
+def _schedules(sources: dict[str, dict[str, Any]], plans: dict[str, dict[str, Any]]) -> Found:
+    places: list[tuple[FieldPath, Any]] = [
+        (("plans", name, key), plan.get(key)) for name, plan in plans.items() for key in ("schedule", "verify", "drill")
+    ]
+    places += [
+        (("sources", name, "export_schedule"), source.get("export_schedule")) for name, source in sources.items()
+    ]
+    for path, value in places:
+        if isinstance(value, str) and (what := cron_fault(value)):
+            yield path, what
+
+
+def cron_fault(text: str) -> str:
+    """Return what is wrong with a cron expression of five fields, or "" when it is right."""
+    if text.startswith("@"):
+        known = ("@hourly", "@daily", "@weekly", "@monthly", "@yearly")
+        return "" if text in known else f"not a cron expression{nearest(text, known)}"
+    parts = text.split()
+    if len(parts) != 5:
+        return (
+            f"a cron expression has five fields (minute hour day month weekday), not {len(parts)}; "
+            'every night at two is "0 2 * * *"'
+        )
+    # Nearly all schedules are plain; croniter's import costs more than reading the rest of the file.
+    if all(
+        part == "*" or (part.isdigit() and low <= int(part) <= high)
+        for part, (low, high) in zip(parts, _CRON_LIMITS, strict=True)
+    ) and parts[2:4] == ["*", "*"]:
+        return ""
+    from croniter import croniter
+    from croniter.croniter import CroniterError
+
+    try:
+        croniter(text).get_next()
+    except (CroniterError, ValueError) as error:
+        return f"not a cron expression: {error}"
+    return ""
+
+
+def _variables(value: Any, path: FieldPath, depth: int) -> Found:
+    """Yield fields that must name a variable and hold something else, perhaps a secret: its text is not repeated."""
+    if depth > 6 or not isinstance(value, dict):
+        return
+    for key, item in value.items():
+        here = (*path, str(key))
+        if isinstance(key, str) and key.endswith("_env") and key != "include_env":
+            for index, name in enumerate(_names(item)):
+                if not _VARIABLE.fullmatch(name):
+                    yield (
+                        _at(here, item, index),
+                        "must be the name of a variable (letters, digits, _); the value itself belongs in .env, "
+                        "and if it held a secret, change that secret",
+                    )
+        else:
+            yield from _variables(item, here, depth + 1)
+
+
+def _timezone(data: dict[str, Any]) -> Found:
+    name = data.get("timezone")
+    if not isinstance(name, str) or name == "UTC":
+        return
+    import zoneinfo
+
+    try:
+        zoneinfo.ZoneInfo(name)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+        hint = nearest(name, zoneinfo.available_timezones())
+        hint = hint if hint.startswith("; did you mean") else "; write an IANA name such as Europe/Berlin"
+        yield ("timezone",), f"no such time zone: {name}{hint}"
