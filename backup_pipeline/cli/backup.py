@@ -9,8 +9,6 @@ import typer
 from backup_pipeline.cli.common import ConfigOption, JsonOption, load, print_json
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from backup_pipeline.operations.backup import Watcher
     from backup_pipeline.settings.site import Site
 
@@ -46,14 +44,20 @@ def backup(
         site.plan(name)
     if resume and len(names) != 1:
         raise typer.BadParameter("name the one plan whose set is to be completed", param_hint="--resume")
-    results = [_run_plan(site, name, tuple(only or ()), resume=resume, as_json=as_json) for name in names]
+    from backup_pipeline.operations.embedded import embedded_server_up
+
+    with embedded_server_up(site):
+        results = [run_plan(site, name, tuple(only or ()), resume=resume, as_json=as_json) for name in names]
     if as_json:
         print_json(results[0] if plans and len(plans) == 1 else {"plans": results})
     code = next((result["exit_code"] for result in results if result["exit_code"]), 0)
     raise typer.Exit(code)
 
 
-def _run_plan(site: Site, plan: str, only: tuple[str, ...], *, resume: bool, as_json: bool) -> dict[str, Any]:
+def run_plan(
+    site: Site, plan: str, only: tuple[str, ...] = (), *, resume: bool = False, as_json: bool = False
+) -> dict[str, Any]:
+    """Run one plan and tell of it; return the document of the run, with its exit code."""
     from backup_pipeline.cli.backup_report import JsonReport, TextReport
     from backup_pipeline.errors import BackupSystemError
     from backup_pipeline.operations.backup import check_sources, newest_unfinished
@@ -69,7 +73,7 @@ def _run_plan(site: Site, plan: str, only: tuple[str, ...], *, resume: bool, as_
         look_for_tables(site, plan)
         with report:
             if unfinished:
-                outcome = _resume(site.file, unfinished[1].root_run_id, report.watcher)
+                outcome = _resume(site, unfinished[1].root_run_id, report.watcher)
             else:
                 outcome = _start(site, plan, sources, report.watcher)
     except BackupSystemError as error:
@@ -80,9 +84,9 @@ def _run_plan(site: Site, plan: str, only: tuple[str, ...], *, resume: bool, as_
 
 
 def _start(site: Site, plan: str, sources: tuple[str, ...], watcher: Watcher) -> Any:
-    from backup_pipeline.orchestration.home import ensure_home
+    from backup_pipeline.orchestration.site_process import enter_site
 
-    ensure_home(site.folder)
+    enter_site(site)
     from backup_pipeline.orchestration.build import selection_of
     from backup_pipeline.orchestration.launch import run_job
     from backup_pipeline.orchestration.names import PLAN_TAG, backup_job
@@ -98,12 +102,12 @@ def _start(site: Site, plan: str, sources: tuple[str, ...], watcher: Watcher) ->
         )
 
 
-def _resume(config: Path, root_run_id: str, watcher: Watcher) -> Any:
-    from backup_pipeline.orchestration.home import ensure_home
+def _resume(site: Site, root_run_id: str, watcher: Watcher) -> Any:
+    from backup_pipeline.orchestration.site_process import enter_site
 
-    ensure_home(config.parent)
+    enter_site(site)
     from backup_pipeline.orchestration.launch import resume_run
     from backup_pipeline.orchestration.watching import watched_by
 
     with watched_by(watcher):
-        return resume_run(config, root_run_id)
+        return resume_run(site.file, root_run_id)

@@ -10,7 +10,11 @@ import typer
 from backup_pipeline.cli.common import run_app
 
 # Each module has `register(app)`, imports nothing heavy at its top, and is one noun or verb of the command line.
-COMMAND_MODULES: tuple[str, ...] = ()
+COMMAND_MODULES: tuple[str, ...] = (
+    "demo",
+    "up",
+    "backup",
+)
 
 
 def build_app() -> typer.Typer:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -177,3 +178,28 @@ def running(
             if pipe is not None:
                 with contextlib.suppress(OSError, ValueError):
                     pipe.close()
+
+
+def run_in_foreground(command: Sequence[str | Path], *, cwd: Path | None = None) -> int:
+    """Run a program on this terminal with this process's environment until it ends; return its exit code.
+
+    SIGTERM and Ctrl-C are passed on, and its end is waited for.
+    """
+    process = subprocess.Popen([str(part) for part in command], cwd=cwd)
+
+    def pass_on(number: int, _: object) -> None:
+        process.send_signal(number)
+
+    before = signal.signal(signal.SIGTERM, pass_on)
+    try:
+        while True:
+            try:
+                return process.wait()
+            except KeyboardInterrupt:
+                # The terminal has sent it to the child as well; only its end is missing.
+                continue
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        if process.poll() is None:
+            process.terminate()
+            process.wait()

@@ -1,0 +1,65 @@
+"""What the demo does with its site once it stands: back up, export, verify, drill, and show what came of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from backup_pipeline.cli.backup import run_plan
+from backup_pipeline.cli.backup_report import bytes_text
+from backup_pipeline.cli.common import console
+
+if TYPE_CHECKING:
+    from backup_pipeline.settings.site import Site
+
+
+def run_steps(site: Site) -> int:
+    """Run every plan of the site and prove its newest set; return the exit code."""
+    out = console(stderr=True)
+    worst = 0
+    for plan in site.settings.plans:
+        out.rule(f"plan {plan}", align="left")
+        worst = worst or int(run_plan(site, plan)["exit_code"])
+    _summary(site)
+    return worst
+
+
+def _summary(site: Site) -> None:
+    from rich.table import Table
+
+    from backup_pipeline.operations.stores import open_store
+
+    out = console()
+    table = Table(title="What was backed up", title_justify="left", box=None, pad_edge=False)
+    for name, side in (
+        ("set", "left"), ("artefacts", "right"), ("size", "right"), ("rows", "right"), ("time", "right"),
+        ("checks", "right"), ("verified", "left"), ("proven", "left"),
+    ):  # fmt: skip
+        table.add_column(name, justify=side)  # type: ignore[arg-type]
+    for plan in site.settings.plans:
+        store = open_store(site, plan)
+        ids = store.ids()
+        if ids:
+            table.add_row(*_row(store.read(ids[-1])))
+    out.print()
+    out.print(table)
+    out.print()
+    out.print(f"The sets are in [bold]{site.settings.store}[/]")
+    out.print(f"To look at runs, lineage and checks: [bold]make up[/], or backup-pipeline up --config {site.file}")
+
+
+def _row(known: Any) -> list[str]:
+    name = f"{known.plan}/{known.set_id}"
+    if known.manifest is None:
+        return [name, "", bytes_text(known.size), "", "", "", "", f"[red]{known.state}[/]"]
+    checks = [check for record in known.manifest.artefacts for check in record.checks]
+    seconds = (known.manifest.sealed_at - known.manifest.started_at).total_seconds()
+    return [
+        name,
+        str(len(known.manifest.artefacts)),
+        bytes_text(known.size),
+        f"{known.manifest.rows:,}",
+        f"{seconds:.1f} s",
+        f"{sum(c.passed for c in checks)}/{len(checks)}",
+        "yes" if known.verified else "not yet",
+        "[green]yes[/]" if known.proven else "not yet",
+    ]

@@ -1,0 +1,34 @@
+"""`backup-pipeline up`: the Dagster UI and daemon for a site, on this machine."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from backup_pipeline.cli.common import ConfigOption, console, load
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("up", rich_help_panel="Begin")(up)
+
+
+def up(
+    config: ConfigOption = None,
+    port: Annotated[int, typer.Option("--port", help="Port of the UI on 127.0.0.1.")] = 3000,
+) -> None:
+    """Start the Dagster UI and the daemon that runs the schedules; Ctrl-C ends both.
+
+    For a laptop or a single server. For containers and systemd see docs/deployment.md.
+    """
+    site = load(config)
+    from backup_pipeline.operations.embedded import embedded_server_up
+    from backup_pipeline.operations.up import run_dagster
+    from backup_pipeline.orchestration.home import workspace_file
+    from backup_pipeline.orchestration.site_process import enter_site
+
+    enter_site(site)
+    with embedded_server_up(site):
+        console(stderr=True).print(f"[bold]http://127.0.0.1:{port}[/] in about 20 seconds; Ctrl-C ends it")
+        raise typer.Exit(run_dagster(workspace_file(), port=port, folder=site.folder))
