@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from backup_pipeline.model.backup_set import BackupSet
@@ -47,6 +48,12 @@ class SetWriter(Protocol):
 
     def file_record(self, path: str, file: ArtefactFile) -> FileRecord:
         """Return the record of a file that was written."""
+
+    def open(self, path: str) -> BinaryIO:
+        """Open a file that was written, for reading (seekable)."""
+
+    def scratch(self) -> AbstractContextManager[Path]:
+        """Give a private folder for files on the way; removed when left, and with the seal whatever happens."""
 
     def write_record(self, record: ArtefactRecord) -> None:
         """Store an artefact's record, replacing that key's and its recorded failure."""

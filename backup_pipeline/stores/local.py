@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath
@@ -107,6 +108,22 @@ class LocalSetWriter:
         """Return the record of a file that was written."""
         return FileRecord(path=path, size=file.size, sha256=file.sha256)
 
+    def open(self, path: str) -> BinaryIO:
+        """Open a file that was written, for reading."""
+        return _open(self._folder / _relative(path))
+
+    @contextlib.contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """Give a private folder beside the set's files, so that it lies on a disk that has the room."""
+        try:
+            folder = Path(tempfile.mkdtemp(prefix=".scratch-", suffix=PART_SUFFIX, dir=self._folder))
+        except OSError as error:
+            raise translate_os_error(error, self._folder) from error
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
     def write_record(self, record: ArtefactRecord) -> None:
         """Store an artefact's record and forget its earlier failure."""
         write_atomically(self._record_place(record.key), _json(record), mode=self._file_mode)
@@ -149,9 +166,21 @@ class LocalSetWriter:
         place = self._folder / MANIFEST_NAME
         if place.exists():
             raise StoreError("The set is sealed already.", where=str(place), remedy="Start a new backup.")
-        for part in self._folder.rglob(f".*{PART_SUFFIX}"):
-            part.unlink(missing_ok=True)
+        for part in list(self._folder.rglob(f".*{PART_SUFFIX}")):
+            if part.is_dir() and not part.is_symlink():
+                shutil.rmtree(part, ignore_errors=True)
+            else:
+                part.unlink(missing_ok=True)
         write_atomically(place, _json(manifest), mode=self._file_mode)
+
+
+def _open(place: Path) -> BinaryIO:
+    try:
+        return place.open("rb")
+    except FileNotFoundError as error:
+        raise StoreError("The file is missing.", where=str(place), remedy="Use another set.") from error
+    except OSError as error:
+        raise translate_os_error(error, place) from error
 
 
 def _read_records(folder: Path) -> tuple[ArtefactRecord, ...]:
@@ -318,13 +347,7 @@ class LocalStore:
 
     def open(self, set_id: SetId, path: str) -> BinaryIO:
         """Open a file of a set for reading."""
-        place = self.path_of(set_id, path)
-        try:
-            return place.open("rb")
-        except FileNotFoundError as error:
-            raise StoreError("The file is missing.", where=str(place), remedy="Use another set.") from error
-        except OSError as error:
-            raise translate_os_error(error, place) from error
+        return _open(self.path_of(set_id, path))
 
     def files(self, set_id: SetId) -> Iterator[tuple[str, int]]:
         """Yield path and size of every file of the set, by path."""
