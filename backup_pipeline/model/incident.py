@@ -1,0 +1,99 @@
+"""Something that somebody must look at: opened once, told once, closed once when it is over.
+
+How incidents are found stands in `rules/incidents.py`; how people are told, in `operations/alerts.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import Field
+
+from backup_pipeline.model.base import Frozen
+
+
+class IncidentKind(StrEnum):
+    """What went wrong; the first part of an incident's key."""
+
+    RUN_FAILED = "run_failed"
+    CHECK_FAILED = "check_failed"
+    OVERDUE = "overdue"
+    NOT_PROVEN = "not_proven"
+    DAMAGED = "damaged"
+    RETENTION_REFUSED = "retention_refused"
+    DISK_FILLING = "disk_filling"
+    STORE_UNREADABLE = "store_unreadable"
+
+
+class Incident(Frozen):
+    """One problem from its beginning to its end.
+
+    Attributes:
+        key: what it is about, equal for every sign of the same problem: kind, plan and subject joined by colons.
+        plan: the plan it concerns, "" for none.
+        set_id: the set it was first seen in, "" for none.
+        artefact: the artefact, table or job it concerns, "" for none.
+        what: one sentence: what is wrong.
+        reason: why, with counts and names only: no secret, no row of data.
+        remedy: what to do.
+        link: address of the run in the UI, "" when unknown.
+        opened_at: when it was first seen.
+        closed_at: when all was well again; None while it lasts.
+    """
+
+    key: str
+    kind: IncidentKind
+    plan: str = ""
+    set_id: str = ""
+    artefact: str = ""
+    what: str
+    reason: str = ""
+    remedy: str = ""
+    link: str = ""
+    opened_at: datetime
+    closed_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What was seen of one subject at one moment: a problem, or (incident None) that all is well with it."""
+
+    key: str
+    at: datetime
+    incident: Incident | None = None
+
+
+class Notice(Frozen):
+    """A message that waits to be delivered: an incident has opened, or is over.
+
+    Attributes:
+        attempted_at: when a process last took it up; others leave it alone for a while, so that none is sent twice.
+        attempts: how often it was tried.
+    """
+
+    incident: Incident
+    over: bool = False
+    attempted_at: datetime | None = None
+    attempts: int = 0
+
+
+class IncidentState(Frozen):
+    """All that is remembered of a site's incidents, kept in `.alerts/incidents.json` of its store.
+
+    Attributes:
+        open: incidents that last, oldest first.
+        closed: the last ones that are over.
+        notices: what has not been delivered yet.
+        well_since: per key, the last moment at which all was well; an older sign of trouble is stale.
+        known_since: per plan, when it was first looked at; a new plan is not overdue before its first time has come.
+    """
+
+    state_version: Literal[1] = 1
+    open: tuple[Incident, ...] = ()
+    closed: tuple[Incident, ...] = ()
+    notices: tuple[Notice, ...] = ()
+    well_since: dict[str, datetime] = Field(default_factory=dict)
+    known_since: dict[str, datetime] = Field(default_factory=dict)

@@ -1,0 +1,216 @@
+"""What the stores themselves say: overdue backups, failed checks, damage, drills that did not prove, disks that fill.
+
+Reads only. Whether something is told stands in `rules/incidents.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from itertools import islice
+
+from backup_pipeline.errors import BackupSystemError
+from backup_pipeline.model.backup_set import BackupSet
+from backup_pipeline.model.incident import Incident, IncidentKind, IncidentState, Observation
+from backup_pipeline.model.proof import Proof, ProofKind
+from backup_pipeline.model.record import CheckResult
+from backup_pipeline.operations.stores import is_whole_backup, open_store
+from backup_pipeline.rules.incidents import incident_key
+from backup_pipeline.rules.overdue import overdue
+from backup_pipeline.settings.site import Site
+
+# Reading a set costs milliseconds; older proofs than these are history and not news.
+_SETS_READ = 60
+_FINDINGS_SHOWN = 3
+
+
+def observe_site(
+    site: Site, state: IncidentState, known_since: Mapping[str, datetime], now: datetime
+) -> tuple[Observation, ...]:
+    """Return what all plans' stores say at `now`; `known_since` gives when each plan was first looked at."""
+    found: list[Observation] = []
+    for plan in site.settings.plans:
+        key = incident_key(IncidentKind.STORE_UNREADABLE, plan)
+        try:
+            store = open_store(site, plan)
+            sets = [store.read(set_id) for set_id in islice(reversed(store.ids()), _SETS_READ)]
+        except BackupSystemError as error:
+            found.append(Observation(key, now, _unreadable(key, plan, error, now)))
+            continue
+        found.append(Observation(key, now))
+        found += _observe_plan(site, plan, sets, state, known_since[plan], now)
+    found += _gone_plans(site, state, now)
+    return tuple(found)
+
+
+def observe_check(
+    site: Site,
+    plan: str,
+    artefact: Sequence[str],
+    check: CheckResult,
+    *,
+    at: datetime,
+    set_id: str = "",
+    run_id: str = "",
+) -> Observation:
+    """Return what a check's result says; WARN and ERROR are incidents alike, whether the run was green or not."""
+    name = ".".join(artefact)
+    key = incident_key(IncidentKind.CHECK_FAILED, plan, name, check.name)
+    if check.passed:
+        return Observation(key, at)
+    return Observation(
+        key,
+        at,
+        Incident(
+            key=key,
+            kind=IncidentKind.CHECK_FAILED,
+            plan=plan,
+            set_id=set_id,
+            artefact=name,
+            what=f"Check {check.name} of {name} failed ({check.severity}).",
+            reason=check.summary,
+            remedy=f"backup-pipeline show {plan}/{set_id} lists the checks." if set_id else "Look at the run's checks.",
+            link=run_link(site, run_id),
+            opened_at=at,
+        ),
+    )
+
+
+def run_link(site: Site, run_id: str) -> str:
+    """Return the address of a run in the UI, "" when either is unknown."""
+    base = site.value(site.settings.alerts.ui_url_env)
+    return f"{base.rstrip('/')}/runs/{run_id}" if base and run_id else ""
+
+
+def _unreadable(key: str, plan: str, error: BackupSystemError, now: datetime) -> Incident:
+    return Incident(
+        key=key,
+        kind=IncidentKind.STORE_UNREADABLE,
+        plan=plan,
+        artefact=error.where,
+        what="The store cannot be read.",
+        reason=error.what,
+        remedy=error.remedy,
+        opened_at=now,
+    )
+
+
+def _observe_plan(
+    site: Site, plan: str, sets: list[BackupSet], state: IncidentState, known_since: datetime, now: datetime
+) -> Iterator[Observation]:
+    newest = next((known for known in sets if is_whole_backup(known)), None)
+    yield _overdue(site, plan, newest, known_since, now)
+    yield from _checks(site, plan, newest, state)
+    yield from _drill(plan, sets)
+    yield _damage(plan, sets, now)
+
+
+def _overdue(site: Site, plan: str, newest: BackupSet | None, known_since: datetime, now: datetime) -> Observation:
+    key = incident_key(IncidentKind.OVERDUE, plan)
+    settings = site.plan(plan)
+    late = overdue(
+        schedule=settings.schedule,
+        timezone=site.settings.timezone,
+        overdue_after=settings.overdue_after,
+        newest=newest.started_at if newest else None,
+        known_since=known_since,
+        now=now,
+    )
+    if late is None:
+        return Observation(key, now)
+    incident = Incident(
+        key=key,
+        kind=IncidentKind.OVERDUE,
+        plan=plan,
+        set_id=str(newest.set_id) if newest else "",
+        what="The backup is overdue.",
+        reason=late.reason,
+        remedy=f"Is the daemon running? Look at the last runs, or run: backup-pipeline backup {plan}",
+        opened_at=now,
+    )
+    return Observation(key, now, incident)
+
+
+def _checks(site: Site, plan: str, newest: BackupSet | None, state: IncidentState) -> Iterator[Observation]:
+    """Yield the newest set's failed checks, and the end of those that hold again or are no longer made."""
+    if newest is None or newest.manifest is None:
+        return
+    manifest = newest.manifest
+    yield Observation(incident_key(IncidentKind.RUN_FAILED, plan, "backup"), manifest.sealed_at)
+    failing: set[str] = set()
+    for record in manifest.artefacts:
+        for check in record.checks:
+            if not check.passed:
+                seen = observe_check(
+                    site,
+                    plan,
+                    record.key,
+                    check,
+                    at=manifest.sealed_at,
+                    set_id=str(newest.set_id),
+                    run_id=manifest.run_id,
+                )
+                failing.add(seen.key)
+                yield seen
+    for incident in state.open:
+        ours = incident.plan == plan and incident.artefact.split(".")[0] in manifest.sources
+        if incident.kind is IncidentKind.CHECK_FAILED and ours and incident.key not in failing:
+            yield Observation(incident.key, manifest.sealed_at)
+
+
+def _last_proofs(sets: Iterable[BackupSet], kind: ProofKind) -> list[Proof]:
+    return [proof for known in sets if (proof := known.last_proof(kind)) is not None]
+
+
+def _drill(plan: str, sets: list[BackupSet]) -> Iterator[Observation]:
+    key = incident_key(IncidentKind.NOT_PROVEN, plan)
+    last = max(_last_proofs(sets, ProofKind.DRILL), key=lambda proof: proof.finished_at, default=None)
+    if last is None:
+        return
+    if last.passed:
+        yield Observation(key, last.finished_at)
+        return
+    incident = Incident(
+        key=key,
+        kind=IncidentKind.NOT_PROVEN,
+        plan=plan,
+        set_id=str(last.set_id),
+        what="The drill did not prove the set: it was restored and is not equal.",
+        reason=_findings(last),
+        remedy=f"backup-pipeline show {plan}/{last.set_id} lists the findings; make a new backup and drill it.",
+        opened_at=last.finished_at,
+    )
+    yield Observation(key, last.finished_at, incident)
+
+
+def _damage(plan: str, sets: list[BackupSet], now: datetime) -> Observation:
+    key = incident_key(IncidentKind.DAMAGED, plan)
+    bad = [proof for proof in _last_proofs(sets, ProofKind.VERIFICATION) if not proof.passed]
+    if not bad:
+        return Observation(key, now)
+    newest = max(bad, key=lambda proof: proof.finished_at)
+    more = f" ({len(bad)} sets in all)" if len(bad) > 1 else ""
+    incident = Incident(
+        key=key,
+        kind=IncidentKind.DAMAGED,
+        plan=plan,
+        set_id=str(newest.set_id),
+        what=f"A set is damaged{more}.",
+        reason=_findings(newest),
+        remedy="Check the disk, make a new backup at once, and restore from another set.",
+        opened_at=newest.finished_at,
+    )
+    return Observation(key, now, incident)
+
+
+def _findings(proof: Proof) -> str:
+    shown = "; ".join(f"{finding.subject}: {finding.problem}" for finding in proof.findings[:_FINDINGS_SHOWN])
+    more = len(proof.findings) - _FINDINGS_SHOWN
+    return shown + (f"; and {more} more" if more > 0 else "")
+
+
+def _gone_plans(site: Site, state: IncidentState, now: datetime) -> Iterator[Observation]:
+    """Yield the end of incidents of plans that the settings no longer have."""
+    for incident in state.open:
+        if incident.plan and incident.plan not in site.settings.plans:
+            yield Observation(incident.key, now)

@@ -1,0 +1,198 @@
+"""When an incident opens, when it is over, and what people are told. What was observed is passed in, with the time.
+
+Reading sets, keeping the state and sending messages are not here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from urllib.parse import unquote, urlsplit
+
+from backup_pipeline.model.incident import Incident, IncidentKind, IncidentState, Notice, Observation
+
+CLOSED_KEPT = 200
+CLAIM_LASTS = timedelta(minutes=3)
+GIVE_UP_AFTER = timedelta(days=2)
+_SHOWN = 15
+_REASON_LENGTH = 600
+
+
+def incident_key(kind: IncidentKind, plan: str, *subject: str) -> str:
+    """Return the key of an incident; the same problem seen from the shell, a sensor or the store has the same one."""
+    return ":".join((str(kind), plan, *subject))
+
+
+def observe(state: IncidentState, observations: Iterable[Observation]) -> IncidentState:
+    """Return the state after these observations, with a notice for each incident that opened or is over.
+
+    A problem that is open already tells nobody again. A sign that is older than the last 'all is well' of its key is
+    stale (a slow sensor reporting a run that has been repeated since) and changes nothing.
+    """
+    opened = {incident.key: incident for incident in state.open}
+    closed = list(state.closed)
+    notices = list(state.notices)
+    well = dict(state.well_since)
+    for seen in observations:
+        if seen.incident is None:
+            if seen.key in well and well[seen.key] >= seen.at:
+                continue
+            if seen.key in opened and opened[seen.key].opened_at > seen.at:
+                continue
+            over = opened.pop(seen.key, None)
+            # Checks are many and nearly all pass: those that never failed are not worth remembering.
+            if over or not seen.key.startswith(f"{IncidentKind.CHECK_FAILED}:"):
+                well[seen.key] = seen.at
+            if over:
+                over = over.model_copy(update={"closed_at": seen.at})
+                closed.append(over)
+                notices.append(Notice(incident=over, over=True))
+        elif seen.key not in opened and not (seen.key in well and well[seen.key] >= seen.at):
+            opened[seen.key] = seen.incident
+            notices.append(Notice(incident=seen.incident))
+    return state.model_copy(
+        update={
+            "open": tuple(sorted(opened.values(), key=lambda incident: (incident.opened_at, incident.key))),
+            "closed": tuple(closed[-CLOSED_KEPT:]),
+            "notices": tuple(notices),
+            "well_since": well,
+        }
+    )
+
+
+def claim(state: IncidentState, now: datetime) -> tuple[IncidentState, tuple[Notice, ...]]:
+    """Return the state with the notices that this process delivers now marked as taken, and those notices.
+
+    One that another process took up less than three minutes ago is left to it. One that could not be delivered for two
+    days is dropped: the incident itself stays open and listed.
+    """
+    kept, taken = [], []
+    for notice in state.notices:
+        if notice.attempted_at is not None and now - notice.attempted_at < CLAIM_LASTS:
+            kept.append(notice)
+            continue
+        born = notice.incident.closed_at or notice.incident.opened_at
+        if notice.attempts and now - born > GIVE_UP_AFTER:
+            continue
+        mine = notice.model_copy(update={"attempted_at": now, "attempts": notice.attempts + 1})
+        kept.append(mine)
+        taken.append(mine)
+    return state.model_copy(update={"notices": tuple(kept)}), tuple(taken)
+
+
+def settle(state: IncidentState, taken: Sequence[Notice], *, delivered: bool) -> IncidentState:
+    """Return the state after trying to deliver `taken`: forgotten when delivered, free for the next try otherwise.
+
+    Where nothing could be delivered the claim's time stays: the next try comes when it has run out.
+    """
+    if not delivered:
+        return state
+    return state.model_copy(update={"notices": tuple(notice for notice in state.notices if notice not in taken)})
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What is sent: a subject line, a text, and whether something is wrong in it."""
+
+    title: str
+    body: str
+    bad: bool
+
+
+def compose(notices: Sequence[Notice], *, site: str) -> Message:
+    """Return one message for several notices; a hundred failed checks of one run are one mail, not a hundred.
+
+    Args:
+        notices: at least one.
+        site: name of the site for the subject line.
+    """
+    bad = [notice.incident for notice in notices if not notice.over]
+    good = [notice.incident for notice in notices if notice.over]
+    lines: list[str] = []
+    for incident in bad[:_SHOWN]:
+        lines += [*_paragraph(incident), ""]
+    if len(bad) > _SHOWN:
+        lines += [f"… and {len(bad) - _SHOWN} more: backup-pipeline alerts list", ""]
+    if good:
+        lines.append("Over:")
+        lines += [
+            f"  {_subject(incident)}{incident.what} (since {_time(incident.opened_at)})" for incident in good[:_SHOWN]
+        ]
+        if len(good) > _SHOWN:
+            lines.append(f"  … and {len(good) - _SHOWN} more")
+    first = (bad or good)[0]
+    more = f" (+{len(bad or good) - 1})" if len(bad or good) > 1 else ""
+    state = "" if bad else "over: "
+    return Message(f"[{site}] {state}{_subject(first)}{first.what}{more}", "\n".join(lines).strip(), bool(bad))
+
+
+def _subject(incident: Incident) -> str:
+    return f"{incident.plan}: " if incident.plan else ""
+
+
+def _time(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M %Z}".strip()
+
+
+def _paragraph(incident: Incident) -> list[str]:
+    fields = {
+        "plan": incident.plan,
+        "set": incident.set_id,
+        "artefact": incident.artefact,
+        "reason": incident.reason[:_REASON_LENGTH],
+        "remedy": incident.remedy,
+        "since": _time(incident.opened_at),
+        "link": incident.link,
+    }
+    return [incident.what, *(f"  {name:<9}{value}" for name, value in fields.items() if value)]
+
+
+_SECRET_NAME = re.compile(
+    r"(?:^|_)(?:PASS|PASSWORD|PASSWD|PWD|PW|SECRET|SECRETS|TOKEN|KEY|KEYS|CREDENTIALS?|JWT|SALT)(?:_|$)", re.IGNORECASE
+)
+_ADDRESS_NAME = re.compile(r"(?:^|_)(?:URLS?|URI|DSN|PING)(?:_|$)", re.IGNORECASE)
+_KEYWORD_PASSWORD = re.compile(r"password=('(?:[^'\\]|\\.)*'|[^\s&;]+)", re.IGNORECASE)
+HIDDEN = "***"
+# Shorter texts are parts of ordinary words; hiding them would garble the message and tell what they are.
+_SHORTEST = 4
+_NO_SECRETS = ("true", "false", "none", "null")
+
+
+def secrets_in(environment: Mapping[str, str], *, secret_variables: Iterable[str] = ()) -> tuple[str, ...]:
+    """Return the texts of an environment that no message may hold, longest first.
+
+    They are the values of variables whose name says so (PASSWORD, SECRET, TOKEN, KEY, …) and of `secret_variables`;
+    and in connection strings the password in each of its spellings.
+    """
+    named = set(secret_variables)
+    found: set[str] = set()
+    for name, value in environment.items():
+        text = value.strip()
+        if len(text) < _SHORTEST or text.lower() in _NO_SECRETS or name == "PWD":
+            continue
+        if name in named:
+            found.update((text, *text.split()))
+        elif _SECRET_NAME.search(name):
+            found.add(text)
+        if name in named or _ADDRESS_NAME.search(name) or "://" in text:
+            for part in text.split():
+                found.update(_passwords(part))
+            found.update(match.strip("'") for match in _KEYWORD_PASSWORD.findall(text))
+    return tuple(sorted((text for text in found if len(text) >= _SHORTEST), key=len, reverse=True))
+
+
+def _passwords(address: str) -> set[str]:
+    try:
+        password = urlsplit(address.removeprefix("jdbc:")).password
+    except ValueError:
+        return set()
+    return {password, unquote(password)} if password else set()
+
+
+def scrub(text: str, secrets: Iterable[str]) -> str:
+    """Return the text with every secret replaced by `***`."""
+    for secret in secrets:
+        text = text.replace(secret, HIDDEN)
+    return text

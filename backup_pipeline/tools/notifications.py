@@ -1,0 +1,73 @@
+"""The door to people: messages through Apprise. What is said, and to whom a secret may not be told, is decided above.
+
+Addresses hold secrets, so results name the service and never the address.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+LOG = logging.getLogger("alerts")
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What became of one message at one address: the service's name (no secret), and why it failed, "" if not."""
+
+    service: str
+    problem: str = ""
+
+    @property
+    def delivered(self) -> bool:
+        """Whether the service took it."""
+        return not self.problem
+
+
+def deliver(
+    addresses: Sequence[str], *, title: str, body: str, bad: bool, attempts: int = 3, pause_seconds: float = 2.0
+) -> tuple[Delivery, ...]:
+    """Send one message to each address; never raises.
+
+    Args:
+        addresses: Apprise URLs (mailto://, slack://, ntfy://, json://, …).
+        title: subject line.
+        body: plain text.
+        bad: whether something is wrong (colours and icons of some services).
+        attempts: how often each is tried.
+        pause_seconds: pause before the second try, doubled for each further one.
+    """
+    return tuple(
+        _deliver(address, number, title, body, bad, attempts, pause_seconds)
+        for number, address in enumerate(addresses, 1)
+    )
+
+
+def _deliver(
+    address: str, number: int, title: str, body: str, bad: bool, attempts: int, pause_seconds: float
+) -> Delivery:
+    import apprise
+
+    try:
+        service = apprise.Apprise.instantiate(address, suppress_exceptions=True)
+    except Exception:  # noqa: BLE001 - a plugin's fault must not end a backup
+        service = None
+    if service is None:
+        return Delivery(f"address {number}", "This is no address that Apprise knows; see docs/alerts.md for the forms.")
+    name = f"{service.service_name} (address {number})"
+    kind = apprise.NotifyType.FAILURE if bad else apprise.NotifyType.SUCCESS
+    problem = ""
+    for attempt in range(attempts):
+        if attempt:
+            time.sleep(pause_seconds * 2 ** (attempt - 1))
+        # Apprise tells why only in its log; the log is read here and goes no further, for it may name the address.
+        with apprise.LogCapture(level=logging.WARNING, fmt="%(message)s") as log:  # type: ignore[no-untyped-call]
+            try:
+                if service.notify(title=title, body=body, notify_type=kind, body_format=apprise.NotifyFormat.TEXT):
+                    return Delivery(name)
+            except Exception as error:  # noqa: BLE001 - as above
+                problem = type(error).__name__
+            problem = log.getvalue().strip().splitlines()[0] if log.getvalue().strip() else problem
+    return Delivery(name, problem or "The service refused the message.")

@@ -1,0 +1,66 @@
+"""A dead-man's-switch that is told of every start and end, and raises the alarm when it hears nothing.
+
+Protocol: https://healthchecks.io/docs/http_api/ : `<url>/start`, `<url>`, `<url>/fail`, a text as body, `rid` to pair
+start and end. Only the door is here; when it is used is decided by the operations.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from enum import StrEnum
+from urllib.parse import urlencode, urlsplit, urlunsplit
+
+import requests
+
+_BODY_LIMIT = 10_000
+_TIMEOUT_SECONDS = 5.0
+
+
+class Signal(StrEnum):
+    """What the switch is told; the value is what follows the address."""
+
+    START = "/start"
+    SUCCESS = ""
+    FAIL = "/fail"
+
+
+def address_of(url: str, signal: Signal, run_id: str = "") -> str:
+    """Return the address to call for a signal; `run_id` pairs start and end where it is a UUID."""
+    parts = urlsplit(url.strip())
+    query = parts.query
+    try:
+        rid = urlencode({"rid": str(uuid.UUID(run_id))})
+    except ValueError:
+        rid = ""
+    return urlunsplit(
+        parts._replace(
+            path=parts.path.rstrip("/") + signal.value, query="&".join(part for part in (query, rid) if part)
+        )
+    )
+
+
+def ping(
+    url: str, signal: Signal, *, body: str = "", run_id: str = "", attempts: int = 3, pause_seconds: float = 1.0
+) -> str:
+    """Tell the switch; return "" or why it could not be told, without its address. Never raises."""
+    problem = ""
+    for attempt in range(attempts):
+        if attempt:
+            time.sleep(pause_seconds * 2 ** (attempt - 1))
+        try:
+            answer = requests.post(
+                address_of(url, signal, run_id),
+                data=body.encode("utf-8", "replace")[:_BODY_LIMIT],
+                headers={"Content-Type": "text/plain; charset=utf-8"},
+                timeout=_TIMEOUT_SECONDS,
+            )
+        except (requests.RequestException, ValueError) as error:
+            problem = f"no answer ({type(error).__name__})"
+            continue
+        if answer.ok:
+            return ""
+        problem = f"HTTP status {answer.status_code}"
+        if 400 <= answer.status_code < 500 and answer.status_code != 429:
+            break
+    return problem
