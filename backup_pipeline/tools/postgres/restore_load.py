@@ -65,6 +65,9 @@ def _session_settings(jobs: int) -> dict[str, str]:
     }
 
 
+Skip = Callable[["Statement | CopyBlock"], bool]
+
+
 class _StoppedError(Exception):
     """Another worker failed."""
 
@@ -195,10 +198,12 @@ class _Loader:
     def _first(self) -> Connection[TupleRow]:
         return self._pool.connections[0]
 
-    def load(self, parts: DumpParts) -> LoadOutcome:
+    def load(self, parts: DumpParts, skip: Skip | None) -> LoadOutcome:
         waiting = False
         for part in parts:
             self._pool.check()
+            if skip is not None and skip(part):
+                continue
             if isinstance(part, CopyBlock):
                 self._end_run()
                 self._copy(part)
@@ -381,7 +386,12 @@ def _relation_of(header: bytes) -> bytes:
 
 
 def load_plain_dump(
-    reader: Readable, target: PostgresTarget, *, jobs: int = 0, progress: ProgressSink = no_progress
+    reader: Readable,
+    target: PostgresTarget,
+    *,
+    jobs: int = 0,
+    skip: Skip | None = None,
+    progress: ProgressSink = no_progress,
 ) -> LoadOutcome:
     """Load a plain dump into the target's new, empty database; ends with ANALYZE of every table.
 
@@ -389,6 +399,7 @@ def load_plain_dump(
         reader: the dump as plain SQL (see `restore_stream.plain_sql`).
         target: a database that nobody else uses.
         jobs: connections; the processor's cores (at most 8) by default.
+        skip: tells which parts are left out, such as an extension that this server has not got.
         progress: told the bytes of table data loaded so far.
 
     Raises:
@@ -399,7 +410,7 @@ def load_plain_dump(
     try:
         with _Pool(target, jobs) as pool:
             loader = _Loader(pool, target, progress)
-            outcome = loader.load(DumpParts(reader))
+            outcome = loader.load(DumpParts(reader), skip)
             _analyze(pool, target, [table for table, rows in outcome.rows.items() if rows])
             return outcome
     except BackupSystemError:

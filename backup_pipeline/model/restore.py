@@ -1,0 +1,173 @@
+"""What a restore is asked for, what it would do (its plan), and what it did. No I/O."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import Field
+
+from backup_pipeline.model.base import Frozen
+from backup_pipeline.model.proof import Finding
+from backup_pipeline.model.set_id import SetId
+
+
+class RestoreMode(StrEnum):
+    """`rebuild`: a new database (folder, file) beside the live one, compared, swapped in. `upsert`: rows only."""
+
+    REBUILD = "rebuild"
+    UPSERT = "upsert"
+
+
+class ConflictRule(StrEnum):
+    """Which side wins where a row is in both and differs.
+
+    `backup`: the backup's. `keep`: the target's. `newer`: the one whose time column is later; the target's where the
+    table has no such column.
+    """
+
+    BACKUP = "backup"
+    KEEP = "keep"
+    NEWER = "newer"
+
+
+class RestoreOptions(Frozen):
+    """How a source is restored. Defaults are the safe way.
+
+    Attributes:
+        mode: rebuild or upsert.
+        into: restore into a new database (or folder, file) of this name and swap nothing.
+        tables: upsert only these (`schema.table`, with `*` and `?`); all when empty.
+        only: upsert only master or only transaction tables, as the settings name them.
+        rows: upsert only rows that match, as in `public.orders: id in (1, 2)`; names its table too.
+        on_conflict: who wins where rows differ.
+        newer_column: the time column that `newer` compares.
+        insert_absent: upsert tables without primary key too, by inserting rows that the target has not got.
+        without_triggers: switch the tables' own triggers off for the transaction of an upsert.
+        create_roles: make missing roles (without login) instead of refusing.
+        jobs: connections for loading and comparing; from the number of cores when 0.
+        careful: load through one psql session instead of several connections.
+        skip_emergency_backup: for a live database that is too damaged to be captured; rebuild only, where the old
+            database is kept in any case.
+        allow_incomplete: restore from a set that was never sealed, as far as it goes.
+    """
+
+    mode: RestoreMode = RestoreMode.REBUILD
+    into: str = ""
+    tables: tuple[str, ...] = ()
+    only: Literal["master", "transaction"] | None = None
+    rows: tuple[str, ...] = ()
+    on_conflict: ConflictRule = ConflictRule.BACKUP
+    newer_column: str = "updated_at"
+    insert_absent: bool = False
+    without_triggers: bool = False
+    create_roles: bool = False
+    jobs: int = Field(default=0, ge=0, le=64)
+    careful: bool = False
+    skip_emergency_backup: bool = False
+    allow_incomplete: bool = False
+
+
+class TableChange(Frozen):
+    """What happens (or happened) to one table.
+
+    Attributes:
+        backup: rows in the backup (after `rows` conditions).
+        target: rows in the target before.
+        insert: rows that only the backup has.
+        update: rows that are replaced by the backup's.
+        unchanged: rows equal in both.
+        only_in_target: rows that only the target has; an upsert leaves them, after a rebuild they are in the old
+            database.
+        conflicts: rows in both that differ: changed since the backup.
+        kept: of the conflicts, those that the target keeps.
+        note: triggers that fire, row level security, why rows could not be counted.
+    """
+
+    table: str
+    backup: int = 0
+    target: int = 0
+    insert: int | None = 0
+    update: int | None = 0
+    unchanged: int | None = 0
+    only_in_target: int | None = 0
+    conflicts: int | None = 0
+    kept: int = 0
+    note: str = ""
+
+
+class RestorePlan(Frozen):
+    """What a restore would do. `plan_id` is a digest of the set, the options and the target as they were seen.
+
+    Attributes:
+        target: where, without secrets.
+        confirm: what must be given to apply: the database's name (or the path).
+        exists: whether there is something live at the target.
+        bytes_needed: space that the rebuilt copy and the emergency set will take.
+        bytes_free: free space, where it can be seen.
+        seconds: estimated time.
+        steps: what will be done, in order.
+        reasons_against: why it cannot be applied as things are; empty when it can.
+        warnings: what a person should know.
+    """
+
+    plan_id: str
+    set_id: SetId
+    plan: str
+    source: str
+    options: RestoreOptions
+    target: str
+    confirm: str
+    exists: bool
+    server_version: str = ""
+    backup_version: str = ""
+    bytes_needed: int | None = None
+    bytes_free: int | None = None
+    seconds: float | None = None
+    missing_roles: tuple[str, ...] = ()
+    missing_extensions: tuple[str, ...] = ()
+    tables: tuple[TableChange, ...] = ()
+    steps: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    reasons_against: tuple[str, ...] = ()
+
+
+class Undo(Frozen):
+    """How to take a restore back: the names (databases or paths) of what is live and of what was kept."""
+
+    kind: Literal["database", "path", "none"] = "none"
+    live: str = ""
+    kept: str = ""
+    remedy: str = ""
+
+
+class RestoreResult(Frozen):
+    """What a restore did; stored as JSON beside the sets, so that `undo` finds it.
+
+    Attributes:
+        restored: the name of the database (or the path) that holds what was restored.
+        emergency_set: the sealed set of what was live before.
+        findings: differences from the backup that were found; a restore with any is not swapped in.
+        numbers: seconds and rows.
+    """
+
+    result_version: Literal[1] = 1
+    restore_id: str
+    plan_id: str
+    set_id: SetId
+    plan: str
+    source: str
+    kind: str
+    options: RestoreOptions
+    target: str
+    restored: str
+    emergency_set: str = ""
+    started_at: datetime
+    finished_at: datetime
+    tables: tuple[TableChange, ...] = ()
+    warnings: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    numbers: dict[str, float | int] = Field(default_factory=dict)
+    undo: Undo = Undo()
+    undone_at: datetime | None = None

@@ -1,0 +1,133 @@
+"""A drill of one database: restored for real beside nothing that matters, compared, checked, removed."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from backup_pipeline.errors import BackupSystemError
+from backup_pipeline.model.base import JsonValue
+from backup_pipeline.model.progress import ProgressSink, no_progress
+from backup_pipeline.model.proof import Finding
+from backup_pipeline.restore.comparison import Expectation, compare_database
+from backup_pipeline.restore.neutralise import left_out
+from backup_pipeline.restore.rebuild import OpenDump, rebuild_database
+from backup_pipeline.tools.postgres.databases import (
+    DatabaseProperties,
+    create_roles,
+    drop_database,
+    drop_roles,
+    server_facts,
+)
+from backup_pipeline.tools.postgres.restore_check import amcheck, drop_subscriptions, quiet_copy
+from backup_pipeline.tools.postgres.target import PostgresTarget
+
+Hook = Callable[[PostgresTarget], list[Finding]]
+
+
+@dataclass
+class DrillOutcome:
+    """What a drill of one source found. `numbers` are seconds and amounts, to be added up over sources."""
+
+    findings: list[Finding] = field(default_factory=list)
+    skipped: list[Finding] = field(default_factory=list)
+    numbers: dict[str, float | int] = field(default_factory=dict)
+    details: dict[str, JsonValue] = field(default_factory=dict)
+
+
+def drill_database(
+    open_dump: OpenDump,
+    expected: Expectation,
+    server: PostgresTarget,
+    *,
+    written_by: int = 0,
+    jobs: int = 0,
+    before_comparison: Callable[[PostgresTarget], None] | None = None,
+    more_checks: Hook | None = None,
+    progress: ProgressSink = no_progress,
+) -> DrillOutcome:
+    """Restore a dump into a database of its own on a scratch server, compare everything, and remove it again.
+
+    Args:
+        open_dump: opens the dump.
+        expected: what was recorded in the dump's snapshot.
+        server: any database of the scratch server.
+        written_by: major of the pg_dump that wrote it.
+        jobs: connections.
+        before_comparison: called with the restored database; the tests damage it there.
+        more_checks: called with the restored database after the comparison, for table exports.
+        progress: told bytes loaded and tables compared.
+
+    Raises:
+        BackupSystemError: the server is away or too old; a dump that cannot be restored is a finding instead.
+    """
+    outcome = DrillOutcome()
+    facts = server_facts(server)
+    needed = expected.roles.extensions if expected.roles else {}
+    apart, missing = left_out(tuple(needed), facts.extensions)
+    if missing:
+        outcome.findings += [
+            Finding(
+                subject=f"extension {name}",
+                problem="is not available on the scratch server, so the dump cannot be restored there",
+                remedy="Name a server that has it in DRILL_DATABASE_URL.",
+            )
+            for name in missing
+        ]
+        return outcome
+    outcome.skipped += apart.as_skipped()
+    target = server.with_database(f"drill_{secrets.token_hex(8)}")
+    roles = (*(expected.roles.needed if expected.roles else ()), *(expected.catalog.roles if expected.catalog else ()))
+    absent = sorted({role for role in roles if role not in facts.roles})
+    made: tuple[str, ...] = ()
+    try:
+        made = create_roles(server, absent)
+        outcome.details["roles_made_for_the_drill"] = list(made)
+        try:
+            rebuilt = rebuild_database(
+                open_dump, target, written_by=written_by, like=_like(expected, target), jobs=jobs, skip=apart,
+                progress=progress,
+            )  # fmt: skip
+        except BackupSystemError as error:
+            if not error.permanent:
+                raise
+            outcome.findings.append(Finding(subject="dump", problem=f"cannot be restored: {error.what}"))
+            return outcome
+        outcome.numbers |= {"restore_seconds": round(rebuilt.seconds, 3), "data_bytes": rebuilt.data_bytes}
+        outcome.details["quieted"] = list(quiet_copy(target))
+        if before_comparison is not None:
+            before_comparison(target)
+        comparison = compare_database(target, expected, ignore_schemas=apart.schemas, jobs=jobs or 2, progress=progress)
+        hidden = {f"extension {name}" for name in apart.extensions}
+        outcome.findings += [f for f in comparison.findings if f.subject not in hidden]
+        outcome.skipped += comparison.skipped
+        outcome.numbers |= {
+            "compare_seconds": round(comparison.seconds, 3),
+            "tables": comparison.tables,
+            "rows": comparison.rows,
+        }
+        damaged, why_not = amcheck(target)
+        outcome.findings += [Finding(subject=f"index {name}", problem=problem) for name, problem in damaged]
+        if why_not:
+            outcome.skipped.append(Finding(subject="amcheck", problem=why_not))
+        if more_checks is not None:
+            outcome.findings += more_checks(target)
+        return outcome
+    finally:
+        with suppress(BackupSystemError):
+            drop_subscriptions(target)
+        drop_database(target)
+        drop_roles(server, made)
+
+
+def _like(expected: Expectation, target: PostgresTarget) -> DatabaseProperties | None:
+    """Return the properties of the scratch copy: only an encoding other than UTF-8 matters for what it can hold."""
+    encoding = expected.catalog.encoding if expected.catalog else ""
+    if not encoding or encoding == "UTF8":
+        return None
+    return DatabaseProperties(
+        name=target.database, owner=target.user, connection_limit=-1, comment=None, settings=(), grants=None, size=0,
+        locale=(("encoding", encoding), ("lc_collate", "C"), ("lc_ctype", "C")),
+    )  # fmt: skip

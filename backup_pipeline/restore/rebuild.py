@@ -1,0 +1,92 @@
+"""Making a new database from a dump: the one way that drills, restores and upserts take.
+
+The live database is not touched here; swapping names is `swap`'s work.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from backup_pipeline.errors import BackupSystemError
+from backup_pipeline.model.progress import ProgressSink, no_progress
+from backup_pipeline.tools.postgres.clients import choose_client
+from backup_pipeline.tools.postgres.databases import (
+    DatabaseProperties,
+    apply_properties,
+    create_database,
+    drop_database,
+    server_facts,
+)
+from backup_pipeline.tools.postgres.psql import run_plain_dump
+from backup_pipeline.tools.postgres.restore_check import drop_subscriptions
+from backup_pipeline.tools.postgres.restore_load import Skip, load_plain_dump
+from backup_pipeline.tools.postgres.restore_stream import plain_sql
+from backup_pipeline.tools.postgres.target import PostgresTarget
+
+OpenDump = Callable[[], BinaryIO]
+
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """A database that was made from a dump, and what that took."""
+
+    target: PostgresTarget
+    seconds: float
+    data_bytes: int
+    warnings: tuple[str, ...] = ()
+
+
+def rebuild_database(
+    open_dump: OpenDump,
+    target: PostgresTarget,
+    *,
+    written_by: int = 0,
+    like: DatabaseProperties | None = None,
+    jobs: int = 0,
+    careful: bool = False,
+    skip: Skip | None = None,
+    progress: ProgressSink = no_progress,
+) -> Rebuilt:
+    """Make the target's database, which must not exist, and load a dump into it; on failure it is dropped again.
+
+    Args:
+        open_dump: opens the dump (plain, gzip or custom), at its beginning.
+        target: the new database.
+        written_by: major of the pg_dump that wrote it; an older server or client is refused.
+        like: the database whose encoding, collation, owner, grants and settings it takes over.
+        jobs: connections.
+        careful: one psql session instead.
+        skip: tells which parts of the dump are left out (never with `careful`).
+        progress: told the bytes loaded.
+
+    Raises:
+        BackupSystemError: as psql, pg_restore or the server say; without data.
+    """
+    began = time.monotonic()
+    facts = server_facts(target)
+    client = choose_client(facts.major, safe_restore=True, at_least=written_by)
+    create_database(target, like)
+    try:
+        warnings: tuple[str, ...] = ()
+        size = 0
+        with open_dump() as file, plain_sql(file, client) as reader:
+            if careful:
+                warnings = run_plain_dump(reader, target, client)
+            else:
+                size = load_plain_dump(reader, target, jobs=jobs, skip=skip, progress=progress).data_bytes
+        if like is not None:
+            apply_properties(target, like)
+    except BaseException:
+        _drop_quietly(target)
+        raise
+    return Rebuilt(target, time.monotonic() - began, size, warnings)
+
+
+def _drop_quietly(target: PostgresTarget) -> None:
+    with suppress(BackupSystemError):
+        drop_subscriptions(target)
+        drop_database(target)

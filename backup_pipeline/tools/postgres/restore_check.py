@@ -1,0 +1,185 @@
+"""Reading back what a restored (or live) database holds, over several connections; quieting and checking a copy.
+
+What is compared with what, and what a difference means, is decided in `rules` and `restore`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from threading import local
+
+import psycopg
+from psycopg import Connection, sql
+from psycopg.rows import TupleRow
+
+from backup_pipeline.errors import BackupSystemError
+from backup_pipeline.model.catalog import Catalog, RolesDocument
+from backup_pipeline.model.progress import Progress, ProgressSink, no_progress
+from backup_pipeline.model.record import Fingerprint
+from backup_pipeline.tools.postgres.catalog import read_catalog, read_roles
+from backup_pipeline.tools.postgres.connection import connected, open_connection
+from backup_pipeline.tools.postgres.fingerprint import (
+    HASH_RECORD,
+    HASH_TEXT,
+    HashableTypes,
+    fingerprint_large_objects,
+    fingerprint_table,
+    fingerprint_with,
+    list_tables,
+)
+from backup_pipeline.tools.postgres.target import PostgresTarget
+
+TableName = tuple[str, str]
+
+
+def catalog_of(target: PostgresTarget) -> Catalog:
+    """Return all that the target's database consists of."""
+    with connected(target) as connection:
+        return read_catalog(connection)
+
+
+def catalog_and_roles_of(target: PostgresTarget) -> tuple[Catalog, RolesDocument]:
+    """Return the database's catalog and what it needs of the server's roles."""
+    with connected(target) as connection:
+        catalog = read_catalog(connection)
+        return catalog, read_roles(connection, catalog)
+
+
+def large_objects_of(target: PostgresTarget) -> Fingerprint | None:
+    """Return count and content hash of the large objects; None when this role may not read them."""
+    with connected(target) as connection:
+        return fingerprint_large_objects(connection)
+
+
+def tables_of(target: PostgresTarget) -> list[TableName]:
+    """Return (schema, table) of every ordinary and partitioned user table."""
+    with connected(target) as connection:
+        return list_tables(connection)
+
+
+def fingerprints_of(
+    target: PostgresTarget,
+    algorithms: Mapping[TableName, str],
+    *,
+    jobs: int = 2,
+    progress: ProgressSink = no_progress,
+) -> dict[TableName, Fingerprint | str]:
+    """Return each table's fingerprint by the named algorithm ("" for the fastest), or why there is none.
+
+    Args:
+        target: the database.
+        algorithms: table → algorithm of the recorded fingerprint.
+        jobs: connections.
+        progress: told the number of tables done.
+    """
+    mine = local()
+    opened: list[Connection[TupleRow]] = []
+    types = HashableTypes()
+
+    def one(item: tuple[TableName, str]) -> tuple[TableName, Fingerprint | str]:
+        (schema, table), algorithm = item
+        if getattr(mine, "connection", None) is None:
+            mine.connection = open_connection(target)
+            opened.append(mine.connection)
+        try:
+            if not algorithm:
+                return item[0], fingerprint_table(mine.connection, schema, table, types)
+            if algorithm not in (HASH_RECORD, HASH_TEXT):
+                return item[0], f"the fingerprint algorithm {algorithm} is not known to this release"
+            return item[0], fingerprint_with(mine.connection, schema, table, algorithm)
+        except psycopg.Error as error:
+            return item[0], f"cannot be read (SQLSTATE {error.sqlstate or 'connection lost'})"
+        except BackupSystemError as error:
+            return item[0], error.what
+
+    found: dict[TableName, Fingerprint | str] = {}
+    try:
+        with ThreadPoolExecutor(max(1, jobs), "fingerprint") as pool:
+            for done, (name, value) in enumerate(pool.map(one, algorithms.items()), 1):
+                found[name] = value
+                progress(Progress("compare", done, len(algorithms), "tables", finished=done == len(algorithms)))
+    finally:
+        for connection in opened:
+            connection.close()
+    return found
+
+
+def quiet_copy(target: PostgresTarget) -> tuple[str, ...]:
+    """Make sure that nothing of a restored copy comes alive: pg_cron jobs, pg_net's queue, subscriptions.
+
+    Returns one phrase for each thing that was put to rest.
+    """
+    quieted = []
+    with connected(target) as connection:
+        for name in _column(connection, _SUBSCRIPTIONS):
+            subscription = sql.Identifier(name)
+            for change in ("disable", "set (slot_name = none)"):
+                with contextlib.suppress(psycopg.Error):
+                    connection.execute(sql.SQL("alter subscription {} " + change).format(subscription))
+            quieted.append(f"subscription {name} disabled")
+        if _exists(connection, "cron.job"):
+            count = connection.execute("update cron.job set active = false where active").rowcount
+            if count:
+                quieted.append(f"{count} pg_cron jobs deactivated")
+        if _exists(connection, "net.http_request_queue"):
+            count = connection.execute("delete from net.http_request_queue").rowcount
+            if count:
+                quieted.append(f"{count} queued pg_net requests dropped")
+    return tuple(quieted)
+
+
+_SUBSCRIPTIONS = (
+    "select subname from pg_catalog.pg_subscription where subdbid ="
+    " (select oid from pg_catalog.pg_database where datname = current_database())"
+)
+
+
+def drop_subscriptions(target: PostgresTarget) -> None:
+    """Drop a scratch copy's subscriptions, which would keep the database from being dropped."""
+    with contextlib.suppress(BackupSystemError), connected(target) as connection:
+        for name in _column(connection, _SUBSCRIPTIONS):
+            for command in ("alter subscription {} disable", "alter subscription {} set (slot_name = none)",
+                            "drop subscription {}"):  # fmt: skip
+                connection.execute(sql.SQL(command).format(sql.Identifier(name)))
+
+
+def _column(connection: Connection[TupleRow], query: str) -> list[str]:
+    # pg_subscription's names are readable by superusers only on some versions.
+    with contextlib.suppress(psycopg.errors.InsufficientPrivilege):
+        return [str(row[0]) for row in connection.execute(query.encode()).fetchall()]
+    return []
+
+
+def _exists(connection: Connection[TupleRow], relation: str) -> bool:
+    row = connection.execute("select to_regclass(%s) is not null", [relation]).fetchone()
+    return bool(row and row[0])
+
+
+_INDEXES = """
+select c.oid::bigint, n.nspname || '.' || c.relname
+  from pg_catalog.pg_index i join pg_catalog.pg_class c on c.oid = i.indexrelid
+  join pg_catalog.pg_am a on a.oid = c.relam join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+ where a.amname = 'btree' and c.relkind = 'i' and i.indisready and i.indisvalid and c.relpersistence <> 't'
+"""
+
+
+def amcheck(target: PostgresTarget) -> tuple[list[tuple[str, str]], str]:
+    """Check every B-tree index against its table with amcheck, in a scratch database.
+
+    Returns:
+        (index, what is wrong) for each damaged one, and why nothing could be checked ("" when it was).
+    """
+    with connected(target) as connection:
+        try:
+            connection.execute("create extension if not exists amcheck schema pg_catalog")
+        except psycopg.Error:
+            return [], "the server has no extension amcheck"
+        damaged = []
+        for oid, name in connection.execute(_INDEXES).fetchall():
+            try:
+                connection.execute("select pg_catalog.bt_index_check(%s::oid::regclass, true)", [oid])
+            except psycopg.Error as error:
+                damaged.append((str(name), f"amcheck found damage (SQLSTATE {error.sqlstate})"))
+        return damaged, ""

@@ -1,0 +1,137 @@
+"""A drill proves a good dump, and fails when one row, constraint, policy, sequence value or grant is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from backup_pipeline.restore.comparison import Expectation
+from backup_pipeline.restore.drill_database import drill_database
+from backup_pipeline.tools.postgres.databases import server_facts
+from backup_pipeline.tools.postgres.embedded import EmbeddedServer
+from backup_pipeline.tools.postgres.target import PostgresTarget
+from backup_pipeline_tests.postgres.restoring import NASTY, dump_of, expectation_of, opened, run
+
+Captured = tuple[bytes, Expectation]
+
+
+@pytest.fixture(scope="module")
+def captured(server: EmbeddedServer, template: Callable[[str, str], str]) -> Captured:
+    target = server.target(template("nasty", NASTY))
+    return dump_of(target), expectation_of(target)
+
+
+def drilled(captured: Captured, server: PostgresTarget, damage: str = "") -> list[str]:
+    dump, expected = captured
+    outcome = drill_database(
+        opened(dump),
+        expected,
+        server,
+        before_comparison=(lambda target: run(target, damage)) if damage else None,
+    )
+    return [f"{finding.subject}: {finding.problem}" for finding in outcome.findings]
+
+
+def test_a_good_dump_is_restored_and_found_equal(captured: Captured, server: EmbeddedServer) -> None:
+    before = server_facts(server.target())
+    dump, expected = captured
+    outcome = drill_database(opened(dump), expected, server.target())
+    assert outcome.findings == []
+    assert outcome.numbers["tables"] == len(expected.fingerprints) > 15
+    assert outcome.numbers["restore_seconds"] > 0
+    after = server_facts(server.target())
+    assert (after.databases, after.roles) == (before.databases, before.roles)
+
+
+@pytest.mark.parametrize(
+    ("damage", "subject"),
+    [
+        ("insert into app.no_columns default values", "table app.no_columns"),
+        ("alter table app.customers disable trigger touch;"
+         "update app.customers set balance = balance + 0.000001 where id = 1;"
+         "alter table app.customers enable trigger touch", "table app.customers"),
+        ("insert into app.no_key values (7, null)", "table app.no_key"),
+        ("alter table app.orders drop constraint orders_parent_fkey", "constraint"),
+        ("alter table app.customers drop constraint customers_name_key", "constraint"),
+        ("drop policy own on app.orders", "policy"),
+        ("alter table app.orders no force row level security", "app.orders"),
+        ("select setval('app.customers_id_seq', 1)", "sequence"),
+        ("revoke select on app.customers from nasty_reader", "grant"),
+        ("revoke update (name) on app.customers from \"nasty-owner = x\"", "grant"),
+        ("alter table app.no_key owner to postgres", "owner"),
+        ("drop index app.measures_value cascade", "index"),
+        ("drop view app.richer", "view"),
+        ("create or replace function app.plain(a integer) returns integer language sql immutable return a + 2",
+         "function"),
+        ("drop trigger touch on app.customers", "trigger"),
+        ("alter table app.customers disable trigger touch", "trigger"),
+        ("drop event trigger watch", "event trigger"),
+        ("drop publication everything", "publication"),
+        ("comment on column app.orders.amount is null", "comment"),
+        ("alter table app.orders alter column details drop default", "default"),
+        ("select lo_unlink(4711)", "large object"),
+        ("alter default privileges in schema app revoke select on tables from nasty_reader", "default privilege"),
+        ("create table app.more ()", "app.more"),
+    ],
+)  # fmt: skip
+def test_a_drill_fails_when_the_copy_differs_in_one_thing(
+    captured: Captured, server: EmbeddedServer, damage: str, subject: str
+) -> None:
+    found = drilled(captured, server.target(), damage)
+    assert found
+    assert any(subject in line for line in found), found
+
+
+def test_a_dump_cut_short_is_a_finding_and_leaves_nothing_behind(captured: Captured, server: EmbeddedServer) -> None:
+    before = server_facts(server.target()).databases
+    dump, expected = captured
+    outcome = drill_database(opened(dump[: len(dump) // 2]), expected, server.target())
+    assert "cannot be restored" in outcome.findings[0].problem
+    assert server_facts(server.target()).databases == before
+
+
+def test_a_missing_extension_is_named_with_the_way_out(captured: Captured, server: EmbeddedServer) -> None:
+    dump, expected = captured
+    assert expected.roles is not None
+    wanting = Expectation(expected.catalog, expected.roles.model_copy(update={"extensions": {"postgis": "3.5"}}), {})
+    found = drill_database(opened(dump), wanting, server.target()).findings
+    assert [finding.subject for finding in found] == ["extension postgis"]
+    assert "DRILL_DATABASE_URL" in found[0].remedy
+
+
+def test_roles_that_the_scratch_server_lacks_are_made_for_the_drill_and_removed(
+    server: EmbeddedServer, database: Callable[..., PostgresTarget]
+) -> None:
+    source = database()
+    run(source, "create role gone_tomorrow; create table t (); alter table t owner to gone_tomorrow;"
+                "grant usage on schema public to gone_tomorrow")  # fmt: skip
+    dump, expected = dump_of(source), expectation_of(source)
+    run(source, "drop owned by gone_tomorrow; drop role gone_tomorrow")
+    outcome = drill_database(opened(dump), expected, server.target())
+    assert outcome.findings == []
+    assert "gone_tomorrow" in str(outcome.details["roles_made_for_the_drill"])
+    assert "gone_tomorrow" not in server_facts(server.target()).roles
+
+
+def test_subscriptions_and_cron_jobs_never_come_alive(
+    server: EmbeddedServer, database: Callable[..., PostgresTarget]
+) -> None:
+    source = database()
+    run(source, "create schema cron; create table cron.job (jobid bigint primary key, active boolean);"
+                "insert into cron.job values (1, true)")  # fmt: skip
+    run(source, "create subscription feed connection 'host=127.0.0.1 port=1 dbname=x' publication p"
+                " with (connect = false, slot_name = 'feed')")  # fmt: skip
+    dump, expected = dump_of(source), expectation_of(source)
+    run(source, "alter subscription feed set (slot_name = none); drop subscription feed")
+    seen: list[object] = []
+
+    def look(target: PostgresTarget) -> None:
+        from backup_pipeline_tests.postgres.restoring import ask
+
+        seen.extend(ask(target, "select subenabled, subslotname from pg_subscription"))
+        seen.extend(ask(target, "select active from cron.job"))
+
+    outcome = drill_database(opened(dump), expected, server.target(), before_comparison=look)
+    assert seen == [(False, None), (False,)]
+    assert "subscription feed disabled" in str(outcome.details["quieted"])
