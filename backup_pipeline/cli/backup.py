@@ -70,7 +70,7 @@ def run_plan(
     try:
         # Before the second that Dagster's import takes: what cannot work is said at once.
         require_environment(site, plan, sources)
-        look_for_tables(site, plan)
+        look_for_tables(site, plan, sources)
         with report:
             if unfinished:
                 outcome = _resume(site, unfinished[1].root_run_id, report.watcher)

@@ -40,14 +40,14 @@ def known_tables(store: Path, source: str) -> tuple[TableKey, ...]:
         return ()
 
 
-def look_for_tables(site: Site, plan_name: str) -> list[str]:
-    """Ask the databases of a plan for their tables and remember them; return the sources that did not answer.
+def look_for_tables(site: Site, plan_name: str, sources: Iterable[str]) -> list[str]:
+    """Ask the databases of some sources for their tables and remember them; return those that did not answer.
 
     Best effort: definitions are built all the same, and a capture exports every table that is there.
     """
     silent = []
     store = site.store_folder(plan_name)
-    for name in site.plan(plan_name).sources:
+    for name in sources:
         source = site.source(name)
         if not isinstance(source, PostgresSource):
             continue

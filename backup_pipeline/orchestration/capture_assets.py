@@ -1,7 +1,5 @@
 """Capture assets: one subsettable multi-asset per source of a plan. What a capture does stands in `artefacts`."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 

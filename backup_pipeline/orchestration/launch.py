@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,6 @@ from dagster._core.definitions.reconstruct import ReconstructableJob
 
 from backup_pipeline.errors import BackupSystemError, ExitCode, RefusedError
 from backup_pipeline.orchestration.build import build_definitions
-from backup_pipeline.orchestration.watching import in_shell
 from backup_pipeline.settings.loader import load_site
 
 
@@ -28,21 +26,11 @@ class RunOutcome:
 
 def job_of(config: str, job: str) -> dg.JobDefinition:
     """Return a job of the site; what `reconstructable` calls to find the job again."""
-    definitions = build_definitions(load_site(Path(config)))
-    if in_shell():
-        definitions = dg.Definitions.merge(definitions, dg.Definitions(loggers={"console": _quiet_console}))
-    return definitions.resolve_job_def(job)
+    return build_definitions(load_site(Path(config))).resolve_job_def(job)
 
 
-def _silence(_: dg.InitLoggerContext) -> logging.Logger:
-    logger = logging.getLogger("backup_pipeline.quiet")
-    logger.addHandler(logging.NullHandler())
-    logger.propagate = False
-    return logger
-
-
-# Says nothing: the command that runs the job tells the user itself.
-_quiet_console = dg.LoggerDefinition(_silence)
+# The command that runs the job tells the user itself; Dagster's own lines would only hide that.
+_QUIET: dict[str, object] = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
 def run_job(
@@ -72,11 +60,10 @@ def run_job(
             instance=instance,
             asset_selection=list(assets) if assets is not None else None,
             tags={**(tags or {}), **({"dagster/partition": partition} if partition else {})},
-            run_config=run_config,
+            run_config={**_QUIET, **(run_config or {})},
             raise_on_error=False,
         )
-        with result:
-            return _outcome(result)
+        return _outcome(result)
 
 
 def resume_run(config: Path, root_run_id: str) -> RunOutcome:
@@ -102,10 +89,10 @@ def resume_run(config: Path, root_run_id: str) -> RunOutcome:
             _reconstructable(config, newest.job_name),
             instance=instance,
             reexecution_options=options,
+            run_config={**newest.run_config, **_QUIET},
             raise_on_error=False,
         )
-        with result:
-            return _outcome(result)
+        return _outcome(result)
 
 
 def _created(instance: dg.DagsterInstance, run_id: str) -> float:

@@ -1,7 +1,5 @@
 """The manifest asset: seals the set that this run wrote and adds it to the plan's partitions."""
 
-from __future__ import annotations
-
 import dagster as dg
 
 from backup_pipeline.orchestration.metadata import failure_of, manifest_metadata

@@ -20,11 +20,6 @@ def present_watcher() -> Watcher:
     return _WATCHER.get() or Watcher()
 
 
-def in_shell() -> bool:
-    """Return whether a command of ours runs the job in this process."""
-    return _WATCHER.get() is not None
-
-
 @contextmanager
 def watched_by(watcher: Watcher) -> Iterator[None]:
     """Let `watcher` look on while the block runs."""

@@ -1,0 +1,47 @@
+# Two commands do everything on a fresh machine with Python >= 3.11, git and make: `make demo` and `make test`.
+SHELL := /bin/bash
+VENV ?= .venv
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
+	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null \
+	&& command -v $$p && break; done)
+BIN := $(VENV)/bin
+DEMO ?= demo-site
+PORT ?= 3000
+
+.PHONY: help demo up test check format bench pictures docs clean-demo
+
+help: ## This list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed. Install one, or name it: make PYTHON=/path/to/python3"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV) (about a minute the first time)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(VENV)/.installed ## Build a small real site, back it up, prove the sets
+	@$(BIN)/backup-pipeline demo --folder $(DEMO)
+
+up: $(VENV)/.installed ## The UI with the demo's runs on http://127.0.0.1:3000
+	@$(BIN)/backup-pipeline up --config $(DEMO)/backup.yaml --port $(PORT)
+
+test: $(VENV)/.installed ## Every test, on an embedded PostgreSQL
+	@$(BIN)/python -m pytest
+
+check: $(VENV)/.installed ## Style, types, layers, definitions
+	@$(BIN)/ruff format --check --quiet . && $(BIN)/ruff check --quiet . && echo "style: ok"
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
+	@BACKUP_PIPELINE_CONFIG=$(CURDIR)/backup.yaml $(BIN)/dagster definitions validate -w workspace.yaml --log-level warning \
+		&& echo "definitions: ok"
+
+format: $(VENV)/.installed ## Put every file into the project's style
+	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+bench: $(VENV)/.installed ## Every benchmark; writes benchmarks/results
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,bench]'
+	@$(BIN)/python -m benchmarks
+
+clean-demo: $(VENV)/.installed ## Stop and remove the demo's site
+	@$(BIN)/backup-pipeline demo --folder $(DEMO) --remove
