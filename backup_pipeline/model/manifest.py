@@ -14,6 +14,7 @@ from backup_pipeline.model.set_id import SetId
 
 MANIFEST_NAME = "manifest.json"
 DRAFT_NAME = "records/set.json"
+CHECKSUM_NAME = "records/sealed.sha256"
 MANIFEST_VERSION = 1
 
 

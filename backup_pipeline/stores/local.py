@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shutil
 import tempfile
@@ -17,6 +18,7 @@ from pydantic import ValidationError as PydanticError
 from backup_pipeline.errors import SetNotFoundError, StoreError
 from backup_pipeline.model.backup_set import BackupSet, SetState
 from backup_pipeline.model.manifest import (
+    CHECKSUM_NAME,
     DRAFT_NAME,
     MANIFEST_NAME,
     MANIFEST_VERSION,
@@ -171,7 +173,13 @@ class LocalSetWriter:
                 shutil.rmtree(part, ignore_errors=True)
             else:
                 part.unlink(missing_ok=True)
-        write_atomically(place, _json(manifest), mode=self._file_mode)
+        data = _json(manifest)
+        # The manifest vouches for every artefact; this vouches for the manifest and the records (`sha256sum -c`).
+        records = sorted((self._folder / _RECORDS).glob("*.json"))
+        sums = {MANIFEST_NAME: data} | {f"{_RECORDS}/{path.name}": path.read_bytes() for path in records}
+        lines = "".join(f"{hashlib.sha256(content).hexdigest()}  {path}\n" for path, content in sums.items())
+        write_atomically(self._folder / CHECKSUM_NAME, lines.encode(), mode=self._file_mode)
+        write_atomically(place, data, mode=self._file_mode)
 
 
 def _open(place: Path) -> BinaryIO:
