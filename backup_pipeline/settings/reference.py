@@ -144,8 +144,8 @@ def _form(schema: dict[str, Any], definitions: dict[str, Any]) -> str:
 def _variables() -> str:
     parts = [
         "\n## Variables\n\nIn `.env` beside `backup.yaml`, or in the process's environment, which wins. Each may be "
-        "given as `X_FILE`, naming a file with the value. `backup-pipeline env setup` writes `.env`, `env check` judges "
-        "it.\n"
+        "given as `X_FILE`, naming a file with the value. `backup-pipeline env setup` writes `.env`, `env check` "
+        "judges it.\n"
         "\n| variable | group | required | meaning |\n| --- | --- | --- | --- |\n"
     ]
     parts += [

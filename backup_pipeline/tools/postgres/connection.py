@@ -32,12 +32,23 @@ PINNED_SETTINGS = {
 APPLICATION_NAME = "backup-pipeline"
 
 
+def _state_of_refusal(text: str) -> str:
+    """Return the SQLSTATE that a refused connection's text means: libpq passes none on while connecting.
+
+    Only servers that speak English are understood; others are told as unreachable, with their own words.
+    """
+    missing = "does not exist" in text
+    if "authentication failed" in text or "no pg_hba.conf entry" in text or (missing and 'role "' in text):
+        return "28000"
+    return "3D000" if missing and 'database "' in text else ""
+
+
 def translate_postgres_error(error: psycopg.Error, target: PostgresTarget) -> BackupSystemError:
     """Return the family's error for a server's error; the password is never in it."""
     text = " ".join(str(error).split()) or type(error).__name__
     if target.password:
         text = text.replace(target.password, "***")
-    state = error.sqlstate or ""
+    state = error.sqlstate or _state_of_refusal(text)
     if state.startswith("28"):
         return SourceError(
             f"The server refused the login: {text}.", where=target.label, remedy="Check user and password."

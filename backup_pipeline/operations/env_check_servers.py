@@ -1,0 +1,118 @@
+"""Do the servers answer, does a client of this machine fit them, and do their clocks agree with ours?"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+from backup_pipeline.errors import BackupSystemError, SettingsError
+from backup_pipeline.model.record import Severity
+from backup_pipeline.operations.env_check import database_sources
+from backup_pipeline.operations.targets import target_of
+from backup_pipeline.rules.environment import EnvironmentFault, is_placeholder
+from backup_pipeline.settings.site import Site
+from backup_pipeline.tools.postgres.clients import choose_client
+from backup_pipeline.tools.postgres.connection import connected, server_version
+from backup_pipeline.tools.postgres.target import PostgresTarget, parse_target
+
+CONNECT_SECONDS = 5
+CLOCK_WARNING_SECONDS = 5.0
+CLOCK_FAULT_SECONDS = 60.0
+DRILL_VARIABLE = "DRILL_DATABASE_URL"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a server said: its major version, and by how many seconds its clock is ahead of ours."""
+
+    major: int
+    clock_ahead: float
+
+
+def server_faults(site: Site, plans: Sequence[str]) -> list[EnvironmentFault]:
+    """Return the faults of every server that the sources of these plans, and drills, use; all are asked at once."""
+    targets: list[tuple[str, PostgresTarget]] = []
+    for name, source in database_sources(site, plans).items():
+        try:
+            target = target_of(site, source, name)
+        except SettingsError:
+            continue  # told with the variables
+        if not (is_placeholder(target.password) or is_placeholder(target.host)):
+            targets.append((f"source {name}", target))
+    drill, found = _drill_target(site, targets)
+    if drill:
+        targets.append(("drills", drill))
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        for faults in pool.map(lambda pair: list(_judged(site, *pair)), targets):
+            found += faults
+    return found
+
+
+def _drill_target(
+    site: Site, live: Sequence[tuple[str, PostgresTarget]]
+) -> tuple[PostgresTarget | None, list[EnvironmentFault]]:
+    value = site.value(DRILL_VARIABLE)
+    if not value or is_placeholder(value):
+        return None, []
+    try:
+        target = parse_target(value, variable=DRILL_VARIABLE)
+    except SettingsError as error:
+        return None, [EnvironmentFault(error.where, error.what, error.remedy)]
+    same = [name for name, other in live if (other.host, other.port) == (target.host, target.port)]
+    if same:
+        fault = EnvironmentFault(
+            DRILL_VARIABLE,
+            f"names the server of {', '.join(same)}: drills would load a live server",
+            "Name a scratch server, or remove the variable to drill in an embedded one.",
+            Severity.WARN,
+            lax=True,
+        )
+        return None, [fault]
+    return target, []
+
+
+def ask(target: PostgresTarget) -> Answer:
+    """Connect, within CONNECT_SECONDS, and return what the server says.
+
+    Raises:
+        UnreachableError, SourceError: as the server or network says.
+    """
+    options = {**dict(target.options), "connect_timeout": str(CONNECT_SECONDS)}
+    with connected(replace(target, options=tuple(sorted(options.items())))) as connection:
+        before = time.time()
+        row = connection.execute("select extract(epoch from clock_timestamp())::float8").fetchone()
+        after = time.time()
+        assert row is not None
+        return Answer(server_version(connection)[0], float(row[0]) - (before + after) / 2)
+
+
+def _judged(site: Site, user: str, target: PostgresTarget) -> Iterator[EnvironmentFault]:
+    try:
+        answer = ask(target)
+    except BackupSystemError as error:
+        if site.settings.embedded_postgres and not error.permanent:
+            return  # the site's own server comes when a run needs it
+        yield EnvironmentFault(error.where, f"{user}: {error.what}", error.remedy)
+        return
+    try:
+        choose_client(answer.major)
+    except BackupSystemError as error:
+        yield EnvironmentFault(target.label, f"{user}: {error.what}", error.remedy)
+    if fault := clock_fault(target.label, answer.clock_ahead):
+        yield fault
+
+
+def clock_fault(where: str, ahead: float) -> EnvironmentFault | None:
+    """Return the fault of a clock that is `ahead` seconds before ours (negative: behind), None when it agrees."""
+    if abs(ahead) < CLOCK_WARNING_SECONDS:
+        return None
+    severity = Severity.ERROR if abs(ahead) >= CLOCK_FAULT_SECONDS else Severity.WARN
+    side = "ahead of" if ahead > 0 else "behind"
+    return EnvironmentFault(
+        where,
+        f"its clock is {abs(ahead):.0f} s {side} this machine's; sets are named and kept by time",
+        "Keep the clocks of both by NTP.",
+        severity,
+    )

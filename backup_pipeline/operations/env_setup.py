@@ -1,0 +1,179 @@
+"""Writing `.env`: secrets that can be made are made, what is set stays, comments and order stay.
+
+Which variables there are is settings/env_template's; how keys are signed is rules/supabase_keys'.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import secrets
+import string
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from backup_pipeline.errors import SettingsError
+from backup_pipeline.rules.environment import is_placeholder
+from backup_pipeline.rules.supabase_keys import ROLES, make_key
+from backup_pipeline.settings.env_template import (
+    TEMPLATE_VARIABLES,
+    Generator,
+    TemplateVariable,
+    env_template,
+    site_variables,
+    variable_block,
+)
+from backup_pipeline.settings.loader import ENV_NAME
+from backup_pipeline.settings.site import Site
+from backup_pipeline.settings.variables import FILE_SUFFIX, named_variables
+from backup_pipeline.tools.files import write_atomically
+
+PASSWORD_LENGTH = 32
+JWT_SECRET_LENGTH = 64
+
+
+@dataclass(frozen=True)
+class EnvSetup:
+    """What was, or would be, done: names only, never values.
+
+    Attributes:
+        file: the path of `.env`.
+        created: whether it is new.
+        generated: variables that got a secret.
+        kept: variables that had a value, which stays.
+        to_fill: variables that only a person can fill, and what for.
+        left: variables that could have been made but were not, with the reason.
+    """
+
+    file: Path
+    created: bool
+    generated: tuple[str, ...]
+    kept: tuple[str, ...]
+    to_fill: tuple[tuple[str, str], ...]
+    left: tuple[tuple[str, str], ...]
+
+
+def letters_and_digits(length: int) -> str:
+    """Return a random text of letters and digits (it must stand in URLs and shells without quoting)."""
+    alphabet = string.ascii_letters + string.digits
+    return "".join(secrets.choice(alphabet) for _ in range(length))
+
+
+def setup_environment(
+    site: Site, *, now: datetime, dry_run: bool = False, random_text: Callable[[int], str] = letters_and_digits
+) -> EnvSetup:
+    """Write `.env` beside backup.yaml, mode 0600, in one rename; nothing that is set is changed.
+
+    Args:
+        site: the site whose variables are wanted.
+        now: from when generated keys are valid.
+        dry_run: say what would be done and write nothing.
+        random_text: gives a random text of that length.
+
+    Raises:
+        SettingsError: the existing `.env` cannot be read.
+        StoreError: it cannot be written.
+    """
+    path = site.folder / ENV_NAME
+    named = named_variables(site.settings)
+    variables = (*TEMPLATE_VARIABLES, *site_variables(named))
+    try:
+        old = path.read_text("utf-8") if path.exists() else None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError("Cannot be read.", where=str(path), remedy="Correct its mode or content.") from error
+    present = _values(old or "")
+    made, left = _generated(variables, present, now, random_text)
+    text = _new_text(variables, named, made) if old is None else _filled(old, variables, named, made)
+    after = _values(text)
+    # Of several variables for one connection string, one is enough.
+    alternatives = [source.dsn_env for source in site.settings.sources.values() if hasattr(source, "dsn_env")]
+    served = {name for group in alternatives if any(_is_set(after, one) for one in group) for name in group}
+    to_fill = tuple(
+        (v.name, v.description)
+        for v in variables
+        if v.name in named and v.required and not _is_set(after, v.name) and v.name not in served
+    )
+    if not dry_run and text != old:
+        write_atomically(path, text.encode())
+    elif not dry_run:
+        path.chmod(0o600)
+    kept = tuple(name for name in present if _is_set(present, name))
+    return EnvSetup(path, old is None, tuple(made), kept, to_fill, tuple(left.items()))
+
+
+def _values(text: str) -> dict[str, str]:
+    from dotenv import dotenv_values
+
+    return {name: value or "" for name, value in dotenv_values(stream=io.StringIO(text), interpolate=False).items()}
+
+
+def _is_set(values: dict[str, str], name: str) -> bool:
+    value = values.get(name, "").strip()
+    return bool(value and not is_placeholder(value)) or bool(values.get(name + FILE_SUFFIX, "").strip())
+
+
+def _generated(
+    variables: tuple[TemplateVariable, ...], present: dict[str, str], now: datetime, random_text: Callable[[int], str]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the values that are made, and the reasons for those that are not though they are missing."""
+    made: dict[str, str] = {}
+    left: dict[str, str] = {}
+    for variable in variables:
+        name = variable.name
+        if variable.generator is None or _is_set(present, name):
+            continue
+        if variable.generator is Generator.PASSWORD:
+            made[name] = random_text(PASSWORD_LENGTH)
+        elif variable.generator is Generator.JWT_SECRET:
+            keys = [key for key in ROLES if _is_set(present, key)]
+            if keys:
+                left[name] = f"{' and '.join(keys)} are signed with a secret that is not here; a new one would not fit"
+            else:
+                made[name] = random_text(JWT_SECRET_LENGTH)
+        else:
+            secret = made.get("JWT_SECRET") or (present.get("JWT_SECRET", "") if _is_set(present, "JWT_SECRET") else "")
+            if secret:
+                made[name] = make_key(ROLES[name], secret, now)
+            else:
+                left[name] = "made from JWT_SECRET, which is not in this file"
+    return made, left
+
+
+def _new_text(variables: tuple[TemplateVariable, ...], named: tuple[str, ...], made: dict[str, str]) -> str:
+    text = env_template(variables)
+    for variable in variables:
+        if variable.name in made:
+            text = text.replace(variable_block(variable), variable_block(variable, made[variable.name]))
+        elif variable.required and variable.name not in named:
+            # Nothing of this site needs it: the line stays as documentation.
+            line = f"\n{variable.name}={variable.example}\n"
+            text = text.replace(line, f"\n# {line[1:]}")
+    return text
+
+
+def _filled(old: str, variables: tuple[TemplateVariable, ...], named: tuple[str, ...], made: dict[str, str]) -> str:
+    """Return the text with made values in the lines that wait for them, and what is missing added at the end."""
+    from dotenv.parser import parse_stream
+
+    parts: list[str] = []
+    present: set[str] = set()
+    for binding in parse_stream(io.StringIO(old)):
+        original = binding.original.string
+        if binding.key:
+            present.add(binding.key)
+        if binding.key in made:
+            before = original[: len(original) - len(original.lstrip())]
+            export = "export " if original.lstrip().startswith("export ") else ""
+            comment = re.search(r"\s+#[^\n]*", original[len(before) :])
+            original = f"{before}{export}{binding.key}={made[binding.key]}{comment[0] if comment else ''}\n"
+        parts.append(original)
+    text = "".join(parts)
+    if text and not text.endswith("\n"):
+        text += "\n"
+    for variable in variables:
+        wanted = variable.name in made or (variable.required and variable.name in named)
+        if wanted and variable.name not in present and variable.name + FILE_SUFFIX not in present:
+            text += "\n" + variable_block(variable, made.get(variable.name))
+    return text

@@ -1,0 +1,199 @@
+"""Judging the variables of a site: missing, empty, placeholders, wrong forms, weak and demo secrets.
+
+Pure: names, values and the time come in, faults go out; no value is ever in a fault. Connection strings are parsed,
+servers reached and disks looked at in operations/env_check.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import StrEnum
+from urllib.parse import urlsplit
+
+from backup_pipeline.model.record import Severity
+from backup_pipeline.rules.supabase_keys import DEMO_JWT_SECRET, ROLES, key_problem
+
+
+@dataclass(frozen=True, slots=True)
+class EnvironmentFault:
+    """One thing that is wrong.
+
+    Attributes:
+        where: the variable, file, folder or server.
+        what: what is wrong with it; no secret.
+        remedy: what to do.
+        severity: ERROR where a run would fail or be unsafe, WARN otherwise.
+        lax: a WARN of this kind is an ERROR in production.
+    """
+
+    where: str
+    what: str
+    remedy: str
+    severity: Severity = Severity.ERROR
+    lax: bool = False
+
+    def graded(self, *, production: bool) -> EnvironmentFault:
+        """Return the fault as it counts there."""
+        return replace(self, severity=Severity.ERROR) if production and self.lax else self
+
+    def as_dict(self) -> dict[str, str]:
+        """Return the fault for `--json`."""
+        return {"severity": self.severity.value, "where": self.where, "what": self.what, "remedy": self.remedy}
+
+
+class Form(StrEnum):
+    """The form that a value must have."""
+
+    DSN = "dsn"
+    URL = "url"
+    URLS = "urls"
+    TEXT = "text"
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Variables of which the first that is set is used; `by` says who needs it, as in "source keycloak"."""
+
+    variables: tuple[str, ...]
+    by: str
+    form: Form = Form.TEXT
+    required: bool = True
+
+
+_PLACEHOLDER_WORDS = re.compile(
+    r"(change[-_ ]?(me|it|this)?|example|sample|placeholder|replace[-_ ]?(me|this)?|todo|tbd|fixme|dummy|none|null|"
+    r"\.{3}|x{3,}|\?{2,}|-+)",
+    re.IGNORECASE,
+)
+_PLACEHOLDER_PARTS = re.compile(
+    r"<[^<>]*>|\$\{[^}]*\}|(?i:\[your[-_ ][^\]]*\]|(^|[:/@=])(your[-_ ]|change[-_]?me|x{4,}([:@/]|$)))|"
+    r"USER:PASSWORD@|user:password@host|[@/]([\w-]+\.)*example\.(com|org|net)\b",
+)
+_PUBLISHED = {
+    "your-super-secret-and-long-postgres-password",
+    "this_password_is_insecure_and_should_be_updated",
+    DEMO_JWT_SECRET,
+}
+_COMMON = re.compile(
+    r"(pass(word|wort)?|postgres(ql)?|supabase|keycloak|admin|root|secret|geheim|test|demo|qwert[yz]|letmein|welcome|"
+    r"backup|trading|default|[0-9]+|abc)+[!.]?",
+    re.IGNORECASE,
+)
+MINIMUM_PASSWORD = 12
+MINIMUM_JWT_SECRET = 32
+
+
+def is_placeholder(value: str) -> bool:
+    """Return whether a value only shows where a value belongs."""
+    text = value.strip().strip("'\"")
+    return (
+        text in _PUBLISHED
+        or bool(_PLACEHOLDER_WORDS.fullmatch(text))
+        or bool(_PLACEHOLDER_PARTS.search(text))
+        or text.lower().startswith(("your-", "your_", "my-secret", "insert-"))
+    )
+
+
+def weakness(secret: str) -> str:
+    """Return why a password is weak, "" when nothing speaks against it."""
+    if secret in _PUBLISHED:
+        return "a published example"
+    if _COMMON.fullmatch(secret):
+        return "made of common words and digits"
+    if len(secret) < MINIMUM_PASSWORD:
+        return f"shorter than {MINIMUM_PASSWORD} characters"
+    if len(set(secret)) < 6:
+        return "nearly always the same character"
+    return ""
+
+
+def need_faults(needs: Iterable[Need], environment: Mapping[str, str]) -> list[EnvironmentFault]:
+    """Return a fault for every need that no variable fulfils: missing, empty, a placeholder, or not a URL.
+
+    Connection strings are only looked at as text here; `env_check` parses them.
+    """
+    found: dict[tuple[str, str], EnvironmentFault] = {}
+    for need in needs:
+        if fault := _need_fault(need, environment):
+            found.setdefault((fault.where, fault.what), fault)
+    return list(found.values())
+
+
+def _need_fault(need: Need, environment: Mapping[str, str]) -> EnvironmentFault | None:
+    severity = Severity.ERROR if need.required else Severity.WARN
+    for name in need.variables:
+        value = environment.get(name, "").strip()
+        if not value:
+            continue
+        if is_placeholder(value):
+            return EnvironmentFault(
+                name, f"still a placeholder (needed by {need.by})", "Replace it with the real value.", severity
+            )
+        if problem := _form_problem(value, need.form):
+            return EnvironmentFault(name, problem, "Correct it; .env.template shows the form.", severity)
+        return None
+    empty = [name for name in need.variables if name in environment]
+    state = "empty" if empty else "not set"
+    return EnvironmentFault(
+        " or ".join(need.variables), f"{state} (needed by {need.by})", "Set it in .env or in the environment.", severity
+    )
+
+
+def _form_problem(value: str, form: Form) -> str:
+    if form is Form.URL and not _is_url(value, {"http", "https"}):
+        return "not a URL that begins with https://"
+    if form is Form.URLS and not all(_is_url(part, None) for part in value.replace(",", " ").split()):
+        return "not a list of URLs separated by spaces"
+    return ""
+
+
+def _is_url(text: str, schemes: set[str] | None) -> bool:
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        return False
+    return (
+        "://" in text and bool(parts.scheme) and (schemes is None or (parts.scheme in schemes and bool(parts.netloc)))
+    )
+
+
+def secret_faults(environment: Mapping[str, str], now: datetime) -> list[EnvironmentFault]:
+    """Return faults of the secrets that `env setup` makes and of Keycloak's password, as far as they are set.
+
+    Empty values and values in angle brackets are not judged here: whether they are needed is `need_faults`' question.
+    """
+    values = {name: value.strip() for name, value in environment.items()}
+    found = []
+    for name in ("POSTGRES_PASSWORD", "DASHBOARD_PASSWORD", "KC_DB_PASSWORD"):
+        value = values.get(name, "")
+        if value and not value.startswith("<") and (why := weakness(value)):
+            found.append(_weak(name, f"weak: {why}"))
+    secret = values.get("JWT_SECRET", "")
+    secret = "" if secret.startswith("<") else secret
+    if secret == DEMO_JWT_SECRET:
+        found.append(_weak("JWT_SECRET", "Supabase's published demo secret: anybody can sign keys with it"))
+    elif secret and (len(secret) < MINIMUM_JWT_SECRET or weakness(secret)):
+        why = weakness(secret) or f"shorter than {MINIMUM_JWT_SECRET} characters"
+        found.append(_weak("JWT_SECRET", f"weak: {why}"))
+    for name in ROLES:
+        token = values.get(name, "")
+        if token and not token.startswith("<") and (problem := key_problem(name, token, secret, now)):
+            found.append(EnvironmentFault(name, problem[0], problem[1], Severity.WARN, lax=True))
+    return found
+
+
+def _weak(name: str, what: str) -> EnvironmentFault:
+    remedy = "Change it where it is used, too; or empty it here and run: backup-pipeline env setup"
+    return EnvironmentFault(name, what, remedy, Severity.WARN, lax=True)
+
+
+def password_fault(where: str, password: str) -> EnvironmentFault | None:
+    """Return the fault of a password that stands in a connection string, None when it is good."""
+    if password and (why := weakness(password)):
+        return EnvironmentFault(
+            where, f"its password is weak: {why}", "Give the role a long random password.", Severity.WARN, lax=True
+        )
+    return None

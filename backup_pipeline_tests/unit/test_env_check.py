@@ -1,0 +1,206 @@
+"""`env check` finds what is wrong with variables, servers and disks; a run refuses to begin with unusable variables."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from backup_pipeline.cli.common import run_app
+from backup_pipeline.cli.main import build_app
+from backup_pipeline.errors import ExitCode, SettingsError
+from backup_pipeline.model.record import Severity
+from backup_pipeline.operations.env_check import check_environment, require_environment
+from backup_pipeline.operations.env_check_servers import clock_fault
+from backup_pipeline.settings.loader import load_site
+from backup_pipeline_tests.unit.test_env_rules import NOW, SECRET
+
+SITE = """\
+sources:
+  supabase: {kind: postgres, dsn_env: [SESSION_DATABASE_URL, DATABASE_URL]}
+  keycloak: {kind: postgres, dsn_env: KC_DB_URL, user_env: KC_DB_USERNAME, password_env: KC_DB_PASSWORD}
+  files: {kind: folder, path: files}
+plans:
+  nightly: {sources: [supabase, keycloak, files]}
+  small: {sources: [files]}
+"""
+
+
+@pytest.fixture
+def site(tmp_path):
+    """Return a function that gives the site with these variables."""
+    (tmp_path / "files").mkdir()
+    (tmp_path / "backup.yaml").write_text(SITE)
+
+    def make(**variables: str):
+        return load_site(tmp_path, environment=variables)
+
+    return make
+
+
+def test_a_run_names_all_unusable_variables_at_once(site):
+    with pytest.raises(SettingsError) as raised:
+        require_environment(
+            site(KC_DB_URL="jdbc:postgresql://h/kc", KC_DB_USERNAME="", KC_DB_PASSWORD="changeme"), "nightly"
+        )
+    assert raised.value.exit_code is ExitCode.SETTINGS
+    assert raised.value.what.splitlines() == [
+        "3 variables of plan nightly are not usable.",
+        "SESSION_DATABASE_URL or DATABASE_URL: not set (needed by source supabase)",
+        "KC_DB_USERNAME: empty (needed by source keycloak)",
+        "KC_DB_PASSWORD: still a placeholder (needed by source keycloak)",
+    ]
+
+
+def test_a_plan_without_databases_needs_no_variables(site):
+    require_environment(site(), "small")
+
+
+def test_good_variables_let_the_run_begin(site):
+    require_environment(
+        site(DATABASE_URL="postgresql://u:p@h/d", KC_DB_URL="jdbc:postgresql://h/kc?user=kc&password=x"), "nightly"
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("postgresql://u:geheim@h:6543/d", "transaction pooler"),
+        ("mysql://u:geheim@h/d", "Not a PostgreSQL connection string"),
+        ("postgresql://u:ge/heim@h/d", "Not a PostgreSQL connection string"),
+        ("geheim", "Not a PostgreSQL connection string"),
+    ],
+)
+def test_a_connection_string_of_the_wrong_form_stops_the_run_and_is_not_quoted(site, value, told):
+    with pytest.raises(SettingsError, match=told) as raised:
+        require_environment(site(DATABASE_URL=value, KC_DB_URL="postgresql://u:p@h/kc"), "nightly")
+    assert "DATABASE_URL" in str(raised.value)
+    assert "geheim" not in str(raised.value)
+
+
+def _told(faults) -> dict[str, str]:
+    return {fault.where: fault.what for fault in faults}
+
+
+@pytest.fixture
+def reachable(site, server, tmp_path):
+    target = server.target()
+    dsn = f"postgresql://{target.user}:{target.password}@{target.host}:{target.port}/{target.database}"
+
+    def make(**variables: str):
+        (tmp_path / ".env").touch(mode=0o600)
+        return site(
+            **{"DATABASE_URL": dsn, "KC_DB_URL": dsn, "KC_DB_USERNAME": "u", "KC_DB_PASSWORD": SECRET, **variables}
+        )
+
+    return make
+
+
+def test_a_healthy_site_has_no_errors(reachable):
+    faults = check_environment(reachable(), now=NOW)
+    assert [fault for fault in faults if fault.severity is Severity.ERROR] == []
+
+
+def test_production_counts_a_local_server_as_an_error(reachable):
+    errors = [f for f in check_environment(reachable(), now=NOW, production=True) if f.severity is Severity.ERROR]
+    assert {error.where for error in errors} == {"DATABASE_URL", "KC_DB_URL"}
+    assert all("on this machine" in error.what for error in errors)
+
+
+def test_a_server_that_does_not_answer_is_named_without_its_password(reachable):
+    faults = check_environment(reachable(DATABASE_URL=f"postgresql://u:{SECRET}@127.0.0.1:1/d"), now=NOW)
+    told = _told(faults)
+    assert "cannot be reached" in told["u@127.0.0.1:1/d"]
+    assert SECRET not in str(faults)
+
+
+def test_a_refused_login_is_told_apart_from_a_dead_server(reachable, server):
+    target = server.target()
+    dsn = f"postgresql://{target.user}:wrong-{SECRET}@{target.host}:{target.port}/postgres"
+    assert "refused the login" in str(_told(check_environment(reachable(DATABASE_URL=dsn), now=NOW)))
+
+
+def test_drills_on_a_live_server_are_warned_of(reachable, server):
+    target = server.target()
+    dsn = f"postgresql://{target.user}:{target.password}@{target.host}:{target.port}/drill"
+    assert "live server" in _told(check_environment(reachable(DRILL_DATABASE_URL=dsn), now=NOW))["DRILL_DATABASE_URL"]
+
+
+def test_open_modes_are_warnings_and_errors_in_production(reachable, tmp_path):
+    site = reachable()
+    (tmp_path / ".env").chmod(0o644)
+    store = tmp_path / "backups" / "nightly"
+    store.mkdir(parents=True)
+    store.chmod(0o755)
+    wheres = {str(tmp_path / ".env"), str(store)}
+    mild = [fault for fault in check_environment(site, now=NOW) if fault.where in wheres]
+    strict = [fault for fault in check_environment(site, now=NOW, production=True) if fault.where in wheres]
+    assert {fault.severity for fault in mild} == {Severity.WARN}
+    assert {fault.severity for fault in strict} == {Severity.ERROR}
+    assert {fault.where for fault in strict} == wheres
+
+
+def test_a_store_that_cannot_be_written_is_found_by_writing(reachable, tmp_path):
+    (tmp_path / "backups").write_text("a file where a folder should be")
+    told = _told(check_environment(reachable(), now=NOW))
+    assert "cannot be written" in told[str(tmp_path / "backups" / "nightly")]
+
+
+def test_checking_leaves_nothing_behind(reachable, tmp_path):
+    before = sorted(path.name for path in tmp_path.iterdir())
+    check_environment(reachable(), now=NOW)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted({*before, ".env"})
+
+
+def test_a_missing_source_folder_and_an_unused_source_are_named(reachable, tmp_path):
+    (tmp_path / "files").rmdir()
+    (tmp_path / "backup.yaml").write_text(SITE.replace("plans:", "  spare: {kind: folder, path: .venv}\nplans:"))
+    told = _told(check_environment(reachable(), now=NOW))
+    assert told[str(tmp_path / "files")] == "source files does not exist there"
+    assert told["sources.spare"] == "no plan captures this source"
+
+
+def test_lines_of_the_env_file_that_mean_nothing_or_stand_twice_are_named(reachable, tmp_path):
+    site = reachable()
+    (tmp_path / ".env").write_text("# c\nA=1\n\nthis is = not a line\nA=2\n'broken\n")
+    told = _told(check_environment(site, now=NOW))
+    assert "stands twice (first in line 2)" in told[f"{tmp_path / '.env'}:5"]
+    assert f"{tmp_path / '.env'}:6" in told
+
+
+def test_a_relative_dagster_home_is_an_error(reachable):
+    assert "absolute" in _told(check_environment(reachable(DAGSTER_HOME="home"), now=NOW))["DAGSTER_HOME"]
+
+
+def test_git_missing_is_an_error_for_a_site_with_a_repository(reachable, tmp_path, monkeypatch):
+    text = SITE.replace("plans:", "  code: {kind: repository, path: files}\nplans:").replace("[files]", "[files, code]")
+    (tmp_path / "backup.yaml").write_text(text)
+    site = reachable()
+    assert "git" not in str(_told(check_environment(site, now=NOW)))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "git was not found" in _told(check_environment(site, now=NOW))["PATH"]
+
+
+def test_a_clock_that_differs_is_a_warning_and_by_a_minute_an_error():
+    assert clock_fault("h", 1.0) is None
+    assert clock_fault("h", -10.0).severity is Severity.WARN
+    assert "10 s behind" in clock_fault("h", -10.0).what
+    assert clock_fault("h", 90.0).severity is Severity.ERROR
+
+
+def test_the_command_ends_with_the_exit_code_of_settings_and_lists_every_fault(site, tmp_path, capsys, monkeypatch):
+    for name in ("SESSION_DATABASE_URL", "DATABASE_URL", "KC_DB_URL"):
+        monkeypatch.delenv(name, raising=False)
+    site()
+    assert run_app(build_app(), ["env", "check", "--config", str(tmp_path), "--json"]) == ExitCode.SETTINGS
+    told = json.loads(capsys.readouterr().out)
+    assert told["ok"] is False
+    assert {"SESSION_DATABASE_URL or DATABASE_URL", "KC_DB_URL"} <= {fault["where"] for fault in told["faults"]}
+    assert all(fault["remedy"] for fault in told["faults"])
+
+
+def test_faults_of_the_settings_file_are_in_the_same_form(tmp_path, capsys):
+    (tmp_path / "backup.yaml").write_text(SITE.replace("kind: folder", "kind: foldr"))
+    assert run_app(build_app(), ["env", "check", "--config", str(tmp_path), "--json"]) == ExitCode.SETTINGS
+    told = json.loads(capsys.readouterr().out)
+    assert "foldr" in told["faults"][0]["what"]

@@ -1,0 +1,143 @@
+"""`env setup` makes what can be made, never changes what is set, and keeps comments and order."""
+
+from __future__ import annotations
+
+import json
+import stat
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from dotenv import dotenv_values
+
+from backup_pipeline.cli.common import run_app
+from backup_pipeline.cli.main import build_app
+from backup_pipeline.operations.env_setup import setup_environment
+from backup_pipeline.rules.environment import is_placeholder, secret_faults
+from backup_pipeline.rules.supabase_keys import is_signed_with, make_key
+from backup_pipeline.settings.loader import load_site
+
+NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
+SITE = """\
+sources:
+  supabase: {kind: postgres, dsn_env: [SESSION_DATABASE_URL, DATABASE_URL]}
+  erp: {kind: postgres, dsn_env: ERP_URL}
+plans:
+  nightly: {sources: [supabase, erp]}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    (tmp_path / "backup.yaml").write_text(SITE)
+    return tmp_path
+
+
+def _setup(folder: Path, **more):
+    return setup_environment(load_site(folder, environment={}), now=NOW, **more)
+
+
+def test_a_new_file_is_private_and_its_secrets_are_good(folder):
+    done = _setup(folder)
+    env = dotenv_values(folder / ".env")
+    assert stat.S_IMODE((folder / ".env").stat().st_mode) == 0o600
+    assert done.created
+    assert set(done.generated) == {
+        "POSTGRES_PASSWORD", "DASHBOARD_PASSWORD", "JWT_SECRET", "ANON_KEY", "SERVICE_ROLE_KEY",
+    }  # fmt: skip
+    assert secret_faults(env, NOW) == []
+    assert is_signed_with(env["SERVICE_ROLE_KEY"], env["JWT_SECRET"])
+    assert env["POSTGRES_PASSWORD"].isalnum()
+
+
+def test_what_a_person_must_fill_in_is_named_and_stays_a_placeholder(folder):
+    done = _setup(folder)
+    assert [name for name, _ in done.to_fill] == ["SESSION_DATABASE_URL", "ERP_URL"]
+    env = dotenv_values(folder / ".env")
+    assert is_placeholder(env["SESSION_DATABASE_URL"])
+    assert is_placeholder(env["ERP_URL"])
+
+
+def test_variables_of_sources_that_the_site_lacks_are_commented_out(folder):
+    _setup(folder)
+    assert "TRADING_DATABASE_URL" not in dotenv_values(folder / ".env")
+    assert "# TRADING_DATABASE_URL=<" in (folder / ".env").read_text()
+
+
+def test_two_sites_never_get_the_same_secrets(folder, tmp_path_factory):
+    other = tmp_path_factory.mktemp("other")
+    (other / "backup.yaml").write_text(SITE)
+    _setup(folder)
+    _setup(other)
+    one, two = dotenv_values(folder / ".env"), dotenv_values(other / ".env")
+    assert all(one[name] != two[name] for name in ("POSTGRES_PASSWORD", "JWT_SECRET", "ANON_KEY", "DASHBOARD_PASSWORD"))
+
+
+def test_what_is_set_stays_with_comments_and_order(folder):
+    old = (
+        "# mine\n\nexport POSTGRES_PASSWORD='kept $ecret'\n# before the secret\nJWT_SECRET=   # to be made\n"
+        "ANON_KEY=<later>\nSESSION_DATABASE_URL=postgresql://u:p@h/d\nUNKNOWN=x\n"
+    )
+    (folder / ".env").write_text(old)
+    done = _setup(folder)
+    text = (folder / ".env").read_text()
+    env = dotenv_values(folder / ".env")
+    assert text.startswith("# mine\n\nexport POSTGRES_PASSWORD='kept $ecret'\n# before the secret\nJWT_SECRET=")
+    assert "   # to be made\nANON_KEY=ey" in text
+    assert "SESSION_DATABASE_URL=postgresql://u:p@h/d\nUNKNOWN=x\n" in text
+    assert env["POSTGRES_PASSWORD"] == "kept $ecret"
+    assert is_signed_with(env["ANON_KEY"], env["JWT_SECRET"])
+    assert "POSTGRES_PASSWORD" in done.kept
+    assert [name for name, _ in done.to_fill] == ["ERP_URL"]
+
+
+def test_running_it_twice_changes_nothing(folder):
+    _setup(folder)
+    first = (folder / ".env").read_bytes()
+    again = _setup(folder)
+    assert (folder / ".env").read_bytes() == first
+    assert again.generated == ()
+    assert not again.created
+
+
+def test_keys_are_made_from_a_jwt_secret_that_is_already_there(folder):
+    (folder / ".env").write_text("JWT_SECRET=abcdefghijklmnopqrstuvwxyz0123456789\n")
+    _setup(folder)
+    env = dotenv_values(folder / ".env")
+    assert env["JWT_SECRET"] == "abcdefghijklmnopqrstuvwxyz0123456789"
+    assert is_signed_with(env["ANON_KEY"], env["JWT_SECRET"])
+
+
+def test_no_new_jwt_secret_is_made_beside_keys_that_it_would_not_fit(folder):
+    (folder / ".env").write_text(f"ANON_KEY={make_key('anon', 'x' * 40, NOW)}\n")
+    done = _setup(folder)
+    assert "JWT_SECRET" not in dotenv_values(folder / ".env")
+    assert dict(done.left)["JWT_SECRET"].startswith("ANON_KEY")
+
+
+def test_a_secret_given_by_a_file_is_not_made_again(folder):
+    (folder / "pg").write_text("x")
+    (folder / ".env").write_text(f"POSTGRES_PASSWORD_FILE={folder / 'pg'}\n")
+    _setup(folder)
+    assert "POSTGRES_PASSWORD" not in dotenv_values(folder / ".env")
+
+
+def test_a_dry_run_writes_nothing_and_says_what_it_would_make(folder):
+    done = _setup(folder, dry_run=True)
+    assert not (folder / ".env").exists()
+    assert "JWT_SECRET" in done.generated
+
+
+def test_an_open_file_is_closed_to_others(folder):
+    _setup(folder)
+    (folder / ".env").chmod(0o644)
+    _setup(folder)
+    assert stat.S_IMODE((folder / ".env").stat().st_mode) == 0o600
+
+
+def test_the_command_tells_names_and_never_values(folder, capsys):
+    assert run_app(build_app(), ["env", "setup", "--config", str(folder), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    values = dotenv_values(folder / ".env")
+    assert "JWT_SECRET" in told["generated"]
+    assert all(values[name] not in str(told) for name in told["generated"])
