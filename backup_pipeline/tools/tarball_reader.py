@@ -27,6 +27,7 @@ MAXIMUM_LINE = 1 << 16
 """The same for a line of a listing."""
 DAMAGE: tuple[type[Exception], ...] = (tarfile.TarError, EOFError, OSError, cast(type[Exception], isal_zlib.error))
 """What reading a damaged gzip or tar stream raises."""
+_LINE_DAMAGE: tuple[type[Exception], ...] = (ValueError, TypeError, KeyError, *DAMAGE)
 
 
 @contextlib.contextmanager
@@ -49,7 +50,7 @@ def read_listing(file: BinaryIO, name: str = "listing") -> Iterator[Member]:
                 fields = json.loads(line)
                 yield Member(**{**fields, "kind": Kind(fields["kind"]), "state": State(fields["state"])})
                 number += 1
-    except (ValueError, TypeError, KeyError, *DAMAGE) as error:
+    except _LINE_DAMAGE as error:
         text = str(error) or type(error).__name__
         raise ValidationError(f"Damaged after line {number}: {text}.", where=name, remedy="Use another set.") from error
 

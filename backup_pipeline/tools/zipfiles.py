@@ -1,0 +1,100 @@
+"""ZIP archives of a commit's files: written from a stream of contents, read back and compared. No git here.
+
+Modes stand in each entry's external attributes (as git and Info-ZIP write them); a symbolic link is an entry of type
+link whose content is its target. The archive's comment is the commit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import stat
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from typing import IO, Any, BinaryIO
+
+from backup_pipeline.errors import ValidationError
+
+CHUNK = 1 << 20
+DAMAGE: tuple[type[Exception], ...] = (
+    zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, RuntimeError,
+)  # fmt: skip
+"""What reading a damaged ZIP raises."""
+
+
+class ZipWriter:
+    """Writes files to a ZIP on a sink that cannot seek; use as a context manager."""
+
+    def __init__(self, sink: Any, *, comment: str, moment: datetime) -> None:
+        self._zip = zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED, allowZip64=True)
+        self._zip.comment = comment.encode()
+        # DOS times begin in 1980 and have no zone: UTC is meant.
+        self._time = max(moment.timetuple()[:6], (1980, 1, 1, 0, 0, 0))
+
+    def __enter__(self) -> ZipWriter:
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        self._zip.close()
+
+    def add(self, path: str, mode: int, size: int, pieces: Iterable[bytes]) -> bytes:
+        """Add a file; `mode` with its file type. Returns the first bytes of its content (up to 200)."""
+        info = zipfile.ZipInfo(zip_name(path), self._time)
+        info.compress_type = zipfile.ZIP_DEFLATED
+        info.create_system = 3
+        info.external_attr = mode << 16
+        info.file_size = size
+        start = b""
+        with self._zip.open(info, "w", force_zip64=size >= 1 << 31) as out:
+            for piece in pieces:
+                start = start or piece[:200]
+                out.write(piece)
+        return start
+
+
+def zip_name(path: str) -> str:
+    """Return the name under which a path stands in a ZIP, whose names are UTF-8: other bytes as `\\xff`."""
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def read_entries(archive: BinaryIO, name: str) -> Iterator[tuple[zipfile.ZipInfo, IO[bytes]]]:
+    """Yield every entry with its content, whose CRC is compared when it is read to its end.
+
+    Raises:
+        ValidationError: the ZIP is damaged; names `name` and the entry.
+    """
+    entry = "its directory"
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            for info in opened.infolist():
+                entry = info.filename
+                with opened.open(info) as content:
+                    yield info, content
+    except DAMAGE as error:
+        raise ValidationError(f"Damaged at {entry}: {error}.", where=name, remedy="Use another set.") from error
+
+
+def archive_comment(archive: BinaryIO, name: str) -> str:
+    """Return a ZIP's comment; ValidationError when it is no ZIP."""
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            return opened.comment.decode("utf-8", "replace")
+    except DAMAGE as error:
+        raise ValidationError(f"Not a readable ZIP: {error}.", where=name, remedy="Use another set.") from error
+
+
+def entry_mode(info: zipfile.ZipInfo) -> int:
+    """Return the mode with file type of an entry; a plain file's where it has none."""
+    return info.external_attr >> 16 or stat.S_IFREG | 0o644
+
+
+def git_blob_id(content: IO[bytes], size: int, *, algorithm: str = "sha1") -> str:
+    """Return the object id that git gives a file's content (its header and content hashed).
+
+    Source: https://git-scm.com/book/en/v2/Git-Internals-Git-Objects.
+    """
+    digest = hashlib.new(algorithm, b"blob %d\0" % size, usedforsecurity=False)
+    while piece := content.read(CHUNK):
+        digest.update(piece)
+    return digest.hexdigest()
