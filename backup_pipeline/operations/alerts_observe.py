@@ -214,3 +214,13 @@ def _gone_plans(site: Site, state: IncidentState, now: datetime) -> Iterator[Obs
     for incident in state.open:
         if incident.plan and incident.plan not in site.settings.plans:
             yield Observation(incident.key, now)
+
+
+def set_of_run(site: Site, plan: str, root_run_id: str) -> BackupSet | None:
+    """Return the set that a run (or what it re-executes) wrote, among the newest ones; None when there is none."""
+    store = open_store(site, plan)
+    for set_id in islice(reversed(store.ids()), _SETS_READ):
+        known = store.read(set_id)
+        if known.draft is not None and known.draft.root_run_id == root_run_id:
+            return known
+    return None

@@ -1,0 +1,168 @@
+"""Sensors that tell people: of failed runs, of failed checks in green runs, and of what the stores say by themselves.
+
+Dagster's own alerts are part of its paid service. What is told, and once only, is decided in `operations/alerts.py`;
+runs started from the shell tell by themselves, and the same incident is not told again from here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import dagster as dg
+
+from backup_pipeline.errors import BackupSystemError
+from backup_pipeline.model.backup_set import BackupSet
+from backup_pipeline.model.incident import Observation
+from backup_pipeline.model.record import CheckResult, Severity
+from backup_pipeline.operations import alerts
+from backup_pipeline.operations.alerts_observe import observe_check, set_of_run
+from backup_pipeline.operations.alerts_state import read_state
+from backup_pipeline.orchestration.names import PLAN_TAG, backup_job, manifest_key
+from backup_pipeline.settings.site import Site
+
+RUNS_SECONDS = 30
+STORES_SECONDS = 300
+_UI_JOB = "__ASSET_JOB"
+_NO_REASON = "The run's log in the UI has the details."
+
+
+def alert_sensors(site: Site) -> list[dg.SensorDefinition]:
+    """Return the site's alert sensors, running from the start."""
+    running = dg.DefaultSensorStatus.RUNNING
+
+    # Without monitor_all_code_locations runs that were started from the shell are not seen.
+    @dg.run_failure_sensor(
+        name="alert_on_failed_runs",
+        monitor_all_code_locations=True,
+        minimum_interval_seconds=RUNS_SECONDS,
+        default_status=running,
+        description="Tells of runs that failed: once per incident.",
+    )
+    def failed(context: dg.RunFailureSensorContext) -> dg.SkipReason:
+        return dg.SkipReason(_tell_of(site, context, succeeded=False))
+
+    @dg.run_status_sensor(
+        run_status=dg.DagsterRunStatus.SUCCESS,
+        name="alert_on_failed_checks",
+        monitor_all_code_locations=True,
+        minimum_interval_seconds=RUNS_SECONDS,
+        default_status=running,
+        description="Tells of failed asset checks in green runs, and of incidents that a run has ended.",
+    )
+    def succeeded(context: dg.RunStatusSensorContext) -> dg.SkipReason:
+        return dg.SkipReason(_tell_of(site, context, succeeded=True))
+
+    @dg.sensor(
+        name="alert_on_stores",
+        minimum_interval_seconds=STORES_SECONDS,
+        default_status=running,
+        description="Tells of overdue backups, damaged sets, drills that did not prove, and disks that fill.",
+    )
+    def stores(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+        told = alerts.evaluate_incidents(site).told
+        return dg.SkipReason(f"{len(read_state(site).open)} incidents open, {told} told now.")
+
+    return [failed, succeeded, stores]
+
+
+def subject_of(site: Site, run: dg.DagsterRun) -> tuple[str, str]:
+    """Return the plan that a run worked for ("" for none) and what it did: backup, verification, drill, …."""
+    selected = run.asset_selection or frozenset()
+    named = run.tags.get(PLAN_TAG, "")
+    candidates = [named, *sorted({key.path[0] for key in selected})]
+    plan = next((name for name in candidates if name in site.settings.plans), "")
+    if run.job_name != _UI_JOB:
+        longest = max((p for p in site.settings.plans if run.job_name.startswith(f"{p}_")), key=len, default="")
+        plan = plan or longest
+        return plan, run.job_name.removeprefix(f"{plan}_") if plan else run.job_name
+    if plan and manifest_key(plan) in selected:
+        return plan, backup_job("").removeprefix("_")
+    return plan, ", ".join(sorted({key.path[-1] for key in selected}))[:80] or "materialisation"
+
+
+def _tell_of(site: Site, context: dg.RunStatusSensorContext, *, succeeded: bool) -> str:
+    run = context.dagster_run
+    plan, work = subject_of(site, run)
+    at = _end_of(context)
+    written = _written(site, plan, run) if plan else None
+    artefact, reason, remedy = ("", "", "") if succeeded else _why(context, written)
+    told = alerts.notify_run_finished(
+        site,
+        plan,
+        succeeded=succeeded,
+        run_id=run.run_id,
+        work=work,
+        set_id=str(written.set_id) if written else "",
+        artefact=artefact,
+        reason=reason,
+        remedy=remedy,
+        records=written.records if written else (),
+        partial=bool(written and written.draft and written.draft.partial),
+        at=at,
+    ).told
+    told += alerts.report(site, tuple(_checks(site, context, plan, at)), at).told
+    return f"{work} of {plan or 'no plan'} {'succeeded' if succeeded else 'failed'}; {told} incidents told."
+
+
+def _end_of(context: dg.RunStatusSensorContext) -> datetime:
+    record = context.instance.get_run_record_by_id(context.dagster_run.run_id)
+    end = record.end_time if record else None
+    return datetime.fromtimestamp(end, UTC) if end else datetime.now(UTC)
+
+
+def _written(site: Site, plan: str, run: dg.DagsterRun) -> BackupSet | None:
+    try:
+        return set_of_run(site, plan, run.root_run_id or run.run_id)
+    except BackupSystemError:
+        return None
+
+
+def _why(context: dg.RunStatusSensorContext, written: BackupSet | None) -> tuple[str, str, str]:
+    """Return artefact, reason and remedy of a failed run.
+
+    Only texts of our own are told: a foreign error's message may hold a row of data (`Key (email)=(…)`).
+    """
+    if written is not None and written.failures:
+        first = min(written.failures, key=lambda failure: failure.at)
+        return ".".join(first.key), first.what, first.remedy
+    for event in context.for_run_failure().get_step_failure_events() if _failed(context) else ():
+        data = event.step_failure_data
+        if data.user_failure_data is not None:
+            values = {name: str(value.value or "") for name, value in data.user_failure_data.metadata.items()}
+            where, what = values.get("where", ""), values.get("what", "")
+            return event.step_key or "", f"{where}: {what}" if where else what, values.get("remedy", "")
+        error = data.error
+        while error is not None and error.cause is not None:
+            error = error.cause
+        kind = (error.cls_name if error else "") or "error"
+        return event.step_key or "", f"Unexpected {kind}.", _NO_REASON
+    return "", "The run ended outside its steps: its process was killed, or it could not be started.", _NO_REASON
+
+
+def _failed(context: dg.RunStatusSensorContext) -> bool:
+    return context.dagster_run.status is dg.DagsterRunStatus.FAILURE
+
+
+def _checks(site: Site, context: dg.RunStatusSensorContext, plan: str, at: datetime) -> Iterator[Observation]:
+    """Yield the checks of assets that are not artefacts of a set; those are in the set's records."""
+    found = context.instance.get_records_for_run(
+        context.dagster_run.run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION
+    )
+    for record in found.records:
+        event = record.event_log_entry.dagster_event
+        if event is None:
+            continue
+        check = event.asset_check_evaluation_data
+        path = check.asset_key.path
+        owner = path[0] if path[0] in site.settings.plans else plan
+        if path[0] == owner and len(path) > 1 and owner and path[1] in site.plan(owner).sources:
+            continue
+        result = CheckResult(
+            name=check.check_name,
+            passed=check.passed,
+            severity=Severity.WARN if check.severity is dg.AssetCheckSeverity.WARN else Severity.ERROR,
+            summary=check.description or "",
+        )
+        name = path[1:] if path[0] == owner else path
+        yield observe_check(site, owner, name, result, at=at, run_id=context.dagster_run.run_id)
