@@ -9,7 +9,16 @@ import dagster as dg
 from backup_pipeline.orchestration.capture_assets import capture_asset
 from backup_pipeline.orchestration.manifest_asset import manifest_asset
 from backup_pipeline.orchestration.names import PLAN_TAG, backup_job, manifest_key, source_key
+from backup_pipeline.orchestration.proof_assets import (
+    DRILL,
+    VERIFICATION,
+    drill_asset,
+    stage_job,
+    stage_schedule,
+    verification_asset,
+)
 from backup_pipeline.orchestration.run_resource import RUNS, backup_runs_resource
+from backup_pipeline.orchestration.set_partitions import partitions_sensor
 from backup_pipeline.settings.site import Site
 
 EXECUTOR_VARIABLE = "BACKUP_PIPELINE_EXECUTOR"
@@ -41,7 +50,11 @@ def plan_definitions(site: Site, plan: str) -> dg.Definitions:
         tags={PLAN_TAG: plan},
         description=f"Capture {', '.join(settings.sources)} into one sealed set of plan {plan}.",
     )
-    schedules = []
+    schedules: list[dg.ScheduleDefinition] = []
+    if settings.verify:
+        schedules.append(stage_schedule(site, plan, VERIFICATION, settings.verify, newest_only=False))
+    if settings.drill:
+        schedules.append(stage_schedule(site, plan, DRILL, settings.drill, newest_only=True))
     if settings.schedule:
         schedules.append(
             dg.ScheduleDefinition(
@@ -53,7 +66,12 @@ def plan_definitions(site: Site, plan: str) -> dg.Definitions:
                 tags={PLAN_TAG: plan},
             )
         )
-    return dg.Definitions(assets=[*captures, manifest], jobs=[job], schedules=schedules)
+    return dg.Definitions(
+        assets=[*captures, manifest, verification_asset(site, plan), drill_asset(site, plan)],
+        jobs=[job, stage_job(plan, VERIFICATION), stage_job(plan, DRILL)],
+        schedules=schedules,
+        sensors=[partitions_sensor(site, plan)],
+    )
 
 
 def selection_of(site: Site, plan: str, sources: tuple[str, ...]) -> list[dg.AssetKey]:

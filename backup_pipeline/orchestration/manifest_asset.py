@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from backup_pipeline.orchestration.freshness import freshness_of
 from backup_pipeline.orchestration.metadata import failure_of, manifest_metadata
 from backup_pipeline.orchestration.names import (
     PLAN_TAG,
@@ -27,13 +28,17 @@ def manifest_asset(site: Site, plan: str) -> dg.AssetsDefinition:
         "Its presence is what makes a folder a backup.",
         owners=sorted({owner for name in settings.sources for owner in site.source(name).owners}),
         code_version="1",
+        freshness_policy=freshness_of(settings, site.settings.timezone),
         required_resource_keys={RUNS},
         op_tags={PLAN_TAG: plan},
     )
     def manifest(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
         backups: BackupRuns = getattr(context.resources, RUNS)
         try:
-            sealed = backups.of_plan(plan).seal()
+            backup = backups.of_plan(plan)
+            sealed = backup.seal()
+            # A sealed set needs no lock any more; what comes after it (retention) takes its own.
+            backup.close()
         except Exception as error:  # noqa: BLE001 - at this edge everything becomes a Failure
             raise failure_of(error) from None
         partitions = sets_partitions(plan)

@@ -93,6 +93,9 @@ class Store(Protocol):
     def ids(self) -> tuple[SetId, ...]:
         """Return the ids of all sets, oldest first."""
 
+    def sealed_ids(self) -> tuple[SetId, ...]:
+        """Return the ids of the sealed sets, oldest first; cheap, nothing is read."""
+
     def read(self, set_id: SetId) -> BackupSet:
         """Return a set with manifest, records, failures and proofs; SetNotFoundError."""
 

@@ -282,6 +282,10 @@ class LocalStore:
             raise translate_os_error(error, self.folder) from error
         return tuple(SetId(name) for name in sorted(names) if is_set_id(name))
 
+    def sealed_ids(self) -> tuple[SetId, ...]:
+        """Return the ids of the sets that have a manifest, oldest first; nothing is read."""
+        return tuple(set_id for set_id in self.ids() if (self.folder / set_id / MANIFEST_NAME).is_file())
+
     def read(self, set_id: SetId) -> BackupSet:
         """Return a set as it is on disk."""
         folder = self.folder / set_id

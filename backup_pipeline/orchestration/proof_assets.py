@@ -1,0 +1,174 @@
+"""What happens to sealed sets, partitioned by set: verification and drill, their jobs and schedules.
+
+A partition that is green in the UI has passed; one that did not pass fails, so that the grid shows which sets are
+proven. How a set is verified or drilled stands in `operations`.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+
+from backup_pipeline.model.manifest import Purpose
+from backup_pipeline.model.proof import Proof
+from backup_pipeline.model.set_id import SetId
+from backup_pipeline.operations.stores import open_store
+from backup_pipeline.orchestration.metadata import failure_of, table_of
+from backup_pipeline.orchestration.names import PLAN_TAG, SET_TAG, manifest_key, sets_partitions, stage_key
+from backup_pipeline.orchestration.watching import present_watcher
+from backup_pipeline.settings.site import Site
+
+VERIFICATION = "verification"
+DRILL = "drill"
+
+
+def proof_metadata(proof: Proof) -> dict[str, Any]:
+    """Return what the UI shows of a verification or drill; the numbers are plotted over time."""
+    metadata: dict[str, Any] = {
+        "set": proof.set_id,
+        "passed": proof.passed,
+        "covered": len(proof.covered),
+        "findings": len(proof.findings),
+        "seconds": round((proof.finished_at - proof.started_at).total_seconds(), 3),
+        **proof.numbers,
+    }
+    for name, found in (("what was found", proof.findings), ("what could not be looked at", proof.skipped)):
+        if found:
+            metadata[name] = table_of([{"subject": f.subject, "problem": f.problem, "remedy": f.remedy} for f in found])
+    return metadata
+
+
+def _proof_asset(
+    plan: str,
+    stage: str,
+    check: str,
+    description: str,
+    upstream: Sequence[dg.AssetKey],
+    prove: Callable[[SetId, str], Proof],
+) -> dg.AssetsDefinition:
+    key = stage_key(plan, stage)
+
+    @dg.multi_asset(
+        name=f"{plan}__{stage}",
+        specs=[
+            dg.AssetSpec(
+                key,
+                deps=upstream,
+                group_name=plan,
+                kinds={"check"},
+                description=description,
+                partitions_def=sets_partitions(plan),
+                code_version="1",
+            )
+        ],
+        check_specs=[dg.AssetCheckSpec(check, asset=key, description=description)],
+        op_tags={PLAN_TAG: plan},
+    )
+    def prove_set(context: dg.AssetExecutionContext) -> Iterator[Any]:
+        set_id = SetId(context.partition_key)
+        context.instance.add_run_tags(context.run_id, {SET_TAG: f"{plan}/{set_id}"})
+        try:
+            proof = prove(set_id, context.run_id)
+        except Exception as error:  # noqa: BLE001 - at this edge everything becomes a Failure
+            raise failure_of(error) from None
+        metadata = proof_metadata(proof)
+        summary = f"{len(proof.covered)} artefacts looked at, {len(proof.findings)} findings"
+        yield dg.AssetCheckResult(
+            asset_key=key, check_name=check, passed=proof.passed, description=summary, metadata=metadata
+        )
+        if not proof.passed:
+            first = proof.findings[0] if proof.findings else None
+            raise dg.Failure(
+                f"Set {plan}/{set_id} did not pass its {stage}: {summary}."
+                + (f" First: {first.subject}: {first.problem}." if first else ""),
+                metadata=metadata,
+                allow_retries=False,
+            )
+        yield dg.MaterializeResult(asset_key=key, metadata=metadata)
+
+    return prove_set
+
+
+def verification_asset(site: Site, plan: str) -> dg.AssetsDefinition:
+    """Return the verification of a plan's sets: every file re-read and equal to the manifest."""
+
+    def prove(set_id: SetId, run_id: str) -> Proof:
+        from backup_pipeline.operations.verify import verify_set
+
+        return verify_set(site, plan, set_id, run_id=run_id, progress=present_watcher().progress)
+
+    return _proof_asset(
+        plan, VERIFICATION, "verified",
+        "Every file of the set is read again and compared with its manifest, and its structure inspected.",
+        [manifest_key(plan)], prove,
+    )  # fmt: skip
+
+
+def drill_asset(site: Site, plan: str) -> dg.AssetsDefinition:
+    """Return the drill of a plan's sets: restored for real into a scratch server, and found equal."""
+
+    def prove(set_id: SetId, run_id: str) -> Proof:
+        from backup_pipeline.operations.drill import drill_set
+
+        return drill_set(site, plan, set_id, run_id=run_id, progress=present_watcher().progress)
+
+    return _proof_asset(
+        plan, DRILL, "proven",
+        "The set is restored for real into a scratch server and compared, table by table. Only then it is proven.",
+        [manifest_key(plan)], prove,
+    )  # fmt: skip
+
+
+def stage_job(plan: str, stage: str) -> UnresolvedAssetJobDefinition:
+    """Return the job `<plan>_<stage>`, one run per set."""
+    return dg.define_asset_job(
+        f"{plan}_{stage}",
+        selection=dg.AssetSelection.assets(stage_key(plan, stage)),
+        partitions_def=sets_partitions(plan),
+        # Proving again is harmless but never the answer to a set that is bad.
+        tags={PLAN_TAG: plan, "dagster/max_retries": "0"},
+        description=f"The {stage} of one set of plan {plan}; a backfill does several.",
+    )
+
+
+def stage_schedule(site: Site, plan: str, stage: str, cron: str, *, newest_only: bool) -> dg.ScheduleDefinition:
+    """Return the schedule of a stage: for every sealed set, or only for the newest."""
+
+    @dg.schedule(
+        name=f"{plan}_{stage}_schedule",
+        job_name=f"{plan}_{stage}",
+        cron_schedule=cron,
+        execution_timezone=site.settings.timezone,
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description=f"The {stage} of {'the newest set' if newest_only else 'every set'} of plan {plan}.",
+        tags={PLAN_TAG: plan},
+    )
+    def schedule(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
+        sets = due_sets(site, plan, newest_only=newest_only)
+        if not sets:
+            yield dg.SkipReason(f"Plan {plan} has no sealed set yet.")
+            return
+        name = sets_partitions(plan).name
+        assert name is not None
+        context.instance.add_dynamic_partitions(name, sets)
+        for set_id in sets:
+            yield dg.RunRequest(
+                run_key=f"{stage}-{set_id}-{context.scheduled_execution_time:%Y%m%dT%H%M}",
+                partition_key=set_id,
+                tags={PLAN_TAG: plan, SET_TAG: f"{plan}/{set_id}"},
+            )
+
+    return schedule
+
+
+def due_sets(site: Site, plan: str, *, newest_only: bool) -> list[SetId]:
+    """Return the sealed sets that a stage's schedule works on; the newest is a whole backup, no emergency set."""
+    store = open_store(site, plan)
+    if not newest_only:
+        return list(store.sealed_ids())
+    for set_id in reversed(store.sealed_ids()):
+        manifest = store.read(set_id).manifest
+        if manifest and manifest.purpose is Purpose.BACKUP and not manifest.partial:
+            return [set_id]
+    return []
