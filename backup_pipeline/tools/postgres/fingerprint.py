@@ -79,7 +79,8 @@ class HashableTypes:
         return self.known[oid]
 
 
-def _row_hash(algorithm: str, alias: str) -> sql.Composed:
+def row_hash(algorithm: str, alias: str) -> sql.Composed:
+    """Return the expression that hashes one whole row; SourceError when the algorithm is unknown."""
     row = sql.Identifier(alias)
     if algorithm == HASH_RECORD:
         return sql.SQL("hash_record_extended({}, 0)").format(row)
@@ -105,7 +106,7 @@ def _compute(
 ) -> Fingerprint:
     alias = row_alias(columns)
     query = sql.SQL("select coalesce(sum({}::numeric), 0), count(*) from {}{} as {}").format(
-        _row_hash(algorithm, alias),
+        row_hash(algorithm, alias),
         sql.SQL("" if partitioned else "only "),
         sql.Identifier(schema, table),
         sql.Identifier(alias),

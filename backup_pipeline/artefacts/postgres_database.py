@@ -1,0 +1,221 @@
+"""A PostgreSQL database: one exported snapshot for the dump, every table export, fingerprints, catalog and roles.
+
+The order: look whether what is required is there; lock and export the snapshot; read the catalog; write roles; then
+dump and tables at once on a bounded number of connections, each artefact's record yielded as it is complete.
+What each artefact is made of stands in `postgres_dump`, `postgres_roles` and `table_export`.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import queue
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from backup_pipeline.artefacts.capture import CaptureContext
+from backup_pipeline.artefacts.postgres_dump import TableName, WrittenDump, dump_record, write_dump
+from backup_pipeline.artefacts.postgres_roles import capture_roles
+from backup_pipeline.artefacts.table_export import TableExport
+from backup_pipeline.artefacts.table_names import file_stems
+from backup_pipeline.errors import BackupSystemError, SourceError
+from backup_pipeline.model.catalog import Catalog, CatalogTable
+from backup_pipeline.model.record import ArtefactRecord, ColumnRecord, Fingerprint
+from backup_pipeline.settings.types import PostgresSource, TableSelection
+from backup_pipeline.tools.postgres.catalog import read_catalog, read_roles, read_tables
+from backup_pipeline.tools.postgres.connection import connected
+from backup_pipeline.tools.postgres.fingerprint import (
+    HashableTypes,
+    fingerprint_large_objects,
+    fingerprint_table,
+)
+from backup_pipeline.tools.postgres.readers import Readers
+from backup_pipeline.tools.postgres.snapshot import Snapshot, exported_snapshot
+from backup_pipeline.tools.postgres.target import PostgresTarget
+
+Key = tuple[str, ...]
+
+
+def discover_tables(
+    target: PostgresTarget, settings: PostgresSource
+) -> list[tuple[str, str, tuple[ColumnRecord, ...]]]:
+    """Return (schema, table, columns) of every table that a capture would export now. A quick look, no snapshot."""
+    with connected(target) as connection:
+        tables = read_tables(connection)
+    return [(t.schema_name, t.name, t.columns) for t in tables_to_export(tables, settings.tables)]
+
+
+def tables_to_export(tables: Sequence[CatalogTable], selection: TableSelection) -> list[CatalogTable]:
+    """Return the tables that a selection means.
+
+    A partitioned table is one table: its partitions are exported with it, alone only when it is not selected itself.
+    Foreign tables hold no rows of this database and are left out.
+    """
+    chosen = {(t.schema_name, t.name): t for t in tables if t.kind != "foreign" and is_selected(t, selection)}
+    by_name = {(t.schema_name, t.name): t for t in tables}
+
+    def under_chosen(table: CatalogTable) -> bool:
+        parent = table.leaf_of
+        while parent is not None:
+            if parent in chosen:
+                return True
+            parent = by_name[parent].leaf_of if parent in by_name else None
+        return False
+
+    return [t for t in chosen.values() if not under_chosen(t)]
+
+
+def is_selected(table: CatalogTable, selection: TableSelection) -> bool:
+    """Return whether the patterns mean this table (`schema.table`, case counts)."""
+
+    def matches(patterns: Sequence[str]) -> bool:
+        return any(fnmatch.fnmatchcase(table.label, pattern) for pattern in patterns)
+
+    return matches(selection.include) and not matches(selection.exclude)
+
+
+def require_tables(tables: Sequence[CatalogTable], settings: PostgresSource, target: PostgresTarget) -> None:
+    """Raise SourceError naming every table of `required_tables` that does not exist (`table` means public.table)."""
+    known = {t.label for t in tables}
+    missing = [name for name in settings.required_tables if (name if "." in name else f"public.{name}") not in known]
+    if missing:
+        raise SourceError(
+            f"Required tables are missing: {', '.join(missing)}.",
+            where=target.label,
+            remedy="Check that this is the right database; correct `required_tables` if they are gone on purpose.",
+        )
+
+
+def capture_postgres(
+    context: CaptureContext,
+    settings: PostgresSource,
+    target: PostgresTarget,
+    *,
+    selected: frozenset[Key] | None = None,
+) -> Iterator[ArtefactRecord]:
+    """Capture a database; yields records with keys (source, "roles"), (source, "dump"), (source, schema, table).
+
+    Args:
+        context: the set and its surroundings.
+        settings: of the source.
+        target: the database.
+        selected: the keys to capture; None means all.
+
+    Raises:
+        SourceError, UnreachableError, ToolError: as found; artefacts that were complete before stay in the set, and
+            when one table fails the others are still captured.
+    """
+    with connected(target) as connection:
+        require_tables(read_tables(connection), settings, target)
+    with exported_snapshot(target, lock_timeout_seconds=settings.lock_timeout_seconds) as snapshot:
+        catalog = read_catalog(snapshot.connection)
+        require_tables(catalog.tables, settings, target)
+        if _wanted((context.source, "roles"), selected):
+            record = capture_roles(context, snapshot, read_roles(snapshot.connection, catalog))
+            context.writer.write_record(record)
+            yield record
+        with Readers(snapshot, settings.connections) as readers:
+            yield from _Capture(context, settings, snapshot, catalog, readers, selected).records()
+
+
+def _wanted(key: Key, selected: frozenset[Key] | None) -> bool:
+    return selected is None or key in selected
+
+
+@dataclass
+class _Capture:
+    """The work on one snapshot: jobs on threads, results in the order in which they are done."""
+
+    context: CaptureContext
+    settings: PostgresSource
+    snapshot: Snapshot
+    catalog: Catalog
+    readers: Readers
+    selected: frozenset[Key] | None
+    hashable: HashableTypes = field(default_factory=HashableTypes)
+    fingerprints: dict[TableName, Fingerprint] = field(default_factory=dict)
+
+    def records(self) -> Iterator[ArtefactRecord]:
+        """Yield every record; raise the first error after the others have had their turn."""
+        context, source = self.context, self.context.source
+        with_dump = _wanted((source, "dump"), self.selected)
+        exports = [
+            t
+            for t in tables_to_export(self.catalog.tables, self.settings.tables)
+            if _wanted((source, t.schema_name, t.name), self.selected)
+        ]
+        exports.sort(key=lambda t: -t.bytes)
+        exported = {(t.schema_name, t.name) for t in exports}
+        stems = file_stems(source, [(t.schema_name, t.name) for t in self.catalog.tables])
+        others = [
+            t for t in self.catalog.tables if t.kind == "table" and (t.schema_name, t.name) not in exported
+        ] if with_dump else []  # fmt: skip
+        done: queue.SimpleQueue[Future[ArtefactRecord | None]] = queue.SimpleQueue()
+        errors: list[BaseException] = []
+        written: Future[WrittenDump] | None = None
+        # One thread more than connections, for the dump, which brings its own connection.
+        pool = ThreadPoolExecutor(self.readers.size + 1, thread_name_prefix=f"capture-{source}")
+        try:
+            if with_dump:
+                written = pool.submit(write_dump, context, self.settings, self.snapshot, self.catalog)
+            jobs: list[Callable[[], ArtefactRecord | None]] = [
+                *(self._export_job(t, stems[t.schema_name, t.name]) for t in exports),
+                *(self._fingerprint_job(t) for t in sorted(others, key=lambda t: -t.bytes)),
+            ]
+            for job in jobs:
+                pool.submit(job).add_done_callback(done.put)
+            for _ in jobs:
+                try:
+                    record = done.get().result()
+                except BackupSystemError as error:
+                    errors.append(error)
+                    continue
+                if record is not None:
+                    context.writer.write_record(record)
+                    yield record
+            if written is not None:
+                try:
+                    record = self._dump_record(written.result())
+                    context.writer.write_record(record)
+                    yield record
+                except BackupSystemError as error:
+                    errors.insert(0, error)
+        finally:
+            self.readers.stop()
+            pool.shutdown(wait=True, cancel_futures=True)
+        if errors:
+            raise errors[0]
+
+    def _export_job(self, table: CatalogTable, stem: str) -> Callable[[], ArtefactRecord | None]:
+        export = TableExport(
+            self.context, self.settings, self.readers, self.hashable, table, stem, self.catalog.encoding == "UTF8"
+        )
+
+        def job() -> ArtefactRecord | None:
+            record = export.run()
+            assert record.fingerprint is not None
+            self.fingerprints[table.schema_name, table.name] = record.fingerprint
+            return record
+
+        return job
+
+    def _fingerprint_job(self, table: CatalogTable) -> Callable[[], ArtefactRecord | None]:
+        def job() -> ArtefactRecord | None:
+            with self.readers.borrow() as connection:
+                name = (table.schema_name, table.name)
+                self.fingerprints[name] = fingerprint_table(connection, *name, self.hashable)
+            return None
+
+        return job
+
+    def _dump_record(self, written: WrittenDump) -> ArtefactRecord:
+        large_objects = fingerprint_large_objects(self.snapshot.connection)
+        return dump_record(
+            self.context,
+            self.settings,
+            self.snapshot,
+            self.catalog,
+            written,
+            self.fingerprints,
+            large_objects,
+        )

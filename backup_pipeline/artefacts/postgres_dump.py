@@ -1,0 +1,286 @@
+"""The whole database as one dump: `<source>_db.sql.gz` (or `.dump`), and its catalog beside it for later comparison.
+
+One pass: pg_dump's output is looked through for completeness, hashed, compressed, hashed again and written while it
+comes; nothing is stored in between. Restoring it is `restore`'s matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO, cast
+
+from pydantic import ValidationError as PydanticError
+
+from backup_pipeline.artefacts.capture import CaptureContext
+from backup_pipeline.errors import ValidationError
+from backup_pipeline.model.base import JsonValue
+from backup_pipeline.model.catalog import Catalog, CatalogTable
+from backup_pipeline.model.progress import Progress
+from backup_pipeline.model.proof import Finding
+from backup_pipeline.model.record import (
+    ArtefactKind,
+    ArtefactRecord,
+    CheckResult,
+    FileRecord,
+    Fingerprint,
+    ToolRecord,
+)
+from backup_pipeline.rules.collapse import size_check
+from backup_pipeline.rules.drift import object_drift
+from backup_pipeline.settings.types import PostgresSource
+from backup_pipeline.tools.postgres.archive_list import archive_tables
+from backup_pipeline.tools.postgres.clients import choose_client
+from backup_pipeline.tools.postgres.dump import dump_command, dumping
+from backup_pipeline.tools.postgres.dump_content import DumpContent
+from backup_pipeline.tools.postgres.snapshot import Snapshot
+from backup_pipeline.tools.streams import gunzip, gzip_sink
+
+TableName = tuple[str, str]
+_MARKS = ("header", "end marker")
+
+
+@dataclass
+class WrittenDump:
+    """What pg_dump gave. `rows` is None for the custom format, whose rows cannot be counted as they stream by."""
+
+    files: list[FileRecord]
+    tool: ToolRecord
+    started: Any
+    rows: dict[TableName, int] | None
+    faults: list[str] = field(default_factory=list)
+
+
+def dump_path(source: str, dump_format: str) -> str:
+    """Return the dump's path in the set."""
+    return f"{source}_db.sql.gz" if dump_format == "plain" else f"{source}_db.dump"
+
+
+def write_dump(context: CaptureContext, settings: PostgresSource, snapshot: Snapshot, catalog: Catalog) -> WrittenDump:
+    """Run pg_dump inside the snapshot and write its output and the catalog.
+
+    Raises:
+        ToolError, UnreachableError: pg_dump failed; no dump file appears.
+    """
+    started = context.now()
+    client = choose_client(snapshot.server_major)
+    command = dump_command(
+        client,
+        snapshot.target,
+        snapshot=snapshot.id,
+        format=settings.dump_format,
+        lock_timeout_seconds=settings.lock_timeout_seconds,
+    )
+    path = dump_path(context.source, settings.dump_format)
+    writer = context.writer
+    plain = settings.dump_format == "plain"
+    content = DumpContent()
+    expected = sum(table.bytes for table in catalog.tables)
+    name = f"{context.source}.dump"
+    with dumping(command, snapshot.target) as stream, writer.create(path) as file:
+        if plain:
+            with gzip_sink(file, hashed=False) as sink:
+                for piece in stream.chunks():
+                    content.feed(piece)
+                    sink.write(piece)
+                    context.progress(Progress(name, content.size, max(expected, content.size)))
+            content.finish()
+        else:
+            for piece in stream.chunks():
+                file.write(piece)
+                context.progress(Progress(name, file.size, None))
+    context.progress(Progress(name, content.size or file.size, content.size or file.size, finished=True))
+    record = writer.file_record(path, file)
+    if plain:
+        record = record.model_copy(update={"content_sha256": content.content_sha256, "content_size": content.size})
+    return WrittenDump(
+        files=[record, _write_catalog(context, catalog)],
+        tool=ToolRecord(name="pg_dump", version=client.version_text, warnings=stream.warnings),
+        started=started,
+        rows=dict(content.rows) if plain else _listed(context, path),
+        faults=_marks(content) if plain else [],
+    )
+
+
+def _marks(content: DumpContent) -> list[str]:
+    return [mark for mark, there in zip(_MARKS, (content.header, content.complete), strict=True) if not there]
+
+
+def _listed(context: CaptureContext, path: str) -> dict[TableName, int] | None:
+    with context.writer.open(path) as file:
+        return dict.fromkeys(archive_tables(file, path), -1)
+
+
+def _write_catalog(context: CaptureContext, catalog: Catalog) -> FileRecord:
+    path = f"{context.source}_catalog.json"
+    with context.writer.create(path) as file:
+        file.write(catalog.model_dump_json().encode() + b"\n")
+    return context.writer.file_record(path, file)
+
+
+def dump_record(
+    context: CaptureContext,
+    settings: PostgresSource,
+    snapshot: Snapshot,
+    catalog: Catalog,
+    written: WrittenDump,
+    fingerprints: Mapping[TableName, Fingerprint],
+    large_objects: Fingerprint | None,
+) -> ArtefactRecord:
+    """Return the record of a dump, key (source, "dump"), with the fingerprints of every table that it holds."""
+    before = context.previous.record(context.source, "dump") if context.previous else None
+    objects = _object_digests(catalog)
+    checks = (
+        completeness(written, catalog.tables, fingerprints),
+        size_check(
+            written.files[0].size,
+            before.files[0].size if before else None,
+            drop=settings.collapse.drop,
+            severity=settings.collapse.severity,
+        ),
+        object_drift(objects, cast(Any, before.details.get("objects")) if before else None),
+    )
+    details: dict[str, JsonValue] = {
+        "format": settings.dump_format,
+        "snapshot": snapshot.id,
+        "server_major": snapshot.server_major,
+        "catalog": written.files[1].path,
+        "tables": [
+            {
+                "schema": schema,
+                "table": table,
+                "rows": mark.rows,
+                "fingerprint": mark.value,
+                "algorithm": mark.algorithm,
+                "server_major": mark.server_major,
+            }
+            for (schema, table), mark in sorted(fingerprints.items())
+        ],
+        "objects": cast(JsonValue, objects),
+        "large_objects": None if large_objects is None else large_objects.model_dump(mode="json"),
+    }
+    return ArtefactRecord(
+        key=(context.source, "dump"),
+        source=context.source,
+        kind=ArtefactKind.POSTGRES_DUMP,
+        set_id=context.writer.draft.set_id,
+        files=tuple(written.files),
+        source_label=snapshot.target.label,
+        server_version=snapshot.server_version,
+        tool=written.tool,
+        started_at=written.started,
+        finished_at=context.now(),
+        checks=checks,
+        details=details,
+    )
+
+
+def _object_digests(catalog: Catalog) -> dict[str, dict[str, str]]:
+    import hashlib
+
+    return {
+        kind: {name: hashlib.sha256(text.encode()).hexdigest()[:8] for name, text in found.items()}
+        for kind, found in catalog.objects.items()
+    }
+
+
+def completeness(
+    written: WrittenDump, tables: tuple[CatalogTable, ...], fingerprints: Mapping[TableName, Fingerprint]
+) -> CheckResult:
+    """Judge a dump: header, end marker, every table of the snapshot, and as many rows of each as the snapshot has."""
+    wanted = [(t.schema_name, t.name) for t in tables if t.kind == "table"]
+    rows = written.rows or {}
+    wrong: list[dict[str, JsonValue]] = [
+        {"table": "", "problem": f"the {mark} is missing", "expected": None, "found": None} for mark in written.faults
+    ]
+    for name in wanted:
+        expected = fingerprints[name].rows if name in fingerprints else None
+        found = rows.get(name)
+        if found is None:
+            problem = "is missing"
+        elif expected is not None and found >= 0 and found != expected:
+            problem = "has another number of rows"
+        else:
+            continue
+        wrong.append({"table": ".".join(name), "problem": problem, "expected": expected, "found": found})
+    total = sum(count for count in rows.values() if count >= 0)
+    summary = f"{len(wanted)} tables, {total} rows, header and end marker" if not wrong else f"{len(wrong)} problems"
+    return CheckResult(
+        name="dump_complete",
+        passed=not wrong,
+        summary=summary,
+        table=tuple(wrong),
+        numbers={"tables": len(wanted), "rows": total},
+    )
+
+
+def fingerprints_of(record: ArtefactRecord) -> dict[TableName, Fingerprint]:
+    """Return what a dump's record says of every table of its snapshot: (schema, table) → fingerprint."""
+    listed = cast("list[dict[str, Any]]", record.details.get("tables") or [])
+    return {
+        (entry["schema"], entry["table"]): Fingerprint(
+            algorithm=entry["algorithm"],
+            server_major=entry["server_major"],
+            value=entry["fingerprint"],
+            rows=entry["rows"],
+        )
+        for entry in listed
+    }
+
+
+def large_objects_of(record: ArtefactRecord) -> Fingerprint | None:
+    """Return count and hash of the large objects at the time of the dump; None when they could not be read."""
+    found = record.details.get("large_objects")
+    return None if found is None else Fingerprint.model_validate(found)
+
+
+def catalog_of(open_file: Callable[[str], BinaryIO], record: ArtefactRecord) -> Catalog:
+    """Return the catalog that was read in the dump's snapshot; ValidationError when it cannot be read."""
+    path = str(record.details.get("catalog"))
+    with open_file(path) as file:
+        data = file.read()
+    try:
+        return Catalog.model_validate_json(data)
+    except PydanticError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        raise ValidationError(
+            f"Not a catalog: {'.'.join(map(str, first['loc']))}: {first['msg']}.", where=path, remedy="Use another set."
+        ) from None
+
+
+def inspect_dump(open_file: Callable[[str], BinaryIO], record: ArtefactRecord) -> Iterator[Finding]:
+    """Yield what is wrong with a sealed dump: gzip to its end, header, end marker, every table's rows, content hash."""
+    catalog = catalog_of(open_file, record)
+    file = record.files[0]
+    if record.details.get("format") == "custom":
+        yield from _inspect_archive(open_file, file, catalog)
+        return
+    content = DumpContent()
+    with open_file(file.path) as stream:
+        for piece in gunzip(stream, name=file.path):
+            content.feed(piece)
+    content.finish()
+    for mark in _marks(content):
+        yield Finding(subject=file.path, problem=f"the {mark} is missing")
+    if file.content_sha256 not in (None, content.content_sha256):
+        yield Finding(subject=file.path, problem="its content is not what was written")
+    expected = fingerprints_of(record)
+    for table in catalog.tables:
+        if table.kind != "table":
+            continue
+        name = (table.schema_name, table.name)
+        found = content.rows.get(name)
+        if found is None:
+            yield Finding(subject=file.path, problem=f"lacks the table {table.label}")
+        elif name in expected and found != expected[name].rows:
+            yield Finding(
+                subject=file.path, problem=f"has {found} rows of {table.label}, the record says {expected[name].rows}"
+            )
+
+
+def _inspect_archive(open_file: Callable[[str], BinaryIO], file: FileRecord, catalog: Catalog) -> Iterator[Finding]:
+    with open_file(file.path) as stream:
+        listed = set(archive_tables(stream, file.path))
+    for table in catalog.tables:
+        if table.kind == "table" and (table.schema_name, table.name) not in listed:
+            yield Finding(subject=file.path, problem=f"lacks the table {table.label}")

@@ -1,0 +1,290 @@
+"""One table of a PostgreSQL database as Parquet with exact types, and as JSON lines or CSV where asked for.
+
+Export, comparison of what was written with the snapshot, and inspection of a sealed export. Which tables there are and
+how many at once is `postgres_database`'s matter; the checks on schema are in `table_validation`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import pyarrow as pa
+
+from backup_pipeline.artefacts.capture import CaptureContext
+from backup_pipeline.artefacts.table_figures import TableFigures
+from backup_pipeline.artefacts.table_parquet import ROWS_WITHOUT_COLUMNS, ParquetSink, ParquetTable, RowGroup
+from backup_pipeline.artefacts.table_validation import TableValidation, validation_of
+from backup_pipeline.model.catalog import CatalogTable
+from backup_pipeline.model.progress import Progress
+from backup_pipeline.model.proof import Finding
+from backup_pipeline.model.record import (
+    ArtefactKind,
+    ArtefactRecord,
+    CheckResult,
+    ColumnRecord,
+    FileRecord,
+)
+from backup_pipeline.rules.collapse import row_count_check
+from backup_pipeline.rules.drift import column_drift
+from backup_pipeline.settings.types import PostgresSource
+from backup_pipeline.tools.arrow_csv import CsvDecoder
+from backup_pipeline.tools.arrow_types import POSTGRES_TYPE
+from backup_pipeline.tools.postgres.copy import BARE_LINES, CSV_WITH_HEADER, copy_out
+from backup_pipeline.tools.postgres.fingerprint import HashableTypes
+from backup_pipeline.tools.postgres.profile import TableProfile, profile_table
+from backup_pipeline.tools.postgres.readers import Readers
+from backup_pipeline.tools.postgres.table_rows import PageRange, page_ranges, select_json, select_rows
+from backup_pipeline.tools.streams import gunzip, gzip_sink
+
+_SUFFIX = {"parquet": ".parquet", "jsonl": ".jsonl.gz", "csv": ".csv.gz"}
+
+
+@dataclass(frozen=True)
+class TableExport:
+    """What is needed to export one table.
+
+    Attributes:
+        table: the table, from the catalog.
+        stem: path of its files without suffix.
+        utf8: whether the server's encoding is UTF-8.
+    """
+
+    context: CaptureContext
+    settings: PostgresSource
+    readers: Readers
+    hashable: HashableTypes
+    table: CatalogTable
+    stem: str
+    utf8: bool = True
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """The artefact's key."""
+        return (self.context.source, self.table.schema_name, self.table.name)
+
+    @property
+    def _partitioned(self) -> bool:
+        return self.table.kind == "partitioned"
+
+    def run(self) -> ArtefactRecord:
+        """Write the files asked for, read the Parquet file again, compare, and return the record with its checks."""
+        started = self.context.now()
+        with self.readers.borrow() as connection:
+            profile = profile_table(
+                connection,
+                self.table.schema_name,
+                self.table.name,
+                hashable=self.hashable,
+                partitioned=self._partitioned,
+                utf8=self.utf8,
+            )
+        columns = tuple(
+            ColumnRecord(name=c.name, type=c.type, nullable=c.nullable, generated=c.generated) for c in profile.columns
+        )
+        files, checks = [], []
+        validation = validation_of(self.context, self.table, profile.forms)
+        for form in dict.fromkeys(self.settings.tables.formats):
+            path = self.stem + _SUFFIX[form]
+            if form == "parquet":
+                files.append(self._write_parquet(path, profile))
+                checks += self._compare(path, profile, validation)
+            else:
+                written, lines = self._write_text(path, form, profile)
+                files.append(written)
+                if form == "jsonl":
+                    checks.append(_lines_check(lines, profile.fingerprint.rows))
+        before = self.context.previous.record(*self.key) if self.context.previous else None
+        collapse = self.settings.collapse
+        checks += [
+            row_count_check(
+                profile.fingerprint.rows,
+                before.rows if before else None,
+                drop=collapse.drop,
+                minimum_rows=collapse.minimum_rows,
+                severity=collapse.severity,
+            ),
+            column_drift(columns, before.columns if before else None),
+        ]
+        snapshot = self.readers.snapshot
+        return ArtefactRecord(
+            key=self.key,
+            source=self.context.source,
+            kind=ArtefactKind.TABLE_EXPORT,
+            set_id=self.context.writer.draft.set_id,
+            files=tuple(files),
+            rows=profile.fingerprint.rows,
+            fingerprint=profile.fingerprint,
+            columns=columns,
+            source_label=snapshot.target.label,
+            server_version=snapshot.server_version,
+            started_at=started,
+            finished_at=self.context.now(),
+            checks=tuple(checks),
+            details={
+                "snapshot": snapshot.id,
+                "stored_as_text": [f.name for f in profile.forms if not f.exact or f.family == "other"],
+            },
+        )
+
+    def _write_parquet(self, path: str, profile: TableProfile) -> FileRecord:
+        schema = _schema(profile)
+        decoder = CsvDecoder(list(profile.forms), schema)
+        writer = self.context.writer
+        with writer.create(path) as file:
+            sink = ParquetSink(file, schema)
+            try:
+                if profile.columns:
+                    self._copy_ranges(profile, decoder, sink)
+            finally:
+                sink.close()
+        return writer.file_record(path, file)
+
+    def _copy_ranges(self, profile: TableProfile, decoder: CsvDecoder, sink: ParquetSink) -> None:
+        table = self.table
+        ranges = page_ranges(table.pages, table.bytes, self.readers.snapshot.server_major)
+        todo = iter(ranges)
+        guard = threading.Lock()
+
+        def work() -> None:
+            group = RowGroup(sink)
+            with self.readers.borrow() as connection:
+                while True:
+                    with guard:
+                        pages = next(todo, None)
+                    if pages is None:
+                        break
+                    query = self._query(connection, profile, pages)
+                    for piece in copy_out(connection, query):
+                        group.add(decoder.decode(piece))
+                        self._tell(sink.rows, profile)
+                group.flush()
+
+        threads = min(len(ranges), self.readers.size)
+        if threads == 1:
+            work()
+            return
+        with ThreadPoolExecutor(threads, thread_name_prefix="export") as pool:
+            for done in [pool.submit(work) for _ in range(threads)]:
+                done.result()
+
+    def _query(self, connection: object, profile: TableProfile, pages: PageRange) -> bytes:
+        return select_rows(
+            connection,  # type: ignore[arg-type]
+            self.table.schema_name,
+            self.table.name,
+            [c.name for c in profile.columns],
+            partitioned=self._partitioned,
+            pages=pages,
+        )
+
+    def _tell(self, rows: int, profile: TableProfile, *, finished: bool = False) -> None:
+        name = ".".join(self.key)
+        self.context.progress(Progress(name, rows, profile.fingerprint.rows, "rows", finished=finished))
+
+    def _compare(self, path: str, profile: TableProfile, validation: TableValidation) -> list[CheckResult]:
+        """Read the file back once: its figures against the snapshot's, its content against the schema."""
+        figures = TableFigures(profile.forms)
+        with self.context.writer.open(path) as file:
+            table = ParquetTable(file, path)
+            rows = table.rows
+            for piece in table.pieces():
+                figures.add(piece)
+                validation.add(piece)
+        self._tell(rows, profile, finished=True)
+        wrong = figures.differences(profile.columns, profile.figures)
+        expected = profile.fingerprint.rows
+        passed = rows == expected and not wrong
+        told = f"{rows} rows" if rows == expected else f"{rows} rows in the file, {expected} in the snapshot"
+        content = CheckResult(
+            name="content_matches_snapshot",
+            passed=passed,
+            summary=told + (f"; {len(wrong)} columns differ" if wrong else ", every column's figures are equal"),
+            table=tuple({"column": name, "problem": problem} for name, problem in wrong),
+            numbers={"rows": rows, "rows_expected": expected, "columns_compared": len(profile.columns)},
+        )
+        return [content, validation.result()]
+
+    def _write_text(self, path: str, form: str, profile: TableProfile) -> tuple[FileRecord, int]:
+        writer = self.context.writer
+        names = [c.name for c in profile.columns]
+        lines = 0
+        schema, table = self.table.schema_name, self.table.name
+        with writer.create(path) as file, gzip_sink(file) as sink, self.readers.borrow() as connection:
+            if form == "jsonl":
+                query = select_json(connection, schema, table, names, partitioned=self._partitioned)
+                options = BARE_LINES
+            else:
+                query = select_rows(connection, schema, table, names, partitioned=self._partitioned)
+                options = CSV_WITH_HEADER
+            for piece in copy_out(connection, query, options=options):
+                lines += piece.count(b"\n")
+                sink.write(piece)
+        record = writer.file_record(path, file)
+        content = {"content_sha256": sink.content_sha256, "content_size": sink.size}
+        return record.model_copy(update=content), lines
+
+
+def _schema(profile: TableProfile) -> pa.Schema:
+    fields = [form.field(nullable=column.nullable) for form, column in zip(profile.forms, profile.columns, strict=True)]
+    noted = {} if fields else {ROWS_WITHOUT_COLUMNS: str(profile.fingerprint.rows).encode()}
+    return pa.schema(fields, metadata=noted)
+
+
+def _lines_check(lines: int, rows: int) -> CheckResult:
+    return CheckResult(
+        name="json_lines_match_snapshot",
+        passed=lines == rows,
+        summary=f"{lines} lines, {rows} rows in the snapshot",
+        numbers={"lines": lines, "rows_expected": rows},
+    )
+
+
+def inspect_table_export(open_file: Callable[[str], BinaryIO], record: ArtefactRecord) -> Iterator[Finding]:
+    """Yield what is wrong with the files of a sealed export: readable to the end, rows, columns, content hash."""
+    for file in record.files:
+        if file.path.endswith(_SUFFIX["parquet"]):
+            yield from _inspect_parquet(open_file, file, record)
+        else:
+            yield from _inspect_text(open_file, file, record)
+
+
+def _inspect_parquet(
+    open_file: Callable[[str], BinaryIO], file: FileRecord, record: ArtefactRecord
+) -> Iterator[Finding]:
+    with open_file(file.path) as stream:
+        table = ParquetTable(stream, file.path)
+        yield from _column_findings(file.path, table.schema, record.columns)
+        rows = sum(piece.num_rows for piece in table.pieces()) if table.schema.names else table.rows
+    if rows != record.rows:
+        yield Finding(subject=file.path, problem=f"holds {rows} rows, the record says {record.rows}")
+
+
+def _column_findings(path: str, schema: pa.Schema, columns: Sequence[ColumnRecord]) -> Iterator[Finding]:
+    found = {field.name: (field.metadata or {}).get(POSTGRES_TYPE, b"").decode() for field in schema}
+    expected = {column.name: column.type for column in columns}
+    for name in [*expected, *(n for n in found if n not in expected)]:
+        if name not in found:
+            yield Finding(subject=path, problem=f"lacks the column {name}")
+        elif name not in expected:
+            yield Finding(subject=path, problem=f"has a column {name} that the record does not know")
+        elif found[name] and found[name] != expected[name]:
+            yield Finding(subject=path, problem=f"column {name} is {found[name]}, the record says {expected[name]}")
+
+
+def _inspect_text(open_file: Callable[[str], BinaryIO], file: FileRecord, record: ArtefactRecord) -> Iterator[Finding]:
+    import hashlib
+
+    digest, size, lines = hashlib.sha256(), 0, 0
+    with open_file(file.path) as stream:
+        for piece in gunzip(stream, name=file.path):
+            digest.update(piece)
+            size += len(piece)
+            lines += piece.count(b"\n")
+    if file.content_sha256 not in (None, digest.hexdigest()) or file.content_size not in (None, size):
+        yield Finding(subject=file.path, problem="its content is not what was written")
+    if file.path.endswith(_SUFFIX["jsonl"]) and lines != record.rows:
+        yield Finding(subject=file.path, problem=f"holds {lines} lines, the record says {record.rows} rows")

@@ -1,0 +1,106 @@
+"""One Parquet file written by several threads, and the same file read again. No database here.
+
+Row groups stand in the order in which they became full; a table has no order of its own.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from backup_pipeline.errors import ValidationError
+from backup_pipeline.stores.contract import ArtefactFile
+
+ROW_GROUP_BYTES = 24 << 20
+# Rows of a table without columns stand here: Parquet has no place for them.
+ROWS_WITHOUT_COLUMNS = b"rows_without_columns"
+_COMPRESSION = "zstd"
+_LEVEL = 1
+
+
+class ParquetSink:
+    """Takes tables of one schema from any thread. `rows` is what was taken so far."""
+
+    def __init__(self, file: ArtefactFile, schema: pa.Schema) -> None:
+        self._schema = schema
+        self._writer: Any = pq.ParquetWriter(
+            file, schema, compression=_COMPRESSION, compression_level=_LEVEL, store_schema=True
+        )
+        self._lock = threading.Lock()
+        self.rows = 0
+
+    def write(self, tables: list[pa.Table]) -> None:
+        """Write the tables as one row group."""
+        together = pa.concat_tables(tables)
+        if not together.num_rows:
+            return
+        with self._lock:
+            self._writer.write_table(together, row_group_size=together.num_rows)
+            self.rows += together.num_rows
+
+    def close(self) -> None:
+        """Write the footer."""
+        with self._lock:
+            self._writer.close()
+
+
+class RowGroup:
+    """Gathers the tables of one thread until they are worth a row group."""
+
+    def __init__(self, sink: ParquetSink) -> None:
+        self._sink = sink
+        self._tables: list[pa.Table] = []
+        self._bytes = 0
+
+    def add(self, table: pa.Table) -> None:
+        """Take a table; write when enough has come together."""
+        self._tables.append(table)
+        self._bytes += table.nbytes
+        if self._bytes >= ROW_GROUP_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is there."""
+        if self._tables:
+            self._sink.write(self._tables)
+        self._tables, self._bytes = [], 0
+
+
+class ParquetTable:
+    """A Parquet file of a set, for reading in bounded pieces."""
+
+    def __init__(self, file: BinaryIO, name: str) -> None:
+        try:
+            self._file: Any = pq.ParquetFile(file, pre_buffer=False)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise ValidationError(
+                f"Not a readable Parquet file ({type(error).__name__}).", where=name, remedy="Use another set."
+            ) from error
+        self._name = name
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The Arrow schema, with the PostgreSQL types in its fields' metadata."""
+        return self._file.schema_arrow
+
+    @property
+    def rows(self) -> int:
+        """Rows of the file."""
+        noted = (self.schema.metadata or {}).get(ROWS_WITHOUT_COLUMNS)
+        return int(noted) if noted is not None else int(self._file.metadata.num_rows)
+
+    def pieces(self) -> Iterator[pa.Table]:
+        """Yield the rows, one row group at a time; every page is decompressed and decoded."""
+        for index in range(self._file.num_row_groups):
+            try:
+                yield self._file.read_row_group(index, use_threads=True)
+            except (pa.ArrowException, OSError, ValueError) as error:
+                raise ValidationError(
+                    f"Row group {index} cannot be read ({type(error).__name__}); the file is damaged.",
+                    where=self._name,
+                    remedy="Use another set.",
+                ) from error

@@ -1,0 +1,66 @@
+"""What of a schema has changed since the last set, as rows of a table. Pure; a change is a warning, not an error."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from backup_pipeline.model.base import JsonValue
+from backup_pipeline.model.record import CheckResult, ColumnRecord, Severity
+
+_SHOWN = 200
+_NAME = "no_schema_drift"
+
+
+def column_drift(now: Sequence[ColumnRecord], before: Sequence[ColumnRecord] | None) -> CheckResult:
+    """Compare a table's columns with those of the last set (None: it had no such table)."""
+    if before is None:
+        return _result([], "new since the last set, or the first set")
+    here, there = {c.name: c for c in now}, {c.name: c for c in before}
+    changes: list[dict[str, JsonValue]] = []
+    for name in [*there, *(name for name in here if name not in there)]:
+        old, new = there.get(name), here.get(name)
+        if old is None or new is None:
+            changes.append(_change(name, "added" if old is None else "removed", _told(old), _told(new)))
+        elif (old.type, old.nullable, old.generated) != (new.type, new.nullable, new.generated):
+            changes.append(_change(name, "changed", _told(old), _told(new)))
+    if not changes and list(here) != list(there):
+        changes.append(_change("", "reordered", ", ".join(there), ", ".join(here)))
+    return _result(changes, "the same columns as in the last set")
+
+
+def object_drift(now: Mapping[str, Mapping[str, str]], before: Mapping[str, Mapping[str, str]] | None) -> CheckResult:
+    """Compare a database's objects (kind → identity → digest of the definition) with those of the last set."""
+    if before is None:
+        return _result([], "nothing to compare with")
+    changes: list[dict[str, JsonValue]] = []
+    for kind in sorted(set(now) | set(before)):
+        new, old = now.get(kind, {}), before.get(kind, {})
+        for name in sorted(set(new) | set(old)):
+            if name not in old:
+                changes.append({"kind": kind, "object": name, "change": "added"})
+            elif name not in new:
+                changes.append({"kind": kind, "object": name, "change": "removed"})
+            elif new[name] != old[name]:
+                changes.append({"kind": kind, "object": name, "change": "changed"})
+    return _result(changes, "the same objects as in the last set")
+
+
+def _told(column: ColumnRecord | None) -> str:
+    if column is None:
+        return ""
+    return column.type + ("" if column.nullable else " not null") + (" generated" if column.generated else "")
+
+
+def _change(column: str, change: str, before: str, now: str) -> dict[str, JsonValue]:
+    return {"column": column, "change": change, "before": before, "now": now}
+
+
+def _result(changes: list[dict[str, JsonValue]], same: str) -> CheckResult:
+    return CheckResult(
+        name=_NAME,
+        passed=not changes,
+        severity=Severity.WARN,
+        summary=same if not changes else f"{len(changes)} changes since the last set",
+        table=tuple(changes[:_SHOWN]),
+        numbers={"changes": len(changes)},
+    )
