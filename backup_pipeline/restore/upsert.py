@@ -1,0 +1,199 @@
+"""Upsert: rows of a dump into an existing database, everything or nothing, by primary key in foreign-key order.
+
+The same function plans (and rolls back) and applies. Which rows differ and how they are written is `merge`'s work, in
+which order `rules.upsert_order`'s. No emergency backup here: `operations` makes it first.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+from backup_pipeline.errors import RefusedError
+from backup_pipeline.model.catalog import Catalog
+from backup_pipeline.model.progress import Progress, ProgressSink, no_progress
+from backup_pipeline.model.restore import ConflictRule, TableChange
+from backup_pipeline.restore.rebuild import OpenDump
+from backup_pipeline.rules.upsert_order import order_of_leaves
+from backup_pipeline.tools.postgres.clients import choose_client
+from backup_pipeline.tools.postgres.databases import server_facts
+from backup_pipeline.tools.postgres.merge import MergeSession, TableFacts, merge_session
+from backup_pipeline.tools.postgres.restore_check import catalog_of
+from backup_pipeline.tools.postgres.restore_stream import CopyBlock, DumpParts, plain_sql
+from backup_pipeline.tools.postgres.target import PostgresTarget
+
+TableName = tuple[str, str]
+_SETVAL = re.compile(rb"SELECT pg_catalog\.setval\('((?:[^']|'')+)', (-?\d+), (true|false)\);")
+_ENCODING = re.compile(rb"SET client_encoding = '([^']+)';")
+
+
+@dataclass(frozen=True)
+class UpsertRequest:
+    """Which rows, and who wins.
+
+    Attributes:
+        wanted: tells whether a table takes part, by schema and name.
+        everything: no table was left out, so every sequence takes part too.
+        conditions: table → SQL condition that its rows must meet.
+    """
+
+    wanted: Callable[[TableName], bool]
+    everything: bool = True
+    conditions: Mapping[TableName, str] = field(default_factory=dict)
+    on_conflict: ConflictRule = ConflictRule.BACKUP
+    newer_column: str = "updated_at"
+    insert_absent: bool = False
+    without_triggers: bool = False
+
+
+@dataclass
+class UpsertOutcome:
+    """What was (or would be) written, table by table, and what stands against it."""
+
+    tables: list[TableChange] = field(default_factory=list)
+    reasons_against: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def upsert_database(
+    open_dump: OpenDump,
+    target: PostgresTarget,
+    request: UpsertRequest,
+    *,
+    commit: bool,
+    written_by: int = 0,
+    progress: ProgressSink = no_progress,
+) -> UpsertOutcome:
+    """Bring rows of a dump into the target's database in one transaction; with `commit` False only find out what.
+
+    Args:
+        open_dump: opens the dump.
+        target: the live database.
+        request: which rows, and who wins.
+        commit: False rolls back.
+        written_by: major of the pg_dump that wrote the dump (for its pg_restore).
+        progress: told the number of tables read.
+
+    Raises:
+        RefusedError: with `commit`, when anything stands against it: all of it is named, nothing was changed.
+        SourceError: a constraint does not hold, or a trigger swallows rows; nothing was changed.
+    """
+    client = choose_client(server_facts(target).major, at_least=written_by)
+    catalog = catalog_of(target)
+    outcome = UpsertOutcome()
+    sequences: list[tuple[str, int, bool]] = []
+    with merge_session(target, commit=commit) as session:
+        present = {(table.schema_name, table.name) for table in catalog.tables if table.kind == "table"}
+        if commit:
+            session.lock(name for name in present if request.wanted(name))
+        encoding = ""
+        with open_dump() as file, plain_sql(file, client) as reader:
+            for part in DumpParts(reader):
+                if isinstance(part, CopyBlock):
+                    if request.wanted(part.table):
+                        _stage(session, part, request, outcome, encoding)
+                        progress(Progress("read rows", len(session.staged), None, "tables"))
+                elif found := _SETVAL.match(part.body):
+                    name = found[1].decode().replace("''", "'")
+                    sequences.append((name, int(found[2]), found[3] == b"true"))
+                elif named := _ENCODING.match(part.body):
+                    encoding = "" if named[1] == b"UTF8" else named[1].decode()
+        _finish(session, catalog, request, outcome, sequences, commit=commit)
+    return outcome
+
+
+def _stage(
+    session: MergeSession, block: CopyBlock, request: UpsertRequest, outcome: UpsertOutcome, encoding: str
+) -> None:
+    facts = session.facts(block.table)
+    reasons = _reasons_against(block, facts, request)
+    outcome.reasons_against += reasons
+    if facts is None or reasons:
+        block.drain()
+        return
+    session.stage(block, facts, condition=request.conditions.get(block.table, ""), encoding=encoding)
+
+
+def _reasons_against(block: CopyBlock, facts: TableFacts | None, request: UpsertRequest) -> list[str]:
+    name = ".".join(block.table)
+    if facts is None:
+        return [f"table {name} is not in the target"]
+    reasons = []
+    if facts.kind not in ("r", "p"):
+        reasons.append(f"{name} is not a table in the target")
+    if missing := [column for column in block.columns if column not in facts.columns]:
+        reasons.append(f"table {name} lacks columns of the backup: {', '.join(missing)}")
+    if facts.rules:
+        reasons.append(f"table {name} has rewrite rules for writing: {', '.join(facts.rules)}")
+    if not facts.key and not request.insert_absent:
+        reasons.append(f"table {name} has no primary key (--insert-absent inserts the rows that it has not got)")
+    if facts.key and not set(facts.key) <= set(block.columns):
+        reasons.append(f"table {name} has another primary key than the backup")
+    return reasons
+
+
+def _finish(
+    session: MergeSession,
+    catalog: Catalog,
+    request: UpsertRequest,
+    outcome: UpsertOutcome,
+    sequences: Iterable[tuple[str, int, bool]],
+    *,
+    commit: bool,
+) -> None:
+    outcome.tables = [
+        session.compare(name, request.on_conflict, request.newer_column) for name in sorted(session.staged)
+    ]
+    missing = sorted(set(request.conditions) - set(session.staged))
+    if not outcome.reasons_against:
+        outcome.reasons_against += [f"table {'.'.join(name)} of --rows is not in the backup" for name in missing]
+    if not commit:
+        return
+    if outcome.reasons_against:
+        raise RefusedError(
+            f"The rows cannot be brought back: {'; '.join(outcome.reasons_against)}.",
+            where="upsert",
+            remedy="Choose other tables with --tables, or rebuild.",
+        )
+    leaf_of = {(t.schema_name, t.name): t.leaf_of for t in catalog.tables if t.leaf_of}
+    refers_to = {
+        (t.schema_name, t.name): [(key.to_schema, key.to_table) for key in t.foreign_keys] for t in catalog.tables
+    }
+    if request.without_triggers:
+        session.silence_triggers(session.staged)
+    for group in order_of_leaves(session.staged, leaf_of, refers_to):
+        session.write(group)
+    session.check_constraints()
+    session.restore_triggers()
+    tables = None if request.everything else set(session.staged)
+    notes = [session.raise_sequence(name, last, called, tables) for name, last, called in sequences]
+    outcome.warnings += [note for note in notes if note]
+    for name in session.staged:
+        if count := session.differing_after(name):
+            outcome.warnings.append(
+                f"{count} rows of {'.'.join(name)} are not the backup's after all: a trigger changed them "
+                "(--without-triggers leaves triggers out)"
+            )
+
+
+def matches(name: TableName, patterns: Iterable[str]) -> bool:
+    """Return whether `schema.table` matches one of the patterns (`*`, `?`; a bare name means public)."""
+    label = ".".join(name)
+    return any(fnmatchcase(label, pattern if "." in pattern else f"public.{pattern}") for pattern in patterns)
+
+
+def parse_rows(text: str) -> tuple[TableName, str]:
+    """Read `schema.table: condition`; RefusedError when it has another form."""
+    table, colon, condition = text.partition(":")
+    schema, dot, name = table.strip().partition(".")
+    if not dot:
+        schema, name = "public", schema
+    if not colon or not condition.strip() or not name:
+        raise RefusedError(
+            "Not a table with a condition.",
+            where=f"--rows {text}",
+            remedy="Write it as 'public.orders: id in (1, 2)'.",
+        )
+    return (schema, name), condition.strip()
