@@ -6,7 +6,9 @@ import os
 
 import dagster as dg
 
+from backup_pipeline.orchestration.alerts import alert_sensors
 from backup_pipeline.orchestration.capture_assets import capture_asset
+from backup_pipeline.orchestration.housekeeping import housekeeping_definitions
 from backup_pipeline.orchestration.manifest_asset import manifest_asset
 from backup_pipeline.orchestration.names import PLAN_TAG, backup_job, manifest_key, source_key
 from backup_pipeline.orchestration.proof_assets import (
@@ -84,7 +86,11 @@ def selection_of(site: Site, plan: str, sources: tuple[str, ...]) -> list[dg.Ass
 def build_definitions(site: Site) -> dg.Definitions:
     """Return everything of a site for Dagster."""
     plans = [plan_definitions(site, plan) for plan in site.settings.plans]
+    prune_job, prune_schedule = housekeeping_definitions(site.settings.timezone, site.environment)
     common = dg.Definitions(
+        jobs=[prune_job],
+        schedules=[prune_schedule],
+        sensors=alert_sensors(site),
         resources={RUNS: backup_runs_resource(site)},
         executor=chosen_executor(),
     )
