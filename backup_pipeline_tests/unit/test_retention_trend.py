@@ -1,0 +1,68 @@
+"""Growth of sets and the day on which the disk is full."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from backup_pipeline.model.set_id import set_id_at
+from backup_pipeline.rules.retention import SetFacts
+from backup_pipeline.rules.trend import SizedSet, disk_full_at, trend_of
+from backup_pipeline.settings.types import Retention
+
+BEGIN = datetime(2026, 10, 1, 2, tzinfo=UTC)
+DAY = timedelta(days=1)
+KEEP_ALL = Retention()
+
+
+def sized(sizes, every=DAY) -> list[SizedSet]:
+    return [SizedSet(SetFacts(set_id_at(BEGIN + n * every), BEGIN + n * every), size) for n, size in enumerate(sizes)]
+
+
+def test_steady_growth_is_seen_as_bytes_per_day():
+    trend = trend_of(sized(range(1000, 3000, 100)))
+    assert trend.per_day == pytest.approx(100)
+    assert trend.every == DAY
+    assert trend.size_at(BEGIN + 29 * DAY, BEGIN + 19 * DAY) == 2900 + 1000
+
+
+def test_one_odd_set_does_not_tilt_the_trend():
+    sizes = [1000] * 20
+    sizes[10] = 900_000
+    assert trend_of(sized(sizes)).per_day == 0
+
+
+def test_one_set_has_no_trend():
+    assert trend_of(sized([5])) is None
+    assert disk_full_at(sized([5]), 1, KEEP_ALL, BEGIN, UTC) is None
+
+
+def test_a_store_that_keeps_everything_is_full_when_the_sets_no_longer_fit():
+    now = BEGIN + 9 * DAY + timedelta(hours=1)
+    full = disk_full_at(sized([1000] * 10), 5500, KEEP_ALL, now, UTC)
+    assert full == now + 6 * DAY
+
+
+def test_a_store_in_its_steady_state_is_never_full():
+    now = BEGIN + 19 * DAY + timedelta(hours=1)
+    assert disk_full_at(sized([1000] * 7), 1500, Retention(keep_last=7), now, UTC) is None
+
+
+def test_growing_sets_fill_a_store_even_though_their_number_stays():
+    now = BEGIN + 6 * DAY + timedelta(hours=1)
+    full = disk_full_at(sized(range(1000, 1700, 100)), 20_000, Retention(keep_last=7), now, UTC)
+    # While a set is written there are eight, of 8 s - 2,800 bytes in all: 29,100 bytes are passed when s is 3,988.
+    assert full == now + 24 * DAY
+
+
+def test_much_free_space_is_not_full_within_the_horizon():
+    now = BEGIN + 9 * DAY
+    assert disk_full_at(sized([1000] * 10), 10**12, KEEP_ALL, now, UTC) is None
+
+
+def test_sets_every_ten_minutes_are_played_through_quickly_and_right():
+    every = timedelta(minutes=10)
+    now = BEGIN + 99 * every
+    full = disk_full_at(sized([1000] * 100, every), 14_400_000, KEEP_ALL, now, UTC)
+    assert now + 95 * DAY < full < now + 106 * DAY
