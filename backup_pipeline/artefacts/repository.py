@@ -135,7 +135,7 @@ def _capture_archive(
     record = record.model_copy(update={"details": _details(repository, seen)})
     problems = tuple(inspect_archive(writer.open, record, tree=seen.tree))
     checks = (
-        _outcome("archive_equals_head", problems, f"{len(files)} files equal the tree of HEAD."),
+        _outcome("archive_complete", problems, f"{len(files)} files equal the tree of HEAD."),
         *_warnings(seen, pointers),
     )
     record = record.model_copy(update={"checks": checks, "finished_at": context.now()})
@@ -175,7 +175,7 @@ def _capture_bundle(
     }
     record = record.model_copy(update={"details": details})
     problems = tuple(inspect_bundle(writer.open, record))
-    checks = (_outcome("bundle_verifies", problems, f"{len(refs)} references and every object behind them."),)
+    checks = (_outcome("bundle_verified", problems, f"{len(refs)} references and every object behind them."),)
     record = record.model_copy(update={"checks": checks, "finished_at": context.now()})
     writer.write_record(record)
     return record

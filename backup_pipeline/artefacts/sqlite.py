@@ -1,0 +1,250 @@
+"""SQLite databases: a consistent copy under a writing application, and its tables.
+
+Writes `<source>_db.sqlite.gz` and `tables/<source>/main.<table>.parquet` (`.jsonl.gz`, `.csv.gz` where asked for). The
+tables are read from the copy, so that all artefacts show one moment. Virtual tables are in the copy and not exported.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import BinaryIO
+
+from backup_pipeline.artefacts.capture import CaptureContext
+from backup_pipeline.artefacts.sqlite_columns import ALGORITHM, RowsFingerprint
+from backup_pipeline.artefacts.sqlite_tables import SCHEMA, SqliteTableExport
+from backup_pipeline.artefacts.table_names import file_stems
+from backup_pipeline.errors import BackupSystemError, SourceError, ValidationError
+from backup_pipeline.model.base import JsonValue
+from backup_pipeline.model.progress import Progress
+from backup_pipeline.model.proof import Finding
+from backup_pipeline.model.record import ArtefactKind, ArtefactRecord, CheckResult, Fingerprint, Severity, ToolRecord
+from backup_pipeline.rules.collapse import size_check
+from backup_pipeline.rules.drift import object_drift
+from backup_pipeline.settings.types import SqliteSource, TableSelection
+from backup_pipeline.tools.sqlite import (
+    SqliteTable,
+    copy_online,
+    foreign_key_violations,
+    integrity_problems,
+    objects_of,
+    opened,
+    row_count,
+    rows_of,
+    tables_of,
+    text_is_utf8,
+)
+from backup_pipeline.tools.streams import CHUNK, gunzip, gzip_sink
+
+
+def capture_sqlite(context: CaptureContext, settings: SqliteSource) -> Iterator[ArtefactRecord]:
+    """Capture a database; yields the copy, key (source, "copy"), then each table, key (source, "main", table).
+
+    Raises:
+        SourceError: missing, no database, damaged beyond reading, or a required table is missing.
+        UnreachableError: locked for longer than a minute.
+    """
+    started_at = context.now()
+    with context.writer.scratch() as folder:
+        copy = folder / "copy.sqlite"
+        copy_online(settings.path, copy)
+        with opened(copy, immutable=True) as connection:
+            tables = tables_of(connection)
+            _require(settings, tables)
+            record = _capture_copy(context, settings, copy, connection, tables)
+            record = record.model_copy(update={"started_at": started_at, "finished_at": context.now()})
+            context.writer.write_record(record)
+            yield record
+            utf8 = {table.name: text_is_utf8(connection, table) for table in tables}
+        chosen = [table for table in tables if _selected(settings.tables, f"{SCHEMA}.{table.name}")]
+        stems = file_stems(context.source, [(SCHEMA, table.name) for table in chosen])
+        for table in chosen:
+            stem = stems[SCHEMA, table.name]
+            with opened(copy, immutable=True, lenient=not utf8[table.name]) as connection:
+                export = SqliteTableExport(context, settings, connection, table, stem, utf8[table.name])
+                record = export.run()
+            context.writer.write_record(record)
+            yield record
+
+
+def _selected(selection: TableSelection, label: str) -> bool:
+    return any(fnmatchcase(label, pattern) for pattern in selection.include) and not any(
+        fnmatchcase(label, pattern) for pattern in selection.exclude
+    )
+
+
+def _require(settings: SqliteSource, tables: list[SqliteTable]) -> None:
+    known = {table.name.casefold() for table in tables}
+    wanted = {name: name.removeprefix(f"{SCHEMA}.").casefold() for name in settings.required_tables}
+    if missing := [name for name, bare in wanted.items() if bare not in known]:
+        raise SourceError(
+            f"Required tables are missing: {', '.join(missing)}.",
+            where=str(settings.path),
+            remedy="Name the right database, or correct `required_tables`.",
+        )
+
+
+def _capture_copy(
+    context: CaptureContext,
+    settings: SqliteSource,
+    copy: Path,
+    connection: sqlite3.Connection,
+    tables: list[SqliteTable],
+) -> ArtefactRecord:
+    writer = context.writer
+    key = (context.source, "copy")
+    path = f"{context.source}_db.sqlite.gz"
+    size = copy.stat().st_size
+    with writer.create(path) as file, gzip_sink(file) as sink, copy.open("rb") as content:
+        while piece := content.read(CHUNK):
+            sink.write(piece)
+            context.progress(Progress(f"{context.source} copy", sink.size, size))
+    context.progress(Progress(f"{context.source} copy", size, size, finished=True))
+    written = writer.file_record(path, file)
+    written = written.model_copy(update={"content_sha256": sink.content_sha256, "content_size": sink.size})
+    before = context.previous.record(*key) if context.previous else None
+    objects = {
+        kind: {name: hashlib.sha256(sql.encode("utf-8", "surrogateescape")).hexdigest() for name, sql in each.items()}
+        for kind, each in objects_of(connection).items()
+    }
+    earlier = before.details.get("objects") if before else None
+    record = ArtefactRecord(
+        key=key,
+        source=context.source,
+        kind=ArtefactKind.SQLITE_COPY,
+        set_id=writer.draft.set_id,
+        files=(written,),
+        source_label=str(settings.path),
+        server_version=f"SQLite {sqlite3.sqlite_version}",
+        tool=ToolRecord(name="sqlite3", version=sqlite3.sqlite_version),
+        started_at=context.now(),
+        finished_at=context.now(),
+        details={
+            "tables": {table.name: row_count(connection, table.name) for table in tables},
+            "objects": {kind: dict(each) for kind, each in objects.items()},
+            "user_version": _pragma(connection, "user_version"),
+            "application_id": _pragma(connection, "application_id"),
+            "page_size": _pragma(connection, "page_size"),
+            "encoding": _pragma(connection, "encoding"),
+        },
+    )
+    problems = tuple(inspect_sqlite(writer.open, record))
+    checks = (
+        CheckResult(
+            name="integrity_check",
+            passed=not problems,
+            summary=problems[0].problem if problems else "The copy was unpacked again and is sound.",
+            table=tuple({"file": each.subject, "problem": each.problem} for each in problems),
+            numbers={"bytes": sink.size},
+        ),
+        _references(connection),
+        size_check(
+            written.size,
+            before.size if before else None,
+            drop=settings.collapse.drop,
+            severity=settings.collapse.severity,
+        ),
+        object_drift(objects, earlier if isinstance(earlier, dict) else None),  # type: ignore[arg-type]
+    )
+    return record.model_copy(update={"checks": checks})
+
+
+def _pragma(connection: sqlite3.Connection, name: str) -> JsonValue:
+    found: JsonValue = connection.execute(f"PRAGMA {name}").fetchone()[0]
+    return found
+
+
+def _references(connection: sqlite3.Connection) -> CheckResult:
+    try:
+        violations = foreign_key_violations(connection)
+    except sqlite3.Error as error:
+        # Such as "foreign key mismatch": the declaration itself is wrong.
+        return CheckResult(
+            name="foreign_key_check", passed=False, severity=Severity.WARN, summary=f"Could not be checked: {error}"
+        )
+    return CheckResult(
+        name="foreign_key_check",
+        passed=not violations,
+        severity=Severity.WARN,
+        summary=f"{sum(violations.values())} rows refer to rows that are not there.",
+        table=tuple({"table": name, "rows": count} for name, count in violations.items()),
+        numbers={"violations": sum(violations.values())},
+    )
+
+
+def unpack_sqlite(open_file: Callable[[str], BinaryIO], record: ArtefactRecord, target: Path) -> None:
+    """Write the database of a copy's record to `target`; ValidationError when it is not what was captured."""
+    file = record.files[0]
+    digest, size = hashlib.sha256(), 0
+    with open_file(file.path) as packed, target.open("xb") as out:
+        for piece in gunzip(packed, name=file.path):
+            size += len(piece)
+            if file.content_size is not None and size > file.content_size:
+                raise ValidationError("Longer than the record says.", where=file.path, remedy="Use another set.")
+            digest.update(piece)
+            out.write(piece)
+    if (size, digest.hexdigest()) != (file.content_size, file.content_sha256):
+        raise ValidationError("The content is not what was captured.", where=file.path, remedy="Use another set.")
+
+
+def inspect_sqlite(open_file: Callable[[str], BinaryIO], record: ArtefactRecord) -> Iterator[Finding]:
+    """Yield what is wrong with a copy: it is unpacked into a temporary folder, checked and counted."""
+    name = record.files[0].path
+    with tempfile.TemporaryDirectory(prefix="sqlite-") as folder:
+        copy = Path(folder) / "copy.sqlite"
+        try:
+            unpack_sqlite(open_file, record, copy)
+            yield from look_into(copy, record)
+        except BackupSystemError as error:
+            yield Finding(subject=name, problem=error.what, remedy=error.remedy)
+
+
+def look_into(database: Path, record: ArtefactRecord) -> Iterator[Finding]:
+    """Yield what is wrong with an unpacked copy: its integrity, its tables, their row counts."""
+    name = record.files[0].path
+    with opened(database, immutable=True) as connection:
+        problems = integrity_problems(connection)
+        for problem in problems:
+            yield Finding(subject=name, problem=f"integrity_check: {problem}")
+        if problems:
+            return
+        found = {table.name: row_count(connection, table.name) for table in tables_of(connection)}
+    recorded = record.details.get("tables")
+    wanted = dict(recorded) if isinstance(recorded, dict) else {}
+    for table in sorted(found.keys() | wanted.keys()):
+        if found.get(table) != wanted.get(table):
+            problem = f"{found.get(table)} rows where the record says {wanted.get(table)}."
+            yield Finding(subject=f"{name}: {table}", problem=problem)
+
+
+def table_fingerprint(database: Path, table: str) -> Fingerprint:
+    """Return the fingerprint of a table of a database that nobody writes; SourceError when it is not there."""
+    with opened(database, immutable=True) as connection:
+        known = next((each for each in tables_of(connection) if each.name == table), None)
+        if known is None:
+            raise SourceError("There is no such table.", where=f"{database}: {table}", remedy="")
+        utf8 = text_is_utf8(connection, known)
+    with opened(database, immutable=True, lenient=not utf8) as connection:
+        total = RowsFingerprint()
+        for row in rows_of(connection, known):
+            total.add(row)
+        return total.result()
+
+
+def compare_sqlite(database: Path, records: Iterable[ArtefactRecord]) -> Iterator[Finding]:
+    """Compare a restored database (that nobody writes yet) with the records of its source, table by table."""
+    for record in records:
+        if record.kind is ArtefactKind.SQLITE_COPY:
+            yield from look_into(database, record)
+        elif record.fingerprint is not None and record.fingerprint.algorithm == ALGORITHM:
+            try:
+                found = table_fingerprint(database, record.key[-1])
+            except SourceError as error:
+                yield Finding(subject=record.name, problem=error.what)
+                continue
+            if found != record.fingerprint:
+                yield Finding(subject=record.name, problem="The restored rows are not the captured ones.")

@@ -1,0 +1,240 @@
+"""SQLite files: a consistent copy under a writing application, integrity checks, tables and rows. No formats here.
+
+SQLite is typed by value, not by column, so rows come with the storage classes that they have: None, int, float, str
+and bytes. Text that is not UTF-8 comes as str with surrogate escapes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from backup_pipeline.errors import BackupSystemError, SourceError, UnreachableError
+
+Value = None | int | float | str | bytes
+Row = tuple[Value, ...]
+
+BUSY_SECONDS = 60.0
+_MAGIC = b"SQLite format 3\0"
+SIDECARS = ("-wal", "-shm", "-journal")
+"""What stands beside a database file and belongs to it: never to another one put in its place."""
+
+
+def translate_sqlite_error(error: sqlite3.Error, path: Path | str) -> BackupSystemError:
+    """Return the family's error for SQLite's."""
+    text = str(error)
+    if "locked" in text or "busy" in text:
+        return UnreachableError(
+            f"The database is locked ({text}).",
+            where=str(path),
+            remedy="Another program holds it in a long transaction; run again later.",
+        )
+    if "malformed" in text or "not a database" in text:
+        return SourceError(
+            f"The database is damaged or encrypted ({text}).",
+            where=str(path),
+            remedy="Look with `sqlite3 FILE 'PRAGMA integrity_check'`; restore an older set if it is damaged.",
+        )
+    if "readonly" in text or "unable to open" in text:
+        return SourceError(
+            f"The database cannot be opened for reading ({text}).",
+            where=str(path),
+            remedy="Its folder must let -wal and -shm be made; after a crash open it once with its application.",
+        )
+    return SourceError(f"SQLite: {text}.", where=str(path), remedy="Check the file and its rights.")
+
+
+def check_is_database(path: Path) -> None:
+    """Raise SourceError when there is no SQLite database at `path`."""
+    if not path.is_file():
+        what = "There is no such database file." if not path.exists() else "This is not a file."
+        raise SourceError(what, where=str(path), remedy="Correct `path` of the source.")
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(_MAGIC))
+    except OSError as error:
+        raise SourceError(
+            f"Cannot be read ({error.strerror}).", where=str(path), remedy="Give this user the right to read it."
+        ) from error
+    if start != _MAGIC:
+        what = "The file is empty." if not start else "This is not a SQLite database (or it is encrypted)."
+        raise SourceError(what, where=str(path), remedy="Correct `path` of the source.")
+
+
+@contextlib.contextmanager
+def opened(path: Path, *, immutable: bool = False, lenient: bool = False) -> Iterator[sqlite3.Connection]:
+    """Open a database for reading; SQLite's errors inside the block become the family's.
+
+    Args:
+        path: the file.
+        immutable: promise that nobody writes it (a private copy): no lock, no -wal, no -shm.
+        lenient: let text that is not UTF-8 through, as surrogate escapes.
+    """
+    uri = path.absolute().as_uri() + ("?mode=ro&immutable=1" if immutable else "?mode=ro")
+    try:
+        connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=BUSY_SECONDS)
+        if lenient:
+            connection.text_factory = lambda data: data.decode("utf-8", "surrogateescape")
+        with contextlib.closing(connection):
+            yield connection
+    except sqlite3.Error as error:
+        raise translate_sqlite_error(error, path) from error
+
+
+def copy_online(source: Path, target: Path, *, wait_seconds: float = BUSY_SECONDS) -> None:
+    """Copy a database page by page in one read transaction, while its application goes on writing.
+
+    In WAL mode nobody waits; otherwise writers wait for the copy (about 0.3 s for 100 MB). The copy has all pages, free
+    ones too, and the same rowids (`VACUUM INTO` would number them anew).
+
+    Raises:
+        SourceError: no database, damaged, or not to be read.
+        UnreachableError: locked for longer than `wait_seconds`.
+    """
+    check_is_database(source)
+    deadline = time.monotonic() + wait_seconds
+
+    def stop_waiting(status: int, remaining: int, total: int) -> None:
+        # The library itself would wait for ever. Pages are copied in one step, so anything else is waiting.
+        if status != sqlite3.SQLITE_DONE and time.monotonic() > deadline:
+            raise TimeoutError
+
+    with opened(source) as reader:
+        reader.execute("PRAGMA busy_timeout = 1000")
+        try:
+            with contextlib.closing(sqlite3.connect(target)) as writer:
+                reader.backup(writer, pages=-1, progress=stop_waiting, sleep=0.1)
+        except TimeoutError:
+            raise UnreachableError(
+                f"The database stayed locked for {wait_seconds:g} s.",
+                where=str(source),
+                remedy="Another program holds it in a long transaction; run again later.",
+            ) from None
+
+
+@dataclass(frozen=True, slots=True)
+class SqliteColumn:
+    """A column as declared; `generated` ones are computed by SQLite."""
+
+    name: str
+    declared: str
+    nullable: bool
+    key: bool
+    generated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SqliteTable:
+    """A table with rows of its own: neither a view, nor virtual, nor SQLite's."""
+
+    name: str
+    columns: tuple[SqliteColumn, ...]
+
+
+def quoted(name: str) -> str:
+    """Return an identifier for a statement."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def integrity_problems(connection: sqlite3.Connection) -> list[str]:
+    """Return what `PRAGMA integrity_check` says is wrong; empty when nothing is."""
+    found = [str(row[0]) for row in connection.execute("PRAGMA integrity_check(20)")]
+    return [] if found == ["ok"] else found
+
+
+def foreign_key_violations(connection: sqlite3.Connection) -> dict[str, int]:
+    """Return how many rows of each table refer to a row that is not there."""
+    counts: dict[str, int] = {}
+    for row in connection.execute("PRAGMA foreign_key_check"):
+        counts[str(row[0])] = counts.get(str(row[0]), 0) + 1
+    return counts
+
+
+def tables_of(connection: sqlite3.Connection) -> list[SqliteTable]:
+    """Return the tables of the database `main`, by name, with their columns in order."""
+    listed = connection.execute("PRAGMA main.table_list").fetchall()
+    names = [str(row[1]) for row in listed if row[2] == "table" and not str(row[1]).startswith("sqlite_")]
+    return [SqliteTable(name, _columns(connection, name)) for name in sorted(names)]
+
+
+def _columns(connection: sqlite3.Connection, table: str) -> tuple[SqliteColumn, ...]:
+    rows = connection.execute(f"PRAGMA main.table_xinfo({quoted(table)})").fetchall()
+    keys = [row for row in rows if row[5]]
+    return tuple(
+        SqliteColumn(
+            name=str(name),
+            declared=str(declared),
+            nullable=not (not_null or (key and len(keys) == 1 and str(declared).upper() == "INTEGER")),
+            key=bool(key),
+            generated=hidden in (2, 3),
+        )
+        for _, name, declared, not_null, _, key, hidden in rows
+        if hidden != 1
+    )
+
+
+def objects_of(connection: sqlite3.Connection) -> dict[str, dict[str, str]]:
+    """Return the definition of every table, index, view and trigger: kind → name → SQL."""
+    objects: dict[str, dict[str, str]] = {}
+    for kind, name, sql in connection.execute("SELECT type, name, sql FROM main.sqlite_schema WHERE sql IS NOT NULL"):
+        objects.setdefault(str(kind), {})[str(name)] = str(sql)
+    return objects
+
+
+def row_count(connection: sqlite3.Connection, table: str) -> int:
+    """Return the number of rows of a table."""
+    return int(connection.execute(f"SELECT count(*) FROM main.{quoted(table)}").fetchone()[0])  # noqa: S608
+
+
+def storage_classes(connection: sqlite3.Connection, table: SqliteTable) -> list[frozenset[str]]:
+    """Return the storage classes ("null", "integer", "real", "text", "blob") that occur in each column."""
+    wanted = ", ".join(f"group_concat(DISTINCT typeof({quoted(column.name)}))" for column in table.columns)
+    row = connection.execute(f"SELECT {wanted} FROM main.{quoted(table.name)}").fetchone()  # noqa: S608
+    return [frozenset(str(found).split(",")) if found else frozenset() for found in row]
+
+
+def rows_of(connection: sqlite3.Connection, table: SqliteTable) -> Iterator[Row]:
+    """Yield every row of a table, its columns in order."""
+    wanted = ", ".join(quoted(column.name) for column in table.columns)
+    cursor = connection.execute(f"SELECT {wanted} FROM main.{quoted(table.name)}")  # noqa: S608
+    cursor.arraysize = 1000
+    yield from cursor
+
+
+def text_is_utf8(connection: sqlite3.Connection, table: SqliteTable) -> bool:
+    """Return whether every text of a table is UTF-8, as SQLite promises and does not check."""
+    try:
+        for _ in rows_of(connection, table):
+            pass
+    except sqlite3.OperationalError as error:
+        if "decode" in str(error):
+            return False
+        raise
+    return True
+
+
+def openers_of(path: Path) -> list[str]:
+    """Return the processes of this machine that have the file open, as "name (pid)"; only those that we may look at."""
+    wanted = str(path.resolve())
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if any(file.path == wanted for file in process.open_files()):
+                found.append(f"{process.name()} ({process.pid})")
+    return found
+
+
+def fold_in_log(path: Path) -> bool:
+    """Bring what stands in a database's -wal or hot -journal into the file itself; False when that was not possible."""
+    try:
+        with contextlib.closing(sqlite3.connect(path, timeout=5.0, isolation_level=None)) as connection:
+            busy, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        return not busy
+    except sqlite3.Error:
+        return False
