@@ -27,6 +27,10 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON documen
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show what would be done and change nothing.")]
 
 
+# Typer carries a copy of click of its own in some releases, so the base class is asked for rather than imported.
+_UsageProblem: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+
+
 def load(config: Path | None) -> Site:
     """Return the site of a command; SettingsError with every fault of its file."""
     from backup_pipeline.settings.loader import load_site
@@ -68,16 +72,12 @@ def run_app(app: Callable[..., Any], arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted.\n")
         return int(ExitCode.INTERRUPTED)
-    except Exception as error:
-        from click.exceptions import Abort, ClickException
-
-        if isinstance(error, ClickException):
-            error.show()
-            return int(ExitCode.USAGE)
-        if isinstance(error, Abort):
-            sys.stderr.write("Aborted.\n")
-            return int(ExitCode.INTERRUPTED)
-        raise
+    except typer.Abort:
+        sys.stderr.write("Aborted.\n")
+        return int(ExitCode.INTERRUPTED)
+    except _UsageProblem as error:
+        error.show()  # type: ignore[attr-defined]
+        return int(ExitCode.USAGE)
     return outcome if isinstance(outcome, int) else 0
 
 

@@ -116,7 +116,7 @@ def _specs(
                 kinds=_KINDS[kind],
                 description=_description(key, kind, source),
                 metadata=metadata,
-                tags={"source": name, "kind": kind},
+                tags={"source": name, "kind": kind.value},
                 **common,
             )
         )

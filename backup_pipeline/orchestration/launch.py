@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +25,12 @@ class RunOutcome:
     errors: tuple[BackupSystemError, ...]
 
 
-def job_of(config: str, job: str) -> dg.JobDefinition:
-    """Return a job of the site; what `reconstructable` calls to find the job again."""
+def job_of(config: str, job: str, _: str) -> dg.JobDefinition:
+    """Return a job of the site; what `reconstructable` calls to find the job again.
+
+    The last argument is another one for each run: Dagster remembers jobs by their arguments, and the settings or the
+    tables may have changed since.
+    """
     return build_definitions(load_site(Path(config))).resolve_job_def(job)
 
 
@@ -101,7 +106,7 @@ def _created(instance: dg.DagsterInstance, run_id: str) -> float:
 
 
 def _reconstructable(config: Path, job: str) -> ReconstructableJob:
-    arguments: Any = (str(config), job)
+    arguments: Any = (str(config), job, uuid.uuid4().hex)
     found = dg.build_reconstructable_job(
         "backup_pipeline.orchestration.launch", "job_of", reconstructable_args=arguments
     )
