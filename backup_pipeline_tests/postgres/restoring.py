@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
+from uuid import uuid4
 
+from backup_pipeline.model.set_id import SetId
+from backup_pipeline.operations.backup import BackupRun, RunIdentity
 from backup_pipeline.restore.comparison import Expectation
+from backup_pipeline.settings.site import Site
 from backup_pipeline.tools import processes
 from backup_pipeline.tools.postgres.clients import choose_client
 from backup_pipeline.tools.postgres.connection import connected
@@ -58,3 +63,16 @@ def ask(target: PostgresTarget, query: str) -> list[tuple[object, ...]]:
     """Return a query's rows."""
     with connected(target, pinned=False) as connection:
         return connection.execute(query.encode()).fetchall()
+
+
+def sealed_set(site: Site, plan: str) -> SetId:
+    """Run a plan without Dagster and return its sealed set."""
+    moment = datetime.now(UTC)
+    run = BackupRun(site, plan, RunIdentity(f"test-{uuid4().hex}", f"test-{uuid4().hex}", moment))
+    try:
+        for source in site.plan(plan).sources:
+            for _ in run.capture(source):
+                pass
+        return run.seal().set_id
+    finally:
+        run.close()

@@ -1,0 +1,113 @@
+"""A drill of a whole set: restored from its files into a scratch server, compared, recorded, removed."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from backup_pipeline.errors import RefusedError, StoreError
+from backup_pipeline.model.set_id import SetId
+from backup_pipeline.operations import drill as drilling
+from backup_pipeline.operations.drill import drill_set
+from backup_pipeline.tools.postgres.databases import server_facts
+from backup_pipeline.tools.postgres.embedded import EmbeddedServer
+from backup_pipeline_tests.postgres.restoring import NASTY, run, sealed_set
+from backup_pipeline_tests.sites import TestSite, dsn, write_storage
+
+SETTINGS = """
+store: backups
+sources:
+  nasty: {kind: postgres, dsn_env: NASTY_URL, tables: {include: ["app.*"]}, dump_format: FORMAT}
+  storage: {kind: folder, path: storage}
+plans:
+  nightly: {sources: [nasty, storage]}
+"""
+
+
+@pytest.fixture(scope="module", params=["plain", "custom"])
+def made(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    server: EmbeddedServer,
+    template: Callable[[str, str], str],
+) -> tuple[TestSite, SetId]:
+    site = TestSite(tmp_path_factory.mktemp("drill"))
+    site.variables["NASTY_URL"] = dsn(server.target(template("nasty", NASTY)))
+    site.variables["DRILL_DATABASE_URL"] = dsn(server.target())
+    write_storage(site.folder / "storage")
+    site.write(SETTINGS.replace("FORMAT", request.param))
+    return site, sealed_set(site.site, "nightly")
+
+
+def test_a_good_set_is_proven_and_leaves_nothing_behind(made: tuple[TestSite, SetId], server: EmbeddedServer) -> None:
+    site, set_id = made
+    before = server_facts(server.target())
+    proof = drill_set(site.site, "nightly", set_id)
+    assert proof.findings == ()
+    assert proof.numbers["rto_seconds"] > 0
+    assert proof.numbers["rpo_seconds"] > 0
+    assert proof.numbers["tables"] > 15
+    assert site.store("nightly").read(set_id).proven
+    after = server_facts(server.target())
+    assert (after.databases, after.roles) == (before.databases, before.roles)
+    assert not list(Path(tempfile.gettempdir()).glob("backup-pipeline-drill-*"))
+
+
+def test_a_set_is_not_proven_when_the_copy_has_one_row_too_many_and_the_export_shows_it_too(
+    made: tuple[TestSite, SetId],
+) -> None:
+    site, set_id = made
+    damage = "insert into app.no_key values (9, null)"
+    proof = drill_set(site.site, "nightly", set_id, before_comparison=lambda target: run(target, damage))
+    told = [f"{finding.subject}: {finding.problem}" for finding in proof.findings]
+    assert not proof.passed
+    assert not site.store("nightly").read(set_id).proven
+    assert any("table app.no_key: 5 rows, 4 in the backup" in line for line in told), told
+    assert any("no_key.parquet: holds 4 rows, the restored table 5" in line for line in told), told
+
+
+def test_an_export_with_another_value_is_found(made: tuple[TestSite, SetId]) -> None:
+    site, set_id = made
+    damage = "alter table app.customers disable trigger user; update app.customers set name = 'Hanna' where id = 1"
+    proof = drill_set(site.site, "nightly", set_id, before_comparison=lambda target: run(target, damage))
+    told = {finding.subject: finding.problem for finding in proof.findings}
+    assert any("customers.parquet" in subject and "other values" in told[subject] for subject in told), told
+
+
+def test_without_a_server_of_its_own_an_embedded_one_of_a_fitting_version_is_used(made: tuple[TestSite, SetId]) -> None:
+    site, set_id = made
+    variables = dict(site.variables)
+    before = set(Path(tempfile.gettempdir()).glob("bp-scratch-*"))
+    del site.variables["DRILL_DATABASE_URL"]
+    site.write_env()
+    try:
+        proof = drill_set(site.site, "nightly", set_id)
+    finally:
+        site.variables = variables
+        site.write_env()
+    assert proof.findings == ()
+    assert set(Path(tempfile.gettempdir()).glob("bp-scratch-*")) <= before
+
+
+def test_too_little_disk_is_told_before_anything_begins(
+    made: tuple[TestSite, SetId], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drilling, "_SPACE_AT_LEAST", 1 << 60)
+    site, set_id = made
+    with pytest.raises(StoreError, match="scratch area"):
+        drill_set(site.site, "nightly", set_id)
+
+
+def test_a_set_that_was_never_sealed_is_refused(made: tuple[TestSite, SetId]) -> None:
+    site, set_id = made
+    manifest = site.site.store_folder("nightly") / set_id / "manifest.json"
+    data = manifest.read_bytes()
+    manifest.unlink()
+    try:
+        with pytest.raises(RefusedError, match="sealed"):
+            drill_set(site.site, "nightly", set_id)
+    finally:
+        manifest.write_bytes(data)

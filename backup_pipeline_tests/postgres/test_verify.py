@@ -1,0 +1,132 @@
+"""Verification finds a missing, empty, cut, changed or added file, wherever in a set it lies, and names it."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from backup_pipeline.errors import RefusedError
+from backup_pipeline.model.proof import Proof
+from backup_pipeline.model.set_id import SetId
+from backup_pipeline.operations.verify import verify_all, verify_set
+from backup_pipeline.stores.local import LocalStore
+from backup_pipeline.tools.postgres.embedded import EmbeddedServer
+from backup_pipeline_tests.postgres.restoring import sealed_set
+from backup_pipeline_tests.sites import SHOP, TestSite, dsn, write_storage
+
+SETTINGS = """
+store: backups
+sources:
+  shop: {kind: postgres, dsn_env: SHOP_URL, tables: {formats: [parquet, jsonl, csv]}}
+  storage: {kind: folder, path: storage}
+plans:
+  nightly: {sources: [shop, storage]}
+"""
+
+
+@pytest.fixture(scope="module")
+def made(
+    tmp_path_factory: pytest.TempPathFactory, server: EmbeddedServer, template: Callable[[str, str], str]
+) -> tuple[TestSite, SetId]:
+    site = TestSite(tmp_path_factory.mktemp("verify"))
+    site.variables["SHOP_URL"] = dsn(server.target(template("verified_shop", SHOP)))
+    write_storage(site.folder / "storage")
+    site.write(SETTINGS)
+    return site, sealed_set(site.site, "nightly")
+
+
+@pytest.fixture
+def sealed(made: tuple[TestSite, SetId]) -> Iterator[tuple[TestSite, SetId, Path]]:
+    """The set, and a copy that is put back after each test."""
+    site, set_id = made
+    folder = site.site.store_folder("nightly") / set_id
+    copy = folder.with_name("kept")
+    shutil.copytree(folder, copy)
+    yield site, set_id, folder
+    shutil.rmtree(folder)
+    copy.rename(folder)
+
+
+def verified(sealed: tuple[TestSite, SetId, Path]) -> Proof:
+    return verify_set(sealed[0].site, "nightly", sealed[1])
+
+
+def named(proof: Proof) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for finding in proof.findings:
+        found[finding.subject] = f"{found.get(finding.subject, '')} {finding.problem}"
+    return found
+
+
+def test_a_good_set_is_verified_and_says_so(sealed: tuple[TestSite, SetId, Path]) -> None:
+    proof = verified(sealed)
+    assert (proof.passed, proof.findings) == (True, ())
+    assert proof.numbers["files"] >= 9
+    assert sealed[0].store("nightly").read(sealed[1]).verified
+
+
+@pytest.mark.parametrize(
+    ("path", "damage", "problem"),
+    [
+        ("shop_db.sql.gz", lambda place: place.unlink(), "is missing"),
+        ("shop_db.sql.gz", lambda place: place.write_bytes(b""), "is empty"),
+        ("storage_buckets.tar.gz", lambda place: place.write_bytes(place.read_bytes()[:-7]), "cut short"),
+        ("shop_roles.json", lambda place: place.write_bytes(place.read_bytes() + b"\n"), "has grown"),
+        ("stranger.txt", lambda place: place.write_bytes(b"x"), "is not in the manifest"),
+        ("tables/shop/stranger.parquet", lambda place: place.write_bytes(b"x"), "is not in the manifest"),
+        ("records/stranger.json", lambda place: place.write_bytes(b"{}"), "added after sealing"),
+        ("records/shop.dump.json", lambda place: place.unlink(), "is missing"),
+    ],
+)
+def test_each_kind_of_damage_is_named(
+    sealed: tuple[TestSite, SetId, Path], path: str, damage: Callable[[Path], None], problem: str
+) -> None:
+    place = sealed[2] / path
+    if not place.exists() and "stranger" not in path:
+        place = next(sealed[2].rglob(path.replace("storage_buckets", "storage*")))
+    damage(place)
+    found = named(verified(sealed))
+    assert problem in found[place.relative_to(sealed[2]).as_posix()]
+
+
+def test_one_flipped_bit_anywhere_is_found_and_its_file_named(sealed: tuple[TestSite, SetId, Path]) -> None:
+    chance = random.Random(4)
+    for place in sorted(path for path in sealed[2].rglob("*") if path.is_file() and "proofs" not in path.parts):
+        whole = place.read_bytes()
+        name = place.relative_to(sealed[2]).as_posix()
+        for position in {0, len(whole) - 1, *(chance.randrange(len(whole)) for _ in range(2))}:
+            flipped = bytearray(whole)
+            flipped[position] ^= 1 << chance.randrange(8)
+            place.write_bytes(flipped)
+            from backup_pipeline.operations.verify import verification_of
+
+            proof = verification_of(LocalStore(sealed[2].parent, "nightly"), sealed[1])
+            assert not proof.passed, f"{name} at {position}"
+            told = " ".join(f"{finding.subject} {finding.problem}" for finding in proof.findings)
+            assert name in told, told
+        place.write_bytes(whole)
+
+
+def test_a_manifest_that_agrees_with_nothing_else_is_named_even_without_its_checksum(
+    sealed: tuple[TestSite, SetId, Path],
+) -> None:
+    (sealed[2] / "records" / "sealed.sha256").unlink()
+    manifest = sealed[2] / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"rows": 300', '"rows": 301', 1))
+    assert "says something else" in named(verified(sealed))["manifest.json"]
+
+
+def test_all_sets_are_verified_and_incomplete_ones_left_out(sealed: tuple[TestSite, SetId, Path]) -> None:
+    unsealed = sealed[2].with_name("2020-01-01T000000Z")
+    shutil.copytree(sealed[2], unsealed)
+    (unsealed / "manifest.json").unlink()
+    try:
+        assert [proof.set_id for proof in verify_all(sealed[0].site)] == [sealed[1]]
+        with pytest.raises(RefusedError, match="never sealed"):
+            verify_set(sealed[0].site, "nightly", SetId(unsealed.name))
+    finally:
+        shutil.rmtree(unsealed)
