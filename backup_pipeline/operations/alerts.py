@@ -15,7 +15,7 @@ from backup_pipeline.artefacts.capture import utc_now
 from backup_pipeline.errors import SettingsError
 from backup_pipeline.model.incident import Incident, IncidentKind, IncidentState, Notice, Observation
 from backup_pipeline.model.record import ArtefactRecord
-from backup_pipeline.operations.alerts_observe import observe_check, observe_site, run_link
+from backup_pipeline.operations.alerts_observe import observe_check, observe_site, retention_incident, run_link
 from backup_pipeline.operations.alerts_state import change_state, read_state
 from backup_pipeline.rules.incidents import Message, claim, compose, incident_key, observe, scrub, secrets_in, settle
 from backup_pipeline.settings.site import Site
@@ -99,18 +99,8 @@ def notify_retention(
 ) -> AlertReport:
     """Tell that retention refused to remove anything (`refused` says why), or that it worked again ("")."""
     at = at or utc_now()
+    incident = retention_incident(plan, refused, remedy, at) if refused else None
     key = incident_key(IncidentKind.RETENTION_REFUSED, plan)
-    incident = None
-    if refused:
-        incident = Incident(
-            key=key,
-            kind=IncidentKind.RETENTION_REFUSED,
-            plan=plan,
-            what="Retention refused to remove old sets.",
-            reason=refused,
-            remedy=remedy or f"backup-pipeline cleanup {plan} --dry-run shows the reason for every set.",
-            opened_at=at,
-        )
     return report(site, [Observation(key, at, incident)], at)
 
 

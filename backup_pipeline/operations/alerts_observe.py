@@ -6,21 +6,29 @@ Reads only. Whether something is told stands in `rules/incidents.py`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import islice
+from zoneinfo import ZoneInfo
 
 from backup_pipeline.errors import BackupSystemError
 from backup_pipeline.model.backup_set import BackupSet
 from backup_pipeline.model.incident import Incident, IncidentKind, IncidentState, Observation
 from backup_pipeline.model.proof import Proof, ProofKind
 from backup_pipeline.model.record import CheckResult
-from backup_pipeline.operations.stores import is_whole_backup, open_store
+from backup_pipeline.operations.stores import LOCK_NAME, is_whole_backup, open_store
 from backup_pipeline.rules.incidents import incident_key
 from backup_pipeline.rules.overdue import overdue
+from backup_pipeline.rules.retention import Verdict, decide, facts_of
+from backup_pipeline.rules.trend import SizedSet, disk_full_at
 from backup_pipeline.settings.site import Site
+from backup_pipeline.stores.local import LocalStore
+from backup_pipeline.tools.locks import read_holder
 
-# Reading a set costs milliseconds; older proofs than these are history and not news.
-_SETS_READ = 60
+# Reading a set costs milliseconds, and this is done every few minutes; what is older than these is history, not news.
+_SETS_READ = 120
+_DISK_FULL_WITHIN = timedelta(days=7)
+# Once told, it is over only when there is clearly more time, so that a forecast near the limit does not flap.
+_DISK_FINE_BEYOND = timedelta(days=10)
 _FINDINGS_SHOWN = 3
 
 
@@ -39,6 +47,7 @@ def observe_site(
             continue
         found.append(Observation(key, now))
         found += _observe_plan(site, plan, sets, state, known_since[plan], now)
+        found += _observe_store(site, plan, store, sets, state, now)
     found += _gone_plans(site, state, now)
     return tuple(found)
 
@@ -103,6 +112,58 @@ def _observe_plan(
     yield from _checks(site, plan, newest, state)
     yield from _drill(plan, sets)
     yield _damage(plan, sets, now)
+
+
+def _observe_store(
+    site: Site, plan: str, store: LocalStore, sets: list[BackupSet], state: IncidentState, now: datetime
+) -> Iterator[Observation]:
+    running = read_holder(store.folder / LOCK_NAME) is not None
+    facts = [facts_of(known, running=running) for known in sets]
+    policy, zone = site.plan(plan).retention, ZoneInfo(site.settings.timezone)
+    yield _retention(plan, decide(facts, policy, now, zone), now)
+    sized = [SizedSet(fact, known.size) for fact, known in zip(facts, sets, strict=True)]
+    free = store.free_bytes()
+    full = disk_full_at(sized, free, policy, now, zone) if free is not None else None
+    yield _disk(plan, store.label, full, state, now)
+
+
+def _retention(plan: str, verdict: Verdict, now: datetime) -> Observation:
+    """A refusal counts only where a set would otherwise have been removed."""
+    key = incident_key(IncidentKind.RETENTION_REFUSED, plan)
+    held = [one for one in verdict.kept if verdict.refusal and any(verdict.refusal in why for why in one.reasons)]
+    return Observation(key, now, retention_incident(plan, verdict.refusal, "", now) if held else None)
+
+
+def retention_incident(plan: str, refused: str, remedy: str, now: datetime) -> Incident:
+    """Return the incident of a retention that removed nothing, and why."""
+    return Incident(
+        key=incident_key(IncidentKind.RETENTION_REFUSED, plan),
+        kind=IncidentKind.RETENTION_REFUSED,
+        plan=plan,
+        what="Retention refused to remove old sets.",
+        reason=refused,
+        remedy=remedy or f"backup-pipeline cleanup {plan} --dry-run shows the reason for every set.",
+        opened_at=now,
+    )
+
+
+def _disk(plan: str, place: str, full: datetime | None, state: IncidentState, now: datetime) -> Observation:
+    key = incident_key(IncidentKind.DISK_FILLING, plan)
+    told = any(incident.key == key for incident in state.open)
+    if full is None or full - now > (_DISK_FINE_BEYOND if told else _DISK_FULL_WITHIN):
+        return Observation(key, now)
+    days = max(0, (full - now).days)
+    incident = Incident(
+        key=key,
+        kind=IncidentKind.DISK_FILLING,
+        plan=plan,
+        artefact=place,
+        what=f"The store's disk will be full in {days} days.",
+        reason=f"From the growth of past sets and the plan's retention, about {full:%Y-%m-%d}.",
+        remedy="Free space, give the store a larger disk, or keep fewer sets.",
+        opened_at=now,
+    )
+    return Observation(key, now, incident)
 
 
 def _overdue(site: Site, plan: str, newest: BackupSet | None, known_since: datetime, now: datetime) -> Observation:

@@ -183,6 +183,37 @@ def test_retention_that_refused_is_told_and_its_end_too(site: Site, web: Request
     assert "over" in messages(web)[1]
 
 
+def test_sets_that_retention_holds_back_because_the_newest_is_bad_are_told_by_the_store_itself(
+    site: Site, web: Requests
+) -> None:
+    for hours in range(40 * 24, 0, -24):
+        seal_set(site, NOON - (hours - 20) * HOUR)
+    alerts.evaluate_incidents(site, NOON)
+    assert messages(web) == []
+    add_proof(site, NOON - 4 * HOUR, ProofKind.VERIFICATION, Finding(subject="a", problem="changed"), found_at=NOON)
+    alerts.evaluate_incidents(site, NOON)
+    assert "Retention refused to remove old sets." in messages(web)[0]
+    assert "is bad" in messages(web)[0]
+
+
+def test_a_disk_that_will_be_full_within_days_is_told_and_its_end_too(
+    site: Site, web: Requests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for hours in range(10 * 24, 0, -24):
+        seal_set(site, NOON - (hours - 20) * HOUR)
+    # Each set is one byte and stays for 30 sets: five more fit.
+    monkeypatch.setattr("backup_pipeline.stores.local.LocalStore.free_bytes", lambda _: 5)
+    alerts.evaluate_incidents(site, NOON)
+    assert "will be full in" in messages(web)[0]
+    assert str(site.store_folder("nightly")) in messages(web)[0]
+    monkeypatch.setattr("backup_pipeline.stores.local.LocalStore.free_bytes", lambda _: 8)
+    alerts.evaluate_incidents(site, NOON)
+    assert len(messages(web)) == 1
+    monkeypatch.setattr("backup_pipeline.stores.local.LocalStore.free_bytes", lambda _: 500)
+    alerts.evaluate_incidents(site, NOON)
+    assert "over" in messages(web)[1]
+
+
 def test_what_could_not_be_delivered_is_sent_later_with_the_next_look(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
