@@ -191,7 +191,7 @@ def test_sets_that_retention_holds_back_because_the_newest_is_bad_are_told_by_th
     alerts.evaluate_incidents(site, NOON)
     assert messages(web) == []
     add_proof(site, NOON - 4 * HOUR, ProofKind.VERIFICATION, Finding(subject="a", problem="changed"), found_at=NOON)
-    alerts.evaluate_incidents(site, NOON)
+    alerts.evaluate_incidents(site, NOON + HOUR)
     assert "Retention refused to remove old sets." in messages(web)[0]
     assert "is bad" in messages(web)[0]
 
