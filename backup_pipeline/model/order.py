@@ -1,0 +1,261 @@
+"""Orders of a workshop's archive as values: columns, file names, findings and results. No I/O, no decisions.
+
+The byte format of the files named here is written down in docs/formats-orders.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+from backup_pipeline.errors import BackupSystemError, StoreError, ValidationError
+
+TABLE = "auftraege"
+COLUMNS = (
+    "record_id", "auftrag_nr", "kunde_name", "kunden_nr", "kennzeichen", "vin", "datum", "formular_version",
+    "keywords_json", "file_path", "hash", "data_complete", "created_at", "updated_at",
+)  # fmt: skip
+INTEGER_COLUMNS = ("record_id", "data_complete")
+RECORD_ID, AUFTRAG_NR, DATUM, FILE_PATH = 0, 1, 6, 9
+CREATED_AT, UPDATED_AT = 12, 13
+
+DATA_NAME = "data.csv"
+META_NAME = "meta.json"
+DATA_PART = ".data.csv.part"
+META_PART = ".meta.json.part"
+INDEX_NAME = "archive-manifest.json"
+LOCK_NAME = ".backup.lock"
+SCHEMA_VERSION = "1.0"
+
+Value = int | float | str | None
+OrderRow = tuple[Value, ...]
+"""One row of `auftraege` in the order of COLUMNS, as the database gave it."""
+TextRow = tuple[str | None, ...]
+"""One row as data.csv holds it: every value as text, None for NULL."""
+
+
+class OrderMeta(NamedTuple):
+    """meta.json. `checksum` is the SHA-256 in hex of data.csv, `file_size` its bytes, `exported_at` ISO 8601 in UTC."""
+
+    schema_version: str
+    checksum: str
+    exported_at: str
+    auftrag_nr: str | None
+    record_id: int
+    file_size: int
+
+
+Level = Literal["error", "warning"]
+
+
+@dataclass(frozen=True, slots=True)
+class OrderFinding:
+    """One thing about an archive that a person should know.
+
+    Attributes:
+        path: relative to the archive, forward slashes.
+        kind: a word for programs, listed in docs/guide-workshop-archive.md.
+        reason: one sentence; column names and numbers of orders, never a customer's values.
+        level: an error makes the command fail; a warning does not.
+    """
+
+    path: str
+    kind: str
+    reason: str
+    level: Level = "error"
+
+    def as_dict(self) -> dict[str, str]:
+        """Return the finding for `--json`."""
+        return {"path": self.path, "kind": self.kind, "level": self.level, "reason": self.reason}
+
+
+class Findings:
+    """Findings as they come: every one is counted, and the first `limit` are kept, so that memory stays bounded."""
+
+    def __init__(self, limit: int = 20_000) -> None:
+        self.limit = limit
+        self.kept: list[OrderFinding] = []
+        self.counts: dict[str, int] = {}
+        self.errors = 0
+        self.warnings = 0
+
+    def add(self, path: str, kind: str, reason: str, level: Level = "error") -> None:
+        """Count a finding and keep it while there is room."""
+        self.counts[kind] = self.counts.get(kind, 0) + 1
+        if level == "error":
+            self.errors += 1
+        else:
+            self.warnings += 1
+        if len(self.kept) < self.limit:
+            self.kept.append(OrderFinding(path, kind, reason, level))
+
+    @property
+    def left_out(self) -> int:
+        """How many were counted and not kept."""
+        return self.errors + self.warnings - len(self.kept)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return counts and findings for `--json`."""
+        return {
+            "errors": self.errors,
+            "warnings": self.warnings,
+            "counts": dict(sorted(self.counts.items())),
+            "findings": [finding.as_dict() for finding in self.kept],
+            "findings_left_out": self.left_out,
+        }
+
+
+@dataclass
+class ExportResult:
+    """What an export did.
+
+    Attributes:
+        exported: orders written.
+        unchanged: orders whose folder was found to hold the row already.
+        failed: orders that could not be written; each is a finding.
+        row_deleted: folders whose row is gone from the database; nothing was done to them.
+        dry_run: nothing was written; `exported` counts what would have been.
+        stopped: why the run ended early (a full disk), empty otherwise.
+        seconds: wall time of everything; sync_seconds: of that, waiting for the disk.
+        per_year: orders written, by year ("unknown" without one).
+    """
+
+    exported: int = 0
+    unchanged: int = 0
+    failed: int = 0
+    row_deleted: int = 0
+    skipped: int = 0
+    dry_run: bool = False
+    stopped: str = ""
+    seconds: float = 0.0
+    sync_seconds: float = 0.0
+    per_year: dict[str, int] = field(default_factory=dict)
+    findings: Findings = field(default_factory=Findings)
+
+    @property
+    def ok(self) -> bool:
+        """Whether every order that was asked for is in its folder."""
+        return not self.failed and not self.stopped
+
+    def summary(self) -> str:
+        """Return the line that ends a run: `150 exported, 2 failed, …`."""
+        verb = "would be exported" if self.dry_run else "exported"
+        text = f"{self.exported} {verb}, {self.failed} failed, {self.unchanged} unchanged"
+        if self.row_deleted:
+            text += f", {self.row_deleted} folders without a row"
+        return f"{text}, {self.seconds:.1f} s" + (f". Stopped: {self.stopped}" if self.stopped else "")
+
+    def raise_for_failure(self, where: str) -> None:
+        """Raise when an order failed or the run was stopped; the counts are in the text.
+
+        Raises:
+            StoreError: stopped by the disk.
+            BackupSystemError: orders failed.
+        """
+        if self.stopped:
+            raise StoreError(self.summary(), where=where, remedy="Free space, then run again; it goes on from there.")
+        if self.failed:
+            first = next((f for f in self.findings.kept if f.level == "error"), None)
+            named = f" First: {first.path}: {first.reason}" if first else ""
+            raise BackupSystemError(
+                f"{self.summary()}.{named}", where=where, remedy="Correct the orders named and run again."
+            )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the result for `--json`."""
+        return {
+            "ok": self.ok, "exported": self.exported, "unchanged": self.unchanged, "failed": self.failed,
+            "row_deleted": self.row_deleted, "dry_run": self.dry_run, "stopped": self.stopped,
+            "seconds": round(self.seconds, 3), "sync_seconds": round(self.sync_seconds, 3),
+            "per_year": dict(sorted(self.per_year.items())), **self.findings.as_dict(),
+        }  # fmt: skip
+
+
+@dataclass
+class VerifyResult:
+    """What a verification found. `folders` with an order in them, `valid` without an error of their own."""
+
+    folders: int = 0
+    valid: int = 0
+    rolled_forward: int = 0
+    database_rows: int | None = None
+    indexed: int | None = None
+    seconds: float = 0.0
+    per_year: dict[str, tuple[int, int]] = field(default_factory=dict)
+    findings: Findings = field(default_factory=Findings)
+
+    @property
+    def ok(self) -> bool:
+        """Whether there was no error."""
+        return self.findings.errors == 0
+
+    def summary(self) -> str:
+        """Return the line that ends a run."""
+        return (
+            f"{self.folders} folders, {self.valid} valid, {self.findings.errors} errors, "
+            f"{self.findings.warnings} warnings, {self.rolled_forward} rolled forward, {self.seconds:.1f} s"
+        )
+
+    def raise_for_failure(self, where: str) -> None:
+        """Raise ValidationError when there was an error."""
+        if not self.ok:
+            first = next(f for f in self.findings.kept if f.level == "error")
+            raise ValidationError(
+                f"{self.summary()}. First: {first.path}: {first.reason}", where=where,
+                remedy="Export again where the database is right; put the folder back from a backup where it is not.",
+            )  # fmt: skip
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the result for `--json`."""
+        return {
+            "ok": self.ok, "folders": self.folders, "valid": self.valid, "rolled_forward": self.rolled_forward,
+            "database_rows": self.database_rows, "indexed": self.indexed, "seconds": round(self.seconds, 3),
+            "per_year": {year: {"folders": n, "errors": bad} for year, (n, bad) in sorted(self.per_year.items())},
+            **self.findings.as_dict(),
+        }  # fmt: skip
+
+
+@dataclass
+class RestoreResult:
+    """What a restore did.
+
+    Attributes:
+        target: the database that was restored, without secrets.
+        restored: rows of the new table.
+        folders: folders with an order that were read.
+        invalid: folders that could not be used.
+        missing: orders of the index that have no folder.
+        duplicates: folders that lost against a newer one of the same order.
+        kept: where the old database (or table) is, "" when there was none.
+    """
+
+    target: str = ""
+    restored: int = 0
+    folders: int = 0
+    invalid: int = 0
+    missing: int = 0
+    duplicates: int = 0
+    rolled_forward: int = 0
+    dry_run: bool = False
+    kept: str = ""
+    notes: tuple[str, ...] = ()
+    seconds: float = 0.0
+    findings: Findings = field(default_factory=Findings)
+
+    def summary(self) -> str:
+        """Return the line that ends a run."""
+        verb = "would be restored" if self.dry_run else "restored"
+        text = (
+            f"{self.restored} {verb} from {self.folders} folders, {self.invalid} invalid, {self.missing} missing, "
+            f"{self.duplicates} duplicates, {self.seconds:.1f} s"
+        )
+        return text + (f"; the old one is {self.kept}" if self.kept else "")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the result for `--json`."""
+        return {
+            "target": self.target, "restored": self.restored, "folders": self.folders, "invalid": self.invalid,
+            "missing": self.missing, "duplicates": self.duplicates, "rolled_forward": self.rolled_forward,
+            "dry_run": self.dry_run, "kept": self.kept, "notes": list(self.notes), "seconds": round(self.seconds, 3),
+            **self.findings.as_dict(),
+        }  # fmt: skip

@@ -1,0 +1,261 @@
+"""Finding and reading every order's folder of an archive, without the database. Judging the values is not done here.
+
+The tree is walked without following links; hidden folders and files that are not an order's are passed over. Reading
+is divided into chunks of folders that worker processes can take.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import hashlib
+import multiprocessing
+import os
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from backup_pipeline.artefacts.orders_folder import ArchiveTree, Pair, read_pair, roll_forward
+from backup_pipeline.errors import StoreError, ValidationError
+from backup_pipeline.model.order import (
+    AUFTRAG_NR,
+    DATA_NAME,
+    DATA_PART,
+    META_NAME,
+    META_PART,
+    RECORD_ID,
+    TextRow,
+)
+from backup_pipeline.restore.orders_migrations import migrate
+from backup_pipeline.rules.orders_format import parse_data
+from backup_pipeline.rules.orders_pair import PairState
+from backup_pipeline.tools.files import translate_os_error
+
+CHUNK = 500
+WORKERS_FROM = 20 * CHUNK
+_OURS = frozenset((DATA_NAME, META_NAME, DATA_PART, META_PART))
+
+
+class OrderRead(NamedTuple):
+    """One folder with an order in it.
+
+    Attributes:
+        path: relative to the archive, forward slashes.
+        row: the values as text, None where `problem` says why there are none.
+        kind: of the problem: `checksum`, `missing_file`, `version`, `data`, `meta`, `unreadable`; "" when it is well.
+        state: which files the pair was read from.
+        leftover: part files lie beside a valid pair.
+        checksum: SHA-256 of data.csv; meta_checksum: of meta.json.
+    """
+
+    path: str
+    row: TextRow | None
+    kind: str
+    problem: str
+    state: PairState
+    leftover: bool
+    checksum: str
+    meta_checksum: str
+    exported_at: str
+    size: int
+
+
+class _Walk(NamedTuple):
+    """What was found below a folder: subfolders (relative, sorted) and which of an order's files."""
+
+    folders: list[str]
+    names: set[str]
+
+
+def _look(archive: str, folder: str) -> _Walk:
+    folders, names = [], set()
+    prefix = f"{folder}/" if folder else ""
+    with os.scandir(f"{archive}/{folder}" if folder else archive) as entries:
+        for entry in entries:
+            name = entry.name
+            if name in _OURS:
+                names.add(name)
+            elif name[0] != "." and entry.is_dir(follow_symlinks=False):
+                folders.append(prefix + name)
+    folders.sort()
+    return _Walk(folders, names)
+
+
+def _read(archive: str, folder: str, names: set[str]) -> OrderRead:
+    leftover = DATA_PART in names or META_PART in names
+    place = f"{archive}/{folder}/" if folder else f"{archive}/"
+
+    def bad(kind: str, problem: str, state: PairState = PairState.BROKEN) -> OrderRead:
+        return OrderRead(folder, None, kind, problem, state, leftover, "", "", "", 0)
+
+    try:
+        pair = read_pair(names, place)
+    except ValidationError as error:
+        return bad("unreadable", error.what)
+    except OSError as error:
+        return bad("unreadable", f"{error.strerror or error}.")
+    if pair.state is PairState.BROKEN or pair.data is None or pair.meta is None:
+        return bad(pair.kind, pair.problem)
+    return _judge(folder, pair, leftover and pair.state is PairState.VALID)
+
+
+def _judge(folder: str, pair: Pair, leftover: bool) -> OrderRead:
+    data, meta, meta_bytes = pair.data, pair.meta, pair.meta_bytes
+    assert data is not None
+    assert meta is not None
+    assert meta_bytes is not None
+    row: TextRow | None = None
+    kind = problem = ""
+    try:
+        header, record = parse_data(data)
+        kind = "version"
+        row = migrate(meta.schema_version, header, record)
+        kind = ""
+    except ValidationError as error:
+        kind, problem = kind or "data", error.what
+    if row is not None:
+        if meta.file_size != len(data):
+            kind, problem = "meta", f"meta.json says {meta.file_size} bytes, data.csv has {len(data)}."
+        elif row[RECORD_ID] != str(meta.record_id):
+            kind, problem = "meta", "meta.json and data.csv name different record_ids."
+        elif row[AUFTRAG_NR] != meta.auftrag_nr:
+            kind, problem = "meta", "meta.json and data.csv name different auftrag_nr."
+    digest = hashlib.sha256(meta_bytes).hexdigest()
+    return OrderRead(
+        folder, row if not kind else None, kind, problem, pair.state, leftover, meta.checksum, digest, meta.exported_at,
+        len(data),
+    )  # fmt: skip
+
+
+def read_chunk(archive: str, folders: list[str]) -> list[OrderRead]:
+    """Read every order in these folders and below them. Runs in a worker process too."""
+    found: list[OrderRead] = []
+    waiting = deque(folders)
+    while waiting:
+        folder = waiting.popleft()
+        try:
+            below = _look(archive, folder)
+        except OSError as error:
+            found.append(
+                OrderRead(folder, None, "unreadable", f"{error.strerror}.", PairState.BROKEN, False, "", "", "", 0)
+            )
+            continue
+        if below.names:
+            found.append(_read(archive, folder, below.names))
+        waiting.extendleft(reversed(below.folders))
+    return found
+
+
+def _chunks(archive: str, years: frozenset[str] | None) -> Iterator[list[str]]:
+    """Yield folders two levels down (orders, mostly) in chunks; what lies above is read by the caller."""
+    chunk: list[str] = []
+    for top in _look(archive, "").folders:
+        if years is not None and top not in years:
+            continue
+        try:
+            below = _look(archive, top).folders
+        except OSError:
+            continue
+        for folder in below:
+            chunk.append(folder)
+            if len(chunk) == CHUNK:
+                yield chunk
+                chunk = []
+    if chunk:
+        yield chunk
+
+
+def _upper(archive: str, years: frozenset[str] | None) -> list[OrderRead]:
+    """Read what lies in the archive's folder itself and in the folders of the first level."""
+    found = []
+    root = _look(archive, "")
+    if root.names and years is None:
+        found.append(_read(archive, "", root.names))
+    for top in root.folders:
+        if years is not None and top not in years:
+            continue
+        try:
+            names = _look(archive, top).names
+        except OSError as error:
+            found.append(
+                OrderRead(top, None, "unreadable", f"{error.strerror}.", PairState.BROKEN, False, "", "", "", 0)
+            )
+            continue
+        if names:
+            found.append(_read(archive, top, names))
+    return found
+
+
+def read_archive(
+    archive: Path, *, years: frozenset[str] | None = None, workers: int | None = None
+) -> Iterator[list[OrderRead]]:
+    """Yield every order of an archive in lists, by path.
+
+    Args:
+        archive: its folder.
+        years: only below these folders of the first level.
+        workers: processes to read with; by default the processors of this machine once the archive is large.
+
+    Raises:
+        StoreError: the archive's folder cannot be read.
+    """
+    root = str(archive)
+    try:
+        if upper := _upper(root, years):
+            yield upper
+        chunks = _chunks(root, years)
+        ahead = []
+        for chunk in chunks:
+            ahead.append(chunk)
+            if len(ahead) * CHUNK >= WORKERS_FROM:
+                break
+        count = workers if workers is not None else _processors()
+        if count <= 1 or (workers is None and len(ahead) * CHUNK < WORKERS_FROM):
+            for chunk in ahead:
+                yield read_chunk(root, chunk)
+            for chunk in chunks:
+                yield read_chunk(root, chunk)
+            return
+        yield from _in_processes(root, iter(ahead), chunks, count)
+    except OSError as error:
+        raise translate_os_error(error, archive) from error
+
+
+def _in_processes(
+    root: str, first: Iterator[list[str]], then: Iterator[list[str]], count: int
+) -> Iterator[list[OrderRead]]:
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(count, mp_context=context) as pool:
+        running: deque[concurrent.futures.Future[list[OrderRead]]] = deque()
+        for part in (first, then):
+            for chunk in part:
+                running.append(pool.submit(read_chunk, root, chunk))
+                if len(running) > 2 * count:
+                    yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def finish_renames(archive: Path, order: OrderRead) -> None:
+    """Give an order's files their names, where an export was ended before it did.
+
+    Raises:
+        StoreError: the folder cannot be written.
+    """
+    tree = ArchiveTree(archive)
+    try:
+        descriptor, _ = tree.enter(order.path, create=False)
+        try:
+            roll_forward(descriptor, order.state)
+        finally:
+            os.close(descriptor)
+    except ValidationError as error:
+        raise StoreError(error.what, where=order.path, remedy="Replace the link by the folder.") from error
+    except OSError as error:
+        raise translate_os_error(error, archive / order.path) from error
+    finally:
+        tree.close()

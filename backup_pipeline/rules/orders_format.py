@@ -1,0 +1,136 @@
+"""data.csv and meta.json to the byte: values to bytes and back. No files, no clock.
+
+data.csv: UTF-8 without a mark, the header line, one record, lines ended by a line feed. A field is quoted where it
+holds a comma, a quote or a line end, quotes inside are doubled; NULL is nothing and an empty string is `""`, as
+PostgreSQL's COPY writes them. meta.json: what `json.dumps(…, indent=2, ensure_ascii=False)` writes.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable
+from json.encoder import encode_basestring as json_text
+
+from backup_pipeline.errors import ValidationError
+from backup_pipeline.model.order import COLUMNS, OrderMeta, OrderRow, TextRow
+
+HEADER = (",".join(COLUMNS) + "\n").encode()
+_HEADER_TEXT = HEADER.decode()
+_NEEDS_QUOTES = re.compile('[,"\r\n]')
+_FIELD = re.compile(r'(?:"((?:[^"]|"")*)"|([^,"\r\n]*))(,|\r\n|\n|\Z)')
+_HEX64 = re.compile(r"[0-9a-f]{64}")
+
+
+def data_formatter() -> Callable[[OrderRow], bytes]:
+    """Return a function from a row to data.csv's bytes.
+
+    It raises UnicodeEncodeError for text that is not Unicode. The C writer of `csv` does the work; rows with empty
+    strings, which it writes like NULL, take the slower way. Both write the same bytes.
+    """
+    lines: list[str] = []
+
+    class _Sink:
+        write = staticmethod(lines.append)
+
+    # With CRLF as terminator every Python quotes both CR and LF inside fields; the record's own end becomes LF.
+    write = csv.writer(_Sink(), lineterminator="\r\n").writerow
+
+    def format_row(row: OrderRow) -> bytes:
+        if "" in row:
+            return (_HEADER_TEXT + ",".join(map(_quoted, row)) + "\n").encode()
+        write(row)
+        return (_HEADER_TEXT + lines.pop()[:-2] + "\n").encode()
+
+    return format_row
+
+
+def _quoted(value: int | float | str | None) -> str:
+    if value is None:
+        return ""
+    text = str(value)
+    if text == "" or _NEEDS_QUOTES.search(text):
+        return '"' + text.replace('"', '""') + '"'
+    return text
+
+
+def parse_data(data: bytes) -> tuple[tuple[str, ...], TextRow]:
+    """Return header and record of a data.csv, whoever wrote it (line ends may be CRLF, the last may be missing).
+
+    Raises:
+        ValidationError: not UTF-8, not one record, or not as many fields as the header has.
+    """
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValidationError(f"data.csv is not UTF-8 (byte {error.start}).") from None
+    text = text.removeprefix("\ufeff")
+    csv.field_size_limit(1 << 30)
+    try:
+        records = list(csv.reader(io.StringIO(text, newline=""), strict=True))
+    except csv.Error as error:
+        raise ValidationError(f"data.csv is not CSV ({error}).") from None
+    if len(records) != 2:
+        raise ValidationError(f"data.csv holds {max(0, len(records) - 1)} records instead of one.")
+    header, record = records
+    if len(header) != len(record):
+        raise ValidationError(f"data.csv has {len(header)} columns and {len(record)} values.")
+    if "" not in record:
+        return tuple(header), tuple(record)
+    return tuple(header), _with_nulls(text, len(header))
+
+
+def _with_nulls(text: str, count: int) -> TextRow:
+    """Return the record's fields with NULL (nothing) and empty text (`\"\"`) told apart."""
+    ends = [at for at in (text.find("\n"), text.find("\r")) if at >= 0]
+    at = min(ends) + (2 if text[min(ends)] == "\r" and text[min(ends) + 1 : min(ends) + 2] == "\n" else 1)
+    fields: list[str | None] = []
+    while len(fields) < count:
+        found = _FIELD.match(text, at)
+        if found is None:
+            raise ValidationError("data.csv has a quote in the middle of a field.")
+        quoted, plain, _ = found.groups()
+        fields.append(quoted.replace('""', '"') if quoted is not None else plain or None)
+        at = found.end()
+    return tuple(fields)
+
+
+def format_meta(meta: OrderMeta) -> bytes:
+    """Return meta.json's bytes."""
+    number = "null" if meta.auftrag_nr is None else json_text(meta.auftrag_nr)
+    return (
+        f'{{\n  "schema_version": {json_text(meta.schema_version)},\n  "checksum": "{meta.checksum}",\n'
+        f'  "exported_at": {json_text(meta.exported_at)},\n  "auftrag_nr": {number},\n'
+        f'  "record_id": {meta.record_id},\n  "file_size": {meta.file_size}\n}}'
+    ).encode()
+
+
+def parse_meta(data: bytes) -> OrderMeta:
+    """Return what a meta.json says; further fields of later versions are left alone.
+
+    Raises:
+        ValidationError: not JSON, or a field is missing or of the wrong type; names the field.
+    """
+    try:
+        raw = json.loads(data)
+    except (ValueError, RecursionError):
+        raise ValidationError("meta.json is not JSON.") from None
+    if not isinstance(raw, dict):
+        raise ValidationError("meta.json is not a JSON object.")
+    try:
+        meta = OrderMeta(*[raw[name] for name in OrderMeta._fields])
+    except KeyError as error:
+        raise ValidationError(f"meta.json lacks {error.args[0]}.") from None
+    for name in ("schema_version", "exported_at"):
+        if not isinstance(raw[name], str):
+            raise ValidationError(f"meta.json: {name} is not text.")
+    for name in ("record_id", "file_size"):
+        if type(raw[name]) is not int:
+            raise ValidationError(f"meta.json: {name} is not a whole number.")
+    if not isinstance(meta.checksum, str) or not _HEX64.fullmatch(meta.checksum):
+        raise ValidationError("meta.json: checksum is not a SHA-256 in hex.")
+    if meta.auftrag_nr is not None and not isinstance(meta.auftrag_nr, str):
+        raise ValidationError("meta.json: auftrag_nr is not text.")
+    return meta
