@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-
 import dagster as dg
 
 from backup_pipeline.orchestration.alerts import alert_sensors
 from backup_pipeline.orchestration.capture_assets import capture_asset
 from backup_pipeline.orchestration.housekeeping import housekeeping_definitions
+from backup_pipeline.orchestration.launcher import executor_from_environment
 from backup_pipeline.orchestration.manifest_asset import manifest_asset
 from backup_pipeline.orchestration.names import PLAN_TAG, backup_job, manifest_key, source_key
 from backup_pipeline.orchestration.proof_assets import (
@@ -22,22 +21,6 @@ from backup_pipeline.orchestration.proof_assets import (
 from backup_pipeline.orchestration.run_resource import RUNS, backup_runs_resource
 from backup_pipeline.orchestration.set_partitions import partitions_sensor
 from backup_pipeline.settings.site import Site
-
-EXECUTOR_VARIABLE = "BACKUP_PIPELINE_EXECUTOR"
-
-
-def chosen_executor() -> dg.ExecutorDefinition:
-    """Return the executor that BACKUP_PIPELINE_EXECUTOR names: in_process (default), multiprocess, module:attribute."""
-    name = os.environ.get(EXECUTOR_VARIABLE, "").strip() or "in_process"
-    if name == "in_process":
-        return dg.in_process_executor
-    if name == "multiprocess":
-        return dg.multiprocess_executor
-    import importlib
-
-    module, _, attribute = name.partition(":")
-    found: dg.ExecutorDefinition = getattr(importlib.import_module(module), attribute)
-    return found
 
 
 def plan_definitions(site: Site, plan: str) -> dg.Definitions:
@@ -92,6 +75,6 @@ def build_definitions(site: Site) -> dg.Definitions:
         schedules=[prune_schedule],
         sensors=alert_sensors(site),
         resources={RUNS: backup_runs_resource(site)},
-        executor=chosen_executor(),
+        executor=executor_from_environment(),
     )
     return dg.Definitions.merge(common, *plans)

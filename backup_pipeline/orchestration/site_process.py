@@ -12,7 +12,15 @@ from backup_pipeline.settings.loader import CONFIG_VARIABLE
 from backup_pipeline.settings.site import Site
 
 # What Dagster's own processes read from the environment; a site may keep them in its `.env`.
-_DAGSTER_VARIABLES = ("DAGSTER_HOME", "DAGSTER_POSTGRES_URL", "BACKUP_PIPELINE_EXECUTOR", "BACKUP_PIPELINE_PG_BIN")
+_DAGSTER_VARIABLES = (
+    "DAGSTER_HOME",
+    "DAGSTER_POSTGRES_URL",
+    "BACKUP_PIPELINE_EXECUTOR",
+    "BACKUP_PIPELINE_EXECUTOR_CONFIG",
+    "BACKUP_PIPELINE_RUN_LAUNCHER",
+    "BACKUP_PIPELINE_RUN_LAUNCHER_CONFIG",
+    "BACKUP_PIPELINE_PG_BIN",
+)
 
 
 def enter_site(site: Site) -> dict[str, str]:
@@ -21,7 +29,12 @@ def enter_site(site: Site) -> dict[str, str]:
     Returns:
         The variables that were set. Secrets of sources are not among them: each process reads them from `.env`.
     """
-    wanted = {name: value for name in _DAGSTER_VARIABLES if (value := site.value(name)) and name not in os.environ}
+    # A variable that the process has as X_FILE stays a file: both at once would be a fault.
+    wanted = {
+        name: value
+        for name in _DAGSTER_VARIABLES
+        if name not in os.environ and f"{name}_FILE" not in os.environ and (value := site.value(name))
+    }
     wanted[CONFIG_VARIABLE] = str(site.file)
     os.environ.update(wanted)
     wanted["DAGSTER_HOME"] = str(ensure_home(site.folder, site.environment))
