@@ -32,9 +32,16 @@ CHECKS: Mapping[ArtefactKind, tuple[str, ...]] = {
         "row_count_not_collapsed",
         "no_schema_drift",
     ),
-    ArtefactKind.SQLITE_COPY: ("integrity_check",),
-    ArtefactKind.FOLDER_TARBALL: ("tarball_complete",),
-    ArtefactKind.REPOSITORY_ARCHIVE: ("archive_complete",),
+    ArtefactKind.SQLITE_COPY: ("integrity_check", "foreign_key_check", "size_not_collapsed", "no_schema_drift"),
+    ArtefactKind.FOLDER_TARBALL: ("tarball_complete", "folder_stable", "folder_only_files"),
+    ArtefactKind.REPOSITORY_ARCHIVE: (
+        "archive_complete",
+        "everything_committed",
+        "no_secrets_tracked",
+        "no_submodules",
+        "no_lfs_pointers",
+        "history_complete",
+    ),
     ArtefactKind.REPOSITORY_BUNDLE: ("bundle_verified",),
 }
 

@@ -1,0 +1,191 @@
+"""What a plan looks like in Dagster, and what its runs do there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from unittest import mock
+
+import dagster as dg
+import pytest
+
+from backup_pipeline.orchestration.build import build_definitions
+from backup_pipeline.orchestration.names import artefact_key, key_part, manifest_key, sets_partitions, source_key
+from backup_pipeline.orchestration.proof_assets import due_sets
+from backup_pipeline.orchestration.run_resource import selected_sources
+from backup_pipeline.orchestration.set_partitions import partitions_sensor
+from backup_pipeline.tools.postgres.connection import connected
+from backup_pipeline.tools.postgres.target import parse_target
+from backup_pipeline_tests.sites import TestSite
+
+
+@pytest.fixture
+def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    home = tmp_path / "home"
+    home.mkdir()
+    with mock.patch.dict(os.environ, {"DAGSTER_HOME": str(home)}), dg.DagsterInstance.local_temp(str(home)) as made:
+        yield made
+
+
+def _run(
+    site: TestSite, instance: dg.DagsterInstance, *, assets: list[dg.AssetKey] | None = None
+) -> dg.ExecuteInProcessResult:
+    job = build_definitions(site.site).resolve_job_def("nightly_backup")
+    return job.execute_in_process(
+        instance=instance,
+        raise_on_error=False,
+        asset_selection=assets,
+        run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+    )
+
+
+def _sql(site: TestSite, *statements: str) -> None:
+    with connected(parse_target(site.variables["DATABASE_URL"], variable="x"), pinned=False) as connection:
+        for statement in statements:
+            connection.execute(statement.encode())
+
+
+def test_definitions_are_built_while_the_databases_are_down(gustav: TestSite) -> None:
+    gustav.variables["DATABASE_URL"] = "postgresql://nobody@127.0.0.1:1/none"
+    gustav.write_env()
+    definitions = build_definitions(gustav.site)
+    keys = definitions.resolve_asset_graph().get_all_asset_keys()
+    assert {artefact_key("nightly", ("supabase", "dump")), manifest_key("nightly")} <= keys
+
+
+def test_a_table_that_appeared_since_the_definitions_is_exported_and_shown(
+    gustav: TestSite, instance: dg.DagsterInstance
+) -> None:
+    assert _run(gustav, instance).success
+    definitions = build_definitions(gustav.site)
+    _sql(gustav, "create table late (id int primary key)", "insert into late values (1), (2)")
+    job = definitions.resolve_job_def("nightly_backup")
+    result = job.execute_in_process(instance=instance, raise_on_error=False)
+    assert result.success
+    event = instance.get_latest_materialization_event(artefact_key("nightly", ("supabase", "public", "late")))
+    assert event is not None
+    assert event.asset_materialization is not None
+    assert event.asset_materialization.metadata["dagster/row_count"].value == 2
+    known = gustav.store("nightly").read(gustav.store("nightly").ids()[-1])
+    assert known.manifest is not None
+    record = known.manifest.record("supabase", "public", "late")
+    assert record is not None
+    assert record.rows == 2
+
+
+def test_a_table_that_was_dropped_since_the_definitions_is_told_and_the_set_is_still_sealed(
+    gustav: TestSite, instance: dg.DagsterInstance
+) -> None:
+    _sql(gustav, "create table soon_gone (id int primary key)")
+    assert _run(gustav, instance).success
+    job = build_definitions(gustav.site).resolve_job_def("nightly_backup")
+    _sql(gustav, "drop table soon_gone")
+    result = job.execute_in_process(instance=instance, raise_on_error=False)
+    assert result.success
+    assert len(gustav.store("nightly").sealed_ids()) == 2
+    event = instance.get_latest_materialization_event(source_key("nightly", "supabase"))
+    assert event is not None
+    assert event.asset_materialization is not None
+    assert event.asset_materialization.metadata["no_longer_there"].value == "soon_gone"
+
+
+def test_a_run_of_one_source_makes_a_partial_set_that_is_no_backup_of_the_plan(
+    gustav: TestSite, instance: dg.DagsterInstance
+) -> None:
+    keys = [artefact_key("nightly", ("storage", "tarball")), source_key("nightly", "storage"), manifest_key("nightly")]
+    assert _run(gustav, instance, assets=keys).success
+    manifest = gustav.store("nightly").read(gustav.store("nightly").ids()[-1]).manifest
+    assert manifest is not None
+    assert manifest.partial
+    assert manifest.sources == ("storage",)
+    assert due_sets(gustav.site, "nightly", newest_only=True) == []
+
+
+def test_every_sealed_set_becomes_a_partition(gustav: TestSite, instance: dg.DagsterInstance) -> None:
+    assert _run(gustav, instance).success
+    name = sets_partitions("nightly").name
+    assert name is not None
+    assert tuple(instance.get_dynamic_partitions(name)) == gustav.store("nightly").sealed_ids()
+
+
+def test_sets_copied_in_or_removed_by_hand_appear_and_disappear_in_the_partitions(
+    gustav: TestSite, instance: dg.DagsterInstance
+) -> None:
+    import shutil
+
+    assert _run(gustav, instance).success
+    store = gustav.store("nightly")
+    (first,) = store.sealed_ids()
+    shutil.copytree(store.path_of(first), store.folder / "2020-01-01T000000Z")
+    sensor = partitions_sensor(gustav.site, "nightly")
+
+    def changes() -> list[tuple[str, list[str]]]:
+        found = sensor(dg.build_sensor_context(instance=instance))
+        assert isinstance(found, dg.SensorResult)
+        return [(type(r).__name__, list(r.partition_keys)) for r in found.dynamic_partitions_requests or ()]
+
+    assert changes() == [("AddDynamicPartitionsRequest", ["2020-01-01T000000Z"])]
+    shutil.rmtree(store.path_of(first))
+    assert changes() == [
+        ("AddDynamicPartitionsRequest", ["2020-01-01T000000Z"]),
+        ("DeleteDynamicPartitionsRequest", [str(first)]),
+    ]
+
+
+def test_checks_are_asset_checks_with_counts_in_their_metadata(gustav: TestSite, instance: dg.DagsterInstance) -> None:
+    assert _run(gustav, instance).success
+    result = _run(gustav, instance)
+    checks = {
+        (evaluation.asset_key.path[-1], evaluation.check_name): evaluation
+        for evaluation in result.get_asset_check_evaluations()
+    }
+    assert checks["dump", "dump_complete"].passed
+    assert checks["orders", "content_matches_snapshot"].passed
+    assert ("orders", "pandera_schema") in checks
+
+
+def test_an_event_of_a_failure_names_what_where_and_the_remedy(gustav: TestSite, instance: dg.DagsterInstance) -> None:
+    (gustav.folder / "storage").rename(gustav.folder / "elsewhere")
+    result = _run(gustav, instance)
+    assert not result.success
+    (failure,) = [event for event in result.all_events if event.is_step_failure]
+    data = failure.step_failure_data.user_failure_data
+    assert data is not None
+    assert str(gustav.folder / "storage") in str(data.metadata["what"].value) + str(data.metadata["where"].value)
+    assert data.metadata["remedy"].value
+
+
+def test_a_selection_tells_which_sources_a_run_captures_and_whether_that_is_all(gustav: TestSite) -> None:
+    site = gustav.site
+    everything = build_definitions(site).resolve_asset_graph().get_all_asset_keys()
+    assert selected_sources(site, "nightly", None) == (("supabase", "storage", "keycloak"), False)
+    assert selected_sources(site, "nightly", everything) == (("supabase", "storage", "keycloak"), False)
+    one_table = [artefact_key("nightly", ("supabase", "public", "orders")), manifest_key("nightly")]
+    assert selected_sources(site, "nightly", one_table) == (("supabase",), True)
+
+
+def test_odd_names_become_keys_that_dagster_takes_and_never_meet() -> None:
+    names = ["orders", "or ders", "or-ders", 'or"ders', "or\nders", "\u00e9", "e\u0301", "x" * 300, "x" * 301, "a/b", "a_b"]
+    parts = [key_part(name) for name in names]
+    assert len(set(parts)) == len(names)
+    assert all(part.replace("_", "a").isalnum() and part.isascii() and len(part) < 120 for part in parts)
+
+
+def test_a_plan_whose_manifest_is_overdue_says_so_by_its_freshness_policy(gustav: TestSite) -> None:
+    text = (gustav.folder / "backup.yaml").read_text().replace("store: sets,", 'store: sets, schedule: "0 2 * * *",')
+    gustav.write(text)
+    definitions = build_definitions(gustav.site)
+    spec = next(s for s in definitions.resolve_all_asset_specs() if s.key == manifest_key("nightly"))
+    policy = spec.freshness_policy
+    assert policy is not None
+    window = policy.fail_window.to_timedelta()  # type: ignore[attr-defined]
+    assert 24 * 3600 < window.total_seconds() < 36 * 3600
+    schedule = definitions.resolve_schedule_def("nightly_backup_schedule")
+    assert schedule.cron_schedule == "0 2 * * *"
+    assert schedule.default_status is dg.DefaultScheduleStatus.RUNNING
+
+
+def test_the_lock_is_free_once_the_set_is_sealed(gustav: TestSite, instance: dg.DagsterInstance) -> None:
+    assert _run(gustav, instance).success
+    assert not (gustav.folder / "sets" / ".backup.lock").exists()
