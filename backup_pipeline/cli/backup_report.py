@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from backup_pipeline.cli.common import console, shown_progress
+from backup_pipeline.cli.words import bytes_text
 from backup_pipeline.errors import BackupSystemError
 from backup_pipeline.model.manifest import Manifest
 from backup_pipeline.model.progress import Progress, ProgressSink, no_progress
@@ -19,15 +20,6 @@ from backup_pipeline.tools.locks import Holder
 
 if TYPE_CHECKING:
     from backup_pipeline.orchestration.launch import RunOutcome
-
-
-def bytes_text(size: float) -> str:
-    """Return a size for people: `245.67 KB`, powers of 1024."""
-    for unit in ("B", "KB", "MB", "GB", "TB"):
-        if size < 1024 or unit == "TB":
-            return f"{size:.0f} B" if unit == "B" else f"{size:.2f} {unit}"
-        size /= 1024
-    raise AssertionError
 
 
 class _Gathering(Watcher):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from backup_pipeline.cli.backup import run_plan
-from backup_pipeline.cli.backup_report import bytes_text
 from backup_pipeline.cli.common import console
+from backup_pipeline.cli.words import bytes_text
 
 if TYPE_CHECKING:
     from backup_pipeline.settings.site import Site

@@ -14,6 +14,9 @@ COMMAND_MODULES: tuple[str, ...] = (
     "demo",
     "up",
     "backup",
+    "list_sets",
+    "show_set",
+    "cleanup",
     "env",
     "alerts",
 )

@@ -115,12 +115,13 @@ class SetFacts:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Keep or remove one set, and every reason for it."""
+    """Keep or remove one set, and every reason for it. `held`: kept only because nothing may be removed now."""
 
     set_id: SetId
     keep: bool
     reasons: tuple[str, ...]
     set_class: SetClass
+    held: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +135,11 @@ class Verdict:
     def removed(self) -> tuple[Decision, ...]:
         """The sets that are to be removed, oldest first."""
         return tuple(reversed([decision for decision in self.decisions if not decision.keep]))
+
+    @property
+    def held(self) -> tuple[Decision, ...]:
+        """The sets that would be removed if the refusal were not, newest first."""
+        return tuple(decision for decision in self.decisions if decision.held)
 
     @property
     def kept(self) -> tuple[Decision, ...]:
@@ -211,10 +217,12 @@ def decide(sets: Sequence[SetFacts], policy: Policy, now: datetime, zone: tzinfo
     decisions = []
     for one in known:
         why = reasons[one.set_id]
-        keep = bool(why)
-        if not keep and stop:
-            keep, why = True, [f"nothing is removed: {stop}"]
-        decisions.append(Decision(one.set_id, keep, tuple(why or [_removal(one, policy)]), one.set_class))
+        held = bool(stop) and not why
+        if held:
+            why = [f"nothing is removed: {stop}"]
+        decisions.append(
+            Decision(one.set_id, bool(why), tuple(why or [_removal(one, policy)]), one.set_class, held=held)
+        )
     return Verdict(tuple(decisions), stop)
 
 

@@ -82,6 +82,12 @@ def _is_dead(path: Path, holder: Holder | None) -> bool:
     return abs(started - holder.process_started) > 2.0
 
 
+def living_holder(path: Path) -> Holder | None:
+    """Return who holds the lock at `path` now; None when nobody does or the holder is dead."""
+    holder = read_holder(path)
+    return None if holder is None or _is_dead(path, holder) else holder
+
+
 def _create(path: Path, holder: Holder) -> bool:
     """Create the lock complete with its content: a link either appears whole or not at all."""
     side = path.with_name(f"{path.name}.{holder.token}")

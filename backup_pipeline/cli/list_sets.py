@@ -1,0 +1,74 @@
+"""`list`: the sets of all plans or of one."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from backup_pipeline.cli.common import ConfigOption, JsonOption, console, load, print_json
+from backup_pipeline.cli.tables import new_table, print_table
+from backup_pipeline.cli.words import age_text, bytes_text
+
+if TYPE_CHECKING:
+    from backup_pipeline.operations.listing import ListedSet
+
+STATE_STYLES = {"complete": "green", "incomplete": "red", "damaged": "bold red", "running": "cyan"}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("list")(list_sets)
+
+
+def list_sets(
+    plan: Annotated[str | None, typer.Argument(help="Only this plan's sets.")] = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the backup sets, newest last: state, size, rows, age, checks, and whether they are verified and proven.
+
+    A *proven* set has been restored and compared, table by table. Incomplete sets are shown with what failed.
+    """
+    from backup_pipeline.operations.listing import list_plan
+
+    site = load(config)
+    plans = [plan] if plan else list(site.settings.plans)
+    if plan:
+        site.plan(plan)
+    now = datetime.now(UTC)
+    sets = {name: list(list_plan(site, name)) for name in plans}
+    if as_json:
+        print_json({"sets": [one.as_dict(now) for found in sets.values() for one in found]})
+        return
+    for name, found in sets.items():
+        _print_plan(name, found, now)
+
+
+def _print_plan(plan: str, found: list[ListedSet], now: datetime) -> None:
+    from rich.markup import escape
+
+    out = console()
+    if not found:
+        out.print(f"[bold]{plan}[/]: no sets yet; backup-pipeline backup {plan} makes one")
+        return
+    table = new_table(plan, "set", "state", ">size", ">rows", ">age", ">checks", "verified", "proven")
+    for one in found:
+        passed, failed = one.checks
+        kinds = [one.known.purpose.value] if one.known.purpose.value != "backup" else []
+        kinds += ["partial"] if one.partial else []
+        table.add_row(
+            one.known.set_id,
+            f"[{STATE_STYLES[one.state]}]{one.state}[/]" + (f" [dim]({', '.join(kinds)})[/]" if kinds else ""),
+            bytes_text(one.known.size),
+            f"{one.rows:,}",
+            age_text(now - one.known.started_at),
+            f"{passed}" + (f" [red]({failed} failed)[/]" if failed else ""),
+            "[green]yes[/]" if one.known.verified else "–",
+            "[green]yes[/]" if one.known.proven else "–",
+        )
+    print_table(out, table)
+    for one in found:
+        for note in one.notes:
+            out.print(f"[red]![/] {one.known.set_id}  {escape(note)}")

@@ -1,0 +1,93 @@
+"""`show`: everything that is known of one set."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from backup_pipeline.cli.common import ConfigOption, JsonOption, console, load, print_json
+from backup_pipeline.cli.tables import new_table, print_table
+from backup_pipeline.cli.words import age_text, bytes_text
+
+if TYPE_CHECKING:
+    from backup_pipeline.model.record import ArtefactRecord
+    from backup_pipeline.operations.listing import ListedSet
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("show")(show)
+
+
+def show(
+    name: Annotated[
+        str, typer.Argument(metavar="SET", help="PLAN/SET, PLAN/latest or PLAN/latest-proven; latest with one plan.")
+    ],
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show one set: per artefact its size, rows, time, checks and SHA-256; then what failed, and the proofs."""
+    from backup_pipeline.operations.listing import artefact_dict, show_set
+
+    found = show_set(load(config), name)
+    now = datetime.now(UTC)
+    if as_json:
+        print_json(
+            {
+                **found.as_dict(now),
+                "artefacts": [artefact_dict(record) for record in found.known.records],
+                "proofs": [proof.model_dump(mode="json") for proof in found.known.proofs],
+            }
+        )
+        return
+    _print(found, now)
+
+
+def _print(found: ListedSet, now: datetime) -> None:
+    from rich.markup import escape
+
+    out = console()
+    known = found.known
+    out.print(f"[bold]{found.name}[/]  {found.state}{', partial' if found.partial else ''}")
+    out.print(f"  started {known.started_at:%Y-%m-%d %H:%M:%S} UTC, {age_text(now - known.started_at)} ago")
+    if known.manifest:
+        seconds = (known.manifest.sealed_at - known.manifest.started_at).total_seconds()
+        out.print(f"  sealed  {known.manifest.sealed_at:%Y-%m-%d %H:%M:%S} UTC, after {seconds:.0f} s")
+        out.print(f"  run     {known.manifest.run_id or '–'}, backup-pipeline {known.manifest.pipeline_version}")
+    out.print(f"  {bytes_text(known.size)}, {found.rows:,} rows, {len(known.records)} artefacts\n")
+    table = new_table("", "artefact", ">size", ">rows", ">time", "checks", "sha-256")
+    for record in known.records:
+        table.add_row(
+            escape(record.name),
+            bytes_text(record.size),
+            f"{record.rows:,}" if record.rows is not None else "",
+            f"{(record.finished_at - record.started_at).total_seconds():.1f} s",
+            _checks(record),
+            f"[dim]{record.files[0].sha256[:12]}[/]" if record.files else "",
+        )
+    print_table(out, table)
+    for record in known.records:
+        for check in record.checks:
+            if not check.passed:
+                style = "red" if check.severity.value == "ERROR" else "yellow"
+                text = f"{record.name}: {check.name}: {check.summary}"
+                out.print(f"[{style}]{check.severity.value.lower()}[/] {escape(text)}")
+    for failure in known.failures:
+        out.print(f"[red]missing[/] {escape('.'.join(failure.key))}: {escape(failure.what)}")
+        if failure.remedy:
+            out.print(f"        [dim]→ {escape(failure.remedy)}[/]")
+    if known.problem:
+        out.print(f"[red]damaged[/] {escape(known.problem)}")
+    for proof in known.proofs:
+        what = "[green]passed[/]" if proof.passed else "[red]failed[/]"
+        numbers = ", ".join(f"{name} {value:g}" for name, value in proof.numbers.items())
+        out.print(f"{proof.kind.value} {what} {proof.finished_at:%Y-%m-%d %H:%M} UTC  [dim]{escape(numbers)}[/]")
+        for finding in proof.findings:
+            out.print(f"  {escape(finding.subject)}: {escape(finding.problem)}")
+
+
+def _checks(record: ArtefactRecord) -> str:
+    failed = sum(not check.passed for check in record.checks)
+    return f"{len(record.checks) - failed} passed" + (f", [red]{failed} failed[/]" if failed else "")
