@@ -33,6 +33,7 @@ from backup_pipeline.tools.files import translate_os_error
 
 CHUNK = 500
 WORKERS_FROM = 20 * CHUNK
+_INT64 = 1 << 63
 _OURS = frozenset((DATA_NAME, META_NAME, DATA_PART, META_PART))
 
 
@@ -116,8 +117,11 @@ def _judge(folder: str, pair: Pair, leftover: bool) -> OrderRead:
     if row is not None:
         if meta.file_size != len(data):
             kind, problem = "meta", f"meta.json says {meta.file_size} bytes, data.csv has {len(data)}."
-        elif row[RECORD_ID] != str(meta.record_id):
-            kind, problem = "meta", "meta.json and data.csv name different record_ids."
+        elif row[RECORD_ID] != str(meta.record_id) or not -_INT64 <= meta.record_id < _INT64:
+            kind, problem = (
+                "meta",
+                "meta.json and data.csv name different record_ids, or none that a database can hold.",
+            )
         elif row[AUFTRAG_NR] != meta.auftrag_nr:
             kind, problem = "meta", "meta.json and data.csv name different auftrag_nr."
     digest = hashlib.sha256(meta_bytes).hexdigest()

@@ -21,6 +21,11 @@ HEADER = (",".join(COLUMNS) + "\n").encode()
 _HEADER_TEXT = HEADER.decode()
 _NEEDS_QUOTES = re.compile('[,"\r\n]')
 _FIELD = re.compile(r'(?:"((?:[^"]|"")*)"|([^,"\r\n]*))(,|\r\n|\n|\Z)')
+# What format_meta writes for version 1.0, read without the JSON parser.
+_META = re.compile(
+    rb'\{\n  "schema_version": "1\.0",\n  "checksum": "([0-9a-f]{64})",\n  "exported_at": "([0-9T:+.-]{10,40})",\n'
+    rb'  "auftrag_nr": "([0-9]*)",\n  "record_id": (0|-?[1-9][0-9]{0,18}),\n  "file_size": (0|[1-9][0-9]{0,11})\n\}'
+)
 _HEX64 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -113,6 +118,9 @@ def parse_meta(data: bytes) -> OrderMeta:
     Raises:
         ValidationError: not JSON, or a field is missing or of the wrong type; names the field.
     """
+    if found := _META.fullmatch(data):
+        checksum, exported_at, number, record_id, size = found.groups()
+        return OrderMeta("1.0", checksum.decode(), exported_at.decode(), number.decode(), int(record_id), int(size))
     try:
         raw = json.loads(data)
     except (ValueError, RecursionError):

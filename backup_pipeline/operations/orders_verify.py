@@ -1,0 +1,299 @@
+"""Verification of an order archive: every pair read and checked, folders against index and, where given, database.
+
+Works without the database. An export that was ended between its renames is finished; nothing else is written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from backup_pipeline.artefacts.orders_index import INDEX_PART, check_index, index_lines, parse_entry
+from backup_pipeline.errors import StoreError, ValidationError
+from backup_pipeline.model.order import (
+    AUFTRAG_NR,
+    INDEX_NAME,
+    LOCK_NAME,
+    RECORD_ID,
+    Level,
+    OrderRow,
+    TextRow,
+    VerifyResult,
+)
+from backup_pipeline.model.progress import Progress, ProgressSink, no_progress
+from backup_pipeline.restore.orders_reading import OrderRead, finish_renames, read_archive
+from backup_pipeline.rules.orders_format import data_formatter
+from backup_pipeline.rules.orders_pair import PairState
+from backup_pipeline.rules.orders_place import UNKNOWN_YEAR, folder_of, year_of
+from backup_pipeline.rules.orders_schema import check_orders
+from backup_pipeline.rules.orders_types import TypeCheck
+from backup_pipeline.tools.locks import hold_lock
+from backup_pipeline.tools.orders_database import OrdersSnapshot, UnreadableRow
+from backup_pipeline.tools.orders_staging import Row, Staging, staging
+
+LOG = logging.getLogger("orders.verify")
+_SCHEMA_ROWS = 20_000
+_SCHEMA_BYTES = 32 << 20
+
+
+@dataclass(frozen=True)
+class VerifyOptions:
+    """How to verify.
+
+    Attributes:
+        years: only folders below these of the first level ("2024"); everything when None.
+        lock_wait_seconds: how long to wait for another process that works on the archive.
+        workers: processes that read; chosen by the archive's size when None.
+    """
+
+    years: frozenset[str] | None = None
+    lock_wait_seconds: float = 30.0
+    workers: int | None = None
+
+
+@contextlib.contextmanager
+def archive_lock(archive: Path, purpose: str, wait_seconds: float) -> Iterator[bool]:
+    """Hold the archive's lock where it can be written; give False where it cannot, and nobody else can write either.
+
+    Raises:
+        LockError: another process works on the archive.
+        StoreError: there is no such archive.
+    """
+    if not archive.is_dir():
+        raise StoreError("The archive's folder does not exist.", where=str(archive), remedy="Correct the path.")
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(hold_lock(archive / LOCK_NAME, purpose=purpose, wait_seconds=wait_seconds))
+        except StoreError:
+            yield False
+            return
+        yield True
+
+
+def verify_orders(
+    archive: Path,
+    snapshot: OrdersSnapshot | None = None,
+    options: VerifyOptions | None = None,
+    *,
+    progress: ProgressSink = no_progress,
+) -> VerifyResult:
+    """Check an archive.
+
+    Args:
+        archive: its folder.
+        snapshot: the database's rows, to find orders without a folder, folders without a row and outdated ones.
+        options: what and how.
+        progress: where to tell how far the work is, in orders.
+
+    Returns:
+        Counts and findings; look at `ok`.
+
+    Raises:
+        LockError, StoreError: as in `archive_lock`.
+    """
+    options = options or VerifyOptions()
+    begin = time.perf_counter()
+    with (
+        archive_lock(archive, "verification of orders", options.lock_wait_seconds) as writable,
+        staging() as stage,
+    ):
+        verifier = _Verifier(archive, options, writable, stage)
+        verifier.folders(progress)
+        indexed = verifier.index()
+        if snapshot is not None:
+            verifier.database(snapshot)
+        stage.prepare()
+        verifier.compare(indexed=indexed, database=snapshot is not None)
+    result = verifier.result
+    result.seconds = time.perf_counter() - begin
+    LOG.log(logging.INFO if result.ok else logging.ERROR, "%s", result.summary())
+    return result
+
+
+class _Verifier:
+    def __init__(self, archive: Path, options: VerifyOptions, writable: bool, stage: Staging) -> None:
+        self.archive = archive
+        self.options = options
+        self.writable = writable
+        self.stage = stage
+        self.result = VerifyResult()
+        self._rows: list[TextRow] = []
+        self._paths: list[str] = []
+        self._bytes = 0
+
+    def note(self, path: str, kind: str, reason: str, level: Level = "error") -> None:
+        """Add a finding and count it for its year."""
+        self.result.findings.add(path, kind, reason, level)
+        if level == "error":
+            year = _year(path)
+            folders, bad = self.result.per_year.get(year, (0, 0))
+            self.result.per_year[year] = (folders, bad + 1)
+
+    def _in_scope(self, path: str) -> bool:
+        return self.options.years is None or path.partition("/")[0] in self.options.years
+
+    # --- folders ------------------------------------------------------------------------------------------------
+
+    def folders(self, progress: ProgressSink) -> None:
+        """Read every folder; check files, versions and values."""
+        for chunk in read_archive(self.archive, years=self.options.years, workers=self.options.workers):
+            for order in chunk:
+                self._order(order)
+            self.stage.add_found(
+                [(o.path, int(o.row[RECORD_ID] or 0), o.row[AUFTRAG_NR], o.checksum, o.meta_checksum)
+                 if o.row is not None else (o.path, None, None, o.checksum, o.meta_checksum) for o in chunk]
+            )  # fmt: skip
+            progress(Progress("orders", self.result.folders, None, "orders"))
+            if len(self._rows) >= _SCHEMA_ROWS or self._bytes >= _SCHEMA_BYTES:
+                self._check_values()
+        self._check_values()
+        progress(Progress("orders", self.result.folders, None, "orders", finished=True))
+
+    def _order(self, order: OrderRead) -> None:
+        self.result.folders += 1
+        year = _year(order.path)
+        folders, bad = self.result.per_year.get(year, (0, 0))
+        self.result.per_year[year] = (folders + 1, bad)
+        if order.row is None:
+            self.note(order.path, order.kind, order.problem)
+            return
+        self.result.valid += 1
+        self._rows.append(order.row)
+        self._paths.append(order.path)
+        self._bytes += order.size
+        if order.state is not PairState.VALID:
+            self._roll_forward(order)
+        elif order.leftover:
+            self.note(
+                order.path, "leftover", "Files of an export that was broken off lie beside the valid pair.", "warning"
+            )
+
+    def _roll_forward(self, order: OrderRead) -> None:
+        if self.writable:
+            try:
+                finish_renames(self.archive, order)
+            except StoreError as error:
+                self.note(order.path, "unfinished", f"An export was broken off here: {error.what}", "warning")
+                return
+            self.result.rolled_forward += 1
+            self.note(order.path, "rolled_forward", "An export that was broken off here has been finished.", "warning")
+        else:
+            self.note(order.path, "unfinished", "An export was broken off here; its files are whole.", "warning")
+
+    def _check_values(self) -> None:
+        rows, paths = self._rows, self._paths
+        self._rows, self._paths, self._bytes = [], [], 0
+        bad = set()
+        for finding in check_orders(rows):
+            self.note(paths[finding.row], "schema", f"{finding.column} {finding.check}.", finding.level)
+            if finding.level == "error":
+                bad.add(finding.row)
+        self.result.valid -= len(bad)
+
+    # --- index and database ------------------------------------------------------------------------------------
+
+    def index(self) -> bool:
+        """Take in the index; return whether there is one that can be used."""
+        path = self.archive / INDEX_NAME
+        try:
+            if check_index(path) is None:
+                self.note(INDEX_NAME, "index", "There is no index: missing folders cannot be noticed.", "warning")
+                return False
+        except ValidationError as error:
+            self.note(INDEX_NAME, "index", error.what)
+            return False
+        entries = (parse_entry(line) for line in index_lines(path))
+        kept = (
+            (e.path, e.record_id, e.checksum, e.meta_checksum, int(e.row_deleted))
+            for e in entries
+            if self._in_scope(e.path)
+        )
+        count = 0
+        while batch := list(itertools.islice(kept, 10_000)):
+            self.stage.add_indexed(batch)
+            count += len(batch)
+        self.result.indexed = count
+        return True
+
+    def database(self, snapshot: OrdersSnapshot) -> None:
+        """Take in the database's rows: where their folders are and what data.csv would hold."""
+        format_row = data_formatter()
+        types = TypeCheck(snapshot.columns)
+        batch: list[Row] = []
+        count = 0
+        for row in snapshot.rows():
+            count += 1
+            staged = self._staged(row, format_row, types)
+            if staged is not None and self._in_scope(staged[1]):
+                batch.append(staged)
+            if len(batch) >= 10_000:
+                self.stage.add_rows(batch)
+                batch = []
+        self.stage.add_rows(batch)
+        self.result.database_rows = count
+
+    def _staged(
+        self, row: OrderRow | UnreadableRow, format_row: Callable[[OrderRow], bytes], types: TypeCheck
+    ) -> Row | None:
+        if isinstance(row, UnreadableRow):
+            self.note(f"row {row.position}", "row", f"The row cannot be read: {row.reason}.")
+            return None
+        if problem := types.problem(row):
+            self.note(f"record {row[RECORD_ID]}", "row", problem)
+            return None
+        try:
+            folder = folder_of(row, year_of(row))
+            data = format_row(row)
+        except (ValidationError, UnicodeEncodeError) as error:
+            reason = error.what if isinstance(error, ValidationError) else "The row holds text that is not UTF-8."
+            self.note(f"record {row[RECORD_ID]}", "row", reason)
+            return None
+        record_id = row[RECORD_ID]
+        assert isinstance(record_id, int)
+        return record_id, folder, hashlib.sha256(data).hexdigest()
+
+    # --- between them -------------------------------------------------------------------------------------------
+
+    def compare(self, *, indexed: bool, database: bool) -> None:
+        """Find duplicates, what is missing, and what does not fit together."""
+        stage, note = self.stage, self.note
+        for record_id, path in stage.same_record():
+            note(path, "duplicate", f"Record {record_id} is in several folders; a restore takes the newest.")
+        for number, path in stage.same_number():
+            note(path, "duplicate_number", f"auftrag_nr {number} belongs to several records.")
+        if indexed:
+            self._against_index()
+        if database:
+            for path, record_id in stage.without_folder():
+                note(path, "not_exported", f"Record {record_id} of the database is in no folder.")
+            for path, record_id in stage.without_row():
+                note(path, "orphan", f"Record {record_id} has no row in the database.", "warning")
+            for path, record_id in stage.outdated():
+                note(path, "outdated", f"The row of record {record_id} has changed since it was exported.", "warning")
+            for path, record_id in stage.same_folder():
+                note(path, "same_folder", f"Record {record_id} claims a folder that another record claims too.")
+
+    def _against_index(self) -> None:
+        interrupted = (self.archive / INDEX_PART).exists()
+        if interrupted:
+            self.note(
+                INDEX_PART, "interrupted", "An export was broken off; folders may be newer than the index.", "warning"
+            )
+        for path, record_id in self.stage.missing():
+            self.note(path, "missing", f"Record {record_id} is in the index, but its folder or both files are gone.")
+        level: Level = "warning" if interrupted else "error"
+        for path, name in self.stage.unlike_index():
+            self.note(path, "unlike_index", f"{name} is another one than the index says.", level)
+        for (path,) in self.stage.not_indexed():
+            self.note(path, "not_indexed", "The index does not know this folder; the next export adds it.", "warning")
+
+
+def _year(path: str) -> str:
+    top = path.partition("/")[0]
+    return top if top.isdigit() and len(top) == 4 else UNKNOWN_YEAR
