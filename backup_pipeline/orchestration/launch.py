@@ -1,4 +1,8 @@
-"""Running a plan's job in this process, in the same history as the UI's runs: what the shell's commands call."""
+"""Running a plan's job in this process, in the same history as the UI's runs: what the shell's commands call.
+
+Dagster's public `execute_job` leaves out where the UI finds the job again, and the UI then cannot re-execute the run.
+So the run is made here with the calls beneath it; the release of Dagster is pinned for that reason too.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +14,18 @@ from typing import Any
 
 import dagster as dg
 from dagster._core.definitions.reconstruct import ReconstructableJob
+from dagster._core.definitions.repository_definition.valid_definitions import SINGLETON_REPOSITORY_NAME
+from dagster._core.execution.api import create_execution_plan, execute_run
+from dagster._core.execution.execution_result import ExecutionResult
+from dagster._core.execution.plan.state import KnownExecutionState
+from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 
 from backup_pipeline.errors import BackupSystemError, ExitCode, RefusedError
 from backup_pipeline.orchestration.build import build_definitions
 from backup_pipeline.settings.loader import load_site
+
+# As workspace.yaml (and docker/workspace.yaml) name the code location.
+LOCATION_NAME = "backup-pipeline"
 
 
 @dataclass(frozen=True)
@@ -60,15 +72,16 @@ def run_job(
     The instance is the one of DAGSTER_HOME, so that the run appears in the UI.
     """
     with dg.DagsterInstance.get() as instance:
-        result = dg.execute_job(
-            _reconstructable(config, job),
-            instance=instance,
-            asset_selection=list(assets) if assets is not None else None,
-            tags={**(tags or {}), **({"dagster/partition": partition} if partition else {})},
+        found = _reconstructable(config, job)
+        run = instance.create_run_for_job(
+            job_def=found.get_definition(),
             run_config={**_QUIET, **(run_config or {})},
-            raise_on_error=False,
+            tags={**(tags or {}), **({"dagster/partition": partition} if partition else {})},
+            asset_selection=frozenset(assets) if assets is not None else None,
+            job_code_origin=found.get_python_origin(),
+            remote_job_origin=_origin(job),
         )
-        return _outcome(result)
+        return _outcome(execute_run(found, run, instance))
 
 
 def resume_run(config: Path, root_run_id: str) -> RunOutcome:
@@ -89,15 +102,30 @@ def resume_run(config: Path, root_run_id: str) -> RunOutcome:
         if not newest.is_finished:
             # Its process was killed: what nobody runs any more is closed before it is taken up again.
             instance.report_run_failed(newest, "Its process ended without a word; taken up again from the shell.")
-        options = dg.ReexecutionOptions.from_failure(newest.run_id, instance)
-        result = dg.execute_job(
-            _reconstructable(config, newest.job_name),
-            instance=instance,
-            reexecution_options=options,
-            run_config={**newest.run_config, **_QUIET},
-            raise_on_error=False,
+        found: Any = _reconstructable(config, newest.job_name)
+        run_config = {**newest.run_config, **_QUIET}
+        steps, known = KnownExecutionState.build_resume_retry_reexecution(instance=instance, parent_run=newest)
+        plan = create_execution_plan(found, run_config, step_keys_to_execute=steps, known_state=known, tags=newest.tags)
+        if newest.asset_selection:
+            found = found.get_subset(asset_selection=newest.asset_selection)
+        run = instance.create_run_for_job(
+            job_def=found.get_definition(),
+            execution_plan=plan,
+            run_config=run_config,
+            tags={name: value for name, value in newest.tags.items() if not name.startswith("dagster/")},
+            asset_selection=newest.asset_selection,
+            root_run_id=root_run_id,
+            parent_run_id=newest.run_id,
+            job_code_origin=found.get_python_origin(),
+            remote_job_origin=_origin(newest.job_name),
         )
-        return _outcome(result)
+        return _outcome(execute_run(found, run, instance))
+
+
+def _origin(job: str) -> RemoteJobOrigin:
+    """Return where the UI finds the job of a run that it did not start, so that it can re-execute it."""
+    location = RegisteredCodeLocationOrigin(LOCATION_NAME)
+    return RemoteJobOrigin(RemoteRepositoryOrigin(location, SINGLETON_REPOSITORY_NAME), job)
 
 
 def _created(instance: dg.DagsterInstance, run_id: str) -> float:
@@ -114,7 +142,7 @@ def _reconstructable(config: Path, job: str) -> ReconstructableJob:
     return found
 
 
-def _outcome(result: dg.JobExecutionResult) -> RunOutcome:
+def _outcome(result: ExecutionResult) -> RunOutcome:
     errors = [
         error
         for event in result.all_events
