@@ -13,7 +13,7 @@ from backup_pipeline.tools.postgres.target import PostgresTarget
 RESTORE = "restore"
 BEFORE = "before"
 UNDONE = "undone"
-_MADE_HERE = re.compile(rf"__({RESTORE}|{BEFORE}|{UNDONE})_\d{{8}}T\d{{6}}$")
+_MADE_HERE = re.compile(rf"(?P<base>.+)__(?:{RESTORE}|{BEFORE}|{UNDONE})_\d{{8}}T\d{{6}}(?:_\d+)?")
 
 
 def side_name(database: str, role: str, moment: datetime, taken: Collection[str] = ()) -> str:
@@ -24,6 +24,15 @@ def side_name(database: str, role: str, moment: datetime, taken: Collection[str]
         if base + suffix not in taken:
             return base + suffix
     raise RefusedError("No free name beside the database.", where=database, remedy="Remove old restored databases.")
+
+
+def is_side_of(name: str, database: str) -> bool:
+    """Return whether a database of that name was put beside `database` here."""
+    found = _MADE_HERE.fullmatch(name)
+    if found is None:
+        return False
+    cut = len(name.encode()) >= LONGEST_NAME - 3 and database.startswith(found["base"])
+    return found["base"] == database or cut
 
 
 def swap_in(target: PostgresTarget, rebuilt: str, kept: str) -> None:

@@ -36,11 +36,13 @@ class UpsertRequest:
     Attributes:
         wanted: tells whether a table takes part, by schema and name.
         everything: no table was left out, so every sequence takes part too.
+        versions: tells whether a table only says which version its schema has: it must be equal and is never written.
         conditions: table → SQL condition that its rows must meet.
     """
 
     wanted: Callable[[TableName], bool]
     everything: bool = True
+    versions: Callable[[TableName], bool] = lambda name: False
     conditions: Mapping[TableName, str] = field(default_factory=dict)
     on_conflict: ConflictRule = ConflictRule.BACKUP
     newer_column: str = "updated_at"
@@ -92,7 +94,9 @@ def upsert_database(
         with open_dump() as file, plain_sql(file, client) as reader:
             for part in DumpParts(reader):
                 if isinstance(part, CopyBlock):
-                    if request.wanted(part.table):
+                    if request.versions(part.table):
+                        _compare_version(session, part, outcome)
+                    elif request.wanted(part.table):
                         _stage(session, part, request, outcome, encoding)
                         progress(Progress("read rows", len(session.staged), None, "tables"))
                 elif found := _SETVAL.match(part.body):
@@ -102,6 +106,24 @@ def upsert_database(
                     encoding = "" if named[1] == b"UTF8" else named[1].decode()
         _finish(session, catalog, request, outcome, sequences, commit=commit)
     return outcome
+
+
+def _compare_version(session: MergeSession, block: CopyBlock, outcome: UpsertOutcome) -> None:
+    """Refuse rows of a schema whose version, as its own migrations table tells, is not the backup's."""
+    name = ".".join(block.table)
+    facts = session.facts(block.table)
+    if facts is None or not set(block.columns) <= set(facts.columns):
+        block.drain()
+        outcome.reasons_against.append(f"{name} is another one in the target: its schema has another version")
+        return
+    session.stage(block, facts)
+    change = session.compare(block.table, ConflictRule.KEEP, "", keys_only=True)
+    session.forget(block.table)
+    if change.insert or change.only_in_target:
+        outcome.reasons_against.append(
+            f"{name} differs ({change.insert} migrations only in the backup, {change.only_in_target} only in the "
+            "target): bring the target to the backup's version first"
+        )
 
 
 def _stage(
@@ -167,6 +189,14 @@ def _finish(
         session.write(group)
     session.check_constraints()
     session.restore_triggers()
+    if session.as_replica:
+        outcome.warnings.append("triggers were left out as a replica does; foreign keys were checked afterwards")
+        session.check_references(
+            ((t.schema_name, t.name), key.columns, (key.to_schema, key.to_table), key.to_columns)
+            for t in catalog.tables
+            for key in t.foreign_keys
+            if (t.schema_name, t.name) in session.staged
+        )
     tables = None if request.everything else set(session.staged)
     notes = [session.raise_sequence(name, last, called, tables) for name, last, called in sequences]
     outcome.warnings += [note for note in notes if note]

@@ -14,7 +14,7 @@ import psycopg
 from psycopg import Connection, sql
 from psycopg.rows import TupleRow
 
-from backup_pipeline.errors import RefusedError, SourceError, UnreachableError
+from backup_pipeline.errors import LockError, RefusedError, SourceError, UnreachableError
 from backup_pipeline.tools.postgres.connection import connected
 from backup_pipeline.tools.postgres.target import PostgresTarget
 
@@ -305,3 +305,38 @@ def obstacles_to_rename(target: PostgresTarget) -> tuple[str, ...]:
         found.append(f"{prepared[0]} prepared transactions hold the database")
     found += [f"replication slot {slot[0]} stays with the old database" for slot in slots]
     return tuple(found)
+
+
+@contextlib.contextmanager
+def sole_restore(target: PostgresTarget) -> Iterator[None]:
+    """Be the only one of this program's processes that restores into the target's database.
+
+    A session-level advisory lock in the maintenance database: it ends with the process, whatever happens to it.
+
+    Raises:
+        LockError: another restore holds it; names its session.
+    """
+    key = f"backup-pipeline restore {target.database}"
+    with maintenance(target) as connection:
+        row = connection.execute("select pg_try_advisory_lock(hashtextextended(%s, 0))", [key]).fetchone()
+        if not (row and row[0]):
+            raise LockError(
+                "Another restore into this database is running.",
+                where=target.label,
+                remedy="Wait until it has ended; its session shows in pg_stat_activity as backup-pipeline.",
+            )
+        yield
+
+
+def state_of_server(target: PostgresTarget) -> str:
+    """Return what tells one database from any other: the cluster's identifier (where readable) and the database's OID.
+
+    A restored or re-created database has another one, even under the same name.
+    """
+    with maintenance(target) as connection:
+        row = connection.execute("select oid::text from pg_database where datname = %s", [target.database]).fetchone()
+        oid = str(row[0]) if row else "none"
+        with contextlib.suppress(psycopg.errors.InsufficientPrivilege):
+            system = connection.execute("select system_identifier::text from pg_control_system()").fetchone()
+            return f"{system[0] if system else ''}/{oid}"
+        return f"{target.host}:{target.port}/{oid}"

@@ -89,6 +89,8 @@ class MergeSession:
         self._connection = connection
         self._staged: dict[TableName, _Staged] = {}
         self._silenced: list[tuple[TableName, str, str]] = []
+        self._number = 0
+        self.as_replica = False
 
     @property
     def staged(self) -> tuple[TableName, ...]:
@@ -130,7 +132,7 @@ class MergeSession:
         Raises:
             RefusedError: the condition is not understood.
         """
-        number = len(self._staged)
+        number, self._number = self._number, self._number + 1
         name, columns = block.table, block.columns
         stage = sql.Identifier("pg_temp", f"backup_rows_{number}")
         self._connection.execute(
@@ -184,14 +186,27 @@ class MergeSession:
                 remedy="Write SQL over the table's columns, as in 'public.orders: id in (1, 2)'.",
             ) from error
 
-    def compare(self, table: TableName, rule: ConflictRule, newer_column: str) -> TableChange:
-        """Find what differs between the backup's rows and the target's; nothing is written to the target."""
+    def forget(self, table: TableName) -> None:
+        """Leave a table that was loaded out of everything that follows."""
+        del self._staged[table]
+
+    def compare(
+        self, table: TableName, rule: ConflictRule, newer_column: str, *, keys_only: bool = False
+    ) -> TableChange:
+        """Find what differs between the backup's rows and the target's; nothing is written to the target.
+
+        Args:
+            table: one that was staged.
+            rule: who wins.
+            newer_column: for the rule `newer`.
+            keys_only: take rows of equal key for equal.
+        """
         item = self._staged[table]
         take, kept_all = _taking(item, rule, newer_column)
         if kept_all:
             item.notes.append(f"has no column {newer_column}: rows that differ are kept as they are")
         if item.facts.key:
-            self._compare_by_key(item, take)
+            self._compare_by_key(item, take, [] if keys_only else _written(item))
         else:
             self._compare_whole_rows(item)
         return self._noted(item)
@@ -208,9 +223,9 @@ class MergeSession:
         item.change = item.change.model_copy(update={"note": "; ".join(notes)})
         return item.change
 
-    def _compare_by_key(self, item: _Staged, take: sql.Composable) -> None:
+    def _compare_by_key(self, item: _Staged, take: sql.Composable, columns: Sequence[str]) -> None:
         on = sql.SQL(" and ").join(sql.SQL("t.{0} = s.{0}").format(sql.Identifier(c)) for c in item.facts.key)
-        differs = _differs(_written(item))
+        differs = _differs(columns)
         self._connection.execute(
             sql.SQL(
                 "create temporary table {diff} on commit drop as"
@@ -265,11 +280,45 @@ class MergeSession:
         )  # fmt: skip
 
     def silence_triggers(self, tables: Iterable[TableName]) -> None:
-        """Switch the tables' own triggers off until `restore_triggers`; foreign keys stay in force."""
-        for name in tables:
-            for trigger, state in self._staged[name].facts.triggers:
-                self._alter_trigger(name, "disable", trigger)
-                self._silenced.append((name, trigger, state))
+        """Switch the tables' own triggers off until `restore_triggers`; foreign keys stay in force.
+
+        Where the tables belong to another role (a platform's own), the session acts as a replica instead: that leaves
+        out foreign keys too, so `check_references` must be called when everything is written.
+        """
+        try:
+            with self._connection.transaction():
+                for name in tables:
+                    for trigger, state in self._staged[name].facts.triggers:
+                        self._alter_trigger(name, "disable", trigger)
+                        self._silenced.append((name, trigger, state))
+        except psycopg.errors.InsufficientPrivilege:
+            self._silenced.clear()
+            self._connection.execute("set local session_replication_role = replica")
+            self.as_replica = True
+
+    def check_references(self, keys: Iterable[tuple[TableName, Sequence[str], TableName, Sequence[str]]]) -> None:
+        """Check foreign keys (table, columns, referred table, its columns) of written tables row by row.
+
+        Raises:
+            SourceError: rows point at nothing; the transaction is to be given up.
+        """
+        for table, columns, to, to_columns in keys:
+            pairs = sql.SQL(" and ").join(
+                sql.SQL("r.{} = t.{}").format(sql.Identifier(b), sql.Identifier(a))
+                for a, b in zip(columns, to_columns, strict=True)
+            )
+            filled = sql.SQL(" and ").join(sql.SQL("t.{} is not null").format(sql.Identifier(a)) for a in columns)
+            row = self._connection.execute(
+                sql.SQL("select count(*) from {} t where {} and not exists (select from {} r where {})").format(
+                    sql.Identifier(*table), filled, sql.Identifier(*to), pairs
+                )
+            ).fetchone()
+            if row and row[0]:
+                raise SourceError(
+                    f"{row[0]} rows would refer to rows of {'.'.join(to)} that are not there. Nothing was changed.",
+                    where=f"{self._target.label}: {'.'.join(table)}",
+                    remedy="Restore the table that it refers to as well, or choose fewer rows.",
+                )
 
     def restore_triggers(self) -> None:
         """Switch the silenced triggers on again, as they were."""

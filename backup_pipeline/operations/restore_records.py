@@ -1,0 +1,55 @@
+"""What restores did, as JSON files in `<store>/restores/`, so that `undo` finds the way back."""
+
+from __future__ import annotations
+
+import contextlib
+
+from pydantic import ValidationError as PydanticError
+
+from backup_pipeline.errors import RefusedError
+from backup_pipeline.model.restore import RestoreResult
+from backup_pipeline.operations.stores import open_store
+from backup_pipeline.settings.site import Site
+from backup_pipeline.tools.files import write_atomically
+
+RESTORES_FOLDER = "restores"
+
+
+def write_result(site: Site, result: RestoreResult) -> None:
+    """Store a result, replacing an earlier state of the same one."""
+    store = open_store(site, result.plan)
+    folder = store.folder / RESTORES_FOLDER
+    folder.mkdir(mode=int(site.settings.folder_mode, 8), parents=True, exist_ok=True)
+    write_atomically(
+        folder / f"{result.restore_id}.json",
+        result.model_dump_json(indent=1).encode() + b"\n",
+        mode=int(site.settings.file_mode, 8),
+    )
+
+
+def results(site: Site, plan_name: str, source: str = "") -> list[RestoreResult]:
+    """Return the plan's restores (of one source), oldest first."""
+    found = []
+    for path in sorted((open_store(site, plan_name).folder / RESTORES_FOLDER).glob("*.json")):
+        with contextlib.suppress(OSError, PydanticError):
+            found.append(RestoreResult.model_validate_json(path.read_bytes()))
+    return [result for result in found if not source or result.source == source]
+
+
+def last_to_undo(site: Site, plan_name: str, source: str) -> RestoreResult:
+    """Return the newest restore of a source that can be taken back; RefusedError with the way out when none can."""
+    for result in reversed(results(site, plan_name, source)):
+        if result.undone_at is not None:
+            continue
+        if result.undo.kind != "none":
+            return result
+        raise RefusedError(
+            f"The last restore of {source} ({result.restore_id}) cannot be swapped back.",
+            where=f"{plan_name}/{source}",
+            remedy=result.undo.remedy or "Restore the set from before it.",
+        )
+    raise RefusedError(
+        f"No restore of {source} is there to be undone.",
+        where=f"{plan_name}/{source}",
+        remedy="backup-pipeline list shows the sets, emergency sets among them.",
+    )

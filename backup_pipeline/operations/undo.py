@@ -1,0 +1,94 @@
+"""Taking a restore back: what was live before is live again, what was restored is kept aside."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from backup_pipeline.artefacts.capture import utc_now
+from backup_pipeline.errors import RefusedError
+from backup_pipeline.model.restore import RestoreResult
+from backup_pipeline.operations.restore_records import last_to_undo, results, write_result
+from backup_pipeline.operations.targets import target_of
+from backup_pipeline.settings.site import Site
+from backup_pipeline.settings.types import OrdersSource, PostgresSource
+from backup_pipeline.tools.postgres.target import PostgresTarget
+
+
+def plan_undo(site: Site, plan_name: str, source: str) -> RestoreResult:
+    """Return the restore that an undo would take back; RefusedError when there is none."""
+    return last_to_undo(site, plan_name, source)
+
+
+def undo_restore(
+    site: Site, plan_name: str, source: str, *, confirm: str, now: datetime | None = None
+) -> RestoreResult:
+    """Take back the newest restore of a source.
+
+    Args:
+        site: the site.
+        plan_name: the plan whose set was restored.
+        source: the source.
+        confirm: the name of what is live (the database's name, or the path).
+        now: the present moment, for names.
+
+    Raises:
+        RefusedError: nothing to undo, not confirmed, or what was kept is gone: nothing was changed.
+    """
+    result = last_to_undo(site, plan_name, source)
+    moment = now or utc_now()
+    if confirm != result.undo.live:
+        raise RefusedError(
+            "The name given as confirmation is not that of what is live.",
+            where=f"{plan_name}/{source}",
+            remedy=f"Confirm with --confirm {result.undo.live}",
+        )
+    if result.undo.kind == "database":
+        from backup_pipeline.operations.restore_database import undo_database
+
+        undo_database(_target(site, source).with_database(result.undo.live), result, moment)
+    else:
+        from backup_pipeline.operations.restore_files import undo_files
+
+        undo_files(result, moment)
+    undone = result.model_copy(update={"undone_at": moment})
+    write_result(site, undone)
+    return undone
+
+
+def drop_kept(site: Site, plan_name: str, source: str, *, confirm: str) -> tuple[str, ...]:
+    """Remove on purpose the databases that restores and undos of a source left beside the live one.
+
+    Args:
+        site: the site.
+        plan_name: the plan.
+        source: a PostgreSQL source.
+        confirm: the live database's name.
+
+    Returns:
+        Names of the databases that were dropped. Their restores cannot be undone any more.
+    """
+    from backup_pipeline.restore.swap import is_side_of
+    from backup_pipeline.tools.postgres.databases import drop_database, server_facts
+
+    target = _target(site, source)
+    if confirm != target.database:
+        raise RefusedError(
+            "The name given as confirmation is not the live database's.",
+            where=target.label,
+            remedy=f"Confirm with --confirm {target.database}",
+        )
+    names = sorted(name for name in server_facts(target).databases if is_side_of(name, target.database))
+    for name in names:
+        drop_database(target.with_database(name))
+    for result in results(site, plan_name, source):
+        if result.undo.kind == "database" and result.undone_at is None:
+            write_result(site, result.model_copy(update={"undo": result.undo.model_copy(update={
+                "kind": "none", "remedy": f"restore the emergency set {result.emergency_set}"})}))  # fmt: skip
+    return tuple(names)
+
+
+def _target(site: Site, source: str) -> PostgresTarget:
+    settings = site.source(source)
+    if not isinstance(settings, PostgresSource | OrdersSource):
+        raise RefusedError("Not a database.", where=source, remedy="Only databases leave others beside them.")
+    return target_of(site, settings, source)
