@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -17,7 +17,7 @@ import pyarrow as pa
 from backup_pipeline.artefacts.capture import CaptureContext
 from backup_pipeline.artefacts.table_figures import TableFigures
 from backup_pipeline.artefacts.table_parquet import ROWS_WITHOUT_COLUMNS, ParquetSink, ParquetTable, RowGroup
-from backup_pipeline.artefacts.table_validation import TableValidation, validation_of
+from backup_pipeline.artefacts.table_validation import TableValidation
 from backup_pipeline.model.catalog import CatalogTable
 from backup_pipeline.model.progress import Progress
 from backup_pipeline.model.proof import Finding
@@ -34,12 +34,16 @@ from backup_pipeline.settings.types import PostgresSource
 from backup_pipeline.tools.arrow_csv import CsvDecoder
 from backup_pipeline.tools.arrow_types import POSTGRES_TYPE
 from backup_pipeline.tools.postgres.copy import BARE_LINES, CSV_WITH_HEADER, copy_out
+from backup_pipeline.tools.postgres.copy_program import LONGEST_QUERY, copy_program
 from backup_pipeline.tools.postgres.fingerprint import HashableTypes
+from backup_pipeline.tools.postgres.orphans import count_orphans
 from backup_pipeline.tools.postgres.profile import TableProfile, profile_table
 from backup_pipeline.tools.postgres.readers import Readers
 from backup_pipeline.tools.postgres.table_rows import PageRange, page_ranges, select_json, select_rows
 from backup_pipeline.tools.streams import gunzip, gzip_sink
 
+# Below this, starting a program costs more than it saves.
+_THROUGH_PROGRAM = 8 << 20
 _SUFFIX = {"parquet": ".parquet", "jsonl": ".jsonl.gz", "csv": ".csv.gz"}
 
 
@@ -86,11 +90,12 @@ class TableExport:
             ColumnRecord(name=c.name, type=c.type, nullable=c.nullable, generated=c.generated) for c in profile.columns
         )
         files, checks = [], []
-        validation = validation_of(self.context, self.table, profile.forms)
+        validation = TableValidation(self.context, self.table, list(_schema(profile)))
+        self._count_orphans(validation)
         for form in dict.fromkeys(self.settings.tables.formats):
             path = self.stem + _SUFFIX[form]
             if form == "parquet":
-                files.append(self._write_parquet(path, profile))
+                files.append(self.write_parquet(path, profile))
                 checks += self._compare(path, profile, validation)
             else:
                 written, lines = self._write_text(path, form, profile)
@@ -130,7 +135,16 @@ class TableExport:
             },
         )
 
-    def _write_parquet(self, path: str, profile: TableProfile) -> FileRecord:
+    def _count_orphans(self, validation: TableValidation) -> None:
+        if not self.table.foreign_keys:
+            return
+        with self.readers.borrow() as connection:
+            for key in self.table.foreign_keys:
+                count = count_orphans(connection, self.table.schema_name, self.table.name, key)
+                validation.add_orphans(key.columns, f"{key.to_schema}.{key.to_table}", count)
+
+    def write_parquet(self, path: str, profile: TableProfile) -> FileRecord:
+        """Write the rows as Parquet, large tables in parallel ranges."""
         schema = _schema(profile)
         decoder = CsvDecoder(list(profile.forms), schema)
         writer = self.context.writer
@@ -151,35 +165,43 @@ class TableExport:
 
         def work() -> None:
             group = RowGroup(sink)
-            with self.readers.borrow() as connection:
-                while True:
-                    with guard:
-                        pages = next(todo, None)
-                    if pages is None:
-                        break
-                    query = self._query(connection, profile, pages)
-                    for piece in copy_out(connection, query):
-                        group.add(decoder.decode(piece))
-                        self._tell(sink.rows, profile)
-                group.flush()
+            while True:
+                with guard:
+                    pages = next(todo, None)
+                if pages is None:
+                    break
+                for piece in self._pieces(profile, pages):
+                    group.add(decoder.decode(piece))
+                    self.readers.check()
+                    self._tell(sink.rows, profile)
+            group.flush()
 
         threads = min(len(ranges), self.readers.size)
         if threads == 1:
             work()
             return
         with ThreadPoolExecutor(threads, thread_name_prefix="export") as pool:
-            for done in [pool.submit(work) for _ in range(threads)]:
-                done.result()
+            running = [pool.submit(work) for _ in range(threads)]
+            try:
+                for done in as_completed(running):
+                    done.result()
+            except BaseException:
+                # The other ranges are of no use any more.
+                with guard:
+                    todo = iter(())
+                raise
 
-    def _query(self, connection: object, profile: TableProfile, pages: PageRange) -> bytes:
-        return select_rows(
-            connection,  # type: ignore[arg-type]
-            self.table.schema_name,
-            self.table.name,
-            [c.name for c in profile.columns],
-            partitioned=self._partitioned,
-            pages=pages,
-        )
+    def _pieces(self, profile: TableProfile, pages: PageRange) -> Iterator[bytes | memoryview]:
+        """Read a range: large tables through psql, small ones on a connection that is open already."""
+        names = [c.name for c in profile.columns]
+        schema, table = self.table.schema_name, self.table.name
+        query = select_rows(schema, table, names, partitioned=self._partitioned, pages=pages)
+        if self.table.bytes >= _THROUGH_PROGRAM and len(query) <= LONGEST_QUERY:
+            with self.readers.permit():
+                yield from copy_program(self.readers.snapshot, query)
+        else:
+            with self.readers.borrow() as connection:
+                yield from copy_out(connection, query)
 
     def _tell(self, rows: int, profile: TableProfile, *, finished: bool = False) -> None:
         name = ".".join(self.key)
@@ -215,10 +237,10 @@ class TableExport:
         schema, table = self.table.schema_name, self.table.name
         with writer.create(path) as file, gzip_sink(file) as sink, self.readers.borrow() as connection:
             if form == "jsonl":
-                query = select_json(connection, schema, table, names, partitioned=self._partitioned)
+                query = select_json(schema, table, names, partitioned=self._partitioned)
                 options = BARE_LINES
             else:
-                query = select_rows(connection, schema, table, names, partitioned=self._partitioned)
+                query = select_rows(schema, table, names, partitioned=self._partitioned)
                 options = CSV_WITH_HEADER
             for piece in copy_out(connection, query, options=options):
                 lines += piece.count(b"\n")

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from backup_pipeline.errors import ValidationError
@@ -20,16 +21,17 @@ ROW_GROUP_BYTES = 24 << 20
 ROWS_WITHOUT_COLUMNS = b"rows_without_columns"
 _COMPRESSION = "zstd"
 _LEVEL = 1
+_SAMPLE = 20_000
+_REPEATING = 0.3
 
 
 class ParquetSink:
     """Takes tables of one schema from any thread. `rows` is what was taken so far."""
 
     def __init__(self, file: ArtefactFile, schema: pa.Schema) -> None:
+        self._file = file
         self._schema = schema
-        self._writer: Any = pq.ParquetWriter(
-            file, schema, compression=_COMPRESSION, compression_level=_LEVEL, store_schema=True
-        )
+        self._writer: Any = None
         self._lock = threading.Lock()
         self.rows = 0
 
@@ -39,13 +41,35 @@ class ParquetSink:
         if not together.num_rows:
             return
         with self._lock:
-            self._writer.write_table(together, row_group_size=together.num_rows)
+            self._open(together).write_table(together, row_group_size=together.num_rows)
             self.rows += together.num_rows
 
     def close(self) -> None:
         """Write the footer."""
         with self._lock:
-            self._writer.close()
+            self._open(None).close()
+
+    def _open(self, first: pa.Table | None) -> Any:
+        if self._writer is None:
+            self._writer = pq.ParquetWriter(
+                self._file,
+                self._schema,
+                compression=_COMPRESSION,
+                compression_level=_LEVEL,
+                use_dictionary=repeating_columns(first) if first is not None else False,
+                store_schema=True,
+            )
+        return self._writer
+
+
+def repeating_columns(table: pa.Table) -> list[str]:
+    """Return the columns whose values repeat enough for a dictionary: it doubles the cost of all others."""
+    sample = table.slice(0, _SAMPLE)
+    return [
+        name
+        for name, column in zip(sample.column_names, sample.columns, strict=True)
+        if pc.count_distinct(column).as_py() <= sample.num_rows * _REPEATING
+    ]
 
 
 class RowGroup:

@@ -37,7 +37,7 @@ class CsvDecoder:
             ignore_empty_lines=False,
         )  # fmt: skip
 
-    def decode(self, piece: bytes) -> pa.Table:
+    def decode(self, piece: bytes | memoryview) -> pa.Table:
         """Return the rows of `piece` (whole rows) as a table of the schema.
 
         Raises:
@@ -45,7 +45,7 @@ class CsvDecoder:
         """
         try:
             table = csv.read_csv(
-                pa.BufferReader(piece),
+                pa.BufferReader(pa.py_buffer(piece)),
                 csv.ReadOptions(column_names=self._names, use_threads=False, block_size=len(piece) + 1),
                 self._parse,
                 self._convert,

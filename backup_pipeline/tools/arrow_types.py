@@ -1,6 +1,6 @@
 """Which Arrow type keeps a PostgreSQL type exactly, how it is read from COPY's CSV form, and what stays text. Pure.
 
-A column gets an exact Arrow type when every value of it fits; otherwise PostgreSQL's own text form, which loses nothing.
+A column gets an exact Arrow type when every value of it fits; else PostgreSQL's own text form, which loses nothing.
 Either way the field's metadata says the PostgreSQL type (`postgres_type`) and the `form` (exact or text).
 """
 

@@ -44,9 +44,20 @@ class Readers:
                 raise
             self._idle.put(connection)
 
-    def _take(self) -> Connection[TupleRow]:
+    @contextlib.contextmanager
+    def permit(self) -> Iterator[None]:
+        """Count a connection that a program of PostgreSQL opens for the block."""
+        with self._permits:
+            self.check()
+            yield
+
+    def check(self) -> None:
+        """Raise UnreachableError when the capture was stopped; for use between pieces of work."""
         if self._stopped:
             raise UnreachableError("The capture was stopped.", where=self.snapshot.target.label, remedy="Run it again.")
+
+    def _take(self) -> Connection[TupleRow]:
+        self.check()
         with contextlib.suppress(queue.Empty):
             return self._idle.get_nowait()
         connection = contextlib.ExitStack()

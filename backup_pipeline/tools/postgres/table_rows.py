@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from psycopg import Connection, sql
-from psycopg.rows import TupleRow
+from psycopg import sql
 
 from backup_pipeline.tools.postgres.fingerprint import row_alias
 
@@ -45,7 +44,6 @@ def page_ranges(pages: int, size: int, server_major: int, *, range_bytes: int = 
 
 
 def select_rows(
-    connection: Connection[TupleRow],
     schema: str,
     table: str,
     columns: Sequence[str],
@@ -60,12 +58,10 @@ def select_rows(
         query += sql.SQL(" where ctid >= {}::tid").format(sql.Literal(f"({pages.first},0)"))
         if pages.end is not None:
             query += sql.SQL(" and ctid < {}::tid").format(sql.Literal(f"({pages.end},0)"))
-    return query.as_bytes(connection)
+    return query.as_bytes(None)
 
 
-def select_json(
-    connection: Connection[TupleRow], schema: str, table: str, columns: Sequence[str], *, partitioned: bool = False
-) -> bytes:
+def select_json(schema: str, table: str, columns: Sequence[str], *, partitioned: bool = False) -> bytes:
     """Return the SELECT of every row as one line of JSON.
 
     Text of a `json` column may hold line ends between its tokens, never inside a string: a blank says the same.
@@ -74,7 +70,7 @@ def select_json(
     query = sql.SQL("select translate(row_to_json({})::text, e'\\r\\n', '  ') from {}{} as {}").format(
         sql.Identifier(alias), _only(partitioned), sql.Identifier(schema, table), sql.Identifier(alias)
     )
-    return query.as_bytes(connection)
+    return query.as_bytes(None)
 
 
 def _only(partitioned: bool) -> sql.SQL:

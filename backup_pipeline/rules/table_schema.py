@@ -1,0 +1,97 @@
+"""Pandera schemas of table exports: derived from the catalog, refined by a site's own. Pure; no files.
+
+Frames are backed by Arrow, so that a check of types and nulls costs no conversion. What comes out holds column, check
+and count, never values.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+import pandas as pd
+import pandera.pandas as pandera
+import pyarrow as pa
+from pandera.errors import SchemaError, SchemaErrors
+
+from backup_pipeline.model.base import JsonValue
+from backup_pipeline.model.record import CheckResult, Severity
+
+CHECK_NAME = "pandera_schema"
+_SHOWN = 100
+Failures = Counter[tuple[str, str]]
+
+
+def derived_schema(fields: Sequence[pa.Field]) -> pandera.DataFrameSchema:
+    """Return what the catalog promises: these columns in this order, their types, and which are never null."""
+    return pandera.DataFrameSchema(
+        {field.name: pandera.Column(pd.ArrowDtype(field.type), nullable=field.nullable) for field in fields},
+        strict=True,
+        ordered=True,
+    )
+
+
+def refined(schema: pandera.DataFrameSchema, own: pandera.DataFrameSchema | None) -> list[pandera.DataFrameSchema]:
+    """Return the schemas to hold a table against: the derived one, and the site's own where there is one.
+
+    They stay two: the derived one looks at Arrow's types as they are, the site's may ask for pandas' (`coerce`). A
+    site's column with a type of its own is coerced, because the frames hold Arrow types.
+    """
+    if own is None:
+        return [schema]
+    wanted = {name: column if column.dtype is None else _coercing(column) for name, column in own.columns.items()}
+    return [schema, pandera.DataFrameSchema(wanted, checks=own.checks, unique=own.unique, name=own.name)]
+
+
+def _coercing(column: pandera.Column) -> pandera.Column:
+    return pandera.Column(
+        column.dtype, checks=column.checks, nullable=column.nullable, unique=column.unique, coerce=True,
+        required=column.required, name=column.name, regex=column.regex,
+    )  # fmt: skip
+
+
+def fits(own: pandera.DataFrameSchema, columns: Iterable[str]) -> bool:
+    """Return whether a table has every column that a schema speaks of: a shipped schema means only such tables."""
+    return set(own.columns) <= set(columns)
+
+
+def failures_of(schema: pandera.DataFrameSchema, frame: pd.DataFrame) -> Failures:
+    """Return (column, check) → how many values fail, for one piece of a table."""
+    found: Failures = Counter()
+    try:
+        schema.validate(frame, lazy=True)
+    except SchemaErrors as error:
+        cases = error.failure_cases
+        named = zip(cases["column"].tolist(), cases["schema_context"].tolist(), cases["check"].tolist(), strict=True)
+        for column, context, check in named:
+            found[str(column) if context == "Column" and column is not None else "", str(check)] += 1
+    except SchemaError as error:
+        found["", f"{type(error).__name__}"] += 1
+    return found
+
+
+def schema_check(
+    failures: Mapping[tuple[str, str], int], *, rows: int, columns: int, not_looked_at: Sequence[str] = ()
+) -> CheckResult:
+    """Return the check's outcome.
+
+    Args:
+        failures: (column, check) → how many values fail.
+        rows: rows that were validated.
+        columns: columns of the table.
+        not_looked_at: what could not be validated in bounded memory, in words.
+    """
+    told = sorted(failures.items(), key=lambda item: (-item[1], item[0]))
+    table: tuple[dict[str, JsonValue], ...] = tuple(
+        {"column": column, "check": check, "failures": count} for (column, check), count in told[:_SHOWN]
+    )
+    total = sum(failures.values())
+    summary = f"{rows} rows and {columns} columns hold" if not total else f"{total} values in {len(told)} checks fail"
+    return CheckResult(
+        name=CHECK_NAME,
+        passed=not total,
+        severity=Severity.ERROR,
+        summary="; ".join([summary, *not_looked_at]),
+        table=table,
+        numbers={"rows": rows, "failures": total},
+    )
