@@ -116,6 +116,7 @@ def _capture_archive(
     writer = context.writer
     path = archive_name(context.source, set_time(writer.draft.set_id), seen.head.commit)
     pointers = []
+    total = 0
     files = [entry for entry in seen.tree if not entry.is_submodule]
     with (
         writer.create(path) as file,
@@ -124,6 +125,7 @@ def _capture_archive(
     ):
         for number, entry in enumerate(files, 1):
             size, pieces = blobs.stream(entry.blob)
+            total += size
             mode = _LINK_MODE if entry.is_link else int(entry.mode, 8)
             start = archive.add(entry.path, mode, size, pieces)
             if is_lfs_pointer(start):
@@ -132,7 +134,7 @@ def _capture_archive(
                 context.progress(Progress(f"{context.source} archive", number, len(files), "files"))
     context.progress(Progress(f"{context.source} archive", len(files), len(files), "files", finished=True))
     record = _record(context, settings, repository, "archive", writer.file_record(path, file), started_at)
-    record = record.model_copy(update={"details": _details(repository, seen)})
+    record = record.model_copy(update={"details": {**_details(repository, seen), "bytes": total}})
     problems = tuple(inspect_archive(writer.open, record, tree=seen.tree))
     checks = (
         _outcome("archive_complete", problems, f"{len(files)} files equal the tree of HEAD."),
@@ -169,6 +171,7 @@ def _capture_bundle(
         "commit": refs.pop("HEAD", ""),
         "branch": seen.branch,
         "refs": dict(refs),
+        "bare": repository.bare,
         "shallow": list(seen.shallow),
         "remotes": dict(repository.remotes()),
         "commit_count": repository.commit_count(),

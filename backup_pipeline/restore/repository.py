@@ -1,0 +1,123 @@
+"""Restore of a git repository: from its bundle (all history) or its ZIP (the files of HEAD), then swapped in.
+
+With `.env` where it was captured; volumes only where a place is named for each. Hooks and the configuration of the old
+repository are not in a backup; remotes are set without credentials. Undo is `file_swap.undo`, for each volume its own.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+
+from backup_pipeline.artefacts.repository_inspection import open_bundle
+from backup_pipeline.errors import RefusedError, ValidationError
+from backup_pipeline.model.record import ArtefactKind, ArtefactRecord
+from backup_pipeline.restore.file_swap import look_alike, restoring, swap
+from backup_pipeline.restore.folder import OpenFile, RestoredFiles, unpack_record
+from backup_pipeline.tools.git_bundle import check_out, head_commit, set_refs, set_remotes
+from backup_pipeline.tools.unpack import Limits, Unpacked, unpack_zip
+
+_ENV = Path("env/.env")
+_ZIP_RATIO = 1100
+"""Deflate cannot shrink further than 1032 : 1; a ZIP that promises more is a bomb."""
+
+
+def restore_repository(
+    open_file: OpenFile,
+    record: ArtefactRecord,
+    target: Path,
+    *,
+    now: datetime,
+    extras: ArtefactRecord | None = None,
+    volumes: Mapping[str, Path] | None = None,
+    wait_seconds: float = 30.0,
+) -> tuple[RestoredFiles, ...]:
+    """Restore a repository to `target`; the first result is the repository's, the others the volumes'.
+
+    Args:
+        open_file: opens a file of the set.
+        record: the bundle's (history and working tree) or the ZIP's (files only).
+        target: the folder; what is there is kept beside it.
+        now: of this restore; names the kept folders.
+        extras: the record of `.env` and volumes, where they were captured.
+        volumes: where to restore volumes to, by the names in the extras' record; others are not restored.
+        wait_seconds: how long to wait for another restore of this target.
+
+    Raises:
+        ValidationError: damaged or unsafe; nothing was put in place.
+        RefusedError: a volume of that name was not captured, or a target is a mount point.
+        LockError: another restore of this target is running.
+    """
+    wanted = dict(volumes or {})
+    captured = extras.details.get("volumes") if extras else None
+    known = captured if isinstance(captured, dict) else {}
+    if unknown := sorted(wanted.keys() - known.keys()):
+        raise RefusedError(
+            f"These volumes were not captured: {', '.join(unknown)}.",
+            where=record.name,
+            remedy=f"The set has: {', '.join(sorted(known)) or 'none'}.",
+        )
+    with restoring(target, now=now, wait_seconds=wait_seconds) as (real, new):
+        if record.kind is ArtefactKind.REPOSITORY_BUNDLE:
+            unpacked = _from_bundle(open_file, record, new)
+        else:
+            unpacked = _from_archive(open_file, record, new)
+        results: list[RestoredFiles] = []
+        if extras is not None:
+            side = new.with_name(f"{new.name}-extras")
+            shutil.rmtree(side, ignore_errors=True)
+            try:
+                unpack_record(open_file, extras, side)
+                if (side / _ENV).is_file():
+                    shutil.copyfile(side / _ENV, new / ".env")
+                    (new / ".env").chmod(0o600)
+                results = [
+                    _restore_volume(side / "volumes" / name, place, record, now, wait_seconds)
+                    for name, place in wanted.items()
+                ]
+            finally:
+                shutil.rmtree(side, ignore_errors=True)
+        look_alike(real, new, deep=True)
+        done = swap(real, now, label=record.set_id)
+    notes = tuple(f"{path} is a link; it was written as a file that holds its target" for path in unpacked.links)
+    return (RestoredFiles(done.target, done.kept, unpacked.files, unpacked.bytes, notes), *results)
+
+
+def _from_bundle(open_file: OpenFile, record: ArtefactRecord, new: Path) -> Unpacked:
+    bare = record.details.get("bare") is True
+    refs = open_bundle(open_file, record, new, bare=bare)
+    branch = record.details.get("branch")
+    set_refs(new, refs, branch=str(branch) if branch else None)
+    remotes = record.details.get("remotes")
+    set_remotes(new, {name: str(url) for name, url in remotes.items()} if isinstance(remotes, dict) else {})
+    if not bare:
+        check_out(new)
+    if (found := head_commit(new)) != record.details.get("commit"):
+        raise ValidationError(f"HEAD is at {found}.", where=record.files[0].path, remedy="Use another set.")
+    files = [
+        path for path in new.rglob("*") if path.is_file() and not bare and path.relative_to(new).parts[0] != ".git"
+    ]
+    return Unpacked(len(files), sum(path.stat().st_size for path in files))
+
+
+def _from_archive(open_file: OpenFile, record: ArtefactRecord, new: Path) -> Unpacked:
+    files, size = record.details.get("files"), record.details.get("bytes")
+    file = record.files[0]
+    limits = Limits(
+        files if isinstance(files, int) else 1_000_000,
+        size if isinstance(size, int) else file.size * _ZIP_RATIO,
+    )
+    with open_file(file.path) as archive:
+        return unpack_zip(archive, file.path, new, limits)
+
+
+def _restore_volume(
+    source: Path, target: Path, record: ArtefactRecord, now: datetime, wait_seconds: float
+) -> RestoredFiles:
+    with restoring(target, now=now, wait_seconds=wait_seconds) as (real, new):
+        shutil.copytree(source, new, symlinks=True)
+        files = [path for path in new.rglob("*") if path.is_file()]
+        done = swap(real, now, label=record.set_id)
+    return RestoredFiles(done.target, done.kept, len(files), sum(path.stat().st_size for path in real.rglob("*")))
