@@ -9,7 +9,7 @@ from backup_pipeline.orchestration.capture_assets import capture_asset
 from backup_pipeline.orchestration.housekeeping import housekeeping_definitions
 from backup_pipeline.orchestration.launcher import executor_from_environment
 from backup_pipeline.orchestration.manifest_asset import manifest_asset
-from backup_pipeline.orchestration.names import PLAN_TAG, backup_job, manifest_key, source_key
+from backup_pipeline.orchestration.names import PLAN_TAG, backup_job, manifest_key, source_key, stage_key
 from backup_pipeline.orchestration.proof_assets import (
     DRILL,
     VERIFICATION,
@@ -18,6 +18,7 @@ from backup_pipeline.orchestration.proof_assets import (
     stage_schedule,
     verification_asset,
 )
+from backup_pipeline.orchestration.retention_asset import RETENTION, retention_asset
 from backup_pipeline.orchestration.run_resource import RUNS, backup_runs_resource
 from backup_pipeline.orchestration.set_partitions import partitions_sensor
 from backup_pipeline.settings.site import Site
@@ -31,7 +32,7 @@ def plan_definitions(site: Site, plan: str) -> dg.Definitions:
     keys = [key for asset in captures for key in asset.keys]
     job = dg.define_asset_job(
         backup_job(plan),
-        selection=dg.AssetSelection.assets(*keys, manifest_key(plan)),
+        selection=dg.AssetSelection.assets(*keys, manifest_key(plan), stage_key(plan, RETENTION)),
         tags={PLAN_TAG: plan},
         description=f"Capture {', '.join(settings.sources)} into one sealed set of plan {plan}.",
     )
@@ -52,7 +53,13 @@ def plan_definitions(site: Site, plan: str) -> dg.Definitions:
             )
         )
     return dg.Definitions(
-        assets=[*captures, manifest, verification_asset(site, plan), drill_asset(site, plan)],
+        assets=[
+            *captures,
+            manifest,
+            retention_asset(site, plan),
+            verification_asset(site, plan),
+            drill_asset(site, plan),
+        ],
         jobs=[job, stage_job(plan, VERIFICATION), stage_job(plan, DRILL)],
         schedules=schedules,
         sensors=[partitions_sensor(site, plan)],
