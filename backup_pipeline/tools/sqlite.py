@@ -231,8 +231,15 @@ def openers_of(path: Path) -> list[str]:
 
 
 def fold_in_log(path: Path) -> bool:
-    """Bring what stands in a database's -wal or hot -journal into the file itself; False when that was not possible."""
+    """Bring what stands in a database's -wal into the file itself; False when that was not possible.
+
+    A damaged database is left alone with its log: SQLite would throw away a log that it cannot use.
+    """
+    uri = path.absolute().as_uri()
     try:
+        with contextlib.closing(sqlite3.connect(f"{uri}?mode=ro", uri=True, timeout=5.0)) as reader:
+            if reader.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
+                return False
         with contextlib.closing(sqlite3.connect(path, timeout=5.0, isolation_level=None)) as connection:
             busy, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         return not busy
