@@ -9,7 +9,9 @@ import typer
 from backup_pipeline.cli.common import ConfigOption, JsonOption, load, print_json
 
 if TYPE_CHECKING:
+    from backup_pipeline.cli.backup_report import Gathering
     from backup_pipeline.operations.backup import Watcher
+    from backup_pipeline.orchestration.launch import RunOutcome
     from backup_pipeline.settings.site import Site
 
 
@@ -60,12 +62,18 @@ def run_plan(
     """Run one plan and tell of it; return the document of the run, with its exit code."""
     from backup_pipeline.cli.backup_report import JsonReport, TextReport
     from backup_pipeline.errors import BackupSystemError
+    from backup_pipeline.operations.alerts import notify_run_finished
     from backup_pipeline.operations.backup import check_sources, newest_unfinished
     from backup_pipeline.operations.env_check import require_environment
     from backup_pipeline.operations.known_tables import look_for_tables
+    from backup_pipeline.operations.stores import plan_lock
 
     sources = check_sources(site, plan, only)
     unfinished = newest_unfinished(site, plan) if resume else None
+    if unfinished:
+        # Whoever still writes that set holds this lock, and is not to be declared dead.
+        with plan_lock(site, plan, "backup --resume", 0):
+            pass
     report: TextReport | JsonReport = JsonReport(plan) if as_json else TextReport(plan, sources)
     try:
         # Before the second that Dagster's import takes: what cannot work is said at once.
@@ -77,13 +85,33 @@ def run_plan(
             else:
                 outcome = _start(site, plan, sources, report.watcher)
     except BackupSystemError as error:
+        notify_run_finished(site, plan, succeeded=False, reason=f"{error.where}: {error.what}", remedy=error.remedy)
         if not as_json:
             raise
         return report.failed(error)
+    _notify(site, plan, outcome, report.seen, partial=sources != site.plan(plan).sources)
     return report.finished(outcome, site.store_folder(plan))
 
 
-def _start(site: Site, plan: str, sources: tuple[str, ...], watcher: Watcher) -> Any:
+def _notify(site: Site, plan: str, outcome: RunOutcome, seen: Gathering, *, partial: bool) -> None:
+    """Tell people at once: the daemon that watches runs may not be there."""
+    from backup_pipeline.operations.alerts import notify_run_finished
+
+    first = outcome.errors[0] if outcome.errors else None
+    notify_run_finished(
+        site,
+        plan,
+        succeeded=outcome.success,
+        run_id=outcome.run_id,
+        set_id=seen.set_id or "",
+        reason=f"{first.where}: {first.what}" if first else "",
+        remedy=first.remedy if first else "",
+        records=seen.records,
+        partial=partial,
+    )
+
+
+def _start(site: Site, plan: str, sources: tuple[str, ...], watcher: Watcher) -> RunOutcome:
     from backup_pipeline.orchestration.site_process import enter_site
 
     enter_site(site)
@@ -102,7 +130,7 @@ def _start(site: Site, plan: str, sources: tuple[str, ...], watcher: Watcher) ->
         )
 
 
-def _resume(site: Site, root_run_id: str, watcher: Watcher) -> Any:
+def _resume(site: Site, root_run_id: str, watcher: Watcher) -> RunOutcome:
     from backup_pipeline.orchestration.site_process import enter_site
 
     enter_site(site)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from backup_pipeline.orchestration.launch import RunOutcome
 
 
-class _Gathering(Watcher):
+class Gathering(Watcher):
     """Remembers what happened, and tells it to a sink."""
 
     def __init__(self) -> None:
@@ -35,22 +35,27 @@ class _Gathering(Watcher):
         self.manifest: Manifest | None = None
 
     def progress(self, event: Progress) -> None:
+        """Pass it on to the sink."""
         self.sink(event)
 
     def set_opened(self, set_id: SetId, sources: tuple[str, ...], *, resumed: bool) -> None:
+        """Remember the set."""
         self.set_id, self.sources, self.resumed = set_id, sources, resumed
 
     def artefact_done(self, record: ArtefactRecord) -> None:
+        """Remember the artefact."""
         self.records.append(record)
 
     def source_done(self, done: SourceDone) -> None:
+        """Remember the source."""
         self.done.append(done)
 
     def sealed(self, manifest: Manifest) -> None:
+        """Remember the manifest."""
         self.manifest = manifest
 
 
-class _Lines(_Gathering):
+class _Lines(Gathering):
     """Prints one line per source, fit for a hook's output."""
 
     def __init__(self, plan: str) -> None:
@@ -96,6 +101,11 @@ class TextReport:
     @property
     def watcher(self) -> Watcher:
         """Who looks on."""
+        return self._lines
+
+    @property
+    def seen(self) -> Gathering:
+        """What has happened so far."""
         return self._lines
 
     def __enter__(self) -> Self:
@@ -173,11 +183,16 @@ class JsonReport:
 
     def __init__(self, plan: str) -> None:
         self._plan = plan
-        self._seen = _Gathering()
+        self._seen = Gathering()
 
     @property
     def watcher(self) -> Watcher:
         """Who looks on."""
+        return self._seen
+
+    @property
+    def seen(self) -> Gathering:
+        """What has happened so far."""
         return self._seen
 
     def __enter__(self) -> Self:

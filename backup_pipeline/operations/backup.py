@@ -148,6 +148,7 @@ class BackupRun:
                     started_at=self._identity.started_at,
                 )
             )
+        self._ping(begins=True)
         LOG.info("%s set %s/%s", "completing" if resumed else "writing", self._plan_name, writer.draft.set_id)
         self._watcher.set_opened(writer.draft.set_id, writer.draft.sources, resumed=resumed)
         return writer
@@ -254,8 +255,23 @@ class BackupRun:
                 began=self._began,
                 now=self._now(),
             )
+            self._ping(begins=False)
             self._writer = None
             self._failures = []
+
+    def _ping(self, *, begins: bool) -> None:
+        """Tell the plan's dead-man's-switch, where it has one; only whole backups of the plan count."""
+        if self._partial or self._purpose is not Purpose.BACKUP or not self._site.plan(self._plan_name).ping_env:
+            return
+        from backup_pipeline.operations import alerts
+
+        if begins:
+            alerts.ping_start(self._site, self._plan_name, self._identity.run_id)
+        elif self._manifest is not None:
+            alerts.ping_success(self._site, self._plan_name, self._manifest.set_id, self._identity.run_id)
+        else:
+            reasons = "; ".join(self._failures) or "ended before the seal"
+            alerts.ping_fail(self._site, self._plan_name, reasons, self._identity.run_id)
 
 
 def _reason(error: BaseException) -> str:

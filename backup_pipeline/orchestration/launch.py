@@ -102,6 +102,7 @@ def resume_run(config: Path, root_run_id: str) -> RunOutcome:
         if not newest.is_finished:
             # Its process was killed: what nobody runs any more is closed before it is taken up again.
             instance.report_run_failed(newest, "Its process ended without a word; taken up again from the shell.")
+            newest = instance.get_run_by_id(newest.run_id) or newest
         found: Any = _reconstructable(config, newest.job_name)
         run_config = {**newest.run_config, **_QUIET}
         steps, known = KnownExecutionState.build_resume_retry_reexecution(instance=instance, parent_run=newest)

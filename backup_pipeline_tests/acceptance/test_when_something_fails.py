@@ -134,6 +134,21 @@ def test_a_run_that_is_killed_leaves_nothing_that_looks_finished_and_nothing_tha
     assert {path: digest for path, digest in gustav.digests("nightly").items() if path in before} == before
 
 
+def test_a_killed_run_can_be_resumed_into_the_same_set(gustav: TestSite) -> None:
+    process = gustav.start("backup", "nightly")
+    while process.poll() is None and not list((gustav.folder / "sets").glob("*Z/supabase_db.sql.gz")):
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    folder = _only_set(gustav)
+    if (folder / "manifest.json").exists():
+        pytest.skip("the run was quicker than the kill")
+    done = gustav.run("backup", "nightly", "--resume")
+    assert done.code == 0, done.text
+    assert _only_set(gustav) == folder
+    assert (folder / "manifest.json").exists()
+
+
 def test_a_server_that_goes_away_in_the_middle_fails_the_run_and_the_next_one_succeeds(
     gustav: TestSite, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
