@@ -16,7 +16,12 @@ COMMAND_MODULES: tuple[str, ...] = (
     "backup",
     "list_sets",
     "show_set",
+    "verify",
+    "drill",
+    "restore",
+    "undo",
     "cleanup",
+    "status",
     "env",
     "alerts",
 )

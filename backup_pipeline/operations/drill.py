@@ -92,7 +92,8 @@ def drill_set(
         scratch = _Scratch(site, stack, store, manifest)
         for source in manifest.sources:
             records = [record for record in manifest.artefacts if record.source == source]
-            _add(total, source, _drill_source(store, manifest, records, scratch, jobs, before_comparison, progress))
+            part = _drill_source(store, manifest, records, scratch, jobs, before_comparison, progress, started)
+            _add(total, source, part)
     finished = now()
     total.numbers["rto_seconds"] = round(float(total.numbers.get("restore_seconds", 0)), 3)
     total.numbers["rpo_seconds"] = round((started - set_time(set_id)).total_seconds(), 1)
@@ -137,6 +138,7 @@ def _drill_source(
     jobs: int,
     before_comparison: Callable[[PostgresTarget], None] | None,
     progress: ProgressSink,
+    now: datetime,
 ) -> DrillOutcome:
     def open_file(path: str) -> BinaryIO:
         return store.open(manifest.set_id, path)
@@ -160,7 +162,7 @@ def _drill_source(
         )
     from backup_pipeline.restore.drill_files import drill_files
 
-    return drill_files(open_file, records, scratch.folder)
+    return drill_files(open_file, records, scratch.folder, now=now)
 
 
 def expectation_of(

@@ -1,0 +1,62 @@
+"""`undo`: takes the newest restore of a source back, or removes on purpose what restores have kept."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from backup_pipeline.cli.common import ConfigOption, JsonOption, console, load, print_json
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("undo", rich_help_panel="Restore")(undo)
+
+
+def undo(
+    name: Annotated[str, typer.Argument(metavar="PLAN/SOURCE", help="Plan and source of the restore.")],
+    apply: Annotated[bool, typer.Option("--apply", help="Do it; without this it is only shown.")] = False,
+    confirm: Annotated[str, typer.Option("--confirm", help="The name of what is live.", show_default=False)] = "",
+    drop_kept: Annotated[
+        bool, typer.Option("--drop-kept", help="Remove the databases that restores have kept instead; no way back.")
+    ] = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Take the newest restore of a source back: what was live before is live again, what was restored is kept aside.
+
+    Examples: `backup-pipeline undo nightly/supabase` ·
+    `backup-pipeline undo nightly/supabase --apply --confirm postgres`
+    """
+    plan_name, slash, source = name.partition("/")
+    if not slash:
+        raise typer.BadParameter("write it as PLAN/SOURCE", param_hint="PLAN/SOURCE")
+    site = load(config)
+    site.plan(plan_name)
+    from backup_pipeline.operations import undo as undoing
+    from backup_pipeline.operations.embedded import embedded_server_up
+
+    out = console()
+    with embedded_server_up(site):
+        if drop_kept:
+            names = undoing.drop_kept(site, plan_name, source, confirm=confirm)
+            if as_json:
+                print_json({"dropped": list(names)})
+            else:
+                out.print(f"dropped: {', '.join(names) or 'nothing'}")
+            return
+        if not apply:
+            result = undoing.plan_undo(site, plan_name, source)
+        else:
+            result = undoing.undo_restore(site, plan_name, source, confirm=confirm)
+    if as_json:
+        print_json({"undone": apply, "restore": result.model_dump(mode="json")})
+    elif apply:
+        out.print(f"[bold green]undone[/]: {result.undo.live} is what it was before {result.restore_id}")
+    else:
+        before = f"{result.undo.kept} becomes {result.undo.live} again" if result.undo.kept else "it is put aside"
+        out.print(
+            f"The restore {result.restore_id} of {result.target} (set {result.set_id}) would be taken back: {before}."
+        )
+        out.print(f"Nothing was changed. To do it: backup-pipeline undo {name} --apply --confirm {result.undo.live}")
