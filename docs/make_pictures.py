@@ -1,0 +1,68 @@
+"""Take the pictures of docs/pictures from a running UI, in headless Chromium.
+
+Run `make demo`, then `make up` in another terminal, then `make pictures`. Needs Playwright's Python package and a
+Chromium on this machine (CHROMIUM names another than /usr/bin/chromium).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import urllib.request
+from pathlib import Path
+
+from playwright.sync_api import Page, sync_playwright
+
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+
+
+def ask(base: str, query: str) -> dict:
+    """Return the answer of the UI's GraphQL interface."""
+    request = urllib.request.Request(
+        f"{base}/graphql", json.dumps({"query": query}).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request) as answer:
+        return json.load(answer)["data"]
+
+
+def newest_run(base: str, job: str) -> str:
+    """Return the id of the newest run of a job."""
+    found = ask(base, '{ runsOrError(filter: {pipelineName: "%s"}, limit: 1) { ... on Runs { results { runId } } } }' % job)
+    return found["runsOrError"]["results"][0]["runId"]
+
+
+def take(page: Page, url: str, file: Path, *, wait: float = 4.0, click: str | None = None) -> None:
+    """Open a page of the UI, let it settle, and take its picture."""
+    page.goto(url, wait_until="networkidle")
+    page.wait_for_timeout(wait * 1000)
+    if click:
+        page.get_by_text(click, exact=True).first.click()
+        page.wait_for_timeout(2000)
+    page.screenshot(path=str(file))
+    print(file)
+
+
+def main() -> None:
+    """Take every picture."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--base", default="http://127.0.0.1:3000")
+    parser.add_argument("--folder", type=Path, default=Path(__file__).parent / "pictures")
+    arguments = parser.parse_args()
+    base, folder = arguments.base, arguments.folder
+    folder.mkdir(exist_ok=True)
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=os.environ.get("CHROMIUM", "/usr/bin/chromium"), args=FLAGS)
+        page = browser.new_page(viewport={"width": 1600, "height": 950})
+        take(page, f"{base}/asset-groups", folder / "lineage.png", wait=8)
+        take(page, f"{base}/runs/{newest_run(base, 'nightly_backup')}", folder / "run.png")
+        orders = f"{base}/assets/nightly/supabase/public/orders"
+        take(page, f"{orders}?view=overview", folder / "table.png")
+        take(page, f"{orders}?view=events", folder / "table-events.png")
+        take(page, f"{orders}?view=checks", folder / "table-checks.png")
+        take(page, f"{base}/assets/nightly/drill?view=partitions", folder / "sets.png")
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()
