@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,31 +25,30 @@ def settings_with(**values: Any) -> PostgresSource:
     )
 
 
-def capture(target: PostgresTarget, folder: Path, what: str, values: dict[str, Any]) -> dict[str, Any]:
-    """Capture `what` ("dump", "tables" or "all") into a fresh store below `folder`; return sizes and rows."""
+def writer_in(folder: Path) -> CaptureContext:
+    """Return what a capture needs to write into a fresh store at `folder`."""
     shutil.rmtree(folder, ignore_errors=True)
     now = datetime.now(UTC)
     writer = LocalStore(folder, "bench").begin(
         Draft(set_id=set_id_at(now), plan="bench", root_run_id="bench", sources=(SOURCE,), started_at=now)
     )
+    return CaptureContext(writer, SOURCE)
+
+
+def capture(target: PostgresTarget, folder: Path, what: str, values: dict[str, Any]) -> dict[str, Any]:
+    """Capture `what` ("dump", "tables" or "all") into a fresh store below `folder`; return sizes and rows."""
+    context = writer_in(folder)
     settings = settings_with(**values)
     selected: frozenset[tuple[str, ...]] | None = None
     if what == "dump":
         selected = frozenset({(SOURCE, "dump")})
     elif what == "tables":
         selected = frozenset((SOURCE, schema, table) for schema, table, _ in discover_tables(target, settings))
-    records = list(capture_postgres(CaptureContext(writer, SOURCE), settings, target, selected=selected))
+    records = list(capture_postgres(context, settings, target, selected=selected))
     failed = [f"{r.name}: {c.name}: {c.summary}" for r in records for c in r.checks if not c.passed]
     if failed:
         raise RuntimeError(f"checks failed: {failed}")
     return {
         "size": sum(file.size for record in records for file in record.files),
         "rows": sum(record.rows or 0 for record in records),
-        "files": [str(writer.folder / file.path) for record in records for file in record.files],
     }
-
-
-def sha256_file(path: Path) -> str:
-    """Return the digest of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -37,7 +37,7 @@ insert into customers
 select i, 'Customer ' || i, case when i % 7 > 0 then 'c' || i || '@example.org' end,
        timestamptz '2020-01-01 00:00+00' + i * interval '7 minutes',
        jsonb_build_object('street', 'Main Street ' || i % 200, 'zip', lpad((i % 100000)::text, 5, '0'))
-  from generate_series(1, {rows}) i
+  from generate_series({first}, {rows}) i
 """
 
 _TRADES = """
@@ -48,7 +48,7 @@ select i, (array['BTCUSD', 'ETHUSD', 'EURUSD', 'SPY', 'AAPL', 'DAX'])[1 + i % 6]
        timestamptz '2021-01-01 00:00+00' + i * interval '1.234567 seconds', date '2021-01-01' + (i / 70000)::int,
        md5((i % 5000)::text)::uuid, case when i % 3 > 0 then 'strategy-' || i % 40 end, i % 5 > 1,
        md5(i::text) || ' ' || case when i % 4 = 0 then 'filled in parts, "best effort", see ticket ' || i else '' end
-  from generate_series(1::bigint, {rows}) i
+  from generate_series({first}::bigint, {rows}) i
 """
 
 _ORDERS = """
@@ -59,23 +59,36 @@ select i, 1 + i % {customers}, timestamptz '2021-01-01 00:00+00' + i * interval 
                          jsonb_build_object('sku', 'B-' || i % 7000, 'n', 1 + i % 3)),
        array['tag' || i % 9, 'x'],
        case when i % 2 = 0 then 'left at the door' || e'\\n' || repeat('Grüße ', 3 + (i % 9)::int) end
-  from generate_series(1::bigint, {rows}) i
+  from generate_series({first}::bigint, {rows}) i
 """
 
 
-def fill(target: PostgresTarget, megabytes: int) -> dict[str, int]:
-    """Make the tables in an empty database, about `megabytes` (10^6 bytes) in all; return rows per table."""
+def rows_for(megabytes: int) -> dict[str, int]:
+    """Return the rows per table that make about `megabytes` (10^6 bytes) in all."""
     trades = max(10, int(megabytes * 1e6 * (1 - _ORDER_SHARE) / _TRADE_BYTES))
     orders = max(10, int(megabytes * 1e6 * _ORDER_SHARE / _ORDER_BYTES))
-    customers = max(10, orders // 10)
+    return {"customers": max(10, orders // 10), "trades": trades, "orders": orders}
+
+
+def fill(target: PostgresTarget, megabytes: int, *, already: int = 0) -> dict[str, int]:
+    """Bring a database to about `megabytes`; return rows per table.
+
+    Args:
+        target: an empty database, or one that was filled before.
+        megabytes: size of all tables afterwards.
+        already: what it was filled to before; 0 makes the tables.
+    """
+    rows = rows_for(megabytes)
+    before = rows_for(already) if already else dict.fromkeys(rows, 0)
     with connected(target, pinned=False) as connection:
-        connection.execute(_SCHEMA.encode())
-        connection.execute(_CUSTOMERS.format(rows=customers).encode())
-        connection.execute(_TRADES.format(rows=trades).encode())
-        connection.execute(_ORDERS.format(rows=orders, customers=customers).encode())
+        if not already:
+            connection.execute(_SCHEMA.encode())
+        for table, query in (("customers", _CUSTOMERS), ("trades", _TRADES), ("orders", _ORDERS)):
+            values = {"first": before[table] + 1, "rows": rows[table], "customers": rows["customers"]}
+            connection.execute(query.format(**values).encode())
         connection.execute("vacuum (freeze, analyze)")
         connection.execute("checkpoint")
-    return {"customers": customers, "trades": trades, "orders": orders}
+    return rows
 
 
 def size_of(target: PostgresTarget) -> int:

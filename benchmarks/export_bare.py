@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
-from datetime import UTC, datetime
 from pathlib import Path
 
-from backup_pipeline.artefacts.capture import CaptureContext
 from backup_pipeline.artefacts.table_export import TableExport
-from backup_pipeline.model.manifest import Draft
 from backup_pipeline.model.record import Fingerprint
-from backup_pipeline.model.set_id import set_id_at
-from backup_pipeline.stores.local import LocalStore
 from backup_pipeline.tools.arrow_types import ColumnForm, family_of
 from backup_pipeline.tools.postgres.catalog import read_tables
 from backup_pipeline.tools.postgres.fingerprint import HashableTypes
@@ -19,27 +13,22 @@ from backup_pipeline.tools.postgres.profile import TableProfile, read_columns
 from backup_pipeline.tools.postgres.readers import Readers
 from backup_pipeline.tools.postgres.snapshot import exported_snapshot
 from backup_pipeline.tools.postgres.target import PostgresTarget
-from benchmarks.capture_once import SOURCE, settings_with
+from benchmarks.capture_once import settings_with, writer_in
 
 
 def export(target: PostgresTarget, folder: Path, connections: int) -> int:
     """Write every table as Parquet, one after the other; return the rows of what was written."""
     import pyarrow.parquet as pq
 
-    shutil.rmtree(folder / "bare", ignore_errors=True)
-    now = datetime.now(UTC)
-    writer = LocalStore(folder / "bare", "bench").begin(
-        Draft(set_id=set_id_at(now), plan="bench", root_run_id="bench", sources=(SOURCE,), started_at=now)
-    )
+    context = writer_in(folder / "bare")
     rows = 0
     with exported_snapshot(target) as snapshot, Readers(snapshot, connections) as readers:
         for table in read_tables(snapshot.connection):
             columns = read_columns(snapshot.connection, table.schema_name, table.name)
             forms = tuple(ColumnForm(c.name, c.type, c.base_type, family_of(c.base_type)) for c in columns)
             profile = TableProfile(Fingerprint(algorithm="", server_major=0, value="", rows=0), columns, (), forms)
-            job = TableExport(
-                CaptureContext(writer, SOURCE), settings_with(), readers, HashableTypes(), table, f"tables/{table.name}"
-            )
+            job = TableExport(context, settings_with(), readers, HashableTypes(), table, f"tables/{table.name}")
             record = job.write_parquet(f"tables/{table.name}.parquet", profile)
-            rows += pq.read_metadata(writer.folder / record.path).num_rows
+            with context.writer.open(record.path) as file:
+                rows += pq.read_metadata(file).num_rows
     return rows

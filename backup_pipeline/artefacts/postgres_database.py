@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from backup_pipeline.artefacts.capture import CaptureContext
 from backup_pipeline.artefacts.postgres_dump import TableName, WrittenDump, dump_record, write_dump
 from backup_pipeline.artefacts.postgres_roles import capture_roles
-from backup_pipeline.artefacts.table_export import TableExport
 from backup_pipeline.artefacts.table_names import file_stems
 from backup_pipeline.errors import BackupSystemError, SourceError
 from backup_pipeline.model.catalog import Catalog, CatalogTable
@@ -187,6 +186,9 @@ class _Capture:
             raise errors[0]
 
     def _export_job(self, table: CatalogTable, stem: str) -> Callable[[], ArtefactRecord | None]:
+        # Arrow, pandas and pandera are loaded only when a table is exported: a dump alone needs none of them.
+        from backup_pipeline.artefacts.table_export import TableExport
+
         export = TableExport(
             self.context, self.settings, self.readers, self.hashable, table, stem, self.catalog.encoding == "UTF8"
         )

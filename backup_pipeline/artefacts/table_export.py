@@ -32,6 +32,7 @@ from backup_pipeline.rules.collapse import row_count_check
 from backup_pipeline.rules.drift import column_drift
 from backup_pipeline.settings.types import PostgresSource
 from backup_pipeline.tools.arrow_csv import CsvDecoder
+from backup_pipeline.tools.arrow_memory import use_lean_memory
 from backup_pipeline.tools.arrow_types import POSTGRES_TYPE
 from backup_pipeline.tools.postgres.copy import BARE_LINES, CSV_WITH_HEADER, copy_out
 from backup_pipeline.tools.postgres.copy_program import LONGEST_QUERY, copy_program
@@ -77,6 +78,7 @@ class TableExport:
     def run(self) -> ArtefactRecord:
         """Write the files asked for, read the Parquet file again, compare, and return the record with its checks."""
         started = self.context.now()
+        use_lean_memory()
         with self.readers.borrow() as connection:
             profile = profile_table(
                 connection,
@@ -90,7 +92,7 @@ class TableExport:
             ColumnRecord(name=c.name, type=c.type, nullable=c.nullable, generated=c.generated) for c in profile.columns
         )
         files, checks = [], []
-        validation = TableValidation(self.context, self.table, list(_schema(profile)))
+        validation = TableValidation(self.context, self.table, list(_schema(profile)), profile.fingerprint.rows)
         self._count_orphans(validation)
         for form in dict.fromkeys(self.settings.tables.formats):
             path = self.stem + _SUFFIX[form]

@@ -13,8 +13,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-# 64 MB of 64-bit numbers for one table.
-LIMIT = 8_000_000
+# Rows of a table: 48 MB of 64-bit numbers for each key.
+LIMIT = 6_000_000
 _LONGEST_TEXT = 64
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 _MORE = np.uint64(0xBF58476D1CE4E5B9)
@@ -25,34 +25,33 @@ Numbers = npt.NDArray[np.uint64]
 
 
 class UniqueKey:
-    """One key. After all pieces `duplicates()` says how many rows repeat an earlier key; None when not looked at."""
+    """One key of a table of `rows` rows. `duplicates()` says how many repeat an earlier key; None: not looked at."""
 
-    def __init__(self, columns: Sequence[str]) -> None:
+    def __init__(self, columns: Sequence[str], rows: int) -> None:
         self.columns = tuple(columns)
-        self._parts: list[Numbers] | None = []
-        self._count = 0
+        self._numbers: Numbers | None = np.empty(rows, dtype=np.uint64) if rows <= LIMIT else None
+        self._filled = 0
 
     def add(self, piece: pa.Table) -> None:
         """Take a piece of the table."""
-        if self._parts is None:
+        if self._numbers is None:
             return
         numbers = key_numbers([piece.column(name) for name in self.columns])
-        self._count += piece.num_rows
-        if numbers is None or self._count > LIMIT:
-            self._parts = None
+        end = self._filled + (0 if numbers is None else len(numbers))
+        if numbers is None or end > len(self._numbers):
+            self._numbers = None
             return
-        self._parts.append(numbers)
+        self._numbers[self._filled : end] = numbers
+        self._filled = end
 
     def duplicates(self) -> int | None:
-        """Return the number of rows beyond the first of each key."""
-        if self._parts is None:
+        """Return the number of rows beyond the first of each key; forgets the keys."""
+        if self._numbers is None:
             return None
-        if not self._parts:
-            return 0
-        together = np.concatenate(self._parts)
-        self._parts = []
-        together.sort()
-        return int(np.count_nonzero(together[1:] == together[:-1]))
+        known = self._numbers[: self._filled]
+        self._numbers = None
+        known.sort()
+        return int(np.count_nonzero(known[1:] == known[:-1]))
 
 
 def key_numbers(columns: Sequence[pa.ChunkedArray]) -> Numbers | None:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from backup_pipeline.errors import ValidationError
 from backup_pipeline.stores.contract import ArtefactFile
 
-ROW_GROUP_BYTES = 24 << 20
+ROW_GROUP_BYTES = 12 << 20
 # Rows of a table without columns stand here: Parquet has no place for them.
 ROWS_WITHOUT_COLUMNS = b"rows_without_columns"
 _COMPRESSION = "zstd"

@@ -23,11 +23,11 @@ from backup_pipeline.rules.table_schema import Failures, derived_schema, failure
 class TableValidation:
     """Takes the pieces of a table; `result()` says what does not hold: column, check and count, never values."""
 
-    def __init__(self, context: CaptureContext, table: CatalogTable, fields: Sequence[pa.Field]) -> None:
+    def __init__(self, context: CaptureContext, table: CatalogTable, fields: Sequence[pa.Field], rows: int) -> None:
         names = [field.name for field in fields]
         own = own_schema(context.schemas, context.source, table.schema_name, table.name, names)
         self._schemas = refined(derived_schema(fields), own) if fields else []
-        self._keys = [UniqueKey(key.columns) for key in table.keys]
+        self._keys = [UniqueKey(key.columns, rows) for key in table.keys]
         self._failures: Failures = Counter()
         self._rows = 0
         self._uncounted = 0

@@ -1,0 +1,87 @@
+"""The dump with gzip, SHA-256 and completeness check, against `pg_dump | gzip` and `pg_dump >/dev/null`.
+
+    python -m benchmarks.dump [--size MEGABYTES] [--repeat N]
+
+Ours is the whole artefact function: snapshot, locks, catalog, dump, digest, check and record, synced to the disk. The
+fingerprints of all tables, which the record of a dump also holds, are a row of their own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from backup_pipeline.artefacts.postgres_dump import completeness, write_dump
+from backup_pipeline.tools.postgres.catalog import read_catalog
+from backup_pipeline.tools.postgres.clients import choose_client
+from backup_pipeline.tools.postgres.snapshot import exported_snapshot
+from backup_pipeline.tools.postgres.target import PostgresTarget
+from benchmarks.capture_once import capture, settings_with, writer_in
+from benchmarks.data_database import bench_server, make_database, size_of
+from benchmarks.report import Report, in_fresh_process
+
+
+def dump_only(target: PostgresTarget, folder: Path) -> dict[str, Any]:
+    """Dump with gzip, digests and completeness check, as a capture does, without the tables' fingerprints."""
+    context = writer_in(folder)
+    settings = settings_with()
+    with exported_snapshot(target) as snapshot:
+        catalog = read_catalog(snapshot.connection)
+        written = write_dump(context, settings, snapshot, catalog)
+        check = completeness(written, catalog.tables, {})
+    assert check.passed, check
+    return {"size": written.files[0].size}
+
+
+def dump_with_fingerprints(target: PostgresTarget, folder: Path) -> dict[str, Any]:
+    """Capture the artefact "dump" as a run does."""
+    return capture(target, folder, "dump", {"connections": 2})
+
+
+def _shell(target: PostgresTarget, tail: str) -> float:
+    client = choose_client(18)
+    command = " ".join(f"'{part}'" for part in [client.program("pg_dump"), *target.program_arguments()]) + tail
+    begin = time.perf_counter()
+    subprocess.run(["/bin/sh", "-c", command], check=True, env={**os.environ, **target.program_environment()})
+    return time.perf_counter() - begin
+
+
+def best(repeat: int, measure: Callable[[], Any]) -> Any:
+    """Return the quickest of several runs."""
+    return min((measure() for _ in range(repeat)), key=lambda run: run if isinstance(run, float) else run.seconds)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--size", type=int, default=650, help="megabytes of tables")
+    parser.add_argument("--repeat", type=int, default=2, help="runs of each, the best counts")
+    options = parser.parse_args()
+    report = Report("dump", "Dump of a database: gzip, SHA-256 and completeness check in one pass")
+    with bench_server() as server, tempfile.TemporaryDirectory(prefix="bp-bench-") as scratch:
+        target = make_database(server, options.size)
+        report.fact("table megabytes", round(size_of(target) / 1e6))
+        folder = Path(scratch)
+        gzip_file = folder / "peer.sql.gz"
+        floor = best(options.repeat, lambda: _shell(target, " > /dev/null"))
+        ours = best(options.repeat, lambda: in_fresh_process(dump_only, target, folder / "ours"))
+        peer = best(1, lambda: _shell(target, f" | gzip > '{gzip_file}'"))
+        whole = best(1, lambda: in_fresh_process(dump_with_fingerprints, target, folder / "whole"))
+        gzip_size = gzip_file.stat().st_size
+    what = "dump, gzip, SHA-256, completeness"
+    report.row(what, ours.seconds, peer, other_name="pg_dump | gzip", at_least=3.5)
+    report.row(what, ours.seconds, floor, other_name="pg_dump >/dev/null", at_most=1.35)
+    report.row("size of the file", ours.result["size"] / 1e6, gzip_size / 1e6, other_name="gzip", unit="MB",
+               at_most=1.05)  # fmt: skip
+    report.row("peak memory of the process", ours.peak_mb, unit="MB", at_most=150)
+    report.row("with the fingerprints of every table", whole.seconds, peer, other_name="pg_dump | gzip")
+    report.write()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""Peak memory of a whole capture while the database grows, with the curve as a picture in docs/pictures/memory.png.
+
+python -m benchmarks.memory [--sizes 100,300,1000,2000]
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from backup_pipeline.tools.postgres.connection import connected
+from benchmarks.capture_once import capture
+from benchmarks.data_database import bench_server, fill, size_of
+from benchmarks.report import Report, in_fresh_process
+
+PICTURE = Path(__file__).parent.parent / "docs" / "pictures" / "memory.png"
+_LIMITS = {"dump": 150.0, "tables": 400.0}
+_TITLES = {"dump": "dump, gzip, checks", "tables": "tables → Parquet, checks"}
+# Between the smallest and the largest database; what a handful of larger buffers may cost.
+_GROWTH = 1.5
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sizes", default="100,300,1000,2000", help="megabytes of tables, ascending")
+    options = parser.parse_args()
+    sizes = [int(size) for size in options.sizes.split(",")]
+    report = Report("memory", "Peak memory of a capture while the database grows")
+    curves: dict[str, list[tuple[float, float]]] = {what: [] for what in _LIMITS}
+    with bench_server() as server, tempfile.TemporaryDirectory(prefix="bp-bench-") as scratch:
+        with connected(server.target()) as connection:
+            connection.execute('create database "bench" template template0')
+        target = server.target("bench")
+        before = 0
+        for size in sizes:
+            fill(target, size, already=before)
+            before = size
+            megabytes = size_of(target) / 1e6
+            for what, limit in _LIMITS.items():
+                done = in_fresh_process(capture, target, Path(scratch) / what, what, {"connections": 2})
+                curves[what].append((megabytes, done.peak_mb))
+                report.row(f"{_TITLES[what]}: {megabytes:.0f} MB of tables", done.peak_mb, unit="MB", at_most=limit,
+                           note=f"{done.seconds:.1f} s")  # fmt: skip
+    for what, curve in curves.items():
+        report.row(f"{_TITLES[what]}: largest against smallest database", curve[-1][1] / curve[0][1], unit="x",
+                   at_most=_GROWTH)  # fmt: skip
+    _draw(curves)
+    report.write()
+
+
+def _draw(curves: dict[str, list[tuple[float, float]]]) -> None:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 3.6), layout="constrained")
+    for what, curve in curves.items():
+        axes.plot([x for x, _ in curve], [y for _, y in curve], marker="o", label=_TITLES[what])
+    axes.set(xlabel="megabytes of tables", ylabel="peak memory in MB", title="Memory does not grow with the database")
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+    PICTURE.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(PICTURE, dpi=130)
+    print(f"drawn: {PICTURE.name}")
+
+
+if __name__ == "__main__":
+    main()
