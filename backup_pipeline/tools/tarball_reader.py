@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import IO, Any, BinaryIO, cast
 
-from isal import igzip_threaded, isal_zlib
+from isal import igzip, igzip_threaded, isal_zlib
 
 from backup_pipeline.errors import ValidationError
 from backup_pipeline.tools.tarball import BLOCK, CHUNK, Kind, Member, State, header, shown
@@ -27,6 +27,9 @@ MAXIMUM_LINE = 1 << 16
 """The same for a line of a listing."""
 DAMAGE: tuple[type[Exception], ...] = (tarfile.TarError, EOFError, OSError, cast(type[Exception], isal_zlib.error))
 """What reading a damaged gzip or tar stream raises."""
+_DECODE = json.JSONDecoder().decode
+_KINDS = {kind.value: kind for kind in Kind}
+_STATES = {state.value: state for state in State}
 _LINE_DAMAGE: tuple[type[Exception], ...] = (ValueError, TypeError, KeyError, *DAMAGE)
 
 
@@ -45,10 +48,13 @@ def read_listing(file: BinaryIO, name: str = "listing") -> Iterator[Member]:
     """Yield the members of a gzipped listing; ValidationError naming `name` where it is damaged."""
     number = 0
     try:
-        with gzip_reader(file) as lines:
+        # Without a thread of its own: it is small, and read beside the tarball, whose thread needs the processor.
+        with igzip.IGzipFile(fileobj=file, mode="rb") as stream:  # type: ignore[no-untyped-call]
+            lines = io.BufferedReader(stream, CHUNK)
             while line := lines.readline(MAXIMUM_LINE):
-                fields = json.loads(line)
-                yield Member(**{**fields, "kind": Kind(fields["kind"]), "state": State(fields["state"])})
+                fields = _DECODE(line.decode("ascii"))
+                fields["kind"], fields["state"] = _KINDS[fields["kind"]], _STATES[fields["state"]]
+                yield Member(**fields)
                 number += 1
     except _LINE_DAMAGE as error:
         text = str(error) or type(error).__name__
@@ -153,6 +159,9 @@ def compare_members(archive: BinaryIO, name: str, listing: Iterable[Member]) -> 
     yield from _compare_slowly(archive, name, done, pending, expected)
 
 
+_OTHER_CONTENT = "the content is not what the listing says"
+
+
 def _only_zeros(stream: IO[bytes]) -> bool:
     while piece := stream.read(CHUNK):
         if piece.strip(b"\0"):
@@ -163,11 +172,18 @@ def _only_zeros(stream: IO[bytes]) -> bool:
 def _compare_quickly(stream: IO[bytes], member: Member) -> str | None:
     """Return "" or what differs; None when the header is not the expected one."""
     expected = header(member)
-    if stream.read(len(expected)) != expected:
+    begin, end = len(expected), len(expected) + member.size
+    padding = -member.size % BLOCK
+    if member.size > CHUNK:
+        return _compare_content(stream, member, padding) if stream.read(begin) == expected else None
+    piece = stream.read(end + padding)
+    if not piece.startswith(expected):
         return None
-    if member.kind is Kind.FOLDER:
+    if len(piece) < end + padding:
+        raise EOFError("the archive ends in the middle of a file")
+    if member.kind is Kind.FOLDER or hashlib.sha256(memoryview(piece)[begin:end]).hexdigest() == member.sha256:
         return ""
-    return _compare_content(stream, member, -member.size % BLOCK)
+    return _OTHER_CONTENT
 
 
 def _compare_content(stream: IO[bytes], member: Member, padding: int = 0) -> str:
@@ -178,7 +194,7 @@ def _compare_content(stream: IO[bytes], member: Member, padding: int = 0) -> str
         left -= len(piece)
     if left or len(stream.read(padding)) != padding:
         raise EOFError("the archive ends in the middle of a file")
-    return "" if digest.hexdigest() == member.sha256 else "the content is not what the listing says"
+    return "" if digest.hexdigest() == member.sha256 else _OTHER_CONTENT
 
 
 def _compare_slowly(
