@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from backup_pipeline.operations.targets import target_of
 from backup_pipeline.tools.postgres.clients import embedded_folders
 from backup_pipeline.tools.postgres.connection import connected
 from backup_pipeline.tools.postgres.target import PostgresTarget
 from backup_pipeline_tests.sites import SHOP, TestSite, dsn, write_storage
-from backup_pipeline_tests.unit.test_deployment_docs import ROOT, blocks
+from backup_pipeline_tests.unit.test_deployment_docs import ROOT, blocks, commands
 
 SETTINGS = """
 store: backups
@@ -35,6 +39,11 @@ def section(title: str) -> list[str]:
     return blocks(text.split(f"\n## {title}\n")[1].split("\n## ")[0])
 
 
+def calls(title: str) -> list[list[str]]:
+    """The calls of the command line in one section."""
+    return commands("\n\n".join(block.replace("\n", "\n    ").join(("    ", "")) for block in section(title)))
+
+
 def git(folder: Path, *arguments: str) -> None:
     identity = ["-c", "user.name=T", "-c", "user.email=t@example.org"]
     subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True)
@@ -50,7 +59,7 @@ def site(tmp_path: Path, database: Callable[..., PostgresTarget], template: Call
     (tmp_path / "code" / "main.py").write_text("print(1)\n")
     git(tmp_path / "code", "add", ".")
     git(tmp_path / "code", "commit", "-q", "-m", "first")
-    with sqlite3.connect(tmp_path / "werkstatt.db") as connection:
+    with closing(sqlite3.connect(tmp_path / "werkstatt.db")) as connection, connection:
         connection.execute("create table auftraege (record_id integer primary key, auftrag_nr text)")
         connection.executemany("insert into auftraege values (?, ?)", [(n, f"{n:06}") for n in range(100)])
     made.write(SETTINGS)
@@ -103,22 +112,79 @@ def test_everything_comes_back_by_hand_without_this_program(
     }
     assert restored == original
     assert (work / "claire_restored" / "main.py").read_text() == "print(1)\n"
-    with sqlite3.connect(work / "werkstatt_restored.db") as connection:
+    with closing(sqlite3.connect(work / "werkstatt_restored.db")) as connection:
         assert connection.execute("select count(*) from auftraege").fetchone() == (100,)
 
-
-def test_a_flipped_bit_is_found_by_hand(site: TestSite, tmp_path: Path) -> None:
-    store = site.store("nightly")
-    folder = store.path_of(store.ids()[-1])
+    # A flipped bit is found by the same two lines.
     dump = folder / "supabase_db.sql.gz"
     content = bytearray(dump.read_bytes())
     content[len(content) // 2] ^= 1
     dump.write_bytes(content)
-    steps = [
-        step.replace("/tmp/sums", str(tmp_path / "sums"))
-        for step in section("7. Without this program")
-        if "sums" in step
-    ]
-    done = subprocess.run(["bash", "-ec", "\n".join(steps)], cwd=folder, capture_output=True, text=True, check=False)
+    script = "\n".join(step.replace("/tmp/sums", str(sums)) for step in steps if "sums" in step)
+    done = subprocess.run(["bash", "-ec", script], cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert "supabase_db.sql.gz" in done.stdout + done.stderr
+
+
+def follow(site: TestSite, title: str) -> None:
+    """Do what a section says; what a plan prints is what the next command is given."""
+    known: dict[str, str] = {}
+    for words in calls(title):
+        words = [known.get(word, word) for word in words]
+        planning = words[0] == "restore" and "--apply" not in words
+        done = site.run(*words, *(["--json"] if planning else []))
+        assert done.code == 0, f"{words}\n{done.text}"
+        if planning:
+            plan = json.loads(done.out)
+            known = {"PLAN_ID": plan["plan_id"], "NAME": plan["confirm"]}
+
+
+def test_a_damaged_site_is_brought_back_by_following_the_runbook(site: TestSite) -> None:
+    database = target_of(site.site, site.site.source("supabase"), "supabase")
+
+    def rows(question: str = "select count(*), sum(total) from public.orders") -> tuple[object, ...]:
+        with connected(database) as connection:
+            found = connection.execute(question.encode()).fetchone()
+        assert found is not None
+        return found
+
+    def damage(statement: str) -> None:
+        with connected(database) as connection:
+            connection.execute(statement.encode())
+
+    before = rows()
+    follow(site, "0. First")
+    follow(site, "1. Choose a set")
+
+    # The section ends with the undo, so that what was damaged is there again; the rebuild is seen by what undo kept.
+    damage("delete from public.orders where id > 5")
+    steps = calls("2. A database is damaged")
+    assert [words[0] for words in steps] == ["restore", "restore", "undo", "undo"]
+    follow(site, "2. A database is damaged")
+    assert rows() != before
+
+    damage("insert into public.orders overriding system value select 7, 1, 0, 'wrong'")
+    follow(site, "3. Only some rows are wrong")
+    assert rows("select count(*) from public.orders where id in (7, 8, 9)") == (3,)
+    assert rows("select note is distinct from 'wrong' from public.orders where id = 7") == (True,)
+    assert rows("select count(*) from public.orders") == (8,)
+
+    shutil.rmtree(site.folder / "storage" / "materials")
+    with closing(sqlite3.connect(site.folder / "werkstatt.db")) as connection, connection:
+        connection.execute("delete from auftraege")
+    follow(site, "4. Files, a repository, a SQLite database")
+    assert len(list((site.folder / "storage" / "materials").rglob("*.txt"))) == 5
+    with closing(sqlite3.connect(site.folder / "werkstatt.db")) as connection, connection:
+        assert connection.execute("select count(*) from auftraege").fetchone() == (100,)
+
+    # The whole database is gone; section 5 sends the reader to section 2.
+    with connected(database.with_database("postgres")) as connection:
+        connection.execute(f'drop database "{database.database}" with (force)'.encode())
+    assert site.run("verify", "--all").code == 0
+    site_steps = calls("2. A database is damaged")[:2]
+    plan = json.loads(site.run(*site_steps[0], "--json").out)
+    known = {"PLAN_ID": plan["plan_id"], "NAME": plan["confirm"]}
+    done = site.run(*(known.get(word, word) for word in site_steps[1]))
+    assert done.code == 0, done.text
+    assert rows() == before
+    follow(site, "6. Afterwards")
