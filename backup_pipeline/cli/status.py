@@ -1,0 +1,87 @@
+"""`status`: how the plans are doing, as text, JSON, or a page to print."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from backup_pipeline.cli.common import ConfigOption, JsonOption, console, load, print_json
+from backup_pipeline.cli.words import age_text, bytes_text
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from backup_pipeline.operations.listing import ListedSet
+    from backup_pipeline.operations.status import PlanStatus
+
+_STANDING = {
+    "good": "[bold green]good[/]",
+    "attention": "[bold yellow]needs attention[/]",
+    "failing": "[bold red]failing[/]",
+}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("status")(status)
+
+
+def status(
+    plan: Annotated[str | None, typer.Argument(help="Only this plan.")] = None,
+    config: ConfigOption = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Write a self-contained page with pictures, to read or print.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show how each plan is doing: last good and last proven set, the next backup, size, growth, and what is wrong."""
+    from backup_pipeline.operations.status import plan_status
+
+    site = load(config)
+    if plan:
+        site.plan(plan)
+    now = datetime.now(UTC)
+    found = [plan_status(site, name, now) for name in ([plan] if plan else site.settings.plans)]
+    if html:
+        from backup_pipeline.operations.status_page import status_page
+        from backup_pipeline.tools.files import write_atomically
+
+        page = status_page(found, now=now, site=site.folder.name, timezone=site.settings.timezone)
+        write_atomically(html.absolute(), page.encode())
+    if as_json:
+        print_json({"plans": [one.as_dict(now) for one in found], "html": str(html) if html else None})
+        return
+    out = console()
+    for one in found:
+        _print(out, one, now)
+    if html:
+        out.print(f"written: {html}", markup=False)
+
+
+def _print(out: Console, one: PlanStatus, now: datetime) -> None:
+    from rich.markup import escape
+
+    out.print(f"[bold]{one.plan}[/]  {_STANDING[one.standing]}")
+    out.print(f"  last good    {_set_words(one.last_good, now)}")
+    out.print(f"  last proven  {_set_words(one.last_proven, now)}")
+    if one.next_backup:
+        out.print(f"  next         in {age_text(one.next_backup - now)} ({one.next_backup:%Y-%m-%d %H:%M} UTC)")
+    else:
+        out.print("  next         by hand (no schedule)")
+    growth = f", {one.trend.per_month_percent:+.1f} % in 30 days" if one.trend else ""
+    size = bytes_text(one.last_good.known.size) if one.last_good else "–"
+    free = f", {bytes_text(one.free)} free" if one.free is not None else ""
+    out.print(f"  size         {size}{growth}; {len(one.sets)} sets, {bytes_text(one.size)}{free}")
+    for problem in one.problems:
+        style = "red" if problem.severity == "error" else "yellow"
+        out.print(f"  [{style}]{problem.severity}[/] {escape(problem.what)}")
+        if problem.remedy:
+            out.print(f"    [dim]→ {escape(problem.remedy)}[/]")
+    out.print()
+
+
+def _set_words(one: ListedSet | None, now: datetime) -> str:
+    return f"{one.known.set_id}, {age_text(now - one.known.started_at)} ago" if one else "[red]none[/]"

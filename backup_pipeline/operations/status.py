@@ -1,0 +1,221 @@
+"""How the plans of a site are doing: last good, last proven, next, size, trend, and what is wrong. Reads only.
+
+How it looks is the command's and status_page's work; what counts as overdue or as growth is decided in rules.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo
+
+from backup_pipeline.errors import BackupSystemError
+from backup_pipeline.model.backup_set import SetState
+from backup_pipeline.model.proof import ProofKind
+from backup_pipeline.model.set_id import SetId, is_set_id
+from backup_pipeline.operations.listing import ListedSet, list_plan
+from backup_pipeline.operations.run_log import RUN_LOG_NAME
+from backup_pipeline.operations.stores import is_whole_backup, open_store
+from backup_pipeline.rules.overdue import next_time, overdue
+from backup_pipeline.rules.retention import Verdict, decide, facts_of, problem_of
+from backup_pipeline.rules.trend import SizedSet, Trend, disk_full_at, trend_of
+from backup_pipeline.settings.site import Site
+
+DISK_WARNING = timedelta(days=30)
+PROOF_WARNING = timedelta(days=35)
+_RUN_LINE = re.compile(r" - backup - \w+ - (?P<plan>\w+)/(?P<set>\S+) (?P<outcome>complete|incomplete)")
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong with a plan: how bad ("error", "warning"), what, and the remedy."""
+
+    severity: str
+    what: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class PlanStatus:
+    """One plan's standing.
+
+    Attributes:
+        plan: its name.
+        store: where its sets are.
+        sets: all its sets, oldest first.
+        past_runs: sets that the log beside the store knows, with "complete" or "incomplete"; also those removed since.
+        last_good: the newest whole backup against which nothing speaks.
+        last_verified: the newest verified whole backup.
+        last_proven: the newest proven whole backup.
+        next_backup: when its schedule makes the next one; None without a schedule.
+        trend: how its sets grow; None with fewer than two.
+        free: free bytes of the store; None when not known.
+        full_at: when the disk will be full; None when not within the forecast.
+        problems: what is wrong, errors first.
+    """
+
+    plan: str
+    store: str
+    sets: tuple[ListedSet, ...] = ()
+    past_runs: tuple[tuple[SetId, str], ...] = ()
+    last_good: ListedSet | None = None
+    last_verified: ListedSet | None = None
+    last_proven: ListedSet | None = None
+    next_backup: datetime | None = None
+    trend: Trend | None = None
+    free: int | None = None
+    full_at: datetime | None = None
+    problems: tuple[Problem, ...] = ()
+
+    @property
+    def standing(self) -> str:
+        """`failing` with errors, `attention` with warnings, else `good`."""
+        severities = {problem.severity for problem in self.problems}
+        return "failing" if "error" in severities else "attention" if severities else "good"
+
+    @property
+    def size(self) -> int:
+        """Bytes of all sets."""
+        return sum(one.known.size for one in self.sets)
+
+    def as_dict(self, now: datetime) -> dict[str, object]:
+        """Return the standing for `--json`."""
+        return {
+            "plan": self.plan,
+            "standing": self.standing,
+            "store": self.store,
+            "sets": len(self.sets),
+            "size": self.size,
+            "last_good": self.last_good.as_dict(now) if self.last_good else None,
+            "last_verified": self.last_verified.known.set_id if self.last_verified else None,
+            "last_proven": self.last_proven.known.set_id if self.last_proven else None,
+            "next": self.next_backup.isoformat() if self.next_backup else None,
+            "growth_bytes_per_day": round(self.trend.per_day) if self.trend else None,
+            "growth_percent_per_30_days": round(self.trend.per_month_percent, 1) if self.trend else None,
+            "free_bytes": self.free,
+            "disk_full_at": self.full_at.isoformat() if self.full_at else None,
+            "problems": [{"severity": p.severity, "what": p.what, "remedy": p.remedy} for p in self.problems],
+        }
+
+
+def plan_status(site: Site, plan: str, now: datetime) -> PlanStatus:
+    """Return a plan's standing at `now`; a store that cannot be read is a problem of it, not an exception."""
+    store = open_store(site, plan)
+    try:
+        sets = tuple(list_plan(site, plan))
+        free = store.free_bytes()
+    except BackupSystemError as error:
+        return PlanStatus(plan, store.label, problems=(Problem("error", str(error.what), error.remedy),))
+    settings = site.plan(plan)
+    zone = ZoneInfo(site.settings.timezone)
+    facts = [facts_of(one.known, running=one.running) for one in sets]
+    sized = [SizedSet(fact, one.known.size) for fact, one in zip(facts, sets, strict=True)]
+    good = [one for one in sets if is_whole_backup(one.known) and not problem_of(one.known)]
+    full_at = disk_full_at(sized, free, settings.retention, now, zone) if free is not None else None
+    standing = PlanStatus(
+        plan,
+        store.label,
+        sets,
+        _past_runs(site, plan),
+        last_good=good[-1] if good else None,
+        last_verified=next((one for one in reversed(good) if one.known.verified), None),
+        last_proven=next((one for one in reversed(good) if one.known.proven), None),
+        next_backup=next_time(settings.schedule, site.settings.timezone, now) if settings.schedule else None,
+        trend=trend_of(sized),
+        free=free,
+        full_at=full_at,
+    )
+    verdict = decide(facts, settings.retention, now, zone)
+    problems = _problems(site, standing, verdict, now)
+    problems.sort(key=lambda problem: problem.severity)
+    return PlanStatus(**{**standing.__dict__, "problems": tuple(problems)})
+
+
+def _past_runs(site: Site, plan: str) -> tuple[tuple[SetId, str], ...]:
+    """Return what the log beside the sets tells of past runs; nothing when there is no log."""
+    try:
+        text = (site.store_folder(plan) / RUN_LOG_NAME).read_text("utf-8", "replace")
+    except OSError:
+        return ()
+    found: dict[SetId, str] = {}
+    for line in _RUN_LINE.finditer(text):
+        if line["plan"] == plan and is_set_id(line["set"]):
+            found[SetId(line["set"])] = line["outcome"]
+    return tuple(sorted(found.items()))
+
+
+def _problems(site: Site, status: PlanStatus, verdict: Verdict, now: datetime) -> list[Problem]:
+    found = _freshness(site, status, now)
+    newest = next((one for one in reversed(status.sets) if not one.running), None)
+    if newest and newest.known.state is SetState.INCOMPLETE:
+        why = "; ".join(newest.notes)
+        found.append(
+            Problem(
+                "error",
+                f"The newest set {newest.known.set_id} is incomplete: {why}",
+                f"backup-pipeline backup {status.plan} --resume completes it.",
+            )
+        )
+    bad = [one for one in status.sets if problem_of(one.known)]
+    for one in bad[-3:]:
+        found.append(
+            Problem(
+                "error" if one is newest else "warning",
+                f"Set {one.known.set_id} is bad: {problem_of(one.known)}",
+                "Use another set. Look at the disk; remove the set by hand when it is no longer needed.",
+            )
+        )
+    if status.last_good:
+        _, failed = status.last_good.checks
+        if failed:
+            found.append(
+                Problem(
+                    "warning",
+                    f"{failed} checks of the last good set did not pass.",
+                    f"backup-pipeline show {status.last_good.name} lists them.",
+                )
+            )
+    if verdict.held:
+        found.append(
+            Problem(
+                "warning",
+                f"Clean-up is held back: {verdict.refusal}.",
+                f"Make a good set: backup-pipeline backup {status.plan}",
+            )
+        )
+    if status.full_at and status.full_at - now < DISK_WARNING:
+        days = max(0, (status.full_at - now).days)
+        found.append(
+            Problem(
+                "error" if days < 7 else "warning",
+                f"The disk will be full in {days} days, about {status.full_at:%Y-%m-%d}.",
+                "Free space, give the store a larger disk, or keep fewer sets.",
+            )
+        )
+    return found
+
+
+def _freshness(site: Site, status: PlanStatus, now: datetime) -> list[Problem]:
+    """Return what is wrong with the times of the last backup and the last proof."""
+    settings = site.plan(status.plan)
+    remedy = f"backup-pipeline backup {status.plan} makes one."
+    if status.last_good is None:
+        return [Problem("error", "There is no complete and good backup.", remedy)]
+    late = overdue(
+        schedule=settings.schedule,
+        timezone=site.settings.timezone,
+        overdue_after=settings.overdue_after,
+        newest=status.last_good.known.started_at,
+        known_since=now,
+        now=now,
+    )
+    found = [Problem("error", f"Overdue. {late.reason}", f"Is the daemon running? {remedy}")] if late else []
+    drill = f"backup-pipeline drill {status.plan}/latest proves the newest."
+    if status.last_proven is None:
+        found.append(Problem("warning", "No set is proven: none has been restored and compared.", drill))
+    else:
+        proof = status.last_proven.known.last_proof(ProofKind.DRILL)
+        if proof and settings.drill and now - proof.finished_at > PROOF_WARNING:
+            found.append(Problem("warning", f"The last proof is {(now - proof.finished_at).days} days old.", drill))
+    return found
