@@ -1,0 +1,139 @@
+"""Rebuilding a database against `gunzip -c | psql` and `pg_restore -j`, and the comparison's share of it.
+
+python -m benchmarks.restore [--megabytes 300] [--rounds 2]
+
+All of them restore the same data into a new database of the same server, with the server's default settings. Ours ends
+with ANALYZE of every table, which the others leave for later.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from backup_pipeline.restore.comparison import Expectation, compare_database
+from backup_pipeline.restore.rebuild import rebuild_database
+from backup_pipeline.tools.postgres.clients import PostgresClient, choose_client
+from backup_pipeline.tools.postgres.connection import connected
+from backup_pipeline.tools.postgres.databases import create_database, drop_database, server_facts
+from backup_pipeline.tools.postgres.embedded import EmbeddedServer, server_up
+from backup_pipeline.tools.postgres.restore_check import (
+    catalog_and_roles_of,
+    fingerprints_of,
+    large_objects_of,
+    tables_of,
+)
+from backup_pipeline.tools.postgres.target import PostgresTarget
+from benchmarks.data_database import make_database, size_of
+from benchmarks.report import Report
+
+_INDEXES = """
+create index on trades (symbol, executed_at); create index on trades (account); create index on trades (booked_on);
+create index on orders (customer_id); create index on orders (placed_at); create index on orders using gin (tags);
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--megabytes", type=int, default=300)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 2)
+    options = parser.parse_args()
+    report = Report("restore", "Restoring a database")
+    folder = Path(tempfile.mkdtemp(prefix="bp-bench-", dir="/tmp"))
+    folder.chmod(0o711)
+    server = EmbeddedServer(folder / "postgres")
+    try:
+        with server_up(server):
+            run(server, folder, options, report)
+    finally:
+        server.remove()
+        subprocess.run(["rm", "-rf", str(folder)], check=False)
+    report.write()
+
+
+def run(server: EmbeddedServer, folder: Path, options: argparse.Namespace, report: Report) -> None:
+    source = make_database(server, options.megabytes)
+    with connected(source, pinned=False) as connection:
+        connection.execute(_INDEXES.encode())
+        connection.execute("vacuum analyze")
+    client = choose_client(server_facts(source).major)
+    plain, custom = folder / "dump.sql.gz", folder / "dump.custom"
+    dump(client, source, f"| gzip -1 > {plain}", "--format=plain")
+    dump(client, source, f"> {custom}", "--format=custom", "--compress=1")
+    catalog, roles = catalog_and_roles_of(source)
+    marks = fingerprints_of(source, dict.fromkeys(tables_of(source), ""))
+    expected = Expectation(catalog, roles, marks, large_objects_of(source))  # type: ignore[arg-type]
+    report.fact("tables without indexes, MB", round(size_of(source) / 1e6))
+    report.fact("dump (gzip), MB", round(plain.stat().st_size / 1e6))
+    report.fact("connections", options.jobs)
+    report.fact("PostgreSQL", client.version_text)
+    target = source.with_database("restored")
+    compared: list[float] = []
+
+    def ours() -> None:
+        rebuild_database(lambda: plain.open("rb"), target, jobs=options.jobs)
+
+    def ours_through_custom() -> None:
+        rebuild_database(lambda: custom.open("rb"), target, jobs=options.jobs)
+
+    def psql() -> None:
+        create_database(target)
+        shell(f"gunzip -c {plain} | {quoted(client, 'psql', target)} -X -q -v ON_ERROR_STOP=1 >/dev/null", target)
+
+    def pg_restore() -> None:
+        create_database(target)
+        shell(f"{quoted(client, 'pg_restore', target)} -j{options.jobs} --exit-on-error {custom}", target)
+
+    ways: dict[str, Callable[[], None]] = {
+        "ours": ours,
+        "gunzip -c | psql": psql,
+        f"pg_restore -j{options.jobs}": pg_restore,
+        "ours, custom format": ours_through_custom,
+    }
+    best = dict.fromkeys(ways, float("inf"))
+    for _ in range(options.rounds):
+        for name, way in ways.items():
+            drop_database(target)
+            with connected(source) as connection:
+                connection.execute("checkpoint")
+            began = time.perf_counter()
+            way()
+            best[name] = min(best[name], time.perf_counter() - began)
+            if name == "ours":
+                result = compare_database(target, expected, jobs=options.jobs)
+                assert not result.findings, result.findings
+                compared.append(result.seconds)
+    parallel = f"pg_restore -j{options.jobs}"
+    for name in ("gunzip -c | psql", parallel):
+        report.row(
+            "rebuild from plain SQL (gzip), with ANALYZE", best["ours"], best[name], other_name=name, at_least=1.3
+        )
+    custom_name = "ours, custom format"
+    report.row("rebuild from the custom format, with ANALYZE", best[custom_name], best[parallel], other_name=parallel)
+    report.row(
+        "comparison of every row and object", min(compared), best["ours"], other_name="the rebuild", at_most=0.25
+    )
+
+
+def dump(client: PostgresClient, source: PostgresTarget, into: str, *arguments: str) -> None:
+    shell(f"{quoted(client, 'pg_dump', source)} {' '.join(arguments)} {into}", source)
+
+
+def quoted(client: PostgresClient, program: str, target: PostgresTarget) -> str:
+    return f"'{client.program(program)}' '{target.program_arguments()[0]}'"
+
+
+def shell(command: str, target: PostgresTarget) -> None:
+    subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command], check=True, env={**os.environ, **target.program_environment()}
+    )
+
+
+if __name__ == "__main__":
+    main()
