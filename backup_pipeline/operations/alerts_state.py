@@ -71,7 +71,8 @@ def change_state(site: Site, change: Callable[[IncidentState], tuple[IncidentSta
 def _lock(site: Site, file: Path, stack: contextlib.ExitStack) -> str:
     """Hold the state's lock until the stack ends; return why that is not possible, or ""."""
     try:
-        file.parent.mkdir(mode=int(site.settings.folder_mode, 8), parents=True, exist_ok=True)
+        for folder in (site.settings.store, file.parent):
+            folder.mkdir(mode=int(site.settings.folder_mode, 8), parents=True, exist_ok=True)
         stack.enter_context(hold_lock(file.with_name(_LOCK_NAME), purpose="alerts", wait_seconds=_LOCK_SECONDS))
     except OSError as error:
         return str(translate_os_error(error, file))

@@ -269,6 +269,21 @@ def test_without_addresses_incidents_are_still_remembered(tmp_path: Path) -> Non
     assert (len(state.open), len(state.notices)) == (1, 0)
 
 
+def test_what_is_remembered_is_closed_to_others(site: Site) -> None:
+    alerts.notify_run_finished(site, "nightly", succeeded=False, at=NOON)
+    file = alerts_state.state_file(site)
+    modes = {path: path.stat().st_mode & 0o777 for path in (file, file.parent, site.settings.store)}
+    assert modes == {file: 0o600, file.parent: 0o700, site.settings.store: 0o700}
+
+
+def test_a_damaged_memory_is_begun_anew_and_people_are_still_told(site: Site, web: Requests) -> None:
+    alerts.notify_run_finished(site, "nightly", succeeded=False, at=NOON)
+    alerts_state.state_file(site).write_text("{ torn")
+    alerts.notify_run_finished(site, "nightly", succeeded=False, at=NOON + HOUR)
+    assert len(messages(web)) == 2
+    assert len(alerts_state.read_state(site).open) == 1
+
+
 def test_the_plans_switch_is_told_and_no_secret_with_it(site: Site, web: Requests) -> None:
     assert alerts.ping_start(site, "nightly") == ""
     assert alerts.ping_fail(site, "nightly", f"no answer from postgresql://shop:{PASSWORD}@db/shop") == ""
