@@ -55,6 +55,13 @@ class Gathering(Watcher):
         self.manifest = manifest
 
 
+def showing(sink: ProgressSink) -> Watcher:
+    """Return a watcher that passes progress on to `sink` and says nothing else."""
+    watcher = Gathering()
+    watcher.sink = sink
+    return watcher
+
+
 class _Lines(Gathering):
     """Prints one line per source, fit for a hook's output."""
 

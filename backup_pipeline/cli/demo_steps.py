@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from backup_pipeline.cli.backup import run_plan
-from backup_pipeline.cli.common import console
+from backup_pipeline.cli.common import console, shown_progress
 from backup_pipeline.cli.words import bytes_text
+from backup_pipeline.errors import ExitCode
 
 if TYPE_CHECKING:
     from backup_pipeline.settings.site import Site
@@ -19,8 +20,35 @@ def run_steps(site: Site) -> int:
     for plan in site.settings.plans:
         out.rule(f"plan {plan}", align="left")
         worst = worst or int(run_plan(site, plan)["exit_code"])
+    out.rule("proof: every set is restored and compared", align="left")
+    for plan in site.settings.plans:
+        worst = worst or _prove(site, plan)
     _summary(site)
     return worst
+
+
+def _prove(site: Site, plan: str) -> int:
+    """Verify and drill a plan's newest set as Dagster runs, so that the UI shows them; return the exit code."""
+    from backup_pipeline.cli.backup_report import showing
+    from backup_pipeline.operations.stores import open_store
+    from backup_pipeline.orchestration.launch import exit_code_of, run_job
+    from backup_pipeline.orchestration.names import PLAN_TAG
+    from backup_pipeline.orchestration.watching import watched_by
+
+    out = console(stderr=True)
+    sealed = open_store(site, plan).sealed_ids()
+    if not sealed:
+        return int(ExitCode.FAILED)
+    for stage in ("verification", "drill"):
+        with shown_progress() as sink, watched_by(showing(sink)):
+            outcome = run_job(site.file, f"{plan}_{stage}", partition=sealed[-1], tags={PLAN_TAG: plan})
+        mark = "[green]passed[/]" if outcome.success else "[red]not passed[/]"
+        out.print(f"  {stage} of {plan}/{sealed[-1]} {mark}")
+        for error in outcome.errors:
+            out.print(f"    {error}", markup=False)
+        if not outcome.success:
+            return int(exit_code_of(outcome))
+    return 0
 
 
 def _summary(site: Site) -> None:

@@ -2,7 +2,8 @@
 
 Algorithms (their names are stored with the value):
 - `hash_record`: sum of hash_record_extended(row, 0). Follows the types' own equality (1.0 = 1.00). The fastest; needs
-  PostgreSQL 14 and column types that have a hash function. Hash partitions depend on these functions, so their results
+  PostgreSQL 14 and column types that have a hash function which is the same in another database: an enum's or a
+  regclass's is of its OID, which a restore changes. Hash partitions depend on these functions, so their results
   stay the same from one major version to the next on one byte order.
 - `hash_text`: sum of hashtextextended(row::text, 0) under pinned output settings, for all other tables.
 """
@@ -30,6 +31,27 @@ select a.attname, a.atttypid::bigint, pg_catalog.format_type(a.atttypid, a.attty
  where n.nspname = %s and c.relname = %s order by a.attnum
 """
 
+# A type and all that it is made of: elements, base types, fields, subtypes of ranges.
+_HASHED_BY_OID = """
+with recursive part(oid) as (
+    select %s::oid
+  union
+    select inner_type.oid
+      from part join pg_catalog.pg_type t on t.oid = part.oid
+      cross join lateral (
+          select t.typelem where t.typelem <> 0
+        union all select t.typbasetype where t.typbasetype <> 0
+        union all select a.atttypid from pg_catalog.pg_attribute a
+                   where a.attrelid = t.typrelid and a.attnum > 0 and not a.attisdropped
+        union all select r.rngsubtype from pg_catalog.pg_range r where t.oid in (r.rngtypid, r.rngmultitypid)
+      ) as inner_type(oid)
+)
+select exists (
+  select from part join pg_catalog.pg_type t on t.oid = part.oid
+   where t.typtype = 'e' or (t.typnamespace = 'pg_catalog'::regnamespace and t.typname ~ '^reg')
+)
+"""
+
 _LARGE_OBJECTS = """
 select coalesce(sum(hashtextextended(loid::text || ':' || pageno::text || ':' || md5(data), 0)::numeric), 0),
        count(distinct loid)
@@ -51,10 +73,10 @@ def row_alias(columns: Collection[str]) -> str:
 
 
 class HashableTypes:
-    """Which column types hash_record_extended takes, asked of the server once per type.
+    """Which column types hash_record_extended takes with a lasting result, asked of the server once per type.
 
     Attributes:
-        known: type's OID → whether it can be hashed.
+        known: type's OID → whether it can be hashed so that another database gives the same.
     """
 
     def __init__(self) -> None:
@@ -73,7 +95,8 @@ class HashableTypes:
                 # A transaction of its own, or a savepoint inside the one that is open.
                 with connection.transaction():
                     connection.execute(f"select hash_record_extended(row(null::{name}), 0)".encode())
-                self.known[oid] = True
+                by_oid = connection.execute(_HASHED_BY_OID, [oid]).fetchone()
+                self.known[oid] = by_oid is not None and not by_oid[0]
             except (psycopg.errors.UndefinedFunction, psycopg.errors.NotNullViolation):
                 self.known[oid] = False
         return self.known[oid]
