@@ -71,7 +71,23 @@ class _CappedInfo(tarfile.TarInfo):
         return super()._proc_member(archive)  # type: ignore[misc]
 
 
-def read_members(archive: BinaryIO, name: str) -> Iterator[tuple[Member, IO[bytes] | None]]:
+class Content:
+    """The content of one member. Damage is a ValidationError."""
+
+    def __init__(self, content: IO[bytes], name: str, path: str) -> None:
+        self._content = content
+        self._name = name
+        self._path = path
+
+    def read(self, size: int = CHUNK) -> bytes:
+        """Return up to `size` bytes, nothing at the end."""
+        try:
+            return self._content.read(size)
+        except DAMAGE as error:
+            raise _damaged(error, self._name, f"the beginning of {shown(self._path)}") from error
+
+
+def read_members(archive: BinaryIO, name: str) -> Iterator[tuple[Member, Content | None]]:
     """Yield every member of a tarball and, for a file, its content, to be read before the next one is asked for.
 
     Links, devices and sparse files come as kind LINK or SPECIAL without content. After the last member the stream is
@@ -88,7 +104,8 @@ def read_members(archive: BinaryIO, name: str) -> Iterator[tuple[Member, IO[byte
                 while (info := tar.next()) is not None:
                     tar.members.clear()  # type: ignore[attr-defined]  # or every header stays in memory
                     member = _from_header(info)
-                    yield member, tar.extractfile(info) if member.kind is Kind.FILE else None
+                    content = tar.extractfile(info) if member.kind is Kind.FILE else None
+                    yield member, Content(content, name, member.path) if content else None
                     last = shown(member.path)
             while stream.read(CHUNK):
                 pass
@@ -186,7 +203,7 @@ def _compare_quickly(stream: IO[bytes], member: Member) -> str | None:
     return _OTHER_CONTENT
 
 
-def _compare_content(stream: IO[bytes], member: Member, padding: int = 0) -> str:
+def _compare_content(stream: IO[bytes] | Content, member: Member, padding: int = 0) -> str:
     digest = hashlib.sha256()
     left = member.size
     while left and (piece := stream.read(min(left, CHUNK))):

@@ -16,12 +16,12 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import BinaryIO
 
 from backup_pipeline.errors import ValidationError
 from backup_pipeline.tools.files import translate_os_error
 from backup_pipeline.tools.tarball import CHUNK, Kind, Member, State, shown
-from backup_pipeline.tools.tarball_reader import read_members
+from backup_pipeline.tools.tarball_reader import Content, read_members
 from backup_pipeline.tools.zipfiles import DAMAGE, entry_mode
 
 _MODE_BITS = 0o777
@@ -172,7 +172,7 @@ def _check_member(actual: Member, wanted: Member | None, name: str) -> None:
 
 
 def _write_member(
-    folder: _Folder, parts: tuple[str, ...], member: Member, content: IO[bytes], name: str, *, owners: bool
+    folder: _Folder, parts: tuple[str, ...], member: Member, content: Content, name: str, *, owners: bool
 ) -> None:
     digest = hashlib.sha256()
     with folder.make_file(parts) as descriptor:

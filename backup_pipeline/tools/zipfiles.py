@@ -58,8 +58,28 @@ def zip_name(path: str) -> str:
     return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def read_entries(archive: BinaryIO, name: str) -> Iterator[tuple[zipfile.ZipInfo, IO[bytes]]]:
-    """Yield every entry with its content, whose CRC is compared when it is read to its end.
+class Content:
+    """The content of one entry; its CRC is compared when it is read to its end. Damage is a ValidationError."""
+
+    def __init__(self, content: IO[bytes], name: str, entry: str) -> None:
+        self._content = content
+        self._name = name
+        self._entry = entry
+
+    def read(self, size: int = CHUNK) -> bytes:
+        """Return up to `size` bytes, nothing at the end."""
+        try:
+            return self._content.read(size)
+        except DAMAGE as error:
+            raise _damaged(error, self._name, self._entry) from error
+
+
+def _damaged(error: Exception, name: str, entry: str) -> ValidationError:
+    return ValidationError(f"Damaged at {entry}: {error}.", where=name, remedy="Use another set.")
+
+
+def read_entries(archive: BinaryIO, name: str) -> Iterator[tuple[zipfile.ZipInfo, Content]]:
+    """Yield every entry with its content.
 
     Raises:
         ValidationError: the ZIP is damaged; names `name` and the entry.
@@ -70,9 +90,9 @@ def read_entries(archive: BinaryIO, name: str) -> Iterator[tuple[zipfile.ZipInfo
             for info in opened.infolist():
                 entry = info.filename
                 with opened.open(info) as content:
-                    yield info, content
+                    yield info, Content(content, name, entry)
     except DAMAGE as error:
-        raise ValidationError(f"Damaged at {entry}: {error}.", where=name, remedy="Use another set.") from error
+        raise _damaged(error, name, entry) from error
 
 
 def archive_comment(archive: BinaryIO, name: str) -> str:
@@ -89,7 +109,7 @@ def entry_mode(info: zipfile.ZipInfo) -> int:
     return info.external_attr >> 16 or stat.S_IFREG | 0o644
 
 
-def git_blob_id(content: IO[bytes], size: int, *, algorithm: str = "sha1") -> str:
+def git_blob_id(content: Content, size: int, *, algorithm: str = "sha1") -> str:
     """Return the object id that git gives a file's content (its header and content hashed).
 
     Source: https://git-scm.com/book/en/v2/Git-Internals-Git-Objects.

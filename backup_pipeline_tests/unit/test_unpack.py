@@ -203,3 +203,11 @@ def test_a_truncated_zip_is_damaged_and_named(tmp_path: Path) -> None:
     good = zip_of(data=os.urandom(5000)).getvalue()
     with pytest.raises(ValidationError, match=r"^z: "):
         unpack_zip(io.BytesIO(good[:-30]), "z", tmp_path / "into", PLENTY)
+
+
+def test_a_tarball_damaged_inside_a_file_is_damage_and_not_a_fault_of_the_disk(tmp_path: Path) -> None:
+    data = os.urandom(300_000)
+    good = tar_of((entry("a"), data)).getvalue()
+    for cut in (len(good) // 2, len(good) - 4):
+        with pytest.raises(ValidationError, match=r"^t: "):
+            unpack_tarball(io.BytesIO(good[:cut]), "t", [line("a", data)], tmp_path / f"into{cut}", PLENTY)
