@@ -20,6 +20,7 @@ COMMAND_MODULES: tuple[str, ...] = (
     "drill",
     "restore",
     "undo",
+    "orders",
     "cleanup",
     "status",
     "env",

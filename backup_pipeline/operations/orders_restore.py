@@ -219,6 +219,7 @@ class _Reader:
         result = self.result
         if (result.invalid or result.missing) and not self.options.skip_invalid:
             first = next(f for f in result.findings.kept if f.level == "error")
+            LOG.error("%s", result.summary())
             raise ArchiveIncompleteError(
                 f"{result.invalid} invalid and {result.missing} missing orders; nothing was changed. "
                 f"First: {first.path}: {first.reason}",

@@ -6,9 +6,8 @@ is divided into chunks of folders that worker processes can take.
 
 from __future__ import annotations
 
-import concurrent.futures
 import hashlib
-import multiprocessing
+import itertools
 import os
 from collections import deque
 from collections.abc import Iterator
@@ -220,24 +219,11 @@ def read_archive(
             for chunk in chunks:
                 yield read_chunk(root, chunk)
             return
-        yield from _in_processes(root, iter(ahead), chunks, count)
+        from backup_pipeline.restore.orders_worker import read_in_processes
+
+        yield from read_in_processes(root, itertools.chain(ahead, chunks), count)
     except OSError as error:
         raise translate_os_error(error, archive) from error
-
-
-def _in_processes(
-    root: str, first: Iterator[list[str]], then: Iterator[list[str]], count: int
-) -> Iterator[list[OrderRead]]:
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(count, mp_context=context) as pool:
-        running: deque[concurrent.futures.Future[list[OrderRead]]] = deque()
-        for part in (first, then):
-            for chunk in part:
-                running.append(pool.submit(read_chunk, root, chunk))
-                if len(running) > 2 * count:
-                    yield running.popleft().result()
-        while running:
-            yield running.popleft().result()
 
 
 def _processors() -> int:
