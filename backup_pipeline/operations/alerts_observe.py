@@ -5,12 +5,13 @@ Reads only. Whether something is told stands in `rules/incidents.py`.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from itertools import islice
 from zoneinfo import ZoneInfo
 
-from backup_pipeline.errors import BackupSystemError
+from backup_pipeline.errors import BackupSystemError, SetNotFoundError
 from backup_pipeline.model.backup_set import BackupSet
 from backup_pipeline.model.incident import Incident, IncidentKind, IncidentState, Observation
 from backup_pipeline.model.proof import Proof, ProofKind
@@ -41,7 +42,7 @@ def observe_site(
         key = incident_key(IncidentKind.STORE_UNREADABLE, plan)
         try:
             store = open_store(site, plan)
-            sets = [store.read(set_id) for set_id in islice(reversed(store.ids()), _SETS_READ)]
+            sets = list(_newest_sets(store))
         except BackupSystemError as error:
             found.append(Observation(key, now, _unreadable(key, plan, error, now)))
             continue
@@ -50,6 +51,13 @@ def observe_site(
         found += _observe_store(site, plan, store, sets, state, now)
     found += _gone_plans(site, state, now)
     return tuple(found)
+
+
+def _newest_sets(store: LocalStore) -> Iterator[BackupSet]:
+    for set_id in islice(reversed(store.ids()), _SETS_READ):
+        # Retention may remove a set while this reads.
+        with contextlib.suppress(SetNotFoundError):
+            yield store.read(set_id)
 
 
 def observe_check(
@@ -279,9 +287,7 @@ def _gone_plans(site: Site, state: IncidentState, now: datetime) -> Iterator[Obs
 
 def set_of_run(site: Site, plan: str, root_run_id: str) -> BackupSet | None:
     """Return the set that a run (or what it re-executes) wrote, among the newest ones; None when there is none."""
-    store = open_store(site, plan)
-    for set_id in islice(reversed(store.ids()), _SETS_READ):
-        known = store.read(set_id)
+    for known in _newest_sets(open_store(site, plan)):
         if known.draft is not None and known.draft.root_run_id == root_run_id:
             return known
     return None

@@ -38,7 +38,7 @@ plans:
   broken: {sources: [gone]}
 alerts: {urls_env: ALERT_URLS, ui_url_env: UI_URL}
 """
-PATIENCE_SECONDS = 180
+PATIENCE_SECONDS = 300
 
 
 @dataclass
