@@ -68,7 +68,8 @@ def repeating_columns(table: pa.Table) -> list[str]:
     return [
         name
         for name, column in zip(sample.column_names, sample.columns, strict=True)
-        if pc.count_distinct(column).as_py() <= sample.num_rows * _REPEATING
+        if not pa.types.is_nested(column.type)  # the mixed columns of SQLite; they cannot be counted
+        and pc.count_distinct(column).as_py() <= sample.num_rows * _REPEATING
     ]
 
 
