@@ -11,9 +11,12 @@ from __future__ import annotations
 import hashlib
 import re
 
+# Possessive (`*+`, `++`): the head of a COPY that a piece cuts in two must fail at once, not after every way to try it.
+_NAME = rb'(?:"(?:[^"]|"")*+"|[^"\s.]++)'
 _COPY = re.compile(
-    rb'^--\n\nCOPY ((?:"(?:[^"]|"")*"|[^"\s.]+)\.(?:"(?:[^"]|"")*"|[^"\s.]+)) (?:\((?:"(?:[^"]|"")*"|[^"()]+)*\) )?'
-    rb" ?FROM stdin;\n",
+    rb"^--\n\nCOPY (" + _NAME + rb"\." + _NAME + rb") (?:\((?:"
+    rb'"(?:[^"]|"")*+"|[^"()]'
+    rb")*+\) )? ?FROM stdin;\n",
     re.MULTILINE,
 )
 _RANDOM = re.compile(rb"^\\(?:un)?restrict .*\n", re.MULTILINE)
@@ -60,8 +63,8 @@ class DumpContent:
         if len(self._first) < _KEPT:
             self._first += data[: _KEPT - len(self._first)]
             self.header = _HEADER in self._first
-        if (b"\n" if self._table is not None else b";\n") not in data:
-            # Nothing ends here: a long line or statement is joined once, when its end has come.
+        if not self._something_ends_in(data):
+            # A long line or statement is joined once, when its end has come.
             self._pending.append(data)
             return
         whole = b"".join([*self._pending, data]) if self._pending else data
@@ -69,6 +72,13 @@ class DumpContent:
         position = 0
         while 0 <= position < len(whole):
             position = self._statements(whole, position) if self._table is None else self._lines(whole, position)
+
+    def _something_ends_in(self, data: bytes) -> bool:
+        """Whether a row, or a statement (its `;` may have come with the piece before), ends in this piece."""
+        if self._table is not None:
+            return b"\n" in data
+        cut_in_two = data.startswith(b"\n") and bool(self._pending) and self._pending[-1].endswith(b";")
+        return cut_in_two or b";\n" in data
 
     def finish(self) -> None:
         """Take what is left after the last piece."""

@@ -1,0 +1,58 @@
+"""A dump's text is understood the same wherever its pieces are cut."""
+
+from __future__ import annotations
+
+from backup_pipeline.tools.postgres.dump_content import DumpContent
+
+_COLUMNS = ", ".join(f'column_{n}, "odd ""name"" (x) {n}"' for n in range(40))
+_DUMP = f'''--
+-- PostgreSQL database dump
+--
+
+\\restrict abc
+
+CREATE TABLE public.wide (id integer);
+--
+-- Data for Name: wide; Type: TABLE DATA; Schema: public; Owner: -
+--
+
+COPY public.wide ({_COLUMNS}) FROM stdin;
+1\ttwo
+3\tCOPY x (y) FROM stdin;
+\\.
+
+
+--
+-- Data for Name: a; Type: TABLE DATA; Schema: odd "s"; Owner: -
+--
+
+COPY "odd ""s"""."a" FROM stdin;
+\\.
+
+
+--
+-- PostgreSQL database dump complete
+--
+
+\\unrestrict abc
+'''.encode()
+
+
+def _read(*pieces: bytes) -> tuple[object, ...]:
+    content = DumpContent()
+    for piece in pieces:
+        content.feed(piece)
+    content.finish()
+    return content.rows, content.header, content.complete, content.content_sha256, content.size
+
+
+def test_a_dump_cut_anywhere_is_understood_as_the_whole_one() -> None:
+    whole = _read(_DUMP)
+    assert whole[0] == {("public", "wide"): 2, ('odd "s"', "a"): 0}
+    assert whole[1:3] == (True, True)
+    for cut in range(1, len(_DUMP)):
+        assert _read(_DUMP[:cut], _DUMP[cut:]) == whole, cut
+
+
+def test_a_dump_that_comes_byte_by_byte_is_understood_as_the_whole_one() -> None:
+    assert _read(*(_DUMP[n : n + 1] for n in range(len(_DUMP)))) == _read(_DUMP)
