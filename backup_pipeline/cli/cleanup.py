@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("cleanup")(clean_up)
+    app.command("cleanup", rich_help_panel="Keep in order")(clean_up)
 
 
 def clean_up(

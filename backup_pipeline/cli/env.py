@@ -24,7 +24,7 @@ def register(app: typer.Typer) -> None:
     )
     group.command("setup")(setup)
     group.command("check")(check)
-    app.add_typer(group, name="env")
+    app.add_typer(group, name="env", rich_help_panel="Keep in order")
 
 
 def setup(config: ConfigOption = None, dry_run: DryRunOption = False, as_json: JsonOption = False) -> None:

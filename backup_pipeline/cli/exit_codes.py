@@ -55,9 +55,11 @@ def exit_codes_reference() -> str:
 
 
 def _family(kind: type[BackupSystemError]) -> Iterator[type[BackupSystemError]]:
+    """Yield the errors of errors.py; those that a module adds for itself are told by the one they stand below."""
     yield kind
     for child in kind.__subclasses__():
-        yield from _family(child)
+        if child.__module__ == kind.__module__:
+            yield from _family(child)
 
 
 def _summary(kind: type[BackupSystemError]) -> str:

@@ -19,7 +19,7 @@ STATE_STYLES = {"complete": "green", "incomplete": "red", "damaged": "bold red",
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("list")(list_sets)
+    app.command("list", rich_help_panel="Look")(list_sets)
 
 
 def list_sets(

@@ -26,7 +26,7 @@ _STANDING = {
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("status")(status)
+    app.command("status", rich_help_panel="Look")(status)
 
 
 def status(

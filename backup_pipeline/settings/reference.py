@@ -57,7 +57,7 @@ _SECTIONS: tuple[tuple[str, type[Settings]], ...] = (
 )
 _NOTES = {
     SiteSettings: "Names of sources and plans begin with a letter and hold letters, digits and `_`.",
-    Retention: "A policy without any of the first six keeps everything. How sets are counted, and what is never "
+    Retention: "A policy without any of the first six keeps every backup. How sets are counted, and what is never "
     "removed, is in [retention.md](retention.md).",
 }
 
