@@ -20,6 +20,8 @@ COMMAND_MODULES: tuple[str, ...] = (
     "drill",
     "restore",
     "undo",
+    "query",
+    "diff",
     "orders",
     "cleanup",
     "status",

@@ -1,0 +1,48 @@
+"""`query`: SQL over the table exports of a set."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from backup_pipeline.cli.common import ConfigOption, JsonOption, console, load, print_json
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("query", rich_help_panel="Look inside")(query)
+
+
+def query(
+    name: Annotated[str, typer.Argument(metavar="SET", help="PLAN/SET, PLAN/latest or latest.")],
+    sql: Annotated[str, typer.Argument(metavar="SQL", help="A query; tables are schema.table.")],
+    limit: Annotated[int, typer.Option("--limit", min=1, help="Rows to show.")] = 100,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Look into a set without restoring it: SQL (DuckDB's) over its Parquet exports.
+
+    Example: `backup-pipeline query nightly/latest "select state, count(*) from public.orders group by state"`
+    """
+    site = load(config)
+    from backup_pipeline.operations.query import query_set
+    from backup_pipeline.operations.stores import resolve_set
+
+    plan, set_id = resolve_set(site, name)
+    answer = query_set(site, plan, set_id, sql, limit=limit)
+    if as_json:
+        rows: list[dict[str, Any]] = [dict(zip(answer.columns, row, strict=True)) for row in answer.rows]
+        print_json({"set": f"{plan}/{set_id}", "columns": answer.columns, "rows": rows, "more": answer.more})
+        return
+    from rich.markup import escape
+
+    from backup_pipeline.cli.tables import new_table, print_table
+
+    out = console()
+    table = new_table("", *(escape(column) for column in answer.columns))
+    for row in answer.rows:
+        table.add_row(*("" if value is None else escape(str(value)) for value in row))
+    print_table(out, table)
+    if answer.more:
+        out.print(f"[dim]more than {limit} rows; --limit shows more[/]")

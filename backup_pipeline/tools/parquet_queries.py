@@ -1,0 +1,84 @@
+"""SQL over Parquet files with DuckDB (optional extra `query`), in memory, reading nothing but the named folder.
+
+Which files belong to which table is told by the caller. No set and no manifest is known here.
+"""
+
+# ruff: noqa: S608 - every name goes through quoted(), every path is a literal of ours
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from backup_pipeline.errors import RefusedError, ToolError
+
+# (database, schema, table): the database is the source's name.
+ViewName = tuple[str, str, str]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The rows of a query, as Python values, with the columns' names; `more` when rows were left off."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Any, ...], ...]
+    more: bool = False
+
+
+def quoted(name: str) -> str:
+    """Return an identifier in double quotes."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+@contextlib.contextmanager
+def parquet_views(files: Mapping[ViewName, Path], folders: Sequence[Path]) -> Iterator[Any]:
+    """Open a DuckDB connection with a view for each table; it can read `folders` and nothing else, and write nothing.
+
+    The first source is the default one, so that `schema.table` means its table.
+
+    Raises:
+        ToolError: DuckDB is not installed.
+    """
+    try:
+        import duckdb
+    except ImportError as error:
+        raise ToolError(
+            "DuckDB is not installed.", where="duckdb", remedy="pip install 'backup-pipeline[query]'"
+        ) from error
+    with duckdb.connect(":memory:") as connection:
+        for number, database in enumerate(dict.fromkeys(name[0] for name in files)):
+            connection.execute(f"attach ':memory:' as {quoted(database)}")
+            for schema in dict.fromkeys(name[1] for name in files if name[0] == database):
+                connection.execute(f"create schema if not exists {quoted(database)}.{quoted(schema)}")
+            if number == 0:
+                connection.execute(f"use {quoted(database)}")
+        for (database, schema, table), path in files.items():
+            literal = "'" + str(path).replace("'", "''") + "'"
+            connection.execute(
+                f"create view {quoted(database)}.{quoted(schema)}.{quoted(table)} as"
+                f" select * from read_parquet({literal})"
+            )
+        connection.execute("set allowed_directories = $folders", {"folders": [str(folder) for folder in folders]})
+        connection.execute("set enable_external_access = false")
+        connection.execute("set lock_configuration = true")
+        yield connection
+
+
+def ask(connection: Any, query: str, limit: int | None = None) -> Answer:
+    """Run one query and return up to `limit` rows; RefusedError with DuckDB's reason when it is not understood."""
+    import duckdb
+
+    try:
+        result = connection.execute(query)
+        columns = tuple(column[0] for column in result.description or ())
+        rows = result.fetchall() if limit is None else result.fetchmany(limit + 1)
+    except duckdb.Error as error:
+        raise RefusedError(
+            f"The query failed: {str(error).strip().splitlines()[0]}",
+            where="query",
+            remedy="Tables are named schema.table or source.schema.table; `show all tables` lists them.",
+        ) from error
+    more = limit is not None and len(rows) > limit
+    return Answer(columns, tuple(tuple(row) for row in rows[:limit]), more)

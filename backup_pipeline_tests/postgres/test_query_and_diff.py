@@ -1,0 +1,123 @@
+"""Looking into sets without restoring them: queries, differences, and exports in other formats."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from backup_pipeline.errors import RefusedError
+from backup_pipeline.model.set_id import SetId
+from backup_pipeline.operations.diff import diff_live, diff_sets, differing_keys
+from backup_pipeline.operations.query import query_set
+from backup_pipeline.operations.reexport import reexport_set
+from backup_pipeline.tools.postgres.target import PostgresTarget
+from backup_pipeline_tests.postgres.restoring import run, sealed_set
+from backup_pipeline_tests.sites import TestSite, dsn
+
+TABLES = """
+create table customers (id bigint primary key, name text, balance numeric(12, 4), data jsonb, raw bytea, tags text[],
+                        at timestamptz, good boolean);
+insert into customers select i, 'Customer ' || i, i * 1.25, '{"a": [1, 2.50]}', '\\xdead', array['x', null],
+                             '2026-01-01 12:00:00.5+00', i % 2 = 0 from generate_series(1, 40) i;
+insert into customers (id, name) values (100, ''), (101, null), (102, E'two\\nlines, "quoted"');
+create table log (what text);
+insert into log values ('a'), ('a'), ('b');
+"""
+Made = tuple[TestSite, PostgresTarget, SetId]
+
+
+@pytest.fixture
+def made(tmp_path: Path, database: Callable[..., PostgresTarget], template: Callable[[str, str], str]) -> Made:
+    target = database(template("queried", TABLES))
+    site = TestSite(tmp_path)
+    site.variables["SHOP_URL"] = dsn(target)
+    site.write("sources: {shop: {kind: postgres, dsn_env: SHOP_URL}}\nplans: {nightly: {sources: [shop]}}\n")
+    return site, target, sealed_set(site.site, "nightly")
+
+
+def test_a_set_answers_sql(made: Made) -> None:
+    site, _, set_id = made
+    answer = query_set(site.site, "nightly", set_id, "select count(*), sum(balance) from public.customers")
+    assert [str(value) for value in answer.rows[0]] == ["43", "1025.0000"]
+    assert query_set(site.site, "nightly", set_id, "select * from shop.public.log", limit=2).more
+    shown = site.run("query", "latest", "select name from public.customers where id = 7")
+    assert (shown.code, "Customer 7" in shown.out) == (0, True)
+    told = json.loads(site.run("query", "latest", "select id from public.customers order by id limit 1", "--json").out)
+    assert told["rows"] == [{"id": 1}]
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["select * from read_csv('/etc/passwd')", "copy (select 1) to '/tmp/written-by-a-query.csv'",
+     "attach '/tmp/other.db'", "set enable_external_access = true", "select nonsense from nowhere"],
+)  # fmt: skip
+def test_a_query_reads_nothing_but_the_set(made: Made, query: str) -> None:
+    site, _, set_id = made
+    with pytest.raises(RefusedError, match="query failed"):
+        query_set(site.site, "nightly", set_id, query)
+    assert not Path("/tmp/written-by-a-query.csv").exists()
+
+
+def test_two_sets_are_compared_row_by_row(made: Made) -> None:
+    site, target, first = made
+    run(target, "delete from customers where id <= 2; update customers set name = 'x' where id in (3, 4, 5);"
+                "insert into customers (id) values (500); insert into log values ('a'), ('c');"
+                "create table fresh (id integer primary key); insert into fresh values (1)")  # fmt: skip
+    second = sealed_set(site.site, "nightly")
+    found = {d.table: (d.added, d.removed, d.changed, d.unchanged) for d in
+             diff_sets(site.site, ("nightly", first), ("nightly", second))}  # fmt: skip
+    assert found == {
+        "public.customers": (1, 2, 3, 38),
+        "public.log": (2, 0, 0, 3),
+        "public.fresh": (1, 0, 0, 0),
+    }
+    keys = differing_keys(site.site, ("nightly", first), ("nightly", second), "public.customers")
+    assert keys.rows == (
+        ("removed", 1), ("removed", 2), ("changed", 3), ("changed", 4), ("changed", 5), ("added", 500)
+    )  # fmt: skip
+    same = diff_sets(site.site, ("nightly", first), ("nightly", first))
+    assert not any(item.differs for item in same)
+    shown = site.run("diff", f"nightly/{first}", f"nightly/{second}", "public.customers")
+    assert "removed" in shown.out
+
+
+def test_a_set_is_compared_with_the_live_database(made: Made) -> None:
+    site, target, set_id = made
+    run(target, "delete from customers where id <= 2; update customers set name = 'x' where id = 3;"
+                "insert into customers (id) values (500), (501)")  # fmt: skip
+    found = {d.table: (d.added, d.removed, d.changed, d.unchanged) for d in
+             diff_live(site.site, "nightly", set_id, "shop")}  # fmt: skip
+    assert found == {"public.customers": (2, 2, 1, 40), "public.log": (0, 0, 0, 3)}
+    assert site.run("diff", "latest", "live", "--source", "shop").code == 0
+
+
+def test_a_sealed_set_is_exported_again_as_json_lines_and_csv(made: Made) -> None:
+    site, _, set_id = made
+    before = site.digests("nightly")
+    for form in ("jsonl", "csv"):
+        written = {done.path.name: done.rows for done in reexport_set(site.site, "nightly", set_id, form)}  # type: ignore[arg-type]
+        assert sorted(written.values()) == [3, 43]
+    assert site.digests("nightly") == before
+    folder = site.site.store_folder("nightly") / "exports" / set_id
+    place = next(p for p in (folder / "jsonl" / "shop").iterdir() if "customers" in p.name)
+    rows = {row["id"]: row for row in map(json.loads, gzip.decompress(place.read_bytes()).decode().splitlines())}
+    assert rows[4] == {
+        "id": 4, "name": "Customer 4", "balance": 5.0, "data": {"a": [1, 2.5]}, "raw": "\\xdead", "tags": "{x,NULL}",
+        "at": "2026-01-01T12:00:00.500000+00:00", "good": True,
+    }  # fmt: skip
+    assert '"balance":5.0000,' in gzip.decompress(place.read_bytes()).decode()
+    assert (rows[100]["name"], rows[101]["name"], rows[102]["name"]) == ("", None, 'two\nlines, "quoted"')
+    place = next(p for p in (folder / "csv" / "shop").iterdir() if "customers" in p.name)
+    text = gzip.decompress(place.read_bytes()).decode()
+    assert '\n100,"",' in text
+    assert "\n101,," in text
+    parsed = list(csv.reader(text.splitlines(keepends=True)))
+    assert parsed[0][:3] == ["id", "name", "balance"]
+    assert parsed[-1][1] == 'two\nlines, "quoted"'
+    shutil.rmtree(folder)
