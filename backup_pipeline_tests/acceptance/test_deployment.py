@@ -21,6 +21,8 @@ import requests
 import yaml
 
 from backup_pipeline.model.backup_set import SetState
+from backup_pipeline.operations.stores import LOCK_NAME
+from backup_pipeline.tools.locks import hold_lock
 from backup_pipeline.tools.postgres.embedded import free_port
 from backup_pipeline.tools.postgres.target import PostgresTarget
 from backup_pipeline_tests.receivers import Requests, http_server
@@ -36,6 +38,7 @@ sources:
 plans:
   often: {sources: [files], schedule: "* * * * *", wait_seconds: 0.5}
   broken: {sources: [gone]}
+  slow: {sources: [files], wait_seconds: 600}
 alerts: {urls_env: ALERT_URLS, ui_url_env: UI_URL}
 """
 PATIENCE_SECONDS = 300
@@ -172,6 +175,10 @@ RUNS = """
 query Runs { runsOrError(limit: 20) { ... on Runs { results {
   runId status jobName tags { key value } assetMaterializations { assetKey { path } } } } } }
 """
+RELOAD = """
+mutation Reload { reloadRepositoryLocation(repositoryLocationName: "backup-pipeline") {
+  __typename ... on WorkspaceLocationEntry { loadStatus } ... on PythonError { message } } }
+"""
 LAUNCH = """
 mutation Launch($job: String!) { launchRun(executionParams: {
   selector: {repositoryLocationName: "backup-pipeline", repositoryName: "__repository__", jobName: $job}
@@ -222,6 +229,10 @@ def test_the_containers_commands_run_schedules_show_them_and_alert(
 
     layout.wait("a healthy daemon", lambda: layout.healthy("daemon"))
 
+    # What the definitions do not know yet becomes known with a reload, without a restart.
+    reloaded = layout.ask(RELOAD)["reloadRepositoryLocation"]
+    assert reloaded.get("loadStatus") == "LOADED", reloaded
+
     # The storage's password is in no argument list, on no page of the UI, in no log; the home is only read.
     password = history.password
     for process in layout.children():
@@ -238,3 +249,15 @@ def test_the_containers_commands_run_schedules_show_them_and_alert(
         "workspace.yaml",
         "storage",
     }
+
+    # The code location is stopped while a run is in progress: the run is given time to end.
+    slow = TestSite(layout.folder / "site").store("slow")
+    slow.prepare()
+    with hold_lock(slow.folder / LOCK_NAME, purpose="test"):
+        assert layout.ask(LAUNCH, job="slow_backup")["launchRun"]["__typename"] == "LaunchRunSuccess"
+        layout.wait("a run in progress", lambda: runs(layout, "slow_backup", "STARTED"))
+        code = layout.processes.pop("code")
+        code.terminate()
+        time.sleep(3)
+    assert code.wait(PATIENCE_SECONDS) is not None
+    layout.wait("the run's success", lambda: runs(layout, "slow_backup", "SUCCESS"))
