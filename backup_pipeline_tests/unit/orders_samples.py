@@ -1,0 +1,85 @@
+"""A small workshop for tests: a database with nasty values and an archive folder. Not a test."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from backup_pipeline.model.order import COLUMNS, ExportResult, VerifyResult
+from backup_pipeline.operations.orders_export import ExportOptions, export_orders
+from backup_pipeline.operations.orders_restore import RestoreOptions, restore_orders
+from backup_pipeline.operations.orders_verify import VerifyOptions, verify_orders
+from backup_pipeline.tools.orders_database import sqlite_orders
+
+DDL = """CREATE TABLE auftraege (record_id INTEGER PRIMARY KEY, auftrag_nr TEXT, kunde_name TEXT, kunden_nr TEXT,
+    kennzeichen TEXT, vin TEXT, datum TEXT, formular_version TEXT, keywords_json TEXT, file_path TEXT, hash TEXT,
+    data_complete INTEGER, created_at TEXT, updated_at TEXT)"""
+
+
+def order(record_id: int, **changes: Any) -> tuple[Any, ...]:
+    """Return a sound row."""
+    year, number = 2019 + record_id % 6, f"{record_id:06}"
+    row: dict[str, Any] = {
+        "record_id": record_id, "auftrag_nr": number, "kunde_name": f'Müller "{record_id}", Söhne',
+        "kunden_nr": f"{record_id:05}", "kennzeichen": f"B-AB {record_id % 9000 + 1}", "vin": None,
+        "datum": f"{year}-05-{1 + record_id % 28:02}", "formular_version": "2.1",
+        "keywords_json": '{"Garantie": [2]}', "file_path": f"{year}/{number}/{number}_Auftrag.pdf", "hash": "",
+        "data_complete": record_id % 2, "created_at": f"{year}-05-01T08:00:00", "updated_at": f"{year}-06-01T08:00:00Z",
+    }  # fmt: skip
+    return tuple({**row, **changes}[name] for name in COLUMNS)
+
+
+class Workshop:
+    """A database and its archive below a folder."""
+
+    def __init__(self, folder: Path, rows: Sequence[tuple[Any, ...]], ddl: str = DDL) -> None:
+        self.folder = folder
+        self.database = folder / "werkstatt.db"
+        self.archive = folder / "Archiv"
+        self.archive.mkdir()
+        with sqlite3.connect(self.database) as connection:
+            connection.execute(ddl)
+        connection.close()
+        self.insert(*rows)
+
+    def insert(self, *rows: tuple[Any, ...]) -> None:
+        self.execute(*[(f"INSERT INTO auftraege VALUES ({', '.join('?' * len(row))})", row) for row in rows])
+
+    def execute(self, *statements: tuple[str, tuple[Any, ...]]) -> None:
+        connection = sqlite3.connect(self.database)
+        with connection:
+            for statement, values in statements:
+                connection.execute(statement, values)
+        connection.close()
+
+    def rows(self, database: Path | None = None) -> list[tuple[Any, ...]]:
+        connection = sqlite3.connect(database or self.database)
+        found = connection.execute("SELECT * FROM auftraege ORDER BY record_id").fetchall()
+        connection.close()
+        return found
+
+    def export(self, **options: Any) -> ExportResult:
+        with sqlite_orders(self.database) as snapshot:
+            return export_orders(snapshot, self.archive, ExportOptions(**options))
+
+    def verify(self, *, database: bool = False, **options: Any) -> VerifyResult:
+        options.setdefault("workers", 1)
+        if not database:
+            return verify_orders(self.archive, options=VerifyOptions(**options))
+        with sqlite_orders(self.database) as snapshot:
+            return verify_orders(self.archive, snapshot, VerifyOptions(**options))
+
+    def restore(self, target: Path | None = None, **options: Any) -> Any:
+        options.setdefault("workers", 1)
+        return restore_orders(self.archive, target or self.database, RestoreOptions(**options))
+
+
+def kinds(result: Any, level: str = "error") -> dict[str, list[str]]:
+    """Return the paths of findings by kind."""
+    found: dict[str, list[str]] = {}
+    for finding in result.findings.kept:
+        if finding.level == level:
+            found.setdefault(finding.kind, []).append(finding.path)
+    return found
