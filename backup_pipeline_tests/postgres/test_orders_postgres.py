@@ -1,0 +1,118 @@
+"""Orders whose table lives in PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backup_pipeline.errors import RefusedError, SourceError
+from backup_pipeline.operations.orders_export import ExportOptions, export_orders
+from backup_pipeline.operations.orders_restore import RestoreOptions, restore_orders, undo_restore
+from backup_pipeline.tools.postgres.connection import connected
+from backup_pipeline.tools.postgres.orders import postgres_orders, year_states
+from backup_pipeline.tools.postgres.target import PostgresTarget
+from backup_pipeline_tests.unit.orders_samples import Workshop, order
+
+TYPED = """create table public.auftraege (record_id bigint generated always as identity primary key,
+    auftrag_nr text not null unique, kunde_name text, kunden_nr text, kennzeichen text, vin text, datum date,
+    formular_version text, keywords_json jsonb, file_path text, hash text, data_complete boolean,
+    created_at timestamp, updated_at timestamptz);
+    create table public.positionen (auftrag bigint references public.auftraege);
+    create view public.offen as select auftrag_nr from public.auftraege where not data_complete"""
+MARKS = ", ".join(["%s"] * 14)
+
+
+def all_rows(target: PostgresTarget, columns: str = "*") -> list[tuple[Any, ...]]:
+    with connected(target) as connection:
+        return connection.execute(f"select {columns} from public.auftraege order by record_id".encode()).fetchall()
+
+
+def export(target: PostgresTarget, archive: Path, **options: Any) -> Any:
+    with postgres_orders(target) as snapshot:
+        return export_orders(snapshot, archive, ExportOptions(**options))
+
+
+@pytest.fixture
+def typed(database: Callable[..., PostgresTarget]) -> PostgresTarget:
+    target = database()
+    with connected(target) as connection:
+        for statement in TYPED.split(";"):
+            connection.execute(statement.encode())
+        for number in range(1, 21):
+            row = order(number, data_complete=bool(number % 2))
+            connection.execute(f"insert into public.auftraege overriding system value values ({MARKS})".encode(), row)
+        connection.execute("insert into public.positionen values (3)")
+    return target
+
+
+def test_a_typed_table_is_exported_and_restored_equal_and_the_restore_can_be_undone(
+    typed: PostgresTarget, tmp_path: Path
+) -> None:
+    result = export(typed, tmp_path)
+    assert (result.exported, result.failed) == (20, 0)
+    assert export(typed, tmp_path).exported == 0
+    data = (tmp_path / "2022" / "000003" / "data.csv").read_text().splitlines()[1]
+    assert data.endswith(",1,2022-05-01T08:00:00,2022-06-01T08:00:00+00:00")
+    before = all_rows(typed)
+    with connected(typed) as connection:
+        connection.execute("update public.auftraege set kunde_name = 'verdorben'")
+        connection.execute("delete from public.auftraege where record_id = 5")
+    spoilt = all_rows(typed)
+    done = restore_orders(tmp_path, typed, RestoreOptions(workers=1))
+    assert (done.restored, all_rows(typed)) == (20, before)
+    assert "auftraege__before_" in done.kept
+    with connected(typed) as connection:
+        connection.execute("insert into public.auftraege (auftrag_nr) values ('999999')")
+        assert connection.execute("select count(*) from public.positionen").fetchone() == (1,)
+        connection.execute("delete from public.auftraege where auftrag_nr = '999999'")
+    undo_restore(typed)
+    assert all_rows(typed) == spoilt
+    with pytest.raises(RefusedError):
+        undo_restore(typed)
+
+
+def test_an_archive_from_sqlite_is_restored_into_an_empty_postgres_database(
+    database: Callable[..., PostgresTarget], tmp_path: Path
+) -> None:
+    rows = [order(i, kunden_nr="", vin=None, kunde_name='Ä "x",\r\n\\N\t😀' * 50) for i in range(1, 30)]
+    workshop = Workshop(tmp_path, rows)
+    workshop.export()
+    target = database()
+    assert restore_orders(workshop.archive, target, RestoreOptions(workers=1)).restored == 29
+    assert all_rows(target) == rows
+
+
+def test_a_restore_that_the_server_refuses_changes_nothing(typed: PostgresTarget, tmp_path: Path) -> None:
+    export(typed, tmp_path)
+    with connected(typed) as connection:
+        connection.execute(
+            "insert into public.auftraege (record_id, auftrag_nr) overriding system value values (777, '777777')"
+        )
+        connection.execute("insert into public.positionen select max(record_id) from public.auftraege")
+    before = all_rows(typed)
+    with pytest.raises(SourceError, match="foreign key"):
+        restore_orders(tmp_path, typed, RestoreOptions(workers=1))
+    assert all_rows(typed) == before
+    with connected(typed) as connection:
+        connection.execute("delete from public.positionen")
+        connection.execute("update public.auftraege set kunde_name = 'x'")
+    before = all_rows(typed)
+    assert restore_orders(tmp_path, typed, RestoreOptions(workers=1, dry_run=True)).restored == 20
+    assert all_rows(typed) == before
+
+
+def test_the_export_sees_one_moment_of_the_server(typed: PostgresTarget, tmp_path: Path) -> None:
+    with postgres_orders(typed) as snapshot:
+        assert snapshot.count() == 20
+        with connected(typed) as other:
+            other.execute("update public.auftraege set kunde_name = 'später'")
+        assert "später" not in {row[2] for row in snapshot.rows()}  # type: ignore[index]
+    assert year_states(typed)["2022"][0] == 3
+
+
+def test_a_database_without_the_table_is_named(database: Callable[..., PostgresTarget]) -> None:
+    with pytest.raises(SourceError, match="no table auftraege"), postgres_orders(database()):
+        pass
