@@ -104,7 +104,10 @@ def restoring(target: Path, *, now: datetime, wait_seconds: float = 30.0) -> Ite
     with hold_lock(lock, purpose=f"restore of {real.name}", wait_seconds=wait_seconds):
         heal(real)
         new = new_place(real, now)
-        remove(new)
+        for left in list(real.parent.iterdir()):
+            # Built by a process that was killed before its note; we hold the lock, and nothing is half done.
+            if left.name.startswith(f".{real.name}.restored-"):
+                remove(left)
         try:
             yield real, new
         finally:

@@ -44,6 +44,8 @@ FOLDER_MODE = 0o700
 _RECORDS = "records"
 _FAILED = ".failed.json"
 _DONE = ".done.json"
+_OTHER_MEANING = ("failed", "done")
+_LONGEST_NAME = 180
 
 
 def _json(value: BaseModel) -> bytes:
@@ -51,15 +53,24 @@ def _json(value: BaseModel) -> bytes:
 
 
 def _file_name(key: tuple[str, ...]) -> str:
-    """Return a record's file name: the key joined by dots, odd characters percent-encoded so that no two meet."""
+    """Return a record's file name: the key joined by dots, odd characters percent-encoded so that no two meet.
+
+    A table called `failed` or `done` must not look like a failure; a name too long for a file system is cut and marked.
+    """
     from urllib.parse import quote
 
-    return ".".join(quote(part, safe=" -_").replace(".", "%2E") for part in key)
+    parts = [quote(part.encode("utf-8", "surrogateescape"), safe=" -_").replace(".", "%2E") for part in key]
+    if len(parts) > 1 and parts[-1] in _OTHER_MEANING:
+        parts[-1] = f"%{ord(parts[-1][0]):02X}{parts[-1][1:]}"
+    name = ".".join(parts)
+    if len(name) <= _LONGEST_NAME:
+        return name
+    return f"{name[:_LONGEST_NAME]}+{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}"
 
 
 def _relative(path: str) -> PurePosixPath:
     pure = PurePosixPath(path)
-    if pure.is_absolute() or ".." in pure.parts or not pure.parts:
+    if pure.is_absolute() or ".." in pure.parts or not pure.parts or "\0" in path:
         raise StoreError("Not a path inside the set.", where=path, remedy="This is a fault of the program.")
     return pure
 
@@ -128,8 +139,19 @@ class LocalSetWriter:
 
     def write_record(self, record: ArtefactRecord) -> None:
         """Store an artefact's record and forget its earlier failure."""
-        write_atomically(self._record_place(record.key), _json(record), mode=self._file_mode)
+        place = self._record_place(record.key)
+        earlier = _read_record(place) if place.exists() else None
+        write_atomically(place, _json(record), mode=self._file_mode)
+        if earlier is not None:
+            self._drop_files(earlier)
         self._record_place(record.key, _FAILED).unlink(missing_ok=True)
+
+    def _drop_files(self, gone: ArtefactRecord) -> None:
+        """Remove the files of a record that no longer counts, unless another record has them."""
+        kept = {file.path for record in self.records() for file in record.files}
+        for file in gone.files:
+            if file.path not in kept:
+                (self._folder / _relative(file.path)).unlink(missing_ok=True)
 
     def write_failure(self, failure: Failure) -> None:
         """Store why an artefact is missing; its earlier record no longer counts."""
@@ -147,8 +169,7 @@ class LocalSetWriter:
         for record in self.records():
             if record.source == done.source and record.key not in done.keys:
                 self._record_place(record.key).unlink(missing_ok=True)
-                for file in record.files:
-                    (self._folder / _relative(file.path)).unlink(missing_ok=True)
+                self._drop_files(record)
         for failure in _read_failures(self._folder):
             if failure.key[0] == done.source:
                 self._record_place(failure.key, _FAILED).unlink(missing_ok=True)
@@ -157,7 +178,14 @@ class LocalSetWriter:
     def sources_done(self) -> tuple[SourceDone, ...]:
         """Return the sources that were captured whole, by name."""
         found = sorted((self._folder / _RECORDS).glob(f"*{_DONE}"))
-        return tuple(SourceDone.model_validate_json(path.read_bytes()) for path in found)
+        try:
+            return tuple(SourceDone.model_validate_json(path.read_bytes()) for path in found)
+        except (OSError, PydanticError) as error:
+            raise StoreError(
+                "What says that a source was captured whole cannot be read.",
+                where=str(self._folder / _RECORDS),
+                remedy="Run the backup again; it makes a new set.",
+            ) from error
 
     def records(self) -> tuple[ArtefactRecord, ...]:
         """Return the records written so far, by key."""
@@ -191,19 +219,23 @@ def _open(place: Path) -> BinaryIO:
         raise translate_os_error(error, place) from error
 
 
+def _read_record(path: Path) -> ArtefactRecord:
+    try:
+        return ArtefactRecord.model_validate_json(path.read_bytes())
+    except (OSError, PydanticError) as error:
+        raise StoreError(
+            "This record cannot be read.",
+            where=str(path),
+            remedy="Run the backup again; it makes a new set.",
+        ) from error
+
+
 def _read_records(folder: Path) -> tuple[ArtefactRecord, ...]:
     found = []
     for path in sorted((folder / _RECORDS).glob("*.json")):
         if path.name == Path(DRAFT_NAME).name or path.name.endswith((_FAILED, _DONE)):
             continue
-        try:
-            found.append(ArtefactRecord.model_validate_json(path.read_bytes()))
-        except (OSError, PydanticError) as error:
-            raise StoreError(
-                "This record cannot be read.",
-                where=str(path),
-                remedy="Run the backup again; it makes a new set.",
-            ) from error
+        found.append(_read_record(path))
     return tuple(sorted(found, key=lambda record: record.key))
 
 
@@ -244,8 +276,15 @@ class LocalStore:
 
     def path_of(self, set_id: SetId, path: str = "") -> Path:
         """Return the real path of a set or of a file in it, for tools that need one."""
+        if not is_set_id(set_id):
+            raise self._no_such(set_id)
         folder = self.folder / set_id
         return folder / _relative(path) if path else folder
+
+    def _no_such(self, set_id: str) -> SetNotFoundError:
+        return SetNotFoundError(
+            "No such backup set.", where=f"{self.plan}/{set_id}", remedy="backup-pipeline list shows the sets."
+        )
 
     def begin(self, draft: Draft) -> LocalSetWriter:
         """Make the set's folder and write its draft."""
@@ -290,11 +329,7 @@ class LocalStore:
         """Return a set as it is on disk."""
         folder = self.folder / set_id
         if not is_set_id(set_id) or not folder.is_dir():
-            raise SetNotFoundError(
-                "No such backup set.",
-                where=f"{self.plan}/{set_id}",
-                remedy="backup-pipeline list shows the sets.",
-            )
+            raise self._no_such(set_id)
         manifest, problem = self._read_manifest(folder)
         draft = None
         with contextlib.suppress(OSError, PydanticError):
@@ -332,7 +367,8 @@ class LocalStore:
             import json
 
             with contextlib.suppress(ValueError):
-                version = json.loads(data).get("manifest_version")
+                document = json.loads(data)
+                version = document.get("manifest_version") if isinstance(document, dict) else None
                 if version not in (None, MANIFEST_VERSION):
                     return (
                         None,
@@ -363,14 +399,14 @@ class LocalStore:
 
     def files(self, set_id: SetId) -> Iterator[tuple[str, int]]:
         """Yield path and size of every file of the set, by path."""
-        folder = self.folder / set_id
+        folder = self.path_of(set_id)
         for path in sorted(folder.rglob("*")):
             if path.is_file() and not path.is_symlink():
                 yield path.relative_to(folder).as_posix(), path.stat().st_size
 
     def add_proof(self, set_id: SetId, proof: Proof) -> None:
         """Add a result to the set's `proofs/` folder."""
-        folder = self.folder / set_id / PROOFS_FOLDER
+        folder = self.path_of(set_id) / PROOFS_FOLDER
         try:
             folder.mkdir(mode=self._folder_mode, exist_ok=True)
         except OSError as error:
@@ -380,7 +416,7 @@ class LocalStore:
 
     def remove(self, set_id: SetId) -> None:
         """Remove a set, manifest first so that a half-removed set never looks whole."""
-        folder = self.folder / set_id
+        folder = self.path_of(set_id)
         try:
             (folder / MANIFEST_NAME).unlink(missing_ok=True)
             sync_folder(folder)
