@@ -146,8 +146,20 @@ TEMPLATE_VARIABLES: tuple[TemplateVariable, ...] = (
         "Executor of Dagster's steps, for scaling out; in-process without it.",
     ),
     TemplateVariable(
+        "BACKUP_PIPELINE_EXECUTOR_CONFIG", _RUNNING, "", Kind.TEXT, "<JSON OBJECT>",
+        "The executor's configuration.",
+    ),
+    TemplateVariable(
         "BACKUP_PIPELINE_RUN_LAUNCHER", _RUNNING, "", Kind.TEXT, "<MODULE:NAME>",
         "Run launcher of Dagster, for scaling out; this machine without it.",
+    ),
+    TemplateVariable(
+        "BACKUP_PIPELINE_RUN_LAUNCHER_CONFIG", _RUNNING, "", Kind.TEXT, "<JSON OBJECT>",
+        "The run launcher's configuration.",
+    ),
+    TemplateVariable(
+        "BACKUP_PIPELINE_KEEP_RUNS_DAYS", _RUNNING, "", Kind.TEXT, "<DAYS>",
+        "Older runs are removed from Dagster's history every week; all are kept without it. No set is touched.",
     ),
     TemplateVariable(
         "BACKUP_PIPELINE_PG_BIN", _RUNNING, "", Kind.PATH, "</usr/lib/postgresql/MAJOR/bin>",

@@ -13,7 +13,6 @@ import yaml
 from typer.main import get_command
 
 from backup_pipeline.cli.main import build_app
-from backup_pipeline.errors import ExitCode
 from backup_pipeline.orchestration.launcher import executor_from_environment
 from backup_pipeline.settings.loader import load_site
 
@@ -27,7 +26,6 @@ NAMES = (
     "guide-trading-and-repository",
     "guide-supabase-json-export",
     "guide-from-cron",
-    "exit-codes",
     "runbook",
 )
 DOCUMENTS = [path for name in NAMES if (path := ROOT / "docs" / f"{name}.md").exists()]
@@ -116,8 +114,3 @@ def test_the_configurations_of_launchers_and_executors_are_json_objects() -> Non
     for configuration in found:
         assert isinstance(yaml.safe_load(configuration), dict)
     assert executor_from_environment({"BACKUP_PIPELINE_EXECUTOR": "in_process"}).name == "in_process"
-
-
-def test_every_exit_code_is_documented_and_no_other() -> None:
-    found = re.findall(r"^\| (\d+) \| (\w+) \|", (ROOT / "docs" / "exit-codes.md").read_text("utf-8"), re.MULTILINE)
-    assert {(code.name, int(code)) for code in ExitCode} == {(name, int(code)) for code, name in found}
