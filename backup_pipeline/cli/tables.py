@@ -32,4 +32,6 @@ def new_table(title: str, *headings: str, wrapping: str = "") -> Table:
 
 def print_table(out: Console, table: Table) -> None:
     """Print a table: to a terminal in its width, elsewhere with unbroken lines."""
-    out.print(table, width=None if out.is_terminal else _UNBROKEN)
+    if not out.is_terminal:
+        out.width = _UNBROKEN
+    out.print(table)

@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo
 
 from backup_pipeline.errors import BackupSystemError
 from backup_pipeline.model.backup_set import SetState
+from backup_pipeline.model.manifest import Purpose
 from backup_pipeline.model.proof import ProofKind
 from backup_pipeline.model.set_id import SetId, is_set_id
 from backup_pipeline.operations.listing import ListedSet, list_plan
@@ -147,16 +148,19 @@ def _past_runs(site: Site, plan: str) -> tuple[tuple[SetId, str], ...]:
 
 def _problems(site: Site, status: PlanStatus, verdict: Verdict, now: datetime) -> list[Problem]:
     found = _freshness(site, status, now)
-    newest = next((one for one in reversed(status.sets) if not one.running), None)
-    if newest and newest.known.state is SetState.INCOMPLETE:
-        why = "; ".join(newest.notes)
-        found.append(
-            Problem(
-                "error",
-                f"The newest set {newest.known.set_id} is incomplete: {why}",
-                f"backup-pipeline backup {status.plan} --resume completes it.",
+    finished = [one for one in status.sets if not one.running]
+    # Partial and emergency sets are not the plan's backup: that one of them failed is worth a warning.
+    newest = next((one for one in reversed(finished) if _is_the_plans(one)), None)
+    for one in [newest, *(last for last in finished[-1:] if last is not newest)]:
+        if one and one.known.state is SetState.INCOMPLETE:
+            found.append(
+                Problem(
+                    "error" if one is newest else "warning",
+                    f"The newest {'set' if one is newest else 'partial or emergency set'} {one.known.set_id} "
+                    f"is incomplete: {'; '.join(one.notes)}",
+                    f"backup-pipeline backup {status.plan} --resume completes it." if one is newest else "",
+                )
             )
-        )
     bad = [one for one in status.sets if problem_of(one.known)]
     for one in bad[-3:]:
         found.append(
@@ -194,6 +198,10 @@ def _problems(site: Site, status: PlanStatus, verdict: Verdict, now: datetime) -
             )
         )
     return found
+
+
+def _is_the_plans(one: ListedSet) -> bool:
+    return not one.partial and one.known.purpose is Purpose.BACKUP
 
 
 def _freshness(site: Site, status: PlanStatus, now: datetime) -> list[Problem]:

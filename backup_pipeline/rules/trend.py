@@ -50,13 +50,13 @@ class Trend:
 
 
 def trend_of(sets: Sequence[SizedSet]) -> Trend | None:
-    """Return the trend of the newest counted sets; None with fewer than two.
+    """Return the trend of the newest counted sets; None when they span less than a day: too short to tell.
 
     The slope is the median of all pairs' slopes (Theil-Sen), so that one odd set does not tilt it.
     """
     counted = sorted((one for one in sets if one.facts.set_class is SetClass.BACKUP), key=lambda one: one.facts.at)
     recent = counted[-RECENT_SETS:]
-    if len(recent) < 2:
+    if not recent or recent[-1].facts.at - recent[0].facts.at < _DAY:
         return None
     slopes = [
         (b.size - a.size) / ((b.facts.at - a.facts.at) / _DAY)

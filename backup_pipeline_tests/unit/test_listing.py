@@ -83,6 +83,15 @@ def test_a_damaged_manifest_does_not_hide_the_other_sets(site, store, capsys):
     assert [found["state"] for found in told(capsys)["sets"]] == ["damaged", "complete"]
 
 
+def test_no_line_is_cut_where_no_terminal_cuts_it(site, store, capsys):
+    one = make_set(store, at("2026-11-20 02:00"), sealed=False, partial=True, rows=10**9, size=10**6)
+    run(site, "list")
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith(str(one)))
+    assert "incomplete (partial)" in line
+    assert "1,000,000,000" in line
+    assert "…" not in line
+
+
 def test_a_plan_without_sets_says_how_to_make_one(site, capsys):
     assert run(site, "list") == 0
     assert "backup-pipeline backup nightly makes one" in capsys.readouterr().out

@@ -61,8 +61,12 @@ def test_much_free_space_is_not_full_within_the_horizon():
     assert disk_full_at(sized([1000] * 10), 10**12, KEEP_ALL, now, UTC) is None
 
 
-def test_sets_every_ten_minutes_are_played_through_quickly_and_right():
-    every = timedelta(minutes=10)
+def test_sets_every_hour_are_played_through_by_the_day():
+    every = timedelta(hours=1)
     now = BEGIN + 99 * every
-    full = disk_full_at(sized([1000] * 100, every), 14_400_000, KEEP_ALL, now, UTC)
-    assert now + 95 * DAY < full < now + 106 * DAY
+    full = disk_full_at(sized([1000] * 100, every), 2_400_000, KEEP_ALL, now, UTC)
+    assert now + 99 * DAY <= full <= now + 101 * DAY
+
+
+def test_sets_of_a_few_minutes_have_no_trend():
+    assert trend_of(sized([1000, 2000, 3000], timedelta(minutes=5))) is None

@@ -71,6 +71,13 @@ def test_an_incomplete_newest_set_is_told_with_what_failed_and_how_to_complete_i
         assert plan_status(site, "nightly", NOW).standing == "good"
 
 
+def test_an_incomplete_partial_or_emergency_set_is_a_warning(site, store, nights):
+    make_set(store, at("2026-11-21 11:00"), sealed=False, partial=True)
+    status = plan_status(site, "nightly", NOW)
+    assert status.standing == "attention"
+    assert "partial or emergency set 2026-11-21T110000Z is incomplete" in status.problems[0].what
+
+
 def test_damage_in_the_newest_set_is_an_error_and_the_set_before_is_the_last_good_one(site, store, nights):
     add_proof(store, nights[-1], ProofKind.VERIFICATION, NOW, passed=False, findings=["changed"])
     status = plan_status(site, "nightly", NOW)
