@@ -23,7 +23,7 @@ def export(target: PostgresTarget, folder: Path, connections: int) -> int:
     context = writer_in(folder / "bare")
     rows = 0
     with exported_snapshot(target) as snapshot, Readers(snapshot, connections) as readers:
-        for table in read_tables(snapshot.connection):
+        for table in read_tables(snapshot.connection, sizes=True):
             columns = read_columns(snapshot.connection, table.schema_name, table.name)
             forms = tuple(ColumnForm(c.name, c.type, c.base_type, family_of(c.base_type)) for c in columns)
             profile = TableProfile(Fingerprint(algorithm="", server_major=0, value="", rows=0), columns, (), forms)

@@ -58,7 +58,7 @@ def read_catalog(connection: Connection[TupleRow]) -> Catalog:
         server_version=version,
         encoding=str(database[0]) if database else "",
         collation=str(database[1]) if database else "",
-        tables=read_tables(connection),
+        tables=read_tables(connection, sizes=True),
         objects={kind: found for kind, found in objects.items() if found},
         sequences=_sequences(connection),
         roles=_roles_of(objects),
@@ -79,8 +79,11 @@ def _roles_of(objects: dict[str, dict[str, str]]) -> tuple[str, ...]:
     return tuple(sorted(found - {"PUBLIC", ""}))
 
 
-def read_tables(connection: Connection[TupleRow]) -> tuple[CatalogTable, ...]:
-    """Return the user's tables with columns and keys, by schema and name, with a few queries in all."""
+def read_tables(connection: Connection[TupleRow], *, sizes: bool = False) -> tuple[CatalogTable, ...]:
+    """Return the user's tables with columns and keys, by schema and name, with a few queries in all.
+
+    With `sizes` it waits for tables that another session holds exclusively.
+    """
     columns: dict[int, list[ColumnRecord]] = defaultdict(list)
     keys: dict[int, list[TableKey]] = defaultdict(list)
     foreign: dict[int, list[ForeignKey]] = defaultdict(list)
@@ -106,7 +109,7 @@ def read_tables(connection: Connection[TupleRow]) -> tuple[CatalogTable, ...]:
             bytes=int(size or 0),
         )
         for oid, schema, name, kind, secured, parent_schema, parent, pages, size in connection.execute(
-            queries.TABLES.encode()
+            (queries.TABLES_WITH_SIZES if sizes else queries.TABLES).encode()
         )
     )
 

@@ -17,11 +17,9 @@ def _own(catalog: str, column: str) -> str:
     )
 
 
-TABLES = f"""
-select c.oid::bigint, n.nspname, c.relname, c.relkind::text, c.relrowsecurity,
-       pn.nspname, p.relname,
-       case when c.relkind = 'r' then pg_relation_size(c.oid) / current_setting('block_size')::int else 0 end,
-       case when c.relkind = 'r' then pg_table_size(c.oid) else 0 end
+def _tables(pages: str, size: str) -> str:
+    return f"""
+select c.oid::bigint, n.nspname, c.relname, c.relkind::text, c.relrowsecurity, pn.nspname, p.relname, {pages}, {size}
   from pg_class c join pg_namespace n on n.oid = c.relnamespace
   left join pg_inherits i on i.inhrelid = c.oid and c.relispartition
   left join pg_class p on p.oid = i.inhparent
@@ -29,6 +27,14 @@ select c.oid::bigint, n.nspname, c.relname, c.relkind::text, c.relrowsecurity,
  where c.relkind in ('r', 'p', 'f') and c.relpersistence <> 't' and {_USER} and {_own("pg_class", "c.oid")}
  order by 2, 3
 """
+
+
+# Asking for sizes waits for tables that a migration holds; the names alone never wait.
+TABLES = _tables("0", "0")
+TABLES_WITH_SIZES = _tables(
+    "case when c.relkind = 'r' then pg_relation_size(c.oid) / current_setting('block_size')::int else 0 end",
+    "case when c.relkind = 'r' then pg_table_size(c.oid) else 0 end",
+)
 
 COLUMNS = f"""
 select c.oid::bigint, a.attname, format_type(a.atttypid, a.atttypmod), not a.attnotnull, a.attgenerated <> ''

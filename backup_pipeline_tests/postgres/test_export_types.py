@@ -1,0 +1,187 @@
+"""Every value of every type must come out of the Parquet file as the server has it."""
+
+from __future__ import annotations
+
+import datetime as dt
+import gzip
+import json
+import zoneinfo
+from collections.abc import Callable
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from backup_pipeline.tools.postgres.connection import connected
+from backup_pipeline.tools.postgres.target import PostgresTarget
+from backup_pipeline_tests.postgres.capture_site import NASTY, Capture, capture
+
+_FORMATS = ["parquet", "jsonl", "csv"]
+Make = Callable[..., PostgresTarget]
+_EXACT = {"n102": pa.decimal128(10, 2), "n60": pa.decimal256(60, 20), "by": pa.binary(), "i4": pa.int32(),
+          "f4": pa.float32(), "f8": pa.float64(), "b": pa.bool_()}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def nasty(template: Callable[[str, str], str], server: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    name = template("nasty", NASTY)
+    target = server.target(name)
+    folder = tmp_path_factory.mktemp("nasty")
+    done = capture(folder, target, tables={"include": ["*"], "formats": _FORMATS})
+    return target, done
+
+
+def _table(done: Capture, *key: str) -> pa.Table:
+    return pq.read_table(done.path(done.records[key], ".parquet"))
+
+
+def test_every_table_of_the_nasty_database_passes_its_checks_and_inspection(nasty: Any) -> None:
+    _, done = nasty
+    failed = [(k, c) for k, r in done.records.items() for c in r.checks if not c.passed]
+    assert failed == []
+    assert [f for key in done.records for f in done.findings(*key)] == []
+    assert {k[1:] for k in done.records if len(k) == 3} >= {
+        ("public", "nasty"), ("public", 'we"ird\nname-=1/2'), ('Od\'d "x', "T.1"), ("public", "nocols"),
+        ("public", "part"),
+    }  # fmt: skip
+    assert ("s", "public", "part_a") not in done.records
+
+
+def test_text_forms_are_the_servers_own_and_exact_types_are_exact(nasty: Any) -> None:
+    target, done = nasty
+    table = _table(done, "s", "public", "nasty").sort_by("id")
+    with connected(target) as connection:
+        for field in table.schema:
+            name = field.name
+            form = field.metadata[b"form"]
+            assert field.metadata[b"postgres_type"]
+            if field.type == pa.string():
+                # format() calls the type's own output function, as COPY does.
+                shown = f'case when "{name}" is distinct from null then format(\'%s\', "{name}") end'
+                query = f"select {shown} from public.nasty order by id"
+                expected = [r[0] for r in connection.execute(query.encode())]
+                assert table.column(name).to_pylist() == expected, name
+            else:
+                assert form == b"exact"
+    for name, kind in _EXACT.items():
+        assert table.schema.field(name).type == kind, name
+    assert table.column("n102").to_pylist() == [Decimal("1.10"), None, None]
+    assert table.column("n60").to_pylist()[0] == Decimal("123456789012345678901234567890.12345678901234567890")
+    assert table.column("by").to_pylist() == [b"\x00\xff\\\n", b"", None]
+    assert str(table.column("f8").to_pylist()) == "[nan, -0.0, None]"
+    assert table.column("f4").to_pylist()[1] == float("inf")
+    assert table.column("t").to_pylist()[0] == ""
+
+
+def test_dates_and_times_that_fit_are_exact(database: Make, tmp_path: Path) -> None:
+    target = database()
+    with connected(target) as connection:
+        connection.execute("create table public.d (ts timestamp, tz timestamptz, d date, t time, u uuid)")
+        connection.execute(
+            "insert into public.d values ('1600-02-29 00:00:00.000001', '9999-12-31 23:59:59.999999+00', '0001-01-01', "
+            "'23:59:59.999999', null), (null, '2020-05-05 12:00+05:30', '9999-12-31', '00:00', null)"
+        )
+    done = capture(tmp_path, target)
+    table = _table(done, "s", "public", "d")
+    assert table.schema.field("tz").type == pa.timestamp("us", tz="UTC")
+    assert table.column("ts").to_pylist() == [dt.datetime.fromisoformat("1600-02-29 00:00:00.000001"), None]
+    assert table.column("tz").to_pylist()[1] == dt.datetime(2020, 5, 5, 6, 30, tzinfo=dt.UTC)
+    assert table.column("d").to_pylist() == [dt.date(1, 1, 1), dt.date(9999, 12, 31)]
+    assert table.column("t").to_pylist()[0] == dt.time(23, 59, 59, 999999)
+    assert done.check("content_matches_snapshot", "s", "public", "d").passed
+
+
+def test_a_partitioned_table_is_one_export_with_the_rows_of_its_partitions(nasty: Any) -> None:
+    _, done = nasty
+    assert done.records["s", "public", "part"].rows == 500
+    assert sorted(_table(done, "s", "public", "part").column("id").to_pylist()) == list(range(1, 501))
+    assert done.records["s", "public", "parent"].rows == 1
+
+
+def test_a_table_without_columns_keeps_its_number_of_rows(nasty: Any) -> None:
+    _, done = nasty
+    assert done.records["s", "public", "nocols"].rows == 2
+    assert done.check("content_matches_snapshot", "s", "public", "nocols").passed
+
+
+def test_json_lines_and_csv_hold_every_row_and_tell_null_from_empty(nasty: Any) -> None:
+    _, done = nasty
+    record = done.records["s", "public", "nasty"]
+    lines = gzip.decompress(done.path(record, ".jsonl.gz").read_bytes()).decode().splitlines()
+    rows = [json.loads(line, parse_float=Decimal) for line in lines]
+    assert [row["id"] for row in rows] == [1, 2, 3]
+    assert rows[0]["t"] == ""
+    assert rows[2]["t"] is None
+    assert rows[0]["n60"] == Decimal("123456789012345678901234567890.12345678901234567890")
+    text = gzip.decompress(done.path(record, ".csv.gz").read_bytes()).decode()
+    assert text.startswith("id,i2,i4,")
+    assert "\n1,1,2,1.1,NaN,NaN,1.10," in text
+    file = next(f for f in record.files if f.path.endswith(".csv.gz"))
+    assert file.content_size == len(text.encode())
+
+
+def test_rows_longer_than_a_piece_and_line_ends_inside_values_survive(database: Make, tmp_path: Path) -> None:
+    target = database()
+    with connected(target) as connection:
+        connection.execute("create table public.big (id int primary key, t text, b bytea)")
+        connection.execute(
+            "insert into public.big select i, repeat(e'\"x,\\n', 700000 * (i % 2)) || i, "
+            "decode(repeat('00ff', 60000), 'hex') from generate_series(1, 12) i"
+        )
+    # Through psql, because the table is large, and in several ranges.
+    done = capture(tmp_path, target, connections=3)
+    table = _table(done, "s", "public", "big").sort_by("id")
+    assert done.check("content_matches_snapshot", "s", "public", "big").passed
+    assert table.column("t").to_pylist()[0] == '"x,\n' * 700000 + "1"
+    assert set(table.column("b").to_pylist()) == {b"\x00\xff" * 60000}
+
+
+_EARLIEST = dt.datetime.fromisoformat("0001-01-01")
+_TEXT = st.text(st.characters(blacklist_characters="\0", blacklist_categories=["Cs"]), max_size=40)
+
+
+@settings(
+    max_examples=8, deadline=None, phases=[Phase.generate], suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    rows=st.lists(
+        st.tuples(
+            st.none() | _TEXT,
+            st.none() | st.binary(max_size=30),
+            st.none()
+            | st.decimals(allow_nan=False, allow_infinity=False, places=4, min_value=-(10**8), max_value=10**8),
+            st.none() | st.floats(),
+            st.none() | st.datetimes(min_value=_EARLIEST, timezones=st.just(dt.UTC)),
+            st.none() | st.booleans(),
+            st.lists(st.none() | _TEXT, max_size=3),
+        ),
+        max_size=8,
+    )
+)
+def test_any_row_comes_back_as_it_was(rows: list[tuple[Any, ...]], database: Make, tmp_path_factory: Any) -> None:
+    target = database()
+    with connected(target) as connection:
+        connection.execute(
+            "create table public.r (i int, t text, b bytea, n numeric(14,4), f float8, z timestamptz, o bool, a text[])"
+        )
+        for number, row in enumerate(rows):
+            connection.execute("insert into public.r values (%s, %s, %s, %s, %s, %s, %s, %s)", (number, *row))
+        arrays = [r[0] for r in connection.execute("select a::text from public.r order by i")]
+    done = capture(tmp_path_factory.mktemp("any"), target, selected=frozenset({("s", "public", "r")}))
+    assert done.check("content_matches_snapshot", "s", "public", "r").passed
+    table = _table(done, "s", "public", "r").sort_by("i")
+    found = list(zip(*(table.column(name).to_pylist() for name in "tbnfzo"), strict=True)) if rows else []
+    assert [repr(r) for r in found] == [repr(_as_stored(row)) for row in rows]
+    assert table.column("a").to_pylist() == arrays
+
+
+def _as_stored(row: tuple[Any, ...]) -> tuple[Any, ...]:
+    text, data, number, real, moment, flag, _ = row
+    exact = None if number is None else number.quantize(Decimal("0.0001"))
+    zoned = None if moment is None else moment.replace(fold=0, tzinfo=zoneinfo.ZoneInfo("UTC"))
+    return text, data, exact, real, zoned, flag
