@@ -86,7 +86,7 @@ def test_everything_comes_back_by_hand_without_this_program(
     work = tmp_path / "work"
     work.mkdir()
     sums = tmp_path / "sums"
-    variables, *steps = section("7. Without this program")
+    variables, *steps = section("8. Without this program")
     assert variables.startswith("export SET=")
     new = f"restored_{target.database}"
     out = ""
@@ -177,7 +177,7 @@ def test_a_damaged_site_is_brought_back_by_following_the_runbook(site: TestSite)
     with closing(sqlite3.connect(site.folder / "werkstatt.db")) as connection, connection:
         assert connection.execute("select count(*) from auftraege").fetchone() == (100,)
 
-    # The whole database is gone; section 5 sends the reader to section 2.
+    # The whole database is gone; section 6 sends the reader to section 2.
     with connected(database.with_database("postgres")) as connection:
         connection.execute(f'drop database "{database.database}" with (force)'.encode())
     assert site.run("verify", "--all").code == 0
@@ -187,4 +187,46 @@ def test_a_damaged_site_is_brought_back_by_following_the_runbook(site: TestSite)
     done = site.run(*(known.get(word, word) for word in site_steps[1]))
     assert done.code == 0, done.text
     assert rows() == before
-    follow(site, "6. Afterwards")
+    follow(site, "7. Afterwards")
+
+
+AUFTRAEGE = """create table auftraege (record_id integer primary key, auftrag_nr text, kunde_name text, kunden_nr text,
+kennzeichen text, vin text, datum text, formular_version text, keywords_json text, file_path text, hash text,
+data_complete integer, created_at text, updated_at text)"""
+
+
+def test_a_lost_order_database_is_brought_back_by_following_the_runbook(tmp_path: Path) -> None:
+    site = TestSite(tmp_path)
+    site.write(
+        "sources: {werkstatt: {kind: orders, database: werkstatt.db, archive: Archiv}}\n"
+        "plans: {workshop: {sources: [werkstatt]}}\n"
+    )
+    rows = [
+        (n, f"{n:06}", f"Kunde {n}", str(n), f"B-AB {n}", None, "2024-03-01", "1", "{}", f"2024/{n:06}", "", 1)
+        + ("2024-03-01T10:00:00",) * 2
+        for n in range(1, 21)
+    ]
+    for row in rows:
+        (tmp_path / "Archiv" / row[9]).mkdir(parents=True)
+    question = "select * from auftraege order by record_id"
+    database = tmp_path / "werkstatt.db"
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute(AUFTRAEGE)
+        connection.executemany(f"insert into auftraege values ({','.join('?' * 14)})", rows)
+    done = site.run("orders", "export")
+    assert done.code == 0, done.text
+
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("delete from auftraege where record_id > 3")
+    title = "5. The order archive's database is lost"
+    *restoring, undoing = calls(title)
+    assert undoing == ["orders", "undo"]
+    for words in restoring:
+        done = site.run(*words)
+        assert done.code == 0, f"{words}\n{done.text}"
+    with closing(sqlite3.connect(database)) as connection:
+        assert connection.execute(question).fetchall() == rows
+    done = site.run(*undoing)
+    assert done.code == 0, done.text
+    with closing(sqlite3.connect(database)) as connection:
+        assert len(connection.execute(question).fetchall()) == 3
