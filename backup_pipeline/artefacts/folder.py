@@ -41,6 +41,7 @@ def capture_folder(context: CaptureContext, settings: FolderSource) -> Iterator[
         roots=roots,
         label=str(settings.path),
         details={"root": str(settings.path), "buckets": list(settings.buckets)},
+        collapse=settings.collapse,
     )
 
 

@@ -16,6 +16,8 @@ from backup_pipeline.model.base import JsonValue
 from backup_pipeline.model.progress import Progress
 from backup_pipeline.model.proof import Finding
 from backup_pipeline.model.record import ArtefactKind, ArtefactRecord, CheckResult, Severity
+from backup_pipeline.rules.collapse import size_check
+from backup_pipeline.settings.types import CollapseCheck
 from backup_pipeline.tools.tarball import (
     Kind,
     Member,
@@ -111,6 +113,7 @@ def capture_tarball(
     roots: tuple[Root, ...],
     label: str,
     details: dict[str, JsonValue],
+    collapse: CollapseCheck,
 ) -> ArtefactRecord:
     """Write `<stem>.tar.gz` and `<stem>.listing.jsonl.gz`, re-read both, and store and return the record.
 
@@ -138,7 +141,8 @@ def capture_tarball(
         details={**details, **_details(found, listing)},
     )
     problems = tuple(inspect_tarball(writer.open, record))
-    record = record.model_copy(update={"checks": (_complete(problems, found), _stable(found), _plain(found))})
+    checks = (_complete(problems, found), _stable(found), _plain(found), _size(context, record, found, collapse))
+    record = record.model_copy(update={"checks": checks, "finished_at": context.now()})
     writer.write_record(record)
     return record
 
@@ -292,6 +296,13 @@ def _plain(found: _Found) -> CheckResult:
         table=_named(found, Kind.LINK, Kind.SPECIAL),
         numbers={"links": links, "special": special},
     )
+
+
+def _size(context: CaptureContext, record: ArtefactRecord, found: _Found, collapse: CollapseCheck) -> CheckResult:
+    before = context.previous.record(*record.key) if context.previous else None
+    known = before.details.get("bytes") if before else None
+    size = known if isinstance(known, int) else None
+    return size_check(found.bytes, size, drop=collapse.drop, severity=collapse.severity)
 
 
 def inspect_tarball(open_file: Callable[[str], BinaryIO], record: ArtefactRecord) -> Iterator[Finding]:

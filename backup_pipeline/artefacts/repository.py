@@ -75,6 +75,7 @@ def capture_repository(context: CaptureContext, settings: RepositorySource) -> I
             roots=extras,
             label=str(settings.path),
             details={"env": settings.include_env, "volumes": volumes},
+            collapse=settings.collapse,
         )
 
 

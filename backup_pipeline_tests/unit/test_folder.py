@@ -3,21 +3,24 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
+import shutil
 import subprocess
 import threading
 from pathlib import Path
 
 import pytest
 
+from backup_pipeline.artefacts.capture import CaptureContext
 from backup_pipeline.artefacts.folder import capture_folder, inspect_folder
 from backup_pipeline.errors import SourceError
+from backup_pipeline.model.manifest import Manifest
 from backup_pipeline.model.record import ArtefactRecord
 from backup_pipeline.settings.types import FolderSource
 from backup_pipeline.stores.local import LocalSetWriter
 from backup_pipeline.tools import tarball
 from backup_pipeline.tools.tarball import Kind, State, TarballWriter
 from backup_pipeline.tools.tarball_reader import read_listing
-from backup_pipeline_tests.archive_sets import check_of, context_of, new_set, tree
+from backup_pipeline_tests.archive_sets import NOW, check_of, context_of, new_set, tree
 
 
 def settings(root: Path, *buckets: str, **more: object) -> FolderSource:
@@ -107,6 +110,23 @@ def test_an_empty_root_fails_unless_the_settings_allow_it(tmp_path: Path) -> Non
     record = capture(new_set(tmp_path, number=1), settings(root, allow_empty=True))
     assert record.details["files"] == 0
     assert not record.failed_checks
+
+
+def test_a_tree_that_has_collapsed_since_the_last_set_is_told(tmp_path: Path) -> None:
+    root = buckets(tmp_path / "storage")
+    writer = new_set(tmp_path)
+    before = capture(writer, settings(root))
+    previous = Manifest(
+        set_id=before.set_id, plan="nightly", sources=("storage",), started_at=NOW, sealed_at=NOW, run_id="r",
+        root_run_id="r", pipeline_version="1", artefacts=(before,),
+    )  # fmt: skip
+    for name in ("private", "submissions"):
+        shutil.rmtree(root / name)
+    context = CaptureContext(new_set(tmp_path, number=1), "storage", previous=previous)
+    (record,) = capture_folder(context, settings(root))
+    check = check_of(record, "size_not_collapsed")
+    assert not check.passed
+    assert check.numbers["bytes_before"] == before.details["bytes"]
 
 
 def test_links_and_pipes_are_left_out_and_named_by_a_warning(tmp_path: Path) -> None:
