@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from backup_pipeline.orchestration.alerts import alert_sensors
 from backup_pipeline.orchestration.capture_assets import capture_asset
@@ -18,6 +19,7 @@ from backup_pipeline.orchestration.proof_assets import (
     stage_schedule,
     verification_asset,
 )
+from backup_pipeline.orchestration.restore_assets import restore_asset, restore_job, undo_job
 from backup_pipeline.orchestration.retention_asset import RETENTION, retention_asset
 from backup_pipeline.orchestration.run_resource import RUNS, backup_runs_resource
 from backup_pipeline.orchestration.set_partitions import partitions_sensor
@@ -29,6 +31,7 @@ def plan_definitions(site: Site, plan: str) -> dg.Definitions:
     settings = site.plan(plan)
     captures = [capture_asset(site, plan, name) for name in settings.sources]
     manifest = manifest_asset(site, plan)
+    restored = restore_asset(site, plan)
     keys = [key for asset in captures for key in asset.keys]
     job = dg.define_asset_job(
         backup_job(plan),
@@ -52,6 +55,9 @@ def plan_definitions(site: Site, plan: str) -> dg.Definitions:
                 tags={PLAN_TAG: plan},
             )
         )
+    restore: list[UnresolvedAssetJobDefinition | dg.JobDefinition] = (
+        [restore_job(site, plan), undo_job(site, plan)] if restored else []
+    )
     return dg.Definitions(
         assets=[
             *captures,
@@ -59,8 +65,14 @@ def plan_definitions(site: Site, plan: str) -> dg.Definitions:
             retention_asset(site, plan),
             verification_asset(site, plan),
             drill_asset(site, plan),
+            *([restored] if restored else []),
         ],
-        jobs=[job, stage_job(plan, VERIFICATION), stage_job(plan, DRILL)],
+        jobs=[
+            job,
+            stage_job(plan, VERIFICATION),
+            stage_job(plan, DRILL),
+            *restore,
+        ],
         schedules=schedules,
         sensors=[partitions_sensor(site, plan)],
     )

@@ -166,7 +166,8 @@ def test_a_selection_tells_which_sources_a_run_captures_and_whether_that_is_all(
 
 
 def test_odd_names_become_keys_that_dagster_takes_and_never_meet() -> None:
-    names = ["orders", "or ders", "or-ders", 'or"ders', "or\nders", "\u00e9", "e\u0301", "x" * 300, "x" * 301, "a/b", "a_b"]
+    names = ["orders", "or ders", "or-ders", 'or"ders', "or\nders", "\u00e9", "e\u0301", "a/b", "a_b"]
+    names += ["x" * 300, "x" * 301]
     parts = [key_part(name) for name in names]
     assert len(set(parts)) == len(names)
     assert all(part.replace("_", "a").isalnum() and part.isascii() and len(part) < 120 for part in parts)

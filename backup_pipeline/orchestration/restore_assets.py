@@ -1,0 +1,274 @@
+"""Restore in the UI: `<plan>_restore` with the set picked from the partitions, and `<plan>_undo`.
+
+Three steps, as in the shell: a run with `step: plan` shows what would happen and a plan id; a run with `step: apply`,
+that id and the target's name does it; `<plan>_undo` takes it back. Never retried automatically.
+"""
+
+from collections.abc import Iterator
+from enum import Enum
+from typing import Any
+
+import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+from pydantic import Field
+
+from backup_pipeline.model.restore import (
+    ConflictRule,
+    RestoreMode,
+    RestoreOptions,
+    RestorePlan,
+    RestoreResult,
+    TableChange,
+)
+from backup_pipeline.model.set_id import SetId
+from backup_pipeline.orchestration.metadata import failure_of, table_of
+from backup_pipeline.orchestration.names import PLAN_TAG, SET_TAG, manifest_key, sets_partitions
+from backup_pipeline.orchestration.watching import present_watcher
+from backup_pipeline.settings.site import Site
+from backup_pipeline.settings.types import OrdersSource
+
+RESTORED = "restored"
+# A restore that failed is looked at by a person, never tried again by a machine.
+_NEVER_AGAIN = {"dagster/max_retries": "0"}
+
+
+class Step(Enum):
+    """plan: show what would happen, change nothing. apply: do what a plan says."""
+
+    PLAN = "plan"
+    APPLY = "apply"
+
+
+class Mode(Enum):
+    """rebuild: a new database beside the live one, compared, swapped in. upsert: rows into the live one."""
+
+    REBUILD = "rebuild"
+    UPSERT = "upsert"
+
+
+class Only(Enum):
+    """Which tables an upsert works on."""
+
+    ALL = "all"
+    MASTER = "master"
+    TRANSACTION = "transaction"
+
+
+class OnConflict(Enum):
+    """Who wins where a row is in both and differs."""
+
+    BACKUP = "backup"
+    KEEP = "keep"
+    NEWER = "newer"
+
+
+class RestoreConfig(dg.Config):
+    """What the Launchpad asks for."""
+
+    source: str = Field(description="The source to restore, as named in backup.yaml.")
+    confirm: str = Field(
+        description="Name of the target (the database's name or the path), as the plan asks for it. "
+        "For step `plan` write anything, such as `-`."
+    )
+    step: Step = Field(default=Step.PLAN, description="plan: only show what would happen. apply: do it.")
+    plan_id: str = Field(default="", description="For step `apply`: the id that the plan's run printed.")
+    mode: Mode = Field(
+        default=Mode.REBUILD,
+        description="rebuild: a new database beside the live one, compared, then swapped in by rename; the old one "
+        "stays for undo. upsert: insert and update rows in the live database in one transaction.",
+    )
+    into: str = Field(default="", description="Restore under this name and swap nothing.")
+    tables: list[str] = Field(default_factory=list, description="Upsert only these tables (schema.table, * and ?).")
+    only: Only = Field(default=Only.ALL, description="Upsert only master or only transaction tables.")
+    rows: list[str] = Field(default_factory=list, description="Upsert only these rows: `public.orders: id in (1, 2)`.")
+    on_conflict: OnConflict = Field(default=OnConflict.BACKUP, description="Who wins where rows differ.")
+    newer_column: str = Field(default="updated_at", description="The time column that `newer` compares.")
+    insert_absent: bool = Field(
+        default=False, description="Upsert tables without primary key by inserting what is absent."
+    )
+    create_roles: bool = Field(default=False, description="Make missing roles (without login) instead of refusing.")
+
+    def options(self) -> RestoreOptions:
+        """Return the options that the operation takes."""
+        return RestoreOptions(
+            mode=RestoreMode(self.mode.value),
+            into=self.into,
+            tables=tuple(self.tables),
+            only=None if self.only is Only.ALL else self.only.value,
+            rows=tuple(self.rows),
+            on_conflict=ConflictRule(self.on_conflict.value),
+            newer_column=self.newer_column,
+            insert_absent=self.insert_absent,
+            create_roles=self.create_roles,
+        )
+
+
+class UndoConfig(dg.Config):
+    """What the Launchpad asks for."""
+
+    source: str = Field(description="The source whose newest restore is taken back.")
+    confirm: str = Field(description="Name of what is live now (the database's name or the path).")
+
+
+def restored_key(plan: str, source: str) -> dg.AssetKey:
+    """Return the key of a source's rebuilt database (folder, file)."""
+    return dg.AssetKey([plan, source, RESTORED])
+
+
+def _restorable(site: Site, plan: str) -> list[str]:
+    """Return the sources of a plan that this job restores; order archives have their own."""
+    return [name for name in site.plan(plan).sources if not isinstance(site.source(name), OrdersSource)]
+
+
+def plan_metadata(plan: RestorePlan) -> dict[str, Any]:
+    """Return what the UI shows of a restore's plan: counts and names, no values."""
+    metadata: dict[str, Any] = {
+        "plan_id": plan.plan_id,
+        "target": plan.target,
+        "confirm": plan.confirm,
+        "exists": plan.exists,
+        "can_be_applied": not plan.reasons_against,
+        "steps": table_of([{"nr": n, "step": step} for n, step in enumerate(plan.steps, 1)]),
+    }
+    numbers = {"bytes_needed": plan.bytes_needed, "bytes_free": plan.bytes_free, "estimated_seconds": plan.seconds}
+    metadata.update({name: number for name, number in numbers.items() if number is not None})
+    for name, texts in (
+        ("reasons_against", plan.reasons_against), ("warnings", plan.warnings),
+        ("missing_roles", plan.missing_roles), ("missing_extensions", plan.missing_extensions),
+    ):  # fmt: skip
+        if texts:
+            metadata[name] = table_of([{name: text} for text in texts])
+    if plan.tables:
+        metadata["tables"] = table_of([_table_row(table) for table in plan.tables])
+    return metadata
+
+
+def _table_row(table: TableChange) -> dict[str, Any]:
+    return {
+        "table": table.table,
+        "backup": table.backup,
+        "target": table.target,
+        "insert": table.insert,
+        "update": table.update,
+        "unchanged": table.unchanged,
+        "only in target": table.only_in_target,
+        "changed since": table.conflicts,
+        "note": table.note,
+    }
+
+
+def result_metadata(result: RestoreResult) -> dict[str, Any]:
+    """Return what the UI shows of a restore that was done."""
+    metadata: dict[str, Any] = {
+        "set": result.set_id,
+        "target": result.target,
+        "restored": result.restored,
+        "kept_for_undo": result.undo.kept,
+        "emergency_set": result.emergency_set,
+        "seconds": round((result.finished_at - result.started_at).total_seconds(), 3),
+        **result.numbers,
+    }
+    if result.tables:
+        metadata["tables"] = table_of([_table_row(table) for table in result.tables])
+    if result.warnings:
+        metadata["warnings"] = table_of([{"warning": text} for text in result.warnings])
+    return metadata
+
+
+def restore_asset(site: Site, plan: str) -> dg.AssetsDefinition | None:
+    """Return the restored sources of a plan, partitioned by set; None for a plan that has none of its own."""
+    names = _restorable(site, plan)
+    if not names:
+        return None
+
+    @dg.multi_asset(
+        name=f"{plan}__{RESTORED}",
+        specs=[
+            dg.AssetSpec(
+                restored_key(plan, name),
+                deps=[manifest_key(plan)],
+                group_name=plan,
+                kinds={site.source(name).kind},
+                description=f"Source `{name}` rebuilt from a set beside what is live, compared, and swapped in.",
+                partitions_def=sets_partitions(plan),
+                skippable=True,
+                code_version="1",
+            )
+            for name in names
+        ],
+        can_subset=True,
+        op_tags={PLAN_TAG: plan},
+    )
+    def restored(context: dg.AssetExecutionContext, config: RestoreConfig) -> Iterator[Any]:
+        from backup_pipeline.operations.restore import apply_restore, plan_restore
+
+        set_id = SetId(context.partition_key)
+        context.instance.add_run_tags(context.run_id, {SET_TAG: f"{plan}/{set_id}"})
+        progress = present_watcher().progress
+        try:
+            if config.step is Step.PLAN:
+                found = plan_restore(site, plan, set_id, config.source, config.options(), progress=progress)
+                context.log.info(
+                    f"Plan {found.plan_id}: to apply it, run again with step apply and confirm {found.confirm}"
+                )
+                context.log_event(
+                    dg.AssetObservation(
+                        restored_key(plan, config.source), partition=set_id, metadata=plan_metadata(found)
+                    )
+                )
+                return
+            result = apply_restore(
+                site,
+                plan,
+                set_id,
+                config.source,
+                config.options(),
+                plan_id=config.plan_id,
+                confirm=config.confirm,
+                run_id=context.run_id,
+                progress=progress,
+            )
+        except Exception as error:  # noqa: BLE001 - at this edge everything becomes a Failure
+            raise failure_of(error) from None
+        key = restored_key(plan, config.source)
+        if key in context.selected_asset_keys:
+            yield dg.MaterializeResult(asset_key=key, metadata=result_metadata(result))
+        else:
+            context.log_event(dg.AssetMaterialization(key, partition=set_id, metadata=result_metadata(result)))
+
+    return restored
+
+
+def restore_job(site: Site, plan: str) -> UnresolvedAssetJobDefinition:
+    """Return the job `<plan>_restore`: pick the set as the partition, fill in the Launchpad's form."""
+    return dg.define_asset_job(
+        f"{plan}_restore",
+        selection=dg.AssetSelection.assets(*(restored_key(plan, name) for name in _restorable(site, plan))),
+        partitions_def=sets_partitions(plan),
+        tags={PLAN_TAG: plan, **_NEVER_AGAIN},
+        description=f"Restore one source of a set of plan {plan}: first `step: plan`, then `step: apply`.",
+    )
+
+
+def undo_job(site: Site, plan: str) -> dg.JobDefinition:
+    """Return the job `<plan>_undo`, which takes the newest restore of a source back."""
+
+    @dg.op(name=f"{plan}__undo", tags={PLAN_TAG: plan})
+    def undo(context: dg.OpExecutionContext, config: UndoConfig) -> None:
+        from backup_pipeline.operations.undo import undo_restore
+
+        try:
+            result = undo_restore(site, plan, config.source, confirm=config.confirm)
+        except Exception as error:  # noqa: BLE001 - at this edge everything becomes a Failure
+            raise failure_of(error) from None
+        context.log.info(f"{config.source}: what was live before {result.started_at:%Y-%m-%d %H:%M} UTC is live again.")
+
+    @dg.job(
+        name=f"{plan}_undo",
+        tags={PLAN_TAG: plan, **_NEVER_AGAIN},
+        description=f"Take back the newest restore of a source of plan {plan}.",
+    )
+    def job() -> None:
+        undo()
+
+    return job

@@ -1,0 +1,114 @@
+"""Restore as a person does it in the UI: a plan, its application, and the way back."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import dagster as dg
+import pytest
+
+from backup_pipeline.orchestration.build import build_definitions
+from backup_pipeline.orchestration.restore_assets import restored_key
+from backup_pipeline.tools.postgres.connection import connected
+from backup_pipeline.tools.postgres.target import parse_target
+from backup_pipeline_tests.sites import TestSite
+
+_QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
+
+@pytest.fixture
+def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    home = tmp_path / "home"
+    home.mkdir()
+    with mock.patch.dict(os.environ, {"DAGSTER_HOME": str(home)}), dg.DagsterInstance.local_temp(str(home)) as made:
+        yield made
+
+
+def _run(
+    site: TestSite, instance: dg.DagsterInstance, job: str, *, set_id: str | None = None, op: str = "", **config: object
+) -> dg.ExecuteInProcessResult:
+    run_config: dict[str, Any] = dict(_QUIET)
+    if op:
+        run_config["ops"] = {op: {"config": config}}
+    return (
+        build_definitions(site.site)
+        .resolve_job_def(job)
+        .execute_in_process(instance=instance, raise_on_error=False, partition_key=set_id, run_config=run_config)
+    )
+
+
+def _count(site: TestSite) -> int:
+    with connected(parse_target(site.variables["DATABASE_URL"], variable="x")) as connection:
+        row = connection.execute("select count(*) from public.orders").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def test_a_restore_is_planned_applied_and_undone(gustav: TestSite, instance: dg.DagsterInstance) -> None:
+    assert _run(gustav, instance, "nightly_backup").success
+    (set_id,) = gustav.store("nightly").sealed_ids()
+    with connected(parse_target(gustav.variables["DATABASE_URL"], variable="x")) as connection:
+        connection.execute("delete from public.orders where id > 100")
+    assert _count(gustav) == 100
+    op = "nightly__restored"
+
+    assert _run(gustav, instance, "nightly_restore", set_id=set_id, op=op, source="supabase", confirm="-").success
+    assert _count(gustav) == 100
+    records = instance.fetch_observations(restored_key("nightly", "supabase"), limit=1).records
+    observation = records[0].asset_observation
+    assert observation is not None
+    plan = observation.metadata
+
+    def apply(confirm: str) -> dg.ExecuteInProcessResult:
+        return _run(
+            gustav, instance, "nightly_restore", set_id=set_id, op=op, source="supabase",
+            step="APPLY", plan_id=plan["plan_id"].value, confirm=confirm,
+        )  # fmt: skip
+
+    assert not apply("another").success
+    assert _count(gustav) == 100
+    done = apply(str(plan["confirm"].value))
+    assert done.success, [e.message for e in done.all_events if e.is_failure]
+    assert _count(gustav) == 300
+    assert len(gustav.store("nightly").sealed_ids()) == 2  # the emergency set
+
+    undone = _run(gustav, instance, "nightly_undo", op="nightly__undo", source="supabase",
+                  confirm=str(plan["confirm"].value))  # fmt: skip
+    assert undone.success
+    assert _count(gustav) == 100
+
+
+def test_a_drill_makes_its_partition_green_and_shows_what_it_took(
+    gustav: TestSite, instance: dg.DagsterInstance
+) -> None:
+    assert _run(gustav, instance, "nightly_backup").success
+    (set_id,) = gustav.store("nightly").sealed_ids()
+    done = _run(gustav, instance, "nightly_drill", set_id=set_id)
+    assert done.success, [e.message for e in done.all_events if e.is_failure]
+    (evaluation,) = done.get_asset_check_evaluations()
+    assert evaluation.passed
+    event = instance.get_latest_materialization_event(dg.AssetKey(["nightly", "drill"]))
+    assert event is not None
+    assert event.asset_materialization is not None
+    assert {"rto_seconds", "rpo_seconds"} <= set(event.asset_materialization.metadata)
+    assert gustav.store("nightly").read(set_id).proven
+
+
+def test_a_verification_of_a_damaged_set_fails_and_names_the_file(
+    gustav: TestSite, instance: dg.DagsterInstance
+) -> None:
+    assert _run(gustav, instance, "nightly_backup").success
+    (set_id,) = gustav.store("nightly").sealed_ids()
+    file = gustav.store("nightly").path_of(set_id, "storage_buckets.tar.gz")
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    done = _run(gustav, instance, "nightly_verification", set_id=set_id)
+    assert not done.success
+    (evaluation,) = done.get_asset_check_evaluations()
+    assert not evaluation.passed
+    assert "storage_buckets.tar.gz" in str(evaluation.metadata["what was found"].value)
