@@ -19,6 +19,7 @@ from backup_pipeline.artefacts.postgres_roles import capture_roles
 from backup_pipeline.artefacts.table_names import file_stems
 from backup_pipeline.errors import BackupSystemError, SourceError
 from backup_pipeline.model.catalog import Catalog, CatalogTable
+from backup_pipeline.model.manifest import Failure
 from backup_pipeline.model.record import ArtefactRecord, ColumnRecord, Fingerprint
 from backup_pipeline.settings.types import PostgresSource, TableSelection
 from backup_pipeline.tools.postgres.catalog import read_catalog, read_roles, read_tables
@@ -152,11 +153,14 @@ class _Capture:
         done: queue.SimpleQueue[Future[ArtefactRecord | None]] = queue.SimpleQueue()
         errors: list[BaseException] = []
         written: Future[WrittenDump] | None = None
+        finished = False
         # One thread more than connections, for the dump, which brings its own connection.
         pool = ThreadPoolExecutor(self.readers.size + 1, thread_name_prefix=f"capture-{source}")
         try:
             if with_dump:
-                written = pool.submit(write_dump, context, self.settings, self.snapshot, self.catalog)
+                written = pool.submit(
+                    write_dump, context, self.settings, self.snapshot, self.catalog, check=self.readers.check
+                )
             jobs: list[Callable[[], ArtefactRecord | None]] = [
                 *(self._export_job(t, stems[t.schema_name, t.name]) for t in exports),
                 *(self._fingerprint_job(t) for t in sorted(others, key=lambda t: -t.bytes)),
@@ -179,8 +183,10 @@ class _Capture:
                     yield record
                 except BackupSystemError as error:
                     errors.insert(0, error)
+            finished = True
         finally:
-            self.readers.stop()
+            if not finished:
+                self.readers.stop()
             pool.shutdown(wait=True, cancel_futures=True)
         if errors:
             raise errors[0]
@@ -194,7 +200,13 @@ class _Capture:
         )
 
         def job() -> ArtefactRecord | None:
-            record = export.run()
+            try:
+                record = export.run()
+            except BackupSystemError as error:
+                # The first error ends the capture at last; every table that failed is named in the set.
+                failure = Failure(key=export.key, what=str(error), remedy=error.remedy, at=self.context.now())
+                self.context.writer.write_failure(failure)
+                raise
             assert record.fingerprint is not None
             self.fingerprints[table.schema_name, table.name] = record.fingerprint
             return record

@@ -29,7 +29,7 @@ from backup_pipeline.model.record import (
 from backup_pipeline.rules.collapse import size_check
 from backup_pipeline.rules.drift import object_drift
 from backup_pipeline.settings.types import PostgresSource
-from backup_pipeline.tools.postgres.archive_list import archive_tables
+from backup_pipeline.tools.postgres.archive_list import archive_rows
 from backup_pipeline.tools.postgres.clients import choose_client
 from backup_pipeline.tools.postgres.dump import dump_command, dumping
 from backup_pipeline.tools.postgres.dump_content import DumpContent
@@ -42,12 +42,12 @@ _MARKS = ("header", "end marker")
 
 @dataclass
 class WrittenDump:
-    """What pg_dump gave. `rows` is None for the custom format, whose rows cannot be counted as they stream by."""
+    """What pg_dump gave: files, tool, rows of every table in it, and which marks of a whole dump it lacks."""
 
     files: list[FileRecord]
     tool: ToolRecord
     started: Any
-    rows: dict[TableName, int] | None
+    rows: dict[TableName, int]
     faults: list[str] = field(default_factory=list)
 
 
@@ -56,8 +56,19 @@ def dump_path(source: str, dump_format: str) -> str:
     return f"{source}_db.sql.gz" if dump_format == "plain" else f"{source}_db.dump"
 
 
-def write_dump(context: CaptureContext, settings: PostgresSource, snapshot: Snapshot, catalog: Catalog) -> WrittenDump:
-    """Run pg_dump inside the snapshot and write its output and the catalog.
+def _go_on() -> None:
+    """Never ask to stop."""
+
+
+def write_dump(
+    context: CaptureContext,
+    settings: PostgresSource,
+    snapshot: Snapshot,
+    catalog: Catalog,
+    *,
+    check: Callable[[], None] = _go_on,
+) -> WrittenDump:
+    """Run pg_dump inside the snapshot and write its output and the catalog. `check` raises when the work is to stop.
 
     Raises:
         ToolError, UnreachableError: pg_dump failed; no dump file appears.
@@ -81,12 +92,14 @@ def write_dump(context: CaptureContext, settings: PostgresSource, snapshot: Snap
         if plain:
             with gzip_sink(file, hashed=False) as sink:
                 for piece in stream.chunks():
+                    check()
                     content.feed(piece)
                     sink.write(piece)
                     context.progress(Progress(name, content.size, max(expected, content.size)))
             content.finish()
         else:
             for piece in stream.chunks():
+                check()
                 file.write(piece)
                 context.progress(Progress(name, file.size, None))
     context.progress(Progress(name, content.size or file.size, content.size or file.size, finished=True))
@@ -97,7 +110,7 @@ def write_dump(context: CaptureContext, settings: PostgresSource, snapshot: Snap
         files=[record, _write_catalog(context, catalog)],
         tool=ToolRecord(name="pg_dump", version=client.version_text, warnings=stream.warnings),
         started=started,
-        rows=dict(content.rows) if plain else _listed(context, path),
+        rows=dict(content.rows) if plain else _archived(context, path),
         faults=_marks(content) if plain else [],
     )
 
@@ -106,9 +119,9 @@ def _marks(content: DumpContent) -> list[str]:
     return [mark for mark, there in zip(_MARKS, (content.header, content.complete), strict=True) if not there]
 
 
-def _listed(context: CaptureContext, path: str) -> dict[TableName, int] | None:
+def _archived(context: CaptureContext, path: str) -> dict[TableName, int]:
     with context.writer.open(path) as file:
-        return dict.fromkeys(archive_tables(file, path), -1)
+        return archive_rows(file, path)
 
 
 def _write_catalog(context: CaptureContext, catalog: Catalog) -> FileRecord:
@@ -156,6 +169,8 @@ def dump_record(
             }
             for (schema, table), mark in sorted(fingerprints.items())
         ],
+        # Their rows are on another server: neither a dump nor an export holds them.
+        "foreign_tables": [t.label for t in catalog.tables if t.kind == "foreign"],
         "objects": cast(JsonValue, objects),
         "large_objects": None if large_objects is None else large_objects.model_dump(mode="json"),
     }
@@ -189,7 +204,7 @@ def completeness(
 ) -> CheckResult:
     """Judge a dump: header, end marker, every table of the snapshot, and as many rows of each as the snapshot has."""
     wanted = [(t.schema_name, t.name) for t in tables if t.kind == "table"]
-    rows = written.rows or {}
+    rows = written.rows
     wrong: list[dict[str, JsonValue]] = [
         {"table": "", "problem": f"the {mark} is missing", "expected": None, "found": None} for mark in written.faults
     ]
@@ -198,12 +213,12 @@ def completeness(
         found = rows.get(name)
         if found is None:
             problem = "is missing"
-        elif expected is not None and found >= 0 and found != expected:
+        elif expected is not None and found != expected:
             problem = "has another number of rows"
         else:
             continue
         wrong.append({"table": ".".join(name), "problem": problem, "expected": expected, "found": found})
-    total = sum(count for count in rows.values() if count >= 0)
+    total = sum(rows.values())
     summary = f"{len(wanted)} tables, {total} rows, header and end marker" if not wrong else f"{len(wrong)} problems"
     return CheckResult(
         name="dump_complete",
@@ -253,7 +268,9 @@ def inspect_dump(open_file: Callable[[str], BinaryIO], record: ArtefactRecord) -
     catalog = catalog_of(open_file, record)
     file = record.files[0]
     if record.details.get("format") == "custom":
-        yield from _inspect_archive(open_file, file, catalog)
+        with open_file(file.path) as stream:
+            rows = archive_rows(stream, file.path)
+        yield from _row_findings(file.path, rows, catalog, record)
         return
     content = DumpContent()
     with open_file(file.path) as stream:
@@ -264,23 +281,21 @@ def inspect_dump(open_file: Callable[[str], BinaryIO], record: ArtefactRecord) -
         yield Finding(subject=file.path, problem=f"the {mark} is missing")
     if file.content_sha256 not in (None, content.content_sha256):
         yield Finding(subject=file.path, problem="its content is not what was written")
+    yield from _row_findings(file.path, content.rows, catalog, record)
+
+
+def _row_findings(
+    path: str, rows: Mapping[TableName, int], catalog: Catalog, record: ArtefactRecord
+) -> Iterator[Finding]:
     expected = fingerprints_of(record)
     for table in catalog.tables:
         if table.kind != "table":
             continue
         name = (table.schema_name, table.name)
-        found = content.rows.get(name)
+        found = rows.get(name)
         if found is None:
-            yield Finding(subject=file.path, problem=f"lacks the table {table.label}")
+            yield Finding(subject=path, problem=f"lacks the table {table.label}")
         elif name in expected and found != expected[name].rows:
             yield Finding(
-                subject=file.path, problem=f"has {found} rows of {table.label}, the record says {expected[name].rows}"
+                subject=path, problem=f"has {found} rows of {table.label}, the record says {expected[name].rows}"
             )
-
-
-def _inspect_archive(open_file: Callable[[str], BinaryIO], file: FileRecord, catalog: Catalog) -> Iterator[Finding]:
-    with open_file(file.path) as stream:
-        listed = set(archive_tables(stream, file.path))
-    for table in catalog.tables:
-        if table.kind == "table" and (table.schema_name, table.name) not in listed:
-            yield Finding(subject=file.path, problem=f"lacks the table {table.label}")

@@ -15,8 +15,8 @@ from backup_pipeline.tools.postgres.dump_content import DumpContent
 _MAGIC = b"PGDMP"
 
 
-def archive_tables(file: BinaryIO, name: str) -> list[tuple[str, str]]:
-    """Return (schema, table) of every table whose rows are in a custom-format archive, reading it to its end.
+def archive_rows(file: BinaryIO, name: str) -> dict[tuple[str, str], int]:
+    """Return (schema, table) → rows of every table in a custom-format archive, reading it to its end.
 
     pg_restore writes the archive out as SQL, so that every block of rows is decompressed on the way.
 
@@ -45,4 +45,4 @@ def archive_tables(file: BinaryIO, name: str) -> list[tuple[str, str]]:
             where=name,
             remedy="Use another set.",
         )
-    return list(content.rows)
+    return content.rows

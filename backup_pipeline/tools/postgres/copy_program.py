@@ -22,6 +22,7 @@ from backup_pipeline.tools.postgres.snapshot import Snapshot
 # Linux takes 128 KB for one argument; a query that long names more than a thousand columns.
 LONGEST_QUERY = 100_000
 _PIPE_SIZE = 1 << 20
+_TRANSACTION_TIMEOUT_SINCE = 17
 _AWAY = re.compile(r"server closed the connection|connection to server|terminating connection|could not (send|receive)"
                    r"|SSL|no connection")  # fmt: skip
 
@@ -42,6 +43,8 @@ def copy_program(snapshot: Snapshot, query: bytes, *, piece: int = 4 << 20) -> I
     target = snapshot.target
     psql = choose_client(snapshot.server_major).program("psql")
     pinned = "; ".join(f"set {name} = '{value}'" for name, value in PINNED_SETTINGS.items() if name != "search_path")
+    if snapshot.server_major >= _TRANSACTION_TIMEOUT_SINCE:
+        pinned += "; set transaction_timeout = 0"
     statements = [
         f"{pinned}; set search_path = pg_catalog",
         "begin transaction isolation level repeatable read read only",
