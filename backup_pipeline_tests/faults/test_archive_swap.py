@@ -48,7 +48,7 @@ def test_a_kill_at_any_moment_leaves_old_or_new_and_never_a_mixture(tmp_path: Pa
     (target / "other").write_text("untouched")
     rng = random.Random(7)
     seen = set()
-    for round_number in range(12):
+    for round_number in range(8):
         command = [sys.executable, "-c", WORKER, str(target), way, str(round_number * 1000)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None

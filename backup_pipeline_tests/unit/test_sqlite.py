@@ -135,7 +135,7 @@ def test_the_copy_shows_one_moment_under_a_busy_writer(tmp_path: Path, mode: str
         try:
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"
-            for number in range(4):
+            for number in range(2):
                 records = capture(new_set(tmp_path, number=number), path)
                 rows = records["pairs"].rows
                 assert rows is not None
