@@ -1,0 +1,244 @@
+"""The order archive: export, verify, restore against the old tool's published times and a plain Python loop.
+
+`python -m benchmarks.orders [--sizes 10000 100000] [--folder DIR]`; `--sizes 1000000` for the million. Every measured
+call runs in a fresh process, its imports before the clock. The old tool's times are those it published for 1,000
+orders, scaled to the number of orders; the fair peer runs here: one process, per file write, sync and rename.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import hashlib
+import json
+import os
+import random
+import shutil
+import sqlite3
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.report import Report, in_fresh_process
+
+OLD_TOOL_SECONDS_PER_ORDER = {"export": 0.030, "verify": 0.020, "restore": 0.045}
+PEER_ORDERS = 10_000
+_DDL = """CREATE TABLE auftraege (record_id INTEGER PRIMARY KEY, auftrag_nr TEXT, kunde_name TEXT, kunden_nr TEXT,
+    kennzeichen TEXT, vin TEXT, datum TEXT, formular_version TEXT, keywords_json TEXT, file_path TEXT, hash TEXT,
+    data_complete INTEGER, created_at TEXT, updated_at TEXT)"""
+
+
+def make_database(path: Path, count: int) -> None:
+    """Write `count` orders over twelve years; every tenth has an empty string, every seventh a NULL."""
+    chance = random.Random(count)
+    connection = sqlite3.connect(path)
+    connection.execute(_DDL)
+
+    def rows() -> Any:
+        for i in range(1, count + 1):
+            year, number = 2013 + i % 12, f"{i % 1_000_000:06}"
+            yield (
+                i, number, f'Müller "{i}", Söhne', "" if i % 10 == 0 else f"{i % 90_000:05}", f"B-AB {i % 9000 + 1}",
+                None if i % 7 == 0 else f"WVWZZZ1JZXW{i % 1_000_000:06}", f"{year}-{1 + i % 12:02}-{1 + i % 28:02}", "2.1",
+                f'{{"Garantie": [{i % 5}], "Ölwechsel": []}}', f"{year}/{number}/{number}_Auftrag.pdf",
+                f"{chance.getrandbits(256):064x}", i % 2, f"{year}-01-01T08:00:00", f"{year}-06-01T08:{i % 60:02}:00",
+            )  # fmt: skip
+
+    connection.executemany(f"INSERT INTO auftraege VALUES ({', '.join('?' * 14)})", rows())
+    connection.commit()
+    connection.close()
+
+
+def warm_up() -> None:
+    """Import what the commands import, before the clock runs."""
+    import backup_pipeline.operations.orders_restore
+    import backup_pipeline.operations.orders_verify  # noqa: F401
+    from backup_pipeline.rules.orders_schema import check_orders
+
+    list(check_orders([("1", "000001", *[None] * 12)]))
+
+
+def timed_export(folder: Path, durable: bool) -> dict[str, float]:
+    """Export and return seconds of the work, of waiting for the disk, and of a final sync."""
+    warm_up()
+    from backup_pipeline.operations.orders_export import ExportOptions, export_orders
+    from backup_pipeline.tools.file_system import sync_file_system
+    from backup_pipeline.tools.orders_database import sqlite_orders
+
+    begin = time.perf_counter()
+    with sqlite_orders(folder / "werkstatt.db") as snapshot:
+        result = export_orders(snapshot, folder / "Archiv", ExportOptions(durable=durable))
+    work = time.perf_counter() - begin
+    assert result.ok, result.summary()
+    begin = time.perf_counter()
+    descriptor = os.open(folder / "Archiv", os.O_RDONLY)
+    sync_file_system(descriptor)
+    os.close(descriptor)
+    final = time.perf_counter() - begin
+    return {"work": work, "sync": result.sync_seconds, "final": final, "exported": result.exported}
+
+
+def timed_verify(folder: Path) -> dict[str, float]:
+    """Verify without the database."""
+    warm_up()
+    from backup_pipeline.operations.orders_verify import verify_orders
+
+    begin = time.perf_counter()
+    result = verify_orders(folder / "Archiv")
+    assert result.ok, result.findings.kept[:3]
+    return {"work": time.perf_counter() - begin, "folders": result.folders}
+
+
+def timed_restore(folder: Path) -> dict[str, float]:
+    """Restore into a new database and compare it with the exported one."""
+    warm_up()
+    from backup_pipeline.operations.orders_restore import restore_orders
+
+    target = folder / "restored.db"
+    begin = time.perf_counter()
+    result = restore_orders(folder / "Archiv", target)
+    work = time.perf_counter() - begin
+    connection = sqlite3.connect(folder / "werkstatt.db")
+    connection.execute("ATTACH ? AS restored", (str(target),))
+    unlike = connection.execute(
+        "SELECT count(*) FROM (SELECT * FROM main.auftraege EXCEPT SELECT * FROM restored.auftraege)"
+    ).fetchone()
+    connection.close()
+    target.unlink()
+    assert unlike == (0,), unlike
+    return {"work": work, "restored": result.restored}
+
+
+def peer_export(folder: Path) -> dict[str, float]:
+    """The plain loop: per order two files, each written, synced and renamed, and the folder synced."""
+    connection = sqlite3.connect(folder / "werkstatt.db")
+    connection.row_factory = sqlite3.Row
+    begin = time.perf_counter()
+    count = 0
+    for row in connection.execute("SELECT * FROM auftraege ORDER BY record_id LIMIT ?", (PEER_ORDERS,)):
+        place = folder / "Peer" / row["datum"][:4] / row["auftrag_nr"]
+        place.mkdir(parents=True, exist_ok=True)
+        data, part = place / "data.csv", place / "data.csv.tmp"
+        with part.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, row.keys())
+            writer.writeheader()
+            writer.writerow(dict(row))
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(data)
+        content = data.read_bytes()
+        meta = {
+            "schema_version": "1.0", "checksum": hashlib.sha256(content).hexdigest(),
+            "exported_at": time.strftime("%Y-%m-%dT%H:%M:%S"), "auftrag_nr": row["auftrag_nr"],
+            "record_id": row["record_id"], "file_size": len(content),
+        }  # fmt: skip
+        part = place / "meta.json.tmp"
+        with part.open("w", encoding="utf-8") as file:
+            json.dump(meta, file, indent=2, ensure_ascii=False)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(place / "meta.json")
+        count += 1
+    return {"work": time.perf_counter() - begin, "orders": count}
+
+
+def settle() -> None:
+    """Let earlier writes reach the disk, so that nobody pays for another's."""
+    os.sync()
+
+
+def measure(report: Report, count: int, parent: Path) -> dict[str, float]:
+    """Measure one size; return seconds per order."""
+    folder = Path(tempfile.mkdtemp(prefix=f"orders-{count}-", dir=parent))
+    old = {name: seconds * count for name, seconds in OLD_TOOL_SECONDS_PER_ORDER.items()}
+    label = f"{count:,} orders"
+    note = "old tool: its published time for 1,000 orders, scaled"
+    try:
+        make_database(folder / "werkstatt.db", count)
+
+        (folder / "Archiv").mkdir()
+        settle()
+        quick = in_fresh_process(timed_export, folder, False).result
+        report.row(
+            f"export, {label}", quick["work"], old["export"], other_name="old tool", at_least=100,
+            note=f"{note}; the final sync took {quick['final']:.2f} s more",
+        )  # fmt: skip
+        shutil.rmtree(folder / "Archiv")
+
+        (folder / "Archiv").mkdir()
+        settle()
+        durable = in_fresh_process(timed_export, folder, True)
+        settle()
+        peer = in_fresh_process(peer_export, folder).result
+        shutil.rmtree(folder / "Peer")
+        report.row(
+            f"durable export, {label}", durable.result["work"], peer["work"] / peer["orders"] * count,
+            other_name="plain loop, fsync per file", at_least=3,
+            note=f"of ours {durable.result['sync']:.2f} s are syncs; the loop ran {peer['orders']:,} orders, scaled",
+        )  # fmt: skip
+
+        again = in_fresh_process(timed_export, folder, True)
+        assert again.result["exported"] == 0
+        report.row(
+            f"export of an unchanged archive, {label}", again.result["work"], durable.result["work"],
+            other_name="first durable export", at_least=20,
+        )  # fmt: skip
+        report.row(
+            f"the same against the export without syncs, {label}", again.result["work"], quick["work"],
+            other_name="first export, no sync",
+        )  # fmt: skip
+        connection = sqlite3.connect(folder / "werkstatt.db")
+        connection.execute("UPDATE auftraege SET kunde_name = 'Neu' WHERE record_id = 1")
+        connection.commit()
+        connection.close()
+        one = in_fresh_process(timed_export, folder, True).result
+        assert one["exported"] == 1
+        report.row(
+            f"export after one order changed, {label}", one["work"], durable.result["work"],
+            other_name="first durable export",
+        )  # fmt: skip
+
+        verify = in_fresh_process(timed_verify, folder)
+        assert verify.result["folders"] == count
+        report.row(
+            f"verify, {label}", verify.result["work"], old["verify"], other_name="old tool", at_least=150, note=note
+        )
+        restore = in_fresh_process(timed_restore, folder)
+        assert restore.result["restored"] == count
+        report.row(
+            f"restore, {label}", restore.result["work"], old["restore"], other_name="old tool", at_least=200, note=note
+        )
+        costs = {}
+        for name, done in (("export", durable), ("verify", verify), ("restore", restore)):
+            report.row(f"memory of {name}, {label}", done.peak_mb, unit="MB")
+            costs[name] = done.result["work"] / count
+            costs[f"{name} memory"] = done.peak_mb
+        return costs
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000])
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="on the disk to measure")
+    parser.add_argument("--name", default="orders", help="name of the result's files")
+    options = parser.parse_args()
+    report = Report(options.name, "Workshop archive: export, verify, restore")
+    report.fact("sizes", ", ".join(f"{size:,}" for size in options.sizes))
+    costs = {size: measure(report, size, options.folder) for size in sorted(options.sizes)}
+    small, large = min(costs), max(costs)
+    if small != large:
+        for name in costs[small]:
+            unit = "MB" if "memory" in name else "ms/order"
+            factor = 1 if unit == "MB" else 1000
+            report.row(
+                f"{name}: {large:,} against {small:,} orders", costs[large][name] * factor,
+                costs[small][name] * factor, other_name=f"{small:,} orders", unit=unit, at_most=1.5,
+            )  # fmt: skip
+    report.write()
+
+
+if __name__ == "__main__":
+    main()
