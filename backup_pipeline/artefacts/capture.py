@@ -1,7 +1,7 @@
 """What every capture is given, and what it gives back. One file per kind of artefact stands beside this one.
 
 A capture function is a generator: it writes the artefact's files through `writer.create`, builds the record with its
-checks, calls `writer.write_record(record)` and yields it, so that the shell and Dagster see each artefact as it is done.
+checks, calls `writer.write_record(record)` and yields it, so that shell and Dagster see each artefact as it is done.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from backup_pipeline.orchestration.proof_assets import (
 from backup_pipeline.orchestration.restore_assets import restore_asset, restore_job, undo_job
 from backup_pipeline.orchestration.retention_asset import RETENTION, retention_asset
 from backup_pipeline.orchestration.run_resource import RUNS, backup_runs_resource
+from backup_pipeline.orchestration.schema_sensor import has_databases, schema_sensor
 from backup_pipeline.orchestration.set_partitions import partitions_sensor
 from backup_pipeline.settings.site import Site
 
@@ -74,7 +75,10 @@ def plan_definitions(site: Site, plan: str) -> dg.Definitions:
             *restore,
         ],
         schedules=schedules,
-        sensors=[partitions_sensor(site, plan)],
+        sensors=[
+            partitions_sensor(site, plan),
+            *([schema_sensor(site, plan)] if has_databases(site, plan) else []),
+        ],
     )
 
 

@@ -33,7 +33,12 @@ CHECKS: Mapping[ArtefactKind, tuple[str, ...]] = {
         "no_schema_drift",
     ),
     ArtefactKind.SQLITE_COPY: ("integrity_check", "foreign_key_check", "size_not_collapsed", "no_schema_drift"),
-    ArtefactKind.FOLDER_TARBALL: ("tarball_complete", "folder_stable", "folder_only_files"),
+    ArtefactKind.FOLDER_TARBALL: (
+        "tarball_complete",
+        "folder_stable",
+        "folder_only_files",
+        "size_not_collapsed",
+    ),
     ArtefactKind.REPOSITORY_ARCHIVE: (
         "archive_complete",
         "everything_committed",
@@ -98,6 +103,8 @@ def expected_artefacts(site: Site, plan: str, name: str) -> list[tuple[tuple[str
 
 
 def _description(key: tuple[str, ...], kind: ArtefactKind, source: Source) -> str:
+    if key[-1] == "extras":
+        return "The repository's `.env` and the named volumes, which the settings ask for. Holds secrets."
     what = f"Table `{'.'.join(key[1:])}`. {_WHAT[kind]}" if len(key) == 3 else _WHAT[kind]
     return f"{source.description} {what}".strip()
 

@@ -420,6 +420,10 @@ class LocalStore:
         try:
             (folder / MANIFEST_NAME).unlink(missing_ok=True)
             sync_folder(folder)
+            for entry in list(folder.iterdir()):
+                if entry.name != _RECORDS:
+                    shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+            # Last what says why the set was made: an interrupted removal is still known for what it was.
             shutil.rmtree(folder)
             sync_folder(self.folder)
         except FileNotFoundError:

@@ -14,6 +14,7 @@ from backup_pipeline.orchestration.build import build_definitions
 from backup_pipeline.orchestration.names import artefact_key, key_part, manifest_key, sets_partitions, source_key
 from backup_pipeline.orchestration.proof_assets import due_sets
 from backup_pipeline.orchestration.run_resource import selected_sources
+from backup_pipeline.orchestration.schema_sensor import schema_sensor
 from backup_pipeline.orchestration.set_partitions import partitions_sensor
 from backup_pipeline.tools.postgres.connection import connected
 from backup_pipeline.tools.postgres.target import parse_target
@@ -190,3 +191,22 @@ def test_a_plan_whose_manifest_is_overdue_says_so_by_its_freshness_policy(gustav
 def test_the_lock_is_free_once_the_set_is_sealed(gustav: TestSite, instance: dg.DagsterInstance) -> None:
     assert _run(gustav, instance).success
     assert not (gustav.folder / "sets" / ".backup.lock").exists()
+
+
+def test_a_new_table_and_an_altered_one_are_noticed_between_backups_and_told_once(
+    gustav: TestSite, instance: dg.DagsterInstance
+) -> None:
+    assert _run(gustav, instance).success
+    sensor = schema_sensor(gustav.site, "nightly")
+    quiet = sensor(dg.build_sensor_context(instance=instance))
+    assert isinstance(quiet, dg.SkipReason)
+    _sql(gustav, "create table brand_new (id int primary key)", "alter table customers add column mail text")
+    told = sensor(dg.build_sensor_context(instance=instance))
+    assert isinstance(told, dg.SensorResult)
+    rows = [record.data for event in told.asset_events for record in event.metadata["changes"].records]
+    assert {(row["table"], row["change"]) for row in rows} == {
+        ("public.brand_new", "new"),
+        ("public.customers", "added mail"),
+    }
+    assert all(row["what to do"] for row in rows)
+    assert isinstance(sensor(dg.build_sensor_context(instance=instance, cursor=told.cursor)), dg.SkipReason)

@@ -1,0 +1,54 @@
+"""A sensor that notices new, gone and altered tables between two backups, and says what to do."""
+
+import hashlib
+import json
+
+import dagster as dg
+
+from backup_pipeline.operations.schema_watch import look_at_schemas
+from backup_pipeline.orchestration.metadata import table_of
+from backup_pipeline.orchestration.names import PLAN_TAG, source_key
+from backup_pipeline.settings.site import Site
+from backup_pipeline.settings.types import PostgresSource
+
+SECONDS = 1800
+
+
+def has_databases(site: Site, plan: str) -> bool:
+    """Return whether a plan has a source whose schema can change."""
+    return any(isinstance(site.source(name), PostgresSource) for name in site.plan(plan).sources)
+
+
+def schema_sensor(site: Site, plan: str) -> dg.SensorDefinition:
+    """Return the sensor; each state of the schemas is told once, as an observation of the source's asset."""
+
+    @dg.sensor(
+        name=f"{plan}_schema_sensor",
+        minimum_interval_seconds=SECONDS,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=f"New, gone and altered tables of plan {plan} since its last set, and what to do about them.",
+        tags={PLAN_TAG: plan},
+    )
+    def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+        look = look_at_schemas(site, plan)
+        rows = [
+            {"source": c.source, "table": c.table, "change": c.change, "what to do": c.remedy} for c in look.changes
+        ]
+        state = hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+        silent = f" No answer from: {', '.join(look.silent)}." if look.silent else ""
+        if not rows or state == context.cursor:
+            return dg.SkipReason(f"{len(rows)} changes since the last set, told before.{silent}" if rows
+                                 else f"The schemas are as in the last set.{silent}")  # fmt: skip
+        for row in rows:
+            context.log.warning(f"{row['source']}: {row['table']} {row['change']}. {row['what to do']}")
+        events = [
+            dg.AssetObservation(
+                source_key(plan, source),
+                description="The schema has changed since the last set.",
+                metadata={"changes": table_of([row for row in rows if row["source"] == source])},
+            )
+            for source in sorted({row["source"] for row in rows})
+        ]
+        return dg.SensorResult(asset_events=events, cursor=state)
+
+    return sensor
