@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
@@ -17,7 +18,7 @@ from typing import BinaryIO
 from backup_pipeline.artefacts.capture import utc_now
 from backup_pipeline.artefacts.postgres_dump import catalog_of, fingerprints_of, large_objects_of
 from backup_pipeline.artefacts.postgres_roles import roles_of
-from backup_pipeline.errors import RefusedError, SettingsError, StoreError
+from backup_pipeline.errors import BackupSystemError, RefusedError, SettingsError, StoreError
 from backup_pipeline.model.manifest import MANIFEST_NAME, Manifest
 from backup_pipeline.model.progress import ProgressSink, no_progress
 from backup_pipeline.model.proof import Finding, Proof, ProofKind
@@ -28,6 +29,7 @@ from backup_pipeline.operations.verify import verification_of
 from backup_pipeline.restore.comparison import Expectation
 from backup_pipeline.restore.drill_database import DrillOutcome, drill_database
 from backup_pipeline.settings.site import Site
+from backup_pipeline.settings.types import OrdersSource
 from backup_pipeline.stores.contract import Store
 from backup_pipeline.tools.postgres.target import PostgresTarget
 
@@ -94,6 +96,9 @@ def drill_set(
             records = [record for record in manifest.artefacts if record.source == source]
             part = _drill_source(store, manifest, records, scratch, jobs, before_comparison, progress, started)
             _add(total, source, part)
+            settings = site.settings.sources.get(source)
+            if isinstance(settings, OrdersSource):
+                _add(total, source, _drill_archive(settings, scratch.folder, progress))
     finished = now()
     total.numbers["rto_seconds"] = round(float(total.numbers.get("restore_seconds", 0)), 3)
     total.numbers["rpo_seconds"] = round((started - set_time(set_id)).total_seconds(), 1)
@@ -163,6 +168,31 @@ def _drill_source(
     from backup_pipeline.restore.drill_files import drill_files
 
     return drill_files(open_file, records, scratch.folder, now=now)
+
+
+def _drill_archive(settings: OrdersSource, folder: Path, progress: ProgressSink) -> DrillOutcome:
+    """Rebuild the orders' table from the folders of the archive, as a restore without the database would."""
+    from backup_pipeline.model.order import INDEX_NAME
+    from backup_pipeline.operations.orders_restore import restore_orders
+
+    outcome = DrillOutcome()
+    if not (settings.archive / INDEX_NAME).exists():
+        told = "was never exported, so there is nothing to restore from its folders"
+        outcome.skipped.append(Finding(subject="order archive", problem=told))
+        return outcome
+    began = time.monotonic()
+    place = folder / "orders.sqlite"
+    try:
+        restored = restore_orders(settings.archive, place, progress=progress)
+        outcome.numbers["orders"] = restored.restored
+    except BackupSystemError as error:
+        if not error.permanent:
+            raise
+        outcome.findings.append(
+            Finding(subject="order archive", problem=f"cannot be restored: {error.what}", remedy=error.remedy)
+        )
+    outcome.numbers["archive_restore_seconds"] = round(time.monotonic() - began, 3)
+    return outcome
 
 
 def expectation_of(

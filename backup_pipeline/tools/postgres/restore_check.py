@@ -6,7 +6,7 @@ What is compared with what, and what a difference means, is decided in `rules` a
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import local
 
@@ -28,6 +28,8 @@ from backup_pipeline.tools.postgres.fingerprint import (
     fingerprint_table,
     fingerprint_with,
     list_tables,
+    row_alias,
+    row_hash,
 )
 from backup_pipeline.tools.postgres.target import PostgresTarget
 
@@ -104,6 +106,29 @@ def fingerprints_of(
         for connection in opened:
             connection.close()
     return found
+
+
+def fingerprint_in_order(
+    target: PostgresTarget, table: TableName, algorithm: str, columns: Sequence[str]
+) -> Fingerprint | str:
+    """Return a table's fingerprint as if its columns stood in this order, or why there is none.
+
+    pg_dump cannot keep the order of inherited columns that a parent was given later; the rows are the same.
+    """
+    alias = row_alias(columns)
+    listed = sql.SQL(", ").join(sql.Identifier(name) for name in columns)
+    with connected(target) as connection:
+        try:
+            row = connection.execute(
+                sql.SQL("select coalesce(sum({}::numeric), 0), count(*) from (select {} from only {}) as {}").format(
+                    row_hash(algorithm, alias), listed, sql.Identifier(*table), sql.Identifier(alias)
+                )
+            ).fetchone()
+        except psycopg.Error as error:
+            return f"cannot be read (SQLSTATE {error.sqlstate or 'connection lost'})"
+        assert row is not None
+        major = connection.info.server_version // 10000
+        return Fingerprint(algorithm=algorithm, server_major=major, value=str(row[0]), rows=int(row[1]))
 
 
 def quiet_copy(target: PostgresTarget) -> tuple[str, ...]:

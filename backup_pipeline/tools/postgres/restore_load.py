@@ -30,6 +30,7 @@ from backup_pipeline.tools.postgres.target import PostgresTarget
 
 # A table whose data is larger is loaded by all workers; smaller ones by one, frozen.
 LARGE_TABLE = 16 << 20
+WORTH_FREEZING = 1 << 19
 _SET = re.compile(rb"(SET\s|SELECT pg_catalog\.set_config\('search_path', '', false\);)")
 _NAME = rb'(?:"(?:[^"]|"")+"|[^\s".]+)'
 _KEY = re.compile(
@@ -290,17 +291,23 @@ class _Loader:
                 self._copy_large(block, start, chunks)
                 return
         if start:
-            self._pool.submit(lambda connection: self._copy_whole(connection, table, header, iter(start)))
+            self._pool.submit(lambda connection: self._copy_whole(connection, table, header, iter(start), size))
         else:
             self._count(table, 0, 0)
 
     def _copy_whole(
-        self, connection: Connection[TupleRow], table: tuple[str, str], header: bytes, chunks: Iterator[bytes]
+        self,
+        connection: Connection[TupleRow],
+        table: tuple[str, str],
+        header: bytes,
+        chunks: Iterator[bytes],
+        size: int,
     ) -> None:
         """Load a table in one go. An empty ordinary table is truncated first, in the same transaction, so that its
         rows can be written frozen: later reads need not mark them, and with wal_level=minimal nothing is logged."""
         with translated(self._target), connection.transaction():
-            frozen = self._may_freeze(connection, header)
+            # For a few rows the new file that TRUNCATE makes costs more than it saves.
+            frozen = size >= WORTH_FREEZING and self._may_freeze(connection, header)
             statement = header.removesuffix(b";") + (b" WITH (FREEZE)" if frozen else b"") + b";"
             if frozen:
                 connection.execute(b"truncate table only " + _relation_of(header))
