@@ -80,7 +80,7 @@ def test_a_damaged_gzip_is_told_as_such(fresh: PostgresTarget, cut: float) -> No
     assert fresh.database not in server_facts(fresh).databases
 
 
-@pytest.mark.parametrize("name", ['a "quoted" name', "-d", "dbname=postgres", "new\nline", "ü/%20?x=1&y"])
+@pytest.mark.parametrize("name", ['-d "quoted" name\nü/%20?x=1&y', "dbname=postgres"])
 def test_odd_database_names_are_only_names(server: EmbeddedServer, tmp_path: Path, name: str) -> None:
     target = server.target(name)
     quoted = '"' + name.replace('"', '""') + '"'

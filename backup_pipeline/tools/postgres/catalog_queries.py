@@ -119,13 +119,14 @@ select format('%I.%I.%I', n.nspname, c.relname, a.attname),
   join pg_type t on t.oid = a.atttypid
  where c.relkind in ('r', 'p', 'f') and c.relpersistence <> 't' and {_USER} and {_own("pg_class", "c.oid")}""",
     # Not-null constraints are left out: before version 18 the catalog did not hold them, and `column` says the same.
+    # So are foreign keys that follow from a partitioned table's own: the server names and numbers them as it likes.
     "constraint": f"""
 select case when k.conrelid = 0 then format('%s.%I', k.contypid::regtype, k.conname)
             else format('%I.%I.%I', n.nspname, c.relname, k.conname) end,
        pg_get_constraintdef(k.oid)
   from pg_constraint k join pg_namespace n on n.oid = k.connamespace
   left join pg_class c on c.oid = k.conrelid
- where k.contype not in ('n', 't') and {_USER} and {_own("pg_constraint", "k.oid")}
+ where k.contype not in ('n', 't') and (k.contype <> 'f' or k.conparentid = 0) and {_USER} and {_own("pg_constraint", "k.oid")}
    and (k.conrelid = 0 or {_own("pg_class", "k.conrelid")})""",
     "index": f"""
 select format('%I.%I', n.nspname, c.relname),
@@ -285,12 +286,13 @@ select concat_ws(' ', i.type, i.identity), d.description
    and coalesce(i.schema, '') !~ '^pg_' and coalesce(i.schema, '') <> 'information_schema'
    and i.identity !~ '(^|on )"?(pg_|information_schema)'
    and not exists (select from pg_depend x where x.classid = d.classoid and x.objid = d.objoid and x.deptype = 'e')""",
-    # Rarer kinds: that they are there and what they are called.
+    # Rarer kinds: that they are there and what they are called. An operator without function is only a promise that
+    # another one made (its commutator), which pg_dump does not write.
     "other": " union all ".join(
         f"""
 select concat_ws(' ', i.type, i.identity), '' from {catalog} o
   join lateral pg_identify_object('{catalog}'::regclass, o.oid, 0) i on true
- where o.oid >= 16384 and {_own(catalog, "o.oid")}"""
+ where o.oid >= 16384 and {_own(catalog, "o.oid")}{" and o.oprcode <> 0" if catalog == "pg_operator" else ""}"""
         for catalog in (
             "pg_collation", "pg_operator", "pg_opclass", "pg_opfamily", "pg_cast", "pg_conversion", "pg_language",
             "pg_ts_config", "pg_ts_dict", "pg_ts_parser", "pg_ts_template", "pg_foreign_data_wrapper",
