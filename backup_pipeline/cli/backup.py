@@ -62,7 +62,7 @@ def run_plan(
     """Run one plan and tell of it; return the document of the run, with its exit code."""
     from backup_pipeline.cli.backup_report import JsonReport, TextReport
     from backup_pipeline.errors import BackupSystemError
-    from backup_pipeline.operations.alerts import notify_run_finished
+    from backup_pipeline.operations.alerts import notify_run_finished, ping_fail
     from backup_pipeline.operations.backup import check_sources, newest_unfinished
     from backup_pipeline.operations.env_check import require_environment
     from backup_pipeline.operations.known_tables import look_for_tables
@@ -85,6 +85,8 @@ def run_plan(
             else:
                 outcome = _start(site, plan, sources, report.watcher)
     except BackupSystemError as error:
+        if sources == site.plan(plan).sources:
+            ping_fail(site, plan, error.what)
         notify_run_finished(site, plan, succeeded=False, reason=f"{error.where}: {error.what}", remedy=error.remedy)
         if not as_json:
             raise

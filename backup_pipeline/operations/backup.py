@@ -133,7 +133,14 @@ class BackupRun:
     def _open(self) -> SetWriter:
         require_environment(self._site, self._plan_name, self._sources)
         purpose = f"{self._purpose} of {self._plan_name}, run {self._identity.run_id[:8]}"
-        self._stack.enter_context(plan_lock(self._site, self._plan_name, purpose, on_wait=self._watcher.waiting))
+        lock = plan_lock(
+            self._site,
+            self._plan_name,
+            purpose,
+            owner=self._identity.root_run_id,
+            on_wait=self._watcher.waiting,
+        )
+        self._stack.enter_context(lock)
         writer = self._unfinished()
         resumed = writer is not None
         if writer is None:

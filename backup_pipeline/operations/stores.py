@@ -35,6 +35,7 @@ def plan_lock(
     purpose: str,
     wait_seconds: float | None = None,
     *,
+    owner: str = "",
     on_wait: Callable[[Holder], None] | None = None,
 ) -> Iterator[Holder]:
     """Be the only one that adds to or removes from a plan's store while the block runs.
@@ -44,6 +45,7 @@ def plan_lock(
         plan_name: the plan.
         purpose: told to others who wait, as in "backup of nightly, run 1f3a".
         wait_seconds: how long to wait; the plan's `wait_seconds` by default.
+        owner: the run, whose other processes are waited for without an end.
         on_wait: called once with the holder when waiting begins.
 
     Raises:
@@ -53,7 +55,9 @@ def plan_lock(
     store = open_store(site, plan_name)
     store.prepare()
     wait = site.plan(plan_name).wait_seconds if wait_seconds is None else wait_seconds
-    with hold_lock(store.folder / LOCK_NAME, purpose=purpose, wait_seconds=wait, on_wait=on_wait) as holder:
+    with hold_lock(
+        store.folder / LOCK_NAME, purpose=purpose, owner=owner, wait_seconds=wait, on_wait=on_wait
+    ) as holder:
         yield holder
 
 

@@ -37,6 +37,7 @@ class Holder(BaseModel):
     since: str
     purpose: str = ""
     token: str = ""
+    owner: str = ""
 
     def describe(self) -> str:
         """Return one phrase for an error message."""
@@ -44,7 +45,7 @@ class Holder(BaseModel):
         return f"process {self.pid} on {self.host} since {self.since}{what}"
 
 
-def _myself(purpose: str) -> Holder:
+def _myself(purpose: str, owner: str) -> Holder:
     return Holder(
         pid=os.getpid(),
         host=socket.gethostname(),
@@ -52,6 +53,7 @@ def _myself(purpose: str) -> Holder:
         since=datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC"),
         purpose=purpose,
         token=uuid.uuid4().hex,
+        owner=owner,
     )
 
 
@@ -137,6 +139,7 @@ def hold_lock(
     path: Path,
     *,
     purpose: str = "",
+    owner: str = "",
     wait_seconds: float = 30.0,
     poll_seconds: float = 0.2,
     on_wait: Callable[[Holder], None] | None = None,
@@ -146,6 +149,8 @@ def hold_lock(
     Args:
         path: the lock file; its folder must exist.
         purpose: told to others who wait, as in "backup of nightly, run 1f3a".
+        owner: the work that several processes share (a run whose steps have processes of their own). They hold the
+            lock one after the other and wait for each other without an end.
         wait_seconds: how long to wait for another holder before giving up.
         poll_seconds: how often to look.
         on_wait: called once with the holder when waiting begins.
@@ -154,7 +159,7 @@ def hold_lock(
         LockError: still held after `wait_seconds`; names the holder.
         StoreError: the file cannot be created.
     """
-    me = _myself(purpose)
+    me = _myself(purpose, owner)
     deadline = time.monotonic() + wait_seconds
     told = False
     while not _create(path, me):
@@ -165,14 +170,16 @@ def hold_lock(
         if on_wait and holder and not told:
             on_wait(holder)
             told = True
-        if time.monotonic() >= deadline:
+        if owner and holder is not None and holder.owner == owner:
+            deadline = time.monotonic() + wait_seconds
+        elif time.monotonic() >= deadline:
             who = holder.describe() if holder else "an unknown process"
             raise LockError(
                 f"Held by {who}.",
                 where=str(path),
                 remedy="Wait until it has finished. If that process is gone for good, delete this file.",
             )
-        time.sleep(min(poll_seconds, max(0.0, deadline - time.monotonic())))
+        time.sleep(poll_seconds)
     stop = threading.Event()
 
     def refresh() -> None:

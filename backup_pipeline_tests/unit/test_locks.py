@@ -1,0 +1,101 @@
+"""The lock file: one holder at a time, the dead make way, and nobody is cheated of it."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from backup_pipeline.errors import LockError
+from backup_pipeline.tools.locks import Holder, hold_lock, read_holder
+
+
+def _hold_until_killed(path: str) -> None:
+    with hold_lock(Path(path), purpose="a child's work"):
+        time.sleep(60)
+
+
+def _count_under_lock(path: str, counter: str, times: int) -> None:
+    for _ in range(times):
+        with hold_lock(Path(path), wait_seconds=60, poll_seconds=0.001):
+            number = int(Path(counter).read_text())
+            Path(counter).write_text(str(number + 1))
+
+
+def test_a_second_process_is_refused_and_told_who_holds_the_lock(tmp_path: Path) -> None:
+    lock = tmp_path / ".backup.lock"
+    child = multiprocessing.get_context("spawn").Process(target=_hold_until_killed, args=(str(lock),))
+    child.start()
+    while read_holder(lock) is None:
+        time.sleep(0.01)
+    with pytest.raises(LockError, match=f"process {child.pid} on .*a child's work"), hold_lock(lock, wait_seconds=0.1):
+        pass
+    assert child.pid is not None
+    os.kill(child.pid, signal.SIGKILL)
+    child.join()
+    assert lock.exists()
+    with hold_lock(lock, wait_seconds=0.1) as mine:
+        holder = read_holder(lock)
+        assert holder is not None
+        assert holder.token == mine.token
+    assert not lock.exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_processes_that_fight_for_the_lock_never_hold_it_together(tmp_path: Path) -> None:
+    lock, counter = tmp_path / ".backup.lock", tmp_path / "counter"
+    counter.write_text("0")
+    spawn = multiprocessing.get_context("spawn")
+    children = [spawn.Process(target=_count_under_lock, args=(str(lock), str(counter), 40)) for _ in range(4)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+    assert counter.read_text() == "160"
+
+
+def test_a_reused_process_id_does_not_count_as_alive(tmp_path: Path) -> None:
+    import socket
+
+    lock = tmp_path / ".backup.lock"
+    old = Holder(pid=os.getpid(), host=socket.gethostname(), process_started=1.0, since="long ago", token="x")
+    lock.write_text(json.dumps(old.model_dump()))
+    with hold_lock(lock, wait_seconds=0):
+        assert lock.exists()
+
+
+def test_a_lock_of_another_host_counts_until_it_has_not_been_refreshed_for_long(tmp_path: Path) -> None:
+    lock = tmp_path / ".backup.lock"
+    other = Holder(pid=1, host="another.example.org", process_started=1.0, since="2026-11-21", token="x")
+    lock.write_text(json.dumps(other.model_dump()))
+    with pytest.raises(LockError, match=r"another\.example\.org"), hold_lock(lock, wait_seconds=0):
+        pass
+    os.utime(lock, (time.time() - 3600, time.time() - 3600))
+    with hold_lock(lock, wait_seconds=0):
+        pass
+
+
+def test_processes_of_one_run_wait_for_each_other_longer_than_strangers(tmp_path: Path) -> None:
+    lock = tmp_path / ".backup.lock"
+    released = threading.Event()
+
+    def first() -> None:
+        with hold_lock(lock, owner="run 1"):
+            released.wait(30)
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    while read_holder(lock) is None:
+        time.sleep(0.01)
+    with pytest.raises(LockError), hold_lock(lock, owner="run 2", wait_seconds=0.05):
+        pass
+    threading.Timer(0.5, released.set).start()
+    with hold_lock(lock, owner="run 1", wait_seconds=0.05):
+        assert released.is_set()
+    thread.join()
