@@ -126,7 +126,8 @@ select case when k.conrelid = 0 then format('%s.%I', k.contypid::regtype, k.conn
        pg_get_constraintdef(k.oid)
   from pg_constraint k join pg_namespace n on n.oid = k.connamespace
   left join pg_class c on c.oid = k.conrelid
- where k.contype not in ('n', 't') and (k.contype <> 'f' or k.conparentid = 0) and {_USER} and {_own("pg_constraint", "k.oid")}
+ where k.contype not in ('n', 't') and (k.contype <> 'f' or k.conparentid = 0)
+   and {_USER} and {_own("pg_constraint", "k.oid")}
    and (k.conrelid = 0 or {_own("pg_class", "k.conrelid")})""",
     "index": f"""
 select format('%I.%I', n.nspname, c.relname),
