@@ -25,7 +25,7 @@ from backup_pipeline.operations.targets import target_of
 from backup_pipeline.restore import keycloak, supabase
 from backup_pipeline.restore.comparison import Expectation, compare_database
 from backup_pipeline.restore.rebuild import rebuild_database
-from backup_pipeline.restore.swap import BEFORE, RESTORE, side_name, swap_in
+from backup_pipeline.restore.swap import BEFORE, RESTORE, is_side_of, side_name, swap_in
 from backup_pipeline.restore.upsert import UpsertRequest, matches, parse_rows, upsert_database
 from backup_pipeline.settings.types import OrdersSource, PostgresSource
 from backup_pipeline.tools.postgres.clients import choose_client
@@ -403,6 +403,10 @@ def _rebuild(chosen: Chosen, scene: _Scene, run_id: str, progress: ProgressSink,
     began = time.monotonic()
     target, options, facts = scene.target, chosen.options, scene.facts
     swapping = not options.into
+    for left in sorted(facts.databases):
+        # Of a restore that was killed while it built; the lock says that nobody builds here now.
+        if is_side_of(left, target.database, RESTORE):
+            drop_database(target.with_database(left))
     name = side_name(target.database, RESTORE, now, facts.databases) if swapping else target.database
     rebuilt = target.with_database(name)
     numbers: dict[str, float | int] = {}

@@ -13,7 +13,7 @@ from backup_pipeline.tools.postgres.target import PostgresTarget
 RESTORE = "restore"
 BEFORE = "before"
 UNDONE = "undone"
-_MADE_HERE = re.compile(rf"(?P<base>.+)__(?:{RESTORE}|{BEFORE}|{UNDONE})_\d{{8}}T\d{{6}}(?:_\d+)?")
+_MADE_HERE = re.compile(rf"(?P<base>.+)__(?P<role>{RESTORE}|{BEFORE}|{UNDONE})_\d{{8}}T\d{{6}}(?:_\d+)?")
 
 
 def side_name(database: str, role: str, moment: datetime, taken: Collection[str] = ()) -> str:
@@ -26,10 +26,10 @@ def side_name(database: str, role: str, moment: datetime, taken: Collection[str]
     raise RefusedError("No free name beside the database.", where=database, remedy="Remove old restored databases.")
 
 
-def is_side_of(name: str, database: str) -> bool:
-    """Return whether a database of that name was put beside `database` here."""
+def is_side_of(name: str, database: str, role: str = "") -> bool:
+    """Return whether a database of that name was put beside `database` here (in that role, where one is named)."""
     found = _MADE_HERE.fullmatch(name)
-    if found is None:
+    if found is None or (role and found["role"] != role):
         return False
     cut = len(name.encode()) >= LONGEST_NAME - 3 and database.startswith(found["base"])
     return found["base"] == database or cut

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -122,6 +123,37 @@ def test_three_rows_are_brought_back(made: tuple[TestSite, SetId, PostgresTarget
     assert done.code == 0, done.text
     assert [t["insert"] for t in json.loads(done.out)["tables"]] == [3]
     assert ask(target, "select array_agg(id order by id) from orders where id <= 10") == [([3, 4, 5],)]
+
+
+@pytest.mark.parametrize("moment", ["__restore_", "emergency"])
+def test_a_restore_killed_in_the_middle_leaves_the_live_database_and_stops_nobody(
+    made: tuple[TestSite, SetId, PostgresTarget], moment: str
+) -> None:
+    site, _, target = made
+    run(target, "delete from orders where id <= 3; create table big as select i, repeat('x', 100) from"
+                " generate_series(1, 200000) i")  # fmt: skip
+    sealed_set(site.site, "nightly")
+    run(target, "delete from orders where id = 4")
+    plan_id, confirm = plan_of(site, "shop")
+    process = site.start("restore", "latest", "shop", "--apply", "--plan-id", plan_id, "--confirm", confirm)
+    sets = len(site.store("nightly").ids())
+
+    def reached() -> bool:
+        if moment == "emergency":
+            return len(site.store("nightly").ids()) > sets
+        return any(moment in name for name in server_facts(target).databases)
+
+    while process.poll() is None and not reached():
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    assert ask(target, "select count(*) from orders") == [(296,)]
+    plan_id, confirm = plan_of(site, "shop")
+    done = site.run("restore", "latest", "shop", "--apply", "--plan-id", plan_id, "--confirm", confirm)
+    assert done.code == 0, done.text
+    assert ask(target, "select count(*) from orders") == [(297,)]
+    assert not [name for name in server_facts(target).databases if f"{target.database}__restore_" in name]
+    assert site.run("undo", "nightly/shop", "--drop-kept", "--confirm", confirm).code == 0
 
 
 @pytest.mark.parametrize(
