@@ -7,7 +7,14 @@ import dagster as dg
 
 from backup_pipeline.model.record import ArtefactKind, ArtefactRecord
 from backup_pipeline.operations.known_tables import known_tables
-from backup_pipeline.orchestration.metadata import check_event, check_result, data_version, failure_of, record_metadata
+from backup_pipeline.orchestration.metadata import (
+    check_event,
+    check_result,
+    data_version,
+    failure_of,
+    record_metadata,
+    table_of,
+)
 from backup_pipeline.orchestration.names import PLAN_TAG, artefact_key, source_key
 from backup_pipeline.orchestration.run_resource import RUNS, BackupRuns
 from backup_pipeline.settings.site import Site
@@ -21,6 +28,7 @@ from backup_pipeline.settings.types import (
 )
 
 CODE_VERSION = "1"
+TABLES_KNOWN = "tables_all_known"
 
 # Names of the checks that each kind's capture puts into its records; any other is shown as an event.
 CHECKS: Mapping[ArtefactKind, tuple[str, ...]] = {
@@ -134,7 +142,10 @@ def _specs(
                 **common,
             )
         )
-        checks += [dg.AssetCheckSpec(check, asset=asset) for check in CHECKS[kind]]
+        names = CHECKS[kind]
+        if kind is ArtefactKind.TABLE_EXPORT and "jsonl" in _formats(source):
+            names = (*names, "json_lines_match_snapshot")
+        checks += [dg.AssetCheckSpec(check, asset=asset) for check in names]
     specs.append(
         dg.AssetSpec(
             source_key(plan, name),
@@ -145,7 +156,32 @@ def _specs(
             **common,
         )
     )
+    if isinstance(source, (PostgresSource, SqliteSource, OrdersSource)):
+        checks.append(
+            dg.AssetCheckSpec(
+                TABLES_KNOWN,
+                asset=source_key(plan, name),
+                description="Every exported table was known when the definitions were loaded, and is still there.",
+            )
+        )
     return specs, checks
+
+
+def _formats(source: Source) -> tuple[str, ...]:
+    return source.tables.formats if isinstance(source, (PostgresSource, SqliteSource)) else ()
+
+
+def _tables_known(whole: dg.AssetKey, new: list[str], gone: list[str]) -> dg.AssetCheckResult:
+    """Return the check that tells of tables which the definitions did not know, or know and are gone."""
+    told = [{"table": table, "change": "new: exported, reload the definitions to see it"} for table in new]
+    told += [{"table": table, "change": "gone since the last capture"} for table in gone]
+    return dg.AssetCheckResult(
+        passed=not told,
+        asset_key=whole,
+        check_name=TABLES_KNOWN,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={"new": len(new), "gone": len(gone), **({"tables": table_of(told)} if told else {})},
+    )
 
 
 def capture_asset(site: Site, plan: str, name: str) -> dg.AssetsDefinition:
@@ -171,6 +207,7 @@ def capture_asset(site: Site, plan: str, name: str) -> dg.AssetsDefinition:
         declared_checks = set(context.selected_asset_check_keys)
         selected = None if whole in selected_keys else frozenset(by_key[k] for k in selected_keys if k in by_key)
         done: set[dg.AssetKey] = set()
+        new: list[str] = []
         size = rows = count = 0
         try:
             backup = backups.of_plan(plan)
@@ -178,6 +215,8 @@ def capture_asset(site: Site, plan: str, name: str) -> dg.AssetsDefinition:
             for record in backup.capture(name, selected):
                 asset = artefact_key(plan, record.key)
                 done.add(asset)
+                if asset not in by_key:
+                    new.append(record.name)
                 size, rows, count = size + record.size, rows + (record.rows or 0), count + 1
                 yield from _events(context, asset, record, str(store), asset in selected_keys, declared_checks)
         except Exception as error:  # noqa: BLE001 - at this edge everything becomes a Failure
@@ -194,6 +233,8 @@ def capture_asset(site: Site, plan: str, name: str) -> dg.AssetsDefinition:
                 metadata["no_longer_there"] = ", ".join(gone)
                 context.log.warning(f"Known from the last capture and no longer there: {', '.join(gone)}")
             yield dg.MaterializeResult(whole, metadata=metadata)
+            if dg.AssetCheckKey(whole, TABLES_KNOWN) in declared_checks:
+                yield _tables_known(whole, new, gone)
         elif missing := selected_keys - done:
             names = ", ".join(sorted(key.to_user_string() for key in missing))
             raise dg.Failure(f"Not there any more: {names}. Remedy: reload the definitions.", allow_retries=False)

@@ -68,6 +68,9 @@ def test_a_table_that_appeared_since_the_definitions_is_exported_and_shown(
     assert event is not None
     assert event.asset_materialization is not None
     assert event.asset_materialization.metadata["dagster/row_count"].value == 2
+    told = {e.check_name: e for e in result.get_asset_check_evaluations() if e.asset_key.path[-1] == "supabase"}
+    assert not told["tables_all_known"].passed
+    assert told["tables_all_known"].metadata["new"].value == 1
     known = gustav.store("nightly").read(gustav.store("nightly").ids()[-1])
     assert known.manifest is not None
     record = known.manifest.record("supabase", "public", "late")
