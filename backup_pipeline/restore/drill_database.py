@@ -87,7 +87,8 @@ def drill_database(
         outcome.details["roles_made_for_the_drill"] = list(made)
         try:
             rebuilt = rebuild_database(
-                open_dump, target, written_by=written_by, like=_like(expected, target), jobs=jobs, skip=apart,
+                open_dump, target, written_by=written_by, like=_like(expected, target), jobs=jobs,
+                skip=apart if apart.extensions else None,
                 progress=progress,
             )  # fmt: skip
         except BackupSystemError as error:

@@ -22,8 +22,15 @@ from backup_pipeline.tools.postgres.databases import (
     server_facts,
 )
 from backup_pipeline.tools.postgres.psql import run_plain_dump
+from backup_pipeline.tools.postgres.restore_archive import archive_path, run_archive
 from backup_pipeline.tools.postgres.restore_check import drop_subscriptions
-from backup_pipeline.tools.postgres.restore_load import Skip, load_plain_dump
+from backup_pipeline.tools.postgres.restore_load import (
+    Skip,
+    analyze_database,
+    default_jobs,
+    load_plain_dump,
+    session_settings,
+)
 from backup_pipeline.tools.postgres.restore_stream import plain_sql
 from backup_pipeline.tools.postgres.target import PostgresTarget
 
@@ -73,11 +80,18 @@ def rebuild_database(
     try:
         warnings: tuple[str, ...] = ()
         size = 0
-        with open_dump() as file, plain_sql(file, client) as reader:
-            if careful:
-                warnings = run_plain_dump(reader, target, client)
+        with open_dump() as file:
+            archive = None if careful or skip is not None else archive_path(file)
+            if archive is not None:
+                count = jobs or default_jobs()
+                warnings = run_archive(archive, target, client, jobs=count, settings=session_settings(count))
+                analyze_database(target)
             else:
-                size = load_plain_dump(reader, target, jobs=jobs, skip=skip, progress=progress).data_bytes
+                with plain_sql(file, client) as reader:
+                    if careful:
+                        warnings = run_plain_dump(reader, target, client)
+                    else:
+                        size = load_plain_dump(reader, target, jobs=jobs, skip=skip, progress=progress).data_bytes
         if like is not None:
             apply_properties(target, like)
     except BaseException:

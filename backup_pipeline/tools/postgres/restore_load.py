@@ -55,10 +55,13 @@ class LoadOutcome:
     data_bytes: int = 0
 
 
-def _session_settings(jobs: int) -> dict[str, str]:
+def session_settings(jobs: int) -> dict[str, str]:
+    """Return settings for sessions that fill a database that is not live yet."""
     memory = int(psutil.virtual_memory().total / 16 / max(1, jobs) / 1024)
     return {
         "synchronous_commit": "off",
+        # As many index builds as connections run at once; more helpers than cores only get into each other's way.
+        "max_parallel_maintenance_workers": str(max(1, (os.cpu_count() or 2) // max(1, jobs))),
         "maintenance_work_mem": f"{max(65536, min(memory, 1048576))}kB",
         "statement_timeout": "0",
         "lock_timeout": "0",
@@ -92,7 +95,7 @@ class _Pool:
             for _ in range(self.jobs):
                 connection = open_connection(self.target, pinned=False)
                 self.connections.append(connection)
-                for name, value in _session_settings(self.jobs).items():
+                for name, value in session_settings(self.jobs).items():
                     connection.execute("select set_config(%s, %s, false)", [name, value])
         except BaseException:
             self._close()
@@ -392,33 +395,41 @@ def _relation_of(header: bytes) -> bytes:
     return CopyBlock(header, iter(())).relation
 
 
+def default_jobs() -> int:
+    """Return the number of connections for loading: the processor's cores, at most 8."""
+    return max(2, min(8, os.cpu_count() or 2))
+
+
 def load_plain_dump(
     reader: Readable,
     target: PostgresTarget,
     *,
     jobs: int = 0,
     skip: Skip | None = None,
+    analyze: bool = True,
     progress: ProgressSink = no_progress,
 ) -> LoadOutcome:
-    """Load a plain dump into the target's new, empty database; ends with ANALYZE of every table.
+    """Load a plain dump into the target's new, empty database.
 
     Args:
         reader: the dump as plain SQL (see `restore_stream.plain_sql`).
         target: a database that nobody else uses.
         jobs: connections; the processor's cores (at most 8) by default.
         skip: tells which parts are left out, such as an extension that this server has not got.
+        analyze: gather the planner's statistics of every table at the end.
         progress: told the bytes of table data loaded so far.
 
     Raises:
         SourceError: a statement or row was refused; names the statement's first line or the table, never data.
         RefusedError: a meta-command in the dump. ValidationError: not a whole dump.
     """
-    jobs = jobs or max(2, min(8, os.cpu_count() or 2))
+    jobs = jobs or default_jobs()
     try:
         with _Pool(target, jobs) as pool:
             loader = _Loader(pool, target, progress)
             outcome = loader.load(DumpParts(reader), skip)
-            _analyze(pool, target, [table for table, rows in outcome.rows.items() if rows])
+            if analyze:
+                _analyze(pool, target, [table for table, rows in outcome.rows.items() if rows])
             return outcome
     except BackupSystemError:
         raise
@@ -428,6 +439,15 @@ def load_plain_dump(
         if isinstance(error, psycopg.Error):
             raise translate_postgres_error(error, target) from error
         raise
+
+
+def analyze_database(target: PostgresTarget) -> None:
+    """Gather the planner's statistics of every table."""
+    connection = open_connection(target, pinned=False)
+    try:
+        _execute(connection, b"analyze", target)
+    finally:
+        connection.close()
 
 
 def _analyze(pool: _Pool, target: PostgresTarget, tables: list[tuple[str, str]]) -> None:
