@@ -123,18 +123,6 @@ def check_index(path: Path) -> IndexHead | None:
         raise damaged from None
 
 
-_PLACE = re.compile(
-    r'"path": "([^"\\]*)", "checksum": "[0-9a-f]{64}", "file_size": [0-9]+, "seen": "([^"]*)", '
-    r'"meta_checksum": "[0-9a-f]{64}"\}'
-)
-
-
-def place_and_seen(line: str) -> tuple[str, str] | None:
-    """Return path and `seen` of a plain line, None for one with escapes in its path or without a row."""
-    found = _PLACE.search(line)
-    return (found[1], found[2]) if found and found.end() == len(line) else None
-
-
 def index_lines(path: Path) -> Iterator[str]:
     """Yield every entry's line, without comma and line end; nothing when there is no index."""
     try:

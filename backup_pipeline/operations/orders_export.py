@@ -38,9 +38,9 @@ from backup_pipeline.artefacts.orders_index import (
     entry_start,
     index_lines,
     parse_entry,
-    place_and_seen,
     record_id_of,
 )
+from backup_pipeline.artefacts.orders_seen import all_untouched
 from backup_pipeline.errors import StoreError, ValidationError
 from backup_pipeline.model.order import (
     AUFTRAG_NR,
@@ -222,14 +222,8 @@ class _Exporter:
         """
         if not state or state != self.snapshot.state or self.options.years is not None or self.options.rewrite:
             return False
-        count, parent = 0, self.tree.parent
-        try:
-            for line in index_lines(self._index):
-                known = place_and_seen(line)
-                if known is None or seen_below(*parent(known[0], create=False)) != known[1]:
-                    return False
-                count += 1
-        except (OSError, ValidationError):
+        count = all_untouched(self.tree)
+        if count is None:
             return False
         self.result.unchanged = count
         return True

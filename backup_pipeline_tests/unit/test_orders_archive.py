@@ -14,7 +14,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from backup_pipeline.artefacts.orders_folder import ArchiveTree
 from backup_pipeline.artefacts.orders_index import check_index, index_lines, parse_entry
+from backup_pipeline.artefacts.orders_seen import all_untouched, count_untouched
 from backup_pipeline.errors import BackupSystemError, LockError, RefusedError, SourceError, StoreError, ValidationError
 from backup_pipeline.model.order import COLUMNS, DATA_NAME, INDEX_NAME, LOCK_NAME, META_NAME
 from backup_pipeline.operations.orders_export import ExportOptions, export_orders
@@ -106,6 +108,23 @@ def test_an_export_notices_folders_that_were_changed_though_the_database_was_not
     result = workshop.export()
     assert (result.exported, result.unchanged) == (1, 29)
     assert workshop.verify(database=True).ok
+
+
+def test_an_index_divided_among_processes_is_looked_at_whole(workshop: Workshop) -> None:
+    workshop.export()
+    tree = ArchiveTree(workshop.archive)
+    size = (workshop.archive / INDEX_NAME).stat().st_size
+    for share in (size // 2, size - 1, size * 2):
+        assert all_untouched(tree, share=share) == 30
+    for cuts in range(0, size, 97):
+        parts = [count_untouched(tree, 0, cuts), count_untouched(tree, cuts, size)]
+        assert sum(part or 0 for part in parts) == 30
+    for number in (1, 30):
+        os.utime(folder(workshop, number) / DATA_NAME, (1, 1))
+        for share in (size // 2, size * 2):
+            assert all_untouched(tree, share=share) is None
+        workshop.export()
+    tree.close()
 
 
 def test_only_the_years_asked_for_are_exported_and_the_index_keeps_the_others(workshop: Workshop) -> None:
