@@ -30,7 +30,7 @@ test: $(VENV)/.installed ## Every test, on an embedded PostgreSQL
 	@$(BIN)/python -m pytest
 
 check: $(VENV)/.installed ## Style, types, layers, definitions
-	@$(BIN)/ruff format --check --quiet . && $(BIN)/ruff check --quiet . && echo "style: ok"
+	@$(BIN)/ruff format --check . && $(BIN)/ruff check --quiet . && echo "style: ok"
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
 	@BACKUP_PIPELINE_CONFIG=$(CURDIR)/backup.yaml $(BIN)/dagster definitions validate -w workspace.yaml --log-level warning \

@@ -14,7 +14,13 @@ from pathlib import Path
 
 from playwright.sync_api import Page, sync_playwright
 
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 
 def ask(base: str, query: str) -> dict:
@@ -28,8 +34,8 @@ def ask(base: str, query: str) -> dict:
 
 def newest_run(base: str, job: str) -> str:
     """Return the id of the newest run of a job."""
-    found = ask(base, '{ runsOrError(filter: {pipelineName: "%s"}, limit: 1) { ... on Runs { results { runId } } } }' % job)
-    return found["runsOrError"]["results"][0]["runId"]
+    runs = f'runsOrError(filter: {{pipelineName: "{job}"}}, limit: 1) {{ ... on Runs {{ results {{ runId }} }} }}'
+    return ask(base, f"{{ {runs} }}")["runsOrError"]["results"][0]["runId"]
 
 
 def take(page: Page, url: str, file: Path, *, wait: float = 4.0, click: str | None = None) -> None:
