@@ -38,8 +38,10 @@ def run_archive(
     Raises:
         SourceError: a statement failed; names the first error, without data.
     """
-    command: list[str | Path] = [client.program("pg_restore"), "--exit-on-error", "--no-password", f"--jobs={max(1, jobs)}",
-               *target.program_arguments(), path]  # fmt: skip
+    command: list[str | Path] = [
+        client.program("pg_restore"), "--exit-on-error", "--no-password", f"--jobs={max(1, jobs)}",
+        *target.program_arguments(), path,
+    ]  # fmt: skip
     options = " ".join(f"-c {name}={value}" for name, value in settings.items())
     done = processes.run(command, env={**target.program_environment(), "PGOPTIONS": options}, check=False)
     lines = [line for line in done.stderr.splitlines() if line.strip()]
