@@ -11,6 +11,7 @@ from backup_pipeline.orchestration.housekeeping import housekeeping_definitions
 from backup_pipeline.orchestration.launcher import executor_from_environment
 from backup_pipeline.orchestration.manifest_asset import manifest_asset
 from backup_pipeline.orchestration.names import PLAN_TAG, backup_job, manifest_key, source_key, stage_key
+from backup_pipeline.orchestration.orders import orders_definitions
 from backup_pipeline.orchestration.proof_assets import (
     DRILL,
     VERIFICATION,
@@ -19,12 +20,14 @@ from backup_pipeline.orchestration.proof_assets import (
     stage_schedule,
     verification_asset,
 )
+from backup_pipeline.orchestration.reexport_asset import reexport_asset, reexport_job
 from backup_pipeline.orchestration.restore_assets import restore_asset, restore_job, undo_job
 from backup_pipeline.orchestration.retention_asset import RETENTION, retention_asset
 from backup_pipeline.orchestration.run_resource import RUNS, backup_runs_resource
 from backup_pipeline.orchestration.schema_sensor import has_databases, schema_sensor
 from backup_pipeline.orchestration.set_partitions import partitions_sensor
 from backup_pipeline.settings.site import Site
+from backup_pipeline.settings.types import OrdersSource
 
 
 def plan_definitions(site: Site, plan: str) -> dg.Definitions:
@@ -59,19 +62,21 @@ def plan_definitions(site: Site, plan: str) -> dg.Definitions:
     restore: list[UnresolvedAssetJobDefinition | dg.JobDefinition] = (
         [restore_job(site, plan), undo_job(site, plan)] if restored else []
     )
-    return dg.Definitions(
+    own = dg.Definitions(
         assets=[
             *captures,
             manifest,
             retention_asset(site, plan),
             verification_asset(site, plan),
             drill_asset(site, plan),
+            reexport_asset(site, plan),
             *([restored] if restored else []),
         ],
         jobs=[
             job,
             stage_job(plan, VERIFICATION),
             stage_job(plan, DRILL),
+            reexport_job(plan),
             *restore,
         ],
         schedules=schedules,
@@ -80,6 +85,8 @@ def plan_definitions(site: Site, plan: str) -> dg.Definitions:
             *([schema_sensor(site, plan)] if has_databases(site, plan) else []),
         ],
     )
+    archives = [name for name in settings.sources if isinstance(site.source(name), OrdersSource)]
+    return dg.Definitions.merge(own, *(orders_definitions(site, plan, name) for name in archives))
 
 
 def selection_of(site: Site, plan: str, sources: tuple[str, ...]) -> list[dg.AssetKey]:

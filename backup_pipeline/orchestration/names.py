@@ -47,6 +47,11 @@ def backup_job(plan: str) -> str:
     return f"{plan}_backup"
 
 
+def sets_group(plan: str) -> str:
+    """Return the group of what happens to sealed sets; the plan's own group holds what a backup run makes."""
+    return f"{plan}_sets"
+
+
 def sets_partitions(plan: str) -> dg.DynamicPartitionsDefinition:
     """Return the partitions of everything that happens to sealed sets: one per set."""
     return dg.DynamicPartitionsDefinition(name=f"{plan}_sets")

@@ -32,6 +32,11 @@ _CHECKS = {
 }
 
 
+def orders_group(plan: str) -> str:
+    """Return the group of the orders' folders: partitioned by year, so that it stands apart from a backup's assets."""
+    return f"{plan}_orders"
+
+
 def year_partitions(source: OrdersSource, timezone: str) -> dg.TimeWindowPartitionsDefinition:
     """Return the years from the source's first to the present one."""
     return dg.TimeWindowPartitionsDefinition(
@@ -90,7 +95,7 @@ def folders_asset(site: Site, plan: str, name: str) -> dg.AssetsDefinition:
 
     @dg.asset(
         key=key,
-        group_name=plan,
+        group_name=orders_group(plan),
         kinds={"csv", "sqlite" if source.database else "postgres"},
         description="Every order's own backup: data.csv and meta.json in its folder, written where the row changed.",
         owners=list(source.owners),
@@ -173,7 +178,7 @@ def verification_asset(site: Site, plan: str, name: str) -> dg.AssetsDefinition:
             dg.AssetSpec(
                 key,
                 deps=[artefact_key(plan, (name, FOLDERS))],
-                group_name=plan,
+                group_name=orders_group(plan),
                 kinds={"check"},
                 description=description,
                 partitions_def=partitions,
@@ -223,7 +228,7 @@ def restored_asset(site: Site, plan: str, name: str) -> dg.AssetsDefinition:
     @dg.asset(
         key=artefact_key(plan, (name, RESTORED)),
         deps=[artefact_key(plan, (name, FOLDERS))],
-        group_name=plan,
+        group_name=orders_group(plan),
         kinds={"sqlite" if _source(site, name).database else "postgres"},
         description="The table auftraege rebuilt from the folders beside the old one, compared, and swapped in. "
         "`orders undo` swaps back.",

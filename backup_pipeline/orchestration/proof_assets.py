@@ -15,7 +15,7 @@ from backup_pipeline.model.proof import Proof
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.operations.stores import open_store
 from backup_pipeline.orchestration.metadata import failure_of, table_of
-from backup_pipeline.orchestration.names import PLAN_TAG, SET_TAG, manifest_key, sets_partitions, stage_key
+from backup_pipeline.orchestration.names import PLAN_TAG, SET_TAG, manifest_key, sets_group, sets_partitions, stage_key
 from backup_pipeline.orchestration.watching import present_watcher
 from backup_pipeline.settings.site import Site
 
@@ -55,7 +55,7 @@ def _proof_asset(
             dg.AssetSpec(
                 key,
                 deps=upstream,
-                group_name=plan,
+                group_name=sets_group(plan),
                 kinds={"check"},
                 description=description,
                 partitions_def=sets_partitions(plan),

@@ -22,7 +22,7 @@ from backup_pipeline.model.restore import (
 )
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.orchestration.metadata import failure_of, table_of
-from backup_pipeline.orchestration.names import PLAN_TAG, SET_TAG, manifest_key, sets_partitions
+from backup_pipeline.orchestration.names import PLAN_TAG, SET_TAG, manifest_key, sets_group, sets_partitions
 from backup_pipeline.orchestration.watching import present_watcher
 from backup_pipeline.settings.site import Site
 from backup_pipeline.settings.types import OrdersSource
@@ -187,7 +187,7 @@ def restore_asset(site: Site, plan: str) -> dg.AssetsDefinition | None:
             dg.AssetSpec(
                 restored_key(plan, name),
                 deps=[manifest_key(plan)],
-                group_name=plan,
+                group_name=sets_group(plan),
                 kinds={site.source(name).kind},
                 description=f"Source `{name}` rebuilt from a set beside what is live, compared, and swapped in.",
                 partitions_def=sets_partitions(plan),

@@ -112,3 +112,25 @@ def test_a_verification_of_a_damaged_set_fails_and_names_the_file(
     (evaluation,) = done.get_asset_check_evaluations()
     assert not evaluation.passed
     assert "storage_buckets.tar.gz" in str(evaluation.metadata["what was found"].value)
+
+
+def test_the_tables_of_a_sealed_set_are_exported_again_as_json_lines_beside_the_sets(
+    gustav: TestSite, instance: dg.DagsterInstance
+) -> None:
+    assert _run(gustav, instance, "nightly_backup").success
+    (set_id,) = gustav.store("nightly").sealed_ids()
+    before = gustav.digests("nightly")
+    done = _run(gustav, instance, "nightly_reexport", set_id=set_id)
+    assert done.success, [e.message for e in done.all_events if e.is_failure]
+    event = instance.get_latest_materialization_event(dg.AssetKey(["nightly", "reexport"]))
+    assert event is not None
+    assert event.asset_materialization is not None
+    files = [record.data for record in event.asset_materialization.metadata["files"].records]
+    assert {Path(str(row["file"])).name: row["rows"] for row in files}["public.orders.jsonl.gz"] == 300
+    assert gustav.digests("nightly") == before
+
+
+def test_all_that_a_plans_group_holds_is_unpartitioned_so_that_materialising_all_is_a_backup(gustav: TestSite) -> None:
+    specs = [s for s in build_definitions(gustav.site).resolve_all_asset_specs() if s.group_name == "nightly"]
+    assert {s.key.path[1] for s in specs} == {"supabase", "storage", "keycloak", "manifest", "retention"}
+    assert all(s.partitions_def is None for s in specs)

@@ -1,0 +1,90 @@
+"""Tables of sealed sets in another format: a backfill over the sets that are wanted. The sets themselves stay."""
+
+from enum import Enum
+
+import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+from pydantic import Field
+
+from backup_pipeline.model.set_id import SetId
+from backup_pipeline.orchestration.metadata import failure_of, table_of
+from backup_pipeline.orchestration.names import (
+    PLAN_TAG,
+    SET_TAG,
+    manifest_key,
+    sets_group,
+    sets_partitions,
+    stage_key,
+)
+from backup_pipeline.orchestration.watching import present_watcher
+from backup_pipeline.settings.site import Site
+
+REEXPORT = "reexport"
+
+
+class Format(Enum):
+    """jsonl: one JSON object per line. csv: with a header, NULL apart from the empty text."""
+
+    JSONL = "jsonl"
+    CSV = "csv"
+
+
+class ReexportConfig(dg.Config):
+    """What the Launchpad asks for."""
+
+    format: Format = Field(default=Format.JSONL, description="jsonl or csv, compressed with gzip.")
+    source: str = Field(default="", description="Only this source's tables; all by default.")
+
+
+def reexport_asset(site: Site, plan: str) -> dg.AssetsDefinition:
+    """Return the re-export of a plan's sets, partitioned by set."""
+
+    @dg.asset(
+        key=stage_key(plan, REEXPORT),
+        deps=[manifest_key(plan)],
+        group_name=sets_group(plan),
+        kinds={"json"},
+        description="The set's tables as JSON lines or CSV, written beside the sets; a backfill does several sets.",
+        partitions_def=sets_partitions(plan),
+        code_version="1",
+        op_tags={PLAN_TAG: plan},
+    )
+    def reexport(context: dg.AssetExecutionContext, config: ReexportConfig) -> dg.MaterializeResult[None]:
+        from backup_pipeline.operations.reexport import reexport_set
+
+        set_id = SetId(context.partition_key)
+        context.instance.add_run_tags(context.run_id, {SET_TAG: f"{plan}/{set_id}"})
+        try:
+            written = reexport_set(
+                site,
+                plan,
+                set_id,
+                config.format.value,
+                source=config.source,
+                progress=present_watcher().progress,
+            )
+        except Exception as error:  # noqa: BLE001 - at this edge everything becomes a Failure
+            raise failure_of(error) from None
+        return dg.MaterializeResult(
+            metadata={
+                "set": set_id,
+                "tables": len(written),
+                "dagster/row_count": sum(item.rows for item in written),
+                "files": table_of(
+                    [{"file": str(item.path), "rows": item.rows, "bytes": item.size} for item in written]
+                ),
+            }
+        )
+
+    return reexport
+
+
+def reexport_job(plan: str) -> UnresolvedAssetJobDefinition:
+    """Return the job `<plan>_reexport`."""
+    return dg.define_asset_job(
+        f"{plan}_{REEXPORT}",
+        selection=dg.AssetSelection.assets(stage_key(plan, REEXPORT)),
+        partitions_def=sets_partitions(plan),
+        tags={PLAN_TAG: plan},
+        description=f"The tables of sets of plan {plan} in another format.",
+    )
