@@ -43,9 +43,19 @@ def _state_of_refusal(text: str) -> str:
     return "3D000" if missing and 'database "' in text else ""
 
 
+def _without_values(error: psycopg.Error) -> str:
+    """Return what the server says, without its DETAIL and without quoted data, which belong to customers."""
+    primary = error.diag.message_primary
+    text = " ".join((primary or str(error)).split()) or type(error).__name__
+    if (error.sqlstate or "").startswith("22"):
+        # Data exceptions quote the value: `invalid input syntax for type integer: "…"`.
+        text = text.split(': "', 1)[0]
+    return text.rstrip(".")
+
+
 def translate_postgres_error(error: psycopg.Error, target: PostgresTarget) -> BackupSystemError:
-    """Return the family's error for a server's error; the password is never in it."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    """Return the family's error for a server's error; neither the password nor values of rows are in it."""
+    text = _without_values(error)
     if target.password:
         text = text.replace(target.password, "***")
     state = error.sqlstate or _state_of_refusal(text)

@@ -1,0 +1,44 @@
+"""What a server's errors become: told with a remedy, without passwords and without values of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from backup_pipeline.errors import SourceError, UnreachableError
+from backup_pipeline.tools.postgres.connection import connected
+from backup_pipeline.tools.postgres.target import PostgresTarget
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "insert into public.people values (1, 'Erika Mustermann')",
+        "select 'Erika Mustermann'::int",
+        "select ('[\"Erika Mustermann\"'::text)::json",
+    ],
+)
+def test_values_of_rows_are_in_no_error(database: Callable[..., PostgresTarget], statement: str) -> None:
+    target = database()
+    with connected(target) as connection:
+        connection.execute("create table public.people (id int, name text unique)")
+        connection.execute("insert into public.people values (1, 'Erika Mustermann')")
+    with pytest.raises(SourceError) as caught, connected(target) as connection:
+        connection.execute(statement.encode())
+    assert "Erika" not in str(caught.value)
+    assert target.label in str(caught.value)
+
+
+def test_a_wrong_password_is_a_refused_login_and_is_not_quoted(database: Callable[..., PostgresTarget]) -> None:
+    target = replace(database(), password="wr0ng-one")
+    with pytest.raises(SourceError, match="refused the login") as caught, connected(target):
+        pass
+    assert "wr0ng-one" not in str(caught.value)
+
+
+def test_a_server_that_is_not_there_may_be_tried_again(database: Callable[..., PostgresTarget]) -> None:
+    with pytest.raises(UnreachableError) as caught, connected(replace(database(), port=1)):
+        pass
+    assert not caught.value.permanent
