@@ -20,6 +20,8 @@ def run_steps(site: Site) -> int:
     for plan in site.settings.plans:
         out.rule(f"plan {plan}", align="left")
         worst = worst or int(run_plan(site, plan)["exit_code"])
+    for plan in site.settings.plans:
+        worst = worst or _export_orders(site, plan)
     out.rule("proof: every set is restored and compared", align="left")
     for plan in site.settings.plans:
         worst = worst or _prove(site, plan)
@@ -27,28 +29,54 @@ def run_steps(site: Site) -> int:
     return worst
 
 
+def _export_orders(site: Site, plan: str) -> int:
+    """Export and verify the plan's order archives, all years in one Dagster run each; return the exit code."""
+    from backup_pipeline.operations.orders_source import order_sources
+
+    names = order_sources(site, plan)
+    if not names:
+        return 0
+    from backup_pipeline.orchestration.orders import job_name, year_range_tags
+
+    for name in names:
+        console(stderr=True).rule(f"orders of {name}: a copy into every order's folder", align="left")
+        for what in ("export", "verification"):
+            code = _run(site, plan, job_name(plan, name, what), what, tags=year_range_tags(site, name))
+            if code:
+                return code
+    return 0
+
+
 def _prove(site: Site, plan: str) -> int:
     """Verify and drill a plan's newest set as Dagster runs, so that the UI shows them; return the exit code."""
-    from backup_pipeline.cli.backup_report import showing
     from backup_pipeline.operations.stores import open_store
-    from backup_pipeline.orchestration.launch import exit_code_of, run_job
-    from backup_pipeline.orchestration.names import PLAN_TAG
-    from backup_pipeline.orchestration.watching import watched_by
 
-    out = console(stderr=True)
     sealed = open_store(site, plan).sealed_ids()
     if not sealed:
         return int(ExitCode.FAILED)
     for stage in ("verification", "drill"):
-        with shown_progress() as sink, watched_by(showing(sink)):
-            outcome = run_job(site.file, f"{plan}_{stage}", partition=sealed[-1], tags={PLAN_TAG: plan})
-        mark = "[green]passed[/]" if outcome.success else "[red]not passed[/]"
-        out.print(f"  {stage} of {plan}/{sealed[-1]} {mark}")
-        for error in outcome.errors:
-            out.print(f"    {error}", markup=False)
-        if not outcome.success:
-            return int(exit_code_of(outcome))
+        code = _run(site, plan, f"{plan}_{stage}", f"{stage} of {plan}/{sealed[-1]}", partition=sealed[-1])
+        if code:
+            return code
     return 0
+
+
+def _run(
+    site: Site, plan: str, job: str, what: str, *, partition: str | None = None, tags: dict[str, str] | None = None
+) -> int:
+    """Run a job in this process and say how it ended; return the exit code."""
+    from backup_pipeline.cli.backup_report import showing
+    from backup_pipeline.orchestration.launch import exit_code_of, run_job
+    from backup_pipeline.orchestration.names import PLAN_TAG
+    from backup_pipeline.orchestration.watching import watched_by
+
+    with shown_progress() as sink, watched_by(showing(sink)):
+        outcome = run_job(site.file, job, partition=partition, tags={PLAN_TAG: plan, **(tags or {})})
+    out = console(stderr=True)
+    out.print(f"  {what} {'[green]passed[/]' if outcome.success else '[red]not passed[/]'}")
+    for error in outcome.errors:
+        out.print(f"    {error}", markup=False)
+    return int(exit_code_of(outcome))
 
 
 def _summary(site: Site) -> None:
@@ -62,7 +90,7 @@ def _summary(site: Site) -> None:
         ("set", "left"), ("artefacts", "right"), ("size", "right"), ("rows", "right"), ("time", "right"),
         ("checks", "right"), ("verified", "left"), ("proven", "left"),
     ):  # fmt: skip
-        table.add_column(name, justify=side)  # type: ignore[arg-type]
+        table.add_column(name, justify=side, no_wrap=True)  # type: ignore[arg-type]
     for plan in site.settings.plans:
         store = open_store(site, plan)
         ids = store.ids()

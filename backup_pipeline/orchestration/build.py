@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
+
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
+from backup_pipeline.operations.orders_source import order_sources
 from backup_pipeline.orchestration.alerts import alert_sensors
 from backup_pipeline.orchestration.capture_assets import capture_asset
 from backup_pipeline.orchestration.housekeeping import housekeeping_definitions
@@ -27,7 +30,6 @@ from backup_pipeline.orchestration.run_resource import RUNS, backup_runs_resourc
 from backup_pipeline.orchestration.schema_sensor import has_databases, schema_sensor
 from backup_pipeline.orchestration.set_partitions import partitions_sensor
 from backup_pipeline.settings.site import Site
-from backup_pipeline.settings.types import OrdersSource
 
 
 def plan_definitions(site: Site, plan: str) -> dg.Definitions:
@@ -85,8 +87,7 @@ def plan_definitions(site: Site, plan: str) -> dg.Definitions:
             *([schema_sensor(site, plan)] if has_databases(site, plan) else []),
         ],
     )
-    archives = [name for name in settings.sources if isinstance(site.source(name), OrdersSource)]
-    return dg.Definitions.merge(own, *(orders_definitions(site, plan, name) for name in archives))
+    return dg.Definitions.merge(own, *(orders_definitions(site, plan, name) for name in order_sources(site, plan)))
 
 
 def selection_of(site: Site, plan: str, sources: tuple[str, ...]) -> list[dg.AssetKey]:
@@ -98,7 +99,10 @@ def selection_of(site: Site, plan: str, sources: tuple[str, ...]) -> list[dg.Ass
 
 def build_definitions(site: Site) -> dg.Definitions:
     """Return everything of a site for Dagster."""
-    plans = [plan_definitions(site, plan) for plan in site.settings.plans]
+    with warnings.catch_warnings():
+        # Backfill policies are marked beta; the release of Dagster is pinned.
+        warnings.simplefilter("ignore", dg.BetaWarning)
+        plans = [plan_definitions(site, plan) for plan in site.settings.plans]
     prune_job, prune_schedule = housekeeping_definitions(site.settings.timezone, site.environment)
     common = dg.Definitions(
         jobs=[prune_job],

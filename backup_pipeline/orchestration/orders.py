@@ -298,8 +298,6 @@ def _jobs(site: Site, plan: str, name: str) -> list[UnresolvedAssetJobDefinition
 
 
 def _schedule(site: Site, plan: str, name: str, what: str, cron: str) -> dg.ScheduleDefinition:
-    partitions = year_partitions(_source(site, name), site.settings.timezone)
-
     @dg.schedule(
         name=f"{job_name(plan, name, what)}_schedule",
         job_name=job_name(plan, name, what),
@@ -309,10 +307,15 @@ def _schedule(site: Site, plan: str, name: str, what: str, cron: str) -> dg.Sche
         description="All years in one run.",
     )
     def every_year(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
-        years = partitions.get_partition_keys()
-        return dg.RunRequest(tags={_RANGE_START: years[0], _RANGE_END: years[-1]})
+        return dg.RunRequest(tags=year_range_tags(site, name))
 
     return every_year
+
+
+def year_range_tags(site: Site, name: str) -> dict[str, str]:
+    """Return the tags of a run over all years of a source."""
+    years = year_partitions(_source(site, name), site.settings.timezone).get_partition_keys()
+    return {_RANGE_START: years[0], _RANGE_END: years[-1]}
 
 
 def changed_years(before: dict[str, list[Any]], now: dict[str, tuple[int, str]], every: Sequence[str]) -> list[str]:
