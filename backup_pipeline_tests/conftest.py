@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,6 +30,8 @@ def template(server: EmbeddedServer) -> Callable[[str, str], str]:
     made: set[str] = set()
 
     def make(name: str, sql: str) -> str:
+        # Two files may choose the same name for other content.
+        name = f"{name}_{hashlib.sha256(sql.encode()).hexdigest()[:8]}"
         if name not in made:
             with connected(server.target()) as connection:
                 connection.execute(f'create database "{name}"'.encode())
