@@ -1,4 +1,7 @@
-"""The table export alone: the same reading, decoding and Parquet file as in a capture, nothing checked."""
+"""The table export alone: the same reading, decoding and Parquet file as in a capture, nothing checked.
+
+With `fingerprints`, those are taken in the same snapshot, as a capture does.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from backup_pipeline.artefacts.table_export import TableExport
 from backup_pipeline.model.record import Fingerprint
 from backup_pipeline.tools.arrow_types import ColumnForm, family_of
 from backup_pipeline.tools.postgres.catalog import read_tables
-from backup_pipeline.tools.postgres.fingerprint import HashableTypes
+from backup_pipeline.tools.postgres.fingerprint import HashableTypes, fingerprint_table
 from backup_pipeline.tools.postgres.profile import TableProfile, read_columns
 from backup_pipeline.tools.postgres.readers import Readers
 from backup_pipeline.tools.postgres.snapshot import exported_snapshot
@@ -16,7 +19,7 @@ from backup_pipeline.tools.postgres.target import PostgresTarget
 from benchmarks.capture_once import settings_with, writer_in
 
 
-def export(target: PostgresTarget, folder: Path, connections: int) -> int:
+def export(target: PostgresTarget, folder: Path, connections: int, *, fingerprints: bool = False) -> int:
     """Write every table as Parquet, one after the other; return the rows of what was written."""
     import pyarrow.parquet as pq
 
@@ -26,7 +29,10 @@ def export(target: PostgresTarget, folder: Path, connections: int) -> int:
         for table in read_tables(snapshot.connection, sizes=True):
             columns = read_columns(snapshot.connection, table.schema_name, table.name)
             forms = tuple(ColumnForm(c.name, c.type, c.base_type, family_of(c.base_type)) for c in columns)
-            profile = TableProfile(Fingerprint(algorithm="", server_major=0, value="", rows=0), columns, (), forms)
+            found = Fingerprint(algorithm="", server_major=0, value="", rows=0)
+            if fingerprints:
+                found = fingerprint_table(snapshot.connection, table.schema_name, table.name)
+            profile = TableProfile(found, columns, (), forms)
             job = TableExport(context, settings_with(), readers, HashableTypes(), table, f"tables/{table.name}")
             record = job.write_parquet(f"tables/{table.name}.parquet", profile)
             with context.writer.open(record.path) as file:
