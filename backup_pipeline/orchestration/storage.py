@@ -14,7 +14,6 @@ from typing import Any
 
 from dagster._config.config_schema import UserConfigSchema
 from dagster._core.storage.base_storage import DagsterStorage
-from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 from dagster._serdes import ConfigurableClass, ConfigurableClassData
 
 from backup_pipeline.errors import SettingsError
@@ -76,6 +75,8 @@ class EnvironmentStorage(DagsterStorage, ConfigurableClass):
             from dagster_postgres import DagsterPostgresStorage
 
             return DagsterPostgresStorage(postgres_url=url, inst_data=inst_data)
+        from backup_pipeline.orchestration.sqlite_storage import SqliteStorage
+
         base = default_home(os.environ) / "storage"
         base.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return DagsterSqliteStorage.from_local(str(base), inst_data=inst_data)
+        return SqliteStorage.from_local(str(base), inst_data=inst_data)
