@@ -43,5 +43,9 @@ bench: $(VENV)/.installed ## Every benchmark; writes benchmarks/results
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,bench]'
 	@$(BIN)/python -m benchmarks
 
+pictures: $(VENV)/.installed ## The pictures of docs/, from a running `make up`
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,pictures]'
+	@$(BIN)/python docs/make_pictures.py --base http://127.0.0.1:$(PORT)
+
 clean-demo: $(VENV)/.installed ## Stop and remove the demo's site
 	@$(BIN)/backup-pipeline demo --folder $(DEMO) --remove

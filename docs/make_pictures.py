@@ -60,7 +60,8 @@ def main() -> None:
     with sync_playwright() as play:
         browser = play.chromium.launch(executable_path=os.environ.get("CHROMIUM", "/usr/bin/chromium"), args=FLAGS)
         page = browser.new_page(viewport={"width": 1600, "height": 950})
-        take(page, f"{base}/asset-groups", folder / "lineage.png", wait=8)
+        group = f"{base}/locations/__repository__@backup-pipeline/asset-groups/nightly/lineage"
+        take(page, group, folder / "lineage.png", wait=8)
         take(page, f"{base}/runs/{newest_run(base, 'nightly_backup')}", folder / "run.png")
         orders = f"{base}/assets/nightly/supabase/public/orders"
         take(page, f"{orders}?view=overview", folder / "table.png")

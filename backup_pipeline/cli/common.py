@@ -42,7 +42,9 @@ def console(*, stderr: bool = False) -> Console:
     """Return the terminal to print to: plain where nobody looks at it."""
     from rich.console import Console
 
-    return Console(stderr=stderr, highlight=False, soft_wrap=not sys.stdout.isatty())
+    seen = (sys.stderr if stderr else sys.stdout).isatty()
+    # Nobody looks: tables are as wide as they need to be, so that no cell is cut.
+    return Console(stderr=stderr, highlight=False, soft_wrap=not seen, width=None if seen else 240)
 
 
 def print_json(document: Any) -> None:

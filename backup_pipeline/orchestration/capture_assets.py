@@ -130,7 +130,7 @@ def _specs(
     specs, checks = [], []
     for key, kind in expected:
         asset = artefact_key(plan, key)
-        metadata = {"dagster/table_name": f"{key[1]}.{key[2]}"} if len(key) == 3 else {}
+        metadata = {"dagster/table_name": ".".join(key)} if len(key) == 3 else {}
         specs.append(
             dg.AssetSpec(
                 asset,

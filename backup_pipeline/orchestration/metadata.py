@@ -57,7 +57,7 @@ def record_metadata(record: ArtefactRecord, *, store: str) -> dict[str, Any]:
             ]
         )
     if len(record.key) == 3:
-        metadata["dagster/table_name"] = f"{record.key[1]}.{record.key[2]}"
+        metadata["dagster/table_name"] = ".".join(record.key)
     if record.fingerprint:
         metadata["fingerprint"] = f"{record.fingerprint.algorithm}:{record.fingerprint.value}"
     if record.server_version:
