@@ -20,17 +20,22 @@ def demo(
     orders: Annotated[
         int, typer.Option("--orders", min=1, max=99_999, help="Orders in the workshop's archive.")
     ] = 1000,
+    remove: Annotated[bool, typer.Option("--remove", help="Stop the demo's server and delete its site.")] = False,
 ) -> None:
     """Build a small but real site with an embedded PostgreSQL, back it up, and prove the sets.
 
     Supabase-like, Keycloak-like and trading databases, storage buckets, a workshop's order archive, a git repository,
     and Dagster's own database. A second call reuses what exists and makes new sets.
     """
-    from backup_pipeline.operations.demo import build_demo_site
+    from backup_pipeline.operations.demo import build_demo_site, remove_demo_site
     from backup_pipeline.operations.embedded import stop_embedded_server
     from backup_pipeline.settings.loader import load_site
 
     out = console(stderr=True)
+    if remove:
+        remove_demo_site(folder)
+        out.print(f"removed {folder}", markup=False)
+        return
     out.print(f"[bold]The demo's site[/] in {folder}")
     settings = build_demo_site(folder, lambda text: out.print(f"  {text}", markup=False), orders=orders)
     site = load_site(settings)

@@ -6,6 +6,7 @@ What is made here is content; it is backed up by the same commands as any other 
 from __future__ import annotations
 
 import secrets
+import shutil
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
@@ -72,6 +73,19 @@ def build_demo_site(folder: Path, tell: Tell, *, orders: int = 1000) -> Path:
         tell("making the git repository")
         demo_files.write_repository(folder / "claire")
     return settings
+
+
+def remove_demo_site(folder: Path) -> None:
+    """Stop the demo's server and delete its folder.
+
+    Raises:
+        RefusedError: the folder is no demo site.
+    """
+    folder = folder.absolute()
+    if not (folder / _MARK).exists():
+        raise RefusedError("This is no demo site.", where=str(folder), remedy="Name the demo's folder with --folder.")
+    EmbeddedServer(folder / "postgres").stop()
+    shutil.rmtree(folder)
 
 
 def _server(folder: Path, settings: Path) -> EmbeddedServer:
