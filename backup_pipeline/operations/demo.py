@@ -84,7 +84,7 @@ def remove_demo_site(folder: Path) -> None:
     folder = folder.absolute()
     if not (folder / _MARK).exists():
         raise RefusedError("This is no demo site.", where=str(folder), remedy="Name the demo's folder with --folder.")
-    EmbeddedServer(folder / "postgres").stop()
+    EmbeddedServer(folder / "postgres").remove()
     shutil.rmtree(folder)
 
 

@@ -7,6 +7,7 @@ opens folders). As root the server runs as an unprivileged user.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import pwd
 import secrets
@@ -25,6 +26,7 @@ from backup_pipeline.tools.postgres.target import PostgresTarget
 from backup_pipeline.tools.processes import clean_environment, last_lines
 
 SUPERUSER = "postgres"
+_PLACE_FOR_ROOT = Path("/var/lib/backup-pipeline")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +47,24 @@ def _unprivileged() -> _Account | None:
 
 
 def _reachable(path: Path, account: _Account | None) -> bool:
-    """Whether the account can enter every folder above `path`."""
+    """Whether the account can enter every folder above `path`; folders that are still to be made are not asked."""
     if account is None:
         return True
     for folder in path.resolve().parents:
+        if not folder.exists():
+            continue
         status = folder.stat()
         bit = 0o100 if status.st_uid == account.uid else 0o010 if status.st_gid == account.gid else 0o001
         if not status.st_mode & bit:
             return False
     return True
+
+
+def _reachable_place(folder: Path, account: _Account | None) -> Path:
+    """Return the folder, or, where the server's account could not reach it (root's home), a place of its own for it."""
+    if _reachable(folder, account):
+        return folder
+    return _PLACE_FOR_ROOT / f"{folder.name}-{hashlib.sha256(str(folder).encode()).hexdigest()[:12]}"
 
 
 def binaries(major: int | None = None) -> Path:
@@ -85,7 +96,8 @@ class EmbeddedServer:
     """A PostgreSQL server whose whole life is in `folder` (data, password, log, socket).
 
     Args:
-        folder: made if missing; as root it must lie where an unprivileged user can reach it.
+        folder: made if missing. As root, where an unprivileged user could not reach it, a folder below
+            /var/lib/backup-pipeline is used in its place.
         port: TCP port on 127.0.0.1; a free one by default (kept for later starts).
         major: version; the newest embedded one by default.
         settings: further lines for postgresql.conf, set when the cluster is made.
@@ -101,8 +113,8 @@ class EmbeddedServer:
         settings: dict[str, str] | None = None,
         durable: bool = True,
     ) -> None:
-        self.folder = folder.absolute()
         self._account = _unprivileged()
+        self.folder = _reachable_place(folder.absolute(), self._account)
         self._wanted_port = port
         self._major = major
         self._settings = settings or {}
@@ -174,7 +186,7 @@ class EmbeddedServer:
 
     def _create(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        if not _reachable(self.folder / "data", self._account):
+        if not _reachable(self.folder, self._account):
             raise ToolError(
                 "Running as root: the server's unprivileged user cannot reach this folder.",
                 where=str(self.folder),
@@ -213,14 +225,26 @@ class EmbeddedServer:
         if _reachable(folder / "postgres", self._account):
             return folder
         # A virtual environment under a closed home: the server's user needs a copy that it can execute.
-        copy = Path(tempfile.gettempdir()) / f"backup-pipeline-pg-{os.geteuid()}" / folder.parent.name
+        root = Path(tempfile.gettempdir()) / f"backup-pipeline-pg-{os.geteuid()}"
+        root.mkdir(mode=0o755, exist_ok=True)
+        if root.is_symlink() or root.stat().st_uid != os.geteuid():
+            raise ToolError(
+                "This folder belongs to somebody else; programs are not run from it.",
+                where=str(root),
+                remedy="Remove it, or set TMPDIR to a folder that others can enter and not write.",
+            )
+        # The programs find their libraries beside the package, so both keep their places.
+        package = folder.parent.parent
+        copy = root / package.name / folder.parent.name
         if not (copy / "bin" / "postgres").exists():
-            side = copy.with_name(f"{copy.name}.{os.getpid()}")
-            shutil.copytree(folder.parent, side, symlinks=True)
-            with contextlib.suppress(OSError):
-                side.rename(copy)
-            shutil.rmtree(side, ignore_errors=True)
-        copy.parent.chmod(0o755)
+            for source in (package.with_name(f"{package.name}.libs"), folder.parent):
+                place = root / source.relative_to(package.parent)
+                side = place.with_name(f"{place.name}.{os.getpid()}")
+                if source.is_dir():
+                    shutil.copytree(source, side, symlinks=True)
+                    with contextlib.suppress(OSError):
+                        side.rename(place)
+                    shutil.rmtree(side, ignore_errors=True)
         return copy / "bin"
 
     def _call(self, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -267,9 +291,9 @@ def scratch_server(
 ) -> Iterator[EmbeddedServer]:
     """A fast, undurable server in a fresh folder that is removed whatever happens."""
     folder = Path(tempfile.mkdtemp(prefix="bp-scratch-", dir=parent))
+    folder.chmod(0o711)
     server = EmbeddedServer(folder / "postgres", major=major, settings=settings, durable=False)
     try:
-        folder.chmod(0o711)
         server.start()
         yield server
     finally:
