@@ -6,8 +6,10 @@ So the run is made here with the calls beneath it; the release of Dagster is pin
 
 from __future__ import annotations
 
+import os
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobO
 from backup_pipeline.errors import BackupSystemError, ExitCode, RefusedError
 from backup_pipeline.orchestration.build import build_definitions
 from backup_pipeline.settings.loader import load_site
+from backup_pipeline.tools.locks import hold_lock
 
 # As workspace.yaml (and docker/workspace.yaml) name the code location.
 LOCATION_NAME = "backup-pipeline"
@@ -50,6 +53,21 @@ def job_of(config: str, job: str, _: str) -> dg.JobDefinition:
 _QUIET: dict[str, object] = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
+@contextmanager
+def _instance() -> Iterator[dg.DagsterInstance]:
+    """Open the instance of DAGSTER_HOME; its SQLite files are made by one process at a time."""
+    home = Path(os.environ["DAGSTER_HOME"])
+    with ExitStack() as stack:
+        with hold_lock(
+            home / ".opening.lock", purpose="opening Dagster's history", wait_seconds=120, poll_seconds=0.05
+        ):
+            instance = stack.enter_context(dg.DagsterInstance.get())
+            instance.get_runs_count()
+            instance.get_dynamic_partitions("")
+            instance.all_instigator_state()
+        yield instance
+
+
 def run_job(
     config: Path,
     job: str,
@@ -71,7 +89,7 @@ def run_job(
 
     The instance is the one of DAGSTER_HOME, so that the run appears in the UI.
     """
-    with dg.DagsterInstance.get() as instance:
+    with _instance() as instance:
         found = _reconstructable(config, job)
         run = instance.create_run_for_job(
             job_def=found.get_definition(),
@@ -90,7 +108,7 @@ def resume_run(config: Path, root_run_id: str) -> RunOutcome:
     Raises:
         RefusedError: Dagster's history does not have the run, or it did not fail.
     """
-    with dg.DagsterInstance.get() as instance:
+    with _instance() as instance:
         runs = instance.get_run_group(root_run_id)
         newest = max(runs[1], key=lambda run: _created(instance, run.run_id)) if runs else None
         if newest is None:

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import io
 import os
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -50,15 +51,17 @@ def sync_folder(folder: Path) -> None:
 class AtomicFile(io.RawIOBase):
     """A binary file that appears under its name complete and durable, or not at all.
 
+    `shared` names the part so that several processes can write the same file at once; the last one's stays.
     Written as `.<name>.part` with `mode`, hashed (SHA-256) as it is written. Leaving the `with` block without an
     exception syncs and renames; leaving it with one removes the part. `size` and `sha256` are those of what was
     written.
     """
 
-    def __init__(self, path: Path, *, mode: int = 0o600) -> None:
+    def __init__(self, path: Path, *, mode: int = 0o600, shared: bool = False) -> None:
         super().__init__()
         self.path = path
-        self._part = path.with_name(f".{path.name}{PART_SUFFIX}")
+        own = f".{uuid.uuid4().hex[:8]}" if shared else ""
+        self._part = path.with_name(f".{path.name}{own}{PART_SUFFIX}")
         self._digest = hashlib.sha256()
         self.size = 0
         self._done = False
@@ -140,7 +143,7 @@ class AtomicFile(io.RawIOBase):
 
 def write_atomically(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     """Write `data` to `path`, durable and complete or not at all."""
-    with AtomicFile(path, mode=mode) as file:
+    with AtomicFile(path, mode=mode, shared=True) as file:
         file.write(data)
 
 
