@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +16,11 @@ from backup_pipeline.tools.postgres.target import PostgresTarget
 from backup_pipeline_tests.sites import GUSTAV, IDENTITIES, SHOP, TestSite, dsn, write_storage
 
 _NUMBER = itertools.count(1)
+
+# A shell starts what it puts in the background with SIGINT ignored; processes of the tests would inherit that, and
+# Dagster stops its own by SIGINT.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -185,6 +185,10 @@ def run_in_foreground(command: Sequence[str | Path], *, cwd: Path | None = None)
 
     SIGTERM and Ctrl-C are passed on, and its end is waited for.
     """
+    # A shell starts what it puts in the background with SIGINT ignored, and that is inherited: Dagster, which stops its
+    # own processes by SIGINT, would then never end.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen([str(part) for part in command], cwd=cwd)
 
     def pass_on(number: int, _: object) -> None:

@@ -84,8 +84,9 @@ def ui_of(site: TestSite) -> Iterator[Ui]:
     port = free_port()
     command = [sys.executable, "-c", "from backup_pipeline.cli.main import main; main()", "up", "--port", str(port)]
     with (site.folder / "up.log").open("wb") as log:
+        # As a shell starts what it puts in the background: with SIGINT ignored.
         process = subprocess.Popen(
-            [*command, "--config", str(site.folder)],
+            ["bash", "-c", 'trap "" INT; exec "$@"', "up", *command, "--config", str(site.folder)],
             env=site.environment(),
             cwd=site.folder,
             stdout=log,
