@@ -7,7 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from backup_pipeline.model.manifest import Draft, Failure, Manifest, Purpose
-from backup_pipeline.model.proof import Proof, ProofKind
+from backup_pipeline.model.proof import Proof, ProofKind, time_of_proof_file
 from backup_pipeline.model.record import ArtefactRecord
 from backup_pipeline.model.set_id import SetId, set_time
 
@@ -22,7 +22,13 @@ class SetState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class BackupSet:
-    """One folder of a plan's store. `manifest` is None unless the state is COMPLETE."""
+    """One folder of a plan's store. `manifest` is None unless the state is COMPLETE.
+
+    Attributes:
+        proofs: results of verifications and drills that are as they were written.
+        damaged_proofs: names of files among them that are not; nothing from before them counts any more, because
+            nobody knows what they said.
+    """
 
     set_id: SetId
     plan: str
@@ -33,6 +39,7 @@ class BackupSet:
     failures: tuple[Failure, ...] = ()
     proofs: tuple[Proof, ...] = field(default=())
     problem: str = ""
+    damaged_proofs: tuple[str, ...] = ()
 
     @property
     def started_at(self) -> datetime:
@@ -58,13 +65,16 @@ class BackupSet:
     def verified(self) -> bool:
         """True when the newest verification passed."""
         last = self.last_proof(ProofKind.VERIFICATION)
-        return last is not None and last.passed
+        return last is not None and last.passed and self._counts(last)
 
     @property
     def proven(self) -> bool:
         """True when the newest drill passed and no later verification found damage."""
         drill = self.last_proof(ProofKind.DRILL)
-        if drill is None or not drill.passed:
+        if drill is None or not drill.passed or not self._counts(drill):
             return False
         check = self.last_proof(ProofKind.VERIFICATION)
         return check is None or check.passed or check.finished_at < drill.finished_at
+
+    def _counts(self, proof: Proof) -> bool:
+        return all(time_of_proof_file(name) < proof.finished_at for name in self.damaged_proofs)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+import hashlib
+import json
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Literal
 
@@ -37,6 +39,8 @@ class Proof(Frozen):
         covered: keys of the artefacts that were checked, joined by dots.
         numbers: figures to plot: seconds to restore (rto_seconds), age of data (rpo_seconds), bytes, tables, rows.
         skipped: what could not be looked at here and why; such a proof says so.
+        content_sha256: digest of everything else in the file (see `proof_as_bytes`); "" in memory, and in files that
+            were written before there was one.
     """
 
     proof_version: Literal[1] = 1
@@ -53,3 +57,56 @@ class Proof(Frozen):
     numbers: dict[str, float | int] = Field(default_factory=dict)
     details: dict[str, JsonValue] = Field(default_factory=dict)
     run_id: str = ""
+    content_sha256: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
+
+
+_FILE_TIME = "%Y-%m-%dT%H%M%S_%fZ"
+
+
+def proof_file_name(proof: Proof) -> str:
+    """Return the name of a result's file: when it was finished, and its kind."""
+    return f"{proof.finished_at.astimezone(UTC):{_FILE_TIME}}_{proof.kind}.json"
+
+
+def time_of_proof_file(name: str) -> datetime:
+    """Return when the result in a file of that name was finished; the end of time for any other name."""
+    try:
+        return datetime.strptime(name.partition("Z_")[0] + "Z", _FILE_TIME).replace(tzinfo=UTC)
+    except ValueError:
+        return datetime.max.replace(tzinfo=UTC)
+
+
+def proof_as_bytes(proof: Proof) -> bytes:
+    """Return a result as its file holds it, with its own digest.
+
+    The digest is the SHA-256 of the JSON document without the field `content_sha256`, with sorted keys and without
+    white space. It is no signature: it tells damage and careless edits, not somebody who writes a new digest too.
+    """
+    document = proof.model_dump(mode="json", exclude={"content_sha256"})
+    return _written({**document, "content_sha256": _digest(document)})
+
+
+def read_proof(data: bytes, set_id: SetId) -> Proof:
+    """Return the result that a file of that set holds.
+
+    Raises:
+        ValueError: not a result, or not as it was written, or another set's.
+    """
+    document = json.loads(data)
+    proof = Proof.model_validate_json(data)
+    if proof.content_sha256:
+        written = _written(document)
+        del document["content_sha256"]
+        if written != data or _digest(document) != proof.content_sha256:
+            raise ValueError("it was changed after it was written")
+    if proof.set_id != set_id:
+        raise ValueError(f"it belongs to set {proof.set_id}")
+    return proof.model_copy(update={"content_sha256": ""})
+
+
+def _digest(document: dict[str, JsonValue]) -> str:
+    return hashlib.sha256(json.dumps(document, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _written(document: dict[str, JsonValue]) -> bytes:
+    return json.dumps(document, indent=1, ensure_ascii=False).encode() + b"\n"

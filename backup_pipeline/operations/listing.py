@@ -65,6 +65,8 @@ class ListedSet:
             last = self.known.last_proof(kind)
             if last and not last.passed:
                 notes.append(f"{kind.value} failed: {_first_finding(last)}")
+        if self.known.damaged_proofs:
+            notes.append("a file in proofs/ was changed: verify and drill the set again")
         return tuple(notes)
 
     def as_dict(self, now: datetime) -> dict[str, object]:

@@ -20,7 +20,7 @@ from backup_pipeline.errors import BackupSystemError, RefusedError
 from backup_pipeline.model.backup_set import BackupSet, SetState
 from backup_pipeline.model.manifest import CHECKSUM_NAME, MANIFEST_NAME, Manifest
 from backup_pipeline.model.progress import Progress, ProgressSink, no_progress
-from backup_pipeline.model.proof import Finding, Proof, ProofKind
+from backup_pipeline.model.proof import PROOFS_FOLDER, Finding, Proof, ProofKind
 from backup_pipeline.model.record import ArtefactRecord, FileRecord
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.operations.stores import open_store
@@ -155,6 +155,14 @@ def _manifest_findings(store: Store, known: BackupSet, digest: str, present: dic
                 subject=MANIFEST_NAME, problem="has changed since an earlier verification or drill", remedy=_DAMAGED
             )
         )
+    found += [
+        Finding(
+            subject=f"{PROOFS_FOLDER}/{name}",
+            problem="is not what a verification or drill wrote there, so it proves nothing",
+            remedy="Remove this file, then verify and drill the set again.",
+        )
+        for name in known.damaged_proofs
+    ]
     sums = _bytes(store, known.set_id, CHECKSUM_NAME)
     promised = {}
     for line in (sums or b"").decode("utf-8", "replace").splitlines():

@@ -26,7 +26,7 @@ from backup_pipeline.model.manifest import (
     Failure,
     Manifest,
 )
-from backup_pipeline.model.proof import PROOFS_FOLDER, Proof
+from backup_pipeline.model.proof import PROOFS_FOLDER, Proof, proof_as_bytes, proof_file_name, read_proof
 from backup_pipeline.model.record import ArtefactRecord, FileRecord
 from backup_pipeline.model.set_id import SetId, is_set_id
 from backup_pipeline.model.source_done import SourceDone
@@ -335,6 +335,7 @@ class LocalStore:
         with contextlib.suppress(OSError, PydanticError):
             draft = Draft.model_validate_json((folder / DRAFT_NAME).read_bytes())
         if manifest is not None:
+            proofs, damaged = self._read_proofs(folder, set_id)
             return BackupSet(
                 set_id,
                 self.plan,
@@ -343,7 +344,8 @@ class LocalStore:
                 draft,
                 manifest.artefacts,
                 (),
-                self._read_proofs(folder),
+                proofs,
+                damaged_proofs=damaged,
             )
         state = SetState.DAMAGED if problem else SetState.INCOMPLETE
         records: tuple[ArtefactRecord, ...] = ()
@@ -380,12 +382,15 @@ class LocalStore:
             return None, f"manifest belongs to set {manifest.set_id}"
         return manifest, ""
 
-    def _read_proofs(self, folder: Path) -> tuple[Proof, ...]:
-        found = []
+    def _read_proofs(self, folder: Path, set_id: SetId) -> tuple[tuple[Proof, ...], tuple[str, ...]]:
+        """Return the results, and the names of files that hold none any more."""
+        found, damaged = [], []
         for path in sorted((folder / PROOFS_FOLDER).glob("*.json")):
-            with contextlib.suppress(OSError, PydanticError):
-                found.append(Proof.model_validate_json(path.read_bytes()))
-        return tuple(found)
+            try:
+                found.append(read_proof(path.read_bytes(), set_id))
+            except (OSError, ValueError):  # pydantic's and json's errors among them
+                damaged.append(path.name)
+        return tuple(found), tuple(damaged)
 
     def sets(self) -> Iterator[BackupSet]:
         """Yield every set, oldest first."""
@@ -411,8 +416,7 @@ class LocalStore:
             folder.mkdir(mode=self._folder_mode, exist_ok=True)
         except OSError as error:
             raise translate_os_error(error, folder) from error
-        name = f"{proof.finished_at:%Y-%m-%dT%H%M%S_%f}Z_{proof.kind}.json"
-        write_atomically(folder / name, _json(proof), mode=self._file_mode)
+        write_atomically(folder / proof_file_name(proof), proof_as_bytes(proof), mode=self._file_mode)
 
     def remove(self, set_id: SetId) -> None:
         """Remove a set, manifest first so that a half-removed set never looks whole."""

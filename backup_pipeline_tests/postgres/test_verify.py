@@ -111,6 +111,61 @@ def test_one_flipped_bit_anywhere_is_found_and_its_file_named(sealed: tuple[Test
         place.write_bytes(whole)
 
 
+def test_a_changed_proof_is_named_and_proves_nothing(sealed: tuple[TestSite, SetId, Path]) -> None:
+    site, set_id, folder = sealed
+    (folder / "stranger.txt").write_text("x")
+    assert not verified(sealed).passed
+    (place,) = (folder / "proofs").iterdir()
+    whole = place.read_bytes()
+    assert b'"passed": false' in whole
+    place.write_bytes(whole.replace(b'"passed": false', b'"passed": true'))
+    known = site.store("nightly").read(set_id)
+    assert (known.verified, known.proofs, known.damaged_proofs) == (False, (), (place.name,))
+    (folder / "stranger.txt").unlink()
+    found = named(verified(sealed))
+    assert list(found) == [f"proofs/{place.name}"]
+    assert not site.store("nightly").read(set_id).verified
+    place.unlink()
+    assert verified(sealed).passed
+    assert site.store("nightly").read(set_id).verified
+
+
+def test_one_flipped_bit_anywhere_in_a_proof_is_found(sealed: tuple[TestSite, SetId, Path]) -> None:
+    from backup_pipeline.model.proof import read_proof
+
+    verified(sealed)
+    (place,) = (sealed[2] / "proofs").iterdir()
+    whole = place.read_bytes()
+    assert read_proof(whole, sealed[1]).passed
+    for position in range(len(whole)):
+        flipped = bytearray(whole)
+        flipped[position] ^= 1
+        with pytest.raises(ValueError, match="."):
+            read_proof(bytes(flipped), sealed[1])
+
+
+def test_what_a_damaged_proof_hides_is_not_outvoted_by_an_older_one(sealed: tuple[TestSite, SetId, Path]) -> None:
+    site, set_id, folder = sealed
+    assert verified(sealed).passed
+    (folder / "stranger.txt").write_text("x")
+    verified(sealed)
+    newest = max((folder / "proofs").iterdir())
+    newest.write_bytes(newest.read_bytes()[:-40])
+    assert not site.store("nightly").read(set_id).verified
+
+
+def test_a_proof_without_a_digest_of_its_own_and_one_of_another_set_are_told_apart(
+    sealed: tuple[TestSite, SetId, Path],
+) -> None:
+    site, set_id, folder = sealed
+    proof = verified(sealed)
+    (place,) = (folder / "proofs").iterdir()
+    place.write_text(proof.model_dump_json(indent=1, exclude={"content_sha256"}))
+    assert site.store("nightly").read(set_id).verified, "results of earlier releases count"
+    place.write_text(proof.model_copy(update={"set_id": "2020-01-01T000000Z"}).model_dump_json())
+    assert not site.store("nightly").read(set_id).verified
+
+
 def test_a_manifest_that_agrees_with_nothing_else_is_named_even_without_its_checksum(
     sealed: tuple[TestSite, SetId, Path],
 ) -> None:
