@@ -7,6 +7,12 @@ import dagster as dg
 
 from backup_pipeline.model.record import ArtefactKind, ArtefactRecord
 from backup_pipeline.operations.known_tables import known_tables
+from backup_pipeline.orchestration.capture_checks import (
+    CHECKS,
+    EXPORTED_AS_JSON,
+    TABLES_KNOWN,
+    TABLES_KNOWN_DESCRIPTION,
+)
 from backup_pipeline.orchestration.metadata import (
     check_event,
     check_result,
@@ -28,35 +34,6 @@ from backup_pipeline.settings.types import (
 )
 
 CODE_VERSION = "1"
-TABLES_KNOWN = "tables_all_known"
-
-# Names of the checks that each kind's capture puts into its records; any other is shown as an event.
-CHECKS: Mapping[ArtefactKind, tuple[str, ...]] = {
-    ArtefactKind.POSTGRES_DUMP: ("dump_complete", "size_not_collapsed", "no_schema_drift"),
-    ArtefactKind.POSTGRES_ROLES: (),
-    ArtefactKind.TABLE_EXPORT: (
-        "pandera_schema",
-        "content_matches_snapshot",
-        "row_count_not_collapsed",
-        "no_schema_drift",
-    ),
-    ArtefactKind.SQLITE_COPY: ("integrity_check", "foreign_key_check", "size_not_collapsed", "no_schema_drift"),
-    ArtefactKind.FOLDER_TARBALL: (
-        "tarball_complete",
-        "folder_stable",
-        "folder_only_files",
-        "size_not_collapsed",
-    ),
-    ArtefactKind.REPOSITORY_ARCHIVE: (
-        "archive_complete",
-        "everything_committed",
-        "no_secrets_tracked",
-        "no_submodules",
-        "no_lfs_pointers",
-        "history_complete",
-    ),
-    ArtefactKind.REPOSITORY_BUNDLE: ("bundle_verified",),
-}
 
 _KINDS: Mapping[ArtefactKind, set[str]] = {
     ArtefactKind.POSTGRES_DUMP: {"postgres", "gzip"},
@@ -142,10 +119,10 @@ def _specs(
                 **common,
             )
         )
-        names = CHECKS[kind]
+        described = CHECKS[kind]
         if kind is ArtefactKind.TABLE_EXPORT and "jsonl" in _formats(source):
-            names = (*names, "json_lines_match_snapshot")
-        checks += [dg.AssetCheckSpec(check, asset=asset) for check in names]
+            described = {**described, **EXPORTED_AS_JSON}
+        checks += [dg.AssetCheckSpec(check, asset=asset, description=text) for check, text in described.items()]
     specs.append(
         dg.AssetSpec(
             source_key(plan, name),
@@ -158,11 +135,7 @@ def _specs(
     )
     if isinstance(source, (PostgresSource, SqliteSource, OrdersSource)):
         checks.append(
-            dg.AssetCheckSpec(
-                TABLES_KNOWN,
-                asset=source_key(plan, name),
-                description="Every exported table was known when the definitions were loaded, and is still there.",
-            )
+            dg.AssetCheckSpec(TABLES_KNOWN, asset=source_key(plan, name), description=TABLES_KNOWN_DESCRIPTION)
         )
     return specs, checks
 

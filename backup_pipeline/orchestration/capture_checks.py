@@ -1,0 +1,64 @@
+"""The asset checks of captured artefacts: their names as the records have them, and what each looks at.
+
+What a check does stands with the artefact (`artefacts`, `rules`); a check of a record that is not named here is shown
+as an event.
+"""
+
+from collections.abc import Mapping
+
+from backup_pipeline.model.record import ArtefactKind
+
+TABLES_KNOWN = "tables_all_known"
+TABLES_KNOWN_DESCRIPTION = "Every exported table was known when the definitions were loaded, and is still there."
+JSON_LINES = "json_lines_match_snapshot"
+
+_NOT_COLLAPSED = {
+    "size_not_collapsed": "The size has not fallen, against the last sealed set, by more than the settings allow.",
+}
+_NO_DRIFT = {
+    "no_schema_drift": "The schema is as in the last sealed set; what was added, changed or removed is in the table.",
+}
+
+CHECKS: Mapping[ArtefactKind, Mapping[str, str]] = {
+    ArtefactKind.POSTGRES_DUMP: {
+        "dump_complete": "The dump has its header, its end marker and every expected table; its gzip stream is whole.",
+        **_NOT_COLLAPSED,
+        **_NO_DRIFT,
+    },
+    ArtefactKind.POSTGRES_ROLES: {},
+    ArtefactKind.TABLE_EXPORT: {
+        "pandera_schema": "Columns, types, nulls, unique keys and foreign keys are as the catalog and the site's own "
+        "schemas say. Failures are named by column, check and count, never by value.",
+        "content_matches_snapshot": "Row count and every column's figures in the written file equal the snapshot's.",
+        "row_count_not_collapsed": "The number of rows has not fallen, against the last sealed set, by more than the "
+        "settings allow.",
+        **_NO_DRIFT,
+    },
+    ArtefactKind.SQLITE_COPY: {
+        "integrity_check": "SQLite's own integrity_check of the copy.",
+        "foreign_key_check": "SQLite's own foreign_key_check of the copy.",
+        **_NOT_COLLAPSED,
+        **_NO_DRIFT,
+    },
+    ArtefactKind.FOLDER_TARBALL: {
+        "tarball_complete": "The written archive was read again: every file is there with its size and SHA-256.",
+        "folder_stable": "No file changed while it was read.",
+        "folder_only_files": "Nothing but files and folders was met; links, sockets and devices are not captured.",
+        **_NOT_COLLAPSED,
+    },
+    ArtefactKind.REPOSITORY_ARCHIVE: {
+        "archive_complete": "The ZIP was read again and equals the tree of HEAD.",
+        "everything_committed": "Nothing in the work tree differs from HEAD: what is not committed is not captured.",
+        "no_secrets_tracked": "Git tracks no `.env` file.",
+        "no_submodules": "There are no submodules, whose content would not be captured.",
+        "no_lfs_pointers": "There are no Git LFS pointers, whose content would not be captured.",
+        "history_complete": "The clone is not shallow.",
+    },
+    ArtefactKind.REPOSITORY_BUNDLE: {
+        "bundle_verified": "`git bundle verify` and every object behind every branch and tag.",
+    },
+}
+
+EXPORTED_AS_JSON: Mapping[str, str] = {
+    JSON_LINES: "The JSON lines hold the rows of the snapshot: their count and every column's figures are equal.",
+}
