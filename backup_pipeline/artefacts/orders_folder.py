@@ -55,17 +55,25 @@ class ArchiveTree:
     def parent(self, folder: str, *, create: bool) -> tuple[int, str]:
         """Return the open parent of an order's folder and the folder's own name. OSError; LinkError."""
         head, _, name = folder.rpartition("/")
-        if not head:
-            return self.descriptor, name
-        known = self._parents.get(head)
+        return self.held(head, create=create), name
+
+    def held(self, path: str, *, create: bool) -> int:
+        """Return the open folder at a path (the archive's for ""); it stays open until some others were asked for.
+
+        Raises:
+            OSError, LinkError: as in `enter`.
+        """
+        if not path:
+            return self.descriptor
+        known = self._parents.get(path)
         if known is None:
-            above, own = self.parent(head, create=create)
-            known, _ = _enter(above, own, create=create)
+            above, name = self.parent(path, create=create)
+            known, _ = _enter(above, name, create=create)
             if len(self._parents) >= _OPEN_PARENTS:
                 oldest = next(iter(self._parents))
                 os.close(self._parents.pop(oldest))
-            self._parents[head] = known
-        return known, name
+            self._parents[path] = known
+        return known
 
     def enter(self, folder: str, *, create: bool) -> tuple[int, bool]:
         """Open an order's folder; return it and whether it was made now. The caller closes it.

@@ -8,52 +8,73 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import sys
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-from backup_pipeline.artefacts.orders_folder import ArchiveTree, seen_below
+from backup_pipeline.artefacts.orders_folder import ArchiveTree
 from backup_pipeline.errors import ValidationError
-from backup_pipeline.model.order import INDEX_NAME
+from backup_pipeline.model.order import DATA_NAME, INDEX_NAME, META_NAME
 from backup_pipeline.tools.processes import running
 
 SHARE = 8 << 20
 """Bytes of the index (about 25,000 orders) that are worth a process of their own."""
-_ENTRY, _PATH, _SEEN = b'{"record_id": ', b'"path": "', b'"seen": "'
 _TOUCHED = 3
+_BLOCK = 1 << 16
+_ENTRY = b'{"record_id": '
+# One whole line of an order that has a row: parent, name, and what was seen. Not matched, and so not judged here: a
+# path with escapes, an order without a row.
+_LINE = re.compile(
+    rb'\{"record_id": [^"]*"auftrag_nr": (?:null|"[^"\\]*"), "path": "(?:([^"\\]+)/)?([^"\\/]+)", "checksum": "[^"]*", '
+    rb'"file_size": [0-9]+, "seen": "([^"]*)", "meta_checksum": "[^"]*"\},?\n'
+)
+_DATA, _META = f"/{DATA_NAME}".encode(), f"/{META_NAME}".encode()
 
 
-def count_untouched(tree: ArchiveTree, begin: int, end: int) -> int | None:
-    """Return how many entries begin between two bytes of the index; None when one is not as it was seen.
-
-    None too for what this short way does not judge: a path with escapes, an order without a row.
-    """
-    count = 0
-    with (tree.path / INDEX_NAME).open("rb") as file:
+def _blocks(path: Path, begin: int, end: int) -> Iterator[bytes]:
+    """Yield whole lines that begin between two bytes of a file, many at a time."""
+    with path.open("rb") as file:
         at = begin
         if begin:
             # The line that goes over the boundary belongs to the one before.
             file.seek(begin - 1)
             at += len(file.readline()) - 1
-        for line in file:
-            if at >= end:
-                break
-            at += len(line)
-            if not line.startswith(_ENTRY):
-                continue
-            start = line.index(_PATH) + len(_PATH)
-            stop = line.index(b'"', start)
-            seen = line.index(_SEEN, stop) + len(_SEEN)
-            path = line[start:stop]
-            if b"\\" in path or line.endswith((b"true}\n", b"true},\n")):
+        while at < end:
+            block = file.read(min(_BLOCK, end - at))
+            if not block:
+                return
+            if not block.endswith(b"\n"):
+                block += file.readline()
+            at += len(block)
+            yield block
+
+
+def count_untouched(tree: ArchiveTree, begin: int, end: int) -> int | None:
+    """Return how many entries begin between two bytes of the index; None when one is not as it was seen.
+
+    None too for what this short way does not judge (see `_LINE`).
+    """
+    stat = os.stat
+    count = 0
+    try:
+        for block in _blocks(tree.path / INDEX_NAME, begin, end):
+            entries = _LINE.findall(block)
+            if len(entries) != block.count(_ENTRY):
                 return None
-            try:
-                found = seen_below(*tree.parent(path.decode(), create=False))
-            except (OSError, ValidationError):
-                return None
-            if found is None or found.encode() != line[seen : line.index(b'"', seen)]:
-                return None
-            count += 1
+            for parent, name, seen in entries:
+                above = tree.held(parent.decode(), create=False)
+                data = stat(name + _DATA, dir_fd=above, follow_symlinks=False)
+                meta = stat(name + _META, dir_fd=above, follow_symlinks=False)
+                found = b"%d.%d.%d/%d.%d.%d" % (
+                    data.st_size, data.st_mtime_ns, data.st_ctime_ns, meta.st_size, meta.st_mtime_ns, meta.st_ctime_ns,
+                )  # fmt: skip
+                if found != seen:
+                    return None
+            count += len(entries)
+    except (OSError, ValidationError):
+        return None
     return count
 
 
