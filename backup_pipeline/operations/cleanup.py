@@ -16,6 +16,7 @@ from zoneinfo import ZoneInfo
 from backup_pipeline.errors import BackupSystemError, SetNotFoundError
 from backup_pipeline.model.progress import Progress, ProgressSink, no_progress
 from backup_pipeline.model.set_id import SetId
+from backup_pipeline.operations.in_use import readers_of, to_be_removed
 from backup_pipeline.operations.run_log import RUN_LOG_NAME
 from backup_pipeline.operations.stores import LOCK_NAME, open_store, plan_lock
 from backup_pipeline.rules.retention import SetFacts, Verdict, decide, facts_of
@@ -106,7 +107,7 @@ def cleanup(
 def _read(store: LocalStore, *, running: bool) -> tuple[dict[SetId, SetFacts], dict[SetId, int]]:
     facts, sizes = {}, {}
     for known in store.sets():
-        facts[known.set_id] = facts_of(known, running=running)
+        facts[known.set_id] = facts_of(known, running=running, in_use=readers_of(store, known.set_id))
         sizes[known.set_id] = known.size
     return facts, sizes
 
@@ -140,7 +141,12 @@ def _apply(
                 spared.append((set_id, reason))
                 LOG.warning("%s/%s stays: %s", plan, set_id, reason)
                 continue
-            store.remove(set_id)
+            with to_be_removed(store, set_id) as readers:
+                if readers:
+                    spared.append((set_id, readers))
+                    LOG.warning("%s/%s stays: %s", plan, set_id, readers)
+                    continue
+                store.remove(set_id)
         except SetNotFoundError:
             continue  # somebody was quicker
         except BackupSystemError as error:
@@ -164,7 +170,10 @@ def _look_again(store: LocalStore, facts: dict[SetId, SetFacts], verdict: Verdic
     newest and the last good ones), are read once more.
     """
     standing = {d.set_id for d in verdict.kept if any(reason.startswith("the last ") for reason in d.reasons)}
-    fresh = {one: facts_of(store.read(one)) for one in {*standing, verdict.decisions[0].set_id, set_id}}
+    fresh = {
+        one: facts_of(store.read(one), in_use=readers_of(store, one))
+        for one in {*standing, verdict.decisions[0].set_id, set_id}
+    }
     changed = any(facts[one] != known for one, known in fresh.items())
     facts.update(fresh)
     return changed

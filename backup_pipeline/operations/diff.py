@@ -3,6 +3,7 @@
 # ruff: noqa: S608 - every name goes through quoted(), every path is a literal of ours
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from backup_pipeline.model.progress import ProgressSink, no_progress
 from backup_pipeline.model.record import ArtefactKind
 from backup_pipeline.model.restore import RestoreMode, RestoreOptions
 from backup_pipeline.model.set_id import SetId
+from backup_pipeline.operations.in_use import in_use
 from backup_pipeline.operations.query import parquet_files, sealed
 from backup_pipeline.operations.restore import plan_restore
 from backup_pipeline.operations.stores import open_store
@@ -50,7 +52,13 @@ def diff_sets(
         newer: plan and set.
         table: `schema.table` or `source.schema.table`; every table of both when empty.
     """
-    sides = [_Side(site, *side) for side in (older, newer)]
+    with ExitStack() as stack:
+        for plan, set_id in (older, newer):
+            stack.enter_context(in_use(open_store(site, plan), set_id, "diff"))
+        return _diff([_Side(site, *side) for side in (older, newer)], table)
+
+
+def _diff(sides: list[_Side], table: str) -> list[TableDifference]:
     names = sorted(name for name in {*sides[0].files, *sides[1].files} if _is_meant(name, table))
     found = []
     for name in names:

@@ -24,6 +24,7 @@ from backup_pipeline.model.progress import ProgressSink, no_progress
 from backup_pipeline.model.proof import Finding, Proof, ProofKind
 from backup_pipeline.model.record import ArtefactKind, ArtefactRecord
 from backup_pipeline.model.set_id import SetId, set_time
+from backup_pipeline.operations.in_use import in_use
 from backup_pipeline.operations.stores import open_store
 from backup_pipeline.operations.verify import verification_of
 from backup_pipeline.restore.comparison import Expectation
@@ -79,7 +80,24 @@ def drill_set(
         BackupSystemError: the scratch server cannot be had; no result is stored then.
     """
     store = open_store(site, plan_name)
-    manifest = store.read(set_id).manifest
+    with in_use(store, set_id, "drill"):
+        proof = _drill(site, store, set_id, run_id, jobs, before_comparison, progress, now)
+        store.add_proof(set_id, proof)
+        return proof
+
+
+def _drill(
+    site: Site,
+    store: Store,
+    set_id: SetId,
+    run_id: str,
+    jobs: int,
+    before_comparison: Callable[[PostgresTarget], None] | None,
+    progress: ProgressSink,
+    now: Callable[[], datetime],
+) -> Proof:
+    known = store.read(set_id)
+    manifest, plan_name = known.manifest, known.plan
     if manifest is None:
         raise RefusedError(
             "Only a sealed set can be drilled.",
@@ -105,7 +123,7 @@ def drill_set(
     total.numbers["bytes"] = manifest.size
     with store.open(set_id, MANIFEST_NAME) as file:
         digest = hashlib.sha256(file.read()).hexdigest()
-    proof = Proof(
+    return Proof(
         kind=ProofKind.DRILL,
         set_id=set_id,
         plan=plan_name,
@@ -120,8 +138,6 @@ def drill_set(
         details=total.details,
         run_id=run_id,
     )
-    store.add_proof(set_id, proof)
-    return proof
 
 
 def _add(total: DrillOutcome, source: str, part: DrillOutcome) -> None:

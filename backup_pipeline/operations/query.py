@@ -8,6 +8,7 @@ from backup_pipeline.errors import RefusedError
 from backup_pipeline.model.backup_set import BackupSet
 from backup_pipeline.model.record import ArtefactKind
 from backup_pipeline.model.set_id import SetId
+from backup_pipeline.operations.in_use import in_use
 from backup_pipeline.operations.stores import open_store
 from backup_pipeline.settings.site import Site
 from backup_pipeline.stores.local import LocalStore
@@ -29,11 +30,16 @@ def query_set(site: Site, plan_name: str, set_id: SetId, query: str, *, limit: i
         ToolError: DuckDB is not installed.
     """
     store = open_store(site, plan_name)
+    with in_use(store, set_id, "query"):
+        return _query(store, set_id, query, limit)
+
+
+def _query(store: LocalStore, set_id: SetId, query: str, limit: int | None) -> Answer:
     files = parquet_files(store, sealed(store, set_id))
     if not files:
         raise RefusedError(
             "The set has no table exports in Parquet.",
-            where=f"{plan_name}/{set_id}",
+            where=f"{store.plan}/{set_id}",
             remedy="Add parquet to `tables: {formats: …}` of the source; the next set has them.",
         )
     with parquet_views(files, [store.path_of(set_id)]) as connection:

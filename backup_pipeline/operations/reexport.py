@@ -22,9 +22,11 @@ import pyarrow as pa
 from backup_pipeline.artefacts.table_parquet import ParquetTable
 from backup_pipeline.model.progress import Progress, ProgressSink, no_progress
 from backup_pipeline.model.set_id import SetId
+from backup_pipeline.operations.in_use import in_use
 from backup_pipeline.operations.query import parquet_files, sealed
 from backup_pipeline.operations.stores import open_store
 from backup_pipeline.settings.site import Site
+from backup_pipeline.stores.local import LocalStore
 from backup_pipeline.tools.arrow_types import POSTGRES_TYPE
 from backup_pipeline.tools.files import AtomicFile
 from backup_pipeline.tools.streams import gzip_sink
@@ -63,6 +65,13 @@ def reexport_set(
         progress: told the rows of each table.
     """
     store = open_store(site, plan_name)
+    with in_use(store, set_id, "re-export"):
+        return _reexport(site, store, set_id, form, source, progress)
+
+
+def _reexport(
+    site: Site, store: LocalStore, set_id: SetId, form: ExportFormat, source: str, progress: ProgressSink
+) -> list[Reexported]:
     known = sealed(store, set_id)
     mode = int(site.settings.file_mode, 8)
     written = []

@@ -16,6 +16,7 @@ from backup_pipeline.model.progress import ProgressSink, no_progress
 from backup_pipeline.model.record import ArtefactKind, ArtefactRecord
 from backup_pipeline.model.restore import RestoreOptions, RestorePlan, RestoreResult
 from backup_pipeline.model.set_id import SetId
+from backup_pipeline.operations.in_use import in_use
 from backup_pipeline.operations.stores import open_store
 from backup_pipeline.rules.verification import file_problem
 from backup_pipeline.settings.site import Site
@@ -120,14 +121,15 @@ def plan_restore(
         options: how; rebuild with all safeguards by default.
         progress: told what is being compared.
     """
-    chosen = choose(site, plan_name, set_id, source, options or RestoreOptions())
-    if chosen.record(ArtefactKind.POSTGRES_DUMP):
-        from backup_pipeline.operations.restore_database import plan_database
+    with in_use(open_store(site, plan_name), set_id, "restore"):
+        chosen = choose(site, plan_name, set_id, source, options or RestoreOptions())
+        if chosen.record(ArtefactKind.POSTGRES_DUMP):
+            from backup_pipeline.operations.restore_database import plan_database
 
-        return plan_database(chosen, progress=progress)
-    from backup_pipeline.operations.restore_files import plan_files
+            return plan_database(chosen, progress=progress)
+        from backup_pipeline.operations.restore_files import plan_files
 
-    return plan_files(chosen)
+        return plan_files(chosen)
 
 
 def apply_restore(
@@ -162,15 +164,14 @@ def apply_restore(
         ValidationError: the restored copy is not equal to the backup: it was removed, nothing was changed.
         BackupSystemError: as tools and servers say; what was live is live.
     """
-    chosen = choose(site, plan_name, set_id, source, options or RestoreOptions())
     moment = now or utc_now()
-    if chosen.record(ArtefactKind.POSTGRES_DUMP):
-        from backup_pipeline.operations.restore_database import apply_database
-
-        return apply_database(chosen, plan_id=plan_id, confirm=confirm, run_id=run_id, progress=progress, now=moment)
-    from backup_pipeline.operations.restore_files import apply_files
-
-    return apply_files(chosen, plan_id=plan_id, confirm=confirm, run_id=run_id, progress=progress, now=moment)
+    with in_use(open_store(site, plan_name), set_id, "restore"):
+        chosen = choose(site, plan_name, set_id, source, options or RestoreOptions())
+        if chosen.record(ArtefactKind.POSTGRES_DUMP):
+            from backup_pipeline.operations.restore_database import apply_database as apply
+        else:
+            from backup_pipeline.operations.restore_files import apply_files as apply
+        return apply(chosen, plan_id=plan_id, confirm=confirm, run_id=run_id, progress=progress, now=moment)
 
 
 def check_confirmed(plan: RestorePlan, plan_id: str, confirm: str) -> None:

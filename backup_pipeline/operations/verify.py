@@ -23,6 +23,7 @@ from backup_pipeline.model.progress import Progress, ProgressSink, no_progress
 from backup_pipeline.model.proof import PROOFS_FOLDER, Finding, Proof, ProofKind
 from backup_pipeline.model.record import ArtefactRecord, FileRecord
 from backup_pipeline.model.set_id import SetId
+from backup_pipeline.operations.in_use import in_use
 from backup_pipeline.operations.stores import open_store
 from backup_pipeline.rules.verification import RECORDS_FOLDER, extra_files, file_problem, record_disagreements
 from backup_pipeline.settings.site import Site
@@ -60,8 +61,9 @@ def verify_set(
         SetNotFoundError: no such set. RefusedError: the set was never sealed.
     """
     store = open_store(site, plan_name)
-    proof = verification_of(store, set_id, run_id=run_id, progress=progress, now=now)
-    store.add_proof(set_id, proof)
+    with in_use(store, set_id, "verification"):
+        proof = verification_of(store, set_id, run_id=run_id, progress=progress, now=now)
+        store.add_proof(set_id, proof)
     return proof
 
 

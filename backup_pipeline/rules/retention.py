@@ -8,6 +8,7 @@ back from the newest set, by the site's calendar. What differs from restic is on
   never removed by a program;
 - nothing at all is removed while the newest set is bad or incomplete, or when a set is newer than now;
 - the last complete, the last verified and the last proven set stay, whatever the policy says;
+- a set that is being read (restored, drilled, verified) stays meanwhile;
 - a policy that names nothing keeps every backup.
 
 Removing is operations/cleanup's work. Described for users in docs/retention.md.
@@ -16,7 +17,7 @@ Removing is operations/cleanup's work. Described for users in docs/retention.md.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, tzinfo
 from enum import StrEnum
 from typing import Protocol
@@ -88,6 +89,7 @@ class SetFacts:
         proven: its newest drill passed and no later verification failed.
         problem: why it is bad, "" when nothing speaks against it.
         running: it is being written right now.
+        in_use: who reads it right now ("in use by process 7 on …"), "" when nobody does.
     """
 
     set_id: SetId
@@ -100,6 +102,7 @@ class SetFacts:
     proven: bool = False
     problem: str = ""
     running: bool = False
+    in_use: str = ""
 
     @property
     def set_class(self) -> SetClass:
@@ -147,8 +150,8 @@ class Verdict:
         return tuple(decision for decision in self.decisions if decision.keep)
 
 
-def facts_of(known: BackupSet, *, running: bool = False) -> SetFacts:
-    """Return what retention needs to know of a set; `running` when it is being written right now."""
+def facts_of(known: BackupSet, *, running: bool = False, in_use: str = "") -> SetFacts:
+    """Return what retention needs to know of a set; `running` when it is being written, `in_use` when it is read."""
     told = known.manifest or known.draft
     return SetFacts(
         set_id=known.set_id,
@@ -161,6 +164,7 @@ def facts_of(known: BackupSet, *, running: bool = False) -> SetFacts:
         proven=known.proven,
         problem=problem_of(known),
         running=running and known.state is SetState.INCOMPLETE,
+        in_use=in_use,
     )
 
 
@@ -282,9 +286,11 @@ def _back(moment: datetime, length: timedelta, zone: tzinfo) -> datetime:
 
 
 def _own_reasons(one: SetFacts, policy: Policy, now: datetime) -> list[str]:
-    """Return the reasons that a set has by itself: being written, bad, within its own grace time."""
+    """Return the reasons that a set has by itself: being written or read, bad, within its own grace time."""
     if one.running:
         return ["is being written"]
+    if one.in_use:
+        return [one.in_use, *_own_reasons(replace(one, in_use=""), policy, now)]
     if one.set_class is SetClass.BAD:
         return [f"bad ({one.problem or 'damaged'}): not counted, and removed by hand only"]
     if one.set_class is SetClass.EMERGENCY and now - one.at < policy.keep_emergency:

@@ -274,6 +274,12 @@ class LocalStore:
         except OSError as error:
             raise translate_os_error(error, self.folder) from error
 
+    def folder_beside(self, name: str) -> Path:
+        """Return a folder beside the sets, made when it is missing; OSError when that is not possible."""
+        folder = self.folder / name
+        folder.mkdir(mode=self._folder_mode, parents=True, exist_ok=True)
+        return folder
+
     def path_of(self, set_id: SetId, path: str = "") -> Path:
         """Return the real path of a set or of a file in it, for tools that need one."""
         if not is_set_id(set_id):

@@ -180,6 +180,19 @@ def hold_lock(
                 remedy="Wait until it has finished. If that process is gone for good, delete this file.",
             )
         time.sleep(poll_seconds)
+    with _refreshed(path):
+        try:
+            yield me
+        finally:
+            holder = read_holder(path)
+            if holder is not None and holder.token == me.token:
+                with contextlib.suppress(OSError):
+                    path.unlink()
+
+
+@contextlib.contextmanager
+def _refreshed(path: Path) -> Iterator[None]:
+    """Refresh a lock's modification time while the block runs."""
     stop = threading.Event()
 
     def refresh() -> None:
@@ -187,16 +200,48 @@ def hold_lock(
             with contextlib.suppress(OSError):
                 os.utime(path)
 
-    beat = threading.Thread(target=refresh, name="lock-heartbeat", daemon=True)
-    beat.start()
+    threading.Thread(target=refresh, name="lock-heartbeat", daemon=True).start()
     try:
-        yield me
+        yield
     finally:
         stop.set()
+
+
+@contextlib.contextmanager
+def hold_mark(folder: Path, name: str, *, purpose: str = "") -> Iterator[Holder]:
+    """Say in `folder` that this process works with `name` while the block runs; any number may at once.
+
+    Args:
+        folder: where the marks are; must exist.
+        name: what is worked with; no dot in it.
+        purpose: told to others, as in "drill of nightly/2026-11-21T020000Z".
+
+    Raises:
+        StoreError: the mark cannot be written.
+    """
+    me = _myself(purpose, "")
+    path = folder / f"{name}.{me.token}"
+    _create(path, me)
+    try:
+        with _refreshed(path):
+            yield me
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def living_marks(folder: Path, name: str) -> list[Holder]:
+    """Return who works with `name` now; marks of dead processes are removed."""
+    living = []
+    for path in sorted(folder.glob(f"{name}.*")):
+        if path.name.count(".") > 1:
+            continue  # being written
         holder = read_holder(path)
-        if holder is not None and holder.token == me.token:
-            with contextlib.suppress(OSError):
-                path.unlink()
+        if _is_dead(path, holder):
+            _take_away(path, holder)
+        elif holder is not None:
+            living.append(holder)
+    return living
 
 
 def check_lockable(folder: Path) -> None:

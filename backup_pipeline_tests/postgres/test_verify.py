@@ -140,7 +140,7 @@ def test_one_flipped_bit_anywhere_in_a_proof_is_found(sealed: tuple[TestSite, Se
     for position in range(len(whole)):
         flipped = bytearray(whole)
         flipped[position] ^= 1
-        with pytest.raises(ValueError, match="."):
+        with pytest.raises(ValueError):
             read_proof(bytes(flipped), sealed[1])
 
 
