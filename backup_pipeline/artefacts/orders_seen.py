@@ -17,7 +17,7 @@ from pathlib import Path
 from backup_pipeline.artefacts.orders_folder import ArchiveTree
 from backup_pipeline.errors import ValidationError
 from backup_pipeline.model.order import DATA_NAME, INDEX_NAME, META_NAME
-from backup_pipeline.tools.processes import running
+from backup_pipeline.tools.processes import processors, running
 
 SHARE = 8 << 20
 """Bytes of the index (about 25,000 orders) that are worth a process of their own."""
@@ -84,7 +84,7 @@ def all_untouched(tree: ArchiveTree, *, share: int = SHARE) -> int | None:
     The index must be whole (`check_index`). Small ones are looked at here alone.
     """
     size = (tree.path / INDEX_NAME).stat().st_size
-    parts = min(_processors(), size // share + 1)
+    parts = min(processors(), size // share + 1)
     bounds = [size * part // parts for part in range(parts + 1)]
     command = [sys.executable, "-m", "backup_pipeline.artefacts.orders_seen", str(tree.path.absolute())]
     with ExitStack() as stack:
@@ -101,10 +101,6 @@ def all_untouched(tree: ArchiveTree, *, share: int = SHARE) -> int | None:
                 return None
             count += int(told)
     return count
-
-
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def main() -> None:

@@ -31,8 +31,8 @@ from backup_pipeline.tools.postgres.target import PostgresTarget
 
 LOG = logging.getLogger("orders.restore")
 SIDECARS = ("-wal", "-shm", "-journal")
-_SCHEMA_ROWS = 20_000
-_SCHEMA_BYTES = 32 << 20
+_SCHEMA_ROWS = 5_000
+_SCHEMA_BYTES = 8 << 20
 
 
 @dataclass(frozen=True)

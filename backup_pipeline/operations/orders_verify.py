@@ -38,8 +38,8 @@ from backup_pipeline.tools.orders_database import OrdersSnapshot, UnreadableRow
 from backup_pipeline.tools.orders_staging import Row, Staging, staging
 
 LOG = logging.getLogger("orders.verify")
-_SCHEMA_ROWS = 20_000
-_SCHEMA_BYTES = 32 << 20
+_SCHEMA_ROWS = 5_000
+_SCHEMA_BYTES = 8 << 20
 
 
 @dataclass(frozen=True)

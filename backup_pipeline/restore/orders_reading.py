@@ -6,6 +6,7 @@ is divided into chunks of folders that worker processes can take.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import os
@@ -29,9 +30,11 @@ from backup_pipeline.restore.orders_migrations import migrate
 from backup_pipeline.rules.orders_format import parse_data
 from backup_pipeline.rules.orders_pair import PairState
 from backup_pipeline.tools.files import translate_os_error
+from backup_pipeline.tools.processes import processors
 
 CHUNK = 500
 WORKERS_FROM = 20 * CHUNK
+_PORTION = 20_000
 _INT64 = 1 << 63
 _OURS = frozenset((DATA_NAME, META_NAME, DATA_PART, META_PART))
 
@@ -130,14 +133,26 @@ def _judge(folder: str, pair: Pair, leftover: bool) -> OrderRead:
     )  # fmt: skip
 
 
+def _own(archive: str, folder: str) -> set[str]:
+    """Return which of an order's files lie in a folder that may hold very many others, without listing it."""
+    place = f"{archive}/{folder}"
+    os.scandir(place).close()
+    return {name for name in _OURS if os.path.lexists(f"{place}/{name}")}
+
+
 def read_chunk(archive: str, folders: list[str]) -> list[OrderRead]:
-    """Read every order in these folders and below them. Runs in a worker process too."""
+    """Read every order in these folders and below them; only in it where the folder's path ends in a slash.
+
+    Runs in a worker process too.
+    """
     found: list[OrderRead] = []
     waiting = deque(folders)
     while waiting:
         folder = waiting.popleft()
+        alone = folder.endswith("/")
+        folder = folder.removesuffix("/")
         try:
-            below = _look(archive, folder)
+            below = _Walk([], _own(archive, folder)) if alone else _look(archive, folder)
         except OSError as error:
             found.append(
                 OrderRead(folder, None, "unreadable", f"{error.strerror}.", PairState.BROKEN, False, "", "", "", 0)
@@ -149,50 +164,42 @@ def read_chunk(archive: str, folders: list[str]) -> list[OrderRead]:
     return found
 
 
+def _subfolders(archive: str, folder: str) -> Iterator[str]:
+    """Yield the paths of a folder's subfolders, sorted in portions: all of them may be more than memory should hold."""
+    prefix = f"{folder}/" if folder else ""
+    with os.scandir(f"{archive}/{folder}") as entries:
+        names = (
+            entry.name
+            for entry in entries
+            if entry.name[0] != "." and entry.name not in _OURS and entry.is_dir(follow_symlinks=False)
+        )
+        while portion := sorted(itertools.islice(names, _PORTION)):
+            for name in portion:
+                yield prefix + name
+
+
+def _folders(archive: str, years: frozenset[str] | None) -> Iterator[str]:
+    """Yield what to read: the archive and the folders of the first level alone, those of the second with all below."""
+    if years is None:
+        yield "/"
+    for top in _subfolders(archive, ""):
+        if years is None or top in years:
+            yield f"{top}/"
+            # What cannot be listed is reported where the folder itself is read.
+            with contextlib.suppress(OSError):
+                yield from _subfolders(archive, top)
+
+
 def _chunks(archive: str, years: frozenset[str] | None) -> Iterator[list[str]]:
-    """Yield folders two levels down (orders, mostly) in chunks; what lies above is read by the caller."""
-    chunk: list[str] = []
-    for top in _look(archive, "").folders:
-        if years is not None and top not in years:
-            continue
-        try:
-            below = _look(archive, top).folders
-        except OSError:
-            continue
-        for folder in below:
-            chunk.append(folder)
-            if len(chunk) == CHUNK:
-                yield chunk
-                chunk = []
-    if chunk:
+    folders = _folders(archive, years)
+    while chunk := list(itertools.islice(folders, CHUNK)):
         yield chunk
-
-
-def _upper(archive: str, years: frozenset[str] | None) -> list[OrderRead]:
-    """Read what lies in the archive's folder itself and in the folders of the first level."""
-    found = []
-    root = _look(archive, "")
-    if root.names and years is None:
-        found.append(_read(archive, "", root.names))
-    for top in root.folders:
-        if years is not None and top not in years:
-            continue
-        try:
-            names = _look(archive, top).names
-        except OSError as error:
-            found.append(
-                OrderRead(top, None, "unreadable", f"{error.strerror}.", PairState.BROKEN, False, "", "", "", 0)
-            )
-            continue
-        if names:
-            found.append(_read(archive, top, names))
-    return found
 
 
 def read_archive(
     archive: Path, *, years: frozenset[str] | None = None, workers: int | None = None
 ) -> Iterator[list[OrderRead]]:
-    """Yield every order of an archive in lists, by path.
+    """Yield every order of an archive in lists, by path where a folder has not very many.
 
     Args:
         archive: its folder.
@@ -204,15 +211,13 @@ def read_archive(
     """
     root = str(archive)
     try:
-        if upper := _upper(root, years):
-            yield upper
         chunks = _chunks(root, years)
         ahead = []
         for chunk in chunks:
             ahead.append(chunk)
             if len(ahead) * CHUNK >= WORKERS_FROM:
                 break
-        count = workers if workers is not None else _processors()
+        count = workers if workers is not None else processors()
         if count <= 1 or (workers is None and len(ahead) * CHUNK < WORKERS_FROM):
             for chunk in ahead:
                 yield read_chunk(root, chunk)
@@ -224,10 +229,6 @@ def read_archive(
         yield from read_in_processes(root, itertools.chain(ahead, chunks), count)
     except OSError as error:
         raise translate_os_error(error, archive) from error
-
-
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def finish_renames(archive: Path, order: OrderRead) -> None:

@@ -24,7 +24,7 @@ class Candidates:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.connection = connection
-        connection.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -32000;")
+        connection.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -8000;")
         connection.execute(_TABLE)
         self._insert = f"INSERT INTO candidate VALUES ({', '.join('?' * (len(COLUMNS) + 3))})"  # noqa: S608
 

@@ -28,6 +28,11 @@ def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     return env
 
 
+def processors() -> int:
+    """Return how many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def find_program(name: str, *, remedy: str) -> Path:
     """Return the path of a program on PATH; ToolError with `remedy` when there is none."""
     found = shutil.which(name)
