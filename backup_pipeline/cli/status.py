@@ -38,13 +38,13 @@ def status(
     as_json: JsonOption = False,
 ) -> None:
     """Show how each plan is doing: last good and last proven set, the next backup, size, growth, and what is wrong."""
-    from backup_pipeline.operations.status import plan_status
+    from backup_pipeline.operations.status import site_status
 
     site = load(config)
     if plan:
         site.plan(plan)
     now = datetime.now(UTC)
-    found = [plan_status(site, name, now) for name in ([plan] if plan else site.settings.plans)]
+    found = [one for one in site_status(site, now) if plan in (None, one.plan)]
     if html:
         from backup_pipeline.operations.status_page import status_page
         from backup_pipeline.tools.files import write_atomically

@@ -6,7 +6,7 @@ Reads only. Whether something is told stands in `rules/incidents.py`.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from itertools import islice
 from zoneinfo import ZoneInfo
@@ -14,19 +14,21 @@ from zoneinfo import ZoneInfo
 from backup_pipeline.errors import BackupSystemError, SetNotFoundError
 from backup_pipeline.model.backup_set import BackupSet
 from backup_pipeline.model.incident import Incident, IncidentKind, IncidentState, Observation
-from backup_pipeline.model.proof import Proof, ProofKind
+from backup_pipeline.model.proof import Proof
 from backup_pipeline.model.record import CheckResult
-from backup_pipeline.operations.stores import LOCK_NAME, is_whole_backup, open_store
+from backup_pipeline.operations.disks import Disk, disks_of
+from backup_pipeline.operations.seen_sets import SeenSet, newest_sets, seen_sets
+from backup_pipeline.operations.stores import LOCK_NAME, open_store
 from backup_pipeline.rules.incidents import incident_key
 from backup_pipeline.rules.overdue import overdue
-from backup_pipeline.rules.retention import Verdict, decide, facts_of
-from backup_pipeline.rules.trend import SizedSet, disk_full_at
+from backup_pipeline.rules.retention import SetFacts, Verdict, decide
+from backup_pipeline.rules.trend import SizedSet
 from backup_pipeline.settings.site import Site
 from backup_pipeline.stores.local import LocalStore
 from backup_pipeline.tools.locks import read_holder
 
-# Reading a set costs milliseconds, and this is done every few minutes; what is older than these is history, not news.
-_SETS_READ = 120
+# A run that has just ended wrote one of the newest sets.
+_RUNS_SETS = 120
 _DISK_FULL_WITHIN = timedelta(days=7)
 # Once told, it is over only when there is clearly more time, so that a forecast near the limit does not flap.
 _DISK_FINE_BEYOND = timedelta(days=10)
@@ -38,26 +40,21 @@ def observe_site(
 ) -> tuple[Observation, ...]:
     """Return what all plans' stores say at `now`; `known_since` gives when each plan was first looked at."""
     found: list[Observation] = []
+    sized: dict[str, list[SizedSet]] = {}
     for plan in site.settings.plans:
         key = incident_key(IncidentKind.STORE_UNREADABLE, plan)
         try:
             store = open_store(site, plan)
-            sets = list(_newest_sets(store))
+            sets = seen_sets(store, running=read_holder(store.folder / LOCK_NAME) is not None)
         except BackupSystemError as error:
             found.append(Observation(key, now, _unreadable(key, plan, error, now)))
             continue
         found.append(Observation(key, now))
-        found += _observe_plan(site, plan, sets, state, known_since[plan], now)
-        found += _observe_store(site, plan, store, sets, state, now)
+        found += _observe_plan(site, plan, store, sets, state, known_since[plan], now)
+        sized[plan] = [SizedSet(one.facts, one.size) for one in sets]
+    found += _observe_disks(site, sized, state, now)
     found += _gone_plans(site, state, now)
     return tuple(found)
-
-
-def _newest_sets(store: LocalStore) -> Iterator[BackupSet]:
-    for set_id in islice(reversed(store.ids()), _SETS_READ):
-        # Retention may remove a set while this reads.
-        with contextlib.suppress(SetNotFoundError):
-            yield store.read(set_id)
 
 
 def observe_check(
@@ -113,26 +110,34 @@ def _unreadable(key: str, plan: str, error: BackupSystemError, now: datetime) ->
 
 
 def _observe_plan(
-    site: Site, plan: str, sets: list[BackupSet], state: IncidentState, known_since: datetime, now: datetime
+    site: Site,
+    plan: str,
+    store: LocalStore,
+    sets: list[SeenSet],
+    state: IncidentState,
+    known_since: datetime,
+    now: datetime,
 ) -> Iterator[Observation]:
-    newest = next((known for known in sets if is_whole_backup(known)), None)
+    newest = next((one.facts for one in sets if one.whole), None)
     yield _overdue(site, plan, newest, known_since, now)
-    yield from _checks(site, plan, newest, state)
+    if newest is not None:
+        # Retention may remove a set while this reads.
+        with contextlib.suppress(SetNotFoundError):
+            yield from _checks(site, plan, store.read(newest.set_id), state)
     yield from _drill(plan, sets)
     yield _damage(plan, sets, now)
+    facts = [one.facts for one in sets]
+    yield _retention(plan, decide(facts, site.plan(plan).retention, now, ZoneInfo(site.settings.timezone)), now)
 
 
-def _observe_store(
-    site: Site, plan: str, store: LocalStore, sets: list[BackupSet], state: IncidentState, now: datetime
+def _observe_disks(
+    site: Site, sized: Mapping[str, list[SizedSet]], state: IncidentState, now: datetime
 ) -> Iterator[Observation]:
-    running = read_holder(store.folder / LOCK_NAME) is not None
-    facts = [facts_of(known, running=running) for known in sets]
-    policy, zone = site.plan(plan).retention, ZoneInfo(site.settings.timezone)
-    yield _retention(plan, decide(facts, policy, now, zone), now)
-    sized = [SizedSet(fact, known.size) for fact, known in zip(facts, sets, strict=True)]
-    free = store.free_bytes()
-    full = disk_full_at(sized, free, policy, now, zone) if free is not None else None
-    yield _disk(plan, store.label, full, state, now)
+    """Yield what is to be said of each disk: of the first plan on it, and the end of what was said of the others."""
+    for disk in disks_of(site, sized, now, horizon=_DISK_FINE_BEYOND + timedelta(days=1)):
+        yield _disk(site, disk, state, now)
+        for plan in disk.plans[1:]:
+            yield Observation(incident_key(IncidentKind.DISK_FILLING, plan), now)
 
 
 def _retention(plan: str, verdict: Verdict, now: datetime) -> Observation:
@@ -155,33 +160,35 @@ def retention_incident(plan: str, refused: str, remedy: str, now: datetime) -> I
     )
 
 
-def _disk(plan: str, place: str, full: datetime | None, state: IncidentState, now: datetime) -> Observation:
+def _disk(site: Site, disk: Disk, state: IncidentState, now: datetime) -> Observation:
+    plan, full = disk.plans[0], disk.full_at
     key = incident_key(IncidentKind.DISK_FILLING, plan)
     told = any(incident.key == key for incident in state.open)
     if full is None or full - now > (_DISK_FINE_BEYOND if told else _DISK_FULL_WITHIN):
         return Observation(key, now)
+    shared = f" The stores of {', '.join(disk.plans)} share it." if disk.plans[1:] else ""
     days = max(0, (full - now).days)
     incident = Incident(
         key=key,
         kind=IncidentKind.DISK_FILLING,
         plan=plan,
-        artefact=place,
+        artefact=open_store(site, plan).label,
         what=f"The store's disk will be full in {days} days.",
-        reason=f"From the growth of past sets and the plan's retention, about {full:%Y-%m-%d}.",
+        reason=f"From the growth of past sets and retention, about {full:%Y-%m-%d}.{shared}",
         remedy="Free space, give the store a larger disk, or keep fewer sets.",
         opened_at=now,
     )
     return Observation(key, now, incident)
 
 
-def _overdue(site: Site, plan: str, newest: BackupSet | None, known_since: datetime, now: datetime) -> Observation:
+def _overdue(site: Site, plan: str, newest: SetFacts | None, known_since: datetime, now: datetime) -> Observation:
     key = incident_key(IncidentKind.OVERDUE, plan)
     settings = site.plan(plan)
     late = overdue(
         schedule=settings.schedule,
         timezone=site.settings.timezone,
         overdue_after=settings.overdue_after,
-        newest=newest.started_at if newest else None,
+        newest=newest.at if newest else None,
         known_since=known_since,
         now=now,
     )
@@ -200,9 +207,9 @@ def _overdue(site: Site, plan: str, newest: BackupSet | None, known_since: datet
     return Observation(key, now, incident)
 
 
-def _checks(site: Site, plan: str, newest: BackupSet | None, state: IncidentState) -> Iterator[Observation]:
+def _checks(site: Site, plan: str, newest: BackupSet, state: IncidentState) -> Iterator[Observation]:
     """Yield the newest set's failed checks, and the end of those that hold again or are no longer made."""
-    if newest is None or newest.manifest is None:
+    if newest.manifest is None:
         return
     manifest = newest.manifest
     yield Observation(incident_key(IncidentKind.RUN_FAILED, plan, "backup"), manifest.sealed_at)
@@ -227,13 +234,9 @@ def _checks(site: Site, plan: str, newest: BackupSet | None, state: IncidentStat
             yield Observation(incident.key, manifest.sealed_at)
 
 
-def _last_proofs(sets: Iterable[BackupSet], kind: ProofKind) -> list[Proof]:
-    return [proof for known in sets if (proof := known.last_proof(kind)) is not None]
-
-
-def _drill(plan: str, sets: list[BackupSet]) -> Iterator[Observation]:
+def _drill(plan: str, sets: Sequence[SeenSet]) -> Iterator[Observation]:
     key = incident_key(IncidentKind.NOT_PROVEN, plan)
-    last = max(_last_proofs(sets, ProofKind.DRILL), key=lambda proof: proof.finished_at, default=None)
+    last = max((one.drill for one in sets if one.drill), key=lambda proof: proof.finished_at, default=None)
     if last is None:
         return
     if last.passed:
@@ -252,9 +255,9 @@ def _drill(plan: str, sets: list[BackupSet]) -> Iterator[Observation]:
     yield Observation(key, last.finished_at, incident)
 
 
-def _damage(plan: str, sets: list[BackupSet], now: datetime) -> Observation:
+def _damage(plan: str, sets: Sequence[SeenSet], now: datetime) -> Observation:
     key = incident_key(IncidentKind.DAMAGED, plan)
-    bad = [proof for proof in _last_proofs(sets, ProofKind.VERIFICATION) if not proof.passed]
+    bad = [one.verification for one in sets if one.verification and not one.verification.passed]
     if not bad:
         return Observation(key, now)
     newest = max(bad, key=lambda proof: proof.finished_at)
@@ -287,7 +290,7 @@ def _gone_plans(site: Site, state: IncidentState, now: datetime) -> Iterator[Obs
 
 def set_of_run(site: Site, plan: str, root_run_id: str) -> BackupSet | None:
     """Return the set that a run (or what it re-executes) wrote, among the newest ones; None when there is none."""
-    for known in _newest_sets(open_store(site, plan)):
+    for known in islice(newest_sets(open_store(site, plan)), _RUNS_SETS):
         if known.draft is not None and known.draft.root_run_id == root_run_id:
             return known
     return None

@@ -6,7 +6,7 @@ How it looks is the command's and status_page's work; what counts as overdue or 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -15,12 +15,13 @@ from backup_pipeline.model.backup_set import SetState
 from backup_pipeline.model.manifest import Purpose
 from backup_pipeline.model.proof import ProofKind
 from backup_pipeline.model.set_id import SetId, is_set_id
+from backup_pipeline.operations.disks import disks_of
 from backup_pipeline.operations.listing import ListedSet, list_plan
 from backup_pipeline.operations.run_log import RUN_LOG_NAME
 from backup_pipeline.operations.stores import is_whole_backup, open_store
 from backup_pipeline.rules.overdue import next_time, overdue
 from backup_pipeline.rules.retention import Verdict, decide, facts_of, problem_of
-from backup_pipeline.rules.trend import SizedSet, Trend, disk_full_at, trend_of
+from backup_pipeline.rules.trend import SizedSet, Trend, trend_of
 from backup_pipeline.settings.site import Site
 
 DISK_WARNING = timedelta(days=30)
@@ -53,6 +54,7 @@ class PlanStatus:
         trend: how its sets grow; None with fewer than two.
         free: free bytes of the store; None when not known.
         full_at: when the disk will be full; None when not within the forecast.
+        shares: the plans whose stores are on this disk, itself among them.
         problems: what is wrong, errors first.
     """
 
@@ -67,6 +69,7 @@ class PlanStatus:
     trend: Trend | None = None
     free: int | None = None
     full_at: datetime | None = None
+    shares: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
 
     @property
@@ -101,36 +104,48 @@ class PlanStatus:
 
 
 def plan_status(site: Site, plan: str, now: datetime) -> PlanStatus:
-    """Return a plan's standing at `now`; a store that cannot be read is a problem of it, not an exception."""
-    store = open_store(site, plan)
-    try:
-        sets = tuple(list_plan(site, plan))
-        free = store.free_bytes()
-    except BackupSystemError as error:
-        return PlanStatus(plan, store.label, problems=(Problem("error", str(error.what), error.remedy),))
+    """Return one plan's standing at `now`."""
+    return next(one for one in site_status(site, now) if one.plan == plan)
+
+
+def site_status(site: Site, now: datetime) -> list[PlanStatus]:
+    """Return every plan's standing at `now`; a store that cannot be read is a problem of it, not an exception."""
+    found: dict[str, PlanStatus] = {}
+    sized: dict[str, list[SizedSet]] = {}
+    for plan in site.settings.plans:
+        try:
+            sets = tuple(list_plan(site, plan))
+        except BackupSystemError as error:
+            label = open_store(site, plan).label
+            found[plan] = PlanStatus(plan, label, problems=(Problem("error", str(error.what), error.remedy),))
+        else:
+            found[plan] = _standing(site, plan, sets, now)
+            sized[plan] = [SizedSet(facts_of(one.known, running=one.running), one.known.size) for one in sets]
+    for disk in disks_of(site, sized, now):
+        for plan in disk.plans:
+            standing = replace(
+                found[plan], trend=trend_of(sized[plan]), free=disk.free, full_at=disk.full_at, shares=disk.plans
+            )
+            facts = [one.facts for one in sized[plan]]
+            verdict = decide(facts, site.plan(plan).retention, now, ZoneInfo(site.settings.timezone))
+            problems = sorted(_problems(site, standing, verdict, now), key=lambda problem: problem.severity)
+            found[plan] = replace(standing, problems=tuple(problems))
+    return list(found.values())
+
+
+def _standing(site: Site, plan: str, sets: tuple[ListedSet, ...], now: datetime) -> PlanStatus:
     settings = site.plan(plan)
-    zone = ZoneInfo(site.settings.timezone)
-    facts = [facts_of(one.known, running=one.running) for one in sets]
-    sized = [SizedSet(fact, one.known.size) for fact, one in zip(facts, sets, strict=True)]
     good = [one for one in sets if is_whole_backup(one.known) and not problem_of(one.known)]
-    full_at = disk_full_at(sized, free, settings.retention, now, zone) if free is not None else None
-    standing = PlanStatus(
+    return PlanStatus(
         plan,
-        store.label,
+        open_store(site, plan).label,
         sets,
         _past_runs(site, plan),
         last_good=good[-1] if good else None,
         last_verified=next((one for one in reversed(good) if one.known.verified), None),
         last_proven=next((one for one in reversed(good) if one.known.proven), None),
         next_backup=next_time(settings.schedule, site.settings.timezone, now) if settings.schedule else None,
-        trend=trend_of(sized),
-        free=free,
-        full_at=full_at,
     )
-    verdict = decide(facts, settings.retention, now, zone)
-    problems = _problems(site, standing, verdict, now)
-    problems.sort(key=lambda problem: problem.severity)
-    return PlanStatus(**{**standing.__dict__, "problems": tuple(problems)})
 
 
 def _past_runs(site: Site, plan: str) -> tuple[tuple[SetId, str], ...]:
@@ -190,10 +205,12 @@ def _problems(site: Site, status: PlanStatus, verdict: Verdict, now: datetime) -
         )
     if status.full_at and status.full_at - now < DISK_WARNING:
         days = max(0, (status.full_at - now).days)
+        with_whom = [name for name in status.shares if name != status.plan]
+        together = f" together with {', '.join(with_whom)}" if with_whom else ""
         found.append(
             Problem(
                 "error" if days < 7 else "warning",
-                f"The disk will be full in {days} days, about {status.full_at:%Y-%m-%d}.",
+                f"The disk will be full in {days} days, about {status.full_at:%Y-%m-%d}{together}.",
                 "Free space, give the store a larger disk, or keep fewer sets.",
             )
         )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta, tzinfo
 from itertools import combinations, pairwise
 from statistics import median
@@ -12,6 +13,9 @@ from backup_pipeline.model.set_id import set_id_at
 from backup_pipeline.rules.retention import Policy, SetClass, SetFacts, decide, is_empty
 
 RECENT_SETS = 30
+# Of sets every few minutes those of two days count, and of these an even choice: pairs are many otherwise.
+_RECENT_TIME = timedelta(days=2)
+_SLOPE_POINTS = 60
 HORIZON = timedelta(days=180)
 _DAY = timedelta(days=1)
 
@@ -22,6 +26,14 @@ class SizedSet:
 
     facts: SetFacts
     size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stock:
+    """All sets of one store, and the policy by which they go again."""
+
+    sets: Sequence[SizedSet]
+    policy: Policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +67,14 @@ def trend_of(sets: Sequence[SizedSet]) -> Trend | None:
     The slope is the median of all pairs' slopes (Theil-Sen), so that one odd set does not tilt it.
     """
     counted = sorted((one for one in sets if one.facts.set_class is SetClass.BACKUP), key=lambda one: one.facts.at)
-    recent = counted[-RECENT_SETS:]
+    young = [one for one in counted if counted[-1].facts.at - one.facts.at <= _RECENT_TIME]
+    recent = counted[-max(RECENT_SETS, len(young)) :]
     if not recent or recent[-1].facts.at - recent[0].facts.at < _DAY:
         return None
+    points = recent[:: -(-len(recent) // _SLOPE_POINTS)]
     slopes = [
         (b.size - a.size) / ((b.facts.at - a.facts.at) / _DAY)
-        for a, b in combinations(recent, 2)
+        for a, b in combinations(points, 2)
         if b.facts.at > a.facts.at
     ]
     gaps = [b.facts.at - a.facts.at for a, b in pairwise(recent)]
@@ -70,43 +84,80 @@ def trend_of(sets: Sequence[SizedSet]) -> Trend | None:
     return Trend(recent[-1].size, median(slopes), every)
 
 
-def disk_full_at(sets: Sequence[SizedSet], free: int, policy: Policy, now: datetime, zone: tzinfo) -> datetime | None:
-    """Return when a plan's store will have used up the free space; None when not within HORIZON, or not known.
+@dataclass(slots=True)
+class _Growing:
+    """A store whose future is played through: a set of the expected size at the usual intervals."""
 
-    Plays the future through: a set of the expected size at the usual intervals, and retention after each of them, so
-    that a store in its steady state is not said to grow.
+    trend: Trend
+    newest: datetime
+    policy: Policy
+    store: dict[str, SizedSet]
+    moment: datetime
+    # Sets of one day are played as one step: a store with sets every few minutes must not make `status` slow.
+    bundle: int = field(init=False)
 
-    Args:
-        sets: all sets of the store with their sizes.
-        free: bytes that are free now.
-        policy: the plan's retention.
-        now: the present moment.
-        zone: the site's time zone.
-    """
-    trend = trend_of(sets)
+    def __post_init__(self) -> None:
+        self.bundle = max(1, round(_DAY / self.trend.every))
+
+    def most(self, until: datetime) -> float:
+        """Return bytes that its new sets until then cannot exceed."""
+        largest = max(self.trend.last, self.trend.size_at(until, self.newest))
+        return largest * ((until - self.moment) / self.trend.every + 1)
+
+    def add(self) -> int:
+        """Make the next set; return its bytes."""
+        self.moment += self.trend.every
+        one = SizedSet(SetFacts(set_id_at(self.moment), self.moment), self.trend.size_at(self.moment, self.newest))
+        self.store[one.facts.set_id] = one
+        return one.size
+
+    def clean_up(self, zone: tzinfo) -> int:
+        """Let go what the policy lets go; return its bytes."""
+        if is_empty(self.policy):
+            return 0
+        gone = decide([one.facts for one in self.store.values()], self.policy, self.moment, zone).removed
+        return sum(self.store.pop(one.set_id).size for one in gone)
+
+
+def _growing(stock: Stock, now: datetime) -> _Growing | None:
+    trend = trend_of(stock.sets)
     if trend is None:
         return None
-    newest = max(one.facts.at for one in sets if one.facts.set_class is SetClass.BACKUP)
-    largest = max(trend.last, trend.size_at(now + HORIZON, newest))
-    if free >= largest * (HORIZON / trend.every + 1):
+    newest = max(one.facts.at for one in stock.sets if one.facts.set_class is SetClass.BACKUP)
+    store = {str(one.facts.set_id): one for one in stock.sets}
+    return _Growing(trend, newest, stock.policy, store, max(newest, now))
+
+
+def disk_full_at(
+    stocks: Sequence[Stock], free: int, now: datetime, zone: tzinfo, *, horizon: timedelta = HORIZON
+) -> datetime | None:
+    """Return when the stores of one disk will have used up its free space; None when not soon, or not known.
+
+    Plays the future of all of them through together: a set of the expected size at the usual intervals, and retention
+    after each of them, so that a store in its steady state is not said to grow.
+
+    Args:
+        stocks: every store of the disk, each with all of its sets.
+        free: bytes that are free now.
+        now: the present moment.
+        zone: the site's time zone.
+        horizon: how far to look.
+    """
+    until = now + horizon
+    growing = [one for stock in stocks if (one := _growing(stock, now))]
+    if free >= sum(one.most(until) for one in growing):
         return None
-    used = sum(one.size for one in sets)
-    limit = used + free
-    store = {one.facts.set_id: one for one in sets}
-    # Sets of one day are played as one step: a store with sets every few minutes must not make `status` slow.
-    bundle = max(1, round(_DAY / trend.every))
-    moment = max(newest, now)
-    while moment < now + HORIZON:
-        for _ in range(bundle):
-            moment += trend.every
-            one = SizedSet(SetFacts(set_id_at(moment), moment), trend.size_at(moment, newest))
-            store[one.facts.set_id] = one
-            used += one.size
-            if bundle == 1 and used > limit:
-                return moment
-        if not is_empty(policy):
-            for gone in decide([one.facts for one in store.values()], policy, moment, zone).removed:
-                used -= store.pop(gone.set_id).size
-        if used > limit:
-            return moment
+    queue = [(one.moment + one.trend.every, number, one) for number, one in enumerate(growing)]
+    heapq.heapify(queue)
+    used = 0
+    while queue and queue[0][2].moment < until:
+        _, number, one = heapq.heappop(queue)
+        for _ in range(one.bundle):
+            used += one.add()
+            if one.bundle == 1 and used > free:
+                return one.moment
+        used -= one.clean_up(zone)
+        if used > free:
+            return one.moment
+        heapq.heappush(queue, (one.moment + one.trend.every, number, one))
     return None

@@ -19,9 +19,11 @@ from backup_pipeline.model.proof import Finding, Proof, ProofKind
 from backup_pipeline.model.record import ArtefactKind, ArtefactRecord, CheckResult, FileRecord
 from backup_pipeline.model.set_id import set_id_at
 from backup_pipeline.operations import alerts, alerts_state
+from backup_pipeline.operations.seen_sets import seen_sets
 from backup_pipeline.operations.stores import open_store
 from backup_pipeline.settings.loader import load_site
 from backup_pipeline.settings.site import Site
+from backup_pipeline.stores.local import LocalStore
 from backup_pipeline.tools.postgres.embedded import free_port
 from backup_pipeline_tests.receivers import Requests, http_server, smtp_server
 
@@ -65,12 +67,12 @@ def messages(web: Requests) -> list[str]:
     ]
 
 
-def seal_set(site: Site, at: datetime, *checks: CheckResult, partial: bool = False) -> None:
+def seal_set(site: Site, at: datetime, *checks: CheckResult, partial: bool = False, plan: str = "nightly") -> None:
     """Make a sealed set of the plan with one dump whose checks are given."""
-    store = open_store(site, "nightly")
+    store = open_store(site, plan)
     set_id = set_id_at(at)
     writer = store.begin(
-        Draft(set_id=set_id, plan="nightly", root_run_id="r", sources=("shop",), partial=partial, started_at=at)
+        Draft(set_id=set_id, plan=plan, root_run_id="r", sources=("shop",), partial=partial, started_at=at)
     )
     with writer.create("shop_db.sql.gz") as file:
         file.write(b"x")
@@ -82,7 +84,7 @@ def seal_set(site: Site, at: datetime, *checks: CheckResult, partial: bool = Fal
     writer.write_record(record)
     writer.seal(
         Manifest(
-            set_id=set_id, plan="nightly", sources=("shop",), partial=partial, started_at=at, sealed_at=at, run_id="r",
+            set_id=set_id, plan=plan, sources=("shop",), partial=partial, started_at=at, sealed_at=at, run_id="r",
             root_run_id="r", pipeline_version="1", artefacts=(record,),
         )
     )  # fmt: skip
@@ -212,6 +214,55 @@ def test_a_disk_that_will_be_full_within_days_is_told_and_its_end_too(
     monkeypatch.setattr("backup_pipeline.stores.local.LocalStore.free_bytes", lambda _: 500)
     alerts.evaluate_incidents(site, NOON)
     assert "over" in messages(web)[1]
+
+
+def test_plans_whose_stores_share_a_disk_fill_it_together_and_are_told_once(
+    tmp_path: Path, web: Requests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "backup.yaml").write_text(SETTINGS.replace("alerts:", "  other: {sources: [shop]}\nalerts:"))
+    site = load_site(tmp_path, environment={"ALERT_URLS": web.url.replace("http", "json") + "/hook"})
+    for hours in range(10 * 24, 0, -24):
+        seal_set(site, NOON - (hours - 20) * HOUR)
+        seal_set(site, NOON - (hours - 20) * HOUR, plan="other")
+    monkeypatch.setattr("backup_pipeline.stores.local.LocalStore.free_bytes", lambda _: 11)
+    alerts.evaluate_incidents(site, NOON)
+    (text,) = messages(web)
+    assert text.count("will be full in") == 2  # the subject and the paragraph
+    assert "The stores of nightly, other share it." in text
+
+
+def test_damage_is_told_however_many_sets_are_newer(site: Site, web: Requests) -> None:
+    for hours in range(150, 0, -1):
+        seal_set(site, NOON - hours * HOUR)
+    first = NOON - 150 * HOUR
+    alerts.evaluate_incidents(site, NOON)
+    assert messages(web) == []
+    add_proof(site, first, ProofKind.VERIFICATION, Finding(subject="shop_db.sql.gz", problem="changed"), found_at=NOON)
+    alerts.evaluate_incidents(site, NOON + HOUR)
+    (text,) = messages(web)
+    assert "A set is damaged." in text
+    assert set_id_at(first) in text
+
+
+def test_what_was_seen_of_a_set_is_remembered_until_its_files_change(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seal_set(site, NOON - HOUR)
+    store = open_store(site, "nightly")
+    read: list[str] = []
+    reading = LocalStore.read
+    monkeypatch.setattr(LocalStore, "read", lambda store, name: read.append(name) or reading(store, name))
+    for _ in range(3):
+        (seen,) = seen_sets(store, running=False)
+        assert seen.whole
+        assert not seen.facts.verified
+    assert len(read) == 1
+    add_proof(site, NOON - HOUR, ProofKind.VERIFICATION, found_at=NOON)
+    (seen,) = seen_sets(store, running=False)
+    assert seen.verification
+    assert len(read) == 2
+    store.remove(seen.facts.set_id)
+    assert seen_sets(store, running=False) == []
 
 
 def test_what_could_not_be_delivered_is_sent_later_with_the_next_look(
