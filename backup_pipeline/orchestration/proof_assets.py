@@ -11,7 +11,7 @@ import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from backup_pipeline.model.manifest import Purpose
-from backup_pipeline.model.proof import Proof
+from backup_pipeline.model.proof import Proof, ProofKind
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.operations.stores import open_store
 from backup_pipeline.orchestration.metadata import failure_of, table_of
@@ -21,6 +21,7 @@ from backup_pipeline.settings.site import Site
 
 VERIFICATION = "verification"
 DRILL = "drill"
+CHECK_OF = {ProofKind.VERIFICATION: "verified", ProofKind.DRILL: "proven"}
 
 
 def proof_metadata(proof: Proof) -> dict[str, Any]:
@@ -37,6 +38,11 @@ def proof_metadata(proof: Proof) -> dict[str, Any]:
         if found:
             metadata[name] = table_of([{"subject": f.subject, "problem": f.problem, "remedy": f.remedy} for f in found])
     return metadata
+
+
+def proof_summary(proof: Proof) -> str:
+    """Return a proof in one line."""
+    return f"{len(proof.covered)} artefacts looked at, {len(proof.findings)} findings"
 
 
 def _proof_asset(
@@ -73,7 +79,7 @@ def _proof_asset(
         except Exception as error:  # noqa: BLE001 - at this edge everything becomes a Failure
             raise failure_of(error) from None
         metadata = proof_metadata(proof)
-        summary = f"{len(proof.covered)} artefacts looked at, {len(proof.findings)} findings"
+        summary = proof_summary(proof)
         yield dg.AssetCheckResult(
             asset_key=key, check_name=check, passed=proof.passed, description=summary, metadata=metadata
         )
@@ -99,7 +105,7 @@ def verification_asset(site: Site, plan: str) -> dg.AssetsDefinition:
         return verify_set(site, plan, set_id, run_id=run_id, progress=present_watcher().progress)
 
     return _proof_asset(
-        plan, VERIFICATION, "verified",
+        plan, VERIFICATION, CHECK_OF[ProofKind.VERIFICATION],
         "Every file of the set is read again and compared with its manifest, and its structure inspected.",
         [manifest_key(plan)], prove,
     )  # fmt: skip
@@ -114,7 +120,7 @@ def drill_asset(site: Site, plan: str) -> dg.AssetsDefinition:
         return drill_set(site, plan, set_id, run_id=run_id, progress=present_watcher().progress)
 
     return _proof_asset(
-        plan, DRILL, "proven",
+        plan, DRILL, CHECK_OF[ProofKind.DRILL],
         "The set is restored for real into a scratch server and compared, table by table. Only then it is proven.",
         [manifest_key(plan)], prove,
     )  # fmt: skip

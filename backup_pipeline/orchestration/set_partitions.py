@@ -1,13 +1,24 @@
-"""Keeping Dagster's list of a plan's sets equal to its store: sets copied in by hand appear, removed ones disappear."""
+"""Keeping what Dagster knows of a plan's sets equal to its store.
+
+Sets copied in by hand appear and removed ones disappear; verifications and drills that were run from the shell, or came
+with a copied set, are shown as those of the UI are.
+"""
+
+import json
+from collections.abc import Iterator, Sequence, Set
 
 import dagster as dg
 
+from backup_pipeline.model.proof import Proof, ProofKind
+from backup_pipeline.model.set_id import SetId
+from backup_pipeline.operations.seen_sets import SeenSet, seen_sets
 from backup_pipeline.operations.stores import open_store
-from backup_pipeline.orchestration.names import PLAN_TAG, sets_partitions
+from backup_pipeline.orchestration.names import PLAN_TAG, sets_partitions, stage_key
+from backup_pipeline.orchestration.proof_assets import CHECK_OF, proof_metadata, proof_summary
 from backup_pipeline.settings.site import Site
 
 
-def partition_changes(known: set[str], stored: set[str]) -> tuple[list[str], list[str]]:
+def partition_changes(known: Set[str], stored: Set[str]) -> tuple[list[str], list[str]]:
     """Return which sets to add and which to remove so that `known` becomes `stored`, each oldest first."""
     return sorted(stored - known), sorted(known - stored)
 
@@ -31,22 +42,56 @@ def partitions_sensor(site: Site, plan: str) -> dg.SensorDefinition:
         name=f"{plan}_sets_sensor",
         minimum_interval_seconds=60,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description=f"Sets of {plan} that were copied in or removed by hand appear and disappear here.",
+        description=f"Sets of {plan} that were copied in or removed by hand appear and disappear here, and what was "
+        "verified or drilled from the shell is shown.",
         tags={PLAN_TAG: plan},
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+        store = open_store(site, plan)
         known = set(context.instance.get_dynamic_partitions(_name(plan)))
-        added, gone = partition_changes(known, set(open_store(site, plan).sealed_ids()))
-        if not added and not gone:
+        sealed = set(store.sealed_ids())
+        added, gone = partition_changes(known, sealed)
+        proofs = proofs_of_no_run(sealed, seen_sets(store, running=False))
+        shown = json.loads(context.cursor or "{}")
+        new = [proof for name, proof in proofs.items() if shown.get(name) != proof.finished_at.isoformat()]
+        context.update_cursor(json.dumps({name: proof.finished_at.isoformat() for name, proof in proofs.items()}))
+        if not added and not gone and not new:
             return dg.SkipReason("The store and the partitions are equal.")
         requests: list[dg.AddDynamicPartitionsRequest | dg.DeleteDynamicPartitionsRequest] = []
         if added:
             requests.append(partitions.build_add_request(added))
         if gone:
             requests.append(partitions.build_delete_request(gone))
-        return dg.SensorResult(dynamic_partitions_requests=requests)
+        return dg.SensorResult(
+            dynamic_partitions_requests=requests, asset_events=[e for proof in new for e in proof_events(proof)]
+        )
 
     return sensor
+
+
+def proofs_of_no_run(sealed: Set[SetId], sets: Sequence[SeenSet]) -> dict[str, Proof]:
+    """Return the last verification and drill of each sealed set that no run of Dagster made, by `<set>/<kind>`."""
+    found = {}
+    for one in sets:
+        for proof in (one.verification, one.drill):
+            if proof is not None and not proof.run_id and proof.set_id in sealed:
+                found[f"{proof.set_id}/{proof.kind}"] = proof
+    return found
+
+
+def proof_events(proof: Proof) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
+    """Yield what Dagster would have been told by a run: the partition only when it passed, the check always."""
+    key = stage_key(proof.plan, proof.kind.value)
+    metadata = proof_metadata(proof)
+    if proof.passed:
+        yield dg.AssetMaterialization(key, partition=proof.set_id, metadata=metadata, description="From the shell.")
+    yield dg.AssetCheckEvaluation(
+        asset_key=key,
+        check_name=CHECK_OF[ProofKind(proof.kind)],
+        passed=proof.passed,
+        description=f"{proof.set_id}, from the shell: {proof_summary(proof)}",
+        metadata=metadata,
+    )
 
 
 def _name(plan: str) -> str:

@@ -137,6 +137,37 @@ def test_sets_copied_in_or_removed_by_hand_appear_and_disappear_in_the_partition
     ]
 
 
+def test_a_verification_from_the_shell_is_shown_once_and_a_failed_one_fails_its_check(
+    gustav: TestSite, instance: dg.DagsterInstance
+) -> None:
+    assert _run(gustav, instance).success
+    store = gustav.store("nightly")
+    (set_id,) = store.sealed_ids()
+    sensor = partitions_sensor(gustav.site, "nightly")
+    cursor: str | None = None
+
+    def shown() -> list[tuple[str, str | None, bool]]:
+        nonlocal cursor
+        context = dg.build_sensor_context(instance=instance, cursor=cursor)
+        found = sensor(context)
+        cursor = context.cursor
+        events = found.asset_events if isinstance(found, dg.SensorResult) else []
+        return [
+            ("check", None, event.passed)
+            if isinstance(event, dg.AssetCheckEvaluation)
+            else (event.asset_key.to_user_string(), event.partition, True)
+            for event in events
+        ]
+
+    assert shown() == []
+    assert gustav.run("verify", "latest").code == 0
+    assert shown() == [("nightly/verification", str(set_id), True), ("check", None, True)]
+    assert shown() == []
+    (store.path_of(set_id) / "storage_buckets.tar.gz").write_bytes(b"")
+    assert gustav.run("verify", "latest").code != 0
+    assert shown() == [("check", None, False)]
+
+
 def test_checks_are_asset_checks_with_counts_in_their_metadata(gustav: TestSite, instance: dg.DagsterInstance) -> None:
     assert _run(gustav, instance).success
     result = _run(gustav, instance)
