@@ -45,7 +45,7 @@ bench: $(VENV)/.installed ## Every benchmark; writes benchmarks/results
 
 pictures: $(VENV)/.installed ## The pictures of docs/, from a running `make up`
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,pictures]'
-	@$(BIN)/python docs/make_pictures.py --base http://127.0.0.1:$(PORT)
+	@$(BIN)/python docs/make_pictures.py --base http://127.0.0.1:$(PORT) --site $(DEMO)
 
 clean-demo: $(VENV)/.installed ## Stop and remove the demo's site
 	@$(BIN)/backup-pipeline demo --folder $(DEMO) --remove
