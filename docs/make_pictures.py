@@ -90,7 +90,7 @@ def main() -> None:
         page = browser.new_page(viewport={"width": 1600, "height": 950})
         group = f"{base}/locations/__repository__@backup-pipeline/asset-groups/nightly/lineage"
         page.set_viewport_size({"width": 2200, "height": 1500})
-        take(page, group, folder / "lineage.png", wait=8)
+        take(page, group, folder / "lineage.png", wait=8, scroll=380)
         page.set_viewport_size({"width": 1600, "height": 950})
         take(page, f"{base}/runs/{newest_run(base, 'nightly_backup')}", folder / "run.png")
         orders = f"{base}/assets/nightly/supabase/public/orders"
