@@ -10,15 +10,18 @@ from backup_pipeline.errors import BackupSystemError
 from backup_pipeline.operations.targets import target_of
 from backup_pipeline.settings.site import Site
 from backup_pipeline.settings.types import PostgresSource
-from backup_pipeline.tools.files import write_atomically
+from backup_pipeline.tools.files import make_folders, write_atomically
 
 _FOLDER = ".known"
 
 TableKey = tuple[str, ...]
 
 
-def remember_tables(store: Path, source: str, keys: Iterable[TableKey]) -> None:
-    """Keep the table keys (source, schema, table) among `keys`, for the next time definitions are built."""
+def remember_tables(store: Path, source: str, keys: Iterable[TableKey], *, folder_mode: int = 0o700) -> None:
+    """Keep the table keys (source, schema, table) among `keys`, for the next time definitions are built.
+
+    A store that does not exist yet is made, with `folder_mode`.
+    """
     tables = sorted(key for key in keys if len(key) == 3)
     folder = store / _FOLDER
     place = folder / f"{source}.json"
@@ -27,7 +30,7 @@ def remember_tables(store: Path, source: str, keys: Iterable[TableKey]) -> None:
         if place.read_bytes() == data:
             return
     except OSError:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folders(folder, folder_mode)
     write_atomically(place, data)
 
 
@@ -46,7 +49,7 @@ def look_for_tables(site: Site, plan_name: str, sources: Iterable[str]) -> list[
     Best effort: definitions are built all the same, and a capture exports every table that is there.
     """
     silent = []
-    store = site.store_folder(plan_name)
+    store, mode = site.store_folder(plan_name), int(site.settings.folder_mode, 8)
     for name in sources:
         source = site.source(name)
         if not isinstance(source, PostgresSource):
@@ -55,7 +58,7 @@ def look_for_tables(site: Site, plan_name: str, sources: Iterable[str]) -> list[
 
         try:
             found = discover_tables(target_of(site, source, name), source)
-            remember_tables(store, name, [(name, schema, table) for schema, table, _ in found])
+            remember_tables(store, name, [(name, schema, table) for schema, table, _ in found], folder_mode=mode)
         except (BackupSystemError, OSError):
             silent.append(name)
     return silent

@@ -28,7 +28,7 @@ from backup_pipeline.operations.stores import open_store
 from backup_pipeline.settings.site import Site
 from backup_pipeline.stores.local import LocalStore
 from backup_pipeline.tools.arrow_types import POSTGRES_TYPE
-from backup_pipeline.tools.files import AtomicFile
+from backup_pipeline.tools.files import AtomicFile, make_folders
 from backup_pipeline.tools.streams import gzip_sink
 
 ExportFormat = Literal["jsonl", "csv"]
@@ -79,7 +79,7 @@ def _reexport(
         if source and owner != source:
             continue
         folder = store.folder / EXPORTS_FOLDER / set_id / form / owner
-        folder.mkdir(mode=int(site.settings.folder_mode, 8), parents=True, exist_ok=True)
+        make_folders(folder, int(site.settings.folder_mode, 8))
         place = folder / f"{path.name.removesuffix('.parquet')}.{form}.gz"
         with path.open("rb") as stream, AtomicFile(place, mode=mode) as file:
             table = ParquetTable(stream, path.name)

@@ -10,7 +10,7 @@ from backup_pipeline.errors import RefusedError
 from backup_pipeline.model.restore import RestoreResult
 from backup_pipeline.operations.stores import open_store
 from backup_pipeline.settings.site import Site
-from backup_pipeline.tools.files import write_atomically
+from backup_pipeline.tools.files import make_folders, write_atomically
 
 RESTORES_FOLDER = "restores"
 
@@ -19,7 +19,7 @@ def write_result(site: Site, result: RestoreResult) -> None:
     """Store a result, replacing an earlier state of the same one."""
     store = open_store(site, result.plan)
     folder = store.folder / RESTORES_FOLDER
-    folder.mkdir(mode=int(site.settings.folder_mode, 8), parents=True, exist_ok=True)
+    make_folders(folder, int(site.settings.folder_mode, 8))
     write_atomically(
         folder / f"{result.restore_id}.json",
         result.model_dump_json(indent=1).encode() + b"\n",

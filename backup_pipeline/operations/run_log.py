@@ -9,6 +9,7 @@ from pathlib import Path
 
 from backup_pipeline.model.manifest import Manifest
 from backup_pipeline.model.set_id import SetId
+from backup_pipeline.tools.files import make_folders
 
 RUN_LOG_NAME = "backup_log.txt"
 LOG = logging.getLogger("backup")
@@ -56,7 +57,7 @@ def append_run_line(
     line = run_line(plan=plan, set_id=set_id, manifest=manifest, failures=failures, began=began, now=now)
     line = " ".join(line.split()) + "\n"
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folders(folder, 0o700)
         descriptor = os.open(folder / RUN_LOG_NAME, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(line)

@@ -34,6 +34,7 @@ from backup_pipeline.stores.contract import ArtefactFile
 from backup_pipeline.tools.files import (
     PART_SUFFIX,
     AtomicFile,
+    make_folders,
     sync_folder,
     translate_os_error,
     write_atomically,
@@ -270,14 +271,14 @@ class LocalStore:
         """Make the store's folder; StoreError when that is not possible."""
         try:
             if not self.folder.is_dir():
-                self.folder.mkdir(mode=self._folder_mode, parents=True, exist_ok=True)
+                make_folders(self.folder, self._folder_mode)
         except OSError as error:
             raise translate_os_error(error, self.folder) from error
 
     def folder_beside(self, name: str) -> Path:
         """Return a folder beside the sets, made when it is missing; OSError when that is not possible."""
         folder = self.folder / name
-        folder.mkdir(mode=self._folder_mode, parents=True, exist_ok=True)
+        make_folders(folder, self._folder_mode)
         return folder
 
     def path_of(self, set_id: SetId, path: str = "") -> Path:

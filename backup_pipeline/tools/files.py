@@ -32,6 +32,17 @@ def translate_os_error(error: OSError, path: Path) -> StoreError:
     )
 
 
+def make_folders(folder: Path, mode: int) -> None:
+    """Make a folder and those above it that are missing, all with this mode (`mkdir` gives it to the last one alone).
+
+    Raises:
+        OSError: one cannot be made.
+    """
+    if not folder.parent.exists():
+        make_folders(folder.parent, mode)
+    folder.mkdir(mode=mode, exist_ok=True)
+
+
 def sync_folder(folder: Path) -> None:
     """Make renames and new names in `folder` durable, where the platform lets folders be synced."""
     try:

@@ -18,7 +18,7 @@ from backup_pipeline.orchestration.schema_sensor import schema_sensor
 from backup_pipeline.orchestration.set_partitions import partitions_sensor
 from backup_pipeline.tools.postgres.connection import connected
 from backup_pipeline.tools.postgres.target import parse_target
-from backup_pipeline_tests.sites import TestSite
+from backup_pipeline_tests.sites import GUSTAV, TestSite
 
 
 @pytest.fixture
@@ -104,6 +104,14 @@ def test_a_run_of_one_source_makes_a_partial_set_that_is_no_backup_of_the_plan(
     assert manifest.partial
     assert manifest.sources == ("storage",)
     assert due_sets(gustav.site, "nightly", newest_only=True) == []
+
+
+def test_no_folder_of_a_store_is_open_to_others(gustav: TestSite) -> None:
+    gustav.write(GUSTAV.replace("store: backups", "store: deep/down").replace(", store: sets", ""))
+    assert gustav.run("backup", "nightly").code == 0
+    folders = [gustav.folder / "deep", *(path for path in (gustav.folder / "deep").rglob("*") if path.is_dir())]
+    assert gustav.folder / "deep" / "down" / "nightly" in folders
+    assert [path for path in folders if path.stat().st_mode & 0o077] == []
 
 
 def test_every_sealed_set_becomes_a_partition(gustav: TestSite, instance: dg.DagsterInstance) -> None:
