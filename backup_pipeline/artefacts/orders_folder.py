@@ -207,7 +207,7 @@ def read_file(name: str, folder: int | None = None) -> bytes | None:
 class Pair(NamedTuple):
     """What an order's folder holds: the pair that counts, as `state` says.
 
-    Where there is none, `problem` says why, and `kind` in a word: `missing_file`, `meta` or `checksum`.
+    Where there is none, `problem` says why, and `kind` in a word: `missing_file`, `meta`, `checksum`, `first_export`.
     """
 
     state: PairState
@@ -240,7 +240,8 @@ def read_pair(names: set[str], place: str = "", folder: int | None = None) -> Pa
         meta_part_bytes = read_file(place + META_PART, folder)
     meta_part, _ = _meta(meta_part_bytes)
     state = pair_state(
-        _digest(data), meta and meta.checksum, _digest(data_part), meta_part and meta_part.checksum
+        _digest(data), meta and meta.checksum, _digest(data_part), meta_part and meta_part.checksum,
+        named=data is not None or meta_bytes is not None,
     )  # fmt: skip
     if state is PairState.META_PART:
         return Pair(state, data, meta_part_bytes, meta_part)
@@ -248,6 +249,9 @@ def read_pair(names: set[str], place: str = "", folder: int | None = None) -> Pa
         return Pair(state, data_part, meta_bytes, meta)
     if state is PairState.BOTH_PARTS:
         return Pair(state, data_part, meta_part_bytes, meta_part)
+    if state is PairState.UNFINISHED:
+        problem = "A first export was broken off here before its files were whole; the next export writes them."
+        return Pair(state, None, None, None, problem, "first_export")
     kind = "meta"
     if data is None:
         kind, problem = "missing_file", "data.csv is missing."

@@ -134,6 +134,36 @@ def index_lines(path: Path) -> Iterator[str]:
         return
 
 
+class OldIndex:
+    """The lines of an index, read side by side with rows by rising record_id."""
+
+    def __init__(self, lines: Iterator[str]) -> None:
+        self._lines = lines
+        self._line = next(lines, None)
+        self._id = -1 if self._line is None else record_id_of(self._line)
+
+    def _advance(self) -> str:
+        line = self._line
+        assert line is not None
+        self._line = next(self._lines, None)
+        self._id = -1 if self._line is None else record_id_of(self._line)
+        return line
+
+    def before(self, record_id: int) -> Iterator[str]:
+        """Take every line of a smaller record_id."""
+        while self._line is not None and self._id < record_id:
+            yield self._advance()
+
+    def take(self, record_id: int) -> str | None:
+        """Take the line of that record_id, if it is the next."""
+        return self._advance() if self._line is not None and self._id == record_id else None
+
+    def rest(self) -> Iterator[str]:
+        """Take every line that is left."""
+        while self._line is not None:
+            yield self._advance()
+
+
 class IndexWriter:
     """Writes a new index beside the old one; its part file is there from the beginning to the end of an export.
 

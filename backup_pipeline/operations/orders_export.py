@@ -8,48 +8,33 @@ with the next batch. The states that a kill leaves behind are in docs/formats-or
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import logging
-import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from json.encoder import encode_basestring as json_text
 from pathlib import Path
 
-from backup_pipeline.artefacts.orders_folder import (
-    ArchiveTree,
-    publish,
-    read_pair,
-    remove_parts,
-    roll_forward,
-    seen_below,
-    seen_in,
-    sync_parts,
-    write_parts,
-)
+from backup_pipeline.artefacts.orders_batch import Batch, DiskStopError
+from backup_pipeline.artefacts.orders_folder import ArchiveTree, seen_below
 from backup_pipeline.artefacts.orders_index import (
     IndexHead,
     IndexWriter,
+    OldIndex,
     check_index,
-    entry_line,
     entry_start,
     index_lines,
     parse_entry,
-    record_id_of,
 )
 from backup_pipeline.artefacts.orders_seen import all_untouched
+from backup_pipeline.artefacts.orders_write import Order, Outcome, write_order
 from backup_pipeline.errors import StoreError, ValidationError
 from backup_pipeline.model.order import (
     AUFTRAG_NR,
-    DATA_NAME,
-    DATA_PART,
     INDEX_NAME,
     LOCK_NAME,
-    META_NAME,
-    META_PART,
     RECORD_ID,
     SCHEMA_VERSION,
     ExportResult,
@@ -57,20 +42,14 @@ from backup_pipeline.model.order import (
     OrderRow,
 )
 from backup_pipeline.model.progress import Progress, ProgressSink, no_progress
-from backup_pipeline.rules.orders_format import data_formatter, format_meta
-from backup_pipeline.rules.orders_pair import PairState
+from backup_pipeline.rules.orders_format import data_formatter
 from backup_pipeline.rules.orders_place import folder_of, year_of
 from backup_pipeline.rules.orders_types import TypeCheck
-from backup_pipeline.tools.file_system import sync_file_system
-from backup_pipeline.tools.files import translate_os_error
 from backup_pipeline.tools.locks import hold_lock
 from backup_pipeline.tools.orders_database import OrdersSnapshot, UnreadableRow
 
 LOG = logging.getLogger("orders.export")
 BATCH = 5_000
-_HELD_LINES = 50_000
-_ALL_NAMES = {DATA_NAME, META_NAME, DATA_PART, META_PART}
-_STOPPING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -92,22 +71,6 @@ class ExportOptions:
     dry_run: bool = False
     lock_wait_seconds: float = 30.0
     batch: int = BATCH
-
-
-@dataclass(slots=True)
-class _Job:
-    """An order whose new files stand complete beside their names."""
-
-    record_id: int
-    folder: str
-    year: str
-    start: tuple[int, str, str, str, int]
-    meta_checksum: str
-    old_line: str | None
-
-
-class _DiskStopError(Exception):
-    """The disk takes no more."""
 
 
 def export_orders(
@@ -167,48 +130,50 @@ class _Exporter:
         self.tree = ArchiveTree(archive)
         self.result = ExportResult(dry_run=options.dry_run)
         self._index = archive / INDEX_NAME
-        self._writer: IndexWriter | None = None
         self._changed = False
-        self._jobs: list[_Job] = []
-        self._folders: dict[str, int] = {}
-        # Lines of the new index that wait for the batch, so that they stay in the order of record_id.
-        self._held: list[str | _Job] = []
+        self._last: int | None = None
 
     def run(self, progress: ProgressSink) -> None:
         old = self._old_index()
         if old is None:
             return
+        writer = None
         if not self.options.dry_run:
-            self._writer = IndexWriter(
-                self._index, IndexHead(self.stamp, self.snapshot.kind, self.snapshot.columns, "")
-            )
+            writer = IndexWriter(self._index, IndexHead(self.stamp, self.snapshot.kind, self.snapshot.columns, ""))
+        self._batch = Batch(self.tree, writer, durable=self.options.durable, limit=self.options.batch)
         try:
             self._rows(old, progress)
-            self._flush()
-        except _DiskStopError as stop:
+            self._publish()
+        except DiskStopError as stop:
             self.result.stopped = str(stop)
-            self._save_batch()
+            # What was complete when the disk took no more; it may take the renames.
+            with contextlib.suppress(DiskStopError):
+                self._publish()
             for line in old.rest():
-                self._keep(line)
-        self._finish()
+                self._batch.keep(line)
+        if writer is not None:
+            self._finish(writer)
+        self.result.sync_seconds = self._batch.sync_seconds
 
-    def _old_index(self) -> _OldIndex | None:
+    # --- the index ----------------------------------------------------------------------------------------------
+
+    def _old_index(self) -> OldIndex | None:
         """Return the old index; None when it already says that there is nothing to do."""
         try:
             head = check_index(self._index)
         except ValidationError as error:
             self.result.findings.add(INDEX_NAME, "index", f"{error.what} It is written anew.", "warning")
-            return _OldIndex(iter(()))
+            return OldIndex(iter(()))
         if head is None:
             self._changed = True
-            return _OldIndex(iter(()))
+            return OldIndex(iter(()))
         if head.kind != self.snapshot.kind or head.columns != self.snapshot.columns:
             self._changed = True
         elif self._all_untouched(head.state):
             return None
         # An export that finds every order unchanged still notes the database's state.
         self._changed |= self._complete and head.state != self.snapshot.state
-        return _OldIndex(index_lines(self._index))
+        return OldIndex(index_lines(self._index))
 
     @property
     def _complete(self) -> bool:
@@ -228,13 +193,10 @@ class _Exporter:
         self.result.unchanged = count
         return True
 
-    def _finish(self) -> None:
-        writer = self._writer
-        if writer is None:
-            return
+    def _finish(self, writer: IndexWriter) -> None:
         try:
             if self._changed and self.options.durable and not self.result.stopped:
-                self._sync()
+                self._batch.sync()
             if self._changed:
                 writer.commit(self.snapshot.state if self._complete else "", durable=self.options.durable)
             else:
@@ -246,13 +208,11 @@ class _Exporter:
 
     # --- the rows -----------------------------------------------------------------------------------------------
 
-    def _rows(self, old: _OldIndex, progress: ProgressSink) -> None:
-        options, result, findings = self.options, self.result, self.result.findings
+    def _rows(self, old: OldIndex, progress: ProgressSink) -> None:
+        result, findings = self.result, self.result.findings
         types = TypeCheck(self.snapshot.columns)
         format_row = data_formatter()
         total = self.snapshot.count()
-        years = options.years
-        last = None
         for done, row in enumerate(self.snapshot.rows()):
             if not done % 1000:
                 progress(Progress("orders", done, total, "orders"))
@@ -269,135 +229,86 @@ class _Exporter:
             assert type(record_id) is int
             for line in old.before(record_id):
                 self._row_deleted(line)
-            line_now = old.take(record_id)
-            year = year_of(row)
-            if years is not None and year not in years:
-                result.skipped += 1
-                if line_now is not None:
-                    self._keep(line_now)
-                continue
-            try:
-                if record_id == last:
-                    raise ValidationError(f"record_id {record_id} is there twice in the database.")
-                last = record_id
-                folder = folder_of(row, year)
-                data = format_row(row)
-                number = row[AUFTRAG_NR]
-                start = (
-                    record_id,
-                    "null" if number is None else json_text(str(number)),
-                    json_text(folder),
-                    hashlib.sha256(data).hexdigest(),
-                    len(data),
-                )
-                if line_now is not None and not options.rewrite and self._untouched(line_now, folder, start):
-                    result.unchanged += 1
-                    self._keep(line_now)
-                else:
-                    self._export(row, year, folder, data, start, line_now)
-            except _DiskStopError:
-                if line_now is not None:
-                    self._keep(line_now)
-                raise
-            except (ValidationError, UnicodeEncodeError, OSError) as error:
-                result.failed += 1
-                findings.add(_named(row), "order", _reason(error))
-                if line_now is not None:
-                    self._keep(line_now)
-            if len(self._jobs) >= options.batch or len(self._held) >= _HELD_LINES:
-                self._flush()
+            self._row(row, record_id, old.take(record_id), format_row)
+            if self._batch.full:
+                self._publish()
         for line in old.rest():
             self._row_deleted(line)
         progress(Progress("orders", total, total, "orders", finished=True))
 
-    def _untouched(self, line: str, folder: str, start: tuple[int, str, str, str, int]) -> bool:
+    def _row(self, row: OrderRow, record_id: int, line: str | None, format_row: Callable[[OrderRow], bytes]) -> None:
+        """Bring one order's folder up to its row; whatever goes wrong, the index keeps what it knew of it."""
+        years, result = self.options.years, self.result
+        year = year_of(row)
+        if years is not None and year not in years:
+            result.skipped += 1
+            self._keep(line)
+            return
+        try:
+            order = self._prepared(row, record_id, year, line, format_row)
+            if line is not None and not self.options.rewrite and self._untouched(order):
+                result.unchanged += 1
+                self._batch.keep(line)
+            else:
+                self._write(order)
+        except DiskStopError:
+            self._keep(line)
+            raise
+        except (ValidationError, UnicodeEncodeError, OSError) as error:
+            result.failed += 1
+            result.findings.add(_named(row), "order", _reason(error))
+            self._keep(line)
+
+    def _prepared(
+        self, row: OrderRow, record_id: int, year: str, line: str | None, format_row: Callable[[OrderRow], bytes]
+    ) -> Order:
+        if record_id == self._last:
+            raise ValidationError(f"record_id {record_id} is there twice in the database.")
+        self._last = record_id
+        folder = folder_of(row, year)
+        data = format_row(row)
+        checksum = hashlib.sha256(data).hexdigest()
+        number = None if row[AUFTRAG_NR] is None else str(row[AUFTRAG_NR])
+        meta = OrderMeta(SCHEMA_VERSION, checksum, self.stamp, number, record_id, len(data))
+        start = (record_id, "null" if number is None else json_text(number), json_text(folder), checksum, len(data))
+        return Order(record_id, year, folder, data, meta, start, line)
+
+    def _untouched(self, order: Order) -> bool:
         """Return whether the index knows this very content there, and both files are as it saw them."""
         try:
-            parent, name = self.tree.parent(folder, create=False)
+            parent, name = self.tree.parent(order.folder, create=False)
         except (OSError, ValidationError):
             return False
-        seen = seen_below(parent, name)
-        return seen is not None and line.startswith(entry_start(*start, seen)) and not line.endswith("true}")
+        seen, line = seen_below(parent, name), order.line or ""
+        return seen is not None and line.startswith(entry_start(*order.start, seen)) and not line.endswith("true}")
 
-    def _export(
-        self,
-        row: OrderRow,
-        year: str,
-        folder: str,
-        data: bytes,
-        start: tuple[int, str, str, str, int],
-        line: str | None,
-    ) -> None:
-        record_id = start[0]
-        if folder in self._folders:
-            raise ValidationError(f"its folder {folder} belongs to order {self._folders[folder]} already.")
-        number = row[AUFTRAG_NR]
-        meta = OrderMeta(
-            SCHEMA_VERSION, start[3], self.stamp, None if number is None else str(number), record_id, start[4]
+    def _write(self, order: Order) -> None:
+        options, result = self.options, self.result
+        outcome = write_order(
+            self.tree, self._batch, order, rewrite=options.rewrite, dry_run=options.dry_run, claims=self._claims
         )
-        dry = self.options.dry_run
-        try:
-            descriptor, made = self.tree.enter(folder, create=not dry)
-        except FileNotFoundError:
-            if not dry:
-                raise
-            self._count(year)
-            return
-        except OSError as error:
-            raise self._stop_or(error) from error
-        try:
-            mode = 0o666
-            if not made:
-                pair = read_pair(_ALL_NAMES, folder=descriptor)
-                if pair.state is not PairState.BROKEN and not dry:
-                    if pair.state is not PairState.VALID:
-                        # The only whole pair may stand in the part files: give it its names before they are replaced.
-                        roll_forward(descriptor, pair.state)
-                    else:
-                        remove_parts(descriptor)
-                if pair.state is not PairState.BROKEN and pair.meta is not None:
-                    same = pair.data == data and pair.meta._replace(exported_at=self.stamp) == meta
-                    if same and not self.options.rewrite:
-                        self._found_equal(descriptor, start, pair.meta_bytes or b"")
-                        return
-                    self._check_owner(pair.meta.record_id, record_id, folder)
-                if pair.data is not None and not dry:
-                    with contextlib.suppress(FileNotFoundError):
-                        mode = os.stat(DATA_NAME, dir_fd=descriptor, follow_symlinks=False).st_mode & 0o777
-            if dry:
-                self._count(year)
-                return
-            if line is not None and (before := parse_entry(line)).path != folder:
-                self.result.findings.add(
-                    before.path, "moved", f"Order {record_id} is now in {folder}; its old copy stays here.", "warning"
-                )
-            meta_bytes = format_meta(meta)
-            write_parts(descriptor, data, meta_bytes, mode)
-        except OSError as error:
-            raise self._stop_or(error) from error
-        finally:
-            os.close(descriptor)
-        job = _Job(record_id, folder, year, start, hashlib.sha256(meta_bytes).hexdigest(), line)
-        self._jobs.append(job)
-        self._held.append(job)
-        self._folders[folder] = record_id
-
-    def _check_owner(self, holder: int, record_id: int, folder: str) -> None:
-        """Refuse a folder that holds another order whose row still says that it belongs there."""
-        if holder == record_id:
-            return
-        other = self.snapshot.row(holder)
-        if other is None:
-            return
-        with contextlib.suppress(ValidationError):
-            if folder_of(other, year_of(other)) == folder:
-                raise _OwnedError(f"its folder {folder} belongs to order {holder} already.")
-
-    def _found_equal(self, descriptor: int, start: tuple[int, str, str, str, int], meta_bytes: bytes) -> None:
-        self.result.unchanged += 1
-        if not self.options.dry_run:
+        if outcome is Outcome.EQUAL:
+            result.unchanged += 1
+            # The index did not know it so.
             self._changed = True
-            self._keep(entry_line(entry_start(*start, seen_in(descriptor)), hashlib.sha256(meta_bytes).hexdigest()))
+            return
+        if outcome is Outcome.WOULD_WRITE:
+            self._count(order.year)
+        if order.line is not None and (before := parse_entry(order.line)).path != order.folder:
+            result.findings.add(
+                before.path, "moved",
+                f"Order {order.record_id} is now in {order.folder}; its old copy stays here.", "warning",
+            )  # fmt: skip
+
+    def _claims(self, record_id: int, folder: str) -> bool:
+        """Return whether another order has a row that says that this folder is its own."""
+        other = self.snapshot.row(record_id)
+        if other is None:
+            return False
+        try:
+            return folder_of(other, year_of(other)) == folder
+        except ValidationError:
+            return False
 
     def _row_deleted(self, line: str) -> None:
         entry = parse_entry(line)
@@ -419,128 +330,24 @@ class _Exporter:
         if not entry.row_deleted:
             self._changed = True
             line = line[:-1] + ', "row_deleted": true}'
-        self._keep(line)
+        self._batch.keep(line)
 
-    def _keep(self, line: str) -> None:
-        if self._jobs:
-            self._held.append(line)
-        elif self._writer is not None:
-            self._writer.add(line)
+    def _keep(self, line: str | None) -> None:
+        if line is not None:
+            self._batch.keep(line)
 
     def _count(self, year: str) -> None:
         self.result.exported += 1
         self.result.per_year[year] = self.result.per_year.get(year, 0) + 1
 
-    # --- batches ------------------------------------------------------------------------------------------------
-
-    def _sync(self) -> bool:
-        begin = time.perf_counter()
-        try:
-            return sync_file_system(self.tree.descriptor)
-        except OSError as error:
-            raise translate_os_error(error, self.archive) from error
-        finally:
-            self.result.sync_seconds += time.perf_counter() - begin
-
-    def _flush(self) -> None:
-        """Sync the batch's new files, give them their names, and write the waiting lines of the index."""
-        jobs, held = self._jobs, self._held
-        self._jobs, self._held = [], []
-        self._folders.clear()
-        whole = True
-        if jobs and self.options.durable:
-            try:
-                whole = self._sync()
-            except StoreError as error:
-                self._take_back(jobs, held)
-                raise _DiskStopError(error.what) from error
-        lines = {id(job): self._publish(job, sync=not whole) for job in jobs}
-        if self._writer is None:
-            return
-        for item in held:
-            line = item if isinstance(item, str) else lines[id(item)]
-            if line is not None:
-                self._writer.add(line)
-
-    def _publish(self, job: _Job, *, sync: bool) -> str | None:
-        """Rename one order's files; return its line of the index (the old one when that failed)."""
-        try:
-            descriptor, _ = self.tree.enter(job.folder, create=False)
-            try:
-                if sync:
-                    sync_parts(descriptor)
-                seen = publish(descriptor)
-                if sync:
-                    os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-        except (OSError, ValidationError) as error:
+    def _publish(self) -> None:
+        done = self._batch.publish()
+        for order in done.orders:
+            self._changed = True
+            self._count(order.year)
+        for order, reason in done.failed:
             self.result.failed += 1
-            self.result.findings.add(job.folder, "order", _reason(error))
-            return job.old_line
-        self._changed = True
-        self._count(job.year)
-        return entry_line(entry_start(*job.start, seen), job.meta_checksum)
-
-    def _save_batch(self) -> None:
-        """Publish what was complete when the disk took no more."""
-        try:
-            self._flush()
-        except _DiskStopError:
-            return
-
-    def _take_back(self, jobs: list[_Job], held: list[str | _Job]) -> None:
-        for job in jobs:
-            with contextlib.suppress(OSError, ValidationError):
-                descriptor, _ = self.tree.enter(job.folder, create=False)
-                remove_parts(descriptor)
-                os.close(descriptor)
-        for item in held:
-            line = item if isinstance(item, str) else item.old_line
-            if line is not None and self._writer is not None:
-                self._writer.add(line)
-
-    def _stop_or(self, error: OSError) -> Exception:
-        if error.errno in _STOPPING:
-            return _DiskStopError(translate_os_error(error, self.archive).what)
-        return error
-
-
-class _OwnedError(OSError):
-    """The folder belongs to another order. (Not a ValidationError: those of the other's row are passed over.)"""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(errno.EEXIST, text)
-
-
-class _OldIndex:
-    """The lines of the old index, read side by side with the rows."""
-
-    def __init__(self, lines: Iterator[str]) -> None:
-        self._lines = lines
-        self._line = next(lines, None)
-        self._id = -1 if self._line is None else record_id_of(self._line)
-
-    def _advance(self) -> str:
-        line = self._line
-        assert line is not None
-        self._line = next(self._lines, None)
-        self._id = -1 if self._line is None else record_id_of(self._line)
-        return line
-
-    def before(self, record_id: int) -> Iterator[str]:
-        """Take every line of a smaller record_id."""
-        while self._line is not None and self._id < record_id:
-            yield self._advance()
-
-    def take(self, record_id: int) -> str | None:
-        """Take the line of that record_id, if it is the next."""
-        return self._advance() if self._line is not None and self._id == record_id else None
-
-    def rest(self) -> Iterator[str]:
-        """Take every line that is left."""
-        while self._line is not None:
-            yield self._advance()
+            self.result.findings.add(order.folder, "order", _reason(reason))
 
 
 def _named(row: OrderRow) -> str:

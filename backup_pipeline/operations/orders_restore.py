@@ -137,7 +137,8 @@ class _Reader:
         result = self.result
         with staging() as stage:
             deleted = self._index(stage.add_indexed)
-            for chunk in read_archive(self.archive, workers=self.options.workers):
+            for read in read_archive(self.archive, workers=self.options.workers):
+                chunk = [order for order in read if not self._not_there_yet(order)]
                 self.orders.add(self._usable(chunk, deleted))
                 stage.add_found([(order.path, None, None, "", "") for order in chunk])
                 progress(Progress("orders", result.folders, None, "orders"))
@@ -149,6 +150,13 @@ class _Reader:
                 result.missing += 1
                 result.findings.add(path, "missing", f"Record {record_id} is in the index, but its folder is gone.")
         progress(Progress("orders", result.folders, None, "orders", finished=True))
+
+    def _not_there_yet(self, order: OrderRead) -> bool:
+        """Tell of a first export that was broken off. Where the index knows the order, it is missing."""
+        if order.state is not PairState.UNFINISHED:
+            return False
+        self.result.findings.add(order.path, order.kind, order.problem, "warning")
+        return True
 
     def _index(self, add: Callable[[list[tuple[str, int, str, str, int]]], None]) -> frozenset[str]:
         """Take in the index's paths; return those without a row."""

@@ -142,7 +142,8 @@ class _Verifier:
 
     def folders(self, progress: ProgressSink) -> None:
         """Read every folder; check files, versions and values."""
-        for chunk in read_archive(self.archive, years=self.options.years, workers=self.options.workers):
+        for read in read_archive(self.archive, years=self.options.years, workers=self.options.workers):
+            chunk = [order for order in read if not self._not_there_yet(order)]
             for order in chunk:
                 self._order(order)
             self.stage.add_found(
@@ -154,6 +155,13 @@ class _Verifier:
                 self._check_values()
         self._check_values()
         progress(Progress("orders", self.result.folders, None, "orders", finished=True))
+
+    def _not_there_yet(self, order: OrderRead) -> bool:
+        """Tell of a first export that was broken off. Where the index knows the order, it is missing too."""
+        if order.state is not PairState.UNFINISHED:
+            return False
+        self.note(order.path, order.kind, order.problem, "warning")
+        return True
 
     def _order(self, order: OrderRead) -> None:
         self.result.folders += 1
@@ -203,7 +211,8 @@ class _Verifier:
         path = self.archive / INDEX_NAME
         try:
             if check_index(path) is None:
-                self.note(INDEX_NAME, "index", "There is no index: missing folders cannot be noticed.", "warning")
+                if not self._interrupted():
+                    self.note(INDEX_NAME, "index", "There is no index: missing folders cannot be noticed.", "warning")
                 return False
         except ValidationError as error:
             self.note(INDEX_NAME, "index", error.what)
@@ -279,15 +288,19 @@ class _Verifier:
             for path, record_id in stage.same_folder():
                 note(path, "same_folder", f"Record {record_id} claims a folder that another record claims too.")
 
+    def _interrupted(self) -> bool:
+        """Tell of an export that did not reach its end; True when there was one."""
+        if not (self.archive / INDEX_PART).exists():
+            return False
+        self.note(
+            INDEX_PART, "interrupted", "An export was broken off; folders may be newer than the index.", "warning"
+        )
+        return True
+
     def _against_index(self) -> None:
-        interrupted = (self.archive / INDEX_PART).exists()
-        if interrupted:
-            self.note(
-                INDEX_PART, "interrupted", "An export was broken off; folders may be newer than the index.", "warning"
-            )
         for path, record_id in self.stage.missing():
             self.note(path, "missing", f"Record {record_id} is in the index, but its folder or both files are gone.")
-        level: Level = "warning" if interrupted else "error"
+        level: Level = "warning" if self._interrupted() else "error"
         for path, name in self.stage.unlike_index():
             self.note(path, "unlike_index", f"{name} is another one than the index says.", level)
         for (path,) in self.stage.not_indexed():

@@ -45,7 +45,8 @@ class OrderRead(NamedTuple):
     Attributes:
         path: relative to the archive, forward slashes.
         row: the values as text, None where `problem` says why there are none.
-        kind: of the problem: `checksum`, `missing_file`, `version`, `data`, `meta`, `unreadable`; "" when it is well.
+        kind: of the problem: `checksum`, `missing_file`, `version`, `data`, `meta`, `unreadable`; "" when it is well;
+            `first_export` where there is no order yet.
         state: which files the pair was read from.
         leftover: part files lie beside a valid pair.
         checksum: SHA-256 of data.csv; meta_checksum: of meta.json.
@@ -84,21 +85,24 @@ def _look(archive: str, folder: str) -> _Walk:
     return _Walk(folders, names)
 
 
+def _bad(
+    folder: str, kind: str, problem: str, state: PairState = PairState.BROKEN, *, leftover: bool = False
+) -> OrderRead:
+    return OrderRead(folder, None, kind, problem, state, leftover, "", "", "", 0)
+
+
 def _read(archive: str, folder: str, names: set[str]) -> OrderRead:
     leftover = DATA_PART in names or META_PART in names
     place = f"{archive}/{folder}/" if folder else f"{archive}/"
 
-    def bad(kind: str, problem: str, state: PairState = PairState.BROKEN) -> OrderRead:
-        return OrderRead(folder, None, kind, problem, state, leftover, "", "", "", 0)
-
     try:
         pair = read_pair(names, place)
     except ValidationError as error:
-        return bad("unreadable", error.what)
+        return _bad(folder, "unreadable", error.what, leftover=leftover)
     except OSError as error:
-        return bad("unreadable", f"{error.strerror or error}.")
-    if pair.state is PairState.BROKEN or pair.data is None or pair.meta is None:
-        return bad(pair.kind, pair.problem)
+        return _bad(folder, "unreadable", f"{error.strerror or error}.", leftover=leftover)
+    if not pair.state.whole:
+        return _bad(folder, pair.kind, pair.problem, pair.state, leftover=leftover)
     return _judge(folder, pair, leftover and pair.state is PairState.VALID)
 
 
@@ -154,9 +158,7 @@ def read_chunk(archive: str, folders: list[str]) -> list[OrderRead]:
         try:
             below = _Walk([], _own(archive, folder)) if alone else _look(archive, folder)
         except OSError as error:
-            found.append(
-                OrderRead(folder, None, "unreadable", f"{error.strerror}.", PairState.BROKEN, False, "", "", "", 0)
-            )
+            found.append(_bad(folder, "unreadable", f"{error.strerror}."))
             continue
         if below.names:
             found.append(_read(archive, folder, below.names))

@@ -10,16 +10,27 @@ from enum import StrEnum
 
 
 class PairState(StrEnum):
-    """VALID: the two names hold a pair. The others say which parts complete it. BROKEN: nothing fits."""
+    """VALID: the two names hold a pair. `…_part`: which parts complete it.
+
+    UNFINISHED: a first export ended before its parts were whole, so there is no order here yet. BROKEN: nothing fits.
+    """
 
     VALID = "valid"
     META_PART = "meta_part"
     DATA_PART = "data_part"
     BOTH_PARTS = "both_parts"
+    UNFINISHED = "unfinished"
     BROKEN = "broken"
 
+    @property
+    def whole(self) -> bool:
+        """Whether there is a pair that counts."""
+        return self not in (PairState.UNFINISHED, PairState.BROKEN)
 
-def pair_state(data: str | None, meta: str | None, data_part: str | None, meta_part: str | None) -> PairState:
+
+def pair_state(
+    data: str | None, meta: str | None, data_part: str | None, meta_part: str | None, *, named: bool = True
+) -> PairState:
     """Return which pair counts.
 
     Args:
@@ -27,6 +38,7 @@ def pair_state(data: str | None, meta: str | None, data_part: str | None, meta_p
         meta: checksum that meta.json names; None when absent or unreadable.
         data_part: checksum of the new data file beside it, likewise.
         meta_part: checksum that the new meta file names, likewise.
+        named: whether a file stands at either name, readable or not.
 
     A valid pair under the final names wins over parts beside it: the export that wrote them was not finished, and
     the next one writes them again.
@@ -39,4 +51,4 @@ def pair_state(data: str | None, meta: str | None, data_part: str | None, meta_p
         return PairState.DATA_PART
     if data_part is not None and data_part == meta_part:
         return PairState.BOTH_PARTS
-    return PairState.BROKEN
+    return PairState.BROKEN if named else PairState.UNFINISHED

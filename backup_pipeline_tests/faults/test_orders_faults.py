@@ -57,7 +57,7 @@ def content(folder: Path) -> tuple[PairState, str | None]:
     """Return the state of an order's folder and the customer's name in the pair that counts."""
     names = {entry.name for entry in folder.iterdir()} & {DATA_NAME, META_NAME, DATA_PART, META_PART}
     pair = read_pair(names, f"{folder}/")
-    if pair.state is PairState.BROKEN:
+    if not pair.state.whole:
         return pair.state, None
     assert pair.data is not None
     return pair.state, parse_data(pair.data)[1][2]

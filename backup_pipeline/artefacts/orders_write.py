@@ -1,0 +1,154 @@
+"""One order brought into its folder: its new files complete beside their names, unless the folder holds them already.
+
+Giving them their names is the batch's (`orders_batch`). Which orders are looked at is decided elsewhere.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from backup_pipeline.artefacts.orders_batch import Batch, DiskStopError, Written
+from backup_pipeline.artefacts.orders_folder import (
+    ArchiveTree,
+    Pair,
+    read_pair,
+    remove_parts,
+    roll_forward,
+    seen_in,
+    write_parts,
+)
+from backup_pipeline.artefacts.orders_index import entry_line, entry_start
+from backup_pipeline.errors import ValidationError
+from backup_pipeline.model.order import DATA_NAME, DATA_PART, META_NAME, META_PART, OrderMeta
+from backup_pipeline.rules.orders_format import format_meta
+from backup_pipeline.rules.orders_pair import PairState
+from backup_pipeline.tools.files import translate_os_error
+
+_ALL_NAMES = {DATA_NAME, META_NAME, DATA_PART, META_PART}
+_STOPPING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+
+
+@dataclass(slots=True)
+class Order:
+    """A row as it is to stand in its folder.
+
+    Attributes:
+        record_id, year, folder: which order, and where.
+        data, meta: the content of both files.
+        start: what `entry_start` needs besides the files' times.
+        line: the old index's line, None when it does not know the order.
+    """
+
+    record_id: int
+    year: str
+    folder: str
+    data: bytes
+    meta: OrderMeta
+    start: tuple[int, str, str, str, int]
+    line: str | None
+
+
+class Outcome(StrEnum):
+    """WRITTEN: in the batch now. EQUAL: the folder holds the order already. WOULD_WRITE: in a dry run."""
+
+    WRITTEN = "written"
+    EQUAL = "equal"
+    WOULD_WRITE = "would_write"
+
+
+def write_order(
+    tree: ArchiveTree,
+    batch: Batch,
+    order: Order,
+    *,
+    rewrite: bool,
+    dry_run: bool,
+    claims: Callable[[int, str], bool],
+) -> Outcome:
+    """Write an order's new files beside their names and put it into the batch.
+
+    Args:
+        tree: the archive.
+        batch: takes what was written, and the index's line of what was found equal.
+        order: what to write.
+        rewrite: write it even where the folder holds it already.
+        dry_run: change nothing.
+        claims: whether the row of that record_id says that this folder is its own.
+
+    Raises:
+        ValidationError: the folder belongs to another order, or cannot be read; LinkError: it is behind a link.
+        OSError: the folder cannot be written.
+        DiskStopError: nothing can be written any more.
+    """
+    if (holder := batch.holder(order.folder)) is not None:
+        raise _owned(order.folder, holder)
+    try:
+        descriptor, made = tree.enter(order.folder, create=not dry_run)
+    except FileNotFoundError:
+        if dry_run:
+            return Outcome.WOULD_WRITE
+        raise
+    except OSError as error:
+        raise _stop_or(error, tree) from error
+    try:
+        pair = None if made else read_pair(_ALL_NAMES, folder=descriptor)
+        if pair is not None and pair.state.whole:
+            if not dry_run:
+                _settle_parts(descriptor, pair.state)
+            if not rewrite and _holds(pair, order):
+                if not dry_run:
+                    start = entry_start(*order.start, seen_in(descriptor))
+                    batch.keep(entry_line(start, hashlib.sha256(pair.meta_bytes or b"").hexdigest()))
+                return Outcome.EQUAL
+            assert pair.meta is not None
+            if pair.meta.record_id != order.record_id and claims(pair.meta.record_id, order.folder):
+                raise _owned(order.folder, pair.meta.record_id)
+        if dry_run:
+            return Outcome.WOULD_WRITE
+        meta = format_meta(order.meta)
+        write_parts(descriptor, order.data, meta, 0o666 if pair is None else _mode_in(descriptor))
+    except OSError as error:
+        raise _stop_or(error, tree) from error
+    finally:
+        os.close(descriptor)
+    checksum = hashlib.sha256(meta).hexdigest()
+    batch.add(Written(order.record_id, order.folder, order.year, order.start, checksum, order.line))
+    return Outcome.WRITTEN
+
+
+def _owned(folder: str, holder: int) -> ValidationError:
+    return ValidationError(f"its folder {folder} belongs to order {holder} already.")
+
+
+def _stop_or(error: OSError, tree: ArchiveTree) -> Exception:
+    return DiskStopError(translate_os_error(error, tree.path).what) if error.errno in _STOPPING else error
+
+
+def _settle_parts(folder: int, state: PairState) -> None:
+    """Give the whole pair its names before parts are replaced: the only whole one may stand in the part files."""
+    if state is PairState.VALID:
+        remove_parts(folder)
+    else:
+        roll_forward(folder, state)
+
+
+def _holds(pair: Pair, order: Order) -> bool:
+    """Return whether a folder's pair is this order, whenever it was exported."""
+    return (
+        pair.data == order.data
+        and pair.meta is not None
+        and pair.meta._replace(exported_at=order.meta.exported_at) == order.meta
+    )
+
+
+def _mode_in(folder: int) -> int:
+    """Return the mode of the data file that is there, so that its successor has it too."""
+    try:
+        return os.stat(DATA_NAME, dir_fd=folder, follow_symlinks=False).st_mode & 0o777
+    except FileNotFoundError:
+        return 0o666
