@@ -12,6 +12,7 @@ from backup_pipeline.model.record import Fingerprint
 from backup_pipeline.tools.arrow_types import ColumnForm, family_of
 from backup_pipeline.tools.postgres.catalog import read_tables
 from backup_pipeline.tools.postgres.fingerprint import HashableTypes, fingerprint_table
+from backup_pipeline.tools.postgres.partitions import rows_of
 from backup_pipeline.tools.postgres.profile import TableProfile, read_columns
 from backup_pipeline.tools.postgres.readers import Readers
 from backup_pipeline.tools.postgres.snapshot import exported_snapshot
@@ -32,7 +33,8 @@ def export(target: PostgresTarget, folder: Path, connections: int, *, fingerprin
             found = Fingerprint(algorithm="", server_major=0, value="", rows=0)
             if fingerprints:
                 found = fingerprint_table(snapshot.connection, table.schema_name, table.name)
-            profile = TableProfile(found, columns, (), forms)
+            whole = rows_of(table.schema_name, table.name, [(c.name, c.type) for c in columns], None)
+            profile = TableProfile(found, columns, (), forms, whole)
             job = TableExport(context, settings_with(), readers, HashableTypes(), table, f"tables/{table.name}")
             record = job.write_parquet(f"tables/{table.name}.parquet", profile)
             with context.writer.open(record.path) as file:

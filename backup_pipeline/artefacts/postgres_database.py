@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import fnmatch
 import queue
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -49,29 +49,46 @@ def tables_to_export(tables: Sequence[CatalogTable], selection: TableSelection) 
     """Return the tables that a selection means.
 
     A partitioned table is one table: its partitions are exported with it, alone only when it is not selected itself.
-    Foreign tables hold no rows of this database and are left out.
+    Foreign tables hold no rows of this database and are left out (see `foreign_tables`).
     """
-    chosen = {(t.schema_name, t.name): t for t in tables if t.kind != "foreign" and is_selected(t, selection)}
-    by_name = {(t.schema_name, t.name): t for t in tables}
+    chosen = {_name(t) for t in tables if t.kind != "foreign" and is_selected(t, selection)}
+    by_name = {_name(t): t for t in tables}
+    return [t for t in tables if _name(t) in chosen and not _names_above(t, by_name) & chosen]
 
-    def under_chosen(table: CatalogTable) -> bool:
-        parent = table.leaf_of
-        while parent is not None:
-            if parent in chosen:
-                return True
-            parent = by_name[parent].leaf_of if parent in by_name else None
-        return False
 
-    return [t for t in chosen.values() if not under_chosen(t)]
+def foreign_tables(tables: Sequence[CatalogTable], selection: TableSelection) -> list[str]:
+    """Return the foreign tables that a selection means, themselves or as partitions of a selected table, by label."""
+    by_name = {_name(t): t for t in tables}
+    return [
+        t.label
+        for t in tables
+        if t.kind == "foreign"
+        and not _matches(t, selection.exclude)
+        and any(is_selected(by_name[n], selection) for n in {_name(t), *_names_above(t, by_name)})
+    ]
+
+
+def _name(table: CatalogTable) -> TableName:
+    return table.schema_name, table.name
+
+
+def _names_above(table: CatalogTable, by_name: Mapping[TableName, CatalogTable]) -> set[TableName]:
+    """Return the partitioned tables that a table is a partition of, at any depth."""
+    above = set()
+    parent = table.leaf_of
+    while parent is not None and parent in by_name:
+        above.add(parent)
+        parent = by_name[parent].leaf_of
+    return above
 
 
 def is_selected(table: CatalogTable, selection: TableSelection) -> bool:
     """Return whether the patterns mean this table (`schema.table`, case counts)."""
+    return _matches(table, selection.include) and not _matches(table, selection.exclude)
 
-    def matches(patterns: Sequence[str]) -> bool:
-        return any(fnmatch.fnmatchcase(table.label, pattern) for pattern in patterns)
 
-    return matches(selection.include) and not matches(selection.exclude)
+def _matches(table: CatalogTable, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(table.label, pattern) for pattern in patterns)
 
 
 def require_tables(tables: Sequence[CatalogTable], settings: PostgresSource, target: PostgresTarget) -> None:
@@ -144,7 +161,8 @@ class _Capture:
             for t in tables_to_export(self.catalog.tables, self.settings.tables)
             if _wanted((source, t.schema_name, t.name), self.selected)
         ]
-        exports.sort(key=lambda t: -t.bytes)
+        sizes = self._sizes()
+        exports.sort(key=lambda t: -sizes[_name(t)])
         exported = {(t.schema_name, t.name) for t in exports}
         stems = file_stems(source, [(t.schema_name, t.name) for t in self.catalog.tables])
         others = [
@@ -191,6 +209,15 @@ class _Capture:
         if errors:
             raise errors[0]
 
+    def _sizes(self) -> dict[TableName, int]:
+        """Return the bytes of every table; those of a partitioned one are its partitions'."""
+        by_name = {_name(t): t for t in self.catalog.tables}
+        sizes = {name: table.bytes for name, table in by_name.items()}
+        for table in by_name.values():
+            for above in _names_above(table, by_name):
+                sizes[above] += table.bytes
+        return sizes
+
     def _export_job(self, table: CatalogTable, stem: str) -> Callable[[], ArtefactRecord | None]:
         # Arrow, pandas and pandera are loaded only when a table is exported: a dump alone needs none of them.
         from backup_pipeline.artefacts.table_export import TableExport
@@ -232,4 +259,5 @@ class _Capture:
             written,
             self.fingerprints,
             large_objects,
+            foreign_tables(self.catalog.tables, self.settings.tables),
         )

@@ -6,7 +6,7 @@ comes; nothing is stored in between. Restoring it is `restore`'s matter.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, cast
 
@@ -24,6 +24,7 @@ from backup_pipeline.model.record import (
     CheckResult,
     FileRecord,
     Fingerprint,
+    Severity,
     ToolRecord,
 )
 from backup_pipeline.rules.collapse import size_check
@@ -37,6 +38,7 @@ from backup_pipeline.tools.postgres.snapshot import Snapshot
 from backup_pipeline.tools.streams import gunzip, gzip_sink
 
 TableName = tuple[str, str]
+_NAMED = 5
 _MARKS = ("header", "end marker")
 
 
@@ -139,8 +141,12 @@ def dump_record(
     written: WrittenDump,
     fingerprints: Mapping[TableName, Fingerprint],
     large_objects: Fingerprint | None,
+    foreign: Sequence[str] = (),
 ) -> ArtefactRecord:
-    """Return the record of a dump, key (source, "dump"), with the fingerprints of every table that it holds."""
+    """Return the record of a dump, key (source, "dump"), with the fingerprints of every table that it holds.
+
+    `foreign` are the foreign tables whose rows the settings ask for.
+    """
     before = context.previous.record(context.source, "dump") if context.previous else None
     objects = _object_digests(catalog)
     checks = (
@@ -152,6 +158,7 @@ def dump_record(
             severity=settings.collapse.severity,
         ),
         object_drift(objects, cast(Any, before.details.get("objects")) if before else None),
+        no_foreign_tables(foreign),
     )
     details: dict[str, JsonValue] = {
         "format": settings.dump_format,
@@ -226,6 +233,24 @@ def completeness(
         summary=summary,
         table=tuple(wrong),
         numbers={"tables": len(wanted), "rows": total},
+    )
+
+
+def no_foreign_tables(labels: Sequence[str]) -> CheckResult:
+    """Warn of foreign tables whose rows are asked for: they are on another server, and this set does not hold them."""
+    return CheckResult(
+        name="no_foreign_tables",
+        passed=not labels,
+        severity=Severity.WARN,
+        summary=(
+            f"The rows of {len(labels)} foreign tables are not in this set: {', '.join(labels[:_NAMED])}"
+            f"{', …' if len(labels) > _NAMED else ''}. Remedy: back up the server that holds them as a source of its"
+            " own, then name them in `tables.exclude`"
+            if labels
+            else "No foreign table is selected"
+        ),
+        table=tuple({"table": label, "problem": "its rows are on another server"} for label in labels),
+        numbers={"foreign_tables": len(labels)},
     )
 
 

@@ -153,10 +153,12 @@ class SqliteTableExport:
         fields = [column.field.with_nullable(column.column.nullable) for column in columns]
         validation = TableValidation(self.context, self._catalog_table(columns), fields, expected.rows)
         with self.context.writer.open(path) as file:
-            for piece in ParquetTable(file, path).pieces():
+            table = ParquetTable(file, path)
+            for piece in table.pieces():
                 validation.add(piece)
                 for row in from_table(piece):
                     read.add(row)
+            validated = validation.result(table.pieces)
         found = read.result()
         return [
             CheckResult(
@@ -166,7 +168,7 @@ class SqliteTableExport:
                 + ("equal" if found.value == expected.value else "not equal"),
                 numbers={"rows": found.rows, "rows_expected": expected.rows},
             ),
-            validation.result(),
+            validated,
         ]
 
     def _catalog_table(self, columns: list[StoredColumn]) -> CatalogTable:

@@ -36,11 +36,18 @@ from backup_pipeline.tools.arrow_memory import use_lean_memory
 from backup_pipeline.tools.arrow_types import POSTGRES_TYPE
 from backup_pipeline.tools.postgres.copy import BARE_LINES, CSV_WITH_HEADER, copy_out
 from backup_pipeline.tools.postgres.copy_program import LONGEST_QUERY, copy_program
+from backup_pipeline.tools.postgres.duplicates import count_duplicates
 from backup_pipeline.tools.postgres.fingerprint import HashableTypes
 from backup_pipeline.tools.postgres.orphans import count_orphans
 from backup_pipeline.tools.postgres.profile import TableProfile, profile_table
 from backup_pipeline.tools.postgres.readers import Readers
-from backup_pipeline.tools.postgres.table_rows import PageRange, page_ranges, select_json, select_rows
+from backup_pipeline.tools.postgres.table_rows import (
+    RowRange,
+    leaf_ranges,
+    row_ranges,
+    select_json,
+    select_rows,
+)
 from backup_pipeline.tools.streams import gunzip, gzip_sink
 
 # Below this, starting a program costs more than it saves.
@@ -93,7 +100,7 @@ class TableExport:
         )
         files, checks = [], []
         validation = TableValidation(self.context, self.table, list(_schema(profile)), profile.fingerprint.rows)
-        self._count_orphans(validation)
+        self._ask_the_server(validation)
         for form in dict.fromkeys(self.settings.tables.formats):
             path = self.stem + _SUFFIX[form]
             if form == "parquet":
@@ -134,16 +141,25 @@ class TableExport:
             details={
                 "snapshot": snapshot.id,
                 "stored_as_text": [f.name for f in profile.forms if not f.exact or f.family == "other"],
+                **({"stored_as_bytes": raw} if (raw := _raw_columns(profile)) else {}),
+                **({"foreign_partitions": away} if (away := _foreign(profile)) else {}),
             },
         )
 
-    def _count_orphans(self, validation: TableValidation) -> None:
-        if not self.table.foreign_keys:
+    def _ask_the_server(self, validation: TableValidation) -> None:
+        """Count inside the snapshot what the export cannot say: rows of other tables, equality of the types' own."""
+        table = self.table
+        keys = [key for key in table.keys if key.equality == "server"]
+        if not table.foreign_keys and not keys:
             return
+        name = (table.schema_name, table.name)
         with self.readers.borrow() as connection:
-            for key in self.table.foreign_keys:
-                count = count_orphans(connection, self.table.schema_name, self.table.name, key)
-                validation.add_orphans(key.columns, f"{key.to_schema}.{key.to_table}", count)
+            for foreign in table.foreign_keys:
+                orphans = count_orphans(connection, *name, foreign)
+                validation.add_orphans(foreign.columns, f"{foreign.to_schema}.{foreign.to_table}", orphans)
+            for key in keys:
+                count = count_duplicates(connection, *name, key, partitioned=self._partitioned)
+                validation.add_duplicates(key.columns, count)
 
     def write_parquet(self, path: str, profile: TableProfile) -> FileRecord:
         """Write the rows as Parquet, large tables in parallel ranges."""
@@ -160,8 +176,12 @@ class TableExport:
         return writer.file_record(path, file)
 
     def _copy_ranges(self, profile: TableProfile, decoder: CsvDecoder, sink: ParquetSink) -> None:
-        table = self.table
-        ranges = page_ranges(table.pages, table.bytes, self.readers.snapshot.server_major)
+        names = [column.name for column in profile.columns]
+        major = self.readers.snapshot.server_major
+        if profile.leaves is None:
+            ranges = row_ranges(profile.rows, self.table.pages, self.table.bytes, major)
+        else:
+            ranges = leaf_ranges(names, profile.leaves, major)
         todo = iter(ranges)
         guard = threading.Lock()
 
@@ -169,17 +189,17 @@ class TableExport:
             group = RowGroup(sink)
             while True:
                 with guard:
-                    pages = next(todo, None)
-                if pages is None:
+                    share = next(todo, None)
+                if share is None:
                     break
-                for piece in self._pieces(profile, pages):
+                for piece in self._pieces(names, share):
                     group.add(decoder.decode(piece))
                     self.readers.check()
                     self._tell(sink.rows, profile)
             group.flush()
 
         threads = min(len(ranges), self.readers.size)
-        if threads == 1:
+        if threads <= 1:
             work()
             return
         with ThreadPoolExecutor(threads, thread_name_prefix="export") as pool:
@@ -193,12 +213,10 @@ class TableExport:
                     todo = iter(())
                 raise
 
-    def _pieces(self, profile: TableProfile, pages: PageRange) -> Iterator[bytes | memoryview]:
-        """Read a range: large tables through psql, small ones on a connection that is open already."""
-        names = [c.name for c in profile.columns]
-        schema, table = self.table.schema_name, self.table.name
-        query = select_rows(schema, table, names, partitioned=self._partitioned, pages=pages)
-        if self.table.bytes >= _THROUGH_PROGRAM and len(query) <= LONGEST_QUERY:
+    def _pieces(self, names: Sequence[str], share: RowRange) -> Iterator[bytes | memoryview]:
+        """Read a range: a large one through psql, a small one on a connection that is open already."""
+        query = select_rows(share.rows, names, pages=share.pages)
+        if share.bytes >= _THROUGH_PROGRAM and len(query) <= LONGEST_QUERY:
             with self.readers.permit():
                 yield from copy_program(self.readers.snapshot, query)
         else:
@@ -218,6 +236,7 @@ class TableExport:
             for piece in table.pieces():
                 figures.add(piece)
                 validation.add(piece)
+            validated = validation.result(table.pieces)
         self._tell(rows, profile, finished=True)
         wrong = figures.differences(profile.columns, profile.figures)
         expected = profile.fingerprint.rows
@@ -230,19 +249,18 @@ class TableExport:
             table=tuple({"column": name, "problem": problem} for name, problem in wrong),
             numbers={"rows": rows, "rows_expected": expected, "columns_compared": len(profile.columns)},
         )
-        return [content, validation.result()]
+        return [content, validated]
 
     def _write_text(self, path: str, form: str, profile: TableProfile) -> tuple[FileRecord, int]:
         writer = self.context.writer
         names = [c.name for c in profile.columns]
         lines = 0
-        schema, table = self.table.schema_name, self.table.name
         with writer.create(path) as file, gzip_sink(file) as sink, self.readers.borrow() as connection:
             if form == "jsonl":
-                query = select_json(schema, table, names, partitioned=self._partitioned)
+                query = select_json(profile.rows, names, raw=_raw_columns(profile))
                 options = BARE_LINES
             else:
-                query = select_rows(schema, table, names, partitioned=self._partitioned)
+                query = select_rows(profile.rows, names)
                 options = CSV_WITH_HEADER
             for piece in copy_out(connection, query, options=options):
                 lines += piece.count(b"\n")
@@ -256,6 +274,14 @@ def _schema(profile: TableProfile) -> pa.Schema:
     fields = [form.field(nullable=column.nullable) for form, column in zip(profile.forms, profile.columns, strict=True)]
     noted = {} if fields else {ROWS_WITHOUT_COLUMNS: str(profile.fingerprint.rows).encode()}
     return pa.schema(fields, metadata=noted)
+
+
+def _raw_columns(profile: TableProfile) -> list[str]:
+    return [form.name for form in profile.forms if form.raw]
+
+
+def _foreign(profile: TableProfile) -> list[str]:
+    return [f"{leaf.schema}.{leaf.name}" for leaf in profile.leaves or () if leaf.foreign]
 
 
 def _lines_check(lines: int, rows: int) -> CheckResult:

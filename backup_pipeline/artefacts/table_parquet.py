@@ -6,7 +6,7 @@ Row groups stand in the order in which they became full; a table has no order of
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
 import pyarrow as pa
@@ -118,11 +118,12 @@ class ParquetTable:
         noted = (self.schema.metadata or {}).get(ROWS_WITHOUT_COLUMNS)
         return int(noted) if noted is not None else int(self._file.metadata.num_rows)
 
-    def pieces(self) -> Iterator[pa.Table]:
-        """Yield the rows, one row group at a time; every page is decompressed and decoded."""
+    def pieces(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """Yield the rows, one row group at a time; every page (of the named columns) is decompressed and decoded."""
+        listed = None if columns is None else list(columns)
         for index in range(self._file.num_row_groups):
             try:
-                yield self._file.read_row_group(index, use_threads=True)
+                yield self._file.read_row_group(index, columns=listed, use_threads=True)
             except (pa.ArrowException, OSError, ValueError) as error:
                 raise ValidationError(
                     f"Row group {index} cannot be read ({type(error).__name__}); the file is damaged.",

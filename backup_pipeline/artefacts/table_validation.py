@@ -1,7 +1,9 @@
 """Validation of an exported table against its schema, piece by piece in bounded memory.
 
 The schema is the catalog's (columns, types, nulls, unique keys, foreign keys inside the set), refined by the site's or
-the project's own. Foreign keys are counted by the server inside the snapshot: only there are both tables at hand.
+the project's own. Foreign keys are counted by the server inside the snapshot: only there are both tables at hand. So
+are keys whose equality the exported values do not show. Unique indexes over expressions or some of the rows are not
+looked at: their definitions would have to be run, which may call functions of the site's own with the backup's rights.
 """
 
 from __future__ import annotations
@@ -13,11 +15,14 @@ import pandas as pd
 import pyarrow as pa
 
 from backup_pipeline.artefacts.capture import CaptureContext
-from backup_pipeline.artefacts.table_keys import UniqueKey
+from backup_pipeline.artefacts.table_keys import Pieces, UniqueKeys, can_be_counted
 from backup_pipeline.artefacts.table_schemas import own_schema
 from backup_pipeline.model.catalog import CatalogTable
 from backup_pipeline.model.record import CheckResult
 from backup_pipeline.rules.table_schema import Failures, derived_schema, failures_of, refined, schema_check
+
+_UNIQUE = "unique key"
+_NAMED = 5
 
 
 class TableValidation:
@@ -27,10 +32,17 @@ class TableValidation:
         names = [field.name for field in fields]
         own = own_schema(context.schemas, context.source, table.schema_name, table.name, names)
         self._schemas = refined(derived_schema(fields), own) if fields else []
-        self._keys = [UniqueKey(key.columns, rows) for key in table.keys]
+        exported = pa.schema(list(fields))
+        self._keys = [key for key in table.keys if key.equality == "value" and can_be_counted(key, exported)]
+        self._unique = UniqueKeys(self._keys, rows)
         self._failures: Failures = Counter()
         self._rows = 0
-        self._uncounted = 0
+        self._not_looked_at = [f"unique index {name}" for name in table.other_unique]
+        self._not_looked_at += [
+            f"key ({', '.join(key.columns)})"
+            for key in table.keys
+            if key not in self._keys and key.equality != "server"
+        ]
         self._columns = len(names)
 
     def add(self, piece: pa.Table) -> None:
@@ -40,24 +52,32 @@ class TableValidation:
             frame = piece.to_pandas(types_mapper=pd.ArrowDtype)
             for schema in self._schemas:
                 self._failures += failures_of(schema, frame)
-        for key in self._keys:
-            key.add(piece)
+        self._unique.add(piece)
 
     def add_orphans(self, columns: Sequence[str], to: str, count: int | None) -> None:
         """Take how many rows refer to a row of `to` that is not there; None when that could not be counted."""
-        if count is None:
-            self._uncounted += 1
-        elif count:
-            self._failures[", ".join(columns), f"foreign key to {to}"] += count
+        self._count(columns, f"foreign key to {to}", count)
 
-    def result(self) -> CheckResult:
-        """Return the check's outcome."""
-        left = self._uncounted
-        for key in self._keys:
-            duplicates = key.duplicates()
-            if duplicates is None:
-                left += 1
-            elif duplicates:
-                self._failures[", ".join(key.columns), "unique key"] += duplicates
-        noted = [f"{left} keys left to the server's constraint"] if left else []
+    def add_duplicates(self, columns: Sequence[str], count: int | None) -> None:
+        """Take how many rows repeat a key by the server's equality; None when it could not say."""
+        self._count(columns, _UNIQUE, count)
+
+    def _count(self, columns: Sequence[str], check: str, count: int | None) -> None:
+        names = ", ".join(columns)
+        if count is None:
+            self._not_looked_at.append(f"{check} ({names})")
+        elif count:
+            self._failures[names, check] += count
+
+    def result(self, read: Pieces) -> CheckResult:
+        """Return the check's outcome.
+
+        Args:
+            read: returns the pieces again, with the named columns only.
+        """
+        for key, count in zip(self._keys, self._unique.duplicates(read), strict=True):
+            self._count(key.columns, _UNIQUE, count)
+        left = self._not_looked_at
+        told = ", ".join(left[:_NAMED]) + (f" and {len(left) - _NAMED} more" if len(left) > _NAMED else "")
+        noted = [f"left to the server: {told}"] if left else []
         return schema_check(self._failures, rows=self._rows, columns=self._columns, not_looked_at=noted)

@@ -29,11 +29,24 @@ def essence(definition: str) -> str:
     return re.sub(r"[\s()]+", "", _CASTS.sub("", definition))
 
 
+Equality = Literal["value", "server", "own"]
+
+
 class TableKey(Frozen):
-    """A primary key or unique constraint over plain columns."""
+    """A primary key, unique constraint or unique index over plain columns and all rows.
+
+    Attributes:
+        nulls_distinct: False when a null equals a null (NULLS NOT DISTINCT).
+        equality: `value` when keys are equal exactly where their exported values are; `server` when the types or
+            collations call more than that equal; `own` when an operator class of the index decides.
+        collations: for each column the collation (as SQL) that is not deterministic, else empty; () when there is none.
+    """
 
     columns: tuple[str, ...]
     primary: bool = False
+    nulls_distinct: bool = True
+    equality: Equality = "value"
+    collations: tuple[str, ...] = ()
 
 
 class ForeignKey(Frozen):
@@ -49,6 +62,7 @@ class CatalogTable(Frozen):
     """A table with its columns in order and the keys that its rows must keep.
 
     Attributes:
+        other_unique: unique indexes over expressions or over some of the rows, by name.
         leaf_of: parent's (schema, name) when it is a partition.
         row_security: whether row level security is on for it.
         pages: its size in 8 kB pages, TOAST excluded, as the storage says (not an estimate); 0 where unknown.
@@ -61,6 +75,7 @@ class CatalogTable(Frozen):
     columns: tuple[ColumnRecord, ...] = ()
     keys: tuple[TableKey, ...] = ()
     foreign_keys: tuple[ForeignKey, ...] = ()
+    other_unique: tuple[str, ...] = ()
     leaf_of: tuple[str, str] | None = None
     row_security: bool = False
     pages: int = 0

@@ -61,7 +61,7 @@ def compare_exports(
                         exported = sum_of(parquet.pieces())
                         decoder = CsvDecoder(list(profile.forms), parquet.schema)
                         names = [column.name for column in profile.columns]
-                        query = select_rows(schema, table, names, partitioned=partitioned)
+                        query = select_rows(profile.rows, names)
                         restored = sum_of(decoder.decode(piece) for piece in copy_out(connection, query))
             except BackupSystemError as error:
                 findings.append(Finding(subject=path, problem=f"cannot be compared: {error.what}"))

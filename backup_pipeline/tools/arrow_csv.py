@@ -21,7 +21,7 @@ class CsvDecoder:
         self._schema = schema
         # Positions stand for names: two columns of a file must not meet, and names may hold anything.
         self._names = [f"c{index}" for index in range(len(forms))]
-        self._hex = [index for index, form in enumerate(forms) if pa.types.is_binary(form.arrow_type)]
+        self._hex = [i for i, form in enumerate(forms) if pa.types.is_binary(form.arrow_type) and not form.raw]
         self._long = {i: f.arrow_type for i, f in enumerate(forms) if pa.types.is_decimal256(f.arrow_type)}
         self._convert = csv.ConvertOptions(
             column_types={name: form.csv_type for name, form in zip(self._names, forms, strict=True)},

@@ -1,13 +1,14 @@
 """Which Arrow type keeps a PostgreSQL type exactly, how it is read from COPY's CSV form, and what stays text. Pure.
 
 A column gets an exact Arrow type when every value of it fits; else PostgreSQL's own text form, which loses nothing.
-Either way the field's metadata says the PostgreSQL type (`postgres_type`) and the `form` (exact or text).
+Text that is not UTF-8 (a database in SQL_ASCII takes any bytes) stays the bytes that it is. The field's metadata says
+the PostgreSQL type (`postgres_type`) and the `form`: exact, text, or bytes (of the text form).
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import pyarrow as pa
@@ -37,6 +38,7 @@ class ColumnForm:
         base_type: the type below all domains, with its modifiers.
         family: what decides the Arrow type and the figures that are compared.
         exact: False when the values do not all fit and the text form is stored.
+        raw: whether the bytes of the text form are stored, because they are not UTF-8.
     """
 
     name: str
@@ -44,23 +46,29 @@ class ColumnForm:
     base_type: str
     family: Family
     exact: bool = True
+    raw: bool = False
 
     @property
     def arrow_type(self) -> pa.DataType:
         """The type in the Parquet file."""
+        if self.raw:
+            return pa.binary()
         if not self.exact:
             return pa.string()
         return _arrow_type(self.family, self.base_type)
 
     @property
     def csv_type(self) -> pa.DataType:
-        """The type that the CSV reader makes; bytes come as hexadecimal text, very long decimals as text first."""
+        """The type that the CSV reader makes; bytea comes as hexadecimal text, very long decimals as text first."""
         kind = self.arrow_type
+        if self.raw:
+            return kind
         return pa.string() if pa.types.is_binary(kind) or pa.types.is_decimal256(kind) else kind
 
     def field(self, *, nullable: bool = True) -> pa.Field:
         """Return the field of the Parquet file's schema."""
-        metadata = {POSTGRES_TYPE: self.postgres_type.encode(), FORM: b"exact" if self._keeps_type else b"text"}
+        form = b"bytes" if self.raw else b"exact" if self._keeps_type else b"text"
+        metadata = {POSTGRES_TYPE: self.postgres_type.encode(), FORM: form}
         return pa.field(self.name, self.arrow_type, nullable=nullable, metadata=metadata)
 
     @property
@@ -69,7 +77,11 @@ class ColumnForm:
 
     def as_text(self) -> ColumnForm:
         """Return the same column, stored in its text form."""
-        return ColumnForm(self.name, self.postgres_type, self.base_type, self.family, exact=False)
+        return replace(self, exact=False)
+
+    def as_raw(self) -> ColumnForm:
+        """Return the same column, stored as the bytes of its text form."""
+        return replace(self, raw=True)
 
 
 def family_of(base_type: str) -> Family:

@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backup_pipeline.artefacts.table_keys import UniqueKey
 from backup_pipeline.artefacts.table_names import file_stems
 from backup_pipeline.model.record import ColumnRecord, Severity
 from backup_pipeline.rules.collapse import row_count_check, size_check
@@ -122,26 +121,6 @@ def test_file_names_are_safe_and_never_meet() -> None:
     assert len({stem.casefold() for stem in stems}) == len(names)
     assert all(stem.count("/") == 2 and len(stem.rpartition("/")[2]) < 160 and ".." not in stem for stem in stems)
     assert file_stems("s", [("public", "orders")]) == {("public", "orders"): "tables/s/public.orders"}
-
-
-@pytest.mark.parametrize(
-    ("columns", "duplicates"),
-    [
-        ({"k": [1, 2, 3, -1]}, 0),
-        ({"k": [1, 2, 1, 1]}, 2),
-        ({"k": [1, None, None, 1]}, 1),
-        ({"k": [1, 1, 2, 2], "l": [1, 2, 1, 2]}, 0),
-        ({"k": [1, 1, 2, 2], "l": [1, 1, 1, 2]}, 1),
-        ({"k": ["aaaa-1", "aaaa-2", "aaaa-1", "aaaa-3"]}, 1),
-        ({"k": ["a", "bb", "a", "c"]}, None),
-    ],
-)
-def test_doubled_keys_are_counted_across_pieces(columns: dict[str, list[object]], duplicates: int | None) -> None:
-    table = pa.table(columns)
-    key = UniqueKey(list(columns), 4)
-    key.add(table.slice(0, 2))
-    key.add(table.slice(2))
-    assert key.duplicates() == duplicates
 
 
 def test_ranges_cover_every_page_once() -> None:

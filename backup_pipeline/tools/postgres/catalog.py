@@ -15,6 +15,7 @@ from psycopg.rows import TupleRow
 from backup_pipeline.model.catalog import (
     Catalog,
     CatalogTable,
+    Equality,
     ForeignKey,
     Membership,
     RoleEntry,
@@ -29,6 +30,8 @@ from backup_pipeline.tools.postgres import catalog_queries as queries
 from backup_pipeline.tools.postgres.connection import server_version
 
 _KINDS: dict[str, TableKind] = {"r": "table", "p": "partitioned", "f": "foreign"}
+# What the query's number means.
+_EQUALITY: tuple[Equality, ...] = ("value", "server", "own")
 _DIGEST_LENGTH = 16
 
 
@@ -89,8 +92,22 @@ def read_tables(connection: Connection[TupleRow], *, sizes: bool = False) -> tup
     foreign: dict[int, list[ForeignKey]] = defaultdict(list)
     for oid, name, kind, nullable, generated in connection.execute(queries.COLUMNS.encode()):
         columns[oid].append(ColumnRecord(name=name, type=kind, nullable=nullable, generated=generated))
-    for oid, primary, names in connection.execute(queries.KEYS.encode()):
-        keys[oid].append(TableKey(columns=tuple(names), primary=primary))
+    others: dict[int, list[str]] = defaultdict(list)
+    for oid, primary, index, beyond, nulls_equal, names, equality, collations in connection.execute(
+        queries.KEYS.encode()
+    ):
+        if beyond:
+            others[oid].append(index)
+            continue
+        key = TableKey(
+            columns=tuple(names),
+            primary=primary,
+            nulls_distinct=not nulls_equal,
+            equality=_EQUALITY[equality],
+            collations=tuple(collations) if any(collations) else (),
+        )
+        if key not in keys[oid]:
+            keys[oid].append(key)
     for oid, names, schema, table, to_names in connection.execute(queries.FOREIGN_KEYS.encode()):
         foreign[oid].append(
             ForeignKey(columns=tuple(names), to_schema=schema, to_table=table, to_columns=tuple(to_names))
@@ -103,6 +120,7 @@ def read_tables(connection: Connection[TupleRow], *, sizes: bool = False) -> tup
             columns=tuple(columns[oid]),
             keys=tuple(keys[oid]),
             foreign_keys=tuple(foreign[oid]),
+            other_unique=tuple(others[oid]),
             leaf_of=None if parent is None else (str(parent_schema), str(parent)),
             row_security=secured,
             pages=int(pages or 0),

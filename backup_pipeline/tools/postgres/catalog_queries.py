@@ -44,14 +44,46 @@ select c.oid::bigint, a.attname, format_type(a.atttypid, a.atttypmod), not a.att
  order by c.oid, a.attnum
 """
 
-# Primary keys and unique constraints that hold for every row at once.
+# Types whose text says as much as their equality: equal values are written equally. Of numeric and character(n) only
+# with a modifier, which fixes digits and blanks. All others (interval, jsonb, arrays, ranges, …) are not.
+_WRITTEN_AS_COMPARED = (
+    "bool,bytea,char,name,int2,int4,int8,oid,text,float4,float8,date,time,timetz,timestamp,timestamptz,uuid,macaddr,"
+    "macaddr8,inet,money,bit,varbit,pg_lsn,tid,xid8,anyenum"
+)
+
+# Unique indexes (those of primary keys and constraints too, these first) that are valid, with how each column of the
+# key is compared. An index of an expression or of some rows comes without columns. The type is the operator class's:
+# the one below domains. Collations: only those that are not deterministic.
 KEYS = f"""
-select k.conrelid::bigint, k.contype = 'p',
-       array(select a.attname::text from unnest(k.conkey) with ordinality u (num, pos)
-               join pg_attribute a on a.attrelid = k.conrelid and a.attnum = u.num order by u.pos)
-  from pg_constraint k join pg_class c on c.oid = k.conrelid join pg_namespace n on n.oid = c.relnamespace
- where k.contype in ('p', 'u') and {_USER}
- order by k.conrelid, k.contype, k.conname
+select i.indrelid::bigint, i.indisprimary, ic.relname::text,
+       i.indpred is not null or 0 = any(i.indkey::int2[]),
+       coalesce((to_jsonb(i) ->> 'indnullsnotdistinct')::boolean, false),
+       k.names, k.equality, k.collations
+  from pg_index i join pg_class c on c.oid = i.indrelid join pg_namespace n on n.oid = c.relnamespace
+  join pg_class ic on ic.oid = i.indexrelid
+  left join pg_constraint con on con.conindid = i.indexrelid and con.conrelid = i.indrelid and con.contype in ('p', 'u')
+  cross join lateral (
+    select array_agg(a.attname::text order by pos) as names,
+           max(case when not o.opcdefault
+                         and not (o.opcname ~ '(pattern|varchar|cidr)_ops$' and on_.nspname = 'pg_catalog') then 2
+                    when coll.oid is not null or on_.nspname <> 'pg_catalog' then 1
+                    when ot.typname = any('{{{_WRITTEN_AS_COMPARED}}}') then 0
+                    when ot.typname in ('numeric', 'bpchar') and coalesce(nullif(a.atttypmod, -1), t.typtypmod) <> -1
+                         then 0
+                    else 1 end) as equality,
+           array_agg(coalesce(quote_ident(cn.nspname) || '.' || quote_ident(coll.collname), '') order by pos)
+             as collations
+      from generate_series(0, i.indnkeyatts - 1) pos
+      join pg_attribute a on a.attrelid = i.indrelid and a.attnum = i.indkey[pos]
+      join pg_type t on t.oid = a.atttypid
+      join pg_opclass o on o.oid = i.indclass[pos] join pg_namespace on_ on on_.oid = o.opcnamespace
+      join pg_type ot on ot.oid = o.opcintype
+      left join pg_collation coll on coll.oid = i.indcollation[pos]
+           and not coalesce((to_jsonb(coll) ->> 'collisdeterministic')::boolean, true)
+      left join pg_namespace cn on cn.oid = coll.collnamespace
+  ) k
+ where i.indisunique and i.indisvalid and {_USER}
+ order by i.indrelid, con.contype, ic.relname
 """
 
 FOREIGN_KEYS = f"""

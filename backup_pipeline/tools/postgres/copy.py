@@ -10,12 +10,22 @@ from psycopg import Connection, pq
 from psycopg.rows import TupleRow
 
 _WAIT_SECONDS = 30.0
-
+_ANY_BYTES = "SQL_ASCII"
 
 CSV = b"format csv"
 CSV_WITH_HEADER = b"format csv, header"
 # A value that holds neither of these two control characters nor an end of line comes out as it is; JSON never does.
 BARE_LINES = b"format csv, quote e'\\x01', delimiter e'\\x02'"
+
+
+def takes_any_bytes(connection: Connection[TupleRow]) -> bool:
+    """Return whether the database is in SQL_ASCII: its texts are whatever bytes were put in, in no known encoding."""
+    return connection.info.parameter_status("server_encoding") == _ANY_BYTES
+
+
+def with_encoding(options: bytes, connection: Connection[TupleRow]) -> bytes:
+    """Return COPY's options for a connection that speaks UTF-8: bytes of no known encoding come as they are."""
+    return options + b", encoding 'SQL_ASCII'" if takes_any_bytes(connection) else options
 
 
 def copy_out(
@@ -36,7 +46,7 @@ def copy_out(
         psycopg.Error: the server's error, or the connection broke.
     """
     link = connection.pgconn
-    link.send_query(b"copy (" + query + b") to stdout (" + options + b")")
+    link.send_query(b"copy (" + query + b") to stdout (" + with_encoding(options, connection) + b")")
     _wait_for_result(link)
     result = link.get_result()
     if result is None or result.status != pq.ExecStatus.COPY_OUT:

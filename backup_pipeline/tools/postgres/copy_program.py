@@ -16,7 +16,7 @@ from backup_pipeline.errors import SourceError, UnreachableError
 from backup_pipeline.tools import processes
 from backup_pipeline.tools.postgres.clients import choose_client
 from backup_pipeline.tools.postgres.connection import PINNED_SETTINGS
-from backup_pipeline.tools.postgres.copy import CSV
+from backup_pipeline.tools.postgres.copy import CSV, with_encoding
 from backup_pipeline.tools.postgres.snapshot import Snapshot
 
 # Linux takes 128 KB for one argument; a query that long names more than a thousand columns.
@@ -49,7 +49,7 @@ def copy_program(snapshot: Snapshot, query: bytes, *, piece: int = 4 << 20) -> I
         f"{pinned}; set search_path = pg_catalog",
         "begin transaction isolation level repeatable read read only",
         f"set transaction snapshot '{snapshot.id}'",
-        f"copy ({query.decode()}) to stdout ({CSV.decode()})",
+        f"copy ({query.decode()}) to stdout ({with_encoding(CSV, snapshot.connection).decode()})",
     ]
     command: list[str | Path] = [
         psql,

@@ -18,6 +18,7 @@ from psycopg.rows import TupleRow
 
 from backup_pipeline.errors import SourceError
 from backup_pipeline.model.record import Fingerprint
+from backup_pipeline.tools.postgres.partitions import read_leaves, rows_of
 from backup_pipeline.tools.postgres.snapshot import LOCKABLE_TABLES
 
 HASH_RECORD = "hash_record"
@@ -125,13 +126,18 @@ def _described(connection: Connection[TupleRow], schema: str, table: str) -> tup
 
 
 def _compute(
-    connection: Connection[TupleRow], schema: str, table: str, algorithm: str, columns: list[str], partitioned: bool
+    connection: Connection[TupleRow],
+    schema: str,
+    table: str,
+    algorithm: str,
+    columns: list[tuple[str, int, str]],
+    partitioned: bool,
 ) -> Fingerprint:
-    alias = row_alias(columns)
-    query = sql.SQL("select coalesce(sum({}::numeric), 0), count(*) from {}{} as {}").format(
+    alias = row_alias([name for name, _, _ in columns])
+    leaves = read_leaves(connection, schema, table) if partitioned else None
+    query = sql.SQL("select coalesce(sum({}::numeric), 0), count(*) from {} as {}").format(
         row_hash(algorithm, alias),
-        sql.SQL("" if partitioned else "only "),
-        sql.Identifier(schema, table),
+        rows_of(schema, table, [(name, kind) for name, _, kind in columns], leaves),
         sql.Identifier(alias),
     )
     row = connection.execute(query).fetchone()
@@ -149,7 +155,7 @@ def fingerprint_table(
 ) -> Fingerprint:
     """Return a table's fingerprint by the fastest algorithm that its column types allow.
 
-    A partitioned table's is that of all its rows; any other table's leaves out tables that inherit from it.
+    A partitioned table's is that of all its rows in this database; any other table's leaves out its inheritors.
 
     Args:
         connection: pinned (see `connection.PINNED_SETTINGS`), inside a snapshot where that matters.
@@ -161,13 +167,13 @@ def fingerprint_table(
     types = hashable if hashable is not None else HashableTypes()
     fits = types.all_of(connection, [(oid, name) for _, oid, name in columns])
     algorithm = HASH_RECORD if fits else HASH_TEXT
-    return _compute(connection, schema, table, algorithm, [name for name, _, _ in columns], partitioned)
+    return _compute(connection, schema, table, algorithm, columns, partitioned)
 
 
 def fingerprint_with(connection: Connection[TupleRow], schema: str, table: str, algorithm: str) -> Fingerprint:
     """Return a table's fingerprint by a recorded algorithm; SourceError when it is unknown or the table is missing."""
     columns, partitioned = _described(connection, schema, table)
-    return _compute(connection, schema, table, algorithm, [name for name, _, _ in columns], partitioned)
+    return _compute(connection, schema, table, algorithm, columns, partitioned)
 
 
 def fingerprint_large_objects(connection: Connection[TupleRow]) -> Fingerprint | None:

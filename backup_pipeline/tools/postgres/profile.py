@@ -13,7 +13,9 @@ from psycopg.rows import TupleRow
 
 from backup_pipeline.model.record import Fingerprint
 from backup_pipeline.tools.arrow_types import ColumnForm, family_of
+from backup_pipeline.tools.postgres.copy import takes_any_bytes
 from backup_pipeline.tools.postgres.fingerprint import HASH_RECORD, HASH_TEXT, HashableTypes, row_alias, row_hash
+from backup_pipeline.tools.postgres.partitions import Leaf, read_leaves, rows_of
 
 # A domain may lie over another: follow them down, keeping the first modifier that is set.
 _COLUMNS = """
@@ -34,7 +36,19 @@ select k.name, format_type(k.declared, k.declared_modifier), format_type(k.type,
 """
 
 
+_NONE = sql.SQL("null::text")
 _BYTES = "sum(octet_length({}))::text"
+_ANSWERS = 5
+
+# RFC 3629, section 4, byte for byte: what a database in SQL_ASCII holds need not be UTF-8. The text is looked at with
+# four bytes for each of its own, so a very long one is not: it counts as bytes.
+_UTF8 = (
+    r"^([\u0001-\u007f]|[\u00c2-\u00df][\u0080-\u00bf]|\u00e0[\u00a0-\u00bf][\u0080-\u00bf]"
+    r"|[\u00e1-\u00ec\u00ee\u00ef][\u0080-\u00bf]{2}|\u00ed[\u0080-\u009f][\u0080-\u00bf]"
+    r"|\u00f0[\u0090-\u00bf][\u0080-\u00bf]{2}|[\u00f1-\u00f3][\u0080-\u00bf]{3}"
+    r"|\u00f4[\u0080-\u008f][\u0080-\u00bf]{2})*$"
+)
+_LONGEST_LOOKED_AT = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,22 +65,33 @@ class SourceColumn:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What is known of a column's values. `total` is a sum, a number of bytes, or a number of true values."""
+    """What is known of a column's values.
+
+    `total` is a sum, a number of bytes, or a number of true values; `raw` whether some text is not UTF-8.
+    """
 
     values: int
     total: str | None = None
     smallest: str | None = None
     largest: str | None = None
+    raw: bool = False
 
 
 @dataclass(frozen=True)
 class TableProfile:
-    """A table as the snapshot has it."""
+    """A table as the snapshot has it.
+
+    Attributes:
+        rows: what stands after FROM for the rows that were looked at.
+        leaves: of a partitioned table; None for any other.
+    """
 
     fingerprint: Fingerprint
     columns: tuple[SourceColumn, ...]
     figures: tuple[Figures, ...]
     forms: tuple[ColumnForm, ...]
+    rows: sql.Composable
+    leaves: tuple[Leaf, ...] | None = None
 
 
 def read_columns(connection: Connection[TupleRow], schema: str, table: str) -> tuple[SourceColumn, ...]:
@@ -93,18 +118,25 @@ def profile_table(
         schema: the table's schema.
         table: its name.
         hashable: what is known of the types of this database.
-        partitioned: whether its rows lie in partitions.
+        partitioned: whether its rows lie in partitions; foreign ones are left out.
         utf8: whether the server's encoding is UTF-8, so that numbers of bytes agree with the file's.
     """
     columns = read_columns(connection, schema, table)
     algorithm = HASH_RECORD if hashable.all_of(connection, [(c.type_id, c.type) for c in columns]) else HASH_TEXT
     alias = row_alias([c.name for c in columns])
-    asked = [part for column in columns for part in _questions(column, utf8)]
-    query = sql.SQL("select coalesce(sum({}::numeric), 0)::text, count(*){} from {}{} as {}").format(
+    any_bytes = takes_any_bytes(connection)
+    # Bytes that come as they are can be counted too.
+    asked = [
+        part
+        for column in columns
+        for part in (*_questions(column, utf8 or any_bytes), _raw_question(column) if any_bytes else _NONE)
+    ]
+    leaves = read_leaves(connection, schema, table) if partitioned else None
+    rows = rows_of(schema, table, [(c.name, c.type) for c in columns], leaves)
+    query = sql.SQL("select coalesce(sum({}::numeric), 0)::text, count(*){} from {} as {}").format(
         row_hash(algorithm, alias),
         sql.SQL("").join(sql.SQL(", ") + part for part in asked),
-        sql.SQL("" if partitioned else "only "),
-        sql.Identifier(schema, table),
+        rows,
         sql.Identifier(alias),
     )
     row = connection.execute(query).fetchone()
@@ -117,18 +149,27 @@ def profile_table(
     )
     answers = [None if value is None else str(value) for value in row[2:]]
     figures = tuple(
-        Figures(int(answers[at] or 0), answers[at + 1], answers[at + 2], answers[at + 3])
-        for at in range(0, len(answers), 4)
+        Figures(int(answers[at] or 0), answers[at + 1], answers[at + 2], answers[at + 3], answers[at + 4] == "true")
+        for at in range(0, len(answers), _ANSWERS)
     )
     forms = tuple(_form(column, found) for column, found in zip(columns, figures, strict=True))
-    return TableProfile(fingerprint, columns, figures, forms)
+    return TableProfile(fingerprint, columns, figures, forms, rows, leaves)
+
+
+def _raw_question(column: SourceColumn) -> sql.Composable:
+    """Return whether any text of a column is not UTF-8; `null` for a type whose text is always ASCII."""
+    if family_of(column.base_type) not in ("text", "other"):
+        return _NONE
+    return sql.SQL("bool_or(case when octet_length({0}::text) > {1} then true else {0}::text !~ {2} end)::text").format(
+        sql.Identifier(column.name), sql.Literal(_LONGEST_LOOKED_AT), sql.Literal(_UTF8)
+    )
 
 
 def _questions(column: SourceColumn, utf8: bool) -> list[sql.Composable]:
     """Return four expressions: number of values, total, smallest, largest; `null` where there is none."""
     name = sql.Identifier(column.name)
     count = sql.SQL("count({})").format(name)
-    none = sql.SQL("null::text")
+    none = _NONE
     match family_of(column.base_type):
         case "integer" if column.base_type == "oid":
             return [count, sql.SQL("sum({}::bigint)::text").format(name), none, none]
@@ -155,8 +196,10 @@ def _bounds(name: sql.Identifier) -> list[sql.Composable]:
 
 
 def _form(column: SourceColumn, figures: Figures) -> ColumnForm:
-    """Decide the column's form from its figures: text where a value does not fit the exact type."""
+    """Decide the column's form from its figures: text where a value does not fit the exact type, bytes of no text."""
     form = ColumnForm(column.name, column.type, column.base_type, family_of(column.base_type))
+    if figures.raw:
+        return form.as_raw()
     fits = True
     match form.family:
         case "decimal":

@@ -1,0 +1,153 @@
+"""One 64-bit number for the key of each row of an Arrow table: equal exported keys have equal numbers. Pure.
+
+A key of one column of at most 64 bits gives a number of its own to each value; any other key is hashed with a seed that
+is drawn anew, so that no data can be made to collide. Whether equal numbers are equal keys is `table_keys`' matter.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+Numbers = npt.NDArray[np.uint64]
+
+# The finaliser of splitmix64, one round less: each step can be undone, so two numbers never become one.
+_MIX = np.uint64(0x9E3779B97F4A7C15)
+_MORE = np.uint64(0xBF58476D1CE4E5B9)
+_SHIFT = np.uint64(29)
+_NULL = np.uint64(0xA5A5A5A5A5A5A5A5)
+_NAN = np.float64("nan")
+_WORD = 8
+# Longer texts are hashed one by one: a loop over their words would be slower.
+_LONGEST_TEXT = 4096
+
+
+def mixed(numbers: Numbers) -> Numbers:
+    """Return the numbers spread over all 64 bits; different numbers stay different."""
+    spread = numbers * _MIX
+    spread ^= spread >> _SHIFT
+    spread *= _MORE
+    return spread
+
+
+def key_numbers(columns: Sequence[pa.ChunkedArray], seed: int, *, nulls_distinct: bool = True) -> Numbers:
+    """Return one number per row; rows with a null in the key are left out where nulls are distinct from each other.
+
+    Args:
+        columns: the key's, of one table.
+        seed: the same for all pieces of a table.
+        nulls_distinct: False when a null equals a null (NULLS NOT DISTINCT).
+    """
+    parts = [_column_numbers(column, seed) for column in columns]
+    numbers = parts[0]
+    if len(parts) > 1:
+        numbers = np.full(len(numbers), seed, dtype=np.uint64)
+        for part in parts:
+            numbers = mixed(numbers ^ part)
+    valid = rows_without_null(columns) if nulls_distinct else None
+    return numbers if valid is None else numbers[valid]
+
+
+def rows_without_null(columns: Sequence[pa.ChunkedArray]) -> npt.NDArray[np.bool_] | None:
+    """Return which rows have a value in every column; None when all have."""
+    valid = None
+    for column in columns:
+        if column.null_count:
+            mask = pc.is_valid(column).to_numpy()
+            valid = mask if valid is None else valid & mask
+    return valid
+
+
+def countable(kind: pa.DataType) -> bool:
+    """Return whether keys of this type can be numbered: all that exports have but SQLite's mixed columns."""
+    return not pa.types.is_nested(kind)
+
+
+def _column_numbers(column: pa.ChunkedArray, seed: int) -> Numbers:
+    found = [_numbers(chunk, seed) for chunk in column.chunks]
+    if not found:
+        return np.zeros(0, dtype=np.uint64)
+    return found[0] if len(found) == 1 else np.concatenate(found)
+
+
+def _numbers(column: pa.Array, seed: int) -> Numbers:
+    kind = column.type
+    if pa.types.is_string(kind) or pa.types.is_binary(kind):
+        numbers = _text_numbers(column, np.int32, seed)
+    elif pa.types.is_large_string(kind) or pa.types.is_large_binary(kind):
+        numbers = _text_numbers(column, np.int64, seed)
+    elif pa.types.is_decimal(kind):
+        numbers = _wide_numbers(column, seed)
+    else:
+        numbers = narrow_numbers(column)
+    if column.null_count:
+        numbers[pc.is_null(column).to_numpy(zero_copy_only=False)] = _NULL
+    return numbers
+
+
+def is_narrow(kind: pa.DataType) -> bool:
+    """Return whether a type's values fit into 64 bits, so that `narrow_numbers` gives each its own."""
+    return not (
+        pa.types.is_string(kind) or pa.types.is_binary(kind) or pa.types.is_large_string(kind)
+        or pa.types.is_large_binary(kind) or pa.types.is_decimal(kind)
+    )  # fmt: skip
+
+
+def narrow_numbers(column: pa.Array) -> Numbers:
+    """Return a number of its own for each value of a type of at most 64 bits: -0 as 0 and one NaN, as PostgreSQL.
+
+    What stands for a null is not said.
+    """
+    kind = column.type
+    if pa.types.is_floating(kind):
+        values = np.array(pc.fill_null(column.cast(pa.float64()), 0.0).to_numpy(zero_copy_only=False))
+        values += 0.0
+        values[np.isnan(values)] = _NAN
+        return values.view(np.uint64)
+    if pa.types.is_temporal(kind):
+        column = column.view(pa.int32() if kind.bit_width == 32 else pa.int64())
+    plain = pc.fill_null(column.cast(pa.int64()), 0).to_numpy(zero_copy_only=False)
+    return np.array(plain, dtype=np.int64).view(np.uint64)
+
+
+def _wide_numbers(column: pa.Array, seed: int) -> Numbers:
+    words = column.type.bit_width // 64
+    data = np.frombuffer(column.buffers()[1], dtype="<u8", count=(column.offset + len(column)) * words)
+    numbers = np.full(len(column), seed, dtype=np.uint64)
+    for word in data.reshape(-1, words)[column.offset :].T:
+        numbers = mixed(numbers ^ word)
+    return numbers
+
+
+def _text_numbers(column: pa.Array, offset_type: type[np.signedinteger], seed: int) -> Numbers:
+    count = len(column)
+    _, offsets_buffer, data_buffer = column.buffers()
+    offsets = np.frombuffer(offsets_buffer, dtype=offset_type)[column.offset : column.offset + count + 1]
+    starts = (offsets[:-1] - offsets[0]).astype(np.int64)
+    lengths = np.diff(offsets).astype(np.int64)
+    data = np.frombuffer(data_buffer or b"", dtype=np.uint8)[offsets[0] : offsets[-1]]
+    padded = np.concatenate([data, np.zeros(_WORD, dtype=np.uint8)])
+    # A word from every byte on, without a copy.
+    words = np.ndarray(shape=(len(data) + 1,), dtype="<u8", buffer=padded, strides=(1,))
+    numbers = mixed(lengths.astype(np.uint64) ^ np.uint64(seed))
+    long = lengths > _LONGEST_TEXT
+    walked = np.where(long, 0, lengths)
+    for at in range(0, int(walked.max(initial=0)), _WORD):
+        rows = slice(None) if int(walked.min()) > at else np.flatnonzero(walked > at)
+        left = walked[rows] - at
+        word = words[starts[rows] + at]
+        if int(left.min()) < _WORD:
+            unused = np.maximum(_WORD - left, 0).astype(np.uint64) * np.uint64(8)
+            word = (word << unused) >> unused
+        numbers[rows] = mixed(numbers[rows] ^ word)
+    key = seed.to_bytes(_WORD, "little")
+    for row in np.flatnonzero(long):
+        text = data[starts[row] : starts[row] + lengths[row]]
+        digest = hashlib.blake2b(text.tobytes(), digest_size=_WORD, key=key).digest()
+        numbers[row] = int.from_bytes(digest, "little")
+    return numbers
