@@ -73,7 +73,7 @@ def _tell_setup(done: EnvSetup, *, dry_run: bool) -> None:
 def check(
     config: ConfigOption = None,
     production: Annotated[
-        bool, typer.Option("--production", help="Weak secrets, local servers and open file modes are errors.")
+        bool, typer.Option("--production", help="Weak secrets and open file modes are errors.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:

@@ -102,7 +102,7 @@ def check_environment(site: Site, *, now: datetime, production: bool = False) ->
     Args:
         site: the site.
         now: the present moment by this machine's clock.
-        production: count weak secrets, local servers and open modes as errors.
+        production: count weak secrets and open modes as errors.
     """
     from backup_pipeline.operations.env_check_machine import machine_faults
     from backup_pipeline.operations.env_check_servers import server_faults
@@ -151,8 +151,8 @@ def _target_faults(site: Site, plans: Sequence[str]) -> list[EnvironmentFault]:
                     variable,
                     f"source {name} is on this machine: a backup beside its source is lost with it",
                     "Keep a copy of the store elsewhere, or back up from another machine.",
+                    # Right for many sites, so not an error in production either.
                     Severity.WARN,
-                    lax=True,
                 )
             )
         elif target.host not in LOCAL_HOSTS and dict(target.options).get("sslmode") in (None, "disable", "allow"):

@@ -37,7 +37,9 @@ All settings stand in `backup.yaml`; secrets stand in `.env`, and `backup.yaml` 
 paths count from the folder of `backup.yaml`. Durations are a number and `h`, `d` or `w` (`12h`, `14d`, `8w`). A list of
 one may be written without brackets. Every fault of the file is reported at once, with its line:
 
-    backup.yaml:14: sources.supabase.dsn_evn: unknown setting; did you mean dsn_env?
+```text
+backup.yaml:14: sources.supabase.dsn_evn: unknown setting; did you mean dsn_env?
+```
 
 Editors complete and check the file by its JSON Schema, [backup.schema.json](../backup.schema.json), when its first line
 is

@@ -1,9 +1,13 @@
-"""The runbook, line by line: its commands are taken from the document and run against a real site's set."""
+"""The runbook, line by line: its commands are taken from the document and run against a real site's set.
+
+documents/test_commands.py sees to it that no section with commands is left out.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -17,9 +21,10 @@ import pytest
 from backup_pipeline.operations.targets import target_of
 from backup_pipeline.tools.postgres.clients import embedded_folders
 from backup_pipeline.tools.postgres.connection import connected
+from backup_pipeline.tools.postgres.embedded import scratch_server
 from backup_pipeline.tools.postgres.target import PostgresTarget
+from backup_pipeline_tests.documents.blocks import ROOT, Block, blocks_of, commands
 from backup_pipeline_tests.sites import SHOP, TestSite, dsn, write_storage
-from backup_pipeline_tests.unit.test_deployment_docs import ROOT, blocks, commands
 
 SETTINGS = """
 store: backups
@@ -33,15 +38,33 @@ plans:
 """
 
 
-def section(title: str) -> list[str]:
+RUNBOOK = ROOT / "docs" / "runbook.md"
+# Every section with commands, each followed by a test below.
+FOLLOWED = (
+    "0. First",
+    "1. Choose a set",
+    "2. A database is damaged",
+    "3. Only some rows are wrong",
+    "4. Files, a repository, a SQLite database",
+    "5. The order archive's database is lost",
+    "6. The whole machine is lost",
+    "7. Afterwards",
+    "8. Without this program",
+)
+
+
+def section(title: str) -> list[Block]:
     """The blocks of one section of the runbook."""
-    text = (ROOT / "docs" / "runbook.md").read_text("utf-8")
-    return blocks(text.split(f"\n## {title}\n")[1].split("\n## ")[0])
+    assert title in FOLLOWED
+    return blocks_of(RUNBOOK.read_text("utf-8").split(f"\n## {title}\n")[1].split("\n## ")[0], RUNBOOK)
 
 
 def calls(title: str) -> list[list[str]]:
-    """The calls of the command line in one section."""
-    return commands("\n\n".join(block.replace("\n", "\n    ").join(("    ", "")) for block in section(title)))
+    """The calls of the command line in one section; there is nothing else in it."""
+    words = [command.words for block in section(title) for command in commands(block)]
+    assert words
+    assert {first for first, *_ in words} == {"backup-pipeline"}
+    return [rest for _, *rest in words]
 
 
 def git(folder: Path, *arguments: str) -> None:
@@ -86,7 +109,7 @@ def test_everything_comes_back_by_hand_without_this_program(
     work = tmp_path / "work"
     work.mkdir()
     sums = tmp_path / "sums"
-    variables, *steps = section("8. Without this program")
+    variables, *steps = (block.text for block in section("8. Without this program"))
     assert variables.startswith("export SET=")
     new = f"restored_{target.database}"
     out = ""
@@ -126,10 +149,17 @@ def test_everything_comes_back_by_hand_without_this_program(
     assert "supabase_db.sql.gz" in done.stdout + done.stderr
 
 
-def follow(site: TestSite, title: str) -> None:
-    """Do what a section says; what a plan prints is what the next command is given."""
+def follow(site: TestSite, title: str, *, until: str = "") -> None:
+    """Do what a section says, up to the first command of this name."""
+    steps = calls(title)
+    end = next((number for number, words in enumerate(steps) if words[0] == until), len(steps))
+    follow_calls(site, steps[:end])
+
+
+def follow_calls(site: TestSite, steps: list[list[str]]) -> None:
+    """Run each; what a plan prints is what the next command is given."""
     known: dict[str, str] = {}
-    for words in calls(title):
+    for words in steps:
         words = [known.get(word, word) for word in words]
         planning = words[0] == "restore" and "--apply" not in words
         done = site.run(*words, *(["--json"] if planning else []))
@@ -177,17 +207,57 @@ def test_a_damaged_site_is_brought_back_by_following_the_runbook(site: TestSite)
     with closing(sqlite3.connect(site.folder / "werkstatt.db")) as connection, connection:
         assert connection.execute("select count(*) from auftraege").fetchone() == (100,)
 
-    # The whole database is gone; section 6 sends the reader to section 2.
+    # The whole database is gone: it is made again.
     with connected(database.with_database("postgres")) as connection:
         connection.execute(f'drop database "{database.database}" with (force)'.encode())
-    assert site.run("verify", "--all").code == 0
-    site_steps = calls("2. A database is damaged")[:2]
-    plan = json.loads(site.run(*site_steps[0], "--json").out)
-    known = {"PLAN_ID": plan["plan_id"], "NAME": plan["confirm"]}
-    done = site.run(*(known.get(word, word) for word in site_steps[1]))
-    assert done.code == 0, done.text
+    follow(site, "2. A database is damaged", until="undo")
     assert rows() == before
     follow(site, "7. Afterwards")
+
+
+def test_a_lost_machine_is_brought_back_on_a_new_one_by_following_the_runbook(site: TestSite, tmp_path: Path) -> None:
+    title = "6. The whole machine is lost"
+    text = RUNBOOK.read_text("utf-8").split(f"\n## {title}\n")[1].split("\n## ")[0]
+    assert re.findall(r"^\d\. ", text, re.MULTILINE) == ["1. ", "2. ", "3. ", "4. ", "5. "]
+
+    # 1. and 2.: settings, variables and the copy of the store; another server, on which nothing is yet.
+    new = TestSite(tmp_path / "new", dict(site.variables))
+    new.folder.mkdir()
+    shutil.copy(site.folder / "backup.yaml", new.folder)
+    shutil.copytree(site.folder / "backups", new.folder / "backups")
+    for name in ("storage", "code", "werkstatt.db"):
+        (site.folder / name).rename(tmp_path / f"lost-{name}")
+    with scratch_server(Path("/tmp")) as server:
+        new.variables["DATABASE_URL"] = dsn(server.target("brought_back"))
+        new.write_env()
+
+        # 3. says what is missing: sources that are still to be restored, and nothing that was forgotten.
+        (check,) = [words for words in calls(title) if words[0] == "env"]
+        told = json.loads(new.run(*check, "--json").out)
+        missing = {str(new.folder / name) for name in ("storage", "code", "werkstatt.db")}
+        errors = {fault["where"]: fault["what"] for fault in told["faults"] if fault["severity"] == "ERROR"}
+        assert missing <= set(errors)
+        (other,) = [what for where, what in errors.items() if where not in missing]
+        assert 'database "brought_back" does not exist' in other
+
+        # 4. every set, and 5. each source as in sections 2 and 4.
+        (verify,) = [words for words in calls(title) if words[0] == "verify"]
+        done = new.run(*verify)
+        assert done.code == 0, done.text
+        follow(new, "2. A database is damaged", until="undo")
+        follow(new, "4. Files, a repository, a SQLite database")
+        claire = calls("4. Files, a repository, a SQLite database")[-2:]
+        follow_calls(new, [[word for word in words if word not in ("--into", "claire_look")] for words in claire])
+
+        told = json.loads(new.run(*check, "--json").out)
+        assert [fault for fault in told["faults"] if fault["severity"] == "ERROR"] == []
+        with connected(server.target("brought_back")) as connection:
+            assert connection.execute("select count(*) from public.orders").fetchone() == (300,)
+        assert len(list((new.folder / "storage" / "materials").rglob("*.txt"))) == 5
+        assert (new.folder / "code" / "main.py").read_text() == "print(1)\n"
+        with closing(sqlite3.connect(new.folder / "werkstatt.db")) as connection:
+            assert connection.execute("select count(*) from auftraege").fetchone() == (100,)
+        follow(new, "7. Afterwards")
 
 
 AUFTRAEGE = """create table auftraege (record_id integer primary key, auftrag_nr text, kunde_name text, kunden_nr text,

@@ -101,10 +101,11 @@ def test_a_healthy_site_has_no_errors(reachable):
     assert [fault for fault in faults if fault.severity is Severity.ERROR] == []
 
 
-def test_production_counts_a_local_server_as_an_error(reachable):
-    errors = [f for f in check_environment(reachable(), now=NOW, production=True) if f.severity is Severity.ERROR]
-    assert {error.where for error in errors} == {"DATABASE_URL", "KC_DB_URL"}
-    assert all("on this machine" in error.what for error in errors)
+def test_a_server_on_this_machine_is_a_warning_in_production_too_for_there_is_often_no_other(reachable):
+    faults = check_environment(reachable(), now=NOW, production=True)
+    told = {fault.where for fault in faults if "on this machine" in fault.what}
+    assert told == {"DATABASE_URL", "KC_DB_URL"}
+    assert [fault for fault in faults if fault.severity is Severity.ERROR] == []
 
 
 def test_a_server_that_does_not_answer_is_named_without_its_password(reachable):

@@ -1,0 +1,1 @@
+"""What the documents say is done here: every command of theirs runs."""
