@@ -120,3 +120,7 @@ class StoreError(BackupSystemError):
     """The store cannot be written or read (permission, full disk, damaged folder)."""
 
     exit_code = ExitCode.STORE
+
+
+class MissingFileError(StoreError):
+    """A file that a set should have is not there."""

@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
@@ -18,7 +18,14 @@ from typing import BinaryIO
 from backup_pipeline.artefacts.capture import utc_now
 from backup_pipeline.artefacts.postgres_dump import catalog_of, fingerprints_of, large_objects_of
 from backup_pipeline.artefacts.postgres_roles import roles_of
-from backup_pipeline.errors import BackupSystemError, RefusedError, SettingsError, StoreError
+from backup_pipeline.errors import (
+    BackupSystemError,
+    MissingFileError,
+    RefusedError,
+    SettingsError,
+    StoreError,
+    ValidationError,
+)
 from backup_pipeline.model.manifest import MANIFEST_NAME, Manifest
 from backup_pipeline.model.progress import ProgressSink, no_progress
 from backup_pipeline.model.proof import Finding, Proof, ProofKind
@@ -112,7 +119,12 @@ def _drill(
         scratch = _Scratch(site, stack, store, manifest)
         for source in manifest.sources:
             records = [record for record in manifest.artefacts if record.source == source]
-            part = _drill_source(store, manifest, records, scratch, jobs, before_comparison, progress, started)
+            try:
+                part = _drill_source(store, manifest, records, scratch, jobs, before_comparison, progress, started)
+            except (ValidationError, MissingFileError) as error:
+                # What the set says of the source is itself damaged: the others are drilled all the same.
+                part = DrillOutcome()
+                part.findings.append(Finding(subject=error.where or "set", problem=error.what, remedy=error.remedy))
             _add(total, source, part)
             settings = site.settings.sources.get(source)
             if isinstance(settings, OrdersSource):
@@ -280,8 +292,10 @@ def space_needed(store: Store, manifest: Manifest) -> int:
     needed = _SPACE_AT_LEAST
     for record in manifest.artefacts:
         if record.kind is ArtefactKind.POSTGRES_DUMP:
-            catalog = catalog_of(lambda path: store.open(manifest.set_id, path), record)
-            needed += int(_SPACE_FACTOR * sum(table.bytes for table in catalog.tables))
+            # A catalog that is damaged or missing is found by the drill itself.
+            with suppress(ValidationError, MissingFileError):
+                catalog = catalog_of(lambda path: store.open(manifest.set_id, path), record)
+                needed += int(_SPACE_FACTOR * sum(table.bytes for table in catalog.tables))
         elif record.kind is not ArtefactKind.TABLE_EXPORT:
             needed += 4 * record.size
     return needed

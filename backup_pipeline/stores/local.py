@@ -15,7 +15,7 @@ from typing import BinaryIO
 from pydantic import BaseModel
 from pydantic import ValidationError as PydanticError
 
-from backup_pipeline.errors import SetNotFoundError, StoreError
+from backup_pipeline.errors import MissingFileError, SetNotFoundError, StoreError
 from backup_pipeline.model.backup_set import BackupSet, SetState
 from backup_pipeline.model.manifest import (
     CHECKSUM_NAME,
@@ -215,7 +215,7 @@ def _open(place: Path) -> BinaryIO:
     try:
         return place.open("rb")
     except FileNotFoundError as error:
-        raise StoreError("The file is missing.", where=str(place), remedy="Use another set.") from error
+        raise MissingFileError("The file is missing.", where=str(place), remedy="Use another set.") from error
     except OSError as error:
         raise translate_os_error(error, place) from error
 

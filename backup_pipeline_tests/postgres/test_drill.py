@@ -77,10 +77,46 @@ def test_an_export_with_another_value_is_found(made: tuple[TestSite, SetId]) -> 
     assert any("customers.parquet" in subject and "other values" in told[subject] for subject in told), told
 
 
-def test_without_a_server_of_its_own_an_embedded_one_of_a_fitting_version_is_used(made: tuple[TestSite, SetId]) -> None:
+@pytest.mark.parametrize("document", ["nasty_roles.json", "nasty_catalog.json"])
+def test_a_damaged_document_is_a_finding_and_the_other_sources_are_drilled(
+    made: tuple[TestSite, SetId], document: str
+) -> None:
+    site, set_id = made
+    path = site.site.store_folder("nightly") / set_id / document
+    whole = path.read_bytes()
+    try:
+        path.write_bytes(whole.replace(b'"', b"'", 1))
+        proof = drill_set(site.site, "nightly", set_id)
+    finally:
+        path.write_bytes(whole)
+    assert not proof.passed
+    assert [f.subject for f in proof.findings if f.subject.startswith("nasty: ")] == [f"nasty: {document}"]
+    assert proof.numbers["files"] > 0
+
+
+def test_a_missing_file_is_a_finding_and_the_other_sources_are_drilled(made: tuple[TestSite, SetId]) -> None:
+    site, set_id = made
+    folder = site.site.store_folder("nightly") / set_id
+    for name in ("nasty_roles.json", "nasty_catalog.json", *(p.name for p in folder.glob("nasty_db.*"))):
+        away = (folder / name).rename(folder.parent / f".away-{name}")
+        try:
+            proof = drill_set(site.site, "nightly", set_id)
+        finally:
+            away.rename(folder / name)
+        assert not proof.passed
+        assert any(f.subject.startswith("nasty: ") for f in proof.findings), proof.findings
+        assert proof.numbers["files"] > 0
+
+
+def test_without_a_server_of_its_own_an_embedded_one_of_a_fitting_version_is_used(
+    made: tuple[TestSite, SetId], monkeypatch: pytest.MonkeyPatch
+) -> None:
     site, set_id = made
     variables = dict(site.variables)
-    before = set(Path(tempfile.gettempdir()).glob("bp-scratch-*"))
+    # Short, since a socket's path has at most 107 characters, and open to the server's user.
+    scratch = Path(tempfile.mkdtemp(prefix="bp-"))
+    scratch.chmod(0o711)
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
     del site.variables["DRILL_DATABASE_URL"]
     site.write_env()
     try:
@@ -89,7 +125,7 @@ def test_without_a_server_of_its_own_an_embedded_one_of_a_fitting_version_is_use
         site.variables = variables
         site.write_env()
     assert proof.findings == ()
-    assert set(Path(tempfile.gettempdir()).glob("bp-scratch-*")) <= before
+    scratch.rmdir()  # which only an empty folder allows
 
 
 def test_too_little_disk_is_told_before_anything_begins(
