@@ -36,7 +36,7 @@ def _export_orders(site: Site, plan: str) -> int:
     names = order_sources(site, plan)
     if not names:
         return 0
-    from backup_pipeline.orchestration.orders import job_name, year_range_tags
+    from backup_pipeline.orchestration.orders_years import job_name, year_range_tags
 
     for name in names:
         console(stderr=True).rule(f"orders of {name}: a copy into every order's folder", align="left")
