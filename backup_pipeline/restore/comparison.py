@@ -6,7 +6,7 @@ The same function serves drills and restores. Nothing is restored or decided her
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from backup_pipeline.model.catalog import Catalog, RolesDocument
@@ -14,7 +14,9 @@ from backup_pipeline.model.progress import ProgressSink, no_progress
 from backup_pipeline.model.proof import Finding
 from backup_pipeline.model.record import Fingerprint
 from backup_pipeline.rules.catalog_difference import differences
+from backup_pipeline.rules.left_out import Line, told, without_left_out
 from backup_pipeline.rules.verification import fingerprint_findings
+from backup_pipeline.tools.postgres.databases import server_facts
 from backup_pipeline.tools.postgres.restore_check import (
     catalog_of,
     fingerprint_in_order,
@@ -53,6 +55,7 @@ def compare_database(
     *,
     ignore_kinds: Collection[str] = (),
     ignore_schemas: Collection[str] = (),
+    left_out: Sequence[Line] = (),
     jobs: int = 2,
     progress: ProgressSink = no_progress,
 ) -> Comparison:
@@ -63,6 +66,7 @@ def compare_database(
         expected: what it must hold.
         ignore_kinds: kinds of the catalog that cannot agree here.
         ignore_schemas: schemas that were left out of the restore on purpose.
+        left_out: lines that the restoring role was refused; what follows from them is told as skipped.
         jobs: connections.
         progress: told the number of tables compared.
     """
@@ -86,9 +90,12 @@ def compare_database(
                 )
             )
     if expected.catalog is not None:
-        findings += differences(
-            expected.catalog, catalog_of(target), ignore_kinds=ignore_kinds, ignore_schemas=ignore_schemas
-        )
+        wanted_objects, objects = expected.catalog, catalog_of(target)
+        if left_out:
+            user = server_facts(target).user
+            wanted_objects, objects = without_left_out(wanted_objects, objects, left_out, user)
+            skipped += [Finding(subject="what this role may not do", problem=text) for text in told(left_out, user)]
+        findings += differences(wanted_objects, objects, ignore_kinds=ignore_kinds, ignore_schemas=ignore_schemas)
     else:
         skipped.append(Finding(subject="catalog", problem="the set recorded none, so objects were not compared"))
     if not wanted:

@@ -100,7 +100,10 @@ def drill_database(
         outcome.details["quieted"] = list(quiet_copy(target))
         if before_comparison is not None:
             before_comparison(target)
-        comparison = compare_database(target, expected, ignore_schemas=apart.schemas, jobs=jobs or 2, progress=progress)
+        comparison = compare_database(
+            target, expected, ignore_schemas=apart.schemas, left_out=rebuilt.left_out, jobs=jobs or 2,
+            progress=progress,
+        )  # fmt: skip
         hidden = {f"extension {name}" for name in apart.extensions}
         outcome.findings += [f for f in comparison.findings if f.subject not in hidden]
         outcome.skipped += comparison.skipped

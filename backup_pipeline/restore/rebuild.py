@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 from backup_pipeline.errors import BackupSystemError
 from backup_pipeline.model.progress import ProgressSink, no_progress
+from backup_pipeline.rules.left_out import LeftOut, Line
 from backup_pipeline.tools.postgres.clients import choose_client
 from backup_pipeline.tools.postgres.databases import (
     DatabaseProperties,
@@ -45,6 +46,7 @@ class Rebuilt:
     seconds: float
     data_bytes: int
     warnings: tuple[str, ...] = ()
+    left_out: tuple[Line, ...] = ()
 
 
 def rebuild_database(
@@ -70,18 +72,22 @@ def rebuild_database(
         skip: tells which parts of the dump are left out (never with `careful`).
         progress: told the bytes loaded.
 
+    Returns:
+        The new database. `left_out` are lines that a role without superuser rights was refused (see `rules.left_out`).
+
     Raises:
         BackupSystemError: as psql, pg_restore or the server say; without data.
     """
     began = time.monotonic()
     facts = server_facts(target)
+    left = None if facts.superuser else LeftOut(facts.roles)
     client = choose_client(facts.major, safe_restore=True, at_least=written_by)
     create_database(target, like)
     try:
         warnings: tuple[str, ...] = ()
         size = 0
         with open_dump() as file:
-            archive = None if careful or skip is not None else archive_path(file)
+            archive = None if careful or skip is not None or left is not None else archive_path(file)
             if archive is not None:
                 count = jobs or default_jobs()
                 warnings = run_archive(archive, target, client, jobs=count, settings=session_settings(count))
@@ -91,13 +97,16 @@ def rebuild_database(
                     if careful:
                         warnings = run_plain_dump(reader, target, client)
                     else:
-                        size = load_plain_dump(reader, target, jobs=jobs, skip=skip, progress=progress).data_bytes
+                        size = load_plain_dump(
+                            reader, target, jobs=jobs, skip=skip, tolerate=left.take if left else None,
+                            progress=progress,
+                        ).data_bytes  # fmt: skip
         if like is not None:
             apply_properties(target, like)
     except BaseException:
         _drop_quietly(target)
         raise
-    return Rebuilt(target, time.monotonic() - began, size, warnings)
+    return Rebuilt(target, time.monotonic() - began, size, warnings, tuple(left.lines) if left else ())
 
 
 def _drop_quietly(target: PostgresTarget) -> None:

@@ -17,6 +17,7 @@ LEFT_ALONE = frozenset(
     {"realtime", "_realtime", "extensions", "vault", "cron", "net", "graphql", "graphql_public", "pgsodium",
      "pgsodium_masks", "pgbouncer", "supabase_functions", "supabase_migrations", "_analytics", "pgtle", "_supavisor"}
 )  # fmt: skip
+OWNED = DATA_ONLY_SCHEMAS | LEFT_ALONE
 VERSION_TABLES = frozenset({("auth", "schema_migrations"), ("storage", "migrations")})
 # What the platform writes by itself and what means nothing elsewhere.
 PASSING = frozenset({("storage", "s3_multipart_uploads"), ("storage", "s3_multipart_uploads_parts"),

@@ -84,28 +84,95 @@ def upsert_database(
     """
     client = choose_client(server_facts(target).major, at_least=written_by)
     catalog = catalog_of(target)
-    outcome = UpsertOutcome()
-    sequences: list[tuple[str, int, bool]] = []
     with merge_session(target, commit=commit) as session:
-        present = {(table.schema_name, table.name) for table in catalog.tables if table.kind == "table"}
+        rows = Upsert(session, catalog, request)
         if commit:
+            present = {(table.schema_name, table.name) for table in catalog.tables if table.kind == "table"}
             session.lock(name for name in present if request.wanted(name))
-        encoding = ""
         with open_dump() as file, plain_sql(file, client) as reader:
-            for part in DumpParts(reader):
-                if isinstance(part, CopyBlock):
-                    if request.versions(part.table):
-                        _compare_version(session, part, outcome)
-                    elif request.wanted(part.table):
-                        _stage(session, part, request, outcome, encoding)
-                        progress(Progress("read rows", len(session.staged), None, "tables"))
-                elif found := _SETVAL.match(part.body):
-                    name = found[1].decode().replace("''", "'")
-                    sequences.append((name, int(found[2]), found[3] == b"true"))
-                elif named := _ENCODING.match(part.body):
-                    encoding = "" if named[1] == b"UTF8" else named[1].decode()
-        _finish(session, catalog, request, outcome, sequences, commit=commit)
-    return outcome
+            rows.read(DumpParts(reader), progress)
+        rows.compare()
+        if commit:
+            rows.write()
+    return rows.outcome
+
+
+class Upsert:
+    """Rows of a dump on their way into the tables of one merge session: `read`, then `compare`, then `write`."""
+
+    def __init__(self, session: MergeSession, catalog: Catalog, request: UpsertRequest) -> None:
+        self._session = session
+        self._catalog = catalog
+        self._request = request
+        self._sequences: list[tuple[str, int, bool]] = []
+        self.outcome = UpsertOutcome()
+
+    def read(self, parts: DumpParts, progress: ProgressSink) -> None:
+        """Load the rows that are wanted into temporary tables."""
+        session, request, encoding = self._session, self._request, ""
+        for part in parts:
+            if isinstance(part, CopyBlock):
+                if request.versions(part.table):
+                    _compare_version(session, part, self.outcome)
+                elif request.wanted(part.table):
+                    _stage(session, part, request, self.outcome, encoding)
+                    progress(Progress("read rows", len(session.staged), None, "tables"))
+            elif found := _SETVAL.match(part.body):
+                name = found[1].decode().replace("''", "'")
+                self._sequences.append((name, int(found[2]), found[3] == b"true"))
+            elif named := _ENCODING.match(part.body):
+                encoding = "" if named[1] == b"UTF8" else named[1].decode()
+
+    def compare(self) -> None:
+        """Find what differs, and what stands against writing it."""
+        session, request, outcome = self._session, self._request, self.outcome
+        outcome.tables = [
+            session.compare(name, request.on_conflict, request.newer_column) for name in sorted(session.staged)
+        ]
+        missing = sorted(set(request.conditions) - set(session.staged))
+        if not outcome.reasons_against:
+            outcome.reasons_against += [f"table {'.'.join(name)} of --rows is not in the backup" for name in missing]
+
+    def write(self, *, sequences: bool = True) -> None:
+        """Write what differs; `sequences` False leaves them where they are (they do not follow a rollback).
+
+        Raises:
+            RefusedError: something stands against it. SourceError: a constraint does not hold.
+        """
+        session, request, outcome = self._session, self._request, self.outcome
+        if outcome.reasons_against:
+            raise RefusedError(
+                f"The rows cannot be brought back: {'; '.join(outcome.reasons_against)}.",
+                where="upsert",
+                remedy="Choose other tables with --tables, or rebuild.",
+            )
+        tables = self._catalog.tables
+        leaf_of = {(t.schema_name, t.name): t.leaf_of for t in tables if t.leaf_of}
+        refers_to = {(t.schema_name, t.name): [(k.to_schema, k.to_table) for k in t.foreign_keys] for t in tables}
+        if request.without_triggers:
+            session.silence_triggers(session.staged)
+        for group in order_of_leaves(session.staged, leaf_of, refers_to):
+            session.write(group)
+        session.check_constraints()
+        session.restore_triggers()
+        if session.as_replica:
+            outcome.warnings.append("triggers were left out as a replica does; foreign keys were checked afterwards")
+            session.check_references(
+                ((t.schema_name, t.name), key.columns, (key.to_schema, key.to_table), key.to_columns)
+                for t in tables
+                for key in t.foreign_keys
+                if (t.schema_name, t.name) in session.staged
+            )
+        if sequences:
+            chosen = None if request.everything else set(session.staged)
+            notes = [session.raise_sequence(name, last, called, chosen) for name, last, called in self._sequences]
+            outcome.warnings += [note for note in notes if note]
+        for name in session.staged:
+            if count := session.differing_after(name):
+                outcome.warnings.append(
+                    f"{count} rows of {'.'.join(name)} are not the backup's after all: a trigger changed them "
+                    "(--without-triggers leaves triggers out)"
+                )
 
 
 def _compare_version(session: MergeSession, block: CopyBlock, outcome: UpsertOutcome) -> None:
@@ -154,58 +221,6 @@ def _reasons_against(block: CopyBlock, facts: TableFacts | None, request: Upsert
     if facts.key and not set(facts.key) <= set(block.columns):
         reasons.append(f"table {name} has another primary key than the backup")
     return reasons
-
-
-def _finish(
-    session: MergeSession,
-    catalog: Catalog,
-    request: UpsertRequest,
-    outcome: UpsertOutcome,
-    sequences: Iterable[tuple[str, int, bool]],
-    *,
-    commit: bool,
-) -> None:
-    outcome.tables = [
-        session.compare(name, request.on_conflict, request.newer_column) for name in sorted(session.staged)
-    ]
-    missing = sorted(set(request.conditions) - set(session.staged))
-    if not outcome.reasons_against:
-        outcome.reasons_against += [f"table {'.'.join(name)} of --rows is not in the backup" for name in missing]
-    if not commit:
-        return
-    if outcome.reasons_against:
-        raise RefusedError(
-            f"The rows cannot be brought back: {'; '.join(outcome.reasons_against)}.",
-            where="upsert",
-            remedy="Choose other tables with --tables, or rebuild.",
-        )
-    leaf_of = {(t.schema_name, t.name): t.leaf_of for t in catalog.tables if t.leaf_of}
-    refers_to = {
-        (t.schema_name, t.name): [(key.to_schema, key.to_table) for key in t.foreign_keys] for t in catalog.tables
-    }
-    if request.without_triggers:
-        session.silence_triggers(session.staged)
-    for group in order_of_leaves(session.staged, leaf_of, refers_to):
-        session.write(group)
-    session.check_constraints()
-    session.restore_triggers()
-    if session.as_replica:
-        outcome.warnings.append("triggers were left out as a replica does; foreign keys were checked afterwards")
-        session.check_references(
-            ((t.schema_name, t.name), key.columns, (key.to_schema, key.to_table), key.to_columns)
-            for t in catalog.tables
-            for key in t.foreign_keys
-            if (t.schema_name, t.name) in session.staged
-        )
-    tables = None if request.everything else set(session.staged)
-    notes = [session.raise_sequence(name, last, called, tables) for name, last, called in sequences]
-    outcome.warnings += [note for note in notes if note]
-    for name in session.staged:
-        if count := session.differing_after(name):
-            outcome.warnings.append(
-                f"{count} rows of {'.'.join(name)} are not the backup's after all: a trigger changed them "
-                "(--without-triggers leaves triggers out)"
-            )
 
 
 def matches(name: TableName, patterns: Iterable[str]) -> bool:

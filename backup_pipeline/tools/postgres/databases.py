@@ -50,7 +50,7 @@ class DatabaseProperties:
 
 @dataclass(frozen=True, slots=True)
 class ServerFacts:
-    """What a restore must know of a server before it begins."""
+    """What a restore must know of a server before it begins. `may_become`: roles that this one may give things to."""
 
     major: int
     version: str
@@ -61,6 +61,7 @@ class ServerFacts:
     extensions: frozenset[str]
     databases: frozenset[str]
     may_create_roles: bool = False
+    may_become: frozenset[str] = frozenset()
 
 
 @contextlib.contextmanager
@@ -101,6 +102,12 @@ def server_facts(target: PostgresTarget) -> ServerFacts:
             roles=_names(connection, "select rolname from pg_catalog.pg_roles"),
             extensions=_names(connection, "select name from pg_catalog.pg_available_extensions"),
             databases=_names(connection, "select datname from pg_catalog.pg_database"),
+            # Since version 16 being a member does not always allow to act as the role.
+            may_become=_names(
+                connection,
+                "select rolname from pg_catalog.pg_roles where pg_catalog.pg_has_role(oid,"
+                " case when current_setting('server_version_num')::integer >= 160000 then 'SET' else 'MEMBER' end)",
+            ),
         )
 
 
@@ -220,13 +227,19 @@ def drop_database(target: PostgresTarget) -> None:
 
 
 def create_roles(target: PostgresTarget, names: Iterable[str]) -> tuple[str, ...]:
-    """Make the roles that are missing, without login and without rights; return those that were made."""
+    """Make the roles that are missing, without login and without rights; return those that were made.
+
+    A role that is no superuser becomes a member of what it makes: else it could not give anything to them.
+    """
     made = []
+    facts = server_facts(target)
     with maintenance(target) as connection:
         for name in names:
             with contextlib.suppress(psycopg.errors.DuplicateObject):
                 connection.execute(sql.SQL("create role {} nologin").format(sql.Identifier(name)))
                 made.append(name)
+                if not facts.superuser:
+                    connection.execute(sql.SQL("grant {} to current_user").format(sql.Identifier(name)))
     return tuple(made)
 
 

@@ -93,6 +93,11 @@ class MergeSession:
         self.as_replica = False
 
     @property
+    def connection(self) -> Connection[TupleRow]:
+        """The transaction's connection, for what else belongs into it."""
+        return self._connection
+
+    @property
     def staged(self) -> tuple[TableName, ...]:
         """Tables whose rows of the backup have been loaded."""
         return tuple(self._staged)

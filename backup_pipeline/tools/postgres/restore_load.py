@@ -31,7 +31,7 @@ from backup_pipeline.tools.postgres.target import PostgresTarget
 # A table whose data is larger is loaded by all workers; smaller ones by one, frozen.
 LARGE_TABLE = 16 << 20
 WORTH_FREEZING = 1 << 19
-_SET = re.compile(rb"(SET\s|SELECT pg_catalog\.set_config\('search_path', '', false\);)")
+_SET = re.compile(rb"(SET\s(?!SESSION AUTHORIZATION)|SELECT pg_catalog\.set_config\('search_path', '', false\);)")
 _NAME = rb'(?:"(?:[^"]|"")+"|[^\s".]+)'
 _KEY = re.compile(
     rb"ALTER TABLE (?:ONLY )?(?P<table>" + _NAME + rb"\." + _NAME + rb")\s+ADD CONSTRAINT " + _NAME
@@ -70,6 +70,8 @@ def session_settings(jobs: int) -> dict[str, str]:
 
 
 Skip = Callable[["Statement | CopyBlock"], bool]
+# Told a statement that the server refused and the SQLSTATE; True leaves it out.
+Tolerate = Callable[[bytes, str], bool]
 
 
 class _StoppedError(Exception):
@@ -173,13 +175,21 @@ class _Pool:
         self.check()
 
 
-def _execute(connection: Connection[TupleRow], text: bytes, target: PostgresTarget) -> None:
-    """Run one statement as it stands, in whatever encoding the dump set; the error names no data."""
+def execute_statement(
+    connection: Connection[TupleRow], text: bytes, target: PostgresTarget, tolerate: Tolerate | None = None
+) -> None:
+    """Run one statement as it stands, in whatever encoding the dump set.
+
+    Raises:
+        SourceError: the server refused it and `tolerate` did not take that; names the first line, no data.
+    """
     result = connection.pgconn.exec_(text)
     if result.status in (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK, ExecStatus.EMPTY_QUERY):
         return
     primary = (result.error_field(ord("M")) or b"").decode("utf-8", "replace")
     state = (result.error_field(ord("C")) or b"").decode()
+    if tolerate is not None and tolerate(text, state):
+        return
     first = text.strip().split(b"\n")[0][:120].decode("utf-8", "replace")
     raise SourceError(
         f"{primary} (SQLSTATE {state}) in: {first}",
@@ -188,9 +198,42 @@ def _execute(connection: Connection[TupleRow], text: bytes, target: PostgresTarg
     )
 
 
+def copy_rows(
+    connection: Connection[TupleRow],
+    target: PostgresTarget,
+    table: tuple[str, str],
+    statement: bytes,
+    chunks: Iterator[bytes],
+) -> tuple[int, int]:
+    """Run a COPY … FROM STDIN with these data lines; return rows and bytes.
+
+    Raises:
+        SourceError: the data was refused; the error names the table, never a row.
+    """
+    size = 0
+    with connection.cursor() as cursor:
+        try:
+            with cursor.copy(statement) as copy:
+                for chunk in chunks:
+                    copy.write(chunk)
+                    size += len(chunk)
+        except Exception as error:
+            diagnosis = getattr(error, "diag", None)
+            if diagnosis is not None and diagnosis.message_primary:
+                # The context holds the line of data that was refused; it belongs into no message.
+                raise SourceError(
+                    f"The data of a table was refused (SQLSTATE {diagnosis.sqlstate}).",
+                    where=f"{target.label}: {table[0]}.{table[1]}",
+                    remedy="The live database is untouched. Look at the server's log for the row.",
+                ) from None
+            raise
+        return max(0, cursor.rowcount), size
+
+
 class _Loader:
-    def __init__(self, pool: _Pool, target: PostgresTarget, progress: ProgressSink) -> None:
+    def __init__(self, pool: _Pool, target: PostgresTarget, progress: ProgressSink, tolerate: Tolerate | None) -> None:
         self._pool = pool
+        self._tolerate = tolerate
         self._target = target
         self._progress = progress
         self._lock = threading.Lock()
@@ -233,7 +276,7 @@ class _Loader:
         self._end_run()
         # A session setting concerns every connection; anything else runs once.
         for connection in self._pool.connections if _SET.match(statement.body) else [self._first]:
-            _execute(connection, statement.body, self._target)
+            execute_statement(connection, statement.body, self._target, self._tolerate)
 
     def _end_run(self) -> None:
         """Build the keys and indexes gathered so far: by table, keys before indexes, indexes side by side."""
@@ -269,7 +312,7 @@ class _Loader:
                         return
                     statements, then = ready.get_nowait()
                 for text in statements:
-                    _execute(connection, text, self._target)
+                    execute_statement(connection, text, self._target)
                 with changed:
                     left -= len(statements)
                     for text in then:
@@ -280,7 +323,7 @@ class _Loader:
             self._pool.submit(work)
         self._pool.wait()
         for statement in after:
-            _execute(self._first, statement.body, self._target)
+            execute_statement(self._first, statement.body, self._target)
 
     def _copy(self, block: CopyBlock) -> None:
         table, header = block.table, block.header
@@ -365,24 +408,7 @@ class _Loader:
     def _feed(
         self, connection: Connection[TupleRow], table: tuple[str, str], statement: bytes, chunks: Iterator[bytes]
     ) -> None:
-        size = 0
-        with connection.cursor() as cursor:
-            try:
-                with cursor.copy(statement) as copy:
-                    for chunk in chunks:
-                        copy.write(chunk)
-                        size += len(chunk)
-            except Exception as error:
-                diagnosis = getattr(error, "diag", None)
-                if diagnosis is not None and diagnosis.message_primary:
-                    # The context holds the line of data that was refused; it belongs into no message.
-                    raise SourceError(
-                        f"The data of a table was refused (SQLSTATE {diagnosis.sqlstate}).",
-                        where=f"{self._target.label}: {table[0]}.{table[1]}",
-                        remedy="The live database is untouched. Look at the server's log for the row.",
-                    ) from None
-                raise
-            self._count(table, max(0, cursor.rowcount), size)
+        self._count(table, *copy_rows(connection, self._target, table, statement, chunks))
 
     def _count(self, table: tuple[str, str], rows: int, size: int) -> None:
         with self._lock:
@@ -406,6 +432,7 @@ def load_plain_dump(
     *,
     jobs: int = 0,
     skip: Skip | None = None,
+    tolerate: Tolerate | None = None,
     analyze: bool = True,
     progress: ProgressSink = no_progress,
 ) -> LoadOutcome:
@@ -416,6 +443,7 @@ def load_plain_dump(
         target: a database that nobody else uses.
         jobs: connections; the processor's cores (at most 8) by default.
         skip: tells which parts are left out, such as an extension that this server has not got.
+        tolerate: asked about every statement of its own that the server refuses; everything else must succeed.
         analyze: gather the planner's statistics of every table at the end.
         progress: told the bytes of table data loaded so far.
 
@@ -426,7 +454,7 @@ def load_plain_dump(
     jobs = jobs or default_jobs()
     try:
         with _Pool(target, jobs) as pool:
-            loader = _Loader(pool, target, progress)
+            loader = _Loader(pool, target, progress, tolerate)
             outcome = loader.load(DumpParts(reader), skip)
             if analyze:
                 _analyze(pool, target, [table for table, rows in outcome.rows.items() if rows])
@@ -445,7 +473,7 @@ def analyze_database(target: PostgresTarget) -> None:
     """Gather the planner's statistics of every table."""
     connection = open_connection(target, pinned=False)
     try:
-        _execute(connection, b"analyze", target)
+        execute_statement(connection, b"analyze", target)
     finally:
         connection.close()
 
@@ -456,5 +484,5 @@ def _analyze(pool: _Pool, target: PostgresTarget, tables: list[tuple[str, str]])
 
     for schema, name in tables:
         text = sql.SQL("analyze {}").format(sql.Identifier(schema, name)).as_bytes()
-        pool.submit(lambda connection, text=text: _execute(connection, text, target))  # type: ignore[misc]
+        pool.submit(lambda connection, text=text: execute_statement(connection, text, target))  # type: ignore[misc]
     pool.wait()

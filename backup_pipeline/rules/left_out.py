@@ -1,0 +1,218 @@
+"""Lines of a dump that a role without superuser rights is refused, and what of the comparison follows from them. Pure.
+
+A platform's dump (Supabase's) names owners, extensions and event triggers of roles that nobody else may act as. A
+restore tries each line; what the server refuses is left out, counted and told. Only lines that hold no data and no
+structure may be left out; anything else that is refused ends the restore. A superuser is refused nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+from backup_pipeline.model.catalog import Catalog
+
+
+class LineKind(StrEnum):
+    """What a line that may be left out is about; its subject is a role for the first four, else an object's name."""
+
+    OWNER = "owner"
+    RIGHTS = "rights"
+    DEFAULT_PRIVILEGES = "default privileges"
+    SESSION = "session authorization"
+    EXTENSION = "extension"
+    EXTENSION_COMMENT = "comment on extension"
+    EVENT_TRIGGER = "event trigger"
+    PUBLICATION = "publication"
+    SUBSCRIPTION = "subscription"
+    ON_PLATFORM = "on a platform's table"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line that may be left out. `role_missing`: rights of a role that the server has not got."""
+
+    kind: LineKind
+    subject: str
+    role_missing: bool = False
+
+
+_NAME = r'((?:"(?:[^"]|"")+")|[^\s";,()]+)'
+_PATTERNS: tuple[tuple[LineKind, re.Pattern[str]], ...] = tuple(
+    (kind, re.compile(pattern, re.DOTALL))
+    for kind, pattern in (
+        (LineKind.EVENT_TRIGGER, rf"(?:CREATE|ALTER|COMMENT ON) EVENT TRIGGER {_NAME}"),
+        (LineKind.PUBLICATION, rf"(?:CREATE|ALTER|COMMENT ON) PUBLICATION {_NAME}"),
+        (LineKind.SUBSCRIPTION, rf"(?:CREATE|ALTER|COMMENT ON) SUBSCRIPTION {_NAME}"),
+        (LineKind.EXTENSION, rf"CREATE EXTENSION (?:IF NOT EXISTS )?{_NAME}"),
+        (LineKind.EXTENSION_COMMENT, rf"COMMENT ON EXTENSION {_NAME}"),
+        (LineKind.DEFAULT_PRIVILEGES, rf"ALTER DEFAULT PRIVILEGES FOR ROLE {_NAME} "),
+        (LineKind.OWNER, rf"ALTER .* OWNER TO {_NAME};\Z"),
+        (LineKind.RIGHTS, rf"GRANT .* TO {_NAME}(?: WITH GRANT OPTION)?;\Z"),
+        (LineKind.RIGHTS, rf"REVOKE .* FROM {_NAME};\Z"),
+        (LineKind.SESSION, r"SET SESSION AUTHORIZATION ('(?:[^']|'')+'|[^\s;]+);\Z"),
+    )
+)
+_REFUSED, _UNDEFINED_OBJECT = "42501", "42704"
+# What rights are about may belong to an extension that was left out.
+_ALSO_MISSING = frozenset({"42883", "42P01", "3F000"})
+
+
+def line_of(statement: bytes) -> Line | None:
+    """Return what a statement is about, when it is one that may be left out."""
+    text = statement.decode("utf-8", "replace")
+    for kind, pattern in _PATTERNS:
+        if found := pattern.match(text):
+            return Line(kind, _unquoted(found[1]))
+    return None
+
+
+def _unquoted(name: str) -> str:
+    for quote in ('"', "'"):
+        if name.startswith(quote):
+            return name[1:-1].replace(quote * 2, quote)
+    return name
+
+
+@dataclass
+class LeftOut:
+    """Collects the lines that the server refused; see `take`.
+
+    Attributes:
+        roles: the server's roles.
+        lines: what was left out.
+    """
+
+    roles: frozenset[str]
+    lines: list[Line] = field(default_factory=list)
+
+    def take(self, statement: bytes, sqlstate: str) -> bool:
+        """Return whether a refused statement is left out; False means that the restore must end."""
+        line = line_of(statement)
+        if line is None:
+            return False
+        missing = sqlstate == _UNDEFINED_OBJECT and line.kind is not LineKind.EXTENSION
+        rights = sqlstate in _ALSO_MISSING and line.kind is LineKind.RIGHTS
+        if not (sqlstate == _REFUSED or missing or rights):
+            return False
+        absent = line.kind is LineKind.RIGHTS and line.subject not in {*self.roles, "PUBLIC"}
+        self.lines.append(replace(line, role_missing=absent))
+        return True
+
+
+_WORDS = {
+    LineKind.RIGHTS: "rights left out: the role is missing, or the object is not this role's",
+    LineKind.DEFAULT_PRIVILEGES: "default privileges left out, which only that role may set",
+    LineKind.SESSION: "rights given as this role instead of as another that passed them on",
+    LineKind.EXTENSION: "extensions left out, which this role may not create",
+    LineKind.EXTENSION_COMMENT: "comments on extensions left out",
+    LineKind.EVENT_TRIGGER: "event triggers left out, which only a superuser may create",
+    LineKind.PUBLICATION: "publications left out, which this role may not create or change",
+    LineKind.SUBSCRIPTION: "subscriptions left out, which this role may not create",
+    LineKind.ON_PLATFORM: "triggers and policies on the platform's tables left out, which this role may not create",
+}
+
+
+def told(lines: Iterable[Line], user: str) -> list[str]:
+    """Return one sentence for each kind of line that was left out, with counts and names."""
+    known = list(lines)
+    result = []
+    for kind in LineKind:
+        subjects = Counter(line.subject for line in known if line.kind is kind)
+        if not subjects:
+            continue
+        names = ", ".join(sorted(subjects))
+        if kind is LineKind.OWNER:
+            names = ", ".join(f"{name} ({count})" if count > 1 else name for name, count in sorted(subjects.items()))
+            count = sum(subjects.values())
+            result.append(f"owner of {count} objects left with {user}: it may not give them to {names}")
+        else:
+            result.append(f"{_WORDS[kind]}: {names}")
+    return result
+
+
+def foreseen(catalog: Catalog, may_become: Collection[str]) -> list[Line]:
+    """Return the lines that a role without superuser rights will be refused, as far as the backup's catalog tells.
+
+    Args:
+        catalog: the backup's.
+        may_become: roles that the restoring role may act as, itself among them.
+    """
+    # Whoever owns the database stands for this role of the server's own.
+    possible = {*may_become, "pg_database_owner"}
+    owners = [Line(LineKind.OWNER, role) for role in catalog.objects.get("owner", {}).values() if role not in possible]
+    privileges = [
+        Line(LineKind.DEFAULT_PRIVILEGES, role)
+        for name in catalog.objects.get("default privilege", {})
+        if (role := _role_of_privilege(name)) not in may_become
+    ]
+    triggers = [Line(LineKind.EVENT_TRIGGER, _unquoted(name)) for name in catalog.objects.get("event trigger", {})]
+    return [*owners, *privileges, *triggers]
+
+
+def _role_of_privilege(name: str) -> str:
+    found = re.match(rf"for role {_NAME} ", name)
+    return _unquoted(found[1]) if found else ""
+
+
+def without_left_out(expected: Catalog, found: Catalog, lines: Sequence[Line], user: str) -> tuple[Catalog, Catalog]:
+    """Return both catalogs without the differences that follow from lines that were left out, and no others.
+
+    Args:
+        expected: the backup's.
+        found: the restored database's.
+        lines: what was left out.
+        user: the role that restored, which has what it could not give away.
+    """
+    subjects = {kind: {line.subject for line in lines if line.kind is kind} for kind in LineKind}
+    wanted = {kind: dict(texts) for kind, texts in expected.objects.items()}
+    have = {kind: dict(texts) for kind, texts in found.objects.items()}
+    missing = {line.subject for line in lines if line.role_missing}
+    moved: dict[str, str] = {}
+    for name, role in wanted.get("owner", {}).items():
+        if role in subjects[LineKind.OWNER] and have.get("owner", {}).get(name) == user != role:
+            moved[name] = role
+            wanted["owner"][name] = user
+    for grants in (wanted.get("grant", {}), have.get("grant", {})):
+        for name, text in grants.items():
+            grants[name] = _rights(
+                text, moved.get(_owner_key(name, moved), ""), user, subjects[LineKind.SESSION],
+                missing,
+            )  # fmt: skip
+    for name in list(wanted.get("default privilege", {})):
+        if _role_of_privilege(name) in subjects[LineKind.DEFAULT_PRIVILEGES]:
+            del wanted["default privilege"][name]
+            have.get("default privilege", {}).pop(name, None)
+    for kind, line in (("event trigger", LineKind.EVENT_TRIGGER), ("publication", LineKind.PUBLICATION),
+                       ("extension", LineKind.EXTENSION)):  # fmt: skip
+        for side in (wanted, have):
+            side[kind] = {n: t for n, t in side.get(kind, {}).items() if _unquoted(n) not in subjects[line]}
+    return expected.model_copy(update={"objects": wanted}), found.model_copy(update={"objects": have})
+
+
+def _owner_key(name: str, moved: Mapping[str, str]) -> str:
+    """Return under which identity the owner of a granted object stands: a column's is its table's."""
+    if not name.startswith("column "):
+        return name
+    table = name.removeprefix("column ").rpartition(".")[0]
+    return next((key for key in moved if key.partition(" ")[2] == table or key.endswith(f" {table}")), name)
+
+
+def _rights(text: str, owner: str, user: str, sessions: Collection[str], missing: Collection[str]) -> str:
+    """Return access rights as they can be: without the missing roles', given by `user` where it stands for another.
+
+    Of an object that stayed with `user` its own and its former owner's rights say nothing: an owner has them anyway.
+    """
+    kept: dict[tuple[str, str], set[str]] = {}
+    for line in text.splitlines():
+        grantee, _, rest = line.partition("=")
+        privileges, _, grantor = rest.rpartition("/")
+        if grantee in missing or (owner and grantee in (owner, user)):
+            continue
+        if grantor in sessions or (owner and grantor == owner):
+            grantor = user
+        kept.setdefault((grantee, grantor), set()).update(privileges.split(","))
+    return "\n".join(f"{who}={','.join(sorted(rights))}/{by}" for (who, by), rights in sorted(kept.items()))
