@@ -131,7 +131,7 @@ def test_the_sensor_asks_for_the_years_that_changed_and_rests_otherwise(
 def test_years_outside_the_partitions_belong_to_the_first_and_the_last() -> None:
     every = ["2020", "2021", "2022"]
     assert years_of(every, every) is None
-    assert years_of(["2021"], every) == {"2021"}
+    assert years_of(["2021"], every) == frozenset({"2021"})
     assert {"unknown", "2019", "2020"} <= (years_of(["2020"], every) or set())
     assert "2023" in (years_of(["2022"], every) or set())
     assert changed_years({}, {"": (1, ""), "2025": (1, "")}, every) == ["2020", "2022"]
