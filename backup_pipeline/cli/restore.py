@@ -173,11 +173,13 @@ def _print_tables(tables: tuple[TableChange, ...]) -> None:
 def _print_result(result: RestoreResult) -> None:
     from rich.markup import escape
 
+    from backup_pipeline.cli.words import figure_text
+
     out = console()
     out.print(f"[bold green]restored[/] {result.source} from {result.plan}/{result.set_id}: {escape(result.target)}")
     _print_tables(result.tables)
     for name, value in result.numbers.items():
-        out.print(f"  {name.replace('_', ' ')}: {value:,}")
+        out.print(f"  {figure_text(name, value)}")
     if result.emergency_set:
         out.print(f"  emergency set: {result.plan}/{result.emergency_set}")
     for warning in result.warnings:

@@ -9,7 +9,7 @@ import typer
 
 from backup_pipeline.cli.common import ConfigOption, JsonOption, console, load, print_json
 from backup_pipeline.cli.tables import new_table, print_table
-from backup_pipeline.cli.words import age_text, bytes_text
+from backup_pipeline.cli.words import age_text, bytes_text, figure_text
 
 if TYPE_CHECKING:
     from backup_pipeline.model.record import ArtefactRecord
@@ -82,7 +82,7 @@ def _print(found: ListedSet, now: datetime) -> None:
         out.print(f"[red]damaged[/] {escape(known.problem)}")
     for proof in known.proofs:
         what = "[green]passed[/]" if proof.passed else "[red]failed[/]"
-        numbers = ", ".join(f"{name} {value:g}" for name, value in proof.numbers.items())
+        numbers = ", ".join(figure_text(name, value) for name, value in proof.numbers.items())
         out.print(f"{proof.kind.value} {what} {proof.finished_at:%Y-%m-%d %H:%M} UTC  [dim]{escape(numbers)}[/]")
         for finding in proof.findings:
             out.print(f"  {escape(finding.subject)}: {escape(finding.problem)}")

@@ -14,6 +14,16 @@ def bytes_text(size: float) -> str:
     raise AssertionError
 
 
+def figure_text(name: str, value: float) -> str:
+    """Return a figure for people, as its name says what it is: `restore_seconds`, `file_bytes`, `rows`."""
+    words = name.replace("_", " ")
+    if name.endswith("bytes"):
+        return f"{words.removesuffix(' bytes')} {bytes_text(value)}" if words != "bytes" else bytes_text(value)
+    if name.endswith("_seconds"):
+        return f"{words.removesuffix(' seconds')} {value:,.1f} s"
+    return f"{value:,} {words}"
+
+
 def age_text(age: timedelta) -> str:
     """Return an age for people in its largest unit: `5 min`, `3 h`, `12 d`."""
     minutes = int(age.total_seconds() // 60)
