@@ -111,9 +111,10 @@ def check_environment(site: Site, *, now: datetime, production: bool = False) ->
     found = [
         *environment_faults(site, plans),
         *need_faults(_optional_needs(site), site.environment),
+        *_address_faults(site),
         *secret_faults(site.environment, now),
         *_target_faults(site, plans),
-        *machine_faults(site),
+        *machine_faults(site, now),
         *server_faults(site, plans),
     ]
     graded = dict.fromkeys(fault.graded(production=production) for fault in found)
@@ -132,6 +133,22 @@ def _optional_needs(site: Site) -> list[Need]:
     if alerts.ui_url_env and site.value(alerts.ui_url_env):
         needs.append(Need((alerts.ui_url_env,), "links in alerts", Form.URL, required=False))
     return needs
+
+
+def _address_faults(site: Site) -> list[EnvironmentFault]:
+    """Return a fault for each address for alerts that Apprise does not know; the address itself is a secret."""
+    from backup_pipeline.tools.notifications import understood
+
+    return [
+        EnvironmentFault(
+            name,
+            f"address {number} is none that Apprise knows: its alerts would reach nobody",
+            "Correct it (docs/alerts.md shows the forms), then run: backup-pipeline alerts test",
+        )
+        for name in site.settings.alerts.urls_env
+        for number, address in enumerate(site.value(name).split(), 1)
+        if not is_placeholder(address) and not understood(address)
+    ]
 
 
 def _target_faults(site: Site, plans: Sequence[str]) -> list[EnvironmentFault]:

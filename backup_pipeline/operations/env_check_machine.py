@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import sys
 import uuid
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 from backup_pipeline.errors import BackupSystemError
 from backup_pipeline.model.backup_set import BackupSet, SetState
 from backup_pipeline.model.record import Severity
+from backup_pipeline.model.set_id import set_time
 from backup_pipeline.operations.stores import open_store
 from backup_pipeline.rules.environment import EnvironmentFault
 from backup_pipeline.settings.loader import ENV_NAME
@@ -23,11 +27,12 @@ from backup_pipeline.tools.processes import find_program
 _PRIVATE_ENV = 0o600
 
 
-def machine_faults(site: Site) -> list[EnvironmentFault]:
-    """Return everything on this machine that is not as a backup needs it."""
+def machine_faults(site: Site, now: datetime) -> list[EnvironmentFault]:
+    """Return everything on this machine that is not as a backup needs it, at `now` by its clock."""
     return [
         *_env_file(site.folder / ENV_NAME),
-        *_stores(site),
+        *_time_zone(site, now),
+        *_stores(site, now),
         *_sources(site),
         *_programs(site),
         *_dagster_home(site),
@@ -63,12 +68,38 @@ def _env_file(path: Path) -> Iterator[EnvironmentFault]:
                 seen[binding.key] = line
 
 
-def _stores(site: Site) -> Iterator[EnvironmentFault]:
+def _time_zone(site: Site, now: datetime) -> Iterator[EnvironmentFault]:
+    """Yield that the site's schedules do not mean this machine's time, where that may surprise."""
+    plans = site.settings.plans.values()
+    here, there = now.astimezone(), now.astimezone(ZoneInfo(site.settings.timezone))
+    if here.utcoffset() == there.utcoffset() or not any(plan.schedule or plan.verify or plan.drill for plan in plans):
+        return
+    yield EnvironmentFault(
+        "timezone",
+        f"schedules count in {site.settings.timezone} (now {there:%H:%M}), this machine's clock shows {here:%H:%M %Z}",
+        "Set timezone in backup.yaml if you meant that one; cron lines and systemd timers count in the machine's.",
+        Severity.WARN,
+    )
+
+
+def _from_the_future(store: LocalStore, plan: str, now: datetime) -> Iterator[EnvironmentFault]:
+    newest = next(iter(reversed(store.ids())), None)
+    if newest is not None and set_time(newest) > now:
+        yield EnvironmentFault(
+            store.label,
+            f"set {newest} of plan {plan} is newer than this machine's clock ({now:%Y-%m-%d %H:%M} UTC)",
+            "Set the clock by NTP. Until it is right again no set is removed.",
+        )
+
+
+def _stores(site: Site, now: datetime) -> Iterator[EnvironmentFault]:
     for plan in site.settings.plans:
         store = open_store(site, plan)
         yield from _writable(store.folder, plan)
         if store.folder.is_dir():
             yield from _modes(site, store.folder, plan)
+            with contextlib.suppress(BackupSystemError):
+                yield from _from_the_future(store, plan, now)
         yield from _space(store, plan)
 
 

@@ -1,4 +1,4 @@
-"""Do the servers answer, does a client of this machine fit them, and do their clocks agree with ours?"""
+"""Do the servers answer, does a client of this machine fit them, do their clocks agree, does the role see all rows?"""
 
 from __future__ import annotations
 
@@ -21,14 +21,30 @@ CONNECT_SECONDS = 5
 CLOCK_WARNING_SECONDS = 5.0
 CLOCK_FAULT_SECONDS = 60.0
 DRILL_VARIABLE = "DRILL_DATABASE_URL"
+DRILLS = "drills"
+_SHOWN = 5
+_HIDDEN = b"""
+select format('%s.%s', n.nspname, c.relname)
+from pg_class c join pg_namespace n on n.oid = c.relnamespace
+where c.relkind in ('r', 'p') and c.relrowsecurity and row_security_active(c.oid)
+  and n.nspname not in ('pg_catalog', 'information_schema')
+order by 1
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a server said: its major version, and by how many seconds its clock is ahead of ours."""
+    """What a server said.
+
+    Attributes:
+        major: its major version.
+        clock_ahead: by how many seconds its clock is ahead of ours.
+        hidden: tables (`schema.table`) of which row level security shows the role a part only; pg_dump refuses them.
+    """
 
     major: int
     clock_ahead: float
+    hidden: tuple[str, ...] = ()
 
 
 def server_faults(site: Site, plans: Sequence[str]) -> list[EnvironmentFault]:
@@ -43,7 +59,7 @@ def server_faults(site: Site, plans: Sequence[str]) -> list[EnvironmentFault]:
             targets.append((f"source {name}", target))
     drill, found = _drill_target(site, targets)
     if drill:
-        targets.append(("drills", drill))
+        targets.append((DRILLS, drill))
     with ThreadPoolExecutor(max_workers=8) as pool:
         for faults in pool.map(lambda pair: list(_judged(site, *pair)), targets):
             found += faults
@@ -85,7 +101,8 @@ def ask(target: PostgresTarget) -> Answer:
         row = connection.execute("select extract(epoch from clock_timestamp())::float8").fetchone()
         after = time.time()
         assert row is not None
-        return Answer(server_version(connection)[0], float(row[0]) - (before + after) / 2)
+        hidden = tuple(str(name) for (name,) in connection.execute(_HIDDEN).fetchall())
+        return Answer(server_version(connection)[0], float(row[0]) - (before + after) / 2, hidden)
 
 
 def _judged(site: Site, user: str, target: PostgresTarget) -> Iterator[EnvironmentFault]:
@@ -102,6 +119,18 @@ def _judged(site: Site, user: str, target: PostgresTarget) -> Iterator[Environme
         yield EnvironmentFault(target.label, f"{user}: {error.what}", error.remedy)
     if fault := clock_fault(target.label, answer.clock_ahead):
         yield fault
+    if answer.hidden and user != DRILLS:
+        yield row_security_fault(target.label, user, target.user, answer.hidden)
+
+
+def row_security_fault(where: str, by: str, role: str, hidden: Sequence[str]) -> EnvironmentFault:
+    """Return the fault of a role that does not see all rows: its dump fails."""
+    shown = ", ".join(hidden[:_SHOWN]) + (f" and {len(hidden) - _SHOWN} more" if len(hidden) > _SHOWN else "")
+    return EnvironmentFault(
+        where,
+        f"{by}: row level security hides rows of {shown} from the role {role}; pg_dump refuses that",
+        f'alter role "{role}" bypassrls; (or dump as a role that has it)',
+    )
 
 
 def clock_fault(where: str, ahead: float) -> EnvironmentFault | None:

@@ -26,6 +26,16 @@ class Delivery:
         return not self.problem
 
 
+def understood(address: str) -> bool:
+    """Return whether Apprise knows what to do with an address; nothing is sent."""
+    import apprise
+
+    try:
+        return apprise.Apprise.instantiate(address, suppress_exceptions=True) is not None
+    except Exception:  # noqa: BLE001 - a plugin's fault is told as an address that does not work
+        return False
+
+
 def deliver(
     addresses: Sequence[str], *, title: str, body: str, bad: bool, attempts: int = 3, pause_seconds: float = 2.0
 ) -> tuple[Delivery, ...]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
+from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,9 +13,12 @@ from backup_pipeline.cli.common import run_app
 from backup_pipeline.cli.main import build_app
 from backup_pipeline.errors import ExitCode, SettingsError
 from backup_pipeline.model.record import Severity
+from backup_pipeline.model.set_id import set_id_at
 from backup_pipeline.operations.env_check import check_environment, require_environment
-from backup_pipeline.operations.env_check_servers import clock_fault
+from backup_pipeline.operations.env_check_servers import clock_fault, row_security_fault
 from backup_pipeline.settings.loader import load_site
+from backup_pipeline.tools.postgres.clients import installed_clients
+from backup_pipeline.tools.postgres.connection import connected
 from backup_pipeline_tests.unit.test_env_rules import NOW, SECRET
 
 SITE = """\
@@ -187,6 +193,114 @@ def test_a_clock_that_differs_is_a_warning_and_by_a_minute_an_error():
     assert clock_fault("h", -10.0).severity is Severity.WARN
     assert "10 s behind" in clock_fault("h", -10.0).what
     assert clock_fault("h", 90.0).severity is Severity.ERROR
+
+
+def test_a_role_from_which_row_level_security_hides_rows_is_named_with_the_tables(
+    reachable, database, template, server
+):
+    sql = "create table seen (id int); create table secret (id int); alter table secret enable row level security;"
+    target = database(template("hiding", sql))
+    role = f"reader_{target.database}"
+    with connected(target, pinned=False) as connection:
+        connection.execute(f"create role {role} login password '{SECRET}' in role pg_read_all_data".encode())
+    dsn = f"postgresql://{role}:{SECRET}@{target.host}:{target.port}/{target.database}"
+    try:
+        told = str(check_environment(reachable(DATABASE_URL=dsn), now=NOW))
+        assert f"hides rows of public.secret from the role {role}" in told
+        assert f'alter role "{role}" bypassrls' in told
+        assert "public.seen" not in told
+        with connected(target, pinned=False) as connection:
+            connection.execute(f"alter role {role} bypassrls".encode())
+        assert "hides rows" not in str(check_environment(reachable(DATABASE_URL=dsn), now=NOW))
+    finally:
+        with connected(target, pinned=False) as connection:
+            connection.execute(f"drop role {role}".encode())
+
+
+def test_many_hidden_tables_are_counted():
+    assert "a, b, c, d, e and 2 more" in row_security_fault("s", "source x", "r", list("abcdefg")).what
+
+
+def test_an_address_that_apprise_does_not_know_is_an_error_that_does_not_quote_it(reachable, tmp_path):
+    (tmp_path / "backup.yaml").write_text(SITE + "alerts: {urls_env: ALERT_URLS}\n")
+    good = "ntfys://ntfy.sh/topic"
+    assert "ALERT_URLS" not in _told(check_environment(reachable(ALERT_URLS=good), now=NOW))
+    faults = check_environment(reachable(ALERT_URLS=f"{good} slak://{SECRET}/b/c"), now=NOW)
+    (fault,) = [fault for fault in faults if fault.where == "ALERT_URLS"]
+    assert fault.severity is Severity.ERROR
+    assert fault.what.startswith("address 2 is none that Apprise knows")
+    assert SECRET not in str(faults)
+
+
+def test_a_server_newer_than_every_client_is_an_error_that_names_what_to_install(reachable, monkeypatch):
+    old = [client for client in installed_clients() if client.major < 18]
+    assert old
+    monkeypatch.setattr("backup_pipeline.tools.postgres.clients.installed_clients", lambda: old)
+    faults = check_environment(reachable(), now=NOW)
+    found = [fault for fault in faults if "No PostgreSQL client of version 18 or newer" in fault.what]
+    assert found
+    assert "postgresql-client-18" in found[0].remedy
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("DATABASE_URL", "postgresql://u:postgres@db.example.net:5432/d", "placeholder"),
+        ("DATABASE_URL", "postgresql://u:postgres@127.0.0.1:1/d", "its password is weak"),
+        ("DATABASE_URL", "", "empty (needed by source supabase)"),
+        ("DATABASE_URL", "postgresql://u:geheim@127.0.0.1:6543/d", "transaction pooler"),
+        ("KC_DB_URL", "jdbc:mysql://127.0.0.1/kc", "Not a PostgreSQL connection string"),
+        ("KC_DB_URL", "jdbc:postgresql:kc", ""),
+        ("KC_DB_PASSWORD", "keycloak", "weak"),
+        ("JWT_SECRET", "your-super-secret-jwt-token-with-at-least-32-characters-long", "demo secret"),
+        ("UI_URL", "ui.example", "not a URL"),
+    ],
+)
+def test_what_is_wrong_with_a_variable_is_said_with_its_name(reachable, tmp_path, name, value, told):
+    (tmp_path / "backup.yaml").write_text(SITE + "alerts: {ui_url_env: UI_URL}\n")
+    found = [fault for fault in check_environment(reachable(**{name: value}), now=NOW) if name in fault.where]
+    assert told in " | ".join(fault.what for fault in found)
+    assert all(fault.remedy for fault in found)
+
+
+def test_a_disk_without_room_for_another_set_is_an_error_and_for_three_a_warning(reachable, monkeypatch):
+    def told(free: int) -> list[tuple[Severity, str]]:
+        monkeypatch.setattr("backup_pipeline.stores.local.LocalStore.free_bytes", lambda _: free)
+        return [(f.severity, f.what) for f in check_environment(reachable(), now=NOW) if "GB free" in f.what]
+
+    assert told(10**12) == []
+    assert {severity for severity, _ in told(50_000_000)} == {Severity.ERROR}
+    last = SimpleNamespace(size=400_000_000)
+    monkeypatch.setattr("backup_pipeline.operations.env_check_machine._last_sealed", lambda _: last)
+    assert {severity for severity, _ in told(300_000_000)} == {Severity.ERROR}
+    ((severity, what), *_) = told(900_000_000)
+    assert severity is Severity.WARN
+    assert "fewer than three more sets" in what
+
+
+def test_schedules_in_another_zone_than_the_machines_are_warned_of(reachable, tmp_path, monkeypatch):
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    try:
+        assert "timezone" not in _told(check_environment(reachable(), now=NOW))
+        (tmp_path / "backup.yaml").write_text(SITE.replace("files]}", 'files], schedule: "0 2 * * *"}', 1))
+        assert "schedules count in UTC" in _told(check_environment(reachable(), now=NOW))["timezone"]
+        (tmp_path / "backup.yaml").write_text(
+            "timezone: America/New_York\n" + SITE.replace("files]}", 'files], schedule: "0 2 * * *"}', 1)
+        )
+        assert "timezone" not in _told(check_environment(reachable(), now=NOW))
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+def test_a_clock_behind_the_newest_set_is_an_error(reachable, tmp_path):
+    folder = tmp_path / "backups" / "small" / set_id_at(NOW + timedelta(hours=1))
+    folder.mkdir(parents=True)
+    folder.parent.chmod(0o700)
+    told = _told(check_environment(reachable(), now=NOW))
+    assert "newer than this machine's clock" in told[str(folder.parent)]
+    assert "newer than" not in str(check_environment(reachable(), now=NOW + timedelta(hours=2)))
 
 
 def test_the_command_ends_with_the_exit_code_of_settings_and_lists_every_fault(site, tmp_path, capsys, monkeypatch):
