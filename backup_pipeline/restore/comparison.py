@@ -13,7 +13,7 @@ from backup_pipeline.model.catalog import Catalog, RolesDocument
 from backup_pipeline.model.progress import ProgressSink, no_progress
 from backup_pipeline.model.proof import Finding
 from backup_pipeline.model.record import Fingerprint
-from backup_pipeline.rules.catalog_difference import differences
+from backup_pipeline.rules.catalog_difference import differences, not_comparable
 from backup_pipeline.rules.left_out import Line, told, without_left_out
 from backup_pipeline.rules.verification import fingerprint_findings
 from backup_pipeline.tools.postgres.databases import server_facts
@@ -95,6 +95,7 @@ def compare_database(
             user = server_facts(target).user
             wanted_objects, objects = without_left_out(wanted_objects, objects, left_out, user)
             skipped += [Finding(subject="what this role may not do", problem=text) for text in told(left_out, user)]
+        skipped += not_comparable(wanted_objects, objects, ignore_schemas=ignore_schemas)
         findings += differences(wanted_objects, objects, ignore_kinds=ignore_kinds, ignore_schemas=ignore_schemas)
     else:
         skipped.append(Finding(subject="catalog", problem="the set recorded none, so objects were not compared"))

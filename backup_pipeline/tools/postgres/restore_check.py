@@ -199,6 +199,8 @@ def amcheck(target: PostgresTarget) -> tuple[list[tuple[str, str]], str]:
     with connected(target) as connection:
         try:
             connection.execute("create extension if not exists amcheck schema pg_catalog")
+        except psycopg.errors.InsufficientPrivilege:
+            return [], "this role may not create the extension amcheck"
         except psycopg.Error:
             return [], "the server has no extension amcheck"
         damaged = []
