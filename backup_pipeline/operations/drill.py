@@ -8,8 +8,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -19,7 +18,6 @@ from backup_pipeline.artefacts.capture import utc_now
 from backup_pipeline.artefacts.postgres_dump import catalog_of, fingerprints_of, large_objects_of
 from backup_pipeline.artefacts.postgres_roles import roles_of
 from backup_pipeline.errors import (
-    BackupSystemError,
     MissingFileError,
     RefusedError,
     SettingsError,
@@ -32,6 +30,7 @@ from backup_pipeline.model.proof import Finding, Proof, ProofKind
 from backup_pipeline.model.record import ArtefactKind, ArtefactRecord
 from backup_pipeline.model.set_id import SetId, set_time
 from backup_pipeline.operations.in_use import in_use
+from backup_pipeline.operations.orders_drill import ArchiveDrill
 from backup_pipeline.operations.stores import open_store
 from backup_pipeline.operations.verify import verification_of
 from backup_pipeline.restore.comparison import Expectation
@@ -40,6 +39,7 @@ from backup_pipeline.settings.site import Site
 from backup_pipeline.settings.types import OrdersSource
 from backup_pipeline.stores.contract import Store
 from backup_pipeline.tools.postgres.target import PostgresTarget
+from backup_pipeline.tools.scratch_folders import scratch_folder
 
 DRILL_VARIABLE = "DRILL_DATABASE_URL"
 # A scratch server may lose everything at any moment: nothing is logged that need not be.
@@ -119,16 +119,24 @@ def _drill(
         scratch = _Scratch(site, stack, store, manifest)
         for source in manifest.sources:
             records = [record for record in manifest.artefacts if record.source == source]
+            settings = site.settings.sources.get(source)
+            archive = None
+            if isinstance(settings, OrdersSource):
+                archive = ArchiveDrill(settings, scratch.folder, set_time(set_id), progress)
             try:
-                part = _drill_source(store, manifest, records, scratch, jobs, before_comparison, progress, started)
+                part = _drill_source(
+                    store, manifest, records, scratch, jobs, before_comparison, progress, started, archive
+                )
             except (ValidationError, MissingFileError) as error:
                 # What the set says of the source is itself damaged: the others are drilled all the same.
                 part = DrillOutcome()
                 part.findings.append(Finding(subject=error.where or "set", problem=error.what, remedy=error.remedy))
+            if archive is not None:
+                part.findings += archive.outcome.findings
+                part.skipped += archive.outcome.skipped
+                part.numbers |= archive.outcome.numbers
+                part.details |= archive.outcome.details
             _add(total, source, part)
-            settings = site.settings.sources.get(source)
-            if isinstance(settings, OrdersSource):
-                _add(total, source, _drill_archive(settings, scratch.folder, progress))
     finished = now()
     total.numbers["rto_seconds"] = round(float(total.numbers.get("restore_seconds", 0)), 3)
     total.numbers["rpo_seconds"] = round((started - set_time(set_id)).total_seconds(), 1)
@@ -172,6 +180,7 @@ def _drill_source(
     before_comparison: Callable[[PostgresTarget], None] | None,
     progress: ProgressSink,
     now: datetime,
+    archive: ArchiveDrill | None,
 ) -> DrillOutcome:
     def open_file(path: str) -> BinaryIO:
         return store.open(manifest.set_id, path)
@@ -183,6 +192,12 @@ def _drill_source(
         exports = [record for record in records if record.kind is ArtefactKind.TABLE_EXPORT]
         expected = expectation_of(open_file, dump, kinds.get(ArtefactKind.POSTGRES_ROLES))
         utf8 = expected.catalog is None or expected.catalog.encoding == "UTF8"
+
+        def more_checks(target: PostgresTarget) -> list[Finding]:
+            if archive is not None:
+                archive.compare_server(target)
+            return compare_exports(open_file, exports, target, utf8=utf8)
+
         return drill_database(
             lambda: open_file(dump.files[0].path),
             expected,
@@ -190,36 +205,14 @@ def _drill_source(
             written_by=written_by(dump),
             jobs=jobs,
             before_comparison=before_comparison,
-            more_checks=lambda target: compare_exports(open_file, exports, target, utf8=utf8),
+            more_checks=more_checks,
             progress=progress,
         )
     from backup_pipeline.restore.drill_files import drill_files
 
-    return drill_files(open_file, records, scratch.folder, now=now)
-
-
-def _drill_archive(settings: OrdersSource, folder: Path, progress: ProgressSink) -> DrillOutcome:
-    """Rebuild the orders' table from the folders of the archive, as a restore without the database would."""
-    from backup_pipeline.model.order import INDEX_NAME
-    from backup_pipeline.operations.orders_restore import restore_orders
-
-    outcome = DrillOutcome()
-    if not (settings.archive / INDEX_NAME).exists():
-        told = "was never exported, so there is nothing to restore from its folders"
-        outcome.skipped.append(Finding(subject="order archive", problem=told))
-        return outcome
-    began = time.monotonic()
-    place = folder / "orders.sqlite"
-    try:
-        restored = restore_orders(settings.archive, place, progress=progress)
-        outcome.numbers["orders"] = restored.restored
-    except BackupSystemError as error:
-        if not error.permanent:
-            raise
-        outcome.findings.append(
-            Finding(subject="order archive", problem=f"cannot be restored: {error.what}", remedy=error.remedy)
-        )
-    outcome.numbers["archive_restore_seconds"] = round(time.monotonic() - began, 3)
+    outcome = drill_files(open_file, records, scratch.folder, now=now)
+    if archive is not None:
+        archive.compare_copy(open_file, records, scratch.folder, now)
     return outcome
 
 
@@ -258,7 +251,7 @@ class _Scratch:
         """A folder for files."""
         if self._folder is None:
             self._check_space()
-            self._folder = Path(self._stack.enter_context(_temporary_folder()))
+            self._folder = self._stack.enter_context(scratch_folder("backup-pipeline-drill-"))
         return self._folder
 
     def server(self, written_by_major: int) -> PostgresTarget:
@@ -299,12 +292,6 @@ def space_needed(store: Store, manifest: Manifest) -> int:
         elif record.kind is not ArtefactKind.TABLE_EXPORT:
             needed += 4 * record.size
     return needed
-
-
-@contextmanager
-def _temporary_folder() -> Iterator[str]:
-    with tempfile.TemporaryDirectory(prefix="backup-pipeline-drill-", ignore_cleanup_errors=True) as folder:
-        yield folder
 
 
 def _embedded_major(at_least: int) -> int:
