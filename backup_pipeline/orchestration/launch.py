@@ -25,6 +25,7 @@ from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobO
 from backup_pipeline.errors import BackupSystemError, ExitCode, RefusedError
 from backup_pipeline.orchestration.build import build_definitions
 from backup_pipeline.settings.loader import load_site
+from backup_pipeline.tools.files import make_folders
 from backup_pipeline.tools.locks import hold_lock
 
 # As workspace.yaml (and docker/workspace.yaml) name the code location.
@@ -56,10 +57,12 @@ _QUIET: dict[str, object] = {"loggers": {"console": {"config": {"log_level": "CR
 @contextmanager
 def _instance() -> Iterator[dg.DagsterInstance]:
     """Open the instance of DAGSTER_HOME; its SQLite files are made by one process at a time."""
-    home = Path(os.environ["DAGSTER_HOME"])
+    # In a container all of DAGSTER_HOME but its `storage` is read-only.
+    storage = Path(os.environ["DAGSTER_HOME"]) / "storage"
+    make_folders(storage, 0o700)
     with ExitStack() as stack:
         with hold_lock(
-            home / ".opening.lock", purpose="opening Dagster's history", wait_seconds=120, poll_seconds=0.05
+            storage / ".opening.lock", purpose="opening Dagster's history", wait_seconds=120, poll_seconds=0.05
         ):
             instance = stack.enter_context(dg.DagsterInstance.get())
             instance.get_runs_count()

@@ -35,7 +35,11 @@ ELSEWHERE = {
         "changes this machine",
         "unit/test_deployment.py::test_systemd_accepts_the_units",
     ),
-    r"^(\w+=\S+ )?docker (build|buildx|compose .* up|run)\b": (
+    r"^docker/pin-digests$": (
+        "needs an engine and the network",
+        "unit/test_deployment.py::test_digests_are_written_into_every_file_and_written_anew",
+    ),
+    r"^(\w+=\S+ )?docker (compose .* up|run)\b": (
         "needs an engine",
         "unit/test_deployment.py::test_compose_files_fulfil_the_compose_specification",
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -76,6 +77,31 @@ def test_every_image_is_pinned_to_an_exact_version() -> None:
     images.append(re.search(r"PYTHON_IMAGE=(\S+)", (DOCKER / "Dockerfile").read_text("utf-8")).group(1))
     for image in images:
         assert re.search(r":\d+\.\d+", image), image
+
+
+def test_digests_are_written_into_every_file_and_written_anew(tmp_path: Path) -> None:
+    names = ("Dockerfile", "compose.yaml", "compose.site.yaml", "pin-digests")
+    for name in names:
+        shutil.copy(DOCKER / name, tmp_path)
+    engine = tmp_path / "bin" / "docker"
+    engine.parent.mkdir()
+    for digit in "ab":
+        digest = f"sha256:{digit * 64}"
+        engine.write_text(f'#!/bin/sh\ntest "$1 $2 $3" = "buildx imagetools inspect" && echo {digest}\n')
+        engine.chmod(0o755)
+        environment = {**os.environ, "PATH": f"{engine.parent}:{os.environ['PATH']}"}
+        done = subprocess.run([tmp_path / "pin-digests"], env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        found = "".join((tmp_path / name).read_text("utf-8") for name in names[:3])
+        images = re.findall(r"^ *image: (?!backup-pipeline)(\S+)$|^ARG PYTHON_IMAGE=(\S+)$", found, re.MULTILINE)
+        assert len(images) == 4
+        assert all(f"@{digest}" in first + second and (first + second).count("@") == 1 for first, second in images)
+    for name in names[:3]:
+        assert (tmp_path / name).read_text("utf-8").replace(f"@{digest}", "") == (DOCKER / name).read_text("utf-8")
+
+    engine.write_text("#!/bin/sh\nexit 1\n")
+    done = subprocess.run([tmp_path / "pin-digests"], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
 
 
 def test_every_service_is_confined() -> None:
