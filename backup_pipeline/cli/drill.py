@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Annotated
 
 import typer
@@ -30,11 +31,16 @@ def drill(
     """
     site = load(config)
     from backup_pipeline.cli.verify import as_document, print_proof
-    from backup_pipeline.operations.drill import drill_set
+    from backup_pipeline.operations.drill import DRILL_VARIABLE, drill_set
+    from backup_pipeline.operations.embedded import embedded_server_up
     from backup_pipeline.operations.stores import resolve_set
 
     plan, set_id = resolve_set(site, name)
-    with shown_progress(quiet=as_json) as progress:
+    with ExitStack() as stack:
+        if site.value(DRILL_VARIABLE):
+            # It may name the site's own embedded server.
+            stack.enter_context(embedded_server_up(site))
+        progress = stack.enter_context(shown_progress(quiet=as_json))
         proof = drill_set(site, plan, set_id, jobs=jobs, progress=progress)
     if as_json:
         print_json(as_document(proof))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 from backup_pipeline.errors import BackupSystemError
@@ -14,14 +12,9 @@ from backup_pipeline.model.proof import Finding
 from backup_pipeline.restore.comparison import Expectation, compare_database
 from backup_pipeline.restore.neutralise import left_out
 from backup_pipeline.restore.rebuild import OpenDump, rebuild_database
-from backup_pipeline.tools.postgres.databases import (
-    DatabaseProperties,
-    create_roles,
-    drop_database,
-    drop_roles,
-    server_facts,
-)
-from backup_pipeline.tools.postgres.restore_check import amcheck, drop_subscriptions, quiet_copy
+from backup_pipeline.tools.postgres.databases import DatabaseProperties, create_roles, server_facts
+from backup_pipeline.tools.postgres.restore_check import amcheck, quiet_copy
+from backup_pipeline.tools.postgres.scratch import mark_roles, scratch_database
 from backup_pipeline.tools.postgres.target import PostgresTarget
 
 Hook = Callable[[PostgresTarget], list[Finding]]
@@ -78,12 +71,12 @@ def drill_database(
         ]
         return outcome
     outcome.skipped += apart.as_skipped()
-    target = server.with_database(f"drill_{secrets.token_hex(8)}")
     roles = (*(expected.roles.needed if expected.roles else ()), *(expected.catalog.roles if expected.catalog else ()))
-    absent = sorted({role for role in roles if role not in facts.roles})
-    made: tuple[str, ...] = ()
-    try:
-        made = create_roles(server, absent)
+    with scratch_database(server) as target:
+        # Asked now: what a killed drill left has just been removed.
+        present = server_facts(server).roles
+        made = create_roles(server, sorted({role for role in roles if role not in present}))
+        mark_roles(target, made)
         outcome.details["roles_made_for_the_drill"] = list(made)
         try:
             rebuilt = rebuild_database(
@@ -119,11 +112,6 @@ def drill_database(
         if more_checks is not None:
             outcome.findings += more_checks(target)
         return outcome
-    finally:
-        with suppress(BackupSystemError):
-            drop_subscriptions(target)
-        drop_database(target)
-        drop_roles(server, made)
 
 
 def _like(expected: Expectation, target: PostgresTarget) -> DatabaseProperties | None:

@@ -24,6 +24,7 @@ from backup_pipeline.errors import ToolError
 from backup_pipeline.tools.postgres.clients import _version_of, embedded_folders
 from backup_pipeline.tools.postgres.target import PostgresTarget
 from backup_pipeline.tools.processes import clean_environment, last_lines
+from backup_pipeline.tools.scratch_folders import scratch_folder
 
 SUPERUSER = "postgres"
 _PLACE_FOR_ROOT = Path("/var/lib/backup-pipeline")
@@ -289,13 +290,16 @@ def server_up(server: EmbeddedServer) -> Iterator[EmbeddedServer]:
 def scratch_server(
     parent: Path | None = None, *, major: int | None = None, settings: dict[str, str] | None = None
 ) -> Iterator[EmbeddedServer]:
-    """A fast, undurable server in a fresh folder that is removed whatever happens."""
-    folder = Path(tempfile.mkdtemp(prefix="bp-scratch-", dir=parent))
-    folder.chmod(0o711)
-    server = EmbeddedServer(folder / "postgres", major=major, settings=settings, durable=False)
-    try:
+    """A fast, undurable server in a fresh folder that is removed whatever happens.
+
+    One that a killed process left running is stopped and removed first.
+    """
+    with scratch_folder("bp-scratch-", parent, mode=0o711, remove=_remove_scratch) as folder:
+        server = EmbeddedServer(folder / "postgres", major=major, settings=settings, durable=False)
         server.start()
         yield server
-    finally:
-        server.remove()
-        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_scratch(folder: Path) -> None:
+    EmbeddedServer(folder / "postgres").remove()
+    shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,121 @@
+"""A drill that is killed leaves a database and roles (or a server and folders); the next one removes them."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from backup_pipeline.operations.drill import drill_set
+from backup_pipeline.tools.postgres.databases import create_database, server_facts
+from backup_pipeline.tools.postgres.embedded import EmbeddedServer
+from backup_pipeline.tools.postgres.scratch import scratch_database
+from backup_pipeline.tools.postgres.target import PostgresTarget
+from backup_pipeline.tools.scratch_folders import scratch_folder
+from backup_pipeline_tests.postgres.restoring import run, sealed_set
+from backup_pipeline_tests.sites import TestSite, dsn
+
+SETTINGS = """
+store: backups
+sources: {shop: {kind: postgres, dsn_env: SHOP_URL}}
+plans: {nightly: {sources: [shop]}}
+"""
+
+
+@pytest.fixture
+def site(tmp_path: Path, database: Callable[..., PostgresTarget]) -> TestSite:
+    source = database()
+    run(source, "create role short_lived; create table big as select i, repeat('x', 100) as x from generate_series(1,"
+                " 300000) i; create index on big (x); alter table big owner to short_lived")  # fmt: skip
+    made = TestSite(tmp_path)
+    made.variables["SHOP_URL"] = dsn(source)
+    made.write(SETTINGS)
+    sealed_set(made.site, "nightly")
+    run(source, "reassign owned by short_lived to current_user; drop role short_lived")
+    return made
+
+
+def kill_when(site: TestSite, reached: Callable[[], bool]) -> None:
+    process = site.start("drill", "latest")
+    deadline = time.monotonic() + 120
+    while not reached():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+
+
+def test_what_a_killed_drill_left_on_the_scratch_server_is_removed_by_the_next(
+    site: TestSite, server: EmbeddedServer
+) -> None:
+    scratch = server.target()
+    site.variables["DRILL_DATABASE_URL"] = dsn(scratch)
+    site.write_env()
+
+    def left() -> set[str]:
+        return {name for name in server_facts(scratch).databases if name.startswith("drill_")}
+
+    kill_when(site, lambda: bool(left()))
+    assert left()
+    assert "short_lived" in server_facts(scratch).roles
+    with scratch_database(scratch) as other:
+        create_database(other)
+        assert left() == {other.database}, "the dead one is gone, the living one stays"
+        proof = drill_set(site.site, "nightly", site.store("nightly").sealed_ids()[0])
+        assert proof.findings == ()
+        assert left() == {other.database}
+    assert left() == set()
+    assert "short_lived" not in server_facts(scratch).roles
+
+
+def server_of(folder: Path) -> int:
+    """The process of the server in a scratch folder; 0 before it has started (initdb writes a negative number)."""
+    try:
+        return max(0, int((folder / "postgres/data/postmaster.pid").read_text().splitlines()[0]))
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
+def test_the_embedded_server_of_a_killed_drill_is_stopped_and_its_folder_removed_by_the_next(site: TestSite) -> None:
+    place = Path(tempfile.gettempdir())
+    before = set(place.glob("bp-scratch-*"))
+
+    def made() -> list[Path]:
+        return [path for path in set(place.glob("bp-scratch-*")) - before if server_of(path)]
+
+    kill_when(site, lambda: bool(made()))
+    (folder,) = made()
+    server = server_of(folder)
+    assert psutil.pid_exists(server)
+    assert drill_set(site.site, "nightly", site.store("nightly").sealed_ids()[0]).findings == ()
+    assert not folder.exists()
+    assert not psutil.pid_exists(server)
+
+
+def test_a_scratch_folder_of_a_living_process_and_one_without_a_lock_stay(tmp_path: Path) -> None:
+    unknown = tmp_path / "work-unknown"
+    unknown.mkdir()
+    with scratch_folder("work-", tmp_path) as first, scratch_folder("work-", tmp_path) as second:
+        assert first.is_dir()
+        assert second.is_dir()
+    assert list(tmp_path.iterdir()) == [unknown]
+
+
+def test_drill_starts_the_sites_own_embedded_server_when_it_is_named_and_stops_it(site: TestSite) -> None:
+    own = EmbeddedServer(site.folder / "own")
+    own.start()
+    target = own.target()
+    own.stop()
+    site.variables["DRILL_DATABASE_URL"] = dsn(target)
+    site.write(SETTINGS + f"embedded_postgres: {{data: {own.folder}, port: {target.port}}}\n")
+    try:
+        done = site.run("drill", "latest")
+        assert done.code == 0, done.text
+        assert not own.running()
+    finally:
+        own.remove()
