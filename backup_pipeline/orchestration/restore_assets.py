@@ -78,15 +78,22 @@ class RestoreConfig(dg.Config):
         "stays for undo. upsert: insert and update rows in the live database in one transaction.",
     )
     into: str = Field(default="", description="Restore under this name and swap nothing.")
-    tables: list[str] = Field(default_factory=list, description="Upsert only these tables (schema.table, * and ?).")
+    # A default, not a factory: the Launchpad shows it then, as a line to fill in.
+    tables: list[str] = Field(default=[], description="Upsert only these tables (schema.table, * and ?).")
     only: Only = Field(default=Only.ALL, description="Upsert only master or only transaction tables.")
-    rows: list[str] = Field(default_factory=list, description="Upsert only these rows: `public.orders: id in (1, 2)`.")
+    rows: list[str] = Field(default=[], description="Upsert only these rows: `public.orders: id in (1, 2)`.")
     on_conflict: OnConflict = Field(default=OnConflict.BACKUP, description="Who wins where rows differ.")
     newer_column: str = Field(default="updated_at", description="The time column that `newer` compares.")
     insert_absent: bool = Field(
         default=False, description="Upsert tables without primary key by inserting what is absent."
     )
+    without_triggers: bool = Field(
+        default=False, description="Upsert: the tables' own triggers do not fire (for Supabase's auth.users, say)."
+    )
     create_roles: bool = Field(default=False, description="Make missing roles (without login) instead of refusing.")
+    skip_emergency_backup: bool = Field(
+        default=False, description="Rebuild only: what is live is too damaged to be captured first."
+    )
 
     def options(self) -> RestoreOptions:
         """Return the options that the operation takes."""
@@ -99,6 +106,8 @@ class RestoreConfig(dg.Config):
             on_conflict=ConflictRule(self.on_conflict.value),
             newer_column=self.newer_column,
             insert_absent=self.insert_absent,
+            without_triggers=self.without_triggers,
+            skip_emergency_backup=self.skip_emergency_backup,
             create_roles=self.create_roles,
         )
 
@@ -181,6 +190,11 @@ def restore_asset(site: Site, plan: str) -> dg.AssetsDefinition | None:
     if not names:
         return None
 
+    class PlanRestoreConfig(RestoreConfig):
+        """What the Launchpad asks for, with the names that this plan has."""
+
+        source: str = Field(description=f"The source to restore, as named in backup.yaml: {', '.join(names)}.")
+
     @dg.multi_asset(
         name=f"{plan}__{RESTORED}",
         specs=[
@@ -199,7 +213,7 @@ def restore_asset(site: Site, plan: str) -> dg.AssetsDefinition | None:
         can_subset=True,
         op_tags={PLAN_TAG: plan},
     )
-    def restored(context: dg.AssetExecutionContext, config: RestoreConfig) -> Iterator[Any]:
+    def restored(context: dg.AssetExecutionContext, config: PlanRestoreConfig) -> Iterator[Any]:
         from backup_pipeline.operations.restore import apply_restore, plan_restore
 
         set_id = SetId(context.partition_key)
