@@ -22,6 +22,7 @@ ROWS_WITHOUT_COLUMNS = b"rows_without_columns"
 _COMPRESSION = "zstd"
 _LEVEL = 1
 _SAMPLE = 20_000
+_SAMPLE_BYTES = 64 << 20
 _REPEATING = 0.3
 
 
@@ -57,14 +58,23 @@ class ParquetSink:
                 compression=_COMPRESSION,
                 compression_level=_LEVEL,
                 use_dictionary=repeating_columns(first) if first is not None else False,
+                # Smallest and largest of texts and bytes would be held in memory, as long as they are.
+                write_statistics=[field.name for field in self._schema if _is_short(field.type)],
                 store_schema=True,
             )
         return self._writer
 
 
+def _is_short(kind: pa.DataType) -> bool:
+    return pa.types.is_primitive(kind) or pa.types.is_decimal(kind)
+
+
 def repeating_columns(table: pa.Table) -> list[str]:
     """Return the columns whose values repeat enough for a dictionary: it doubles the cost of all others."""
     sample = table.slice(0, _SAMPLE)
+    if sample.nbytes > _SAMPLE_BYTES:
+        # Long values: a dictionary would hold them once more, and so would counting them.
+        return []
     return [
         name
         for name, column in zip(sample.column_names, sample.columns, strict=True)

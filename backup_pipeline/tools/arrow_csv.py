@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import binascii
+import re
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +12,9 @@ from pyarrow import csv
 from backup_pipeline.errors import ValidationError
 from backup_pipeline.tools.arrow_types import ColumnForm
 
+# Bytes. Fields of this length are rare, and looked for only in pieces that hold a longer row than others.
+LONG_FIELD = 8 << 20
+_FIELD = re.compile(rb'("[^"]*+(?:""[^"]*+)*+"|[^,\n"]*+)[,\n]')
 _HEX_PREFIX = 2
 
 
@@ -22,7 +26,7 @@ class CsvDecoder:
         # Positions stand for names: two columns of a file must not meet, and names may hold anything.
         self._names = [f"c{index}" for index in range(len(forms))]
         self._hex = [i for i, form in enumerate(forms) if pa.types.is_binary(form.arrow_type) and not form.raw]
-        self._long = {i: f.arrow_type for i, f in enumerate(forms) if pa.types.is_decimal256(f.arrow_type)}
+        self._wide = {i: f.arrow_type for i, f in enumerate(forms) if pa.types.is_decimal256(f.arrow_type)}
         self._convert = csv.ConvertOptions(
             column_types={name: form.csv_type for name, form in zip(self._names, forms, strict=True)},
             null_values=[""],
@@ -43,8 +47,22 @@ class CsvDecoder:
         Raises:
             ValidationError: a value does not fit its column's type; the value is not named.
         """
+        short, long = without_long_fields(piece, len(self._names)) if len(piece) > LONG_FIELD else (piece, [])
+        table = self._read(short)
+        columns = list(table.columns)
+        for index in self._hex:
+            columns[index] = pa.chunked_array([unhex(chunk) for chunk in columns[index].chunks], type=pa.binary())
+        for index, kind in self._wide.items():
+            columns[index] = columns[index].cast(kind)
+        for row, index, field in long:
+            value = _long_value(field, columns[index].type, hexadecimal=index in self._hex)
+            before, after = columns[index].slice(0, row), columns[index].slice(row + 1)
+            columns[index] = pa.chunked_array([*before.chunks, value, *after.chunks])
+        return pa.Table.from_arrays(columns, schema=self._schema)
+
+    def _read(self, piece: bytes | bytearray | memoryview) -> pa.Table:
         try:
-            table = csv.read_csv(
+            return csv.read_csv(
                 pa.BufferReader(pa.py_buffer(piece)),
                 csv.ReadOptions(column_names=self._names, use_threads=False, block_size=len(piece) + 1),
                 self._parse,
@@ -59,12 +77,36 @@ class CsvDecoder:
                 where=f"column {column}",
                 remedy="Report this with the column's PostgreSQL type.",
             ) from None
-        columns = list(table.columns)
-        for index in self._hex:
-            columns[index] = pa.chunked_array([unhex(chunk) for chunk in columns[index].chunks], type=pa.binary())
-        for index, kind in self._long.items():
-            columns[index] = columns[index].cast(kind)
-        return pa.Table.from_arrays(columns, schema=self._schema)
+
+
+def without_long_fields(piece: bytes | memoryview, columns: int) -> tuple[bytearray, list[tuple[int, int, memoryview]]]:
+    """Return a piece with an empty text for each field longer than LONG_FIELD, and (row, column, field) of these.
+
+    Arrow's reader would hold a long field several times over.
+    """
+    short = bytearray()
+    long = []
+    kept = 0
+    whole = memoryview(piece)
+    for number, field in enumerate(_FIELD.finditer(piece)):
+        start, end = field.span(1)
+        if end - start > LONG_FIELD:
+            short += whole[kept:start]
+            short += b'""'
+            kept = end
+            long.append((number // columns, number % columns, whole[start:end]))
+    short += whole[kept:]
+    return short, long
+
+
+def _long_value(field: memoryview, kind: pa.DataType, *, hexadecimal: bool) -> pa.Array:
+    """Return an array of the one value that a long field of text or bytes stands for."""
+    if hexadecimal:
+        value = binascii.unhexlify(field[_HEX_PREFIX:])
+    else:
+        value = field[1:-1].tobytes().replace(b'""', b'"') if bytes(field[:1]) == b'"' else field.tobytes()
+    ends = pa.py_buffer(np.array([0, len(value)], dtype=np.int32))
+    return pa.Array.from_buffers(kind, 1, [None, ends, pa.py_buffer(value)])
 
 
 def unhex(texts: pa.StringArray) -> pa.BinaryArray:

@@ -98,9 +98,12 @@ def whole_rows(stream: BinaryIO, piece: int) -> Iterator[memoryview]:
             yield memoryview(buffer)[:end]
             buffer[: filled - end] = buffer[end:filled]
             filled -= end
+            if len(buffer) > piece and 2 * filled <= piece:
+                # The long row has gone, and with it the need for room: later pieces are as small as before.
+                buffer = buffer[:piece]
         elif filled == len(buffer):
             # One row is longer than a piece.
-            larger = bytearray(2 * len(buffer))
+            larger = bytearray(len(buffer) + len(buffer) // 2 + 1)
             larger[:filled] = buffer
             buffer = larger
         if not count:

@@ -22,6 +22,7 @@ _COPY = re.compile(
 _RANDOM = re.compile(rb"^\\(?:un)?restrict .*\n", re.MULTILINE)
 _HEADER = b"-- PostgreSQL database dump\n"
 _END = b"-- PostgreSQL database dump complete\n"
+_LAST_LINE = b"\\.\n"
 _KEPT = 4096
 
 
@@ -50,6 +51,7 @@ class DumpContent:
         self._digest = hashlib.sha256()
         self._pending: list[bytes] = []
         self._table: tuple[str, str] | None = None
+        self._inside_row = False
         self._first = b""
 
     @property
@@ -63,8 +65,8 @@ class DumpContent:
         if len(self._first) < _KEPT:
             self._first += data[: _KEPT - len(self._first)]
             self.header = _HEADER in self._first
-        if not self._something_ends_in(data):
-            # A long line or statement is joined once, when its end has come.
+        if self._table is None and not self._statement_ends_in(data):
+            # A long statement is joined once, when its end has come.
             self._pending.append(data)
             return
         whole = b"".join([*self._pending, data]) if self._pending else data
@@ -73,10 +75,8 @@ class DumpContent:
         while 0 <= position < len(whole):
             position = self._statements(whole, position) if self._table is None else self._lines(whole, position)
 
-    def _something_ends_in(self, data: bytes) -> bool:
-        """Whether a row, or a statement (its `;` may have come with the piece before), ends in this piece."""
-        if self._table is not None:
-            return b"\n" in data
+    def _statement_ends_in(self, data: bytes) -> bool:
+        """Whether a statement (its `;` may have come with the piece before) ends in this piece."""
         cut_in_two = data.startswith(b"\n") and bool(self._pending) and self._pending[-1].endswith(b";")
         return cut_in_two or b";\n" in data
 
@@ -106,6 +106,12 @@ class DumpContent:
     def _lines(self, data: bytes, position: int) -> int:
         """Count rows up to the end of the COPY block; return where it ends, or -1 when all is taken or kept."""
         assert self._table is not None
+        if self._inside_row:
+            end = data.find(b"\n", position) + 1
+            self._inside_row = not end
+            self.rows[self._table] += 1 if end else 0
+            self._digest.update(memoryview(data)[position : end or len(data)])
+            return end or -1
         empty = data.startswith(b"\\.\n", position)
         end = position if empty else data.find(b"\n\\.\n", position) + 1 or -1
         if end >= 0:
@@ -115,8 +121,11 @@ class DumpContent:
             return end + 3
         end = max(position, data.rfind(b"\n", position) + 1)
         self.rows[self._table] += data.count(b"\n", position, end)
-        self._digest.update(memoryview(data)[position:end])
-        self._keep(data[end:])
+        # What is too long to become the end of the block is a row's, and need not be kept until the row is whole.
+        self._inside_row = len(data) - end >= len(_LAST_LINE)
+        self._digest.update(memoryview(data)[position : len(data) if self._inside_row else end])
+        if not self._inside_row:
+            self._keep(data[end:])
         return -1
 
     def _take_statements(self, data: bytes) -> None:
