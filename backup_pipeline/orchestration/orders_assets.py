@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import dagster as dg
+from pydantic import Field
 
 from backup_pipeline.errors import BackupSystemError
 from backup_pipeline.model.order import Findings, VerifyResult
@@ -34,23 +35,25 @@ _CHECKS = {
 
 
 class OrdersExportConfig(dg.Config):
-    """How to export: `rewrite` every order, changed or not; `durable` waits for the disk."""
+    """What the Launchpad asks for."""
 
-    rewrite: bool = False
-    durable: bool = True
+    rewrite: bool = Field(default=False, description="Write every order, changed or not.")
+    durable: bool = Field(
+        default=True, description="Wait for the disk; without it a power cut can lose the last files."
+    )
 
 
 class OrdersRestoreConfig(dg.Config):
-    """What to restore.
+    """What the Launchpad asks for."""
 
-    `confirm` must be the source's name; `skip_invalid` goes on without folders that are damaged or missing;
-    `skip_deleted` leaves out orders whose row was deleted; `dry_run` builds and compares, but does not swap.
-    """
-
-    confirm: str
-    skip_invalid: bool = False
-    skip_deleted: bool = False
-    dry_run: bool = False
+    confirm: str = Field(description="Name of the source, as in backup.yaml: its table is replaced.")
+    dry_run: bool = Field(default=False, description="Read, build and compare, but do not swap.")
+    skip_invalid: bool = Field(
+        default=False, description="Go on without folders that are damaged or missing, and say which."
+    )
+    skip_deleted: bool = Field(
+        default=False, description="Leave out orders whose row was deleted before the last export."
+    )
 
 
 def findings_metadata(findings: Findings) -> dict[str, Any]:
