@@ -2,8 +2,10 @@
 
 python -m benchmarks.restore [--megabytes 300] [--rounds 2]
 
-All of them restore the same data into a new database of the same server, with the server's default settings. A restore
-of ours ends with ANALYZE of every table, which the others leave for later; it is measured without and with it.
+All of them restore the same data into a new database of the same server, with the server's default settings. A rebuild
+of ours ends with ANALYZE of every table, so that the database is fit for work as soon as it is swapped in; the others
+leave that for later. The promise holds for the whole rebuild. Two rows beside it show the rebuild without ANALYZE, and
+`pg_restore -j` with an ANALYZE of its own.
 """
 
 from __future__ import annotations
@@ -97,11 +99,16 @@ def run(server: EmbeddedServer, folder: Path, options: argparse.Namespace, repor
         create_database(target)
         shell(f"{quoted(client, 'pg_restore', target)} -j{options.jobs} --exit-on-error {custom}", target)
 
+    def pg_restore_analyzed() -> None:
+        pg_restore()
+        shell(f"{quoted(client, 'psql', target)} -X -q -c analyze", target)
+
     ways: dict[str, Callable[[], None]] = {
         "ours": ours,
         "ours, without ANALYZE": ours_alone,
         "gunzip -c | psql": psql,
         f"pg_restore -j{options.jobs}": pg_restore,
+        f"pg_restore -j{options.jobs}; analyze": pg_restore_analyzed,
         "ours, custom format": ours_through_custom,
     }
     best = dict.fromkeys(ways, float("inf"))
@@ -118,12 +125,18 @@ def run(server: EmbeddedServer, folder: Path, options: argparse.Namespace, repor
                 assert not result.findings, result.findings
                 compared.append(result.seconds)
     parallel = f"pg_restore -j{options.jobs}"
-    for name in ("gunzip -c | psql", parallel):
+    peers = ("gunzip -c | psql", parallel)
+    fastest = min(peers, key=lambda name: best[name])
+    whole = "rebuild from plain SQL (gzip), with ANALYZE"
+    report.row(whole, best["ours"], best[fastest], other_name=f"{fastest} (the faster)", at_least=1.0)
+    report.row("the same, held against the aim", best["ours"], best[fastest], other_name=fastest, at_least=1.3)
+    for name in peers:
         alone = best["ours, without ANALYZE"]
-        report.row("rebuild from plain SQL (gzip)", alone, best[name], other_name=name, at_least=1.3)
-        report.row("the same with ANALYZE at its end", best["ours"], best[name], other_name=name)
+        report.row("the rebuild without ANALYZE", alone, best[name], other_name=name)
+    report.row(whole, best["ours"], best[f"{parallel}; analyze"], other_name=f"{parallel}; analyze")
     custom_name = "ours, custom format"
-    report.row("rebuild from the custom format, with ANALYZE", best[custom_name], best[parallel], other_name=parallel)
+    for name in (parallel, f"{parallel}; analyze"):
+        report.row("rebuild from the custom format, with ANALYZE", best[custom_name], best[name], other_name=name)
     report.row(
         "comparison of every row and object", min(compared), best["ours"], other_name="the rebuild", at_most=0.25
     )

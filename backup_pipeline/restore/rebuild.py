@@ -24,7 +24,7 @@ from backup_pipeline.tools.postgres.databases import (
 )
 from backup_pipeline.tools.postgres.psql import run_plain_dump
 from backup_pipeline.tools.postgres.restore_archive import archive_path, run_archive
-from backup_pipeline.tools.postgres.restore_check import drop_subscriptions
+from backup_pipeline.tools.postgres.restore_check import drop_subscriptions, tables_of
 from backup_pipeline.tools.postgres.restore_load import (
     Skip,
     analyze_database,
@@ -91,7 +91,7 @@ def rebuild_database(
             if archive is not None:
                 count = jobs or default_jobs()
                 warnings = run_archive(archive, target, client, jobs=count, settings=session_settings(count))
-                analyze_database(target)
+                analyze_database(target, tables_of(target), jobs=count)
             else:
                 with plain_sql(file, client) as reader:
                     if careful:

@@ -469,13 +469,10 @@ def load_plain_dump(
         raise
 
 
-def analyze_database(target: PostgresTarget) -> None:
-    """Gather the planner's statistics of every table."""
-    connection = open_connection(target, pinned=False)
-    try:
-        execute_statement(connection, b"analyze", target)
-    finally:
-        connection.close()
+def analyze_database(target: PostgresTarget, tables: list[tuple[str, str]], *, jobs: int = 0) -> None:
+    """Gather the planner's statistics of these tables over several connections."""
+    with _Pool(target, min(jobs or default_jobs(), max(1, len(tables)))) as pool:
+        _analyze(pool, target, tables)
 
 
 def _analyze(pool: _Pool, target: PostgresTarget, tables: list[tuple[str, str]]) -> None:
