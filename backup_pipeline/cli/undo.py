@@ -55,7 +55,11 @@ def undo(
     elif apply:
         out.print(f"[bold green]undone[/]: {result.undo.live} is what it was before {result.restore_id}")
     else:
-        before = f"{result.undo.kept} becomes {result.undo.live} again" if result.undo.kept else "it is put aside"
+        before = (
+            f"{result.undo.kept} becomes {result.undo.live} again, what is live now is put aside"
+            if result.undo.kept
+            else f"nothing was live before it, so {result.undo.live} is put aside under another name and nothing is live"
+        )
         out.print(
             f"The restore {result.restore_id} of {result.target} (set {result.set_id}) would be taken back: {before}."
         )

@@ -100,7 +100,9 @@ def look(chosen: Chosen, progress: ProgressSink) -> Scene:
         backup_version=dump.server_version or "",
         bytes_needed=int(size * _SPACE_FACTOR) if options.mode is RestoreMode.REBUILD else size,
         bytes_free=chosen.store.free_bytes() if target.host in ("localhost", "127.0.0.1", "::1") else None,
-        seconds=_estimate(chosen, size),
+        seconds=_estimate(
+            chosen, size, emergency=properties is not None and not options.into and not options.skip_emergency_backup
+        ),
         missing_roles=tuple(_missing_roles(expected, facts)),
         missing_extensions=tuple(_missing_extensions(expected, facts)),
         steps=tuple(_steps(chosen, target, properties, fills=fills)),
@@ -148,13 +150,18 @@ def _missing_extensions(expected: Expectation, facts: ServerFacts) -> list[str]:
     return sorted(set(expected.roles.extensions if expected.roles else ()) - facts.extensions)
 
 
-def _estimate(chosen: Chosen, size: int) -> float:
+def _estimate(chosen: Chosen, size: int, *, emergency: bool) -> float:
+    """Return about how long it takes: as the last drill did, and as long as the set's own capture for an emergency set."""
     last = chosen.backup.last_proof(ProofKind.DRILL)
     measured = (last.details.get(chosen.source) if last else None) or {}
+    seconds = 1 + size / _GUESSED_SPEED
     if isinstance(measured, dict) and isinstance(measured.get("restore_seconds"), int | float):
-        seconds, comparing = measured["restore_seconds"], measured.get("compare_seconds")
-        return round(float(seconds) + float(comparing if isinstance(comparing, int | float) else 0), 1)  # type: ignore[arg-type]
-    return round(1 + size / _GUESSED_SPEED, 1)
+        parts = (measured["restore_seconds"], measured.get("compare_seconds"))
+        seconds = sum(float(part) for part in parts if isinstance(part, int | float))
+    if emergency:
+        begun, ended = min(r.started_at for r in chosen.records), max(r.finished_at for r in chosen.records)
+        seconds += (ended - begun).total_seconds()
+    return round(seconds, 1)
 
 
 def _judge(
