@@ -207,9 +207,12 @@ def _dagster_home(site: Site) -> Iterator[EnvironmentFault]:
     if not named:
         return
     home = Path(named)
+    # In a container all of it but `storage` is read-only.
+    storage = home / "storage"
+    place = storage if storage.is_dir() and (home / "dagster.yaml").is_file() else home
     if not home.is_absolute():
         yield EnvironmentFault("DAGSTER_HOME", "not an absolute path", "Write the whole path, beginning with /.")
     elif not home.is_dir():
         yield EnvironmentFault("DAGSTER_HOME", f"there is no folder {home}", f"mkdir -p {home}", Severity.WARN)
-    elif not os.access(home, os.W_OK | os.X_OK):
-        yield EnvironmentFault("DAGSTER_HOME", f"{home} cannot be written", "Give this user the right to write there.")
+    elif not os.access(place, os.W_OK | os.X_OK):
+        yield EnvironmentFault("DAGSTER_HOME", f"{place} cannot be written", "Give this user the right to write there.")

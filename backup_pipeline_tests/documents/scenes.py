@@ -301,6 +301,12 @@ def contributing(stage: Stage) -> None:
     stage.shell().follow(document("contributing"))
 
 
+def how_it_works(stage: Stage) -> None:
+    site_of_files(stage)
+    stage.shell().follow(document("how-it-works"))
+    assert "<svg" in (stage.site / "status.html").read_text("utf-8")
+
+
 def settings(stage: Stage) -> None:
     stage.shell().follow(document("settings"))
 
@@ -404,6 +410,7 @@ SCENES: dict[str, Callable[[Stage], None]] = {
     "guide-supabase-keycloak-storage": supabase_guide,
     "guide-trading-and-repository": trading_guide,
     "guide-workshop-archive": workshop_guide,
+    "how-it-works": how_it_works,
     "restore": restore,
     "security": security,
     "settings": settings,

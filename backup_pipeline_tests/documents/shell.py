@@ -145,7 +145,12 @@ class Shell:
         if words[0] == "export":
             self.exported.append(text)
             return Output(0, "", "")
-        if words[0] == "backup-pipeline" and not _OF_A_SHELL.search(re.sub(r"'[^']*'|\"[^\"$]*\"", "", text)):
+        # Options of the program itself ask what it was called.
+        if (
+            words[0] == "backup-pipeline"
+            and words[1][0] != "-"
+            and not _OF_A_SHELL.search(re.sub(r"'[^']*'|\"[^\"$]*\"", "", text))
+        ):
             return self.call(words[1:])
         return self.bash(text)
 

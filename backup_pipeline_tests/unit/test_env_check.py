@@ -179,6 +179,21 @@ def test_a_relative_dagster_home_is_an_error(reachable):
     assert "absolute" in _told(check_environment(reachable(DAGSTER_HOME="home"), now=NOW))["DAGSTER_HOME"]
 
 
+def test_only_the_storage_of_dagsters_home_must_be_writable(reachable, tmp_path, monkeypatch):
+    home = tmp_path / "home"
+    (home / "storage").mkdir(parents=True)
+    (home / "dagster.yaml").touch()
+    # Root may write everywhere: the answer of the system is given here.
+    closed = {home}
+    monkeypatch.setattr("os.access", lambda path, mode: path not in closed)
+    assert "DAGSTER_HOME" not in _told(check_environment(reachable(DAGSTER_HOME=str(home)), now=NOW))
+    closed.add(home / "storage")
+    assert "cannot be written" in _told(check_environment(reachable(DAGSTER_HOME=str(home)), now=NOW))["DAGSTER_HOME"]
+    closed.remove(home / "storage")
+    (home / "dagster.yaml").unlink()
+    assert "cannot be written" in _told(check_environment(reachable(DAGSTER_HOME=str(home)), now=NOW))["DAGSTER_HOME"]
+
+
 def test_git_missing_is_an_error_for_a_site_with_a_repository(reachable, tmp_path, monkeypatch):
     text = SITE.replace("plans:", "  code: {kind: repository, path: files}\nplans:").replace("[files]", "[files, code]")
     (tmp_path / "backup.yaml").write_text(text)
