@@ -13,9 +13,10 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 
 from backup_pipeline.errors import BackupSystemError
 from backup_pipeline.orchestration.names import PLAN_TAG, artefact_key
-from backup_pipeline.orchestration.orders_assets import folders_asset, restored_asset, verification_asset
+from backup_pipeline.orchestration.orders_assets import folders_asset, restored_asset, undo_job, verification_asset
 from backup_pipeline.orchestration.orders_years import (
     FOLDERS,
+    NEVER_AGAIN,
     RESTORED,
     VERIFICATION,
     job_name,
@@ -42,7 +43,7 @@ def _jobs(site: Site, plan: str, name: str) -> list[UnresolvedAssetJobDefinition
                 job_name(plan, name, what),
                 selection=dg.AssetSelection.assets(artefact_key(plan, (name, asset))),
                 partitions_def=None if what == "restore" else partitions,
-                tags={PLAN_TAG: plan, "dagster/max_retries": "0"},
+                tags={PLAN_TAG: plan, **NEVER_AGAIN},
                 description=f"{text} Source {name} of plan {plan}.",
             )
         )
@@ -121,7 +122,7 @@ def orders_definitions(site: Site, plan: str, name: str) -> dg.Definitions:
             verification_asset(site, plan, name),
             restored_asset(site, plan, name),
         ],
-        jobs=_jobs(site, plan, name),
+        jobs=[*_jobs(site, plan, name), undo_job(site, plan, name)],
         schedules=schedules,
         sensors=[changed_sensor(site, plan, name)],
     )

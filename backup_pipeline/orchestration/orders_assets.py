@@ -15,8 +15,10 @@ from backup_pipeline.orchestration.metadata import failure_of, table_of
 from backup_pipeline.orchestration.names import PLAN_TAG, artefact_key
 from backup_pipeline.orchestration.orders_years import (
     FOLDERS,
+    NEVER_AGAIN,
     RESTORED,
     VERIFICATION,
+    job_name,
     orders_group,
     orders_source,
     year_partitions,
@@ -25,13 +27,26 @@ from backup_pipeline.orchestration.orders_years import (
 from backup_pipeline.orchestration.watching import present_watcher
 from backup_pipeline.settings.site import Site
 
-# Which findings fail which check; what is in none of them is only shown.
+# Which findings fail which check, and what it looks at; findings that are in none of them are only shown.
 _CHECKS = {
-    "pairs_whole": ("checksum", "missing_file", "meta", "data", "version", "unreadable", "index", "unlike_index"),
-    "nothing_missing": ("missing", "not_exported"),
-    "no_duplicates": ("duplicate", "duplicate_number", "same_folder"),
-    "auftraege_schema": ("schema", "row"),
+    "pairs_whole": (
+        ("checksum", "missing_file", "meta", "data", "version", "unreadable", "index", "unlike_index"),
+        "Every data.csv is the one that its meta.json and the archive's index name, and can be read.",
+    ),
+    "nothing_missing": (
+        ("missing", "not_exported"),
+        "Every order of the index has its folder, and every row of the database is in one.",
+    ),
+    "no_duplicates": (
+        ("duplicate", "duplicate_number", "same_folder"),
+        "No record is in two folders, no number belongs to two records, no two records claim one folder.",
+    ),
+    "auftraege_schema": (
+        ("schema", "row"),
+        "Every value is what the table allows: six digits, dates, times, JSON, 0 or 1.",
+    ),
 }
+_ADVICE = "What a person should look at: plates and VINs, folders without a row, traces of a broken-off export."
 
 
 class OrdersExportConfig(dg.Config):
@@ -54,6 +69,12 @@ class OrdersRestoreConfig(dg.Config):
     skip_deleted: bool = Field(
         default=False, description="Leave out orders whose row was deleted before the last export."
     )
+
+
+class OrdersUndoConfig(dg.Config):
+    """What the Launchpad asks for."""
+
+    confirm: str = Field(description="Name of the source, as in backup.yaml: its restored table is put aside again.")
 
 
 def findings_metadata(findings: Findings) -> dict[str, Any]:
@@ -97,6 +118,11 @@ def folders_asset(site: Site, plan: str, name: str) -> dg.AssetsDefinition:
                 result = export_orders(snapshot, place.archive, options, progress=present_watcher().progress)
         except Exception as error:  # noqa: BLE001 - at this edge everything becomes a Failure
             raise failure_of(error) from None
+        every = partitions.get_partition_keys()
+        for year in context.partition_keys:
+            mine = years_of([year], every)
+            exported = sum(n for y, n in result.per_year.items() if mine is None or y in mine)
+            context.add_asset_metadata({"exported of this year": exported}, partition_key=year)
         metadata: dict[str, Any] = {
             "exported": result.exported,
             "unchanged": result.unchanged,
@@ -119,7 +145,7 @@ def folders_asset(site: Site, plan: str, name: str) -> dg.AssetsDefinition:
 
 def _check_results(key: dg.AssetKey, result: VerifyResult) -> Iterator[dg.AssetCheckResult]:
     years = table_of([{"year": y, "folders": n, "errors": bad} for y, (n, bad) in sorted(result.per_year.items())])
-    for check, kinds in _CHECKS.items():
+    for check, (kinds, _) in _CHECKS.items():
         errors = [f for f in result.findings.kept if f.kind in kinds and f.level == "error"]
         yield dg.AssetCheckResult(
             asset_key=key,
@@ -162,7 +188,10 @@ def verification_asset(site: Site, plan: str, name: str) -> dg.AssetsDefinition:
                 code_version="1",
             )
         ],
-        check_specs=[dg.AssetCheckSpec(check, asset=key, description=description) for check in (*_CHECKS, "advice")],
+        check_specs=[
+            *(dg.AssetCheckSpec(check, asset=key, description=text) for check, (_, text) in _CHECKS.items()),
+            dg.AssetCheckSpec("advice", asset=key, description=_ADVICE),
+        ],
         backfill_policy=dg.BackfillPolicy.single_run(),
         op_tags={PLAN_TAG: plan},
     )
@@ -208,7 +237,7 @@ def restored_asset(site: Site, plan: str, name: str) -> dg.AssetsDefinition:
         group_name=orders_group(plan),
         kinds={"sqlite" if orders_source(site, name).database else "postgres"},
         description="The table auftraege rebuilt from the folders beside the old one, compared, and swapped in. "
-        "`orders undo` swaps back.",
+        "The undo job, or `orders undo`, swaps back.",
         code_version="1",
         op_tags={PLAN_TAG: plan},
     )
@@ -216,8 +245,7 @@ def restored_asset(site: Site, plan: str, name: str) -> dg.AssetsDefinition:
         from backup_pipeline.operations.orders_restore import RestoreOptions, restore_orders
         from backup_pipeline.operations.orders_source import orders_place
 
-        if config.confirm != name:
-            raise dg.Failure(f"Not confirmed: set `confirm` to the source's name, {name}.", allow_retries=False)
+        _need_confirmation(config.confirm, name)
         try:
             place = orders_place(site, name)
             options = RestoreOptions(
@@ -247,3 +275,35 @@ def restored_asset(site: Site, plan: str, name: str) -> dg.AssetsDefinition:
         )
 
     return restored_orders
+
+
+def undo_job(site: Site, plan: str, name: str) -> dg.JobDefinition:
+    """Return the job that takes the newest restore of a source back."""
+
+    @dg.op(name=job_name(plan, name, "undo") + "_op", tags={PLAN_TAG: plan})
+    def undo(context: dg.OpExecutionContext, config: OrdersUndoConfig) -> None:
+        from backup_pipeline.operations.orders_restore import undo_restore
+        from backup_pipeline.operations.orders_source import orders_place
+
+        _need_confirmation(config.confirm, name)
+        try:
+            place = orders_place(site, name)
+            told = undo_restore(place.need_database(), lock_wait_seconds=place.lock_wait_seconds)
+        except Exception as error:  # noqa: BLE001 - at this edge everything becomes a Failure
+            raise failure_of(error) from None
+        context.log.info(told)
+
+    @dg.job(
+        name=job_name(plan, name, "undo"),
+        tags={PLAN_TAG: plan, **NEVER_AGAIN},
+        description=f"Take back the newest restore from the folders. Source {name} of plan {plan}.",
+    )
+    def job() -> None:
+        undo()
+
+    return job
+
+
+def _need_confirmation(confirm: str, name: str) -> None:
+    if confirm != name:
+        raise dg.Failure(f"Not confirmed: set `confirm` to the source's name, {name}.", allow_retries=False)

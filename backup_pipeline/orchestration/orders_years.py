@@ -10,6 +10,8 @@ from backup_pipeline.settings.site import Site
 from backup_pipeline.settings.types import OrdersSource
 
 FOLDERS, VERIFICATION, RESTORED = "order_folders", "order_verification", "restored_orders"
+NEVER_AGAIN = {"dagster/max_retries": "0"}
+"""Tags of runs that must not be retried by themselves."""
 _RANGE_START, _RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 
 
@@ -48,7 +50,7 @@ def years_of(selected: Sequence[str], every: Sequence[str]) -> frozenset[str] | 
 
 
 def job_name(plan: str, name: str, what: str) -> str:
-    """Return `<plan>_<source>_orders_<what>`; what: export, verification, restore."""
+    """Return `<plan>_<source>_orders_<what>`; what: export, verification, restore, undo."""
     return f"{plan}_{name}_orders_{what}"
 
 

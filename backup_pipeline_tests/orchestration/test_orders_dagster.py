@@ -46,6 +46,9 @@ def test_a_backfill_over_years_exports_them_in_one_run(workshop: Workshop, defs:
         assert result.success
         materialised = result.asset_materializations_for_node("workshop__werkstatt__order_folders")
         assert sorted(str(event.partition) for event in materialised) == ["2021", "2022", "2023"]
+        own = {event.partition: event.metadata["exported of this year"].value for event in materialised}
+        assert own == {"2021": 5, "2022": 5, "2023": 5}
+        assert {event.metadata["exported"].value for event in materialised} == {15}
     assert sorted(p.name for p in workshop.archive.iterdir() if p.is_dir()) == ["2021", "2022", "2023"]
 
 
@@ -100,6 +103,25 @@ def test_the_restore_needs_the_sources_name_and_brings_the_table_back(workshop: 
         result = run(defs, "restore", instance, run_config=config(confirm="werkstatt"))
         assert result.success
     assert workshop.rows() == rows
+
+
+def test_a_restore_is_taken_back_by_the_undo_job(workshop: Workshop, defs: dg.Definitions) -> None:
+    workshop.export()
+    rows = workshop.rows()
+    workshop.execute(("UPDATE auftraege SET kunde_name = 'falsch'", ()))
+    spoilt = workshop.rows()
+    workshop.restore()
+    assert workshop.rows() == rows
+
+    def config(confirm: str) -> dict[str, Any]:
+        return {"ops": {"workshop_werkstatt_orders_undo_op": {"config": {"confirm": confirm}}}}
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert not run(defs, "undo", instance, run_config=config("ja")).success
+        assert workshop.rows() == rows
+        assert run(defs, "undo", instance, run_config=config("werkstatt")).success
+        assert workshop.rows() == spoilt
+        assert not run(defs, "undo", instance, run_config=config("werkstatt")).success
 
 
 def test_the_sensor_asks_for_the_years_that_changed_and_rests_otherwise(
