@@ -69,25 +69,46 @@ class OrderFinding:
         return {"path": self.path, "kind": self.kind, "level": self.level, "reason": self.reason}
 
 
-class Findings:
-    """Findings as they come: every one is counted, and the first `limit` are kept, so that memory stays bounded."""
+KEPT_FINDINGS = 20_000
 
-    def __init__(self, limit: int = 20_000) -> None:
-        self.limit = limit
+
+class Findings:
+    """Findings as they come: every one is counted, and the first `limit` errors and warnings are kept each.
+
+    So memory stays bounded, and no error is hidden behind warnings.
+    """
+
+    def __init__(self, limit: int | None = None) -> None:
+        self.limit = KEPT_FINDINGS if limit is None else limit
         self.kept: list[OrderFinding] = []
         self.counts: dict[str, int] = {}
         self.errors = 0
         self.warnings = 0
+        self._errors: dict[str, int] = {}
 
     def add(self, path: str, kind: str, reason: str, level: Level = "error") -> None:
         """Count a finding and keep it while there is room."""
         self.counts[kind] = self.counts.get(kind, 0) + 1
         if level == "error":
             self.errors += 1
+            self._errors[kind] = self._errors.get(kind, 0) + 1
         else:
             self.warnings += 1
-        if len(self.kept) < self.limit:
+        if (self.errors if level == "error" else self.warnings) <= self.limit:
             self.kept.append(OrderFinding(path, kind, reason, level))
+
+    def errors_of(self, *kinds: str) -> int:
+        """Return how many errors of these kinds were counted."""
+        return sum(self._errors.get(kind, 0) for kind in kinds)
+
+    @property
+    def first_error(self) -> OrderFinding | None:
+        """The error that came first."""
+        return next((finding for finding in self.kept if finding.level == "error"), None)
+
+    def worst_first(self) -> list[OrderFinding]:
+        """Return what was kept, errors before warnings, each as they came."""
+        return sorted(self.kept, key=lambda finding: finding.level)
 
     @property
     def left_out(self) -> int:
@@ -155,7 +176,7 @@ class ExportResult:
         if self.stopped:
             raise StoreError(self.summary(), where=where, remedy="Free space, then run again; it goes on from there.")
         if self.failed:
-            first = next((f for f in self.findings.kept if f.level == "error"), None)
+            first = self.findings.first_error
             named = f" First: {first.path}: {first.reason}" if first else ""
             raise BackupSystemError(
                 f"{self.summary()}.{named}", where=where, remedy="Correct the orders named and run again."
@@ -199,9 +220,10 @@ class VerifyResult:
     def raise_for_failure(self, where: str) -> None:
         """Raise ValidationError when there was an error."""
         if not self.ok:
-            first = next(f for f in self.findings.kept if f.level == "error")
+            first = self.findings.first_error
+            named = f" First: {first.path}: {first.reason}" if first else ""
             raise ValidationError(
-                f"{self.summary()}. First: {first.path}: {first.reason}", where=where,
+                f"{self.summary()}.{named}", where=where,
                 remedy="Export again where the database is right; put the folder back from a backup where it is not.",
             )  # fmt: skip
 

@@ -115,7 +115,7 @@ def export_orders(
             exporter.tree.close()
     result = exporter.result
     result.seconds = time.perf_counter() - begin
-    for finding in result.findings.kept[:100]:
+    for finding in result.findings.worst_first()[:100]:
         LOG.log(logging.ERROR if finding.level == "error" else logging.WARNING, "%s: %s", finding.path, finding.reason)
     LOG.log(logging.INFO if result.ok else logging.ERROR, "%s", result.summary())
     return result

@@ -92,7 +92,7 @@ def restore_orders(
         else:
             _into_sqlite(archive, target, orders, options, result, now())
     result.seconds = time.perf_counter() - begin
-    for finding in result.findings.kept[:100]:
+    for finding in result.findings.worst_first()[:100]:
         LOG.log(logging.ERROR if finding.level == "error" else logging.WARNING, "%s: %s", finding.path, finding.reason)
     LOG.info("%s", result.summary())
     return result
@@ -226,11 +226,11 @@ class _Reader:
         """Raise ValidationError where the restore must not go on."""
         result = self.result
         if (result.invalid or result.missing) and not self.options.skip_invalid:
-            first = next(f for f in result.findings.kept if f.level == "error")
+            first = result.findings.first_error
             LOG.error("%s", result.summary())
             raise ArchiveIncompleteError(
                 f"{result.invalid} invalid and {result.missing} missing orders; nothing was changed. "
-                f"First: {first.path}: {first.reason}",
+                + (f"First: {first.path}: {first.reason}" if first else ""),
                 where=str(self.archive),
                 remedy="Put the folders named back, or restore without them: --skip-invalid.",
                 result=result,

@@ -81,7 +81,7 @@ def findings_metadata(findings: Findings) -> dict[str, Any]:
     """Return counts by kind and the findings as a table: paths and reasons, no customer's values."""
     metadata: dict[str, Any] = {f"findings/{kind}": count for kind, count in sorted(findings.counts.items())}
     if findings.kept:
-        metadata["findings"] = table_of([finding.as_dict() for finding in findings.kept])
+        metadata["findings"] = table_of([finding.as_dict() for finding in findings.worst_first()])
     return metadata
 
 
@@ -146,12 +146,13 @@ def folders_asset(site: Site, plan: str, name: str) -> dg.AssetsDefinition:
 def _check_results(key: dg.AssetKey, result: VerifyResult) -> Iterator[dg.AssetCheckResult]:
     years = table_of([{"year": y, "folders": n, "errors": bad} for y, (n, bad) in sorted(result.per_year.items())])
     for check, (kinds, _) in _CHECKS.items():
+        found = result.findings.errors_of(*kinds)
         errors = [f for f in result.findings.kept if f.kind in kinds and f.level == "error"]
         yield dg.AssetCheckResult(
             asset_key=key,
             check_name=check,
-            passed=not errors,
-            description=f"{len(errors)} findings in {result.folders} folders",
+            passed=not found,
+            description=f"{found} findings in {result.folders} folders",
             metadata={
                 "by year": years,
                 **({"findings": table_of([f.as_dict() for f in errors])} if errors else {}),
@@ -163,7 +164,7 @@ def _check_results(key: dg.AssetKey, result: VerifyResult) -> Iterator[dg.AssetC
         check_name="advice",
         passed=not advice,
         severity=dg.AssetCheckSeverity.WARN,
-        description=f"{len(advice)} warnings",
+        description=f"{result.findings.warnings} warnings",
         metadata={"findings": table_of([f.as_dict() for f in advice])} if advice else {},
     )
 
