@@ -30,8 +30,8 @@ from backup_pipeline.tools.postgres.restore_check import (
     large_objects_of,
     tables_of,
 )
+from backup_pipeline.tools.postgres.restore_input import plain_sql
 from backup_pipeline.tools.postgres.restore_load import load_plain_dump
-from backup_pipeline.tools.postgres.restore_stream import plain_sql
 from backup_pipeline.tools.postgres.target import PostgresTarget
 from benchmarks.data_database import make_database, size_of
 from benchmarks.report import Report

@@ -29,6 +29,7 @@ from backup_pipeline.tools.postgres.fingerprint import (
     fingerprint_large_objects,
     fingerprint_table,
 )
+from backup_pipeline.tools.postgres.keycloak_schema import keycloak_state_in
 from backup_pipeline.tools.postgres.readers import Readers
 from backup_pipeline.tools.postgres.snapshot import Snapshot, exported_snapshot
 from backup_pipeline.tools.postgres.target import PostgresTarget
@@ -260,4 +261,5 @@ class _Capture:
             self.fingerprints,
             large_objects,
             foreign_tables(self.catalog.tables, self.settings.tables),
+            keycloak_state_in(self.snapshot.connection),
         )

@@ -34,6 +34,7 @@ from backup_pipeline.tools.postgres.archive_list import archive_rows
 from backup_pipeline.tools.postgres.clients import choose_client
 from backup_pipeline.tools.postgres.dump import dump_command, dumping
 from backup_pipeline.tools.postgres.dump_content import DumpContent
+from backup_pipeline.tools.postgres.keycloak_schema import KeycloakState
 from backup_pipeline.tools.postgres.snapshot import Snapshot
 from backup_pipeline.tools.streams import gunzip, gzip_sink
 
@@ -142,10 +143,11 @@ def dump_record(
     fingerprints: Mapping[TableName, Fingerprint],
     large_objects: Fingerprint | None,
     foreign: Sequence[str] = (),
+    keycloak: KeycloakState | None = None,
 ) -> ArtefactRecord:
     """Return the record of a dump, key (source, "dump"), with the fingerprints of every table that it holds.
 
-    `foreign` are the foreign tables whose rows the settings ask for.
+    `foreign` are the foreign tables whose rows the settings ask for; `keycloak` is what such a database says of itself.
     """
     before = context.previous.record(context.source, "dump") if context.previous else None
     objects = _object_digests(catalog)
@@ -181,6 +183,8 @@ def dump_record(
         "objects": cast(JsonValue, objects),
         "large_objects": None if large_objects is None else large_objects.model_dump(mode="json"),
     }
+    if keycloak is not None:
+        details["keycloak"] = {"version": keycloak.version, "last_change": keycloak.last_change}
     return ArtefactRecord(
         key=(context.source, "dump"),
         source=context.source,

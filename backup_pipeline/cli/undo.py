@@ -58,7 +58,7 @@ def undo(
         before = (
             f"{result.undo.kept} becomes {result.undo.live} again, what is live now is put aside"
             if result.undo.kept
-            else f"nothing was live before it, so {result.undo.live} is put aside under another name and nothing is live"
+            else f"nothing was live before it, so {result.undo.live} is put aside and nothing is live"
         )
         out.print(
             f"The restore {result.restore_id} of {result.target} (set {result.set_id}) would be taken back: {before}."

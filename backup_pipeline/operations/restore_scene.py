@@ -18,7 +18,7 @@ from backup_pipeline.model.restore import RestoreMode, RestorePlan
 from backup_pipeline.operations.drill import expectation_of, written_by
 from backup_pipeline.operations.restore import Chosen
 from backup_pipeline.operations.targets import target_of
-from backup_pipeline.restore import supabase
+from backup_pipeline.restore import keycloak, supabase
 from backup_pipeline.restore.comparison import Expectation
 from backup_pipeline.restore.swap import BEFORE, RESTORE
 from backup_pipeline.rules.left_out import foreseen, told
@@ -32,6 +32,7 @@ from backup_pipeline.tools.postgres.databases import (
     server_facts,
     state_of_server,
 )
+from backup_pipeline.tools.postgres.keycloak_schema import keycloak_state
 from backup_pipeline.tools.postgres.restore_check import catalog_of, fingerprints_of, tables_of
 from backup_pipeline.tools.postgres.target import PostgresTarget
 
@@ -151,7 +152,7 @@ def _missing_extensions(expected: Expectation, facts: ServerFacts) -> list[str]:
 
 
 def _estimate(chosen: Chosen, size: int, *, emergency: bool) -> float:
-    """Return about how long it takes: as the last drill did, and as long as the set's own capture for an emergency set."""
+    """Return about how long it takes: as the last drill did; an emergency set, as the set's own capture."""
     last = chosen.backup.last_proof(ProofKind.DRILL)
     measured = (last.details.get(chosen.source) if last else None) or {}
     seconds = 1 + size / _GUESSED_SPEED
@@ -185,6 +186,10 @@ def _judge(
         warnings.append("the set was never sealed; what it holds is restored as far as it goes")
     elif not chosen.backup.proven:
         warnings.append("this set has not been proven by a drill")
+    backup = keycloak.recorded(dump.details)
+    live = keycloak_state(target) if backup and properties is not None and not options.into else None
+    if other_version := keycloak.version_warning(backup, live):
+        warnings.append(other_version)
     if options.mode is RestoreMode.UPSERT:
         if properties is None:
             reasons.append("the database does not exist; rebuild it")

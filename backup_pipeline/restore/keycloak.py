@@ -6,6 +6,9 @@ for ever. A realm export alone holds no users; that is why the database is what 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from backup_pipeline.model.base import JsonValue
 from backup_pipeline.tools.postgres.keycloak_schema import KeycloakState, free_lock, keycloak_state
 from backup_pipeline.tools.postgres.target import PostgresTarget
 
@@ -23,6 +26,14 @@ def is_lock(table: TableName) -> bool:
 def is_version(table: TableName) -> bool:
     """Return whether this table says which version the schema has."""
     return table[1] == VERSION_TABLE
+
+
+def recorded(details: Mapping[str, JsonValue]) -> KeycloakState | None:
+    """Return what the record of a dump says of its Keycloak; None for any other database, and in older sets."""
+    found = details.get("keycloak")
+    if not isinstance(found, dict):
+        return None
+    return KeycloakState("", str(found.get("version") or ""), str(found.get("last_change") or ""), locked=False)
 
 
 def settle(target: PostgresTarget) -> tuple[KeycloakState | None, list[str]]:

@@ -30,7 +30,8 @@ from backup_pipeline.tools.postgres.databases import server_facts
 from backup_pipeline.tools.postgres.fill import Filling
 from backup_pipeline.tools.postgres.merge import merge_session
 from backup_pipeline.tools.postgres.restore_check import catalog_of
-from backup_pipeline.tools.postgres.restore_stream import CopyBlock, DumpParts, Statement, plain_sql
+from backup_pipeline.tools.postgres.restore_input import plain_sql
+from backup_pipeline.tools.postgres.restore_stream import CopyBlock, DumpParts, Statement
 from backup_pipeline.tools.postgres.target import PostgresTarget
 
 TableName = tuple[str, str]

@@ -25,14 +25,9 @@ from backup_pipeline.tools.postgres.databases import (
 from backup_pipeline.tools.postgres.psql import run_plain_dump
 from backup_pipeline.tools.postgres.restore_archive import archive_path, run_archive
 from backup_pipeline.tools.postgres.restore_check import drop_subscriptions, tables_of
-from backup_pipeline.tools.postgres.restore_load import (
-    Skip,
-    analyze_database,
-    default_jobs,
-    load_plain_dump,
-    session_settings,
-)
-from backup_pipeline.tools.postgres.restore_stream import plain_sql
+from backup_pipeline.tools.postgres.restore_input import plain_sql
+from backup_pipeline.tools.postgres.restore_load import Skip, analyze_database, load_plain_dump
+from backup_pipeline.tools.postgres.restore_pool import default_jobs, session_settings
 from backup_pipeline.tools.postgres.target import PostgresTarget
 
 OpenDump = Callable[[], BinaryIO]

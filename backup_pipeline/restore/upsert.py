@@ -19,9 +19,11 @@ from backup_pipeline.restore.rebuild import OpenDump
 from backup_pipeline.rules.upsert_order import order_of_leaves
 from backup_pipeline.tools.postgres.clients import choose_client
 from backup_pipeline.tools.postgres.databases import server_facts
-from backup_pipeline.tools.postgres.merge import MergeSession, TableFacts, merge_session
+from backup_pipeline.tools.postgres.merge import MergeSession, merge_session
 from backup_pipeline.tools.postgres.restore_check import catalog_of
-from backup_pipeline.tools.postgres.restore_stream import CopyBlock, DumpParts, plain_sql
+from backup_pipeline.tools.postgres.restore_input import plain_sql
+from backup_pipeline.tools.postgres.restore_stream import CopyBlock, DumpParts
+from backup_pipeline.tools.postgres.table_facts import TableFacts
 from backup_pipeline.tools.postgres.target import PostgresTarget
 
 TableName = tuple[str, str]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from backup_pipeline.errors import RefusedError
+from backup_pipeline.operations.restore import plan_restore
 from backup_pipeline.restore import keycloak, supabase
 from backup_pipeline.restore.comparison import compare_database
 from backup_pipeline.restore.neutralise import LeftOut, left_out
@@ -18,7 +20,8 @@ from backup_pipeline.tools.postgres.embedded import EmbeddedServer
 from backup_pipeline.tools.postgres.keycloak_schema import keycloak_state
 from backup_pipeline.tools.postgres.restore_stream import CopyBlock, Statement
 from backup_pipeline.tools.postgres.target import PostgresTarget
-from backup_pipeline_tests.postgres.restoring import ask, dump_of, expectation_of, opened, run
+from backup_pipeline_tests.postgres.restoring import ask, dump_of, expectation_of, opened, run, sealed_set
+from backup_pipeline_tests.sites import TestSite, dsn
 
 AUTH = """
 create schema auth;
@@ -122,6 +125,25 @@ def test_keycloaks_lock_is_free_after_a_restore_and_its_version_is_told(
     assert "start the Keycloak version of the backup" in keycloak.version_warning(state, keycloak_state(live))
     assert keycloak.version_warning(state, keycloak_state(target)) == ""
     assert keycloak.settle(database()) == (None, [])
+
+
+def test_keycloaks_version_is_recorded_with_the_backup_and_told_in_the_plan(
+    tmp_path: Path, database: Callable[..., PostgresTarget]
+) -> None:
+    live = database()
+    run(live, KEYCLOAK)
+    site = TestSite(tmp_path)
+    site.variables["KC_URL"] = dsn(live)
+    site.write("store: sets\nsources: {kc: {kind: postgres, dsn_env: KC_URL}}\nplans: {nightly: {sources: [kc]}}\n")
+    set_id = sealed_set(site.site, "nightly")
+    manifest = site.store("nightly").read(set_id).manifest
+    assert manifest is not None
+    record = manifest.record("kc", "dump")
+    assert record is not None
+    assert record.details["keycloak"] == {"version": "26.0.0", "last_change": "26.0.0-33201"}
+    assert "Keycloak" not in str(plan_restore(site.site, "nightly", set_id, "kc").warnings)
+    run(live, "insert into databasechangelog values ('26.1.0-1', 'kc', 3)")
+    assert "start the Keycloak version of the backup" in str(plan_restore(site.site, "nightly", set_id, "kc").warnings)
 
 
 def test_extensions_that_act_alone_are_left_out_of_a_copy_and_others_are_named_when_missing() -> None:

@@ -18,7 +18,7 @@ from backup_pipeline.model.record import Fingerprint
 from backup_pipeline.tools.postgres.catalog import read_catalog
 from backup_pipeline.tools.postgres.connection import PINNED_SETTINGS
 from backup_pipeline.tools.postgres.fingerprint import fingerprint_with
-from backup_pipeline.tools.postgres.restore_load import Tolerate, copy_rows, execute_statement
+from backup_pipeline.tools.postgres.restore_session import Tolerate, copy_rows, execute_statement
 from backup_pipeline.tools.postgres.restore_stream import CopyBlock, Statement
 from backup_pipeline.tools.postgres.target import PostgresTarget
 

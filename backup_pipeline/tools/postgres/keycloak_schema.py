@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from psycopg import sql
+import psycopg
+from psycopg import Connection, sql
+from psycopg.rows import TupleRow
 
 from backup_pipeline.tools.postgres.connection import connected
 from backup_pipeline.tools.postgres.target import PostgresTarget
@@ -30,25 +32,33 @@ class KeycloakState:
 def keycloak_state(target: PostgresTarget) -> KeycloakState | None:
     """Return what a Keycloak database says of itself; None for any other database."""
     with connected(target) as connection:
-        found = connection.execute(_FIND).fetchone()
-        if found is None:
-            return None
-        schema = str(found[0])
-        version = connection.execute(
-            sql.SQL("select version from {} order by update_time desc limit 1").format(
-                sql.Identifier(schema, "migration_model")
-            )
-        ).fetchone()
-        change = connection.execute(
-            sql.SQL("select id from {} order by orderexecuted desc limit 1").format(
-                sql.Identifier(schema, "databasechangelog")
-            )
-        ).fetchone()
-        locked = connection.execute(
-            sql.SQL("select coalesce(bool_or(locked), false) from {}").format(
-                sql.Identifier(schema, "databasechangeloglock")
-            )
-        ).fetchone()
+        return keycloak_state_in(connection)
+
+
+def keycloak_state_in(connection: Connection[TupleRow]) -> KeycloakState | None:
+    """Return what a Keycloak database says of itself in this session, as in a snapshot; None for any other database.
+
+    Also None where tables of these names have other columns, or this role may not read them.
+    """
+    try:
+        with connection.transaction():
+            return _read(connection)
+    except (psycopg.errors.UndefinedColumn, psycopg.errors.UndefinedTable, psycopg.errors.InsufficientPrivilege):
+        return None
+
+
+def _read(connection: Connection[TupleRow]) -> KeycloakState | None:
+    found = connection.execute(_FIND).fetchone()
+    if found is None:
+        return None
+    schema = str(found[0])
+
+    def first(query: str, table: str) -> TupleRow | None:
+        return connection.execute(sql.SQL(query).format(sql.Identifier(schema, table))).fetchone()
+
+    version = first("select version from {} order by update_time desc limit 1", "migration_model")
+    change = first("select id from {} order by orderexecuted desc limit 1", "databasechangelog")
+    locked = first("select coalesce(bool_or(locked), false) from {}", "databasechangeloglock")
     return KeycloakState(
         schema, str(version[0] or "") if version else "", str(change[0]) if change else "", bool(locked and locked[0])
     )

@@ -17,7 +17,7 @@ from backup_pipeline.errors import RefusedError, SourceError
 from backup_pipeline.tools import processes
 from backup_pipeline.tools.files import CHUNK
 from backup_pipeline.tools.postgres.clients import PostgresClient
-from backup_pipeline.tools.postgres.restore_stream import Readable
+from backup_pipeline.tools.postgres.restore_input import Readable
 from backup_pipeline.tools.postgres.target import PostgresTarget
 
 _HEAD = re.compile(rb"\A((?:--[^\n]*\n|\s*\n)*)\\restrict ([A-Za-z0-9]+)\n")

@@ -11,7 +11,7 @@ from typing import BinaryIO
 from backup_pipeline.errors import SourceError
 from backup_pipeline.tools import processes
 from backup_pipeline.tools.postgres.clients import PostgresClient
-from backup_pipeline.tools.postgres.restore_stream import CUSTOM_MAGIC
+from backup_pipeline.tools.postgres.restore_input import CUSTOM_MAGIC
 from backup_pipeline.tools.postgres.target import PostgresTarget
 
 

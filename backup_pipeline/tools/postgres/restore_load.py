@@ -9,23 +9,22 @@ dropped and made again.
 
 from __future__ import annotations
 
-import contextlib
-import os
 import queue
 import re
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-import psutil
 from psycopg import Connection
-from psycopg.pq import ExecStatus
 from psycopg.rows import TupleRow
 
-from backup_pipeline.errors import BackupSystemError, SourceError
+from backup_pipeline.errors import BackupSystemError
 from backup_pipeline.model.progress import Progress, ProgressSink, no_progress
-from backup_pipeline.tools.postgres.connection import open_connection, translate_postgres_error, translated
-from backup_pipeline.tools.postgres.restore_stream import CopyBlock, DumpParts, Readable, Statement
+from backup_pipeline.tools.postgres.connection import translate_postgres_error, translated
+from backup_pipeline.tools.postgres.restore_input import Readable
+from backup_pipeline.tools.postgres.restore_pool import Pool, StoppedError, default_jobs
+from backup_pipeline.tools.postgres.restore_session import Tolerate, copy_rows, execute_statement
+from backup_pipeline.tools.postgres.restore_stream import CopyBlock, DumpParts, Statement
 from backup_pipeline.tools.postgres.target import PostgresTarget
 
 # A table whose data is larger is loaded by all workers; smaller ones by one, frozen.
@@ -55,183 +54,11 @@ class LoadOutcome:
     data_bytes: int = 0
 
 
-def session_settings(jobs: int) -> dict[str, str]:
-    """Return settings for sessions that fill a database that is not live yet."""
-    memory = int(psutil.virtual_memory().total / 16 / max(1, jobs) / 1024)
-    return {
-        "synchronous_commit": "off",
-        # As many index builds as connections run at once; more helpers than cores only get into each other's way.
-        "max_parallel_maintenance_workers": str(max(1, (os.cpu_count() or 2) // max(1, jobs))),
-        "maintenance_work_mem": f"{max(65536, min(memory, 1048576))}kB",
-        "statement_timeout": "0",
-        "lock_timeout": "0",
-        "idle_in_transaction_session_timeout": "0",
-    }
-
-
 Skip = Callable[["Statement | CopyBlock"], bool]
-# Told a statement that the server refused and the SQLSTATE; True leaves it out.
-Tolerate = Callable[[bytes, str], bool]
-
-
-class _StoppedError(Exception):
-    """Another worker failed."""
-
-
-class _Pool:
-    """Worker threads with a connection each. The first error stops all of them and is raised to the reader."""
-
-    def __init__(self, target: PostgresTarget, jobs: int) -> None:
-        self.target = target
-        self.jobs = jobs
-        self.connections: list[Connection[TupleRow]] = []
-        self._tasks: queue.Queue[Callable[[Connection[TupleRow]], None] | None] = queue.Queue(maxsize=2 * jobs)
-        self._error: BaseException | None = None
-        self.stop = threading.Event()
-        self._open = 0
-        self._idle = threading.Condition()
-        self._threads: list[threading.Thread] = []
-
-    def __enter__(self) -> _Pool:
-        try:
-            for _ in range(self.jobs):
-                connection = open_connection(self.target, pinned=False)
-                self.connections.append(connection)
-                for name, value in session_settings(self.jobs).items():
-                    connection.execute("select set_config(%s, %s, false)", [name, value])
-        except BaseException:
-            self._close()
-            raise
-        for connection in self.connections:
-            thread = threading.Thread(target=self._work, args=(connection,), name="restore", daemon=True)
-            thread.start()
-            self._threads.append(thread)
-        return self
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        if kind is not None:
-            self.stop.set()
-        for _thread in self._threads:
-            while True:
-                with contextlib.suppress(queue.Full):
-                    self._tasks.put(None, timeout=0.1)
-                    break
-                if self.stop.is_set():
-                    with contextlib.suppress(queue.Empty):
-                        self._tasks.get_nowait()
-        if self.stop.is_set():
-            for connection in self.connections:
-                with contextlib.suppress(Exception):
-                    connection.cancel_safe(timeout=5)
-        for thread in self._threads:
-            thread.join()
-        self._close()
-
-    def _close(self) -> None:
-        for connection in self.connections:
-            connection.close()
-
-    def _work(self, connection: Connection[TupleRow]) -> None:
-        while (task := self._tasks.get()) is not None:
-            try:
-                if not self.stop.is_set():
-                    task(connection)
-            except BaseException as error:  # noqa: BLE001 - carried to the reader's thread
-                if self._error is None and not isinstance(error, _StoppedError):
-                    self._error = error
-                self.stop.set()
-            finally:
-                with self._idle:
-                    self._open -= 1
-                    self._idle.notify_all()
-
-    def check(self) -> None:
-        """Raise the first error of a worker."""
-        if self._error is not None:
-            raise self._error
-        if self.stop.is_set():
-            raise _StoppedError
-
-    def submit(self, task: Callable[[Connection[TupleRow]], None]) -> None:
-        """Hand a task to the next free worker; waits when they are all far behind."""
-        with self._idle:
-            self._open += 1
-        self.put(self._tasks, task)
-
-    def put(self, where: queue.Queue[object] | queue.Queue[Callable[[Connection[TupleRow]], None] | None],
-            item: object) -> None:  # fmt: skip
-        """Put an item into a bounded queue, noticing a failure elsewhere."""
-        while True:
-            self.check()
-            with contextlib.suppress(queue.Full):
-                where.put(item, timeout=0.2)  # type: ignore[arg-type]
-                return
-
-    def wait(self) -> None:
-        """Wait until every task is done."""
-        with self._idle:
-            while self._open and not self.stop.is_set():
-                self._idle.wait(0.2)
-        self.check()
-
-
-def execute_statement(
-    connection: Connection[TupleRow], text: bytes, target: PostgresTarget, tolerate: Tolerate | None = None
-) -> None:
-    """Run one statement as it stands, in whatever encoding the dump set.
-
-    Raises:
-        SourceError: the server refused it and `tolerate` did not take that; names the first line, no data.
-    """
-    result = connection.pgconn.exec_(text)
-    if result.status in (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK, ExecStatus.EMPTY_QUERY):
-        return
-    primary = (result.error_field(ord("M")) or b"").decode("utf-8", "replace")
-    state = (result.error_field(ord("C")) or b"").decode()
-    if tolerate is not None and tolerate(text, state):
-        return
-    first = text.strip().split(b"\n")[0][:120].decode("utf-8", "replace")
-    raise SourceError(
-        f"{primary} (SQLSTATE {state}) in: {first}",
-        where=target.label,
-        remedy="The database that was being restored is not used; the live one is untouched.",
-    )
-
-
-def copy_rows(
-    connection: Connection[TupleRow],
-    target: PostgresTarget,
-    table: tuple[str, str],
-    statement: bytes,
-    chunks: Iterator[bytes],
-) -> tuple[int, int]:
-    """Run a COPY … FROM STDIN with these data lines; return rows and bytes.
-
-    Raises:
-        SourceError: the data was refused; the error names the table, never a row.
-    """
-    size = 0
-    with connection.cursor() as cursor:
-        try:
-            with cursor.copy(statement) as copy:
-                for chunk in chunks:
-                    copy.write(chunk)
-                    size += len(chunk)
-        except Exception as error:
-            diagnosis = getattr(error, "diag", None)
-            if diagnosis is not None and diagnosis.message_primary:
-                # The context holds the line of data that was refused; it belongs into no message.
-                raise SourceError(
-                    f"The data of a table was refused (SQLSTATE {diagnosis.sqlstate}).",
-                    where=f"{target.label}: {table[0]}.{table[1]}",
-                    remedy="The live database is untouched. Look at the server's log for the row.",
-                ) from None
-            raise
-        return max(0, cursor.rowcount), size
 
 
 class _Loader:
-    def __init__(self, pool: _Pool, target: PostgresTarget, progress: ProgressSink, tolerate: Tolerate | None) -> None:
+    def __init__(self, pool: Pool, target: PostgresTarget, progress: ProgressSink, tolerate: Tolerate | None) -> None:
         self._pool = pool
         self._tolerate = tolerate
         self._target = target
@@ -385,7 +212,7 @@ class _Loader:
                     piece = pieces.get(timeout=0.2)
                 except queue.Empty:
                     if self._pool.stop.is_set():
-                        raise _StoppedError from None
+                        raise StoppedError from None
                     continue
                 if piece is None:
                     return
@@ -421,11 +248,6 @@ def _relation_of(header: bytes) -> bytes:
     return CopyBlock(header, iter(())).relation
 
 
-def default_jobs() -> int:
-    """Return the number of connections for loading: the processor's cores, at most 8."""
-    return max(2, min(8, os.cpu_count() or 2))
-
-
 def load_plain_dump(
     reader: Readable,
     target: PostgresTarget,
@@ -453,7 +275,7 @@ def load_plain_dump(
     """
     jobs = jobs or default_jobs()
     try:
-        with _Pool(target, jobs) as pool:
+        with Pool(target, jobs) as pool:
             loader = _Loader(pool, target, progress, tolerate)
             outcome = loader.load(DumpParts(reader), skip)
             if analyze:
@@ -471,11 +293,11 @@ def load_plain_dump(
 
 def analyze_database(target: PostgresTarget, tables: list[tuple[str, str]], *, jobs: int = 0) -> None:
     """Gather the planner's statistics of these tables over several connections."""
-    with _Pool(target, min(jobs or default_jobs(), max(1, len(tables)))) as pool:
+    with Pool(target, min(jobs or default_jobs(), max(1, len(tables)))) as pool:
         _analyze(pool, target, tables)
 
 
-def _analyze(pool: _Pool, target: PostgresTarget, tables: list[tuple[str, str]]) -> None:
+def _analyze(pool: Pool, target: PostgresTarget, tables: list[tuple[str, str]]) -> None:
     """Gather the planner's statistics, so that the database is fit for work as soon as it is swapped in."""
     from psycopg import sql
 

@@ -1,0 +1,73 @@
+"""What a restore runs in one session: a statement of the dump as it stands, and the rows of one table.
+
+Which statement is run where is `restore_load`'s and `fill`'s decision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from psycopg import Connection
+from psycopg.pq import ExecStatus
+from psycopg.rows import TupleRow
+
+from backup_pipeline.errors import SourceError
+from backup_pipeline.tools.postgres.target import PostgresTarget
+
+# Told a statement that the server refused and the SQLSTATE; True leaves it out.
+Tolerate = Callable[[bytes, str], bool]
+
+
+def execute_statement(
+    connection: Connection[TupleRow], text: bytes, target: PostgresTarget, tolerate: Tolerate | None = None
+) -> None:
+    """Run one statement as it stands, in whatever encoding the dump set.
+
+    Raises:
+        SourceError: the server refused it and `tolerate` did not take that; names the first line, no data.
+    """
+    result = connection.pgconn.exec_(text)
+    if result.status in (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK, ExecStatus.EMPTY_QUERY):
+        return
+    primary = (result.error_field(ord("M")) or b"").decode("utf-8", "replace")
+    state = (result.error_field(ord("C")) or b"").decode()
+    if tolerate is not None and tolerate(text, state):
+        return
+    first = text.strip().split(b"\n")[0][:120].decode("utf-8", "replace")
+    raise SourceError(
+        f"{primary} (SQLSTATE {state}) in: {first}",
+        where=target.label,
+        remedy="The database that was being restored is not used; the live one is untouched.",
+    )
+
+
+def copy_rows(
+    connection: Connection[TupleRow],
+    target: PostgresTarget,
+    table: tuple[str, str],
+    statement: bytes,
+    chunks: Iterator[bytes],
+) -> tuple[int, int]:
+    """Run a COPY … FROM STDIN with these data lines; return rows and bytes.
+
+    Raises:
+        SourceError: the data was refused; the error names the table, never a row.
+    """
+    size = 0
+    with connection.cursor() as cursor:
+        try:
+            with cursor.copy(statement) as copy:
+                for chunk in chunks:
+                    copy.write(chunk)
+                    size += len(chunk)
+        except Exception as error:
+            diagnosis = getattr(error, "diag", None)
+            if diagnosis is not None and diagnosis.message_primary:
+                # The context holds the line of data that was refused; it belongs into no message.
+                raise SourceError(
+                    f"The data of a table was refused (SQLSTATE {diagnosis.sqlstate}).",
+                    where=f"{target.label}: {table[0]}.{table[1]}",
+                    remedy="The live database is untouched. Look at the server's log for the row.",
+                ) from None
+            raise
+        return max(0, cursor.rowcount), size
