@@ -66,7 +66,7 @@ class ParquetSink:
 
 
 def _is_short(kind: pa.DataType) -> bool:
-    return pa.types.is_primitive(kind) or pa.types.is_decimal(kind)
+    return bool(pa.types.is_primitive(kind) or pa.types.is_decimal(kind))
 
 
 def repeating_columns(table: pa.Table) -> list[str]:

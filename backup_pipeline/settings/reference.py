@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from backup_pipeline.settings.env_template import TEMPLATE_VARIABLES
+from backup_pipeline.settings.meanings import meanings
 from backup_pipeline.settings.schema import duration_text, settings_schema
 from backup_pipeline.settings.types import (
     SOURCE_KINDS,
@@ -73,9 +74,11 @@ def settings_reference() -> str:
             parts.append(f"\n{note}\n")
         common = set(SourceSettings.model_fields) if settings in SOURCE_KINDS.values() else set()
         parts.append("\n| setting | value | default | meaning |\n| --- | --- | --- | --- |\n")
+        texts = meanings(settings)
         for name, field in settings.model_fields.items():
             if name not in common:
-                parts.append(f"| `{name}` | {_value(settings, name)} | {_default(field)} | {_cell(field)} |\n")
+                meaning = _cell(texts.get(name, ""))
+                parts.append(f"| `{name}` | {_value(settings, name)} | {_default(field)} | {meaning} |\n")
         if common:
             parts.append("\nand the settings of every source.\n")
     parts.append(_variables())
@@ -86,8 +89,8 @@ def _summary(settings: type[BaseModel]) -> str:
     return " ".join((settings.__doc__ or "").split())
 
 
-def _cell(field: FieldInfo) -> str:
-    return " ".join((field.description or "").split()).replace("|", "\\|")
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
 
 
 def _default(field: FieldInfo) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
+from backup_pipeline.settings.meanings import meanings
 from backup_pipeline.settings.types import SiteSettings
 
 SCHEMA_NAME = "backup.schema.json"
@@ -33,6 +34,15 @@ class _SchemaGenerator(GenerateJsonSchema):
         # Names that do not fit the pattern are faults, not free properties.
         if "patternProperties" in made:
             made["additionalProperties"] = False
+        return made
+
+    def model_schema(self, schema: core_schema.ModelSchema) -> JsonSchemaValue:
+        """Return the schema of a group of settings, with the meaning of each."""
+        made = super().model_schema(schema)
+        texts = meanings(schema["cls"])
+        for name, field in made["properties"].items():
+            if name in texts:
+                field["description"] = texts[name]
         return made
 
     def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:

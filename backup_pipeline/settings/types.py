@@ -23,9 +23,9 @@ Names = Annotated[tuple[str, ...], BeforeValidator(_as_tuple, json_schema_input_
 
 
 class Settings(BaseModel):
-    """Base of all settings: frozen; unknown fields are faults."""
+    """Base of all settings: frozen; unknown fields are faults. The text below a field is its meaning (`meanings`)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class TableSelection(Settings):

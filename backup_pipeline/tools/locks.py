@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-import psutil
 from pydantic import BaseModel
 
 from backup_pipeline.errors import LockError, StoreError
@@ -49,7 +48,7 @@ def _myself(purpose: str, owner: str) -> Holder:
     return Holder(
         pid=os.getpid(),
         host=socket.gethostname(),
-        process_started=psutil.Process().create_time(),
+        process_started=_started(os.getpid()),
         since=datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC"),
         purpose=purpose,
         token=uuid.uuid4().hex,
@@ -75,13 +74,22 @@ def _is_dead(path: Path, holder: Holder | None) -> bool:
         return age > HEARTBEAT_SECONDS
     if holder.host != socket.gethostname():
         return age > FOREIGN_STALE_SECONDS
+    import psutil
+
     try:
-        started = psutil.Process(holder.pid).create_time()
+        started = _started(holder.pid)
     except psutil.NoSuchProcess:
         return True
     except psutil.AccessDenied:
         return False
     return abs(started - holder.process_started) > 2.0
+
+
+def _started(pid: int) -> float:
+    # Loaded when there is a lock to look at: `list` and `show` mostly find none.
+    import psutil
+
+    return psutil.Process(pid).create_time()
 
 
 def living_holder(path: Path) -> Holder | None:
