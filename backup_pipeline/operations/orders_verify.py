@@ -30,7 +30,7 @@ from backup_pipeline.model.progress import Progress, ProgressSink, no_progress
 from backup_pipeline.restore.orders_reading import OrderRead, finish_renames, read_archive
 from backup_pipeline.rules.orders_format import data_formatter
 from backup_pipeline.rules.orders_pair import PairState
-from backup_pipeline.rules.orders_place import UNKNOWN_YEAR, folder_of, year_of
+from backup_pipeline.rules.orders_place import folder_of, year_of, year_of_path
 from backup_pipeline.rules.orders_schema import check_orders
 from backup_pipeline.rules.orders_types import TypeCheck
 from backup_pipeline.tools.locks import hold_lock
@@ -47,7 +47,7 @@ class VerifyOptions:
     """How to verify.
 
     Attributes:
-        years: only folders below these of the first level ("2024"); everything when None.
+        years: only folders below these of the first level ("2024"), "unknown" for all others; everything when None.
         lock_wait_seconds: how long to wait for another process that works on the archive.
         workers: processes that read; chosen by the archive's size when None.
     """
@@ -131,12 +131,12 @@ class _Verifier:
         """Add a finding and count it for its year."""
         self.result.findings.add(path, kind, reason, level)
         if level == "error":
-            year = _year(path)
+            year = year_of_path(path)
             folders, bad = self.result.per_year.get(year, (0, 0))
             self.result.per_year[year] = (folders, bad + 1)
 
     def _in_scope(self, path: str) -> bool:
-        return self.options.years is None or path.partition("/")[0] in self.options.years
+        return self.options.years is None or year_of_path(path) in self.options.years
 
     # --- folders ------------------------------------------------------------------------------------------------
 
@@ -165,7 +165,7 @@ class _Verifier:
 
     def _order(self, order: OrderRead) -> None:
         self.result.folders += 1
-        year = _year(order.path)
+        year = year_of_path(order.path)
         folders, bad = self.result.per_year.get(year, (0, 0))
         self.result.per_year[year] = (folders + 1, bad)
         if order.row is None:
@@ -305,8 +305,3 @@ class _Verifier:
             self.note(path, "unlike_index", f"{name} is another one than the index says.", level)
         for (path,) in self.stage.not_indexed():
             self.note(path, "not_indexed", "The index does not know this folder; the next export adds it.", "warning")
-
-
-def _year(path: str) -> str:
-    top = path.partition("/")[0]
-    return top if top.isdigit() and len(top) == 4 else UNKNOWN_YEAR

@@ -29,6 +29,7 @@ from backup_pipeline.model.order import (
 from backup_pipeline.restore.orders_migrations import migrate
 from backup_pipeline.rules.orders_format import parse_data
 from backup_pipeline.rules.orders_pair import PairState
+from backup_pipeline.rules.orders_place import UNKNOWN_YEAR, year_of_path
 from backup_pipeline.tools.files import translate_os_error
 from backup_pipeline.tools.processes import processors
 
@@ -182,10 +183,10 @@ def _subfolders(archive: str, folder: str) -> Iterator[str]:
 
 def _folders(archive: str, years: frozenset[str] | None) -> Iterator[str]:
     """Yield what to read: the archive and the folders of the first level alone, those of the second with all below."""
-    if years is None:
+    if years is None or UNKNOWN_YEAR in years:
         yield "/"
     for top in _subfolders(archive, ""):
-        if years is None or top in years:
+        if years is None or year_of_path(top) in years:
             yield f"{top}/"
             # What cannot be listed is reported where the folder itself is read.
             with contextlib.suppress(OSError):
@@ -205,7 +206,7 @@ def read_archive(
 
     Args:
         archive: its folder.
-        years: only below these folders of the first level.
+        years: only below these folders of the first level, "unknown" for all that are no year.
         workers: processes to read with; by default the processors of this machine once the archive is large.
 
     Raises:

@@ -22,6 +22,12 @@ def year_of(row: OrderRow) -> str:
     return UNKNOWN_YEAR
 
 
+def year_of_path(path: str) -> str:
+    """Return the year that a folder of the archive stands under, `unknown` for every other name on the first level."""
+    top = path.partition("/")[0]
+    return top if top.isdigit() and len(top) == 4 else UNKNOWN_YEAR
+
+
 def folder_of(row: OrderRow, year: str) -> str:
     """Return the order's folder, relative to the archive, with forward slashes.
 

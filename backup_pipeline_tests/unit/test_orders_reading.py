@@ -159,3 +159,7 @@ def test_every_order_is_read_once_wherever_its_folder_is(
     assert sorted(found) == sorted([*places, "2020", "", "2020/Meier"])
     only = [o.path for chunk in read_archive(workshop.archive, years=frozenset({"2021"}), workers=1) for o in chunk]
     assert sorted(only) == ["2021/000006", "2021/x"]
+    rest = [o.path for c in read_archive(workshop.archive, years=frozenset({"unknown"}), workers=1) for o in c]
+    assert sorted(rest) == ["", "000001", "flach"]
+    years = frozenset({"2020", "2021", "9999", "unknown"})
+    assert workshop.verify(years=years).folders == workshop.verify().folders == len(found)
