@@ -38,7 +38,10 @@ WaitOption = Annotated[
     float | None, typer.Option("--wait", help="Seconds to wait for another process (default: the source's, 30).")
 ]
 YearOption = Annotated[
-    list[str] | None, typer.Option("--year", help="Only orders of this year; may be given several times.")
+    list[str] | None,
+    typer.Option(
+        "--year", help="Only orders of this year, `unknown` for those without one; may be given several times."
+    ),
 ]
 _SHOWN = 50
 

@@ -3,7 +3,7 @@
 How orders are exported, verified and restored stands in `operations`; jobs, schedules and the sensor in `orders`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import dagster as dg
@@ -143,7 +143,9 @@ def folders_asset(site: Site, plan: str, name: str) -> dg.AssetsDefinition:
     return order_folders
 
 
-def _check_results(key: dg.AssetKey, result: VerifyResult) -> Iterator[dg.AssetCheckResult]:
+def _check_results(key: dg.AssetKey, result: VerifyResult, selected: Sequence[str]) -> Iterator[dg.AssetCheckResult]:
+    # Checks have no partitions: what a result speaks of is said with it.
+    of = selected[0] if len(selected) == 1 else f"{selected[0]} to {selected[-1]}"
     years = table_of([{"year": y, "folders": n, "errors": bad} for y, (n, bad) in sorted(result.per_year.items())])
     for check, (kinds, _) in _CHECKS.items():
         found = result.findings.errors_of(*kinds)
@@ -152,7 +154,7 @@ def _check_results(key: dg.AssetKey, result: VerifyResult) -> Iterator[dg.AssetC
             asset_key=key,
             check_name=check,
             passed=not found,
-            description=f"{found} findings in {result.folders} folders",
+            description=f"{of}: {found} findings in {result.folders} folders",
             metadata={
                 "by year": years,
                 **({"findings": table_of([f.as_dict() for f in errors])} if errors else {}),
@@ -164,7 +166,7 @@ def _check_results(key: dg.AssetKey, result: VerifyResult) -> Iterator[dg.AssetC
         check_name="advice",
         passed=not advice,
         severity=dg.AssetCheckSeverity.WARN,
-        description=f"{result.findings.warnings} warnings",
+        description=f"{of}: {result.findings.warnings} warnings",
         metadata={"findings": table_of([f.as_dict() for f in advice])} if advice else {},
     )
 
@@ -210,7 +212,7 @@ def verification_asset(site: Site, plan: str, name: str) -> dg.AssetsDefinition:
                 result = verify_orders(place.archive, snapshot, options, progress=present_watcher().progress)
         except Exception as error:  # noqa: BLE001 - at this edge everything becomes a Failure
             raise failure_of(error) from None
-        yield from _check_results(key, result)
+        yield from _check_results(key, result, context.partition_keys)
         metadata = {
             "folders": result.folders,
             "valid": result.valid,
