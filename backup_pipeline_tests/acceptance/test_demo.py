@@ -1,0 +1,35 @@
+"""`make demo` on a small scale: a whole site is built, backed up, verified, proven, and removed again."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+from backup_pipeline_tests.documents.blocks import ROOT
+
+
+def test_the_demo_ends_with_every_plan_proven_and_can_be_removed(tmp_path: Path) -> None:
+    planned = subprocess.run(
+        ["make", "-n", "demo", f"DEMO={tmp_path}/demo"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    found = re.search(r"bin/backup-pipeline (demo .+)", planned.stdout)
+    assert found
+    program = [sys.executable, "-c", "from backup_pipeline.cli.main import main; main()"]
+
+    def run(*words: str) -> str:
+        done = subprocess.run([*program, *words], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    told = run(*shlex.split(found[1]), "--orders", "20")
+    assert "What was backed up" in told
+    plans = json.loads(run("status", "--json", "--config", f"{tmp_path}/demo"))["plans"]
+    assert {plan["plan"] for plan in plans} == {"nightly", "session", "workshop", "history"}
+    assert all(plan["last_proven"] for plan in plans)
+    assert [plan["plan"] for plan in plans if plan["standing"] == "failing"] == []
+    run("demo", "--folder", f"{tmp_path}/demo", "--remove")
+    assert not (tmp_path / "demo").exists()
