@@ -30,7 +30,8 @@ from backup_pipeline.tools.orders_database import sqlite_orders
 folder = Path(sys.argv[1])
 with sqlite_orders(folder / "werkstatt.db") as snapshot:
     print("begin", flush=True)
-    export_orders(snapshot, folder / "Archiv", ExportOptions(batch=int(sys.argv[2]), durable=False, rewrite=True))
+    options = ExportOptions(batch=int(sys.argv[2]), durable="durable" in sys.argv, rewrite=True)
+    export_orders(snapshot, folder / "Archiv", options)
 """
 RESTORE = """
 import sys
@@ -71,7 +72,8 @@ def test_killed_at_any_moment_an_export_leaves_the_old_or_the_new_pair_of_every_
     for attempt in range(8):
         allowed = {"alt", *(f"neu{n}" for n in range(attempt + 1))}
         workshop.execute(("UPDATE auftraege SET kunde_name = ?", (f"neu{attempt}",)))
-        killed += killed_after(EXPORT, chance.uniform(0.0, 0.12), str(tmp_path), str(chance.choice([1, 20, 400])))
+        how = (str(chance.choice([1, 20, 400])), chance.choice(["durable", "quick"]))
+        killed += killed_after(EXPORT, chance.uniform(0.0, 0.12), str(tmp_path), *how)
         for number in range(1, 401):
             state, name = content(workshop.archive / f"{2019 + number % 6}" / f"{number:06}")
             assert state is not PairState.BROKEN
