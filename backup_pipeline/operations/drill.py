@@ -9,7 +9,7 @@ import hashlib
 import shutil
 import tempfile
 from collections.abc import Callable
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
@@ -257,9 +257,13 @@ class _Scratch:
     def server(self, written_by_major: int) -> PostgresTarget:
         """Return a server that is not older than the dump's pg_dump."""
         if url := self._site.value(DRILL_VARIABLE):
+            from backup_pipeline.tools.postgres.databases import data_folder
             from backup_pipeline.tools.postgres.target import parse_target
 
-            return parse_target(url, variable=DRILL_VARIABLE)
+            target = parse_target(url, variable=DRILL_VARIABLE)
+            if folder := data_folder(target):
+                self._check_space(folder)
+            return target
         if written_by_major not in self._servers:
             from backup_pipeline.tools.postgres.embedded import scratch_server
 
@@ -269,13 +273,14 @@ class _Scratch:
             self._servers[written_by_major] = running.target()
         return self._servers[written_by_major]
 
-    def _check_space(self) -> None:
+    def _check_space(self, place: Path | None = None) -> None:
+        place = place or Path(tempfile.gettempdir())
         needed = space_needed(self._store, self._manifest)
-        free = shutil.disk_usage(tempfile.gettempdir()).free
+        free = shutil.disk_usage(place).free
         if free < needed:
             raise StoreError(
                 f"The drill needs about {needed / 1e6:,.0f} MB for its scratch area, {free / 1e6:,.0f} MB are free.",
-                where=tempfile.gettempdir(),
+                where=str(place),
                 remedy=f"Free space, set TMPDIR to a larger disk, or name a scratch server in {DRILL_VARIABLE}.",
             )
 

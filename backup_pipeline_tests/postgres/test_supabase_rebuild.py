@@ -15,6 +15,7 @@ from backup_pipeline.model.restore import RestoreMode, RestoreOptions, RestorePl
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.operations.restore import apply_restore, plan_restore
 from backup_pipeline.restore.comparison import compare_database
+from backup_pipeline.restore.drill_database import drill_database
 from backup_pipeline.restore.rebuild import rebuild_database
 from backup_pipeline.rules.left_out import LeftOut, Line, LineKind, line_of, told
 from backup_pipeline.tools.postgres.databases import drop_database
@@ -192,6 +193,18 @@ def test_what_this_role_could_do_is_compared_all_the_same(project: Project) -> N
             assert any(subject in line for line in found), found
     finally:
         drop_database(project.server.target("copy"))
+
+
+def test_a_drill_by_such_a_role_says_what_it_could_not_look_at_and_proves_the_rest(project: Project) -> None:
+    dump, expected = dump_of(project.source), expectation_of(project.source)
+    outcome = drill_database(opened(dump), expected, project.as_tenant("postgres"))
+    assert outcome.findings == []
+    assert any("left with tenant" in skipped.problem for skipped in outcome.skipped)
+    lost = drill_database(
+        opened(dump), expected, project.as_tenant("postgres"),
+        before_comparison=lambda target: run(target, "revoke select on public.notes from anon"),
+    )  # fmt: skip
+    assert [finding.subject for finding in lost.findings] == ["grant table public.notes"]
 
 
 def test_a_superuser_is_refused_nothing(project: Project) -> None:

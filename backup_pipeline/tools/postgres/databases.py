@@ -6,9 +6,11 @@ What is inside of a database is not looked at here.
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import psycopg
 from psycopg import Connection, sql
@@ -109,6 +111,18 @@ def server_facts(target: PostgresTarget) -> ServerFacts:
                 " case when current_setting('server_version_num')::integer >= 160000 then 'SET' else 'MEMBER' end)",
             ),
         )
+
+
+def data_folder(target: PostgresTarget) -> Path | None:
+    """Return where the target's server has its data, when that is on this machine and this role may know it."""
+    if target.host not in ("localhost", "127.0.0.1", "::1") and not target.host.startswith("/"):
+        return None
+    with maintenance(target) as connection, contextlib.suppress(psycopg.errors.InsufficientPrivilege):
+        row = connection.execute("show data_directory").fetchone()
+        # A server in a container has a folder of that name that is not here.
+        if row and os.path.isdir(str(row[0])):  # noqa: PTH112 - False too where this user may not look
+            return Path(str(row[0]))
+    return None
 
 
 def _names(connection: Connection[TupleRow], query: str) -> frozenset[str]:
