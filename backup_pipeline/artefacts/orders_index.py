@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from backup_pipeline.errors import ValidationError
+from backup_pipeline.errors import StoreError, ValidationError
 from backup_pipeline.model.order import INDEX_NAME
 from backup_pipeline.tools.files import sync_folder, translate_os_error
 
@@ -176,6 +176,7 @@ class IndexWriter:
         self._digest = hashlib.sha256()
         self._pending: list[str] = []
         self._first = True
+        self._refused: StoreError | None = None
         self.count = 0
         first_line = {
             "manifest_version": INDEX_VERSION,
@@ -191,15 +192,20 @@ class IndexWriter:
         self._put(json.dumps(first_line, ensure_ascii=False)[:-1] + ', "orders": [\n')
 
     def _put(self, text: str) -> None:
+        if self._refused is not None:
+            return
         data = text.encode("utf-8")
         self._digest.update(data)
         try:
             self._file.write(data)
         except OSError as error:
-            raise translate_os_error(error, self._path) from error
+            self._refused = translate_os_error(error, self._path)
 
     def add(self, line: str) -> None:
-        """Add an entry's line; they come by rising record_id."""
+        """Add an entry's line; they come by rising record_id. What the disk refuses is told by `commit`.
+
+        So the orders that are on their way are still given their names and counted.
+        """
         self._pending.append(line)
         if len(self._pending) >= 1000:
             self._flush()
@@ -213,10 +219,16 @@ class IndexWriter:
             self._pending.clear()
 
     def commit(self, state: str = "", *, durable: bool = True) -> None:
-        """Write the tail, sync and rename. `state`: see IndexHead."""
+        """Write the tail, sync and rename. `state`: see IndexHead.
+
+        Raises:
+            StoreError: the disk refused something; the old index stays.
+        """
         self._flush()
         if not self._first:
             self._put("\n")
+        if self._refused is not None:
+            raise self._refused
         try:
             self._digest.update(state.encode())
             tail = f'], "count": {self.count}, "state": "{state}", "checksum": "{self._digest.hexdigest()}"}}\n'

@@ -16,7 +16,7 @@ import pytest
 
 from backup_pipeline.artefacts.orders_folder import read_pair
 from backup_pipeline.errors import StoreError
-from backup_pipeline.model.order import DATA_NAME, DATA_PART, META_NAME, META_PART
+from backup_pipeline.model.order import DATA_NAME, DATA_PART, INDEX_NAME, META_NAME, META_PART
 from backup_pipeline.operations.orders_restore import undo_restore
 from backup_pipeline.rules.orders_format import parse_data
 from backup_pipeline.rules.orders_pair import PairState
@@ -251,3 +251,25 @@ def test_a_folder_without_permission_is_one_failed_order(tmp_path: Path) -> None
     assert (result.exported, result.failed) == (9, 1)
     assert "9 exported, 1 failed" in result.summary()
     assert result.findings.kept[0].path == "order 000001"
+
+
+def test_an_index_that_the_disk_refuses_stops_the_run_with_what_was_done_and_the_old_one_stays(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    workshop = Workshop(tmp_path, [order(1)])
+    workshop.execute(("PRAGMA journal_mode = WAL", ()))
+    workshop.export()
+    known = (workshop.archive / INDEX_NAME).read_bytes()
+    workshop.insert(*[order(i) for i in range(2, 1201)])
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # The files of orders are small; the index reaches this.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
+    try:
+        result = workshop.export(batch=100, durable=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (result.exported, result.failed) == (1199, 0)
+    assert not result.ok
+    assert "File too large" in result.stopped
+    assert (workshop.archive / INDEX_NAME).read_bytes() == known
+    assert workshop.export().unchanged == 1200
+    assert workshop.verify(database=True).findings.kept == []
