@@ -62,7 +62,7 @@ def verify(
 
 def as_document(proof: Proof) -> dict[str, Any]:
     """Return a proof for `--json`."""
-    return {"set": f"{proof.plan}/{proof.set_id}", **proof.model_dump(mode="json")}
+    return {"set": f"{proof.plan}/{proof.set_id}", **proof.model_dump(mode="json", exclude={"content_sha256"})}
 
 
 def print_proof(proof: Proof) -> None:

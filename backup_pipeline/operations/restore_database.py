@@ -283,6 +283,9 @@ def _rebuild(chosen: Chosen, scene: Scene, run_id: str, progress: ProgressSink, 
             rebuilt, scene.expected, left_out=done.left_out, jobs=jobs_of(chosen), progress=progress
         )
         warnings += told(done.left_out, scene.facts.user)
+        if done.settings_left_out:
+            warnings.append(f"settings of the database left out, which {scene.facts.user} may not make: "
+                            f"{', '.join(done.settings_left_out)}")  # fmt: skip
         numbers |= {"compare_seconds": round(comparison.seconds, 3), "rows": comparison.rows}
         if comparison.findings:
             first = "; ".join(f"{f.subject} {f.problem}" for f in comparison.findings[:5])

@@ -42,6 +42,7 @@ class Rebuilt:
     data_bytes: int
     warnings: tuple[str, ...] = ()
     left_out: tuple[Line, ...] = ()
+    settings_left_out: tuple[str, ...] = ()
 
 
 def rebuild_database(
@@ -96,12 +97,11 @@ def rebuild_database(
                             reader, target, jobs=jobs, skip=skip, tolerate=left.take if left else None,
                             progress=progress,
                         ).data_bytes  # fmt: skip
-        if like is not None:
-            apply_properties(target, like)
+        settings = apply_properties(target, like) if like is not None else ()
     except BaseException:
         _drop_quietly(target)
         raise
-    return Rebuilt(target, time.monotonic() - began, size, warnings, tuple(left.lines) if left else ())
+    return Rebuilt(target, time.monotonic() - began, size, warnings, tuple(left.lines) if left else (), settings)
 
 
 def _drop_quietly(target: PostgresTarget) -> None:

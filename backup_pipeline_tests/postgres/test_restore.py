@@ -164,6 +164,34 @@ def test_the_databases_properties_are_kept(shop: Shop, server: EmbeddedServer) -
     run(server.target(), f"drop owned by {name}_owner; drop role {name}_owner")
 
 
+def test_an_owner_without_superuser_rights_swaps_its_database_and_is_told_the_settings_that_it_may_not_make(
+    shop: Shop, server: EmbeddedServer
+) -> None:
+    name = shop.target.database
+    run(server.target(), f"create role {name}_keeper login createdb password 'keeper'")
+    run(shop.target, f"alter database {name} owner to {name}_keeper; alter table customers owner to {name}_keeper;"
+                     f"alter table orders owner to {name}_keeper; alter database {name} set work_mem = '7MB';"
+                     f"alter database {name} set log_min_duration_statement = 5000")  # fmt: skip
+    there = shop.target
+    keeper = PostgresTarget(there.host, there.port, name, f"{name}_keeper", "keeper")
+    shop.test_site.variables["SHOP_URL"] = dsn(keeper)
+    shop.test_site.write_env()
+    shop.set_id = sealed_set(shop.test_site.site, "nightly")
+    run(keeper, "delete from orders where id = 7")
+    result = shop.apply()
+    assert ask(keeper, "select count(*) from orders where id = 7") == [(1,)]
+    assert any("settings of the database left out" in text and "log_min_duration_statement" in text
+               for text in result.warnings)  # fmt: skip
+    after = read_properties(keeper)
+    assert after is not None
+    assert after.settings == (("", "work_mem", "7MB"),)
+    undo_restore(shop.test_site.site, "nightly", "shop", confirm=name)
+    assert ask(keeper, "select count(*) from orders where id = 7") == [(0,)]
+    for kept in shop.databases():
+        run(server.target(), f'drop database "{kept}" with (force)')
+    run(server.target(), f"drop role {name}_keeper")
+
+
 @pytest.mark.parametrize("change", ["update orders set note = 'y' where id = 3", "create index on orders (note)"])
 def test_apply_refuses_when_the_target_has_changed_since_the_plan(shop: Shop, change: str) -> None:
     plan = shop.plan()

@@ -203,8 +203,13 @@ def create_database(target: PostgresTarget, like: DatabaseProperties | None = No
         )
 
 
-def apply_properties(target: PostgresTarget, like: DatabaseProperties) -> None:
-    """Give the target's database the owner, limit, comment, settings and grants of another, in one transaction."""
+def apply_properties(target: PostgresTarget, like: DatabaseProperties) -> tuple[str, ...]:
+    """Give the target's database the owner, limit, comment, settings and grants of another, in one transaction.
+
+    Returns:
+        The settings that this role may not make (a superuser's own, or another role's): they are left out.
+    """
+    refused = []
     name = sql.Identifier(target.database)
     with maintenance(target) as connection, connection.transaction():
         run = connection.execute
@@ -218,7 +223,11 @@ def apply_properties(target: PostgresTarget, like: DatabaseProperties) -> None:
             )
             quoted = sql.SQL(value) if variable.lower() in _LIST_VARIABLES else sql.Literal(value)
             parts = sql.SQL(".").join(sql.Identifier(part) for part in variable.split("."))
-            run(sql.SQL("{} set {} to {}").format(who, parts, quoted))
+            try:
+                with connection.transaction():
+                    run(sql.SQL("{} set {} to {}").format(who, parts, quoted))
+            except psycopg.errors.InsufficientPrivilege:
+                refused.append(f"{variable} of role {role}" if role else variable)
         run(sql.SQL("alter database {} owner to {}").format(name, sql.Identifier(like.owner)))
         if like.grants is not None:
             run(sql.SQL("revoke all on database {} from public").format(name))
@@ -232,6 +241,7 @@ def apply_properties(target: PostgresTarget, like: DatabaseProperties) -> None:
                         sql.SQL(" with grant option" if grantable else ""),
                     )
                 )
+    return tuple(refused)
 
 
 def drop_database(target: PostgresTarget) -> None:
