@@ -23,7 +23,9 @@ from backup_pipeline.tools.postgres.clients import embedded_folders
 from backup_pipeline.tools.postgres.connection import connected
 from backup_pipeline.tools.postgres.embedded import scratch_server
 from backup_pipeline.tools.postgres.target import PostgresTarget
+from backup_pipeline_tests.archive_sets import git
 from backup_pipeline_tests.documents.blocks import ROOT, Block, blocks_of, commands
+from backup_pipeline_tests.documents.scenes import AUFTRAEGE
 from backup_pipeline_tests.sites import SHOP, TestSite, dsn, write_storage
 
 SETTINGS = """
@@ -65,11 +67,6 @@ def calls(title: str) -> list[list[str]]:
     assert words
     assert {first for first, *_ in words} == {"backup-pipeline"}
     return [rest for _, *rest in words]
-
-
-def git(folder: Path, *arguments: str) -> None:
-    identity = ["-c", "user.name=T", "-c", "user.email=t@example.org"]
-    subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True)
 
 
 @pytest.fixture
@@ -258,11 +255,6 @@ def test_a_lost_machine_is_brought_back_on_a_new_one_by_following_the_runbook(si
         with closing(sqlite3.connect(new.folder / "werkstatt.db")) as connection:
             assert connection.execute("select count(*) from auftraege").fetchone() == (100,)
         follow(new, "7. Afterwards")
-
-
-AUFTRAEGE = """create table auftraege (record_id integer primary key, auftrag_nr text, kunde_name text, kunden_nr text,
-kennzeichen text, vin text, datum text, formular_version text, keywords_json text, file_path text, hash text,
-data_complete integer, created_at text, updated_at text)"""
 
 
 def test_a_lost_order_database_is_brought_back_by_following_the_runbook(tmp_path: Path) -> None:
