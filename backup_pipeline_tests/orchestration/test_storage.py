@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import dagster as dg
+import psutil
 import pytest
 from dagster._core.instance.ref import InstanceRef
 from dagster._core.launcher.default_run_launcher import DefaultRunLauncher
@@ -181,3 +182,31 @@ def test_one_run_per_plan_is_what_the_queue_allows(dagster_home: Path) -> None:
     assert {"key": "backup_pipeline/plan", "value": {"applyLimitPerUniqueValue": True}, "limit": 1} in list(
         queue.tag_concurrency_limits
     )
+
+
+def _open_files(folder: Path) -> list[str]:
+    return [file.path for file in psutil.Process().open_files() if file.path.startswith(str(folder))]
+
+
+def test_files_of_runs_stay_open_while_they_are_used_but_never_many_and_none_at_the_end(dagster_home: Path) -> None:
+    with dg.DagsterInstance.get() as instance:
+        runs = [trivial.execute_in_process(instance=instance).run_id for _ in range(18)]
+        events = [path for path in _open_files(dagster_home) if path.endswith(".db") and "/history/runs/" in path]
+        assert 1 < len(set(events)) <= 16
+        assert all(instance.all_logs(run) for run in runs)
+    assert _open_files(dagster_home) == []
+    assert list(dagster_home.rglob("*-wal")) == []
+
+
+def test_a_file_that_another_process_removed_is_made_anew_and_no_event_is_lost(dagster_home: Path) -> None:
+    with dg.DagsterInstance.get() as instance:
+        run_id = trivial.execute_in_process(instance=instance).run_id
+        (found,) = dagster_home.rglob(f"{run_id}.db")
+        for path in found.parent.glob(f"{run_id}.db*"):
+            path.unlink()
+        assert list(instance.all_logs(run_id)) == []
+        run = instance.get_run_by_id(run_id)
+        assert run is not None
+        instance.report_engine_event("written after the removal", run)
+        with dg.DagsterInstance.from_ref(instance.get_ref()) as other:
+            assert [entry.message for entry in other.all_logs(run_id)] == ["written after the removal"]
