@@ -111,7 +111,7 @@ def test_show_lists_every_artefact_with_its_digest_and_the_proofs(site, store, c
     text = capsys.readouterr().out
     assert "files.public.t2" in text
     assert "warn files.dump: c0: looks odd" in text
-    assert "rto_seconds 12.5" in text
+    assert "rto 12.5 s" in text
 
 
 def test_show_of_an_incomplete_set_says_what_is_missing_and_the_remedy(site, store, capsys):
