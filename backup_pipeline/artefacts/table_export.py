@@ -31,7 +31,7 @@ from backup_pipeline.model.record import (
 from backup_pipeline.rules.collapse import row_count_check
 from backup_pipeline.rules.drift import column_drift
 from backup_pipeline.settings.types import PostgresSource
-from backup_pipeline.tools.arrow_csv import CsvDecoder
+from backup_pipeline.tools.arrow_csv import CsvDecoder, LineCount
 from backup_pipeline.tools.arrow_memory import use_lean_memory
 from backup_pipeline.tools.arrow_types import POSTGRES_TYPE
 from backup_pipeline.tools.postgres.copy import BARE_LINES, CSV_WITH_HEADER, copy_out
@@ -107,10 +107,9 @@ class TableExport:
                 files.append(self.write_parquet(path, profile))
                 checks += self._compare(path, profile, validation)
             else:
-                written, lines = self._write_text(path, form, profile)
+                written, rows_there = self._write_text(path, form, profile)
                 files.append(written)
-                if form == "jsonl":
-                    checks.append(_lines_check(lines, profile.fingerprint.rows))
+                checks.append(_count_check(form, rows_there, profile.fingerprint.rows))
         before = self.context.previous.record(*self.key) if self.context.previous else None
         collapse = self.settings.collapse
         checks += [
@@ -255,7 +254,7 @@ class TableExport:
     def _write_text(self, path: str, form: str, profile: TableProfile) -> tuple[FileRecord, int]:
         writer = self.context.writer
         names = [c.name for c in profile.columns]
-        lines = 0
+        lines = LineCount(quoted=form == "csv")
         with writer.create(path) as file, gzip_sink(file) as sink, self.readers.borrow() as connection:
             if form == "jsonl":
                 query = select_json(profile.rows, names, raw=_raw_columns(profile))
@@ -264,11 +263,11 @@ class TableExport:
                 query = select_rows(profile.rows, names)
                 options = CSV_WITH_HEADER
             for piece in copy_out(connection, query, options=options):
-                lines += piece.count(b"\n")
+                lines.add(piece)
                 sink.write(piece)
         record = writer.file_record(path, file)
         content = {"content_sha256": sink.content_sha256, "content_size": sink.size}
-        return record.model_copy(update=content), lines
+        return record.model_copy(update=content), _rows_in(form, lines)
 
 
 def _schema(profile: TableProfile) -> pa.Schema:
@@ -291,12 +290,17 @@ def _foreign(profile: TableProfile) -> list[str]:
     return [f"{leaf.schema}.{leaf.name}" for leaf in profile.leaves or () if leaf.foreign]
 
 
-def _lines_check(lines: int, rows: int) -> CheckResult:
+def _rows_in(form: str, lines: LineCount) -> int:
+    # The first line of CSV is the header.
+    return lines.count - 1 if form == "csv" else lines.count
+
+
+def _count_check(form: str, found: int, rows: int) -> CheckResult:
     return CheckResult(
-        name="json_lines_match_snapshot",
-        passed=lines == rows,
-        summary=f"{lines} lines, {rows} rows in the snapshot",
-        numbers={"lines": lines, "rows_expected": rows},
+        name="json_lines_match_snapshot" if form == "jsonl" else "csv_rows_match_snapshot",
+        passed=found == rows,
+        summary=f"{found} {'lines' if form == 'jsonl' else 'rows'}, {rows} rows in the snapshot",
+        numbers={"lines": found, "rows_expected": rows},
     )
 
 
@@ -335,13 +339,16 @@ def _column_findings(path: str, schema: pa.Schema, columns: Sequence[ColumnRecor
 def _inspect_text(open_file: Callable[[str], BinaryIO], file: FileRecord, record: ArtefactRecord) -> Iterator[Finding]:
     import hashlib
 
-    digest, size, lines = hashlib.sha256(), 0, 0
+    digest, size = hashlib.sha256(), 0
+    form = "csv" if file.path.endswith(_SUFFIX["csv"]) else "jsonl"
+    lines = LineCount(quoted=form == "csv")
     with open_file(file.path) as stream:
         for piece in gunzip(stream, name=file.path):
             digest.update(piece)
             size += len(piece)
-            lines += piece.count(b"\n")
+            lines.add(piece)
     if file.content_sha256 not in (None, digest.hexdigest()) or file.content_size not in (None, size):
         yield Finding(subject=file.path, problem="its content is not what was written")
-    if file.path.endswith(_SUFFIX["jsonl"]) and lines != record.rows:
-        yield Finding(subject=file.path, problem=f"holds {lines} lines, the record says {record.rows} rows")
+    found = _rows_in(form, lines)
+    if found != record.rows:
+        yield Finding(subject=file.path, problem=f"holds {found} rows, the record says {record.rows}")

@@ -9,7 +9,7 @@ from backup_pipeline.model.record import ArtefactKind, ArtefactRecord
 from backup_pipeline.operations.known_tables import known_tables
 from backup_pipeline.orchestration.capture_checks import (
     CHECKS,
-    EXPORTED_AS_JSON,
+    EXPORTED_AS,
     TABLES_KNOWN,
     TABLES_KNOWN_DESCRIPTION,
 )
@@ -120,8 +120,9 @@ def _specs(
             )
         )
         described = CHECKS[kind]
-        if kind is ArtefactKind.TABLE_EXPORT and "jsonl" in _formats(source):
-            described = {**described, **EXPORTED_AS_JSON}
+        if kind is ArtefactKind.TABLE_EXPORT:
+            for form in _formats(source):
+                described = {**described, **EXPORTED_AS.get(form, {})}
         checks += [dg.AssetCheckSpec(check, asset=asset, description=text) for check, text in described.items()]
     specs.append(
         dg.AssetSpec(

@@ -10,7 +10,6 @@ from backup_pipeline.model.record import ArtefactKind
 
 TABLES_KNOWN = "tables_all_known"
 TABLES_KNOWN_DESCRIPTION = "Every exported table was known when the definitions were loaded, and is still there."
-JSON_LINES = "json_lines_match_snapshot"
 
 _NOT_COLLAPSED = {
     "size_not_collapsed": "The size has not fallen, against the last sealed set, by more than the settings allow.",
@@ -61,6 +60,8 @@ CHECKS: Mapping[ArtefactKind, Mapping[str, str]] = {
     },
 }
 
-EXPORTED_AS_JSON: Mapping[str, str] = {
-    JSON_LINES: "The JSON lines hold the rows of the snapshot: their count and every column's figures are equal.",
+# By format: what is checked beside the above when tables are exported in it.
+EXPORTED_AS: Mapping[str, Mapping[str, str]] = {
+    "jsonl": {"json_lines_match_snapshot": "There are as many JSON lines as rows in the snapshot."},
+    "csv": {"csv_rows_match_snapshot": "There are as many rows in the CSV file as in the snapshot."},
 }

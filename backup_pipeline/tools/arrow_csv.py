@@ -79,6 +79,24 @@ class CsvDecoder:
             ) from None
 
 
+class LineCount:
+    """Counts the ends of lines of a text that comes in pieces of any size; with `quoted` those outside quotes."""
+
+    def __init__(self, *, quoted: bool) -> None:
+        self.count = 0
+        self._quoted = quoted
+        self._inside = 0
+
+    def add(self, piece: bytes) -> None:
+        """Take the next piece."""
+        if not self._quoted:
+            self.count += piece.count(b"\n")
+            return
+        parts = piece.split(b'"')
+        self.count += sum(part.count(b"\n") for part in parts[self._inside :: 2])
+        self._inside ^= (len(parts) - 1) & 1
+
+
 def without_long_fields(piece: bytes | memoryview, columns: int) -> tuple[bytearray, list[tuple[int, int, memoryview]]]:
     """Return a piece with an empty text for each field longer than LONG_FIELD, and (row, column, field) of these.
 

@@ -17,6 +17,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from backup_pipeline.artefacts.table_export import inspect_table_export
+from backup_pipeline.tools.arrow_csv import LineCount
 from backup_pipeline.tools.postgres.connection import connected
 from backup_pipeline.tools.postgres.target import PostgresTarget
 from backup_pipeline_tests.postgres.capture_site import NASTY, Capture, capture
@@ -185,3 +187,23 @@ def _as_stored(row: tuple[Any, ...]) -> tuple[Any, ...]:
     exact = None if number is None else number.quantize(Decimal("0.0001"))
     zoned = None if moment is None else moment.replace(fold=0, tzinfo=zoneinfo.ZoneInfo("UTC"))
     return text, data, exact, real, zoned, flag
+
+
+@settings(max_examples=50, deadline=None)
+@given(values=st.lists(st.text('ab",\n', max_size=6), max_size=9), size=st.integers(1, 9))
+def test_rows_of_csv_are_counted_whatever_the_pieces(values: list[str], size: int) -> None:
+    data = "".join('1,"' + value.replace('"', '""') + '"\n' for value in values).encode()
+    lines = LineCount(quoted=True)
+    for at in range(0, len(data), size):
+        lines.add(data[at : at + size])
+    assert lines.count == len(values)
+
+
+def test_a_row_too_few_or_too_many_in_a_text_export_is_found(nasty: Any) -> None:
+    _, done = nasty
+    record = done.records["s", "public", "nasty"]
+    for name in ("csv_rows_match_snapshot", "json_lines_match_snapshot"):
+        assert done.check(name, "s", "public", "nasty").numbers == {"lines": 3, "rows_expected": 3}
+    fewer = record.model_copy(update={"rows": 2})
+    problems = [finding.problem for finding in inspect_table_export(done.open_file, fewer)]
+    assert problems.count("holds 3 rows, the record says 2") == 3
