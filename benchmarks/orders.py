@@ -176,7 +176,7 @@ def file_system_alone(folder: Path, count: int) -> dict[str, float]:
     return {"work": time.perf_counter() - begin}
 
 
-def wait_for_free_inodes(folder: Path, *, each: float = 300e-6, at_most: float = 300.0) -> None:
+def wait_for_free_inodes(folder: Path, *, each: float = 200e-6, at_most: float = 300.0) -> None:
     """Wait while making a folder with two files takes more than `each` seconds of the processor: see the head."""
     end = time.monotonic() + at_most
     for attempt in range(1000):
