@@ -14,7 +14,7 @@ import math
 import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 
@@ -27,7 +27,7 @@ from backup_pipeline.artefacts.sqlite_columns import (
     storage_of,
     to_table,
 )
-from backup_pipeline.artefacts.table_parquet import ParquetSink, ParquetTable, RowGroup
+from backup_pipeline.artefacts.table_parquet import Output, ParquetSink, ParquetTable, RowGroup
 from backup_pipeline.artefacts.table_validation import TableValidation
 from backup_pipeline.model.catalog import CatalogTable, TableKey
 from backup_pipeline.model.progress import Progress
@@ -82,11 +82,14 @@ class SqliteTableExport:
         files: list[FileRecord] = []
         checks: list[CheckResult] = []
         prints: list[Fingerprint] = []
+        if "parquet" not in self.settings.tables.formats:
+            checks.append(self._validated_alone(columns))
         for form in dict.fromkeys(self.settings.tables.formats):
             path = self.stem + _SUFFIX[form]
             if form == "parquet":
                 file, fingerprint = self._write_parquet(path, columns)
-                checks += self._compare(path, columns, fingerprint)
+                with self.context.writer.open(path) as written:
+                    checks += self._compare(written, path, columns, fingerprint)
             else:
                 file, fingerprint = self._write_text(path, form)
             files.append(file)
@@ -129,47 +132,60 @@ class SqliteTableExport:
         )
 
     def _write_parquet(self, path: str, columns: list[StoredColumn]) -> tuple[FileRecord, Fingerprint]:
+        with self.context.writer.create(path) as file:
+            fingerprint = self._fill(file, columns)
+        self._tell(fingerprint.rows, finished=True)
+        return self.context.writer.file_record(path, file), fingerprint
+
+    def _fill(self, file: Output, columns: list[StoredColumn]) -> Fingerprint:
         schema = pa.schema([column.field for column in columns])
         fingerprint = RowsFingerprint()
-        with self.context.writer.create(path) as file:
-            sink = ParquetSink(file, schema)
-            try:
-                group = RowGroup(sink)
-                for batch in batches(rows_of(self.connection, self.table), fingerprint):
-                    group.add(to_table(batch, columns, schema))
-                    self._tell(fingerprint.rows)
-                group.flush()
-            finally:
-                sink.close()
-        self._tell(fingerprint.rows, finished=True)
-        return self.context.writer.file_record(path, file), fingerprint.result()
+        sink = ParquetSink(file, schema)
+        try:
+            group = RowGroup(sink)
+            for batch in batches(rows_of(self.connection, self.table), fingerprint):
+                group.add(to_table(batch, columns, schema))
+                self._tell(fingerprint.rows)
+            group.flush()
+        finally:
+            sink.close()
+        return fingerprint.result()
+
+    def _validated_alone(self, columns: list[StoredColumn]) -> CheckResult:
+        """Hold the rows against the schema where no Parquet file is asked for: through one that is not kept."""
+        with self.context.writer.scratch() as folder:
+            path = folder / "validated.parquet"
+            with path.open("wb") as file:
+                fingerprint = self._fill(file, columns)
+            with path.open("rb") as read:
+                _, validated = self._compare(read, path.name, columns, fingerprint)
+        return validated
 
     def _tell(self, rows: int, *, finished: bool = False) -> None:
         self.context.progress(Progress(".".join(self.key), rows, None, "rows", finished=finished))
 
-    def _compare(self, path: str, columns: list[StoredColumn], expected: Fingerprint) -> list[CheckResult]:
+    def _compare(
+        self, file: BinaryIO, path: str, columns: list[StoredColumn], expected: Fingerprint
+    ) -> tuple[CheckResult, CheckResult]:
         """Read the file back: its rows give the fingerprint of the copy's rows, and hold against the schema."""
         read = RowsFingerprint()
         fields = [column.field.with_nullable(column.column.nullable) for column in columns]
         validation = TableValidation(self.context, self._catalog_table(columns), fields, expected.rows)
-        with self.context.writer.open(path) as file:
-            table = ParquetTable(file, path)
-            for piece in table.pieces():
-                validation.add(piece)
-                for row in from_table(piece):
-                    read.add(row)
-            validated = validation.result(table.pieces)
+        table = ParquetTable(file, path)
+        for piece in table.pieces():
+            validation.add(piece)
+            for row in from_table(piece):
+                read.add(row)
+        validated = validation.result(table.pieces)
         found = read.result()
-        return [
-            CheckResult(
-                name="content_matches_snapshot",
-                passed=found == expected,
-                summary=f"{found.rows} rows in the file, {expected.rows} in the copy; their fingerprints are "
-                + ("equal" if found.value == expected.value else "not equal"),
-                numbers={"rows": found.rows, "rows_expected": expected.rows},
-            ),
-            validated,
-        ]
+        content = CheckResult(
+            name="content_matches_snapshot",
+            passed=found == expected,
+            summary=f"{found.rows} rows in the file, {expected.rows} in the copy; their fingerprints are "
+            + ("equal" if found.value == expected.value else "not equal"),
+            numbers={"rows": found.rows, "rows_expected": expected.rows},
+        )
+        return content, validated
 
     def _catalog_table(self, columns: list[StoredColumn]) -> CatalogTable:
         keys = [column for column in columns if column.column.key]

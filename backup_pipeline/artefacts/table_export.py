@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from backup_pipeline.artefacts.capture import CaptureContext
 from backup_pipeline.artefacts.table_figures import TableFigures
-from backup_pipeline.artefacts.table_parquet import ROWS_WITHOUT_COLUMNS, ParquetSink, ParquetTable, RowGroup
+from backup_pipeline.artefacts.table_parquet import ROWS_WITHOUT_COLUMNS, Output, ParquetSink, ParquetTable, RowGroup
 from backup_pipeline.artefacts.table_validation import TableValidation
 from backup_pipeline.model.catalog import CatalogTable
 from backup_pipeline.model.progress import Progress
@@ -101,11 +101,14 @@ class TableExport:
         files, checks = [], []
         validation = TableValidation(self.context, self.table, list(_schema(profile)), profile.fingerprint.rows)
         self._ask_the_server(validation)
+        if "parquet" not in self.settings.tables.formats:
+            checks.append(self._validated_alone(profile, validation))
         for form in dict.fromkeys(self.settings.tables.formats):
             path = self.stem + _SUFFIX[form]
             if form == "parquet":
                 files.append(self.write_parquet(path, profile))
-                checks += self._compare(path, profile, validation)
+                with self.context.writer.open(path) as file:
+                    checks += self._compare(file, path, profile, validation)
             else:
                 written, rows_there = self._write_text(path, form, profile)
                 files.append(written)
@@ -162,17 +165,30 @@ class TableExport:
 
     def write_parquet(self, path: str, profile: TableProfile) -> FileRecord:
         """Write the rows as Parquet, large tables in parallel ranges."""
-        schema = _schema(profile)
-        decoder = CsvDecoder(list(profile.forms), schema)
         writer = self.context.writer
         with writer.create(path) as file:
-            sink = ParquetSink(file, schema)
-            try:
-                if profile.columns:
-                    self._copy_ranges(profile, decoder, sink)
-            finally:
-                sink.close()
+            self._fill(file, profile)
         return writer.file_record(path, file)
+
+    def _fill(self, file: Output, profile: TableProfile) -> None:
+        schema = _schema(profile)
+        decoder = CsvDecoder(list(profile.forms), schema)
+        sink = ParquetSink(file, schema)
+        try:
+            if profile.columns:
+                self._copy_ranges(profile, decoder, sink)
+        finally:
+            sink.close()
+
+    def _validated_alone(self, profile: TableProfile, validation: TableValidation) -> CheckResult:
+        """Hold the rows against the schema where no Parquet file is asked for: through one that is not kept."""
+        with self.context.writer.scratch() as folder:
+            path = folder / "validated.parquet"
+            with path.open("wb") as file:
+                self._fill(file, profile)
+            with path.open("rb") as read:
+                _, validated = self._compare(read, path.name, profile, validation)
+        return validated
 
     def _copy_ranges(self, profile: TableProfile, decoder: CsvDecoder, sink: ParquetSink) -> None:
         names = [column.name for column in profile.columns]
@@ -227,16 +243,17 @@ class TableExport:
         name = ".".join(self.key)
         self.context.progress(Progress(name, rows, profile.fingerprint.rows, "rows", finished=finished))
 
-    def _compare(self, path: str, profile: TableProfile, validation: TableValidation) -> list[CheckResult]:
+    def _compare(
+        self, file: BinaryIO, path: str, profile: TableProfile, validation: TableValidation
+    ) -> tuple[CheckResult, CheckResult]:
         """Read the file back once: its figures against the snapshot's, its content against the schema."""
         figures = TableFigures(profile.forms)
-        with self.context.writer.open(path) as file:
-            table = ParquetTable(file, path)
-            rows = table.rows
-            for piece in table.pieces():
-                figures.add(piece)
-                validation.add(piece)
-            validated = validation.result(table.pieces)
+        table = ParquetTable(file, path)
+        rows = table.rows
+        for piece in table.pieces():
+            figures.add(piece)
+            validation.add(piece)
+        validated = validation.result(table.pieces)
         self._tell(rows, profile, finished=True)
         wrong = figures.differences(profile.columns, profile.figures)
         expected = profile.fingerprint.rows
@@ -249,7 +266,7 @@ class TableExport:
             table=tuple({"column": name, "problem": problem} for name, problem in wrong),
             numbers={"rows": rows, "rows_expected": expected, "columns_compared": len(profile.columns)},
         )
-        return [content, validated]
+        return content, validated
 
     def _write_text(self, path: str, form: str, profile: TableProfile) -> tuple[FileRecord, int]:
         writer = self.context.writer

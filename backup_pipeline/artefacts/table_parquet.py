@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from backup_pipeline.errors import ValidationError
-from backup_pipeline.stores.contract import ArtefactFile
 
 ROW_GROUP_BYTES = 12 << 20
 # Rows of a table without columns stand here: Parquet has no place for them.
@@ -26,10 +25,20 @@ _SAMPLE_BYTES = 64 << 20
 _REPEATING = 0.3
 
 
+class Output(Protocol):
+    """What a Parquet file is written to: a file of a set, or any other."""
+
+    def write(self, data: bytes, /) -> int:
+        """Write all of `data`."""
+
+    def tell(self) -> int:
+        """Return the number of bytes written."""
+
+
 class ParquetSink:
     """Takes tables of one schema from any thread. `rows` is what was taken so far."""
 
-    def __init__(self, file: ArtefactFile, schema: pa.Schema) -> None:
+    def __init__(self, file: Output, schema: pa.Schema) -> None:
         self._file = file
         self._schema = schema
         self._writer: Any = None

@@ -9,6 +9,7 @@ from backup_pipeline.model.record import ArtefactKind, ArtefactRecord
 from backup_pipeline.operations.known_tables import known_tables
 from backup_pipeline.orchestration.capture_checks import (
     CHECKS,
+    COMPARED_IN_PARQUET,
     EXPORTED_AS,
     TABLES_KNOWN,
     TABLES_KNOWN_DESCRIPTION,
@@ -121,8 +122,11 @@ def _specs(
         )
         described = CHECKS[kind]
         if kind is ArtefactKind.TABLE_EXPORT:
-            for form in _formats(source):
+            formats = _formats(source)
+            for form in formats:
                 described = {**described, **EXPORTED_AS.get(form, {})}
+            if formats and "parquet" not in formats:
+                described = {check: text for check, text in described.items() if check != COMPARED_IN_PARQUET}
         checks += [dg.AssetCheckSpec(check, asset=asset, description=text) for check, text in described.items()]
     specs.append(
         dg.AssetSpec(

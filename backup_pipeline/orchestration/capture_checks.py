@@ -11,6 +11,9 @@ from backup_pipeline.model.record import ArtefactKind
 TABLES_KNOWN = "tables_all_known"
 TABLES_KNOWN_DESCRIPTION = "Every exported table was known when the definitions were loaded, and is still there."
 
+# Figures of columns are compared in the Parquet file; JSON lines and CSV are counted.
+COMPARED_IN_PARQUET = "content_matches_snapshot"
+
 _NOT_COLLAPSED = {
     "size_not_collapsed": "The size has not fallen, against the last sealed set, by more than the settings allow.",
 }
@@ -30,7 +33,7 @@ CHECKS: Mapping[ArtefactKind, Mapping[str, str]] = {
     ArtefactKind.TABLE_EXPORT: {
         "pandera_schema": "Columns, types, nulls, unique keys and foreign keys are as the catalog and the site's own "
         "schemas say. Failures are named by column, check and count, never by value.",
-        "content_matches_snapshot": "Row count and every column's figures in the written file equal the snapshot's.",
+        COMPARED_IN_PARQUET: "Row count and every column's figures in the written file equal the snapshot's.",
         "row_count_not_collapsed": "The number of rows has not fallen, against the last sealed set, by more than the "
         "settings allow.",
         **_NO_DRIFT,

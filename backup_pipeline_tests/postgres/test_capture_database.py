@@ -223,7 +223,10 @@ def test_a_table_that_grew_drift_or_collapse_is_said_by_the_checks(small: Postgr
     assert second.check("row_count_not_collapsed", *_CUSTOMERS).passed
 
 
-def test_a_sites_schema_is_applied_and_tells_counts_but_no_values(small: PostgresTarget, tmp_path: Path) -> None:
+@pytest.mark.parametrize("formats", [["parquet"], ["jsonl"], ["csv"]])
+def test_a_sites_schema_is_applied_in_every_format_and_tells_counts_but_no_values(
+    formats: list[str], small: PostgresTarget, tmp_path: Path
+) -> None:
     schemas = tmp_path / "schemas"
     schemas.mkdir()
     (schemas / "public.orders.yaml").write_text(
@@ -233,7 +236,8 @@ def test_a_sites_schema_is_applied_and_tells_counts_but_no_values(small: Postgre
         "import pandera.pandas as pa\n"
         "schema = pa.DataFrameSchema({'name': pa.Column(str, pa.Check.str_startswith('c'))})\n"
     )
-    done = capture(tmp_path / "a", small, schemas=schemas)
+    done = capture(tmp_path / "a", small, schemas=schemas, tables={"include": ["*"], "formats": formats})
+    assert bool(list(done.folder.rglob("*.parquet"))) == (formats == ["parquet"])
     check = done.check("pandera_schema", *_ORDERS)
     assert check.table == ({"column": "total", "check": "less_than(390)", "failures": 11},)
     assert done.check("pandera_schema", *_CUSTOMERS).passed

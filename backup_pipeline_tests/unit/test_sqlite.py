@@ -275,6 +275,8 @@ def test_json_lines_and_csv_keep_null_apart_from_empty(tmp_path: Path) -> None:
     assert "\n1,\"000123\",1.5,X'00ff',\n" in text
     assert '\n2,"",0.0,X\'\',""\n' in text
     assert inspect(writer.open, record) == []
+    assert "pandera_schema" in [check.name for check in record.checks]
+    assert not list(writer.folder.rglob("*.parquet"))
 
 
 values = st.one_of(
