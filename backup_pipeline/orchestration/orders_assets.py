@@ -143,8 +143,30 @@ def folders_asset(site: Site, plan: str, name: str) -> dg.AssetsDefinition:
     return order_folders
 
 
+def year_check(year: str) -> str:
+    """Return the name of the check of one year's folders."""
+    return f"year_{year}"
+
+
+def _year_results(
+    key: dg.AssetKey, result: VerifyResult, selected: Sequence[str], every: Sequence[str]
+) -> Iterator[dg.AssetCheckResult]:
+    """Yield each year's own check, so that a good year never covers a bad one."""
+    for partition in selected:
+        mine = years_of([partition], every)
+        counts = [each for year, each in result.per_year.items() if mine is None or year in mine]
+        folders, errors = sum(n for n, _ in counts), sum(bad for _, bad in counts)
+        yield dg.AssetCheckResult(
+            asset_key=key,
+            check_name=year_check(partition),
+            passed=not errors,
+            description=f"{folders} folders, {errors} errors",
+            metadata={"folders": folders, "errors": errors},
+        )
+
+
 def _check_results(key: dg.AssetKey, result: VerifyResult, selected: Sequence[str]) -> Iterator[dg.AssetCheckResult]:
-    # Checks have no partitions: what a result speaks of is said with it.
+    # These are not per year: what a result speaks of is said with it.
     of = selected[0] if len(selected) == 1 else f"{selected[0]} to {selected[-1]}"
     years = table_of([{"year": y, "folders": n, "errors": bad} for y, (n, bad) in sorted(result.per_year.items())])
     for check, (kinds, _) in _CHECKS.items():
@@ -177,6 +199,7 @@ def verification_asset(site: Site, plan: str, name: str) -> dg.AssetsDefinition:
     key = artefact_key(plan, (name, VERIFICATION))
     partitions = year_partitions(source, site.settings.timezone)
     description = "Every order's pair is read and checked, and compared with the index and the database."
+    years = partitions.get_partition_keys()
 
     @dg.multi_asset(
         name=f"{plan}__{name}__{VERIFICATION}",
@@ -194,7 +217,15 @@ def verification_asset(site: Site, plan: str, name: str) -> dg.AssetsDefinition:
         check_specs=[
             *(dg.AssetCheckSpec(check, asset=key, description=text) for check, (_, text) in _CHECKS.items()),
             dg.AssetCheckSpec("advice", asset=key, description=_ADVICE),
+            *(
+                dg.AssetCheckSpec(
+                    year_check(year), asset=key, description=f"Every folder of {year} is whole and valid."
+                )
+                for year in years
+            ),
         ],
+        # A run over some years gives the checks of those years only.
+        can_subset=True,
         backfill_policy=dg.BackfillPolicy.single_run(),
         op_tags={PLAN_TAG: plan},
     )
@@ -202,17 +233,24 @@ def verification_asset(site: Site, plan: str, name: str) -> dg.AssetsDefinition:
         from backup_pipeline.operations.orders_source import open_orders, orders_place
         from backup_pipeline.operations.orders_verify import VerifyOptions, verify_orders
 
+        every = partitions.get_partition_keys()
+        # Checks that are run alone name no partition.
+        named = context.has_partition_key or context.has_partition_key_range
+        selected = list(context.partition_keys) if named else list(every)
         try:
             place = orders_place(site, name)
             options = VerifyOptions(
-                years=years_of(context.partition_keys, partitions.get_partition_keys()),
+                years=years_of(selected, every),
                 lock_wait_seconds=place.lock_wait_seconds,
             )
             with open_orders(place) as snapshot:
                 result = verify_orders(place.archive, snapshot, options, progress=present_watcher().progress)
         except Exception as error:  # noqa: BLE001 - at this edge everything becomes a Failure
             raise failure_of(error) from None
-        yield from _check_results(key, result, context.partition_keys)
+        wanted = {check.name for check in context.selected_asset_check_keys}
+        for check in (*_check_results(key, result, selected), *_year_results(key, result, selected, every)):
+            if check.check_name in wanted:
+                yield check
         metadata = {
             "folders": result.folders,
             "valid": result.valid,
@@ -226,7 +264,8 @@ def verification_asset(site: Site, plan: str, name: str) -> dg.AssetsDefinition:
             raise dg.Failure(
                 f"The archive of {name} did not pass: {result.summary()}.", metadata=metadata, allow_retries=False
             )
-        yield dg.MaterializeResult(asset_key=key, metadata=metadata)
+        if key in context.selected_asset_keys:
+            yield dg.MaterializeResult(asset_key=key, metadata=metadata)
 
     return verify_years
 

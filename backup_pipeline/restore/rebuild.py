@@ -69,21 +69,21 @@ def rebuild_database(
         progress: told the bytes loaded.
 
     Returns:
-        The new database. `left_out` are lines that a role without superuser rights was refused (see `rules.left_out`).
+        The new database. `left_out` are lines that the restoring role was refused (see `rules.left_out`).
 
     Raises:
         BackupSystemError: as psql, pg_restore or the server say; without data.
     """
     began = time.monotonic()
     facts = server_facts(target)
-    left = None if facts.superuser else LeftOut(facts.roles)
+    left = LeftOut(facts.roles, superuser=facts.superuser)
     client = choose_client(facts.major, safe_restore=True, at_least=written_by)
     create_database(target, like)
     try:
         warnings: tuple[str, ...] = ()
         size = 0
         with open_dump() as file:
-            archive = None if careful or skip is not None or left is not None else archive_path(file)
+            archive = None if careful or skip is not None or not facts.superuser else archive_path(file)
             if archive is not None:
                 count = jobs or default_jobs()
                 warnings = run_archive(archive, target, client, jobs=count, settings=session_settings(count))
@@ -94,14 +94,13 @@ def rebuild_database(
                         warnings = run_plain_dump(reader, target, client)
                     else:
                         size = load_plain_dump(
-                            reader, target, jobs=jobs, skip=skip, tolerate=left.take if left else None,
-                            progress=progress,
+                            reader, target, jobs=jobs, skip=skip, tolerate=left.take, progress=progress,
                         ).data_bytes  # fmt: skip
         settings = apply_properties(target, like) if like is not None else ()
     except BaseException:
         _drop_quietly(target)
         raise
-    return Rebuilt(target, time.monotonic() - began, size, warnings, tuple(left.lines) if left else (), settings)
+    return Rebuilt(target, time.monotonic() - began, size, warnings, tuple(left.lines), settings)
 
 
 def _drop_quietly(target: PostgresTarget) -> None:

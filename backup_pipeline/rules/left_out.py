@@ -2,7 +2,9 @@
 
 A platform's dump (Supabase's) names owners, extensions and event triggers of roles that nobody else may act as. A
 restore tries each line; what the server refuses is left out, counted and told. Only lines that hold no data and no
-structure may be left out; anything else that is refused ends the restore. A superuser is refused nothing.
+structure may be left out; anything else that is refused ends the restore. A superuser is refused one kind of line: an
+event trigger, foreign data wrapper or publication that is to belong to a role that is no superuser (made without rights
+for a drill, or no longer one where the dump was made).
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ class LineKind(StrEnum):
     PUBLICATION = "publication"
     SUBSCRIPTION = "subscription"
     ON_PLATFORM = "on a platform's table"
+    SUPERUSERS_OWNER = "owner that must be a superuser"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,10 @@ _PATTERNS: tuple[tuple[LineKind, re.Pattern[str]], ...] = tuple(
         (LineKind.RIGHTS, rf"REVOKE .* FROM {_NAME};\Z"),
         (LineKind.SESSION, r"SET SESSION AUTHORIZATION ('(?:[^']|'')+'|[^\s;]+);\Z"),
     )
+)
+# Only these may a superuser be refused; the server wants a superuser as their new owner.
+_SUPERUSERS_OWNER = re.compile(
+    rf"ALTER (?:EVENT TRIGGER|FOREIGN DATA WRAPPER|PUBLICATION) {_NAME} OWNER TO {_NAME};\Z", re.DOTALL
 )
 _REFUSED, _UNDEFINED_OBJECT = "42501", "42704"
 # What rights are about may belong to an extension that was left out.
@@ -84,13 +91,17 @@ class LeftOut:
     Attributes:
         roles: the server's roles.
         lines: what was left out.
+        superuser: the restoring role is one: everything but the owner of what only superusers may own ends the restore.
     """
 
     roles: frozenset[str]
     lines: list[Line] = field(default_factory=list)
+    superuser: bool = False
 
     def take(self, statement: bytes, sqlstate: str) -> bool:
         """Return whether a refused statement is left out; False means that the restore must end."""
+        if self.superuser:
+            return self._take_as_superuser(statement, sqlstate)
         line = line_of(statement)
         if line is None:
             return False
@@ -100,6 +111,13 @@ class LeftOut:
             return False
         absent = line.kind is LineKind.RIGHTS and line.subject not in {*self.roles, "PUBLIC"}
         self.lines.append(replace(line, role_missing=absent))
+        return True
+
+    def _take_as_superuser(self, statement: bytes, sqlstate: str) -> bool:
+        found = _SUPERUSERS_OWNER.match(statement.decode("utf-8", "replace"))
+        if found is None or sqlstate != _REFUSED:
+            return False
+        self.lines.append(Line(LineKind.SUPERUSERS_OWNER, f"{_unquoted(found[1])} to {_unquoted(found[2])}"))
         return True
 
 
@@ -113,6 +131,7 @@ _WORDS = {
     LineKind.PUBLICATION: "publications left out, which this role may not create or change",
     LineKind.SUBSCRIPTION: "subscriptions left out, which this role may not create",
     LineKind.ON_PLATFORM: "triggers and policies on the platform's tables left out, which this role may not create",
+    LineKind.SUPERUSERS_OWNER: "owner left as the restoring role, because the recorded one is no superuser here",
 }
 
 

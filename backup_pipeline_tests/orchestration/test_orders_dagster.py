@@ -88,7 +88,24 @@ def test_a_damaged_folder_fails_its_check_and_the_run(workshop: Workshop, defs: 
         assert checks["auftraege_schema"] is True
         told = {e.check_name: e.description for e in result.get_asset_check_evaluations()}
         assert told["pairs_whole"] == "2022: 1 findings in 5 folders"
-        assert run(defs, "verification", instance, partition_key="2023").success
+        assert checks["year_2022"] is False
+        again = run(defs, "verification", instance, partition_key="2023")
+        assert again.success
+        assert [e.check_name for e in again.get_asset_check_evaluations() if "year" in e.check_name] == ["year_2023"]
+
+
+def test_a_verification_of_all_years_judges_each_by_itself(workshop: Workshop, defs: dg.Definitions) -> None:
+    workshop.export()
+    (workshop.archive / "2022" / "000003" / "meta.json").unlink()
+    with dg.DagsterInstance.ephemeral() as instance:
+        schedule = defs.resolve_schedule_def("workshop_werkstatt_orders_verification_schedule")
+        with dg.build_schedule_context(instance=instance) as context:
+            [request] = schedule.evaluate_tick(context).run_requests or []
+        result = run(defs, "verification", instance, tags=request.tags)
+    assert not result.success
+    years = {e.check_name: e.passed for e in result.get_asset_check_evaluations() if e.check_name.startswith("year_")}
+    assert len(years) > 3
+    assert [name for name, passed in years.items() if not passed] == ["year_2022"]
 
 
 def test_the_restore_needs_the_sources_name_and_brings_the_table_back(workshop: Workshop, defs: dg.Definitions) -> None:
