@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import socket
 import threading
 import time
@@ -98,6 +99,10 @@ def living_holder(path: Path) -> Holder | None:
     return None if holder is None or _is_dead(path, holder) else holder
 
 
+_SIDE = re.compile(r"\.(stale-)?[0-9a-f]{32}")
+_LEFT_BEHIND_SECONDS = 60
+
+
 def _create(path: Path, holder: Holder) -> bool:
     """Create the lock complete with its content: a link either appears whole or not at all."""
     side = path.with_name(f"{path.name}.{holder.token}")
@@ -140,6 +145,17 @@ def _take_away(path: Path, dead: Holder | None) -> None:
             os.link(side, path)
     with contextlib.suppress(OSError):
         side.unlink()
+
+
+def _sweep(path: Path) -> None:
+    """Remove what processes left beside the lock that were killed in the instant of taking it."""
+    with contextlib.suppress(OSError):
+        # Compared with the lock just made: the clock of a network mount may be another.
+        long_ago = path.stat().st_mtime - _LEFT_BEHIND_SECONDS
+        beside = [each for each in path.parent.iterdir() if each.name.startswith(path.name)]
+        for side in beside:
+            if _SIDE.fullmatch(side.name[len(path.name) :]) and side.stat().st_mtime < long_ago:
+                side.unlink()
 
 
 @contextlib.contextmanager
@@ -188,6 +204,7 @@ def hold_lock(
                 remedy="Wait until it has finished. If that process is gone for good, delete this file.",
             )
         time.sleep(poll_seconds)
+    _sweep(path)
     with _refreshed(path):
         try:
             yield me

@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 import time
+import uuid
 from pathlib import Path
 
 import pytest
@@ -99,3 +100,15 @@ def test_processes_of_one_run_wait_for_each_other_longer_than_strangers(tmp_path
     with hold_lock(lock, owner="run 1", wait_seconds=0.05):
         assert released.is_set()
     thread.join()
+
+
+def test_what_a_process_left_that_was_killed_while_it_took_the_lock_is_swept_away(tmp_path: Path) -> None:
+    lock = tmp_path / ".backup.lock"
+    left, stale, young = (tmp_path / f".backup.lock.{kind}{uuid.uuid4().hex}" for kind in ("", "stale-", ""))
+    other = tmp_path / ".backup.lock.notes"
+    for path in (left, stale, young, other):
+        path.touch()
+    for path in (left, stale, other):
+        os.utime(path, (time.time() - 3600, time.time() - 3600))
+    with hold_lock(lock):
+        assert sorted(tmp_path.iterdir()) == sorted([lock, young, other])

@@ -5,6 +5,7 @@ It reads no meta-commands; which archives and clients fit is decided by the call
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,6 +22,16 @@ def archive_path(file: BinaryIO) -> Path | None:
     file.seek(0)
     name = getattr(file, "name", None)
     return Path(name) if magic == CUSTOM_MAGIC and isinstance(name, str) and Path(name).is_file() else None
+
+
+def archive_holds(path: Path, client: PostgresClient, kinds: Collection[str]) -> bool:
+    """Return whether the archive's table of contents has an entry of one of these kinds ("EVENT TRIGGER").
+
+    Raises:
+        ToolError: pg_restore cannot read it.
+    """
+    contents = processes.run([client.program("pg_restore"), "--list", path]).stdout.decode("utf-8", "replace")
+    return any(f" {kind} " in line for line in contents.splitlines() for kind in kinds)
 
 
 def run_archive(
