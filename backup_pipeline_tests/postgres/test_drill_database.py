@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from backup_pipeline.restore.comparison import Expectation
 from backup_pipeline.restore.drill_database import drill_database
-from backup_pipeline.tools.postgres.databases import server_facts
+from backup_pipeline.restore.rebuild import rebuild_database
+from backup_pipeline.tools.postgres.databases import drop_database, server_facts
 from backup_pipeline.tools.postgres.embedded import EmbeddedServer
 from backup_pipeline.tools.postgres.target import PostgresTarget
-from backup_pipeline_tests.postgres.restoring import NASTY, dump_of, expectation_of, opened, run
+from backup_pipeline_tests.postgres.restoring import NASTY, ask, dump_of, expectation_of, opened, run
 
 Captured = tuple[bytes, Expectation]
 
@@ -135,3 +137,43 @@ def test_subscriptions_and_cron_jobs_never_come_alive(
     outcome = drill_database(opened(dump), expected, server.target(), before_comparison=look)
     assert seen == [(False, None), (False,)]
     assert "subscription feed disabled" in str(outcome.details["quieted"])
+
+
+@pytest.mark.parametrize("way", ["plain", "custom"])
+def test_what_only_superusers_may_own_stays_with_the_restoring_one_where_the_role_is_made_without_rights(
+    server: EmbeddedServer, database: Callable[..., PostgresTarget], tmp_path: Path, way: str
+) -> None:
+    source = database()
+    run(
+        source,
+        "create role platform_admin superuser nologin;"
+        "create schema app authorization platform_admin;"
+        "create function app.watch() returns event_trigger language plpgsql as 'begin end';"
+        "create event trigger watch on ddl_command_end execute function app.watch();"
+        "alter event trigger watch owner to platform_admin;"
+        "create foreign data wrapper nothing; alter foreign data wrapper nothing owner to platform_admin;"
+        "create publication everything for all tables; alter publication everything owner to platform_admin",
+    )
+    try:
+        path = tmp_path / "dump"
+        path.write_bytes(dump_of(source, *(["--format=custom"] if way == "custom" else [])))
+        expected = expectation_of(source)
+        drop_database(source)
+        run(server.target(), "drop role platform_admin")
+        outcome = drill_database(lambda: path.open("rb"), expected, server.target())
+        assert outcome.findings == []
+        told = "\n".join(finding.problem for finding in outcome.skipped)
+        assert "watch to platform_admin" in told
+        assert "nothing to platform_admin" in told
+        run(server.target(), "create role platform_admin nologin")
+        copy = source.with_database(f"{source.database}_copy")
+        try:
+            rebuild_database(lambda: path.open("rb"), copy)
+            assert ask(copy, "select evtname from pg_event_trigger") == [("watch",)]
+            assert ask(copy, "select nspowner::regrole::text from pg_namespace where nspname = 'app'") == [
+                ("platform_admin",)
+            ]
+        finally:
+            drop_database(copy)
+    finally:
+        run(server.target(), "drop role if exists platform_admin")
