@@ -61,9 +61,7 @@ _PATTERNS: tuple[tuple[LineKind, re.Pattern[str]], ...] = tuple(
 )
 # The server wants a superuser as their owner (publications: of all tables or of schemas): all that one may be refused.
 OWNED_BY_SUPERUSERS = ("EVENT TRIGGER", "FOREIGN DATA WRAPPER", "PUBLICATION")
-_SUPERUSERS_OWNER = re.compile(
-    rf"ALTER (?:{'|'.join(OWNED_BY_SUPERUSERS)}) {_NAME} OWNER TO {_NAME};\Z", re.DOTALL
-)
+_SUPERUSERS_OWNER = re.compile(rf"ALTER (?:{'|'.join(OWNED_BY_SUPERUSERS)}) {_NAME} OWNER TO {_NAME};\Z", re.DOTALL)
 _REFUSED, _UNDEFINED_OBJECT = "42501", "42704"
 # What rights are about may belong to an extension that was left out.
 _ALSO_MISSING = frozenset({"42883", "42P01", "3F000"})

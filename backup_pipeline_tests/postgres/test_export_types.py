@@ -207,3 +207,27 @@ def test_a_row_too_few_or_too_many_in_a_text_export_is_found(nasty: Any) -> None
     fewer = record.model_copy(update={"rows": 2})
     problems = [finding.problem for finding in inspect_table_export(done.open_file, fewer)]
     assert problems.count("holds 3 rows, the record says 2") == 3
+
+
+def test_a_table_with_as_many_columns_as_the_server_takes_is_exported(database: Make, tmp_path: Path) -> None:
+    target = database()
+    columns = ", ".join(f"c{n} int" for n in range(1600))
+    with connected(target) as connection:
+        connection.execute(f"create table public.wide ({columns})".encode())
+        connection.execute("insert into public.wide (c0, c1599) values (1, 2), (3, null)")
+    done = capture(tmp_path, target)
+    assert _table(done, "s", "public", "wide").column("c1599").to_pylist() == [2, None]
+    assert done.check("content_matches_snapshot", "s", "public", "wide").passed
+
+
+def test_nulls_below_a_constraint_that_is_not_valid_are_exported(database: Make, tmp_path: Path) -> None:
+    target = database()
+    with connected(target) as connection:
+        if connection.info.server_version < 180000:
+            pytest.skip("NOT NULL NOT VALID came with version 18")
+        connection.execute("create table public.late (id int primary key, a int)")
+        connection.execute("insert into public.late values (1, null), (2, 5)")
+        connection.execute("alter table public.late add constraint told not null a not valid")
+    done = capture(tmp_path, target)
+    assert _table(done, "s", "public", "late").column("a").to_pylist() == [None, 5]
+    assert done.check("content_matches_snapshot", "s", "public", "late").passed

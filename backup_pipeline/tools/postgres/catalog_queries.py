@@ -36,8 +36,13 @@ TABLES_WITH_SIZES = _tables(
     "case when c.relkind = 'r' then pg_table_size(c.oid) else 0 end",
 )
 
+# Whether a column `a` may hold nulls. Since version 18 NOT NULL can be NOT VALID: older rows may hold some then.
+NULLABLE = """
+(not a.attnotnull or exists (select from pg_constraint v where v.conrelid = a.attrelid and v.contype = 'n'
+                                and not v.convalidated and a.attnum = any(v.conkey)))"""
+
 COLUMNS = f"""
-select c.oid::bigint, a.attname, format_type(a.atttypid, a.atttypmod), not a.attnotnull, a.attgenerated <> ''
+select c.oid::bigint, a.attname, format_type(a.atttypid, a.atttypmod), {NULLABLE}, a.attgenerated <> ''
   from pg_class c join pg_namespace n on n.oid = c.relnamespace
   join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
  where c.relkind in ('r', 'p', 'f') and c.relpersistence <> 't' and {_USER}

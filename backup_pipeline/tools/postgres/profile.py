@@ -13,15 +13,16 @@ from psycopg.rows import TupleRow
 
 from backup_pipeline.model.record import Fingerprint
 from backup_pipeline.tools.arrow_types import ColumnForm, family_of
+from backup_pipeline.tools.postgres.catalog_queries import NULLABLE
 from backup_pipeline.tools.postgres.copy import takes_any_bytes
 from backup_pipeline.tools.postgres.fingerprint import HASH_RECORD, HASH_TEXT, HashableTypes, row_alias, row_hash
 from backup_pipeline.tools.postgres.partitions import Leaf, read_leaves, rows_of
 
 # A domain may lie over another: follow them down, keeping the first modifier that is set.
-_COLUMNS = """
+_COLUMNS = f"""
 with recursive columns as (
     select a.attnum, a.attname::text as name, a.atttypid as type, a.atttypmod as modifier,
-           a.atttypid as declared, a.atttypmod as declared_modifier, not a.attnotnull as nullable,
+           a.atttypid as declared, a.atttypmod as declared_modifier, {NULLABLE} as nullable,
            a.attgenerated <> '' as generated
       from pg_attribute a join pg_class c on c.oid = a.attrelid join pg_namespace n on n.oid = c.relnamespace
      where n.nspname = %s and c.relname = %s and a.attnum > 0 and not a.attisdropped
@@ -33,7 +34,7 @@ with recursive columns as (
 select k.name, format_type(k.declared, k.declared_modifier), format_type(k.type, k.modifier), k.nullable, k.generated,
        k.declared::bigint
   from columns k join pg_type t on t.oid = k.type where t.typtype <> 'd' order by k.attnum
-"""
+"""  # noqa: S608
 
 
 _NONE = sql.SQL("null::text")
@@ -133,9 +134,10 @@ def profile_table(
     ]
     leaves = read_leaves(connection, schema, table) if partitioned else None
     rows = rows_of(schema, table, [(c.name, c.type) for c in columns], leaves)
-    query = sql.SQL("select coalesce(sum({}::numeric), 0)::text, count(*){} from {} as {}").format(
+    # One array: a result has at most 1664 columns, fewer than a table may need answers.
+    query = sql.SQL("select coalesce(sum({}::numeric), 0)::text, count(*), array[{}]::text[] from {} as {}").format(
         row_hash(algorithm, alias),
-        sql.SQL("").join(sql.SQL(", ") + part for part in asked),
+        sql.SQL(", ").join(asked),
         rows,
         sql.Identifier(alias),
     )
@@ -147,7 +149,7 @@ def profile_table(
         value=str(row[0]),
         rows=int(row[1]),
     )
-    answers = [None if value is None else str(value) for value in row[2:]]
+    answers: list[str | None] = row[2]
     figures = tuple(
         Figures(int(answers[at] or 0), answers[at + 1], answers[at + 2], answers[at + 3], answers[at + 4] == "true")
         for at in range(0, len(answers), _ANSWERS)
@@ -168,7 +170,7 @@ def _raw_question(column: SourceColumn) -> sql.Composable:
 def _questions(column: SourceColumn, utf8: bool) -> list[sql.Composable]:
     """Return four expressions: number of values, total, smallest, largest; `null` where there is none."""
     name = sql.Identifier(column.name)
-    count = sql.SQL("count({})").format(name)
+    count = sql.SQL("count({})::text").format(name)
     none = _NONE
     match family_of(column.base_type):
         case "integer" if column.base_type == "oid":
