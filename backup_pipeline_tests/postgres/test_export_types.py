@@ -231,3 +231,21 @@ def test_nulls_below_a_constraint_that_is_not_valid_are_exported(database: Make,
     done = capture(tmp_path, target)
     assert _table(done, "s", "public", "late").column("a").to_pylist() == [None, 5]
     assert done.check("content_matches_snapshot", "s", "public", "late").passed
+
+
+def test_domains_that_refuse_a_null_in_any_way_are_captured(database: Make, tmp_path: Path) -> None:
+    target = database()
+    with connected(target) as connection:
+        connection.execute(
+            "create function public.strict(value int) returns bool language plpgsql as "
+            "$$ begin if value is null then raise exception 'nothing'; end if; return true; end $$;"
+            "create domain public.present as int check (value is not null);"
+            "create domain public.loud as int check (public.strict(value));"
+            "create table public.d (id int primary key, p public.present, l public.loud);"
+            "insert into public.d values (1, 2, 3);"
+            "create table public.parts (p public.present, l public.loud) partition by list (p)"
+        )
+    done = capture(tmp_path, target)
+    assert _table(done, "s", "public", "d").to_pylist() == [{"id": 1, "p": 2, "l": 3}]
+    assert done.check("content_matches_snapshot", "s", "public", "d").passed
+    assert done.check("content_matches_snapshot", "s", "public", "parts").passed

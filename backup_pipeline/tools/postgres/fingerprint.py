@@ -98,7 +98,10 @@ class HashableTypes:
                     connection.execute(f"select hash_record_extended(row(null::{name}), 0)".encode())
                 by_oid = connection.execute(_HASHED_BY_OID, [oid]).fetchone()
                 self.known[oid] = by_oid is not None and not by_oid[0]
-            except (psycopg.errors.UndefinedFunction, psycopg.errors.NotNullViolation):
+            except psycopg.OperationalError:
+                raise  # gone, or told to stop
+            except psycopg.DatabaseError:
+                # No hash for the type; or a domain that refuses a null by NOT NULL, a check, or a function's own error.
                 self.known[oid] = False
         return self.known[oid]
 
