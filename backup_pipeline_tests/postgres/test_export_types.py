@@ -249,3 +249,31 @@ def test_domains_that_refuse_a_null_in_any_way_are_captured(database: Make, tmp_
     assert _table(done, "s", "public", "d").to_pylist() == [{"id": 1, "p": 2, "l": 3}]
     assert done.check("content_matches_snapshot", "s", "public", "d").passed
     assert done.check("content_matches_snapshot", "s", "public", "parts").passed
+
+
+def test_rows_that_need_not_obey_a_foreign_key_are_no_orphans(database: Make, tmp_path: Path) -> None:
+    target = database()
+    with connected(target) as connection:
+        connection.execute(
+            "create table public.parent (id int primary key); insert into public.parent values (1);"
+            "create table public.child (id int primary key, p int references public.parent);"
+            "create table public.heir () inherits (public.child); insert into public.heir values (1, 99);"
+            "create table public.old (id int primary key, p int); insert into public.old values (1, 99);"
+            "alter table public.old add foreign key (p) references public.parent not valid;"
+            "create table public.broken (id int primary key, p int references public.parent);"
+            "insert into public.child values (1, 1);"
+            "alter table public.broken disable trigger all; insert into public.broken values (1, 99)"
+        )
+        if with_periods := connection.info.server_version >= 180000:
+            connection.execute(
+                "create table public.told (id int4range, at daterange, primary key (id, at without overlaps));"
+                "insert into public.told values ('[1,2)', '[2020-01-01,2021-01-01)'), "
+                "('[1,2)', '[2021-01-01,2022-01-01)');"
+                "create table public.part (id int4range, at daterange, "
+                "  foreign key (id, period at) references public.told (id, period at));"
+                "insert into public.part values ('[1,2)', '[2020-06-01,2021-06-01)')"
+            )
+    done = capture(tmp_path, target)
+    for name in ("child", "old", *(("part",) if with_periods else ())):
+        assert done.check("pandera_schema", "s", "public", name).passed, name
+    assert not done.check("pandera_schema", "s", "public", "broken").passed
