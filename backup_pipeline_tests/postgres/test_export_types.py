@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from backup_pipeline.artefacts.table_export import inspect_table_export
+from backup_pipeline.restore.drill_exports import compare_exports
 from backup_pipeline.tools.arrow_csv import LineCount
 from backup_pipeline.tools.postgres.connection import connected
 from backup_pipeline.tools.postgres.target import PostgresTarget
@@ -277,3 +278,24 @@ def test_rows_that_need_not_obey_a_foreign_key_are_no_orphans(database: Make, tm
     for name in ("child", "old", *(("part",) if with_periods else ())):
         assert done.check("pandera_schema", "s", "public", name).passed, name
     assert not done.check("pandera_schema", "s", "public", "broken").passed
+
+
+def test_a_drill_compares_an_export_whatever_order_the_restored_columns_have(database: Make, tmp_path: Path) -> None:
+    source, restored, damaged, other = database(), database(), database(), database()
+    for target, columns, rows in (
+        (source, "name text, number float8, flag bool", "('hi', 1.5, true), (null, 2, false)"),
+        (restored, "flag bool, number float8, name text", "(true, 1.5, 'hi'), (false, 2, null)"),
+        (damaged, "flag bool, number float8, name text", "(true, 1.5, 'ho'), (false, 2, null)"),
+        (other, "flag bool, number text, name text", "(true, 'a value', 'hi'), (false, '2', null)"),
+    ):
+        with connected(target) as connection:
+            connection.execute(f"create table public.t ({columns}); insert into public.t values {rows}".encode())
+    done = capture(tmp_path, source)
+    records = [done.records["s", "public", "t"]]
+    assert compare_exports(done.open_file, records, restored) == []
+    assert [f.problem for f in compare_exports(done.open_file, records, damaged)] == [
+        "holds other values than the restored table"
+    ]
+    assert [f.problem for f in compare_exports(done.open_file, records, other)] == [
+        "has other types than the restored table"
+    ]
