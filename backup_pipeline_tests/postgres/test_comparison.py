@@ -70,6 +70,17 @@ def test_inherited_columns_in_another_order_are_the_same_rows(
         drop_database(copy)
 
 
+def test_rows_of_a_partitioned_table_are_counted_once(database: Callable[..., PostgresTarget]) -> None:
+    source = database()
+    run(source, "create table events (at integer, what text) partition by range (at);"
+                "create table early partition of events for values from (0) to (10) partition by list (what);"
+                "create table early_a partition of early for values in ('a');"
+                "create table late partition of events for values from (10) to (20);"
+                "create table other (n integer); insert into other values (1);"
+                "insert into events values (1, 'a'), (2, 'a'), (11, 'b')")  # fmt: skip
+    assert compare_database(source, expectation_of(source)).rows == 4
+
+
 def test_a_platforms_rows_go_into_its_own_tables_when_the_versions_agree(
     database: Callable[..., PostgresTarget],
 ) -> None:
