@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +22,29 @@ _NUMBER = itertools.count(1)
 # Dagster stops its own by SIGINT.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the long tests begin first, each process with some: one that begins last would keep all others waiting.
+
+    Each process is first given an equal share of the list, from its beginning on.
+    """
+
+    def seconds(item: pytest.Item) -> int:
+        mark = item.get_closest_marker("takes")
+        return int(mark.kwargs["seconds"]) if mark else 0
+
+    long = sorted((item for item in items if seconds(item)), key=seconds, reverse=True)
+    others = [item for item in items if not seconds(item)]
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    share = -(-len(items) // processes)
+    items.clear()
+    for process in range(processes):
+        items += long[process::processes]
+        room = share * (process + 1) - len(items)
+        items += others[:room]
+        del others[:room]
+    items += others
 
 
 @pytest.fixture(scope="session")

@@ -9,9 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from backup_pipeline_tests.documents.blocks import ROOT
 
 
+@pytest.mark.takes(seconds=150)
 def test_the_demo_ends_with_every_plan_proven_and_can_be_removed(tmp_path: Path) -> None:
     planned = subprocess.run(
         ["make", "-n", "demo", f"DEMO={tmp_path}/demo"], cwd=ROOT, capture_output=True, text=True, check=True

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
+
 from backup_pipeline.model.backup_set import SetState
 from backup_pipeline.tools.postgres.embedded import free_port
 from backup_pipeline_tests.sites import TestSite
@@ -102,6 +104,7 @@ def ui_of(site: TestSite) -> Iterator[Ui]:
         process.wait(60)
 
 
+@pytest.mark.takes(seconds=40)
 def test_the_ui_backs_up_and_re_executes_from_failure_into_the_same_set(gustav: TestSite) -> None:
     storage = gustav.folder / "storage"
     storage.rename(gustav.folder / "away")

@@ -81,6 +81,7 @@ def _orders(live: PostgresTarget) -> int:
     return int(str(ask(live, "select count(*) from orders")[0][0]))
 
 
+@pytest.mark.takes(seconds=100)
 def test_a_person_restores_in_the_ui(gustav: TestSite, live: PostgresTarget) -> None:
     set_id = sealed_set(gustav.site, "nightly")
     with ui_of(gustav) as ui:

@@ -149,6 +149,7 @@ def test_a_killed_run_can_be_resumed_into_the_same_set(gustav: TestSite) -> None
     assert (folder / "manifest.json").exists()
 
 
+@pytest.mark.takes(seconds=27)
 def test_a_server_that_goes_away_in_the_middle_fails_the_run_and_the_next_one_succeeds(
     gustav: TestSite, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -192,6 +193,7 @@ def test_a_second_run_of_a_plan_waits_and_then_refuses_naming_the_first(gustav: 
     assert not list((gustav.folder / "sets").glob("*T*Z"))
 
 
+@pytest.mark.takes(seconds=30)
 def test_two_runs_at_once_never_share_a_set(gustav: TestSite) -> None:
     gustav.write((gustav.folder / "backup.yaml").read_text().replace("wait_seconds: 0.5", "wait_seconds: 60"))
     both = [gustav.start("backup", "nightly", "--json") for _ in range(2)]
@@ -204,6 +206,7 @@ def test_two_runs_at_once_never_share_a_set(gustav: TestSite) -> None:
     assert states == {SetState.COMPLETE}
 
 
+@pytest.mark.takes(seconds=23)
 def test_no_password_is_in_any_output_log_event_or_file(gustav: TestSite) -> None:
     supabase = parse_target(gustav.variables["DATABASE_URL"], variable="DATABASE_URL")
     secret, wrong = "s3cr3t-of-the-reader", "wr0ng-of-the-reader"

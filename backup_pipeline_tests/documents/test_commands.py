@@ -30,6 +30,7 @@ TO_RUN = {"sh", "script", "makefile", "crontab"}
 WITH_COMMANDS = [path for path in DOCUMENTS if any(block.kind in TO_RUN for block in blocks(path))]
 
 
+@pytest.mark.takes(seconds=50)
 @pytest.mark.parametrize("name", sorted(SCENES))
 def test_every_command_of_the_document_runs(
     name: str, tmp_path: Path, database: Callable[..., PostgresTarget], template: Callable[[str, str], str],
