@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,13 @@ def captured(
     server: Any, template: Callable[[str, str], str], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Capture, Capture]:
     """Every kind of key in a table of its own, captured while it holds and after it was broken."""
-    target = server.target(template("keys_of_every_kind", _TYPES.decode()))
+    # Its own at each set-up: a module's tests may be shared out in several parts to one process.
+    name = f"keys_{uuid.uuid4().hex[:12]}"
+    with connected(server.target()) as connection:
+        connection.execute(
+            f'create database {name} template "{template("keys_of_every_kind", _TYPES.decode())}"'.encode()
+        )
+    target = server.target(name)
     with connected(target) as connection:
         connection.execute("set search_path = public, pg_catalog")
         for number, (columns, key, good, _, _) in enumerate(_KEYS.values()):
