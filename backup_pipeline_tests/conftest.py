@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
-import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,21 +17,11 @@ from backup_pipeline.tools.postgres.target import PostgresTarget
 from backup_pipeline_tests.sites import GUSTAV, IDENTITIES, SHOP, TestSite, dsn, write_storage
 
 _NUMBER = itertools.count(1)
-_IN_MEMORY = Path("/dev/shm")
-_ROOM_FOR_TESTS = 6 << 30
 
 # A shell starts what it puts in the background with SIGINT ignored; processes of the tests would inherit that, and
 # Dagster stops its own by SIGINT.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Put the tests' files into memory where there is room: they wait for a disk at every sync otherwise."""
-    if config.option.basetemp or "PYTEST_DEBUG_TEMPROOT" in os.environ or not os.access(_IN_MEMORY, os.W_OK):
-        return
-    if shutil.disk_usage(_IN_MEMORY).free >= _ROOM_FOR_TESTS:
-        os.environ["PYTEST_DEBUG_TEMPROOT"] = str(_IN_MEMORY)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
