@@ -119,12 +119,21 @@ def _from_url(raw: str, jdbc: bool) -> PostgresTarget:
     scheme, _, rest = raw.partition("://")
     if not re.fullmatch(r"postgres(ql)?(\+\w+)?", scheme):
         raise ValueError("the scheme is not postgresql")
-    parts = urlsplit("postgresql://" + rest)
+    if re.search(r"[\t\r\n]", rest):
+        raise ValueError("a tab or line break in it; percent-encode it where it belongs to the password")
     try:
+        # '#' means nothing in these URLs.
+        parts = urlsplit("postgresql://" + rest, allow_fragments=False)
         port = parts.port or 5432
     except ValueError:
+        # Python's message quotes the part before the path, password included.
         raise ValueError("the port is not a number, or a character of the password is not percent-encoded") from None
-    query = dict(parse_qsl(parts.query, keep_blank_values=True))
+    if "@" not in parts.netloc and "@" in parts.path:
+        # A password with '/' or '#' would else be taken for the port and the database, which are shown.
+        raise ValueError("a character of the password, such as '/' or '#', is not percent-encoded")
+    # '+' stands for a space to JDBC and to SQLAlchemy, for itself to libpq.
+    pairs = parts.query if jdbc or "+" in scheme else parts.query.replace("+", "%2B")
+    query = dict(parse_qsl(pairs, keep_blank_values=True))
     if not parts.hostname and not query.get("host"):
         raise ValueError("no host")
     if "," in (parts.hostname or ""):
@@ -138,12 +147,19 @@ def _from_url(raw: str, jdbc: bool) -> PostgresTarget:
         raise ValueError("no database")
     return _checked(
         host=unquote(parts.hostname or "") or query["host"],
-        port=int(query["port"]) if "port" in query else port,
+        port=_port(query["port"]) if "port" in query else port,
         database=database or user,
         user=user,
         password=unquote(parts.password or "") or options.get("password", ""),
         options=options,
     )
+
+
+def _port(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError("the port is not a number") from None
 
 
 def _from_pairs(raw: str) -> PostgresTarget:
@@ -156,7 +172,7 @@ def _from_pairs(raw: str) -> PostgresTarget:
         raise ValueError("no host")
     return _checked(
         host=pairs["host"],
-        port=int(pairs.get("port", "5432")),
+        port=_port(pairs.get("port", "5432")),
         database=pairs.get("dbname", "") or pairs.get("user", ""),
         user=pairs.get("user", ""),
         password=pairs.get("password", ""),
