@@ -47,6 +47,15 @@ def console(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr, highlight=False, soft_wrap=not seen, width=None if seen else 240)
 
 
+def heading(text: str) -> None:
+    """Head what follows on standard error: a rule in a terminal, one plain line elsewhere."""
+    out = console(stderr=True)
+    if out.is_terminal:
+        out.rule(text, align="left")
+    else:
+        out.print(f"== {text}", markup=False)
+
+
 def print_json(document: Any) -> None:
     """Print one JSON document to standard output; values of the model are written as their JSON form."""
 

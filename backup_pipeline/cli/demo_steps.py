@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from backup_pipeline.cli.backup import run_plan
-from backup_pipeline.cli.common import console, shown_progress
+from backup_pipeline.cli.common import console, heading, shown_progress
 from backup_pipeline.cli.words import bytes_text
 from backup_pipeline.errors import ExitCode
 
@@ -15,14 +15,13 @@ if TYPE_CHECKING:
 
 def run_steps(site: Site) -> int:
     """Run every plan of the site and prove its newest set; return the exit code."""
-    out = console(stderr=True)
     worst = 0
     for plan in site.settings.plans:
-        out.rule(f"plan {plan}", align="left")
+        heading(f"plan {plan}")
         worst = worst or int(run_plan(site, plan)["exit_code"])
     for plan in site.settings.plans:
         worst = worst or _export_orders(site, plan)
-    out.rule("proof: every set is restored and compared", align="left")
+    heading("proof: every set is restored and compared")
     for plan in site.settings.plans:
         worst = worst or _prove(site, plan)
     _summary(site)
@@ -39,7 +38,7 @@ def _export_orders(site: Site, plan: str) -> int:
     from backup_pipeline.orchestration.orders_years import job_name, year_range_tags
 
     for name in names:
-        console(stderr=True).rule(f"orders of {name}: a copy into every order's folder", align="left")
+        heading(f"orders of {name}: a copy into every order's folder")
         for what in ("export", "verification"):
             code = _run(site, plan, job_name(plan, name, what), what, tags=year_range_tags(site, name))
             if code:
