@@ -1,4 +1,4 @@
-"""Reading connection strings: what is understood, and that nothing of a password is taken for something that is shown."""
+"""Reading connection strings: what is understood; nothing of a password is taken for what is shown."""
 
 from __future__ import annotations
 
