@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from backup_pipeline.cli.common import console, shown_progress
+from backup_pipeline.cli.tables import new_table, print_table
 from backup_pipeline.cli.words import bytes_text
 from backup_pipeline.errors import BackupSystemError
 from backup_pipeline.model.manifest import Manifest
@@ -19,6 +20,8 @@ from backup_pipeline.operations.backup import Watcher
 from backup_pipeline.tools.locks import Holder
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from backup_pipeline.orchestration.launch import RunOutcome
 
 
@@ -134,7 +137,7 @@ class TextReport:
 
         out, errors = console(), console(stderr=True)
         if self._lines.records:
-            out.print(_table(self._lines.records))
+            print_table(out, _table(self._lines.records))
         manifest = self._lines.manifest
         if manifest is not None:
             seconds = (manifest.sealed_at - manifest.started_at).total_seconds()
@@ -160,23 +163,15 @@ class TextReport:
         return {"exit_code": int(exit_code_of(outcome))}
 
 
-def _table(records: list[ArtefactRecord]) -> Any:
-    from rich.table import Table
+def _table(records: list[ArtefactRecord]) -> Table:
+    from rich.markup import escape
 
-    table = Table(box=None, pad_edge=False)
-    for name, side in (
-        ("artefact", "left"),
-        ("size", "right"),
-        ("rows", "right"),
-        ("time", "right"),
-        ("checks", "left"),
-    ):
-        table.add_column(name, justify=side)  # type: ignore[arg-type]
+    table = new_table("", "artefact", ">size", ">rows", ">time", "checks")
     for record in records:
         passed = sum(check.passed for check in record.checks)
         failed = [check.name for check in record.checks if not check.passed]
         table.add_row(
-            record.name,
+            escape(record.name),
             bytes_text(record.size),
             "" if record.rows is None else f"{record.rows:,}",
             f"{(record.finished_at - record.started_at).total_seconds():.2f} s",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from backup_pipeline.cli.words import visible
 from backup_pipeline.errors import BackupSystemError, ExitCode
 
 if TYPE_CHECKING:
@@ -40,11 +41,11 @@ def load(config: Path | None) -> Site:
 
 def console(*, stderr: bool = False) -> Console:
     """Return the terminal to print to: plain where nobody looks at it."""
-    from rich.console import Console
+    from backup_pipeline.cli.terminal import Terminal
 
     seen = (sys.stderr if stderr else sys.stdout).isatty()
     # Nobody looks: tables are as wide as they need to be, so that no cell is cut.
-    return Console(stderr=stderr, highlight=False, soft_wrap=not seen, width=None if seen else 240)
+    return Terminal(stderr=stderr, highlight=False, emoji=False, soft_wrap=not seen, width=None if seen else 240)
 
 
 def heading(text: str) -> None:
@@ -64,7 +65,7 @@ def print_json(document: Any) -> None:
             return value.model_dump(mode="json")
         return str(value)
 
-    sys.stdout.write(json.dumps(document, indent=2, default=plain, ensure_ascii=False) + "\n")
+    sys.stdout.write(visible(json.dumps(document, indent=2, default=plain, ensure_ascii=False)) + "\n")
 
 
 def exit_with(code: ExitCode) -> None:
@@ -120,9 +121,9 @@ def shown_progress(*, quiet: bool = False) -> Iterator[ProgressSink]:
     from rich.progress import Progress as Bars
 
     with Bars(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
-        TextColumn("{task.fields[count]}"),
+        TextColumn("{task.fields[count]}", markup=False),
         TimeElapsedColumn(),
         console=console(stderr=True),
         transient=True,

@@ -17,6 +17,7 @@ from backup_pipeline.cli.common import (
     print_json,
     shown_progress,
 )
+from backup_pipeline.cli.words import visible
 from backup_pipeline.errors import BackupSystemError, ExitCode, SettingsError
 
 if TYPE_CHECKING:
@@ -87,8 +88,12 @@ def _log_to_stderr() -> None:
     import logging
     import sys
 
+    class Lines(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            return visible(super().format(record))
+
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s - %(name)s - %(levelname)s - %(message)s", "%Y-%m-%d %H:%M:%S"))
+    handler.setFormatter(Lines("%(asctime)s - %(name)s - %(levelname)s - %(message)s", "%Y-%m-%d %H:%M:%S"))
     logger = logging.getLogger("orders")
     logger.handlers = [handler]
     logger.setLevel(logging.INFO)
@@ -118,7 +123,7 @@ def _tell(result: Any, *, as_json: bool, where: str) -> None:
         return
     _show(result.findings)
     for note in getattr(result, "notes", ()):
-        console().print(note)
+        console().print(note, markup=False)
     console().print(result.summary(), markup=False)
 
 
@@ -237,7 +242,7 @@ def restore(
 def _only_on_stderr(error: BackupSystemError) -> None:
     import sys
 
-    sys.stderr.write(f"{error}\n")
+    sys.stderr.write(visible(f"{error}\n"))
 
 
 def undo(

@@ -34,6 +34,8 @@ def undo(
         raise typer.BadParameter("write it as PLAN/SOURCE", param_hint="PLAN/SOURCE")
     site = load(config)
     site.plan(plan_name)
+    from rich.markup import escape
+
     from backup_pipeline.operations import undo as undoing
     from backup_pipeline.operations.embedded import embedded_server_up
 
@@ -44,7 +46,7 @@ def undo(
             if as_json:
                 print_json({"dropped": list(names)})
             else:
-                out.print(f"dropped: {', '.join(names) or 'nothing'}")
+                out.print(f"dropped: {', '.join(names) or 'nothing'}", markup=False)
             return
         if not apply:
             result = undoing.plan_undo(site, plan_name, source)
@@ -53,7 +55,7 @@ def undo(
     if as_json:
         print_json({"undone": apply, "restore": result.model_dump(mode="json")})
     elif apply:
-        out.print(f"[bold green]undone[/]: {result.undo.live} is what it was before {result.restore_id}")
+        out.print(f"[bold green]undone[/]: {escape(result.undo.live)} is what it was before {result.restore_id}")
     else:
         before = (
             f"{result.undo.kept} becomes {result.undo.live} again, what is live now is put aside"
@@ -61,6 +63,10 @@ def undo(
             else f"nothing was live before it, so {result.undo.live} is put aside and nothing is live"
         )
         out.print(
-            f"The restore {result.restore_id} of {result.target} (set {result.set_id}) would be taken back: {before}."
+            f"The restore {result.restore_id} of {result.target} (set {result.set_id}) would be taken back: {before}.",
+            markup=False,
         )
-        out.print(f"Nothing was changed. To do it: backup-pipeline undo {name} --apply --confirm {result.undo.live}")
+        out.print(
+            f"Nothing was changed. To do it: backup-pipeline undo {name} --apply --confirm {result.undo.live}",
+            markup=False,
+        )

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import io
+import json
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
 import pytest
 
 from backup_pipeline import __version__
-from backup_pipeline.cli.common import run_app
+from backup_pipeline.cli.backup_report import TextReport
+from backup_pipeline.cli.common import console, print_json, run_app, shown_progress
 from backup_pipeline.cli.main import build_app
+from backup_pipeline.model.progress import Progress
+from backup_pipeline.model.record import ArtefactKind, ArtefactRecord
+from backup_pipeline.model.set_id import SetId
 
 
 def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
@@ -17,3 +27,44 @@ def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
 def test_an_unknown_command_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_app(build_app(), ["bakup"]) == 2
     assert "bakup" in capsys.readouterr().err
+
+
+STEERING = "\x1b[2J\x1b]0;title\x07\x9b31m\r\u202e:bug:"
+
+
+def test_no_text_can_steer_the_terminal_or_turn_into_a_picture(capsys: pytest.CaptureFixture[str]) -> None:
+    console().print(f"a{STEERING}b", markup=False)
+    shown = capsys.readouterr().out
+    assert shown == r"a\u001b[2J\u001b]0;title\u009b31m\u202e:bug:b" + "\n"
+
+
+def test_json_holds_every_character_but_none_that_steers_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json({STEERING: "ü 😀"})
+    shown = capsys.readouterr().out
+    assert json.loads(shown) == {STEERING: "ü 😀"}
+    assert "ü 😀" in shown
+    assert not set(STEERING[:1] + "\x9b\u202e") & set(shown)
+
+
+def test_a_table_whose_name_looks_like_markup_is_captured_and_told(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from backup_pipeline.orchestration.launch import RunOutcome
+
+    class Screen(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    now = datetime(2026, 11, 21, tzinfo=UTC)
+    record = ArtefactRecord(
+        key=("shop", "public", "[/nope]"), source="shop", kind=ArtefactKind.TABLE_EXPORT,
+        set_id=SetId("2026-11-21T000000Z"), files=(), source_label="shop", started_at=now, finished_at=now,
+    )  # fmt: skip
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "stderr", Screen())
+        with shown_progress() as progress:
+            progress(Progress(record.name, 1, 2, "rows"))
+    report = TextReport("nightly", ("shop",))
+    report.seen.artefact_done(record)
+    report.finished(RunOutcome(run_id="r", success=True, errors=()), Path("/"))
+    assert "shop.public.[/nope]" in capsys.readouterr().out
