@@ -7,6 +7,7 @@ command would wait for.
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import textwrap
 
@@ -22,6 +23,7 @@ def meanings(settings: type[BaseModel]) -> dict[str, str]:
     return found
 
 
+@functools.cache
 def _of_class(owner: type) -> dict[str, str]:
     (body,) = ast.parse(textwrap.dedent(inspect.getsource(owner))).body
     assert isinstance(body, ast.ClassDef)

@@ -68,6 +68,7 @@ _NOTES = {
 def settings_reference() -> str:
     """Return the text of docs/settings.md."""
     parts = [_INTRODUCTION]
+    schema = settings_schema()
     for title, settings in _SECTIONS:
         parts.append(f"\n## {title}\n\n{_summary(settings)}\n")
         if note := _NOTES.get(settings):
@@ -78,7 +79,7 @@ def settings_reference() -> str:
         for name, field in settings.model_fields.items():
             if name not in common:
                 meaning = _cell(texts.get(name, ""))
-                parts.append(f"| `{name}` | {_value(settings, name)} | {_default(field)} | {meaning} |\n")
+                parts.append(f"| `{name}` | {_value(schema, settings, name)} | {_default(field)} | {meaning} |\n")
         if common:
             parts.append("\nand the settings of every source.\n")
     parts.append(_variables())
@@ -113,9 +114,8 @@ def _default(field: FieldInfo) -> str:
     return f"`{default.as_posix() if isinstance(default, Path) else default}`"
 
 
-def _value(settings: type[BaseModel], name: str) -> str:
+def _value(schema: dict[str, Any], settings: type[BaseModel], name: str) -> str:
     """Return the form of a field's value in words, from the same schema that editors use."""
-    schema = settings_schema()
     definitions = schema["$defs"]
     owner = schema if settings is SiteSettings else definitions.get(settings.__name__)
     if owner is None:  # the base of all sources stands in no file by itself
