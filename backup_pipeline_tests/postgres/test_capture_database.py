@@ -316,3 +316,24 @@ def test_one_changed_row_changes_the_fingerprint_of_every_table(nasty_capture: A
         connection.execute("rollback")
     assert changed.value != marks["public", "nasty"].value
     assert other.value != marks[weird].value
+
+
+def test_every_role_that_a_restore_needs_is_named_whatever_its_name(database: Make) -> None:
+    target = database()
+    roles = ["needed new\nline", "needed a=b/c", "needed by a policy", "needed by a large object", "needed by nothing"]
+    quoted = [f'"{role}"' for role in roles]
+    with connected(target) as connection:
+        for role in quoted:
+            connection.execute(f"drop role if exists {role}; create role {role}".encode())
+        statements = f"""
+            create table public.t (id int);
+            grant select on public.t to {quoted[0]}, {quoted[1]};
+            create policy p on public.t to {quoted[2]} using (true);
+            alter large object {{}} owner to {quoted[3]}"""
+        large = connection.execute("select lo_create(0)").fetchone()
+        assert large is not None
+        try:
+            connection.execute(statements.format(large[0]).encode())
+            assert set(roles) - set(read_catalog(connection).roles) == {"needed by nothing"}
+        finally:
+            connection.execute(f"drop owned by {', '.join(quoted)}; drop role {', '.join(quoted)}".encode())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
+from collections.abc import Iterable
 from typing import Any
 
 from psycopg import Connection, sql
@@ -27,12 +28,14 @@ from backup_pipeline.model.catalog import (
 )
 from backup_pipeline.model.record import ColumnRecord
 from backup_pipeline.tools.postgres import catalog_queries as queries
+from backup_pipeline.tools.postgres.catalog_details import detail_queries
 from backup_pipeline.tools.postgres.connection import server_version
 
 _KINDS: dict[str, TableKind] = {"r": "table", "p": "partitioned", "f": "foreign"}
 # What the query's number means.
 _EQUALITY: tuple[Equality, ...] = ("value", "server", "own")
 _DIGEST_LENGTH = 16
+_READABLE_DETAILS = frozenset({"other owner", "other grant"})
 
 
 def digest_of(definition: str) -> str:
@@ -56,6 +59,9 @@ def read_catalog(connection: Connection[TupleRow]) -> Catalog:
     objects["default privilege"] = _pairs(connection, queries.DEFAULT_PRIVILEGES)
     for kind, query in queries.OPAQUE.items():
         objects[kind] = {name: digest_of(text) for name, text in _pairs(connection, query).items()}
+    for kind, several in detail_queries(major).items():
+        found = {name: text for query in several for name, text in _pairs(connection, query).items()}
+        objects[kind] = found if kind in _READABLE_DETAILS else {name: digest_of(text) for name, text in found.items()}
     return Catalog(
         server_major=major,
         server_version=version,
@@ -64,7 +70,7 @@ def read_catalog(connection: Connection[TupleRow]) -> Catalog:
         tables=read_tables(connection, sizes=True),
         objects={kind: found for kind, found in objects.items() if found},
         sequences=_sequences(connection),
-        roles=_roles_of(objects),
+        roles=_needed_roles(connection, objects["owner"].values()),
     )
 
 
@@ -72,14 +78,9 @@ def _pairs(connection: Connection[TupleRow], query: str) -> dict[str, str]:
     return {str(name): str(text or "") for name, text in connection.execute(query.encode())}
 
 
-def _roles_of(objects: dict[str, dict[str, str]]) -> tuple[str, ...]:
-    found = set(objects.get("owner", {}).values())
-    for kind in ("grant", "default privilege"):
-        for text in objects.get(kind, {}).values():
-            for line in text.splitlines():
-                grantee, _, rest = line.partition("=")
-                found |= {grantee, rest.rpartition("/")[2]}
-    return tuple(sorted(found - {"PUBLIC", ""}))
+def _needed_roles(connection: Connection[TupleRow], owners: Iterable[str]) -> tuple[str, ...]:
+    found = {str(role) for (role,) in connection.execute(queries.NEEDED_ROLES.encode())}
+    return tuple(sorted({*found, *owners}))
 
 
 def read_tables(connection: Connection[TupleRow], *, sizes: bool = False) -> tuple[CatalogTable, ...]:

@@ -345,6 +345,19 @@ select r.rolname, r.rolsuper, r.rolcanlogin, r.rolcreatedb, r.rolcreaterole, r.r
   from pg_roles r where r.rolname !~ '^pg_' order by 1
 """
 
+# Roles that the objects of this database name: owners, grantees and grantors, those of policies and user mappings.
+# The server keeps the list itself, so no access right has to be parsed. Its bootstrap superuser is in no entry.
+NEEDED_ROLES = """
+select distinct pg_get_userbyid(d.refobjid) from pg_shdepend d
+ where d.refclassid = 'pg_authid'::regclass and d.deptype in ('o', 'a', 'r')
+   and d.dbid = (select oid from pg_database where datname = current_database())
+   and d.classid <> 'pg_extension'::regclass
+   and (d.deptype <> 'o' or not exists (
+         select from pg_depend x where x.classid = d.classid and x.objid = d.objid and x.deptype = 'e'))
+   and not exists (select from pg_class c where d.classid = 'pg_class'::regclass and c.oid = d.objid
+                      and c.relpersistence = 't')
+"""
+
 # The columns for inherit and set appeared in version 16; to_jsonb reads them only where they exist.
 MEMBERSHIPS = """
 select m.member::bigint, r.rolname, m.admin_option,
