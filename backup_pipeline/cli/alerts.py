@@ -16,7 +16,7 @@ def register(app: typer.Typer) -> None:
     group.command("test")(send_test)
     group.command("list")(list_incidents)
     group.command("check")(check)
-    app.add_typer(group, name="alerts")
+    app.add_typer(group, name="alerts", rich_help_panel="Keep in order")
 
 
 def send_test(config: ConfigOption = None, as_json: JsonOption = False) -> None:

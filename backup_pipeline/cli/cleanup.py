@@ -42,6 +42,8 @@ def clean_up(
 
     Never removed: the last complete, the last verified and the last proven set, bad sets, and anything at all while
     the newest set is bad or a set is newer than the clock (exit code 8).
+
+    Examples: `backup-pipeline cleanup --dry-run` · `backup-pipeline cleanup nightly --yes`
     """
     from backup_pipeline.operations.cleanup import cleanup
 

@@ -10,9 +10,10 @@ import sys
 # Looking for pydantic's plugins reads the metadata of every installed package: a tenth of what `list` takes.
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from backup_pipeline import __version__
 from backup_pipeline.cli.common import run_app
@@ -41,10 +42,38 @@ COMMAND_MODULES: dict[str, str] = {
 _OBJECTS_BETWEEN_LOOKS = 100_000
 
 
+def _without_types(options: list[Any]) -> list[Any]:
+    """Return options so that a switch does not look as if a value had to follow it (`--apply <bool>`)."""
+    for option in options:
+        if getattr(option, "is_flag", False) and option.metavar is None:
+            option.metavar = ""
+    return options
+
+
+class _Command(TyperCommand):
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _without_types(super().get_params(ctx))
+
+
+class _Group(TyperGroup):
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _without_types(super().get_params(ctx))
+
+
+def _plain_switches(app: typer.Typer) -> None:
+    for command in app.registered_commands:
+        command.cls = _Command
+    for group in app.registered_groups:
+        group.cls = _Group
+        if group.typer_instance:
+            _plain_switches(group.typer_instance)
+
+
 def build_app(only: str | None = None) -> typer.Typer:
     """Return the command line with every command registered, or only one: working out the others takes time."""
     app = typer.Typer(
         name="backup-pipeline",
+        cls=_Group,
         help="Backups that are sealed, checked and proven; restores that never destroy.",
         no_args_is_help=True,
         rich_markup_mode="markdown",
@@ -53,6 +82,7 @@ def build_app(only: str | None = None) -> typer.Typer:
     app.callback()(_every_command)
     for module in [COMMAND_MODULES[only]] if only else COMMAND_MODULES.values():
         importlib.import_module(f"backup_pipeline.cli.{module}").register(app)
+    _plain_switches(app)
     return app
 
 

@@ -54,7 +54,7 @@ def register(app: typer.Typer) -> None:
     orders.command("verify")(verify)
     orders.command("restore")(restore)
     orders.command("undo")(undo)
-    app.add_typer(orders, name="orders")
+    app.add_typer(orders, name="orders", rich_help_panel="Order archive")
 
 
 def _place(

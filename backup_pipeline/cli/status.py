@@ -37,7 +37,13 @@ def status(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show how each plan is doing: last good and last proven set, the next backup, size, growth, and what is wrong."""
+    """Show how each plan is doing: last good and last proven set, the next backup, size, growth, and what is wrong.
+
+    A plan is *good*, *needs attention* (warnings) or is *failing* (errors); each problem stands there with its remedy.
+
+    Examples: `backup-pipeline status` · `backup-pipeline status nightly --json` ·
+    `backup-pipeline status --html status.html`
+    """
     from backup_pipeline.operations.status import site_status
 
     site = load(config)
