@@ -55,6 +55,9 @@ def environment_faults(site: Site, plans: Sequence[str], only: Sequence[str] | N
     for name, source in sources.items():
         _, value = _first_set(site, source)
         if not value or is_placeholder(value):
+            # What completes it is told now, not only after the next correction.
+            if isinstance(source, PostgresSource):
+                found += need_faults(_beside(source, name), site.environment)
             continue
         try:
             target = target_of(site, source, name)
@@ -68,6 +71,12 @@ def environment_faults(site: Site, plans: Sequence[str], only: Sequence[str] | N
 
 def _first_set(site: Site, source: PostgresSource | OrdersSource) -> tuple[str, str]:
     return next(((name, value) for name in source.dsn_env if (value := site.value(name))), ("", ""))
+
+
+def _beside(source: PostgresSource, name: str) -> list[Need]:
+    """Return the variables that are wanted beside a connection string that is not there yet."""
+    by = f"source {name}, unless {source.dsn_env[0]} holds it"
+    return [Need((variable,), by) for variable in (source.user_env, source.password_env) if variable]
 
 
 def _completing(source: PostgresSource, name: str, target: PostgresTarget) -> list[Need]:

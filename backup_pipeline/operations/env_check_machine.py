@@ -172,6 +172,8 @@ def _sources(site: Site) -> Iterator[EnvironmentFault]:
             )
             continue
         for path in _paths(source):
+            if isinstance(source, FolderSource) and path != source.path and not source.path.exists():
+                continue  # the folder of the buckets is named already
             if not path.exists():
                 yield EnvironmentFault(
                     str(path), f"source {name} does not exist there", "Correct its path in backup.yaml, or mount it."

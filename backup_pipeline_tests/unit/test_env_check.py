@@ -58,6 +58,23 @@ def test_a_run_names_all_unusable_variables_at_once(site):
     ]
 
 
+def test_what_completes_a_connection_string_is_named_while_that_is_still_missing_too(site):
+    with pytest.raises(SettingsError) as raised:
+        require_environment(
+            site(
+                DATABASE_URL="postgresql://u:p@h/d",
+                KC_DB_URL="<jdbc:postgresql://HOST/DATABASE>",
+                KC_DB_USERNAME="<USER>",
+            ),
+            "nightly",
+        )
+    assert raised.value.what.splitlines()[1:] == [
+        "KC_DB_URL: still a placeholder (needed by source keycloak)",
+        "KC_DB_USERNAME: still a placeholder (needed by source keycloak, unless KC_DB_URL holds it)",
+        "KC_DB_PASSWORD: not set (needed by source keycloak, unless KC_DB_URL holds it)",
+    ]
+
+
 def test_a_plan_without_databases_needs_no_variables(site):
     require_environment(site(), "small")
 
