@@ -9,7 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$", max_length=60)]
 TableFormat = Literal["parquet", "jsonl", "csv"]
@@ -159,10 +159,20 @@ SOURCE_KINDS: dict[str, type[SourceSettings]] = {
 }
 
 
+# From here on, times can no longer be counted back in the calendar.
+_LONGEST = timedelta(days=36_500)
+
+
 def _duration(value: object) -> object:
     units = {"h": "hours", "d": "days", "w": "weeks"}
-    if isinstance(value, str) and value[:-1].isdigit() and value[-1:] in units:
-        return timedelta(**{units[value[-1]]: int(value[:-1])})
+    if isinstance(value, str) and value[:-1].isdecimal() and value[-1:] in units:
+        try:
+            length = timedelta(**{units[value[-1]]: int(value[:-1])})
+        except OverflowError:
+            length = timedelta.max
+        if length > _LONGEST:
+            raise ValueError("at most a hundred years, as in 36500d")
+        return length
     if isinstance(value, timedelta):
         return value
     raise ValueError("write a number and h, d or w, as in 14d")
@@ -170,6 +180,12 @@ def _duration(value: object) -> object:
 
 _DurationText = Annotated[str, Field(pattern=r"^[0-9]+[hdw]$", examples=["12h", "14d", "8w"])]
 Duration = Annotated[timedelta, BeforeValidator(_duration, json_schema_input_type=_DurationText)]
+
+
+def _some_time(value: timedelta) -> timedelta:
+    if not value:
+        raise ValueError("must be more than zero, or every backup is overdue as soon as it is made")
+    return value
 
 
 class Retention(Settings):
@@ -210,7 +226,7 @@ class Plan(Settings):
     """What is kept."""
     ping_env: str | None = None
     """Variable with the URL of a dead-man's-switch (healthchecks.io's protocol)."""
-    overdue_after: Duration | None = None
+    overdue_after: Annotated[Duration, AfterValidator(_some_time)] | None = None
     """When a missing set is an incident; from the schedule when absent."""
     wait_seconds: float = Field(default=30.0, ge=0)
     """How long a run waits for another run of the plan before it refuses."""

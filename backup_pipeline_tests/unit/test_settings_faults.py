@@ -57,6 +57,17 @@ def test_a_misspelt_setting_is_named_with_its_line_and_the_right_name(faults):
         ("[supabase, storage]", "[supabase, storag]", "7: plans.nightly.sources.1: there is no source 'storag'; did"),
         ("[supabase, storage]", "[supabase, storage, storage]", "7: plans.nightly.sources.2: storage stands twice"),
         ("[supabase, storage]", "[storage]", "7: plans.nightly.sources.0: storage waits for supabase (after), which"),
+        ('"0 2 * * *"', '"0 2 * * *"\n    overdue_after: 0h', "9: plans.nightly.overdue_after: must be more than zero"),
+        (
+            '"0 2 * * *"',
+            '"0 2 * * *"\n    overdue_after: 36501d',
+            "9: plans.nightly.overdue_after: at most a hundred years",
+        ),
+        (
+            '"0 2 * * *"',
+            f'"0 2 * * *"\n    overdue_after: {"9" * 30}w',
+            "9: plans.nightly.overdue_after: at most a hundred",
+        ),
         ("[supabase, storage]", "[]", "7: plans.nightly.sources: must name at least 1"),
         ("after: supabase", "after: supabse", "4: sources.storage.after: there is no source 'supabse'; did you mean"),
         ("after: supabase", "after: [storage]", "4: sources.storage.after.0: a source cannot wait for itself"),

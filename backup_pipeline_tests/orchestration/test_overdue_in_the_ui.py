@@ -1,0 +1,75 @@
+"""An overdue backup shows in the UI: asked of Dagster's own evaluation and of the query that the UI's pages ask."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from dagster._core.remote_origin import InProcessCodeLocationOrigin
+from dagster._core.test_utils import freeze_time
+from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
+from dagster._core.workspace.context import WorkspaceProcessContext
+from dagster._core.workspace.load_target import InProcessWorkspaceLoadTarget
+
+from backup_pipeline.orchestration.home import ensure_home
+from backup_pipeline.orchestration.names import manifest_key
+
+SETTINGS = """
+sources:
+  files: {kind: folder, path: files}
+plans:
+  nightly: {sources: [files], schedule: "0 2 * * *"}
+  session: {sources: [files], overdue_after: 12h}
+  by_hand: {sources: [files]}
+"""
+STATUS = """query ($keys: [AssetKeyInput!]) { assetNodes(assetKeys: $keys) {
+  assetKey { path } freshnessStatusInfo { freshnessStatus } } }"""
+
+
+def test_a_manifest_that_is_too_old_is_shown_as_degraded_until_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import dagster._daemon  # noqa: F401 - only after it can the next be imported
+    from dagster._daemon.freshness import FreshnessDaemon
+    from dagster_graphql.test.utils import execute_dagster_graphql
+
+    for name in list(os.environ):
+        if name.startswith(("DAGSTER_", "BACKUP_PIPELINE_")):
+            monkeypatch.delenv(name)
+    (tmp_path / "backup.yaml").write_text(SETTINGS)
+    monkeypatch.setenv("BACKUP_PIPELINE_CONFIG", str(tmp_path / "backup.yaml"))
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))
+    ensure_home(tmp_path)
+    origin = InProcessCodeLocationOrigin(
+        LoadableTargetOrigin(module_name="backup_pipeline.definitions"), location_name="backup-pipeline"
+    )
+    with (
+        dg.DagsterInstance.get() as instance,
+        WorkspaceProcessContext(instance, InProcessWorkspaceLoadTarget([origin])) as workspace,
+    ):
+        assert instance.freshness_enabled
+        plans = ("nightly", "session", "by_hand")
+
+        def make() -> None:
+            for plan in plans:
+                instance.report_runless_asset_event(dg.AssetMaterialization(manifest_key(plan)))
+
+        def shown(after: timedelta) -> dict[str, str | None]:
+            """Let the daemon look so long after now; return what the UI then shows of each plan's manifest."""
+            with freeze_time(datetime.now(UTC) + after):
+                list(FreshnessDaemon().run_iteration(workspace))
+                keys = [{"path": list(manifest_key(plan).path)} for plan in plans]
+                found = execute_dagster_graphql(workspace.create_request_context(), STATUS, {"keys": keys})
+            told = {node["assetKey"]["path"][0]: node["freshnessStatusInfo"] for node in found.data["assetNodes"]}
+            return {plan: info and info["freshnessStatus"] for plan, info in told.items()}
+
+        assert shown(timedelta()) == {"nightly": "UNKNOWN", "session": "UNKNOWN", "by_hand": None}
+        make()
+        assert shown(timedelta()) == {"nightly": "HEALTHY", "session": "HEALTHY", "by_hand": None}
+        assert shown(timedelta(hours=13)) == {"nightly": "HEALTHY", "session": "DEGRADED", "by_hand": None}
+        assert shown(timedelta(hours=31)) == {"nightly": "DEGRADED", "session": "DEGRADED", "by_hand": None}
+        make()
+        assert shown(timedelta()) == {"nightly": "HEALTHY", "session": "HEALTHY", "by_hand": None}
