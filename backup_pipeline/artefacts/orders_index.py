@@ -63,7 +63,7 @@ def parse_entry(line: str) -> IndexEntry:
     """Return what an entry's line says; ValidationError when it says nothing."""
     try:
         return IndexEntry(**json.loads(line))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise ValidationError("an entry cannot be read.", where=INDEX_NAME) from error
 
 
@@ -119,7 +119,7 @@ def check_index(path: Path) -> IndexHead | None:
         source = raw["source"]
         columns = tuple((str(name), str(kind)) for name, kind in source["columns"])
         return IndexHead(str(raw["written_at"]), str(source["kind"]), columns, state)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise damaged from None
 
 

@@ -92,8 +92,8 @@ def read_proof(data: bytes, set_id: SetId) -> Proof:
     Raises:
         ValueError: not a result, or not as it was written, or another set's.
     """
-    document = json.loads(data)
     proof = Proof.model_validate_json(data)
+    document = json.loads(data)
     if proof.content_sha256:
         written = _written(document)
         del document["content_sha256"]

@@ -39,7 +39,7 @@ def known_tables(store: Path, source: str) -> tuple[TableKey, ...]:
     try:
         found = json.loads((store / _FOLDER / f"{source}.json").read_bytes())
         return tuple(tuple(str(part) for part in key) for key in found)
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return ()
 
 

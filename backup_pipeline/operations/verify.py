@@ -104,6 +104,11 @@ def verification_of(
     digest = hashlib.sha256(data).hexdigest()
     present = dict(store.files(set_id))
     findings = _manifest_findings(store, known, digest, present)
+    findings += [
+        Finding(subject=path, problem="is a link or no ordinary file: what it shows may change at any time",
+                remedy=_DAMAGED)
+        for path in store.strangers(set_id)
+    ]  # fmt: skip
     covered: list[str] = []
     read = 0
     if known.manifest is not None:

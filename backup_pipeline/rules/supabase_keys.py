@@ -49,7 +49,7 @@ def read_key(token: str) -> dict[str, Any] | None:
     try:
         head, body, _ = token.split(".")
         header, claims = json.loads(_decoded(head)), json.loads(_decoded(body))
-    except (ValueError, UnicodeDecodeError):
+    except (ValueError, RecursionError):
         return None
     if not isinstance(claims, dict) or not isinstance(header, dict) or header.get("alg") != "HS256":
         return None

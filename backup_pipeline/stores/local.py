@@ -375,7 +375,7 @@ class LocalStore:
         except PydanticError as error:
             import json
 
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(ValueError, RecursionError):
                 document = json.loads(data)
                 version = document.get("manifest_version") if isinstance(document, dict) else None
                 if version not in (None, MANIFEST_VERSION):
@@ -415,6 +415,13 @@ class LocalStore:
         for path in sorted(folder.rglob("*")):
             if path.is_file() and not path.is_symlink():
                 yield path.relative_to(folder).as_posix(), path.stat().st_size
+
+    def strangers(self, set_id: SetId) -> Iterator[str]:
+        """Yield the paths of links, sockets and devices in the set's folder, by path."""
+        folder = self.path_of(set_id)
+        for path in sorted(folder.rglob("*")):
+            if path.is_symlink() or not (path.is_file() or path.is_dir()):
+                yield path.relative_to(folder).as_posix()
 
     def add_proof(self, set_id: SetId, proof: Proof) -> None:
         """Add a result to the set's `proofs/` folder."""

@@ -79,7 +79,8 @@ def _is_dead(path: Path, holder: Holder | None) -> bool:
 
     try:
         started = _started(holder.pid)
-    except psutil.NoSuchProcess:
+    except (psutil.NoSuchProcess, ValueError, OverflowError):
+        # Gone, or no number that a process can have: the file was damaged.
         return True
     except psutil.AccessDenied:
         return False
@@ -131,13 +132,19 @@ def _create(path: Path, holder: Holder) -> bool:
             side.unlink(missing_ok=True)
 
 
-def _take_away(path: Path, dead: Holder | None) -> None:
-    """Remove a dead holder's lock; of several that try, only one moves it, and never a living one's."""
+def _take_away(path: Path, dead: Holder | None) -> bool:
+    """Remove a dead holder's lock; of several that try, only one moves it, and never a living one's.
+
+    Returns:
+        False when it could not be moved and may stand there for good.
+    """
     side = path.with_name(f"{path.name}.stale-{uuid.uuid4().hex}")
     try:
         path.rename(side)
+    except FileNotFoundError:
+        return True
     except OSError:
-        return
+        return False
     moved = read_holder(side)
     if (moved.token if moved else None) != (dead.token if dead else None):
         # Somebody else was quicker and holds it now: put theirs back unless a new one stands there already.
@@ -145,6 +152,7 @@ def _take_away(path: Path, dead: Holder | None) -> None:
             os.link(side, path)
     with contextlib.suppress(OSError):
         side.unlink()
+    return True
 
 
 def _sweep(path: Path) -> None:
@@ -188,8 +196,7 @@ def hold_lock(
     told = False
     while not _create(path, me):
         holder = read_holder(path)
-        if _is_dead(path, holder):
-            _take_away(path, holder)
+        if _is_dead(path, holder) and _take_away(path, holder):
             continue
         if on_wait and holder and not told:
             on_wait(holder)

@@ -9,8 +9,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-LOG = logging.getLogger("alerts")
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +27,18 @@ class Delivery:
 
 def understood(address: str) -> bool:
     """Return whether Apprise knows what to do with an address; nothing is sent."""
+    return _service_at(address) is not None
+
+
+def _service_at(address: str) -> Any:
     import apprise
 
+    # Apprise tells its log what it did not understand, tokens and all; a log of the site's must not have it.
+    logging.getLogger("apprise").propagate = False
     try:
-        return apprise.Apprise.instantiate(address, suppress_exceptions=True) is not None
-    except Exception:  # noqa: BLE001 - a plugin's fault is told as an address that does not work
-        return False
+        return apprise.Apprise.instantiate(address, suppress_exceptions=True)
+    except Exception:  # noqa: BLE001 - a plugin's fault is told as an address that does not work, and ends no backup
+        return None
 
 
 def deliver(
@@ -60,10 +65,7 @@ def _deliver(
 ) -> Delivery:
     import apprise
 
-    try:
-        service = apprise.Apprise.instantiate(address, suppress_exceptions=True)
-    except Exception:  # noqa: BLE001 - a plugin's fault must not end a backup
-        service = None
+    service = _service_at(address)
     if service is None:
         return Delivery(f"address {number}", "This is no address that Apprise knows; see docs/alerts.md for the forms.")
     name = f"{service.service_name} (address {number})"

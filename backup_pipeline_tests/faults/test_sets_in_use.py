@@ -105,3 +105,14 @@ def test_a_reader_that_comes_while_a_set_is_removed_gives_way(store: LocalStore,
         assert readers == ""
         with pytest.raises(SetNotFoundError, match="being removed by process"), in_use(store, five[0], "drill"):
             pytest.fail("must not be read")
+
+
+def test_where_no_mark_can_be_made_a_clean_up_says_so_and_leaves_the_sets(
+    site: Site, store: LocalStore, five: list[SetId]
+) -> None:
+    (store.folder / FOLDER).write_text("in the way")
+    done = cleanup(site, "nightly", now=NOW)
+    assert not done.removed
+    assert len(done.failed) > 0
+    assert FOLDER in done.failed[0][1]
+    assert store.ids() == tuple(five)

@@ -154,6 +154,24 @@ def test_what_a_damaged_proof_hides_is_not_outvoted_by_an_older_one(sealed: tupl
     assert not site.store("nightly").read(set_id).verified
 
 
+@pytest.mark.parametrize("name", ["manifest.json", "records/shop.done.json", "shop_db.sql.gz", "proofs"])
+def test_a_file_that_became_a_link_is_named_even_where_its_content_is_the_same(
+    sealed: tuple[TestSite, SetId, Path], name: str, tmp_path: Path
+) -> None:
+    assert verified(sealed).passed
+    path = sealed[2] / name
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    assert "is a link" in named(verified(sealed))[name]
+
+
+def test_a_proof_nested_deeper_than_any_reader_goes_is_named(sealed: tuple[TestSite, SetId, Path]) -> None:
+    assert verified(sealed).passed
+    (proof,) = (sealed[2] / "proofs").glob("*.json")
+    proof.write_bytes(b"[" * 100_000)
+    assert "is not what a verification" in named(verified(sealed))[f"proofs/{proof.name}"]
+
+
 def test_a_proof_without_a_digest_of_its_own_and_one_of_another_set_are_told_apart(
     sealed: tuple[TestSite, SetId, Path],
 ) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
 import signal
+import socket
 import threading
 import time
 import uuid
@@ -62,8 +64,6 @@ def test_processes_that_fight_for_the_lock_never_hold_it_together(tmp_path: Path
 
 
 def test_a_reused_process_id_does_not_count_as_alive(tmp_path: Path) -> None:
-    import socket
-
     lock = tmp_path / ".backup.lock"
     old = Holder(pid=os.getpid(), host=socket.gethostname(), process_started=1.0, since="long ago", token="x")
     lock.write_text(json.dumps(old.model_dump()))
@@ -112,3 +112,27 @@ def test_what_a_process_left_that_was_killed_while_it_took_the_lock_is_swept_awa
         os.utime(path, (time.time() - 3600, time.time() - 3600))
     with hold_lock(lock):
         assert sorted(tmp_path.iterdir()) == sorted([lock, young, other])
+
+
+@pytest.mark.parametrize("pid", [-1, 2**70])
+def test_a_damaged_number_of_a_process_is_nobody(tmp_path: Path, pid: int) -> None:
+    lock = tmp_path / ".backup.lock"
+    holder = Holder(pid=pid, host=socket.gethostname(), process_started=1.0, since="2026-11-21", token="x")
+    lock.write_text(json.dumps(holder.model_dump()))
+    with hold_lock(lock, wait_seconds=0):
+        pass
+
+
+def test_a_dead_lock_that_may_not_be_moved_is_told_and_not_tried_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Another user's lock in a folder with the sticky bit.
+    def refused(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    lock = tmp_path / ".backup.lock"
+    dead = Holder(pid=os.getpid(), host=socket.gethostname(), process_started=1.0, since="long ago", token="x")
+    lock.write_text(json.dumps(dead.model_dump()))
+    monkeypatch.setattr(Path, "rename", refused)
+    with pytest.raises(LockError, match="long ago"), hold_lock(lock, wait_seconds=0):
+        pass

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
+import logging
 
-from backup_pipeline.tools.notifications import deliver
+from backup_pipeline.tools.notifications import deliver, understood
 from backup_pipeline.tools.ping import Signal, address_of, ping
 from backup_pipeline.tools.postgres.embedded import free_port
 from backup_pipeline_tests.receivers import http_server, smtp_server
@@ -49,6 +51,17 @@ def test_what_cannot_be_delivered_is_said_without_its_address_and_the_others_sti
     assert [delivery.delivered for delivery in sent] == [False, False, True]
     assert all(delivery.problem for delivery in sent[:2])
     assert not any(secret in repr(sent) for secret in ("geheim", "token", "nonsense"))
+
+
+def test_what_a_library_says_of_an_address_is_in_no_log() -> None:
+    log = io.StringIO()
+    handler = logging.StreamHandler(log)
+    logging.getLogger().addHandler(handler)
+    assert not understood("slack://not-for-everybody/bad")
+    (delivery,) = deliver(["slack://not-for-everybody/bad"], title="t", body="b", bad=True, attempts=1)
+    assert delivery.problem
+    logging.getLogger().removeHandler(handler)
+    assert "not-for-everybody" not in log.getvalue() + delivery.problem
 
 
 def test_the_switch_is_told_start_success_and_fail_as_healthchecks_wants_it() -> None:

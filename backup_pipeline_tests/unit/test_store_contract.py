@@ -274,6 +274,7 @@ def test_the_manifest_goes_first_when_a_set_is_removed(local: LocalStore, monkey
         (b"\xff\xfe", "manifest cannot be read"),
         (b'{"manifest_version": 99}', "manifest version 99 is not known"),
         (b'{"manifest_version": 1}', "set_id"),
+        (b"[" * 100_000, "manifest cannot be read"),
     ],
 )
 def test_a_damaged_manifest_is_told_with_its_reason(local: LocalStore, content: bytes, reason: str) -> None:
