@@ -204,10 +204,10 @@ def dump_record(
 def _object_digests(catalog: Catalog) -> dict[str, dict[str, str]]:
     import hashlib
 
-    return {
-        kind: {name: hashlib.sha256(text.encode()).hexdigest()[:8] for name, text in found.items()}
-        for kind, found in catalog.objects.items()
-    }
+    def digests(texts: Mapping[str, str]) -> dict[str, str]:
+        return {name: hashlib.sha256(text.encode()).hexdigest()[:8] for name, text in texts.items()}
+
+    return {kind: digests(catalog.objects.get(kind, {})) for kind in (*catalog.kinds, *catalog.objects)}
 
 
 def completeness(

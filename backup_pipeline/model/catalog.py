@@ -15,6 +15,8 @@ from backup_pipeline.model.base import Frozen
 from backup_pipeline.model.record import ColumnRecord
 
 CATALOG_VERSION = 1
+# Kinds of objects that catalogs of before they were asked for do not hold: see `Catalog.kinds`.
+LATER_KINDS = ("definition", "other owner", "other grant", "other comment", "subscription", "published")
 
 TableKind = Literal["table", "partitioned", "foreign"]
 _CASTS = re.compile(r'::(pg_catalog\.)?(text|character varying|bpchar|character|"char")(\(\d+\))?(\[\])*')
@@ -102,7 +104,9 @@ class Catalog(Frozen):
     Attributes:
         objects: kind of object → its identity (quoted names, signature) → definition or digest of it.
             Kinds: schema, table, column, constraint, index, view, materialized view, function, trigger, policy, rule,
-            type, extension, event trigger, statistics, owner, grant, default privilege, comment, other.
+            type, extension, event trigger, statistics, owner, grant, default privilege, comment, other, and LATER_KINDS
+            (`definition`: what an object is beyond its own kind's text; `published`: what a publication holds).
+        kinds: of LATER_KINDS those that were asked for; empty in catalogs of before.
         sequences: identity → state. Sequences are not transactional: a restored one may be further, never behind.
         roles: names of the roles that own something or are granted something here.
     """
@@ -116,6 +120,7 @@ class Catalog(Frozen):
     objects: dict[str, dict[str, str]] = Field(default_factory=dict)
     sequences: dict[str, SequenceState] = Field(default_factory=dict)
     roles: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()
 
     def table(self, schema: str, name: str) -> CatalogTable | None:
         """Return a table by its names, or None."""

@@ -8,11 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator
 
-from backup_pipeline.model.catalog import Catalog, SequenceState, essence
+from backup_pipeline.model.catalog import LATER_KINDS, Catalog, SequenceState, essence
 from backup_pipeline.model.proof import Finding
 
 _READABLE = frozenset({"table", "column", "constraint", "index", "extension", "enum", "domain", "composite type",
-                       "range type", "owner", "grant", "default privilege"})  # fmt: skip
+                       "range type", "owner", "grant", "default privilege", "other owner",
+                       "other grant"})  # fmt: skip
 
 # Stored as trees and written out by the server.
 _QUERIES = frozenset({"view", "materialized view", "rule"})
@@ -36,7 +37,8 @@ def differences(
         ignore_schemas: schemas that a platform owns.
         extra_allowed: whether objects that the backup does not know are right.
     """
-    ignored_kinds = set(ignore_kinds)
+    # What an older release did not record says nothing.
+    ignored_kinds = {*ignore_kinds, *(set(LATER_KINDS) - (set(expected.kinds) & set(found.kinds)))}
     result: list[Finding] = []
     for kind in sorted(set(expected.objects) | set(found.objects)):
         if kind in ignored_kinds:
@@ -51,7 +53,7 @@ def _objects(
     kind: str, expected: Catalog, found: Catalog, schemas: tuple[str, ...], extra_allowed: bool
 ) -> Iterator[Finding]:
     wanted, have = expected.objects.get(kind, {}), found.objects.get(kind, {})
-    if kind == "grant" and expected.server_major != found.server_major:
+    if kind in ("grant", "default privilege") and expected.server_major != found.server_major:
         wanted, have = _without_new_rights(wanted), _without_new_rights(have)
     for name in sorted(set(wanted) | set(have)):
         if _in_schema(name, schemas):
@@ -113,7 +115,7 @@ def _line(text: str) -> str:
 
 def _in_schema(name: str, schemas: tuple[str, ...]) -> bool:
     """Whether an identity (`schema.name`, `table schema.name`, `schema`) lies in one of the schemas."""
-    bare = name.split(" ", 1)[1] if re.match(r"[a-z ]+ [\w\"]+[.(]", name) else name
+    bare = re.sub(r"\A(?:[a-z-]+ )+", "", name)
     return any(bare == s or bare.startswith(f"{s}.") or name == f"schema {s}" for s in schemas)
 
 

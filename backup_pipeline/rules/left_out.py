@@ -161,7 +161,15 @@ def foreseen(catalog: Catalog, may_become: Collection[str]) -> list[Line]:
     """
     # Whoever owns the database stands for this role of the server's own.
     possible = {*may_become, "pg_database_owner"}
-    owners = [Line(LineKind.OWNER, role) for role in catalog.objects.get("owner", {}).values() if role not in possible]
+    owned = [
+        *catalog.objects.get("owner", {}).values(),
+        *(
+            role
+            for name, role in catalog.objects.get("other owner", {}).items()
+            if not name.startswith("event trigger ")
+        ),
+    ]
+    owners = [Line(LineKind.OWNER, role) for role in owned if role not in possible]
     privileges = [
         Line(LineKind.DEFAULT_PRIVILEGES, role)
         for name in catalog.objects.get("default privilege", {})
@@ -190,25 +198,43 @@ def without_left_out(expected: Catalog, found: Catalog, lines: Sequence[Line], u
     have = {kind: dict(texts) for kind, texts in found.objects.items()}
     missing = {line.subject for line in lines if line.role_missing}
     moved: dict[str, str] = {}
-    for name, role in wanted.get("owner", {}).items():
-        if role in subjects[LineKind.OWNER] and have.get("owner", {}).get(name) == user != role:
-            moved[name] = role
-            wanted["owner"][name] = user
-    for grants in (wanted.get("grant", {}), have.get("grant", {})):
-        for name, text in grants.items():
-            grants[name] = _rights(
-                text, moved.get(_owner_key(name, moved), ""), user, subjects[LineKind.SESSION],
-                missing,
-            )  # fmt: skip
+    for kind in ("owner", "other owner"):
+        for name, role in wanted.get(kind, {}).items():
+            left = role in subjects[LineKind.OWNER] or f"{_bare(name)} to {role}" in subjects[LineKind.SUPERUSERS_OWNER]
+            if left and have.get(kind, {}).get(name) == user != role:
+                moved[name] = role
+                wanted[kind][name] = user
+    for kind in ("grant", "other grant"):
+        for grants in (wanted.get(kind, {}), have.get(kind, {})):
+            for name, text in grants.items():
+                grants[name] = _rights(
+                    text, moved.get(_owner_key(name, moved), ""), user, subjects[LineKind.SESSION],
+                    missing,
+                )  # fmt: skip
+    if subjects[LineKind.OWNER] or subjects[LineKind.RIGHTS]:
+        # Their owners and rights are one digest.
+        for side in (wanted, have):
+            side.get("other grant", {}).pop("large objects", None)
     for name in list(wanted.get("default privilege", {})):
         if _role_of_privilege(name) in subjects[LineKind.DEFAULT_PRIVILEGES]:
             del wanted["default privilege"][name]
             have.get("default privilege", {}).pop(name, None)
     for kind, line in (("event trigger", LineKind.EVENT_TRIGGER), ("publication", LineKind.PUBLICATION),
+                       ("published", LineKind.PUBLICATION), ("subscription", LineKind.SUBSCRIPTION),
                        ("extension", LineKind.EXTENSION)):  # fmt: skip
         for side in (wanted, have):
             side[kind] = {n: t for n, t in side.get(kind, {}).items() if _unquoted(n) not in subjects[line]}
+    gone = {f"{kind} {subject}" for kind in (LineKind.EVENT_TRIGGER, LineKind.PUBLICATION, LineKind.SUBSCRIPTION)
+            for subject in subjects[kind]}  # fmt: skip
+    for kind in ("other owner", "other comment"):
+        for side in (wanted, have):
+            side[kind] = {n: t for n, t in side.get(kind, {}).items() if n.replace('"', "") not in gone}
     return expected.model_copy(update={"objects": wanted}), found.model_copy(update={"objects": have})
+
+
+def _bare(name: str) -> str:
+    """Return the name without its kind before it and without quotes: `event trigger "a b"` is `a b`."""
+    return _unquoted(re.sub(r"\A(?:event trigger|foreign-data wrapper|publication) ", "", name))
 
 
 def _owner_key(name: str, moved: Mapping[str, str]) -> str:

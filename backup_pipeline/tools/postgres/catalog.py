@@ -14,6 +14,7 @@ from psycopg import Connection, sql
 from psycopg.rows import TupleRow
 
 from backup_pipeline.model.catalog import (
+    LATER_KINDS,
     Catalog,
     CatalogTable,
     Equality,
@@ -70,7 +71,8 @@ def read_catalog(connection: Connection[TupleRow]) -> Catalog:
         tables=read_tables(connection, sizes=True),
         objects={kind: found for kind, found in objects.items() if found},
         sequences=_sequences(connection),
-        roles=_needed_roles(connection, objects["owner"].values()),
+        roles=_needed_roles(connection, {*objects["owner"].values(), *objects["other owner"].values()}),
+        kinds=LATER_KINDS,
     )
 
 
