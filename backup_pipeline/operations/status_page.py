@@ -77,8 +77,13 @@ def _summary(plans: Sequence[PlanStatus]) -> str:
     bad = [plan.plan for plan in plans if plan.standing != "good"]
     sets = sum(len(plan.sets) for plan in plans)
     verb = "needs" if len(bad) == 1 else "need"
-    what = f"{' and '.join(map(escape, bad))} {verb} attention" if bad else "all plans are in good order"
+    what = f"{_listed(bad)} {verb} attention" if bad else "all plans are in good order"
     return f"{len(plans)} {'plan' if len(plans) == 1 else 'plans'}, {sets} sets; {what}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    *others, last = map(escape, names)
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def _plan(plan: PlanStatus, now: datetime, zone: ZoneInfo) -> str:

@@ -27,6 +27,7 @@ from backup_pipeline.settings.loader import load_site
 from backup_pipeline_tests.unit.invented_sets import SITE, add_proof, at, make_set
 
 NOW = at("2026-11-21 12:00")
+LONG = "a_plan_whose_name_is_as_long_as_the_settings_let_any_name_be"
 VOID = {"meta", "br", "img", "link", "input", "hr"}
 
 
@@ -34,7 +35,9 @@ VOID = {"meta", "br", "img", "link", "input", "hr"}
 def page(tmp_path_factory) -> str:
     """A page of two plans: one with every state of a day, one without sets; names that need escaping."""
     folder = tmp_path_factory.mktemp("site")
-    (folder / "backup.yaml").write_text(SITE.replace("keep_last: 2", "keep_last: 30") + "  empty: {sources: [files]}\n")
+    (folder / "backup.yaml").write_text(
+        SITE.replace("keep_last: 2", "keep_last: 30") + f"  {LONG}: {{sources: [files]}}\n"
+    )
     site = load_site(folder, environment={})
     store = open_store(site, "nightly")
     sets = [make_set(store, at(f"2026-11-{day} 02:00"), size=1000 * day) for day in range(11, 21)]
@@ -42,7 +45,7 @@ def page(tmp_path_factory) -> str:
         add_proof(store, one, ProofKind.VERIFICATION, NOW)
     add_proof(store, sets[2], ProofKind.DRILL, NOW, rto_seconds=33)
     add_proof(store, sets[3], ProofKind.DRILL, NOW + timedelta(hours=1), rto_seconds=44)
-    make_set(store, at("2026-11-21 02:00"), sealed=False, failed="<script>alert('x')</script> & more")
+    make_set(store, at("2026-11-21 02:00"), sealed=False, failed=f"<script>alert('x')</script> & more{'x' * 80}")
     (store.folder / "backup_log.txt").write_text(
         "2026-10-01 02:01:00 - backup - INFO - nightly/2026-10-01T020000Z complete, 1 artefacts, 9 rows, 9 bytes, 1 s\n"
     )
@@ -177,6 +180,9 @@ document.title = JSON.stringify({
   plans: all('section.plan').map(e => box(e).height),
   pictures: all('svg.calendar, figure svg').map(e => [box(e).width, box(e).height]),
   faint: told.filter(e => contrast(e) < 4.5).map(e => e.className + ': ' + e.textContent.slice(0, 40)),
+  spilt: all('h2, .store, ul.problems li, td').filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.textContent),
+  ribbons: all('.store').filter(e => box(e).width < 200 && box(e).height > 30).map(e => e.textContent),
+  hidden: all('div.scroll').filter(e => e.scrollWidth > e.clientWidth + 1).length,
   fills, told: told.length,
 });
 </script></body>
@@ -205,6 +211,8 @@ def _measured(text: str, folder, width: int) -> dict:
 def test_a_browser_lays_the_page_out_without_overflow_and_readable(page, tmp_path, width):
     measured = _measured(page, tmp_path, width)
     assert measured["overflow"] <= 0
+    assert measured["spilt"] == measured["ribbons"] == []
+    assert width < 760 or not measured["hidden"]  # on a narrow screen the table may be moved sideways
     assert all(height > 300 for height in measured["plans"])
     assert all(wide > 200 and high > 60 for wide, high in measured["pictures"])
     assert len(measured["pictures"]) == 2 + 3
