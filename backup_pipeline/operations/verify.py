@@ -192,8 +192,9 @@ def _manifest_findings(store: Store, known: BackupSet, digest: str, present: dic
         ]
         if MANIFEST_NAME not in promised:
             found.append(Finding(subject=CHECKSUM_NAME, problem=f"does not name {MANIFEST_NAME}", remedy=_DAMAGED))
-    elif sums is not None:
-        found.append(Finding(subject=CHECKSUM_NAME, problem="is empty", remedy=_DAMAGED))
+    else:
+        problem = "is missing" if sums is None else "is empty"
+        found.append(Finding(subject=CHECKSUM_NAME, problem=problem, remedy=_DAMAGED))
     if known.manifest is not None:
         found += _record_findings(store, known.set_id, known.manifest, present)
     return found

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from backup_pipeline.errors import RefusedError, ToolError
+from backup_pipeline.errors import RefusedError, ToolError, ValidationError
 
 # (database, schema, table): the database is the source's name.
 ViewName = tuple[str, str, str]
@@ -39,7 +39,7 @@ def parquet_views(files: Mapping[ViewName, Path], folders: Sequence[Path]) -> It
     The first source is the default one, so that `schema.table` means its table.
 
     Raises:
-        ToolError: DuckDB is not installed.
+        ToolError: DuckDB is not installed. ValidationError: a file is no Parquet file; it is named.
     """
     try:
         import duckdb
@@ -56,10 +56,14 @@ def parquet_views(files: Mapping[ViewName, Path], folders: Sequence[Path]) -> It
                 connection.execute(f"use {quoted(database)}")
         for (database, schema, table), path in files.items():
             literal = "'" + str(path).replace("'", "''") + "'"
-            connection.execute(
-                f"create view {quoted(database)}.{quoted(schema)}.{quoted(table)} as"
-                f" select * from read_parquet({literal})"
-            )
+            view = f"{quoted(database)}.{quoted(schema)}.{quoted(table)}"
+            try:
+                connection.execute(f"create view {view} as select * from read_parquet({literal})")
+            except duckdb.Error as error:
+                raise ValidationError(
+                    "The table export is missing or damaged.", where=str(path),
+                    remedy="backup-pipeline verify says what else is wrong with the set; take another one.",
+                ) from error  # fmt: skip
         connection.execute("set allowed_directories = $folders", {"folders": [str(folder) for folder in folders]})
         connection.execute("set enable_external_access = false")
         connection.execute("set lock_configuration = true")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from backup_pipeline.errors import RefusedError
+from backup_pipeline.errors import RefusedError, ValidationError
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.operations.diff import diff_live, diff_sets, differing_keys
 from backup_pipeline.operations.query import query_set
@@ -62,6 +62,14 @@ def test_a_query_reads_nothing_but_the_set(made: Made, query: str) -> None:
     with pytest.raises(RefusedError, match="query failed"):
         query_set(site.site, "nightly", set_id, query)
     assert not Path("/tmp/written-by-a-query.csv").exists()
+
+
+def test_a_damaged_export_is_named_by_a_query(made: Made) -> None:
+    site, _, set_id = made
+    (damaged,) = (site.site.store_folder("nightly") / set_id).rglob("public.log.parquet")
+    damaged.write_bytes(b"")
+    with pytest.raises(ValidationError, match=r"public\.log\.parquet"):
+        query_set(site.site, "nightly", set_id, "select 1")
 
 
 def test_two_sets_are_compared_row_by_row(made: Made) -> None:

@@ -80,6 +80,7 @@ def test_a_good_set_is_verified_and_says_so(sealed: tuple[TestSite, SetId, Path]
         ("tables/shop/stranger.parquet", lambda place: place.write_bytes(b"x"), "is not in the manifest"),
         ("records/stranger.json", lambda place: place.write_bytes(b"{}"), "added after sealing"),
         ("records/shop.dump.json", lambda place: place.unlink(), "is missing"),
+        ("records/sealed.sha256", lambda place: place.unlink(), "is missing"),
     ],
 )
 def test_each_kind_of_damage_is_named(
