@@ -12,6 +12,7 @@ from backup_pipeline.cli.tables import new_table, print_table
 from backup_pipeline.cli.words import age_text, bytes_text
 
 if TYPE_CHECKING:
+    from backup_pipeline.model.proof import ProofKind
     from backup_pipeline.operations.listing import ListedSet
 
 STATE_STYLES = {"complete": "green", "incomplete": "red", "damaged": "bold red", "running": "cyan"}
@@ -49,6 +50,8 @@ def list_sets(
 def _print_plan(plan: str, found: list[ListedSet], now: datetime) -> None:
     from rich.markup import escape
 
+    from backup_pipeline.model.proof import ProofKind
+
     out = console()
     if not found:
         out.print(f"[bold]{plan}[/]: no sets yet; backup-pipeline backup {plan} makes one")
@@ -65,10 +68,18 @@ def _print_plan(plan: str, found: list[ListedSet], now: datetime) -> None:
             f"{one.rows:,}",
             age_text(now - one.known.started_at),
             f"{passed}" + (f" [red]({failed} failed)[/]" if failed else ""),
-            "[green]yes[/]" if one.known.verified else "–",
-            "[green]yes[/]" if one.known.proven else "–",
+            _outcome(one, ProofKind.VERIFICATION, holds=one.known.verified),
+            _outcome(one, ProofKind.DRILL, holds=one.known.proven),
         )
     print_table(out, table)
     for one in found:
         for note in one.notes:
             out.print(f"[red]![/] {one.known.set_id}  {escape(note)}")
+
+
+def _outcome(one: ListedSet, kind: ProofKind, *, holds: bool) -> str:
+    """Return yes, failed, or a dash where it was never tried (or what was found since has made it void)."""
+    if holds:
+        return "[green]yes[/]"
+    last = one.known.last_proof(kind)
+    return "[red]failed[/]" if last and not last.passed else "–"

@@ -73,6 +73,9 @@ def test_a_failed_verification_is_told_with_its_finding(site, store, capsys):
     (found,) = told(capsys)["sets"]
     assert found["verified"] is False
     assert found["notes"] == ["verification failed: a: truncated and 1 more"]
+    run(site, "list")
+    (row,) = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith(one)]
+    assert row[-2:] == ["failed", "–"]
 
 
 def test_a_damaged_manifest_does_not_hide_the_other_sets(site, store, capsys):
