@@ -169,7 +169,8 @@ class Shell:
         return Output(code, out.getvalue(), err.getvalue())
 
     def bash(self, text: str) -> Output:
-        script = "\n".join(["set -o pipefail", *self.exported, text])
+        # With a line after it the command is no replacement of bash: it can ask which shell it was started from.
+        script = "\n".join(["set -o pipefail", *self.exported, text, "exit $?"])
         done = subprocess.run(
             ["bash", "-c", script], cwd=self.cwd, env=self.environment, capture_output=True, text=True, check=False,
             stdin=subprocess.DEVNULL,

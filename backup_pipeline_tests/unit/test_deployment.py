@@ -113,6 +113,32 @@ def test_every_service_is_confined() -> None:
         assert "privileged" not in service, name
 
 
+def test_the_logs_of_every_service_are_bounded() -> None:
+    for name, service in merged().items():
+        assert service["logging"] == {"driver": "json-file", "options": {"max-size": "10m", "max-file": "5"}}, name
+
+
+def test_what_is_large_is_unpacked_on_a_disk_that_the_user_of_the_image_owns() -> None:
+    code = merged()["code"]
+    scratch = code["environment"]["TMPDIR"]
+    assert f"scratch:{scratch}" in code["volumes"]
+    assert scratch not in code["tmpfs"]
+    text = (DOCKER / "Dockerfile").read_text("utf-8")
+    for volume in code["volumes"]:
+        name, place = volume.split(":")[:2]
+        if name in compose()["volumes"]:
+            assert re.search(rf"install -d -o backup -g backup -m 0700 {place}\b", text), place
+    # What the anchor gives to the other services has not been lost.
+    assert set(compose()["services"]["daemon"]["environment"]) < set(code["environment"])
+    assert set(compose()["services"]["daemon"]["volumes"]) < set(code["volumes"])
+
+
+def test_the_image_is_tagged_with_the_version_of_the_program() -> None:
+    from backup_pipeline import __version__
+
+    assert {compose()["services"][name]["image"] for name in OURS} == {f"backup-pipeline:{__version__}"}
+
+
 def test_every_service_but_the_proxy_has_a_health_check_and_waits_for_what_it_needs() -> None:
     services = merged()
     for name, service in services.items():
