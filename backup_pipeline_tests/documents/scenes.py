@@ -127,7 +127,7 @@ def a_checkout(stage: Stage) -> Path:
     """The files of the project that documents copy, so that their commands change nothing in the real ones."""
     folder = stage.root / "checkout"
     folder.mkdir()
-    for name in (".env.template", "backup.yaml", "constraints.txt"):
+    for name in (".env.template", "backup.schema.json", "backup.yaml", "constraints.txt"):
         shutil.copy(ROOT / name, folder)
     shutil.copytree(ROOT / "deploy", folder / "deploy")
     shutil.copytree(ROOT / "docker", folder / "docker", ignore=shutil.ignore_patterns("secrets"))
