@@ -14,7 +14,7 @@ import pytest
 from backup_pipeline.tools.postgres.connection import connected
 from backup_pipeline.tools.postgres.embedded import EmbeddedServer, scratch_server
 from backup_pipeline.tools.postgres.target import PostgresTarget
-from backup_pipeline_tests.sites import GUSTAV, IDENTITIES, SHOP, TestSite, dsn, write_storage
+from backup_pipeline_tests.sites import GUSTAV, IDENTITIES, SHOP, TestSite, gustav_variables, write_storage
 
 _NUMBER = itertools.count(1)
 
@@ -30,20 +30,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     Each process is first given an equal share of the list, from its beginning on.
     """
 
-    def seconds(item: pytest.Item) -> int:
-        mark = item.get_closest_marker("takes")
-        return int(mark.kwargs["seconds"]) if mark else 0
-
-    long = sorted((item for item in items if seconds(item)), key=seconds, reverse=True)
-    others = [item for item in items if not seconds(item)]
+    jobs: dict[str, tuple[int, list[pytest.Item]]] = {}
+    others = []
+    for item in items:
+        if mark := item.get_closest_marker("takes"):
+            name = mark.kwargs.get("together", item.nodeid)
+            seconds, members = jobs.get(name, (0, []))
+            jobs[name] = seconds + mark.kwargs["seconds"], [*members, item]
+        else:
+            others.append(item)
     processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    share = -(-len(items) // processes)
+    shares: list[tuple[int, list[pytest.Item]]] = [(0, [])] * processes
+    for seconds, members in sorted(jobs.values(), key=lambda job: job[0], reverse=True):
+        least = min(range(processes), key=lambda process: shares[process][0])
+        shares[least] = shares[least][0] + seconds, [*shares[least][1], *members]
+    room = -(-len(items) // processes)
     items.clear()
-    for process in range(processes):
-        items += long[process::processes]
-        room = share * (process + 1) - len(items)
-        items += others[:room]
-        del others[:room]
+    for _, share in shares:
+        left = max(0, room - len(share))
+        items += share + others[:left]
+        del others[:left]
     items += others
 
 
@@ -97,12 +103,7 @@ def gustav(tmp_path: Path, database: Callable[..., PostgresTarget], template: Ca
     supabase = database(template("shop", SHOP))
     keycloak = database(template("identities", IDENTITIES))
     site = TestSite(tmp_path)
-    site.variables = {
-        "DATABASE_URL": dsn(supabase),
-        "KC_DB_URL": f"jdbc:postgresql://{keycloak.host}:{keycloak.port}/{keycloak.database}",
-        "KC_DB_USERNAME": keycloak.user,
-        "KC_DB_PASSWORD": keycloak.password,
-    }
+    site.variables = gustav_variables(supabase, keycloak)
     write_storage(tmp_path / "storage")
     site.write(GUSTAV)
     return site

@@ -133,6 +133,16 @@ plans:
 """
 
 
+def gustav_variables(supabase: PostgresTarget, keycloak: PostgresTarget) -> dict[str, str]:
+    """The variables of a GUSTAV site whose databases are these."""
+    return {
+        "DATABASE_URL": dsn(supabase),
+        "KC_DB_URL": f"jdbc:postgresql://{keycloak.host}:{keycloak.port}/{keycloak.database}",
+        "KC_DB_USERNAME": keycloak.user,
+        "KC_DB_PASSWORD": keycloak.password,
+    }
+
+
 def limited_role(server: PostgresTarget, database: PostgresTarget, name: str, password: str, hidden: str) -> None:
     """Make a login that may read everything in a database but one table, so that a real dump fails."""
     with connected(server) as connection:

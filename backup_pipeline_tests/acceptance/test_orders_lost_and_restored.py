@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from backup_pipeline.operations.demo_files import write_workshop
-from backup_pipeline_tests.acceptance.test_ui import Ui, ui_of
+from backup_pipeline_tests.acceptance.conftest import ORDERS, Served
+from backup_pipeline_tests.acceptance.running_ui import Ui
 from backup_pipeline_tests.sites import TestSite
 
 SETTINGS = """
@@ -22,7 +23,6 @@ sources:
 plans:
   workshop: {sources: [werkstatt], schedule: "0 2 * * *"}
 """
-ORDERS = 80
 YEARS = [str(year) for year in range(2019, 2027)]
 BACKFILL = """
 mutation ($params: LaunchBackfillParams!) {
@@ -146,20 +146,20 @@ def launch(ui: Ui, what: str, config: dict[str, Any] | None = None, tags: dict[s
     return ui.wait_for_run(answer["run"]["runId"])
 
 
-@pytest.mark.takes(seconds=100)
-def test_from_the_ui_the_lost_archive_comes_back_equal(workshop: TestSite) -> None:
+@pytest.mark.takes(seconds=40, together="ui")
+def test_from_the_ui_the_lost_archive_comes_back_equal(served: Served) -> None:
+    workshop, ui = served.site, served.ui
     before, files = table(workshop), pdfs(workshop)
     database = workshop.folder / "werkstatt.db"
-    with ui_of(workshop) as ui:
-        # A backfill over all years is one run.
-        assert backfill(ui, "order_folders", YEARS) == ["SUCCESS"]
-        assert len(list((workshop.folder / "Archiv").glob("*/*/meta.json"))) == ORDERS
-        tags = {f"dagster/asset_partition_range_{end}": year for end, year in (("start", "2019"), ("end", "2026"))}
-        assert launch(ui, "verification", tags=tags) == "SUCCESS"
-        database.unlink()
-        assert launch(ui, "restore") == "RunConfigValidationInvalid"
-        config = {"ops": {"workshop__werkstatt__restored_orders": {"config": {"confirm": "werkstatt"}}}}
-        assert launch(ui, "restore", config) == "SUCCESS"
+    # A backfill over all years is one run.
+    assert backfill(ui, "order_folders", YEARS) == ["SUCCESS"]
+    assert len(list((workshop.folder / "Archiv").glob("*/*/meta.json"))) == ORDERS
+    tags = {f"dagster/asset_partition_range_{end}": year for end, year in (("start", "2019"), ("end", "2026"))}
+    assert launch(ui, "verification", tags=tags) == "SUCCESS"
+    database.unlink()
+    assert launch(ui, "restore") == "RunConfigValidationInvalid"
+    config = {"ops": {"workshop__werkstatt__restored_orders": {"config": {"confirm": "werkstatt"}}}}
+    assert launch(ui, "restore", config) == "SUCCESS"
     assert table(workshop) == before
     assert pdfs(workshop) == files
     # The shell finds the archive as the UI left it.

@@ -8,10 +8,10 @@ import pytest
 
 from backup_pipeline.tools.postgres.connection import connected
 from backup_pipeline.tools.postgres.databases import drop_database, server_facts
-from backup_pipeline.tools.postgres.target import PostgresTarget, parse_target
-from backup_pipeline_tests.acceptance.test_ui import Ui, ui_of
-from backup_pipeline_tests.postgres.restoring import ask, run, sealed_set
-from backup_pipeline_tests.sites import TestSite
+from backup_pipeline.tools.postgres.target import PostgresTarget
+from backup_pipeline_tests.acceptance.conftest import Served
+from backup_pipeline_tests.acceptance.running_ui import Ui
+from backup_pipeline_tests.postgres.restoring import ask, run
 
 _SELECTOR = '{repositoryLocationName: "backup-pipeline", repositoryName: "__repository__", %s: $job}'
 DEFAULTS = f"""
@@ -45,7 +45,7 @@ query ($id: ID!) { runOrError(runId: $id) { ... on Run { assets { key { path } }
 
 
 class Launchpad:
-    """What a person does with the restore job of plan `nightly` in the UI."""
+    """What a person does with the restore job of plan `live` in the UI."""
 
     def __init__(self, ui: Ui, set_id: str) -> None:
         self.ui, self.set_id = ui, set_id
@@ -53,7 +53,7 @@ class Launchpad:
     def run(self, job: str, config: dict[str, Any], *, partitioned: bool = True) -> tuple[str, list[dict[str, Any]]]:
         """Launch with this op config; return the run's status and events."""
         tags = [{"key": "dagster/partition", "value": self.set_id}] if partitioned else []
-        op = "nightly__restored" if partitioned else "nightly__undo"
+        op = "live__restored" if partitioned else "live__undo"
         answer = self.ui.ask(LAUNCH, job=job, config={"ops": {op: {"config": config}}}, tags=tags)["launchRun"]
         assert answer["__typename"] == "LaunchRunSuccess", answer
         status = self.ui.wait_for_run(answer["run"]["runId"])
@@ -62,64 +62,58 @@ class Launchpad:
 
     def plan(self, **config: Any) -> dict[str, Any]:
         """Return what the plan's observation shows."""
-        status, events = self.run("nightly_restore", {"source": "supabase", "confirm": "-", **config})
+        status, events = self.run("live_restore", {"source": "shop", "confirm": "-", **config})
         assert status == "SUCCESS", events
         (seen,) = [event for event in events if event["__typename"] == "ObservationEvent"]
         return {entry["label"]: entry.get("text", entry.get("table")) for entry in seen["metadataEntries"]}
 
     def apply(self, plan: dict[str, Any], **config: Any) -> str:
-        told = {"step": "APPLY", "plan_id": plan["plan_id"], "confirm": plan["confirm"], "source": "supabase", **config}
-        return self.run("nightly_restore", told)[0]
-
-
-@pytest.fixture
-def live(gustav: TestSite) -> PostgresTarget:
-    return parse_target(gustav.variables["DATABASE_URL"], variable="DATABASE_URL")
+        told = {"step": "APPLY", "plan_id": plan["plan_id"], "confirm": plan["confirm"], "source": "shop", **config}
+        return self.run("live_restore", told)[0]
 
 
 def _orders(live: PostgresTarget) -> int:
     return int(str(ask(live, "select count(*) from orders")[0][0]))
 
 
-@pytest.mark.takes(seconds=100)
-def test_a_person_restores_in_the_ui(gustav: TestSite, live: PostgresTarget) -> None:
-    set_id = sealed_set(gustav.site, "nightly")
-    with ui_of(gustav) as ui:
-        pad = Launchpad(ui, set_id)
+@pytest.mark.takes(seconds=60, together="ui")
+def test_a_person_restores_in_the_ui(served: Served) -> None:
+    ui, live = served.ui, served.live
+    pad = Launchpad(ui, served.set_id)
 
-        schema = ui.ask(DEFAULTS, job="nightly_restore")["runConfigSchemaOrError"]
-        told = {f["name"]: f for kind in schema["allConfigTypes"] for f in kind.get("fields") or []}
-        assert "supabase, storage, keycloak" in told["source"]["description"]
-        assert told["source"]["isRequired"]
-        assert told["confirm"]["isRequired"]
-        shown = ("step", "plan_id", "mode", "into", "tables", "rows", "only", "on_conflict", "without_triggers")
-        assert all(told[name]["description"] and f"{name}:" in schema["rootDefaultYaml"] for name in shown)
+    schema = ui.ask(DEFAULTS, job="live_restore")["runConfigSchemaOrError"]
+    told = {f["name"]: f for kind in schema["allConfigTypes"] for f in kind.get("fields") or []}
+    assert "shop, buckets" in told["source"]["description"]
+    assert told["source"]["isRequired"]
+    assert told["confirm"]["isRequired"]
+    shown = ("step", "plan_id", "mode", "into", "tables", "rows", "only", "on_conflict", "without_triggers")
+    assert all(told[name]["description"] and f"{name}:" in schema["rootDefaultYaml"] for name in shown)
 
-        # The database is lost.
-        drop_database(live)
-        plan = pad.plan()
-        assert "make database" in str(plan["steps"])
-        assert live.database not in server_facts(live).databases
-        assert pad.apply(plan) == "SUCCESS"
-        assert _orders(live) == 300
+    # The database is lost.
+    drop_database(live)
+    plan = pad.plan()
+    assert "make database" in str(plan["steps"])
+    assert live.database not in server_facts(live).databases
+    assert pad.apply(plan) == "SUCCESS"
+    assert _orders(live) == 300
 
-        # Three rows.
-        run(live, "delete from orders where id in (7, 8, 9)")
-        rows = {"mode": "UPSERT", "rows": ["public.orders: id in (7, 8, 9)"]}
-        plan = pad.plan(**rows)
-        assert '"insert": 3' in str(plan["tables"]["records"])
-        assert _orders(live) == 297
-        assert pad.apply(plan, **rows) == "SUCCESS"
-        assert _orders(live) == 300
+    # Three rows.
+    run(live, "delete from orders where id in (7, 8, 9)")
+    rows = {"mode": "UPSERT", "rows": ["public.orders: id in (7, 8, 9)"]}
+    plan = pad.plan(**rows)
+    assert '"insert": 3' in str(plan["tables"]["records"])
+    assert _orders(live) == 297
+    assert pad.apply(plan, **rows) == "SUCCESS"
+    assert _orders(live) == 300
 
-        # A rebuild over what is live, and back.
-        run(live, "delete from orders where id > 100")
-        plan = pad.plan()
-        assert pad.apply(plan) == "SUCCESS"
-        assert _orders(live) == 300
-        status, events = pad.run("nightly_undo", {"source": "supabase", "confirm": live.database}, partitioned=False)
-        assert status == "SUCCESS", events
-        assert _orders(live) == 100
+    # A rebuild over what is live, and back.
+    run(live, "delete from orders where id > 100")
+    plan = pad.plan()
+    assert pad.apply(plan) == "SUCCESS"
+    assert _orders(live) == 300
+    status, events = pad.run("live_undo", {"source": "shop", "confirm": live.database}, partitioned=False)
+    assert status == "SUCCESS", events
+    assert _orders(live) == 100
     with connected(live.with_database("postgres")) as connection:
         for name in server_facts(live).databases:
             if name.startswith(f"{live.database}__"):
