@@ -32,7 +32,7 @@ from backup_pipeline.model.set_id import SetId, set_time
 from backup_pipeline.operations.in_use import in_use
 from backup_pipeline.operations.orders_drill import ArchiveDrill
 from backup_pipeline.operations.stores import open_store
-from backup_pipeline.operations.verify import verification_of
+from backup_pipeline.operations.verify import keep_proof, verification_of
 from backup_pipeline.restore.comparison import Expectation
 from backup_pipeline.restore.drill_database import DrillOutcome, drill_database
 from backup_pipeline.settings.site import Site
@@ -89,7 +89,7 @@ def drill_set(
     store = open_store(site, plan_name)
     with in_use(store, set_id, "drill"):
         proof = _drill(site, store, set_id, run_id, jobs, before_comparison, progress, now)
-        store.add_proof(set_id, proof)
+        keep_proof(store, proof)
         return proof
 
 

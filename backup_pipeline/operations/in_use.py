@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from backup_pipeline.errors import SetNotFoundError, StoreError
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.stores.local import LocalStore
-from backup_pipeline.tools.files import translate_os_error
 from backup_pipeline.tools.locks import hold_mark, living_marks
 
 FOLDER = ".in-use"
@@ -39,7 +38,7 @@ def in_use(store: LocalStore, set_id: SetId, purpose: str) -> Iterator[None]:
             try:
                 folder = store.folder_beside(FOLDER)
                 stack.enter_context(hold_mark(folder, set_id, purpose=f"{purpose} of {store.plan}/{set_id}"))
-            except (OSError, StoreError):
+            except StoreError:
                 yield
                 return
             if going := living_marks(folder, set_id + _REMOVAL):
@@ -60,9 +59,5 @@ def readers_of(store: LocalStore, set_id: SetId) -> str:
 @contextlib.contextmanager
 def to_be_removed(store: LocalStore, set_id: SetId) -> Iterator[str]:
     """Keep new readers from a set for the block; gives who reads it already ("" when it may be removed)."""
-    try:
-        folder = store.folder_beside(FOLDER)
-    except OSError as error:
-        raise translate_os_error(error, store.folder / FOLDER) from error
-    with hold_mark(folder, set_id + _REMOVAL, purpose=f"removal of {store.plan}/{set_id}"):
+    with hold_mark(store.folder_beside(FOLDER), set_id + _REMOVAL, purpose=f"removal of {store.plan}/{set_id}"):
         yield readers_of(store, set_id)

@@ -21,6 +21,9 @@ def remember_tables(store: Path, source: str, keys: Iterable[TableKey], *, folde
     """Keep the table keys (source, schema, table) among `keys`, for the next time definitions are built.
 
     A store that does not exist yet is made, with `folder_mode`.
+
+    Raises:
+        StoreError: the store cannot be written.
     """
     tables = sorted(key for key in keys if len(key) == 3)
     folder = store / _FOLDER

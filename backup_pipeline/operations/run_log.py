@@ -7,6 +7,7 @@ import os
 from datetime import datetime
 from pathlib import Path
 
+from backup_pipeline.errors import StoreError
 from backup_pipeline.model.manifest import Manifest
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.tools.files import make_folders
@@ -61,5 +62,5 @@ def append_run_line(
         descriptor = os.open(folder / RUN_LOG_NAME, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(line)
-    except OSError as error:
-        LOG.error("the run's line could not be written: %s", error.strerror)
+    except (OSError, StoreError) as error:
+        LOG.error("the run's line could not be written: %s", error)

@@ -16,7 +16,7 @@ from pydantic import ValidationError as PydanticError
 
 from backup_pipeline.artefacts.capture import utc_now
 from backup_pipeline.artefacts.inspection import inspect
-from backup_pipeline.errors import BackupSystemError, RefusedError
+from backup_pipeline.errors import BackupSystemError, RefusedError, StoreError
 from backup_pipeline.model.backup_set import BackupSet, SetState
 from backup_pipeline.model.manifest import CHECKSUM_NAME, MANIFEST_NAME, Manifest
 from backup_pipeline.model.progress import Progress, ProgressSink, no_progress
@@ -63,8 +63,26 @@ def verify_set(
     store = open_store(site, plan_name)
     with in_use(store, set_id, "verification"):
         proof = verification_of(store, set_id, run_id=run_id, progress=progress, now=now)
-        store.add_proof(set_id, proof)
+        keep_proof(store, proof)
     return proof
+
+
+def keep_proof(store: Store, proof: Proof) -> None:
+    """Store a result with its set.
+
+    Raises:
+        StoreError: that is not possible; says what was found, so that the work was not for nothing.
+    """
+    try:
+        store.add_proof(proof.set_id, proof)
+    except StoreError as error:
+        found = "; ".join(f"{finding.subject}: {finding.problem}" for finding in proof.findings[:3])
+        more = f" and {len(proof.findings) - 3} more" if len(proof.findings) > 3 else ""
+        raise StoreError(
+            f"The result of the {proof.kind} cannot be kept with the set: {error.what} "
+            f"It was: {found + more if found else 'nothing found'}.",
+            where=error.where, remedy=error.remedy,
+        ) from error  # fmt: skip
 
 
 def verify_all(

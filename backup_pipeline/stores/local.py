@@ -106,6 +106,12 @@ class LocalSetWriter:
     def _make_folders(self, folder: Path) -> None:
         if folder.is_dir():
             return
+        if folder == self._folder:
+            # Made anew it would lie below the mount point, or hold half of a set.
+            raise StoreError(
+                "The set's folder is gone.", where=str(folder),
+                remedy="Was the store unmounted, or the set removed? Put that right, then run again.",
+            )  # fmt: skip
         self._make_folders(folder.parent)
         try:
             with contextlib.suppress(FileExistsError):
@@ -269,14 +275,11 @@ class LocalStore:
 
     def prepare(self) -> None:
         """Make the store's folder; StoreError when that is not possible."""
-        try:
-            if not self.folder.is_dir():
-                make_folders(self.folder, self._folder_mode)
-        except OSError as error:
-            raise translate_os_error(error, self.folder) from error
+        if not self.folder.is_dir():
+            make_folders(self.folder, self._folder_mode)
 
     def folder_beside(self, name: str) -> Path:
-        """Return a folder beside the sets, made when it is missing; OSError when that is not possible."""
+        """Return a folder beside the sets, made when it is missing; StoreError when that is not possible."""
         folder = self.folder / name
         make_folders(folder, self._folder_mode)
         return folder

@@ -36,11 +36,14 @@ def make_folders(folder: Path, mode: int) -> None:
     """Make a folder and those above it that are missing, all with this mode (`mkdir` gives it to the last one alone).
 
     Raises:
-        OSError: one cannot be made.
+        StoreError: one cannot be made.
     """
     if not folder.parent.exists():
         make_folders(folder.parent, mode)
-    folder.mkdir(mode=mode, exist_ok=True)
+    try:
+        folder.mkdir(mode=mode, exist_ok=True)
+    except OSError as error:
+        raise translate_os_error(error, folder) from error
 
 
 def sync_folder(folder: Path) -> None:

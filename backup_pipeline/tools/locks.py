@@ -266,12 +266,10 @@ def living_marks(folder: Path, name: str) -> list[Holder]:
     """Return who works with `name` now; marks of dead processes are removed."""
     living = []
     for path in sorted(folder.glob(f"{name}.*")):
-        if path.name.count(".") > 1:
-            continue  # being written
         holder = read_holder(path)
         if _is_dead(path, holder):
             _take_away(path, holder)
-        elif holder is not None:
+        elif holder is not None and path.name.count(".") == 1:  # with more it is being written
             living.append(holder)
     return living
 

@@ -114,10 +114,16 @@ class Running:
 
     def _gather(self) -> None:
         assert self._process.stderr is not None
-        for line in self._process.stderr:
-            self._stderr.append(line)
-            if len(self._stderr) > 2000:
-                del self._stderr[100]
+        # A ValueError: closed meanwhile, because something that the program started still holds the other end.
+        with contextlib.suppress(ValueError):
+            for line in self._process.stderr:
+                self._stderr.append(line)
+                if len(self._stderr) > 2000:
+                    del self._stderr[100]
+
+    def has_ended(self) -> None:
+        """Let the messages of a program that has ended be read to their end, before their pipe is closed."""
+        self._reader.join(timeout=5)
 
     @property
     def pid(self) -> int:
@@ -139,7 +145,7 @@ class Running:
     def finish(self, timeout: float | None = None) -> tuple[int, str]:
         """Wait for the end; return exit code and messages."""
         code = self._process.wait(timeout)
-        self._reader.join(timeout=5)
+        self.has_ended()
         return code, b"".join(self._stderr).decode("utf-8", "replace")
 
 
@@ -169,8 +175,9 @@ def running(
         raise ToolError(
             "The program was not found.", where=str(command[0]), remedy="Install it or correct PATH."
         ) from error
+    program = Running(process)
     try:
-        yield Running(process)
+        yield program
     finally:
         if process.poll() is None:
             process.terminate()
@@ -179,6 +186,7 @@ def running(
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        program.has_ended()
         for pipe in (process.stdin, process.stdout, process.stderr):
             if pipe is not None:
                 with contextlib.suppress(OSError, ValueError):

@@ -7,6 +7,7 @@ and bytes. Text that is not UTF-8 comes as str with surrogate escapes.
 from __future__ import annotations
 
 import contextlib
+import errno
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from pathlib import Path
 import psutil
 
 from backup_pipeline.errors import BackupSystemError, SourceError, UnreachableError
+from backup_pipeline.tools.files import translate_os_error
 
 Value = None | int | float | str | bytes
 Row = tuple[Value, ...]
@@ -96,6 +98,7 @@ def copy_online(source: Path, target: Path, *, wait_seconds: float = BUSY_SECOND
     Raises:
         SourceError: no database, damaged, or not to be read.
         UnreachableError: locked for longer than `wait_seconds`.
+        StoreError: there is no room for the copy.
     """
     check_is_database(source)
     deadline = time.monotonic() + wait_seconds
@@ -116,6 +119,13 @@ def copy_online(source: Path, target: Path, *, wait_seconds: float = BUSY_SECOND
                 where=str(source),
                 remedy="Another program holds it in a long transaction; run again later.",
             ) from None
+        except sqlite3.Error as error:
+            # The source is only read: it is the copy that has no room, or that cannot be made.
+            if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_FULL:
+                raise translate_os_error(OSError(errno.ENOSPC, ""), target) from error
+            if not target.exists():
+                raise translate_os_error(OSError(errno.EIO, "The copy cannot be made"), target) from error
+            raise
 
 
 @dataclass(frozen=True, slots=True)

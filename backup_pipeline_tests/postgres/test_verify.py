@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from backup_pipeline.errors import RefusedError
+from backup_pipeline.errors import RefusedError, StoreError
 from backup_pipeline.model.proof import Proof
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.operations.verify import verify_all, verify_set
@@ -164,6 +164,13 @@ def test_a_file_that_became_a_link_is_named_even_where_its_content_is_the_same(
     path.rename(tmp_path / "elsewhere")
     path.symlink_to(tmp_path / "elsewhere")
     assert "is a link" in named(verified(sealed))[name]
+
+
+def test_a_result_that_cannot_be_kept_is_told_all_the_same(sealed: tuple[TestSite, SetId, Path]) -> None:
+    shutil.rmtree(sealed[2] / "proofs", ignore_errors=True)
+    (sealed[2] / "proofs").write_bytes(b"in the way")
+    with pytest.raises(StoreError, match=r"cannot be kept with the set: .* It was: proofs: is not in the manifest"):
+        verified(sealed)
 
 
 def test_a_proof_nested_deeper_than_any_reader_goes_is_named(sealed: tuple[TestSite, SetId, Path]) -> None:

@@ -4,6 +4,7 @@ import csv
 import gzip
 import json
 import math
+import re
 import sqlite3
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from backup_pipeline.artefacts.sqlite_columns import (
     storage_of,
     to_table,
 )
-from backup_pipeline.errors import SourceError, UnreachableError
+from backup_pipeline.errors import SourceError, StoreError, UnreachableError
 from backup_pipeline.model.record import ArtefactRecord
 from backup_pipeline.settings.types import SqliteSource, TableSelection
 from backup_pipeline.stores.local import LocalSetWriter
@@ -320,3 +321,9 @@ def test_the_fingerprint_does_not_depend_on_order_but_on_every_value() -> None:
 
     data = b"I" + (1).to_bytes(8, "big") + b"T" + (1).to_bytes(8, "big") + b"a"
     assert of((1, "a")) == hashlib.blake2b(data, digest_size=8).hexdigest()
+
+
+def test_a_copy_for_which_there_is_no_room_is_not_the_databases_fault(tmp_path: Path) -> None:
+    place = tmp_path / "nowhere" / "copy.db"
+    with pytest.raises(StoreError, match=re.escape(str(place))):
+        copy_online(database(tmp_path / "w.db"), place)

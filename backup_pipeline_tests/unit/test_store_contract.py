@@ -19,6 +19,7 @@ from backup_pipeline.model.set_id import SetId, set_id_at
 from backup_pipeline.model.source_done import SourceDone
 from backup_pipeline.stores.contract import SetWriter, Store
 from backup_pipeline.stores.local import LocalStore
+from backup_pipeline.tools.files import make_folders
 from backup_pipeline_tests.archive_sets import NOW
 
 STORES: dict[str, Callable[[Path], Store]] = {"local": lambda folder: LocalStore(folder / "store", "nightly")}
@@ -319,3 +320,17 @@ def test_a_file_under_a_sets_name_is_no_set(local: LocalStore) -> None:
     (local.folder / "2026-11-21T020000Z").write_text("x")
     (local.folder / "backup_log.txt").write_text("x")
     assert local.ids() == ()
+
+
+def test_a_store_that_vanishes_under_a_run_is_not_made_anew_where_it_was(local: LocalStore) -> None:
+    writer = local.begin(draft())
+    local.folder.rename(local.folder.with_name("unmounted"))
+    with pytest.raises(StoreError, match="gone"):
+        write(writer, "folder/a.txt")
+    assert not local.folder.exists()
+
+
+def test_a_folder_that_cannot_be_made_is_one_of_the_familys_errors(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StoreError, match="file"):
+        make_folders(tmp_path / "file" / "below", 0o700)
