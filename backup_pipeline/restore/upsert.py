@@ -153,9 +153,10 @@ class Upsert:
         refers_to = {(t.schema_name, t.name): [(k.to_schema, k.to_table) for k in t.foreign_keys] for t in tables}
         if request.without_triggers:
             session.silence_triggers(session.staged)
-        for group in order_of_leaves(session.staged, leaf_of, refers_to):
-            session.write(group)
-        session.check_constraints()
+        with session.as_the_application():
+            for group in order_of_leaves(session.staged, leaf_of, refers_to):
+                session.write(group)
+            session.check_constraints()
         session.restore_triggers()
         if session.as_replica:
             outcome.warnings.append("triggers were left out as a replica does; foreign keys were checked afterwards")
@@ -173,7 +174,8 @@ class Upsert:
             if count := session.differing_after(name):
                 outcome.warnings.append(
                     f"{count} rows of {'.'.join(name)} are not the backup's after all: a trigger changed them "
-                    "(--without-triggers leaves triggers out)"
+                    "(--without-triggers leaves triggers out), or they differ in what cannot be updated (the spelling "
+                    "of an equal key, an identity that is always generated)"
                 )
 
 

@@ -231,3 +231,45 @@ def test_patterns_choose_tables() -> None:
     assert not matches(("app", "orders"), ["orders", "public.*"])
     with pytest.raises(RefusedError, match=r"public\.orders: id in"):
         parse_rows("orders")
+
+
+def test_a_table_of_as_many_columns_as_there_can_be_comes_back(database: Callable[..., PostgresTarget]) -> None:
+    target = database()
+    many = ", ".join(f"c{number} integer" for number in range(1599))
+    run(target, f"create table wide (id integer primary key, {many}); insert into wide (id, c5) values (1, 5), (2, 6);"
+                "create table backup_rows_0 (id integer primary key, loaded tid, is_new integer, d text, s text);"
+                "insert into backup_rows_0 values (1, '(0,1)', 1, 'd', 's')")  # fmt: skip
+    dump, before = dump_of(target), content(target)
+    run(target, "update wide set c1598 = 1 where id = 1; delete from wide where id = 2; delete from backup_rows_0")
+    upsert_database(opened(dump), target, UpsertRequest(keyed), commit=True)
+    assert content(target) == before
+
+
+def test_triggers_find_tables_by_the_databases_own_search_path(shop: tuple[PostgresTarget, bytes]) -> None:
+    target, _ = shop
+    run(target, "create schema audit; create table audit.seen (id integer);"
+                f'alter database "{target.database}" set search_path = public, audit;'
+                "create function note() returns trigger language plpgsql as"
+                " $$ begin insert into seen values (new.id); return new; end $$;"
+                "update customers set name = 'x' where id = 4;"
+                "create trigger note after update on customers for each row execute function note()")  # fmt: skip
+    upsert(shop)
+    assert ask(target, "select * from audit.seen") == [(4,)]
+
+
+def test_no_error_of_an_upsert_holds_a_value_of_a_row(shop: tuple[PostgresTarget, bytes]) -> None:
+    target, _ = shop
+    run(target, "create function refuse() returns trigger language plpgsql as $$"
+                " begin raise exception 'not %', new.name using detail = new.name; end $$;"
+                "update customers set name = 'x' where id = 4;"
+                "create trigger refuse before update on customers for each row execute function refuse()")  # fmt: skip
+    with pytest.raises(SourceError, match=r"error of its own \(SQLSTATE P0001\)") as raised:
+        upsert(shop)
+    assert "c4" not in str(raised.value)
+    conditions = {("public", "customers"): "name::integer = 1"}
+    with pytest.raises(RefusedError, match="not understood: invalid input syntax for type integer") as refused:
+        upsert(shop, UpsertRequest(keyed, conditions=conditions))
+    assert "c1" not in str(refused.value)
+    run(target, "drop trigger refuse on customers; delete from lines; alter table lines add must integer not null")
+    with pytest.raises(SourceError, match="NOT NULL of column must of table lines does not hold"):
+        upsert(shop)

@@ -43,8 +43,11 @@ def _state_of_refusal(text: str) -> str:
     return "3D000" if missing and 'database "' in text else ""
 
 
-def _without_values(error: psycopg.Error) -> str:
+def without_values(error: psycopg.Error) -> str:
     """Return what the server says, without its DETAIL and without quoted data, which belong to customers."""
+    if (error.sqlstate or "").startswith("P0"):
+        # Words of the site's own functions: `RAISE EXCEPTION 'no stock of %', new.article`.
+        return f"a trigger or function of the database raised an error of its own (SQLSTATE {error.sqlstate})"
     primary = error.diag.message_primary
     text = " ".join((primary or str(error)).split()) or type(error).__name__
     if (error.sqlstate or "").startswith("22"):
@@ -55,7 +58,7 @@ def _without_values(error: psycopg.Error) -> str:
 
 def translate_postgres_error(error: psycopg.Error, target: PostgresTarget) -> BackupSystemError:
     """Return the family's error for a server's error; neither the password nor values of rows are in it."""
-    text = _without_values(error)
+    text = without_values(error)
     if target.password:
         text = text.replace(target.password, "***")
     state = error.sqlstate or _state_of_refusal(text)

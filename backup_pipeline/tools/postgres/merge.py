@@ -15,11 +15,12 @@ from psycopg.rows import TupleRow
 
 from backup_pipeline.errors import RefusedError, SourceError
 from backup_pipeline.model.restore import ConflictRule, TableChange
-from backup_pipeline.tools.postgres.connection import connected
+from backup_pipeline.tools.postgres.connection import PINNED_SETTINGS, connected, without_values
 from backup_pipeline.tools.postgres.merge_statements import (
     NEW,
     TAKE,
     Staged,
+    changed_rows,
     column_list,
     insert_statement,
     row_text,
@@ -129,10 +130,10 @@ class MergeSession:
             self._connection.execute(query, prepare=True)
         except psycopg.Error as error:
             raise RefusedError(
-                f"The condition is not understood: {error.diag.message_primary or error}.",
+                f"The condition is not understood: {without_values(error)}.",
                 where=f"--rows {name[0]}.{name[1]}",
                 remedy="Write SQL over the table's columns, as in 'public.orders: id in (1, 2)'.",
-            ) from error
+            ) from None
 
     def forget(self, table: TableName) -> None:
         """Leave a table that was loaded out of everything that follows."""
@@ -176,11 +177,11 @@ class MergeSession:
         differs = rows_differ(columns)
         self._connection.execute(
             sql.SQL(
-                "create temporary table {diff} on commit drop as"
-                " select s.*, t.ctid is null as {new}, t.ctid is null or ({take}) as {taken}"
+                "create temporary table {diff} (loaded, is_new, is_taken) on commit drop as"
+                " select s.ctid, t.ctid is null, t.ctid is null or ({take})"
                 " from {stage} s left join only {table} t on {on} where t.ctid is null or {differs}"
             ).format(
-                diff=sql.Identifier(item.diff._obj[-1]), new=NEW, taken=TAKE, take=take, stage=item.stage,
+                diff=sql.Identifier(item.diff._obj[-1]), take=take, stage=item.stage,
                 table=sql.Identifier(*item.name), on=on, differs=differs,
             )
         )  # fmt: skip
@@ -188,7 +189,7 @@ class MergeSession:
             sql.SQL(
                 "select (select count(*) from {stage}), (select count(*) from only {table}),"
                 " count(*) filter (where {new}), count(*) filter (where not {new} and {taken}),"
-                " count(*) filter (where not {new}) from {diff}"
+                " count(*) filter (where not {new}) from {diff} d"
             ).format(stage=item.stage, table=sql.Identifier(*item.name), new=NEW, taken=TAKE, diff=item.diff)
         ).fetchone()
         assert row is not None
@@ -205,13 +206,13 @@ class MergeSession:
         whole = row_text(written_columns(item), "x")
         self._connection.execute(
             sql.SQL(
-                "create temporary table {diff} on commit drop as"
-                " select s.*, true as {new}, true as {taken} from (select x.*, {whole} as __text,"
-                " row_number() over (partition by {whole}) as __number from {stage} x) s"
-                " left join (select {whole} as __text, count(*) as __count from only {table} x group by 1) t"
-                " on t.__text = s.__text where s.__number > coalesce(t.__count, 0)"
+                "create temporary table {diff} (loaded, is_new, is_taken) on commit drop as"
+                " select s.place, true, true from (select x.ctid as place, {whole} as whole,"
+                " row_number() over (partition by {whole}) as number from {stage} x) s"
+                " left join (select {whole} as whole, count(*) as count from only {table} x group by 1) t"
+                " on t.whole = s.whole where s.number > coalesce(t.count, 0)"
             ).format(
-                diff=sql.Identifier(item.diff._obj[-1]), new=NEW, taken=TAKE, whole=whole, stage=item.stage,
+                diff=sql.Identifier(item.diff._obj[-1]), whole=whole, stage=item.stage,
                 table=sql.Identifier(*item.name),
             )
         )  # fmt: skip
@@ -281,6 +282,17 @@ class MergeSession:
             )
         )
 
+    @contextlib.contextmanager
+    def as_the_application(self) -> Iterator[None]:
+        """Have the role's and database's own search_path in force: triggers and functions may rely on it."""
+        self._connection.execute(
+            "select set_config('search_path', reset_val, true) from pg_catalog.pg_settings where name = 'search_path'"
+        )
+        yield
+        self._connection.execute(
+            "select pg_catalog.set_config('search_path', %s, true)", [PINNED_SETTINGS["search_path"]]
+        )
+
     def write(self, group: Sequence[TableName]) -> None:
         """Write what differs in tables that were compared: one table, or a cycle of foreign keys in ONE statement,
         so that the keys are checked when all of the cycle's rows are there.
@@ -296,9 +308,8 @@ class MergeSession:
             else:
                 self._write_cycle(items)
         except psycopg.IntegrityError as error:
-            constraint, table = error.diag.constraint_name, error.diag.table_name
             raise SourceError(
-                f"Constraint {constraint} of table {table} does not hold with the backup's rows "
+                f"{_constraint_of(error)} of table {error.diag.table_name} does not hold with the backup's rows "
                 f"(SQLSTATE {error.sqlstate}). Nothing was changed.",
                 where=self._target.label,
                 remedy="Restore the table that it refers to as well, choose fewer rows, or rebuild.",
@@ -342,8 +353,8 @@ class MergeSession:
             return 0
         on = sql.SQL(" and ").join(sql.SQL("t.{0} = s.{0}").format(sql.Identifier(c)) for c in item.facts.key)
         row = self._connection.execute(
-            sql.SQL("select count(*) from {} s join only {} t on {} where s.{} and {}").format(
-                item.diff, sql.Identifier(*item.name), on, TAKE, rows_differ(written_columns(item))
+            sql.SQL("select count(*) from {} join only {} t on {} where {} and {}").format(
+                changed_rows(item), sql.Identifier(*item.name), on, TAKE, rows_differ(written_columns(item))
             )
         ).fetchone()
         assert row is not None
@@ -359,8 +370,8 @@ class MergeSession:
             self._connection.execute("set constraints all immediate")
         except psycopg.IntegrityError as error:
             raise SourceError(
-                f"Constraint {error.diag.constraint_name} of table {error.diag.table_name} does not hold with the "
-                "backup's rows. Nothing was changed.",
+                f"{_constraint_of(error)} of table {error.diag.table_name} does not hold with the backup's rows. "
+                "Nothing was changed.",
                 where=self._target.label,
                 remedy="Restore the table that it refers to as well, choose fewer rows, or rebuild.",
             ) from None
@@ -368,6 +379,13 @@ class MergeSession:
     def raise_sequence(self, sequence: str, last: int, called: bool, tables: Iterable[TableName] | None) -> str:
         """Set a sequence to the furthest of what it is, the backup's value and its column's; see `sequences`."""
         return raise_sequence(self._connection, sequence, last, called, tables)
+
+
+def _constraint_of(error: psycopg.IntegrityError) -> str:
+    """Return what of a table does not hold; the error's own text and detail hold values."""
+    if error.diag.constraint_name:
+        return f"Constraint {error.diag.constraint_name}"
+    return f"NOT NULL of column {error.diag.column_name}" if error.diag.column_name else "A partition's bound"
 
 
 @contextlib.contextmanager

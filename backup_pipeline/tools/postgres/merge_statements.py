@@ -11,7 +11,8 @@ from backup_pipeline.model.restore import ConflictRule, TableChange
 from backup_pipeline.tools.postgres.table_facts import TableFacts
 
 TableName = tuple[str, str]
-NEW, TAKE = sql.Identifier("__backup_is_new"), sql.Identifier("__backup_is_taken")
+# The columns of a table of changes: which of the loaded rows, whether the target lacks it, whether it is written.
+ROW, NEW, TAKE = sql.Identifier("d", "loaded"), sql.Identifier("d", "is_new"), sql.Identifier("d", "is_taken")
 
 
 @dataclass
@@ -25,6 +26,11 @@ class Staged:
     diff: sql.Identifier
     change: TableChange
     notes: list[str] = field(default_factory=list)
+
+
+def changed_rows(item: Staged) -> sql.Composed:
+    """Return what stands after FROM for the loaded rows `s` that differ, each with what is to be done with it, `d`."""
+    return sql.SQL("{} d join {} s on s.ctid = {}").format(item.diff, item.stage, ROW)
 
 
 def column_list(names: Sequence[str]) -> sql.Composed:
@@ -70,16 +76,17 @@ def update_statement(item: Staged) -> sql.Composed | None:
         return None
     sets = sql.SQL(", ").join(sql.SQL("{0} = s.{0}").format(sql.Identifier(name)) for name in columns)
     on = sql.SQL(" and ").join(sql.SQL("t.{0} = s.{0}").format(sql.Identifier(c)) for c in item.facts.key)
-    return sql.SQL("update only {} t set {} from {} s where not s.{} and s.{} and {}").format(
-        sql.Identifier(*item.name), sets, item.diff, NEW, TAKE, on
+    return sql.SQL("update only {} t set {} from {} where not {} and {} and {}").format(
+        sql.Identifier(*item.name), sets, changed_rows(item), NEW, TAKE, on
     )
 
 
 def insert_statement(item: Staged) -> sql.Composed:
     """Return the statement that writes the rows that only the backup has."""
-    columns = column_list(written_columns(item))
-    if not written_columns(item):
-        return sql.SQL("insert into {} select from {} s where s.{}").format(sql.Identifier(*item.name), item.diff, NEW)
-    return sql.SQL("insert into {} ({}) overriding system value select {} from {} s where s.{}").format(
-        sql.Identifier(*item.name), columns, columns, item.diff, NEW
+    table, rows, columns = sql.Identifier(*item.name), changed_rows(item), written_columns(item)
+    if not columns:
+        return sql.SQL("insert into {} select from {} where {}").format(table, rows, NEW)
+    values = sql.SQL(", ").join(sql.Identifier("s", name) for name in columns)
+    return sql.SQL("insert into {} ({}) overriding system value select {} from {} where {}").format(
+        table, column_list(columns), values, rows, NEW
     )
