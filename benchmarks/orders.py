@@ -287,6 +287,8 @@ def main() -> None:
     options = parser.parse_args()
     report = Report(options.name, "Workshop archive: export, verify, restore")
     report.fact("sizes", ", ".join(f"{size:,}" for size in options.sizes))
+    if options.durable_only:
+        report.fact("option", "--durable-only")
     folder = Path(tempfile.mkdtemp(prefix="orders-", dir=options.folder))
     try:
         costs = {

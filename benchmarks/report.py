@@ -111,6 +111,7 @@ class Report:
         document = {
             "name": self.name,
             "title": self.title,
+            "program": _program(self.name),
             "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "machine": machine(),
             "facts": self.facts,
@@ -122,6 +123,12 @@ class Report:
         page.write_text(_markdown(document, self.rows))
         print(f"written: {page.name}, {self.name}.json", flush=True)
         return page
+
+
+def _program(name: str) -> str:
+    """Return the module that was started with `python -m`; several of its results can stand side by side."""
+    started = getattr(sys.modules["__main__"], "__spec__", None)
+    return started.name if started is not None else f"benchmarks.{name}"
 
 
 def machine() -> dict[str, Any]:
@@ -172,7 +179,7 @@ def _markdown(document: dict[str, Any], rows: list[Row]) -> str:
     lines = [
         f"# {document['title'] or document['name']}",
         "",
-        f"Measured {document['measured_at']} by `python -m benchmarks.{document['name']}` on "
+        f"Measured {document['measured_at']} by `python -m {document['program']}` on "
         f"{facts['usable_processors']} processors ({facts['processor']}), {facts['memory_gib']} GiB, "
         f"{facts['system']}, Python {facts['python']}.",
         "",
