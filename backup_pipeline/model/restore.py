@@ -134,12 +134,18 @@ class RestorePlan(Frozen):
 
 
 class Undo(Frozen):
-    """How to take a restore back: the names (databases or paths) of what is live and of what was kept."""
+    """How to take a restore back: the names (databases or paths) of what is live and of what was kept.
+
+    Attributes:
+        begun: an undo has begun; written before it, so that one that was killed is recognised. The name that what had
+            been restored gets (of a database), else "yes".
+    """
 
     kind: Literal["database", "path", "none"] = "none"
     live: str = ""
     kept: str = ""
     remedy: str = ""
+    begun: str = ""
 
 
 class RestoreResult(Frozen):
@@ -150,6 +156,8 @@ class RestoreResult(Frozen):
         emergency_set: the sealed set of what was live before.
         findings: differences from the backup that were found; a restore with any is not swapped in.
         numbers: seconds and rows.
+        swapping: written before the names are swapped; still so when the process was killed then. Whether it happened
+            is asked of the target.
     """
 
     result_version: Literal[1] = 1
@@ -171,3 +179,4 @@ class RestoreResult(Frozen):
     numbers: dict[str, float | int] = Field(default_factory=dict)
     undo: Undo = Undo()
     undone_at: datetime | None = None
+    swapping: bool = False

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import datetime
+from typing import Literal
 
 from backup_pipeline.artefacts.capture import utc_now
 from backup_pipeline.errors import BackupSystemError, RefusedError, ValidationError
@@ -14,20 +16,19 @@ from backup_pipeline.model.restore import RestoreMode, RestorePlan, RestoreResul
 from backup_pipeline.operations.drill import written_by
 from backup_pipeline.operations.emergency import make_emergency_set
 from backup_pipeline.operations.restore import Chosen, check_confirmed
-from backup_pipeline.operations.restore_records import write_result
+from backup_pipeline.operations.restore_records import forget_result, results, write_result
 from backup_pipeline.operations.restore_scene import Scene, jobs_of, look
 from backup_pipeline.operations.targets import target_of
 from backup_pipeline.restore import keycloak, supabase
 from backup_pipeline.restore.comparison import compare_database
 from backup_pipeline.restore.platform_fill import fill_platform
-from backup_pipeline.restore.rebuild import rebuild_database
+from backup_pipeline.restore.rebuild import drop_copy, rebuild_database
 from backup_pipeline.restore.swap import BEFORE, RESTORE, is_side_of, side_name, swap_in
 from backup_pipeline.restore.upsert import UpsertOutcome, UpsertRequest, matches, parse_rows, upsert_database
 from backup_pipeline.rules.left_out import told
 from backup_pipeline.settings.types import OrdersSource, PostgresSource
 from backup_pipeline.tools.postgres.databases import (
     create_roles,
-    drop_database,
     drop_roles,
     server_facts,
     sole_restore,
@@ -263,7 +264,10 @@ def _rebuild(chosen: Chosen, scene: Scene, run_id: str, progress: ProgressSink, 
     for left in sorted(facts.databases):
         # Of a restore that was killed while it built; the lock says that nobody builds here now.
         if is_side_of(left, target.database, RESTORE):
-            drop_database(target.with_database(left))
+            drop_copy(target.with_database(left))
+            for known in results(chosen.site, chosen.plan_name, chosen.source):
+                if known.swapping and known.restored == left:
+                    forget_result(chosen.site, known)
     name = side_name(target.database, RESTORE, now, facts.databases) if swapping else target.database
     rebuilt = target.with_database(name)
     numbers: dict[str, float | int] = {}
@@ -277,7 +281,7 @@ def _rebuild(chosen: Chosen, scene: Scene, run_id: str, progress: ProgressSink, 
             lambda: chosen.open(scene.dump.files[0].path), rebuilt, written_by=written_by(scene.dump),
             like=scene.properties, jobs=jobs_of(chosen), careful=options.careful, progress=progress,
         )  # fmt: skip
-        way_back.callback(drop_database, rebuilt)
+        way_back.callback(drop_copy, rebuilt)
         numbers["restore_seconds"] = round(done.seconds, 3)
         comparison = compare_database(
             rebuilt, scene.expected, left_out=done.left_out, jobs=jobs_of(chosen), progress=progress
@@ -305,28 +309,42 @@ def _rebuild(chosen: Chosen, scene: Scene, run_id: str, progress: ProgressSink, 
                     chosen.site, chosen.plan_name, chosen.source, run_id=run_id, progress=progress
                 )
             kept = side_name(target.database, BEFORE, now, facts.databases)
+        result = _result(chosen, scene, now).model_copy(update={"emergency_set": emergency})
         if swapping:
+            # Written first: a process that is killed from here on leaves a record, and `undo` finds the way back.
+            swap = Undo(kind="database", live=target.database, kept=kept)
+            before = result.model_copy(update={"restored": name, "undo": swap, "swapping": True})
+            way_back.callback(forget_result, chosen.site, before)
+            write_result(chosen.site, before)
             swap_began = time.monotonic()
             swap_in(target, name, kept)
             numbers["swap_seconds"] = round(time.monotonic() - swap_began, 3)
         way_back.pop_all()
     numbers["seconds"] = round(time.monotonic() - began, 3)
     progress(Progress("restore", done.data_bytes, done.data_bytes, finished=True))
-    return _result(chosen, scene, now).model_copy(
+    return result.model_copy(
         update={
-            "emergency_set": emergency,
             "finished_at": utc_now(),
             "warnings": tuple(dict.fromkeys((*scene.plan.warnings, *warnings))),
             "numbers": numbers,
-            "undo": Undo(kind="database", live=target.database, kept=kept)
+            "undo": swap
             if swapping
             else Undo(remedy=f"drop database {target.database} when it is not needed any more"),
         }
     )
 
 
-def undo_database(chosen_target: PostgresTarget, result: RestoreResult, now: datetime) -> str:
-    """Swap the database from before the restore back in; return the name that the restored one has now."""
+def undo_database(
+    chosen_target: PostgresTarget, result: RestoreResult, now: datetime, *, begin: Callable[[str], None]
+) -> str:
+    """Swap the database from before the restore back in; return the name that the restored one has now.
+
+    Args:
+        chosen_target: the live database.
+        result: the restore.
+        now: the present moment, for names.
+        begin: told that name before anything is changed.
+    """
     from backup_pipeline.restore.swap import UNDONE, swap_back
 
     with sole_restore(chosen_target):
@@ -336,5 +354,21 @@ def undo_database(chosen_target: PostgresTarget, result: RestoreResult, now: dat
             raise RefusedError(
                 "The restored database is not there any more.", where=chosen_target.label, remedy="Nothing to undo."
             )
+        begin(aside)
         swap_back(chosen_target, result.undo.kept, aside)
         return aside
+
+
+def state_of_swap(target: PostgresTarget, result: RestoreResult) -> Literal["swapped", "absent"]:
+    """Return what became of a restore, or of its undo, whose process was killed while names were swapped.
+
+    Both names change in one transaction, so one of them tells.
+
+    Raises:
+        LockError: a restore into this database is running.
+    """
+    with sole_restore(target):
+        names = server_facts(target).databases
+    if result.undo.begun:
+        return "absent" if result.undo.begun in names and result.undo.kept not in names else "swapped"
+    return "absent" if result.restored in names or (result.undo.kept and result.undo.kept not in names) else "swapped"

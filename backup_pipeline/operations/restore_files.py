@@ -10,6 +10,7 @@ import os
 import time
 from datetime import datetime
 from pathlib import Path
+from typing import Literal
 
 from backup_pipeline.artefacts.capture import utc_now
 from backup_pipeline.errors import RefusedError
@@ -19,7 +20,7 @@ from backup_pipeline.model.record import ArtefactKind, ArtefactRecord
 from backup_pipeline.model.restore import RestoreMode, RestorePlan, RestoreResult, Undo
 from backup_pipeline.operations.emergency import make_emergency_set
 from backup_pipeline.operations.restore import Chosen, check_confirmed
-from backup_pipeline.operations.restore_records import write_result
+from backup_pipeline.operations.restore_records import forget_result, write_result
 from backup_pipeline.restore.folder import RestoredFiles
 from backup_pipeline.settings.types import FolderSource, OrdersSource, RepositorySource, SqliteSource
 
@@ -132,7 +133,6 @@ def apply_files(
     emergency = ""
     if plan.exists and not chosen.options.skip_emergency_backup:
         emergency = make_emergency_set(chosen.site, chosen.plan_name, chosen.source, run_id=run_id, progress=progress)
-    done = _restore(chosen, target, now, progress)
     result = RestoreResult(
         restore_id=f"{now:%Y-%m-%dT%H%M%SZ}-{chosen.source}",
         plan_id=plan.plan_id,
@@ -142,13 +142,30 @@ def apply_files(
         kind="files",
         options=chosen.options,
         target=str(target),
-        restored=str(done.target),
+        restored=str(target),
         emergency_set=emergency,
         started_at=now,
-        finished_at=utc_now(),
-        warnings=(*plan.warnings, *done.notes),
-        numbers={"seconds": round(time.monotonic() - began, 3), "files": done.files, "bytes": done.bytes},
-        undo=Undo(kind="path", live=target.name, kept=str(done.target)),
+        finished_at=now,
+        warnings=plan.warnings,
+        undo=Undo(kind="path", live=target.name, kept=str(target)),
+        swapping=True,
+    )
+    # Written first: a process that is killed in the swap leaves a record, and `undo` finds the way back.
+    write_result(chosen.site, result)
+    try:
+        done = _restore(chosen, target, now, progress)
+    except BaseException:
+        forget_result(chosen.site, result)
+        raise
+    result = result.model_copy(
+        update={
+            "restored": str(done.target),
+            "finished_at": utc_now(),
+            "warnings": (*plan.warnings, *done.notes),
+            "numbers": {"seconds": round(time.monotonic() - began, 3), "files": done.files, "bytes": done.bytes},
+            "undo": Undo(kind="path", live=target.name, kept=str(done.target)),
+            "swapping": False,
+        }
     )
     write_result(chosen.site, result)
     return result
@@ -170,6 +187,17 @@ def _restore(chosen: Chosen, target: Path, now: datetime, progress: ProgressSink
 
             extras = next((r for r in chosen.records if r.kind is ArtefactKind.FOLDER_TARBALL), None)
             return restore_repository(chosen.open, record, target, now=now, extras=extras)[0]
+
+
+def state_of_swap(result: RestoreResult) -> Literal["swapped", "absent"]:
+    """Return what became of a restore, or of its undo, whose process was killed in the swap; it is healed first.
+
+    Raises:
+        LockError: a restore of this target is running.
+    """
+    from backup_pipeline.restore.file_swap import is_swapped
+
+    return "swapped" if is_swapped(Path(result.undo.kept), result.started_at) else "absent"
 
 
 def undo_files(result: RestoreResult, now: datetime) -> None:

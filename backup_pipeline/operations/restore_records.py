@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 
 from pydantic import ValidationError as PydanticError
 
@@ -27,6 +28,12 @@ def write_result(site: Site, result: RestoreResult) -> None:
     )
 
 
+def forget_result(site: Site, result: RestoreResult) -> None:
+    """Remove a result: of a swap that did not happen."""
+    with contextlib.suppress(FileNotFoundError):
+        (open_store(site, result.plan).folder / RESTORES_FOLDER / f"{result.restore_id}.json").unlink()
+
+
 def results(site: Site, plan_name: str, source: str = "") -> list[RestoreResult]:
     """Return the plan's restores (of one source), oldest first."""
     found = []
@@ -36,10 +43,20 @@ def results(site: Site, plan_name: str, source: str = "") -> list[RestoreResult]
     return [result for result in found if not source or result.source == source]
 
 
-def last_to_undo(site: Site, plan_name: str, source: str) -> RestoreResult:
-    """Return the newest restore of a source that can be taken back; RefusedError with the way out when none can."""
-    for result in reversed(results(site, plan_name, source)):
-        if result.undone_at is not None:
+def last_to_undo(
+    site: Site, plan_name: str, source: str, settle: Callable[[RestoreResult], RestoreResult | None]
+) -> RestoreResult:
+    """Return the newest restore of a source that can be taken back; RefusedError with the way out when none can.
+
+    Args:
+        site: the site.
+        plan_name: the plan.
+        source: the source.
+        settle: finds out what became of a swap or undo that was killed; None for one that never happened.
+    """
+    for known in reversed(results(site, plan_name, source)):
+        result = settle(known) if known.undone_at is None and (known.swapping or known.undo.begun) else known
+        if result is None or result.undone_at is not None:
             continue
         if result.undo.kind != "none":
             return result

@@ -7,7 +7,7 @@ from datetime import datetime
 from backup_pipeline.artefacts.capture import utc_now
 from backup_pipeline.errors import RefusedError
 from backup_pipeline.model.restore import RestoreResult
-from backup_pipeline.operations.restore_records import last_to_undo, results, write_result
+from backup_pipeline.operations.restore_records import forget_result, last_to_undo, results, write_result
 from backup_pipeline.operations.targets import target_of
 from backup_pipeline.settings.site import Site
 from backup_pipeline.settings.types import OrdersSource, PostgresSource
@@ -16,7 +16,7 @@ from backup_pipeline.tools.postgres.target import PostgresTarget
 
 def plan_undo(site: Site, plan_name: str, source: str) -> RestoreResult:
     """Return the restore that an undo would take back; RefusedError when there is none."""
-    return last_to_undo(site, plan_name, source)
+    return _last(site, plan_name, source, utc_now())
 
 
 def undo_restore(
@@ -34,8 +34,8 @@ def undo_restore(
     Raises:
         RefusedError: nothing to undo, not confirmed, or what was kept is gone: nothing was changed.
     """
-    result = last_to_undo(site, plan_name, source)
     moment = now or utc_now()
+    result = _last(site, plan_name, source, moment)
     if confirm != result.undo.live:
         raise RefusedError(
             "The name given as confirmation is not that of what is live.",
@@ -45,14 +45,46 @@ def undo_restore(
     if result.undo.kind == "database":
         from backup_pipeline.operations.restore_database import undo_database
 
-        undo_database(_target(site, source).with_database(result.undo.live), result, moment)
+        undo_database(
+            _target(site, source).with_database(result.undo.live), result, moment,
+            begin=lambda aside: write_result(site, _begun(result, aside)),
+        )  # fmt: skip
     else:
         from backup_pipeline.operations.restore_files import undo_files
 
+        write_result(site, _begun(result, "yes"))
         undo_files(result, moment)
-    undone = result.model_copy(update={"undone_at": moment})
+    undone = _begun(result, "").model_copy(update={"undone_at": moment})
     write_result(site, undone)
     return undone
+
+
+def _begun(result: RestoreResult, aside: str) -> RestoreResult:
+    return result.model_copy(update={"undo": result.undo.model_copy(update={"begun": aside})})
+
+
+def _last(site: Site, plan_name: str, source: str, now: datetime) -> RestoreResult:
+    """Return the restore to undo, once it is known what became of one (or of an undo) that was killed in the swap."""
+
+    def settle(result: RestoreResult) -> RestoreResult | None:
+        if result.undo.kind == "database":
+            from backup_pipeline.operations.restore_database import state_of_swap
+
+            state = state_of_swap(_target(site, source).with_database(result.undo.live), result)
+        else:
+            from backup_pipeline.operations.restore_files import state_of_swap as state_of_files
+
+            state = state_of_files(result)
+        if state == "absent" and result.swapping:
+            forget_result(site, result)
+            return None
+        settled = _begun(result, "").model_copy(
+            update={"swapping": False, "undone_at": None if state == "swapped" else now}
+        )
+        write_result(site, settled)
+        return settled
+
+    return last_to_undo(site, plan_name, source, settle)
 
 
 def drop_kept(site: Site, plan_name: str, source: str, *, confirm: str) -> tuple[str, ...]:
@@ -68,7 +100,7 @@ def drop_kept(site: Site, plan_name: str, source: str, *, confirm: str) -> tuple
         Names of the databases that were dropped. Their restores cannot be undone any more.
     """
     from backup_pipeline.restore.swap import is_side_of
-    from backup_pipeline.tools.postgres.databases import drop_database, server_facts
+    from backup_pipeline.tools.postgres.databases import drop_database, server_facts, sole_restore
 
     target = _target(site, source)
     if confirm != target.database:
@@ -77,9 +109,10 @@ def drop_kept(site: Site, plan_name: str, source: str, *, confirm: str) -> tuple
             where=target.label,
             remedy=f"Confirm with --confirm {target.database}",
         )
-    names = sorted(name for name in server_facts(target).databases if is_side_of(name, target.database))
-    for name in names:
-        drop_database(target.with_database(name))
+    with sole_restore(target):
+        names = sorted(name for name in server_facts(target).databases if is_side_of(name, target.database))
+        for name in names:
+            drop_database(target.with_database(name))
     for result in results(site, plan_name, source):
         if result.undo.kind == "database" and result.undone_at is None:
             write_result(site, result.model_copy(update={"undo": result.undo.model_copy(update={

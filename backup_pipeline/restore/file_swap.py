@@ -283,6 +283,18 @@ def last_swap(target: Path) -> Swapped | None:
     return _told(real, done[-1]) if done else None
 
 
+def is_swapped(target: Path, at: datetime) -> bool:
+    """Return whether a restore of that moment is in place, after healing one that was killed in the middle.
+
+    Raises:
+        LockError: another process restores this target.
+    """
+    real = target.resolve()
+    with hold_lock(real.with_name(f".{real.name}.restore.lock"), purpose=f"look at {real.name}", wait_seconds=0):
+        heal(real)
+        return any(entry.at == at for entry in read_note(real).swaps)
+
+
 def undo(target: Path, *, now: datetime, wait_seconds: float = 30.0) -> Swapped:
     """Take back the newest restore of a target: what was kept stands there again, what was restored is kept instead.
 

@@ -100,12 +100,13 @@ def rebuild_database(
                         ).data_bytes  # fmt: skip
         settings = apply_properties(target, like) if like is not None else ()
     except BaseException:
-        _drop_quietly(target)
+        with suppress(BackupSystemError):
+            drop_copy(target)
         raise
     return Rebuilt(target, time.monotonic() - began, size, warnings, tuple(left.lines), settings)
 
 
-def _drop_quietly(target: PostgresTarget) -> None:
-    with suppress(BackupSystemError):
-        drop_subscriptions(target)
-        drop_database(target)
+def drop_copy(target: PostgresTarget) -> None:
+    """Drop a database that was made here, with its subscriptions, which would keep it from being dropped."""
+    drop_subscriptions(target)
+    drop_database(target)

@@ -245,9 +245,22 @@ def apply_properties(target: PostgresTarget, like: DatabaseProperties) -> tuple[
 
 
 def drop_database(target: PostgresTarget) -> None:
-    """Drop the target's database with its connections; nothing happens when it does not exist."""
+    """Drop the target's database with its connections; nothing happens when it does not exist.
+
+    Raises:
+        RefusedError: it has a subscription or a replication slot, which may hold a slot on another server.
+    """
     with maintenance(target) as connection:
-        connection.execute(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(target.database)))
+        try:
+            connection.execute(
+                sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(target.database))
+            )
+        except psycopg.errors.ObjectInUse as error:
+            raise RefusedError(
+                f"The database cannot be dropped: {error.diag.message_primary}.",
+                where=target.label,
+                remedy="Drop its subscriptions (DROP SUBSCRIPTION, in that database) or replication slots first.",
+            ) from error
 
 
 def create_roles(target: PostgresTarget, names: Iterable[str]) -> tuple[str, ...]:

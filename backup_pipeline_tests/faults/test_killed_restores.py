@@ -1,0 +1,177 @@
+"""A restore or undo that is killed around its swap: the next command knows what became of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from backup_pipeline.errors import LockError, RefusedError
+from backup_pipeline.model.restore import RestoreResult
+from backup_pipeline.model.set_id import SetId
+from backup_pipeline.operations import restore_database
+from backup_pipeline.operations.restore import apply_restore, plan_restore
+from backup_pipeline.operations.restore_records import results
+from backup_pipeline.operations.undo import drop_kept, plan_undo, undo_restore
+from backup_pipeline.restore import file_swap, swap
+from backup_pipeline.tools.postgres.databases import drop_database, server_facts, sole_restore
+from backup_pipeline.tools.postgres.target import PostgresTarget
+from backup_pipeline_tests.postgres.restoring import ask, run, sealed_set
+from backup_pipeline_tests.sites import TestSite, dsn
+
+SETTINGS = """
+store: backups
+sources:
+  shop: {kind: postgres, dsn_env: SHOP_URL}
+  files: {kind: folder, path: files}
+plans:
+  nightly: {sources: [shop, files]}
+"""
+
+
+class Scene:
+    """A site with a database and a folder, one set of both, and a later state of both."""
+
+    def __init__(self, test_site: TestSite, target: PostgresTarget, set_id: SetId) -> None:
+        self.test_site, self.target, self.set_id = test_site, target, set_id
+
+    def apply(self, source: str) -> RestoreResult:
+        site = self.test_site.site
+        plan = plan_restore(site, "nightly", self.set_id, source)
+        return apply_restore(
+            site, "nightly", self.set_id, source, plan_id=plan.plan_id, confirm=plan.confirm
+        )  # fmt: skip
+
+    def undo(self, source: str = "shop") -> None:
+        undo_restore(self.test_site.site, "nightly", source, confirm=self.confirm(source))
+
+    def confirm(self, source: str) -> str:
+        return self.target.database if source == "shop" else "files"
+
+    def undoable(self, source: str = "shop") -> bool:
+        try:
+            plan_undo(self.test_site.site, "nightly", source)
+        except RefusedError:
+            return False
+        return True
+
+    def state(self, source: str = "shop") -> str:
+        if source == "shop":
+            return str(ask(self.target, "select what from t")[0][0])
+        return (self.test_site.folder / "files/a").read_text()
+
+    def sides(self) -> list[str]:
+        names = server_facts(self.target).databases
+        return sorted(n.split("__")[1].split("_")[0] for n in names if n.startswith(f"{self.target.database}__"))
+
+
+@pytest.fixture
+def scene(tmp_path: Path, database: Callable[..., PostgresTarget]) -> Iterator[Scene]:
+    target = database()
+    run(target, "create table t (what text); insert into t values ('saved')")
+    site = TestSite(tmp_path)
+    site.variables["SHOP_URL"] = dsn(target)
+    site.write(SETTINGS)
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files/a").write_text("saved")
+    made = Scene(site, target, sealed_set(site.site, "nightly"))
+    run(target, "update t set what = 'later'")
+    (tmp_path / "files/a").write_text("later")
+    yield made
+    for name in server_facts(target).databases:
+        if name.startswith(f"{target.database}__"):
+            drop_database(target.with_database(name))
+
+
+def killed(module: object, step: str, work: Callable[[], object], *, after: bool) -> None:
+    """Do the work in a process that dies, without any cleaning up, before or after this step of it."""
+    pid = os.fork()
+    if pid == 0:
+        real = getattr(module, step)
+
+        def dies(*arguments: object, **named: object) -> None:
+            if after:
+                real(*arguments, **named)
+            os._exit(9)
+
+        setattr(module, step, dies)
+        try:
+            work()
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9
+
+
+def test_killed_after_the_swap_of_a_database_it_can_be_undone(scene: Scene) -> None:
+    killed(restore_database, "swap_in", lambda: scene.apply("shop"), after=True)
+    assert (scene.state(), scene.sides()) == ("saved", ["before"])
+    assert scene.undoable()
+    scene.undo()
+    assert (scene.state(), scene.sides()) == ("later", ["undone"])
+    assert not scene.undoable()
+
+
+def test_killed_before_the_swap_there_is_nothing_to_undo(scene: Scene) -> None:
+    killed(restore_database, "swap_in", lambda: scene.apply("shop"), after=False)
+    assert (scene.state(), scene.sides()) == ("later", ["restore"])
+    assert [result.swapping for result in results(scene.test_site.site, "nightly", "shop")] == [True]
+    assert not scene.undoable()
+    assert results(scene.test_site.site, "nightly", "shop") == []
+
+
+def test_what_a_restore_left_that_was_killed_before_its_swap_is_removed_by_the_next(scene: Scene) -> None:
+    killed(restore_database, "swap_in", lambda: scene.apply("shop"), after=False)
+    scene.apply("shop")
+    assert scene.sides() == ["before"]
+    assert [result.swapping for result in results(scene.test_site.site, "nightly", "shop")] == [False]
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_an_undo_that_is_killed_before_or_after_its_swap_is_not_done_twice(scene: Scene, after: bool) -> None:
+    scene.apply("shop")
+    killed(swap, "swap_back", scene.undo, after=after)
+    assert scene.state() == ("later" if after else "saved")
+    assert scene.undoable() is not after
+    if not after:
+        scene.undo()
+        assert scene.state() == "later"
+    assert not scene.undoable()
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_a_folders_restore_and_its_undo_are_known_after_being_killed(scene: Scene, after: bool) -> None:
+    killed(file_swap, "replace_last", lambda: scene.apply("files"), after=after)
+    assert scene.undoable("files"), "all that was missing is done"
+    assert scene.state("files") == "saved"
+    killed(file_swap, "_undo_part", lambda: scene.undo("files"), after=after)
+    assert not scene.undoable("files"), "an undo that has begun is finished"
+    assert scene.state("files") == "later"
+
+
+def test_what_restores_keep_is_not_dropped_under_a_restore_that_runs(scene: Scene) -> None:
+    with sole_restore(scene.target), pytest.raises(LockError):
+        drop_kept(scene.test_site.site, "nightly", "shop", confirm=scene.target.database)
+
+
+def test_a_copy_with_a_subscription_is_removed_when_the_restore_fails(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(scene.target, "create subscription feed connection 'host=127.0.0.1 port=1 dbname=x' publication p"
+                      " with (connect = false, slot_name = none)")  # fmt: skip
+    try:
+        scene.set_id = sealed_set(scene.test_site.site, "nightly")
+
+        def fail(*_: object, **__: object) -> None:
+            raise RefusedError("Injected.")
+
+        monkeypatch.setattr(restore_database, "swap_in", fail)
+        with pytest.raises(RefusedError, match="Injected"):
+            scene.apply("shop")
+        assert scene.sides() == []
+        assert results(scene.test_site.site, "nightly", "shop") == []
+        with pytest.raises(RefusedError, match="DROP SUBSCRIPTION"):
+            drop_database(scene.target)
+    finally:
+        run(scene.target, "drop subscription feed")
