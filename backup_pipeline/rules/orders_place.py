@@ -11,6 +11,7 @@ UNKNOWN_YEAR = "unknown"
 _NUMBER = re.compile(r"[0-9]{6}")
 _YEAR = re.compile(r"(?:19|20|21)[0-9]{2}")
 _SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,5}\Z")
+_DEEPEST = 64
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -36,7 +37,7 @@ def folder_of(row: OrderRow, year: str) -> str:
     folder is `<year>/<auftrag_nr>`.
 
     Raises:
-        ValidationError: the path is absolute, climbs with `..`, or holds control characters; or there is neither a
+        ValidationError: the path is absolute, climbs with `..`, holds control characters or is deeper than any archive; or there is neither a
             usable path nor a year and a number of six digits. The text names the column.
     """
     number, path = row[AUFTRAG_NR], row[FILE_PATH]
@@ -53,6 +54,8 @@ def folder_of(row: OrderRow, year: str) -> str:
         if parts and _SUFFIX.search(parts[-1]):
             del parts[-1]
         if len(parts) > 1 or (parts and not _YEAR.fullmatch(parts[0])):
+            if len(parts) > _DEEPEST:
+                raise ValidationError(f"file_path leads through more than {_DEEPEST} folders.")
             if any(part[0] == "." for part in parts):
                 raise ValidationError("file_path leads into a hidden folder.")
             return "/".join(parts)

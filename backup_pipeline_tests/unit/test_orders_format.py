@@ -121,8 +121,9 @@ def test_the_folder_is_where_file_path_says_or_year_and_number(path: str | None,
 
 @pytest.mark.parametrize(
     "path",
-    ["/etc/passwd", "../x/y", "2024/../../y/z", "C:\\x\\y", "\\\\srv\\x\\y", "2024/a\nb/c", ".git/x", "2024/.x/y"],
-)
+    ["/etc/passwd", "../x/y", "2024/../../y/z", "C:\\x\\y", "\\\\srv\\x\\y", "2024/a\nb/c", ".git/x", "2024/.x/y",
+     "x/" * 3000],
+)  # fmt: skip
 def test_a_path_that_may_leave_the_archive_is_refused(path: str) -> None:
     with pytest.raises(ValidationError, match="file_path"):
         folder_of(order(1, file_path=path), "2020")
