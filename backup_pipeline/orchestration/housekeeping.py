@@ -13,6 +13,8 @@ import dagster as dg
 from pydantic import Field
 
 from backup_pipeline.errors import SettingsError
+from backup_pipeline.model.set_id import is_set_id
+from backup_pipeline.orchestration.names import sets_partitions
 
 DAYS_VARIABLE = "BACKUP_PIPELINE_KEEP_RUNS_DAYS"
 DEFAULT_DAYS = 180
@@ -27,7 +29,11 @@ class HousekeepingConfig(dg.Config):
 
 
 def latest_runs(instance: dg.DagsterInstance) -> set[str]:
-    """Return the ids of runs that hold the latest materialisation of an asset or of one of its partitions."""
+    """Return the ids of runs that hold the latest materialisation of an asset or of one of its partitions.
+
+    Sets that are gone do not count: storage remembers every partition that there ever was, so that their runs would
+    pile up for ever.
+    """
     keep: set[str] = set()
     for key in instance.get_asset_keys():
         latest = instance.get_latest_materialization_event(key)
@@ -36,6 +42,8 @@ def latest_runs(instance: dg.DagsterInstance) -> set[str]:
         ids = instance.event_log_storage.get_latest_storage_id_by_partition(
             key, dg.DagsterEventType.ASSET_MATERIALIZATION
         )
+        sets = set(instance.get_dynamic_partitions(str(sets_partitions(key.path[0]).name)))
+        ids = {name: number for name, number in ids.items() if name in sets or not is_set_id(name)}
         if ids:
             records = instance.event_log_storage.get_event_records(
                 dg.EventRecordsFilter(

@@ -17,7 +17,7 @@ from backup_pipeline.operations.alerts_state import read_state
 from backup_pipeline.orchestration import home
 from backup_pipeline.orchestration.alerts import alert_sensors, subject_of
 from backup_pipeline.orchestration.housekeeping import housekeeping_definitions, housekeeping_job, old_runs
-from backup_pipeline.orchestration.names import PLAN_TAG
+from backup_pipeline.orchestration.names import PLAN_TAG, sets_partitions
 from backup_pipeline.settings.loader import load_site
 from backup_pipeline.settings.site import Site
 from backup_pipeline_tests.receivers import Requests, http_server
@@ -188,6 +188,21 @@ def test_housekeeping_keeps_the_latest_materialisation_of_each_asset_and_partiti
     assert set(old_runs(instance, later)) == {first, old}
     assert old_runs(instance, datetime.now(UTC) - timedelta(days=1)) == []
     assert {again, other, new}.isdisjoint(old_runs(instance, later))
+
+
+def test_housekeeping_keeps_no_run_of_a_set_that_is_gone(instance: dg.DagsterInstance) -> None:
+    sets = sets_partitions("nightly")
+
+    @dg.asset(key=["nightly", "verification"], partitions_def=sets)
+    def verification() -> None: ...
+
+    names = ["2026-11-18T020000Z", "2026-11-19T020000Z", "2026-11-20T020000Z"]
+    instance.add_dynamic_partitions(str(sets.name), names)
+    runs = [dg.materialize([verification], partition_key=name, instance=instance).run_id for name in names]
+    later = datetime.now(UTC) + timedelta(days=1)
+    assert old_runs(instance, later) == []
+    instance.delete_dynamic_partition(str(sets.name), names[0])
+    assert old_runs(instance, later) == runs[:1]
 
 
 def test_housekeeping_removes_old_runs_with_their_events_and_not_itself(
