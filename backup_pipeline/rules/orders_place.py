@@ -5,13 +5,24 @@ from __future__ import annotations
 import re
 
 from backup_pipeline.errors import ValidationError
-from backup_pipeline.model.order import AUFTRAG_NR, CREATED_AT, DATUM, FILE_PATH, OrderRow
+from backup_pipeline.model.order import (
+    AUFTRAG_NR,
+    CREATED_AT,
+    DATA_NAME,
+    DATUM,
+    FILE_PATH,
+    INDEX_NAME,
+    META_NAME,
+    OrderRow,
+)
 
 UNKNOWN_YEAR = "unknown"
 _NUMBER = re.compile(r"[0-9]{6}")
 _YEAR = re.compile(r"(?:19|20|21)[0-9]{2}")
 _SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,5}\Z")
 _DEEPEST = 64
+# Such a folder would stand where every export must write its index, or another order its pair.
+_OWN_NAMES = frozenset({INDEX_NAME, DATA_NAME, META_NAME})
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -37,8 +48,9 @@ def folder_of(row: OrderRow, year: str) -> str:
     folder is `<year>/<auftrag_nr>`.
 
     Raises:
-        ValidationError: the path is absolute, climbs with `..`, holds control characters or is deeper than any archive; or there is neither a
-            usable path nor a year and a number of six digits. The text names the column.
+        ValidationError: the path is absolute, climbs with `..`, holds control characters, is deeper than any archive or
+            goes through a name that the archive's own files have; or there is neither a usable path nor a year and a
+            number of six digits. The text names the column.
     """
     number, path = row[AUFTRAG_NR], row[FILE_PATH]
     if isinstance(path, str) and path:
@@ -56,6 +68,8 @@ def folder_of(row: OrderRow, year: str) -> str:
         if len(parts) > 1 or (parts and not _YEAR.fullmatch(parts[0])):
             if len(parts) > _DEEPEST:
                 raise ValidationError(f"file_path leads through more than {_DEEPEST} folders.")
+            if not _OWN_NAMES.isdisjoint(part.casefold() for part in parts):
+                raise ValidationError("file_path leads through a folder named like a file of the archive's own.")
             if any(part[0] == "." for part in parts):
                 raise ValidationError("file_path leads into a hidden folder.")
             return "/".join(parts)
