@@ -11,6 +11,7 @@ import dagster as dg
 import pytest
 
 from backup_pipeline.orchestration.build import build_definitions
+from backup_pipeline.orchestration.home import ensure_home
 from backup_pipeline.orchestration.names import artefact_key, key_part, manifest_key, sets_partitions, source_key
 from backup_pipeline.orchestration.proof_assets import due_sets
 from backup_pipeline.orchestration.run_resource import selected_sources
@@ -25,8 +26,10 @@ from backup_pipeline_tests.sites import GUSTAV, TestSite
 def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
     home = tmp_path / "home"
     home.mkdir()
-    with mock.patch.dict(os.environ, {"DAGSTER_HOME": str(home)}), dg.DagsterInstance.local_temp(str(home)) as made:
-        yield made
+    with mock.patch.dict(os.environ, {"DAGSTER_HOME": str(home)}):
+        ensure_home(home)
+        with dg.DagsterInstance.get() as made:
+            yield made
 
 
 def _run(

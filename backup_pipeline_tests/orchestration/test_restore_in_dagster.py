@@ -12,6 +12,7 @@ import dagster as dg
 import pytest
 
 from backup_pipeline.orchestration.build import build_definitions
+from backup_pipeline.orchestration.home import ensure_home
 from backup_pipeline.orchestration.restore_assets import restored_key
 from backup_pipeline.tools.postgres.connection import connected
 from backup_pipeline.tools.postgres.target import parse_target
@@ -24,8 +25,10 @@ _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
     home = tmp_path / "home"
     home.mkdir()
-    with mock.patch.dict(os.environ, {"DAGSTER_HOME": str(home)}), dg.DagsterInstance.local_temp(str(home)) as made:
-        yield made
+    with mock.patch.dict(os.environ, {"DAGSTER_HOME": str(home)}):
+        ensure_home(home)
+        with dg.DagsterInstance.get() as made:
+            yield made
 
 
 def _run(
