@@ -95,7 +95,6 @@ def main() -> None:
         take(page, f"{base}/runs/{newest_run(base, 'nightly_backup')}", folder / "run.png")
         orders = f"{base}/assets/nightly/supabase/public/orders"
         take(page, f"{orders}?view=overview", folder / "table.png")
-        take(page, f"{orders}?view=events", folder / "table-events.png")
         take(page, f"{orders}?view=checks&checkDetail=pandera_schema", folder / "table-checks.png")
         rows = f"{orders}?view=checks&checkDetail=row_count_not_collapsed"
         take(page, rows, folder / "table-rows.png", scroll=1200)

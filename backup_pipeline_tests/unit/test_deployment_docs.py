@@ -20,6 +20,12 @@ def test_every_link_between_the_documents_leads_somewhere(document: Path) -> Non
         assert (document.parent / target).exists(), target
 
 
+def test_every_picture_is_shown_in_a_document() -> None:
+    texts = "".join(document.read_text("utf-8") for document in DOCUMENTS)
+    unused = [path.name for path in (ROOT / "docs" / "pictures").iterdir() if f"pictures/{path.name})" not in texts]
+    assert unused == []
+
+
 GUIDES = [path for path in DOCUMENTS if path.stem.startswith("guide")]
 
 
