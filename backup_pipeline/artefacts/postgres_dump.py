@@ -82,6 +82,7 @@ def write_dump(
         client,
         snapshot.target,
         snapshot=snapshot.id,
+        encoding=catalog.encoding,
         format=settings.dump_format,
         lock_timeout_seconds=settings.lock_timeout_seconds,
     )

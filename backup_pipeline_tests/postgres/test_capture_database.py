@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -337,3 +339,19 @@ def test_every_role_that_a_restore_needs_is_named_whatever_its_name(database: Ma
             assert set(roles) - set(read_catalog(connection).roles) == {"needed by nothing"}
         finally:
             connection.execute(f"drop owned by {', '.join(quoted)}; drop role {', '.join(quoted)}".encode())
+
+
+def test_a_roles_own_encoding_does_not_reach_the_dump(database: Make, tmp_path: Path) -> None:
+    target = database()
+    with connected(target) as connection:
+        connection.execute(
+            "create role latin superuser login password 'latin'; alter role latin set client_encoding = 'LATIN1'"
+        )
+        connection.execute("create table public.t (a text); insert into public.t values ('😀')")
+    try:
+        done = capture(tmp_path, replace(target, user="latin", password="latin"))
+        (dump,) = done.folder.glob("*.sql.gz")
+        assert "😀" in gzip.decompress(dump.read_bytes()).decode()
+    finally:
+        with connected(target) as connection:
+            connection.execute("drop role latin")

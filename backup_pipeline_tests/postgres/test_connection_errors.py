@@ -42,3 +42,17 @@ def test_a_server_that_is_not_there_may_be_tried_again(database: Callable[..., P
     with pytest.raises(UnreachableError) as caught, connected(replace(database(), port=1)):
         pass
     assert not caught.value.permanent
+
+
+def test_a_server_that_takes_no_more_connections_is_not_told_as_one_that_is_down(
+    database: Callable[..., PostgresTarget],
+) -> None:
+    target = database()
+    with connected(target) as connection:
+        connection.execute("create role narrow login password 'narrow' connection limit 0")
+        try:
+            with pytest.raises(UnreachableError, match="takes no more connections") as caught:
+                connected(replace(target, user="narrow", password="narrow")).__enter__()
+        finally:
+            connection.execute("drop role narrow")
+    assert "connections" in caught.value.remedy

@@ -122,7 +122,8 @@ def test_the_folder_is_where_file_path_says_or_year_and_number(path: str | None,
 @pytest.mark.parametrize(
     "path",
     ["/etc/passwd", "../x/y", "2024/../../y/z", "C:\\x\\y", "\\\\srv\\x\\y", "2024/a\nb/c", ".git/x", "2024/.x/y",
-     "x/" * 3000, "archive-manifest.json/x.pdf", "Archive-Manifest.JSON/x.pdf", "2024/1/data.csv/x.pdf", "2024/meta.json/x"],
+     "x/" * 3000, "archive-manifest.json/x.pdf", "Archive-Manifest.JSON/x.pdf", "2024/data.csv/x.pdf",
+     "2024/meta.json/x"],
 )  # fmt: skip
 def test_a_path_that_may_leave_the_archive_is_refused(path: str) -> None:
     with pytest.raises(ValidationError, match="file_path"):

@@ -6,6 +6,7 @@ The pinned settings make text output the same whatever the server's or role's de
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 
 import psycopg
@@ -43,17 +44,36 @@ def _state_of_refusal(text: str) -> str:
     return "3D000" if missing and 'database "' in text else ""
 
 
-def without_values(error: psycopg.Error) -> str:
-    """Return what the server says, without its DETAIL and without quoted data, which belong to customers."""
-    if (error.sqlstate or "").startswith("P0"):
+_NO_ROOM = re.compile(r"too many (connections|clients)|connection slots are reserved|max clients")
+
+
+def takes_no_more(text: str) -> bool:
+    """Return whether a server, or a pooler before it, refuses because it has its fill of connections."""
+    return bool(_NO_ROOM.search(text))
+
+
+def no_more_connections(text: str, target: PostgresTarget) -> UnreachableError:
+    """Return the error for a server that takes no further connection."""
+    return UnreachableError(
+        f"The server takes no more connections: {text}.",
+        where=target.label,
+        remedy="Lower `connections` of the source (a backup takes that many and two more), or let the role have more.",
+    )
+
+
+def message_without_values(text: str, state: str) -> str:
+    """Return a server's message as one line without quoted data, which belong to customers."""
+    if state.startswith("P0"):
         # Words of the site's own functions: `RAISE EXCEPTION 'no stock of %', new.article`.
-        return f"a trigger or function of the database raised an error of its own (SQLSTATE {error.sqlstate})"
-    primary = error.diag.message_primary
-    text = " ".join((primary or str(error)).split()) or type(error).__name__
-    if (error.sqlstate or "").startswith("22"):
-        # Data exceptions quote the value: `invalid input syntax for type integer: "…"`.
-        text = text.split(': "', 1)[0]
-    return text.rstrip(".")
+        return f"a trigger or function of the database raised an error of its own (SQLSTATE {state})"
+    # Data exceptions quote the value: `invalid input syntax for type integer: "…"`.
+    return " ".join((text.split(': "', 1)[0] if state.startswith("22") else text).split())
+
+
+def without_values(error: psycopg.Error) -> str:
+    """Return what the server says, without its DETAIL and without quoted data."""
+    text = message_without_values(error.diag.message_primary or str(error), error.sqlstate or "")
+    return (text or type(error).__name__).rstrip(".")
 
 
 def translate_postgres_error(error: psycopg.Error, target: PostgresTarget) -> BackupSystemError:
@@ -80,6 +100,8 @@ def translate_postgres_error(error: psycopg.Error, target: PostgresTarget) -> Ba
             where=target.label,
             remedy="Another session holds a conflicting lock (a migration?); run again when it has finished.",
         )
+    if takes_no_more(text):
+        return no_more_connections(text, target)
     if isinstance(error, psycopg.OperationalError) and (not state or state[:2] in {"08", "57", "53"}):
         return UnreachableError(
             f"The server cannot be reached or went away: {text}.",

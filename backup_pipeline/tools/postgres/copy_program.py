@@ -15,7 +15,7 @@ from typing import BinaryIO, cast
 from backup_pipeline.errors import SourceError, UnreachableError
 from backup_pipeline.tools import processes
 from backup_pipeline.tools.postgres.clients import choose_client
-from backup_pipeline.tools.postgres.connection import PINNED_SETTINGS
+from backup_pipeline.tools.postgres.connection import PINNED_SETTINGS, no_more_connections, takes_no_more
 from backup_pipeline.tools.postgres.copy import CSV, with_encoding
 from backup_pipeline.tools.postgres.snapshot import Snapshot
 
@@ -66,7 +66,10 @@ def copy_program(snapshot: Snapshot, query: bytes, *, piece: int = 4 << 20) -> I
         yield from whole_rows(cast(BinaryIO, process.stdout), piece)
         code, messages = process.finish()
     if code != 0:
-        text = processes.last_lines(messages.replace(target.password, "***") if target.password else messages, 1)
+        errors = "\n".join(line for line in messages.splitlines() if "ERROR:" in line or "FATAL:" in line) or messages
+        text = processes.last_lines(errors.replace(target.password, "***") if target.password else errors, 1)
+        if takes_no_more(text):
+            raise no_more_connections(text, target)
         if _AWAY.search(messages):
             raise UnreachableError(
                 f"The server cannot be reached or went away during COPY: {text}.",

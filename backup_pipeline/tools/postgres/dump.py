@@ -12,6 +12,7 @@ from typing import Literal
 from backup_pipeline.errors import BackupSystemError, ToolError, UnreachableError
 from backup_pipeline.tools import processes
 from backup_pipeline.tools.postgres.clients import PostgresClient
+from backup_pipeline.tools.postgres.connection import no_more_connections, takes_no_more
 from backup_pipeline.tools.postgres.target import PostgresTarget
 
 DumpFormat = Literal["plain", "custom"]
@@ -26,11 +27,13 @@ def dump_command(
     target: PostgresTarget,
     *,
     snapshot: str,
+    encoding: str,
     format: DumpFormat = "plain",  # noqa: A002 — pg_dump's own word
     lock_timeout_seconds: float = 60.0,
 ) -> list[str | Path]:
     """Return the argument list of a whole dump inside an exported snapshot; no secret is in it.
 
+    `encoding` is the database's own: a role's setting could make pg_dump write another, which may lack characters.
     The custom format is compressed at level 1: it is for pg_restore's choice of objects, not for the smallest file.
     """
     shape = ["--format=plain"] if format == "plain" else ["--format=custom", "--compress=1"]
@@ -38,6 +41,7 @@ def dump_command(
         client.program("pg_dump"),
         *shape,
         f"--snapshot={snapshot}",
+        f"--encoding={encoding}",
         f"--lock-wait-timeout={max(1, round(lock_timeout_seconds * 1000))}",
         "--no-password",
         *target.program_arguments(),
@@ -92,6 +96,8 @@ def _failure(code: int, lines: list[str], target: PostgresTarget) -> BackupSyste
     # A failed COPY is reported with the statement, which is long and of no use to the reader.
     told = [re.sub(r"^pg_dump: (error: |detail: )?", "", line) for line in lines if "Command was:" not in line]
     text = processes.last_lines("\n".join(told[:3]))
+    if takes_no_more(text):
+        return no_more_connections(text, target)
     if any(sign in line for sign in _AWAY for line in lines):
         return UnreachableError(
             f"The server cannot be reached or went away during the dump (pg_dump exit code {code}): {text}.",
