@@ -16,5 +16,7 @@ def run_dagster(workspace: Path, *, port: int, folder: Path) -> int:
         port: port of the UI on the loopback address.
         folder: working folder.
     """
-    command = [sys.executable, "-m", "dagster", "dev", "-w", str(workspace), "-h", "127.0.0.1", "-p", str(port)]
+    # Dagster recommends `dg dev` instead, which needs a project of dg's own.
+    quiet = ["-W", "ignore:Function `dev_command` is superseded"]
+    command = [sys.executable, *quiet, "-m", "dagster", "dev", "-w", str(workspace), "-h", "127.0.0.1", "-p", str(port)]
     return run_in_foreground(command, cwd=folder)
