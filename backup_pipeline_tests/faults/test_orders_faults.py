@@ -43,11 +43,13 @@ restore_orders(folder / "Archiv", folder / "werkstatt.db", RestoreOptions(worker
 """
 
 
-def killed_after(program: str, seconds: float, *arguments: str) -> bool:
-    """Start a program, kill it that long after it says that it begins; return whether it was still running."""
+def killed_after(program: str, seconds: float, *arguments: str, made: Path | None = None) -> bool:
+    """Start a program, kill it that long after it begins, or has made a file; return whether it was still running."""
     process = subprocess.Popen([sys.executable, "-c", program, *arguments], stdout=subprocess.PIPE)
     assert process.stdout is not None
     process.stdout.readline()
+    while made and not made.exists() and process.poll() is None:
+        time.sleep(0.005)
     time.sleep(seconds)
     process.send_signal(signal.SIGKILL)
     process.stdout.close()
@@ -179,8 +181,9 @@ def test_two_exporters_at_once_both_end_well(tmp_path: Path) -> None:
 
 def test_the_lock_of_a_killed_export_is_taken_over(tmp_path: Path) -> None:
     workshop = Workshop(tmp_path, [order(i) for i in range(1, 2001)])
-    assert killed_after(EXPORT, 0.05, str(tmp_path), "100")
-    assert (workshop.archive / ".backup.lock").exists()
+    lock = workshop.archive / ".backup.lock"
+    assert killed_after(EXPORT, 0.05, str(tmp_path), "100", made=lock)
+    assert lock.exists()
     assert workshop.export(lock_wait_seconds=0.5).ok
 
 
