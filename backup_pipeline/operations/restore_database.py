@@ -30,6 +30,7 @@ from backup_pipeline.settings.types import OrdersSource, PostgresSource
 from backup_pipeline.tools.postgres.databases import (
     create_roles,
     drop_roles,
+    read_properties,
     server_facts,
     sole_restore,
 )
@@ -279,7 +280,8 @@ def _rebuild(chosen: Chosen, scene: Scene, run_id: str, progress: ProgressSink, 
             warnings += [f"role {role} was made without login" for role in made]
         done = rebuild_database(
             lambda: chosen.open(scene.dump.files[0].path), rebuilt, written_by=written_by(scene.dump),
-            like=scene.properties, jobs=jobs_of(chosen), careful=options.careful, progress=progress,
+            like=scene.properties, encoding=scene.expected.catalog.encoding if scene.expected.catalog else "",
+            jobs=jobs_of(chosen), careful=options.careful, progress=progress,
         )  # fmt: skip
         way_back.callback(drop_copy, rebuilt)
         numbers["restore_seconds"] = round(done.seconds, 3)
@@ -298,6 +300,10 @@ def _rebuild(chosen: Chosen, scene: Scene, run_id: str, progress: ProgressSink, 
                 where=f"{chosen.plan_name}/{chosen.set_id} {chosen.source}",
                 remedy="What was live is untouched and the copy was removed. Drill the set; use another one.",
             )
+        recorded, properties = scene.expected.catalog, read_properties(rebuilt)
+        collation = dict(properties.locale)["lc_collate"] if properties else ""
+        if recorded is not None and recorded.collation not in ("", collation):
+            warnings.append(f"texts are sorted by {collation}, those of the backup by {recorded.collation}")
         state, settled = keycloak.settle(rebuilt)
         warnings += settled
         emergency, kept = "", ""

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from backup_pipeline.errors import BackupSystemError
+from backup_pipeline.errors import BackupSystemError, RefusedError
 from backup_pipeline.model.base import JsonValue
 from backup_pipeline.model.progress import ProgressSink, no_progress
 from backup_pipeline.model.proof import Finding
 from backup_pipeline.restore.comparison import Expectation, compare_database
 from backup_pipeline.restore.neutralise import left_out
 from backup_pipeline.restore.rebuild import OpenDump, rebuild_database
-from backup_pipeline.tools.postgres.databases import DatabaseProperties, create_roles, server_facts
+from backup_pipeline.tools.postgres.databases import create_roles, server_facts
 from backup_pipeline.tools.postgres.restore_check import amcheck, quiet_copy
 from backup_pipeline.tools.postgres.scratch import mark_roles, scratch_database
 from backup_pipeline.tools.postgres.target import PostgresTarget
@@ -54,10 +54,17 @@ def drill_database(
         progress: told bytes loaded and tables compared.
 
     Raises:
-        BackupSystemError: the server is away or too old; a dump that cannot be restored is a finding instead.
+        RefusedError: the role may not create databases there.
+        BackupSystemError: the server is away, too old or full; a dump that cannot be restored is a finding instead.
     """
     outcome = DrillOutcome()
     facts = server_facts(server)
+    if not facts.may_create_databases:
+        raise RefusedError(
+            f"Role {facts.user} may not create databases, so nothing can be restored for a drill.",
+            where=server.label,
+            remedy="Name a role with CREATEDB in DRILL_DATABASE_URL.",
+        )
     needed = expected.roles.extensions if expected.roles else {}
     apart, missing = left_out(tuple(needed), facts.extensions)
     if missing:
@@ -80,7 +87,8 @@ def drill_database(
         outcome.details["roles_made_for_the_drill"] = list(made)
         try:
             rebuilt = rebuild_database(
-                open_dump, target, written_by=written_by, like=_like(expected, target), jobs=jobs,
+                open_dump, target, written_by=written_by,
+                encoding=expected.catalog.encoding if expected.catalog else "", jobs=jobs,
                 skip=apart if apart.extensions else None,
                 progress=progress,
             )  # fmt: skip
@@ -112,14 +120,3 @@ def drill_database(
         if more_checks is not None:
             outcome.findings += more_checks(target)
         return outcome
-
-
-def _like(expected: Expectation, target: PostgresTarget) -> DatabaseProperties | None:
-    """Return the properties of the scratch copy: only an encoding other than UTF-8 matters for what it can hold."""
-    encoding = expected.catalog.encoding if expected.catalog else ""
-    if not encoding or encoding == "UTF8":
-        return None
-    return DatabaseProperties(
-        name=target.database, owner=target.user, connection_limit=-1, comment=None, settings=(), grants=None, size=0,
-        locale=(("encoding", encoding), ("lc_collate", "C"), ("lc_ctype", "C")),
-    )  # fmt: skip

@@ -51,6 +51,7 @@ def rebuild_database(
     *,
     written_by: int = 0,
     like: DatabaseProperties | None = None,
+    encoding: str = "",
     jobs: int = 0,
     careful: bool = False,
     skip: Skip | None = None,
@@ -63,6 +64,7 @@ def rebuild_database(
         target: the new database.
         written_by: major of the pg_dump that wrote it; an older server or client is refused.
         like: the database whose encoding, collation, owner, grants and settings it takes over.
+        encoding: the backup's, which the new database must have.
         jobs: connections.
         careful: one psql session instead.
         skip: tells which parts of the dump are left out (never with `careful`).
@@ -78,7 +80,7 @@ def rebuild_database(
     facts = server_facts(target)
     left = LeftOut(facts.roles, superuser=facts.superuser)
     client = choose_client(facts.major, safe_restore=True, at_least=written_by)
-    create_database(target, like)
+    create_database(target, like, encoding)
     try:
         warnings: tuple[str, ...] = ()
         size = 0

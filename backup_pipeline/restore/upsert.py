@@ -123,7 +123,11 @@ class Upsert:
                 name = found[1].decode().replace("''", "'")
                 self._sequences.append((name, int(found[2]), found[3] == b"true"))
             elif named := _ENCODING.match(part.body):
-                encoding = "" if named[1] == b"UTF8" else named[1].decode()
+                encoding = named[1].decode()
+                if encoding == "SQL_ASCII":
+                    # As such the server would take any bytes; as its own encoding it checks them.
+                    encoding = session.server_encoding
+                encoding = "" if encoding == "UTF8" else encoding
 
     def compare(self) -> None:
         """Find what differs, and what stands against writing it."""

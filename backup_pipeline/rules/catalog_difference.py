@@ -40,6 +40,8 @@ def differences(
     # What an older release did not record says nothing.
     ignored_kinds = {*ignore_kinds, *(set(LATER_KINDS) - (set(expected.kinds) & set(found.kinds)))}
     result: list[Finding] = []
+    if expected.encoding and found.encoding and expected.encoding != found.encoding:
+        result.append(Finding(subject="encoding", problem=f"is {found.encoding}, in the backup {expected.encoding}"))
     for kind in sorted(set(expected.objects) | set(found.objects)):
         if kind in ignored_kinds:
             continue

@@ -163,3 +163,10 @@ def test_objects_of_every_kind_that_lie_in_an_ignored_schema_are_ignored() -> No
     found = Catalog(server_major=18, objects={"owner": dict.fromkeys(names, "somebody")})
     assert differences(Catalog(server_major=18), found, ignore_schemas=("auth",)) == []
     assert len(differences(Catalog(server_major=18), found, ignore_schemas=("other",))) == len(names)
+
+
+def test_another_encoding_is_a_difference() -> None:
+    older = Catalog(server_major=18)
+    assert differences(older, Catalog(server_major=18, encoding="UTF8")) == []
+    found = differences(Catalog(server_major=18, encoding="SQL_ASCII"), Catalog(server_major=18, encoding="UTF8"))
+    assert [finding.subject for finding in found] == ["encoding"]

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from backup_pipeline.errors import RefusedError, SourceError
 from backup_pipeline.restore.comparison import Expectation
 from backup_pipeline.restore.drill_database import drill_database
 from backup_pipeline.restore.rebuild import rebuild_database
+from backup_pipeline.tools.postgres.clients import choose_client
 from backup_pipeline.tools.postgres.databases import drop_database, server_facts
 from backup_pipeline.tools.postgres.embedded import EmbeddedServer
+from backup_pipeline.tools.postgres.psql import run_plain_dump
+from backup_pipeline.tools.postgres.restore_load import load_plain_dump
+from backup_pipeline.tools.postgres.restore_session import refused
 from backup_pipeline.tools.postgres.target import PostgresTarget
 from backup_pipeline_tests.postgres.restoring import NASTY, ask, dump_of, expectation_of, opened, run
 
@@ -91,6 +97,42 @@ def test_a_dump_cut_short_is_a_finding_and_leaves_nothing_behind(captured: Captu
     outcome = drill_database(opened(dump[: len(dump) // 2]), expected, server.target())
     assert "cannot be restored" in outcome.findings[0].problem
     assert server_facts(server.target()).databases == before
+
+
+def test_a_scratch_server_where_nothing_may_be_made_is_no_finding_about_the_set(
+    captured: Captured, server: EmbeddedServer
+) -> None:
+    dump, expected = captured
+    run(server.target(), "create role bystander login password 'x'")
+    limited = PostgresTarget("127.0.0.1", server.target().port, "postgres", "bystander", "x")
+    try:
+        with pytest.raises(RefusedError, match="may not create databases"):
+            drill_database(opened(dump), expected, limited)
+    finally:
+        run(server.target(), "drop role bystander")
+
+
+def test_what_is_the_servers_own_trouble_is_no_finding_about_the_set() -> None:
+    assert refused("x", "53100", where="", remedy="").permanent is False
+    assert refused("x", "42P01", where="", remedy="").permanent is True
+
+
+def test_a_statement_that_is_refused_is_named_without_the_literals_in_it(
+    database: Callable[..., PostgresTarget],
+) -> None:
+    dump = b"CREATE SUBSCRIPTION s CONNECTION 'host=x password=hidden' PUBLICATION p WITH (connect = false, nope = 1);"
+    with pytest.raises(SourceError, match=r"SQLSTATE 42601\) in: CREATE SUBSCRIPTION s CONNECTION") as raised:
+        load_plain_dump(io.BytesIO(dump), database())
+    assert "hidden" not in str(raised.value)
+    raising = b"DO $$ begin raise exception 'no stock of %', 'hidden'; end $$;"
+    with pytest.raises(SourceError, match="error of its own") as raised:
+        load_plain_dump(io.BytesIO(raising), database())
+    assert "hidden" not in str(raised.value)
+    target = database()
+    for line in ("SELECT 'hidden'::integer;", "DO 'begin raise exception ''hidden''; end';"):
+        with pytest.raises(SourceError, match=r"psql ended.*\(SQLSTATE (22P02|P0001)\)") as raised:
+            run_plain_dump(io.BytesIO(line.encode()), target, choose_client(18, safe_restore=True))
+        assert "hidden" not in str(raised.value)
 
 
 def test_a_missing_extension_is_named_with_the_way_out(captured: Captured, server: EmbeddedServer) -> None:

@@ -307,6 +307,46 @@ def test_careful_restores_through_psql_with_the_same_outcome(shop: Shop) -> None
     assert lines_of(dump_of(shop.target)) == saved
 
 
+def test_careful_without_superuser_rights_is_refused_where_a_line_would_be_and_changes_nothing(
+    shop: Shop, server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there, name = shop.target, shop.target.database
+    run(server.target(), f"create role {name}_app login createdb password 'app'; create role {name}_other nologin")
+    run(there, f"alter database {name} owner to {name}_app; alter schema public owner to {name}_app;"
+               f"alter table customers owner to {name}_app; alter table orders owner to {name}_other;"
+               f"grant select on orders, orders_id_seq to {name}_app")  # fmt: skip
+    limited = PostgresTarget(there.host, there.port, name, f"{name}_app", "app")
+    shop.test_site.variables["SHOP_URL"] = dsn(limited)
+    shop.test_site.write_env()
+    shop.set_id = sealed_set(shop.test_site.site, "nightly")
+    careful, before = RestoreOptions(careful=True), lines_of(dump_of(there))
+    try:
+        with pytest.raises(RefusedError, match="--careful runs the dump as it stands"):
+            shop.apply(careful)
+        monkeypatch.setattr("backup_pipeline.operations.restore_scene.foreseen", lambda *_: [])
+        with pytest.raises(BackupSystemError, match=rf'SET ROLE "{name}_other" \(SQLSTATE 42501\)'):
+            shop.apply(careful)
+        assert shop.databases() == {name}
+        assert lines_of(dump_of(there)) == before
+        assert shop.purposes() == [Purpose.BACKUP, Purpose.BACKUP]
+    finally:
+        run(there, f"reassign owned by {name}_app, {name}_other to current_user;"
+                   f"drop owned by {name}_app, {name}_other; drop role {name}_app, {name}_other")  # fmt: skip
+
+
+def test_a_lost_database_gets_the_encoding_of_its_backup(shop: Shop, server: EmbeddedServer) -> None:
+    name = shop.target.database
+    run(server.target(), f"drop database {name}")
+    run(server.target(), f"create database {name} template template0 encoding 'SQL_ASCII' locale 'C'")
+    run(shop.target, r"create table t (id integer primary key, x text); insert into t values (1, E'\xff\xfe')")
+    shop.set_id = sealed_set(shop.test_site.site, "nightly")
+    run(server.target(), f"drop database {name}")
+    shop.apply()
+    assert ask(server.target(), f"select pg_encoding_to_char(encoding) from pg_database where datname = '{name}'") == [
+        ("SQL_ASCII",)
+    ]
+
+
 def test_missing_roles_are_named_and_made_only_when_asked(shop: Shop, server: EmbeddedServer) -> None:
     run(shop.target, "create role left_us; grant select on orders to left_us")
     shop.set_id = sealed_set(shop.test_site.site, "nightly")

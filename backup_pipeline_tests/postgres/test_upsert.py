@@ -273,3 +273,30 @@ def test_no_error_of_an_upsert_holds_a_value_of_a_row(shop: tuple[PostgresTarget
     run(target, "drop trigger refuse on customers; delete from lines; alter table lines add must integer not null")
     with pytest.raises(SourceError, match="NOT NULL of column must of table lines does not hold"):
         upsert(shop)
+
+
+def test_bytes_of_no_encoding_are_checked_before_they_go_into_a_database_that_has_one(
+    server: EmbeddedServer, database: Callable[..., PostgresTarget]
+) -> None:
+    target, source = database(), server.target("no_encoding")
+    run(server.target(), "create database no_encoding template template0 encoding 'SQL_ASCII' locale 'C'")
+    try:
+        run(source, "create table t (id integer primary key, x text); insert into t values (1, 'ü'), (2, 'b')")
+        run(target, "create table t (id integer primary key, x text)")
+        upsert_database(opened(dump_of(source)), target, UpsertRequest(keyed), commit=True)
+        assert ask(target, "select x from t order by id") == [("ü",), ("b",)]
+        run(source, r"update t set x = E'\xff' where id = 2")
+        with pytest.raises(SourceError, match="22021"):
+            upsert_database(opened(dump_of(source)), target, UpsertRequest(keyed), commit=True)
+    finally:
+        run(server.target(), "drop database no_encoding")
+
+
+def test_the_name_of_a_sequence_in_a_dump_is_never_run(shop: tuple[PostgresTarget, bytes]) -> None:
+    target, dump = shop
+    run(target, "create sequence called; create function call() returns bigint language sql as"
+                " $$ select pg_catalog.nextval('public.called') $$")  # fmt: skip
+    hostile = b"SELECT pg_catalog.setval('public.orders_id_seq) q, lateral (select public.call()', 7, true);\n"
+    outcome = upsert((target, dump + hostile))
+    assert "a sequence whose name pg_dump would not write is left as it is" in outcome.warnings
+    assert ask(target, "select is_called from called") == [(False,)]

@@ -185,14 +185,25 @@ def _locale(encoding: str, collate: str, ctype: str, details: dict[str, object])
     return tuple(clauses)
 
 
-def create_database(target: PostgresTarget, like: DatabaseProperties | None = None) -> None:
+def create_database(target: PostgresTarget, like: DatabaseProperties | None = None, encoding: str = "") -> None:
     """Make the target's database, empty, from template0, with the encoding and collation of another.
+
+    Args:
+        target: the database.
+        like: the other one; the server's own encoding and collation when None.
+        encoding: the one that it must have (any when empty): where it is another, the collation is `C`, which fits all.
+            COPY of rows in SQL_ASCII checks nothing, so another encoding would end with texts that nobody can read.
 
     Raises:
         SourceError: it exists, or this role may not create databases, or the collation is unknown to the server.
     """
     clauses: list[sql.Composable] = [sql.SQL("template template0")]
-    for keyword, value in like.locale if like else ():
+    locale = like.locale if like else ()
+    if encoding:
+        usual = like or read_properties(target.with_database("template0"))
+        if usual is None or dict(usual.locale)["encoding"] != encoding:
+            locale = (("encoding", encoding), ("lc_collate", "C"), ("lc_ctype", "C"))
+    for keyword, value in locale:
         # Keywords come from `_locale`, values are data.
         clauses.append(sql.SQL(f"{keyword} {{}}").format(sql.Literal(value)))
     if like and like.tablespace != "pg_default":

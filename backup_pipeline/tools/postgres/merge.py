@@ -54,6 +54,11 @@ class MergeSession:
         return self._connection
 
     @property
+    def server_encoding(self) -> str:
+        """The encoding of the target's database."""
+        return self._connection.info.parameter_status("server_encoding") or "UTF8"
+
+    @property
     def staged(self) -> tuple[TableName, ...]:
         """Tables whose rows of the backup have been loaded."""
         return tuple(self._staged)

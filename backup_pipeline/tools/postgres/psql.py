@@ -17,11 +17,13 @@ from backup_pipeline.errors import RefusedError, SourceError
 from backup_pipeline.tools import processes
 from backup_pipeline.tools.files import CHUNK
 from backup_pipeline.tools.postgres.clients import PostgresClient
+from backup_pipeline.tools.postgres.connection import message_without_values
 from backup_pipeline.tools.postgres.restore_input import Readable
 from backup_pipeline.tools.postgres.target import PostgresTarget
 
 _HEAD = re.compile(rb"\A((?:--[^\n]*\n|\s*\n)*)\\restrict ([A-Za-z0-9]+)\n")
 _HELD_BACK = 4096
+_ERROR = re.compile(r"(.*?(?:ERROR|FATAL):) +([0-9A-Z]{5}): (.*)", re.DOTALL)
 
 
 def without_restrict_pair(reader: Readable) -> Iterator[bytes]:
@@ -58,7 +60,7 @@ def run_plain_dump(reader: Readable, target: PostgresTarget, client: PostgresCli
         )
     command: list[str | Path] = [
         client.program("psql"), "--no-psqlrc", "--quiet", "--no-password", "--set=ON_ERROR_STOP=1",
-        "--output=/dev/null", "--file=-", *target.program_arguments(),
+        "--set=VERBOSITY=verbose", "--output=/dev/null", "--file=-", *target.program_arguments(),
     ]  # fmt: skip
     key = secrets.token_hex(32).encode()
     with processes.running(command, env=target.program_environment(), with_stdin=True) as program:
@@ -74,13 +76,19 @@ def run_plain_dump(reader: Readable, target: PostgresTarget, client: PostgresCli
         code, messages = program.finish()
     lines = [line for line in messages.splitlines() if line.strip()]
     if code != 0:
-        errors = [line for line in lines if "ERROR:" in line or "error:" in line or "FATAL:" in line] or lines[-3:]
+        errors = [_told(line) for line in lines if "ERROR:" in line or "error:" in line or "FATAL:" in line]
         raise SourceError(
             f"psql ended with exit code {code}: {' | '.join(errors[:3]) or 'no message'}",
             where=target.label,
             remedy="The database that was being restored is not used; the live one is untouched.",
         )
     return tuple(lines)
+
+
+def _told(line: str) -> str:
+    """Return an error without values of rows, for which its SQLSTATE must be known."""
+    found = _ERROR.fullmatch(line)
+    return f"{found[1]} {message_without_values(found[3], found[2])} (SQLSTATE {found[2]})" if found else line
 
 
 def _write(program: processes.Running, data: bytes) -> None:

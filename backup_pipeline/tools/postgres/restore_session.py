@@ -5,17 +5,21 @@ Which statement is run where is `restore_load`'s and `fill`'s decision.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 
 from psycopg import Connection
 from psycopg.pq import ExecStatus
 from psycopg.rows import TupleRow
 
-from backup_pipeline.errors import SourceError
+from backup_pipeline.errors import SourceError, UnreachableError
+from backup_pipeline.tools.postgres.connection import message_without_values
 from backup_pipeline.tools.postgres.target import PostgresTarget
 
 # Told a statement that the server refused and the SQLSTATE; True leaves it out.
 Tolerate = Callable[[bytes, str], bool]
+# SQLSTATE classes: connection, resources (disk full, too many connections), operator's intervention, system.
+_TROUBLE_OF_THE_SERVER = frozenset({"08", "53", "57", "58"})
 
 
 def execute_statement(
@@ -33,12 +37,21 @@ def execute_statement(
     state = (result.error_field(ord("C")) or b"").decode()
     if tolerate is not None and tolerate(text, state):
         return
-    first = text.strip().split(b"\n")[0][:120].decode("utf-8", "replace")
-    raise SourceError(
-        f"{primary} (SQLSTATE {state}) in: {first}",
+    # Only up to the first literal: it may be a password (of a subscription) or data (of a large object).
+    first = re.split(rb"['$\n]", text.strip(), maxsplit=1)[0][:120].decode("utf-8", "replace")
+    raise refused(
+        f"{message_without_values(primary, state).rstrip('.')} (SQLSTATE {state}) in: {first}",
+        state,
         where=target.label,
         remedy="The database that was being restored is not used; the live one is untouched.",
     )
+
+
+def refused(what: str, state: str, *, where: str, remedy: str) -> SourceError:
+    """Return the error for what the server refused: a lasting one, unless it is the server's own trouble."""
+    if state[:2] in _TROUBLE_OF_THE_SERVER:
+        return UnreachableError(what, where=where, remedy="Look at the server (a full disk?), then run it again.")
+    return SourceError(what, where=where, remedy=remedy)
 
 
 def copy_rows(
@@ -60,12 +73,14 @@ def copy_rows(
                 for chunk in chunks:
                     copy.write(chunk)
                     size += len(chunk)
+                    del chunk  # before the next one is read
         except Exception as error:
             diagnosis = getattr(error, "diag", None)
             if diagnosis is not None and diagnosis.message_primary:
                 # The context holds the line of data that was refused; it belongs into no message.
-                raise SourceError(
+                raise refused(
                     f"The data of a table was refused (SQLSTATE {diagnosis.sqlstate}).",
+                    diagnosis.sqlstate or "",
                     where=f"{target.label}: {table[0]}.{table[1]}",
                     remedy="The live database is untouched. Look at the server's log for the row.",
                 ) from None

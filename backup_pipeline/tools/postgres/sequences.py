@@ -8,6 +8,8 @@ import psycopg
 from psycopg import Connection, sql
 from psycopg.rows import TupleRow
 
+from backup_pipeline.tools.postgres.restore_stream import split_qualified
+
 TableName = tuple[str, str]
 _SEQUENCE = """
 select s.seqincrement, q.last_value, q.is_called, n.nspname, t.relname, a.attname
@@ -40,8 +42,13 @@ def raise_sequence(
         What was done, "" when nothing.
     """
     try:
+        # Taken apart and quoted again: what stands in a dump is never run as it is.
+        name = sql.Identifier(*split_qualified(sequence))
+    except ValueError:
+        return "a sequence whose name pg_dump would not write is left as it is"
+    try:
         with connection.transaction():
-            query = sql.SQL(_SEQUENCE).format(sequence=sql.SQL(sequence))
+            query = sql.SQL(_SEQUENCE).format(sequence=name)
             row = connection.execute(query, [sequence]).fetchone()
     except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
         return f"sequence {sequence} is not in the target"
