@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, BinaryIO
 
@@ -24,6 +25,8 @@ from backup_pipeline.tools.postgres.target import PostgresTarget
 
 _PRIME = np.uint64(0x9E3779B97F4A7C15)
 _NULL = np.uint64(0xA5A5A5A5A5A5A5A5)
+# Bytes of a value from which it is hashed where it lies, instead of as an object of Python's, which holds it again.
+_LONG = 1 << 16
 
 
 def compare_exports(
@@ -98,6 +101,7 @@ def sum_of(pieces: Iterable[pa.Table]) -> tuple[int, int]:
     for piece in pieces:
         rows += piece.num_rows
         total += int(_row_hashes(piece).sum(dtype=np.uint64))
+        del piece  # before the next one is made
     return rows, total % (1 << 64)
 
 
@@ -108,8 +112,13 @@ def _row_hashes(table: pa.Table) -> Any:
         if not (pa.types.is_binary(data.type) or pa.types.is_large_binary(data.type)):
             data = data.cast(pa.string())
         null = pc.is_null(data).to_numpy()
-        filled = data.fill_null(b"" if not pa.types.is_string(data.type) else "")
-        hashes = hash_array(filled.to_numpy(zero_copy_only=False).astype(object), categorize=False)
+        long = np.flatnonzero(pc.fill_null(pc.greater_equal(pc.binary_length(data), _LONG), False).to_numpy())
+        digests = [hashlib.blake2b(data[row].as_buffer(), digest_size=8).digest() for row in long.tolist()]
+        empty = pa.scalar(b"" if not pa.types.is_string(data.type) else "", data.type)
+        if digests:
+            data = pc.if_else(pc.less(pc.binary_length(data), _LONG), data, empty)
+        hashes = hash_array(data.fill_null(empty).to_numpy(zero_copy_only=False).astype(object), categorize=False)
+        hashes[long] = np.frombuffer(b"".join(digests), dtype=np.uint64)
         mixed = (mixed ^ np.where(null, _NULL, hashes)) * _PRIME
         mixed ^= mixed >> np.uint64(29)
     return mixed

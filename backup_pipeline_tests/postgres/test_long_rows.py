@@ -116,3 +116,19 @@ def test_a_row_of_a_dump_is_not_kept_until_it_is_whole(size: int) -> None:
     whole.feed(dump)
     whole.finish()
     assert content.content_sha256 == whole.content_sha256
+
+
+def test_long_values_are_told_apart_wherever_the_pieces_end() -> None:
+    from backup_pipeline.restore.drill_exports import sum_of
+
+    long = "ü" * 40_000
+    rows = [{"t": "short", "b": b"x"}, {"t": long, "b": None}, {"t": None, "b": long.encode()}]
+    schema = pa.schema([("t", pa.string()), ("b", pa.binary())])
+
+    def table(*chosen: dict[str, object]) -> pa.Table:
+        return pa.Table.from_pylist(list(chosen), schema)
+
+    assert sum_of([table(*rows)]) == sum_of([table(row) for row in reversed(rows)])
+    other = {"t": long[:-1] + "u", "b": None}
+    assert sum_of([table(rows[0], other, rows[2])]) != sum_of([table(*rows)])
+    assert sum_of([table({"t": "", "b": None})]) != sum_of([table({"t": long, "b": None})])

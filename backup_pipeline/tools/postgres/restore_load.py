@@ -205,6 +205,8 @@ class _Loader:
         """Load one table over all connections at once; they take turns with its chunks."""
         table, header = block.table, block.header
         pieces: queue.Queue[object] = queue.Queue(maxsize=4 * self._pool.jobs)
+        # Not too many bytes either: a row may have 200 MB.
+        room = threading.Semaphore(self._pool.jobs)
 
         def taken() -> Iterator[bytes]:
             while True:
@@ -217,7 +219,11 @@ class _Loader:
                 if piece is None:
                     return
                 assert isinstance(piece, bytes)
+                large = len(piece) > LARGE_TABLE
                 yield piece
+                del piece
+                if large:
+                    room.release()
 
         def load(connection: Connection[TupleRow]) -> None:
             with translated(self._target):
@@ -225,10 +231,17 @@ class _Loader:
 
         for _ in range(self._pool.jobs):
             self._pool.submit(load)
+
+        def give(piece: bytes) -> None:
+            while len(piece) > LARGE_TABLE and not room.acquire(timeout=0.2):
+                self._pool.check()
+            self._pool.put(pieces, piece)
+
         while start:
-            self._pool.put(pieces, start.pop(0))
-        for chunk in rest:
-            self._pool.put(pieces, chunk)
+            give(start.pop(0))
+        while (chunk := next(rest, None)) is not None:
+            give(chunk)
+            del chunk  # before the next one is read
         for _ in range(self._pool.jobs):
             self._pool.put(pieces, None)
 

@@ -250,9 +250,12 @@ class DumpParts:
             # The marker may be cut in two by the end of the buffer: keep the last whole line back.
             last = buffer.rfind(b"\n", 0, max(0, len(buffer) - 3))
             if last >= 0:
-                self._buffer = buffer[last + 1 :]
-                yield buffer[: last + 1]
                 # Whole lines only: what is kept starts a line.
+                self._buffer = buffer[last + 1 :]
+                lines = buffer[: last + 1]
+                del buffer  # rows may be large: nothing is held that is not needed
+                yield lines
+                del lines
             if not self._more():
                 raise _foreign("it ends in the middle of a table's data")
             if last < 0:
@@ -265,6 +268,7 @@ class DumpParts:
                     if b"\n" in piece:
                         break
                 self._buffer = b"".join(pieces)
+                del pieces
 
 
 def _depth_of_bodies(words: list[bytes], word: bytes, begins: int) -> int:
