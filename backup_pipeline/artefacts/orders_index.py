@@ -87,6 +87,11 @@ def check_index(path: Path) -> IndexHead | None:
         StoreError: cannot be read.
     """
     damaged = ValidationError("The index is damaged.", where=str(path), remedy="The next export writes it anew.")
+    if path.exists() and not path.is_file():
+        raise ValidationError(
+            "Something that is no file stands in the place of the index.", where=str(path),
+            remedy="Remove it; the next export writes the index anew.",
+        )  # fmt: skip
     digest = hashlib.sha256()
     count = 0
     try:

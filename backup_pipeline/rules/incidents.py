@@ -118,14 +118,21 @@ def compose(notices: Sequence[Notice], *, site: str) -> Message:
     if good:
         lines.append("Over:")
         lines += [
-            f"  {_subject(incident)}{incident.what} (since {_time(incident.opened_at)})" for incident in good[:_SHOWN]
+            f"  {_subject(incident)}{_one_line(incident.what)} (since {_time(incident.opened_at)})"
+            for incident in good[:_SHOWN]
         ]
         if len(good) > _SHOWN:
             lines.append(f"  … and {len(good) - _SHOWN} more")
     first = (bad or good)[0]
     more = f" (+{len(bad or good) - 1})" if len(bad or good) > 1 else ""
     state = "" if bad else "over: "
-    return Message(f"[{site}] {state}{_subject(first)}{first.what}{more}", "\n".join(lines).strip(), bool(bad))
+    title = f"[{site}] {state}{_subject(first)}{first.what}{more}"
+    return Message(_one_line(title), "\n".join(lines).strip(), bool(bad))
+
+
+def _one_line(text: str) -> str:
+    """Return text without line ends: names with line breaks must not write lines of their own into a message."""
+    return " ".join(text.split())
 
 
 def _subject(incident: Incident) -> str:
@@ -146,7 +153,7 @@ def _paragraph(incident: Incident) -> list[str]:
         "since": _time(incident.opened_at),
         "link": incident.link,
     }
-    return [incident.what, *(f"  {name:<9}{value}" for name, value in fields.items() if value)]
+    return [_one_line(incident.what), *(f"  {name:<9}{_one_line(value)}" for name, value in fields.items() if value)]
 
 
 _SECRET_NAME = re.compile(

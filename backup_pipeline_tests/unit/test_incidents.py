@@ -128,6 +128,13 @@ NIGHTLY = {"schedule": "0 2 * * *", "timezone": "UTC", "overdue_after": None}
 LONG_AGO = NOON - timedelta(days=100)
 
 
+def test_a_name_with_line_breaks_writes_no_lines_of_its_own_into_a_message() -> None:
+    seen = trouble(what="table a\r\nBcc: all@example.org", artefact="a\n  link     https://example.org/bad")
+    message = compose([Notice(incident=seen.incident)], site="shop")
+    assert "\n" not in message.title + message.title.replace("\r", "\n")
+    assert not [line for line in message.body.splitlines() if line.strip().startswith(("link", "Bcc"))]
+
+
 @pytest.mark.parametrize(
     ("newest", "now", "late"),
     [

@@ -205,6 +205,21 @@ def test_an_order_that_moved_is_found_twice_and_the_newer_one_wins(workshop: Wor
     assert workshop.rows(workshop.folder / "new.db")[6] == moved
 
 
+def test_a_folder_in_the_place_of_the_index_is_told_and_stops_no_restore(workshop: Workshop) -> None:
+    workshop.export()
+    index = workshop.archive / INDEX_NAME
+    index.unlink()
+    index.mkdir()
+    assert kinds(workshop.verify())["index"] == [INDEX_NAME]
+    rows = workshop.rows()
+    workshop.database.unlink()
+    workshop.restore()
+    assert workshop.rows() == rows
+    assert INDEX_NAME in workshop.export().stopped
+    index.rmdir()
+    assert workshop.export().ok
+
+
 def test_without_the_index_the_next_export_reads_and_writes_only_the_index(workshop: Workshop) -> None:
     workshop.export()
     damage(workshop.archive / INDEX_NAME, lambda data: data.replace(b'"count": 30', b'"count": 31'))

@@ -19,7 +19,8 @@ DumpFormat = Literal["plain", "custom"]
 _CHUNK = 1 << 20
 _PIPE_SIZE = 1 << 20
 _AWAY = ("server closed the connection", "connection to server", "terminating connection", "SSL connection has been",
-         "could not connect", "no connection to the server", "the database system is")  # fmt: skip
+         "could not connect", "no connection to the server", "the database system is",
+         "SET TRANSACTION SNAPSHOT")  # fmt: skip
 
 
 def dump_command(
