@@ -11,6 +11,7 @@ import json
 import os
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -100,9 +101,13 @@ class Layout:
             )  # fmt: skip
 
     def healthy(self, name: str) -> bool:
-        """Run the service's health check as it is written."""
+        """Run the service's health check as it is written; not yet where its port is still closed."""
         kind, *words = SERVICES[name]["healthcheck"]["test"]
         assert kind == "CMD"
+        if port := {"code": self.grpc, "webserver": self.ui}.get(name):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) != 0:
+                    return False
         return self.inside(*words).returncode == 0
 
     def inside(self, *words: str) -> subprocess.CompletedProcess[str]:
@@ -256,6 +261,15 @@ RELOAD = """
 mutation Reload { reloadRepositoryLocation(repositoryLocationName: "backup-pipeline") {
   __typename ... on WorkspaceLocationEntry { loadStatus } ... on PythonError { message } } }
 """
+SCHEDULE = """
+query Schedule { scheduleOrError(scheduleSelector: {repositoryLocationName: "backup-pipeline",
+  repositoryName: "__repository__", scheduleName: "nightly_backup_schedule"}) {
+  ... on Schedule { scheduleState { id } } } }
+"""
+STOP_SCHEDULE = """
+mutation Stop($id: String!) { stopRunningSchedule(id: $id) {
+  __typename ... on ScheduleStateResult { scheduleState { status } } ... on PythonError { message } } }
+"""
 LAUNCH = """
 mutation Launch($job: String!) { launchRun(executionParams: {
   selector: {repositoryLocationName: "backup-pipeline", repositoryName: "__repository__", jobName: $job}
@@ -325,6 +339,10 @@ def test_a_site_runs_on_its_schedule_alerts_once_and_comes_back_by_the_runbook(
         "a scheduled run that failed",
         lambda: [run for run in runs(layout, "nightly_backup", "FAILURE") if scheduled(run)],
     )[-1]
+    # Turned off in the UI, the schedule starts no more.
+    schedule = layout.ask(SCHEDULE)["scheduleOrError"]["scheduleState"]["id"]
+    stopped = layout.ask(STOP_SCHEDULE, id=schedule)["stopRunningSchedule"]
+    assert stopped.get("scheduleState") == {"status": "STOPPED"}, stopped
     layout.wait("an alert", lambda: web.seen)
     assert ended(layout, launch(layout, "nightly_backup")) == "FAILURE"
     # The sensor sees both runs too, after whoever was quicker; it must not tell them again.
