@@ -34,12 +34,11 @@ def inspect(open_file: OpenFile, record: ArtefactRecord) -> list[Finding]:
     module, function = INSPECTIONS[record.kind]
     look = cast(Inspection, getattr(importlib.import_module(f"backup_pipeline.artefacts.{module}"), function))
     found: list[Finding] = []
+    subject = record.files[0].path if record.files else record.name
     try:
         found.extend(look(open_file, record))
     except BackupSystemError as error:
-        found.append(Finding(subject=record.files[0].path, problem=error.what, remedy=error.remedy))
+        found.append(Finding(subject=subject, problem=error.what, remedy=error.remedy))
     except Exception as error:  # noqa: BLE001 - a damaged file may make any library fail in any way
-        found.append(
-            Finding(subject=record.files[0].path, problem=f"cannot be read ({type(error).__name__}); it is damaged")
-        )
+        found.append(Finding(subject=subject, problem=f"cannot be read ({type(error).__name__}); it is damaged"))
     return found

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from enum import StrEnum
 from typing import Literal
 
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 
 from backup_pipeline.model.base import Frozen
 from backup_pipeline.model.record import ArtefactRecord
@@ -31,7 +30,7 @@ class Failure(Frozen):
     key: tuple[str, ...]
     what: str
     remedy: str = ""
-    at: datetime
+    at: AwareDatetime
 
 
 class Draft(Frozen):
@@ -50,7 +49,7 @@ class Draft(Frozen):
     purpose: Purpose = Purpose.BACKUP
     sources: tuple[str, ...]
     partial: bool = False
-    started_at: datetime
+    started_at: AwareDatetime
 
 
 class Manifest(Frozen):
@@ -63,8 +62,8 @@ class Manifest(Frozen):
     sources: tuple[str, ...]
     partial: bool = False
     status: Literal["complete"] = "complete"
-    started_at: datetime
-    sealed_at: datetime
+    started_at: AwareDatetime
+    sealed_at: AwareDatetime
     run_id: str
     root_run_id: str
     pipeline_version: str

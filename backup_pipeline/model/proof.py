@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Literal
 
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 
 from backup_pipeline.model.base import Frozen, JsonValue
 from backup_pipeline.model.set_id import SetId
@@ -48,8 +48,8 @@ class Proof(Frozen):
     set_id: SetId
     plan: str
     manifest_sha256: str
-    started_at: datetime
-    finished_at: datetime
+    started_at: AwareDatetime
+    finished_at: AwareDatetime
     passed: bool
     covered: tuple[str, ...] = ()
     findings: tuple[Finding, ...] = ()

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from enum import StrEnum
 from typing import Literal
 
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 
 from backup_pipeline.model.base import Frozen, JsonValue
 from backup_pipeline.model.set_id import SetId
@@ -122,8 +121,8 @@ class ArtefactRecord(Frozen):
     source_label: str
     server_version: str | None = None
     tool: ToolRecord | None = None
-    started_at: datetime
-    finished_at: datetime
+    started_at: AwareDatetime
+    finished_at: AwareDatetime
     checks: tuple[CheckResult, ...] = ()
     details: dict[str, JsonValue] = Field(default_factory=dict)
 

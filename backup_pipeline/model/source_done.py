@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Literal
+
+from pydantic import AwareDatetime
 
 from backup_pipeline.model.base import Frozen
 
@@ -21,5 +22,5 @@ class SourceDone(Frozen):
     done_version: Literal[1] = 1
     source: str
     keys: tuple[tuple[str, ...], ...]
-    started_at: datetime
-    finished_at: datetime
+    started_at: AwareDatetime
+    finished_at: AwareDatetime

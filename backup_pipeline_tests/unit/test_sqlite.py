@@ -82,6 +82,8 @@ def test_the_copy_and_every_table_come_back_equal(tmp_path: Path) -> None:
     assert not list(writer.folder.glob(".scratch*"))
     for record in records.values():
         assert inspect(writer.open, record) == []
+    (finding,) = inspect(writer.open, records["copy"].model_copy(update={"files": ()}))
+    assert finding.subject == records["copy"].name
 
 
 @pytest.mark.parametrize("change", [

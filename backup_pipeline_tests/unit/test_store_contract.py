@@ -288,6 +288,15 @@ def test_a_damaged_manifest_is_told_with_its_reason(local: LocalStore, content: 
         local.reopen(set_id)
 
 
+def test_a_manifest_whose_times_have_no_zone_is_damaged(local: LocalStore) -> None:
+    place = local.folder / sealed(local) / "manifest.json"
+    told = json.loads(place.read_bytes())
+    place.write_text(json.dumps({**told, "started_at": "2026-11-21T02:00:00"}))
+    known = local.read(local.ids()[0])
+    assert known.state is SetState.DAMAGED
+    assert "started_at" in known.problem
+
+
 def test_a_manifest_of_another_set_is_not_taken_for_this_one(local: LocalStore) -> None:
     one, two = sealed(local, 1), sealed(local, 2)
     (local.folder / two / "manifest.json").write_bytes((local.folder / one / "manifest.json").read_bytes())
