@@ -22,12 +22,13 @@ from backup_pipeline.operations.targets import target_of
 from backup_pipeline.restore import keycloak, supabase
 from backup_pipeline.restore.comparison import compare_database
 from backup_pipeline.restore.platform_fill import fill_platform
-from backup_pipeline.restore.rebuild import drop_copy, rebuild_database
+from backup_pipeline.restore.rebuild import UNFINISHED, drop_copy, rebuild_database
 from backup_pipeline.restore.swap import BEFORE, RESTORE, is_side_of, side_name, swap_in
 from backup_pipeline.restore.upsert import UpsertOutcome, UpsertRequest, matches, parse_rows, upsert_database
 from backup_pipeline.rules.left_out import told
 from backup_pipeline.settings.types import OrdersSource, PostgresSource
 from backup_pipeline.tools.postgres.databases import (
+    comment_on_database,
     create_roles,
     drop_roles,
     read_properties,
@@ -162,7 +163,8 @@ def apply_database(
     """Apply a plan; see `restore.apply_restore`."""
     settings = chosen.site.source(chosen.source)
     assert isinstance(settings, PostgresSource | OrdersSource)
-    with sole_restore(target_of(chosen.site, settings, chosen.source)):
+    target = target_of(chosen.site, settings, chosen.source)
+    with sole_restore(target.with_database(chosen.options.into) if chosen.options.into else target):
         scene = look(chosen, progress)
         check_confirmed(scene.plan, plan_id, confirm)
         chosen.check_files(ArtefactKind.POSTGRES_DUMP, ArtefactKind.POSTGRES_ROLES)
@@ -269,6 +271,8 @@ def _rebuild(chosen: Chosen, scene: Scene, run_id: str, progress: ProgressSink, 
             for known in results(chosen.site, chosen.plan_name, chosen.source):
                 if known.swapping and known.restored == left:
                     forget_result(chosen.site, known)
+    if not swapping and scene.properties is not None:
+        drop_copy(target)  # what a killed restore left: the plan says so, and refuses any other
     name = side_name(target.database, RESTORE, now, facts.databases) if swapping else target.database
     rebuilt = target.with_database(name)
     numbers: dict[str, float | int] = {}
@@ -280,7 +284,8 @@ def _rebuild(chosen: Chosen, scene: Scene, run_id: str, progress: ProgressSink, 
             warnings += [f"role {role} was made without login" for role in made]
         done = rebuild_database(
             lambda: chosen.open(scene.dump.files[0].path), rebuilt, written_by=written_by(scene.dump),
-            like=scene.properties, encoding=scene.expected.catalog.encoding if scene.expected.catalog else "",
+            like=scene.properties if swapping else None, comment="" if swapping else UNFINISHED,
+            encoding=scene.expected.catalog.encoding if scene.expected.catalog else "",
             jobs=jobs_of(chosen), careful=options.careful, progress=progress,
         )  # fmt: skip
         way_back.callback(drop_copy, rebuilt)
@@ -325,6 +330,8 @@ def _rebuild(chosen: Chosen, scene: Scene, run_id: str, progress: ProgressSink, 
             swap_began = time.monotonic()
             swap_in(target, name, kept)
             numbers["swap_seconds"] = round(time.monotonic() - swap_began, 3)
+        else:
+            comment_on_database(rebuilt, None)
         way_back.pop_all()
     numbers["seconds"] = round(time.monotonic() - began, 3)
     progress(Progress("restore", done.data_bytes, done.data_bytes, finished=True))

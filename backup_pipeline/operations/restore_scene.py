@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from dataclasses import dataclass
 
 from backup_pipeline.errors import ToolError
@@ -20,6 +21,7 @@ from backup_pipeline.operations.restore import Chosen
 from backup_pipeline.operations.targets import target_of
 from backup_pipeline.restore import keycloak, supabase
 from backup_pipeline.restore.comparison import Expectation
+from backup_pipeline.restore.rebuild import UNFINISHED
 from backup_pipeline.restore.swap import BEFORE, RESTORE
 from backup_pipeline.rules.left_out import foreseen, told
 from backup_pipeline.settings.types import OrdersSource, PostgresSource
@@ -27,6 +29,7 @@ from backup_pipeline.tools.postgres.clients import choose_client
 from backup_pipeline.tools.postgres.databases import (
     DatabaseProperties,
     ServerFacts,
+    data_folder,
     obstacles_to_rename,
     read_properties,
     server_facts,
@@ -88,6 +91,15 @@ def look(chosen: Chosen, progress: ProgressSink) -> Scene:
     )
     reasons, warnings = _judge(chosen, dump, expected, target, facts, properties, fills=fills)
     size = sum(table.bytes for table in expected.catalog.tables) if expected.catalog else dump.size * 5
+    needed = int(size * _SPACE_FACTOR) if options.mode is RestoreMode.REBUILD else size
+    free = _free_bytes(target, properties)
+    if free is not None and free < needed:
+        text = f"about {needed / 1e6:,.0f} MB are needed where the server has its data, {free / 1e6:,.0f} MB are free"
+        if free < size and options.mode is RestoreMode.REBUILD:
+            # Not even the tables fit. A server whose disk runs full stops, with everything that is live on it.
+            reasons.append(f"{text} (undo {chosen.plan_name}/{chosen.source} --drop-kept removes what restores kept)")
+        else:
+            warnings.append(text)
     plan = RestorePlan(
         plan_id=_plan_id(chosen, target, marks, properties),
         set_id=chosen.set_id,
@@ -99,8 +111,8 @@ def look(chosen: Chosen, progress: ProgressSink) -> Scene:
         exists=properties is not None,
         server_version=facts.version,
         backup_version=dump.server_version or "",
-        bytes_needed=int(size * _SPACE_FACTOR) if options.mode is RestoreMode.REBUILD else size,
-        bytes_free=chosen.store.free_bytes() if target.host in ("localhost", "127.0.0.1", "::1") else None,
+        bytes_needed=needed,
+        bytes_free=free,
         seconds=_estimate(
             chosen, size, emergency=properties is not None and not options.into and not options.skip_emergency_backup
         ),
@@ -111,6 +123,12 @@ def look(chosen: Chosen, progress: ProgressSink) -> Scene:
         reasons_against=tuple(reasons),
     )
     return Scene(dump, expected, target, facts, properties, marks, fills, plan)
+
+
+def _free_bytes(target: PostgresTarget, properties: DatabaseProperties | None) -> int | None:
+    """Return what is free where the server keeps its data; None where that cannot be seen from here."""
+    folder = data_folder(target) if properties is None or properties.tablespace == "pg_default" else None
+    return shutil.disk_usage(folder).free if folder else None
 
 
 def jobs_of(chosen: Chosen) -> int:
@@ -225,7 +243,9 @@ def _judge(
         warnings.append("Supabase: the platform's own schemas are left as they are; rows of auth and storage go into "
                         "its tables")  # fmt: skip
     elif options.into:
-        if properties is not None:
+        if properties is not None and properties.comment == UNFINISHED:
+            warnings.append(f"database {options.into} is what a restore left that was killed: it is removed first")
+        elif properties is not None:
             reasons.append(f"database {options.into} exists already")
     elif properties is not None:
         if not facts.superuser and properties.owner != facts.user:

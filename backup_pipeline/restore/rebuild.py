@@ -18,6 +18,7 @@ from backup_pipeline.tools.postgres.clients import choose_client
 from backup_pipeline.tools.postgres.databases import (
     DatabaseProperties,
     apply_properties,
+    comment_on_database,
     create_database,
     drop_database,
     server_facts,
@@ -31,6 +32,8 @@ from backup_pipeline.tools.postgres.restore_pool import default_jobs, session_se
 from backup_pipeline.tools.postgres.target import PostgresTarget
 
 OpenDump = Callable[[], BinaryIO]
+# Comment of a database that is not whole yet, for those who find it after its process was killed.
+UNFINISHED = "backup-pipeline restores into this database: it is not whole"
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ def rebuild_database(
     written_by: int = 0,
     like: DatabaseProperties | None = None,
     encoding: str = "",
+    comment: str = "",
     jobs: int = 0,
     careful: bool = False,
     skip: Skip | None = None,
@@ -65,6 +69,7 @@ def rebuild_database(
         written_by: major of the pg_dump that wrote it; an older server or client is refused.
         like: the database whose encoding, collation, owner, grants and settings it takes over.
         encoding: the backup's, which the new database must have.
+        comment: set as soon as the database is there; the caller removes it.
         jobs: connections.
         careful: one psql session instead.
         skip: tells which parts of the dump are left out (never with `careful`).
@@ -82,6 +87,8 @@ def rebuild_database(
     client = choose_client(facts.major, safe_restore=True, at_least=written_by)
     create_database(target, like, encoding)
     try:
+        if comment:
+            comment_on_database(target, comment)
         warnings: tuple[str, ...] = ()
         size = 0
         with open_dump() as file:

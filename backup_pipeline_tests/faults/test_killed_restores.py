@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from backup_pipeline.errors import LockError, RefusedError
-from backup_pipeline.model.restore import RestoreResult
+from backup_pipeline.model.restore import RestoreOptions, RestoreResult
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.operations import restore_database
 from backup_pipeline.operations.restore import apply_restore, plan_restore
 from backup_pipeline.operations.restore_records import results
 from backup_pipeline.operations.undo import drop_kept, plan_undo, undo_restore
 from backup_pipeline.restore import file_swap, swap
-from backup_pipeline.tools.postgres.databases import drop_database, server_facts, sole_restore
+from backup_pipeline.tools.postgres.databases import drop_database, read_properties, server_facts, sole_restore
 from backup_pipeline.tools.postgres.target import PostgresTarget
 from backup_pipeline_tests.postgres.restoring import ask, run, sealed_set
 from backup_pipeline_tests.sites import TestSite, dsn
@@ -37,11 +37,11 @@ class Scene:
     def __init__(self, test_site: TestSite, target: PostgresTarget, set_id: SetId) -> None:
         self.test_site, self.target, self.set_id = test_site, target, set_id
 
-    def apply(self, source: str) -> RestoreResult:
-        site = self.test_site.site
-        plan = plan_restore(site, "nightly", self.set_id, source)
+    def apply(self, source: str, into: str = "") -> RestoreResult:
+        site, options = self.test_site.site, RestoreOptions(into=into)
+        plan = plan_restore(site, "nightly", self.set_id, source, options)
         return apply_restore(
-            site, "nightly", self.set_id, source, plan_id=plan.plan_id, confirm=plan.confirm
+            site, "nightly", self.set_id, source, options, plan_id=plan.plan_id, confirm=plan.confirm
         )  # fmt: skip
 
     def undo(self, source: str = "shop") -> None:
@@ -126,6 +126,20 @@ def test_what_a_restore_left_that_was_killed_before_its_swap_is_removed_by_the_n
     scene.apply("shop")
     assert scene.sides() == ["before"]
     assert [result.swapping for result in results(scene.test_site.site, "nightly", "shop")] == [False]
+
+
+def test_a_database_of_another_name_that_is_not_whole_says_so_and_is_made_again(scene: Scene) -> None:
+    name = f"{scene.target.database}__copy"
+    copy = scene.target.with_database(name)
+    killed(restore_database, "compare_database", lambda: scene.apply("shop", into=name), after=False)
+    assert (left := read_properties(copy)) is not None
+    assert "not whole" in (left.comment or "")
+    scene.apply("shop", into=name)
+    assert (made := read_properties(copy)) is not None
+    assert made.comment is None
+    assert ask(copy, "select what from t") == [("saved",)]
+    with pytest.raises(RefusedError, match="exists already"):
+        scene.apply("shop", into=name)
 
 
 @pytest.mark.parametrize("after", [False, True])

@@ -6,6 +6,7 @@ import gzip
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import psycopg
 import pytest
@@ -345,6 +346,37 @@ def test_a_lost_database_gets_the_encoding_of_its_backup(shop: Shop, server: Emb
     assert ask(server.target(), f"select pg_encoding_to_char(encoding) from pg_database where datname = '{name}'") == [
         ("SQL_ASCII",)
     ]
+
+
+def test_a_restore_that_would_fill_the_disk_of_the_live_server_is_refused(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = shop.plan()
+    assert plan.bytes_needed
+    size = int(plan.bytes_needed / 2.5)
+    asked = []
+
+    def usage(free: int) -> None:
+        def answer(folder: Path) -> tuple[int, int, int]:
+            asked.append(folder)
+            return _Usage(2 * free, free, free)
+
+        monkeypatch.setattr("backup_pipeline.operations.restore_scene.shutil.disk_usage", answer)
+
+    usage(size - 1000)
+    assert "MB are needed where the server has its data" in str(shop.plan().reasons_against)
+    usage(size + 1000)
+    plan = shop.plan()
+    assert plan.reasons_against == ()
+    assert "MB are needed where the server has its data" in str(plan.warnings)
+    assert plan.bytes_free == size + 1000
+    assert {(folder / "PG_VERSION").exists() for folder in asked} == {True}
+
+
+class _Usage(NamedTuple):
+    total: int
+    used: int
+    free: int
 
 
 def test_missing_roles_are_named_and_made_only_when_asked(shop: Shop, server: EmbeddedServer) -> None:

@@ -214,6 +214,14 @@ def create_database(target: PostgresTarget, like: DatabaseProperties | None = No
         )
 
 
+def comment_on_database(target: PostgresTarget, comment: str | None) -> None:
+    """Set or remove the comment of the target's database."""
+    with maintenance(target) as connection:
+        connection.execute(
+            sql.SQL("comment on database {} is {}").format(sql.Identifier(target.database), sql.Literal(comment))
+        )
+
+
 def apply_properties(target: PostgresTarget, like: DatabaseProperties) -> tuple[str, ...]:
     """Give the target's database the owner, limit, comment, settings and grants of another, in one transaction.
 
