@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+import gc
 import hashlib
 import itertools
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from alembic.script import ScriptDirectory
 
 from backup_pipeline.tools.postgres.connection import connected
 from backup_pipeline.tools.postgres.embedded import EmbeddedServer, scratch_server
@@ -22,6 +26,13 @@ _NUMBER = itertools.count(1)
 # Dagster stops its own by SIGINT.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Where the environment forbids it, each process would compile every test again, at each run.
+sys.dont_write_bytecode = False
+# As the command line does: what is imported stays, and to look for garbage among it takes a tenth of the time.
+gc.set_threshold(100_000)
+# Dagster reads its sixty migrations anew for each file of a history that it opens or makes.
+ScriptDirectory.from_config = functools.cache(ScriptDirectory.from_config)  # type: ignore[method-assign]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
