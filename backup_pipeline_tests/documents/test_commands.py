@@ -31,8 +31,13 @@ TO_RUN = {"sh", "script", "makefile", "crontab"}
 WITH_COMMANDS = [path for path in DOCUMENTS if any(block.kind in TO_RUN for block in blocks(path))]
 
 
-@pytest.mark.takes(seconds=50)
-@pytest.mark.parametrize("name", sorted(SCENES))
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.takes(seconds=50 if name == "deployment" else 10))
+        for name in sorted(SCENES)
+    ],
+)
 def test_every_command_of_the_document_runs(
     name: str, tmp_path: Path, database: Callable[..., PostgresTarget], template: Callable[[str, str], str],
     server: EmbeddedServer,
