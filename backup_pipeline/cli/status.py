@@ -56,7 +56,7 @@ def status(
         from backup_pipeline.tools.files import write_atomically
 
         page = status_page(found, now=now, site=site.folder.name, timezone=site.settings.timezone)
-        write_atomically(html.absolute(), page.encode())
+        write_atomically(html.resolve(), page.encode())
     if as_json:
         print_json({"plans": [one.as_dict(now) for one in found], "html": str(html) if html else None})
         return

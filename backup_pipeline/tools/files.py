@@ -79,6 +79,10 @@ class AtomicFile(io.RawIOBase):
         self._digest = hashlib.sha256()
         self.size = 0
         self._done = False
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            # The rename would put a file in the place of a device, for everybody on this machine.
+            self._done = True
+            raise StoreError("Not an ordinary file.", where=str(path), remedy="Name a file.")
         try:
             descriptor = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
         except OSError as error:

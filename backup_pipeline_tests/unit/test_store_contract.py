@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 from collections.abc import Callable
 from datetime import timedelta
@@ -19,7 +20,7 @@ from backup_pipeline.model.set_id import SetId, set_id_at
 from backup_pipeline.model.source_done import SourceDone
 from backup_pipeline.stores.contract import SetWriter, Store
 from backup_pipeline.stores.local import LocalStore
-from backup_pipeline.tools.files import make_folders
+from backup_pipeline.tools.files import make_folders, write_atomically
 from backup_pipeline_tests.archive_sets import NOW
 
 STORES: dict[str, Callable[[Path], Store]] = {"local": lambda folder: LocalStore(folder / "store", "nightly")}
@@ -343,3 +344,12 @@ def test_a_folder_that_cannot_be_made_is_one_of_the_familys_errors(tmp_path: Pat
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StoreError, match="file"):
         make_folders(tmp_path / "file" / "below", 0o700)
+
+
+def test_nothing_is_put_in_the_place_of_a_device(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(StoreError, match="Not an ordinary file"):
+        write_atomically(pipe, b"x")
+    assert pipe.is_fifo()
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
