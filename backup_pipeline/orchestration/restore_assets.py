@@ -223,7 +223,7 @@ def restore_asset(site: Site, plan: str) -> dg.AssetsDefinition | None:
             if config.step is Step.PLAN:
                 found = plan_restore(site, plan, set_id, config.source, config.options(), progress=progress)
                 context.log.info(
-                    f"To apply this plan, run again with step: APPLY, plan_id: {found.plan_id}, confirm: {found.confirm}"
+                    f"To apply it, run again with step: APPLY, plan_id: {found.plan_id}, confirm: {found.confirm}"
                 )
                 context.log_event(
                     dg.AssetObservation(
