@@ -56,6 +56,8 @@ def read_document(text: str) -> Document:
         data = loader.construct_document(node)
     except yaml.YAMLError as error:
         return Document(None, {}, _form_faults(error, text))
+    except RecursionError:
+        return Document(None, {}, (FileFault(1, (), "nested deeper than any settings are"),))
     finally:
         loader.dispose()
     lines: dict[FieldPath, int] = {}

@@ -110,6 +110,10 @@ def test_every_tab_of_the_indentation_is_named(faults):
     ]
 
 
+def test_brackets_without_end_are_a_fault(faults):
+    assert faults("[" * 50_000) == ["1: nested deeper than any settings are"]
+
+
 def test_an_unquoted_cron_expression_that_begins_with_a_star_is_explained(faults):
     (found,) = faults(GOOD.replace('"0 2 * * *"', "*/5 * * * *"))
     assert found.startswith("8: not YAML")
