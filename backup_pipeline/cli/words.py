@@ -18,11 +18,11 @@ def visible(text: str) -> str:
 
 
 def bytes_text(size: float) -> str:
-    """Return a size for people: `245.67 KB`, powers of 1024."""
+    """Return a size for people: `245.67 KB`, powers of 1000, as on the status page."""
     for unit in ("B", "KB", "MB", "GB", "TB"):
-        if size < 1024 or unit == "TB":
+        if size < 1000 or unit == "TB":
             return f"{size:.0f} B" if unit == "B" else f"{size:.2f} {unit}"
-        size /= 1024
+        size /= 1000
     raise AssertionError
 
 
