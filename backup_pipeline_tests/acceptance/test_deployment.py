@@ -304,6 +304,14 @@ def scheduled(run: dict[str, Any]) -> bool:
     return {"key": "dagster/schedule_name", "value": "nightly_backup_schedule"} in run["tags"]
 
 
+def kept_port(port: int) -> socket.socket:
+    """Keep a stopped server's port: where the system gave it to another, the server would come back on a new one."""
+    kept = socket.socket()
+    kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    kept.bind(("127.0.0.1", port))
+    return kept
+
+
 def content(shop: EmbeddedServer) -> list[tuple[Any, ...]]:
     """Every row of the site's tables, as one hash per table."""
     tables = ("public.customers", "public.orders", "public.audit_log", "auth.users")
@@ -335,6 +343,7 @@ def test_a_site_runs_on_its_schedule_alerts_once_and_comes_back_by_the_runbook(
 
     # The site's database is stopped: the next scheduled run fails, and people are told once, with a link to the run.
     shop.stop()
+    kept = kept_port(shop.port)
     failed = layout.wait(
         "a scheduled run that failed",
         lambda: [run for run in runs(layout, "nightly_backup", "FAILURE") if scheduled(run)],
@@ -359,6 +368,7 @@ def test_a_site_runs_on_its_schedule_alerts_once_and_comes_back_by_the_runbook(
     assert shop.target().password not in str(web.seen)
 
     # It is started again: one message that it is over.
+    kept.close()
     shop.start()
     assert ended(layout, launch(layout, "nightly_backup")) == "SUCCESS"
     layout.wait("the end of the incident", lambda: len(web.seen) > 1)
