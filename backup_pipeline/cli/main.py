@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import importlib
 import os
@@ -17,6 +18,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from backup_pipeline import __version__
 from backup_pipeline.cli.common import run_app
+from backup_pipeline.errors import ExitCode
 
 # Each command with its module, which has `register(app)`, imports nothing heavy at its top, and is one noun or verb.
 COMMAND_MODULES: dict[str, str] = {
@@ -40,6 +42,8 @@ COMMAND_MODULES: dict[str, str] = {
 # Objects made between two looks for garbage. Starting makes several hundred thousand that all stay: looking for
 # garbage among them as often as Python does of itself takes a tenth of the time of `list`.
 _OBJECTS_BETWEEN_LOOKS = 100_000
+# The interpreter's own code where what was said could not be written.
+_OUTPUT_LOST = 120
 
 
 def _without_types(options: list[Any]) -> list[Any]:
@@ -103,5 +107,23 @@ def _every_command(
 def main() -> None:
     """Entry point of the console script."""
     gc.set_threshold(_OBJECTS_BETWEEN_LOOKS)
+    code = int(ExitCode.FAILED)
+    # Registered first, so called last: after what every library does at an exit.
+    atexit.register(lambda: _leave(code))
     first = sys.argv[1] if len(sys.argv) > 1 else ""
-    sys.exit(run_app(build_app(first if first in COMMAND_MODULES else None)))
+    code = run_app(build_app(first if first in COMMAND_MODULES else None))
+    sys.exit(code)
+
+
+def _leave(code: int) -> None:
+    """End the process without taking the interpreter apart.
+
+    A thread of Arrow's that lets go of its last file in that moment would abort the process, after all work was done
+    and told: exit code 134 for a good backup.
+    """
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        try:
+            stream.flush()
+        except OSError:
+            code = code or _OUTPUT_LOST
+    os._exit(code)

@@ -25,7 +25,7 @@ from backup_pipeline.tools.postgres.target import PostgresTarget
 _MEGABYTES = 40
 # One capture in a process of its own; says its peak before and after, and what did not hold.
 _CAPTURE = """
-import json, resource, sys
+import json, os, resource, sys
 from pathlib import Path
 from backup_pipeline.tools.postgres.target import PostgresTarget
 from backup_pipeline_tests.postgres.capture_site import capture
@@ -39,7 +39,9 @@ key = ("s", "dump") if what == "dump" else ("s", "public", "big")
 done = capture(Path(folder), target, selected=frozenset({key}))
 wrong = [c.name for r in done.records.values() for c in r.checks if not c.passed]
 wrong += [str(finding) for finding in done.findings(*key)]
-print(json.dumps({"before": before, "after": peak(), "wrong": wrong, "rows": done.records[key].rows}))
+print(json.dumps({"before": before, "after": peak(), "wrong": wrong, "rows": done.records[key].rows}), flush=True)
+# As the command line ends: see `cli.main`.
+os._exit(0)
 """
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -68,3 +70,29 @@ def test_a_table_whose_name_looks_like_markup_is_captured_and_told(
     report.seen.artefact_done(record)
     report.finished(RunOutcome(run_id="r", success=True, errors=()), Path("/"))
     assert "shop.public.[/nope]" in capsys.readouterr().out
+
+
+def test_a_reader_that_goes_away_ends_the_command_without_a_traceback() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-c", "from backup_pipeline.cli.main import main; main()", "--version"]
+    environment = {**os.environ, "PYTHONUNBUFFERED": ""}
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, env=environment)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (120, "")
+
+
+def test_what_libraries_do_at_an_exit_is_done_before_the_command_ends() -> None:
+    script = """
+import atexit, threading
+from backup_pipeline.cli import main
+def run(app):
+    atexit.register(print, "first")
+    threading.Thread(target=print, args=("second",)).start()
+    return 3
+main.run_app = run
+main.main()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (3, "")
+    assert sorted(done.stdout.split()) == ["first", "second"]
