@@ -321,6 +321,8 @@ select concat_ws(' ', i.type, i.identity), d.description
   from pg_description d join lateral pg_identify_object(d.classoid, d.objoid, d.objsubid) i on true
  where d.classoid in ('pg_class'::regclass, 'pg_proc'::regclass, 'pg_type'::regclass, 'pg_namespace'::regclass,
                       'pg_constraint'::regclass, 'pg_trigger'::regclass, 'pg_policy'::regclass)
+   -- Of what every database has only schemas are a site's to comment; to name all the rest takes long.
+   and (d.objoid >= 16384 or d.classoid = 'pg_namespace'::regclass)
    and coalesce(i.schema, '') !~ '^pg_' and coalesce(i.schema, '') <> 'information_schema'
    and i.identity !~ '(^|on )"?(pg_|information_schema)'
    and not exists (select from pg_depend x where x.classid = d.classoid and x.objid = d.objoid and x.deptype = 'e')""",
