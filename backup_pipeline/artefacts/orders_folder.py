@@ -6,10 +6,12 @@ path can lead out of the archive. Which order belongs where, and whether it chan
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +25,8 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 # Not blocking: a named pipe that lies in the place of a file must not stop the run.
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+# That a file was read is not written down: it would cost more than the reading. Only its owner may ask for that.
+_UNMARKED = getattr(os, "O_NOATIME", 0)
 _OPEN_PARENTS = 64
 MAX_FILE = 1 << 28
 
@@ -172,6 +176,26 @@ def seen_below(parent: int, name: str) -> str | None:
     return f"{data.st_size}.{data.st_mtime_ns}.{data.st_ctime_ns}/{meta.st_size}.{meta.st_mtime_ns}.{meta.st_ctime_ns}"
 
 
+def _open_to_read(name: str, flags: int, folder: int | None = None) -> int:
+    try:
+        return os.open(name, flags | _UNMARKED, dir_fd=folder)
+    except PermissionError as error:
+        if error.errno != errno.EPERM or not _UNMARKED:
+            raise
+        return os.open(name, flags, dir_fd=folder)
+
+
+@contextlib.contextmanager
+def entries_of(path: str) -> Iterator[Iterator[os.DirEntry[str]]]:
+    """List a folder; OSError."""
+    folder = _open_to_read(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with os.scandir(folder) as entries:
+            yield entries
+    finally:
+        os.close(folder)
+
+
 def read_file(name: str, folder: int | None = None) -> bytes | None:
     """Return a regular file's content, None when there is none.
 
@@ -180,7 +204,7 @@ def read_file(name: str, folder: int | None = None) -> bytes | None:
         OSError: as the system says.
     """
     try:
-        file = os.open(name, _READ, dir_fd=folder)
+        file = _open_to_read(name, _READ, folder)
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from backup_pipeline.artefacts.orders_folder import ArchiveTree, Pair, read_pair, roll_forward
+from backup_pipeline.artefacts.orders_folder import ArchiveTree, Pair, entries_of, read_pair, roll_forward
 from backup_pipeline.errors import StoreError, ValidationError
 from backup_pipeline.model.order import (
     AUFTRAG_NR,
@@ -75,7 +75,7 @@ class _Walk(NamedTuple):
 def _look(archive: str, folder: str) -> _Walk:
     folders, names = [], set()
     prefix = f"{folder}/" if folder else ""
-    with os.scandir(f"{archive}/{folder}" if folder else archive) as entries:
+    with entries_of(f"{archive}/{folder}" if folder else archive) as entries:
         for entry in entries:
             name = entry.name
             if name in _OURS:
@@ -207,7 +207,8 @@ def read_archive(
     Args:
         archive: its folder.
         years: only below these folders of the first level, "unknown" for all that are no year.
-        workers: processes to read with; by default the processors of this machine once the archive is large.
+        workers: processes to read with; by default, once the archive is large, two for each processor of this machine:
+            one reads while the other waits for the disk.
 
     Raises:
         StoreError: the archive's folder cannot be read.
@@ -220,7 +221,7 @@ def read_archive(
             ahead.append(chunk)
             if len(ahead) * CHUNK >= WORKERS_FROM:
                 break
-        count = workers if workers is not None else processors()
+        count = workers if workers is not None else 2 * processors()
         if count <= 1 or (workers is None and len(ahead) * CHUNK < WORKERS_FROM):
             for chunk in ahead:
                 yield read_chunk(root, chunk)
