@@ -111,7 +111,12 @@ def main() -> None:
     # Registered first, so called last: after what every library does at an exit.
     atexit.register(lambda: _leave(code))
     first = sys.argv[1] if len(sys.argv) > 1 else ""
-    code = run_app(build_app(first if first in COMMAND_MODULES else None))
+    try:
+        code = run_app(build_app(first if first in COMMAND_MODULES else None))
+    except SystemExit as end:
+        # As `--install-completion` and `| head` end.
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        raise
     sys.exit(code)
 
 
