@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -81,12 +81,21 @@ def server_of(folder: Path) -> int:
         return 0
 
 
-def test_the_embedded_server_of_a_killed_drill_is_stopped_and_its_folder_removed_by_the_next(site: TestSite) -> None:
-    place = Path(tempfile.gettempdir())
-    before = set(place.glob("bp-scratch-*"))
+@pytest.fixture
+def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder for temporary files that no other test makes servers in, and that a server's own user can enter."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:
+        Path(name).chmod(0o755)
+        monkeypatch.setenv("TMPDIR", name)
+        monkeypatch.setattr(tempfile, "tempdir", None)
+        yield Path(name)
 
+
+def test_the_embedded_server_of_a_killed_drill_is_stopped_and_its_folder_removed_by_the_next(
+    site: TestSite, place: Path
+) -> None:
     def made() -> list[Path]:
-        return [path for path in set(place.glob("bp-scratch-*")) - before if server_of(path)]
+        return [path for path in place.glob("bp-scratch-*") if server_of(path)]
 
     kill_when(site, lambda: bool(made()))
     (folder,) = made()
