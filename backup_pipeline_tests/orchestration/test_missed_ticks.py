@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import dagster as dg
 import pytest
 from dagster._core.definitions.run_request import InstigatorType
-from dagster._core.remote_origin import InProcessCodeLocationOrigin
-from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
-from dagster._core.workspace.context import WorkspaceProcessContext
-from dagster._core.workspace.load_target import InProcessWorkspaceLoadTarget
 
-from backup_pipeline.orchestration.home import ensure_home
+from backup_pipeline_tests.orchestration.workspaces import loaded
 
 SETTINGS = """
 sources:
@@ -36,20 +30,7 @@ def test_the_times_that_were_missed_in_an_outage_are_made_up_for_once(
     import dagster._daemon  # noqa: F401
     from dagster._scheduler.scheduler import launch_scheduled_runs
 
-    for name in list(os.environ):
-        if name.startswith(("DAGSTER_", "BACKUP_PIPELINE_")):
-            monkeypatch.delenv(name)
-    (tmp_path / "backup.yaml").write_text(SETTINGS)
-    monkeypatch.setenv("BACKUP_PIPELINE_CONFIG", str(tmp_path / "backup.yaml"))
-    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))
-    ensure_home(tmp_path)
-    origin = InProcessCodeLocationOrigin(
-        LoadableTargetOrigin(module_name="backup_pipeline.definitions"), location_name="backup-pipeline"
-    )
-    with (
-        dg.DagsterInstance.get() as instance,
-        WorkspaceProcessContext(instance, InProcessWorkspaceLoadTarget([origin])) as workspace,
-    ):
+    with loaded(tmp_path, SETTINGS, monkeypatch) as (instance, workspace):
 
         def look(now: datetime) -> Counter[str]:
             """Let the scheduler look at this moment; return the ticks of each schedule so far."""

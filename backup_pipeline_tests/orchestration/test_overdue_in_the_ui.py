@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import dagster as dg
 import pytest
-from dagster._core.remote_origin import InProcessCodeLocationOrigin
 from dagster._core.test_utils import freeze_time
-from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
-from dagster._core.workspace.context import WorkspaceProcessContext
-from dagster._core.workspace.load_target import InProcessWorkspaceLoadTarget
 
-from backup_pipeline.orchestration.home import ensure_home
 from backup_pipeline.orchestration.names import manifest_key
+from backup_pipeline_tests.orchestration.workspaces import loaded
 
 SETTINGS = """
 sources:
@@ -36,20 +31,7 @@ def test_a_manifest_that_is_too_old_is_shown_as_degraded_until_the_next_one(
     from dagster._daemon.freshness import FreshnessDaemon
     from dagster_graphql.test.utils import execute_dagster_graphql
 
-    for name in list(os.environ):
-        if name.startswith(("DAGSTER_", "BACKUP_PIPELINE_")):
-            monkeypatch.delenv(name)
-    (tmp_path / "backup.yaml").write_text(SETTINGS)
-    monkeypatch.setenv("BACKUP_PIPELINE_CONFIG", str(tmp_path / "backup.yaml"))
-    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))
-    ensure_home(tmp_path)
-    origin = InProcessCodeLocationOrigin(
-        LoadableTargetOrigin(module_name="backup_pipeline.definitions"), location_name="backup-pipeline"
-    )
-    with (
-        dg.DagsterInstance.get() as instance,
-        WorkspaceProcessContext(instance, InProcessWorkspaceLoadTarget([origin])) as workspace,
-    ):
+    with loaded(tmp_path, SETTINGS, monkeypatch) as (instance, workspace):
         assert instance.freshness_enabled
         plans = ("nightly", "session", "by_hand")
 

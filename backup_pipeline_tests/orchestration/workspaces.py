@@ -1,0 +1,39 @@
+"""A site's definitions, loaded as Dagster's daemon loads them, with an instance of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from dagster._core.remote_origin import InProcessCodeLocationOrigin
+from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
+from dagster._core.workspace.context import WorkspaceProcessContext
+from dagster._core.workspace.load_target import InProcessWorkspaceLoadTarget
+
+from backup_pipeline.orchestration.home import ensure_home
+
+
+@contextlib.contextmanager
+def loaded(
+    folder: Path, settings: str, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[dg.DagsterInstance, WorkspaceProcessContext]]:
+    """Write a site with these settings into a folder; give its Dagster instance and its loaded workspace."""
+    for name in list(os.environ):
+        if name.startswith(("DAGSTER_", "BACKUP_PIPELINE_")):
+            monkeypatch.delenv(name)
+    (folder / "backup.yaml").write_text(settings)
+    monkeypatch.setenv("BACKUP_PIPELINE_CONFIG", str(folder / "backup.yaml"))
+    monkeypatch.setenv("DAGSTER_HOME", str(folder / "home"))
+    ensure_home(folder)
+    origin = InProcessCodeLocationOrigin(
+        LoadableTargetOrigin(module_name="backup_pipeline.definitions"), location_name="backup-pipeline"
+    )
+    with (
+        dg.DagsterInstance.get() as instance,
+        WorkspaceProcessContext(instance, InProcessWorkspaceLoadTarget([origin])) as workspace,
+    ):
+        yield instance, workspace
