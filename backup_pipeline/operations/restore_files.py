@@ -51,7 +51,8 @@ def _main_record(chosen: Chosen) -> ArtefactRecord:
         ArtefactKind.SQLITE_COPY,
         ArtefactKind.FOLDER_TARBALL,
     ):
-        if record := chosen.record(kind):
+        record = chosen.record(kind)
+        if record and record.files:
             return record
     raise RefusedError(
         "The set has nothing of this source that can be restored.",

@@ -107,6 +107,10 @@ def unpack_record(
         ValidationError: damaged or unsafe, or what was written is not what the listing says.
         RefusedError: not enough room.
     """
+    if len(record.files) != 2:
+        raise ValidationError(
+            "The record does not name a tarball and its listing.", where=record.name, remedy="Use another set."
+        )
     tarball, listing = (file.path for file in record.files)
     total, members = _number(record, "bytes"), _number(record, "members")
     check_room(into.parent, total)

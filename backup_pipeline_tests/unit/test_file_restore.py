@@ -101,6 +101,17 @@ def test_only_the_captured_buckets_of_a_root_are_swapped(tmp_path: Path, way: st
     assert tree(root) == changed
 
 
+@pytest.mark.parametrize("kept", [0, 1])
+def test_a_record_that_misses_one_of_its_files_leaves_the_target_untouched(tmp_path: Path, kept: int) -> None:
+    root = storage(tmp_path / "storage")
+    before = tree(root)
+    writer, record = captured(tmp_path, root)
+    changed = record.model_copy(update={"files": record.files[:kept]})
+    with pytest.raises(ValidationError, match="does not name a tarball and its listing"):
+        restore_folder(writer.open, changed, root, now=NOW)
+    assert tree(root) == before
+
+
 def test_two_restores_are_undone_one_after_the_other(tmp_path: Path, way: str) -> None:
     root = storage(tmp_path / "storage")
     writer, record = captured(tmp_path, root)
