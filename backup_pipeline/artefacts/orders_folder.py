@@ -6,12 +6,10 @@ path can lead out of the archive. Which order belongs where, and whether it chan
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -185,18 +183,12 @@ def _open_to_read(name: str, flags: int, folder: int | None = None) -> int:
         return os.open(name, flags, dir_fd=folder)
 
 
-@contextlib.contextmanager
-def entries_of(path: str) -> Iterator[Iterator[os.DirEntry[str]]]:
-    """List a folder; OSError."""
-    folder = _open_to_read(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        with os.scandir(folder) as entries:
-            yield entries
-    finally:
-        os.close(folder)
+def open_folder(path: str) -> int:
+    """Open a folder to list it and to read what is in it; the caller closes it. OSError."""
+    return _open_to_read(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
-def read_file(name: str, folder: int | None = None) -> bytes | None:
+def read_file(name: str, folder: int) -> bytes | None:
     """Return a regular file's content, None when there is none.
 
     Raises:
@@ -209,14 +201,14 @@ def read_file(name: str, folder: int | None = None) -> bytes | None:
         return None
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise ValidationError(f"{name.rpartition('/')[2]} is a symbolic link.") from None
+            raise ValidationError(f"{name} is a symbolic link.") from None
         raise
     try:
         found = os.fstat(file)
         if not stat.S_ISREG(found.st_mode):
-            raise ValidationError(f"{name.rpartition('/')[2]} is not a regular file.")
+            raise ValidationError(f"{name} is not a regular file.")
         if found.st_size > MAX_FILE:
-            raise ValidationError(f"{name.rpartition('/')[2]} is larger than {MAX_FILE >> 20} MiB.")
+            raise ValidationError(f"{name} is larger than {MAX_FILE >> 20} MiB.")
         data = os.read(file, found.st_size + 1)
         while len(data) < found.st_size:
             more = os.read(file, found.st_size - len(data))
@@ -242,26 +234,25 @@ class Pair(NamedTuple):
     kind: str = ""
 
 
-def read_pair(names: set[str], place: str = "", folder: int | None = None) -> Pair:
+def read_pair(names: set[str], folder: int) -> Pair:
     """Read an order's pair, from parts too where only they complete it.
 
     Args:
         names: which of the four files are there.
-        place: path of the folder with a slash at its end; empty with `folder`.
         folder: the open folder.
 
     Raises:
         OSError, ValidationError: a file cannot be read.
     """
-    data = read_file(place + DATA_NAME, folder) if DATA_NAME in names else None
-    meta_bytes = read_file(place + META_NAME, folder) if META_NAME in names else None
+    data = read_file(DATA_NAME, folder) if DATA_NAME in names else None
+    meta_bytes = read_file(META_NAME, folder) if META_NAME in names else None
     meta, problem = _meta(meta_bytes)
     if data is not None and meta is not None and hashlib.sha256(data).hexdigest() == meta.checksum:
         return Pair(PairState.VALID, data, meta_bytes, meta)
     data_part, meta_part_bytes = None, None
     if DATA_PART in names or META_PART in names:
-        data_part = read_file(place + DATA_PART, folder)
-        meta_part_bytes = read_file(place + META_PART, folder)
+        data_part = read_file(DATA_PART, folder)
+        meta_part_bytes = read_file(META_PART, folder)
     meta_part, _ = _meta(meta_part_bytes)
     state = pair_state(
         _digest(data), meta and meta.checksum, _digest(data_part), meta_part and meta_part.checksum,

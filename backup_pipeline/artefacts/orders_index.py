@@ -26,6 +26,12 @@ INDEX_PART = f".{INDEX_NAME}.part"
 _TAIL = re.compile(rb'\], "count": ([0-9]+), "state": "([0-9a-zA-Z./-]*)", "checksum": "([0-9a-f]{64})"\}\n\Z')
 _ENTRY = '{"record_id": '
 _AFTER = len(_ENTRY)
+# What nearly every entry looks like, read without the JSON parser.
+_PLAIN_ENTRY = re.compile(
+    r'\{"record_id": (0|-?[1-9][0-9]{0,18}), "auftrag_nr": "([0-9]*)", "path": "([0-9A-Za-z/_.-]*)", '
+    r'"checksum": "([0-9a-f]{64})", "file_size": (0|[1-9][0-9]{0,11}), "seen": "([0-9./-]*)", '
+    r'"meta_checksum": "([0-9a-f]{64})"\}'
+)
 
 
 class IndexEntry(NamedTuple):
@@ -61,6 +67,9 @@ def record_id_of(line: str) -> int:
 
 def parse_entry(line: str) -> IndexEntry:
     """Return what an entry's line says; ValidationError when it says nothing."""
+    if found := _PLAIN_ENTRY.fullmatch(line):
+        record_id, number, path, checksum, size, seen, meta_checksum = found.groups()
+        return IndexEntry(int(record_id), number, path, checksum, int(size), seen, meta_checksum)
     try:
         return IndexEntry(**json.loads(line))
     except (ValueError, TypeError, RecursionError) as error:

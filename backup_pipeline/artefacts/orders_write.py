@@ -96,7 +96,7 @@ def write_order(
     except OSError as error:
         raise _stop_or(error, tree) from error
     try:
-        pair = None if made else read_pair(_ALL_NAMES, folder=descriptor)
+        pair = None if made else read_pair(_ALL_NAMES, descriptor)
         if pair is not None and pair.state.whole:
             if not dry_run:
                 _settle_parts(descriptor, pair.state)

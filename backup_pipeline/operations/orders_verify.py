@@ -10,6 +10,7 @@ import hashlib
 import itertools
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,8 +145,10 @@ class _Verifier:
         """Read every folder; check files, versions and values."""
         for read in read_archive(self.archive, years=self.options.years, workers=self.options.workers):
             chunk = [order for order in read if not self._not_there_yet(order)]
+            self._count(chunk)
             for order in chunk:
-                self._order(order)
+                if order.row is None or order.state is not PairState.VALID or order.leftover:
+                    self._order(order)
             self.stage.add_found(
                 [(o.path, int(o.row[RECORD_ID] or 0), o.row[AUFTRAG_NR], o.checksum, o.meta_checksum)
                  if o.row is not None else (o.path, None, None, o.checksum, o.meta_checksum) for o in chunk]
@@ -163,18 +166,23 @@ class _Verifier:
         self.note(order.path, order.kind, order.problem, "warning")
         return True
 
+    def _count(self, orders: list[OrderRead]) -> None:
+        """Count folders by year, and keep what can be held against the schema."""
+        self.result.folders += len(orders)
+        for year, count in Counter(year_of_path(order.path) for order in orders).items():
+            folders, bad = self.result.per_year.get(year, (0, 0))
+            self.result.per_year[year] = (folders + count, bad)
+        valid = [(order.row, order.path) for order in orders if order.row is not None]
+        self.result.valid += len(valid)
+        self._rows += [row for row, _ in valid]
+        self._paths += [path for _, path in valid]
+        self._bytes += sum(order.size for order in orders)
+
     def _order(self, order: OrderRead) -> None:
-        self.result.folders += 1
-        year = year_of_path(order.path)
-        folders, bad = self.result.per_year.get(year, (0, 0))
-        self.result.per_year[year] = (folders + 1, bad)
+        """Tell what is not as it should be in an order's folder."""
         if order.row is None:
             self.note(order.path, order.kind, order.problem)
             return
-        self.result.valid += 1
-        self._rows.append(order.row)
-        self._paths.append(order.path)
-        self._bytes += order.size
         if order.state is not PairState.VALID:
             self._roll_forward(order)
         elif order.leftover:

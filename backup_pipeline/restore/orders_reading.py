@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from backup_pipeline.artefacts.orders_folder import ArchiveTree, Pair, entries_of, read_pair, roll_forward
+from backup_pipeline.artefacts.orders_folder import ArchiveTree, Pair, open_folder, read_pair, roll_forward
 from backup_pipeline.errors import StoreError, ValidationError
 from backup_pipeline.model.order import (
     AUFTRAG_NR,
@@ -72,10 +72,10 @@ class _Walk(NamedTuple):
     names: set[str]
 
 
-def _look(archive: str, folder: str) -> _Walk:
+def _look(folder: str, opened: int) -> _Walk:
     folders, names = [], set()
     prefix = f"{folder}/" if folder else ""
-    with entries_of(f"{archive}/{folder}" if folder else archive) as entries:
+    with os.scandir(opened) as entries:
         for entry in entries:
             name = entry.name
             if name in _OURS:
@@ -92,12 +92,10 @@ def _bad(
     return OrderRead(folder, None, kind, problem, state, leftover, "", "", "", 0)
 
 
-def _read(archive: str, folder: str, names: set[str]) -> OrderRead:
+def _read(folder: str, opened: int, names: set[str]) -> OrderRead:
     leftover = DATA_PART in names or META_PART in names
-    place = f"{archive}/{folder}/" if folder else f"{archive}/"
-
     try:
-        pair = read_pair(names, place)
+        pair = read_pair(names, opened)
     except ValidationError as error:
         return _bad(folder, "unreadable", error.what, leftover=leftover)
     except OSError as error:
@@ -138,11 +136,18 @@ def _judge(folder: str, pair: Pair, leftover: bool) -> OrderRead:
     )  # fmt: skip
 
 
-def _own(archive: str, folder: str) -> set[str]:
+def _own(opened: int) -> set[str]:
     """Return which of an order's files lie in a folder that may hold very many others, without listing it."""
-    place = f"{archive}/{folder}"
-    os.scandir(place).close()
-    return {name for name in _OURS if os.path.lexists(f"{place}/{name}")}
+    os.scandir(opened).close()
+    return {name for name in _OURS if _is_there(opened, name)}
+
+
+def _is_there(opened: int, name: str) -> bool:
+    try:
+        os.stat(name, dir_fd=opened, follow_symlinks=False)
+    except OSError:
+        return False
+    return True
 
 
 def read_chunk(archive: str, folders: list[str]) -> list[OrderRead]:
@@ -157,13 +162,19 @@ def read_chunk(archive: str, folders: list[str]) -> list[OrderRead]:
         alone = folder.endswith("/")
         folder = folder.removesuffix("/")
         try:
-            below = _Walk([], _own(archive, folder)) if alone else _look(archive, folder)
+            opened = open_folder(f"{archive}/{folder}" if folder else archive)
         except OSError as error:
             found.append(_bad(folder, "unreadable", f"{error.strerror}."))
             continue
-        if below.names:
-            found.append(_read(archive, folder, below.names))
-        waiting.extendleft(reversed(below.folders))
+        try:
+            below = _Walk([], _own(opened)) if alone else _look(folder, opened)
+            if below.names:
+                found.append(_read(folder, opened, below.names))
+            waiting.extendleft(reversed(below.folders))
+        except OSError as error:
+            found.append(_bad(folder, "unreadable", f"{error.strerror}."))
+        finally:
+            os.close(opened)
     return found
 
 

@@ -67,6 +67,8 @@ def parse_data(data: bytes) -> tuple[tuple[str, ...], TextRow]:
     Raises:
         ValidationError: not UTF-8, not one record, or not as many fields as the header has.
     """
+    if data.startswith(HEADER) and (record := _one_record(data[len(HEADER) :])) is not None:
+        return COLUMNS, record
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -79,12 +81,31 @@ def parse_data(data: bytes) -> tuple[tuple[str, ...], TextRow]:
         raise ValidationError(f"data.csv is not CSV ({error}).") from None
     if len(records) != 2:
         raise ValidationError(f"data.csv holds {max(0, len(records) - 1)} records instead of one.")
-    header, record = records
-    if len(header) != len(record):
-        raise ValidationError(f"data.csv has {len(header)} columns and {len(record)} values.")
-    if "" not in record:
-        return tuple(header), tuple(record)
+    header, values = records
+    if len(header) != len(values):
+        raise ValidationError(f"data.csv has {len(header)} columns and {len(values)} values.")
+    if "" not in values:
+        return tuple(header), tuple(values)
     return tuple(header), _with_nulls(text, len(header))
+
+
+def _one_record(line: bytes) -> TextRow | None:
+    """Return the record of a file with our header, as nearly all are; None where the longer way has to look at it."""
+    csv.field_size_limit(1 << 30)
+    try:
+        text = line.decode("utf-8").removesuffix("\n").removesuffix("\r")
+        # Given as one line, so a line end outside of quotes is an error here.
+        record = next(csv.reader((text,), strict=True))
+    except (UnicodeDecodeError, csv.Error, StopIteration):
+        return None
+    if len(record) != len(COLUMNS) or text[-1] in "\r\n":
+        return None
+    if "" not in record:
+        return tuple(record)
+    # An empty field between quotes stands beside a comma or an end; without one every empty field is NULL.
+    if ',"",' in text or text.startswith('"",') or text.endswith(',""'):
+        return None
+    return tuple([field or None for field in record])
 
 
 def _with_nulls(text: str, count: int) -> TextRow:

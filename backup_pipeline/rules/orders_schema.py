@@ -54,7 +54,8 @@ def _is_json(text: str) -> bool:
 
 
 def _json_texts(series: pd.Series) -> pd.Series:
-    return series.map(_is_json).astype(bool)
+    # Keywords repeat from order to order.
+    return series.map({text: _is_json(text) for text in series.unique()}).astype(bool)
 
 
 def _whole_numbers(series: pd.Series) -> pd.Series:
@@ -107,6 +108,11 @@ def advice_schema() -> pa.DataFrameSchema:
     )
 
 
+@functools.cache
+def _checked_columns() -> tuple[str, ...]:
+    return (*auftraege_schema().columns, *advice_schema().columns)
+
+
 def check_orders(rows: Sequence[TextRow]) -> Iterator[SchemaFinding]:
     """Yield what does not hold of these rows; column and check only, never a value.
 
@@ -117,7 +123,8 @@ def check_orders(rows: Sequence[TextRow]) -> Iterator[SchemaFinding]:
 
     if not rows:
         return
-    table = pd.DataFrame.from_records(rows, columns=list(COLUMNS)).astype("str")
+    values = dict(zip(COLUMNS, zip(*rows, strict=True), strict=True))
+    table = pd.DataFrame({name: pd.array(values[name], dtype="str") for name in _checked_columns()})
     levels: tuple[tuple[pa.DataFrameSchema, Level], ...] = (
         (auftraege_schema(), "error"),
         (advice_schema(), "warning"),

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from backup_pipeline.artefacts.orders_folder import read_pair
+from backup_pipeline.artefacts.orders_folder import open_folder, read_pair
 from backup_pipeline.errors import StoreError
 from backup_pipeline.model.order import DATA_NAME, DATA_PART, INDEX_NAME, META_NAME, META_PART
 from backup_pipeline.operations.orders_restore import undo_restore
@@ -59,7 +59,9 @@ def killed_after(program: str, seconds: float, *arguments: str, made: Path | Non
 def content(folder: Path) -> tuple[PairState, str | None]:
     """Return the state of an order's folder and the customer's name in the pair that counts."""
     names = {entry.name for entry in folder.iterdir()} & {DATA_NAME, META_NAME, DATA_PART, META_PART}
-    pair = read_pair(names, f"{folder}/")
+    opened = open_folder(str(folder))
+    pair = read_pair(names, opened)
+    os.close(opened)
     if not pair.state.whole:
         return pair.state, None
     assert pair.data is not None
