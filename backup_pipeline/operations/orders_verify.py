@@ -39,7 +39,8 @@ from backup_pipeline.tools.orders_database import OrdersSnapshot, UnreadableRow
 from backup_pipeline.tools.orders_staging import Row, Staging, staging
 
 LOG = logging.getLogger("orders.verify")
-_SCHEMA_ROWS = 5_000
+_SCHEMA_ROWS = 10_000
+_INDEX_ENTRIES = 1_000
 _SCHEMA_BYTES = 8 << 20
 
 
@@ -105,12 +106,12 @@ def verify_orders(
         staging() as stage,
     ):
         verifier = _Verifier(archive, options, writable, stage)
-        verifier.folders(progress)
-        indexed = verifier.index()
+        index = verifier.index()
+        verifier.folders(progress, index)
         if snapshot is not None:
             verifier.database(snapshot)
         stage.prepare()
-        verifier.compare(indexed=indexed, database=snapshot is not None)
+        verifier.compare(indexed=index is not None, database=snapshot is not None)
     result = verifier.result
     result.seconds = time.perf_counter() - begin
     LOG.log(logging.INFO if result.ok else logging.ERROR, "%s", result.summary())
@@ -141,8 +142,9 @@ class _Verifier:
 
     # --- folders ------------------------------------------------------------------------------------------------
 
-    def folders(self, progress: ProgressSink) -> None:
-        """Read every folder; check files, versions and values."""
+    def folders(self, progress: ProgressSink, index: Iterator[int] | None) -> None:
+        """Read every folder; check files, versions and values. Meanwhile take in the index, which `index` gave."""
+        taken = 0
         for read in read_archive(self.archive, years=self.options.years, workers=self.options.workers):
             chunk = [order for order in read if not self._not_there_yet(order)]
             self._count(chunk)
@@ -154,9 +156,14 @@ class _Verifier:
                  if o.row is not None else (o.path, None, None, o.checksum, o.meta_checksum) for o in chunk]
             )  # fmt: skip
             progress(Progress("orders", self.result.folders, None, "orders"))
+            # The index is taken in side by side with the folders: the processes that read have more at hand meanwhile.
+            while index is not None and taken < self.result.folders and (more := next(index, 0)):
+                taken = more
             if len(self._rows) >= _SCHEMA_ROWS or self._bytes >= _SCHEMA_BYTES:
                 self._check_values()
         self._check_values()
+        for _ in index or ():
+            pass
         progress(Progress("orders", self.result.folders, None, "orders", finished=True))
 
     def _not_there_yet(self, order: OrderRead) -> bool:
@@ -214,17 +221,21 @@ class _Verifier:
 
     # --- index and database ------------------------------------------------------------------------------------
 
-    def index(self) -> bool:
-        """Take in the index; return whether there is one that can be used."""
+    def index(self) -> Iterator[int] | None:
+        """Return what takes in the index, some entries at a step; None when there is none that can be used."""
         path = self.archive / INDEX_NAME
         try:
             if check_index(path) is None:
                 if not self._interrupted():
                     self.note(INDEX_NAME, "index", "There is no index: missing folders cannot be noticed.", "warning")
-                return False
+                return None
         except ValidationError as error:
             self.note(INDEX_NAME, "index", error.what)
-            return False
+            return None
+        self.result.indexed = 0
+        return self._entries(path)
+
+    def _entries(self, path: Path) -> Iterator[int]:
         entries = (parse_entry(line) for line in index_lines(path))
         kept = (
             (e.path, e.record_id, e.checksum, e.meta_checksum, int(e.row_deleted))
@@ -232,11 +243,11 @@ class _Verifier:
             if self._in_scope(e.path)
         )
         count = 0
-        while batch := list(itertools.islice(kept, 10_000)):
+        while batch := list(itertools.islice(kept, _INDEX_ENTRIES)):
             self.stage.add_indexed(batch)
             count += len(batch)
-        self.result.indexed = count
-        return True
+            self.result.indexed = count
+            yield count
 
     def database(self, snapshot: OrdersSnapshot) -> None:
         """Take in the database's rows: where their folders are and what data.csv would hold."""

@@ -33,13 +33,13 @@ class Worker:
         """Return what `read_chunk` finds; BackupSystemError when the process is gone."""
         try:
             self._process.stdin.write(pickle.dumps((archive, folders)))
-            found: list[OrderRead] = pickle.load(self._answers)  # noqa: S301 - from our own process
+            found = pickle.load(self._answers)  # noqa: S301 - from our own process
         except (OSError, EOFError) as error:
             raise BackupSystemError(
                 f"A reading process ended early: {last_lines(self._process.finish(5)[1])}.", where=archive,
                 remedy="Was it killed, or is memory short? Run again.",
             ) from error  # fmt: skip
-        return found
+        return list(map(OrderRead._make, found))
 
 
 def read_in_processes(archive: str, chunks: Iterator[list[str]], count: int) -> Iterator[list[OrderRead]]:
@@ -80,7 +80,9 @@ def main() -> None:
             archive, folders = pickle.load(sys.stdin.buffer)  # noqa: S301 - from the process that started this one
         except EOFError:
             return
-        pickle.dump(read_chunk(archive, folders), sys.stdout.buffer, protocol=pickle.HIGHEST_PROTOCOL)
+        # Plain tuples: they cost half of what named ones do on this way.
+        found = list(map(tuple, read_chunk(archive, folders)))
+        pickle.dump(found, sys.stdout.buffer, protocol=pickle.HIGHEST_PROTOCOL)
         sys.stdout.buffer.flush()
 
 

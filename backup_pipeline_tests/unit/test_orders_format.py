@@ -47,6 +47,23 @@ def test_any_csv_reader_reads_the_same_values(row: tuple[object, ...]) -> None:
     assert [found[name] for name in COLUMNS] == ["" if value is None else str(value) for value in row]
 
 
+_PIECES = st.sampled_from(
+    ['"', '""', ",", "\n", "\r", "\r\n", "x", "ü", "1", ',"",', "\x00", "a,b,c,d,e,f,g,h,i,j,k,l,m,", "," * 13]
+)
+
+
+@given(st.lists(_PIECES, max_size=20).map("".join))
+def test_the_short_way_of_reading_a_record_gives_what_the_long_one_gives_or_leaves_it_to_it(line: str) -> None:
+    def read(data: bytes) -> object:
+        try:
+            return parse_data(data)
+        except ValidationError as error:
+            return error.what
+
+    short, long = read(HEADER + line.encode()), read(b"\xef\xbb\xbf" + HEADER + line.encode())
+    assert short == long or long == "data.csv has a quote in the middle of a field."
+
+
 def test_data_csv_has_exactly_these_bytes() -> None:
     row = order(7, kunde_name='Größe "L", blau', kunden_nr="", vin=None)
     assert FORMAT(row) == (
