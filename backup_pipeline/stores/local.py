@@ -35,6 +35,8 @@ from backup_pipeline.tools.files import (
     PART_SUFFIX,
     AtomicFile,
     make_folders,
+    open_ordinary,
+    read_ordinary,
     sync_folder,
     translate_os_error,
     write_atomically,
@@ -186,7 +188,7 @@ class LocalSetWriter:
         """Return the sources that were captured whole, by name."""
         found = sorted((self._folder / _RECORDS).glob(f"*{_DONE}"))
         try:
-            return tuple(SourceDone.model_validate_json(path.read_bytes()) for path in found)
+            return tuple(SourceDone.model_validate_json(read_ordinary(path)) for path in found)
         except (OSError, PydanticError) as error:
             raise StoreError(
                 "What says that a source was captured whole cannot be read.",
@@ -211,7 +213,7 @@ class LocalSetWriter:
         data = _json(manifest)
         # The manifest vouches for every artefact; this vouches for the manifest and the records (`sha256sum -c`).
         records = sorted((self._folder / _RECORDS).glob("*.json"))
-        sums = {MANIFEST_NAME: data} | {f"{_RECORDS}/{path.name}": path.read_bytes() for path in records}
+        sums = {MANIFEST_NAME: data} | {f"{_RECORDS}/{path.name}": read_ordinary(path) for path in records}
         lines = "".join(f"{hashlib.sha256(content).hexdigest()}  {path}\n" for path, content in sums.items())
         write_atomically(self._folder / CHECKSUM_NAME, lines.encode(), mode=self._file_mode)
         write_atomically(place, data, mode=self._file_mode)
@@ -219,7 +221,7 @@ class LocalSetWriter:
 
 def _open(place: Path) -> BinaryIO:
     try:
-        return place.open("rb")
+        return open_ordinary(place)
     except FileNotFoundError as error:
         raise MissingFileError("The file is missing.", where=str(place), remedy="Use another set.") from error
     except OSError as error:
@@ -228,7 +230,7 @@ def _open(place: Path) -> BinaryIO:
 
 def _read_record(path: Path) -> ArtefactRecord:
     try:
-        return ArtefactRecord.model_validate_json(path.read_bytes())
+        return ArtefactRecord.model_validate_json(read_ordinary(path))
     except (OSError, PydanticError) as error:
         raise StoreError(
             "This record cannot be read.",
@@ -250,7 +252,7 @@ def _read_failures(folder: Path) -> tuple[Failure, ...]:
     found = []
     for path in sorted((folder / _RECORDS).glob(f"*{_FAILED}")):
         with contextlib.suppress(OSError, PydanticError):
-            found.append(Failure.model_validate_json(path.read_bytes()))
+            found.append(Failure.model_validate_json(read_ordinary(path)))
     return tuple(found)
 
 
@@ -343,7 +345,7 @@ class LocalStore:
         manifest, problem = self._read_manifest(folder)
         draft = None
         with contextlib.suppress(OSError, PydanticError):
-            draft = Draft.model_validate_json((folder / DRAFT_NAME).read_bytes())
+            draft = Draft.model_validate_json(read_ordinary(folder / DRAFT_NAME))
         if manifest is not None:
             proofs, damaged = self._read_proofs(folder, set_id)
             return BackupSet(
@@ -368,7 +370,7 @@ class LocalStore:
     def _read_manifest(self, folder: Path) -> tuple[Manifest | None, str]:
         path = folder / MANIFEST_NAME
         try:
-            data = path.read_bytes()
+            data = read_ordinary(path)
         except FileNotFoundError:
             return None, ""
         except OSError as error:
@@ -397,7 +399,7 @@ class LocalStore:
         found, damaged = [], []
         for path in sorted((folder / PROOFS_FOLDER).glob("*.json")):
             try:
-                found.append(read_proof(path.read_bytes(), set_id))
+                found.append(read_proof(read_ordinary(path), set_id))
             except (OSError, ValueError):  # pydantic's and json's errors among them
                 damaged.append(path.name)
         return tuple(found), tuple(damaged)

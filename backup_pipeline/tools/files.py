@@ -7,6 +7,7 @@ import errno
 import hashlib
 import io
 import os
+import stat
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -163,6 +164,25 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     """Write `data` to `path`, durable and complete or not at all."""
     with AtomicFile(path, mode=mode, shared=True) as file:
         file.write(data)
+
+
+def open_ordinary(path: Path) -> BinaryIO:
+    """Open a file for reading; a pipe or a device in its place must not keep anybody waiting.
+
+    Raises:
+        OSError: as the system says; EINVAL where it is no ordinary file.
+    """
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0)))  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "It is no ordinary file", str(path))
+    return file
+
+
+def read_ordinary(path: Path) -> bytes:
+    """Return a file's content. OSError: as in `open_ordinary`."""
+    with open_ordinary(path) as file:
+        return file.read()
 
 
 def read_chunks(file: BinaryIO, size: int = CHUNK) -> Iterator[bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from backup_pipeline.errors import RefusedError, StoreError
+from backup_pipeline.model.backup_set import SetState
 from backup_pipeline.model.proof import Proof
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.operations.verify import verify_all, verify_set
@@ -164,6 +166,26 @@ def test_a_file_that_became_a_link_is_named_even_where_its_content_is_the_same(
     path.rename(tmp_path / "elsewhere")
     path.symlink_to(tmp_path / "elsewhere")
     assert "is a link" in named(verified(sealed))[name]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["manifest.json", "records/shop.done.json", "records/shop.dump.json", "records/set.json", "records/sealed.sha256",
+     "shop_db.sql.gz", "proofs/one.json"],
+)  # fmt: skip
+def test_a_pipe_in_the_place_of_a_file_keeps_nobody_waiting_and_is_named(
+    sealed: tuple[TestSite, SetId, Path], name: str
+) -> None:
+    assert verified(sealed).passed
+    place = sealed[2] / name
+    place.unlink(missing_ok=True)
+    os.mkfifo(place)
+    known = sealed[0].store("nightly").read(sealed[1])
+    if known.manifest is not None:
+        assert "no ordinary file" in named(verified(sealed))[name]
+    else:
+        assert (known.state, name) == (SetState.DAMAGED, "manifest.json")
+        assert "no ordinary file" in known.problem
 
 
 def test_a_result_that_cannot_be_kept_is_told_all_the_same(sealed: tuple[TestSite, SetId, Path]) -> None:
