@@ -31,8 +31,10 @@ _ROOM_IN_MEMORY = 8 << 30
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Where the environment forbids it, each process would compile every test again, at each run.
+# Where the environment forbids it, each process would compile every test again at each run, and each command the
+# whole package.
 sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # As the command line does: what is imported stays, and to look for garbage among it takes a tenth of the time.
 gc.set_threshold(100_000)
 # Dagster reads its sixty migrations anew for each file of a history that it opens or makes.
@@ -116,7 +118,7 @@ def database(server: EmbeddedServer) -> Iterator[Callable[..., PostgresTarget]]:
     def make(template: str = "template0") -> PostgresTarget:
         name = f"t{next(_NUMBER)}"
         with connected(server.target()) as connection:
-            connection.execute(f'create database "{name}" template "{template}"'.encode())
+            connection.execute(f'create database "{name}" template "{template}" strategy file_copy'.encode())
         names.append(name)
         return server.target(name)
 
