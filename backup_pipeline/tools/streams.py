@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Iterator
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol, cast
 
 from isal import igzip, igzip_threaded, isal_zlib
 
 from backup_pipeline.errors import ValidationError
 
-_IsalError: Any = isal_zlib.error
+# What reading a damaged gzip stream may raise: ISA-L has an error of its own, which is none of zlib's.
+GZIP_DAMAGE: tuple[type[Exception], ...] = (OSError, EOFError, ValueError, cast(type[Exception], isal_zlib.error))
 _LEVEL = 1
 _BLOCK = 1 << 20
 CHUNK = 1 << 20
@@ -85,7 +86,7 @@ def gunzip(file: BinaryIO, *, name: str, size: int = CHUNK) -> Iterator[bytes]:
         with reader(fileobj=file, mode="rb") as stream:
             while piece := stream.read(size):
                 yield piece
-    except (OSError, EOFError, ValueError, _IsalError) as error:
+    except GZIP_DAMAGE as error:
         raise ValidationError(
             f"The gzip stream is damaged or cut off ({error}).", where=name, remedy="Use another set."
         ) from error

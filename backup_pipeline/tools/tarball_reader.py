@@ -16,21 +16,22 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import IO, Any, BinaryIO, cast
 
-from isal import igzip, igzip_threaded, isal_zlib
+from isal import igzip, igzip_threaded
 
 from backup_pipeline.errors import ValidationError
+from backup_pipeline.tools.streams import GZIP_DAMAGE
 from backup_pipeline.tools.tarball import BLOCK, CHUNK, Kind, Member, State, header, shown
 
 MAXIMUM_HEADER = 1 << 20
 """An extended header larger than this (bytes) is taken for an attack on memory."""
 MAXIMUM_LINE = 1 << 16
 """The same for a line of a listing."""
-DAMAGE: tuple[type[Exception], ...] = (tarfile.TarError, EOFError, OSError, cast(type[Exception], isal_zlib.error))
-"""What reading a damaged gzip or tar stream raises."""
+DAMAGE: tuple[type[Exception], ...] = (tarfile.TarError, OverflowError, *GZIP_DAMAGE)
+"""What reading a damaged gzip or tar stream raises; numbers in extended headers, as ValueError or OverflowError."""
 _DECODE = json.JSONDecoder().decode
 _KINDS = {kind.value: kind for kind in Kind}
 _STATES = {state.value: state for state in State}
-_LINE_DAMAGE: tuple[type[Exception], ...] = (ValueError, TypeError, KeyError, *DAMAGE)
+_LINE_DAMAGE: tuple[type[Exception], ...] = (TypeError, KeyError, *DAMAGE)
 
 
 @contextlib.contextmanager

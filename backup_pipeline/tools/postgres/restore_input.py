@@ -12,6 +12,7 @@ from backup_pipeline.errors import ToolError, ValidationError
 from backup_pipeline.tools import processes
 from backup_pipeline.tools.files import CHUNK
 from backup_pipeline.tools.postgres.clients import PostgresClient
+from backup_pipeline.tools.streams import GZIP_DAMAGE
 
 GZIP_MAGIC = b"\x1f\x8b"
 CUSTOM_MAGIC = b"PGDMP"
@@ -58,7 +59,7 @@ class _Damaged:
     def read(self, size: int = -1, /) -> bytes:
         try:
             return self._reader.read(size)
-        except (OSError, EOFError, ValueError) as error:
+        except GZIP_DAMAGE as error:
             raise ValidationError(
                 f"The gzip stream of the dump is damaged or cut short ({error}).",
                 where=str(getattr(self._reader, "name", "dump")),
