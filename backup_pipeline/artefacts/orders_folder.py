@@ -184,8 +184,11 @@ def _open_to_read(name: str, flags: int, folder: int | None = None) -> int:
 
 
 def open_folder(path: str) -> int:
-    """Open a folder to list it and to read what is in it; the caller closes it. OSError."""
-    return _open_to_read(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    """Open a folder to list it and to read what is in it; the caller closes it.
+
+    OSError; a link is not followed unless the path ends in a slash.
+    """
+    return _open_to_read(path, _FOLDER)
 
 
 def read_file(name: str, folder: int) -> bytes | None:

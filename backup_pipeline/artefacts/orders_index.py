@@ -25,10 +25,12 @@ INDEX_VERSION = 1
 INDEX_PART = f".{INDEX_NAME}.part"
 _TAIL = re.compile(rb'\], "count": ([0-9]+), "state": "([0-9a-zA-Z./-]*)", "checksum": "([0-9a-f]{64})"\}\n\Z')
 _ENTRY = '{"record_id": '
+_ENTRY_BYTES = _ENTRY.encode()
 _AFTER = len(_ENTRY)
-# What nearly every entry looks like, read without the JSON parser.
+_INT64 = 1 << 63
+# What nearly every entry looks like, read without the JSON parser. Its numbers fit into 64 bits.
 _PLAIN_ENTRY = re.compile(
-    r'\{"record_id": (0|-?[1-9][0-9]{0,18}), "auftrag_nr": "([0-9]*)", "path": "([0-9A-Za-z/_.-]*)", '
+    r'\{"record_id": (0|-?[1-9][0-9]{0,17}), "auftrag_nr": "([0-9]*)", "path": "([0-9A-Za-z/_.-]*)", '
     r'"checksum": "([0-9a-f]{64})", "file_size": (0|[1-9][0-9]{0,11}), "seen": "([0-9./-]*)", '
     r'"meta_checksum": "([0-9a-f]{64})"\}'
 )
@@ -66,14 +68,26 @@ def record_id_of(line: str) -> int:
 
 
 def parse_entry(line: str) -> IndexEntry:
-    """Return what an entry's line says; ValidationError when it says nothing."""
+    """Return what an entry's line says; ValidationError when it is no entry."""
     if found := _PLAIN_ENTRY.fullmatch(line):
         record_id, number, path, checksum, size, seen, meta_checksum = found.groups()
         return IndexEntry(int(record_id), number, path, checksum, int(size), seen, meta_checksum)
     try:
-        return IndexEntry(**json.loads(line))
+        entry = IndexEntry(**json.loads(line))
+        number = "" if entry.auftrag_nr is None else entry.auftrag_nr
+        texts = "\n".join((number, entry.path, entry.checksum, entry.seen, entry.meta_checksum)).encode()
+        numbers = (entry.record_id, entry.file_size, int(entry.row_deleted))
+        sound = b"\0" not in texts and all(type(n) is int and -_INT64 <= n < _INT64 for n in numbers)
     except (ValueError, TypeError, RecursionError) as error:
         raise ValidationError("an entry cannot be read.", where=INDEX_NAME) from error
+    if not sound or not line.startswith(f"{_ENTRY}{entry.record_id},"):
+        raise ValidationError("an entry cannot be read.", where=INDEX_NAME)
+    return entry
+
+
+def _entry_text(line: bytes) -> str:
+    """Return an entry's line without comma and line end."""
+    return line.decode("utf-8").removesuffix("\n").removesuffix(",")
 
 
 class IndexHead(NamedTuple):
@@ -111,7 +125,13 @@ def check_index(path: Path) -> IndexHead | None:
             for line in file:
                 digest.update(last)
                 count += 1
+                # Whoever wrote it, and whatever its checksum says: what follows relies on every entry.
+                text = _entry_text(last)
+                if not _PLAIN_ENTRY.fullmatch(text):
+                    parse_entry(text)
                 last = line
+    except (UnicodeDecodeError, ValidationError):
+        raise damaged from None
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -140,10 +160,10 @@ def check_index(path: Path) -> IndexHead | None:
 def index_lines(path: Path) -> Iterator[str]:
     """Yield every entry's line, without comma and line end; nothing when there is no index."""
     try:
-        with path.open("r", encoding="utf-8", newline="\n") as file:
+        with path.open("rb") as file:
             for line in file:
-                if line.startswith(_ENTRY):
-                    yield line[:-2] if line.endswith(",\n") else line[:-1]
+                if line.startswith(_ENTRY_BYTES):
+                    yield _entry_text(line)
     except FileNotFoundError:
         return
 

@@ -15,14 +15,14 @@ from pathlib import Path
 
 from backup_pipeline.artefacts.orders_index import check_index, index_lines, parse_entry
 from backup_pipeline.errors import StoreError, ValidationError
-from backup_pipeline.model.order import INDEX_NAME, RECORD_ID, UPDATED_AT, RestoreResult, TextRow
+from backup_pipeline.model.order import INDEX_NAME, RECORD_ID, UPDATED_AT, RestoreResult
 from backup_pipeline.model.progress import Progress, ProgressSink, no_progress
 from backup_pipeline.operations.orders_verify import archive_lock
 from backup_pipeline.restore import file_swap
 from backup_pipeline.restore.orders_reading import OrderRead, finish_renames, read_archive
 from backup_pipeline.rules.orders_newest import instant_of
 from backup_pipeline.rules.orders_pair import PairState
-from backup_pipeline.rules.orders_schema import check_orders
+from backup_pipeline.rules.orders_schema import SchemaBatch
 from backup_pipeline.tools.orders_candidates import Candidate, Candidates, candidates
 from backup_pipeline.tools.orders_rebuild import Filled, begin_database, fill_database, settle_old
 from backup_pipeline.tools.orders_staging import staging
@@ -31,8 +31,6 @@ from backup_pipeline.tools.postgres.target import PostgresTarget
 
 LOG = logging.getLogger("orders.restore")
 SIDECARS = ("-wal", "-shm", "-journal")
-_SCHEMA_ROWS = 5_000
-_SCHEMA_BYTES = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -128,9 +126,7 @@ class _Reader:
         self.writable = writable
         self.result = result
         self.orders = orders
-        self._rows: list[TextRow] = []
-        self._paths: list[str] = []
-        self._bytes = 0
+        self._batch = SchemaBatch()
 
     def read(self, progress: ProgressSink) -> None:
         """Read every folder; note what is invalid, missing or odd."""
@@ -142,7 +138,7 @@ class _Reader:
                 self.orders.add(self._usable(chunk, deleted))
                 stage.add_found([(order.path, None, None, "", "") for order in chunk])
                 progress(Progress("orders", result.folders, None, "orders"))
-                if len(self._rows) >= _SCHEMA_ROWS or self._bytes >= _SCHEMA_BYTES:
+                if self._batch.full:
                     self._check_values()
             self._check_values()
             stage.prepare()
@@ -198,9 +194,7 @@ class _Reader:
                     continue
             if order.state is not PairState.VALID:
                 self._roll_forward(order)
-            self._rows.append(row)
-            self._paths.append(order.path)
-            self._bytes += order.size
+            self._batch.add(order.path, row, order.size)
             yield (order.path, instant_of(row[UPDATED_AT]), order.exported_at, int(row[RECORD_ID] or 0), *row[1:])
 
     def _roll_forward(self, order: OrderRead) -> None:
@@ -217,10 +211,8 @@ class _Reader:
 
     def _check_values(self) -> None:
         """Note what the schema does not like; the database held it so, and it comes back so."""
-        rows, paths = self._rows, self._paths
-        self._rows, self._paths, self._bytes = [], [], 0
-        for finding in check_orders(rows):
-            self.result.findings.add(paths[finding.row], "schema", f"{finding.column} {finding.check}.", "warning")
+        for path, finding in self._batch.check():
+            self.result.findings.add(path, "schema", f"{finding.column} {finding.check}.", "warning")
 
     def judge(self) -> None:
         """Raise ValidationError where the restore must not go on."""

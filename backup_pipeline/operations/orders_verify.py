@@ -24,7 +24,6 @@ from backup_pipeline.model.order import (
     RECORD_ID,
     Level,
     OrderRow,
-    TextRow,
     VerifyResult,
 )
 from backup_pipeline.model.progress import Progress, ProgressSink, no_progress
@@ -32,16 +31,14 @@ from backup_pipeline.restore.orders_reading import OrderRead, finish_renames, re
 from backup_pipeline.rules.orders_format import data_formatter
 from backup_pipeline.rules.orders_pair import PairState
 from backup_pipeline.rules.orders_place import folder_of, year_of, year_of_path
-from backup_pipeline.rules.orders_schema import check_orders
+from backup_pipeline.rules.orders_schema import SchemaBatch
 from backup_pipeline.rules.orders_types import TypeCheck
 from backup_pipeline.tools.locks import hold_lock
 from backup_pipeline.tools.orders_database import OrdersSnapshot, UnreadableRow
 from backup_pipeline.tools.orders_staging import Row, Staging, staging
 
 LOG = logging.getLogger("orders.verify")
-_SCHEMA_ROWS = 10_000
 _INDEX_ENTRIES = 1_000
-_SCHEMA_BYTES = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -106,12 +103,11 @@ def verify_orders(
         staging() as stage,
     ):
         verifier = _Verifier(archive, options, writable, stage)
-        index = verifier.index()
-        verifier.folders(progress, index)
+        verifier.folders(progress)
         if snapshot is not None:
             verifier.database(snapshot)
         stage.prepare()
-        verifier.compare(indexed=index is not None, database=snapshot is not None)
+        verifier.compare(database=snapshot is not None)
     result = verifier.result
     result.seconds = time.perf_counter() - begin
     LOG.log(logging.INFO if result.ok else logging.ERROR, "%s", result.summary())
@@ -125,9 +121,7 @@ class _Verifier:
         self.writable = writable
         self.stage = stage
         self.result = VerifyResult()
-        self._rows: list[TextRow] = []
-        self._paths: list[str] = []
-        self._bytes = 0
+        self._batch = SchemaBatch()
 
     def note(self, path: str, kind: str, reason: str, level: Level = "error") -> None:
         """Add a finding and count it for its year."""
@@ -142,27 +136,27 @@ class _Verifier:
 
     # --- folders ------------------------------------------------------------------------------------------------
 
-    def folders(self, progress: ProgressSink, index: Iterator[int] | None) -> None:
-        """Read every folder; check files, versions and values. Meanwhile take in the index, which `index` gave."""
-        taken = 0
+    def folders(self, progress: ProgressSink) -> None:
+        """Read every folder; check files, versions and values. Take in the index side by side.
+
+        The processes that read have more at hand while this one works at the index.
+        """
+        index = self._index()
         for read in read_archive(self.archive, years=self.options.years, workers=self.options.workers):
             chunk = [order for order in read if not self._not_there_yet(order)]
             self._count(chunk)
             for order in chunk:
-                if order.row is None or order.state is not PairState.VALID or order.leftover:
-                    self._order(order)
+                self._order(order)
             self.stage.add_found(
                 [(o.path, int(o.row[RECORD_ID] or 0), o.row[AUFTRAG_NR], o.checksum, o.meta_checksum)
                  if o.row is not None else (o.path, None, None, o.checksum, o.meta_checksum) for o in chunk]
             )  # fmt: skip
             progress(Progress("orders", self.result.folders, None, "orders"))
-            # The index is taken in side by side with the folders: the processes that read have more at hand meanwhile.
-            while index is not None and taken < self.result.folders and (more := next(index, 0)):
-                taken = more
-            if len(self._rows) >= _SCHEMA_ROWS or self._bytes >= _SCHEMA_BYTES:
+            next(index, None)
+            if self._batch.full:
                 self._check_values()
         self._check_values()
-        for _ in index or ():
+        for _ in index:
             pass
         progress(Progress("orders", self.result.folders, None, "orders", finished=True))
 
@@ -174,22 +168,17 @@ class _Verifier:
         return True
 
     def _count(self, orders: list[OrderRead]) -> None:
-        """Count folders by year, and keep what can be held against the schema."""
         self.result.folders += len(orders)
         for year, count in Counter(year_of_path(order.path) for order in orders).items():
             folders, bad = self.result.per_year.get(year, (0, 0))
             self.result.per_year[year] = (folders + count, bad)
-        valid = [(order.row, order.path) for order in orders if order.row is not None]
-        self.result.valid += len(valid)
-        self._rows += [row for row, _ in valid]
-        self._paths += [path for _, path in valid]
-        self._bytes += sum(order.size for order in orders)
 
     def _order(self, order: OrderRead) -> None:
-        """Tell what is not as it should be in an order's folder."""
         if order.row is None:
             self.note(order.path, order.kind, order.problem)
             return
+        self.result.valid += 1
+        self._batch.add(order.path, order.row, order.size)
         if order.state is not PairState.VALID:
             self._roll_forward(order)
         elif order.leftover:
@@ -210,44 +199,38 @@ class _Verifier:
             self.note(order.path, "unfinished", "An export was broken off here; its files are whole.", "warning")
 
     def _check_values(self) -> None:
-        rows, paths = self._rows, self._paths
-        self._rows, self._paths, self._bytes = [], [], 0
         bad = set()
-        for finding in check_orders(rows):
-            self.note(paths[finding.row], "schema", f"{finding.column} {finding.check}.", finding.level)
+        for path, finding in self._batch.check():
+            self.note(path, "schema", f"{finding.column} {finding.check}.", finding.level)
             if finding.level == "error":
                 bad.add(finding.row)
         self.result.valid -= len(bad)
 
     # --- index and database ------------------------------------------------------------------------------------
 
-    def index(self) -> Iterator[int] | None:
-        """Return what takes in the index, some entries at a step; None when there is none that can be used."""
+    def _index(self) -> Iterator[None]:
+        """Take in the index, some entries at each step; nothing where there is none that can be used."""
         path = self.archive / INDEX_NAME
         try:
             if check_index(path) is None:
                 if not self._interrupted():
                     self.note(INDEX_NAME, "index", "There is no index: missing folders cannot be noticed.", "warning")
-                return None
+                return
         except ValidationError as error:
             self.note(INDEX_NAME, "index", error.what)
-            return None
-        self.result.indexed = 0
-        return self._entries(path)
-
-    def _entries(self, path: Path) -> Iterator[int]:
+            return
+        self.result.indexed = count = 0
         entries = (parse_entry(line) for line in index_lines(path))
         kept = (
             (e.path, e.record_id, e.checksum, e.meta_checksum, int(e.row_deleted))
             for e in entries
             if self._in_scope(e.path)
         )
-        count = 0
         while batch := list(itertools.islice(kept, _INDEX_ENTRIES)):
             self.stage.add_indexed(batch)
             count += len(batch)
             self.result.indexed = count
-            yield count
+            yield
 
     def database(self, snapshot: OrdersSnapshot) -> None:
         """Take in the database's rows: where their folders are and what data.csv would hold."""
@@ -288,14 +271,14 @@ class _Verifier:
 
     # --- between them -------------------------------------------------------------------------------------------
 
-    def compare(self, *, indexed: bool, database: bool) -> None:
+    def compare(self, *, database: bool) -> None:
         """Find duplicates, what is missing, and what does not fit together."""
         stage, note = self.stage, self.note
         for record_id, path in stage.same_record():
             note(path, "duplicate", f"Record {record_id} is in several folders; a restore takes the newest.")
         for number, path in stage.same_number():
             note(path, "duplicate_number", f"auftrag_nr {number} belongs to several records.")
-        if indexed:
+        if self.result.indexed is not None:
             self._against_index()
         if database:
             for path, record_id in stage.without_folder():

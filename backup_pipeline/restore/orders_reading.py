@@ -138,7 +138,6 @@ def _judge(folder: str, pair: Pair, leftover: bool) -> OrderRead:
 
 def _own(opened: int) -> set[str]:
     """Return which of an order's files lie in a folder that may hold very many others, without listing it."""
-    os.scandir(opened).close()
     return {name for name in _OURS if _is_there(opened, name)}
 
 
@@ -162,7 +161,7 @@ def read_chunk(archive: str, folders: list[str]) -> list[OrderRead]:
         alone = folder.endswith("/")
         folder = folder.removesuffix("/")
         try:
-            opened = open_folder(f"{archive}/{folder}" if folder else archive)
+            opened = open_folder(f"{archive}/{folder}")
         except OSError as error:
             found.append(_bad(folder, "unreadable", f"{error.strerror}."))
             continue

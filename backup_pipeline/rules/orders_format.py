@@ -20,12 +20,13 @@ from backup_pipeline.model.order import COLUMNS, OrderMeta, OrderRow, TextRow
 HEADER = (",".join(COLUMNS) + "\n").encode()
 _HEADER_TEXT = HEADER.decode()
 _NEEDS_QUOTES = re.compile('[,"\r\n]')
-_FIELD = re.compile(r'(?:"((?:[^"]|"")*)"|([^,"\r\n]*))(,|\r\n|\n|\Z)')
+_FIELD = re.compile(r'(?:"((?:[^"]|"")*)"|([^,"\r\n]*))(,|\r\n?|\n|\Z)')
 # What format_meta writes for version 1.0, read without the JSON parser.
 _META = re.compile(
     rb'\{\n  "schema_version": "1\.0",\n  "checksum": "([0-9a-f]{64})",\n  "exported_at": "([0-9T:+.-]{10,40})",\n'
     rb'  "auftrag_nr": "([0-9]*)",\n  "record_id": (0|-?[1-9][0-9]{0,18}),\n  "file_size": (0|[1-9][0-9]{0,11})\n\}'
 )
+_QUOTE = '"'
 _HEX64 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -84,8 +85,6 @@ def parse_data(data: bytes) -> tuple[tuple[str, ...], TextRow]:
     header, values = records
     if len(header) != len(values):
         raise ValidationError(f"data.csv has {len(header)} columns and {len(values)} values.")
-    if "" not in values:
-        return tuple(header), tuple(values)
     return tuple(header), _with_nulls(text, len(header))
 
 
@@ -99,6 +98,9 @@ def _one_record(line: bytes) -> TextRow | None:
     except (UnicodeDecodeError, csv.Error, StopIteration):
         return None
     if len(record) != len(COLUMNS) or text[-1] in "\r\n":
+        return None
+    # `csv` takes a quote in the middle of a field that does not begin with one.
+    if any('"' in field and f'"{field.replace(_QUOTE, _QUOTE * 2)}"' not in text for field in record):
         return None
     if "" not in record:
         return tuple(record)

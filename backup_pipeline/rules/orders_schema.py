@@ -137,3 +137,33 @@ def check_orders(rows: Sequence[TextRow]) -> Iterator[SchemaFinding]:
             for index, column, check in cases.itertuples(index=False, name=None):
                 what = "is missing" if check == "not_nullable" else str(check)
                 yield SchemaFinding(int(index), str(column), what, level)
+
+
+class SchemaBatch:
+    """Orders that wait until there are enough of them to be held against the schema at once."""
+
+    _ROWS = 10_000
+    _BYTES = 8 << 20
+
+    def __init__(self) -> None:
+        self._rows: list[TextRow] = []
+        self._paths: list[str] = []
+        self._bytes = 0
+
+    def add(self, path: str, row: TextRow, size: int) -> None:
+        """Add the order in a folder; `size` of its file in bytes."""
+        self._rows.append(row)
+        self._paths.append(path)
+        self._bytes += size
+
+    @property
+    def full(self) -> bool:
+        """Whether it is time to check, so that memory stays flat."""
+        return len(self._rows) >= self._ROWS or self._bytes >= self._BYTES
+
+    def check(self) -> Iterator[tuple[str, SchemaFinding]]:
+        """Yield path and finding of each that does not hold, and begin anew."""
+        rows, paths = self._rows, self._paths
+        self._rows, self._paths, self._bytes = [], [], 0
+        for finding in check_orders(rows):
+            yield paths[finding.row], finding

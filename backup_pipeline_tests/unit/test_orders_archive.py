@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import sqlite3
 import threading
 from datetime import UTC, datetime
@@ -218,6 +220,32 @@ def test_a_folder_in_the_place_of_the_index_is_told_and_stops_no_restore(worksho
     assert INDEX_NAME in workshop.export().stopped
     index.rmdir()
     assert workshop.export().ok
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("record_id", b"99999999999999999999"), ("record_id", b'"1"'), ("record_id", b"null"), ("record_id", b"1.5"),
+        ("path", b"null"), ("path", b"[]"), ("path", b'"a\\u0000b"'), ("path", b'"\\ud800"'), ("path", b'"\xff"'),
+        ("file_size", b"true"), ("checksum", b"{}"), ("seen", b"1e400"), ("auftrag_nr", b"7"),
+    ],
+)  # fmt: skip
+def test_an_index_whose_checksum_fits_and_whose_entries_do_not_is_damaged(
+    workshop: Workshop, name: str, value: bytes
+) -> None:
+    assert workshop.export().ok
+    index = workshop.archive / INDEX_NAME
+    lines = index.read_bytes().splitlines(keepends=True)
+    lines[3] = re.sub(rb'"%s": ("[^"]*"|\d+)' % name.encode(), lambda _: b'"%s": %s' % (name.encode(), value), lines[3])
+    told = b"".join(lines[:-1])
+    index.write_bytes(
+        told + b'], "count": 30, "state": "", "checksum": "%s"}\n' % hashlib.sha256(told).hexdigest().encode()
+    )
+    assert kinds(workshop.verify())["index"] == [INDEX_NAME]
+    workshop.restore(workshop.folder / "new.db")
+    assert len(workshop.rows(workshop.folder / "new.db")) == 30
+    assert workshop.export().ok
+    assert workshop.verify().ok
 
 
 def test_without_the_index_the_next_export_reads_and_writes_only_the_index(workshop: Workshop) -> None:
