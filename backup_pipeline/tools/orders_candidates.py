@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 
 from backup_pipeline.model.order import COLUMNS, TextRow
+from backup_pipeline.tools.sqlite import nameless_database
 
 _NAMES = ", ".join(COLUMNS)
 _REST = ", ".join(COLUMNS[1:])
@@ -66,9 +67,6 @@ class Candidates:
 
 @contextlib.contextmanager
 def candidates() -> Iterator[Candidates]:
-    """Give an empty place for copies of orders for the block."""
-    connection = sqlite3.connect("", isolation_level=None)
-    try:
+    """Give an empty place for copies of orders for the block; StoreError where temporary files have no room."""
+    with nameless_database() as connection:
         yield Candidates(connection)
-    finally:
-        connection.close()

@@ -9,6 +9,8 @@ import contextlib
 import sqlite3
 from collections.abc import Iterable, Iterator
 
+from backup_pipeline.tools.sqlite import nameless_database
+
 _TABLES = """
 CREATE TABLE found (path TEXT, record_id INTEGER, auftrag_nr TEXT, checksum TEXT, meta TEXT);
 CREATE TABLE indexed (path TEXT, record_id INTEGER, checksum TEXT, meta TEXT, row_deleted INTEGER);
@@ -129,9 +131,6 @@ class Staging:
 
 @contextlib.contextmanager
 def staging() -> Iterator[Staging]:
-    """Give an empty Staging for the block."""
-    connection = sqlite3.connect("", isolation_level=None)
-    try:
+    """Give an empty Staging for the block; StoreError where temporary files have no room."""
+    with nameless_database() as connection:
         yield Staging(connection)
-    finally:
-        connection.close()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import psutil
 
-from backup_pipeline.errors import BackupSystemError, SourceError, UnreachableError
+from backup_pipeline.errors import BackupSystemError, SourceError, StoreError, UnreachableError
 from backup_pipeline.tools.files import translate_os_error
 
 Value = None | int | float | str | bytes
@@ -50,6 +51,29 @@ def translate_sqlite_error(error: sqlite3.Error, path: Path | str) -> BackupSyst
             remedy="Its folder must let -wal and -shm be made; after a crash open it once with its application.",
         )
     return SourceError(f"SQLite: {text}.", where=str(path), remedy="Check the file and its rights.")
+
+
+@contextlib.contextmanager
+def nameless_database() -> Iterator[sqlite3.Connection]:
+    """Give a connection to an empty database for the block, on disk where it grows, removed with the process.
+
+    Raises:
+        StoreError: the disk for temporary files is full or fails.
+    """
+    connection = sqlite3.connect("", isolation_level=None)
+    try:
+        yield connection
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN):
+            raise
+        # Where SQLite looks first: https://www.sqlite.org/tempfiles.html
+        place = os.environ.get("SQLITE_TMPDIR") or os.environ.get("TMPDIR") or "/var/tmp"  # noqa: S108 - only told
+        raise StoreError(
+            f"No room for temporary files ({error}).", where=place,
+            remedy="Free space there, or set TMPDIR to a folder that has room.",
+        ) from error  # fmt: skip
+    finally:
+        connection.close()
 
 
 def check_is_database(path: Path) -> None:

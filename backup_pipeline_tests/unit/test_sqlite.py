@@ -30,7 +30,7 @@ from backup_pipeline.errors import SourceError, StoreError, UnreachableError
 from backup_pipeline.model.record import ArtefactRecord
 from backup_pipeline.settings.types import SqliteSource, TableSelection
 from backup_pipeline.stores.local import LocalSetWriter
-from backup_pipeline.tools.sqlite import Row, SqliteColumn, copy_online
+from backup_pipeline.tools.sqlite import Row, SqliteColumn, copy_online, nameless_database
 from backup_pipeline_tests.archive_sets import check_of, context_of, new_set
 
 SCHEMA = """
@@ -329,3 +329,27 @@ def test_a_copy_for_which_there_is_no_room_is_not_the_databases_fault(tmp_path: 
     place = tmp_path / "nowhere" / "copy.db"
     with pytest.raises(StoreError, match=re.escape(str(place))):
         copy_online(database(tmp_path / "w.db"), place)
+
+
+@pytest.mark.parametrize("variable", ["SQLITE_TMPDIR", "TMPDIR"])
+def test_temporary_files_without_room_are_told_with_their_place(
+    variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SQLITE_TMPDIR", raising=False)
+    monkeypatch.setenv(variable, str(tmp_path))
+
+    def fill() -> None:
+        with nameless_database() as connection:
+            connection.execute("PRAGMA max_page_count = 4")
+            connection.execute("CREATE TABLE t (a)")
+            connection.executemany("INSERT INTO t VALUES (?)", [("x" * 1000,) for _ in range(100)])
+
+    with pytest.raises(StoreError, match="No room for temporary files") as told:
+        fill()
+    assert told.value.where == str(tmp_path)
+    assert "TMPDIR" in told.value.remedy
+
+
+def test_other_errors_of_a_nameless_database_stay_what_they_are() -> None:
+    with pytest.raises(sqlite3.OperationalError, match="no such table"), nameless_database() as connection:
+        connection.execute("SELECT * FROM nowhere")
