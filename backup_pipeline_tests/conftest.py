@@ -78,6 +78,38 @@ def server() -> Iterator[EmbeddedServer]:
         yield running
 
 
+@pytest.fixture(scope="session")
+def installed_server() -> Iterator[EmbeddedServer]:
+    """A scratch server of the PostgreSQL installed on this machine; skipped where there is none."""
+    folders = [place.parent for place in Path("/usr/lib/postgresql").glob("*/bin/initdb")]
+    if not folders:
+        pytest.skip("no PostgreSQL server is installed in /usr/lib/postgresql (Debian: postgresql, postgresql-contrib)")
+    programs = max(folders, key=lambda folder: int(folder.parent.name))
+    settings = {"max_connections": "60", "max_wal_size": "128MB"}
+    with scratch_server(_quick_folder(), settings=settings, programs=programs) as running:
+        yield running
+
+
+@pytest.fixture
+def installed_database(installed_server: EmbeddedServer) -> Iterator[Callable[[str], PostgresTarget]]:
+    """Return a function (sql) that makes a database on the installed server and drops it afterwards."""
+    names: list[str] = []
+
+    def make(sql: str = "") -> PostgresTarget:
+        name = f"i{next(_NUMBER)}"
+        with connected(installed_server.target()) as connection:
+            connection.execute(f'create database "{name}" template template0'.encode())
+        names.append(name)
+        with connected(installed_server.target(name), pinned=False) as connection:
+            connection.execute(sql.encode())
+        return installed_server.target(name)
+
+    yield make
+    with connected(installed_server.target()) as connection:
+        for name in names:
+            connection.execute(f'drop database if exists "{name}" with (force)'.encode())
+
+
 def _quick_folder() -> Path:
     """Return where the server's files lie: in memory where there is plenty.
 

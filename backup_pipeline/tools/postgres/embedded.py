@@ -103,6 +103,7 @@ class EmbeddedServer:
         major: version; the newest embedded one by default.
         settings: further lines for postgresql.conf, set when the cluster is made.
         durable: False turns fsync off: for scratch servers only.
+        programs: folder with initdb and postgres to run instead of an embedded one, as /usr/lib/postgresql/15/bin.
     """
 
     def __init__(
@@ -113,6 +114,7 @@ class EmbeddedServer:
         major: int | None = None,
         settings: dict[str, str] | None = None,
         durable: bool = True,
+        programs: Path | None = None,
     ) -> None:
         self._account = _unprivileged()
         self.folder = _reachable_place(folder.absolute(), self._account)
@@ -120,6 +122,7 @@ class EmbeddedServer:
         self._major = major
         self._settings = settings or {}
         self._durable = durable
+        self._programs = programs
 
     @property
     def data(self) -> Path:
@@ -203,6 +206,8 @@ class EmbeddedServer:
         if self._account:
             os.chown(password, self._account.uid, self._account.gid)
         (self.folder / "port").write_text(str(self._wanted_port or free_port()))
+        if self._programs is not None:
+            (self.folder / "programs").write_text(str(self._programs))
         done = self._call(
             "initdb", "-D", str(self.data), "-U", SUPERUSER, "-A", "scram-sha-256", f"--pwfile={password}",
             "-E", "UTF8", "--locale=C.UTF-8", *(() if self._durable else self._scratch_options()),
@@ -227,6 +232,11 @@ class EmbeddedServer:
         return ("--no-sync", *quick)
 
     def _binaries(self) -> Path:
+        noted = self.folder / "programs"
+        if self._programs is not None:
+            return self._programs
+        if noted.exists():  # whoever removes an abandoned server knows only its folder
+            return Path(noted.read_text())
         made = self.data / "PG_VERSION"
         folder = binaries(int(made.read_text()) if made.exists() else self._major)
         if _reachable(folder / "postgres", self._account):
@@ -294,14 +304,18 @@ def server_up(server: EmbeddedServer) -> Iterator[EmbeddedServer]:
 
 @contextlib.contextmanager
 def scratch_server(
-    parent: Path | None = None, *, major: int | None = None, settings: dict[str, str] | None = None
+    parent: Path | None = None,
+    *,
+    major: int | None = None,
+    settings: dict[str, str] | None = None,
+    programs: Path | None = None,
 ) -> Iterator[EmbeddedServer]:
     """A fast, undurable server in a fresh folder that is removed whatever happens.
 
     One that a killed process left running is stopped and removed first.
     """
     with scratch_folder("bp-scratch-", parent, mode=0o711, remove=_remove_scratch) as folder:
-        server = EmbeddedServer(folder / "postgres", major=major, settings=settings, durable=False)
+        server = EmbeddedServer(folder / "postgres", major=major, settings=settings, durable=False, programs=programs)
         server.start()
         yield server
 
