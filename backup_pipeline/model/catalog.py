@@ -31,6 +31,14 @@ def essence(definition: str) -> str:
     return re.sub(r"[\s()]+", "", _CASTS.sub("", definition))
 
 
+def unquoted(name: str) -> str:
+    """Return an SQL identifier (or literal) as the catalog holds it: without quotes, doubled ones as one."""
+    for quote in ('"', "'"):
+        if len(name) > 1 and name.startswith(quote) and name.endswith(quote):
+            return name[1:-1].replace(quote * 2, quote)
+    return name
+
+
 Equality = Literal["value", "server", "own"]
 
 
@@ -159,7 +167,7 @@ class RolesDocument(Frozen):
     Attributes:
         needed: roles that own or are granted something in this database; a restore names those that are missing.
         grants: identity of the object → its access rights, one per line as PostgreSQL writes them.
-        extensions: name → version.
+        extensions: name → version. Names that SQL quotes (`"uuid-ossp"`) are quoted: see `extension_names`.
         database_settings: `name=value` of ALTER DATABASE SET; values of custom settings are left out.
     """
 
@@ -171,3 +179,8 @@ class RolesDocument(Frozen):
     default_privileges: dict[str, str] = Field(default_factory=dict)
     extensions: dict[str, str] = Field(default_factory=dict)
     database_settings: tuple[str, ...] = ()
+
+    @property
+    def extension_names(self) -> frozenset[str]:
+        """The extensions' names as `pg_available_extensions` and control files have them: without SQL's quotes."""
+        return frozenset(unquoted(name) for name in self.extensions)

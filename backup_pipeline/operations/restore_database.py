@@ -130,10 +130,9 @@ def _request(chosen: Chosen, scene: Scene) -> UpsertRequest:
     settings = chosen.site.source(chosen.source)
     master = settings.master_tables if isinstance(settings, PostgresSource) else ()
     conditions = dict(parse_rows(text) for text in options.rows)
-    platform = supabase.is_platform(scene.facts.roles)
 
     def wanted(name: TableName) -> bool:
-        if keycloak.is_lock(name) or (platform and not supabase.may_be_written(name)):
+        if keycloak.is_lock(name) or (scene.platform and not supabase.may_be_written(name)):
             return False
         if conditions and not options.tables and name not in conditions:
             return False
@@ -142,7 +141,7 @@ def _request(chosen: Chosen, scene: Scene) -> UpsertRequest:
         return options.only is None or matches(name, master) == (options.only == "master")
 
     def versions(name: TableName) -> bool:
-        return (platform and name in supabase.VERSION_TABLES) or keycloak.is_version(name)
+        return (scene.platform and name in supabase.VERSION_TABLES) or keycloak.is_version(name)
 
     whole = not (options.tables or options.rows or options.only)
     return UpsertRequest(

@@ -36,7 +36,7 @@ from backup_pipeline.tools.postgres.databases import (
     state_of_server,
 )
 from backup_pipeline.tools.postgres.keycloak_schema import keycloak_state
-from backup_pipeline.tools.postgres.restore_check import catalog_of, fingerprints_of, tables_of
+from backup_pipeline.tools.postgres.restore_check import catalog_of, fingerprints_of, owner_of_schema, tables_of
 from backup_pipeline.tools.postgres.target import PostgresTarget
 
 TableName = tuple[str, str]
@@ -52,7 +52,8 @@ class Scene:
     Attributes:
         properties: the target database's; None when it does not exist.
         marks: fingerprint of every table of the target, or why there is none.
-        fills: the target is a platform's database without a project's tables: it is filled, not swapped.
+        platform: the target is a database that a Supabase platform made.
+        fills: it is one without a project's tables: it is filled, not swapped.
     """
 
     dump: ArtefactRecord
@@ -61,6 +62,7 @@ class Scene:
     facts: ServerFacts
     properties: DatabaseProperties | None
     marks: dict[TableName, Fingerprint | str]
+    platform: bool
     fills: bool
     plan: RestorePlan
 
@@ -83,13 +85,15 @@ def look(chosen: Chosen, progress: ProgressSink) -> Scene:
         algorithms = dict.fromkeys(tables_of(target), "")
         algorithms |= {n: m.algorithm for n, m in expected.fingerprints.items() if n in algorithms}
         marks = fingerprints_of(target, algorithms, jobs=jobs_of(chosen), progress=progress)
+    there = properties is not None and not options.into
+    platform = there and supabase.is_platform(owner_of_schema(target, "auth"))
     fills = (
         options.mode is RestoreMode.REBUILD
-        and supabase.is_platform(facts.roles)
+        and platform
         and not supabase.VERSION_TABLES.isdisjoint(marks)
         and all(schema in supabase.OWNED for schema, _ in marks)
     )
-    reasons, warnings = _judge(chosen, dump, expected, target, facts, properties, fills=fills)
+    reasons, warnings = _judge(chosen, dump, expected, target, facts, properties, platform=platform, fills=fills)
     size = sum(table.bytes for table in expected.catalog.tables) if expected.catalog else dump.size * 5
     needed = int(size * _SPACE_FACTOR) if options.mode is RestoreMode.REBUILD else size
     free = _free_bytes(target, properties)
@@ -122,7 +126,7 @@ def look(chosen: Chosen, progress: ProgressSink) -> Scene:
         warnings=tuple(warnings),
         reasons_against=tuple(reasons),
     )
-    return Scene(dump, expected, target, facts, properties, marks, fills, plan)
+    return Scene(dump, expected, target, facts, properties, marks, platform, fills, plan)
 
 
 def _free_bytes(target: PostgresTarget, properties: DatabaseProperties | None) -> int | None:
@@ -166,7 +170,7 @@ def _missing_roles(expected: Expectation, facts: ServerFacts) -> list[str]:
 
 
 def _missing_extensions(expected: Expectation, facts: ServerFacts) -> list[str]:
-    return sorted(set(expected.roles.extensions if expected.roles else ()) - facts.extensions)
+    return sorted((expected.roles.extension_names if expected.roles else frozenset()) - facts.extensions)
 
 
 def _estimate(chosen: Chosen, size: int, *, emergency: bool) -> float:
@@ -191,6 +195,7 @@ def _judge(
     facts: ServerFacts,
     properties: DatabaseProperties | None,
     *,
+    platform: bool,
     fills: bool,
 ) -> tuple[list[str], list[str]]:
     """Return what speaks against the restore, and what a person should know."""
@@ -211,7 +216,7 @@ def _judge(
     if options.mode is RestoreMode.UPSERT:
         if properties is None:
             reasons.append("the database does not exist; rebuild it")
-        if supabase.is_platform(facts.roles):
+        if platform:
             warnings.append("Supabase: rows of auth and storage go into the platform's own tables; the rest of the "
                             "platform's schemas is left alone")  # fmt: skip
         return reasons, warnings
@@ -228,7 +233,7 @@ def _judge(
         reasons.append(f"roles are missing: {', '.join(missing)} (--create-roles makes them, without login)")
     if missing := _missing_extensions(expected, facts):
         reasons.append(f"extensions are not available on the server: {', '.join(missing)}")
-    if not fills and "pg_cron" in (expected.roles.extensions if expected.roles else {}):
+    if not fills and expected.roles and "pg_cron" in expected.roles.extension_names:
         reasons.append("pg_cron can live in one database of a server only, so no copy can be built beside it "
                        "(use --upsert)")  # fmt: skip
     if not facts.superuser and expected.catalog is not None:
@@ -251,7 +256,7 @@ def _judge(
         if not facts.superuser and properties.owner != facts.user:
             reasons.append(f"role {facts.user} does not own {target.database}, so it cannot be renamed (use --upsert, "
                            "or --into for a new database)")  # fmt: skip
-        if supabase.is_platform(facts.roles):
+        if platform:
             reasons.append("a Supabase platform's database that holds tables of a project cannot be swapped "
                            "(use --upsert, or --into)")  # fmt: skip
         for text in obstacles_to_rename(target):

@@ -65,8 +65,8 @@ def drill_database(
             where=server.label,
             remedy="Name a role with CREATEDB in DRILL_DATABASE_URL.",
         )
-    needed = expected.roles.extensions if expected.roles else {}
-    apart, missing = left_out(tuple(needed), facts.extensions)
+    needed = expected.roles.extension_names if expected.roles else frozenset()
+    apart, missing = left_out(needed, facts.extensions)
     if missing:
         outcome.findings += [
             Finding(

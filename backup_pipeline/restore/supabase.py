@@ -7,8 +7,6 @@ own migrations tables say the same as in the backup; everything else of the plat
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 TableName = tuple[str, str]
 
 PLATFORM_ROLES = ("supabase_admin", "supabase_auth_admin")
@@ -24,9 +22,15 @@ PASSING = frozenset({("storage", "s3_multipart_uploads"), ("storage", "s3_multip
                      ("auth", "audit_log_entries"), ("auth", "instances")})  # fmt: skip
 
 
-def is_platform(roles: Collection[str]) -> bool:
-    """Return whether a server with these roles is Supabase's."""
-    return any(role in roles for role in PLATFORM_ROLES)
+def is_platform(owner_of_auth: str) -> bool:
+    """Return whether a database is one that the platform made: its schema `auth` belongs to the platform.
+
+    The cluster's roles say nothing of it: one server may have a platform's database and others beside it.
+
+    Args:
+        owner_of_auth: the role that owns the schema `auth` in that database; "" where there is no such schema.
+    """
+    return owner_of_auth in PLATFORM_ROLES
 
 
 def may_be_written(table: TableName) -> bool:

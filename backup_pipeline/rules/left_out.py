@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from backup_pipeline.model.catalog import Catalog
+from backup_pipeline.model.catalog import Catalog, unquoted
 
 
 class LineKind(StrEnum):
@@ -72,15 +72,8 @@ def line_of(statement: bytes) -> Line | None:
     text = statement.decode("utf-8", "replace")
     for kind, pattern in _PATTERNS:
         if found := pattern.match(text):
-            return Line(kind, _unquoted(found[1]))
+            return Line(kind, unquoted(found[1]))
     return None
-
-
-def _unquoted(name: str) -> str:
-    for quote in ('"', "'"):
-        if name.startswith(quote):
-            return name[1:-1].replace(quote * 2, quote)
-    return name
 
 
 @dataclass
@@ -116,7 +109,7 @@ class LeftOut:
         found = _SUPERUSERS_OWNER.match(statement.decode("utf-8", "replace"))
         if found is None or sqlstate != _REFUSED:
             return False
-        self.lines.append(Line(LineKind.SUPERUSERS_OWNER, f"{_unquoted(found[1])} to {_unquoted(found[2])}"))
+        self.lines.append(Line(LineKind.SUPERUSERS_OWNER, f"{unquoted(found[1])} to {unquoted(found[2])}"))
         return True
 
 
@@ -175,13 +168,13 @@ def foreseen(catalog: Catalog, may_become: Collection[str]) -> list[Line]:
         for name in catalog.objects.get("default privilege", {})
         if (role := _role_of_privilege(name)) not in may_become
     ]
-    triggers = [Line(LineKind.EVENT_TRIGGER, _unquoted(name)) for name in catalog.objects.get("event trigger", {})]
+    triggers = [Line(LineKind.EVENT_TRIGGER, unquoted(name)) for name in catalog.objects.get("event trigger", {})]
     return [*owners, *privileges, *triggers]
 
 
 def _role_of_privilege(name: str) -> str:
     found = re.match(rf"for role {_NAME} ", name)
-    return _unquoted(found[1]) if found else ""
+    return unquoted(found[1]) if found else ""
 
 
 def without_left_out(expected: Catalog, found: Catalog, lines: Sequence[Line], user: str) -> tuple[Catalog, Catalog]:
@@ -223,7 +216,7 @@ def without_left_out(expected: Catalog, found: Catalog, lines: Sequence[Line], u
                        ("published", LineKind.PUBLICATION), ("subscription", LineKind.SUBSCRIPTION),
                        ("extension", LineKind.EXTENSION)):  # fmt: skip
         for side in (wanted, have):
-            side[kind] = {n: t for n, t in side.get(kind, {}).items() if _unquoted(n) not in subjects[line]}
+            side[kind] = {n: t for n, t in side.get(kind, {}).items() if unquoted(n) not in subjects[line]}
     gone = {f"{kind} {subject}" for kind in (LineKind.EVENT_TRIGGER, LineKind.PUBLICATION, LineKind.SUBSCRIPTION)
             for subject in subjects[kind]}  # fmt: skip
     for kind in ("other owner", "other comment"):
@@ -234,7 +227,7 @@ def without_left_out(expected: Catalog, found: Catalog, lines: Sequence[Line], u
 
 def _bare(name: str) -> str:
     """Return the name without its kind before it and without quotes: `event trigger "a b"` is `a b`."""
-    return _unquoted(re.sub(r"\A(?:event trigger|foreign-data wrapper|publication) ", "", name))
+    return unquoted(re.sub(r"\A(?:event trigger|foreign-data wrapper|publication) ", "", name))
 
 
 def _owner_key(name: str, moved: Mapping[str, str]) -> str:

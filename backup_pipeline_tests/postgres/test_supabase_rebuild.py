@@ -135,7 +135,7 @@ class Project:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
-    # A server of its own: these roles make every database of the server a platform's.
+    # A server of its own: roles belong to the whole server.
     with scratch_server(Path("/tmp"), settings={"max_connections": "60"}) as server:
         yield Project(server, tmp_path_factory.mktemp("supabase"))
 

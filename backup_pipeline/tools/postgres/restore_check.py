@@ -55,6 +55,15 @@ def large_objects_of(target: PostgresTarget) -> Fingerprint | None:
         return fingerprint_large_objects(connection)
 
 
+def owner_of_schema(target: PostgresTarget, schema: str) -> str:
+    """Return the role that owns a schema of the target's database; "" where there is no such schema."""
+    with connected(target) as connection:
+        row = connection.execute(
+            "select pg_get_userbyid(nspowner) from pg_namespace where nspname = %s", [schema]
+        ).fetchone()
+        return str(row[0]) if row else ""
+
+
 def tables_of(target: PostgresTarget) -> list[TableName]:
     """Return (schema, table) of every ordinary and partitioned user table."""
     with connected(target) as connection:
