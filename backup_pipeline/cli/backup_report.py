@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from backup_pipeline.cli.common import console, shown_progress
+from backup_pipeline.cli.common import config_argument, console, shown_progress
 from backup_pipeline.cli.tables import new_table, print_table
 from backup_pipeline.cli.words import bytes_text
 from backup_pipeline.errors import BackupSystemError
@@ -157,7 +157,7 @@ class TextReport:
         if manifest is None and self._lines.set_id:
             errors.print(
                 f"{self._plan}/{self._lines.set_id} is incomplete and does not count as a backup. "
-                f"Complete it with: backup-pipeline backup {self._plan} --resume",
+                f"Complete it with: backup-pipeline backup {self._plan} --resume{config_argument()}",
                 markup=False,
             )
         return {"exit_code": int(exit_code_of(outcome))}

@@ -36,7 +36,18 @@ def load(config: Path | None) -> Site:
     """Return the site of a command; SettingsError with every fault of its file."""
     from backup_pipeline.settings.loader import load_site
 
+    _given[:] = [config] if config else []
     return load_site(config)
+
+
+_given: list[Path] = []
+
+
+def config_argument() -> str:
+    """Return ` --config …` as a next step must have it: what was given to this command, "" when nothing was."""
+    import shlex
+
+    return f" --config {shlex.quote(str(_given[-1]))}" if _given else ""
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -100,7 +111,8 @@ def _tell(error: BackupSystemError, *, as_json: bool) -> None:
     where = f"{error.where}: " if error.where else ""
     out.print(f"[bold red]error[/] {_escape(where + error.what)}")
     if error.remedy:
-        out.print(f"[bold]remedy[/] {_escape(error.remedy)}")
+        same = f" (with{config_argument()}, as here)" if _given and "backup-pipeline " in error.remedy else ""
+        out.print(f"[bold]remedy[/] {_escape(error.remedy + same)}")
 
 
 def _escape(text: str) -> str:

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from backup_pipeline.cli.common import ConfigOption, DryRunOption, JsonOption, console, exit_with, load, print_json
+from backup_pipeline.cli.common import (
+    ConfigOption,
+    DryRunOption,
+    JsonOption,
+    config_argument,
+    console,
+    exit_with,
+    load,
+    print_json,
+)
 from backup_pipeline.errors import ExitCode, SettingsError
 
 if TYPE_CHECKING:
@@ -27,15 +38,26 @@ def register(app: typer.Typer) -> None:
     app.add_typer(group, name="env", rich_help_panel="Keep in order")
 
 
-def setup(config: ConfigOption = None, dry_run: DryRunOption = False, as_json: JsonOption = False) -> None:
-    """Write `.env` (mode 0600) with generated secrets. What is set stays; comments and order stay.
+def setup(
+    config: ConfigOption = None,
+    supabase: Annotated[
+        bool, typer.Option("--supabase", help="This site hosts Supabase itself: make its passwords and keys too.")
+    ] = False,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write `.env` (mode 0600). What is set is never changed; the former file is kept; comments and order stay.
 
-    Passwords are made at random; JWT_SECRET and the ANON_KEY and SERVICE_ROLE_KEY that match it are made as Supabase
-    wants them. Connection strings are left for you to fill in, and named.
+    Connection strings are left for you to fill in, and named. For a self-hosted Supabase, passwords are made at random,
+    and JWT_SECRET with the ANON_KEY and SERVICE_ROLE_KEY that match it. Weak values are reported with how to rotate
+    them safely. In a folder without backup.yaml, a template of it is written first, with its schema, to be edited.
     """
     from backup_pipeline.operations.env_setup import setup_environment
 
-    done = setup_environment(load(config), now=datetime.now(UTC), dry_run=dry_run)
+    if (folder := _new_site(config)) is not None:
+        _begin(folder, config, dry_run=dry_run, as_json=as_json)
+        return
+    done = setup_environment(load(config), now=datetime.now(UTC), dry_run=dry_run, supabase=supabase)
     if as_json:
         print_json(
             {
@@ -46,10 +68,41 @@ def setup(config: ConfigOption = None, dry_run: DryRunOption = False, as_json: J
                 "kept": list(done.kept),
                 "to_fill": [name for name, _ in done.to_fill],
                 "left": dict(done.left),
+                "weak": [{"variable": name, "what": what, "remedy": how} for name, what, how in done.weak],
+                "former": str(done.former) if done.former else None,
             }
         )
     else:
         _tell_setup(done, dry_run=dry_run)
+
+
+def _new_site(config: Path | None) -> Path | None:
+    """Return the folder that has no settings file yet; None where there is one, or another name than backup.yaml."""
+    from backup_pipeline.settings.loader import CONFIG_VARIABLE, DEFAULT_NAME
+
+    if config is None and os.environ.get(CONFIG_VARIABLE):
+        return None
+    place = config or Path(DEFAULT_NAME)
+    folder = place if place.is_dir() else place.parent
+    named = place.is_dir() or place.name == DEFAULT_NAME
+    return folder if named and not (folder / DEFAULT_NAME).exists() else None
+
+
+def _begin(folder: Path, config: Path | None, *, dry_run: bool, as_json: bool) -> None:
+    from rich.markup import escape
+
+    from backup_pipeline.operations.site_files import begin_site
+
+    written = begin_site(folder.absolute(), dry_run=dry_run)
+    if as_json:
+        print_json({"site": str(folder.absolute()), "written": [str(path) for path in written], "dry_run": dry_run})
+        return
+    out = console()
+    for path in written:
+        out.print(f"[bold]{escape(str(path))}[/] {'would be ' if dry_run else ''}written", soft_wrap=True)
+    same = f" --config {config}" if config else ""
+    out.print(f"Next: keep what you have in backup.yaml and delete the rest, then run backup-pipeline env setup{same}",
+              markup=False, soft_wrap=True)  # fmt: skip
 
 
 def _tell_setup(done: EnvSetup, *, dry_run: bool) -> None:
@@ -58,6 +111,8 @@ def _tell_setup(done: EnvSetup, *, dry_run: bool) -> None:
     out = console()
     verb = "would be " if dry_run else ""
     out.print(f"[bold]{escape(str(done.file))}[/] {verb}{'written' if done.created else 'completed'}")
+    if done.former:
+        out.print(f"  [dim]former   {escape(str(done.former))}[/]")
     for name in done.generated:
         out.print(f"  [green]made[/]     {name}")
     for name in done.kept:
@@ -66,8 +121,12 @@ def _tell_setup(done: EnvSetup, *, dry_run: bool) -> None:
         out.print(f"  [yellow]left[/]     {name}: {escape(why)}")
     for name, what in done.to_fill:
         out.print(f"  [yellow]fill in[/]  {name}: {escape(what)}")
-    out.print("Next: fill in what is named, then run backup-pipeline env check" if done.to_fill else
-              "Next: backup-pipeline env check")  # fmt: skip
+    for name, what, how in done.weak:
+        out.print(f"  [yellow]weak[/]     {name}: {escape(what)}; not changed, since something may run with it")
+        out.print(f"           [dim]→ {escape(how)}[/]")
+    check_it = f"backup-pipeline env check{config_argument()}"
+    next_step = f"fill in what is named, then run {check_it}" if done.to_fill else check_it
+    out.print(f"Next: {escape(next_step)}", soft_wrap=True)
 
 
 def check(

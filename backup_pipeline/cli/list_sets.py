@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from backup_pipeline.cli.common import ConfigOption, JsonOption, console, load, print_json
+from backup_pipeline.cli.common import ConfigOption, JsonOption, config_argument, console, load, print_json
 from backup_pipeline.cli.tables import new_table, print_table
 from backup_pipeline.cli.words import age_text, bytes_text
 
@@ -54,7 +54,7 @@ def _print_plan(plan: str, found: list[ListedSet], now: datetime) -> None:
 
     out = console()
     if not found:
-        out.print(f"[bold]{plan}[/]: no sets yet; backup-pipeline backup {plan} makes one")
+        out.print(f"[bold]{plan}[/]: no sets yet; backup-pipeline backup {plan}{config_argument()} makes one")
         return
     table = new_table(plan, "set", "state", ">size", ">rows", ">age", ">checks", "verified", "proven")
     for one in found:

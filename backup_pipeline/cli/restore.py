@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from backup_pipeline.cli.common import ConfigOption, JsonOption, console, exit_with, load, print_json, shown_progress
+from backup_pipeline.cli.common import (
+    ConfigOption,
+    JsonOption,
+    config_argument,
+    console,
+    exit_with,
+    load,
+    print_json,
+    shown_progress,
+)
 from backup_pipeline.errors import ExitCode, RefusedError
 
 if TYPE_CHECKING:
@@ -187,4 +196,4 @@ def _print_result(result: RestoreResult) -> None:
     if result.undo.kind == "none":
         out.print(f"  to take it back: {escape(result.undo.remedy)}")
     else:
-        out.print(f"  to take it back: backup-pipeline undo {result.plan}/{result.source}")
+        out.print(f"  to take it back: backup-pipeline undo {result.plan}/{result.source}{config_argument()}")

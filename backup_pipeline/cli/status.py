@@ -52,10 +52,13 @@ def status(
     now = datetime.now(UTC)
     found = [one for one in site_status(site, now) if plan in (None, one.plan)]
     if html:
-        from backup_pipeline.operations.status_page import status_page
+        from backup_pipeline.operations.status_page import is_status_page, status_page
         from backup_pipeline.tools.files import write_atomically
+        from backup_pipeline.tools.former_files import keep_former
 
         page = status_page(found, now=now, site=site.folder.name, timezone=site.settings.timezone)
+        if not is_status_page(html):
+            keep_former(html.resolve(), now)
         write_atomically(html.resolve(), page.encode())
     if as_json:
         print_json({"plans": [one.as_dict(now) for one in found], "html": str(html) if html else None})

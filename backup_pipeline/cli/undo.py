@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from backup_pipeline.cli.common import ConfigOption, JsonOption, console, load, print_json
+from backup_pipeline.cli.common import ConfigOption, JsonOption, config_argument, console, load, print_json
 
 
 def register(app: typer.Typer) -> None:
@@ -67,6 +67,7 @@ def undo(
             markup=False,
         )
         out.print(
-            f"Nothing was changed. To do it: backup-pipeline undo {name} --apply --confirm {result.undo.live}",
+            f"Nothing was changed. To do it: backup-pipeline undo {name} --apply --confirm {result.undo.live}"
+            f"{config_argument()}",
             markup=False,
         )

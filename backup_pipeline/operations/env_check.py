@@ -20,9 +20,12 @@ from backup_pipeline.rules.environment import (
     need_faults,
     password_fault,
     secret_faults,
+    unfilled_faults,
 )
+from backup_pipeline.settings.loader import ENV_NAME
 from backup_pipeline.settings.site import Site
 from backup_pipeline.settings.types import OrdersSource, PostgresSource
+from backup_pipeline.settings.variables import read_env_file
 from backup_pipeline.tools.postgres.target import PostgresTarget
 
 LOCAL_HOSTS = {"localhost", "127.0.0.1", "::1"}
@@ -117,17 +120,27 @@ def check_environment(site: Site, *, now: datetime, production: bool = False) ->
     from backup_pipeline.operations.env_check_servers import server_faults
 
     plans = list(site.settings.plans)
-    found = [
+    judged = [
         *environment_faults(site, plans),
         *need_faults(_optional_needs(site), site.environment),
         *_address_faults(site),
         *secret_faults(site.environment, now),
+    ]
+    found = [
+        *judged,
+        *_unfilled(site, judged),
         *_target_faults(site, plans),
         *machine_faults(site, now),
         *server_faults(site, plans),
     ]
     graded = dict.fromkeys(fault.graded(production=production) for fault in found)
     return sorted(graded, key=lambda fault: fault.severity is not Severity.ERROR)
+
+
+def _unfilled(site: Site, judged: Sequence[EnvironmentFault]) -> list[EnvironmentFault]:
+    """Return a fault for each other variable of `.env` that is a placeholder: other programs read them too."""
+    names = {name for fault in judged for name in fault.where.split(" or ")}
+    return unfilled_faults(read_env_file(site.folder / ENV_NAME), names)
 
 
 def _optional_needs(site: Site) -> list[Need]:

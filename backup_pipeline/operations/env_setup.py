@@ -1,4 +1,7 @@
-"""Writing `.env`: secrets that can be made are made, what is set stays, comments and order stay.
+"""Writing `.env`: missing secrets are made, what is set is never changed, comments and order stay.
+
+A value that is weak or a placeholder may be the one that a running system uses, so it is reported with the way to
+rotate it and stays. Only an empty value and the template's own `<ANGLE BRACKETS>` are filled. The former file is kept.
 
 Which variables there are is settings/env_template's; how keys are signed is rules/supabase_keys'.
 """
@@ -15,9 +18,10 @@ from datetime import datetime
 from pathlib import Path
 
 from backup_pipeline.errors import SettingsError
-from backup_pipeline.rules.environment import is_placeholder
-from backup_pipeline.rules.supabase_keys import ROLES, make_key
+from backup_pipeline.rules.environment import is_example, is_placeholder, weak_values
+from backup_pipeline.rules.supabase_keys import DEMO_JWT_SECRET, ROLES, make_key
 from backup_pipeline.settings.env_template import (
+    SUPABASE_VARIABLES,
     TEMPLATE_VARIABLES,
     Generator,
     TemplateVariable,
@@ -29,6 +33,7 @@ from backup_pipeline.settings.loader import ENV_NAME
 from backup_pipeline.settings.site import Site
 from backup_pipeline.settings.variables import FILE_SUFFIX, named_variables
 from backup_pipeline.tools.files import write_atomically
+from backup_pipeline.tools.former_files import keep_former
 
 PASSWORD_LENGTH = 32
 JWT_SECRET_LENGTH = 64
@@ -45,6 +50,8 @@ class EnvSetup:
         kept: variables that had a value, which stays.
         to_fill: variables that only a person can fill, and what for.
         left: variables that could have been made but were not, with the reason.
+        weak: variables whose value is weak or a placeholder: what is wrong, and how to change it safely.
+        former: the copy of the former `.env`; None when nothing was replaced.
     """
 
     file: Path
@@ -53,6 +60,8 @@ class EnvSetup:
     kept: tuple[str, ...]
     to_fill: tuple[tuple[str, str], ...]
     left: tuple[tuple[str, str], ...]
+    weak: tuple[tuple[str, str, str], ...] = ()
+    former: Path | None = None
 
 
 def letters_and_digits(length: int) -> str:
@@ -62,14 +71,23 @@ def letters_and_digits(length: int) -> str:
 
 
 def setup_environment(
-    site: Site, *, now: datetime, dry_run: bool = False, random_text: Callable[[int], str] = letters_and_digits
+    site: Site,
+    *,
+    now: datetime,
+    dry_run: bool = False,
+    supabase: bool = False,
+    random_text: Callable[[int], str] = letters_and_digits,
 ) -> EnvSetup:
     """Write `.env` beside backup.yaml, mode 0600, in one rename; nothing that is set is changed.
+
+    The secrets of a self-hosted Supabase are made where the site has one: asked for, named in backup.yaml or in
+    `.env`, or (where there is no `.env` yet) used without a default by a compose file beside backup.yaml.
 
     Args:
         site: the site whose variables are wanted.
         now: from when generated keys are valid.
         dry_run: say what would be done and write nothing.
+        supabase: the site hosts Supabase itself.
         random_text: gives a random text of that length.
 
     Raises:
@@ -78,13 +96,16 @@ def setup_environment(
     """
     path = site.folder / ENV_NAME
     named = named_variables(site.settings)
-    variables = (*TEMPLATE_VARIABLES, *site_variables(named))
     try:
         old = path.read_text("utf-8") if path.exists() else None
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError("Cannot be read.", where=str(path), remedy="Correct its mode or content.") from error
     present = _values(old or "")
+    variables = _wanted(site, named, present, supabase=supabase, new=old is None)
     made, left = _generated(variables, present, now, random_text)
+    if old is not None and not supabase:
+        # A line that an existing file lacks may be set for the containers elsewhere; keys are told by their secret.
+        made = {name: value for name, value in made.items() if name in present or name in ROLES or name in named}
     text = _new_text(variables, named, made) if old is None else _filled(old, variables, named, made)
     after = _values(text)
     # Of several variables for one connection string, one is enough.
@@ -95,12 +116,40 @@ def setup_environment(
         for v in variables
         if v.name in named and v.required and not _is_set(after, v.name) and v.name not in served
     )
+    former = None
     if not dry_run and text != old:
+        former = keep_former(path, now)
         write_atomically(path, text.encode())
     elif not dry_run:
         path.chmod(0o600)
-    kept = tuple(name for name in present if _is_set(present, name))
-    return EnvSetup(path, old is None, tuple(made), kept, to_fill, tuple(left.items()))
+    kept = tuple(name for name in present if _has_value(present, name))
+    return EnvSetup(path, old is None, tuple(made), kept, to_fill, tuple(left.items()), weak_values(after, now), former)
+
+
+_COMPOSE_FILES = ("compose*.y*ml", "docker-compose*.y*ml", "supabase/docker/docker-compose*.y*ml")
+
+
+def _wanted(
+    site: Site, named: tuple[str, ...], present: dict[str, str], *, supabase: bool, new: bool
+) -> tuple[TemplateVariable, ...]:
+    """Return the variables that concern this site, those of a self-hosted Supabase only where there is one."""
+    here = {*named, *(name.removesuffix(FILE_SUFFIX) for name in present)}
+    hosted = supabase or bool(here & SUPABASE_VARIABLES) or (new and _composed(site.folder))
+    known = tuple(v for v in TEMPLATE_VARIABLES if hosted or v.name not in SUPABASE_VARIABLES)
+    return (*known, *site_variables(named))
+
+
+def _composed(folder: Path) -> bool:
+    """Return whether a compose file takes one of Supabase's secrets from the environment, without a default."""
+    wanted = re.compile(r"\$\{?(" + "|".join(SUPABASE_VARIABLES) + r")\b(?!:?-)")
+    for pattern in _COMPOSE_FILES:
+        for file in folder.glob(pattern):
+            try:
+                if wanted.search(file.read_text("utf-8", "replace")):
+                    return True
+            except OSError:
+                continue
+    return False
 
 
 def _values(text: str) -> dict[str, str]:
@@ -110,8 +159,15 @@ def _values(text: str) -> dict[str, str]:
 
 
 def _is_set(values: dict[str, str], name: str) -> bool:
+    """Return whether a variable has a value that is more than a placeholder."""
     value = values.get(name, "").strip()
     return bool(value and not is_placeholder(value)) or bool(values.get(name + FILE_SUFFIX, "").strip())
+
+
+def _has_value(values: dict[str, str], name: str) -> bool:
+    """Return whether a variable has any value of its own: one that something may be running with."""
+    value = values.get(name, "").strip()
+    return bool(value and not is_example(value)) or bool(values.get(name + FILE_SUFFIX, "").strip())
 
 
 def _generated(
@@ -122,19 +178,23 @@ def _generated(
     left: dict[str, str] = {}
     for variable in variables:
         name = variable.name
-        if variable.generator is None or _is_set(present, name):
+        if variable.generator is None or _has_value(present, name):
             continue
         if variable.generator is Generator.PASSWORD:
             made[name] = random_text(PASSWORD_LENGTH)
         elif variable.generator is Generator.JWT_SECRET:
-            keys = [key for key in ROLES if _is_set(present, key)]
+            keys = [key for key in ROLES if _has_value(present, key)]
             if keys:
                 left[name] = f"{' and '.join(keys)} are signed with a secret that is not here; a new one would not fit"
             else:
                 made[name] = random_text(JWT_SECRET_LENGTH)
         else:
-            secret = made.get("JWT_SECRET") or (present.get("JWT_SECRET", "") if _is_set(present, "JWT_SECRET") else "")
-            if secret:
+            secret = made.get("JWT_SECRET") or (
+                present.get("JWT_SECRET", "") if _has_value(present, "JWT_SECRET") else ""
+            )
+            if secret == DEMO_JWT_SECRET:
+                left[name] = "JWT_SECRET is Supabase's published one: rotate that first"
+            elif secret:
                 made[name] = make_key(ROLES[name], secret, now)
             else:
                 left[name] = "made from JWT_SECRET, which is not in this file"

@@ -11,6 +11,7 @@ from datetime import date, datetime, timedelta
 from functools import cache
 from html import escape
 from importlib.resources import files
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
 from backup_pipeline import __version__
@@ -22,6 +23,7 @@ from backup_pipeline.operations.status import PlanStatus
 from backup_pipeline.operations.status_charts import Point, calendar, chart, legend
 from backup_pipeline.operations.stores import is_whole_backup
 from backup_pipeline.rules.retention import problem_of
+from backup_pipeline.tools.files import read_ordinary
 
 _STANDINGS = {"good": "✓ Good", "attention": "! Needs attention", "failing": "✕ Failing"}
 _LISTED_SETS = 12
@@ -30,6 +32,19 @@ _LISTED_SETS = 12
 @cache
 def _style() -> str:
     return files("backup_pipeline.operations").joinpath("status_page.css").read_text("utf-8")
+
+
+# Pages of earlier releases carry no generator.
+_OWN = (b'<meta name="generator" content="backup-pipeline">', b'<header class="site"><div><h1>Backups of ')
+
+
+def is_status_page(path: Path) -> bool:
+    """Return whether a file is an earlier status page, which may be replaced; a person's own file may not."""
+    try:
+        content = read_ordinary(path)
+    except OSError:
+        return False
+    return any(mark in content for mark in _OWN)
 
 
 def status_page(plans: Sequence[PlanStatus], *, now: datetime, site: str, timezone: str) -> str:
@@ -48,6 +63,7 @@ def status_page(plans: Sequence[PlanStatus], *, now: datetime, site: str, timezo
 <html lang="en">
 <head>
 <meta charset="utf-8">
+<meta name="generator" content="backup-pipeline">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
 <title>Backups of {escape(site)}, {local:%Y-%m-%d}</title>

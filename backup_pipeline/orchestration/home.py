@@ -8,10 +8,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 
 from backup_pipeline.errors import SettingsError
 from backup_pipeline.tools.files import translate_os_error, write_atomically
+from backup_pipeline.tools.former_files import keep_former, private_folder
+from backup_pipeline.tools.packaged_files import packaged_file
 
 HOME_VARIABLE = "DAGSTER_HOME"
 FOLDER_NAME = ".dagster"
@@ -19,13 +22,6 @@ INSTANCE_FILE = "dagster.yaml"
 WORKSPACE_FILE = "workspace.yaml"
 # The first line of the packaged dagster.yaml; a file without it is the user's own and is left alone.
 _MARK = re.compile(r"^# backup-pipeline dagster\.yaml, version (\d+)")
-
-
-def packaged_file(name: str) -> Path:
-    """Return the project's own copy of a file: inside an installed package, or at the root of a checkout."""
-    package = Path(__file__).resolve().parent.parent
-    inside = package / "packaged" / name
-    return inside if inside.is_file() else package.parent / name
 
 
 def default_home(environment: Mapping[str, str], site_folder: Path | None = None) -> Path:
@@ -57,15 +53,21 @@ def ensure_home(site_folder: Path, environment: Mapping[str, str] | None = None)
         SettingsError: DAGSTER_HOME is not absolute.
         StoreError: the folder cannot be made or written.
     """
-    home = default_home(os.environ if environment is None else environment, site_folder)
+    looked_at = os.environ if environment is None else environment
+    elsewhere = bool(looked_at.get(HOME_VARIABLE, "").strip())
+    home = default_home(looked_at, site_folder)
     try:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not elsewhere:
+            # Inside a site, which may be a git repository: its runs are nothing to commit.
+            private_folder(home)
         ours = packaged_file(INSTANCE_FILE).read_bytes()
         there = home / INSTANCE_FILE
         known = there.read_bytes() if there.exists() else None
     except OSError as error:
         raise translate_os_error(error, home) from error
     if known is None or _version(known) < _version(ours):
+        keep_former(there, datetime.now(UTC))
         write_atomically(there, ours)
     os.environ[HOME_VARIABLE] = str(home)
     return home

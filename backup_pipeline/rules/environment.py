@@ -63,15 +63,22 @@ class Need:
     required: bool = True
 
 
-_PLACEHOLDER_WORDS = re.compile(
-    r"(change[-_ ]?(me|it|this)?|example|sample|placeholder|replace[-_ ]?(me|this)?|todo|tbd|fixme|dummy|none|null|"
-    r"\.{3}|x{3,}|\?{2,}|-+)",
+# What shows in any variable that nobody filled it in yet.
+_UNFILLED = re.compile(
+    r"change[-_ ]?(me|it|this)?|change[-_ ]?(me|it|this)([-_ !.].*)?|placeholder|replace[-_ ]?(me|this)?|"
+    r"replace[-_ ]?(me|this|with)[-_ ].*|todo|to[-_ ]do|todo[-_ :].*|tbd|fixme|"
+    r"(enter|insert|put|add|set|fill|paste)[-_ ](in[-_ ])?(your|the|me|it|here)([-_ ].*)?|"
+    r"(.*[-_ ])?(key|token|secret|password|passwort|url|value|id|user|host|name|dsn)[-_ ](goes[-_ ])?here|"
+    r"<.*>|\[.*(your|insert|change).*\]|\{\{.*\}\}|__[A-Z0-9_]+__|x{3,}|(sk|pk)[-_](live[-_]|test[-_])?x{3,}|\*{3,}|\?{2,}",
     re.IGNORECASE,
 )
+# What is no value where one is needed, and may be one elsewhere (`SMTP_AUTH=none`).
+_PLACEHOLDER_WORDS = re.compile(r"example|sample|dummy|none|null|\.{3}|…|-+|\$\{[^}]*\}", re.IGNORECASE)
 _PLACEHOLDER_PARTS = re.compile(
     r"<[^<>]*>|\$\{[^}]*\}|(?i:\[your[-_ ][^\]]*\]|(^|[:/@=])(your[-_ ]|change[-_]?me|x{4,}([:@/]|$)))|"
     r"USER:PASSWORD@|user:password@host|[@/]([\w-]+\.)*example\.(com|org|net)\b",
 )
+_UNFILLED_PARTS = re.compile(r"(?i:\[your[-_ ][^\]]*\]|[:/@=](your[-_ ]|change[-_]?me|<[^<>]*>))|USER:PASSWORD@")
 _PUBLISHED = {
     "your-super-secret-and-long-postgres-password",
     "this_password_is_insecure_and_should_be_updated",
@@ -89,12 +96,24 @@ MINIMUM_JWT_SECRET = 32
 def is_placeholder(value: str) -> bool:
     """Return whether a value only shows where a value belongs."""
     text = value.strip().strip("'\"")
+    return is_unfilled(text) or bool(_PLACEHOLDER_WORDS.fullmatch(text)) or bool(_PLACEHOLDER_PARTS.search(text))
+
+
+def is_unfilled(value: str) -> bool:
+    """Return whether a value of any variable, known here or not, plainly waits for somebody to fill it in."""
+    text = value.strip().strip("'\"")
     return (
         text in _PUBLISHED
-        or bool(_PLACEHOLDER_WORDS.fullmatch(text))
-        or bool(_PLACEHOLDER_PARTS.search(text))
-        or text.lower().startswith(("your-", "your_", "my-secret", "insert-"))
+        or bool(_UNFILLED.fullmatch(text))
+        or bool(_UNFILLED_PARTS.search(text))
+        or text.lower().startswith(("your-", "your_", "your ", "my-secret", "insert-"))
     )
+
+
+def is_example(value: str) -> bool:
+    """Return whether a value is the template's own mark for "none yet": text in angle brackets, or nothing."""
+    text = value.strip().strip("'\"")
+    return not text or (text.startswith("<") and text.endswith(">"))
 
 
 def weakness(secret: str) -> str:
@@ -185,9 +204,55 @@ def secret_faults(environment: Mapping[str, str], now: datetime) -> list[Environ
     return found
 
 
+_ROTATE = {
+    "POSTGRES_PASSWORD": "Give Supabase's database roles the new password first (its script utils/db-passwd.sh), then "
+    "write it here and restart the containers",
+    "JWT_SECRET": "Replace JWT_SECRET, ANON_KEY and SERVICE_ROLE_KEY together, restart the containers, and give the "
+    "new keys to every application; all users sign in again",
+    "DASHBOARD_PASSWORD": "Write a new one here and restart Supabase's gateway (kong)",
+    "KC_DB_PASSWORD": "ALTER ROLE … PASSWORD in Keycloak's database, then here and in Keycloak's own settings; "
+    "restart it",
+}
+_ROTATE_KEYS = "Replace it together with JWT_SECRET"
+_ROTATING = "docs/security.md, Rotating secrets"
+
+
+def rotation(name: str) -> str:
+    """Return how a secret is changed without locking out what runs with it; `env setup` never changes one."""
+    how = _ROTATE.get(name) or (_ROTATE_KEYS if name in ROLES else "Change it where it is used, then here")
+    return f"{how} ({_ROTATING})."
+
+
 def _weak(name: str, what: str) -> EnvironmentFault:
-    remedy = "Change it where it is used, too; or empty it here and run: backup-pipeline env setup"
-    return EnvironmentFault(name, what, remedy, Severity.WARN, lax=True)
+    return EnvironmentFault(name, what, rotation(name), Severity.WARN, lax=True)
+
+
+def unfilled_faults(variables: Mapping[str, str], judged: Iterable[str]) -> list[EnvironmentFault]:
+    """Return a fault for each variable of `.env` whose value is a placeholder, whoever reads it.
+
+    Args:
+        variables: what `.env` sets.
+        judged: names about which another fault speaks already.
+    """
+    told = set(judged)
+    return [
+        EnvironmentFault(
+            name, "still a placeholder", "Replace it with the real value, or remove the line.", Severity.WARN, lax=True
+        )
+        for name, value in variables.items()
+        if name not in told and value.strip() and is_unfilled(value)
+    ]
+
+
+def weak_values(variables: Mapping[str, str], now: datetime) -> tuple[tuple[str, str, str], ...]:
+    """Return (name, what is wrong, how to change it safely) for each weak secret and placeholder in `.env`.
+
+    Values in angle brackets are left out: they are the template's, and named as to be filled in.
+    """
+    found = secret_faults(variables, now)
+    rest = {name: value for name, value in variables.items() if not is_example(value)}
+    found += unfilled_faults(rest, [fault.where for fault in found])
+    return tuple((fault.where, fault.what, fault.remedy) for fault in found)
 
 
 def password_fault(where: str, password: str) -> EnvironmentFault | None:

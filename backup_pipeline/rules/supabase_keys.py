@@ -74,12 +74,14 @@ def key_problem(name: str, token: str, secret: str, now: datetime) -> tuple[str,
         secret: the JWT secret, "" when not known here.
         now: the present moment.
     """
-    anew = "Empty it and run: backup-pipeline env setup"
+    anew = "Have it made anew from JWT_SECRET and give it to every application (docs/security.md, Rotating secrets)."
     claims = read_key(token)
     if claims is None:
         return "not a token of the form that Supabase uses (HS256)", anew
     if is_signed_with(token, DEMO_JWT_SECRET) or claims.get("iss") == DEMO_ISSUER:
-        return "Supabase's published demo key: everybody has it", f"Empty it and JWT_SECRET and run: {anew[17:]}"
+        return "Supabase's published demo key: everybody has it", (
+            "Replace JWT_SECRET, ANON_KEY and SERVICE_ROLE_KEY together (docs/security.md, Rotating secrets)."
+        )
     if claims.get("role") != ROLES[name]:
         return f"holds another role than {ROLES[name]}", anew
     if secret and not is_signed_with(token, secret):

@@ -167,6 +167,9 @@ TEMPLATE_VARIABLES: tuple[TemplateVariable, ...] = (
     ),
 )  # fmt: skip
 
+SUPABASE_VARIABLES = frozenset(variable.name for variable in TEMPLATE_VARIABLES if variable.group == _SUPABASE)
+"""What Supabase's own containers need, where the site hosts it."""
+
 _HEADER = """\
 # Secrets and connection strings of a site. Copy to .env (mode 0600), or run: backup-pipeline env setup
 # Everything else stands in backup.yaml, which names these variables.

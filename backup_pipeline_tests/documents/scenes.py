@@ -160,7 +160,10 @@ def readme(stage: Stage) -> None:
             {"SESSION_DATABASE_URL": dsn(stage.made("supabase", SUPABASE)), **stage.keycloak()},
         )
 
-    shell.before = {"backup-pipeline env setup": edit, "backup-pipeline env check": fill}
+    shell.before = {
+        "backup-pipeline env setup --config /srv/backup/backup.yaml": edit,
+        "backup-pipeline env check": fill,
+    }
     shell.follow(document("README"))
     assert len(sealed(stage.site / "backups" / "nightly")) == 1
 

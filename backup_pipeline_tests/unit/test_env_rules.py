@@ -18,6 +18,7 @@ from backup_pipeline.rules.environment import (
     is_placeholder,
     need_faults,
     secret_faults,
+    unfilled_faults,
     weakness,
 )
 from backup_pipeline.rules.supabase_keys import DEMO_JWT_SECRET, KEY_LIFETIME, is_signed_with, make_key, read_key
@@ -40,6 +41,9 @@ DEMO_ANON = (
         "postgresql://postgres:[YOUR-PASSWORD]@db.abc.supabase.co:5432/postgres",
         "postgresql://postgres:your-password@h:5432/d", "postgresql://USER:PASSWORD@h/d",
         "postgresql://u:p@db.example.com:5432/d", "postgresql://u:${PASSWORD}@h/d", "postgresql://u:changeme@h/d",
+        "your-api-key-here", "your_api_key_here", "<todo>", "TODO: ask Ann", "change_me_please", "PUT_YOUR_KEY_HERE",
+        "insert your key", "{{ vault.key }}", "__SECRET__", "sk-xxxxxxxx", "api_key_here", "[INSERT KEY]", "***",
+        "REPLACE_ME",
         "your-super-secret-and-long-postgres-password", "this_password_is_insecure_and_should_be_updated",
     ],
 )  # fmt: skip
@@ -52,7 +56,8 @@ def test_a_placeholder_is_not_a_value(value):
     [
         "postgresql://u:p@127.0.0.1:5432/example", "postgresql://example:Xk3@h/d", "jdbc:postgresql://kc-db:5432/keycloak",
         "postgresql://todo:x@h/todo_app", "host=h dbname=d user=u password=xxY", "keycloak", SECRET, "axxxb",
-        "https://hc-ping.com/0b1c", "postgresql://u:p@exampledb:5432/d",
+        "https://hc-ping.com/0b1c", "postgresql://u:p@exampledb:5432/d", "change-management", "yourself",
+        "http://host/here", "exchange", "todoist", "replacement-part", "xxl",
     ],
 )  # fmt: skip
 def test_a_real_value_that_only_looks_like_one_is_taken(value):
@@ -162,3 +167,14 @@ def test_no_value_is_ever_in_a_fault():
     secrets = {"JWT_SECRET": "kurz-geheim", "ANON_KEY": "abc.geheim.def", "POSTGRES_PASSWORD": "geheim1"}
     text = str([fault.as_dict() for fault in secret_faults(secrets, NOW)])
     assert "geheim" not in text
+
+
+def test_a_placeholder_is_found_in_every_variable_of_the_file():
+    variables = {
+        "OPENAI_API_KEY": "your-api-key-here", "SENTRY_DSN": "<todo>", "SMTP_PASSWORD": "CHANGE_ME", "EMPTY": "",
+        "SMTP_AUTH": "none", "STRIPE_KEY": "sk-xxxx", "MAIL_FROM": "me@shop.de", "JUDGED": "changeme",
+        "URL": "postgresql://app:your-password@db/app",
+    }  # fmt: skip
+    found = unfilled_faults(variables, ["JUDGED"])
+    assert [fault.where for fault in found] == ["OPENAI_API_KEY", "SENTRY_DSN", "SMTP_PASSWORD", "STRIPE_KEY", "URL"]
+    assert {fault.graded(production=True).severity for fault in found} == {Severity.ERROR}

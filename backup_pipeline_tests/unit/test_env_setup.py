@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
+import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from backup_pipeline.cli.common import run_app
 from backup_pipeline.cli.main import build_app
 from backup_pipeline.operations.env_setup import setup_environment
 from backup_pipeline.rules.environment import is_placeholder, secret_faults
-from backup_pipeline.rules.supabase_keys import is_signed_with, make_key
+from backup_pipeline.rules.supabase_keys import DEMO_JWT_SECRET, is_signed_with, make_key
 from backup_pipeline.settings.loader import load_site
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -34,6 +35,8 @@ def folder(tmp_path) -> Path:
 
 
 def _setup(folder: Path, **more):
+    """Set up a site that hosts Supabase itself."""
+    more = {"supabase": True} | more
     return setup_environment(load_site(folder, environment={}), now=NOW, **more)
 
 
@@ -136,8 +139,90 @@ def test_an_open_file_is_closed_to_others(folder):
 
 
 def test_the_command_tells_names_and_never_values(folder, capsys):
-    assert run_app(build_app(), ["env", "setup", "--config", str(folder), "--json"]) == 0
+    assert run_app(build_app(), ["env", "setup", "--supabase", "--config", str(folder), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     values = dotenv_values(folder / ".env")
     assert "JWT_SECRET" in told["generated"]
     assert all(values[name] not in str(told) for name in told["generated"])
+
+
+# As a self-hosted Supabase runs with them in many places: weak, published, or what looks like a placeholder.
+RUNNING = {
+    "POSTGRES_PASSWORD": "your-super-secret-and-long-postgres-password",
+    "JWT_SECRET": DEMO_JWT_SECRET,
+    "ANON_KEY": make_key("anon", DEMO_JWT_SECRET, NOW),
+    "SERVICE_ROLE_KEY": make_key("service_role", DEMO_JWT_SECRET, NOW),
+    "DASHBOARD_PASSWORD": "changeme",
+    "KC_DB_PASSWORD": "CHANGE_ME",
+    "OPENAI_API_KEY": "your-api-key-here",
+}
+
+
+@pytest.mark.parametrize("supabase", [False, True])
+def test_what_a_running_supabase_uses_is_never_changed_however_weak(folder, supabase):
+    text = "".join(f"{name}={value}\n" for name, value in RUNNING.items())
+    (folder / ".env").write_text(text)
+    done = _setup(folder, supabase=supabase)
+    assert (folder / ".env").read_text().startswith(text)
+    assert {name: dotenv_values(folder / ".env")[name] for name in RUNNING} == RUNNING
+    weak = {name: how for name, _, how in done.weak}
+    assert set(weak) == set(RUNNING)
+    assert "roles the new password first" in weak["POSTGRES_PASSWORD"]
+    assert "together" in weak["JWT_SECRET"]
+    assert all(RUNNING[name] not in str(done) for name in ("JWT_SECRET", "ANON_KEY"))
+
+
+def test_the_former_file_is_kept_privately_and_git_does_not_see_it(folder):
+    subprocess.run(["git", "init", "-q", folder], check=True)
+    (folder / ".gitignore").write_text(".env\n")
+    (folder / ".env").write_text("JWT_SECRET=\n# mine\n")
+    done = _setup(folder)
+    assert done.former is not None
+    assert done.former.read_text() == "JWT_SECRET=\n# mine\n"
+    assert stat.S_IMODE(done.former.stat().st_mode) == 0o600
+    assert stat.S_IMODE(done.former.parent.stat().st_mode) == 0o700
+    seen = subprocess.run(["git", "status", "--short", "-uall"], cwd=folder, capture_output=True, text=True).stdout
+    assert sorted(seen.split()) == [".gitignore", "??", "??", "backup.yaml"]
+    (folder / ".env").write_text("JWT_SECRET=\n# mine again\n")
+    again = _setup(folder)
+    assert again.former not in (None, done.former)
+    assert done.former.read_text().endswith("# mine\n")
+
+
+def test_a_site_that_hosts_no_supabase_gets_none_of_its_secrets(folder):
+    done = _setup(folder, supabase=False)
+    assert done.generated == ()
+    assert "POSTGRES_PASSWORD" not in (folder / ".env").read_text()
+    assert [name for name, _ in done.to_fill] == ["SESSION_DATABASE_URL", "ERP_URL"]
+
+
+@pytest.mark.parametrize(
+    ("compose", "made"), [("password: ${POSTGRES_PASSWORD}", True), ("password: ${POSTGRES_PASSWORD:-x}", False)]
+)
+def test_a_compose_file_that_waits_for_the_secrets_asks_for_them(folder, compose, made):
+    (folder / "docker-compose.base.yml").write_text(f"services: {{db: {{environment: {{{compose}}}}}}}\n")
+    assert ("POSTGRES_PASSWORD" in _setup(folder, supabase=False).generated) is made
+
+
+def test_an_existing_file_gets_no_password_that_may_be_set_elsewhere(folder):
+    (folder / ".env").write_text("JWT_SECRET=abcdefghijklmnopqrstuvwxyz0123456789\nANON_KEY=\n")
+    done = _setup(folder, supabase=False)
+    assert set(done.generated) == {"ANON_KEY", "SERVICE_ROLE_KEY"}
+
+
+def test_the_next_step_names_the_settings_as_they_were_given(folder, capsys):
+    assert run_app(build_app(), ["env", "setup", "--config", str(folder)]) == 0
+    assert f"then run backup-pipeline env check --config {folder}" in capsys.readouterr().out
+    assert run_app(build_app(), ["show", "nightly/latest", "--config", str(folder)]) != 0
+    assert f"--config {folder}" in capsys.readouterr().err
+
+
+def test_a_folder_without_settings_gets_a_template_that_loads(tmp_path, capsys):
+    assert run_app(build_app(), ["env", "setup", "--config", str(tmp_path)]) == 0
+    assert "Next: keep what you have" in capsys.readouterr().out
+    assert {path.name for path in tmp_path.iterdir()} == {"backup.yaml", "backup.schema.json", ".env.template"}
+    assert load_site(tmp_path, environment={}).settings.plans
+    (tmp_path / ".env.template").write_text("mine")
+    (tmp_path / "backup.yaml").unlink()
+    assert run_app(build_app(), ["env", "setup", "--config", str(tmp_path)]) == 0
+    assert (tmp_path / ".env.template").read_text() == "mine"

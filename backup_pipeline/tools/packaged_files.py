@@ -1,0 +1,15 @@
+"""The project's own files that go into a site: inside an installed package, or at the root of a checkout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+# Names in a site's folder, and in the package, where a leading dot would be left out of some archives.
+_IN_THE_PACKAGE = {".env.template": "env.template"}
+
+
+def packaged_file(name: str) -> Path:
+    """Return the project's own copy of a file (`dagster.yaml`, `backup.yaml`, `.env.template`, …)."""
+    package = Path(__file__).resolve().parent.parent
+    inside = package / "packaged" / _IN_THE_PACKAGE.get(name, name)
+    return inside if inside.is_file() else package.parent / name
