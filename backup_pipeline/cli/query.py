@@ -18,6 +18,8 @@ def query(
     name: Annotated[str, typer.Argument(metavar="SET", help="PLAN/SET, PLAN/latest or latest.")],
     sql: Annotated[str, typer.Argument(metavar="SQL", help="A query; tables are schema.table.")],
     limit: Annotated[int, typer.Option("--limit", min=1, help="Rows to show.")] = 100,
+    timeout: Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds after which it is ended.")] = 300,
+    memory: Annotated[int, typer.Option("--memory", min=64, help="Memory for the query (MiB).")] = 1024,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -30,7 +32,7 @@ def query(
     from backup_pipeline.operations.stores import resolve_set
 
     plan, set_id = resolve_set(site, name)
-    answer = query_set(site, plan, set_id, sql, limit=limit)
+    answer = query_set(site, plan, set_id, sql, limit=limit, memory_mb=memory, timeout_seconds=timeout)
     if as_json:
         rows: list[dict[str, Any]] = [dict(zip(answer.columns, row, strict=True)) for row in answer.rows]
         print_json({"set": f"{plan}/{set_id}", "columns": answer.columns, "rows": rows, "more": answer.more})

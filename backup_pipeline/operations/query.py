@@ -12,10 +12,20 @@ from backup_pipeline.operations.in_use import in_use
 from backup_pipeline.operations.stores import open_store
 from backup_pipeline.settings.site import Site
 from backup_pipeline.stores.local import LocalStore
-from backup_pipeline.tools.parquet_queries import Answer, ViewName, ask, parquet_views
+from backup_pipeline.tools.parquet_queries import Answer, ViewName
+from backup_pipeline.tools.query_process import MEMORY_MB, TIMEOUT_SECONDS, ask_apart
 
 
-def query_set(site: Site, plan_name: str, set_id: SetId, query: str, *, limit: int | None = None) -> Answer:
+def query_set(
+    site: Site,
+    plan_name: str,
+    set_id: SetId,
+    query: str,
+    *,
+    limit: int | None = None,
+    memory_mb: int = MEMORY_MB,
+    timeout_seconds: float = TIMEOUT_SECONDS,
+) -> Answer:
     """Run a query over a set's table exports.
 
     Args:
@@ -24,17 +34,21 @@ def query_set(site: Site, plan_name: str, set_id: SetId, query: str, *, limit: i
         set_id: a sealed set.
         query: SQL of DuckDB; tables are `schema.table` of the first source, or `source.schema.table`.
         limit: rows to return at most.
+        memory_mb: memory (MiB) that the query may take before it is spilled or refused.
+        timeout_seconds: after that the query is ended.
 
     Raises:
-        RefusedError: the set has no Parquet exports, or the query is not understood.
+        RefusedError: the set has no Parquet exports, or the query is empty, changes something, is not understood or
+            goes beyond a limit.
         ToolError: DuckDB is not installed.
     """
     store = open_store(site, plan_name)
     with in_use(store, set_id, "query"):
-        return _query(store, set_id, query, limit)
+        files = _files(store, set_id)
+        return ask_apart(files, query, limit=limit, memory_mb=memory_mb, timeout_seconds=timeout_seconds)
 
 
-def _query(store: LocalStore, set_id: SetId, query: str, limit: int | None) -> Answer:
+def _files(store: LocalStore, set_id: SetId) -> dict[ViewName, Path]:
     files = parquet_files(store, sealed(store, set_id))
     if not files:
         raise RefusedError(
@@ -42,8 +56,7 @@ def _query(store: LocalStore, set_id: SetId, query: str, limit: int | None) -> A
             where=f"{store.plan}/{set_id}",
             remedy="Add parquet to `tables: {formats: …}` of the source; the next set has them.",
         )
-    with parquet_views(files, [store.path_of(set_id)]) as connection:
-        return ask(connection, query, limit)
+    return files
 
 
 def sealed(store: LocalStore, set_id: SetId) -> BackupSet:

@@ -1,6 +1,7 @@
-"""SQL over Parquet files with DuckDB (optional extra `query`), in memory, reading nothing but the named folder.
+"""SQL of ours over Parquet files with DuckDB (optional extra `query`), in memory, reading nothing but the named folder.
 
-Which files belong to which table is told by the caller. No set and no manifest is known here.
+Which files belong to which table is told by the caller. No set and no manifest is known here. What a person asks is
+`query_process`'s work: DuckDB's allowed folders permit writing too.
 """
 
 # ruff: noqa: S608 - every name goes through quoted(), every path is a literal of ours
@@ -34,7 +35,7 @@ def quoted(name: str) -> str:
 
 @contextlib.contextmanager
 def parquet_views(files: Mapping[ViewName, Path], folders: Sequence[Path]) -> Iterator[Any]:
-    """Open a DuckDB connection with a view for each table; it can read `folders` and nothing else, and write nothing.
+    """Open a DuckDB connection with a view for each table; it reaches `folders` and nothing else.
 
     The first source is the default one, so that `schema.table` means its table.
 
@@ -71,7 +72,7 @@ def parquet_views(files: Mapping[ViewName, Path], folders: Sequence[Path]) -> It
 
 
 def ask(connection: Any, query: str, limit: int | None = None) -> Answer:
-    """Run one query and return up to `limit` rows; RefusedError with DuckDB's reason when it is not understood."""
+    """Run one query of ours and return up to `limit` rows; RefusedError with DuckDB's reason when it fails."""
     import duckdb
 
     try:
