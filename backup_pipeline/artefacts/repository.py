@@ -3,46 +3,62 @@
 Writes `<source>_repo_YYYY-MM-DD_HHMM_<commit>.zip` (the set's UTC time, seven digits of the commit),
 `<source>_repo.bundle`, and where asked for `<source>_extras.tar.gz` with its listing (`env/.env`, `volumes/<name>/…`).
 
-Not captured: untracked files, uncommitted changes (counted, and a warning), content of submodules and of Git LFS (both
-warned of), the repository's own configuration and hooks. A tracked `.env` is part of HEAD and of the history, so it
-stays in both, with a warning that secrets are committed. How git is called safely is `tools.git`'s business.
+The bundle holds every reference by its full name, all stashes, and what linked worktrees hold apart (`tools.git_refs`).
+Where HEAD names a branch that does not exist there is no ZIP, and a warning.
+
+Not captured: untracked files, uncommitted changes (counted, and a warning), ignored files (counted), content of
+submodules and of Git LFS (both warned of), the repository's own configuration and hooks, logs of references other than
+the stashes'. A tracked `.env` is part of HEAD and of the history, so it stays in both, with a warning that secrets are
+committed. How git is called safely is `tools.git`'s business.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
 from backup_pipeline.artefacts.capture import CaptureContext
 from backup_pipeline.artefacts.folder_tarball import NAMED_AT_MOST, Root, capture_tarball, inspect_tarball
-from backup_pipeline.artefacts.repository_inspection import inspect_archive, inspect_bundle
+from backup_pipeline.artefacts.repository_checks import archive_checks, outcome, repository_checks
+from backup_pipeline.artefacts.repository_inspection import inspect_archive, inspect_bundle, written_name
 from backup_pipeline.errors import SourceError, ToolError
 from backup_pipeline.model.base import JsonValue
 from backup_pipeline.model.progress import Progress
 from backup_pipeline.model.proof import Finding
-from backup_pipeline.model.record import ArtefactKind, ArtefactRecord, CheckResult, FileRecord, Severity, ToolRecord
+from backup_pipeline.model.record import ArtefactKind, ArtefactRecord, FileRecord, ToolRecord
 from backup_pipeline.model.set_id import set_time
 from backup_pipeline.settings.types import RepositorySource
-from backup_pipeline.tools.git import Commit, Repository, TreeEntry, is_environment_file, is_lfs_pointer
-from backup_pipeline.tools.git_bundle import bundle_heads
+from backup_pipeline.tools.git import Commit, Repository, TreeEntry, is_lfs_pointer
+from backup_pipeline.tools.git_bundle import bundle_header
+from backup_pipeline.tools.git_refs import References, read_references
 from backup_pipeline.tools.tarball import shown
 from backup_pipeline.tools.zipfiles import ZipWriter
 
 _LINK_MODE = 0o120777
+_NO_DATE = datetime(1980, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """What the repository looked like when the capture began."""
+class Seen:
+    """What the repository looked like when the capture began.
 
-    head: Commit
-    branch: str | None
-    tags: list[str]
+    Attributes:
+        refs: every reference; archive and bundle are made from these, whatever is committed meanwhile.
+        head: the commit that HEAD is at; None where its branch does not exist.
+        tree: the files of that commit.
+        uncommitted: paths that differ from it or are untracked.
+        ignored: paths that `.gitignore` hides.
+        shallow: commits at which the history is cut.
+    """
+
+    refs: References
+    head: Commit | None
     tree: list[TreeEntry]
     uncommitted: list[str]
+    ignored: list[str]
     shallow: list[str]
 
 
@@ -50,21 +66,15 @@ def capture_repository(context: CaptureContext, settings: RepositorySource) -> I
     """Capture a repository; yields records with keys (source, "archive"), (source, "bundle") and (source, "extras").
 
     Raises:
-        SourceError: not a repository, no commit yet, or an asked-for `.env` or volume is missing.
+        SourceError: not a repository, no commit yet, objects that a partial clone never fetched, or an asked-for `.env`
+            or volume is missing.
         ToolError: git is missing or cannot read the repository.
     """
     repository = Repository(settings.path)
     extras = _extras(settings)
-    head = repository.head()
-    if head is None:
-        raise SourceError(
-            "The repository has no commit yet.", where=str(settings.path), remedy="Commit something, then run again."
-        )
-    seen = _Seen(
-        head, repository.branch, repository.tags(), repository.tree(head.commit), repository.uncommitted(),
-        repository.shallow(),
-    )  # fmt: skip
-    yield _capture_archive(context, settings, repository, seen)
+    seen = _look(repository)
+    if seen.head is not None:
+        yield _capture_archive(context, settings, repository, seen, seen.head)
     yield _capture_bundle(context, settings, repository, seen)
     if extras:
         volumes: dict[str, JsonValue] = {name: str(path) for name, path in volume_names(settings.volumes).items()}
@@ -77,6 +87,23 @@ def capture_repository(context: CaptureContext, settings: RepositorySource) -> I
             details={"env": settings.include_env, "volumes": volumes},
             collapse=settings.collapse,
         )
+
+
+def _look(repository: Repository) -> Seen:
+    where = str(repository.path)
+    refs = read_references(repository)
+    if not refs.bundled:
+        raise SourceError("The repository has no commit yet.", where=where, remedy="Commit something, then run again.")
+    if missing := repository.missing_objects(refs.bundled.values()):
+        raise SourceError(
+            f"A partial clone: {missing} objects of its history were never fetched, so it cannot be backed up whole.",
+            where=where,
+            remedy="Fetch them once: `git fetch --refetch --no-filter` for each remote; or set `path` to a full clone.",
+        )
+    head = repository.commit(refs.head) if refs.head else None
+    uncommitted, ignored = repository.uncommitted()
+    tree = repository.tree(refs.head) if refs.head else []
+    return Seen(refs, head, tree, uncommitted, ignored, repository.shallow())
 
 
 def volume_names(volumes: tuple[Path, ...]) -> dict[str, Path]:
@@ -111,18 +138,18 @@ def archive_name(source: str, moment: datetime, commit: str) -> str:
 
 
 def _capture_archive(
-    context: CaptureContext, settings: RepositorySource, repository: Repository, seen: _Seen
+    context: CaptureContext, settings: RepositorySource, repository: Repository, seen: Seen, head: Commit
 ) -> ArtefactRecord:
     started_at = context.now()
     writer = context.writer
-    path = archive_name(context.source, set_time(writer.draft.set_id), seen.head.commit)
+    path = archive_name(context.source, set_time(writer.draft.set_id), head.commit)
     pointers = []
     total = 0
     files = [entry for entry in seen.tree if not entry.is_submodule]
     with (
         writer.create(path) as file,
         repository.blobs() as blobs,
-        ZipWriter(file, comment=seen.head.commit, moment=seen.head.authored_at) as archive,
+        ZipWriter(file, comment=head.commit, moment=head.authored_at or _NO_DATE) as archive,
     ):
         for number, entry in enumerate(files, 1):
             size, pieces = blobs.stream(entry.blob)
@@ -135,11 +162,13 @@ def _capture_archive(
                 context.progress(Progress(f"{context.source} archive", number, len(files), "files"))
     context.progress(Progress(f"{context.source} archive", len(files), len(files), "files", finished=True))
     record = _record(context, settings, repository, "archive", writer.file_record(path, file), started_at)
-    record = record.model_copy(update={"details": {**_details(repository, seen), "bytes": total}})
+    details = {**_commit_details(repository, seen, head), **_state_details(seen), "bytes": total}
+    record = record.model_copy(update={"details": details})
     problems = tuple(inspect_archive(writer.open, record, tree=seen.tree))
     checks = (
-        _outcome("archive_complete", problems, f"{len(files)} files equal the tree of HEAD."),
-        *_warnings(seen, pointers),
+        outcome("archive_complete", problems, f"{len(files)} files equal the tree of HEAD."),
+        *archive_checks(seen.tree, pointers),
+        *repository_checks(seen.refs, seen.uncommitted, seen.ignored, seen.shallow),
     )
     record = record.model_copy(update={"checks": checks, "finished_at": context.now()})
     writer.write_record(record)
@@ -147,13 +176,15 @@ def _capture_archive(
 
 
 def _capture_bundle(
-    context: CaptureContext, settings: RepositorySource, repository: Repository, seen: _Seen
+    context: CaptureContext, settings: RepositorySource, repository: Repository, seen: Seen
 ) -> ArtefactRecord:
     started_at = context.now()
     writer = context.writer
     path = f"{context.source}_repo.bundle"
+    refs = seen.refs.bundled
     with writer.create(path) as file:
-        with repository.bundle() as process:
+        file.write(bundle_header(refs, repository.object_format))
+        with repository.pack(refs.values()) as process:
             while piece := process.stdout.read(1 << 20):
                 file.write(piece)
                 context.progress(Progress(f"{context.source} bundle", file.size))
@@ -161,28 +192,53 @@ def _capture_bundle(
         if code:
             lines = " | ".join(messages.strip().splitlines()[-3:])
             raise ToolError(
-                f"git bundle failed: {lines}.", where=str(settings.path), remedy="Look at it with `git fsck`."
+                f"git pack-objects failed: {lines}.", where=str(settings.path), remedy="Look at it with `git fsck`."
             )
     context.progress(Progress(f"{context.source} bundle", file.size, finished=True))
     record = _record(context, settings, repository, "bundle", writer.file_record(path, file), started_at)
-    with writer.open(path) as written:
-        # From the bundle itself: somebody may have committed since the archive was made.
-        refs = bundle_heads(written, path)
-    details: dict[str, JsonValue] = {
-        "commit": refs.pop("HEAD", ""),
-        "branch": seen.branch,
-        "refs": dict(refs),
+    record = record.model_copy(update={"details": _bundle_details(repository, seen)})
+    problems = tuple(inspect_bundle(writer.open, record))
+    checks = [outcome("bundle_verified", problems, f"{len(refs)} references and every object behind them.")]
+    if seen.head is None:
+        # There is no archive that could carry them.
+        checks += repository_checks(seen.refs, seen.uncommitted, seen.ignored, seen.shallow)
+    record = record.model_copy(update={"checks": tuple(checks), "finished_at": context.now()})
+    writer.write_record(record)
+    return record
+
+
+def _bundle_details(repository: Repository, seen: Seen) -> dict[str, JsonValue]:
+    refs = seen.refs
+    utf8 = {name: target for name, target in refs.symbolic.items() if written_name(name + target) == name + target}
+    return {
+        "commit": refs.head or "",
+        "branch": _branch(refs),
+        "head_ref": written_name(refs.head_ref) if refs.head_ref else None,
+        "refs": {written_name(name): target for name, target in refs.bundled.items() if name != "HEAD"},
+        "symbolic": dict(utf8),
+        "kept": {written_name(name): target for name, target in refs.kept.items()},
+        "stashes": [
+            {
+                "ref": stash.ref,
+                "commit": stash.commit,
+                "message": stash.message,
+                "name": stash.name,
+                "email": stash.email,
+                "date": stash.date,
+            }
+            for stash in refs.stashes
+        ],
+        "object_format": repository.object_format,
         "bare": repository.bare,
         "shallow": list(seen.shallow),
         "remotes": dict(repository.remotes()),
-        "commit_count": repository.commit_count(),
+        "commit_count": repository.commit_count(seen.refs.bundled.values()),
+        **({} if seen.head else _state_details(seen)),
     }
-    record = record.model_copy(update={"details": details})
-    problems = tuple(inspect_bundle(writer.open, record))
-    checks = (_outcome("bundle_verified", problems, f"{len(refs)} references and every object behind them."),)
-    record = record.model_copy(update={"checks": checks, "finished_at": context.now()})
-    writer.write_record(record)
-    return record
+
+
+def _branch(refs: References) -> str | None:
+    return written_name(refs.branch) if refs.branch else None
 
 
 def _record(
@@ -207,55 +263,29 @@ def _record(
     )
 
 
-def _details(repository: Repository, seen: _Seen) -> dict[str, JsonValue]:
-    named: list[JsonValue] = [shown(path) for path in seen.uncommitted[:NAMED_AT_MOST]]
+def _commit_details(repository: Repository, seen: Seen, head: Commit) -> dict[str, JsonValue]:
     return {
-        "branch": seen.branch,
-        "commit": seen.head.commit,
-        "message": seen.head.message,
-        "author": seen.head.author,
-        "date": seen.head.authored_at.isoformat(),
+        "branch": _branch(seen.refs),
+        "commit": head.commit,
+        "message": head.message,
+        "author": head.author,
+        "date": head.authored_at.isoformat() if head.authored_at else None,
+        **({} if head.authored_at else {"date_unreadable": head.raw_date}),
         "remotes": dict(repository.remotes()),
-        "commit_count": repository.commit_count(),
+        "commit_count": repository.commit_count(seen.refs.bundled.values()),
         "files": sum(not entry.is_submodule for entry in seen.tree),
-        "tags": list(seen.tags),
+        "tags": [written_name(tag) for tag in seen.refs.tags],
         "submodules": [shown(entry.path) for entry in seen.tree if entry.is_submodule],
-        "uncommitted": {"count": len(seen.uncommitted), "paths": named},
         "bare": repository.bare,
         "shallow": bool(seen.shallow),
     }
 
 
-def _outcome(name: str, problems: tuple[Finding, ...], well: str) -> CheckResult:
-    return CheckResult(
-        name=name,
-        passed=not problems,
-        summary=problems[0].problem if problems else well,
-        table=tuple({"file": each.subject, "problem": each.problem} for each in problems[:NAMED_AT_MOST]),
-    )
+def _state_details(seen: Seen) -> dict[str, JsonValue]:
+    def counted(paths: list[str]) -> JsonValue:
+        return {"count": len(paths), "paths": [shown(path) for path in paths[:NAMED_AT_MOST]]}
 
-
-def _warnings(seen: _Seen, pointers: list[str]) -> tuple[CheckResult, ...]:
-    secrets = [entry.path for entry in seen.tree if is_environment_file(entry.path)]
-    submodules = [entry.path for entry in seen.tree if entry.is_submodule]
-    return (
-        _paths("everything_committed", seen.uncommitted, "{} paths differ from HEAD or are untracked: not captured."),
-        _paths("no_secrets_tracked", secrets, "{} .env files are tracked by git: their secrets are in the history."),
-        _paths("no_submodules", submodules, "{} submodules are not captured; make each a source of its own."),
-        _paths("no_lfs_pointers", pointers, "{} files are Git LFS pointers: their content is not in the repository."),
-        _paths("history_complete", seen.shallow, "A shallow clone, cut at {} commits; `git fetch --unshallow`."),
-    )  # fmt: skip
-
-
-def _paths(name: str, paths: list[str], summary: str) -> CheckResult:
-    return CheckResult(
-        name=name,
-        passed=not paths,
-        severity=Severity.WARN,
-        summary=summary.format(len(paths)) if paths else "None.",
-        table=tuple({"path": shown(path)} for path in paths[:NAMED_AT_MOST]),
-        numbers={"count": len(paths)},
-    )
+    return {"uncommitted": counted(seen.uncommitted), "ignored": counted(seen.ignored)}
 
 
 def inspect_repository(open_file: Callable[[str], BinaryIO], record: ArtefactRecord) -> Iterator[Finding]:

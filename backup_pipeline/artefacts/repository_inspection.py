@@ -53,6 +53,11 @@ def _algorithm(object_id: str) -> str:
     return "sha256" if len(object_id) == 64 else "sha1"
 
 
+def written_name(ref: str) -> str:
+    """Return a reference's name as a record has it: bytes that are not UTF-8 as `\\xff`."""
+    return ref.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def inspect_bundle(open_file: Callable[[str], BinaryIO], record: ArtefactRecord) -> Iterator[Finding]:
     """Yield what is wrong with the bundle: its objects are unpacked into an empty repository, its history walked."""
     name = record.files[0].path
@@ -64,8 +69,9 @@ def inspect_bundle(open_file: Callable[[str], BinaryIO], record: ArtefactRecord)
             return
     recorded = record.details.get("refs")
     wanted = dict(recorded) if isinstance(recorded, dict) else {}
-    if refs.pop("HEAD", None) != record.details.get("commit"):
+    if refs.pop("HEAD", "") != record.details.get("commit"):
         yield Finding(subject=name, problem="HEAD is another commit than the record says.")
+    refs = {written_name(ref): target for ref, target in refs.items()}
     for ref in sorted(wanted.keys() | refs.keys()):
         if wanted.get(ref) != refs.get(ref):
             yield Finding(
@@ -82,7 +88,12 @@ def open_bundle(
         ValidationError: the bundle is damaged or incomplete.
     """
     shallow = record.details.get("shallow")
-    make_repository(folder, bare=bare, shallow=map(str, shallow) if isinstance(shallow, list) else ())
+    make_repository(
+        folder,
+        bare=bare,
+        shallow=map(str, shallow) if isinstance(shallow, list) else (),
+        object_format=str(record.details.get("object_format", "sha1")),
+    )
     copy = folder.with_name(folder.name + ".bundle")
     try:
         with open_file(record.files[0].path) as bundle, copy.open("wb") as out:

@@ -57,9 +57,12 @@ CHECKS: Mapping[ArtefactKind, Mapping[str, str]] = {
         "no_submodules": "There are no submodules, whose content would not be captured.",
         "no_lfs_pointers": "There are no Git LFS pointers, whose content would not be captured.",
         "history_complete": "The clone is not shallow.",
+        "head_exists": "HEAD is at a commit.",
+        "one_worktree": "No other worktree shares this repository, whose uncommitted work would not be captured.",
+        "all_refs_readable": "Git can read every reference.",
     },
     ArtefactKind.REPOSITORY_BUNDLE: {
-        "bundle_verified": "`git bundle verify` and every object behind every branch and tag.",
+        "bundle_verified": "`git bundle verify` and every object behind every branch, tag and stash.",
     },
 }
 

@@ -11,12 +11,13 @@ from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 
-from backup_pipeline.artefacts.repository_inspection import open_bundle
+from backup_pipeline.artefacts.repository_inspection import open_bundle, written_name
 from backup_pipeline.errors import RefusedError, ValidationError
 from backup_pipeline.model.record import ArtefactKind, ArtefactRecord
 from backup_pipeline.restore.file_swap import look_alike, restoring, swap
 from backup_pipeline.restore.folder import OpenFile, RestoredFiles, unpack_record
-from backup_pipeline.tools.git_bundle import check_out, head_commit, set_refs, set_remotes
+from backup_pipeline.tools.git_bundle import check_out, head_commit, push_stash, set_refs, set_remotes
+from backup_pipeline.tools.git_refs import KEPT, STASH
 from backup_pipeline.tools.unpack import Limits, Unpacked, unpack_zip
 
 _ENV = Path("env/.env")
@@ -87,12 +88,27 @@ def restore_repository(
 
 def _from_bundle(open_file: OpenFile, record: ArtefactRecord, new: Path) -> Unpacked:
     bare = record.details.get("bare") is True
-    refs = open_bundle(open_file, record, new, bare=bare)
-    branch = record.details.get("branch")
-    set_refs(new, refs, branch=str(branch) if branch else None)
+    refs = {
+        # Sets of earlier versions hold the HEAD of a linked worktree under a name that is no reference's.
+        name if name == "HEAD" or name.startswith("refs/") else f"{KEPT}{name}": target
+        for name, target in open_bundle(open_file, record, new, bare=bare).items()
+    }
+    stashes = _stashes(record, refs)
+    own = {name: target for name, target in refs.items() if name not in {stash["ref"] for stash in stashes}}
+    symbolic = record.details.get("symbolic")
+    set_refs(
+        new,
+        own,
+        head_ref=_head_ref(record, refs),
+        symbolic={str(name): str(target) for name, target in symbolic.items()} if isinstance(symbolic, dict) else {},
+    )
+    for stash in reversed(stashes):
+        push_stash(
+            new, stash["commit"], message=stash["message"], name=stash["name"], email=stash["email"], date=stash["date"]
+        )
     remotes = record.details.get("remotes")
     set_remotes(new, {name: str(url) for name, url in remotes.items()} if isinstance(remotes, dict) else {})
-    if not bare:
+    if not bare and head_commit(new):
         check_out(new)
     if (found := head_commit(new)) != record.details.get("commit"):
         raise ValidationError(f"HEAD is at {found}.", where=record.files[0].path, remedy="Use another set.")
@@ -100,6 +116,28 @@ def _from_bundle(open_file: OpenFile, record: ArtefactRecord, new: Path) -> Unpa
         path for path in new.rglob("*") if path.is_file() and not bare and path.relative_to(new).parts[0] != ".git"
     ]
     return Unpacked(len(files), sum(path.stat().st_size for path in files))
+
+
+def _head_ref(record: ArtefactRecord, refs: Mapping[str, str]) -> str | None:
+    """Return the full name of the branch that HEAD names; None where it was detached."""
+    if (known := record.details.get("head_ref")) is not None:
+        return next((name for name in refs if written_name(name) == known), str(known))
+    if not (branch := record.details.get("branch")):
+        return None
+    # Earlier versions kept the shortest name that was not ambiguous: `heads/main` beside a tag `main`.
+    candidates = (f"refs/heads/{branch}", f"refs/{branch}")
+    return next((name for name in candidates if name in refs), candidates[0])
+
+
+def _stashes(record: ArtefactRecord, refs: Mapping[str, str]) -> list[dict[str, str]]:
+    """Return the stashes of a bundle, the newest first; the one of earlier versions has only its commit."""
+    listed = record.details.get("stashes")
+    if isinstance(listed, list):
+        stashes = [{str(name): str(value) for name, value in each.items()} for each in listed if isinstance(each, dict)]
+        return [stash for stash in stashes if refs.get(stash.get("ref", "")) == stash.get("commit")]
+    commit = refs.get(STASH)
+    blank = {"message": "stash", "name": "", "email": "", "date": ""}
+    return [{"ref": STASH, "commit": commit, **blank}] if commit else []
 
 
 def _from_archive(open_file: OpenFile, record: ArtefactRecord, new: Path) -> Unpacked:

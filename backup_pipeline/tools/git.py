@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -34,6 +34,7 @@ _SETTINGS = {
     "maintenance.auto": "false",
     "submodule.recurse": "false",
     "advice.detachedHead": "false",
+    "advice.graftFileDeprecated": "false",
 }
 _ENVIRONMENT = {
     "GIT_CONFIG_NOSYSTEM": "1",
@@ -43,6 +44,8 @@ _ENVIRONMENT = {
     "GIT_OPTIONAL_LOCKS": "0",
     "GIT_NO_LAZY_FETCH": "1",
     "GIT_NO_REPLACE_OBJECTS": "1",
+    # Grafts would hide the true parents of a commit, which a restored repository then lacks.
+    "GIT_GRAFT_FILE": "/dev/null",
     "LC_ALL": "C.UTF-8",
 }
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
@@ -50,12 +53,17 @@ _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """The commit that HEAD is at. Times are aware."""
+    """The commit that HEAD is at.
+
+    `authored_at` is aware; None where no calendar has the commit's date (git takes any number and zone), which then
+    stands in `raw_date` as git shows it.
+    """
 
     commit: str
     author: str
-    authored_at: datetime
+    authored_at: datetime | None
     message: str
+    raw_date: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +133,8 @@ class Repository:
             raise SourceError(
                 "The folder of the repository is missing.", where=str(path), remedy="Correct `path` of the source."
             )
-        found = self._run("rev-parse", "--absolute-git-dir", check=False)
-        top = self._run("rev-parse", "--show-prefix", check=False)
+        found = self.call("rev-parse", "--absolute-git-dir", check=False)
+        top = self.call("rev-parse", "--show-prefix", check=False)
         if found.exit_code or top.stdout.strip():
             why = "It lies inside a repository but is not its top." if not found.exit_code else ""
             raise SourceError(
@@ -137,22 +145,24 @@ class Repository:
         self.git_folder = Path(found.stdout.decode("utf-8", "surrogateescape").rstrip("\n"))
         self._env = git_environment({**_SETTINGS, **self._emptied_filters()})
 
-    def _run(self, *arguments: str, check: bool = True, stdin: bytes | None = None) -> Finished:
+    def call(self, *arguments: str, check: bool = True, stdin: bytes | None = None) -> Finished:
+        """Run git on this repository; ToolError where it fails and `check` is true."""
         command: list[str | Path] = [self._git, "-C", str(self.path), "--no-pager", *arguments]
         done = run(command, env=self._env, check=False, stdin=stdin)
         if check and done.exit_code:
+            what = next((argument for argument in arguments if not argument.startswith("-")), "")
             raise ToolError(
-                f"git {arguments[0]} failed: {last_lines(done.stderr)}.",
+                f"git {what} failed: {last_lines(done.stderr)}.",
                 where=str(self.path),
                 remedy="Look at the repository with `git fsck`.",
             )
         return done
 
     def _text(self, *arguments: str, check: bool = True) -> str:
-        return self._run(*arguments, check=check).stdout.decode("utf-8", "replace").rstrip("\n")
+        return self.call(*arguments, check=check).stdout.decode("utf-8", "replace").rstrip("\n")
 
     def _emptied_filters(self) -> dict[str, str]:
-        names = self._run("config", "--null", "--name-only", "--get-regexp", r"^filter\.", check=False).stdout
+        names = self.call("config", "--null", "--name-only", "--get-regexp", r"^filter\.", check=False).stdout
         emptied = {}
         for name in names.decode("utf-8", "surrogateescape").split("\0"):
             driver, _, what = name.rpartition(".")
@@ -172,29 +182,58 @@ class Repository:
         return self._text("rev-parse", "--is-bare-repository") == "true"
 
     @property
-    def branch(self) -> str | None:
-        """The branch that is checked out; None when HEAD is detached."""
-        return self._text("symbolic-ref", "--quiet", "--short", "HEAD", check=False) or None
+    def common_folder(self) -> Path:
+        """The folder that all worktrees share: `.git` of the main one."""
+        found = self.call("rev-parse", "--git-common-dir").stdout.decode("utf-8", "surrogateescape").rstrip("\n")
+        return self.path / found
 
-    def head(self) -> Commit | None:
-        """Return the commit of HEAD; None when there is none yet."""
-        if self._run("rev-parse", "--verify", "--quiet", "HEAD^{commit}", check=False).exit_code:
-            return None
-        text = self._text("log", "-1", "--no-show-signature", "--format=%H%n%an <%ae>%n%aI%n%B", "HEAD")
-        commit, author, authored_at, *message = text.split("\n")
-        return Commit(commit, author, datetime.fromisoformat(authored_at), "\n".join(message).strip())
+    @property
+    def object_format(self) -> str:
+        """The hash of its object ids: `sha1` or `sha256`."""
+        return self._text("rev-parse", "--show-object-format")
 
-    def commit_count(self) -> int:
-        """Return how many commits all branches and tags have."""
-        return int(self._text("rev-list", "--count", "--all", "HEAD"))
+    def symbolic(self, name: str, *, git_folder: Path | None = None) -> str | None:
+        """Return the full name of the reference that a symbolic one names; None when it is detached."""
+        where = [f"--git-dir={git_folder}"] if git_folder else []
+        done = self.call(*where, "symbolic-ref", "--quiet", name, check=False)
+        return done.stdout.decode("utf-8", "surrogateescape").rstrip("\n") or None
 
-    def tags(self) -> list[str]:
-        """Return the names of all tags."""
-        return self._text("for-each-ref", "--format=%(refname:strip=2)", "refs/tags").splitlines()
+    def object_id(self, name: str, *, git_folder: Path | None = None) -> str | None:
+        """Return the object that a name means; None when there is none."""
+        where = [f"--git-dir={git_folder}"] if git_folder else []
+        done = self.call(*where, "rev-parse", "--verify", "--quiet", name, check=False)
+        return None if done.exit_code else done.stdout.decode().strip()
+
+    def commit(self, commit: str) -> Commit:
+        """Return who made a commit, when, and what its message says."""
+        form = "--format=%H%n%an <%ae>%n%aI%n%ad%n%B"
+        text = self._text("log", "-1", "--no-show-signature", "--date=raw", form, commit, "--")
+        found, author, iso, raw, *message = text.split("\n")
+        moment = None
+        with contextlib.suppress(ValueError):
+            moment = datetime.fromisoformat(iso)
+        return Commit(found, author, moment, "\n".join(message).strip(), "" if moment else raw or "none")
+
+    def commit_count(self, tips: Iterable[str]) -> int:
+        """Return how many commits are reached from these objects."""
+        names = "".join(f"{tip}\n" for tip in sorted(set(tips))).encode()
+        return int(self.call("rev-list", "--count", "--stdin", stdin=names).stdout)
+
+    def missing_objects(self, tips: Iterable[str]) -> int:
+        """Return how many objects of the history are not here, as in a partial clone; 0 where none may be absent."""
+        settings = (r"^extensions\.partialclone$", r"^remote\..*\.(promisor|partialclonefilter)$")
+        if all(self.call("config", "--get-regexp", each, check=False).exit_code for each in settings):
+            return 0
+        command: list[str | Path] = [self._git, "-C", str(self.path), "--no-pager", "rev-list", "--objects"]
+        with running([*command, "--missing=print", "--stdin"], env=self._env, with_stdin=True) as process:
+            process.stdin.write("".join(f"{tip}\n" for tip in tips).encode())
+            process.stdin.close()
+            lines = io.BufferedReader(cast(io.RawIOBase, process.stdout), 1 << 17)
+            return sum(line.startswith(b"?") for line in lines)
 
     def remotes(self) -> dict[str, str]:
         """Return the remotes' addresses by name, without credentials."""
-        found = self._run("config", "--null", "--get-regexp", r"^remote\..*\.url$", check=False).stdout
+        found = self.call("config", "--null", "--get-regexp", r"^remote\..*\.url$", check=False).stdout
         remotes = {}
         for entry in found.decode("utf-8", "replace").split("\0"):
             name, _, url = entry.partition("\n")
@@ -202,24 +241,28 @@ class Repository:
                 remotes[name.removeprefix("remote.").removesuffix(".url")] = without_credentials(url)
         return remotes
 
-    def uncommitted(self) -> list[str]:
-        """Return the paths that differ from HEAD or are untracked (folders of only such files as one)."""
+    def uncommitted(self) -> tuple[list[str], list[str]]:
+        """Return the paths that differ from HEAD or are untracked, and those that `.gitignore` hides.
+
+        A folder of only such files is one path.
+        """
         if self.bare:
-            return []
-        options = ("--porcelain=v1", "-z", "--untracked-files=normal", "--ignore-submodules=all", "--no-renames")
-        found = self._run("status", *options).stdout.decode("utf-8", "surrogateescape")
-        return [entry[3:] for entry in found.split("\0") if entry]
+            return [], []
+        options = ("--porcelain=v1", "-z", "--untracked-files=normal", "--ignored", "--ignore-submodules=all")
+        found = self.call("status", *options, "--no-renames").stdout.decode("utf-8", "surrogateescape")
+        entries = [entry for entry in found.split("\0") if entry]
+        ignored = [entry[3:] for entry in entries if entry.startswith("!!")]
+        return [entry[3:] for entry in entries if not entry.startswith("!!")], ignored
 
     def shallow(self) -> list[str]:
         """Return the commits at which a shallow clone's history is cut; empty when it is whole."""
-        common = self._text("rev-parse", "--git-common-dir")
         with contextlib.suppress(FileNotFoundError):
-            return (self.path / common / "shallow").read_text().split()
+            return (self.common_folder / "shallow").read_text().split()
         return []
 
     def tree(self, commit: str) -> list[TreeEntry]:
         """Return every file, link and submodule of a commit, by path."""
-        found = self._run("ls-tree", "-r", "-z", "--full-tree", commit).stdout.decode("utf-8", "surrogateescape")
+        found = self.call("ls-tree", "-r", "-z", "--full-tree", commit).stdout.decode("utf-8", "surrogateescape")
         entries = []
         for line in found.split("\0"):
             if line:
@@ -236,21 +279,18 @@ class Repository:
             yield Blobs(process)
 
     @contextlib.contextmanager
-    def bundle(self) -> Iterator[Running]:
-        """Give the stream of a bundle of all references and HEAD; judge it by `finish()`."""
-        command: list[str | Path] = [
-            self._git,
-            "-C",
-            str(self.path),
-            "--no-pager",
-            "bundle",
-            "create",
-            "--quiet",
-            "-",
-            "HEAD",
-            "--all",
-        ]
-        with running(command, env=self._env) as process:
+    def pack(self, tips: Iterable[str]) -> Iterator[Running]:
+        """Give the stream of a pack of these objects and everything behind them; judge it by `finish()`.
+
+        `git bundle create` itself is not used: it leaves out references whose name could also mean another one.
+        """
+        command: list[str | Path] = [self._git, "-C", str(self.path), "--no-pager", "pack-objects"]
+        options = ("--stdout", "--revs", "--delta-base-offset", "--quiet")
+        with running([*command, *options], env=self._env, with_stdin=True) as process:
+            # It reads all of this before it writes anything. Where it has ended already, `finish()` says why.
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.write("".join(f"{tip}\n" for tip in sorted(set(tips))).encode())
+                process.stdin.close()
             yield process
 
 

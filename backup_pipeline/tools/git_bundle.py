@@ -26,12 +26,29 @@ _SETTINGS = {
 MAXIMUM_LINE = 1 << 16
 
 
-def _git(folder: Path, *arguments: str, stdin: bytes | None = None, check: bool = True) -> Finished:
+def _git(
+    folder: Path,
+    *arguments: str,
+    stdin: bytes | None = None,
+    check: bool = True,
+    env: Mapping[str, str] | None = None,
+) -> Finished:
     git = find_program("git", remedy="Install git.")
-    done = run([git, "-C", folder, "--no-pager", *arguments], env=git_environment(_SETTINGS), stdin=stdin, check=False)
+    env = {**git_environment(_SETTINGS), **(env or {})}
+    done = run([git, "-C", folder, "--no-pager", *arguments], env=env, stdin=stdin, check=False)
     if check and done.exit_code:
         raise ToolError(f"git {arguments[0]} failed: {last_lines(done.stderr)}.", where=str(folder))
     return done
+
+
+def bundle_header(refs: Mapping[str, str], object_format: str) -> bytes:
+    """Return what stands before the pack in a bundle that needs nothing else; HEAD is to be the first of `refs`.
+
+    Source: https://git-scm.com/docs/gitformat-bundle. Version 3 only where another hash than SHA-1 asks for it.
+    """
+    first = "# v2 git bundle\n" if object_format == "sha1" else f"# v3 git bundle\n@object-format={object_format}\n"
+    lines = "".join(f"{target} {name}\n" for name, target in refs.items())
+    return f"{first}{lines}\n".encode("utf-8", "surrogateescape")
 
 
 def bundle_heads(bundle: BinaryIO, name: str) -> dict[str, str]:
@@ -52,10 +69,11 @@ def bundle_heads(bundle: BinaryIO, name: str) -> dict[str, str]:
     return refs
 
 
-def make_repository(folder: Path, *, bare: bool, shallow: Iterable[str] = ()) -> None:
+def make_repository(folder: Path, *, bare: bool, shallow: Iterable[str] = (), object_format: str = "sha1") -> None:
     """Make an empty repository without hooks; `shallow` are the commits whose parents will be absent."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _git(folder, "init", "--quiet", "--template=", *(["--bare"] if bare else []), ".")
+    hashing = [f"--object-format={object_format}"] if object_format != "sha1" else []
+    _git(folder, "init", "--quiet", "--template=", *hashing, *(["--bare"] if bare else []), ".")
     if cut := list(shallow):
         (folder / ("shallow" if bare else ".git/shallow")).write_text("\n".join(cut) + "\n")
 
@@ -81,15 +99,34 @@ def unbundle(folder: Path, bundle: Path) -> dict[str, str]:
     return refs
 
 
-def set_refs(folder: Path, refs: Mapping[str, str], *, branch: str | None) -> None:
-    """Give a repository its references and set HEAD to `branch`, or detached where it is None."""
-    lines = [f"update {name} {target}" for name, target in refs.items() if name != "HEAD"]
+def set_refs(
+    folder: Path, refs: Mapping[str, str], *, head_ref: str | None, symbolic: Mapping[str, str] | None = None
+) -> None:
+    """Give a repository its references and set HEAD to `head_ref`, or detached where it is None.
+
+    Args:
+        folder: the repository.
+        refs: full name → object id; `HEAD` among them is where a detached HEAD is put.
+        head_ref: full name of the branch that HEAD names; it need not exist.
+        symbolic: references that name another one → its full name.
+    """
+    symbolic = symbolic or {}
+    lines = [f"create {name}\0{target}\0" for name, target in refs.items() if name not in ("HEAD", *symbolic)]
     if lines:
-        _git(folder, "update-ref", "--stdin", stdin=("\n".join(lines) + "\n").encode("utf-8", "surrogateescape"))
-    if branch:
-        _git(folder, "symbolic-ref", "HEAD", f"refs/heads/{branch}")
+        _git(folder, "update-ref", "--stdin", "-z", stdin="".join(lines).encode("utf-8", "surrogateescape"))
+    for name, target in symbolic.items():
+        _git(folder, "symbolic-ref", name, target)
+    if head_ref:
+        _git(folder, "symbolic-ref", "HEAD", head_ref)
     elif head := refs.get("HEAD"):
         _git(folder, "update-ref", "--no-deref", "HEAD", head)
+
+
+def push_stash(folder: Path, commit: str, *, message: str, name: str, email: str, date: str) -> None:
+    """Make a commit the newest stash, with the entry of the log that it had. `date` is `<seconds> <zone>`."""
+    who = {"GIT_COMMITTER_NAME": name or "unknown", "GIT_COMMITTER_EMAIL": email}
+    when = {"GIT_COMMITTER_DATE": f"@{date}"} if date else {}
+    _git(folder, "update-ref", "--create-reflog", "-m", message or "stash", "refs/stash", commit, env={**who, **when})
 
 
 def set_remotes(folder: Path, remotes: Mapping[str, str]) -> None:
@@ -101,9 +138,9 @@ def set_remotes(folder: Path, remotes: Mapping[str, str]) -> None:
 
 def check_out(folder: Path) -> None:
     """Write the files of HEAD into the working tree. No filter is configured here, so none runs."""
-    _git(folder, "reset", "--quiet", "--hard", "HEAD")
+    _git(folder, "reset", "--quiet", "--hard", "HEAD", "--")
 
 
 def head_commit(folder: Path) -> str:
-    """Return the commit that HEAD is at."""
-    return _git(folder, "rev-parse", "HEAD").stdout.decode().strip()
+    """Return the commit that HEAD is at; "" where its branch does not exist."""
+    return _git(folder, "rev-parse", "--verify", "--quiet", "HEAD^{commit}", check=False).stdout.decode().strip()

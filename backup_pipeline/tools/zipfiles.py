@@ -29,8 +29,8 @@ class ZipWriter:
     def __init__(self, sink: Any, *, comment: str, moment: datetime) -> None:
         self._zip = zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED, allowZip64=True)
         self._zip.comment = comment.encode()
-        # DOS times begin in 1980 and have no zone: UTC is meant.
-        self._time = max(moment.timetuple()[:6], (1980, 1, 1, 0, 0, 0))
+        # DOS times run from 1980 to 2107 and have no zone: UTC is meant.
+        self._time = min(max(moment.timetuple()[:6], (1980, 1, 1, 0, 0, 0)), (2107, 12, 31, 23, 59, 58))
 
     def __enter__(self) -> ZipWriter:
         return self
