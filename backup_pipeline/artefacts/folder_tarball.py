@@ -49,6 +49,7 @@ class _Found:
 
     counts: Counter[str] = field(default_factory=Counter)
     bytes: int = 0
+    allocated: int = 0
     named: dict[str, list[str]] = field(default_factory=dict)
     by_root: dict[str, Counter[str]] = field(default_factory=dict)
     again: list[tuple[str, str]] = field(default_factory=list)
@@ -128,6 +129,9 @@ def capture_tarball(
         with gzip_writer(listing_file, 1) as lines, TarballWriter(tarball_file) as archive:
             _write(context, roots, archive, lines, found)
         _refuse_unreadable(found, label)
+        for path, name in archive.lost:
+            found.note("attribute", f"{path}: {name}")
+        found.allocated = archive.allocated
     files = (writer.file_record(tarball, tarball_file), writer.file_record(listing, listing_file))
     record = ArtefactRecord(
         key=key,
@@ -156,7 +160,7 @@ def _write(
     for root in roots:
         here = found.by_root.setdefault(root.prefix, Counter())
         if root.prefix and root.place.is_dir():
-            _keep(archive.add_folder(root.prefix, root.place.stat()), lines, found, here)
+            _keep(archive.add_folder(root.prefix, root.place.stat(), root.place), lines, found, here)
         for path, entry in walk(root, unreadable):
             if found.counts["unreadable"]:
                 # There will be no tarball: only find out what else cannot be read, so that one message names all.
@@ -187,7 +191,7 @@ def _add(
             return member
         status = entry.stat(follow_symlinks=False)
         if stat.S_ISDIR(status.st_mode):
-            return archive.add_folder(path, status)
+            return archive.add_folder(path, status, entry.path)
         return Member(path, Kind.LINK if stat.S_ISLNK(status.st_mode) else Kind.SPECIAL)
     except FileNotFoundError:
         return Member(path, Kind.VANISHED)
@@ -253,6 +257,7 @@ def _details(found: _Found, listing: str) -> dict[str, JsonValue]:
         "files": counts["file"],
         "folders": counts["folder"],
         "bytes": found.bytes,
+        "allocated_bytes": min(found.allocated, found.bytes),
         "by_bucket": {name: dict(each) for name, each in found.by_root.items() if name},
         "skipped": counts[Kind.LINK] + counts[Kind.SPECIAL],
         "changed": list(found.named.get("changed", [])),
@@ -288,13 +293,17 @@ def _stable(found: _Found) -> CheckResult:
 
 def _plain(found: _Found) -> CheckResult:
     links, special = found.counts[Kind.LINK], found.counts[Kind.SPECIAL]
+    attributes = found.counts["attribute"]
+    summary = f"{links} symbolic links and {special} sockets, pipes or devices are not captured."
+    if attributes:
+        summary += f" {attributes} extended attributes cannot be kept."
     return CheckResult(
         name="folder_only_files",
-        passed=not links and not special,
+        passed=not links and not special and not attributes,
         severity=Severity.WARN,
-        summary=f"{links} symbolic links and {special} sockets, pipes or devices are not captured.",
-        table=_named(found, Kind.LINK, Kind.SPECIAL),
-        numbers={"links": links, "special": special},
+        summary=summary,
+        table=_named(found, Kind.LINK, Kind.SPECIAL, "attribute"),
+        numbers={"links": links, "special": special, "attributes": attributes},
     )
 
 

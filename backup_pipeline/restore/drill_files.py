@@ -38,6 +38,7 @@ def drill_files(open_file: OpenFile, records: list[ArtefactRecord], folder: Path
         try:
             done = _restore(open_file, record, records, place, now)
             files, size = files + done[0], size + done[1]
+            outcome.skipped += [Finding(subject=record.name, problem=f"Not compared: {note}.") for note in done[2]]
         except BackupSystemError as error:
             if not error.permanent:
                 raise
@@ -54,24 +55,27 @@ def drill_files(open_file: OpenFile, records: list[ArtefactRecord], folder: Path
 
 def _restore(
     open_file: OpenFile, record: ArtefactRecord, records: list[ArtefactRecord], place: Path, now: datetime
-) -> tuple[int, int]:
-    """Restore one artefact; return files and bytes. Each of these compares what it wrote with the record."""
+) -> tuple[int, int, tuple[str, ...]]:
+    """Restore one artefact; return files, bytes, and what could not be set and so was not compared.
+
+    Each of these compares what it wrote with the record.
+    """
     match record.kind:
         case ArtefactKind.FOLDER_TARBALL:
             from backup_pipeline.restore.folder import unpack_record
 
             unpacked = unpack_record(open_file, record, place)
-            return unpacked.files, unpacked.bytes
+            return unpacked.files, unpacked.bytes, unpacked.notes()
         case ArtefactKind.REPOSITORY_BUNDLE | ArtefactKind.REPOSITORY_ARCHIVE:
             from backup_pipeline.restore.repository import restore_repository
 
             restored = restore_repository(open_file, record, place, now=now)[0]
-            return restored.files, restored.bytes
+            return restored.files, restored.bytes, ()
         case ArtefactKind.SQLITE_COPY:
             from backup_pipeline.restore.sqlite import restore_sqlite
 
             copied = restore_sqlite(open_file, records, place, now=now)
-            return copied.files, copied.bytes
+            return copied.files, copied.bytes, ()
         case _:
             # Table exports are compared with the SQLite copy that they came from, there.
-            return 0, 0
+            return 0, 0, ()

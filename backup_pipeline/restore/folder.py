@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -20,6 +21,7 @@ from backup_pipeline.model.progress import Progress, ProgressSink, no_progress
 from backup_pipeline.model.proof import Finding
 from backup_pipeline.model.record import ArtefactRecord
 from backup_pipeline.restore.file_swap import Swapped, look_alike, restoring, swap
+from backup_pipeline.tools.file_attributes import attribute_name, read_attributes
 from backup_pipeline.tools.file_system import sync_file_system
 from backup_pipeline.tools.files import sha256_of
 from backup_pipeline.tools.tarball import Kind, Member, State, shown
@@ -81,7 +83,7 @@ def restore_folder(
         buckets = record.details.get("buckets")
         names = [str(name) for name in buckets] if isinstance(buckets, list) and real.is_dir() else []
         done = swap(real, now, names=_outermost(names), label=record.set_id)
-    return told(done, unpacked, _changed_notes(record))
+    return told(done, unpacked, (*_changed_notes(record), *unpacked.notes()))
 
 
 def _outermost(names: list[str]) -> list[str]:
@@ -113,7 +115,8 @@ def unpack_record(
         )
     tarball, listing = (file.path for file in record.files)
     total, members = _number(record, "bytes"), _number(record, "members")
-    check_room(into.parent, total)
+    on_disk = record.details.get("allocated_bytes")
+    check_room(into.parent, on_disk if isinstance(on_disk, int) else total)
     with open_file(tarball) as archive, open_file(listing) as lines:
         unpacked = unpack_tarball(
             archive,
@@ -121,12 +124,15 @@ def unpack_record(
             read_listing(lines, listing),
             into,
             Limits(members, total),
-            owners=hasattr(os, "geteuid") and os.geteuid() == 0,
+            owners=hasattr(os, "geteuid"),
             progress=lambda done: progress(Progress(record.name, done, total)),
         )
     progress(Progress(record.name, total, total, finished=True))
     with open_file(listing) as lines:
-        problems = [f"{each.subject} {each.problem}" for each in compare_folder(into, read_listing(lines, listing))]
+        problems = [
+            f"{each.subject} {each.problem}"
+            for each in compare_folder(into, read_listing(lines, listing), unpacked.lost)
+        ]
     if problems:
         raise ValidationError(
             f"{len(problems)} restored files are not the captured ones: {'; '.join(problems[:_NAMED])}.",
@@ -164,33 +170,62 @@ def _sync(folder: Path) -> None:
         os.close(descriptor)
 
 
-def compare_folder(folder: Path, listing: Iterable[Member]) -> Iterator[Finding]:
-    """Yield what of a folder differs from a listing: missing, other size, time, mode or content, or too many files."""
+def compare_folder(
+    folder: Path, listing: Iterable[Member], lost: Mapping[str, list[str]] | None = None
+) -> Iterator[Finding]:
+    """Yield what of a folder differs from a listing: missing, other size, time, mode, attributes or content, or more.
+
+    Args:
+        folder: what was unpacked.
+        listing: what went into the tarball.
+        lost: what could not be set → paths; it is not compared there.
+    """
     files = 0
+    except_for: dict[str, set[str]] = {}
+    for what, paths in (lost or {}).items():
+        for path in paths:
+            except_for.setdefault(path, set()).add(what)
     for member in listing:
         if not member.stored or member.state is State.SUPERSEDED:
             continue
         files += member.kind is Kind.FILE
-        if problem := _difference(folder / member.path, member):
+        if problem := _difference(folder / member.path, member, except_for.get(member.path, set())):
             yield Finding(subject=shown(member.path), problem=problem)
     present = sum(len(names) for _, _, names in os.walk(folder))
     if present > files:
         yield Finding(subject=str(folder), problem=f"has {present} files, the listing {files}")
 
 
-def _difference(place: Path, member: Member) -> str:
+def _difference(place: Path, member: Member, except_for: set[str]) -> str:
     try:
         status = place.lstat()
     except (FileNotFoundError, NotADirectoryError):
         return "is missing"
     if member.kind is Kind.FOLDER:
-        return "" if place.is_dir() and not place.is_symlink() else "is not a folder"
-    if place.is_symlink() or not place.is_file():
+        if not stat.S_ISDIR(status.st_mode):
+            return "is not a folder"
+        return _other_looks(place, status, member, except_for)
+    if not stat.S_ISREG(status.st_mode):
         return "is not a file"
     if status.st_size != member.size:
         return f"has {status.st_size} bytes instead of {member.size}"
     if abs(status.st_mtime_ns - member.mtime_ns) >= _TIME_GRAIN:
         return "has another time"
+    if problem := _other_looks(place, status, member, except_for):
+        return problem
     with place.open("rb", buffering=0) as file:
         digest = sha256_of(file)[1] if member.size else hashlib.sha256().hexdigest()
     return "" if digest == member.sha256 else "has another content"
+
+
+def _other_looks(place: Path, status: os.stat_result, member: Member, except_for: set[str]) -> str:
+    if os.name != "posix":
+        return ""
+    if "owner" not in except_for and (status.st_uid, status.st_gid) != (member.uid, member.gid):
+        return "has another owner"
+    if "mode" not in except_for and (status.st_mode ^ member.mode) & 0o7777:
+        return f"has mode {stat.S_IMODE(status.st_mode):04o} instead of {member.mode:04o}"
+    kept = tuple(each for each in member.attributes if attribute_name(each[0]) not in except_for)
+    if read_attributes(place)[0] != kept:
+        return "has other attributes"
+    return ""

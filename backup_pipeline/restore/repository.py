@@ -66,11 +66,12 @@ def restore_repository(
         else:
             unpacked = _from_archive(open_file, record, new)
         results: list[RestoredFiles] = []
+        notes: tuple[str, ...] = ()
         if extras is not None:
             side = new.with_name(f"{new.name}-extras")
             shutil.rmtree(side, ignore_errors=True)
             try:
-                unpack_record(open_file, extras, side)
+                notes = unpack_record(open_file, extras, side).notes()
                 if (side / _ENV).is_file():
                     shutil.copyfile(side / _ENV, new / ".env")
                     (new / ".env").chmod(0o600)
@@ -82,7 +83,7 @@ def restore_repository(
                 shutil.rmtree(side, ignore_errors=True)
         look_alike(real, new, deep=True)
         done = swap(real, now, label=record.set_id)
-    notes = tuple(f"{path} is a link; it was written as a file that holds its target" for path in unpacked.links)
+    notes += tuple(f"{path} is a link; it was written as a file that holds its target" for path in unpacked.links)
     return (RestoredFiles(done.target, done.kept, unpacked.files, unpacked.bytes, notes), *results)
 
 

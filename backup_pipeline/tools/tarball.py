@@ -5,12 +5,15 @@ inside gzip, one line per member *in the tarball's order*, so that both can be r
 with 100,000s of files. Reading is `tarball_reader`'s and unpacking `unpack`'s work; which folders are captured, and
 what a changed file means, is decided in `artefacts`.
 
-A line of the listing: `{"path", "kind", "size", "mtime_ns", "mode", "uid", "gid", "sha256", "state"}`. `path` uses
-forward slashes; bytes that are not UTF-8 stand in it as Python's surrogate escapes (`\\udc80` … `\\udcff`).
+A line of the listing: `{"path", "kind", "size", "mtime_ns", "mode", "uid", "gid", "sha256", "state"}`, and where they
+are needed `"attributes"` (keyword of the PAX record → value in Base64, see `file_attributes`) and `"sparse": true` (the
+file had holes). `path` uses forward slashes; bytes that are not UTF-8 stand in it as Python's surrogate escapes
+(`\\udc80` … `\\udcff`).
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import functools
 import hashlib
@@ -27,6 +30,8 @@ from typing import IO, Any
 
 from isal import igzip_threaded
 
+from backup_pipeline.tools.file_attributes import Attributes, read_attributes
+
 BLOCK = 512
 CHUNK = 1 << 20
 SMALL = 4 << 20
@@ -36,7 +41,7 @@ PAUSE_SECONDS = 0.05
 COMPRESSION_LEVEL = 1
 
 
-_LINE = b'{"path":%s,"kind":"%s","size":%d,"mtime_ns":%d,"mode":%d,"uid":%d,"gid":%d,"sha256":"%s","state":"%s"}\n'
+_LINE = b'{"path":%s,"kind":"%s","size":%d,"mtime_ns":%d,"mode":%d,"uid":%d,"gid":%d,"sha256":"%s","state":"%s"%s}\n'
 _ENCODE = json.JSONEncoder().encode
 
 
@@ -71,6 +76,8 @@ class Member:
     gid: int = 0
     sha256: str = ""
     state: State = State.WHOLE
+    attributes: Attributes = ()
+    sparse: bool = False
 
     @property
     def stored(self) -> bool:
@@ -81,8 +88,15 @@ class Member:
         """Return it as a line of a listing."""
         return _LINE % (
             _ENCODE(self.path).encode(), self.kind.encode(), self.size, self.mtime_ns, self.mode, self.uid, self.gid,
-            self.sha256.encode(), self.state.encode(),
+            self.sha256.encode(), self.state.encode(), self._rarely(),
         )  # fmt: skip
+
+    def _rarely(self) -> bytes:
+        more = b',"sparse":true' if self.sparse else b""
+        if self.attributes:
+            values = {keyword: base64.b64encode(value).decode() for keyword, value in self.attributes}
+            more += b',"attributes":' + _ENCODE(values).encode()
+        return more
 
 
 def shown(path: str) -> str:
@@ -118,7 +132,7 @@ def _ustar(path: bytes, member: Member, size: int, seconds: int, kind: bytes) ->
 
 
 def header(member: Member) -> bytes:
-    """Return the blocks before a member's content: a PAX header with its time to the nanosecond, then its own.
+    """Return the blocks before a member's content: a PAX header with its time and attributes, then its own.
 
     The usual case is written here, ten times as fast as by the library, which is what 10,000s of small files cost;
     whatever does not fit (long or odd names, huge files, large ids) is the library's.
@@ -129,6 +143,8 @@ def header(member: Member) -> bytes:
         raw = path.encode("ascii")
     except UnicodeEncodeError:
         raw = b""
+    if member.attributes:
+        return _header_with_attributes(member, path)
     easy = 0 < len(raw) < 100 and b"\n" not in raw and b"\0" not in raw
     if not (easy and 0 <= seconds < 1 << 33 and member.size < 1 << 33 and max(member.uid, member.gid) < 1 << 21):
         return _library_header(member)
@@ -138,6 +154,36 @@ def header(member: Member) -> bytes:
     body = b"mtime=%d.%09d\n" % (seconds, nanoseconds)
     body = b"%d %s" % (len(body) + 3, body)
     return _pax_header(len(body)) + body.ljust(BLOCK, b"\0") + own
+
+
+def _header_with_attributes(member: Member, path: str) -> bytes:
+    """Everything stands in the PAX header here: the library cannot write values that are not text as GNU tar does."""
+    raw = path.encode("utf-8", "surrogateescape")
+    records = [("path", raw), ("mtime", _decimal_seconds(member.mtime_ns).encode())]
+    if member.size >= 1 << 33:
+        records.append(("size", b"%d" % member.size))
+    for name, number in (("uid", member.uid), ("gid", member.gid)):
+        if number >= 1 << 21:
+            records.append((name, b"%d" % number))
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        records.insert(0, ("hdrcharset", b"BINARY"))
+    body = b"".join(_pax_record(keyword, value) for keyword, value in (*records, *member.attributes))
+    small = replace(member, uid=member.uid % (1 << 21), gid=member.gid % (1 << 21))
+    kind = b"5" if member.kind is Kind.FOLDER else b"0"
+    seconds = min(max(member.mtime_ns // 1_000_000_000, 0), (1 << 33) - 1)
+    own = _ustar(raw.replace(b"\0", b"")[:99], small, member.size % (1 << 33), seconds, kind)
+    return _pax_header(len(body)) + body + bytes(-len(body) % BLOCK) + own
+
+
+def _pax_record(keyword: str, value: bytes) -> bytes:
+    """Return one record: its own length in decimal digits, which count too, a space, keyword=value, a newline."""
+    rest = b" %s=%s\n" % (keyword.encode("utf-8", "surrogateescape"), value)
+    length = len(rest)
+    while len(str(length)) + len(rest) != length:
+        length = len(str(length)) + len(rest)
+    return str(length).encode() + rest
 
 
 @functools.lru_cache(maxsize=8)
@@ -158,9 +204,16 @@ def _library_header(member: Member) -> bytes:
 
 
 class TarballWriter:
-    """Writes members to a tarball inside gzip; use as a context manager around `sink` (which stays open)."""
+    """Writes members to a tarball inside gzip; use as a context manager around `sink` (which stays open).
+
+    Attributes:
+        lost: path and name of each attribute that cannot be kept, to be taken out by the caller.
+        allocated: bytes that the files take on the disk that they come from, holes not counted.
+    """
 
     def __init__(self, sink: Any, *, threads: int = 0) -> None:
+        self.lost: list[tuple[str, str]] = []
+        self.allocated = 0
         self._gzip = gzip_writer(sink, threads)
         self._buffer = bytearray(CHUNK)
 
@@ -176,9 +229,14 @@ class TarballWriter:
     def _header(self, member: Member) -> None:
         self._out.write(header(member))
 
-    def add_folder(self, path: str, status: os.stat_result) -> Member:
-        """Add a folder and return its line."""
-        member = _member(path, Kind.FOLDER, status, 0)
+    def _attributes(self, path: str, place: int | Path | str) -> Attributes:
+        found, lost = read_attributes(place)
+        self.lost += [(path, name) for name in lost]
+        return found
+
+    def add_folder(self, path: str, status: os.stat_result, place: Path | str) -> Member:
+        """Add the folder at `place` and return its line."""
+        member = replace(_member(path, Kind.FOLDER, status, 0), attributes=self._attributes(path, place))
         self._header(member)
         return member
 
@@ -195,9 +253,11 @@ class TarballWriter:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 return _member(path, Kind.SPECIAL, status, 0)
+            attributes = self._attributes(path, descriptor)
+            self.allocated += min(status.st_size, _on_disk(status))
             if status.st_size <= SMALL:
-                return self._add_small(path, descriptor, status)
-            return self._add_large(path, descriptor, status)
+                return self._add_small(path, descriptor, status, attributes)
+            return self._add_large(path, descriptor, status, attributes)
         finally:
             os.close(descriptor)
 
@@ -206,7 +266,7 @@ class TarballWriter:
         """Return whether a file of that size is streamed, so that it could not be read again before it was written."""
         return member.size > SMALL
 
-    def _add_small(self, path: str, descriptor: int, status: os.stat_result) -> Member:
+    def _add_small(self, path: str, descriptor: int, status: os.stat_result, attributes: Attributes) -> Member:
         for attempt in range(1, ATTEMPTS + 1):
             data = _read_whole(descriptor, status.st_size)
             after = os.fstat(descriptor)
@@ -221,15 +281,17 @@ class TarballWriter:
             _member(path, Kind.FILE, status, len(data)),
             sha256=hashlib.sha256(data).hexdigest(),
             state=State.WHOLE if whole else State.CHANGED,
+            attributes=attributes,
         )
         self._header(member)
         self._out.write(data)
         self._pad(len(data))
         return member
 
-    def _add_large(self, path: str, descriptor: int, status: os.stat_result) -> Member:
+    def _add_large(self, path: str, descriptor: int, status: os.stat_result, attributes: Attributes) -> Member:
         size = status.st_size
-        self._header(_member(path, Kind.FILE, status, size))
+        member = replace(_member(path, Kind.FILE, status, size), attributes=attributes)
+        self._header(member)
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
         digest = hashlib.sha256()
@@ -246,8 +308,8 @@ class TarballWriter:
             self._take(piece, digest)
             left -= len(piece)
         self._pad(size)
-        member = _member(path, Kind.FILE, status, size)
-        return replace(member, sha256=digest.hexdigest(), state=State.WHOLE if whole else State.CHANGED)
+        state = State.WHOLE if whole else State.CHANGED
+        return replace(member, sha256=digest.hexdigest(), state=state)
 
     def _take(self, piece: memoryview, digest: Any) -> None:
         digest.update(piece)
@@ -266,7 +328,13 @@ def _decimal_seconds(nanoseconds: int) -> str:
 
 def _member(path: str, kind: Kind, status: os.stat_result, size: int) -> Member:
     mode = stat.S_IMODE(status.st_mode)
-    return Member(path, kind, size, status.st_mtime_ns, mode, status.st_uid, status.st_gid)
+    sparse = kind is Kind.FILE and size > SMALL and _on_disk(status) < size
+    return Member(path, kind, size, status.st_mtime_ns, mode, status.st_uid, status.st_gid, sparse=sparse)
+
+
+def _on_disk(status: os.stat_result) -> int:
+    """Return the bytes that a file takes on its disk; its size where the platform does not say."""
+    return status.st_blocks * 512 if hasattr(status, "st_blocks") else status.st_size
 
 
 def _same(before: os.stat_result, after: os.stat_result) -> bool:

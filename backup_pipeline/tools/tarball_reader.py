@@ -6,6 +6,7 @@ without content.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import io
@@ -19,19 +20,20 @@ from typing import IO, Any, BinaryIO, cast
 from isal import igzip, igzip_threaded
 
 from backup_pipeline.errors import ValidationError
+from backup_pipeline.tools.file_attributes import PREFIXES, Attributes
 from backup_pipeline.tools.streams import GZIP_DAMAGE
 from backup_pipeline.tools.tarball import BLOCK, CHUNK, Kind, Member, State, header, shown
 
 MAXIMUM_HEADER = 1 << 20
 """An extended header larger than this (bytes) is taken for an attack on memory."""
-MAXIMUM_LINE = 1 << 16
+MAXIMUM_LINE = 1 << 20
 """The same for a line of a listing."""
 DAMAGE: tuple[type[Exception], ...] = (tarfile.TarError, OverflowError, *GZIP_DAMAGE)
 """What reading a damaged gzip or tar stream raises; numbers in extended headers, as ValueError or OverflowError."""
 _DECODE = json.JSONDecoder().decode
 _KINDS = {kind.value: kind for kind in Kind}
 _STATES = {state.value: state for state in State}
-_LINE_DAMAGE: tuple[type[Exception], ...] = (TypeError, KeyError, *DAMAGE)
+_LINE_DAMAGE: tuple[type[Exception], ...] = (TypeError, KeyError, AttributeError, *DAMAGE)
 
 
 @contextlib.contextmanager
@@ -55,11 +57,20 @@ def read_listing(file: BinaryIO, name: str = "listing") -> Iterator[Member]:
             while line := lines.readline(MAXIMUM_LINE):
                 fields = _DECODE(line.decode("ascii"))
                 fields["kind"], fields["state"] = _KINDS[fields["kind"]], _STATES[fields["state"]]
+                if "attributes" in fields:
+                    fields["attributes"] = _attributes(fields["attributes"])
                 yield Member(**fields)
                 number += 1
     except _LINE_DAMAGE as error:
         text = str(error) or type(error).__name__
         raise ValidationError(f"Damaged after line {number}: {text}.", where=name, remedy="Use another set.") from error
+
+
+def _attributes(listed: dict[str, str]) -> Attributes:
+    found = [(keyword, base64.b64decode(value, validate=True)) for keyword, value in listed.items()]
+    if not all(keyword.startswith(PREFIXES) for keyword, _ in found):
+        raise ValueError("an unknown attribute")
+    return tuple(sorted(found))
 
 
 class _CappedInfo(tarfile.TarInfo):
@@ -128,7 +139,15 @@ def _from_header(info: tarfile.TarInfo) -> Member:
     elif info.issym() or info.islnk():
         kind = Kind.LINK
     size = info.size if kind is Kind.FILE else 0
-    return Member(info.name, kind, size, _nanoseconds(info), stat.S_IMODE(info.mode), info.uid, info.gid)
+    attributes = tuple(
+        sorted(
+            (keyword, value.encode("utf-8", "surrogateescape"))
+            for keyword, value in info.pax_headers.items()
+            if keyword.startswith(PREFIXES)
+        )
+    )
+    mode, time = stat.S_IMODE(info.mode), _nanoseconds(info)
+    return Member(info.name, kind, size, time, mode, info.uid, info.gid, attributes=attributes)
 
 
 def _nanoseconds(info: tarfile.TarInfo) -> int:
@@ -242,4 +261,7 @@ def _difference(actual: Member, wanted: Member) -> str:
         have, want = getattr(actual, field), getattr(wanted, field)
         if have != want:
             return f"{field} is {shown(str(have))} where the listing says {shown(str(want))}"
+    if actual.attributes != wanted.attributes:
+        names = sorted({keyword for keyword, _ in set(actual.attributes) ^ set(wanted.attributes)})
+        return f"attributes differ from the listing's: {shown(', '.join(names))}"
     return ""

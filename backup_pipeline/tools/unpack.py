@@ -1,8 +1,9 @@
 """Unpacking tarballs and ZIPs into a fresh folder, trusting nothing that stands in them.
 
-Only plain files and folders come out: no links, no devices, no path that is absolute or has `..`, no file twice, no
-special mode bits, nothing beyond the given limits. Each file is made exclusively, in a folder of mode 0700 that did not
-exist before, so that no name can lead out of it.
+Only plain files and folders come out: no links, no devices, no path that is absolute or has `..`, no file twice,
+nothing beyond the given limits; set-user-id and set-group-id bits of a file only together with the owner and group that
+they were meant for. What this user or the file system cannot set is reported by name, not an error. Each file is made
+exclusively, in a folder of mode 0700 that did not exist before, so that no name can lead out of it.
 """
 
 from __future__ import annotations
@@ -19,12 +20,15 @@ from pathlib import Path
 from typing import BinaryIO
 
 from backup_pipeline.errors import ValidationError
+from backup_pipeline.tools.file_attributes import clear_acls, write_attributes
 from backup_pipeline.tools.files import translate_os_error
 from backup_pipeline.tools.tarball import CHUNK, Kind, Member, State, shown
 from backup_pipeline.tools.tarball_reader import Content, read_members
 from backup_pipeline.tools.zipfiles import DAMAGE, entry_mode
 
-_MODE_BITS = 0o777
+_MODE_BITS = 0o7777
+_HOLE = 64 << 10
+"""Zeros of a file that had holes become holes again in pieces of this size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +41,25 @@ class Limits:
 
 @dataclass(slots=True)
 class Unpacked:
-    """What came out. `links` are symbolic links of a ZIP, written as files that hold their target, as git does."""
+    """What came out. `links` are symbolic links of a ZIP, written as files that hold their target, as git does.
+
+    Attributes:
+        lost: what could not be set → paths: "owner", "mode", or an attribute's name.
+    """
 
     files: int = 0
     bytes: int = 0
     links: list[str] = field(default_factory=list)
+    lost: dict[str, list[str]] = field(default_factory=dict)
+
+    def notes(self) -> tuple[str, ...]:
+        """Return a sentence for each thing that could not be set, with up to three of the paths."""
+        words = {"owner": "owner or group", "mode": "mode"}
+        return tuple(
+            f"{words.get(what, what)} of {len(paths)} files or folders could not be set: "
+            + ", ".join(map(shown, paths[:3])) + (", …" if len(paths) > 3 else "")
+            for what, paths in sorted(self.lost.items())
+        )  # fmt: skip
 
 
 def _refuse(name: str, path: str, why: str) -> ValidationError:
@@ -66,6 +84,7 @@ class _Folder:
         self._name = name
         self._finish: list[tuple[Path, Member]] = []
         place.mkdir(mode=0o700, parents=False, exist_ok=False)
+        clear_acls(place)
 
     def path(self, parts: tuple[str, ...]) -> Path:
         return self._place.joinpath(*parts)
@@ -98,13 +117,42 @@ class _Folder:
         finally:
             os.close(descriptor)
 
-    def finish(self, *, owners: bool) -> None:
+    def finish(self, done: Unpacked, *, owners: bool) -> None:
         """Give the folders their modes and times, the deepest first."""
         for place, member in reversed(self._finish):
-            if owners:
-                os.chown(place, member.uid, member.gid)
-            place.chmod(member.mode & _MODE_BITS)
+            _look_like(place, member, done, owners=owners)
             os.utime(place, ns=(member.mtime_ns, member.mtime_ns))
+
+
+def _look_like(place: int | Path, member: Member, done: Unpacked, *, owners: bool) -> None:
+    """Set owner, mode and attributes as far as this user and the file system can; note in `done` what cannot be set."""
+
+    def lost(what: str) -> None:
+        done.lost.setdefault(what, []).append(member.path)
+
+    if os.name != "posix":
+        return
+    for user, group in ((member.uid, -1), (-1, member.gid)) if owners else ():
+        with contextlib.suppress(PermissionError):
+            os.chown(place, user, group)
+    status = _status(place)
+    same_user, same_group = status.st_uid == member.uid, status.st_gid == member.gid
+    if not (same_user and same_group):
+        lost("owner")
+    mode = member.mode & _MODE_BITS
+    if member.kind is Kind.FILE:
+        # With another owner it would lend the rights of somebody who has never said so.
+        mode &= ~((0 if same_user else stat.S_ISUID) | (0 if same_group else stat.S_ISGID))
+    with contextlib.suppress(PermissionError):
+        os.chmod(place, mode)  # noqa: PTH101 - an open file too
+    for name in write_attributes(place, member.attributes):
+        lost(name)
+    if stat.S_IMODE(_status(place).st_mode) != member.mode & _MODE_BITS:
+        lost("mode")
+
+
+def _status(place: int | Path) -> os.stat_result:
+    return os.fstat(place) if isinstance(place, int) else place.lstat()
 
 
 def unpack_tarball(
@@ -119,8 +167,8 @@ def unpack_tarball(
 ) -> Unpacked:
     """Unpack a tarball beside its listing into `into`, which must not exist yet.
 
-    Every member must be the listing's next one and have its content; sizes, times and modes (without special bits)
-    are set. Copies that a later one supersedes are left out.
+    Every member must be the listing's next one and have its content; sizes, times, modes and attributes are set, and
+    holes are holes again. Copies that a later one supersedes are left out.
 
     Args:
         archive: the tarball.
@@ -128,7 +176,7 @@ def unpack_tarball(
         listing: its listing.
         into: the new folder.
         limits: what may come out at most.
-        owners: also set owner and group (as root).
+        owners: also set owner and group (root may, others their own groups).
         progress: told the bytes so far.
 
     Raises:
@@ -151,13 +199,13 @@ def unpack_tarball(
             if wanted.kind is Kind.FOLDER:
                 folder.make_folder(parts, wanted)
             elif wanted.state is not State.SUPERSEDED and content is not None:
-                _write_member(folder, parts, wanted, content, name, owners=owners)
+                _write_member(folder, parts, wanted, content, name, done, owners=owners)
                 done.files += 1
                 done.bytes += wanted.size
                 progress(done.bytes)
         if (missing := next(expected, None)) is not None:
             raise _refuse(name, missing.path, "is in the listing and not in the tarball")
-        folder.finish(owners=owners)
+        folder.finish(done, owners=owners)
     except OSError as error:
         raise translate_os_error(error, into) from error
     return done
@@ -172,20 +220,36 @@ def _check_member(actual: Member, wanted: Member | None, name: str) -> None:
 
 
 def _write_member(
-    folder: _Folder, parts: tuple[str, ...], member: Member, content: Content, name: str, *, owners: bool
+    folder: _Folder,
+    parts: tuple[str, ...],
+    member: Member,
+    content: Content,
+    name: str,
+    done: Unpacked,
+    *,
+    owners: bool,
 ) -> None:
     digest = hashlib.sha256()
+    write = _write_with_holes if member.sparse else _write_all
     with folder.make_file(parts) as descriptor:
         while piece := content.read(CHUNK):
             digest.update(piece)
-            _write_all(descriptor, piece)
+            write(descriptor, piece)
+        if member.sparse:
+            os.ftruncate(descriptor, member.size)
         if digest.hexdigest() != member.sha256:
             raise _refuse(name, member.path, "has not the content that the listing says")
-        if owners:
-            os.fchown(descriptor, member.uid, member.gid)
-        if hasattr(os, "fchmod"):
-            os.fchmod(descriptor, member.mode & _MODE_BITS)
+        _look_like(descriptor if os.chmod in os.supports_fd else folder.path(parts), member, done, owners=owners)
     os.utime(folder.path(parts), ns=(member.mtime_ns, member.mtime_ns))
+
+
+def _write_with_holes(descriptor: int, data: bytes) -> None:
+    for begin in range(0, len(data), _HOLE):
+        piece = data[begin : begin + _HOLE]
+        if piece.strip(b"\0"):
+            _write_all(descriptor, piece)
+        else:
+            os.lseek(descriptor, len(piece), os.SEEK_CUR)
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

@@ -10,6 +10,7 @@ import stat
 import tarfile
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -119,13 +120,17 @@ def test_an_extended_header_of_gigabytes_is_not_read_into_memory(tmp_path: Path)
         unpack_tarball(archive, "t", [line("a", b"1")], tmp_path / "into", PLENTY)
 
 
-def test_special_mode_bits_are_dropped_and_folders_keep_theirs(tmp_path: Path) -> None:
-    archive = tar_of((entry("d", tarfile.DIRTYPE), b""), (entry("d/tool"), b"x"))
-    listing = [line("d", kind=Kind.FOLDER, mode=0o2550), line("d/tool", b"x", mode=0o6755)]
-    unpack_tarball(archive, "t", listing, tmp_path / "into", PLENTY)
-    assert stat.S_IMODE((tmp_path / "into" / "d").stat().st_mode) == 0o550
-    assert stat.S_IMODE((tmp_path / "into" / "d" / "tool").stat().st_mode) == 0o755
-    assert stat.S_IMODE((tmp_path / "into").stat().st_mode) == 0o700
+@pytest.mark.skipif(os.geteuid() != 0, reason="owners are root's to give")
+def test_special_mode_bits_come_back_only_with_the_owner_that_they_were_meant_for(tmp_path: Path) -> None:
+    names = ("d/tool", "d/foreign")
+    archive = tar_of((entry("d", tarfile.DIRTYPE), b""), *((entry(name), b"x") for name in names))
+    listing = [line("d", kind=Kind.FOLDER, mode=0o3770), *(line(name, b"x", mode=0o6755) for name in names)]
+    listing[2] = replace(listing[2], uid=4711, gid=4711)
+    done = unpack_tarball(archive, "t", listing, tmp_path / "into", PLENTY)
+    modes = {name: stat.S_IMODE((tmp_path / "into" / name).stat().st_mode) for name in ("", "d", *names)}
+    assert modes == {"": 0o700, "d": 0o3770, "d/tool": 0o6755, "d/foreign": 0o755}
+    assert done.lost == {"owner": ["d/foreign"], "mode": ["d/foreign"]}
+    assert "d/foreign" in " ".join(done.notes())
 
 
 def test_the_folder_must_be_new(tmp_path: Path) -> None:
