@@ -10,9 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
-from backup_pipeline.model.manifest import Manifest
+from backup_pipeline.model.manifest import Manifest, Purpose
 from backup_pipeline.model.progress import ProgressSink, no_progress
+from backup_pipeline.model.record import Severity
 from backup_pipeline.stores.contract import SetWriter
 
 
@@ -40,3 +42,10 @@ class CaptureContext:
     progress: ProgressSink = no_progress
     schemas: Path | None = None
     now: Callable[[], datetime] = utc_now
+
+    def grave(self, severity: Literal["WARN", "ERROR"]) -> Severity:
+        """Return what a change since the last set means: in an emergency set no more than a warning.
+
+        What is there must be captured before a restore changes it, above all when it is not as it should be.
+        """
+        return Severity.WARN if self.writer.draft.purpose is Purpose.EMERGENCY else Severity(severity)

@@ -28,7 +28,7 @@ from backup_pipeline.model.record import (
     ToolRecord,
 )
 from backup_pipeline.rules.collapse import size_check
-from backup_pipeline.rules.drift import object_drift
+from backup_pipeline.rules.drift import keys_kept, object_drift
 from backup_pipeline.settings.types import PostgresSource
 from backup_pipeline.tools.postgres.archive_list import archive_rows
 from backup_pipeline.tools.postgres.clients import choose_client
@@ -152,6 +152,7 @@ def dump_record(
     """
     before = context.previous.record(context.source, "dump") if context.previous else None
     objects = _object_digests(catalog)
+    keys = {t.label: [*next((key.columns for key in t.keys if key.primary), ())] for t in catalog.tables}
     checks = (
         completeness(written, catalog.tables, fingerprints),
         size_check(
@@ -161,6 +162,7 @@ def dump_record(
             severity=settings.collapse.severity,
         ),
         object_drift(objects, cast(Any, before.details.get("objects")) if before else None),
+        keys_kept(keys, _keys_before(before), severity=context.grave(settings.lost_keys)),
         no_foreign_tables(foreign),
     )
     details: dict[str, JsonValue] = {
@@ -182,6 +184,7 @@ def dump_record(
         # Their rows are on another server: neither a dump nor an export holds them.
         "foreign_tables": [t.label for t in catalog.tables if t.kind == "foreign"],
         "objects": cast(JsonValue, objects),
+        "primary_keys": cast(JsonValue, keys),
         "large_objects": None if large_objects is None else large_objects.model_dump(mode="json"),
     }
     if keycloak is not None:
@@ -200,6 +203,22 @@ def dump_record(
         checks=checks,
         details=details,
     )
+
+
+def _keys_before(before: ArtefactRecord | None) -> Mapping[str, Sequence[str]] | None:
+    """Return the last set's primary keys; of a set of an earlier release by the names that PostgreSQL gives them."""
+    if before is None:
+        return None
+    if isinstance(known := before.details.get("primary_keys"), dict):
+        return cast(Mapping[str, Sequence[str]], known)
+    objects = before.details.get("objects")
+    names = objects.get("constraint", {}) if isinstance(objects, dict) else {}
+    ending = "_pkey"
+    return {
+        name.rpartition(".")[0].replace('"', ""): [name.rpartition(".")[2]]
+        for name in cast(Mapping[str, str], names)
+        if name.removesuffix('"').endswith(ending)
+    }
 
 
 def _object_digests(catalog: Catalog) -> dict[str, dict[str, str]]:

@@ -24,7 +24,7 @@ from backup_pipeline.model.progress import Progress
 from backup_pipeline.model.proof import Finding
 from backup_pipeline.model.record import ArtefactKind, ArtefactRecord, CheckResult, Fingerprint, Severity, ToolRecord
 from backup_pipeline.rules.collapse import size_check
-from backup_pipeline.rules.drift import object_drift
+from backup_pipeline.rules.drift import keys_kept, object_drift
 from backup_pipeline.settings.types import SqliteSource, TableSelection
 from backup_pipeline.tools.sqlite import (
     SqliteTable,
@@ -112,6 +112,8 @@ def _capture_copy(
         for kind, each in objects_of(connection).items()
     }
     earlier = before.details.get("objects") if before else None
+    keys = {table.name: _primary_key(connection, table.name) for table in tables}
+    keys_before = before.details.get("primary_keys") if before else None
     record = ArtefactRecord(
         key=key,
         source=context.source,
@@ -126,6 +128,7 @@ def _capture_copy(
         details={
             "tables": {table.name: row_count(connection, table.name) for table in tables},
             "objects": {kind: dict(each) for kind, each in objects.items()},
+            "primary_keys": {name: [*key] for name, key in keys.items()},
             "user_version": _pragma(connection, "user_version"),
             "application_id": _pragma(connection, "application_id"),
             "page_size": _pragma(connection, "page_size"),
@@ -149,8 +152,18 @@ def _capture_copy(
             severity=settings.collapse.severity,
         ),
         object_drift(objects, earlier if isinstance(earlier, dict) else None),  # type: ignore[arg-type]
+        keys_kept(
+            keys,
+            keys_before if isinstance(keys_before, dict) else None,  # type: ignore[arg-type]
+            severity=context.grave(settings.lost_keys),
+        ),
     )
     return record.model_copy(update={"checks": checks})
+
+
+def _primary_key(connection: sqlite3.Connection, table: str) -> tuple[str, ...]:
+    rows = connection.execute("SELECT name, pk FROM pragma_table_info(?) WHERE pk > 0 ORDER BY pk", (table,))
+    return tuple(str(name) for name, _ in rows)
 
 
 def _pragma(connection: sqlite3.Connection, name: str) -> JsonValue:

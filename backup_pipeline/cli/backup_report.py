@@ -238,7 +238,13 @@ class JsonReport:
                     "rows": record.rows,
                     "seconds": (record.finished_at - record.started_at).total_seconds(),
                     "checks": [
-                        {"name": c.name, "passed": c.passed, "severity": c.severity, "summary": c.summary}
+                        {
+                            "name": c.name,
+                            "passed": c.passed,
+                            "severity": c.severity,
+                            "summary": c.summary,
+                            "table": [] if c.passed else list(c.table),
+                        }
                         for c in record.checks
                     ],
                 }

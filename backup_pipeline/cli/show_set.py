@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from backup_pipeline.operations.listing import ListedSet
 
 
+_ROWS_SHOWN = 20
+
+
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command("show", rich_help_panel="Look")(show)
@@ -74,6 +77,11 @@ def _print(found: ListedSet, now: datetime) -> None:
                 style = "red" if check.severity.value == "ERROR" else "yellow"
                 text = f"{record.name}: {check.name}: {check.summary}"
                 out.print(f"[{style}]{check.severity.value.lower()}[/] {escape(text)}")
+                for row in check.table[:_ROWS_SHOWN]:
+                    cells = ", ".join(f"{name} {value}" for name, value in row.items() if value not in ("", None))
+                    out.print(f"        [dim]{escape(cells)}[/]")
+                if len(check.table) > _ROWS_SHOWN:
+                    out.print(f"        [dim]… and {len(check.table) - _ROWS_SHOWN} more: show --json[/]")
     for failure in known.failures:
         out.print(f"[red]missing[/] {escape('.'.join(failure.key))}: {escape(failure.what)}")
         if failure.remedy:

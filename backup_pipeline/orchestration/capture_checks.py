@@ -17,6 +17,9 @@ COMPARED_IN_PARQUET = "content_matches_snapshot"
 _NOT_COLLAPSED = {
     "size_not_collapsed": "The size has not fallen, against the last sealed set, by more than the settings allow.",
 }
+_KEYS_KEPT = {
+    "primary_keys_kept": "No table has lost its primary key since the last sealed set (`lost_keys` in the settings).",
+}
 _NO_DRIFT = {
     "no_schema_drift": "The schema is as in the last sealed set; what was added, changed or removed is in the table.",
 }
@@ -28,6 +31,7 @@ CHECKS: Mapping[ArtefactKind, Mapping[str, str]] = {
         "set.",
         **_NOT_COLLAPSED,
         **_NO_DRIFT,
+        **_KEYS_KEPT,
     },
     ArtefactKind.POSTGRES_ROLES: {},
     ArtefactKind.TABLE_EXPORT: {
@@ -43,6 +47,7 @@ CHECKS: Mapping[ArtefactKind, Mapping[str, str]] = {
         "foreign_key_check": "SQLite's own foreign_key_check of the copy.",
         **_NOT_COLLAPSED,
         **_NO_DRIFT,
+        **_KEYS_KEPT,
     },
     ArtefactKind.FOLDER_TARBALL: {
         "tarball_complete": "The written archive was read again: every file is there with its size and SHA-256.",

@@ -1,4 +1,7 @@
-"""What of a schema has changed since the last set, as rows of a table. Pure; a change is a warning, not an error."""
+"""What of a schema has changed since the last set, each change named. Pure.
+
+A change is a warning, but for a primary key that is gone: rows that are written without it may never get it back.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,8 @@ from backup_pipeline.model.catalog import LATER_KINDS
 from backup_pipeline.model.record import CheckResult, ColumnRecord, Severity
 
 _SHOWN = 200
+_IN_SUMMARY = 8
+KEYS_CHECK = "primary_keys_kept"
 _NAME = "no_schema_drift"
 
 
@@ -48,6 +53,34 @@ def object_drift(now: Mapping[str, Mapping[str, str]], before: Mapping[str, Mapp
     return _result(changes, "the same objects as in the last set")
 
 
+def keys_kept(
+    now: Mapping[str, Sequence[str]], before: Mapping[str, Sequence[str]] | None, *, severity: Severity
+) -> CheckResult:
+    """Tell which tables have lost their primary key since the last set.
+
+    Args:
+        now: for each table the columns of its primary key, () where it has none.
+        before: the same of the last set; None where it does not say.
+        severity: what a lost key means.
+    """
+    lost = sorted(table for table, key in (before or {}).items() if key and table in now and not now[table])
+    rows: tuple[dict[str, JsonValue], ...] = tuple(
+        {"table": table, "columns": ", ".join((before or {})[table]), "change": "primary key removed"} for table in lost
+    )
+    summary = "nothing to compare with" if before is None else "every table has kept its primary key"
+    if lost:
+        named = "; ".join(f"{row['table']} ({row['columns']})" for row in rows[:_IN_SUMMARY])
+        more = f"; and {len(rows) - _IN_SUMMARY} more" if len(rows) > _IN_SUMMARY else ""
+        summary = (
+            f"primary key lost: {named}{more}. Add it again (alter table … add primary key …), or set lost_keys: WARN "
+            "for this source where that was meant"
+        )
+    return CheckResult(
+        name=KEYS_CHECK, passed=not lost, severity=severity, summary=summary, table=rows[:_SHOWN],
+        numbers={"lost": len(lost)},
+    )  # fmt: skip
+
+
 def _told(column: ColumnRecord | None) -> str:
     if column is None:
         return ""
@@ -63,7 +96,24 @@ def _result(changes: list[dict[str, JsonValue]], same: str) -> CheckResult:
         name=_NAME,
         passed=not changes,
         severity=Severity.WARN,
-        summary=same if not changes else f"{len(changes)} changes since the last set",
+        summary=same if not changes else f"since the last set: {_named(changes)}",
         table=tuple(changes[:_SHOWN]),
         numbers={"changes": len(changes)},
     )
+
+
+def _named(changes: Sequence[Mapping[str, JsonValue]]) -> str:
+    shown = "; ".join(change_words(change) for change in changes[:_IN_SUMMARY])
+    more = len(changes) - _IN_SUMMARY
+    return shown + (f"; and {more} more" if more > 0 else "")
+
+
+def change_words(change: Mapping[str, JsonValue]) -> str:
+    """Return one change in words: "constraint public.t.t_pkey removed", "column note added (text)"."""
+    if "kind" in change:
+        return f"{change['kind']} {change['object']} {change['change']}"
+    before, now = change["before"], change["now"]
+    if change["change"] == "reordered":
+        return f"columns reordered ({now})"
+    types = f"{before} → {now}" if before and now else str(before or now)
+    return f"column {change['column']} {change['change']} ({types})"

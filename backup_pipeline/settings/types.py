@@ -84,6 +84,8 @@ class PostgresSource(SourceSettings):
     """Tables of master data (`schema.table`, patterns allowed); all others are transaction tables."""
     required_tables: Names = ()
     """Tables that must exist (`table` means public.table); a missing one fails the run."""
+    lost_keys: Literal["ERROR", "WARN"] = "ERROR"
+    """When a table has lost its primary key since the last set: ERROR keeps the set from being sealed."""
     connections: int = Field(default=3, ge=1, le=32)
     """Connections used at once for table exports, beside the dump's own."""
     lock_timeout_seconds: float = Field(default=60.0, gt=0)
@@ -102,6 +104,8 @@ class SqliteSource(SourceSettings):
     """Tables of master data."""
     required_tables: Names = ()
     """Tables that must exist."""
+    lost_keys: Literal["ERROR", "WARN"] = "ERROR"
+    """When a table has lost its primary key since the last set: ERROR keeps the set from being sealed."""
 
 
 class OrdersSource(SourceSettings):
