@@ -42,11 +42,12 @@ from backup_pipeline.model.record import (
 from backup_pipeline.rules.collapse import row_count_check
 from backup_pipeline.rules.drift import column_drift
 from backup_pipeline.settings.types import SqliteSource
+from backup_pipeline.tools.json_array import json_array
 from backup_pipeline.tools.sqlite import Row, SqliteTable, Value, rows_of, storage_classes
 from backup_pipeline.tools.streams import gzip_sink
 
 SCHEMA = "main"
-_SUFFIX = {"parquet": ".parquet", "jsonl": ".jsonl.gz", "csv": ".csv.gz"}
+_SUFFIX = {"parquet": ".parquet", "jsonl": ".jsonl.gz", "json": ".json", "csv": ".csv.gz"}
 
 
 @dataclass(frozen=True)
@@ -198,6 +199,11 @@ class SqliteTableExport:
         names = [column.name for column in self.table.columns]
         write: Callable[[Row], str] = _csv_line if form == "csv" else _json_writer(names)
         fingerprint = RowsFingerprint()
+        if form == "json":
+            with self.context.writer.create(path) as plain, json_array(plain) as array:
+                for batch in batches(rows_of(self.connection, self.table), fingerprint):
+                    array.write("".join(map(write, batch)).encode("utf-8", "surrogateescape"))
+            return self.context.writer.file_record(path, plain), fingerprint.result()
         with self.context.writer.create(path) as file, gzip_sink(file) as sink:
             if form == "csv":
                 sink.write(_csv_line(tuple(names)).encode())

@@ -34,6 +34,8 @@ from backup_pipeline.settings.types import PostgresSource
 from backup_pipeline.tools.arrow_csv import CsvDecoder, LineCount
 from backup_pipeline.tools.arrow_memory import use_lean_memory
 from backup_pipeline.tools.arrow_types import POSTGRES_TYPE
+from backup_pipeline.tools.files import read_chunks
+from backup_pipeline.tools.json_array import json_array, rows_in_array
 from backup_pipeline.tools.postgres.copy import BARE_LINES, CSV_WITH_HEADER, copy_out
 from backup_pipeline.tools.postgres.copy_program import LONGEST_QUERY, copy_program
 from backup_pipeline.tools.postgres.duplicates import count_duplicates
@@ -52,7 +54,7 @@ from backup_pipeline.tools.streams import gunzip, gzip_sink
 
 # Below this, starting a program costs more than it saves.
 _THROUGH_PROGRAM = 8 << 20
-_SUFFIX = {"parquet": ".parquet", "jsonl": ".jsonl.gz", "csv": ".csv.gz"}
+_SUFFIX = {"parquet": ".parquet", "jsonl": ".jsonl.gz", "json": ".json", "csv": ".csv.gz"}
 
 
 @dataclass(frozen=True)
@@ -272,19 +274,27 @@ class TableExport:
         writer = self.context.writer
         names = [c.name for c in profile.columns]
         lines = LineCount(quoted=form == "csv")
-        with writer.create(path) as file, gzip_sink(file) as sink, self.readers.borrow() as connection:
-            if form == "jsonl":
-                query = select_json(profile.rows, names, raw=_raw_columns(profile))
-                options = BARE_LINES
+        if form == "csv":
+            query, options = select_rows(profile.rows, names), CSV_WITH_HEADER
+        else:
+            query, options = select_json(profile.rows, names, raw=_raw_columns(profile)), BARE_LINES
+        with writer.create(path) as file, self.readers.borrow() as connection:
+            pieces = copy_out(connection, query, options=options)
+            if form == "json":
+                with json_array(file) as array:
+                    for piece in pieces:
+                        lines.add(piece)
+                        array.write(piece)
             else:
-                query = select_rows(profile.rows, names)
-                options = CSV_WITH_HEADER
-            for piece in copy_out(connection, query, options=options):
-                lines.add(piece)
-                sink.write(piece)
+                with gzip_sink(file) as sink:
+                    for piece in pieces:
+                        lines.add(piece)
+                        sink.write(piece)
         record = writer.file_record(path, file)
-        content = {"content_sha256": sink.content_sha256, "content_size": sink.size}
-        return record.model_copy(update=content), _rows_in(form, lines)
+        if form != "json":
+            content = {"content_sha256": sink.content_sha256, "content_size": sink.size}
+            record = record.model_copy(update=content)
+        return record, _rows_in(form, lines)
 
 
 def _schema(profile: TableProfile) -> pa.Schema:
@@ -314,7 +324,9 @@ def _rows_in(form: str, lines: LineCount) -> int:
 
 def _count_check(form: str, found: int, rows: int) -> CheckResult:
     return CheckResult(
-        name="json_lines_match_snapshot" if form == "jsonl" else "csv_rows_match_snapshot",
+        name={"jsonl": "json_lines_match_snapshot", "json": "json_rows_match_snapshot"}.get(
+            form, "csv_rows_match_snapshot"
+        ),
         passed=found == rows,
         summary=f"{found} {'lines' if form == 'jsonl' else 'rows'}, {rows} rows in the snapshot",
         numbers={"lines": found, "rows_expected": rows},
@@ -326,6 +338,8 @@ def inspect_table_export(open_file: Callable[[str], BinaryIO], record: ArtefactR
     for file in record.files:
         if file.path.endswith(_SUFFIX["parquet"]):
             yield from _inspect_parquet(open_file, file, record)
+        elif file.path.endswith(_SUFFIX["json"]):
+            yield from _inspect_array(open_file, file, record)
         else:
             yield from _inspect_text(open_file, file, record)
 
@@ -351,6 +365,22 @@ def _column_findings(path: str, schema: pa.Schema, columns: Sequence[ColumnRecor
             yield Finding(subject=path, problem=f"has a column {name} that the record does not know")
         elif found[name] and found[name] != expected[name]:
             yield Finding(subject=path, problem=f"column {name} is {found[name]}, the record says {expected[name]}")
+
+
+def _inspect_array(open_file: Callable[[str], BinaryIO], file: FileRecord, record: ArtefactRecord) -> Iterator[Finding]:
+    lines = LineCount(quoted=False)
+    tail = b""
+    with open_file(file.path) as stream:
+        head = stream.read(2)
+        lines.add(head)
+        for piece in read_chunks(stream):
+            lines.add(piece)
+            tail = (tail + piece)[-2:]
+    if head[:1] != b"[" or (head + tail)[-2:] != b"]\n":
+        yield Finding(subject=file.path, problem="is no whole JSON array")
+    found = rows_in_array(lines.count)
+    if found != record.rows:
+        yield Finding(subject=file.path, problem=f"holds {found} rows, the record says {record.rows}")
 
 
 def _inspect_text(open_file: Callable[[str], BinaryIO], file: FileRecord, record: ArtefactRecord) -> Iterator[Finding]:

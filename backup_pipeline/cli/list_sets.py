@@ -13,9 +13,13 @@ from backup_pipeline.cli.words import age_text, bytes_text
 
 if TYPE_CHECKING:
     from backup_pipeline.model.proof import ProofKind
+    from backup_pipeline.operations.foreign_backups import ForeignBackup
     from backup_pipeline.operations.listing import ListedSet
 
 STATE_STYLES = {"complete": "green", "incomplete": "red", "damaged": "bold red", "running": "cyan"}
+
+
+_FOREIGN_SHOWN = 5
 
 
 def register(app: typer.Typer) -> None:
@@ -32,6 +36,7 @@ def list_sets(
 
     A *proven* set has been restored and compared, table by table. Incomplete sets are shown with what failed.
     """
+    from backup_pipeline.operations.foreign_backups import foreign_backups
     from backup_pipeline.operations.listing import list_plan
 
     site = load(config)
@@ -40,11 +45,27 @@ def list_sets(
         site.plan(plan)
     now = datetime.now(UTC)
     sets = {name: list(list_plan(site, name)) for name in plans}
+    foreign = {name: foreign_backups(site, name) for name in plans}
     if as_json:
-        print_json({"sets": [one.as_dict(now) for found in sets.values() for one in found]})
+        told = [{"plan": name, "path": one.path, "dated": one.dated} for name, each in foreign.items() for one in each]
+        print_json({"sets": [one.as_dict(now) for found in sets.values() for one in found], "foreign": told})
         return
     for name, found in sets.items():
         _print_plan(name, found, now)
+        _print_foreign(foreign[name])
+
+
+def _print_foreign(foreign: list[ForeignBackup]) -> None:
+    from rich.markup import escape
+
+    if foreign:
+        shown = ", ".join(one.path for one in foreign[-_FOREIGN_SHOWN:])
+        more = f" and {len(foreign) - _FOREIGN_SHOWN} older" if len(foreign) > _FOREIGN_SHOWN else ""
+        console().print(
+            f"  [dim]of another tool, left alone: {escape(shown)}{more}; {len(foreign)} in all, from "
+            f"{foreign[0].dated:%Y-%m-%d} to {foreign[-1].dated:%Y-%m-%d}[/]",
+            soft_wrap=True,
+        )
 
 
 def _print_plan(plan: str, found: list[ListedSet], now: datetime) -> None:

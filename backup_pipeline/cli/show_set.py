@@ -58,6 +58,8 @@ def _print(found: ListedSet, now: datetime) -> None:
     if known.manifest:
         seconds = (known.manifest.sealed_at - known.manifest.started_at).total_seconds()
         out.print(f"  sealed  {known.manifest.sealed_at:%Y-%m-%d %H:%M:%S} UTC, after {seconds:.0f} s")
+        if known.manifest.environment:
+            out.print(f"  from    {escape(known.manifest.environment)}")
         out.print(f"  run     {known.manifest.run_id or '–'}, backup-pipeline {known.manifest.pipeline_version}")
     out.print(f"  {bytes_text(known.size)}, {found.rows:,} rows, {len(known.records)} artefacts\n")
     table = new_table("", "artefact", ">size", ">rows", ">time", "checks", "sha-256")

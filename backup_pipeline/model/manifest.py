@@ -53,7 +53,7 @@ class Draft(Frozen):
 
 
 class Manifest(Frozen):
-    """The sealed account of a set: its identity, times, run, and every artefact's record."""
+    """The sealed account of a set: its identity, times, run, environment, and every artefact's record."""
 
     manifest_version: Literal[1] = 1
     set_id: SetId
@@ -67,6 +67,7 @@ class Manifest(Frozen):
     run_id: str
     root_run_id: str
     pipeline_version: str
+    environment: str = ""
     artefacts: tuple[ArtefactRecord, ...] = Field(min_length=1)
 
     @property

@@ -17,7 +17,7 @@ from pydantic import ValidationError as PydanticError
 from backup_pipeline.errors import BackupSystemError
 from backup_pipeline.model.incident import IncidentState
 from backup_pipeline.settings.site import Site
-from backup_pipeline.tools.files import make_folders, write_atomically
+from backup_pipeline.tools.files import give_mode, make_folders, write_atomically
 from backup_pipeline.tools.locks import hold_lock
 
 LOG = logging.getLogger("alerts")
@@ -73,6 +73,7 @@ def _lock(site: Site, file: Path, stack: contextlib.ExitStack) -> str:
     try:
         make_folders(file.parent, int(site.settings.folder_mode, 8))
         stack.enter_context(hold_lock(file.with_name(_LOCK_NAME), purpose="alerts", wait_seconds=_LOCK_SECONDS))
+        give_mode(file.with_name(_LOCK_NAME), int(site.settings.file_mode, 8))
     except BackupSystemError as error:
         return str(error)
     return ""

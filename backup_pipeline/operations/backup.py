@@ -208,7 +208,10 @@ class BackupRun:
                 yield record
             done = SourceDone(source=source, keys=tuple(keys), started_at=started, finished_at=self._now())
             writer.write_done(done)
-            remember_tables(self._store.folder, source, keys)
+            remember_tables(
+                self._store.folder, source, keys,
+                file_mode=self._store.file_mode, folder_mode=self._store.folder_mode,
+            )  # fmt: skip
             self._watcher.source_done(done)
         except GeneratorExit:
             raise
@@ -230,6 +233,7 @@ class BackupRun:
                 writer,
                 run_id=self._identity.run_id,
                 pipeline_version=__version__,
+                environment=self._site.settings.environment,
                 now=self._now(),
                 progress=self._watcher.progress,
             )
@@ -261,6 +265,8 @@ class BackupRun:
                 failures=tuple(self._failures),
                 began=self._began,
                 now=self._now(),
+                file_mode=self._store.file_mode,
+                folder_mode=self._store.folder_mode,
             )
             self._ping(begins=False)
             self._writer = None

@@ -183,7 +183,7 @@ def _note(store: LocalStore, text: str, now: datetime) -> None:
     """Append a line to the log beside the sets: what was removed must be known when it is gone."""
     line = f"{now:%Y-%m-%d %H:%M:%S} - cleanup - INFO - {text}\n"
     try:
-        descriptor = os.open(store.folder / RUN_LOG_NAME, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        descriptor = os.open(store.folder / RUN_LOG_NAME, os.O_WRONLY | os.O_APPEND | os.O_CREAT, store.file_mode)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(line)
     except OSError as error:

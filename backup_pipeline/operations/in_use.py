@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from backup_pipeline.errors import SetNotFoundError, StoreError
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.stores.local import LocalStore
+from backup_pipeline.tools.files import give_mode
 from backup_pipeline.tools.locks import hold_mark, living_marks
 
 FOLDER = ".in-use"
@@ -37,7 +38,8 @@ def in_use(store: LocalStore, set_id: SetId, purpose: str) -> Iterator[None]:
         if store.path_of(set_id).is_dir():
             try:
                 folder = store.folder_beside(FOLDER)
-                stack.enter_context(hold_mark(folder, set_id, purpose=f"{purpose} of {store.plan}/{set_id}"))
+                mark = hold_mark(folder, set_id, purpose=f"{purpose} of {store.plan}/{set_id}")
+                give_mode(folder / f"{set_id}.{stack.enter_context(mark).token}", store.file_mode)
             except StoreError:
                 yield
                 return
@@ -59,5 +61,7 @@ def readers_of(store: LocalStore, set_id: SetId) -> str:
 @contextlib.contextmanager
 def to_be_removed(store: LocalStore, set_id: SetId) -> Iterator[str]:
     """Keep new readers from a set for the block; gives who reads it already ("" when it may be removed)."""
-    with hold_mark(store.folder_beside(FOLDER), set_id + _REMOVAL, purpose=f"removal of {store.plan}/{set_id}"):
+    folder = store.folder_beside(FOLDER)
+    with hold_mark(folder, set_id + _REMOVAL, purpose=f"removal of {store.plan}/{set_id}") as mark:
+        give_mode(folder / f"{set_id}{_REMOVAL}.{mark.token}", store.file_mode)
         yield readers_of(store, set_id)

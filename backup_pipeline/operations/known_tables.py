@@ -17,10 +17,12 @@ _FOLDER = ".known"
 TableKey = tuple[str, ...]
 
 
-def remember_tables(store: Path, source: str, keys: Iterable[TableKey], *, folder_mode: int = 0o700) -> None:
+def remember_tables(
+    store: Path, source: str, keys: Iterable[TableKey], *, file_mode: int = 0o600, folder_mode: int = 0o700
+) -> None:
     """Keep the table keys (source, schema, table) among `keys`, for the next time definitions are built.
 
-    A store that does not exist yet is made, with `folder_mode`.
+    A store that does not exist yet is made, with `folder_mode`; the file gets `file_mode`.
 
     Raises:
         StoreError: the store cannot be written.
@@ -34,7 +36,7 @@ def remember_tables(store: Path, source: str, keys: Iterable[TableKey], *, folde
             return
     except OSError:
         make_folders(folder, folder_mode)
-    write_atomically(place, data)
+    write_atomically(place, data, mode=file_mode)
 
 
 def known_tables(store: Path, source: str) -> tuple[TableKey, ...]:
@@ -52,7 +54,8 @@ def look_for_tables(site: Site, plan_name: str, sources: Iterable[str]) -> list[
     Best effort: definitions are built all the same, and a capture exports every table that is there.
     """
     silent = []
-    store, mode = site.store_folder(plan_name), int(site.settings.folder_mode, 8)
+    store = site.store_folder(plan_name)
+    modes = {"file_mode": int(site.settings.file_mode, 8), "folder_mode": int(site.settings.folder_mode, 8)}
     for name in sources:
         source = site.source(name)
         if not isinstance(source, PostgresSource):
@@ -61,7 +64,7 @@ def look_for_tables(site: Site, plan_name: str, sources: Iterable[str]) -> list[
 
         try:
             found = discover_tables(target_of(site, source, name), source)
-            remember_tables(store, name, [(name, schema, table) for schema, table, _ in found], folder_mode=mode)
+            remember_tables(store, name, [(name, schema, table) for schema, table, _ in found], **modes)
         except (BackupSystemError, OSError):
             silent.append(name)
     return silent

@@ -78,6 +78,7 @@ class ListedSet:
             "state": self.state,
             "purpose": self.known.purpose.value,
             "partial": self.partial,
+            "environment": self.known.manifest.environment if self.known.manifest else "",
             "started_at": self.known.started_at.isoformat(),
             "sealed_at": self.known.manifest.sealed_at.isoformat() if self.known.manifest else None,
             "age_seconds": int((now - self.known.started_at).total_seconds()),

@@ -1,5 +1,5 @@
 """Re-exporting a sealed set's tables in another format, for other programs. The set itself is immutable: the files go
-to `<store>/exports/<set>/<format>/<source>/<schema>.<table>.<jsonl|csv>.gz`, each complete or not there.
+to `<store>/exports/<set>/<format>/<source>/<schema>.<table>.<jsonl.gz|json|csv.gz>`, each complete or not there.
 
 Both formats are written from the Parquet exports. JSON lines: one object per row, decimals as numbers with all their
 digits, json and jsonb columns as JSON, bytes in PostgreSQL's hexadecimal form, whatever Parquet holds as text (arrays,
@@ -29,9 +29,11 @@ from backup_pipeline.settings.site import Site
 from backup_pipeline.stores.local import LocalStore
 from backup_pipeline.tools.arrow_types import POSTGRES_TYPE
 from backup_pipeline.tools.files import AtomicFile, make_folders
+from backup_pipeline.tools.json_array import json_array
 from backup_pipeline.tools.streams import gzip_sink
 
-ExportFormat = Literal["jsonl", "csv"]
+ExportFormat = Literal["jsonl", "json", "csv"]
+_SUFFIX: dict[str, str] = {"jsonl": ".jsonl.gz", "json": ".json", "csv": ".csv.gz"}
 EXPORTS_FOLDER = "exports"
 _ROWS = 10_000
 
@@ -60,7 +62,7 @@ def reexport_set(
         site: the site.
         plan_name: the plan.
         set_id: a sealed set.
-        form: jsonl or csv.
+        form: jsonl, json (a plain array) or csv.
         source: only this source's tables.
         progress: told the rows of each table.
     """
@@ -80,12 +82,12 @@ def _reexport(
             continue
         folder = store.folder / EXPORTS_FOLDER / set_id / form / owner
         make_folders(folder, int(site.settings.folder_mode, 8))
-        place = folder / f"{path.name.removesuffix('.parquet')}.{form}.gz"
+        place = folder / f"{path.name.removesuffix('.parquet')}{_SUFFIX[form]}"
         with path.open("rb") as stream, AtomicFile(place, mode=mode) as file:
             table = ParquetTable(stream, path.name)
             rows = 0
-            with gzip_sink(file) as sink:
-                lines = _json_lines if form == "jsonl" else _csv_lines
+            with json_array(file) if form == "json" else gzip_sink(file) as sink:
+                lines = _csv_lines if form == "csv" else _json_lines
                 for count, data in lines(table.schema, _batches(table.pieces())):
                     sink.write(data)
                     rows += count

@@ -10,7 +10,7 @@ from pathlib import Path
 from backup_pipeline.errors import StoreError
 from backup_pipeline.model.manifest import Manifest
 from backup_pipeline.model.set_id import SetId
-from backup_pipeline.tools.files import make_folders
+from backup_pipeline.tools.files import give_mode, make_folders
 
 RUN_LOG_NAME = "backup_log.txt"
 LOG = logging.getLogger("backup")
@@ -53,13 +53,19 @@ def append_run_line(
     failures: tuple[str, ...],
     began: datetime,
     now: datetime,
+    file_mode: int = 0o600,
+    folder_mode: int = 0o700,
 ) -> None:
     """Append a run's line; a store that cannot be written has been reported already and is only logged."""
     line = run_line(plan=plan, set_id=set_id, manifest=manifest, failures=failures, began=began, now=now)
     line = " ".join(line.split()) + "\n"
     try:
-        make_folders(folder, 0o700)
-        descriptor = os.open(folder / RUN_LOG_NAME, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        make_folders(folder, folder_mode)
+        place = folder / RUN_LOG_NAME
+        new = not place.exists()
+        descriptor = os.open(place, os.O_WRONLY | os.O_APPEND | os.O_CREAT, file_mode)
+        if new:
+            give_mode(place, file_mode)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(line)
     except (OSError, StoreError) as error:

@@ -83,6 +83,7 @@ def seal(
     run_id: str,
     pipeline_version: str,
     now: datetime,
+    environment: str = "",
     progress: ProgressSink = no_progress,
 ) -> Manifest:
     """Seal a set and return its manifest.
@@ -121,6 +122,7 @@ def seal(
         run_id=run_id,
         root_run_id=draft.root_run_id,
         pipeline_version=pipeline_version,
+        environment=environment,
         artefacts=records,
     )
     writer.seal(manifest)

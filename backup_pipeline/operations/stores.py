@@ -11,6 +11,7 @@ from backup_pipeline.model.manifest import Purpose
 from backup_pipeline.model.set_id import SetId, is_set_id
 from backup_pipeline.settings.site import Site
 from backup_pipeline.stores.local import LocalStore
+from backup_pipeline.tools.files import give_mode
 from backup_pipeline.tools.locks import Holder, hold_lock
 
 LOCK_NAME = ".backup.lock"
@@ -58,6 +59,7 @@ def plan_lock(
     with hold_lock(
         store.folder / LOCK_NAME, purpose=purpose, owner=owner, wait_seconds=wait, on_wait=on_wait
     ) as holder:
+        give_mode(store.folder / LOCK_NAME, store.file_mode)
         yield holder
 
 

@@ -74,5 +74,6 @@ CHECKS: Mapping[ArtefactKind, Mapping[str, str]] = {
 # By format: what is checked beside the above when tables are exported in it.
 EXPORTED_AS: Mapping[str, Mapping[str, str]] = {
     "jsonl": {"json_lines_match_snapshot": "There are as many JSON lines as rows in the snapshot."},
+    "json": {"json_rows_match_snapshot": "There are as many objects in the JSON array as rows in the snapshot."},
     "csv": {"csv_rows_match_snapshot": "There are as many rows in the CSV file as in the snapshot."},
 }

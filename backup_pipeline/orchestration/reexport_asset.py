@@ -23,16 +23,17 @@ REEXPORT = "reexport"
 
 
 class Format(Enum):
-    """jsonl: one JSON object per line. csv: with a header, NULL apart from the empty text."""
+    """jsonl: one JSON object per line. json: one plain array. csv: with a header, NULL apart from the empty text."""
 
     JSONL = "jsonl"
+    JSON = "json"
     CSV = "csv"
 
 
 class ReexportConfig(dg.Config):
     """What the Launchpad asks for."""
 
-    format: Format = Field(default=Format.JSONL, description="jsonl or csv, compressed with gzip.")
+    format: Format = Field(default=Format.JSONL, description="jsonl or csv, compressed with gzip; json: a plain array.")
     source: str = Field(default="", description="Only this source's tables; all by default.")
 
 

@@ -156,9 +156,25 @@ def _need_fault(need: Need, environment: Mapping[str, str]) -> EnvironmentFault 
         return None
     empty = [name for name in need.variables if name in environment]
     state = "empty" if empty else "not set"
-    return EnvironmentFault(
-        " or ".join(need.variables), f"{state} (needed by {need.by})", "Set it in .env or in the environment.", severity
-    )
+    remedy = "Set it in .env or in the environment."
+    if need.form is Form.DSN and (keys := supabase_keys_in(environment)):
+        remedy = (
+            f"{', '.join(keys)} open Supabase's API only, which cannot serve a backup. The connection string is in its "
+            f"dashboard: Connect, Session pooler (port 5432), URI; put the database's password into it and set "
+            f"{need.variables[0]} in .env. A forgotten password is reset under Database, Settings."
+        )
+    return EnvironmentFault(" or ".join(need.variables), f"{state} (needed by {need.by})", remedy, severity)
+
+
+_API_KEY = re.compile(
+    r"(?:NEXT_PUBLIC_|VITE_|EXPO_PUBLIC_|REACT_APP_|PUBLIC_)?SUPABASE_"
+    r"(?:URL|API_KEY|KEY|ANON_KEY|SERVICE_KEY|SERVICE_ROLE_KEY|PUBLISHABLE_KEY|SECRET_KEY|PUBLISHABLE_DEFAULT_KEY)"
+)
+
+
+def supabase_keys_in(environment: Mapping[str, str]) -> list[str]:
+    """Return the set variables that hold a Supabase project's API address and keys, as its own guides name them."""
+    return sorted(name for name, value in environment.items() if value.strip() and _API_KEY.fullmatch(name))
 
 
 def _form_problem(value: str, form: Form) -> str:

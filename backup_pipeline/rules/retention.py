@@ -60,7 +60,7 @@ class Policy(Protocol):
         """How long emergency sets are kept."""
 
     @property
-    def keep_incomplete(self) -> timedelta:
+    def incomplete_for(self) -> timedelta:
         """How long incomplete sets are kept."""
 
 
@@ -295,8 +295,8 @@ def _own_reasons(one: SetFacts, policy: Policy, now: datetime) -> list[str]:
         return [f"bad ({one.problem or 'damaged'}): not counted, and removed by hand only"]
     if one.set_class is SetClass.EMERGENCY and now - one.at < policy.keep_emergency:
         return [f"emergency set, kept for {_words(policy.keep_emergency)}"]
-    if one.set_class is SetClass.INCOMPLETE and now - one.at < policy.keep_incomplete:
-        return [f"incomplete, kept for {_words(policy.keep_incomplete)}"]
+    if one.set_class is SetClass.INCOMPLETE and now - one.at < policy.incomplete_for:
+        return [f"incomplete, kept for {_words(policy.incomplete_for)}"]
     return []
 
 
@@ -318,7 +318,7 @@ def _removal(one: SetFacts, policy: Policy) -> str:
     if one.set_class is SetClass.EMERGENCY:
         return f"emergency set older than {_words(policy.keep_emergency)}"
     if one.set_class is SetClass.INCOMPLETE:
-        return f"incomplete, and older than {_words(policy.keep_incomplete)}"
+        return f"incomplete, and older than {_words(policy.incomplete_for)}"
     rules = [f"{name} {count}" for name, count, _ in _rules(policy) if count]
     if policy.keep_within:
         rules.append(f"within {_words(policy.keep_within)}")

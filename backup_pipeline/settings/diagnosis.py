@@ -52,6 +52,8 @@ def _field_fault(document: Document, details: ErrorDetails) -> FileFault:
     path = _without_tag(details["loc"])
     kind, context = details["type"], details.get("ctx", {})
     if kind == "extra_forbidden":
+        if path == ("dir_mode",):
+            return document.fault(path, "unknown setting; did you mean folder_mode?")
         return document.fault(path, _unknown(path, document))
     if kind == "missing":
         return document.fault(path, "required, but missing")

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$", max_length=60)]
-TableFormat = Literal["parquet", "jsonl", "csv"]
+TableFormat = Literal["parquet", "jsonl", "json", "csv"]
 
 
 def _as_tuple(value: object) -> object:
@@ -39,7 +39,7 @@ class TableSelection(Settings):
         tuple[TableFormat, ...],
         BeforeValidator(_as_tuple, json_schema_input_type=TableFormat | tuple[TableFormat, ...]),
     ] = ("parquet",)
-    """Parquet keeps every type; JSON lines and CSV (gzip) for other programs."""
+    """Parquet keeps every type; for other programs JSON lines and CSV (both gzip), or json: a plain array, one file."""
 
 
 class CollapseCheck(Settings):
@@ -209,8 +209,15 @@ class Retention(Settings):
     """The same by year."""
     keep_emergency: Duration = timedelta(days=30)
     """How long emergency sets are kept."""
-    keep_incomplete: Duration = timedelta(days=2)
-    """How long an incomplete set stays for completion and inspection."""
+    keep_incomplete: Duration | None = None
+    """How long an incomplete set stays; by default as long as `keep_within` or `keep_daily` keep sets, at least 2d."""
+
+    @property
+    def incomplete_for(self) -> timedelta:
+        """How long an incomplete set stays."""
+        if self.keep_incomplete is not None:
+            return self.keep_incomplete
+        return max(timedelta(days=2), timedelta(days=self.keep_daily), self.keep_within or timedelta())
 
 
 class Plan(Settings):
@@ -271,7 +278,9 @@ class SiteSettings(Settings):
     """Folder with pandera schemas of the site's own (YAML or Python), named `<source>.<schema>.<table>`."""
     embedded_postgres: EmbeddedPostgres | None = None
     """For laptops and the demo: a PostgreSQL server that comes and goes with the work."""
+    environment: str = Field(default="", max_length=60)
+    """Which environment this is (`production`, `staging`, …); recorded in every manifest and shown."""
     file_mode: str = Field(default="0600", pattern=r"^0[0-7]{3}$")
-    """Mode of files in stores."""
+    """Mode of all files in stores: sets, locks, logs, proofs. The process's umask does not narrow it."""
     folder_mode: str = Field(default="0700", pattern=r"^0[0-7]{3}$")
-    """Mode of folders in stores."""
+    """Mode of all folders in stores."""

@@ -34,6 +34,7 @@ from backup_pipeline.stores.contract import ArtefactFile
 from backup_pipeline.tools.files import (
     PART_SUFFIX,
     AtomicFile,
+    make_folder,
     make_folders,
     open_ordinary,
     read_ordinary,
@@ -116,8 +117,7 @@ class LocalSetWriter:
             )  # fmt: skip
         self._make_folders(folder.parent)
         try:
-            with contextlib.suppress(FileExistsError):
-                folder.mkdir(mode=self._folder_mode)
+            make_folder(folder, self._folder_mode)
         except OSError as error:
             raise translate_os_error(error, folder) from error
         sync_folder(folder.parent)
@@ -271,6 +271,16 @@ class LocalStore:
         self._folder_mode = folder_mode
 
     @property
+    def file_mode(self) -> int:
+        """Mode of every file in the store."""
+        return self._file_mode
+
+    @property
+    def folder_mode(self) -> int:
+        """Mode of every folder in the store."""
+        return self._folder_mode
+
+    @property
     def label(self) -> str:
         """The folder's path."""
         return str(self.folder)
@@ -303,7 +313,7 @@ class LocalStore:
         self.prepare()
         folder = self.folder / draft.set_id
         try:
-            folder.mkdir(mode=self._folder_mode)
+            make_folder(folder, self._folder_mode, exist_ok=False)
         except FileExistsError as error:
             raise StoreError("This set exists already.", where=str(folder), remedy="Run again.") from error
         except OSError as error:
@@ -432,7 +442,7 @@ class LocalStore:
         """Add a result to the set's `proofs/` folder."""
         folder = self.path_of(set_id) / PROOFS_FOLDER
         try:
-            folder.mkdir(mode=self._folder_mode, exist_ok=True)
+            make_folder(folder, self._folder_mode)
         except OSError as error:
             raise translate_os_error(error, folder) from error
         write_atomically(folder / proof_file_name(proof), proof_as_bytes(proof), mode=self._file_mode)

@@ -42,9 +42,30 @@ def make_folders(folder: Path, mode: int) -> None:
     if not folder.parent.exists():
         make_folders(folder.parent, mode)
     try:
-        folder.mkdir(mode=mode, exist_ok=True)
+        make_folder(folder, mode)
     except OSError as error:
         raise translate_os_error(error, folder) from error
+
+
+def make_folder(folder: Path, mode: int, *, exist_ok: bool = True) -> None:
+    """Make one folder with exactly this mode, which the process's umask would narrow; one that is there is left alone.
+
+    Raises:
+        OSError: as the system says; FileExistsError only without `exist_ok`.
+    """
+    try:
+        folder.mkdir(mode=mode)
+    except FileExistsError:
+        if not exist_ok or not folder.is_dir():
+            raise
+        return
+    give_mode(folder, mode)
+
+
+def give_mode(path: Path, mode: int) -> None:
+    """Give a file or folder that was just made its mode; where the file system has none, nothing happens."""
+    with contextlib.suppress(OSError):
+        path.chmod(mode)
 
 
 def sync_folder(folder: Path) -> None:
@@ -89,6 +110,8 @@ class AtomicFile(io.RawIOBase):
         except OSError as error:
             self._done = True
             raise translate_os_error(error, path) from error
+        with contextlib.suppress(OSError, AttributeError):
+            os.fchmod(descriptor, mode)  # the umask would narrow it; Windows has no such call
         self._file = os.fdopen(descriptor, "wb", buffering=0)
 
     @property

@@ -116,7 +116,7 @@ def test_the_custom_format_is_complete_and_damage_in_it_is_found(small: Postgres
 
 @pytest.mark.parametrize("damage", ["cut", "flip"])
 def test_damage_in_any_file_is_found_by_inspection(damage: str, small: PostgresTarget, tmp_path: Path) -> None:
-    done = capture(tmp_path, small, tables={"include": ["*"], "formats": ["parquet", "jsonl", "csv"]})
+    done = capture(tmp_path, small, tables={"include": ["*"], "formats": ["parquet", "jsonl", "json", "csv"]})
     for key, record in done.records.items():
         assert done.findings(*key) == []
         for file in record.files:
@@ -125,13 +125,11 @@ def test_damage_in_any_file_is_found_by_inspection(damage: str, small: PostgresT
             bad = bytearray(good)
             if damage == "cut":
                 del bad[len(bad) // 2 :]
-            elif path.suffix == ".json":
-                continue
             else:
                 bad[len(bad) // 2] ^= 0xFF
             path.write_bytes(bad)
-            # Parquet's pages carry no checksum of their own here; the manifest's digest guards single values.
-            assert (damage == "flip" and path.suffix == ".parquet") or done.findings(*key), file.path
+            # Parquet's pages and plain JSON carry no checksum of their own; the manifest's digest guards single values.
+            assert (damage == "flip" and path.suffix in (".parquet", ".json")) or done.findings(*key), file.path
             path.write_bytes(good)
 
 

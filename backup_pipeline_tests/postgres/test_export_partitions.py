@@ -103,7 +103,7 @@ def test_partitions_are_read_in_parallel_ranges_and_give_every_row_once(
 
 def test_a_partitioned_table_without_partitions_is_an_export_without_rows(database: Make, tmp_path: Path) -> None:
     target = _with(database(), b"create table public.p (id int, t text) partition by list (id)")
-    done = capture(tmp_path, target, tables={"include": ["*"], "formats": ["parquet", "jsonl", "csv"]})
+    done = capture(tmp_path, target, tables={"include": ["*"], "formats": ["parquet", "jsonl", "json", "csv"]})
     assert done.records[_P].rows == 0
     assert done.check("content_matches_snapshot", *_P).passed
     assert done.findings(*_P) == []
@@ -139,7 +139,7 @@ def test_a_selected_foreign_table_is_a_warning_that_names_it(database: Make, tmp
 
 def test_of_a_table_with_a_foreign_partition_the_local_rows_are_exported(database: Make, tmp_path: Path) -> None:
     target = _with(database(), _FOREIGN, _MIXED)
-    done = capture(tmp_path, target, tables={"include": ["*"], "formats": ["parquet", "jsonl", "csv"]})
+    done = capture(tmp_path, target, tables={"include": ["*"], "formats": ["parquet", "jsonl", "json", "csv"]})
     failed = {(key, c.name) for key, r in done.records.items() for c in r.checks if not c.passed}
     assert failed == {(_DUMP, "no_foreign_tables")}
     named = [row["table"] for row in done.check("no_foreign_tables", *_DUMP).table]

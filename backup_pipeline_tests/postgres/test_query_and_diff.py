@@ -147,13 +147,16 @@ def test_a_set_is_compared_with_the_live_database(made: Made) -> None:
 def test_a_sealed_set_is_exported_again_as_json_lines_and_csv(made: Made) -> None:
     site, _, set_id = made
     before = site.digests("nightly")
-    for form in ("jsonl", "csv"):
+    for form in ("jsonl", "json", "csv"):
         written = {done.path.name: done.rows for done in reexport_set(site.site, "nightly", set_id, form)}  # type: ignore[arg-type]
         assert sorted(written.values()) == [3, 43]
     assert site.digests("nightly") == before
     folder = site.site.store_folder("nightly") / "exports" / set_id
     place = next(p for p in (folder / "jsonl" / "shop").iterdir() if "customers" in p.name)
     rows = {row["id"]: row for row in map(json.loads, gzip.decompress(place.read_bytes()).decode().splitlines())}
+    assert {
+        row["id"]: row for row in json.loads((folder / "json" / "shop" / "public.customers.json").read_bytes())
+    } == rows
     assert rows[4] == {
         "id": 4, "name": "Customer 4", "balance": 5.0, "data": {"a": [1, 2.5]}, "raw": "\\xdead", "tags": "{x,NULL}",
         "at": "2026-01-01T12:00:00.500000+00:00", "good": True,

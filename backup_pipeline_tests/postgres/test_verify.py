@@ -23,7 +23,7 @@ from backup_pipeline_tests.sites import SHOP, TestSite, dsn, write_storage
 SETTINGS = """
 store: backups
 sources:
-  shop: {kind: postgres, dsn_env: SHOP_URL, tables: {formats: [parquet, jsonl, csv]}}
+  shop: {kind: postgres, dsn_env: SHOP_URL, tables: {formats: [parquet, jsonl, json, csv]}}
   storage: {kind: folder, path: storage}
 plans:
   nightly: {sources: [shop, storage]}

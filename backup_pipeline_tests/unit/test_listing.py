@@ -97,7 +97,7 @@ def test_no_line_is_cut_where_no_terminal_cuts_it(site, store, capsys):
 
 def test_a_plan_without_sets_says_how_to_make_one(site, capsys):
     assert run(site, "list") == 0
-    assert "backup-pipeline backup nightly makes one" in capsys.readouterr().out
+    assert f"backup-pipeline backup nightly --config {site.folder} makes one" in capsys.readouterr().out
 
 
 def test_show_lists_every_artefact_with_its_digest_and_the_proofs(site, store, capsys):

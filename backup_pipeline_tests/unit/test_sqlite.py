@@ -265,10 +265,12 @@ def test_text_that_is_not_utf8_is_kept(tmp_path: Path) -> None:
 
 def test_json_lines_and_csv_keep_null_apart_from_empty(tmp_path: Path) -> None:
     writer = new_set(tmp_path)
-    selection = TableSelection(include=("main.auftraege",), formats=("jsonl", "csv"))
+    selection = TableSelection(include=("main.auftraege",), formats=("jsonl", "csv", "json"))
     record = capture(writer, database(tmp_path / "werkstatt.db"), tables=selection)["auftraege"]
-    jsonl, text = (gzip.decompress((writer.folder / file.path).read_bytes()).decode() for file in record.files)
+    *packed, plain = ((writer.folder / file.path).read_bytes() for file in record.files)
+    jsonl, text = (gzip.decompress(content).decode() for content in packed)
     rows = [json.loads(row) for row in jsonl.splitlines()]
+    assert json.loads(plain) == rows
     by_id = {row["record_id"]: row for row in rows}
     assert by_id[2]["note"] == ""
     assert by_id[1]["note"] is None
