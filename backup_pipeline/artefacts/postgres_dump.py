@@ -29,6 +29,7 @@ from backup_pipeline.model.record import (
 )
 from backup_pipeline.rules.collapse import size_check
 from backup_pipeline.rules.drift import keys_kept, object_drift
+from backup_pipeline.rules.dump_limits import limits_of
 from backup_pipeline.settings.types import PostgresSource
 from backup_pipeline.tools.postgres.archive_list import archive_rows
 from backup_pipeline.tools.postgres.clients import choose_client
@@ -164,6 +165,7 @@ def dump_record(
         object_drift(objects, cast(Any, before.details.get("objects")) if before else None),
         keys_kept(keys, _keys_before(before), severity=context.grave(settings.lost_keys)),
         no_foreign_tables(foreign),
+        nothing_beyond_pg_dump(limits_of(catalog)),
     )
     details: dict[str, JsonValue] = {
         "format": settings.dump_format,
@@ -275,6 +277,19 @@ def no_foreign_tables(labels: Sequence[str]) -> CheckResult:
         ),
         table=tuple({"table": label, "problem": "its rows are on another server"} for label in labels),
         numbers={"foreign_tables": len(labels)},
+    )
+
+
+def nothing_beyond_pg_dump(limits: Sequence[Finding]) -> CheckResult:
+    """Warn of what the database has that pg_dump cannot write: no restore will bring it back."""
+    named = "; ".join(f"{limit.subject} {limit.problem}" for limit in limits[:_NAMED])
+    return CheckResult(
+        name="nothing_beyond_pg_dump",
+        passed=not limits,
+        severity=Severity.WARN,
+        summary=f"{named}{'; …' if len(limits) > _NAMED else ''}" if limits else "pg_dump can write all of it",
+        table=tuple({"object": limit.subject, "problem": limit.problem, "remedy": limit.remedy} for limit in limits),
+        numbers={"limits": len(limits)},
     )
 
 

@@ -16,7 +16,9 @@ from backup_pipeline.model.record import ColumnRecord
 
 CATALOG_VERSION = 1
 # Kinds of objects that catalogs of before they were asked for do not hold: see `Catalog.kinds`.
-LATER_KINDS = ("definition", "other owner", "other grant", "other comment", "subscription", "published")
+# Indexes, constraints, triggers, rules, statistics and columns of tables that belong to an extension.
+ATTACHED = "attached to an extension"
+LATER_KINDS = ("definition", "other owner", "other grant", "other comment", "subscription", "published", ATTACHED)
 
 TableKind = Literal["table", "partitioned", "foreign"]
 _CASTS = re.compile(r'::(pg_catalog\.)?(text|character varying|bpchar|character|"char")(\(\d+\))?(\[\])*')
@@ -113,7 +115,8 @@ class Catalog(Frozen):
         objects: kind of object → its identity (quoted names, signature) → definition or digest of it.
             Kinds: schema, table, column, constraint, index, view, materialized view, function, trigger, policy, rule,
             type, extension, event trigger, statistics, owner, grant, default privilege, comment, other, and LATER_KINDS
-            (`definition`: what an object is beyond its own kind's text; `published`: what a publication holds).
+            (`definition`: what an object is beyond its own kind's text; `published`: what a publication holds; what
+            is attached to an extension's tables).
         kinds: of LATER_KINDS those that were asked for; empty in catalogs of before.
         sequences: identity → state. Sequences are not transactional: a restored one may be further, never behind.
         roles: names of the roles that own something or are granted something here.

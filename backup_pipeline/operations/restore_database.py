@@ -23,6 +23,7 @@ from backup_pipeline.restore import keycloak, supabase
 from backup_pipeline.restore.comparison import compare_database
 from backup_pipeline.restore.platform_fill import fill_platform
 from backup_pipeline.restore.rebuild import UNFINISHED, drop_copy, rebuild_database
+from backup_pipeline.restore.reparsed import reparsed_by
 from backup_pipeline.restore.swap import BEFORE, RESTORE, is_side_of, side_name, swap_in
 from backup_pipeline.restore.upsert import UpsertOutcome, UpsertRequest, matches, parse_rows, upsert_database
 from backup_pipeline.rules.left_out import told
@@ -290,8 +291,11 @@ def _rebuild(chosen: Chosen, scene: Scene, run_id: str, progress: ProgressSink, 
         way_back.callback(drop_copy, rebuilt)
         numbers["restore_seconds"] = round(done.seconds, 3)
         comparison = compare_database(
-            rebuilt, scene.expected, left_out=done.left_out, jobs=jobs_of(chosen), progress=progress
-        )
+            rebuilt, scene.expected, left_out=done.left_out, jobs=jobs_of(chosen), progress=progress,
+            reparse=reparsed_by(target, lambda: chosen.open(scene.dump.files[0].path),
+                                written_by=written_by(scene.dump),
+                                encoding=scene.expected.catalog.encoding if scene.expected.catalog else ""),
+        )  # fmt: skip
         warnings += told(done.left_out, scene.facts.user)
         if done.settings_left_out:
             warnings.append(f"settings of the database left out, which {scene.facts.user} may not make: "

@@ -6,14 +6,15 @@ The same function serves drills and restores. Nothing is restored or decided her
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from backup_pipeline.model.catalog import Catalog, RolesDocument
 from backup_pipeline.model.progress import ProgressSink, no_progress
 from backup_pipeline.model.proof import Finding
 from backup_pipeline.model.record import Fingerprint
-from backup_pipeline.rules.catalog_difference import differences, not_comparable
+from backup_pipeline.rules.catalog_difference import differences, not_comparable, printed_otherwise
+from backup_pipeline.rules.dump_limits import without_limits
 from backup_pipeline.rules.left_out import Line, told, without_left_out
 from backup_pipeline.rules.verification import fingerprint_findings
 from backup_pipeline.tools.postgres.databases import server_facts
@@ -56,6 +57,7 @@ def compare_database(
     ignore_kinds: Collection[str] = (),
     ignore_schemas: Collection[str] = (),
     left_out: Sequence[Line] = (),
+    reparse: Callable[[], Catalog | None] | None = None,
     jobs: int = 2,
     progress: ProgressSink = no_progress,
 ) -> Comparison:
@@ -67,6 +69,7 @@ def compare_database(
         ignore_kinds: kinds of the catalog that cannot agree here.
         ignore_schemas: schemas that were left out of the restore on purpose.
         left_out: lines that the restoring role was refused; what follows from them is told as skipped.
+        reparse: reads the dump's definitions on this server (`reparsed_by`); called when texts differ.
         jobs: connections.
         progress: told the number of tables compared.
     """
@@ -95,8 +98,14 @@ def compare_database(
             user = server_facts(target).user
             wanted_objects, objects = without_left_out(wanted_objects, objects, left_out, user)
             skipped += [Finding(subject="what this role may not do", problem=text) for text in told(left_out, user)]
-        skipped += not_comparable(wanted_objects, objects, ignore_schemas=ignore_schemas)
-        findings += differences(wanted_objects, objects, ignore_kinds=ignore_kinds, ignore_schemas=ignore_schemas)
+        wanted_objects, objects, limits = without_limits(wanted_objects, objects)
+        skipped += limits
+        reparsed = reparse() if reparse is not None and printed_otherwise(wanted_objects, objects) else None
+        if reparsed is None:
+            skipped += not_comparable(wanted_objects, objects, ignore_schemas=ignore_schemas)
+        findings += differences(
+            wanted_objects, objects, ignore_kinds=ignore_kinds, ignore_schemas=ignore_schemas, reparsed=reparsed
+        )
     else:
         skipped.append(Finding(subject="catalog", problem="the set recorded none, so objects were not compared"))
     if not wanted:

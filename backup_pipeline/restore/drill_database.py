@@ -12,6 +12,7 @@ from backup_pipeline.model.proof import Finding
 from backup_pipeline.restore.comparison import Expectation, compare_database
 from backup_pipeline.restore.neutralise import left_out
 from backup_pipeline.restore.rebuild import OpenDump, rebuild_database
+from backup_pipeline.restore.reparsed import reparsed_by
 from backup_pipeline.tools.postgres.databases import create_roles, server_facts
 from backup_pipeline.tools.postgres.restore_check import amcheck, quiet_copy
 from backup_pipeline.tools.postgres.scratch import mark_roles, scratch_database
@@ -103,6 +104,9 @@ def drill_database(
             before_comparison(target)
         comparison = compare_database(
             target, expected, ignore_schemas=apart.schemas, left_out=rebuilt.left_out, jobs=jobs or 2,
+            reparse=reparsed_by(server, open_dump, written_by=written_by,
+                                encoding=expected.catalog.encoding if expected.catalog else "",
+                                skip=apart if apart.extensions else None),
             progress=progress,
         )  # fmt: skip
         hidden = {f"extension {name}" for name in apart.extensions}

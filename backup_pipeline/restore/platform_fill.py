@@ -23,6 +23,7 @@ from backup_pipeline.restore.comparison import Expectation
 from backup_pipeline.restore.rebuild import OpenDump
 from backup_pipeline.restore.upsert import Upsert, UpsertOutcome, UpsertRequest
 from backup_pipeline.rules.catalog_difference import differences
+from backup_pipeline.rules.dump_limits import without_limits
 from backup_pipeline.rules.left_out import LeftOut, Line, LineKind, line_of, told, without_left_out
 from backup_pipeline.rules.verification import fingerprint_findings
 from backup_pipeline.tools.postgres.clients import choose_client
@@ -176,11 +177,17 @@ def _compare(filling: Filling, expected: Expectation, left: LeftOut, user: str) 
     }
     findings = fingerprint_findings(wanted, have)
     if expected.catalog is not None:
-        objects = without_left_out(expected.catalog, filling.catalog(), left.lines, user)
+        made = filling.catalog()
+        *objects, _ = without_limits(*without_left_out(expected.catalog, made, left.lines, user))
         findings += [
             finding
             for finding in differences(
-                *objects, ignore_kinds=_NOT_COMPARED, ignore_schemas=supabase.OWNED, extra_allowed=True
+                *objects,
+                ignore_kinds=_NOT_COMPARED,
+                ignore_schemas=supabase.OWNED,
+                extra_allowed=True,
+                # What was made a moment ago, in this transaction, is what the server makes of the dump's definitions.
+                reparsed=made,
             )
             # The platform has its own owner and rights of the schema that every database has.
             if finding.subject not in ("owner schema public", "grant schema public", "comment schema public")

@@ -2,17 +2,94 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 from collections.abc import Callable
 from pathlib import Path
 
+import psycopg
+
+from backup_pipeline.model.record import Severity
 from backup_pipeline.operations.restore import plan_restore
 from backup_pipeline.restore.drill_database import drill_database
+from backup_pipeline.tools.postgres.connection import connected
 from backup_pipeline.tools.postgres.databases import drop_database
 from backup_pipeline.tools.postgres.embedded import EmbeddedServer
 from backup_pipeline.tools.postgres.target import PostgresTarget
+from backup_pipeline_tests.postgres.capture_site import capture
 from backup_pipeline_tests.postgres.restoring import dump_of, expectation_of, opened, run, sealed_set
 from backup_pipeline_tests.sites import TestSite, dsn
 
+# PostgreSQL prints each of these otherwise before a dump and restore than after it.
+PRINTED_OTHERWISE = """
+create type st as enum ('a', 'b'); create domain dst as st default 'a';
+create domain dd as date default now() check (extract('YEAR' from value) > 1);
+create view v as select id from (select 1 as id union all select null) q;
+create view v2 as select extract('YEAR' from now()) y;
+alter view v2 alter column y set default extract('DAY' from now());
+create materialized view m as select id from (select 1 as id union all select null) q;
+create function f(a numeric default extract('YEAR' from now())) returns bigint language sql
+    begin atomic select extract('DAY' from now())::bigint + a; end;
+create table g (d date default now(), s dst, z numeric default extract('YEAR' from now()),
+                y numeric generated always as (extract('YEAR' from d)) stored check (extract('MONTH' from d) > 0));
+create table t (id integer);
+create rule r as on insert to t where new.id > 5 do also insert into g (z) select extract('YEAR' from now());
+create index gi on g (extract('YEAR' from d)) where extract('YEAR' from d) > 3;
+create function tf() returns trigger language plpgsql as 'begin return new; end';
+create trigger tr before insert on g for each row when (extract('YEAR' from new.d) > 2) execute function tf();
+create policy p on g using (extract('YEAR' from d) > 2) with check (d in (select current_date union all select null));
+create statistics ss on (extract('YEAR' from d)), s from g;
+create table pp (d date) partition by range (extract('YEAR' from d));
+create table pp1 partition of pp for values from (extract('YEAR' from date '2001-01-01')) to (2010);
+create publication pub for table g where (extract('YEAR' from d) > 3);
+insert into g values (now());
+"""
+# A real change of each in the restored copy, and the name that it is found by.
+REAL_CHANGES = """
+view public.v               | create or replace view v as select id from (select 2 as id union all select null) q
+default public.v2.y         | alter view v2 alter column y set default extract('MONTH' from now())
+materialized view public.m  | drop materialized view m; create materialized view m as select 3
+function public.f(numeric)  | create or replace function f(a numeric default extract('MONTH' from now())) returns bigint
+                              language sql begin atomic select extract('DAY' from now())::bigint + a; end
+rule public.t.r             | create or replace rule r as on insert to t where new.id > 6 do also nothing
+index public.gi             | drop index gi; create index gi on g (extract('DAY' from d))
+trigger public.g.tr         | create or replace trigger tr before insert on g for each row
+                              when (extract('YEAR' from new.d) > 9) execute function tf()
+policy public.g.p           | alter policy p on g using (extract('YEAR' from d) > 1)
+default public.g.z          | alter table g alter column z set default extract('MONTH' from now())
+constraint public.g.g_d_check | alter table g drop constraint g_d_check,
+                              add constraint g_d_check check (extract('DAY' from d) > 0)
+domain public.dst           | alter domain dst set default 'b'
+published pub               | alter publication pub set table g where (extract('YEAR' from d) > 4)
+"""
+# pg_dump sorts options; what their owner wrote is in another order.
+OPTIONS = """
+create extension postgres_fdw; create extension file_fdw;
+create server s foreign data wrapper postgres_fdw options (host 'h', port '1', dbname 'x');
+create user mapping for public server s options (user 'u', password 'p');
+create foreign table ft (a integer options (column_name 'b'), c text) server s
+    options (table_name 'x', schema_name 'y');
+create foreign data wrapper w options (z '1', b '2', a_b '3', ab '4');
+create server fs foreign data wrapper file_fdw;
+create foreign table ff (a text options (force_null 'true', force_not_null 'false')) server fs
+    options (filename '/etc/passwd', format 'csv', delimiter ':');
+create table r (a text, b integer) with (fillfactor=70, autovacuum_enabled=false, toast.vacuum_truncate=false,
+    toast.autovacuum_enabled=false, autovacuum_analyze_threshold=7, autovacuum_analyze_scale_factor=0.1);
+alter table r alter column b set (n_distinct_inherited=3, n_distinct=5);
+create view v with (security_invoker=true, security_barrier=true, check_option=local) as select * from r;
+create materialized view mv with (fillfactor=70, autovacuum_enabled=false) as select 1 a;
+create index on r (a) with (fillfactor=70, deduplicate_items=off);
+"""
+# What pg_dump does not write, and what of an extension's table it does.
+LIMITS = """
+create table m (id integer generated always as identity primary key); create table m2 (like m including all);
+create table twice (a integer); insert into twice values (1), (1);
+create extension pg_trgm version '1.3'; create extension postgis;
+insert into spatial_ref_sys (srid, auth_name, auth_srid, srtext, proj4text) values (990123, 'own', 1, 'x', 'y');
+create index own_index on spatial_ref_sys (auth_name);
+create function silent() returns trigger language plpgsql as 'begin return new; end';
+create trigger own_trigger before insert on spatial_ref_sys for each row execute function silent();
+"""
 SETTINGS = """
 store: backups
 sources: {shop: {kind: postgres, dsn_env: SHOP_URL}}
@@ -54,3 +131,73 @@ def test_a_platform_is_recognised_by_the_database_and_not_by_roles_of_its_server
         drop_database(target)
     finally:
         run(installed_server.target(), "drop role supabase_admin, supabase_auth_admin")
+
+
+def test_definitions_that_are_printed_otherwise_after_a_reload_are_equal(
+    installed_database: Database, installed_server: EmbeddedServer
+) -> None:
+    target = installed_database(PRINTED_OTHERWISE)
+    outcome = drill_database(opened(dump_of(target)), expectation_of(target), installed_server.target())
+    assert outcome.findings == []
+
+
+def test_real_changes_of_such_definitions_are_found_by_name(
+    database: Callable[..., PostgresTarget], server: EmbeddedServer
+) -> None:
+    target = database()
+    run(target, PRINTED_OTHERWISE)
+    changes = dict(line.split("|") for line in re.split(r"\n(?! )", REAL_CHANGES.strip()))
+
+    def change(copy: PostgresTarget) -> None:
+        run(copy, ";".join(changes.values()))
+
+    outcome = drill_database(opened(dump_of(target)), expectation_of(target), server.target(), before_comparison=change)
+    found = {finding.subject for finding in outcome.findings}
+    assert found == {name.strip() for name in changes}
+
+
+def test_options_are_equal_in_whatever_order_they_were_given(
+    installed_database: Database, installed_server: EmbeddedServer
+) -> None:
+    target = installed_database(OPTIONS)
+    changes = {
+        "definition server s": "alter server s options (set port '2')",
+        "definition table public.ft": "alter foreign table ft options (drop schema_name)",
+        "view public.v": "alter view v reset (security_invoker)",
+        "table public.r": "alter table r set (fillfactor=71)",
+    }
+
+    def change(copy: PostgresTarget) -> None:
+        run(copy, ";".join(changes.values()))
+
+    dump, expected = dump_of(target), expectation_of(target)
+    assert drill_database(opened(dump), expected, installed_server.target()).findings == []
+    changed = drill_database(opened(dump), expected, installed_server.target(), before_comparison=change)
+    assert {finding.subject for finding in changed.findings} == set(changes)
+
+
+def test_limits_of_pg_dump_are_reported_and_are_no_damage(
+    installed_database: Database, installed_server: EmbeddedServer, tmp_path: Path
+) -> None:
+    target = installed_database(LIMITS)
+    with connected(target) as connection, contextlib.suppress(psycopg.errors.UniqueViolation):
+        connection.execute("create unique index concurrently invalid on public.twice (a)")
+    captured = capture(tmp_path, target)
+    check = captured.check("nothing_beyond_pg_dump", "s", "dump")
+    assert [row["object"] for row in check.table] == ["index public.invalid", "sequence public.m2_id_seq"]
+    assert check.severity is Severity.WARN
+    exported = captured.records["s", "public", "spatial_ref_sys"]
+    assert exported.rows == 1
+    dump, expected = dump_of(target), expectation_of(target)
+    outcome = drill_database(opened(dump), expected, installed_server.target())
+    assert outcome.findings == []
+    assert {finding.subject for finding in outcome.skipped} == {
+        "extension pg_trgm", "index public.invalid", "index public.own_index",
+        "trigger public.spatial_ref_sys.own_trigger", "sequence public.m2_id_seq",
+    }  # fmt: skip
+
+    def lose(copy: PostgresTarget) -> None:
+        run(copy, "delete from spatial_ref_sys where srid = 990123")
+
+    lost = drill_database(opened(dump), expected, installed_server.target(), before_comparison=lose)
+    assert ["spatial_ref_sys" in finding.subject for finding in lost.findings] == [True]

@@ -7,8 +7,16 @@ is (identity, definition).
 
 from __future__ import annotations
 
+from backup_pipeline.model.catalog import ATTACHED
+from backup_pipeline.tools.postgres.catalog_queries import sorted_options
+
 _USER = "n.nspname !~ '^pg_' and n.nspname <> 'information_schema'"
 _FIRST_OF_THE_SITE = 16384
+
+
+def _options(column: str) -> str:
+    """An SQL expression: `name=value` without the order in which they were given, which means nothing."""
+    return f"""(select string_agg(o, ' ' order by o collate "C") from unnest({column}) o)"""
 
 
 def _own(catalog: str, column: str) -> str:
@@ -33,8 +41,8 @@ _DEFINITIONS = (
     f"""
 select format('column %I.%I.%I', n.nspname, c.relname, a.attname),
        concat_ws(', ', case when a.attstattarget >= 0 then 'statistics ' || a.attstattarget::text end,
-                 array_to_string(a.attoptions, ' '), nullif(to_jsonb(a) ->> 'attcompression', ''),
-                 array_to_string(a.attfdwoptions, ' '))
+                 {_options("a.attoptions")}, nullif(to_jsonb(a) ->> 'attcompression', ''),
+                 {_options("a.attfdwoptions")})
   from pg_class c join pg_namespace n on n.oid = c.relnamespace
   join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
  where {_USER} and c.relpersistence <> 't' and c.relkind in ('r', 'p', 'f', 'm', 'i', 'I')
@@ -43,9 +51,9 @@ select format('column %I.%I.%I', n.nspname, c.relname, a.attname),
         or coalesce(to_jsonb(a) ->> 'attcompression', '') <> '')""",
     f"""
 select format('table %I.%I', n.nspname, c.relname),
-       concat_ws(', ', array_to_string(t.reloptions, ' '), nullif(m.amname, 'heap'), s.srvname,
-                 array_to_string(f.ftoptions, ' '),
-                 case when c.relkind = 'm' then array_to_string(c.reloptions, ' ') end)
+       concat_ws(', ', {_options("t.reloptions")}, nullif(m.amname, 'heap'), s.srvname,
+                 {_options("f.ftoptions")},
+                 case when c.relkind = 'm' then {_options("c.reloptions")} end)
   from pg_class c join pg_namespace n on n.oid = c.relnamespace
   left join pg_class t on t.oid = c.reltoastrelid left join pg_am m on m.oid = c.relam
   left join pg_foreign_table f on f.ftrelid = c.oid left join pg_foreign_server s on s.oid = f.ftserver
@@ -63,10 +71,11 @@ select format('table %I.%I', n.nspname, c.relname),
     _named(
         "pg_opfamily",
         "(select string_agg(concat_ws(' ', p.amopstrategy, p.amopopr::regoperator, p.amoppurpose), ', '"
-        "   order by p.amopstrategy, p.amopopr::regoperator::text) from pg_amop p where p.amopfamily = o.oid),"
+        '   order by p.amopstrategy, p.amopopr::regoperator::text collate "C")'
+        "   from pg_amop p where p.amopfamily = o.oid),"
         "(select string_agg(concat_ws(' ', p.amprocnum, p.amproclefttype::regtype, p.amprocrighttype::regtype,"
-        "   p.amproc::regprocedure), ', ' order by p.amprocnum, p.amproc::regprocedure::text,"
-        "   p.amproclefttype::regtype::text, p.amprocrighttype::regtype::text)"
+        "   p.amproc::regprocedure), ', ' order by p.amprocnum, p.amproc::regprocedure::text collate \"C\","
+        '   p.amproclefttype::regtype::text collate "C", p.amprocrighttype::regtype::text collate "C")'
         "   from pg_amproc p where p.amprocfamily = o.oid)",
     ),
     _named(
@@ -78,16 +87,19 @@ select format('table %I.%I', n.nspname, c.relname),
     _named("pg_ts_dict", "(select tmplname from pg_ts_template t where t.oid = o.dicttemplate), o.dictinitoption"),
     _named("pg_ts_parser", "o.prsstart, o.prstoken, o.prsend, o.prsheadline, o.prslextype"),
     _named("pg_ts_template", "o.tmplinit, o.tmpllexize"),
-    _named("pg_foreign_data_wrapper", "o.fdwhandler::regproc, o.fdwvalidator::regproc, o.fdwoptions::text"),
+    _named(
+        "pg_foreign_data_wrapper",
+        f"o.fdwhandler::regproc, o.fdwvalidator::regproc, {sorted_options('o.fdwoptions')}",
+    ),
     _named(
         "pg_foreign_server",
         "(select fdwname from pg_foreign_data_wrapper w where w.oid = o.srvfdw), o.srvtype, o.srvversion,"
-        " o.srvoptions::text",
+        f" {sorted_options('o.srvoptions')}",
     ),
     # Their values are passwords: only the names are compared.
     """
 select format('user mapping %I on %I', m.usename, m.srvname),
-       (select string_agg(split_part(x, '=', 1), ',' order by x) from unnest(m.umoptions) x)
+       (select string_agg(split_part(x, '=', 1), ',' order by x collate "C") from unnest(m.umoptions) x)
   from pg_user_mappings m""",
     f"""
 select format('statistics %I.%I', n.nspname, o.stxname), to_jsonb(o) ->> 'stxstattarget'
@@ -206,14 +218,48 @@ select concat_ws(' ', i.type, i.identity), d.description
    and not exists (select from pg_depend x where x.classid = d.classoid and x.objid = d.objoid and x.deptype = 'e')"""
 
 _SUBSCRIPTIONS = """
-select format('%I', s.subname), (select string_agg(p, ',' order by p) from unnest(s.subpublications) p)
+select format('%I', s.subname), (select string_agg(p, ',' order by p collate "C") from unnest(s.subpublications) p)
   from pg_subscription s where s.subdbid = (select oid from pg_database where datname = current_database())"""
+
+# What hangs on an extension's table: partly the extension's own, partly a site's, which pg_dump does not write.
+_ON_EXTENSIONS_TABLE = """
+exists (select from pg_depend d where d.classid = 'pg_class'::regclass and d.objid = {} and d.deptype = 'e')"""
+_ATTACHED = tuple(
+    f"""{query} and n.nspname !~ '^pg_' and {_ON_EXTENSIONS_TABLE.format("c.oid")}"""
+    for query in (
+        """
+select format('index %I.%I', n.nspname, x.relname), pg_get_indexdef(x.oid)
+  from pg_index i join pg_class x on x.oid = i.indexrelid join pg_class c on c.oid = i.indrelid
+  join pg_namespace n on n.oid = c.relnamespace where true""",
+        """
+select format('constraint %I.%I.%I', n.nspname, c.relname, k.conname), pg_get_constraintdef(k.oid)
+  from pg_constraint k join pg_class c on c.oid = k.conrelid join pg_namespace n on n.oid = c.relnamespace
+ where k.contype not in ('n', 't')""",
+        """
+select format('trigger %I.%I.%I', n.nspname, c.relname, t.tgname), pg_get_triggerdef(t.oid)
+  from pg_trigger t join pg_class c on c.oid = t.tgrelid join pg_namespace n on n.oid = c.relnamespace
+ where not t.tgisinternal""",
+        """
+select format('rule %I.%I.%I', n.nspname, c.relname, r.rulename), pg_get_ruledef(r.oid)
+  from pg_rewrite r join pg_class c on c.oid = r.ev_class join pg_namespace n on n.oid = c.relnamespace
+ where r.rulename <> '_RETURN'""",
+        """
+select format('statistics %I.%I', sn.nspname, s.stxname), ''
+  from pg_statistic_ext s join pg_class c on c.oid = s.stxrelid join pg_namespace n on n.oid = c.relnamespace
+  join pg_namespace sn on sn.oid = s.stxnamespace where true""",
+        """
+select format('column %I.%I.%I', n.nspname, c.relname, a.attname), format_type(a.atttypid, a.atttypmod)
+  from pg_attribute a join pg_class c on c.oid = a.attrelid join pg_namespace n on n.oid = c.relnamespace
+ where a.attnum > 0 and not a.attisdropped and c.relkind in ('r', 'p')""",
+    )
+)
 
 _PUBLISHED = """
 select format('%I', p.pubname),
        concat_ws(' | ', p.pubviaroot, nullif(to_jsonb(p) ->> 'pubgencols', 'n'), {schemas},
          (select string_agg(concat_ws(' ', t.prrelid::regclass, {columns}, {rows}), ','
-                            order by t.prrelid::regclass::text) from pg_publication_rel t where t.prpubid = p.oid))
+                            order by t.prrelid::regclass::text collate "C")
+            from pg_publication_rel t where t.prpubid = p.oid))
   from pg_publication p"""
 _SCHEMAS = """(select string_agg(quote_ident(n.nspname), ',' order by n.nspname) from pg_publication_namespace s
                  join pg_namespace n on n.oid = s.pnnspid where s.pnpubid = p.oid)"""
@@ -238,4 +284,5 @@ def detail_queries(major: int) -> dict[str, tuple[str, ...]]:
         "other comment": (_COMMENTS,),
         "subscription": (_SUBSCRIPTIONS,),
         "published": (published,),
+        ATTACHED: _ATTACHED,
     }

@@ -17,6 +17,16 @@ def _own(catalog: str, column: str) -> str:
     )
 
 
+def sorted_options(column: str) -> str:
+    """An SQL expression: an array of `name=value` without the order in which they were given, which means nothing."""
+    return f"""(select array_agg(o order by o collate "C") from unnest({column}) o)::text"""
+
+
+def _own_rows(column: str) -> str:
+    """A condition: a dump holds rows of the table or sequence, an extension's only where they are the site's to set."""
+    return f"({_own('pg_class', column)} or exists (select from pg_extension e where {column} = any(e.extconfig)))"
+
+
 def _tables(pages: str, size: str) -> str:
     return f"""
 select c.oid::bigint, n.nspname, c.relname, c.relkind::text, c.relrowsecurity, pn.nspname, p.relname, {pages}, {size}
@@ -24,7 +34,7 @@ select c.oid::bigint, n.nspname, c.relname, c.relkind::text, c.relrowsecurity, p
   left join pg_inherits i on i.inhrelid = c.oid and c.relispartition
   left join pg_class p on p.oid = i.inhparent
   left join pg_namespace pn on pn.oid = p.relnamespace
- where c.relkind in ('r', 'p', 'f') and c.relpersistence <> 't' and {_USER} and {_own("pg_class", "c.oid")}
+ where c.relkind in ('r', 'p', 'f') and c.relpersistence <> 't' and {_USER} and {_own_rows("c.oid")}
  order by 2, 3
 """
 
@@ -32,7 +42,9 @@ select c.oid::bigint, n.nspname, c.relname, c.relkind::text, c.relrowsecurity, p
 # Asking for sizes waits for tables that a migration holds; the names alone never wait.
 TABLES = _tables("0", "0")
 TABLES_WITH_SIZES = _tables(
-    "case when c.relkind = 'r' then pg_relation_size(c.oid) / current_setting('block_size')::int else 0 end",
+    # Only some rows of an extension's table are exported: it is read in one piece.
+    "case when c.relkind = 'r' and not exists (select from pg_extension e where c.oid = any(e.extconfig))"
+    " then pg_relation_size(c.oid) / current_setting('block_size')::int else 0 end",
     "case when c.relkind = 'r' then pg_table_size(c.oid) else 0 end",
 )
 
@@ -119,7 +131,7 @@ select format('%I.%I', n.nspname, c.relname),
        s.seqincrement,
        has_sequence_privilege(c.oid, 'select')
   from pg_sequence s join pg_class c on c.oid = s.seqrelid join pg_namespace n on n.oid = c.relnamespace
- where c.relpersistence <> 't' and {_USER} and {_own("pg_class", "c.oid")}
+ where c.relpersistence <> 't' and {_USER} and {_own_rows("c.oid")}
  order by 1
 """
 
@@ -138,7 +150,7 @@ select format('%I.%I', n.nspname, c.relname),
          case when c.relkind = 'p' then 'by ' || pg_get_partkeydef(c.oid) end,
          (select 'inherits ' || string_agg(i.inhparent::regclass::text, ' ' order by i.inhseqno)
             from pg_inherits i where i.inhrelid = c.oid),
-         (select 'with ' || string_agg(o, ' ' order by o) from unnest(c.reloptions) o),
+         (select 'with ' || string_agg(o, ' ' order by o collate "C") from unnest(c.reloptions) o),
          case when c.reloftype <> 0 then 'of ' || c.reloftype::regtype::text end,
          case when c.reltablespace <> 0 then 'in a tablespace' end)
   from pg_class c join pg_namespace n on n.oid = c.relnamespace
@@ -184,7 +196,8 @@ select format('%I.%I', n.nspname, t.typname),
     "domain": f"""
 select format('%I.%I', n.nspname, t.typname),
        concat_ws(', ', format_type(t.typbasetype, t.typtypmod), case when t.typnotnull then 'not null' end,
-                 'default ' || t.typdefault)
+                 -- Not typdefault: that is the text as it was first written, with names as they were looked up then.
+                 'default ' || pg_get_expr(t.typdefaultbin, 0))
   from pg_type t join pg_namespace n on n.oid = t.typnamespace
  where t.typtype = 'd' and {_USER} and {_own("pg_type", "t.oid")}""",
     "composite type": f"""
@@ -271,12 +284,12 @@ select format('%I.%I.%I', n.nspname, c.relname, a.attname), pg_get_expr(x.adbin,
   join pg_attribute a on a.attrelid = x.adrelid and a.attnum = x.adnum
  where {_USER} and c.relpersistence <> 't' and {_own("pg_class", "c.oid")}""",
     "view": f"""
-select format('%I.%I', n.nspname, c.relname), concat_ws(' ', pg_get_viewdef(c.oid), c.reloptions::text)
+select format('%I.%I', n.nspname, c.relname), concat_ws(' ', pg_get_viewdef(c.oid), {sorted_options('c.reloptions')})
   from pg_class c join pg_namespace n on n.oid = c.relnamespace
  where c.relkind = 'v' and c.relpersistence <> 't' and {_USER} and {_own("pg_class", "c.oid")}""",
     "materialized view": f"""
 select format('%I.%I', n.nspname, c.relname),
-       concat_ws(' ', pg_get_viewdef(c.oid), c.reloptions::text,
+       concat_ws(' ', pg_get_viewdef(c.oid), {sorted_options('c.reloptions')},
                  case when not c.relispopulated then 'not populated' end)
   from pg_class c join pg_namespace n on n.oid = c.relnamespace
  where c.relkind = 'm' and {_USER} and {_own("pg_class", "c.oid")}""",
@@ -292,7 +305,7 @@ select p.oid::regprocedure::text, concat_ws(' ', a.aggtransfn, a.aggfinalfn, a.a
     "trigger": f"""
 select format('%I.%I.%I', n.nspname, c.relname, t.tgname), pg_get_triggerdef(t.oid) || ' ' || t.tgenabled::text
   from pg_trigger t join pg_class c on c.oid = t.tgrelid join pg_namespace n on n.oid = c.relnamespace
- where not t.tgisinternal and {_USER} and {_own("pg_trigger", "t.oid")}""",
+ where not t.tgisinternal and {_USER} and {_own("pg_trigger", "t.oid")} and {_own("pg_class", "c.oid")}""",
     "policy": f"""
 select format('%I.%I.%I', n.nspname, c.relname, p.polname),
        concat_ws(' | ', p.polcmd, p.polpermissive,
@@ -314,7 +327,7 @@ select format('%I.%I', n.nspname, s.stxname), pg_get_statisticsobjdef(s.oid)
  where {_USER} and {_own("pg_statistic_ext", "s.oid")}""",
     "publication": """
 select format('%I', p.pubname), concat_ws(' ', p.puballtables, p.pubinsert, p.pubupdate, p.pubdelete, p.pubtruncate,
-       (select string_agg(t.prrelid::regclass::text, ',' order by t.prrelid::regclass::text)
+       (select string_agg(t.prrelid::regclass::text, ',' order by t.prrelid::regclass::text collate "C")
           from pg_publication_rel t where t.prpubid = p.oid)) from pg_publication p""",
     "comment": """
 select concat_ws(' ', i.type, i.identity), d.description

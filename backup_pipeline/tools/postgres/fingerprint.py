@@ -18,7 +18,7 @@ from psycopg.rows import TupleRow
 
 from backup_pipeline.errors import SourceError
 from backup_pipeline.model.record import Fingerprint
-from backup_pipeline.tools.postgres.partitions import read_leaves, rows_of
+from backup_pipeline.tools.postgres.partitions import read_condition, read_leaves, rows_of
 from backup_pipeline.tools.postgres.snapshot import LOCKABLE_TABLES
 
 HASH_RECORD = "hash_record"
@@ -140,7 +140,13 @@ def _compute(
     leaves = read_leaves(connection, schema, table) if partitioned else None
     query = sql.SQL("select coalesce(sum({}::numeric), 0), count(*) from {} as {}").format(
         row_hash(algorithm, alias),
-        rows_of(schema, table, [(name, kind) for name, _, kind in columns], leaves),
+        rows_of(
+            schema,
+            table,
+            [(name, kind) for name, _, kind in columns],
+            leaves,
+            read_condition(connection, schema, table),
+        ),
         sql.Identifier(alias),
     )
     row = connection.execute(query).fetchone()

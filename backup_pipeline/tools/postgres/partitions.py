@@ -46,8 +46,26 @@ def read_leaves(connection: Connection[TupleRow], schema: str, table: str) -> tu
     )
 
 
+def read_condition(connection: Connection[TupleRow], schema: str, table: str) -> str:
+    """Return the WHERE clause of an extension's configuration table that tells the site's own rows; "" for any other.
+
+    The other rows of such a table come with the extension: pg_dump writes only those that meet the clause.
+    """
+    row = connection.execute(
+        "select e.extcondition[array_position(e.extconfig, c.oid)] from pg_catalog.pg_class c"
+        " join pg_catalog.pg_namespace n on n.oid = c.relnamespace"
+        " join pg_catalog.pg_extension e on c.oid = any(e.extconfig) where n.nspname = %s and c.relname = %s",
+        [schema, table],
+    ).fetchone()
+    return str(row[0] or "") if row else ""
+
+
 def rows_of(
-    schema: str, table: str, columns: Sequence[tuple[str, str]], leaves: Sequence[Leaf] | None
+    schema: str,
+    table: str,
+    columns: Sequence[tuple[str, str]],
+    leaves: Sequence[Leaf] | None,
+    condition: str = "",
 ) -> sql.Composable:
     """Return what stands after FROM for all rows of a table that lie in this database; needs an alias after it.
 
@@ -56,8 +74,14 @@ def rows_of(
         table: its name.
         columns: name and type (as SQL) of each column.
         leaves: of a partitioned table; None for any other, whose inheritors are left out.
+        condition: see `read_condition`.
     """
     whole = sql.Identifier(schema, table)
+    if condition:
+        # The extension's author wrote it for exactly this place.
+        return sql.SQL("(select * from {}{} {})").format(
+            sql.SQL("only " if leaves is None else ""), whole, sql.SQL(condition)
+        )
     if leaves is None:
         return sql.SQL("only {}").format(whole)
     if not any(leaf.foreign for leaf in leaves):

@@ -16,7 +16,7 @@ from backup_pipeline.tools.arrow_types import ColumnForm, family_of
 from backup_pipeline.tools.postgres.catalog_queries import NULLABLE
 from backup_pipeline.tools.postgres.copy import takes_any_bytes
 from backup_pipeline.tools.postgres.fingerprint import HASH_RECORD, HASH_TEXT, HashableTypes, row_alias, row_hash
-from backup_pipeline.tools.postgres.partitions import Leaf, read_leaves, rows_of
+from backup_pipeline.tools.postgres.partitions import Leaf, read_condition, read_leaves, rows_of
 
 # A domain may lie over another: follow them down, keeping the first modifier that is set.
 _COLUMNS = f"""
@@ -133,7 +133,8 @@ def profile_table(
         for part in (*_questions(column, utf8 or any_bytes), _raw_question(column) if any_bytes else _NONE)
     ]
     leaves = read_leaves(connection, schema, table) if partitioned else None
-    rows = rows_of(schema, table, [(c.name, c.type) for c in columns], leaves)
+    condition = read_condition(connection, schema, table)
+    rows = rows_of(schema, table, [(c.name, c.type) for c in columns], leaves, condition)
     # One array: a result has at most 1664 columns, fewer than a table may need answers.
     query = sql.SQL("select coalesce(sum({}::numeric), 0)::text, count(*), array[{}]::text[] from {} as {}").format(
         row_hash(algorithm, alias),

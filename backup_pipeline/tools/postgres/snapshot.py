@@ -21,15 +21,17 @@ from backup_pipeline.tools.postgres.target import PostgresTarget
 _LOCK_BATCH = 500
 _ATTEMPTS = 5
 
-# What pg_dump locks: ordinary and partitioned tables outside the system's schemas, none that belong to an extension.
+# What pg_dump locks: ordinary and partitioned tables outside the system's schemas; of an extension's only those that
+# hold rows of the site (pg_extension_config_dump).
 LOCKABLE_TABLES = """
 select n.nspname, c.relname
   from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
  where c.relkind in ('r', 'p') and c.relpersistence <> 't'
    and n.nspname !~ '^pg_' and n.nspname <> 'information_schema'
-   and not exists (select from pg_catalog.pg_depend d
-                    where d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass and d.objid = c.oid
-                      and d.deptype = 'e')
+   and (not exists (select from pg_catalog.pg_depend d
+                     where d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass and d.objid = c.oid
+                       and d.deptype = 'e')
+        or exists (select from pg_catalog.pg_extension e where c.oid = any(e.extconfig)))
  order by 1, 2
 """
 
