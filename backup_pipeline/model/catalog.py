@@ -108,6 +108,31 @@ class SequenceState(Frozen):
     increment: int = 1
 
 
+class DatabaseLocale(Frozen):
+    """By which rules a database sorts and classifies texts.
+
+    Attributes:
+        provider: who implements them.
+        collate: LC_COLLATE (libc's name). ctype: LC_CTYPE.
+        name: the provider's own name of the locale, where it is not libc ("de-DE").
+        rules: ICU's additional rules.
+        version: the provider's version of them, by which the order of texts may differ; "" where it tells none.
+    """
+
+    provider: Literal["libc", "icu", "builtin"] = "libc"
+    collate: str
+    ctype: str
+    name: str = ""
+    rules: str = ""
+    version: str = ""
+
+    @property
+    def label(self) -> str:
+        """Provider, locale and rules, for people."""
+        named = f"{self.provider} {self.name}" if self.name else f"{self.provider} {self.collate}"
+        return f"{named} with rules {self.rules!r}" if self.rules else named
+
+
 class Catalog(Frozen):
     """Everything of one database that is compared after a restore.
 
@@ -117,6 +142,7 @@ class Catalog(Frozen):
             type, extension, event trigger, statistics, owner, grant, default privilege, comment, other, and LATER_KINDS
             (`definition`: what an object is beyond its own kind's text; `published`: what a publication holds; what
             is attached to an extension's tables).
+        locale: None in catalogs of before it was recorded.
         kinds: of LATER_KINDS those that were asked for; empty in catalogs of before.
         sequences: identity → state. Sequences are not transactional: a restored one may be further, never behind.
         roles: names of the roles that own something or are granted something here.
@@ -127,6 +153,7 @@ class Catalog(Frozen):
     server_version: str = ""
     encoding: str = ""
     collation: str = ""
+    locale: DatabaseLocale | None = None
     tables: tuple[CatalogTable, ...] = ()
     objects: dict[str, dict[str, str]] = Field(default_factory=dict)
     sequences: dict[str, SequenceState] = Field(default_factory=dict)

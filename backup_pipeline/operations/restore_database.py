@@ -20,7 +20,7 @@ from backup_pipeline.operations.restore_records import forget_result, results, w
 from backup_pipeline.operations.restore_scene import Scene, jobs_of, look
 from backup_pipeline.operations.targets import target_of
 from backup_pipeline.restore import keycloak, supabase
-from backup_pipeline.restore.comparison import compare_database
+from backup_pipeline.restore.comparison import REFUSED, compare_database
 from backup_pipeline.restore.platform_fill import fill_platform
 from backup_pipeline.restore.rebuild import UNFINISHED, drop_copy, rebuild_database
 from backup_pipeline.restore.reparsed import reparsed_by
@@ -32,7 +32,6 @@ from backup_pipeline.tools.postgres.databases import (
     comment_on_database,
     create_roles,
     drop_roles,
-    read_properties,
     server_facts,
     sole_restore,
 )
@@ -286,6 +285,7 @@ def _rebuild(chosen: Chosen, scene: Scene, run_id: str, progress: ProgressSink, 
             lambda: chosen.open(scene.dump.files[0].path), rebuilt, written_by=written_by(scene.dump),
             like=scene.properties if swapping else None, comment="" if swapping else UNFINISHED,
             encoding=scene.expected.catalog.encoding if scene.expected.catalog else "",
+            locale=scene.expected.catalog.locale if scene.expected.catalog else None,
             jobs=jobs_of(chosen), careful=options.careful, progress=progress,
         )  # fmt: skip
         way_back.callback(drop_copy, rebuilt)
@@ -308,10 +308,7 @@ def _rebuild(chosen: Chosen, scene: Scene, run_id: str, progress: ProgressSink, 
                 where=f"{chosen.plan_name}/{chosen.set_id} {chosen.source}",
                 remedy="What was live is untouched and the copy was removed. Drill the set; use another one.",
             )
-        recorded, properties = scene.expected.catalog, read_properties(rebuilt)
-        collation = dict(properties.locale)["lc_collate"] if properties else ""
-        if recorded is not None and recorded.collation not in ("", collation):
-            warnings.append(f"texts are sorted by {collation}, those of the backup by {recorded.collation}")
+        warnings += [f"{f.subject}: {f.problem}" for f in comparison.skipped if f.subject != REFUSED]
         state, settled = keycloak.settle(rebuilt)
         warnings += settled
         emergency, kept = "", ""

@@ -16,6 +16,7 @@ from backup_pipeline.model.record import Fingerprint
 from backup_pipeline.rules.catalog_difference import differences, not_comparable, printed_otherwise
 from backup_pipeline.rules.dump_limits import without_limits
 from backup_pipeline.rules.left_out import Line, told, without_left_out
+from backup_pipeline.rules.locale_difference import locale_difference
 from backup_pipeline.rules.verification import fingerprint_findings
 from backup_pipeline.tools.postgres.databases import server_facts
 from backup_pipeline.tools.postgres.restore_check import (
@@ -27,6 +28,8 @@ from backup_pipeline.tools.postgres.restore_check import (
 from backup_pipeline.tools.postgres.target import PostgresTarget
 
 TableName = tuple[str, str]
+# Subject of the notes about lines that the restoring role was refused.
+REFUSED = "what this role may not do"
 
 
 @dataclass(frozen=True)
@@ -97,9 +100,9 @@ def compare_database(
         if left_out:
             user = server_facts(target).user
             wanted_objects, objects = without_left_out(wanted_objects, objects, left_out, user)
-            skipped += [Finding(subject="what this role may not do", problem=text) for text in told(left_out, user)]
+            skipped += [Finding(subject=REFUSED, problem=text) for text in told(left_out, user)]
         wanted_objects, objects, limits = without_limits(wanted_objects, objects)
-        skipped += limits
+        skipped += [*limits, *locale_difference(wanted_objects, objects)]
         reparsed = reparse() if reparse is not None and printed_otherwise(wanted_objects, objects) else None
         if reparsed is None:
             skipped += not_comparable(wanted_objects, objects, ignore_schemas=ignore_schemas)

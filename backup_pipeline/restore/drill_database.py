@@ -89,7 +89,8 @@ def drill_database(
         try:
             rebuilt = rebuild_database(
                 open_dump, target, written_by=written_by,
-                encoding=expected.catalog.encoding if expected.catalog else "", jobs=jobs,
+                encoding=expected.catalog.encoding if expected.catalog else "",
+                locale=expected.catalog.locale if expected.catalog else None, jobs=jobs,
                 skip=apart if apart.extensions else None,
                 progress=progress,
             )  # fmt: skip

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from backup_pipeline.errors import BackupSystemError
+from backup_pipeline.model.catalog import DatabaseLocale
 from backup_pipeline.model.progress import ProgressSink, no_progress
 from backup_pipeline.rules.left_out import OWNED_BY_SUPERUSERS, LeftOut, Line
 from backup_pipeline.tools.postgres.clients import choose_client
@@ -55,6 +56,7 @@ def rebuild_database(
     written_by: int = 0,
     like: DatabaseProperties | None = None,
     encoding: str = "",
+    locale: DatabaseLocale | None = None,
     comment: str = "",
     jobs: int = 0,
     careful: bool = False,
@@ -69,6 +71,7 @@ def rebuild_database(
         written_by: major of the pg_dump that wrote it; an older server or client is refused.
         like: the database whose encoding, collation, owner, grants and settings it takes over.
         encoding: the backup's, which the new database must have.
+        locale: the backup's, taken where `like` is None and the server has it.
         comment: set as soon as the database is there; the caller removes it.
         jobs: connections.
         careful: one psql session instead.
@@ -85,7 +88,7 @@ def rebuild_database(
     facts = server_facts(target)
     left = LeftOut(facts.roles, superuser=facts.superuser)
     client = choose_client(facts.major, safe_restore=True, at_least=written_by)
-    create_database(target, like, encoding)
+    create_database(target, like, encoding, locale)
     try:
         if comment:
             comment_on_database(target, comment)

@@ -10,14 +10,14 @@ from pathlib import Path
 import psycopg
 
 from backup_pipeline.model.record import Severity
-from backup_pipeline.operations.restore import plan_restore
+from backup_pipeline.operations.restore import apply_restore, plan_restore
 from backup_pipeline.restore.drill_database import drill_database
 from backup_pipeline.tools.postgres.connection import connected
 from backup_pipeline.tools.postgres.databases import drop_database
 from backup_pipeline.tools.postgres.embedded import EmbeddedServer
 from backup_pipeline.tools.postgres.target import PostgresTarget
 from backup_pipeline_tests.postgres.capture_site import capture
-from backup_pipeline_tests.postgres.restoring import dump_of, expectation_of, opened, run, sealed_set
+from backup_pipeline_tests.postgres.restoring import ask, dump_of, expectation_of, opened, run, sealed_set
 from backup_pipeline_tests.sites import TestSite, dsn
 
 # PostgreSQL prints each of these otherwise before a dump and restore than after it.
@@ -96,6 +96,11 @@ sources: {shop: {kind: postgres, dsn_env: SHOP_URL}}
 plans: {nightly: {sources: [shop]}}
 """
 Database = Callable[[str], PostgresTarget]
+
+
+def run_alone(target: PostgresTarget, statement: str) -> None:
+    with connected(target) as connection:
+        connection.execute(statement.encode())
 
 
 def site_of(folder: Path, target: PostgresTarget) -> TestSite:
@@ -201,3 +206,27 @@ def test_limits_of_pg_dump_are_reported_and_are_no_damage(
 
     lost = drill_database(opened(dump), expected, installed_server.target(), before_comparison=lose)
     assert ["spatial_ref_sys" in finding.subject for finding in lost.findings] == [True]
+
+
+def test_locale_and_its_provider_come_back_or_their_difference_is_reported(
+    installed_database: Database, installed_server: EmbeddedServer, server: EmbeddedServer, tmp_path: Path
+) -> None:
+    target = installed_database("")
+    drop_database(target)
+    run_alone(installed_server.target(), f"""create database {target.database} template template0
+        encoding 'UTF8' locale_provider icu icu_locale 'de-DE'""")  # fmt: skip
+    run(target, "create table t (a text primary key); insert into t values ('ä'), ('a'), ('z')")
+    site = site_of(tmp_path, target)
+    set_id = sealed_set(site.site, "nightly")
+    drop_database(target)
+    plan = plan_restore(site.site, "nightly", set_id, "shop")
+    apply_restore(site.site, "nightly", set_id, "shop", plan_id=plan.plan_id, confirm=plan.confirm)
+    provider = "select datlocprovider, daticulocale from pg_database where datname = current_database()"
+    assert ask(target, provider) == [("i", "de-DE")]
+    assert ask(target, "select string_agg(a, '' order by a) from t") == [("aäz",)]
+    dump, expected = dump_of(target), expectation_of(target)
+    assert drill_database(opened(dump), expected, installed_server.target()).skipped == []
+    # The embedded server has no ICU.
+    elsewhere = drill_database(opened(dump), expected, server.target())
+    assert elsewhere.findings == []
+    assert "those of the backup by icu de-DE" in str([f for f in elsewhere.skipped if f.subject == "locale"])

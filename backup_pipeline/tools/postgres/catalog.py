@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
 
 from psycopg import Connection, sql
 from psycopg.rows import TupleRow
@@ -17,6 +17,7 @@ from backup_pipeline.model.catalog import (
     LATER_KINDS,
     Catalog,
     CatalogTable,
+    DatabaseLocale,
     Equality,
     ForeignKey,
     Membership,
@@ -68,11 +69,28 @@ def read_catalog(connection: Connection[TupleRow]) -> Catalog:
         server_version=version,
         encoding=str(database[0]) if database else "",
         collation=str(database[1]) if database else "",
+        locale=locale_of(*database[1:]) if database else None,
         tables=read_tables(connection, sizes=True),
         objects={kind: found for kind, found in objects.items() if found},
         sequences=_sequences(connection),
         roles=_needed_roles(connection, {*objects["owner"].values(), *objects["other owner"].values()}),
         kinds=LATER_KINDS,
+    )
+
+
+def locale_of(collate: str, ctype: str, details: Mapping[str, Any]) -> DatabaseLocale:
+    """Return a database's locale from its row in pg_database; `details` is that row as JSON.
+
+    Its columns are not the same in each version: the provider came with 15, ICU's rules with 16, `datlocale` with 17.
+    """
+    providers: dict[str, Literal["icu", "builtin"]] = {"i": "icu", "b": "builtin"}
+    return DatabaseLocale(
+        provider=providers.get(str(details.get("datlocprovider")), "libc"),
+        collate=collate,
+        ctype=ctype,
+        name=str(details.get("datlocale") or details.get("daticulocale") or ""),
+        rules=str(details.get("daticurules") or ""),
+        version=str(details.get("datcollversion") or ""),
     )
 
 

@@ -388,5 +388,6 @@ select s.setrole::bigint, s.setdatabase <> 0, unnest(s.setconfig)
 """
 
 DATABASE = """
-select pg_encoding_to_char(encoding), datcollate from pg_database where datname = current_database()
+select pg_encoding_to_char(encoding), datcollate, datctype, to_jsonb(d)
+  from pg_database d where datname = current_database()
 """

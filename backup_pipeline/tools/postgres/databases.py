@@ -17,10 +17,16 @@ from psycopg import Connection, sql
 from psycopg.rows import TupleRow
 
 from backup_pipeline.errors import LockError, RefusedError, SourceError, UnreachableError
+from backup_pipeline.model.catalog import DatabaseLocale
+from backup_pipeline.tools.postgres.catalog import locale_of
 from backup_pipeline.tools.postgres.connection import connected
 from backup_pipeline.tools.postgres.target import PostgresTarget
 
 LONGEST_NAME = 63
+# CREATE DATABASE knows locale providers.
+_PROVIDERS_SINCE = 15
+# "invalid locale name", "encoding does not match locale", "could not open collator", "ICU is not supported".
+_NO_SUCH_LOCALE = frozenset({"42809", "22023", "42704", "0A000"})
 # Variables whose value is a list of quoted identifiers; pg_dumpall writes them as they are stored.
 _LIST_VARIABLES = frozenset(
     {"search_path", "local_preload_libraries", "session_preload_libraries", "shared_preload_libraries",
@@ -162,7 +168,9 @@ def read_properties(target: PostgresTarget) -> DatabaseProperties | None:
         return DatabaseProperties(
             name=str(row[0]),
             owner=str(row[1]),
-            locale=_locale(str(row[2]), str(row[3]), str(row[4]), details),
+            locale=_locale(
+                str(row[2]), locale_of(str(row[3]), str(row[4]), details), connection.info.server_version // 10000
+            ),
             connection_limit=int(row[6]),
             comment=row[7],
             settings=tuple((str(a), str(b), str(c)) for a, b, c in connection.execute(_SETTINGS, [oid])),
@@ -172,46 +180,71 @@ def read_properties(target: PostgresTarget) -> DatabaseProperties | None:
         )
 
 
-def _locale(encoding: str, collate: str, ctype: str, details: dict[str, object]) -> tuple[tuple[str, str], ...]:
-    provider = {"i": "icu", "b": "builtin"}.get(str(details.get("datlocprovider", "c")), "libc")
-    clauses = [("encoding", encoding), ("lc_collate", collate), ("lc_ctype", ctype)]
-    named = details.get("datlocale") or details.get("daticulocale")
-    if provider != "libc":
-        clauses.append(("locale_provider", provider))
-    if provider != "libc" and named:
-        clauses.append(("icu_locale" if provider == "icu" else "builtin_locale", str(named)))
-    if details.get("daticurules"):
-        clauses.append(("icu_rules", str(details["daticurules"])))
+def _locale(encoding: str, locale: DatabaseLocale, major: int) -> tuple[tuple[str, str], ...]:
+    """Return the clauses of CREATE DATABASE on a server of that major."""
+    clauses = [("encoding", encoding), ("lc_collate", locale.collate), ("lc_ctype", locale.ctype)]
+    if major >= _PROVIDERS_SINCE:
+        # Said of libc too: a cluster's own default may be another.
+        clauses.append(("locale_provider", locale.provider))
+    if locale.provider != "libc" and locale.name:
+        clauses.append(("icu_locale" if locale.provider == "icu" else "builtin_locale", locale.name))
+    if locale.rules:
+        clauses.append(("icu_rules", locale.rules))
     return tuple(clauses)
 
 
-def create_database(target: PostgresTarget, like: DatabaseProperties | None = None, encoding: str = "") -> None:
+def create_database(
+    target: PostgresTarget,
+    like: DatabaseProperties | None = None,
+    encoding: str = "",
+    locale: DatabaseLocale | None = None,
+) -> None:
     """Make the target's database, empty, from template0, with the encoding and collation of another.
 
     Args:
         target: the database.
-        like: the other one; the server's own encoding and collation when None.
+        like: the other one; when None, `locale`, and where that is None or unknown to the server, the server's own.
         encoding: the one that it must have (any when empty): where it is another, the collation is `C`, which fits all.
             COPY of rows in SQL_ASCII checks nothing, so another encoding would end with texts that nobody can read.
+        locale: the one that the backup recorded.
 
     Raises:
         SourceError: it exists, or this role may not create databases, or the collation is unknown to the server.
     """
-    clauses: list[sql.Composable] = [sql.SQL("template template0")]
-    locale = like.locale if like else ()
+    if like is None and locale is not None and encoding:
+        with maintenance(target) as connection:
+            clauses = _locale(encoding, locale, connection.info.server_version // 10000)
+        with contextlib.suppress(_UnknownLocaleError):
+            _create(target, clauses)
+            return
+    chosen = like.locale if like else ()
     if encoding:
         usual = like or read_properties(target.with_database("template0"))
         if usual is None or dict(usual.locale)["encoding"] != encoding:
-            locale = (("encoding", encoding), ("lc_collate", "C"), ("lc_ctype", "C"))
+            chosen = (("encoding", encoding), ("lc_collate", "C"), ("lc_ctype", "C"))
+    _create(target, chosen, like.tablespace if like else "pg_default")
+
+
+class _UnknownLocaleError(Exception):
+    """The server, or its operating system, has not got the locale or its provider."""
+
+
+def _create(target: PostgresTarget, locale: Iterable[tuple[str, str]], tablespace: str = "pg_default") -> None:
+    clauses: list[sql.Composable] = [sql.SQL("template template0")]
     for keyword, value in locale:
         # Keywords come from `_locale`, values are data.
         clauses.append(sql.SQL(f"{keyword} {{}}").format(sql.Literal(value)))
-    if like and like.tablespace != "pg_default":
-        clauses.append(sql.SQL("tablespace {}").format(sql.Identifier(like.tablespace)))
+    if tablespace != "pg_default":
+        clauses.append(sql.SQL("tablespace {}").format(sql.Identifier(tablespace)))
     with maintenance(target) as connection:
-        connection.execute(
-            sql.SQL("create database {} {}").format(sql.Identifier(target.database), sql.SQL(" ").join(clauses))
-        )
+        try:
+            connection.execute(
+                sql.SQL("create database {} {}").format(sql.Identifier(target.database), sql.SQL(" ").join(clauses))
+            )
+        except psycopg.Error as error:
+            if error.sqlstate in _NO_SUCH_LOCALE:
+                raise _UnknownLocaleError from error
+            raise
 
 
 def comment_on_database(target: PostgresTarget, comment: str | None) -> None:
