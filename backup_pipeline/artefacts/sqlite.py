@@ -2,10 +2,13 @@
 
 Writes `<source>_db.sqlite.gz` and `tables/<source>/main.<table>.parquet` (`.jsonl.gz`, `.csv.gz` where asked for). The
 tables are read from the copy, so that all artefacts show one moment. Virtual tables are in the copy and not exported.
+What only the application can read (its own collations and functions in indexes and generated columns) is in the copy,
+not checked, and named.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import sqlite3
 import tempfile
@@ -38,6 +41,7 @@ from backup_pipeline.tools.sqlite import (
     tables_of,
     text_is_utf8,
 )
+from backup_pipeline.tools.sqlite_application import application_of
 from backup_pipeline.tools.streams import CHUNK, gunzip, gzip_sink
 
 
@@ -52,7 +56,7 @@ def capture_sqlite(context: CaptureContext, settings: SqliteSource) -> Iterator[
     with context.writer.scratch() as folder:
         copy = folder / "copy.sqlite"
         copy_online(settings.path, copy)
-        with opened(copy, immutable=True) as connection:
+        with _told_of(settings.path, copy), opened(copy, immutable=True) as connection:
             tables = tables_of(connection)
             _require(settings, tables)
             record = _capture_copy(context, settings, copy, connection, tables)
@@ -64,11 +68,24 @@ def capture_sqlite(context: CaptureContext, settings: SqliteSource) -> Iterator[
         stems = file_stems(context.source, [(SCHEMA, table.name) for table in chosen])
         for table in chosen:
             stem = stems[SCHEMA, table.name]
-            with opened(copy, immutable=True, lenient=not utf8[table.name]) as connection:
+            place = f"{settings.path}: table {table.name}"
+            lenient = not utf8[table.name]
+            with _told_of(place, copy), opened(copy, immutable=True, lenient=lenient) as connection:
                 export = SqliteTableExport(context, settings, connection, table, stem, utf8[table.name])
                 record = export.run()
             context.writer.write_record(record)
             yield record
+
+
+@contextlib.contextmanager
+def _told_of(place: Path | str, copy: Path) -> Iterator[None]:
+    """Let errors of the private copy name what a person knows: the database."""
+    try:
+        yield
+    except SourceError as error:
+        if error.where != str(copy):
+            raise
+        raise SourceError(error.what, where=str(place), remedy=error.remedy) from error
 
 
 def _selected(selection: TableSelection, label: str) -> bool:
@@ -114,6 +131,7 @@ def _capture_copy(
     earlier = before.details.get("objects") if before else None
     keys = {table.name: _primary_key(connection, table.name) for table in tables}
     keys_before = before.details.get("primary_keys") if before else None
+    not_checked = application_of(connection).described()
     record = ArtefactRecord(
         key=key,
         source=context.source,
@@ -133,6 +151,7 @@ def _capture_copy(
             "application_id": _pragma(connection, "application_id"),
             "page_size": _pragma(connection, "page_size"),
             "encoding": _pragma(connection, "encoding"),
+            **({"application": not_checked} if not_checked else {}),
         },
     )
     problems = tuple(inspect_sqlite(writer.open, record))
@@ -140,7 +159,9 @@ def _capture_copy(
         CheckResult(
             name="integrity_check",
             passed=not problems,
-            summary=problems[0].problem if problems else "The copy was unpacked again and is sound.",
+            summary=problems[0].problem
+            if problems
+            else f"The copy was unpacked again and is sound. {not_checked}".strip(),
             table=tuple({"file": each.subject, "problem": each.problem} for each in problems),
             numbers={"bytes": sink.size},
         ),

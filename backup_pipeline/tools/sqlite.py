@@ -19,6 +19,7 @@ import psutil
 
 from backup_pipeline.errors import BackupSystemError, SourceError, StoreError, UnreachableError
 from backup_pipeline.tools.files import translate_os_error
+from backup_pipeline.tools.sqlite_application import Reader, application_of, learn, structure_problems
 
 Value = None | int | float | str | bytes
 Row = tuple[Value, ...]
@@ -32,17 +33,31 @@ SIDECARS = ("-wal", "-shm", "-journal")
 def translate_sqlite_error(error: sqlite3.Error, path: Path | str) -> BackupSystemError:
     """Return the family's error for SQLite's."""
     text = str(error)
+    if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_READONLY_ROLLBACK:
+        return SourceError(
+            "A transaction of its application was broken off, and what takes it back still lies in the journal.",
+            where=f"{path}-journal",
+            remedy="Start its application, or open the file once with `sqlite3 FILE 'SELECT 1 FROM sqlite_schema'` as "
+            "a user who may write it; then run again. Never remove the journal by hand.",
+        )
+    if "malformed" in text:
+        return SourceError(
+            f"The database is damaged ({text}).",
+            where=str(path),
+            remedy="Inspect it with `sqlite3 FILE 'PRAGMA integrity_check'`; restore an older set, or save what can be "
+            "read with `sqlite3 FILE .recover`.",
+        )
     if "locked" in text or "busy" in text:
         return UnreachableError(
             f"The database is locked ({text}).",
             where=str(path),
             remedy="Another program holds it in a long transaction; run again later.",
         )
-    if "malformed" in text or "not a database" in text:
+    if "not a database" in text:
         return SourceError(
             f"The database is damaged or encrypted ({text}).",
             where=str(path),
-            remedy="Look with `sqlite3 FILE 'PRAGMA integrity_check'`; restore an older set if it is damaged.",
+            remedy="Let its application export an encrypted database; restore a damaged one from an older set.",
         )
     if "readonly" in text or "unable to open" in text:
         return SourceError(
@@ -93,21 +108,42 @@ def check_is_database(path: Path) -> None:
         raise SourceError(what, where=str(path), remedy="Correct `path` of the source.")
 
 
+def _lies_on_read_only_disk(path: Path) -> bool:
+    """Whether nobody can change a database; then no lock and no -shm are needed, which could not be made either.
+
+    Raises:
+        SourceError: what its log holds cannot be read there.
+    """
+    if not hasattr(os, "ST_RDONLY") or not path.is_file() or not os.statvfs(path).f_flag & os.ST_RDONLY:
+        return False
+    logs = [Path(f"{path}{suffix}") for suffix in ("-wal", "-journal")]
+    if left := [str(log) for log in logs if log.is_file() and log.stat().st_size]:
+        raise SourceError(
+            "The disk is read-only, and part of the database is still in its log.", where=", ".join(left),
+            remedy="Copy the database with its -wal and -journal to a disk that can be written, and name that copy.",
+        )  # fmt: skip
+    return True
+
+
 @contextlib.contextmanager
 def opened(path: Path, *, immutable: bool = False, lenient: bool = False) -> Iterator[sqlite3.Connection]:
     """Open a database for reading; SQLite's errors inside the block become the family's.
 
     Args:
         path: the file.
-        immutable: promise that nobody writes it (a private copy): no lock, no -wal, no -shm.
+        immutable: promise that nobody writes it (a private copy): no lock, no -wal, no -shm. What only its application
+            has is stood in for (see `sqlite_application`).
         lenient: let text that is not UTF-8 through, as surrogate escapes.
     """
-    uri = path.absolute().as_uri() + ("?mode=ro&immutable=1" if immutable else "?mode=ro")
+    unchanging = immutable or _lies_on_read_only_disk(path)
+    uri = path.absolute().as_uri() + ("?mode=ro&immutable=1" if unchanging else "?mode=ro")
     try:
-        connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=BUSY_SECONDS)
-        if lenient:
-            connection.text_factory = lambda data: data.decode("utf-8", "surrogateescape")
+        connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=BUSY_SECONDS, factory=Reader)
         with contextlib.closing(connection):
+            if immutable:
+                learn(connection)
+            if lenient:
+                connection.text_factory = lambda data: data.decode("utf-8", "surrogateescape")
             yield connection
     except sqlite3.Error as error:
         raise translate_sqlite_error(error, path) from error
@@ -178,20 +214,34 @@ def quoted(name: str) -> str:
 
 def integrity_problems(connection: sqlite3.Connection) -> list[str]:
     """Return what `PRAGMA integrity_check` says is wrong; empty when nothing is."""
-    found = [str(row[0]) for row in connection.execute("PRAGMA integrity_check(20)")]
-    return [] if found == ["ok"] else found
+    return structure_problems(connection)
 
 
 def foreign_key_violations(connection: sqlite3.Connection) -> dict[str, int]:
-    """Return how many rows of each table refer to a row that is not there."""
+    """Return how many rows of each table refer to a row that is not there.
+
+    Left out are tables that compare with an order which only their application has, and those that refer to them.
+    """
     counts: dict[str, int] = {}
-    for row in connection.execute("PRAGMA foreign_key_check"):
-        counts[str(row[0])] = counts.get(str(row[0]), 0) + 1
+    theirs = {name.casefold() for name in application_of(connection).tables}
+    tables = [each.name for each in tables_of(connection)] if theirs else [""]
+    for table in tables:
+        parents = {
+            str(row[2]).casefold() for row in connection.execute(f"PRAGMA main.foreign_key_list({quoted(table)})")
+        }
+        if theirs & {table.casefold(), *parents}:
+            continue
+        check = f"PRAGMA main.foreign_key_check({quoted(table)})" if table else "PRAGMA foreign_key_check"
+        for row in connection.execute(check):
+            counts[str(row[0])] = counts.get(str(row[0]), 0) + 1
     return counts
 
 
 def tables_of(connection: sqlite3.Connection) -> list[SqliteTable]:
-    """Return the tables of the database `main`, by name, with their columns in order."""
+    """Return the tables of the database `main`, by name, with their columns in order.
+
+    Generated columns that only the application can compute are left out.
+    """
     listed = connection.execute("PRAGMA main.table_list").fetchall()
     names = [str(row[1]) for row in listed if row[2] == "table" and not str(row[1]).startswith("sqlite_")]
     return [SqliteTable(name, _columns(connection, name)) for name in sorted(names)]
@@ -200,6 +250,7 @@ def tables_of(connection: sqlite3.Connection) -> list[SqliteTable]:
 def _columns(connection: sqlite3.Connection, table: str) -> tuple[SqliteColumn, ...]:
     rows = connection.execute(f"PRAGMA main.table_xinfo({quoted(table)})").fetchall()
     keys = [row for row in rows if row[5]]
+    unknown = application_of(connection).columns
     return tuple(
         SqliteColumn(
             name=str(name),
@@ -209,7 +260,7 @@ def _columns(connection: sqlite3.Connection, table: str) -> tuple[SqliteColumn, 
             generated=hidden in (2, 3),
         )
         for _, name, declared, not_null, _, key, hidden in rows
-        if hidden != 1
+        if hidden != 1 and f"{table}.{name}" not in unknown
     )
 
 

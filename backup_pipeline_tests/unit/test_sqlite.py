@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
 import json
 import math
+import os
 import re
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -355,3 +358,57 @@ def test_temporary_files_without_room_are_told_with_their_place(
 def test_other_errors_of_a_nameless_database_stay_what_they_are() -> None:
     with pytest.raises(sqlite3.OperationalError, match="no such table"), nameless_database() as connection:
         connection.execute("SELECT * FROM nowhere")
+
+
+def test_a_broken_off_transaction_is_named_with_its_journal(tmp_path: Path) -> None:
+    live, path = tmp_path / "live.db", tmp_path / "left.db"
+    with contextlib.closing(sqlite3.connect(live, isolation_level=None)) as writer:
+        writer.execute("pragma cache_size = 5")
+        writer.execute("create table t (a)")
+        writer.executemany("insert into t values (?)", [("x" * 1000,)] * 100)
+        writer.execute("begin immediate")
+        writer.execute("update t set a = 'y' || a")
+        for suffix in ("", "-journal"):
+            shutil.copy(f"{live}{suffix}", f"{path}{suffix}")
+    with pytest.raises(SourceError, match=r"left\.db-journal: A transaction .* was broken off"):
+        capture(new_set(tmp_path), path)
+    sqlite3.connect(path).execute("select 1 from sqlite_schema").close()
+    assert capture(new_set(tmp_path, number=1), path)["t"].rows == 100
+
+
+def test_a_page_that_cannot_be_read_names_the_database_and_not_the_copy(tmp_path: Path) -> None:
+    path = tmp_path / "werkstatt.db"
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("create table t (a)")
+        connection.executemany("insert into t values (?)", [("x" * 1000,)] * 50)
+        connection.commit()
+    data = bytearray(path.read_bytes())
+    data[4096:4196] = b"\xff" * 100
+    path.write_bytes(data)
+    with pytest.raises(SourceError, match=rf"^{re.escape(str(path))}: The database is damaged .*recover"):
+        capture(new_set(tmp_path), path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("mount") is None, reason="needs a disk of its own")
+def test_a_database_on_a_read_only_disk_is_read_and_a_log_there_is_named(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("may not mount here")
+    try:
+        writer = sqlite3.connect(database(disk / "werkstatt.db"))
+        writer.execute("pragma journal_mode = wal")
+        writer.execute("update auftraege set note = 'in the log'")
+        writer.commit()
+        subprocess.run(["cp", "-a", disk / "werkstatt.db", disk / "werkstatt.db-wal", tmp_path], check=True)
+        writer.close()
+        subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+        assert capture(new_set(tmp_path), disk / "werkstatt.db")["auftraege"].rows == len(ROWS)
+        subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
+        for name in ("werkstatt.db", "werkstatt.db-wal"):
+            shutil.copy(tmp_path / name, disk)
+        subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+        with pytest.raises(SourceError, match=r"werkstatt\.db-wal: The disk is read-only"):
+            capture(new_set(tmp_path, number=1), disk / "werkstatt.db")
+    finally:
+        subprocess.run(["umount", disk], check=True)
