@@ -34,6 +34,7 @@ from backup_pipeline.settings.types import RepositorySource
 from backup_pipeline.tools.git import Commit, Repository, TreeEntry, is_lfs_pointer
 from backup_pipeline.tools.git_bundle import bundle_header
 from backup_pipeline.tools.git_refs import References, read_references
+from backup_pipeline.tools.processes import last_lines
 from backup_pipeline.tools.tarball import shown
 from backup_pipeline.tools.zipfiles import ZipWriter
 
@@ -94,7 +95,7 @@ def _look(repository: Repository) -> Seen:
     refs = read_references(repository)
     if not refs.bundled:
         raise SourceError("The repository has no commit yet.", where=where, remedy="Commit something, then run again.")
-    if missing := repository.missing_objects(refs.bundled.values()):
+    if repository.partial and (missing := repository.missing_objects(refs.bundled.values())):
         raise SourceError(
             f"A partial clone: {missing} objects of its history were never fetched, so it cannot be backed up whole.",
             where=where,
@@ -190,9 +191,12 @@ def _capture_bundle(
                 context.progress(Progress(f"{context.source} bundle", file.size))
             code, messages = process.finish()
         if code:
-            lines = " | ".join(messages.strip().splitlines()[-3:])
+            missing = repository.missing_objects(refs.values())
+            damage = f" {missing} objects of its history are missing: the repository is damaged." if missing else ""
             raise ToolError(
-                f"git pack-objects failed: {lines}.", where=str(settings.path), remedy="Look at it with `git fsck`."
+                f"git pack-objects failed: {last_lines(messages)}.{damage}",
+                where=str(settings.path),
+                remedy="`git fsck --full` names what is missing; `git fetch --refetch` brings it back from a remote.",
             )
     context.progress(Progress(f"{context.source} bundle", file.size, finished=True))
     record = _record(context, settings, repository, "bundle", writer.file_record(path, file), started_at)

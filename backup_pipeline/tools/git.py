@@ -219,15 +219,19 @@ class Repository:
         names = "".join(f"{tip}\n" for tip in sorted(set(tips))).encode()
         return int(self.call("rev-list", "--count", "--stdin", stdin=names).stdout)
 
-    def missing_objects(self, tips: Iterable[str]) -> int:
-        """Return how many objects of the history are not here, as in a partial clone; 0 where none may be absent."""
+    @property
+    def partial(self) -> bool:
+        """Whether it is a partial clone, which need not have every object."""
         settings = (r"^extensions\.partialclone$", r"^remote\..*\.(promisor|partialclonefilter)$")
-        if all(self.call("config", "--get-regexp", each, check=False).exit_code for each in settings):
-            return 0
+        return any(not self.call("config", "--get-regexp", each, check=False).exit_code for each in settings)
+
+    def missing_objects(self, tips: Iterable[str]) -> int:
+        """Return how many objects behind these are not here."""
         command: list[str | Path] = [self._git, "-C", str(self.path), "--no-pager", "rev-list", "--objects"]
         with running([*command, "--missing=print", "--stdin"], env=self._env, with_stdin=True) as process:
-            process.stdin.write("".join(f"{tip}\n" for tip in tips).encode())
-            process.stdin.close()
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.write("".join(f"{tip}\n" for tip in sorted(set(tips))).encode())
+                process.stdin.close()
             lines = io.BufferedReader(cast(io.RawIOBase, process.stdout), 1 << 17)
             return sum(line.startswith(b"?") for line in lines)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from backup_pipeline.artefacts.repository import capture_repository
-from backup_pipeline.errors import SourceError
+from backup_pipeline.errors import SourceError, ToolError
 from backup_pipeline.model.record import ArtefactRecord
 from backup_pipeline.restore.repository import restore_repository
 from backup_pipeline.settings.types import RepositorySource
@@ -228,6 +228,16 @@ def test_a_partial_clone_is_refused_with_the_way_to_a_full_one(tmp_path: Path) -
     assert "`git fetch --refetch --no-filter`" in remedy
     git(tmp_path / "claire", "fetch", "-q", "--refetch", "--no-filter")
     assert not capture(new_set(tmp_path, number=1), tmp_path / "claire")["bundle"].failed_checks
+
+
+def test_a_missing_object_is_an_error_that_counts_it_and_names_the_remedy(tmp_path: Path) -> None:
+    path = start(tmp_path / "claire")
+    blob = git(path, "rev-parse", "HEAD~1:f.txt")
+    (path / ".git" / "objects" / blob[:2] / blob[2:]).unlink()
+    with pytest.raises(ToolError, match="1 objects of its history are missing") as caught:
+        capture(new_set(tmp_path), path)
+    assert caught.value.where == str(path)
+    assert "git fsck" in caught.value.remedy
 
 
 def test_sets_of_earlier_versions_with_short_names_are_restored(tmp_path: Path) -> None:
