@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 from typing import Literal
 
 from backup_pipeline.model.manifest import Manifest, Purpose
 from backup_pipeline.model.progress import ProgressSink, no_progress
 from backup_pipeline.model.record import Severity
+from backup_pipeline.model.set_id import set_time
 from backup_pipeline.stores.contract import SetWriter
 
 
@@ -33,6 +34,7 @@ class CaptureContext:
         previous: the plan's last sealed set, for checks on collapse and drift; None for the first.
         progress: where to tell how far the work is.
         schemas: the site's folder of pandera schemas.
+        timezone: of the site; times in file names are in it.
         now: the clock.
     """
 
@@ -41,6 +43,7 @@ class CaptureContext:
     previous: Manifest | None = None
     progress: ProgressSink = no_progress
     schemas: Path | None = None
+    timezone: tzinfo = UTC
     now: Callable[[], datetime] = utc_now
 
     def grave(self, severity: Literal["WARN", "ERROR"]) -> Severity:
@@ -49,3 +52,8 @@ class CaptureContext:
         What is there must be captured before a restore changes it, above all when it is not as it should be.
         """
         return Severity.WARN if self.writer.draft.purpose is Purpose.EMERGENCY else Severity(severity)
+
+    @property
+    def moment(self) -> datetime:
+        """When the set began, in the site's time zone: what names of files say."""
+        return set_time(self.writer.draft.set_id).astimezone(self.timezone)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from backup_pipeline.artefacts.capture import CaptureContext
 from backup_pipeline.artefacts.postgres_dump import TableName, WrittenDump, dump_record, write_dump
 from backup_pipeline.artefacts.postgres_roles import capture_roles
+from backup_pipeline.artefacts.required_tables import required_check
 from backup_pipeline.artefacts.table_names import file_stems
 from backup_pipeline.errors import BackupSystemError, SourceError
 from backup_pipeline.model.catalog import Catalog, CatalogTable
@@ -92,15 +93,21 @@ def _matches(table: CatalogTable, patterns: Sequence[str]) -> bool:
     return any(fnmatch.fnmatchcase(table.label, pattern) for pattern in patterns)
 
 
-def require_tables(tables: Sequence[CatalogTable], settings: PostgresSource, target: PostgresTarget) -> None:
-    """Raise SourceError naming every table of `required_tables` that does not exist (`table` means public.table)."""
+def missing_tables(tables: Sequence[CatalogTable], settings: PostgresSource) -> list[str]:
+    """Return every table of `required_tables` that does not exist (`table` means public.table)."""
     known = {t.label for t in tables}
-    missing = [name for name in settings.required_tables if (name if "." in name else f"public.{name}") not in known]
-    if missing:
+    return [name for name in settings.required_tables if (name if "." in name else f"public.{name}") not in known]
+
+
+def require_tables(tables: Sequence[CatalogTable], settings: PostgresSource, target: PostgresTarget) -> None:
+    """Raise SourceError naming every missing table, unless the settings only want a warning (see `required_check`)."""
+    missing = missing_tables(tables, settings)
+    if missing and settings.missing_tables == "error":
         raise SourceError(
             f"Required tables are missing: {', '.join(missing)}.",
             where=target.label,
-            remedy="Check that this is the right database; correct `required_tables` if they are gone on purpose.",
+            remedy="Check that this is the right database; correct `required_tables` if they are gone on purpose, or "
+            "set `missing_tables: warning` to capture the others.",
         )
 
 
@@ -262,4 +269,5 @@ class _Capture:
             large_objects,
             foreign_tables(self.catalog.tables, self.settings.tables),
             keycloak_state_in(self.snapshot.connection),
+            required_check(self.settings.required_tables, missing_tables(self.catalog.tables, self.settings)),
         )

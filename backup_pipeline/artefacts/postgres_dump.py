@@ -16,6 +16,7 @@ from backup_pipeline.artefacts.capture import CaptureContext
 from backup_pipeline.errors import ValidationError
 from backup_pipeline.model.base import JsonValue
 from backup_pipeline.model.catalog import Catalog, CatalogTable
+from backup_pipeline.model.file_name import name_from
 from backup_pipeline.model.progress import Progress
 from backup_pipeline.model.proof import Finding
 from backup_pipeline.model.record import (
@@ -55,9 +56,12 @@ class WrittenDump:
     faults: list[str] = field(default_factory=list)
 
 
-def dump_path(source: str, dump_format: str) -> str:
+def dump_path(context: CaptureContext, settings: PostgresSource) -> str:
     """Return the dump's path in the set."""
-    return f"{source}_db.sql.gz" if dump_format == "plain" else f"{source}_db.dump"
+    if settings.file_name is None:
+        return f"{context.source}_db.{'sql.gz' if settings.dump_format == 'plain' else 'dump'}"
+    path = name_from(settings.file_name, context.moment, source=context.source)
+    return f"{path}.gz" if path.endswith(".sql") else path
 
 
 def _go_on() -> None:
@@ -87,7 +91,7 @@ def write_dump(
         format=settings.dump_format,
         lock_timeout_seconds=settings.lock_timeout_seconds,
     )
-    path = dump_path(context.source, settings.dump_format)
+    path = dump_path(context, settings)
     writer = context.writer
     plain = settings.dump_format == "plain"
     content = DumpContent()
@@ -146,6 +150,7 @@ def dump_record(
     large_objects: Fingerprint | None,
     foreign: Sequence[str] = (),
     keycloak: KeycloakState | None = None,
+    required: CheckResult | None = None,
 ) -> ArtefactRecord:
     """Return the record of a dump, key (source, "dump"), with the fingerprints of every table that it holds.
 
@@ -166,6 +171,7 @@ def dump_record(
         keys_kept(keys, _keys_before(before), severity=context.grave(settings.lost_keys)),
         no_foreign_tables(foreign),
         nothing_beyond_pg_dump(limits_of(catalog)),
+        *([required] if required else []),
     )
     details: dict[str, JsonValue] = {
         "format": settings.dump_format,
@@ -203,6 +209,7 @@ def dump_record(
         started_at=written.started,
         finished_at=context.now(),
         checks=checks,
+        facts={"tables": required.summary.partition(" ")[0] if required else str(len(fingerprints))},
         details=details,
     )
 

@@ -1,6 +1,7 @@
 """Git repositories: a ZIP of HEAD, a bundle of all history, and `.env` and volumes only when asked for.
 
-Writes `<source>_repo_YYYY-MM-DD_HHMM_<commit>.zip` (the set's UTC time, seven digits of the commit),
+Writes `<source>_repo_YYYY-MM-DD_HHMM_<commit>.zip` (the set's time in the site's zone, seven digits of the
+commit; `file_name` is the pattern),
 `<source>_repo.bundle`, and where asked for `<source>_extras.tar.gz` with its listing (`env/.env`, `volumes/<name>/…`).
 
 The bundle holds every reference by its full name, all stashes, and what linked worktrees hold apart (`tools.git_refs`).
@@ -26,10 +27,10 @@ from backup_pipeline.artefacts.repository_checks import archive_checks, outcome,
 from backup_pipeline.artefacts.repository_inspection import inspect_archive, inspect_bundle, written_name
 from backup_pipeline.errors import SourceError, ToolError
 from backup_pipeline.model.base import JsonValue
+from backup_pipeline.model.file_name import name_from
 from backup_pipeline.model.progress import Progress
 from backup_pipeline.model.proof import Finding
 from backup_pipeline.model.record import ArtefactKind, ArtefactRecord, FileRecord, ToolRecord
-from backup_pipeline.model.set_id import set_time
 from backup_pipeline.settings.types import RepositorySource
 from backup_pipeline.tools.git import Commit, Repository, TreeEntry, is_lfs_pointer
 from backup_pipeline.tools.git_bundle import bundle_header
@@ -133,17 +134,13 @@ def _extras(settings: RepositorySource) -> tuple[Root, ...]:
     return tuple(roots)
 
 
-def archive_name(source: str, moment: datetime, commit: str) -> str:
-    """Return the ZIP's file name."""
-    return f"{source}_repo_{moment:%Y-%m-%d_%H%M}_{commit[:7]}.zip"
-
-
 def _capture_archive(
     context: CaptureContext, settings: RepositorySource, repository: Repository, seen: Seen, head: Commit
 ) -> ArtefactRecord:
     started_at = context.now()
     writer = context.writer
-    path = archive_name(context.source, set_time(writer.draft.set_id), head.commit)
+    branch = _branch(seen.refs) or "detached"
+    path = name_from(settings.file_name, context.moment, source=context.source, commit=head.commit[:7], branch=branch)
     pointers = []
     total = 0
     files = [entry for entry in seen.tree if not entry.is_submodule]
@@ -200,7 +197,7 @@ def _capture_bundle(
             )
     context.progress(Progress(f"{context.source} bundle", file.size, finished=True))
     record = _record(context, settings, repository, "bundle", writer.file_record(path, file), started_at)
-    record = record.model_copy(update={"details": _bundle_details(repository, seen)})
+    record = record.model_copy(update={"details": _bundle_details(repository, seen), "facts": _facts(settings, seen)})
     problems = tuple(inspect_bundle(writer.open, record))
     checks = [outcome("bundle_verified", problems, f"{len(refs)} references and every object behind them.")]
     if seen.head is None:
@@ -238,6 +235,15 @@ def _bundle_details(repository: Repository, seen: Seen) -> dict[str, JsonValue]:
         "remotes": dict(repository.remotes()),
         "commit_count": repository.commit_count(seen.refs.bundled.values()),
         **({} if seen.head else _state_details(seen)),
+    }
+
+
+def _facts(settings: RepositorySource, seen: Seen) -> dict[str, str]:
+    return {
+        "branch": _branch(seen.refs) or "detached",
+        "commit": seen.head.commit[:7] if seen.head else "none",
+        "env": "yes" if settings.include_env else "no",
+        "volumes": "yes" if settings.volumes else "no",
     }
 
 

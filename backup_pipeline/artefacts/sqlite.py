@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from backup_pipeline.artefacts.capture import CaptureContext
+from backup_pipeline.artefacts.required_tables import required_check
 from backup_pipeline.artefacts.sqlite_columns import ALGORITHM, RowsFingerprint
 from backup_pipeline.artefacts.sqlite_tables import SCHEMA, SqliteTableExport
 from backup_pipeline.artefacts.table_names import file_stems
@@ -58,8 +59,11 @@ def capture_sqlite(context: CaptureContext, settings: SqliteSource) -> Iterator[
         copy_online(settings.path, copy)
         with _told_of(settings.path, copy), opened(copy, immutable=True) as connection:
             tables = tables_of(connection)
-            _require(settings, tables)
+            required = _require(settings, tables)
             record = _capture_copy(context, settings, copy, connection, tables)
+            if required:
+                facts = {"tables": required.summary.partition(" ")[0]}
+                record = record.model_copy(update={"checks": (*record.checks, required), "facts": facts})
             record = record.model_copy(update={"started_at": started_at, "finished_at": context.now()})
             context.writer.write_record(record)
             yield record
@@ -94,15 +98,18 @@ def _selected(selection: TableSelection, label: str) -> bool:
     )
 
 
-def _require(settings: SqliteSource, tables: list[SqliteTable]) -> None:
+def _require(settings: SqliteSource, tables: list[SqliteTable]) -> CheckResult | None:
+    """Return the check on the required tables; SourceError where one is missing and the settings call it an error."""
     known = {table.name.casefold() for table in tables}
     wanted = {name: name.removeprefix(f"{SCHEMA}.").casefold() for name in settings.required_tables}
-    if missing := [name for name, bare in wanted.items() if bare not in known]:
+    missing = [name for name, bare in wanted.items() if bare not in known]
+    if missing and settings.missing_tables == "error":
         raise SourceError(
             f"Required tables are missing: {', '.join(missing)}.",
             where=str(settings.path),
-            remedy="Name the right database, or correct `required_tables`.",
+            remedy="Name the right database, correct `required_tables`, or set `missing_tables: warning`.",
         )
+    return required_check(settings.required_tables, missing)
 
 
 def _capture_copy(

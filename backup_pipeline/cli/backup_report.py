@@ -13,7 +13,7 @@ from backup_pipeline.cli.words import bytes_text
 from backup_pipeline.errors import BackupSystemError
 from backup_pipeline.model.manifest import Manifest
 from backup_pipeline.model.progress import Progress, ProgressSink, no_progress
-from backup_pipeline.model.record import ArtefactRecord
+from backup_pipeline.model.record import ArtefactRecord, facts_of, facts_text
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.model.source_done import SourceDone
 from backup_pipeline.operations.backup import Watcher
@@ -90,7 +90,9 @@ class _Lines(Gathering):
         size = bytes_text(sum(record.size for record in records))
         seconds = (done.finished_at - done.started_at).total_seconds()
         worse = [check for record in records for check in record.checks if not check.passed]
-        note = f", {len(worse)} checks not passed" if worse else ""
+        facts = facts_of(records).get(done.source)
+        note = f": {facts_text(facts)}" if facts else ""
+        note += f", {len(worse)} checks not passed" if worse else ""
         self._out.print(
             f"[{self._number}/{len(self.sources)}] {done.source} … {size} in {seconds:.1f} s{note}", markup=False
         )
@@ -229,6 +231,7 @@ class JsonReport:
             "partial": manifest.partial if manifest else None,
             "resumed": self._seen.resumed,
             "size_bytes": sum(record.size for record in self._seen.records),
+            "facts": facts_of(self._seen.records),
             "artefacts": [
                 {
                     "name": record.name,

@@ -51,6 +51,8 @@ def show(
 def _print(found: ListedSet, now: datetime) -> None:
     from rich.markup import escape
 
+    from backup_pipeline.model.record import facts_of, facts_text
+
     out = console()
     known = found.known
     out.print(f"[bold]{found.name}[/]  {found.state}{', partial' if found.partial else ''}")
@@ -61,7 +63,10 @@ def _print(found: ListedSet, now: datetime) -> None:
         if known.manifest.environment:
             out.print(f"  from    {escape(known.manifest.environment)}")
         out.print(f"  run     {known.manifest.run_id or '–'}, backup-pipeline {known.manifest.pipeline_version}")
-    out.print(f"  {bytes_text(known.size)}, {found.rows:,} rows, {len(known.records)} artefacts\n")
+    out.print(f"  {bytes_text(known.size)}, {found.rows:,} rows, {len(known.records)} artefacts")
+    for source, facts in facts_of(known.records).items():
+        out.print(f"  {source}: {facts_text(facts)}", markup=False)
+    out.print("")
     table = new_table("", "artefact", ">size", ">rows", ">time", "checks", "sha-256")
     for record in known.records:
         table.add_row(

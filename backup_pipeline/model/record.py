@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Literal
 
@@ -106,6 +107,7 @@ class ArtefactRecord(Frozen):
         fingerprint: the table's, taken in the snapshot.
         source_label: host, port and database or path of the source, without any secret.
         server_version: as the server says it.
+        facts: what a person wants to see of the source in one line, as in {"tables": "5/5"} or {"branch": "main"}.
         details: what only this kind knows (listing of a tarball, git metadata, catalog of a database, …).
     """
 
@@ -124,6 +126,7 @@ class ArtefactRecord(Frozen):
     started_at: AwareDatetime
     finished_at: AwareDatetime
     checks: tuple[CheckResult, ...] = ()
+    facts: dict[str, str] = Field(default_factory=dict)
     details: dict[str, JsonValue] = Field(default_factory=dict)
 
     @property
@@ -140,3 +143,17 @@ class ArtefactRecord(Frozen):
     def failed_checks(self) -> tuple[CheckResult, ...]:
         """Checks that did not hold and are of severity ERROR."""
         return tuple(c for c in self.checks if not c.passed and c.severity is Severity.ERROR)
+
+
+def facts_of(records: Iterable[ArtefactRecord]) -> dict[str, dict[str, str]]:
+    """Return the facts of every source that has some, by source."""
+    found: dict[str, dict[str, str]] = {}
+    for record in records:
+        if record.facts:
+            found.setdefault(record.source, {}).update(record.facts)
+    return found
+
+
+def facts_text(facts: Mapping[str, str]) -> str:
+    """Return facts as one line, as in `branch main, commit 0e4fbd3`."""
+    return ", ".join(f"{name} {value}" for name, value in facts.items())

@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 from backup_pipeline import __version__
 from backup_pipeline.artefacts.capture import CaptureContext, utc_now
@@ -199,6 +200,7 @@ class BackupRun:
                 previous=sealing.previous_manifest(self._store, source, before=writer.draft.set_id),
                 progress=self._watcher.progress,
                 schemas=self._site.settings.schemas,
+                timezone=ZoneInfo(self._site.settings.timezone),
                 now=self._now,
             )
             keys: list[tuple[str, ...]] = []
@@ -267,6 +269,7 @@ class BackupRun:
                 now=self._now(),
                 file_mode=self._store.file_mode,
                 folder_mode=self._store.folder_mode,
+                timezone=ZoneInfo(self._site.settings.timezone),
             )
             self._ping(begins=False)
             self._writer = None

@@ -11,7 +11,7 @@ from datetime import datetime
 
 from backup_pipeline.model.backup_set import BackupSet, SetState
 from backup_pipeline.model.proof import Proof, ProofKind
-from backup_pipeline.model.record import ArtefactRecord
+from backup_pipeline.model.record import ArtefactRecord, facts_of
 from backup_pipeline.operations.stores import LOCK_NAME, open_store, resolve_set
 from backup_pipeline.settings.site import Site
 from backup_pipeline.tools.locks import living_holder
@@ -86,6 +86,7 @@ class ListedSet:
             "rows": self.rows,
             "artefacts": len(self.known.records),
             "checks": {"passed": passed, "failed": failed},
+            "facts": facts_of(self.known.records),
             "verified": self.known.verified,
             "verified_at": _passed_at(self.known, ProofKind.VERIFICATION),
             "proven": self.known.proven,
@@ -143,6 +144,7 @@ def artefact_dict(record: ArtefactRecord) -> dict[str, object]:
         "fingerprint": record.fingerprint.model_dump(mode="json") if record.fingerprint else None,
         "seconds": (record.finished_at - record.started_at).total_seconds(),
         "files": [{"path": f.path, "size": f.size, "sha256": f.sha256} for f in record.files],
+        "facts": record.facts,
         "checks": [
             {
                 "name": c.name,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-from datetime import datetime
+from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 
 from backup_pipeline.errors import StoreError
 from backup_pipeline.model.manifest import Manifest
+from backup_pipeline.model.record import facts_of, facts_text
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.tools.files import give_mode, make_folders
 
@@ -26,8 +27,9 @@ def run_line(
     failures: tuple[str, ...],
     began: datetime,
     now: datetime,
+    timezone: tzinfo = UTC,
 ) -> str:
-    """Return the line of one run: time, level, set, outcome, counts, bytes, seconds."""
+    """Return the line of one run: time in the site's zone, level, set, outcome, counts, bytes, seconds, facts."""
     name = f"{plan}/{set_id}" if set_id else plan
     seconds = (now - began).total_seconds()
     if manifest is not None:
@@ -41,7 +43,10 @@ def run_line(
     else:
         reason = "; ".join(failures) or "ended before the seal"
         level, outcome = "ERROR", "incomplete: " + reason if set_id else "not begun: " + reason
-    return f"{now:%Y-%m-%d %H:%M:%S} - backup - {level} - {name} {outcome}, {seconds:.1f} s"
+    facts = facts_of(manifest.artefacts) if manifest else {}
+    told = "".join(f"; {source}: {facts_text(each)}" for source, each in facts.items())
+    moment = now.astimezone(timezone)
+    return f"{moment:%Y-%m-%d %H:%M:%S} - backup - {level} - {name} {outcome}, {seconds:.1f} s{told}"
 
 
 def append_run_line(
@@ -55,9 +60,12 @@ def append_run_line(
     now: datetime,
     file_mode: int = 0o600,
     folder_mode: int = 0o700,
+    timezone: tzinfo = UTC,
 ) -> None:
     """Append a run's line; a store that cannot be written has been reported already and is only logged."""
-    line = run_line(plan=plan, set_id=set_id, manifest=manifest, failures=failures, began=began, now=now)
+    line = run_line(
+        plan=plan, set_id=set_id, manifest=manifest, failures=failures, began=began, now=now, timezone=timezone
+    )
     line = " ".join(line.split()) + "\n"
     try:
         make_folders(folder, folder_mode)

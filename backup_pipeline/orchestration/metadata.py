@@ -58,6 +58,7 @@ def record_metadata(record: ArtefactRecord, *, store: str) -> dict[str, Any]:
         )
     if len(record.key) == 3:
         metadata["dagster/table_name"] = ".".join(record.key)
+    metadata.update({f"fact/{name}": value for name, value in record.facts.items()})
     if record.fingerprint:
         metadata["fingerprint"] = f"{record.fingerprint.algorithm}:{record.fingerprint.value}"
     if record.server_version:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from backup_pipeline.model.file_name import name_fault
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$", max_length=60)]
 TableFormat = Literal["parquet", "jsonl", "json", "csv"]
@@ -66,6 +68,15 @@ class SourceSettings(Settings):
     """Alarm on collapsed row counts or sizes."""
 
 
+_Source = TypeVar("_Source", bound=SourceSettings)
+
+
+def _named(source: _Source, pattern: str | None, fields: tuple[str, ...], endings: tuple[str, ...]) -> _Source:
+    if pattern is not None and (fault := name_fault(pattern, fields, endings)):
+        raise ValueError(f"file_name: {fault}")
+    return source
+
+
 class PostgresSource(SourceSettings):
     """A PostgreSQL database."""
 
@@ -78,18 +89,27 @@ class PostgresSource(SourceSettings):
     """Variable with the password, where the connection string has none."""
     dump_format: Literal["plain", "custom"] = "plain"
     """plain: `<source>_db.sql.gz`, readable everywhere; custom: `<source>_db.dump` for pg_restore."""
+    file_name: str | None = None
+    """Name of the dump instead: `cdb_backup_{time:%Y-%m-%d_%H%M}.sql`, may hold folders; `.gz` is added to `.sql`."""
     tables: TableSelection = TableSelection()
     """Tables exported beside the dump."""
     master_tables: Names = ()
     """Tables of master data (`schema.table`, patterns allowed); all others are transaction tables."""
     required_tables: Names = ()
-    """Tables that must exist (`table` means public.table); a missing one fails the run."""
+    """Tables that must exist (`table` means public.table)."""
     lost_keys: Literal["ERROR", "WARN"] = "ERROR"
     """When a table has lost its primary key since the last set: ERROR keeps the set from being sealed."""
+    missing_tables: Literal["error", "warning"] = "error"
+    """What a missing one of `required_tables` does: fails the source, or warns while the others are captured."""
     connections: int = Field(default=3, ge=1, le=32)
     """Connections used at once for table exports, beside the dump's own."""
     lock_timeout_seconds: float = Field(default=60.0, gt=0)
     """How long to wait for a table that a migration holds."""
+
+    @model_validator(mode="after")
+    def _dump_name(self) -> PostgresSource:
+        endings = (".sql", ".sql.gz") if self.dump_format == "plain" else (".dump",)
+        return _named(self, self.file_name, ("source",), endings)
 
 
 class SqliteSource(SourceSettings):
@@ -106,6 +126,8 @@ class SqliteSource(SourceSettings):
     """Tables that must exist."""
     lost_keys: Literal["ERROR", "WARN"] = "ERROR"
     """When a table has lost its primary key since the last set: ERROR keeps the set from being sealed."""
+    missing_tables: Literal["error", "warning"] = "error"
+    """What a missing one of `required_tables` does: fails the source, or warns while the others are captured."""
 
 
 class OrdersSource(SourceSettings):
@@ -144,10 +166,16 @@ class RepositorySource(SourceSettings):
     kind: Literal["repository"]
     path: Path
     """The working tree or bare repository."""
+    file_name: str = "{source}_repo_{time:%Y-%m-%d_%H%M}_{commit}.zip"
+    """Name of the ZIP, in the site's time zone; may hold `{branch}` and folders."""
     include_env: bool = False
     """Also capture `.env`, which holds secrets."""
     volumes: tuple[Path, ...] = ()
     """Folders outside git to capture with it, named one by one."""
+
+    @model_validator(mode="after")
+    def _zip_name(self) -> RepositorySource:
+        return _named(self, self.file_name, ("source", "commit", "branch"), (".zip",))
 
 
 Source = Annotated[

@@ -88,6 +88,15 @@ def test_missing_required_tables_are_all_named_and_nothing_is_written(small: Pos
     assert [p.name for p in done.folder.rglob("*") if p.is_file()] == ["set.json"]
 
 
+def test_a_missing_table_can_be_a_warning_and_the_others_are_captured(small: PostgresTarget, tmp_path: Path) -> None:
+    done = capture(tmp_path, small, required_tables=["orders", "trades", "auth.users"], missing_tables="warning")
+    check = done.check("required_tables", *_DUMP)
+    assert (check.passed, check.severity) == (False, "WARN")
+    assert check.summary == "1/3 required tables; missing: trades, auth.users"
+    assert done.records[_DUMP].facts == {"tables": "1/3"}
+    assert _ORDERS in done.records
+
+
 def test_row_level_security_without_the_right_is_an_error_not_a_subset(small: PostgresTarget, tmp_path: Path) -> None:
     with connected(small) as connection:
         connection.execute("drop role if exists reader")

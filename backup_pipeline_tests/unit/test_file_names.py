@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from backup_pipeline.artefacts.capture import CaptureContext
+from backup_pipeline.artefacts.postgres_dump import dump_path
+from backup_pipeline.artefacts.repository import capture_repository
+from backup_pipeline.model.file_name import name_fault, name_from
+from backup_pipeline.settings.types import PostgresSource, RepositorySource
+from backup_pipeline_tests.archive_sets import git, new_set, repository
+
+BERLIN = ZoneInfo("Europe/Berlin")
+OWNERS = "PostgreSQL/cdb_backup_{time:%Y-%m-%d_%H%M}.sql"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "fault"),
+    [
+        (OWNERS, ""),
+        ("{source}.sql", ""),
+        ("{source}_{time:%H:%M}.sql", "colons"),
+        ("../{source}.sql", "no file name"),
+        ("/{source}.sql", "no file name"),
+        ("records/{source}.sql", "keeps its own files"),
+        ("{source}.txt", "must end with"),
+        ("{source.x}.sql", "cannot stand here"),
+        ("{time.__class__}.sql", "cannot stand here"),
+        ("{password}.sql", "cannot stand here"),
+        ("{source!r}.sql", "cannot stand here"),
+        ("{source", "not a pattern"),
+    ],
+)
+def test_a_pattern_that_gives_no_safe_file_name_is_refused(pattern: str, fault: str) -> None:
+    found = name_fault(pattern, ("source",), (".sql", ".sql.gz"))
+    assert fault in found
+    assert bool(found) is bool(fault)
+    if fault:
+        with pytest.raises(ValueError, match="file_name"):
+            PostgresSource(kind="postgres", dsn_env=("X",), file_name=pattern)
+
+
+def test_names_say_the_time_of_the_set_in_the_zone_of_the_site(tmp_path: Path) -> None:
+    path = repository(tmp_path / "claire")
+    context = CaptureContext(new_set(tmp_path), "claire", timezone=BERLIN)
+    source = RepositorySource(kind="repository", path=path)
+    commit = git(path, "rev-parse", "HEAD")[:7]
+    archive, bundle = capture_repository(context, source)
+    assert archive.files[0].path == f"claire_repo_2026-11-21_0300_{commit}.zip"
+    assert bundle.facts == {"branch": "main", "commit": commit, "env": "no", "volumes": "no"}
+    database = PostgresSource(kind="postgres", dsn_env=("X",), file_name=OWNERS)
+    assert dump_path(context, database) == "PostgreSQL/cdb_backup_2026-11-21_0300.sql.gz"
+
+
+def test_a_branch_with_slashes_stays_one_name() -> None:
+    moment = datetime(2026, 11, 21, tzinfo=UTC)
+    assert name_from("R/{branch}_{commit}.zip", moment, branch="a/b", commit="0e4fbd3") == "R/a-b_0e4fbd3.zip"
