@@ -1,13 +1,19 @@
 """A lock file that works on network mounts too: created exclusively, says who holds it, outlives no process.
 
-Not flock: it is silently local or absent on SMB and NFS. The file holds PID, host, the process's start time and what
-for; the holder refreshes its modification time, so that a lock left by a dead process on this host is taken over at
-once, and one left by another host when it has not been refreshed for a long time.
+Not flock: it is silently local or absent on SMB and NFS. The file holds PID, host, the process's start and what for;
+the holder refreshes its modification time, so that a lock left by a dead process on this host is taken over at once,
+and one left by another host when it has not been refreshed for a long time.
+
+On Linux a process's start is counted in the kernel's ticks since a boot that has an id: clocks are set, ticks are not.
+A process of another PID namespace (a container with the same host name) cannot be seen from here and is judged as one
+of another host is. Where the boot is another one, a lock that was refreshed a moment ago is believed: it is another
+machine of the same name.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import re
@@ -26,10 +32,19 @@ from backup_pipeline.tools.files import translate_os_error
 
 HEARTBEAT_SECONDS = 15.0
 FOREIGN_STALE_SECONDS = 600.0
+FRESH_SECONDS = 3 * HEARTBEAT_SECONDS
 
 
 class Holder(BaseModel):
-    """Who holds a lock."""
+    """Who holds a lock.
+
+    Attributes:
+        process_started: seconds since the epoch, as the clock stood; compared only where there are no ticks.
+        boot_id: of the running kernel; "" where there is none, and in locks of earlier releases.
+        started_ticks: the process's start in ticks since that boot.
+        pid_namespace: in which `pid` is a number.
+        clock_offset: the clock minus the seconds since the boot, when the lock was taken: shows later steps.
+    """
 
     pid: int
     host: str
@@ -38,6 +53,10 @@ class Holder(BaseModel):
     purpose: str = ""
     token: str = ""
     owner: str = ""
+    boot_id: str = ""
+    started_ticks: int = 0
+    pid_namespace: str = ""
+    clock_offset: float = 0.0
 
     def describe(self) -> str:
         """Return one phrase for an error message."""
@@ -54,7 +73,37 @@ def _myself(purpose: str, owner: str) -> Holder:
         purpose=purpose,
         token=uuid.uuid4().hex,
         owner=owner,
+        boot_id=_boot_id(),
+        started_ticks=_ticks(os.getpid()) or 0,
+        pid_namespace=_pid_namespace(),
+        clock_offset=_clock_offset(),
     )
+
+
+@functools.cache
+def _boot_id() -> str:
+    with contextlib.suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return ""
+
+
+def _pid_namespace() -> str:
+    with contextlib.suppress(OSError):
+        return str(Path("/proc/self/ns/pid").readlink())
+    return ""
+
+
+def _ticks(pid: int) -> int | None:
+    """Return a process's start in the kernel's ticks; None where it cannot be seen."""
+    try:
+        # The name before it, in parentheses, may hold anything.
+        return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def _clock_offset() -> float:
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else 0.0
 
 
 def read_holder(path: Path) -> Holder | None:
@@ -67,14 +116,62 @@ def read_holder(path: Path) -> Holder | None:
 
 def _is_dead(path: Path, holder: Holder | None) -> bool:
     try:
-        age = time.time() - path.stat().st_mtime
+        refreshed = path.stat().st_mtime
     except OSError:
         return False
+    age = time.time() - refreshed
     if holder is None:
         # Being written right now, or torn by a crash: only age tells.
         return age > HEARTBEAT_SECONDS
     if holder.host != socket.gethostname():
-        return age > FOREIGN_STALE_SECONDS
+        return _is_stale(path, refreshed, holder)
+    if not holder.boot_id or not _boot_id():
+        return _is_gone_by_the_clock(holder)
+    if holder.boot_id != _boot_id():
+        return abs(age) > FRESH_SECONDS and abs(_now_at(path) - refreshed) > FRESH_SECONDS
+    if holder.pid_namespace != _pid_namespace():
+        return _is_stale(path, refreshed, holder)
+    ticks = _ticks(holder.pid)
+    return not _exists(holder.pid) if ticks is None else ticks != holder.started_ticks
+
+
+def _is_stale(path: Path, refreshed: float, holder: Holder) -> bool:
+    """Whether the lock of a process that cannot be seen from here has not been refreshed for long."""
+    age = time.time() - refreshed
+    if holder.boot_id and holder.boot_id == _boot_id():
+        # The same machine: by as much as the clock was set since, the lock may only seem to be old.
+        age -= max(0.0, _clock_offset() - holder.clock_offset)
+    return age > FOREIGN_STALE_SECONDS and _now_at(path) - refreshed > FOREIGN_STALE_SECONDS
+
+
+def _now_at(path: Path) -> float:
+    """Return the time as the file system of the lock has it (a network mount's is its server's)."""
+    side = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
+    try:
+        descriptor = os.open(side, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            return os.fstat(descriptor).st_mtime
+        finally:
+            os.close(descriptor)
+            side.unlink()
+    except OSError:
+        return time.time()
+
+
+def _exists(pid: int) -> bool:
+    """Whether there is a process of that number, though nothing of it can be seen (`hidepid`)."""
+    if pid <= 0:
+        return False  # a damaged file; the system takes such a number for a group of processes
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return True
+
+
+def _is_gone_by_the_clock(holder: Holder) -> bool:
     import psutil
 
     try:

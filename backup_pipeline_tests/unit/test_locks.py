@@ -6,8 +6,11 @@ import errno
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 import uuid
@@ -16,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from backup_pipeline.errors import LockError
-from backup_pipeline.tools.locks import Holder, hold_lock, read_holder
+from backup_pipeline.tools.locks import Holder, hold_lock, living_holder, living_marks, read_holder
 
 
 def _hold_until_killed(path: str) -> None:
@@ -69,6 +72,69 @@ def test_a_reused_process_id_does_not_count_as_alive(tmp_path: Path) -> None:
     lock.write_text(json.dumps(old.model_dump()))
     with hold_lock(lock, wait_seconds=0):
         assert lock.exists()
+
+
+def _lock_held_by(path: Path, child: int, **other: object) -> Holder:
+    """Wait for the child's lock and write it again with something else in it."""
+    while (holder := read_holder(path)) is None or holder.pid != child:
+        time.sleep(0.01)
+    changed = holder.model_copy(update=other)
+    path.write_text(json.dumps(changed.model_dump()))
+    return changed
+
+
+@pytest.mark.skipif(not Path("/proc/sys/kernel/random/boot_id").exists(), reason="ticks and boots of Linux")
+def test_a_step_of_the_clock_takes_no_lock_from_the_living(tmp_path: Path) -> None:
+    lock = tmp_path / ".backup.lock"
+    child = multiprocessing.get_context("spawn").Process(target=_hold_until_killed, args=(str(lock),))
+    child.start()
+    assert child.pid is not None
+    try:
+        here = _lock_held_by(lock, child.pid, process_started=1.0)
+        hours_ago = time.time() - 5 * 3600
+        other = {"pid": 2**22 + 1, "started_ticks": 1}
+        cases: list[tuple[dict[str, object], float, bool]] = [
+            ({}, time.time(), True),  # seconds, by NTP or a resumed machine: the start seems to be another
+            ({}, hours_ago, True),  # five hours forward
+            ({}, time.time() + 5 * 3600, True),  # and back
+            ({**other, "pid_namespace": "pid:[1]"}, time.time(), True),  # a container of the same name
+            ({**other, "pid_namespace": "pid:[1]", "clock_offset": here.clock_offset - 18000}, hours_ago, True),
+            ({**other, "pid_namespace": "pid:[1]"}, hours_ago, False),
+            ({**other, "boot_id": "another machine of this name"}, time.time(), True),
+            ({**other, "boot_id": "before the machine was started again"}, hours_ago, False),
+            (other, time.time(), False),  # the number is nobody's
+            ({"started_ticks": 1}, time.time(), False),  # or somebody else's
+        ]
+        for change, refreshed, alive in cases:
+            lock.write_text(json.dumps(here.model_copy(update=change).model_dump()))
+            os.utime(lock, (refreshed, refreshed))
+            assert (living_holder(lock) is not None) is alive, (change, refreshed)
+    finally:
+        child.kill()
+        child.join()
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("unshare") is None, reason="makes a PID namespace")
+def test_a_container_with_this_hosts_name_keeps_its_lock_and_its_marks(tmp_path: Path) -> None:
+    lock, marks = tmp_path / ".backup.lock", tmp_path / ".in-use"
+    marks.mkdir()
+    program = (
+        "import sys, time; from pathlib import Path; from backup_pipeline.tools.locks import hold_lock, hold_mark\n"
+        "with hold_lock(Path(sys.argv[1])), hold_mark(Path(sys.argv[2]), 'set', purpose='drill'): time.sleep(60)"
+    )
+    command = ["unshare", "--pid", "--fork", "--kill-child", sys.executable, "-c", program, str(lock), str(marks)]
+    child = subprocess.Popen(command, stderr=subprocess.PIPE)
+    try:
+        while not list(marks.glob("set.*")) and child.poll() is None:
+            time.sleep(0.01)
+        if child.poll() is not None:
+            pytest.skip("may not make a namespace here")
+        with pytest.raises(LockError), hold_lock(lock, wait_seconds=0):
+            pass
+        assert [mark.purpose for mark in living_marks(marks, "set")] == ["drill"]
+    finally:
+        child.kill()
+        child.wait()
 
 
 def test_a_lock_of_another_host_counts_until_it_has_not_been_refreshed_for_long(tmp_path: Path) -> None:
