@@ -121,6 +121,16 @@ def _write(folder: int, name: str, data: bytes, mode: int) -> None:
         os.close(file)
 
 
+def write_new(folder: int, name: str, data: bytes) -> None:
+    """Write a file that does not exist yet and wait until it is on the disk."""
+    _write(folder, name, data, 0o666)
+    file = os.open(name, _READ, dir_fd=folder)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
 def write_parts(folder: int, data: bytes, meta: bytes, mode: int = 0o666) -> None:
     """Write both new files complete beside their names. What was written is taken away again when that fails."""
     try:

@@ -93,13 +93,15 @@ def _entry_text(line: bytes) -> str:
 class IndexHead(NamedTuple):
     """The first line: when it was written, and the kind and column types of the database.
 
-    `state` is the database's when the last export of everything began, "" when that left something undone.
+    `state` is the database's when the last export of everything began, "" when that left something undone. `schema` are
+    the statements that make the table and its indexes, () where the index does not have them.
     """
 
     written_at: str
     kind: str
     columns: tuple[tuple[str, str], ...]
     state: str
+    schema: tuple[str, ...] = ()
 
 
 def check_index(path: Path) -> IndexHead | None:
@@ -152,8 +154,9 @@ def check_index(path: Path) -> IndexHead | None:
             )  # fmt: skip
         source = raw["source"]
         columns = tuple((str(name), str(kind)) for name, kind in source["columns"])
-        return IndexHead(str(raw["written_at"]), str(source["kind"]), columns, state)
-    except (ValueError, KeyError, TypeError, RecursionError):
+        schema = tuple(str(statement) for statement in source.get("schema", ()))
+        return IndexHead(str(raw["written_at"]), str(source["kind"]), columns, state, schema)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise damaged from None
 
 
@@ -215,7 +218,7 @@ class IndexWriter:
         first_line = {
             "manifest_version": INDEX_VERSION,
             "written_at": head.written_at,
-            "source": {"kind": head.kind, "columns": head.columns},
+            "source": {"kind": head.kind, "columns": head.columns, **({"schema": head.schema} if head.schema else {})},
         }
         try:
             self._part.unlink(missing_ok=True)

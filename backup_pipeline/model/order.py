@@ -135,6 +135,9 @@ class ExportResult:
         unchanged: orders whose folder was found to hold the row already.
         failed: orders that could not be written; each is a finding.
         row_deleted: folders whose row is gone from the database; nothing was done to them.
+        taken_over: of the exported and unchanged ones, those whose folder held a pair that the index did not know.
+        beside_file: of the orders that were looked at in their folder, those whose own file lies there too;
+            without_file: those whose file does not. Orders whose row names no file are in neither.
         dry_run: nothing was written; `exported` counts what would have been.
         stopped: why the run ended early (a full disk), empty otherwise.
         seconds: wall time of everything; sync_seconds: of that, waiting for the disk.
@@ -146,6 +149,9 @@ class ExportResult:
     failed: int = 0
     row_deleted: int = 0
     skipped: int = 0
+    taken_over: int = 0
+    beside_file: int = 0
+    without_file: int = 0
     dry_run: bool = False
     stopped: str = ""
     seconds: float = 0.0
@@ -162,9 +168,16 @@ class ExportResult:
         """Return the line that ends a run: `150 exported, 2 failed, …`."""
         verb = "would be exported" if self.dry_run else "exported"
         text = f"{self.exported} {verb}, {self.failed} failed, {self.unchanged} unchanged"
+        if self.taken_over:
+            text += f", {self.taken_over} pairs of another program taken over"
         if self.row_deleted:
             text += f", {self.row_deleted} folders without a row"
         return f"{text}, {self.seconds:.1f} s" + (f". Stopped: {self.stopped}" if self.stopped else "")
+
+    def monitor_line(self) -> str:
+        """Return the line that monitors of order archives look for; every order with its pair counts as a success."""
+        errors = self.failed + bool(self.stopped)
+        return f"Export abgeschlossen: {self.exported + self.unchanged} erfolgreich, {errors} Fehler"
 
     def raise_for_failure(self, where: str) -> None:
         """Raise when an order failed or the run was stopped; the counts are in the text.
@@ -186,7 +199,8 @@ class ExportResult:
         """Return the result for `--json`."""
         return {
             "ok": self.ok, "exported": self.exported, "unchanged": self.unchanged, "failed": self.failed,
-            "row_deleted": self.row_deleted, "dry_run": self.dry_run, "stopped": self.stopped,
+            "row_deleted": self.row_deleted, "taken_over": self.taken_over, "beside_file": self.beside_file,
+            "without_file": self.without_file, "dry_run": self.dry_run, "stopped": self.stopped,
             "seconds": round(self.seconds, 3), "sync_seconds": round(self.sync_seconds, 3),
             "per_year": dict(sorted(self.per_year.items())), **self.findings.as_dict(),
         }  # fmt: skip

@@ -12,7 +12,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from json.encoder import encode_basestring as json_text
 from pathlib import Path
@@ -28,9 +28,10 @@ from backup_pipeline.artefacts.orders_index import (
     index_lines,
     parse_entry,
 )
+from backup_pipeline.artefacts.orders_places import OrderPlaces
 from backup_pipeline.artefacts.orders_seen import all_untouched
 from backup_pipeline.artefacts.orders_write import Order, Outcome, write_order
-from backup_pipeline.errors import StoreError, ValidationError
+from backup_pipeline.errors import BackupSystemError, StoreError, ValidationError
 from backup_pipeline.model.order import (
     AUFTRAG_NR,
     INDEX_NAME,
@@ -43,9 +44,10 @@ from backup_pipeline.model.order import (
 )
 from backup_pipeline.model.progress import Progress, ProgressSink, no_progress
 from backup_pipeline.rules.orders_format import data_formatter
-from backup_pipeline.rules.orders_place import folder_of, year_of
+from backup_pipeline.rules.orders_place import year_of
 from backup_pipeline.rules.orders_types import TypeCheck
 from backup_pipeline.tools.locks import hold_lock
+from backup_pipeline.tools.log_file import NO_LOG, LogFile
 from backup_pipeline.tools.orders_database import OrdersSnapshot, UnreadableRow
 
 LOG = logging.getLogger("orders.export")
@@ -80,6 +82,7 @@ def export_orders(
     *,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
     progress: ProgressSink = no_progress,
+    log: LogFile = NO_LOG,
 ) -> ExportResult:
     """Bring the folders of an archive up to the rows of the database.
 
@@ -89,6 +92,7 @@ def export_orders(
         options: what and how.
         now: the clock, for `exported_at`.
         progress: where to tell how far the work is, in orders.
+        log: the archive's own log: a line for each order, and the summary that its monitors look for.
 
     Returns:
         Counts and findings; one bad order does not end the run, look at `ok`.
@@ -100,34 +104,49 @@ def export_orders(
     """
     options = options or ExportOptions()
     begin = time.perf_counter()
-    if not archive.is_dir():
-        raise StoreError("The archive's folder does not exist.", where=str(archive), remedy="Make it, or correct it.")
-    lock = (
-        contextlib.nullcontext()
-        if options.dry_run
-        else hold_lock(archive / LOCK_NAME, purpose="export of orders", wait_seconds=options.lock_wait_seconds)
-    )
-    with lock:
-        exporter = _Exporter(snapshot, archive, options, now().astimezone(UTC).isoformat(timespec="seconds"))
-        try:
-            exporter.run(progress)
-        finally:
-            exporter.tree.close()
+    log.write(LOG.name, "INFO", "Starte Export aller Aufträge..." if options.years is None else "Starte Export...")
+    try:
+        if not archive.is_dir():
+            raise StoreError("The archive's folder does not exist.", where=str(archive), remedy="Make or correct it.")
+        lock = (
+            contextlib.nullcontext()
+            if options.dry_run
+            else hold_lock(archive / LOCK_NAME, purpose="export of orders", wait_seconds=options.lock_wait_seconds)
+        )
+        with lock:
+            stamp = now().astimezone(UTC).isoformat(timespec="seconds")
+            exporter = _Exporter(snapshot, archive, options, stamp, log)
+            try:
+                exporter.run(progress)
+            finally:
+                exporter.tree.close()
+    except BackupSystemError as error:
+        log.write(LOG.name, "ERROR", f"Export abgebrochen: {error}")
+        raise
     result = exporter.result
     result.seconds = time.perf_counter() - begin
     for finding in result.findings.worst_first()[:100]:
         LOG.log(logging.ERROR if finding.level == "error" else logging.WARNING, "%s: %s", finding.path, finding.reason)
     LOG.log(logging.INFO if result.ok else logging.ERROR, "%s", result.summary())
+    if not options.dry_run:
+        if result.stopped:
+            log.write(LOG.name, "ERROR", f"Export abgebrochen: {result.stopped}")
+        LOG.info("%s", result.monitor_line())
+        log.write(LOG.name, "INFO", result.monitor_line())
     return result
 
 
 class _Exporter:
-    def __init__(self, snapshot: OrdersSnapshot, archive: Path, options: ExportOptions, stamp: str) -> None:
+    def __init__(
+        self, snapshot: OrdersSnapshot, archive: Path, options: ExportOptions, stamp: str, log: LogFile = NO_LOG
+    ) -> None:
         self.snapshot = snapshot
         self.options = options
         self.stamp = stamp
         self.archive = archive
         self.tree = ArchiveTree(archive)
+        self.places = OrderPlaces(self.tree, snapshot.database_folder)
+        self.log = log
         self.result = ExportResult(dry_run=options.dry_run)
         self._index = archive / INDEX_NAME
         self._changed = False
@@ -139,7 +158,8 @@ class _Exporter:
             return
         writer = None
         if not self.options.dry_run:
-            writer = IndexWriter(self._index, IndexHead(self.stamp, self.snapshot.kind, self.snapshot.columns, ""))
+            head = IndexHead(self.stamp, self.snapshot.kind, self.snapshot.columns, "", self.snapshot.schema)
+            writer = IndexWriter(self._index, head)
         self._batch = Batch(self.tree, writer, durable=self.options.durable, limit=self.options.batch)
         try:
             self._rows(old, progress)
@@ -151,6 +171,7 @@ class _Exporter:
                 self._publish()
             for line in old.rest():
                 self._batch.keep(line)
+        self._tell_files()
         if writer is not None:
             self._finish(writer)
         self.result.sync_seconds = self._batch.sync_seconds
@@ -167,7 +188,8 @@ class _Exporter:
         if head is None:
             self._changed = True
             return OldIndex(iter(()))
-        if head.kind != self.snapshot.kind or head.columns != self.snapshot.columns:
+        theirs, ours = (head.kind, head.columns, head.schema), self.snapshot
+        if theirs != (ours.kind, ours.columns, ours.schema):
             self._changed = True
         elif self._all_untouched(head.state):
             return None
@@ -209,7 +231,6 @@ class _Exporter:
     # --- the rows -----------------------------------------------------------------------------------------------
 
     def _rows(self, old: OldIndex, progress: ProgressSink) -> None:
-        result, findings = self.result, self.result.findings
         types = TypeCheck(self.snapshot.columns)
         format_row = data_formatter()
         total = self.snapshot.count()
@@ -217,13 +238,11 @@ class _Exporter:
             if not done % 1000:
                 progress(Progress("orders", done, total, "orders"))
             if type(row) is UnreadableRow:
-                result.failed += 1
-                findings.add(f"row {row.position}", "row", f"The row cannot be read: {row.reason}.")
+                self._failed(f"row {row.position}", "row", f"The row cannot be read: {row.reason}.")
                 continue
             assert type(row) is tuple
             if problem := types.problem(row):
-                result.failed += 1
-                findings.add(_named(row), "row", problem)
+                self._failed(_named(row), "row", problem)
                 continue
             record_id = row[RECORD_ID]
             assert type(record_id) is int
@@ -246,17 +265,13 @@ class _Exporter:
             return
         try:
             order = self._prepared(row, record_id, year, line, format_row)
-            if line is not None and not self.options.rewrite and self._untouched(order):
-                result.unchanged += 1
-                self._batch.keep(line)
-            else:
-                self._write(order)
+            if not self._kept_unchanged(order) and not self._kept_unchanged(order := self._where_it_is(order, row)):
+                self._write(order, row)
         except DiskStopError:
             self._keep(line)
             raise
         except (ValidationError, UnicodeEncodeError, OSError) as error:
-            result.failed += 1
-            result.findings.add(_named(row), "order", _reason(error))
+            self._failed(_named(row), "order", _reason(error))
             self._keep(line)
 
     def _prepared(
@@ -265,13 +280,38 @@ class _Exporter:
         if record_id == self._last:
             raise ValidationError(f"record_id {record_id} is there twice in the database.")
         self._last = record_id
-        folder = folder_of(row, year)
+        folder = self.places.folder(row)
         data = format_row(row)
         checksum = hashlib.sha256(data).hexdigest()
         number = None if row[AUFTRAG_NR] is None else str(row[AUFTRAG_NR])
         meta = OrderMeta(SCHEMA_VERSION, checksum, self.stamp, number, record_id, len(data))
         start = (record_id, "null" if number is None else json_text(number), json_text(folder), checksum, len(data))
-        return Order(record_id, year, folder, data, meta, start, line)
+        return Order(record_id, year, folder, data, meta, start, line, self.stamp)
+
+    def _kept_unchanged(self, order: Order) -> bool:
+        """Keep the index's line where it holds this very order and nobody touched its files since."""
+        line = order.line
+        if line is None or self.options.rewrite or not self._untouched(order):
+            return False
+        self.result.unchanged += 1
+        self._batch.keep(line)
+        if self.log.on:
+            self.log.write(LOG.name, "DEBUG", f"✓ Unverändert: {_number(order)}")
+        return True
+
+    def _where_it_is(self, order: Order, row: OrderRow) -> Order:
+        """Return the order with the folder that it was moved to by hand, where its own is gone and another holds it."""
+        if self._batch.holder(order.folder) is not None or self.places.is_there(order.folder):
+            return order
+        moved = self.places.moved_to(order.folder, order.record_id, row)
+        if moved is None:
+            return order
+        if order.line is None or parse_entry(order.line).path != moved:
+            self.result.findings.add(
+                moved, "moved_folder",
+                f"Order {order.record_id} lies here and no longer in {order.folder}, which file_path names.", "warning",
+            )  # fmt: skip
+        return replace(order, folder=moved, start=(*order.start[:2], json_text(moved), *order.start[3:]))
 
     def _untouched(self, order: Order) -> bool:
         """Return whether the index knows this very content there, and both files are as it saw them."""
@@ -282,23 +322,52 @@ class _Exporter:
         seen, line = seen_below(parent, name), order.line or ""
         return seen is not None and line.startswith(entry_start(*order.start, seen)) and not line.endswith("true}")
 
-    def _write(self, order: Order) -> None:
+    def _write(self, order: Order, row: OrderRow) -> None:
         options, result = self.options, self.result
-        outcome = write_order(
+        brought = write_order(
             self.tree, self._batch, order, rewrite=options.rewrite, dry_run=options.dry_run, claims=self._claims
         )
-        if outcome is Outcome.EQUAL:
+        result.taken_over += brought.taken_over
+        if (there := self.places.holds_file(order.folder, row)) is not None:
+            result.beside_file += there
+            result.without_file += not there
+        if brought.kept:
+            result.findings.add(
+                order.folder, "kept",
+                f"What lay here was not this order as the index or its row knows it; it is kept as {brought.kept}.",
+                "warning",
+            )  # fmt: skip
+        if brought.outcome is Outcome.EQUAL:
             result.unchanged += 1
             # The index did not know it so.
             self._changed = True
+            self.log.write(LOG.name, "DEBUG", f"✓ Unverändert: {_number(order)}")
             return
-        if outcome is Outcome.WOULD_WRITE:
+        if brought.outcome is Outcome.WOULD_WRITE:
             self._count(order.year)
         if order.line is not None and (before := parse_entry(order.line)).path != order.folder:
+            if not self.places.is_there(before.path):
+                return
             result.findings.add(
                 before.path, "moved",
                 f"Order {order.record_id} is now in {order.folder}; its old copy stays here.", "warning",
             )  # fmt: skip
+
+    def _tell_files(self) -> None:
+        """Say so where not one of several orders was written beside its file: perhaps that is not their archive."""
+        result = self.result
+        if result.without_file > 1 and not result.beside_file:
+            result.findings.add(
+                "", "no_files",
+                f"None of {result.without_file} orders was written beside the file that its file_path names; the "
+                "files are not in this archive. Is it the right folder, and mounted?", "warning",
+            )  # fmt: skip
+
+    def _failed(self, path: str, kind: str, reason: str) -> None:
+        self.result.failed += 1
+        self.result.findings.add(path, kind, reason)
+        number = path.removeprefix("order ").removeprefix("record ")
+        self.log.write(LOG.name, "ERROR", f"Fehler bei Auftrag {number}: {reason}")
 
     def _claims(self, record_id: int, folder: str) -> bool:
         """Return whether another order has a row that says that this folder is its own."""
@@ -306,7 +375,7 @@ class _Exporter:
         if other is None:
             return False
         try:
-            return folder_of(other, year_of(other)) == folder
+            return self.places.folder(other) == folder
         except ValidationError:
             return False
 
@@ -345,14 +414,20 @@ class _Exporter:
         for order in done.orders:
             self._changed = True
             self._count(order.year)
+            if self.log.on:
+                self.log.write(LOG.name, "DEBUG", f"✓ Exportiert: {order.folder.rpartition('/')[2]} → data.csv")
         for order, reason in done.failed:
-            self.result.failed += 1
-            self.result.findings.add(order.folder, "order", _reason(reason))
+            self._failed(order.folder, "order", _reason(reason))
 
 
 def _named(row: OrderRow) -> str:
     number = row[AUFTRAG_NR]
     return f"order {number}" if isinstance(number, str) and number.isalnum() else f"record {row[RECORD_ID]}"
+
+
+def _number(order: Order) -> str:
+    number = order.meta.auftrag_nr or ""
+    return number if number.isalnum() else str(order.record_id)
 
 
 def _reason(error: Exception) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from backup_pipeline.artefacts.orders_index import check_index, index_lines, parse_entry
+from backup_pipeline.artefacts.orders_index import IndexHead, check_index, index_lines, parse_entry
 from backup_pipeline.errors import StoreError, ValidationError
 from backup_pipeline.model.order import INDEX_NAME, RECORD_ID, UPDATED_AT, RestoreResult
 from backup_pipeline.model.progress import Progress, ProgressSink, no_progress
@@ -136,13 +136,19 @@ class _Reader:
             for read in read_archive(self.archive, workers=self.options.workers):
                 chunk = [order for order in read if not self._not_there_yet(order)]
                 self.orders.add(self._usable(chunk, deleted))
-                stage.add_found([(order.path, None, None, "", "") for order in chunk])
+                stage.add_found(
+                    [(o.path, int(o.row[RECORD_ID] or 0) if o.row is not None else None, None, "", "") for o in chunk]
+                )
                 progress(Progress("orders", result.folders, None, "orders"))
                 if self._batch.full:
                     self._check_values()
             self._check_values()
             stage.prepare()
-            for path, record_id in stage.missing():
+            for path, record_id, elsewhere in stage.missing():
+                if elsewhere is not None:
+                    reason = f"Record {record_id} was moved here from {path}."
+                    result.findings.add(elsewhere, "moved", reason, "warning")
+                    continue
                 result.missing += 1
                 result.findings.add(path, "missing", f"Record {record_id} is in the index, but its folder is gone.")
         progress(Progress("orders", result.folders, None, "orders", finished=True))
@@ -194,6 +200,9 @@ class _Reader:
                     continue
             if order.state is not PairState.VALID:
                 self._roll_forward(order)
+            if order.escaped:
+                reason = "data.csv puts a backslash before quotes instead of doubling them; it was read so."
+                result.findings.add(order.path, "old_form", reason, "warning")
             self._batch.add(order.path, row, order.size)
             yield (order.path, instant_of(row[UPDATED_AT]), order.exported_at, int(row[RECORD_ID] or 0), *row[1:])
 
@@ -253,7 +262,8 @@ def _into_sqlite(
         for left in real.parent.glob(f".{real.name}.restored-*"):
             # Of a restore that was killed while it built; the lock says that nobody builds here now.
             file_swap.remove(left)
-        database = begin_database(new, real, _columns(archive))
+        head = _head(archive)
+        database = begin_database(new, real, head.columns if head else (), head.schema if head else ())
         if database.unique_number:
             _settle_numbers(orders, result)
         filled = fill_database(database, orders)
@@ -265,12 +275,13 @@ def _into_sqlite(
         result.kept = ", ".join(str(path) for path in swapped.kept)
 
 
-def _columns(archive: Path) -> tuple[tuple[str, str], ...]:
+def _head(archive: Path, kind: str = "sqlite") -> IndexHead | None:
+    """Return what the index says of the database, where that was of this kind."""
     try:
         head = check_index(archive / INDEX_NAME)
     except ValidationError:
-        return ()
-    return head.columns if head is not None and head.kind == "sqlite" else ()
+        return None
+    return head if head is not None and head.kind == kind else None
 
 
 def _settle_numbers(orders: Candidates, result: RestoreResult) -> None:

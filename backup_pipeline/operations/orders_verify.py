@@ -15,22 +15,26 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from backup_pipeline.artefacts.orders_folder import ArchiveTree
 from backup_pipeline.artefacts.orders_index import INDEX_PART, check_index, index_lines, parse_entry
+from backup_pipeline.artefacts.orders_places import OrderPlaces
 from backup_pipeline.errors import StoreError, ValidationError
 from backup_pipeline.model.order import (
     AUFTRAG_NR,
+    FILE_PATH,
     INDEX_NAME,
     LOCK_NAME,
     RECORD_ID,
     Level,
     OrderRow,
+    TextRow,
     VerifyResult,
 )
 from backup_pipeline.model.progress import Progress, ProgressSink, no_progress
 from backup_pipeline.restore.orders_reading import OrderRead, finish_renames, read_archive
 from backup_pipeline.rules.orders_format import data_formatter
 from backup_pipeline.rules.orders_pair import PairState
-from backup_pipeline.rules.orders_place import folder_of, year_of, year_of_path
+from backup_pipeline.rules.orders_place import year_of_path
 from backup_pipeline.rules.orders_schema import SchemaBatch
 from backup_pipeline.rules.orders_types import TypeCheck
 from backup_pipeline.tools.locks import hold_lock
@@ -101,8 +105,10 @@ def verify_orders(
     with (
         archive_lock(archive, "verification of orders", options.lock_wait_seconds) as writable,
         staging() as stage,
+        contextlib.closing(ArchiveTree(archive)) as tree,
     ):
-        verifier = _Verifier(archive, options, writable, stage)
+        places = OrderPlaces(tree, snapshot.database_folder if snapshot is not None else None)
+        verifier = _Verifier(archive, options, writable, stage, places)
         verifier.folders(progress)
         if snapshot is not None:
             verifier.database(snapshot)
@@ -115,11 +121,15 @@ def verify_orders(
 
 
 class _Verifier:
-    def __init__(self, archive: Path, options: VerifyOptions, writable: bool, stage: Staging) -> None:
+    def __init__(
+        self, archive: Path, options: VerifyOptions, writable: bool, stage: Staging, places: OrderPlaces
+    ) -> None:
         self.archive = archive
         self.options = options
         self.writable = writable
         self.stage = stage
+        self.places = places
+        self._moved: set[str] = set()
         self.result = VerifyResult()
         self._batch = SchemaBatch()
 
@@ -179,12 +189,27 @@ class _Verifier:
             return
         self.result.valid += 1
         self._batch.add(order.path, order.row, order.size)
+        self._beside_its_file(order.path, order.row)
+        if order.escaped:
+            reason = "data.csv puts a backslash before quotes instead of doubling them; the next export writes it anew."
+            self.note(order.path, "old_form", reason, "warning")
         if order.state is not PairState.VALID:
             self._roll_forward(order)
         elif order.leftover:
             self.note(
                 order.path, "leftover", "Files of an export that was broken off lie beside the valid pair.", "warning"
             )
+
+    def _beside_its_file(self, path: str, row: TextRow) -> None:
+        """Note a pair that does not lie where its order's own file does; the disk is asked where the path differs."""
+        named = row[FILE_PATH]
+        if not named or named.startswith(f"{path}/"):
+            return
+        with contextlib.suppress(ValidationError):
+            folder = self.places.folder(row)
+            elsewhere = folder != path and self.places.holds_file(folder, row)
+            if elsewhere and not self.places.holds_file(path, row):
+                self.note(path, "misplaced", f"The order's own file lies in {folder}, its pair here.")
 
     def _roll_forward(self, order: OrderRead) -> None:
         if self.writable:
@@ -259,7 +284,7 @@ class _Verifier:
             self.note(f"record {row[RECORD_ID]}", "row", problem)
             return None
         try:
-            folder = folder_of(row, year_of(row))
+            folder = self.places.folder(row)
             data = format_row(row)
         except (ValidationError, UnicodeEncodeError) as error:
             reason = error.what if isinstance(error, ValidationError) else "The row holds text that is not UTF-8."
@@ -282,13 +307,26 @@ class _Verifier:
             self._against_index()
         if database:
             for path, record_id in stage.without_folder():
-                note(path, "not_exported", f"Record {record_id} of the database is in no folder.")
+                if not self._has_moved(path, int(record_id)):
+                    note(path, "not_exported", f"Record {record_id} of the database is in no folder.")
             for path, record_id in stage.without_row():
                 note(path, "orphan", f"Record {record_id} has no row in the database.", "warning")
             for path, record_id in stage.outdated():
                 note(path, "outdated", f"The row of record {record_id} has changed since it was exported.", "warning")
             for path, record_id in stage.same_folder():
                 note(path, "same_folder", f"Record {record_id} claims a folder that another record claims too.")
+
+    def _has_moved(self, path: str, record_id: int, elsewhere: str | None = None) -> bool:
+        """Note that an order lies in another folder now, where it does: as it was read, or below another year."""
+        if elsewhere is None:
+            elsewhere = self.places.moved_to(path, record_id) if not self.places.is_there(path) else None
+        if elsewhere is None:
+            return False
+        if elsewhere not in self._moved:
+            self._moved.add(elsewhere)
+            reason = f"Record {record_id} was moved here from {path}; the next export notes it."
+            self.note(elsewhere, "moved", reason, "warning")
+        return True
 
     def _interrupted(self) -> bool:
         """Tell of an export that did not reach its end; True when there was one."""
@@ -300,10 +338,14 @@ class _Verifier:
         return True
 
     def _against_index(self) -> None:
-        for path, record_id in self.stage.missing():
-            self.note(path, "missing", f"Record {record_id} is in the index, but its folder or both files are gone.")
+        for path, record_id, elsewhere in self.stage.missing():
+            if not self._has_moved(path, int(record_id), elsewhere):
+                reason = f"Record {record_id} is in the index, but its folder or both files are gone."
+                self.note(path, "missing", reason)
         level: Level = "warning" if self._interrupted() else "error"
         for path, name in self.stage.unlike_index():
             self.note(path, "unlike_index", f"{name} is another one than the index says.", level)
         for (path,) in self.stage.not_indexed():
+            if path in self._moved:
+                continue
             self.note(path, "not_indexed", "The index does not know this folder; the next export adds it.", "warning")

@@ -27,7 +27,7 @@ from backup_pipeline.model.order import (
     TextRow,
 )
 from backup_pipeline.restore.orders_migrations import migrate
-from backup_pipeline.rules.orders_format import parse_data
+from backup_pipeline.rules.orders_format import parse_any_data
 from backup_pipeline.rules.orders_pair import PairState
 from backup_pipeline.rules.orders_place import UNKNOWN_YEAR, year_of_path
 from backup_pipeline.tools.files import translate_os_error
@@ -51,6 +51,7 @@ class OrderRead(NamedTuple):
         state: which files the pair was read from.
         leftover: part files lie beside a valid pair.
         checksum: SHA-256 of data.csv; meta_checksum: of meta.json.
+        escaped: quotes in data.csv are escaped by a backslash.
     """
 
     path: str
@@ -63,6 +64,7 @@ class OrderRead(NamedTuple):
     meta_checksum: str
     exported_at: str
     size: int
+    escaped: bool = False
 
 
 class _Walk(NamedTuple):
@@ -112,8 +114,9 @@ def _judge(folder: str, pair: Pair, leftover: bool) -> OrderRead:
     assert meta_bytes is not None
     row: TextRow | None = None
     kind = problem = ""
+    escaped = False
     try:
-        header, record = parse_data(data)
+        header, record, escaped = parse_any_data(data)
         kind = "version"
         row = migrate(meta.schema_version, header, record)
         kind = ""
@@ -132,7 +135,7 @@ def _judge(folder: str, pair: Pair, leftover: bool) -> OrderRead:
     digest = hashlib.sha256(meta_bytes).hexdigest()
     return OrderRead(
         folder, row if not kind else None, kind, problem, pair.state, leftover, meta.checksum, digest, meta.exported_at,
-        len(data),
+        len(data), escaped,
     )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Callable
 from json.encoder import encode_basestring as json_text
+from typing import NamedTuple
 
 from backup_pipeline.errors import ValidationError
 from backup_pipeline.model.order import COLUMNS, OrderMeta, OrderRow, TextRow
@@ -27,6 +28,9 @@ _META = re.compile(
     rb'  "auftrag_nr": "([0-9]*)",\n  "record_id": (0|-?[1-9][0-9]{0,18}),\n  "file_size": (0|[1-9][0-9]{0,11})\n\}'
 )
 _QUOTE = '"'
+# A field as a writer leaves it that puts a backslash before quotes instead of doubling them.
+_ESCAPED_FIELD = re.compile(r'(?:"((?:[^"\\]|\\.|"")*)"|((?:[^,"\\\r\n]|\\.)*))(,|\r\n?|\n|\Z)', re.DOTALL)
+_ESCAPE = re.compile(r'\\(.)|""', re.DOTALL)
 _HEX64 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -62,19 +66,46 @@ def _quoted(value: int | float | str | None) -> str:
     return text
 
 
+class ParsedData(NamedTuple):
+    """A data.csv. `escaped`: its quotes are escaped by a backslash, as some writers of CSV do, instead of doubled."""
+
+    header: tuple[str, ...]
+    record: TextRow
+    escaped: bool = False
+
+
 def parse_data(data: bytes) -> tuple[tuple[str, ...], TextRow]:
-    """Return header and record of a data.csv, whoever wrote it (line ends may be CRLF, the last may be missing).
+    """Return header and record of a data.csv, as `parse_any_data` does."""
+    found = parse_any_data(data)
+    return found.header, found.record
+
+
+def parse_any_data(data: bytes) -> ParsedData:
+    """Return what a data.csv holds, whoever wrote it.
+
+    Line ends may be CRLF, the last may be missing, there may be a byte order mark, and quotes inside of a field may be
+    escaped by a backslash where they cannot be read as doubled.
 
     Raises:
         ValidationError: not UTF-8, not one record, or not as many fields as the header has.
     """
     if data.startswith(HEADER) and (record := _one_record(data[len(HEADER) :])) is not None:
-        return COLUMNS, record
+        return ParsedData(COLUMNS, record)
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ValidationError(f"data.csv is not UTF-8 (byte {error.start}).") from None
     text = text.removeprefix("\ufeff")
+    try:
+        return _doubled(text)
+    except ValidationError:
+        if '\\"' in text and (found := _backslashed(text)) is not None:
+            return found
+        raise
+
+
+def _doubled(text: str) -> ParsedData:
+    """Read quotes inside of fields as doubled, as the format has it."""
     csv.field_size_limit(1 << 30)
     try:
         records = list(csv.reader(io.StringIO(text, newline=""), strict=True))
@@ -85,7 +116,27 @@ def parse_data(data: bytes) -> tuple[tuple[str, ...], TextRow]:
     header, values = records
     if len(header) != len(values):
         raise ValidationError(f"data.csv has {len(header)} columns and {len(values)} values.")
-    return tuple(header), _with_nulls(text, len(header))
+    return ParsedData(tuple(header), _with_nulls(text, len(header)))
+
+
+def _backslashed(whole_text: str) -> ParsedData | None:
+    """Read quotes inside of fields as escaped by a backslash; None where that does not give one whole record."""
+    header, end, rest = whole_text.partition("\n")
+    names = tuple(header.rstrip("\r").split(","))
+    if not end or len(names) < 2:
+        return None
+    fields: list[str | None] = []
+    at = 0
+    while found := _ESCAPED_FIELD.match(rest, at):
+        quoted, plain, ends = found.groups()
+        text = plain if quoted is None else quoted
+        value = _ESCAPE.sub(lambda one: one[1] or _QUOTE, text)
+        fields.append(value if quoted is not None else value or None)
+        at = found.end()
+        if ends != ",":
+            break
+    whole = found is not None and at == len(rest) and len(fields) == len(names)
+    return ParsedData(names, tuple(fields), escaped=True) if whole else None
 
 
 def _one_record(line: bytes) -> TextRow | None:

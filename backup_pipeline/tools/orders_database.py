@@ -43,6 +43,14 @@ class OrdersSnapshot(Protocol):
         """`sqlite` or `postgres`."""
 
     @property
+    def schema(self) -> tuple[str, ...]:
+        """Statements that make the table and its indexes as they are; () where they are not known."""
+
+    @property
+    def database_folder(self) -> Path | None:
+        """The folder of the database file, which `file_path` may be relative to; None where it is no file."""
+
+    @property
     def state(self) -> str:
         """A text that is equal later only when nothing was committed since; "" where that cannot be known."""
 
@@ -94,6 +102,10 @@ class SqliteOrders:
         known = {str(row[1]): str(row[2]) for row in connection.execute(f"PRAGMA table_info({TABLE})")}
         check_columns(known, str(path))
         self.columns = tuple((name, known[name]) for name in COLUMNS)
+        # The table first, then its indexes; those that SQLite makes by itself have no statement.
+        made = "SELECT sql FROM sqlite_master WHERE tbl_name = ? AND type IN ('table', 'index') AND sql IS NOT NULL"
+        found = connection.execute(f"{made} ORDER BY type <> 'table', name", (TABLE,))
+        self.schema = tuple(str(row[0]) for row in found)
         # Read before the snapshot: a commit in between only makes the next export look at every row.
         self.state = database_state(path)
         self._name = ""
@@ -102,6 +114,11 @@ class SqliteOrders:
     def label(self) -> str:
         """The file's path."""
         return str(self._path)
+
+    @property
+    def database_folder(self) -> Path:
+        """The folder of the file, as it was named."""
+        return self._path.absolute().parent
 
     @property
     def _table(self) -> str:

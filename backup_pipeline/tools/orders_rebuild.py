@@ -64,13 +64,47 @@ def table_definition(columns: tuple[tuple[str, str], ...]) -> str:
     return f"CREATE TABLE {TABLE} (\n" + ",\n".join(lines) + "\n)"
 
 
-def begin_database(new: Path, old: Path, columns: tuple[tuple[str, str], ...]) -> NewDatabase:
+_MAKES = re.compile(rf"\s*CREATE\s+(TABLE\s+[\"'`\[]?{TABLE}\b|(UNIQUE\s+)?INDEX\s)", re.IGNORECASE)
+
+
+def _make_table(connection: sqlite3.Connection, columns: tuple[tuple[str, str], ...], schema: tuple[str, ...]) -> str:
+    """Make the table as the index's statements say, else with the types alone; return a note where that was needed."""
+    try:
+        if schema:
+            connection.execute("BEGIN")
+            for statement in schema:
+                # One statement at a time, and none but these: whoever wrote the index wrote nothing else into it.
+                if not _MAKES.match(statement):
+                    raise sqlite3.DatabaseError("a statement makes neither the table nor an index")
+                connection.execute(statement)
+            check_columns({str(row[1]): str(row[2]) for row in connection.execute(f"PRAGMA table_info({TABLE})")}, "")
+            connection.execute("COMMIT")
+            return ""
+    except (sqlite3.Error, sqlite3.Warning, BackupSystemError) as error:
+        connection.execute("ROLLBACK")
+        connection.execute(table_definition(columns))
+        return f"The table was made without its constraints and indexes: the archive's index does not fit ({error})."
+    connection.execute(table_definition(columns))
+    return ""
+
+
+def _unique_number(connection: sqlite3.Connection) -> bool:
+    return any(
+        row[2] and [r[2] for r in connection.execute(f'PRAGMA index_info("{row[1]}")')] == ["auftrag_nr"]
+        for row in connection.execute(f"PRAGMA index_list({TABLE})").fetchall()
+    )
+
+
+def begin_database(
+    new: Path, old: Path, columns: tuple[tuple[str, str], ...], schema: tuple[str, ...] = ()
+) -> NewDatabase:
     """Make the new file: a copy of the old database where it can be read whole, else an empty one.
 
     Args:
         new: where; must not exist.
         old: the present database, may be missing or damaged.
         columns: types from the archive's index, () when unknown.
+        schema: statements from the archive's index that make the table and its indexes, () when unknown.
     """
     notes: list[str] = []
     try:
@@ -86,10 +120,12 @@ def begin_database(new: Path, old: Path, columns: tuple[tuple[str, str], ...]) -
             new.write_bytes(b"")
     connection = sqlite3.connect(new, isolation_level=None)
     try:
-        connection.execute(table_definition(columns))
+        if note := _make_table(connection, columns, schema):
+            notes.append(note)
+        unique = _unique_number(connection)
     finally:
         connection.close()
-    return NewDatabase(new, from_old=False, notes=tuple(notes))
+    return NewDatabase(new, from_old=False, unique_number=unique, notes=tuple(notes))
 
 
 def _mode_of(old: Path) -> int:
@@ -114,11 +150,7 @@ def _copied(new: Path, old: Path) -> NewDatabase:
         notes = []
         if extra := [name for name in known if name not in COLUMNS]:
             notes.append(f"Columns that orders do not carry stay only in the kept file: {', '.join(extra)}.")
-        unique = any(
-            row[2] and [r[2] for r in target.execute(f'PRAGMA index_info("{row[1]}")')] == ["auftrag_nr"]
-            for row in target.execute(f"PRAGMA index_list({TABLE})").fetchall()
-        )
-        return NewDatabase(new, from_old=True, unique_number=unique, wal=wal, notes=tuple(notes))
+        return NewDatabase(new, from_old=True, unique_number=_unique_number(target), wal=wal, notes=tuple(notes))
     finally:
         target.close()
         source.close()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from backup_pipeline.tools.sqlite import nameless_database
 
@@ -78,12 +79,15 @@ class Staging:
                ORDER BY auftrag_nr, path"""
         )
 
-    def missing(self) -> Iterator[tuple[str, ...]]:
-        """Yield path and record_id of entries of the index without a folder."""
-        return self._ask(
-            """SELECT i.path, i.record_id FROM indexed i LEFT JOIN found f ON f.path = i.path
-               WHERE f.path IS NULL ORDER BY i.path"""
+    def missing(self) -> Iterator[tuple[str, int, str | None]]:
+        """Yield path and record_id of entries of the index without a folder, and a folder unknown to it that has it."""
+        found: Iterator[Any] = self._ask(
+            """SELECT i.path, i.record_id, (
+                   SELECT min(g.path) FROM found g
+                   WHERE g.record_id = i.record_id AND NOT EXISTS (SELECT 1 FROM indexed k WHERE k.path = g.path))
+               FROM indexed i LEFT JOIN found f ON f.path = i.path WHERE f.path IS NULL ORDER BY i.path"""
         )
+        return found
 
     def unlike_index(self) -> Iterator[tuple[str, ...]]:
         """Yield path and which file ("data.csv", "meta.json") is another than the index says."""
@@ -117,7 +121,8 @@ class Staging:
     def outdated(self) -> Iterator[tuple[str, ...]]:
         """Yield path and record_id of folders that hold other content than the row."""
         return self._ask(
-            """SELECT f.path, f.record_id FROM found f JOIN rows r ON r.record_id = f.record_id AND r.folder = f.path
+            """SELECT f.path, f.record_id FROM found f JOIN rows r ON r.record_id = f.record_id AND (
+                   r.folder = f.path OR NOT EXISTS (SELECT 1 FROM found g WHERE g.path = r.folder))
                WHERE f.checksum <> r.checksum ORDER BY f.path"""
         )
 

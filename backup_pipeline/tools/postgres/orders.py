@@ -64,6 +64,8 @@ class PostgresOrders:
 
     kind = "postgres"
     state = ""
+    schema: tuple[str, ...] = ()
+    database_folder = None
 
     def __init__(self, connection: Connection[TupleRow], target: PostgresTarget) -> None:
         self._connection = connection
