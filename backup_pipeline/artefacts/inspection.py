@@ -26,6 +26,7 @@ INSPECTIONS: dict[ArtefactKind, tuple[str, str]] = {
     ArtefactKind.FOLDER_TARBALL: ("folder", "inspect_folder"),
     ArtefactKind.REPOSITORY_ARCHIVE: ("repository", "inspect_repository"),
     ArtefactKind.REPOSITORY_BUNDLE: ("repository", "inspect_repository"),
+    ArtefactKind.ORDER_PAIRS: ("orders_account", "inspect_account"),
 }
 
 

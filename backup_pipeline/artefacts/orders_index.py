@@ -25,7 +25,7 @@ INDEX_VERSION = 1
 INDEX_PART = f".{INDEX_NAME}.part"
 _TAIL = re.compile(rb'\], "count": ([0-9]+), "state": "([0-9a-zA-Z./-]*)", "checksum": "([0-9a-f]{64})"\}\n\Z')
 _ENTRY = '{"record_id": '
-_ENTRY_BYTES = _ENTRY.encode()
+ENTRY_BYTES = _ENTRY.encode()
 _AFTER = len(_ENTRY)
 _INT64 = 1 << 63
 # What nearly every entry looks like, read without the JSON parser. Its numbers fit into 64 bits.
@@ -165,7 +165,7 @@ def index_lines(path: Path) -> Iterator[str]:
     try:
         with path.open("rb") as file:
             for line in file:
-                if line.startswith(_ENTRY_BYTES):
+                if line.startswith(ENTRY_BYTES):
                     yield _entry_text(line)
     except FileNotFoundError:
         return

@@ -73,6 +73,21 @@ class OrderPlaces:
         file = file_of(row)
         return self._is_there(folder, file) if file else None
 
+    def misplaced(self, path: str, row: OrderRow) -> str:
+        """Return the folder with the order's own file where that is another than its pair's; "" where it is not.
+
+        The disk is asked only where the row's path says something else than the pair's folder.
+        """
+        named = row[FILE_PATH]
+        if not isinstance(named, str) or not named or named.startswith(f"{path}/"):
+            return ""
+        try:
+            folder = self.folder(row)
+        except ValidationError:
+            return ""
+        elsewhere = folder != path and self.holds_file(folder, row)
+        return folder if elsewhere and not self.holds_file(path, row) else ""
+
     def is_there(self, folder: str) -> bool:
         """Return whether there is such a folder."""
         return self._is_there(folder)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from backup_pipeline.cli.common import (
-    ConfigOption,
     DryRunOption,
     JsonOption,
     console,
     exit_with,
-    load,
     print_json,
     shown_progress,
 )
@@ -32,6 +31,14 @@ DatabaseOption = Annotated[
 DsnOption = Annotated[
     str | None, typer.Option("--dsn-env", help="Variable with the connection string of a PostgreSQL database.")
 ]
+OrdersConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", "-c",
+        help="backup.yaml or its folder, or an .archiv_config.json (default: BACKUP_PIPELINE_CONFIG, else what of them "
+        "is in this folder).",
+    ),
+]  # fmt: skip
 ArchiveOption = Annotated[
     Path | None, typer.Option("--archive", help="Folder of the archive, instead of backup.yaml's.")
 ]
@@ -61,17 +68,11 @@ def _place(
     config: Path | None, plan: str | None, source: str | None, db: Path | None, dsn: str | None, archive: Path | None
 ) -> OrdersPlace:
     import os
-    from dataclasses import replace
 
-    from backup_pipeline.operations.orders_source import choose_source, orders_place, place_without_site
+    from backup_pipeline.operations.orders_source import place_named
 
-    if archive is not None:
-        return place_without_site(db, archive, dsn, os.environ.get(dsn, "").strip() if dsn else "")
-    if dsn is not None:
-        raise SettingsError("--dsn-env needs --archive.", where="command line", remedy="Name the archive's folder.")
-    site = load(config)
-    place = orders_place(site, choose_source(site, plan, source))
-    return replace(place, database=db) if db is not None else place
+    value = os.environ.get(dsn, "").strip() if dsn else ""
+    return place_named(config, plan=plan, source=source, database=db, archive=archive, dsn_env=dsn, dsn=value)
 
 
 def _years(years: list[str] | None) -> frozenset[str] | None:
@@ -85,7 +86,6 @@ def _years(years: list[str] | None) -> frozenset[str] | None:
 
 def _log_to_stderr() -> None:
     """Send log lines to standard error in the form that users of the archive know."""
-    import logging
     import sys
 
     class Lines(logging.Formatter):
@@ -128,7 +128,7 @@ def _tell(result: Any, *, as_json: bool, where: str) -> None:
 
 
 def export(
-    config: ConfigOption = None,
+    config: OrdersConfigOption = None,
     plan: PlanOption = None,
     source: SourceOption = None,
     year: YearOption = None,
@@ -149,7 +149,7 @@ def export(
     `backup-pipeline orders export --db werkstatt.db --archive Archiv --year 2024` needs no backup.yaml.
     """
     from backup_pipeline.operations.orders_export import ExportOptions, export_orders
-    from backup_pipeline.operations.orders_source import open_orders
+    from backup_pipeline.operations.orders_source import open_orders, orders_log
 
     _log_to_stderr()
     place = _place(config, plan, source, db, dsn_env, archive)
@@ -157,15 +157,15 @@ def export(
         years=_years(year), rewrite=everything, durable=sync, dry_run=dry_run,
         lock_wait_seconds=place.lock_wait_seconds if wait is None else wait,
     )  # fmt: skip
-    with open_orders(place) as snapshot, shown_progress(quiet=as_json) as progress:
-        result = export_orders(snapshot, place.archive, options, progress=progress)
+    with orders_log(place) as log, open_orders(place) as snapshot, shown_progress(quiet=as_json) as progress:
+        result = export_orders(snapshot, place.archive, options, progress=progress, log=log)
     _tell(result, as_json=as_json, where=str(place.archive))
     if not result.ok:
         exit_with(ExitCode.STORE if result.stopped else ExitCode.FAILED)
 
 
 def verify(
-    config: ConfigOption = None,
+    config: OrdersConfigOption = None,
     plan: PlanOption = None,
     source: SourceOption = None,
     year: YearOption = None,
@@ -184,7 +184,7 @@ def verify(
     """
     from contextlib import nullcontext
 
-    from backup_pipeline.operations.orders_source import open_orders
+    from backup_pipeline.operations.orders_source import log_findings, open_orders, orders_log
     from backup_pipeline.operations.orders_verify import VerifyOptions, verify_orders
 
     _log_to_stderr()
@@ -192,16 +192,22 @@ def verify(
     options = VerifyOptions(
         years=_years(year), lock_wait_seconds=place.lock_wait_seconds if wait is None else wait
     )  # fmt: skip
-    rows = nullcontext() if without_database or place.database is None else open_orders(place)
-    with rows as snapshot, shown_progress(quiet=as_json) as progress:
+    absent = isinstance(place.database, Path) and not place.database.exists()
+    # Nobody named this database: it is where an archive usually has one.
+    assumed = archive is not None and db is None and absent
+    rows = nullcontext() if without_database or place.database is None or assumed else open_orders(place)
+    with rows as snapshot, shown_progress(quiet=as_json) as progress, orders_log(place) as log:
         result = verify_orders(place.archive, snapshot, options, progress=progress)
+        log_findings(log, result)
+    if assumed and not without_database:
+        logging.getLogger("orders.verify").info("%s is not there; nothing is compared with it", place.database)
     _tell(result, as_json=as_json, where=str(place.archive))
     if not result.ok:
         exit_with(ExitCode.CHECKS)
 
 
 def restore(
-    config: ConfigOption = None,
+    config: OrdersConfigOption = None,
     plan: PlanOption = None,
     source: SourceOption = None,
     skip_invalid: Annotated[
@@ -219,6 +225,7 @@ def restore(
 ) -> None:
     """Rebuild the table auftraege from the folders beside the old database and swap it in; `orders undo` swaps back."""
     from backup_pipeline.operations.orders_restore import ArchiveIncompleteError, RestoreOptions, restore_orders
+    from backup_pipeline.operations.orders_source import log_findings, orders_log
 
     _log_to_stderr()
     place = _place(config, plan, source, db, dsn_env, archive)
@@ -226,9 +233,16 @@ def restore(
         skip_invalid=skip_invalid, skip_deleted=skip_deleted, dry_run=dry_run,
         lock_wait_seconds=place.lock_wait_seconds if wait is None else wait,
     )  # fmt: skip
+    target = place.need_database()
+    logging.getLogger("orders.restore").info("from %s into %s", place.archive, place.label)
     try:
-        with shown_progress(quiet=as_json) as progress:
-            result = restore_orders(place.archive, place.need_database(), options, progress=progress)
+        with shown_progress(quiet=as_json) as progress, orders_log(place) as log:
+            try:
+                result = restore_orders(place.archive, target, options, progress=progress)
+            except ArchiveIncompleteError as error:
+                log_findings(log, error.result)
+                raise
+            log_findings(log, result)
     except ArchiveIncompleteError as error:
         if as_json:
             print_json({"archive": str(place.archive), **error.result.as_dict(), "error": error.as_dict()})
@@ -246,7 +260,7 @@ def _only_on_stderr(error: BackupSystemError) -> None:
 
 
 def undo(
-    config: ConfigOption = None,
+    config: OrdersConfigOption = None,
     plan: PlanOption = None,
     source: SourceOption = None,
     as_json: JsonOption = False,

@@ -26,6 +26,8 @@ META_PART = ".meta.json.part"
 INDEX_NAME = "archive-manifest.json"
 LOCK_NAME = ".backup.lock"
 SCHEMA_VERSION = "1.0"
+PAIRS = "order_pairs"
+"""Last part of the key under which a set records that the pairs were written."""
 
 Value = int | float | str | None
 OrderRow = tuple[Value, ...]

@@ -22,6 +22,7 @@ class ArtefactKind(StrEnum):
     FOLDER_TARBALL = "folder_tarball"
     REPOSITORY_ARCHIVE = "repository_archive"
     REPOSITORY_BUNDLE = "repository_bundle"
+    ORDER_PAIRS = "order_pairs"
 
 
 class Severity(StrEnum):

@@ -40,7 +40,7 @@ def capture_source(
 
             yield from capture_sqlite(context, source)
         case OrdersSource():
-            yield from _capture_orders(site, context, source)
+            yield from _capture_orders(site, context, source, selected)
         case FolderSource():
             from backup_pipeline.artefacts.folder import capture_folder
 
@@ -51,8 +51,22 @@ def capture_source(
             yield from capture_repository(context, source)
 
 
-def _capture_orders(site: Site, context: CaptureContext, source: OrdersSource) -> Iterator[ArtefactRecord]:
-    """Capture the database of an order archive; its folders carry their own copies and are exported apart."""
+def _capture_orders(
+    site: Site, context: CaptureContext, source: OrdersSource, selected: frozenset[tuple[str, ...]] | None
+) -> Iterator[ArtefactRecord]:
+    """Capture the database of an order archive, then write each order's pair into its folder."""
+    from backup_pipeline.operations.orders_backup import capture_pairs, writes_pairs
+    from backup_pipeline.operations.orders_source import orders_place
+
+    records: list[ArtefactRecord] = []
+    for record in _capture_orders_database(site, context, source):
+        records.append(record)
+        yield record
+    if writes_pairs(context, selected):
+        yield capture_pairs(context, orders_place(site, context.source), records)
+
+
+def _capture_orders_database(site: Site, context: CaptureContext, source: OrdersSource) -> Iterator[ArtefactRecord]:
     if source.database is not None:
         from backup_pipeline.artefacts.sqlite import capture_sqlite
 

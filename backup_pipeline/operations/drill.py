@@ -30,6 +30,7 @@ from backup_pipeline.model.proof import Finding, Proof, ProofKind
 from backup_pipeline.model.record import ArtefactKind, ArtefactRecord
 from backup_pipeline.model.set_id import SetId, set_time
 from backup_pipeline.operations.in_use import in_use
+from backup_pipeline.operations.orders_backup import recorded_pairs
 from backup_pipeline.operations.orders_drill import ArchiveDrill
 from backup_pipeline.operations.stores import open_store
 from backup_pipeline.operations.verify import keep_proof, verification_of
@@ -122,7 +123,8 @@ def _drill(
             settings = site.settings.sources.get(source)
             archive = None
             if isinstance(settings, OrdersSource):
-                archive = ArchiveDrill(settings, scratch.folder, set_time(set_id), progress)
+                recorded = recorded_pairs(records, source)
+                archive = ArchiveDrill(settings, scratch.folder, set_time(set_id), progress, recorded)
             try:
                 part = _drill_source(
                     store, manifest, records, scratch, jobs, before_comparison, progress, started, archive

@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
 
-from backup_pipeline.artefacts.orders_index import check_index
+from backup_pipeline.artefacts.orders_index import check_index, index_lines
 from backup_pipeline.errors import BackupSystemError
 from backup_pipeline.model.order import INDEX_NAME, RECORD_ID, OrderRow
 from backup_pipeline.model.progress import ProgressSink
@@ -42,16 +42,27 @@ class ArchiveDrill:
         folder: an existing scratch folder.
         captured: when the set was begun.
         progress: told orders.
+        recorded: how many pairs the set saw in the archive; None where it does not say.
 
     Raises:
         LockError: another process works on the archive.
     """
 
-    def __init__(self, settings: OrdersSource, folder: Path, captured: datetime, progress: ProgressSink) -> None:
+    def __init__(
+        self,
+        settings: OrdersSource,
+        folder: Path,
+        captured: datetime,
+        progress: ProgressSink,
+        recorded: int | None = None,
+    ) -> None:
         self.outcome = DrillOutcome()
         self._captured = instant_of(captured.isoformat())
         self._restored: Path | None = None
         if not (settings.archive / INDEX_NAME).exists():
+            if recorded is not None:
+                self._find(f"has no {INDEX_NAME}, though the set saw {recorded} orders in it")
+                return
             told = "was never exported, so there is nothing to restore from its folders"
             self.outcome.skipped.append(Finding(subject=_SUBJECT, problem=told))
             return
@@ -59,11 +70,16 @@ class ArchiveDrill:
         place = Path(tempfile.mkdtemp(dir=folder)) / "orders.sqlite"
         try:
             head = check_index(settings.archive / INDEX_NAME)
+            if recorded == 0 and not any(True for _ in index_lines(settings.archive / INDEX_NAME)):
+                self.outcome.numbers["orders"] = 0
+                return
             self._exported = instant_of(head.written_at if head else None)
             options = RestoreOptions(lock_wait_seconds=settings.lock_wait_seconds)
             restored = restore_orders(settings.archive, place, options, progress=progress)
             self.outcome.numbers["orders"] = restored.restored
             self._restored = place
+            if misplaced := restored.findings.counts.get("misplaced", 0):
+                self._find(f"{misplaced} pairs lie in another folder than the order's own file")
         except BackupSystemError as error:
             if not error.permanent:
                 raise

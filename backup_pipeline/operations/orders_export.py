@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,8 +18,8 @@ from datetime import UTC, datetime
 from json.encoder import encode_basestring as json_text
 from pathlib import Path
 
-from backup_pipeline.artefacts.orders_batch import Batch, DiskStopError
-from backup_pipeline.artefacts.orders_folder import ArchiveTree, seen_below
+from backup_pipeline.artefacts.orders_batch import Batch, DiskStopError, Written
+from backup_pipeline.artefacts.orders_folder import ArchiveTree, read_pair, seen_below
 from backup_pipeline.artefacts.orders_index import (
     IndexHead,
     IndexWriter,
@@ -34,8 +35,10 @@ from backup_pipeline.artefacts.orders_write import Order, Outcome, write_order
 from backup_pipeline.errors import BackupSystemError, StoreError, ValidationError
 from backup_pipeline.model.order import (
     AUFTRAG_NR,
+    DATA_NAME,
     INDEX_NAME,
     LOCK_NAME,
+    META_NAME,
     RECORD_ID,
     SCHEMA_VERSION,
     ExportResult,
@@ -44,6 +47,7 @@ from backup_pipeline.model.order import (
 )
 from backup_pipeline.model.progress import Progress, ProgressSink, no_progress
 from backup_pipeline.rules.orders_format import data_formatter
+from backup_pipeline.rules.orders_pair import PairState
 from backup_pipeline.rules.orders_place import year_of
 from backup_pipeline.rules.orders_types import TypeCheck
 from backup_pipeline.tools.locks import hold_lock
@@ -65,6 +69,8 @@ class ExportOptions:
         dry_run: say what would be written and change nothing.
         lock_wait_seconds: how long to wait for another process that works on the archive.
         batch: orders between two syncs.
+        reread: read every pair that was written again.
+        look_for_files: also look for the own file of orders that are unchanged.
     """
 
     years: frozenset[str] | None = None
@@ -73,6 +79,8 @@ class ExportOptions:
     dry_run: bool = False
     lock_wait_seconds: float = 30.0
     batch: int = BATCH
+    reread: bool = False
+    look_for_files: bool = False
 
 
 def export_orders(
@@ -265,8 +273,14 @@ class _Exporter:
             return
         try:
             order = self._prepared(row, record_id, year, line, format_row)
-            if not self._kept_unchanged(order) and not self._kept_unchanged(order := self._where_it_is(order, row)):
+            unchanged = self._kept_unchanged(order)
+            if not unchanged:
+                order = self._where_it_is(order, row)
+                unchanged = self._kept_unchanged(order)
+            if not unchanged:
                 self._write(order, row)
+            if not unchanged or self.options.look_for_files:
+                self._look_for_file(order.folder, row)
         except DiskStopError:
             self._keep(line)
             raise
@@ -328,9 +342,6 @@ class _Exporter:
             self.tree, self._batch, order, rewrite=options.rewrite, dry_run=options.dry_run, claims=self._claims
         )
         result.taken_over += brought.taken_over
-        if (there := self.places.holds_file(order.folder, row)) is not None:
-            result.beside_file += there
-            result.without_file += not there
         if brought.kept:
             result.findings.add(
                 order.folder, "kept",
@@ -352,6 +363,11 @@ class _Exporter:
                 before.path, "moved",
                 f"Order {order.record_id} is now in {order.folder}; its old copy stays here.", "warning",
             )  # fmt: skip
+
+    def _look_for_file(self, folder: str, row: OrderRow) -> None:
+        there = self.places.holds_file(folder, row)
+        self.result.beside_file += there is True
+        self.result.without_file += there is False
 
     def _tell_files(self) -> None:
         """Say so where not one of several orders was written beside its file: perhaps that is not their archive."""
@@ -413,11 +429,27 @@ class _Exporter:
         done = self._batch.publish()
         for order in done.orders:
             self._changed = True
+            if self.options.reread and (problem := self._reread(order)):
+                self._failed(order.folder, "order", problem)
+                continue
             self._count(order.year)
             if self.log.on:
                 self.log.write(LOG.name, "DEBUG", f"✓ Exportiert: {order.folder.rpartition('/')[2]} → data.csv")
         for order, reason in done.failed:
             self._failed(order.folder, "order", _reason(reason))
+
+    def _reread(self, order: Written) -> str:
+        """Return what is wrong with a pair that was written, read from its folder; "" when nothing is."""
+        try:
+            descriptor, _ = self.tree.enter(order.folder, create=False)
+            try:
+                pair = read_pair({DATA_NAME, META_NAME}, descriptor)
+            finally:
+                os.close(descriptor)
+        except (OSError, ValidationError) as error:
+            return f"It was written and cannot be read again: {_reason(error)}"
+        whole = pair.state is PairState.VALID and pair.meta is not None and pair.meta.checksum == order.start[3]
+        return "" if whole else "What is read from its folder is not what was written."
 
 
 def _named(row: OrderRow) -> str:

@@ -6,6 +6,7 @@ PostgreSQL table is reached through the same steps in `tools.postgres.orders`.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +14,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from backup_pipeline.artefacts.orders_folder import ArchiveTree
 from backup_pipeline.artefacts.orders_index import IndexHead, check_index, index_lines, parse_entry
+from backup_pipeline.artefacts.orders_places import OrderPlaces
 from backup_pipeline.errors import StoreError, ValidationError
 from backup_pipeline.model.order import INDEX_NAME, RECORD_ID, UPDATED_AT, RestoreResult
 from backup_pipeline.model.progress import Progress, ProgressSink, no_progress
@@ -82,7 +85,8 @@ def restore_orders(
     begin = time.perf_counter()
     result = RestoreResult(dry_run=options.dry_run)
     with archive_lock(archive, "restore of orders", options.lock_wait_seconds) as writable, candidates() as orders:
-        reader = _Reader(archive, options, writable, result, orders)
+        folder = None if isinstance(target, PostgresTarget) else target.absolute().parent
+        reader = _Reader(archive, options, writable, result, orders, folder)
         reader.read(progress)
         reader.judge()
         if isinstance(target, PostgresTarget):
@@ -119,19 +123,28 @@ class _Reader:
     """Reads the archive into the candidates and decides whether they are enough."""
 
     def __init__(
-        self, archive: Path, options: RestoreOptions, writable: bool, result: RestoreResult, orders: Candidates
+        self,
+        archive: Path,
+        options: RestoreOptions,
+        writable: bool,
+        result: RestoreResult,
+        orders: Candidates,
+        database_folder: Path | None = None,
     ) -> None:
+        self._database_folder = database_folder
         self.archive = archive
         self.options = options
         self.writable = writable
         self.result = result
         self.orders = orders
         self._batch = SchemaBatch()
+        self._places: OrderPlaces | None = None
 
     def read(self, progress: ProgressSink) -> None:
         """Read every folder; note what is invalid, missing or odd."""
         result = self.result
-        with staging() as stage:
+        with staging() as stage, contextlib.closing(ArchiveTree(self.archive)) as tree:
+            self._places = OrderPlaces(tree, self._database_folder)
             deleted = self._index(stage.add_indexed)
             for read in read_archive(self.archive, workers=self.options.workers):
                 chunk = [order for order in read if not self._not_there_yet(order)]
@@ -200,6 +213,9 @@ class _Reader:
                     continue
             if order.state is not PairState.VALID:
                 self._roll_forward(order)
+            if self._places is not None and (folder := self._places.misplaced(order.path, row)):
+                reason = f"The order's own file lies in {folder}, its pair here."
+                result.findings.add(order.path, "misplaced", reason, "warning")
             if order.escaped:
                 reason = "data.csv puts a backslash before quotes instead of doubling them; it was read so."
                 result.findings.add(order.path, "old_form", reason, "warning")

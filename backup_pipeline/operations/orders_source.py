@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from backup_pipeline.errors import SettingsError
+from backup_pipeline.model.order import RestoreResult, VerifyResult
 from backup_pipeline.operations.targets import target_of
+from backup_pipeline.settings.loader import find_settings_file, load_site
 from backup_pipeline.settings.site import Site
-from backup_pipeline.settings.types import OrdersSource
+from backup_pipeline.settings.types import OrdersLog, OrdersSource
+from backup_pipeline.settings.workshop_file import (
+    DATABASE_NAME,
+    WORKSHOP_FILE,
+    is_workshop_file,
+    read_workshop_file,
+)
 from backup_pipeline.tools import orders_database
+from backup_pipeline.tools.log_file import LogFile, log_file
 from backup_pipeline.tools.orders_database import OrdersSnapshot
 from backup_pipeline.tools.postgres import orders as postgres
 from backup_pipeline.tools.postgres.target import PostgresTarget, parse_target
@@ -25,11 +35,13 @@ class OrdersPlace:
         archive: the folder.
         database: a SQLite file or a PostgreSQL database; None when only the archive is known.
         lock_wait_seconds: how long to wait for another process.
+        log: the archive's log file; None for none.
     """
 
     archive: Path
     database: Path | PostgresTarget | None
     lock_wait_seconds: float = 30.0
+    log: OrdersLog | None = None
 
     @property
     def label(self) -> str:
@@ -68,7 +80,7 @@ def orders_place(site: Site, source_name: str) -> OrdersPlace:
     database: Path | PostgresTarget | None = source.database
     if database is None and source.dsn_env:
         database = target_of(site, source, source_name)
-    return OrdersPlace(source.archive, database, source.lock_wait_seconds)
+    return OrdersPlace(source.archive, database, source.lock_wait_seconds, source.log)
 
 
 def choose_source(site: Site, plan: str | None, source: str | None) -> str:
@@ -88,13 +100,69 @@ def choose_source(site: Site, plan: str | None, source: str | None) -> str:
     )  # fmt: skip
 
 
-def place_without_site(database: Path | None, archive: Path, dsn_env: str | None, value: str) -> OrdersPlace:
-    """Return the place that options name. `value` is that of the variable `dsn_env`."""
-    if dsn_env is None:
-        return OrdersPlace(archive, database)
-    if not value:
+def place_named(
+    config: Path | None,
+    *,
+    plan: str | None = None,
+    source: str | None = None,
+    database: Path | None = None,
+    archive: Path | None = None,
+    dsn_env: str | None = None,
+    dsn: str = "",
+) -> OrdersPlace:
+    """Return the archive and the database that a command's options mean.
+
+    What no option names comes from the settings: the file that is named, else backup.yaml, else `.archiv_config.json`
+    in this folder. Without any of them the database of an archive is `werkstatt.db` in it.
+
+    Args:
+        config: backup.yaml, its folder, or a workshop's own settings file; None to look for one.
+        plan, source: which source of backup.yaml, where it has several.
+        database, archive: instead of what the settings say.
+        dsn_env: name of the variable with a PostgreSQL database's connection string, `dsn` its value.
+
+    Raises:
+        SettingsError: nothing names an archive, or a file is wrong.
+    """
+    if dsn_env is not None and archive is None:
+        raise SettingsError("--dsn-env needs --archive.", where="command line", remedy="Name the archive's folder.")
+    if dsn_env is not None and not dsn:
         raise SettingsError("The variable is not set.", where=dsn_env, remedy="Set it to the connection string.")
-    return OrdersPlace(archive, parse_target(value, variable=dsn_env))
+    if archive is not None and (database is not None or dsn_env is not None):
+        return OrdersPlace(archive, database if dsn_env is None else parse_target(dsn, variable=dsn_env))
+    known = _place_of_settings(config, plan, source, needed=archive is None)
+    if known is None:
+        assert archive is not None
+        return OrdersPlace(archive, archive / DATABASE_NAME)
+    return replace(known, database=database or known.database, archive=archive or known.archive)
+
+
+def _place_of_settings(
+    config: Path | None, plan: str | None, source: str | None, *, needed: bool
+) -> OrdersPlace | None:
+    """Return what the settings say; None where there are none and none are needed."""
+    if config is not None and is_workshop_file(config):
+        return _place_of_workshop(config)
+    if config is None:
+        try:
+            find_settings_file()
+        except SettingsError:
+            if Path(WORKSHOP_FILE).is_file():
+                return _place_of_workshop(Path(WORKSHOP_FILE))
+            if not needed:
+                return None
+            raise
+    site = load_site(config)
+    if not needed and config is None and plan is None and source is None and not order_sources(site):
+        return None
+    return orders_place(site, choose_source(site, plan, source))
+
+
+def _place_of_workshop(file: Path) -> OrdersPlace:
+    """Return what a workshop's own settings file says; its log is `backup_system.log` beside it where it names none."""
+    found = read_workshop_file(file)
+    log = OrdersLog(file=found.log or file.absolute().parent / "backup_system.log")
+    return OrdersPlace(found.archive, found.database, log=log)
 
 
 @contextlib.contextmanager
@@ -111,6 +179,24 @@ def open_orders(place: OrdersPlace) -> Iterator[OrdersSnapshot]:
     else:
         with orders_database.sqlite_orders(database) as from_file:
             yield from_file
+
+
+def orders_log(place: OrdersPlace) -> AbstractContextManager[LogFile]:
+    """Open the archive's log file, if it has one, for a `with` block."""
+    if place.log is None:
+        return log_file(None)
+    return log_file(place.log.file, max_bytes=int(place.log.max_megabytes * 1_000_000), keep=place.log.keep)
+
+
+def log_findings(log: LogFile, result: VerifyResult | RestoreResult) -> None:
+    """Write what a verification or a restore found into the archive's log: each error, then the summary."""
+    what, good = ("verify", result.valid) if isinstance(result, VerifyResult) else ("restore", result.restored)
+    name = f"orders.{what}"
+    for finding in result.findings.worst_first():
+        if finding.level == "error":
+            log.write(name, "ERROR", f"{finding.path}: {finding.reason}")
+    done = f"{what.capitalize()} abgeschlossen: {good} erfolgreich, {result.findings.errors} Fehler"
+    log.write(name, "INFO", done)
 
 
 def year_states(place: OrdersPlace) -> dict[str, tuple[int, str]]:

@@ -21,7 +21,6 @@ from backup_pipeline.artefacts.orders_places import OrderPlaces
 from backup_pipeline.errors import StoreError, ValidationError
 from backup_pipeline.model.order import (
     AUFTRAG_NR,
-    FILE_PATH,
     INDEX_NAME,
     LOCK_NAME,
     RECORD_ID,
@@ -201,15 +200,8 @@ class _Verifier:
             )
 
     def _beside_its_file(self, path: str, row: TextRow) -> None:
-        """Note a pair that does not lie where its order's own file does; the disk is asked where the path differs."""
-        named = row[FILE_PATH]
-        if not named or named.startswith(f"{path}/"):
-            return
-        with contextlib.suppress(ValidationError):
-            folder = self.places.folder(row)
-            elsewhere = folder != path and self.places.holds_file(folder, row)
-            if elsewhere and not self.places.holds_file(path, row):
-                self.note(path, "misplaced", f"The order's own file lies in {folder}, its pair here.")
+        if folder := self.places.misplaced(path, row):
+            self.note(path, "misplaced", f"The order's own file lies in {folder}, its pair here.")
 
     def _roll_forward(self, order: OrderRead) -> None:
         if self.writable:

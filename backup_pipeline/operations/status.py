@@ -17,6 +17,7 @@ from backup_pipeline.model.proof import ProofKind
 from backup_pipeline.model.set_id import SetId, is_set_id
 from backup_pipeline.operations.disks import disks_of
 from backup_pipeline.operations.listing import ListedSet, list_plan
+from backup_pipeline.operations.orders_standing import archive_problems
 from backup_pipeline.operations.run_log import RUN_LOG_NAME
 from backup_pipeline.operations.stores import is_whole_backup, open_store
 from backup_pipeline.rules.overdue import next_time, overdue
@@ -163,6 +164,7 @@ def _past_runs(site: Site, plan: str) -> tuple[tuple[SetId, str], ...]:
 
 def _problems(site: Site, status: PlanStatus, verdict: Verdict, now: datetime) -> list[Problem]:
     found = _freshness(site, status, now)
+    found += [Problem(*problem) for problem in archive_problems(site, status.plan, status.last_good)]
     finished = [one for one in status.sets if not one.running]
     # Partial and emergency sets are not the plan's backup: that one of them failed is worth a warning.
     newest = next((one for one in reversed(finished) if _is_the_plans(one)), None)

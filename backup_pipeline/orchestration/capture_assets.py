@@ -5,6 +5,7 @@ from typing import Any
 
 import dagster as dg
 
+from backup_pipeline.model.order import PAIRS
 from backup_pipeline.model.record import ArtefactKind, ArtefactRecord
 from backup_pipeline.operations.known_tables import known_tables
 from backup_pipeline.orchestration.capture_checks import (
@@ -44,6 +45,7 @@ _KINDS: Mapping[ArtefactKind, set[str]] = {
     ArtefactKind.FOLDER_TARBALL: {"folder", "gzip"},
     ArtefactKind.REPOSITORY_ARCHIVE: {"git", "zip"},
     ArtefactKind.REPOSITORY_BUNDLE: {"git"},
+    ArtefactKind.ORDER_PAIRS: {"csv", "json"},
 }
 
 _WHAT: Mapping[ArtefactKind, str] = {
@@ -54,6 +56,7 @@ _WHAT: Mapping[ArtefactKind, str] = {
     ArtefactKind.FOLDER_TARBALL: "Every file of the tree with size, time and SHA-256.",
     ArtefactKind.REPOSITORY_ARCHIVE: "The files of HEAD as a ZIP.",
     ArtefactKind.REPOSITORY_BUNDLE: "All branches and tags with their whole history.",
+    ArtefactKind.ORDER_PAIRS: "data.csv and meta.json in every order's folder, beside the order's own file.",
 }
 
 
@@ -69,8 +72,11 @@ def fixed_artefacts(name: str, source: Source) -> list[tuple[tuple[str, ...], Ar
             return [
                 ((name, "dump"), ArtefactKind.POSTGRES_DUMP),
                 ((name, "roles"), ArtefactKind.POSTGRES_ROLES),
+                ((name, PAIRS), ArtefactKind.ORDER_PAIRS),
             ]
-        case SqliteSource() | OrdersSource():
+        case OrdersSource():
+            return [((name, "copy"), ArtefactKind.SQLITE_COPY), ((name, PAIRS), ArtefactKind.ORDER_PAIRS)]
+        case SqliteSource():
             return [((name, "copy"), ArtefactKind.SQLITE_COPY)]
         case FolderSource():
             return [((name, "tarball"), ArtefactKind.FOLDER_TARBALL)]

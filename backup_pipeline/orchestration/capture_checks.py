@@ -66,6 +66,11 @@ CHECKS: Mapping[ArtefactKind, Mapping[str, str]] = {
         "one_worktree": "No other worktree shares this repository, whose uncommitted work would not be captured.",
         "all_refs_readable": "Git can read every reference.",
     },
+    ArtefactKind.ORDER_PAIRS: {
+        "pairs_written": "Every order of the database has data.csv and meta.json in its folder; those written now were "
+        "read again.",
+        "pairs_beside_their_files": "The pairs lie where the orders' own files do; it fails where not one does.",
+    },
     ArtefactKind.REPOSITORY_BUNDLE: {
         "bundle_verified": "`git bundle verify` and every object behind every branch, tag and stash.",
     },

@@ -114,8 +114,9 @@ def orders_definitions(site: Site, plan: str, name: str) -> dg.Definitions:
     """Return everything that a source of kind `orders` adds to a plan."""
     settings, source = site.plan(plan), orders_source(site, name)
     schedules = [_schedule(site, plan, name, "verification", settings.verify or "30 4 * * 0")]
-    if nightly := source.export_schedule or settings.schedule:
-        schedules.append(_schedule(site, plan, name, "export", nightly))
+    if source.export_schedule:
+        # The plan's own backup writes the pairs too; this is for sites that want them more often.
+        schedules.append(_schedule(site, plan, name, "export", source.export_schedule))
     return dg.Definitions(
         assets=[
             folders_asset(site, plan, name),

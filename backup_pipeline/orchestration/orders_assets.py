@@ -33,6 +33,10 @@ _CHECKS = {
         ("checksum", "missing_file", "meta", "data", "version", "unreadable", "index", "unlike_index"),
         "Every data.csv is the one that its meta.json and the archive's index name, and can be read.",
     ),
+    "beside_their_files": (
+        ("misplaced",),
+        "No pair lies in another folder than the order's own file.",
+    ),
     "nothing_missing": (
         ("missing", "not_exported"),
         "Every order of the index has its folder, and every row of the database is in one.",
@@ -104,7 +108,7 @@ def folders_asset(site: Site, plan: str, name: str) -> dg.AssetsDefinition:
     )
     def order_folders(context: dg.AssetExecutionContext, config: OrdersExportConfig) -> dg.MaterializeResult[None]:
         from backup_pipeline.operations.orders_export import ExportOptions, export_orders
-        from backup_pipeline.operations.orders_source import open_orders, orders_place
+        from backup_pipeline.operations.orders_source import open_orders, orders_log, orders_place
 
         try:
             place = orders_place(site, name)
@@ -114,8 +118,9 @@ def folders_asset(site: Site, plan: str, name: str) -> dg.AssetsDefinition:
                 durable=config.durable,
                 lock_wait_seconds=place.lock_wait_seconds,
             )
-            with open_orders(place) as snapshot:
-                result = export_orders(snapshot, place.archive, options, progress=present_watcher().progress)
+            progress = present_watcher().progress
+            with orders_log(place) as log, open_orders(place) as snapshot:
+                result = export_orders(snapshot, place.archive, options, progress=progress, log=log)
         except Exception as error:  # noqa: BLE001 - at this edge everything becomes a Failure
             raise failure_of(error) from None
         every = partitions.get_partition_keys()
@@ -230,7 +235,7 @@ def verification_asset(site: Site, plan: str, name: str) -> dg.AssetsDefinition:
         op_tags={PLAN_TAG: plan},
     )
     def verify_years(context: dg.AssetExecutionContext) -> Iterator[Any]:
-        from backup_pipeline.operations.orders_source import open_orders, orders_place
+        from backup_pipeline.operations.orders_source import log_findings, open_orders, orders_log, orders_place
         from backup_pipeline.operations.orders_verify import VerifyOptions, verify_orders
 
         every = partitions.get_partition_keys()
@@ -243,8 +248,9 @@ def verification_asset(site: Site, plan: str, name: str) -> dg.AssetsDefinition:
                 years=years_of(selected, every),
                 lock_wait_seconds=place.lock_wait_seconds,
             )
-            with open_orders(place) as snapshot:
+            with open_orders(place) as snapshot, orders_log(place) as log:
                 result = verify_orders(place.archive, snapshot, options, progress=present_watcher().progress)
+                log_findings(log, result)
         except Exception as error:  # noqa: BLE001 - at this edge everything becomes a Failure
             raise failure_of(error) from None
         wanted = {check.name for check in context.selected_asset_check_keys}

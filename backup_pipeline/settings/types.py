@@ -130,6 +130,17 @@ class SqliteSource(SourceSettings):
     """What a missing one of `required_tables` does: fails the source, or warns while the others are captured."""
 
 
+class OrdersLog(Settings):
+    """The log file of an order archive, for monitors that read one."""
+
+    file: Path = Path("backup_system.log")
+    """The file; relative paths count from backup.yaml."""
+    max_megabytes: float = Field(default=10.0, ge=0)
+    """From this size on it is put aside as `<file>.1` when the next run begins; 0 leaves that to logrotate."""
+    keep: int = Field(default=5, ge=0, le=1000)
+    """How many files that were put aside stay."""
+
+
 class OrdersSource(SourceSettings):
     """A workshop's order archive: a database with the table `auftraege` and one folder per order."""
 
@@ -145,7 +156,9 @@ class OrdersSource(SourceSettings):
     lock_wait_seconds: float = Field(default=30.0, ge=0)
     """How long to wait for another process that works on the archive."""
     export_schedule: str | None = None
-    """Cron expression of the nightly export into the folders."""
+    """Cron expression of exports into the folders beside those that each backup makes."""
+    log: OrdersLog | None = None
+    """A log file with a line for each order and the summary `Export abgeschlossen: … erfolgreich, … Fehler`."""
 
 
 class FolderSource(SourceSettings):

@@ -17,7 +17,7 @@ RANGE = "dagster/asset_partition_range"
 YAML = """
 store: ./backups
 sources:
-  werkstatt: {kind: orders, database: werkstatt.db, archive: Archiv, first_year: 2020}
+  werkstatt: {kind: orders, database: werkstatt.db, archive: Archiv, first_year: 2020, export_schedule: "0 12 * * *"}
 plans:
   workshop: {sources: [werkstatt], schedule: "0 2 * * *"}
 """

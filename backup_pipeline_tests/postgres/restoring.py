@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
 
+from backup_pipeline.model.manifest import Purpose
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.operations.backup import BackupRun, RunIdentity
 from backup_pipeline.restore.comparison import Expectation
@@ -65,10 +66,10 @@ def ask(target: PostgresTarget, query: str) -> list[tuple[object, ...]]:
         return connection.execute(query.encode()).fetchall()
 
 
-def sealed_set(site: Site, plan: str) -> SetId:
+def sealed_set(site: Site, plan: str, purpose: Purpose = Purpose.BACKUP) -> SetId:
     """Run a plan without Dagster and return its sealed set."""
     moment = datetime.now(UTC)
-    run = BackupRun(site, plan, RunIdentity(f"test-{uuid4().hex}", f"test-{uuid4().hex}", moment))
+    run = BackupRun(site, plan, RunIdentity(f"test-{uuid4().hex}", f"test-{uuid4().hex}", moment), purpose=purpose)
     try:
         for source in site.plan(plan).sources:
             for _ in run.capture(source):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from backup_pipeline.model.manifest import Purpose
 from backup_pipeline.model.order import DATA_NAME, META_NAME
 from backup_pipeline.model.proof import Proof
 from backup_pipeline.model.set_id import SetId
@@ -101,7 +103,8 @@ def test_orders_that_changed_after_the_set_or_after_the_export_do_not_fail_the_d
     site, workshop, _ = made
     workshop.insert(order(30, created_at="2099-01-01T00:00:00", updated_at="2099-01-01T00:00:00"))
     workshop.execute(("UPDATE auftraege SET updated_at = '2099-01-01T00:00:00' WHERE record_id = 3", ()))
-    set_id = sealed_set(site.site, "workshop")
+    # A backup would write the pairs first; an emergency set does not.
+    set_id = sealed_set(site.site, "workshop", purpose=Purpose.EMERGENCY)
     behind = drill_set(site.site, "workshop", set_id)
     assert (behind.passed, behind.numbers["orders_equal"]) == (True, 19)
     workshop.execute(("UPDATE auftraege SET updated_at = '2099-02-01T00:00:00' WHERE record_id = 4", ()))
@@ -110,11 +113,31 @@ def test_orders_that_changed_after_the_set_or_after_the_export_do_not_fail_the_d
     assert (ahead.passed, ahead.numbers["orders_equal"]) == (True, 20)
 
 
-def test_an_archive_that_was_never_exported_is_told_and_not_compared(tmp_path: Path) -> None:
-    Workshop(tmp_path, [order(1)])
+def test_an_archive_that_lost_its_pairs_since_the_set_fails_the_drill(made: tuple[TestSite, Workshop, SetId]) -> None:
+    site, workshop, set_id = made
+    shutil.rmtree(workshop.archive)
+    workshop.archive.mkdir()
+    proof = drill_set(site.site, "workshop", set_id)
+    assert told(proof) == ["werkstatt: order archive: has no archive-manifest.json, though the set saw 20 orders in it"]
+    assert not proof.passed
+
+
+def test_an_archive_without_orders_is_drilled_well(tmp_path: Path) -> None:
+    Workshop(tmp_path, [])
     site = TestSite(tmp_path)
     site.write(SETTINGS.replace("DATABASE", "database: werkstatt.db"))
     proof = drill_set(site.site, "workshop", sealed_set(site.site, "workshop"))
+    assert (proof.passed, proof.numbers["orders"]) == (True, 0), told(proof)
+
+
+def test_a_set_that_says_nothing_of_pairs_is_told_and_not_compared(tmp_path: Path) -> None:
+    Workshop(tmp_path, [order(1)])
+    site = TestSite(tmp_path)
+    site.write(SETTINGS.replace("DATABASE", "database: werkstatt.db"))
+    # As an emergency set, which writes no pairs: the database that it captures may be just what is wrong.
+    set_id = sealed_set(site.site, "workshop", purpose=Purpose.EMERGENCY)
+    assert [path.name for path in (tmp_path / "Archiv").iterdir()] == []
+    proof = drill_set(site.site, "workshop", set_id)
     assert proof.passed
     assert [f.problem for f in proof.skipped if "order archive" in f.subject] == [
         "was never exported, so there is nothing to restore from its folders"
