@@ -23,6 +23,7 @@ class ExitCode(IntEnum):
     REFUSED = 8
     STORE = 9
     INTERRUPTED = 130
+    TERMINATED = 143
 
 
 class BackupSystemError(Exception):
@@ -90,6 +91,15 @@ class UnreachableError(SourceError):
     """A server did not answer or went away; the same call may succeed later."""
 
     permanent = False
+
+
+class TimeLimitError(SourceError):
+    """Work took longer than its settings allow, or made no progress for too long; everything it began was ended."""
+
+    permanent = False
+
+    def __init__(self, what: str = "A limit of time was reached.", *, where: str = "", remedy: str = "") -> None:
+        super().__init__(what, where=where, remedy=remedy)
 
 
 class ToolError(BackupSystemError):

@@ -8,34 +8,39 @@ What each artefact is made of stands in `postgres_dump`, `postgres_roles` and `t
 from __future__ import annotations
 
 import fnmatch
+import itertools
 import queue
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from backup_pipeline.artefacts.capture import CaptureContext
 from backup_pipeline.artefacts.postgres_dump import TableName, WrittenDump, dump_record, write_dump
 from backup_pipeline.artefacts.postgres_roles import capture_roles
 from backup_pipeline.artefacts.required_tables import required_check
 from backup_pipeline.artefacts.table_names import file_stems
-from backup_pipeline.errors import BackupSystemError, SourceError
+from backup_pipeline.errors import BackupSystemError, SourceError, UnreachableError
 from backup_pipeline.model.catalog import Catalog, CatalogTable
 from backup_pipeline.model.manifest import Failure
 from backup_pipeline.model.record import ArtefactRecord, ColumnRecord, Fingerprint
 from backup_pipeline.settings.types import PostgresSource, TableSelection
 from backup_pipeline.tools.postgres.catalog import read_catalog, read_roles, read_tables
-from backup_pipeline.tools.postgres.connection import connected
+from backup_pipeline.tools.postgres.connection import LockNotGrantedError, connected
 from backup_pipeline.tools.postgres.fingerprint import (
     HashableTypes,
     fingerprint_large_objects,
     fingerprint_table,
 )
 from backup_pipeline.tools.postgres.keycloak_schema import keycloak_state_in
-from backup_pipeline.tools.postgres.readers import Readers
+from backup_pipeline.tools.postgres.readers import HolderReaders, Readers
 from backup_pipeline.tools.postgres.snapshot import Snapshot, exported_snapshot
 from backup_pipeline.tools.postgres.target import PostgresTarget
 
 Key = tuple[str, ...]
+_ATTEMPTS = 10
+_PAUSE_SECONDS = 0.3
 
 
 def discover_tables(
@@ -132,15 +137,36 @@ def capture_postgres(
     """
     with connected(target) as connection:
         require_tables(read_tables(connection), settings, target)
+    until = time.monotonic() + settings.lock_timeout_seconds
+    for attempt in itertools.count(1):
+        recorded = False
+        try:
+            for record in _captured(context, settings, target, selected):
+                recorded = True
+                yield record
+            return
+        except LockNotGrantedError:
+            # Somebody's DDL waits for our locks, and pg_dump waits behind it: all are given back, and taken anew.
+            if recorded or (attempt >= _ATTEMPTS and time.monotonic() >= until):
+                raise
+        time.sleep(_PAUSE_SECONDS)
+
+
+def _captured(
+    context: CaptureContext, settings: PostgresSource, target: PostgresTarget, selected: frozenset[Key] | None
+) -> Iterator[ArtefactRecord]:
+    """Capture a database in one snapshot. As long as pg_dump has not got its locks, nothing is recorded."""
     with exported_snapshot(target, lock_timeout_seconds=settings.lock_timeout_seconds) as snapshot:
         catalog = read_catalog(snapshot.connection)
         require_tables(catalog.tables, settings, target)
+        roles = None
         if _wanted((context.source, "roles"), selected):
-            record = capture_roles(context, snapshot, read_roles(snapshot.connection, catalog))
-            context.writer.write_record(record)
-            yield record
+            roles = capture_roles(context, snapshot, read_roles(snapshot.connection, catalog))
         with Readers(snapshot, settings.connections) as readers:
-            yield from _Capture(context, settings, snapshot, catalog, readers, selected).records()
+            capture = _Capture(context, settings, snapshot, catalog, readers, selected)
+            for record in capture.records(roles):
+                context.writer.write_record(record)
+                yield record
 
 
 def _wanted(key: Key, selected: frozenset[Key] | None) -> bool:
@@ -159,9 +185,14 @@ class _Capture:
     selected: frozenset[Key] | None
     hashable: HashableTypes = field(default_factory=HashableTypes)
     fingerprints: dict[TableName, Fingerprint] = field(default_factory=dict)
+    dumping: threading.Event = field(default_factory=threading.Event)
 
-    def records(self) -> Iterator[ArtefactRecord]:
-        """Yield every record; raise the first error after the others have had their turn."""
+    def records(self, roles: ArtefactRecord | None = None) -> Iterator[ArtefactRecord]:
+        """Yield every record, `roles` first; raise the first error after the others have had their turn.
+
+        Raises:
+            LockNotGrantedError: pg_dump was not granted its locks; no record was yielded.
+        """
         context, source = self.context, self.context.source
         with_dump = _wanted((source, "dump"), self.selected)
         exports = [
@@ -185,7 +216,13 @@ class _Capture:
         try:
             if with_dump:
                 written = pool.submit(
-                    write_dump, context, self.settings, self.snapshot, self.catalog, check=self.readers.check
+                    write_dump,
+                    context,
+                    self.settings,
+                    self.snapshot,
+                    self.catalog,
+                    check=self.readers.check,
+                    begun=self.dumping.set,
                 )
             jobs: list[Callable[[], ArtefactRecord | None]] = [
                 *(self._export_job(t, stems[t.schema_name, t.name]) for t in exports),
@@ -193,20 +230,22 @@ class _Capture:
             ]
             for job in jobs:
                 pool.submit(job).add_done_callback(done.put)
+            if written is not None:
+                self._wait_for_locks(written)
+            if roles is not None:
+                yield roles
             for _ in jobs:
                 try:
                     record = done.get().result()
                 except BackupSystemError as error:
                     errors.append(error)
+                    self._stop_when_ended(error)
                     continue
                 if record is not None:
-                    context.writer.write_record(record)
                     yield record
             if written is not None:
                 try:
-                    record = self._dump_record(written.result())
-                    context.writer.write_record(record)
-                    yield record
+                    yield self._dump_record(written.result())
                 except BackupSystemError as error:
                     errors.insert(0, error)
             finished = True
@@ -216,6 +255,20 @@ class _Capture:
             pool.shutdown(wait=True, cancel_futures=True)
         if errors:
             raise errors[0]
+
+    def _wait_for_locks(self, written: Future[WrittenDump]) -> None:
+        """Wait until pg_dump has all its locks (tables are exported meanwhile); raise when it was not granted them."""
+        while not self.dumping.wait(0.02):
+            if written.done():
+                if isinstance(error := written.exception(), LockNotGrantedError):
+                    raise error
+                return
+
+    def _stop_when_ended(self, error: BackupSystemError) -> None:
+        """Stop everything when the session that holds the snapshot is gone: nothing can be read in it any more."""
+        away = isinstance(error, UnreachableError) and not isinstance(error, LockNotGrantedError)
+        if away and not self.snapshot.held():
+            self.readers.stop()
 
     def _sizes(self) -> dict[TableName, int]:
         """Return the bytes of every table; those of a partitioned one are its partitions'."""
@@ -236,7 +289,10 @@ class _Capture:
 
         def job() -> ArtefactRecord | None:
             try:
-                record = export.run()
+                try:
+                    record = export.run()
+                except LockNotGrantedError:
+                    record = replace(export, readers=HolderReaders(self.readers)).run()
             except BackupSystemError as error:
                 # The first error ends the capture at last; every table that failed is named in the set.
                 failure = Failure(key=export.key, what=str(error), remedy=error.remedy, at=self.context.now())
@@ -250,15 +306,21 @@ class _Capture:
 
     def _fingerprint_job(self, table: CatalogTable) -> Callable[[], ArtefactRecord | None]:
         def job() -> ArtefactRecord | None:
-            with self.readers.borrow() as connection:
-                name = (table.schema_name, table.name)
-                self.fingerprints[name] = fingerprint_table(connection, *name, self.hashable)
+            name = (table.schema_name, table.name)
+            try:
+                with self.readers.borrow() as connection:
+                    self.fingerprints[name] = fingerprint_table(connection, *name, self.hashable)
+            except LockNotGrantedError:
+                with HolderReaders(self.readers).borrow() as connection:
+                    self.fingerprints[name] = fingerprint_table(connection, *name, self.hashable)
             return None
 
         return job
 
     def _dump_record(self, written: WrittenDump) -> ArtefactRecord:
-        large_objects = fingerprint_large_objects(self.snapshot.connection)
+        with self.snapshot.guard:
+            large_objects = fingerprint_large_objects(self.snapshot.connection)
+            keycloak = keycloak_state_in(self.snapshot.connection)
         return dump_record(
             self.context,
             self.settings,
@@ -268,6 +330,6 @@ class _Capture:
             self.fingerprints,
             large_objects,
             foreign_tables(self.catalog.tables, self.settings.tables),
-            keycloak_state_in(self.snapshot.connection),
+            keycloak,
             required_check(self.settings.required_tables, missing_tables(self.catalog.tables, self.settings)),
         )

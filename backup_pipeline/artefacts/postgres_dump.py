@@ -42,6 +42,9 @@ from backup_pipeline.tools.streams import gunzip, gzip_sink
 
 TableName = tuple[str, str]
 _NAMED = 5
+# The snapshot's session has the locks that pg_dump asks for: who keeps it waiting waits for that session himself, and
+# others behind him. So all is given back soon, and tried anew.
+_LOCK_SECONDS = 1.0
 _MARKS = ("header", "end marker")
 
 
@@ -75,8 +78,11 @@ def write_dump(
     catalog: Catalog,
     *,
     check: Callable[[], None] = _go_on,
+    begun: Callable[[], None] = _go_on,
 ) -> WrittenDump:
-    """Run pg_dump inside the snapshot and write its output and the catalog. `check` raises when the work is to stop.
+    """Run pg_dump inside the snapshot and write its output and the catalog.
+
+    `check` raises when the work is to stop; `begun` is called when pg_dump has all its locks and writes.
 
     Raises:
         ToolError, UnreachableError: pg_dump failed; no dump file appears.
@@ -89,7 +95,7 @@ def write_dump(
         snapshot=snapshot.id,
         encoding=catalog.encoding,
         format=settings.dump_format,
-        lock_timeout_seconds=settings.lock_timeout_seconds,
+        lock_timeout_seconds=min(_LOCK_SECONDS, settings.lock_timeout_seconds),
     )
     path = dump_path(context, settings)
     writer = context.writer
@@ -101,6 +107,7 @@ def write_dump(
         if plain:
             with gzip_sink(file, hashed=False) as sink:
                 for piece in stream.chunks():
+                    begun()
                     check()
                     content.feed(piece)
                     sink.write(piece)
@@ -108,6 +115,7 @@ def write_dump(
             content.finish()
         else:
             for piece in stream.chunks():
+                begun()
                 check()
                 file.write(piece)
                 context.progress(Progress(name, file.size, None))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON documen
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show what would be done and change nothing.")]
 
 
+_INTERRUPTED_IN_DAGSTER = "DagsterExecutionInterruptedError"
 # Typer carries a copy of click of its own in some releases, so the base class is asked for rather than imported.
 _UsageProblem: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
@@ -93,15 +95,44 @@ def run_app(app: Callable[..., Any], arguments: list[str] | None = None) -> int:
         _tell(error, as_json="--json" in arguments)
         return int(error.exit_code)
     except KeyboardInterrupt:
-        sys.stderr.write("Interrupted.\n")
-        return int(ExitCode.INTERRUPTED)
+        return _interrupted()
     except typer.Abort:
         sys.stderr.write("Aborted.\n")
         return int(ExitCode.INTERRUPTED)
     except _UsageProblem as error:
         error.show()  # type: ignore[attr-defined]
         return int(ExitCode.USAGE)
+    except BaseException as error:
+        # Dagster has an exception of its own for an interrupt, and it is not imported here.
+        if type(error).__name__ == _INTERRUPTED_IN_DAGSTER:
+            return _interrupted()
+        raise
+    if outcome == int(ExitCode.INTERRUPTED):
+        # What Typer makes of Ctrl-C, without a word.
+        return _interrupted()
     return outcome if isinstance(outcome, int) else 0
+
+
+def _interrupted() -> int:
+    """Say in one line that the command was stopped, and return the code of the signal that stopped it."""
+    from backup_pipeline.tools.limits import received_signal
+
+    terminated = received_signal() == signal.SIGTERM
+    sys.stderr.write("Terminated.\n" if terminated else "Interrupted.\n")
+    return int(ExitCode.TERMINATED if terminated else ExitCode.INTERRUPTED)
+
+
+@contextmanager
+def interrupts_heard() -> Iterator[None]:
+    """Let SIGTERM end a command as Ctrl-C does, with everything that it began cleaned up."""
+    from backup_pipeline.tools.limits import watching_signals
+
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
+    with watching_signals():
+        yield
 
 
 def _tell(error: BackupSystemError, *, as_json: bool) -> None:

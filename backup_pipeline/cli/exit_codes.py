@@ -15,6 +15,7 @@ _OWN_MEANINGS = {
     ExitCode.OK: "All is well.",
     ExitCode.USAGE: "The command line was not understood: an unknown command or option, or a missing argument.",
     ExitCode.INTERRUPTED: "Stopped by Ctrl-C, or a question was answered with no.",
+    ExitCode.TERMINATED: "Stopped by SIGTERM, as a service manager or `kill` sends it.",
 }
 _HEAD = """\
 # Exit codes

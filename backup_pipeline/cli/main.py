@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from backup_pipeline import __version__
-from backup_pipeline.cli.common import run_app
+from backup_pipeline.cli.common import interrupts_heard, run_app
 from backup_pipeline.errors import ExitCode
 
 # Each command with its module, which has `register(app)`, imports nothing heavy at its top, and is one noun or verb.
@@ -112,7 +112,8 @@ def main() -> None:
     atexit.register(lambda: _leave(code))
     first = sys.argv[1] if len(sys.argv) > 1 else ""
     try:
-        code = run_app(build_app(first if first in COMMAND_MODULES else None))
+        with interrupts_heard():
+            code = run_app(build_app(first if first in COMMAND_MODULES else None))
     except SystemExit as end:
         # As `--install-completion` and `| head` end.
         code = end.code if isinstance(end.code, int) else int(end.code is not None)

@@ -24,11 +24,11 @@ def up(
     """
     site = load(config)
     from backup_pipeline.operations.embedded import embedded_server_up
-    from backup_pipeline.operations.up import run_dagster
+    from backup_pipeline.operations.up import only_one_up, run_dagster
     from backup_pipeline.orchestration.home import workspace_file
     from backup_pipeline.orchestration.site_process import enter_site
 
     enter_site(site)
-    with embedded_server_up(site):
+    with only_one_up(site), embedded_server_up(site):
         console(stderr=True).print(f"[bold]http://127.0.0.1:{port}[/] in about 20 seconds; Ctrl-C ends it")
         raise typer.Exit(run_dagster(workspace_file(), port=port, folder=site.folder))

@@ -29,8 +29,10 @@ from backup_pipeline.operations.env_check import require_environment
 from backup_pipeline.operations.known_tables import remember_tables
 from backup_pipeline.operations.run_log import append_run_line
 from backup_pipeline.operations.stores import open_store, plan_lock
+from backup_pipeline.operations.time_limits import capture_limit, operation_limit
 from backup_pipeline.settings.site import Site
 from backup_pipeline.stores.contract import SetWriter
+from backup_pipeline.tools.limits import limited
 from backup_pipeline.tools.locks import Holder
 
 LOG = logging.getLogger("backup")
@@ -190,6 +192,13 @@ class BackupRun:
             BackupSystemError: as the source, tools or store say; the set then says why it is incomplete.
         """
         writer = self.writer
+        elapsed = (self._now() - self._began).total_seconds()
+        with limited(f"The capture of {source}", capture_limit(self._site, self._plan_name, source, elapsed)):
+            yield from self._capture(writer, source, selected)
+
+    def _capture(
+        self, writer: SetWriter, source: str, selected: frozenset[tuple[str, ...]] | None
+    ) -> Iterator[ArtefactRecord]:
         started = self._now()
         self._watcher.source_started(source)
         try:
@@ -230,15 +239,16 @@ class BackupRun:
         """
         writer = self.writer
         try:
-            manifest = sealing.seal(
-                self._store,
-                writer,
-                run_id=self._identity.run_id,
-                pipeline_version=__version__,
-                environment=self._site.settings.environment,
-                now=self._now(),
-                progress=self._watcher.progress,
-            )
+            with limited("The sealing of the set", operation_limit(self._site, self._plan_name)):
+                manifest = sealing.seal(
+                    self._store,
+                    writer,
+                    run_id=self._identity.run_id,
+                    pipeline_version=__version__,
+                    environment=self._site.settings.environment,
+                    now=self._now(),
+                    progress=self._watcher.progress,
+                )
         except BaseException as error:
             self._fail(writer, ("manifest",), error)
             raise

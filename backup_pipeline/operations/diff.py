@@ -18,6 +18,7 @@ from backup_pipeline.operations.in_use import in_use
 from backup_pipeline.operations.query import parquet_files, sealed
 from backup_pipeline.operations.restore import plan_restore
 from backup_pipeline.operations.stores import open_store
+from backup_pipeline.operations.time_limits import within_the_plans_limit
 from backup_pipeline.settings.site import Site
 from backup_pipeline.stores.local import LocalStore
 from backup_pipeline.tools.parquet_queries import Answer, ViewName, ask, parquet_views, quoted
@@ -195,6 +196,7 @@ def differing_keys(
     return Answer((), ())
 
 
+@within_the_plans_limit("The comparison")
 def diff_live(
     site: Site, plan_name: str, set_id: SetId, source: str, *, table: str = "", progress: ProgressSink = no_progress
 ) -> list[TableDifference]:

@@ -33,6 +33,7 @@ from backup_pipeline.operations.in_use import in_use
 from backup_pipeline.operations.orders_backup import recorded_pairs
 from backup_pipeline.operations.orders_drill import ArchiveDrill
 from backup_pipeline.operations.stores import open_store
+from backup_pipeline.operations.time_limits import within_the_plans_limit
 from backup_pipeline.operations.verify import keep_proof, verification_of
 from backup_pipeline.restore.comparison import Expectation
 from backup_pipeline.restore.drill_database import DrillOutcome, drill_database
@@ -57,6 +58,7 @@ _SPACE_FACTOR = 2.5
 _SPACE_AT_LEAST = 200_000_000
 
 
+@within_the_plans_limit("The drill")
 def drill_set(
     site: Site,
     plan_name: str,
@@ -262,7 +264,7 @@ class _Scratch:
             from backup_pipeline.tools.postgres.databases import data_folder
             from backup_pipeline.tools.postgres.target import parse_target
 
-            target = parse_target(url, variable=DRILL_VARIABLE)
+            target = parse_target(url, variable=DRILL_VARIABLE, environment=self._site.environment)
             if folder := data_folder(target):
                 self._check_space(folder)
             return target

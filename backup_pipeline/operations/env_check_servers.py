@@ -73,7 +73,7 @@ def _drill_target(
     if not value or is_placeholder(value):
         return None, []
     try:
-        target = parse_target(value, variable=DRILL_VARIABLE)
+        target = parse_target(value, variable=DRILL_VARIABLE, environment=site.environment)
     except SettingsError as error:
         return None, [EnvironmentFault(error.where, error.what, error.remedy)]
     same = [name for name, other in live if (other.host, other.port) == (target.host, target.port)]

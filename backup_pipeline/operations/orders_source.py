@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -129,7 +130,9 @@ def place_named(
     if dsn_env is not None and not dsn:
         raise SettingsError("The variable is not set.", where=dsn_env, remedy="Set it to the connection string.")
     if archive is not None and (database is not None or dsn_env is not None):
-        return OrdersPlace(archive, database if dsn_env is None else parse_target(dsn, variable=dsn_env))
+        if dsn_env is not None:
+            return OrdersPlace(archive, parse_target(dsn, variable=dsn_env, environment=os.environ))
+        return OrdersPlace(archive, database)
     known = _place_of_settings(config, plan, source, needed=archive is None)
     if known is None:
         assert archive is not None

@@ -25,6 +25,7 @@ from backup_pipeline.model.set_id import SetId
 from backup_pipeline.operations.in_use import in_use
 from backup_pipeline.operations.query import parquet_files, sealed
 from backup_pipeline.operations.stores import open_store
+from backup_pipeline.operations.time_limits import within_the_plans_limit
 from backup_pipeline.settings.site import Site
 from backup_pipeline.stores.local import LocalStore
 from backup_pipeline.tools.arrow_types import POSTGRES_TYPE
@@ -47,6 +48,7 @@ class Reexported:
     size: int
 
 
+@within_the_plans_limit("The export")
 def reexport_set(
     site: Site,
     plan_name: str,

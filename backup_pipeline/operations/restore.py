@@ -18,6 +18,7 @@ from backup_pipeline.model.restore import RestoreOptions, RestorePlan, RestoreRe
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.operations.in_use import in_use
 from backup_pipeline.operations.stores import open_store
+from backup_pipeline.operations.time_limits import within_the_plans_limit
 from backup_pipeline.rules.verification import file_problem
 from backup_pipeline.settings.site import Site
 from backup_pipeline.stores.local import LocalStore
@@ -102,6 +103,7 @@ def choose(site: Site, plan_name: str, set_id: SetId, source: str, options: Rest
     return Chosen(site, store, backup, source, options, records)
 
 
+@within_the_plans_limit("The restore's plan")
 def plan_restore(
     site: Site,
     plan_name: str,
@@ -132,6 +134,7 @@ def plan_restore(
         return plan_files(chosen)
 
 
+@within_the_plans_limit("The restore")
 def apply_restore(
     site: Site,
     plan_name: str,

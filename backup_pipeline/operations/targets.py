@@ -24,7 +24,11 @@ def target_of(site: Site, source: PostgresSource | OrdersSource, source_name: st
             remedy="Set one of them in .env or in the environment; .env.template explains each.",
         )
     if isinstance(source, OrdersSource):
-        return parse_target(value, variable=variable)
+        return parse_target(value, variable=variable, environment=site.environment)
     return parse_target(
-        value, variable=variable, user=site.value(source.user_env), password=site.value(source.password_env)
+        value,
+        variable=variable,
+        user=site.value(source.user_env),
+        password=site.value(source.password_env),
+        environment=site.environment,
     )

@@ -9,6 +9,7 @@ from backup_pipeline.errors import RefusedError
 from backup_pipeline.model.restore import RestoreResult
 from backup_pipeline.operations.restore_records import forget_result, last_to_undo, results, write_result
 from backup_pipeline.operations.targets import target_of
+from backup_pipeline.operations.time_limits import within_the_plans_limit
 from backup_pipeline.settings.site import Site
 from backup_pipeline.settings.types import OrdersSource, PostgresSource
 from backup_pipeline.tools.postgres.target import PostgresTarget
@@ -19,6 +20,7 @@ def plan_undo(site: Site, plan_name: str, source: str) -> RestoreResult:
     return _last(site, plan_name, source, utc_now())
 
 
+@within_the_plans_limit("The undo")
 def undo_restore(
     site: Site, plan_name: str, source: str, *, confirm: str, now: datetime | None = None
 ) -> RestoreResult:
@@ -87,6 +89,7 @@ def _last(site: Site, plan_name: str, source: str, now: datetime) -> RestoreResu
     return last_to_undo(site, plan_name, source, settle)
 
 
+@within_the_plans_limit("The removal")
 def drop_kept(site: Site, plan_name: str, source: str, *, confirm: str) -> tuple[str, ...]:
     """Remove on purpose the databases that restores and undos of a source left beside the live one.
 

@@ -25,6 +25,7 @@ from backup_pipeline.model.record import ArtefactRecord, FileRecord
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.operations.in_use import in_use
 from backup_pipeline.operations.stores import open_store
+from backup_pipeline.operations.time_limits import within_the_plans_limit
 from backup_pipeline.rules.verification import RECORDS_FOLDER, extra_files, file_problem, record_disagreements
 from backup_pipeline.settings.site import Site
 from backup_pipeline.stores.contract import Store
@@ -35,6 +36,7 @@ _READERS = max(2, min(4, os.cpu_count() or 2))
 _DAMAGED = "Do not restore from this set without need; make a new backup and look at the disk."
 
 
+@within_the_plans_limit("The verification")
 def verify_set(
     site: Site,
     plan_name: str,

@@ -26,6 +26,7 @@ from backup_pipeline.errors import BackupSystemError, ExitCode, RefusedError
 from backup_pipeline.orchestration.build import build_definitions
 from backup_pipeline.settings.loader import load_site
 from backup_pipeline.tools.files import make_folders
+from backup_pipeline.tools.limits import received_signal
 from backup_pipeline.tools.locks import hold_lock
 
 # As workspace.yaml (and docker/workspace.yaml) name the code location.
@@ -165,6 +166,9 @@ def _reconstructable(config: Path, job: str) -> ReconstructableJob:
 
 
 def _outcome(result: ExecutionResult) -> RunOutcome:
+    if not result.success and received_signal():
+        # Dagster tells a step that was interrupted as one that failed of itself, by whatever its end looked like.
+        raise KeyboardInterrupt
     errors = [
         error
         for event in result.all_events

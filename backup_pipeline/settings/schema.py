@@ -55,7 +55,9 @@ class _SchemaGenerator(GenerateJsonSchema):
 
 
 def duration_text(duration: timedelta) -> str:
-    """Return a duration as backup.yaml takes it: 12h, 14d."""
+    """Return a duration as backup.yaml takes it: 30m, 12h, 14d."""
+    if duration.total_seconds() % 3600:
+        return f"{duration.total_seconds() // 60:.0f}m"
     hours = int(duration.total_seconds() // 3600)
     return f"{hours // 24}d" if hours % 24 == 0 else f"{hours}h"
 

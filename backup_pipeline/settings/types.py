@@ -55,8 +55,26 @@ class CollapseCheck(Settings):
     """Tables that had fewer rows are not looked at."""
 
 
+def _time_limit(value: object) -> object:
+    units = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+    if isinstance(value, str) and value[:-1].isdecimal() and len(value) < 9 and value[-1:] in units:
+        value = timedelta(**{units[value[-1]]: int(value[:-1])})
+    if isinstance(value, timedelta) and timedelta(0) < value <= timedelta(days=3650):
+        return value
+    raise ValueError("write a number above 0 and s, m, h or d, as in 30m")
+
+
+_TimeLimitText = Annotated[str, Field(pattern=r"^[0-9]+[smhd]$", examples=["90s", "30m", "24h"])]
+TimeLimit = Annotated[timedelta, BeforeValidator(_time_limit, json_schema_input_type=_TimeLimitText)]
+
+
 class SourceSettings(Settings):
     """What every kind of source has."""
+
+    timeout: TimeLimit = timedelta(hours=24)
+    """How long one capture of it may take in all (90s, 30m, 24h); then all that it began is ended."""
+    stall_timeout: TimeLimit = timedelta(minutes=30)
+    """How long work on it may make no progress: no byte moves, no statement ends, no server or program is at work."""
 
     after: Names = ()
     """Sources of the plan that must be captured before this one starts; when they fail it does not start."""
@@ -282,6 +300,8 @@ class Plan(Settings):
     """When a missing set is an incident; from the schedule when absent."""
     wait_seconds: float = Field(default=30.0, ge=0)
     """How long a run waits for another run of the plan before it refuses."""
+    timeout: TimeLimit = timedelta(hours=24)
+    """How long one backup of the plan may take in all, and each verification, drill, restore or undo of its sets."""
 
 
 class Alerts(Settings):

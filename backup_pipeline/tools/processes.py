@@ -11,14 +11,19 @@ import shutil
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from backup_pipeline.errors import ToolError
+from backup_pipeline.tools import limits
 
 _PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "SYSTEMROOT", "LD_LIBRARY_PATH")
+
+_TERMINATION_SECONDS = 3.0
+_FOREGROUND_SECONDS = 60.0
 
 
 def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -69,32 +74,88 @@ def run(
         check: raise ToolError on an exit code other than 0.
         timeout: seconds after which it is killed and ToolError raised.
     """
-    try:
-        done = subprocess.run(
-            [str(part) for part in command],
-            env=clean_environment(env),
-            cwd=cwd,
-            input=stdin if stdin is not None else b"",
-            capture_output=True,
-            check=False,
-            timeout=timeout,
-        )
-    except FileNotFoundError as error:
-        raise ToolError(
-            "The program was not found.", where=str(command[0]), remedy="Install it or correct PATH."
-        ) from error
-    except subprocess.TimeoutExpired as error:
-        raise ToolError(
-            f"No end after {timeout} s.",
-            where=Path(str(command[0])).name,
-            remedy="Look at what it waits for.",
-        ) from error
+    done = _run_to_its_end(command, env, cwd, stdin, timeout)
     stderr = done.stderr.decode("utf-8", "replace")
     if check and done.returncode != 0:
         raise ToolError(
             f"Exit code {done.returncode}: {last_lines(stderr)}", where=Path(str(command[0])).name, remedy=""
         )
     return Finished(done.returncode, done.stdout, stderr)
+
+
+def _run_to_its_end(
+    command: Sequence[str | Path], env: Mapping[str, str] | None, cwd: Path | None, stdin: bytes | None,
+    timeout: float | None,
+) -> subprocess.CompletedProcess[bytes]:  # fmt: skip
+    with _started(command, env, cwd, subprocess.PIPE) as process:
+        limits.add_probe(process.pid, _Computing(process.pid))
+        try:
+            out, messages = process.communicate(stdin if stdin is not None else b"", timeout)
+        except subprocess.TimeoutExpired as error:
+            raise ToolError(
+                f"No end after {timeout} s.",
+                where=Path(str(command[0])).name,
+                remedy="Look at what it waits for.",
+            ) from error
+        limits.progressed()
+        return subprocess.CompletedProcess(process.args, process.returncode, out, messages)
+
+
+class _Computing:
+    """Tells whether a program, or one that it started, has used a processor since it was last asked."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._used = 0.0
+
+    def __call__(self) -> bool:
+        import psutil
+
+        try:
+            program = psutil.Process(self._pid)
+            used = sum(sum(each.cpu_times()[:2]) for each in (program, *program.children(recursive=True)))
+        except psutil.Error:
+            return False
+        before, self._used = self._used, used
+        return used > before
+
+
+@contextlib.contextmanager
+def _started(
+    command: Sequence[str | Path], env: Mapping[str, str] | None, cwd: Path | None, stdin: int
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a program for the block; it is ended when the block is left, a limit is reached or an interrupt comes."""
+    limits.check()
+    try:
+        process = subprocess.Popen(
+            [str(part) for part in command],
+            env=clean_environment(env),
+            cwd=cwd,
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+        )
+    except FileNotFoundError as error:
+        raise ToolError(
+            "The program was not found.", where=str(command[0]), remedy="Install it or correct PATH."
+        ) from error
+    try:
+        with limits.ends_with(lambda: _end(process)):
+            yield process
+    finally:
+        _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a program that still runs: by SIGTERM, and by SIGKILL when it does not follow."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(_TERMINATION_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def last_lines(text: str, count: int = 3) -> str:
@@ -161,62 +222,56 @@ def running(
 
     Its standard input is empty unless `with_stdin`. Leaving the block does not judge the exit code: call `finish()`.
     """
-    try:
-        process = subprocess.Popen(
-            [str(part) for part in command],
-            env=clean_environment(env),
-            cwd=cwd,
-            stdin=subprocess.PIPE if with_stdin else subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            bufsize=0,
-        )
-    except FileNotFoundError as error:
-        raise ToolError(
-            "The program was not found.", where=str(command[0]), remedy="Install it or correct PATH."
-        ) from error
-    program = Running(process)
-    try:
-        yield program
-    finally:
-        if process.poll() is None:
-            process.terminate()
-            try:
-                process.wait(5)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        program.has_ended()
-        for pipe in (process.stdin, process.stdout, process.stderr):
-            if pipe is not None:
-                with contextlib.suppress(OSError, ValueError):
-                    pipe.close()
+    with _started(command, env, cwd, subprocess.PIPE if with_stdin else subprocess.DEVNULL) as process:
+        program = Running(process)
+        try:
+            yield program
+        finally:
+            _end(process)
+            program.has_ended()
+            for pipe in (process.stdin, process.stdout, process.stderr):
+                if pipe is not None:
+                    with contextlib.suppress(OSError, ValueError):
+                        pipe.close()
 
 
 def run_in_foreground(command: Sequence[str | Path], *, cwd: Path | None = None) -> int:
     """Run a program on this terminal with this process's environment until it ends; return its exit code.
 
-    SIGTERM and Ctrl-C are passed on, and its end is waited for.
+    Ctrl-C, SIGTERM and SIGHUP are passed on, and its end is waited for: a minute, then it is killed.
     """
     # A shell starts what it puts in the background with SIGINT ignored, and that is inherited: Dagster, which stops its
     # own processes by SIGINT, would then never end.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    process = subprocess.Popen([str(part) for part in command], cwd=cwd)
+    # In a group of its own a signal reaches it once and by way of this process only, whether a terminal sends it to
+    # the group or somebody to this process alone.
+    own_group = {"process_group": 0} if os.name == "posix" else {}
+    process = subprocess.Popen([str(part) for part in command], cwd=cwd, **own_group)  # type: ignore[call-overload]
+    told: list[float] = []
 
     def pass_on(number: int, _: object) -> None:
-        process.send_signal(number)
+        told.append(time.monotonic())
+        if process.returncode is None:
+            process.send_signal(number)
 
-    before = signal.signal(signal.SIGTERM, pass_on)
+    passed_on = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.signal(number, pass_on) for number in passed_on}
     try:
         while True:
-            try:
-                return process.wait()
-            except KeyboardInterrupt:
-                # The terminal has sent it to the child as well; only its end is missing.
-                continue
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return int(process.wait(1))
+            if told and time.monotonic() - told[0] > _FOREGROUND_SECONDS:
+                _kill_group(process)
     finally:
-        signal.signal(signal.SIGTERM, before)
-        if process.poll() is None:
-            process.terminate()
-            process.wait()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        _end(process)
+
+
+def _kill_group(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        if hasattr(os, "killpg"):
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()

@@ -8,12 +8,16 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import psycopg
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
 from backup_pipeline.errors import BackupSystemError, SourceError, UnreachableError
+from backup_pipeline.tools import limits
+from backup_pipeline.tools.postgres.cutting import cut_off_after, end_connections
+from backup_pipeline.tools.postgres.pooling import refuse_pooling
 from backup_pipeline.tools.postgres.target import PostgresTarget
 
 PINNED_SETTINGS = {
@@ -29,7 +33,17 @@ PINNED_SETTINGS = {
     # A role's setting must neither hide rows nor change what names mean.
     "row_security": "off",
     "search_path": "pg_catalog",
+    # A session whose client has vanished must not hold a snapshot for hours: the server asks after some minutes.
+    "tcp_keepalives_idle": "60",
+    "tcp_keepalives_interval": "10",
+    "tcp_keepalives_count": "6",
 }
+# While a statement runs, the server looks that often whether its client is still there (since 14, and where the system
+# can tell).
+_CLIENT_CHECK = """select case when pg_catalog.current_setting('client_connection_check_interval', true) is not null
+ and pg_catalog.version() ~ 'linux' then pg_catalog.set_config('client_connection_check_interval', '5s', false) end"""
+_PROBE_SECONDS = 4
+_CLEANING_SECONDS = 3
 APPLICATION_NAME = "backup-pipeline"
 
 
@@ -42,6 +56,37 @@ def _state_of_refusal(text: str) -> str:
     if "authentication failed" in text or "no pg_hba.conf entry" in text or (missing and 'role "' in text):
         return "28000"
     return "3D000" if missing and 'database "' in text else ""
+
+
+_TLS = re.compile(
+    r"does not support SSL|SSL error|certificate|private key|SSL connection is required|tlsv1",
+    re.IGNORECASE,
+)
+_OTHER_KIND = re.compile(r"session is (not )?read-only|server is (not )?in hot standby mode")
+_ENDED_STATES = frozenset({"57P01", "57P02", "57P05", "25P03", "25P04", "08006", "08003"})
+_ENDED = re.compile(r"server closed the connection|terminating connection|connection (is|was) (lost|closed)"
+                    r"|SSL connection has been closed|no connection to the server|connection has been lost"
+                    r"|could not receive data from server|could not send data to server|consuming input failed"
+                    r"|(Broken pipe|Connection reset by peer|SSL SYSCALL error)")  # fmt: skip
+
+
+class LockNotGrantedError(UnreachableError):
+    """A lock was not granted in time: somebody else's stands in the way, or waits for one of ours."""
+
+
+def was_ended(state: str, text: str) -> bool:
+    """Return whether an error means that a connection which stood was ended: by somebody, a restart, the network."""
+    return state in _ENDED_STATES or (not state and bool(_ENDED.search(text)))
+
+
+def connection_ended(text: str, target: PostgresTarget) -> UnreachableError:
+    """Return the error for a connection that was ended while it was used."""
+    return UnreachableError(
+        f"The connection was ended: {' '.join(text.split()).rstrip('.')}.",
+        where=target.label,
+        remedy="Somebody ended the session, the server was stopped, or the network broke; the server's log says which. "
+        "Run it again.",
+    )
 
 
 _NO_ROOM = re.compile(r"too many (connections|clients)|connection slots are reserved|max clients")
@@ -82,9 +127,35 @@ def translate_postgres_error(error: psycopg.Error, target: PostgresTarget) -> Ba
     if target.password:
         text = text.replace(target.password, "***")
     state = error.sqlstate or _state_of_refusal(text)
+    if "no password supplied" in text or "password authentication failed: empty password" in text:
+        return SourceError(
+            f"The server asks for a password, and none is given: {text}.",
+            where=target.label,
+            remedy="Put it into the connection string, `password_env`, PGPASSWORD, or a password file (PGPASSFILE, "
+            "~/.pgpass with mode 0600).",
+        )
+    if _TLS.search(text):
+        return SourceError(
+            f"The encrypted connection was not made: {text}.",
+            where=target.label,
+            remedy="Check `sslmode`, `sslrootcert`, `sslcert` and `sslkey` of the connection string against what the "
+            "server offers.",
+        )
+    if _OTHER_KIND.search(text):
+        return UnreachableError(
+            f"No server is as `target_session_attrs` asks: {text}.",
+            where=target.label,
+            remedy="Check which of the hosts is the primary, or ask for another kind of server.",
+        )
+    if was_ended(state, text):
+        return connection_ended(text, target)
     if state.startswith("28"):
         return SourceError(
-            f"The server refused the login: {text}.", where=target.label, remedy="Check user and password."
+            f"The server refused the login: {text}.",
+            where=target.label,
+            remedy="Check user and password."
+            if "pg_hba" not in text
+            else "Let this user in from here (pg_hba.conf); where only encrypted connections may: `sslmode=require`.",
         )
     if state == "3D000":
         return SourceError(f"{text}.", where=target.label, remedy="Check the database's name.")
@@ -95,7 +166,7 @@ def translate_postgres_error(error: psycopg.Error, target: PostgresTarget) -> Ba
             remedy="Use a role that may read everything (with BYPASSRLS where row level security is on).",
         )
     if state == "55P03":
-        return UnreachableError(
+        return LockNotGrantedError(
             f"A lock was not granted in time: {text}.",
             where=target.label,
             remedy="Another session holds a conflicting lock (a migration?); run again when it has finished.",
@@ -120,21 +191,73 @@ def translated(target: PostgresTarget) -> Iterator[None]:
         raise translate_postgres_error(error, target) from error
 
 
+class WatchedConnection(Connection[TupleRow]):
+    """A connection that says when it has moved on, and is ended when a limit is reached or an interrupt comes."""
+
+    _forget: Any = None
+
+    def watch(self, target: PostgresTarget) -> None:
+        """Have it ended with the work that it is opened for."""
+        self._forget = limits.register(lambda: end_connections([self]))
+        limits.add_probe(target.with_database(""), lambda: _at_work(target))
+
+    def wait(self, *arguments: Any, **named: Any) -> Any:
+        """Wait as psycopg does; every answer is progress."""
+        answer = super().wait(*arguments, **named)
+        limits.moved()
+        return answer
+
+    def close(self) -> None:
+        """Close it; it is not ended any more."""
+        if self._forget is not None:
+            self._forget()
+            self._forget = None
+        super().close()
+
+
+def _at_work(target: PostgresTarget) -> bool:
+    """Return whether the server is at work for a session of ours: not idle, and waiting neither for us nor for a lock.
+
+    An index that takes hours to build is progress, though no byte comes from the server meanwhile.
+    """
+    arguments = {**target.connect_arguments(), "connect_timeout": _PROBE_SECONDS}
+    try:
+        with psycopg.connect(**arguments, autocommit=True) as connection:  # type: ignore[arg-type]
+            with cut_off_after(_PROBE_SECONDS, connection):
+                row = connection.execute(_AT_WORK, [[APPLICATION_NAME, "pg_dump", "pg_restore", "psql"]]).fetchone()
+            return bool(row and row[0])
+    except (psycopg.Error, OSError):
+        return False
+
+
+_AT_WORK = """
+select exists (select from pg_catalog.pg_stat_activity
+                where usename = current_user and pid <> pg_catalog.pg_backend_pid() and state = 'active'
+                  and application_name = any(%s) and coalesce(wait_event_type, '') not in ('Client', 'Lock'))
+"""
+
+
 def open_connection(target: PostgresTarget, *, autocommit: bool = True, pinned: bool = True) -> Connection[TupleRow]:
     """Open a connection; with `pinned` its session has PINNED_SETTINGS.
 
     Raises:
-        UnreachableError, SourceError: as the server or network says.
+        UnreachableError, SourceError: as the server or network says; also for a pooler that keeps no sessions.
+        TimeLimitError: the work was ended meanwhile.
     """
     arguments = {"application_name": APPLICATION_NAME, **target.connect_arguments()}
+    if limits.ending():
+        arguments["connect_timeout"] = _CLEANING_SECONDS
     with translated(target):
-        connection: Connection[TupleRow] = psycopg.connect(**arguments, autocommit=True)  # type: ignore[arg-type]
+        connection = WatchedConnection.connect(**arguments, autocommit=True)  # type: ignore[arg-type]
         try:
+            connection.watch(target)
+            refuse_pooling(connection, target)
             if pinned:
                 connection.execute(
                     "select " + ", ".join("set_config(%s, %s, false)" for _ in PINNED_SETTINGS),
                     [part for pair in PINNED_SETTINGS.items() for part in pair],
                 )
+                connection.execute(_CLIENT_CHECK)
             connection.autocommit = autocommit
         except BaseException:
             connection.close()

@@ -9,6 +9,8 @@ import psycopg
 from psycopg import Connection, pq
 from psycopg.rows import TupleRow
 
+from backup_pipeline.tools import limits
+
 _WAIT_SECONDS = 30.0
 _ANY_BYTES = "SQL_ASCII"
 
@@ -61,12 +63,14 @@ def copy_out(
             add(data)
             size += count
             if size >= piece:
+                limits.progressed()
                 yield b"".join(parts)
                 parts.clear()
                 size = 0
         elif count == 0:
             select.select([link.socket], [], [], _WAIT_SECONDS)
             link.consume_input()
+            limits.moved()
         else:
             break
     while (result := link.get_result()) is not None:

@@ -13,11 +13,18 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from backup_pipeline.errors import SourceError, UnreachableError
-from backup_pipeline.tools import processes
+from backup_pipeline.tools import limits, processes
 from backup_pipeline.tools.postgres.clients import choose_client
-from backup_pipeline.tools.postgres.connection import PINNED_SETTINGS, no_more_connections, takes_no_more
+from backup_pipeline.tools.postgres.connection import (
+    PINNED_SETTINGS,
+    LockNotGrantedError,
+    connection_ended,
+    no_more_connections,
+    takes_no_more,
+    was_ended,
+)
 from backup_pipeline.tools.postgres.copy import CSV, with_encoding
-from backup_pipeline.tools.postgres.snapshot import Snapshot
+from backup_pipeline.tools.postgres.snapshot import READER_LOCK_SECONDS, Snapshot
 
 # Linux takes 128 KB for one argument; a query that long names more than a thousand columns.
 LONGEST_QUERY = 100_000
@@ -43,6 +50,8 @@ def copy_program(snapshot: Snapshot, query: bytes, *, piece: int = 4 << 20) -> I
     target = snapshot.target
     psql = choose_client(snapshot.server_major).program("psql")
     pinned = "; ".join(f"set {name} = '{value}'" for name, value in PINNED_SETTINGS.items() if name != "search_path")
+    # The snapshot's own session holds the table's lock; who waits here waits for somebody who waits for that.
+    pinned += f"; set lock_timeout = '{READER_LOCK_SECONDS}s'"
     if snapshot.server_major >= _TRANSACTION_TIMEOUT_SINCE:
         pinned += "; set transaction_timeout = 0"
     statements = [
@@ -70,6 +79,12 @@ def copy_program(snapshot: Snapshot, query: bytes, *, piece: int = 4 << 20) -> I
         text = processes.last_lines(errors.replace(target.password, "***") if target.password else errors, 1)
         if takes_no_more(text):
             raise no_more_connections(text, target)
+        if was_ended("", messages) or "invalid snapshot identifier" in messages:
+            raise connection_ended(f"{text} (during COPY)", target)
+        if "lock timeout" in messages:
+            raise LockNotGrantedError(
+                f"A lock was not granted in time: {text}.", where=target.label, remedy="Run it again."
+            )
         if _AWAY.search(messages):
             raise UnreachableError(
                 f"The server cannot be reached or went away during COPY: {text}.",
@@ -94,6 +109,7 @@ def whole_rows(stream: BinaryIO, piece: int) -> Iterator[memoryview]:
     while True:
         count = stream.readinto(memoryview(buffer)[filled:])  # type: ignore[attr-defined]
         filled += count
+        limits.progressed()
         if count and filled < len(buffer):
             continue
         end = _last_row_end(buffer, filled)

@@ -10,17 +10,23 @@ from pathlib import Path
 from typing import Literal
 
 from backup_pipeline.errors import BackupSystemError, ToolError, UnreachableError
-from backup_pipeline.tools import processes
+from backup_pipeline.tools import limits, processes
 from backup_pipeline.tools.postgres.clients import PostgresClient
-from backup_pipeline.tools.postgres.connection import no_more_connections, takes_no_more
+from backup_pipeline.tools.postgres.connection import (
+    LockNotGrantedError,
+    connection_ended,
+    no_more_connections,
+    takes_no_more,
+    was_ended,
+)
 from backup_pipeline.tools.postgres.target import PostgresTarget
 
 DumpFormat = Literal["plain", "custom"]
 _CHUNK = 1 << 20
 _PIPE_SIZE = 1 << 20
-_AWAY = ("server closed the connection", "connection to server", "terminating connection", "SSL connection has been",
-         "could not connect", "no connection to the server", "the database system is",
-         "SET TRANSACTION SNAPSHOT")  # fmt: skip
+# A snapshot that is not there any more: the session that held it was ended.
+_ENDED_SNAPSHOT = ("SET TRANSACTION SNAPSHOT", "invalid snapshot identifier")
+_AWAY = ("connection to server", "could not connect", "the database system is")
 
 
 def dump_command(
@@ -65,6 +71,7 @@ class DumpStream:
         """
         out = self._process.stdout
         while data := out.read(_CHUNK):
+            limits.progressed()
             yield data
         code, messages = self._process.finish()
         lines = [_scrubbed(line, self.target) for line in messages.splitlines() if line.strip()]
@@ -99,6 +106,8 @@ def _failure(code: int, lines: list[str], target: PostgresTarget) -> BackupSyste
     text = processes.last_lines("\n".join(told[:3]))
     if takes_no_more(text):
         return no_more_connections(text, target)
+    if was_ended("", "\n".join(lines)) or any(sign in line for sign in _ENDED_SNAPSHOT for line in lines):
+        return connection_ended(f"{text} (during the dump)", target)
     if any(sign in line for sign in _AWAY for line in lines):
         return UnreachableError(
             f"The server cannot be reached or went away during the dump (pg_dump exit code {code}): {text}.",
@@ -108,7 +117,11 @@ def _failure(code: int, lines: list[str], target: PostgresTarget) -> BackupSyste
     if any("row-level security" in line or "permission denied" in line for line in lines):
         remedy = "Dump with a role that may read everything (with BYPASSRLS where row level security is on)."
     elif any("lock timeout" in line or "LOCK TABLE" in line for line in lines):
-        remedy = "Another session holds a conflicting lock (a migration?); run again when it has finished."
+        return LockNotGrantedError(
+            f"pg_dump was not granted a lock in time: {text}.",
+            where=target.label,
+            remedy="Another session holds a conflicting lock (a migration?); run again when it has finished.",
+        )
     else:
         remedy = "Read pg_dump's message; run it by hand with the same role to see more."
     return ToolError(f"pg_dump failed with exit code {code}: {text}.", where=target.label, remedy=remedy)

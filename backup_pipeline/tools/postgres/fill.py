@@ -16,7 +16,12 @@ from backup_pipeline.errors import SourceError
 from backup_pipeline.model.catalog import Catalog
 from backup_pipeline.model.record import Fingerprint
 from backup_pipeline.tools.postgres.catalog import read_catalog
-from backup_pipeline.tools.postgres.connection import PINNED_SETTINGS
+from backup_pipeline.tools.postgres.connection import (
+    PINNED_SETTINGS,
+    connection_ended,
+    was_ended,
+    without_values,
+)
 from backup_pipeline.tools.postgres.fingerprint import fingerprint_with
 from backup_pipeline.tools.postgres.restore_session import Tolerate, copy_rows, execute_statement
 from backup_pipeline.tools.postgres.restore_stream import CopyBlock, Statement
@@ -113,6 +118,8 @@ class Filling:
             with self._connection.transaction():
                 return fingerprint_with(self._connection, *table, algorithm)
         except psycopg.Error as error:
+            if was_ended(error.sqlstate or "", str(error)):
+                raise connection_ended(without_values(error), self._target) from None
             return f"cannot be read (SQLSTATE {error.sqlstate or 'connection lost'})"
         except SourceError as error:
             return error.what

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from backup_pipeline.errors import RefusedError, SourceError
-from backup_pipeline.tools import processes
+from backup_pipeline.tools import limits, processes
 from backup_pipeline.tools.files import CHUNK
 from backup_pipeline.tools.postgres.clients import PostgresClient
 from backup_pipeline.tools.postgres.connection import message_without_values
@@ -95,3 +95,4 @@ def _write(program: processes.Running, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[program.stdin.write(view) or 0 :]
+        limits.progressed()

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import queue
 import threading
 from collections.abc import Iterator
 
-import psycopg
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
 from backup_pipeline.errors import UnreachableError
+from backup_pipeline.tools import limits
 from backup_pipeline.tools.postgres.connection import translated
-from backup_pipeline.tools.postgres.snapshot import Snapshot, in_snapshot
+from backup_pipeline.tools.postgres.cutting import end_connections
+from backup_pipeline.tools.postgres.snapshot import Snapshot, in_snapshot, kept_alive
 
 
 class Readers:
@@ -26,7 +26,8 @@ class Readers:
         self.snapshot = snapshot
         self.size = size
         self._stack = contextlib.ExitStack()
-        self._idle: queue.LifoQueue[Connection[TupleRow]] = queue.LifoQueue()
+        self._idle: list[Connection[TupleRow]] = []
+        self._resting = threading.Lock()
         self._permits = threading.BoundedSemaphore(size)
         self._guard = threading.Lock()
         self._open: list[Connection[TupleRow]] = []
@@ -42,7 +43,8 @@ class Readers:
             except BaseException:
                 connection.close()
                 raise
-            self._idle.put(connection)
+            with self._resting:
+                self._idle.append(connection)
 
     @contextlib.contextmanager
     def permit(self) -> Iterator[None]:
@@ -53,13 +55,15 @@ class Readers:
 
     def check(self) -> None:
         """Raise UnreachableError when the capture was stopped; for use between pieces of work."""
+        limits.check()
         if self._stopped:
             raise UnreachableError("The capture was stopped.", where=self.snapshot.target.label, remedy="Run it again.")
 
     def _take(self) -> Connection[TupleRow]:
         self.check()
-        with contextlib.suppress(queue.Empty):
-            return self._idle.get_nowait()
+        with self._resting:
+            if self._idle:
+                return self._idle.pop()
         connection = contextlib.ExitStack()
         opened = connection.enter_context(in_snapshot(self.snapshot))
         with self._guard:
@@ -71,13 +75,33 @@ class Readers:
         """Cancel what runs, from any thread."""
         self._stopped = True
         with self._guard:
-            for connection in self._open:
-                with contextlib.suppress(psycopg.Error, OSError):
-                    if not connection.closed:
-                        connection.cancel_safe(timeout=5)
+            end_connections(self._open)
 
     def __enter__(self) -> Readers:
+        self._stack.enter_context(kept_alive(self._idle, self._resting))
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+
+
+class HolderReaders(Readers):
+    """Lends the snapshot's own session, which has every table's lock: for a table that somebody else waits to change.
+
+    Its DDL waits for our snapshot, and every new reader would wait behind it until the backup has ended.
+    """
+
+    def __init__(self, readers: Readers) -> None:
+        super().__init__(readers.snapshot, 1)
+        self._readers = readers
+
+    @contextlib.contextmanager
+    def borrow(self) -> Iterator[Connection[TupleRow]]:
+        """Lend the session for the block."""
+        with self.snapshot.guard, translated(self.snapshot.target):
+            self.check()
+            yield self.snapshot.connection
+
+    def check(self) -> None:
+        """Raise UnreachableError when the capture was stopped."""
+        self._readers.check()

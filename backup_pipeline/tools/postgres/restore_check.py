@@ -19,7 +19,13 @@ from backup_pipeline.model.catalog import Catalog, RolesDocument
 from backup_pipeline.model.progress import Progress, ProgressSink, no_progress
 from backup_pipeline.model.record import Fingerprint
 from backup_pipeline.tools.postgres.catalog import read_catalog, read_roles
-from backup_pipeline.tools.postgres.connection import connected, open_connection
+from backup_pipeline.tools.postgres.connection import (
+    connected,
+    connection_ended,
+    open_connection,
+    was_ended,
+    without_values,
+)
 from backup_pipeline.tools.postgres.fingerprint import (
     HASH_RECORD,
     HASH_TEXT,
@@ -101,7 +107,7 @@ def fingerprints_of(
                 return item[0], f"the fingerprint algorithm {algorithm} is not known to this release"
             return item[0], fingerprint_with(mine.connection, schema, table, algorithm)
         except psycopg.Error as error:
-            return item[0], f"cannot be read (SQLSTATE {error.sqlstate or 'connection lost'})"
+            return item[0], _unread(error, target)
         except BackupSystemError as error:
             return item[0], error.what
 
@@ -115,6 +121,13 @@ def fingerprints_of(
         for connection in opened:
             connection.close()
     return found
+
+
+def _unread(error: psycopg.Error, target: PostgresTarget) -> str:
+    """Return why a table cannot be read; UnreachableError where the connection was ended, which says nothing of it."""
+    if was_ended(error.sqlstate or "", str(error)):
+        raise connection_ended(without_values(error), target) from None
+    return f"cannot be read (SQLSTATE {error.sqlstate or 'connection lost'})"
 
 
 def fingerprint_in_order(
@@ -134,7 +147,7 @@ def fingerprint_in_order(
                 )
             ).fetchone()
         except psycopg.Error as error:
-            return f"cannot be read (SQLSTATE {error.sqlstate or 'connection lost'})"
+            return _unread(error, target)
         assert row is not None
         major = connection.info.server_version // 10000
         return Fingerprint(algorithm=algorithm, server_major=major, value=str(row[0]), rows=int(row[1]))

@@ -13,6 +13,7 @@ from psycopg import Connection
 from psycopg.rows import TupleRow
 
 from backup_pipeline.tools.postgres.connection import open_connection
+from backup_pipeline.tools.postgres.cutting import end_connections
 from backup_pipeline.tools.postgres.target import PostgresTarget
 
 
@@ -81,9 +82,7 @@ class Pool:
                     with contextlib.suppress(queue.Empty):
                         self._tasks.get_nowait()
         if self.stop.is_set():
-            for connection in self.connections:
-                with contextlib.suppress(Exception):
-                    connection.cancel_safe(timeout=5)
+            end_connections(self.connections)
         for thread in self._threads:
             thread.join()
         self._close()

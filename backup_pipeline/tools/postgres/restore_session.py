@@ -8,12 +8,19 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 
+import psycopg
 from psycopg import Connection
 from psycopg.pq import ExecStatus
 from psycopg.rows import TupleRow
 
 from backup_pipeline.errors import SourceError, UnreachableError
-from backup_pipeline.tools.postgres.connection import message_without_values
+from backup_pipeline.tools import limits
+from backup_pipeline.tools.postgres.connection import (
+    connection_ended,
+    message_without_values,
+    was_ended,
+    without_values,
+)
 from backup_pipeline.tools.postgres.target import PostgresTarget
 
 # Told a statement that the server refused and the SQLSTATE; True leaves it out.
@@ -35,6 +42,8 @@ def execute_statement(
         return
     primary = (result.error_field(ord("M")) or b"").decode("utf-8", "replace")
     state = (result.error_field(ord("C")) or b"").decode()
+    if was_ended(state, primary or connection.pgconn.get_error_message()):
+        raise connection_ended(primary or connection.pgconn.get_error_message(), target)
     if tolerate is not None and tolerate(text, state):
         return
     # Only up to the first literal: it may be a password (of a subscription) or data (of a large object).
@@ -72,9 +81,12 @@ def copy_rows(
             with cursor.copy(statement) as copy:
                 for chunk in chunks:
                     copy.write(chunk)
+                    limits.progressed()
                     size += len(chunk)
                     del chunk  # before the next one is read
         except Exception as error:
+            if isinstance(error, psycopg.Error) and was_ended(error.sqlstate or "", str(error)):
+                raise connection_ended(without_values(error), target) from None
             diagnosis = getattr(error, "diag", None)
             if diagnosis is not None and diagnosis.message_primary:
                 # The context holds the line of data that was refused; it belongs into no message.

@@ -1,0 +1,89 @@
+"""A server that stalls, drips or breaks off in any phase: a limit ends the work, names its setting, leaves nothing."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psutil
+import pytest
+
+from backup_pipeline.errors import BackupSystemError, TimeLimitError
+from backup_pipeline.operations.backup import BackupRun, RunIdentity
+from backup_pipeline.tools.postgres.connection import connected
+from backup_pipeline.tools.postgres.target import PostgresTarget
+from backup_pipeline_tests.proxies import Behaviour, Proxy, proxy_before
+from backup_pipeline_tests.sites import SHOP, TestSite, dsn
+
+_OPEN = """select count(*) from pg_stat_activity where datname = %s and pid <> pg_backend_pid()
+ and application_name in ('backup-pipeline', 'pg_dump', 'psql', 'pg_restore')"""
+# What a client sends in each phase.
+_DURING_A_CAPTURE = {
+    "connect": "",
+    "catalog": "pg_get_constraintdef",
+    "dump": "COPY public.orders",
+    "export": "copy (select",
+    "fingerprint": "hash_record_extended",
+}
+
+
+@pytest.fixture
+def stalling(
+    tmp_path: Path, database: Callable[..., PostgresTarget], template: Callable[[str, str], str]
+) -> Iterator[tuple[TestSite, Proxy, PostgresTarget]]:
+    """A site whose database is reached through a proxy, with short limits; the proxy; the database itself."""
+    target = database(template("shop", SHOP))
+    site = TestSite(tmp_path)
+    with proxy_before(target) as (proxy, through):
+        site.variables = {"SHOP_URL": dsn(through) + "?connect_timeout=2"}
+        site.write(
+            "sources: {shop: {kind: postgres, dsn_env: SHOP_URL, timeout: 60s, stall_timeout: 2s}}\n"
+            "plans: {nightly: {sources: [shop], wait_seconds: 0}}\n"
+        )
+        yield site, proxy, target
+
+
+def _all_is_closed(target: PostgresTarget) -> None:
+    """No program of ours runs, and, once the network passes again, no session of ours is open."""
+    assert [child for child in psutil.Process().children() if child.name() in ("pg_dump", "psql", "pg_restore")] == []
+    until = time.monotonic() + 10
+    with connected(target.with_database("postgres")) as connection:
+        while connection.execute(_OPEN, [target.database]).fetchone() != (0,):
+            assert time.monotonic() < until, "a session is still open on the server"
+            time.sleep(0.05)
+
+
+def _capture(site: TestSite) -> int:
+    """Capture the source; return the number of records. The lock and all else are given back as a run does it."""
+    now = datetime.now(UTC)
+    run = BackupRun(site.site, "nightly", RunIdentity(uuid.uuid4().hex, uuid.uuid4().hex, now))
+    try:
+        return len(list(run.capture("shop")))
+    finally:
+        run.close()
+
+
+@pytest.mark.parametrize("behaviour", ["stall", "reset"])
+def test_a_capture_ends_whatever_its_server_does_in_any_phase(
+    stalling: tuple[TestSite, Proxy, PostgresTarget], behaviour: Behaviour
+) -> None:
+    site, proxy, target = stalling
+    for phase, sent in _DURING_A_CAPTURE.items():
+        proxy.trouble_at(sent, behaviour)
+        with pytest.raises(BackupSystemError) as caught:
+            _capture(site)
+        assert proxy.happened.is_set(), phase
+        if isinstance(caught.value, TimeLimitError):
+            assert behaviour == "stall", phase
+            assert "no progress for 2s (`sources.shop.stall_timeout`)" in caught.value.what
+        else:
+            # While a connection is made, its own limit comes first.
+            assert behaviour == "reset" or phase == "connect"
+            assert "cannot be reached" in caught.value.what or "was ended" in caught.value.what, phase
+        proxy.mend()
+        _all_is_closed(target)
+    # Nothing is locked, and nothing is left that stops the next.
+    assert _capture(site) == 4
