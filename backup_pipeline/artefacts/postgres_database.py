@@ -7,6 +7,7 @@ What each artefact is made of stands in `postgres_dump`, `postgres_roles` and `t
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import itertools
 import queue
@@ -156,17 +157,66 @@ def _captured(
     context: CaptureContext, settings: PostgresSource, target: PostgresTarget, selected: frozenset[Key] | None
 ) -> Iterator[ArtefactRecord]:
     """Capture a database in one snapshot. As long as pg_dump has not got its locks, nothing is recorded."""
-    with exported_snapshot(target, lock_timeout_seconds=settings.lock_timeout_seconds) as snapshot:
+    with (
+        exported_snapshot(target, lock_timeout_seconds=settings.lock_timeout_seconds) as snapshot,
+        Readers(snapshot, settings.connections) as readers,
+        _dump_begun(context, settings, snapshot, readers, selected) as dump,
+    ):
         catalog = read_catalog(snapshot.connection)
         require_tables(catalog.tables, settings, target)
+        dump.catalog.set_result(catalog)
         roles = None
         if _wanted((context.source, "roles"), selected):
             roles = capture_roles(context, snapshot, read_roles(snapshot.connection, catalog))
-        with Readers(snapshot, settings.connections) as readers:
-            capture = _Capture(context, settings, snapshot, catalog, readers, selected)
-            for record in capture.records(roles):
-                context.writer.write_record(record)
-                yield record
+        for record in _Capture(context, settings, snapshot, catalog, readers, selected, dump).records(roles):
+            context.writer.write_record(record)
+            yield record
+
+
+@dataclass
+class _Dump:
+    """A pg_dump that was begun before anything else, for the less time between its locks and the snapshot's the better.
+
+    Attributes:
+        written: what it gives; None where no dump is asked for.
+        catalog: for its record; set when it is known.
+        dumping: set when it has its locks.
+    """
+
+    written: Future[WrittenDump] | None = None
+    catalog: Future[Catalog] = field(default_factory=Future)
+    dumping: threading.Event = field(default_factory=threading.Event)
+
+
+@contextlib.contextmanager
+def _dump_begun(
+    context: CaptureContext,
+    settings: PostgresSource,
+    snapshot: Snapshot,
+    readers: Readers,
+    selected: frozenset[Key] | None,
+) -> Iterator[_Dump]:
+    dump = _Dump()
+    if not _wanted((context.source, "dump"), selected):
+        yield dump
+        return
+    with ThreadPoolExecutor(1, thread_name_prefix=f"dump-{context.source}") as thread:
+        dump.written = thread.submit(
+            write_dump,
+            context,
+            settings,
+            snapshot,
+            dump.catalog.result,
+            check=readers.check,
+            begun=dump.dumping.set,
+        )
+        try:
+            yield dump
+        except BaseException as error:
+            readers.stop()
+            if not dump.catalog.done():
+                dump.catalog.set_exception(error)
+            raise
 
 
 def _wanted(key: Key, selected: frozenset[Key] | None) -> bool:
@@ -183,9 +233,9 @@ class _Capture:
     catalog: Catalog
     readers: Readers
     selected: frozenset[Key] | None
+    dump: _Dump
     hashable: HashableTypes = field(default_factory=HashableTypes)
     fingerprints: dict[TableName, Fingerprint] = field(default_factory=dict)
-    dumping: threading.Event = field(default_factory=threading.Event)
 
     def records(self, roles: ArtefactRecord | None = None) -> Iterator[ArtefactRecord]:
         """Yield every record, `roles` first; raise the first error after the others have had their turn.
@@ -193,8 +243,7 @@ class _Capture:
         Raises:
             LockNotGrantedError: pg_dump was not granted its locks; no record was yielded.
         """
-        context, source = self.context, self.context.source
-        with_dump = _wanted((source, "dump"), self.selected)
+        source = self.context.source
         exports = [
             t
             for t in tables_to_export(self.catalog.tables, self.settings.tables)
@@ -206,24 +255,13 @@ class _Capture:
         stems = file_stems(source, [(t.schema_name, t.name) for t in self.catalog.tables])
         others = [
             t for t in self.catalog.tables if t.kind == "table" and (t.schema_name, t.name) not in exported
-        ] if with_dump else []  # fmt: skip
+        ] if self.dump.written else []  # fmt: skip
         done: queue.SimpleQueue[Future[ArtefactRecord | None]] = queue.SimpleQueue()
         errors: list[BaseException] = []
-        written: Future[WrittenDump] | None = None
+        written = self.dump.written
         finished = False
-        # One thread more than connections, for the dump, which brings its own connection.
-        pool = ThreadPoolExecutor(self.readers.size + 1, thread_name_prefix=f"capture-{source}")
+        pool = ThreadPoolExecutor(self.readers.size, thread_name_prefix=f"capture-{source}")
         try:
-            if with_dump:
-                written = pool.submit(
-                    write_dump,
-                    context,
-                    self.settings,
-                    self.snapshot,
-                    self.catalog,
-                    check=self.readers.check,
-                    begun=self.dumping.set,
-                )
             jobs: list[Callable[[], ArtefactRecord | None]] = [
                 *(self._export_job(t, stems[t.schema_name, t.name]) for t in exports),
                 *(self._fingerprint_job(t) for t in sorted(others, key=lambda t: -t.bytes)),
@@ -258,7 +296,7 @@ class _Capture:
 
     def _wait_for_locks(self, written: Future[WrittenDump]) -> None:
         """Wait until pg_dump has all its locks (tables are exported meanwhile); raise when it was not granted them."""
-        while not self.dumping.wait(0.02):
+        while not self.dump.dumping.wait(0.02):
             if written.done():
                 if isinstance(error := written.exception(), LockNotGrantedError):
                     raise error

@@ -75,14 +75,15 @@ def write_dump(
     context: CaptureContext,
     settings: PostgresSource,
     snapshot: Snapshot,
-    catalog: Catalog,
+    read: Callable[[], Catalog],
     *,
     check: Callable[[], None] = _go_on,
     begun: Callable[[], None] = _go_on,
 ) -> WrittenDump:
     """Run pg_dump inside the snapshot and write its output and the catalog.
 
-    `check` raises when the work is to stop; `begun` is called when pg_dump has all its locks and writes.
+    `read` returns the catalog as soon as it is known; `check` raises when the work is to stop; `begun` is called when
+    pg_dump has all its locks and writes.
 
     Raises:
         ToolError, UnreachableError: pg_dump failed; no dump file appears.
@@ -93,7 +94,7 @@ def write_dump(
         client,
         snapshot.target,
         snapshot=snapshot.id,
-        encoding=catalog.encoding,
+        encoding=snapshot.connection.info.parameter_status("server_encoding") or "UTF8",
         format=settings.dump_format,
         lock_timeout_seconds=min(_LOCK_SECONDS, settings.lock_timeout_seconds),
     )
@@ -101,13 +102,14 @@ def write_dump(
     writer = context.writer
     plain = settings.dump_format == "plain"
     content = DumpContent()
-    expected = sum(table.bytes for table in catalog.tables)
     name = f"{context.source}.dump"
+    expected = 0
     with dumping(command, snapshot.target) as stream, writer.create(path) as file:
         if plain:
             with gzip_sink(file, hashed=False) as sink:
                 for piece in stream.chunks():
                     begun()
+                    expected = expected or sum(table.bytes for table in read().tables) or 1
                     check()
                     content.feed(piece)
                     sink.write(piece)
@@ -124,7 +126,7 @@ def write_dump(
     if plain:
         record = record.model_copy(update={"content_sha256": content.content_sha256, "content_size": content.size})
     return WrittenDump(
-        files=[record, _write_catalog(context, catalog)],
+        files=[record, _write_catalog(context, read())],
         tool=ToolRecord(name="pg_dump", version=client.version_text, warnings=stream.warnings),
         started=started,
         rows=dict(content.rows) if plain else _archived(context, path),

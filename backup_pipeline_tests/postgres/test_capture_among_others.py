@@ -42,7 +42,7 @@ def _busy_application(target: PostgresTarget) -> Iterator[list[int]]:
                 ):
                     connection.execute(statement)  # type: ignore[arg-type]
                 rounds[0] += 1
-                stop.wait(0.5)
+                stop.wait(2)
 
     thread = threading.Thread(target=work)
     thread.start()
@@ -58,7 +58,7 @@ def test_a_capture_gets_through_beside_an_application_that_rewrites_its_tables(d
     with connected(target, pinned=False) as connection:
         connection.execute((SHOP + _TABLES).encode())
     with _busy_application(target) as rounds:
-        done = capture(tmp_path, target, lock_timeout_seconds=5)
+        done = capture(tmp_path, target, lock_timeout_seconds=30)
         before = rounds[0]
         while rounds[0] == before:  # the application goes on
             pass
