@@ -79,7 +79,9 @@ def capture_repository(context: CaptureContext, settings: RepositorySource) -> I
         yield _capture_archive(context, settings, repository, seen, seen.head)
     yield _capture_bundle(context, settings, repository, seen)
     if extras:
-        volumes: dict[str, JsonValue] = {name: str(path) for name, path in volume_names(settings.volumes).items()}
+        volumes: dict[str, JsonValue] = {
+            name: str(path) for name, path in volume_names(settings.captured_volumes).items()
+        }
         yield capture_tarball(
             context,
             key=(context.source, "extras"),
@@ -123,7 +125,7 @@ def _extras(settings: RepositorySource) -> tuple[Root, ...]:
     roots = []
     if settings.include_env:
         roots.append(Root("env/.env", settings.path / ".env"))
-    roots += [Root(f"volumes/{name}", path) for name, path in volume_names(settings.volumes).items()]
+    roots += [Root(f"volumes/{name}", path) for name, path in volume_names(settings.captured_volumes).items()]
     missing = [root.place for root in roots if not (root.place.is_dir() or root.place.is_file())]
     if missing:
         raise SourceError(
@@ -243,7 +245,7 @@ def _facts(settings: RepositorySource, seen: Seen) -> dict[str, str]:
         "branch": _branch(seen.refs) or "detached",
         "commit": seen.head.commit[:7] if seen.head else "none",
         "env": "yes" if settings.include_env else "no",
-        "volumes": "yes" if settings.volumes else "no",
+        "volumes": "yes" if settings.captured_volumes else "no",
     }
 
 

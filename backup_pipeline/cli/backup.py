@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from backup_pipeline.cli.backup_report import Gathering
     from backup_pipeline.operations.backup import Watcher
     from backup_pipeline.orchestration.launch import RunOutcome
+    from backup_pipeline.settings.run_options import RunOptions
     from backup_pipeline.settings.site import Site
 
 
@@ -29,6 +31,30 @@ def backup(
         typer.Option("--only", help="Capture only this source (repeatable). Such a set is marked partial."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Complete the newest, incomplete set of the plan.")] = False,
+    include_env: Annotated[
+        bool | None,
+        typer.Option(
+            "--include-env/--no-include-env",
+            help="With the repositories' .env, which holds secrets.",
+            show_default="as the settings say",
+        ),
+    ] = None,
+    include_volumes: Annotated[
+        bool | None,
+        typer.Option(
+            "--include-volumes/--no-include-volumes",
+            help="With the repositories' volumes.",
+            show_default="as the settings say",
+        ),
+    ] = None,
+    store: Annotated[
+        Path | None, typer.Option("--store", metavar="FOLDER", help="Write this run's set right below FOLDER instead.")
+    ] = None,
+    keep_within: Annotated[
+        str | None,
+        typer.Option("--keep-within", metavar="14d", help="Keep sets this long instead, when this run cleans up."),
+    ] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="A line per artefact and check.")] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -38,7 +64,7 @@ def backup(
     a work session: it ends with exit code 0 only when the set was written, re-read and sealed.
 
     Examples: `backup-pipeline backup nightly` · `backup-pipeline backup session --only trading --json` ·
-    `backup-pipeline backup nightly --resume`
+    `backup-pipeline backup nightly --resume` · `backup-pipeline backup session --include-env --store /mnt/usb`
     """
     site = load(config)
     names = list(plans or site.settings.plans)
@@ -46,10 +72,27 @@ def backup(
         site.plan(name)
     if resume and len(names) != 1:
         raise typer.BadParameter("name the one plan whose set is to be completed", param_hint="--resume")
+    if store and len(names) != 1:
+        raise typer.BadParameter("name the one plan whose set is to be written there", param_hint="--store")
+    from backup_pipeline.settings.run_options import run_options, site_with
+
+    options = run_options(
+        {
+            "store": store.expanduser().absolute() if store else None,
+            "include_env": include_env,
+            "include_volumes": include_volumes,
+            "keep_within": keep_within,
+        }
+    )
+    for name in names:
+        site_with(site, name, options)
     from backup_pipeline.operations.embedded import embedded_server_up
 
     with embedded_server_up(site):
-        results = [run_plan(site, name, tuple(only or ()), resume=resume, as_json=as_json) for name in names]
+        results = [
+            run_plan(site, name, tuple(only or ()), resume=resume, as_json=as_json, options=options, verbose=verbose)
+            for name in names
+        ]
     if as_json:
         print_json(results[0] if plans and len(plans) == 1 else {"plans": results})
     code = next((result["exit_code"] for result in results if result["exit_code"]), 0)
@@ -57,9 +100,26 @@ def backup(
 
 
 def run_plan(
-    site: Site, plan: str, only: tuple[str, ...] = (), *, resume: bool = False, as_json: bool = False
+    site: Site,
+    plan: str,
+    only: tuple[str, ...] = (),
+    *,
+    resume: bool = False,
+    as_json: bool = False,
+    options: RunOptions | None = None,
+    verbose: bool = False,
 ) -> dict[str, Any]:
-    """Run one plan and tell of it; return the document of the run, with its exit code."""
+    """Run one plan and tell of it; return the document of the run, with its exit code.
+
+    Args:
+        site: the site.
+        plan: the plan.
+        only: sources to capture; all by default.
+        resume: complete the newest, incomplete set.
+        as_json: say nothing while it runs.
+        options: what this run has otherwise than the settings.
+        verbose: tell of each artefact and check.
+    """
     from backup_pipeline.cli.backup_report import JsonReport, TextReport
     from backup_pipeline.errors import BackupSystemError
     from backup_pipeline.operations.alerts import notify_run_finished, ping_fail
@@ -67,23 +127,29 @@ def run_plan(
     from backup_pipeline.operations.env_check import require_environment
     from backup_pipeline.operations.known_tables import look_for_tables
     from backup_pipeline.operations.stores import plan_lock
+    from backup_pipeline.settings.run_options import RunOptions, site_with
 
+    options = options or RunOptions()
+    own = site_with(site, plan, options)
     sources = check_sources(site, plan, only)
-    unfinished = newest_unfinished(site, plan) if resume else None
+    unfinished = newest_unfinished(own, plan) if resume else None
     if unfinished:
         # Whoever still writes that set holds this lock, and is not to be declared dead.
-        with plan_lock(site, plan, "backup --resume", 0):
+        with plan_lock(own, plan, "backup --resume", 0):
             pass
-    report: TextReport | JsonReport = JsonReport(plan) if as_json else TextReport(plan, sources)
+    elsewhere = options.store
+    report: TextReport | JsonReport = (
+        JsonReport(plan) if as_json else TextReport(plan, sources, verbose=verbose, store=elsewhere)
+    )
     try:
         # Before the second that Dagster's import takes: what cannot work is said at once.
-        require_environment(site, plan, sources)
+        require_environment(own, plan, sources)
         look_for_tables(site, plan, sources)
         with report:
             if unfinished:
                 outcome = _resume(site, unfinished[1].root_run_id, report.watcher)
             else:
-                outcome = _start(site, plan, sources, report.watcher)
+                outcome = _start(site, plan, sources, report.watcher, options)
     except BackupSystemError as error:
         if sources == site.plan(plan).sources:
             ping_fail(site, plan, error.what)
@@ -92,7 +158,7 @@ def run_plan(
             raise
         return report.failed(error)
     _notify(site, plan, outcome, report.seen, partial=sources != site.plan(plan).sources)
-    return report.finished(outcome, site.store_folder(plan))
+    return report.finished(outcome, own.store_folder(plan))
 
 
 def _notify(site: Site, plan: str, outcome: RunOutcome, seen: Gathering, *, partial: bool) -> None:
@@ -113,13 +179,14 @@ def _notify(site: Site, plan: str, outcome: RunOutcome, seen: Gathering, *, part
     )
 
 
-def _start(site: Site, plan: str, sources: tuple[str, ...], watcher: Watcher) -> RunOutcome:
+def _start(site: Site, plan: str, sources: tuple[str, ...], watcher: Watcher, options: RunOptions) -> RunOutcome:
     from backup_pipeline.orchestration.site_process import enter_site
 
     enter_site(site)
     from backup_pipeline.orchestration.build import selection_of
     from backup_pipeline.orchestration.launch import run_job
     from backup_pipeline.orchestration.names import PLAN_TAG, backup_job
+    from backup_pipeline.orchestration.run_resource import RUNS
     from backup_pipeline.orchestration.watching import watched_by
 
     whole = sources == site.plan(plan).sources
@@ -129,6 +196,7 @@ def _start(site: Site, plan: str, sources: tuple[str, ...], watcher: Watcher) ->
             backup_job(plan),
             assets=None if whole else selection_of(site, plan, sources),
             tags={PLAN_TAG: plan, "backup_pipeline/from": "shell"},
+            run_config={"resources": {RUNS: {"config": given}}} if (given := options.run_config()) else None,
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -68,9 +69,10 @@ def showing(sink: ProgressSink) -> Watcher:
 class _Lines(Gathering):
     """Prints one line per source, fit for a hook's output."""
 
-    def __init__(self, plan: str) -> None:
+    def __init__(self, plan: str, *, verbose: bool = False) -> None:
         super().__init__()
         self._plan = plan
+        self._verbose = verbose
         self._out = console(stderr=True)
         self._number = 0
 
@@ -83,6 +85,17 @@ class _Lines(Gathering):
 
     def source_started(self, source: str) -> None:
         self._number = self.sources.index(source) + 1 if source in self.sources else self._number + 1
+
+    def artefact_done(self, record: ArtefactRecord) -> None:
+        super().artefact_done(record)
+        if not self._verbose:
+            return
+        rows = "" if record.rows is None else f", {record.rows:,} rows"
+        for file in record.files:
+            self._out.print(f"      {file.path} {bytes_text(file.size)}{rows}", markup=False)
+        for check in record.checks:
+            mark = "ok" if check.passed else check.severity.value.lower()
+            self._out.print(f"      {record.name}: {check.name} {mark}: {check.summary}", markup=False)
 
     def source_done(self, done: SourceDone) -> None:
         super().source_done(done)
@@ -104,9 +117,12 @@ class _Lines(Gathering):
 class TextReport:
     """Progress and lines on standard error while it runs; the summary on standard output."""
 
-    def __init__(self, plan: str, sources: tuple[str, ...]) -> None:
+    def __init__(
+        self, plan: str, sources: tuple[str, ...], *, verbose: bool = False, store: Path | None = None
+    ) -> None:
         self._plan = plan
-        self._lines = _Lines(plan)
+        self._store = store
+        self._lines = _Lines(plan, verbose=verbose)
         self._lines.sources = sources
         self._stack = ExitStack()
 
@@ -157,9 +173,10 @@ class TextReport:
                 errors.print("[bold]remedy[/]", end=" ")
                 errors.print(error.remedy, markup=False)
         if manifest is None and self._lines.set_id:
+            where = f" --store {shlex.quote(str(self._store))}" if self._store else ""
             errors.print(
                 f"{self._plan}/{self._lines.set_id} is incomplete and does not count as a backup. "
-                f"Complete it with: backup-pipeline backup {self._plan} --resume{config_argument()}",
+                f"Complete it with: backup-pipeline backup {self._plan} --resume{where}{config_argument()}",
                 markup=False,
             )
         return {"exit_code": int(exit_code_of(outcome))}

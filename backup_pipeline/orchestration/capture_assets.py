@@ -80,7 +80,7 @@ def fixed_artefacts(name: str, source: Source) -> list[tuple[tuple[str, ...], Ar
             return [((name, "copy"), ArtefactKind.SQLITE_COPY)]
         case FolderSource():
             return [((name, "tarball"), ArtefactKind.FOLDER_TARBALL)]
-        case RepositorySource(include_env=extras, volumes=volumes):
+        case RepositorySource(include_env=extras, captured_volumes=volumes):
             keys: list[tuple[tuple[str, ...], ArtefactKind]] = [
                 ((name, "archive"), ArtefactKind.REPOSITORY_ARCHIVE),
                 ((name, "bundle"), ArtefactKind.REPOSITORY_BUNDLE),
@@ -195,7 +195,7 @@ def capture_asset(site: Site, plan: str, name: str) -> dg.AssetsDefinition:
         size = rows = count = 0
         try:
             backup = backups.of_plan(plan)
-            store = site.store_folder(plan)
+            store = backups.site(plan).store_folder(plan)
             for record in backup.capture(name, selected):
                 asset = artefact_key(plan, record.key)
                 done.add(asset)

@@ -41,12 +41,14 @@ def manifest_asset(site: Site, plan: str) -> dg.AssetsDefinition:
             backup.close()
         except Exception as error:  # noqa: BLE001 - at this edge everything becomes a Failure
             raise failure_of(error) from None
-        partitions = sets_partitions(plan)
-        assert partitions.name is not None
-        context.instance.add_dynamic_partitions(partitions.name, [sealed.set_id])
+        store = backups.site(plan).store_folder(plan)
+        if store == site.store_folder(plan):
+            partitions = sets_partitions(plan)
+            assert partitions.name is not None
+            context.instance.add_dynamic_partitions(partitions.name, [sealed.set_id])
         context.instance.add_run_tags(context.run_id, {SET_TAG: f"{plan}/{sealed.set_id}"})
         return dg.MaterializeResult(
-            metadata=manifest_metadata(sealed, store=str(site.store_folder(plan))),
+            metadata=manifest_metadata(sealed, store=str(store)),
             data_version=dg.DataVersion(sealed.set_id),
         )
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from typing import Any
 
 import dagster as dg
 
 from backup_pipeline.operations.backup import BackupRun, RunIdentity
 from backup_pipeline.orchestration.names import SET_IDENTITY_TAG, source_key
 from backup_pipeline.orchestration.watching import present_watcher
+from backup_pipeline.settings.run_options import run_options, site_with
 from backup_pipeline.settings.site import Site
 
 RUNS = "backup_runs"
@@ -19,19 +21,31 @@ RUNS = "backup_runs"
 class BackupRuns:
     """The sets that one run writes, by plan."""
 
-    def __init__(self, site: Site, instance: dg.DagsterInstance, run: dg.DagsterRun, stack: ExitStack) -> None:
+    def __init__(
+        self,
+        site: Site,
+        instance: dg.DagsterInstance,
+        run: dg.DagsterRun,
+        stack: ExitStack,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
         self._site = site
+        self._options = options or {}
         self._instance = instance
         self._run = run
         self._stack = stack
         self._open: dict[str, BackupRun] = {}
+
+    def site(self, plan: str) -> Site:
+        """Return the site as this run of a plan sees it, with what the run's configuration says otherwise."""
+        return site_with(self._site, plan, run_options(self._options))
 
     def of_plan(self, plan: str) -> BackupRun:
         """Return the run's hold on the plan's set."""
         if plan not in self._open:
             sources, partial = selected_sources(self._site, plan, self._run.asset_selection)
             backup = BackupRun(
-                self._site,
+                self.site(plan),
                 plan,
                 self._identity(),
                 sources=sources,
@@ -82,6 +96,17 @@ def backup_runs_resource(site: Site) -> dg.ResourceDefinition:
         if context.instance is None or context.run is None:
             raise dg.DagsterInvariantViolationError("backup runs exist only inside a run")
         with ExitStack() as stack:
-            yield BackupRuns(site, context.instance, context.run, stack)
+            yield BackupRuns(site, context.instance, context.run, stack, context.resource_config)
 
-    return dg.ResourceDefinition(resource, description="The sets that a run writes: lock, folder, records, seal.")
+    def described(kind: type, what: str) -> dg.Field:
+        return dg.Field(dg.Noneable(kind), is_required=False, description=what)
+
+    options = {
+        "store": described(str, "The plan's store for this run: sets and backup_log.txt stand right below it."),
+        "include_env": described(bool, "Capture repositories with their .env."),
+        "include_volumes": described(bool, "Capture repositories with their volumes."),
+        "keep_within": described(str, "How long sets are kept (14d), instead of the plan's own keep_within."),
+    }
+    return dg.ResourceDefinition(
+        resource, options, description="The sets that a run writes: lock, folder, records, seal."
+    )

@@ -203,6 +203,18 @@ class RepositorySource(SourceSettings):
     """Also capture `.env`, which holds secrets."""
     volumes: tuple[Path, ...] = ()
     """Folders outside git to capture with it, named one by one."""
+    include_volumes: bool = True
+    """Whether the volumes are captured; `backup --include-volumes` and `--no-include-volumes` decide it for one run."""
+
+    @property
+    def names_volumes(self) -> bool:
+        """Whether there is a volume that could be captured."""
+        return bool(self.volumes)
+
+    @property
+    def captured_volumes(self) -> tuple[Path, ...]:
+        """The folders that are captured with it."""
+        return self.volumes if self.include_volumes else ()
 
     @model_validator(mode="after")
     def _zip_name(self) -> RepositorySource:
