@@ -13,16 +13,19 @@ import stat
 from pathlib import Path
 from typing import NamedTuple
 
-from backup_pipeline.errors import ValidationError
+from backup_pipeline.errors import ToolError, ValidationError
 from backup_pipeline.model.order import DATA_NAME, DATA_PART, META_NAME, META_PART, OrderMeta
 from backup_pipeline.rules.orders_format import parse_meta
 from backup_pipeline.rules.orders_pair import PairState, pair_state
 from backup_pipeline.tools.files import translate_os_error
 
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+# Windows has none of these; there an archive is refused when it is opened, not when this module is imported.
+_DIRECTORY, _NO_LINK = getattr(os, "O_DIRECTORY", 0), getattr(os, "O_NOFOLLOW", 0)
+_CLOSE, _NO_WAIT = getattr(os, "O_CLOEXEC", 0), getattr(os, "O_NONBLOCK", 0)
+_FOLDER = os.O_RDONLY | _DIRECTORY | _NO_LINK | _CLOSE
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINK | _CLOSE
 # Not blocking: a named pipe that lies in the place of a file must not stop the run.
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+_READ = os.O_RDONLY | _NO_LINK | _CLOSE | _NO_WAIT
 # That a file was read is not written down: it would cost more than the reading. Only its owner may ask for that.
 _UNMARKED = getattr(os, "O_NOATIME", 0)
 _OPEN_PARENTS = 64
@@ -38,8 +41,14 @@ class ArchiveTree:
 
     def __init__(self, archive: Path) -> None:
         self.path = archive
+        if os.open not in os.supports_dir_fd:
+            raise ToolError(
+                "Order archives need a system that can open folders: Linux or macOS.",
+                where=str(archive),
+                remedy="Run this command there, in WSL or in the container; other kinds of source work here.",
+            )
         try:
-            self.descriptor = os.open(archive, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self.descriptor = os.open(archive, os.O_RDONLY | _DIRECTORY | _CLOSE)
         except OSError as error:
             raise translate_os_error(error, archive) from error
         self._parents: dict[str, int] = {}

@@ -222,7 +222,7 @@ class IndexWriter:
         }
         try:
             self._part.unlink(missing_ok=True)
-            descriptor = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
+            descriptor = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o666)
         except OSError as error:
             raise translate_os_error(error, self._part) from error
         self._file = os.fdopen(descriptor, "wb")

@@ -43,8 +43,10 @@ def run_line(
     else:
         reason = "; ".join(failures) or "ended before the seal"
         level, outcome = "ERROR", "incomplete: " + reason if set_id else "not begun: " + reason
-    facts = facts_of(manifest.artefacts) if manifest else {}
-    told = "".join(f"; {source}: {facts_text(each)}" for source, each in facts.items())
+    told = ""
+    if manifest is not None:
+        facts = facts_of(manifest.artefacts)
+        told = "".join(f"; {source}: {facts_text(facts[source])}" for source in manifest.sources if source in facts)
     moment = now.astimezone(timezone)
     return f"{moment:%Y-%m-%d %H:%M:%S} - backup - {level} - {name} {outcome}, {seconds:.1f} s{told}"
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import pwd
 import secrets
 import shutil
 import socket
@@ -40,6 +39,9 @@ def _unprivileged() -> _Account | None:
     """Return the account to run the server as when this process is root, else None."""
     if sys.platform == "win32" or os.geteuid() != 0:
         return None
+    # Only here: Windows has no such module.
+    import pwd
+
     for name in ("postgres", "nobody"):
         with contextlib.suppress(KeyError):
             entry = pwd.getpwnam(name)
