@@ -127,7 +127,11 @@ def _observe_plan(
     yield from _drill(plan, sets)
     yield _damage(plan, sets, now)
     facts = [one.facts for one in sets]
-    yield _retention(plan, decide(facts, site.plan(plan).retention, now, ZoneInfo(site.settings.timezone)), now)
+    yield _retention(
+        plan,
+        decide(facts, site.plan(plan).retention, now, ZoneInfo(site.settings.timezone), site.plan(plan).sources),
+        now,
+    )
 
 
 def _observe_disks(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,6 +21,7 @@ from backup_pipeline.operations.stores import LOCK_NAME, open_store, plan_lock
 from backup_pipeline.rules.retention import SetFacts, Verdict, decide, facts_of
 from backup_pipeline.settings.site import Site
 from backup_pipeline.stores.local import LocalStore
+from backup_pipeline.tools.files import append_line
 from backup_pipeline.tools.locks import living_holder
 
 LOG = logging.getLogger("cleanup")
@@ -113,7 +113,8 @@ def _read(store: LocalStore, *, running: bool) -> tuple[dict[SetId, SetFacts], d
 
 
 def _decide(site: Site, plan: str, facts: Iterable[SetFacts], now: datetime) -> Verdict:
-    return decide(tuple(facts), site.plan(plan).retention, now, ZoneInfo(site.settings.timezone))
+    settings = site.plan(plan)
+    return decide(tuple(facts), settings.retention, now, ZoneInfo(site.settings.timezone), settings.sources)
 
 
 def _apply(
@@ -183,8 +184,6 @@ def _note(store: LocalStore, text: str, now: datetime) -> None:
     """Append a line to the log beside the sets: what was removed must be known when it is gone."""
     line = f"{now:%Y-%m-%d %H:%M:%S} - cleanup - INFO - {text}\n"
     try:
-        descriptor = os.open(store.folder / RUN_LOG_NAME, os.O_WRONLY | os.O_APPEND | os.O_CREAT, store.file_mode)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(line)
+        append_line(store.folder / RUN_LOG_NAME, line, mode=store.file_mode)
     except OSError as error:
         LOG.error("the line could not be written: %s", error.strerror)

@@ -11,7 +11,7 @@ from backup_pipeline.operations.targets import target_of
 from backup_pipeline.operations.time_limits import within_the_plans_limit
 from backup_pipeline.settings.site import Site
 from backup_pipeline.settings.types import PostgresSource
-from backup_pipeline.tools.files import make_folders, write_atomically
+from backup_pipeline.tools.files import make_folder_in, make_folders, read_ordinary, write_atomically
 
 _FOLDER = ".known"
 
@@ -33,17 +33,18 @@ def remember_tables(
     place = folder / f"{source}.json"
     data = json.dumps([list(key) for key in tables], ensure_ascii=False).encode()
     try:
-        if place.read_bytes() == data:
+        if read_ordinary(place) == data:
             return
     except OSError:
-        make_folders(folder, folder_mode)
+        make_folders(store, folder_mode)
+    make_folder_in(store, _FOLDER, folder_mode)
     write_atomically(place, data, mode=file_mode)
 
 
 def known_tables(store: Path, source: str) -> tuple[TableKey, ...]:
     """Return the table keys remembered of a source; empty when nothing is."""
     try:
-        found = json.loads((store / _FOLDER / f"{source}.json").read_bytes())
+        found = json.loads(read_ordinary(store / _FOLDER / f"{source}.json"))
         return tuple(tuple(str(part) for part in key) for key in found)
     except (OSError, ValueError, TypeError, RecursionError):
         return ()

@@ -16,7 +16,7 @@ from backup_pipeline.model.restore import RestoreMode, RestorePlan, RestoreResul
 from backup_pipeline.operations.drill import written_by
 from backup_pipeline.operations.emergency import make_emergency_set
 from backup_pipeline.operations.restore import Chosen, check_confirmed
-from backup_pipeline.operations.restore_records import forget_result, results, write_result
+from backup_pipeline.operations.restore_records import forget_result, keep_result, results
 from backup_pipeline.operations.restore_scene import Scene, jobs_of, look
 from backup_pipeline.operations.targets import target_of
 from backup_pipeline.restore import keycloak, supabase
@@ -173,8 +173,7 @@ def apply_database(
             result = _fill(chosen, scene, run_id, progress, now)
         else:
             result = _rebuild(chosen, scene, run_id, progress, now)
-        write_result(chosen.site, result)
-        return result
+        return keep_result(chosen.site, result)
 
 
 def _result(chosen: Chosen, scene: Scene, now: datetime) -> RestoreResult:
@@ -326,7 +325,7 @@ def _rebuild(chosen: Chosen, scene: Scene, run_id: str, progress: ProgressSink, 
             swap = Undo(kind="database", live=target.database, kept=kept)
             before = result.model_copy(update={"restored": name, "undo": swap, "swapping": True})
             way_back.callback(forget_result, chosen.site, before)
-            write_result(chosen.site, before)
+            keep_result(chosen.site, before)
             swap_began = time.monotonic()
             swap_in(target, name, kept)
             numbers["swap_seconds"] = round(time.monotonic() - swap_began, 3)

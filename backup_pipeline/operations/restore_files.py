@@ -20,7 +20,7 @@ from backup_pipeline.model.record import ArtefactKind, ArtefactRecord
 from backup_pipeline.model.restore import RestoreMode, RestorePlan, RestoreResult, Undo
 from backup_pipeline.operations.emergency import make_emergency_set
 from backup_pipeline.operations.restore import Chosen, check_confirmed
-from backup_pipeline.operations.restore_records import forget_result, write_result
+from backup_pipeline.operations.restore_records import forget_result, keep_result
 from backup_pipeline.restore.folder import RestoredFiles
 from backup_pipeline.settings.types import FolderSource, OrdersSource, RepositorySource, SqliteSource
 
@@ -152,7 +152,7 @@ def apply_files(
         swapping=True,
     )
     # Written first: a process that is killed in the swap leaves a record, and `undo` finds the way back.
-    write_result(chosen.site, result)
+    result = keep_result(chosen.site, result)
     try:
         done = _restore(chosen, target, now, progress)
     except BaseException:
@@ -162,14 +162,13 @@ def apply_files(
         update={
             "restored": str(done.target),
             "finished_at": utc_now(),
-            "warnings": (*plan.warnings, *done.notes),
+            "warnings": (*result.warnings, *done.notes),
             "numbers": {"seconds": round(time.monotonic() - began, 3), "files": done.files, "bytes": done.bytes},
             "undo": Undo(kind="path", live=target.name, kept=str(done.target)),
             "swapping": False,
         }
     )
-    write_result(chosen.site, result)
-    return result
+    return keep_result(chosen.site, result)
 
 
 def _restore(chosen: Chosen, target: Path, now: datetime, progress: ProgressSink) -> RestoredFiles:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections.abc import Callable
 
 from pydantic import ValidationError as PydanticError
 
-from backup_pipeline.errors import RefusedError
+from backup_pipeline.errors import RefusedError, StoreError
 from backup_pipeline.model.restore import RestoreResult
 from backup_pipeline.operations.stores import open_store
 from backup_pipeline.settings.site import Site
-from backup_pipeline.tools.files import make_folders, write_atomically
+from backup_pipeline.tools.files import make_folder_in, read_ordinary, write_atomically
 
 RESTORES_FOLDER = "restores"
 
@@ -19,8 +20,7 @@ RESTORES_FOLDER = "restores"
 def write_result(site: Site, result: RestoreResult) -> None:
     """Store a result, replacing an earlier state of the same one."""
     store = open_store(site, result.plan)
-    folder = store.folder / RESTORES_FOLDER
-    make_folders(folder, int(site.settings.folder_mode, 8))
+    folder = make_folder_in(store.folder, RESTORES_FOLDER, int(site.settings.folder_mode, 8))
     write_atomically(
         folder / f"{result.restore_id}.json",
         result.model_dump_json(indent=1).encode() + b"\n",
@@ -28,10 +28,29 @@ def write_result(site: Site, result: RestoreResult) -> None:
     )
 
 
+def keep_result(site: Site, result: RestoreResult) -> RestoreResult:
+    """Store a result as `write_result` does; where the store is read-only, return it with a warning that says so.
+
+    A copy of the store on a read-only medium is what is left after a disaster: restoring from it must be possible.
+    """
+    try:
+        write_result(site, result)
+    except StoreError as error:
+        note = (
+            f"what this restore did cannot be kept in the store ({error.what.rstrip('.')}, {error.where}): "
+            "`undo` will not find it; what was there before is kept beside it under the name shown"
+        )
+        return result.model_copy(update={"warnings": tuple(dict.fromkeys((*result.warnings, note)))})
+    return result
+
+
 def forget_result(site: Site, result: RestoreResult) -> None:
     """Remove a result: of a swap that did not happen."""
-    with contextlib.suppress(FileNotFoundError):
+    try:
         (open_store(site, result.plan).folder / RESTORES_FOLDER / f"{result.restore_id}.json").unlink()
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.EROFS):
+            raise
 
 
 def results(site: Site, plan_name: str, source: str = "") -> list[RestoreResult]:
@@ -39,7 +58,7 @@ def results(site: Site, plan_name: str, source: str = "") -> list[RestoreResult]
     found = []
     for path in sorted((open_store(site, plan_name).folder / RESTORES_FOLDER).glob("*.json")):
         with contextlib.suppress(OSError, PydanticError):
-            found.append(RestoreResult.model_validate_json(path.read_bytes()))
+            found.append(RestoreResult.model_validate_json(read_ordinary(path)))
     return [result for result in found if not source or result.source == source]
 
 

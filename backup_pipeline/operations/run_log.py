@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from backup_pipeline.errors import StoreError
 from backup_pipeline.model.manifest import Manifest
 from backup_pipeline.model.record import facts_of, facts_text
 from backup_pipeline.model.set_id import SetId
-from backup_pipeline.tools.files import give_mode, make_folders
+from backup_pipeline.tools.files import append_line, make_folders
 
 RUN_LOG_NAME = "backup_log.txt"
 LOG = logging.getLogger("backup")
@@ -71,12 +70,6 @@ def append_run_line(
     line = " ".join(line.split()) + "\n"
     try:
         make_folders(folder, folder_mode)
-        place = folder / RUN_LOG_NAME
-        new = not place.exists()
-        descriptor = os.open(place, os.O_WRONLY | os.O_APPEND | os.O_CREAT, file_mode)
-        if new:
-            give_mode(place, file_mode)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(line)
+        append_line(folder / RUN_LOG_NAME, line, mode=file_mode)
     except (OSError, StoreError) as error:
         LOG.error("the run's line could not be written: %s", error)

@@ -128,7 +128,9 @@ def site_status(site: Site, now: datetime) -> list[PlanStatus]:
                 found[plan], trend=trend_of(sized[plan]), free=disk.free, full_at=disk.full_at, shares=disk.plans
             )
             facts = [one.facts for one in sized[plan]]
-            verdict = decide(facts, site.plan(plan).retention, now, ZoneInfo(site.settings.timezone))
+            verdict = decide(
+                facts, site.plan(plan).retention, now, ZoneInfo(site.settings.timezone), site.plan(plan).sources
+            )
             problems = sorted(_problems(site, standing, verdict, now), key=lambda problem: problem.severity)
             found[plan] = replace(standing, problems=tuple(problems))
     return list(found.values())

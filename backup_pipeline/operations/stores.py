@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 
 from backup_pipeline.errors import SetNotFoundError
 from backup_pipeline.model.backup_set import BackupSet, SetState
 from backup_pipeline.model.manifest import Purpose
-from backup_pipeline.model.set_id import SetId, is_set_id
+from backup_pipeline.model.set_id import SetId, is_set_id, set_time
 from backup_pipeline.settings.site import Site
 from backup_pipeline.stores.local import LocalStore
 from backup_pipeline.tools.files import give_mode
 from backup_pipeline.tools.locks import Holder, hold_lock
 
 LOCK_NAME = ".backup.lock"
+_CLOCKS_DIFFER = timedelta(minutes=5)
 LATEST = "latest"
 LATEST_PROVEN = "latest-proven"
 
@@ -80,7 +82,7 @@ def resolve_set(site: Site, name: str) -> tuple[str, SetId]:
         site: the site.
         name: `PLAN/SET`, `PLAN/latest`, `PLAN/latest-proven`; without the plan where the site has one plan, or where
             only one plan has that set. `latest` is the newest sealed backup of all of the plan's sources: incomplete,
-            partial and emergency sets are only reached by their own name.
+            partial and emergency sets, and sets whose time has not come yet, are only reached by their own name.
 
     Raises:
         SettingsError: no such plan.
@@ -123,7 +125,10 @@ def _find(site: Site, plan: str, wanted: str) -> SetId:
     if is_set_id(wanted) and SetId(wanted) in ids:
         return SetId(wanted)
     if wanted in (LATEST, LATEST_PROVEN):
-        for set_id in reversed(ids):
+        # A set that was made while the clock was wrong would be the latest until its time comes. Where there is no
+        # other it is this machine's clock that is wrong.
+        now = datetime.now(UTC) + _CLOCKS_DIFFER
+        for set_id in sorted(ids, key=lambda one: (set_time(one) <= now, one), reverse=True):
             known = store.read(set_id)
             if is_whole_backup(known) and (wanted == LATEST or known.proven):
                 return set_id

@@ -7,7 +7,9 @@ back from the newest set, by the site's calendar. What differs from restic is on
 - bad sets (damaged, or failed by verification or drill) are not counted, so that a row of them evicts nothing, and are
   never removed by a program;
 - nothing at all is removed while the newest set is bad or incomplete, or when a set is newer than now;
+- nor for two weeks after the sets' times have jumped ahead, as they do when a clock is wrong by a year;
 - the last complete, the last verified and the last proven set stay, whatever the policy says;
+- so does the last set that holds a source which its plan has no more;
 - a set that is being read (restored, drilled, verified) stays meanwhile;
 - a policy that names nothing keeps every backup.
 
@@ -20,6 +22,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, tzinfo
 from enum import StrEnum
+from itertools import pairwise
 from typing import Protocol
 
 from backup_pipeline.model.backup_set import BackupSet, SetState
@@ -179,6 +182,30 @@ def problem_of(known: BackupSet) -> str:
     return ""
 
 
+LEAP = timedelta(days=30)
+"""A pause between two sets that is longer than this, and ten times longer than usual, may be a wrong clock."""
+LEAP_HOLDS = timedelta(days=14)
+"""How long nothing is removed after it: time for somebody to notice, and for the clock to be put right."""
+
+
+def _leap(judged: Sequence[SetFacts], now: datetime) -> str:
+    """Return why the times of the sets cannot be believed yet, "" when they can; `judged` from the oldest on."""
+    gaps = [later.at - earlier.at for earlier, later in pairwise(judged)]
+    for index in range(len(gaps) - 1, -1, -1):
+        first_after = judged[index + 1]
+        if now - first_after.at >= LEAP_HOLDS:
+            return ""
+        before = sorted(gaps[:index])
+        usual = before[len(before) // 2] if before else timedelta(0)
+        if gaps[index] > max(LEAP, 10 * usual):
+            leap = _words(timedelta(days=gaps[index].days))
+            return (
+                f"set {first_after.set_id} is {leap} younger than the one before: is the clock right? If so, "
+                f"removing goes on {_words(LEAP_HOLDS)} after that set"
+            )
+    return ""
+
+
 def refusal(sets: Iterable[SetFacts], now: datetime) -> str:
     """Return why nothing may be removed at all, "" when nothing speaks against removing."""
     known = sorted(sets, key=lambda one: (one.at, one.set_id))
@@ -193,10 +220,12 @@ def refusal(sets: Iterable[SetFacts], now: datetime) -> str:
         return f"the newest set {newest.set_id} is bad: {newest.problem or 'damaged'}"
     if newest.set_class is SetClass.INCOMPLETE:
         return f"the newest set {newest.set_id} is incomplete"
-    return ""
+    return _leap(judged, now)
 
 
-def decide(sets: Sequence[SetFacts], policy: Policy, now: datetime, zone: tzinfo) -> Verdict:
+def decide(
+    sets: Sequence[SetFacts], policy: Policy, now: datetime, zone: tzinfo, sources: Iterable[str] | None = None
+) -> Verdict:
     """Decide on every set of one plan.
 
     Args:
@@ -204,6 +233,7 @@ def decide(sets: Sequence[SetFacts], policy: Policy, now: datetime, zone: tzinfo
         policy: the plan's retention.
         now: the present moment, aware.
         zone: the site's time zone, in which days, weeks, months and years are counted.
+        sources: what the plan captures now; the last set of any other source stays. None: not known.
 
     Returns:
         One decision per set, newest first, each with its reasons.
@@ -217,6 +247,8 @@ def decide(sets: Sequence[SetFacts], policy: Policy, now: datetime, zone: tzinfo
     for one in known:
         reasons[one.set_id] += _own_reasons(one, policy, now)
     _protect(known, reasons)
+    if sources is not None:
+        _protect_dropped(known, frozenset(sources), reasons)
     stop = refusal(known, now)
     decisions = []
     for one in known:
@@ -312,6 +344,16 @@ def _protect(newest_first: Sequence[SetFacts], reasons: dict[SetId, list[str]]) 
     ):
         if last := next((one for one in ranked if holds(one)), None):
             reasons[last.set_id].append(f"the last {name} set")
+
+
+def _protect_dropped(
+    newest_first: Sequence[SetFacts], present: frozenset[str], reasons: dict[SetId, list[str]]
+) -> None:
+    """Add the reason that keeps the last set of each source that the plan does not capture any more."""
+    sealed = [one for one in newest_first if one.set_class not in (SetClass.BAD, SetClass.INCOMPLETE)]
+    for source in sorted({name for one in sealed for name in one.sources} - present):
+        last = next(one for one in sealed if source in one.sources)
+        reasons[last.set_id].append(f"the last set that holds {source}, which its plan captures no more")
 
 
 def _removal(one: SetFacts, policy: Policy) -> str:

@@ -35,6 +35,7 @@ from backup_pipeline.tools.files import (
     PART_SUFFIX,
     AtomicFile,
     make_folder,
+    make_folder_in,
     make_folders,
     open_ordinary,
     read_ordinary,
@@ -292,9 +293,7 @@ class LocalStore:
 
     def folder_beside(self, name: str) -> Path:
         """Return a folder beside the sets, made when it is missing; StoreError when that is not possible."""
-        folder = self.folder / name
-        make_folders(folder, self._folder_mode)
-        return folder
+        return make_folder_in(self.folder, name, self._folder_mode)
 
     def path_of(self, set_id: SetId, path: str = "") -> Path:
         """Return the real path of a set or of a file in it, for tools that need one."""
@@ -440,11 +439,7 @@ class LocalStore:
 
     def add_proof(self, set_id: SetId, proof: Proof) -> None:
         """Add a result to the set's `proofs/` folder."""
-        folder = self.path_of(set_id) / PROOFS_FOLDER
-        try:
-            make_folder(folder, self._folder_mode)
-        except OSError as error:
-            raise translate_os_error(error, folder) from error
+        folder = make_folder_in(self.path_of(set_id), PROOFS_FOLDER, self._folder_mode)
         write_atomically(folder / proof_file_name(proof), proof_as_bytes(proof), mode=self._file_mode)
 
     def remove(self, set_id: SetId) -> None:

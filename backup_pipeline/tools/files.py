@@ -28,6 +28,16 @@ def translate_os_error(error: OSError, path: Path) -> StoreError:
         return StoreError(
             f"No permission ({error.strerror}).", where=str(path), remedy="Give this user the right to it."
         )
+    if error.errno == errno.ELOOP:
+        return StoreError(
+            "A link stands in its place, and what it shows may change at any time.", where=str(path),
+            remedy="Find out who put it there and why, then remove the link.",
+        )  # fmt: skip
+    if error.errno == errno.ENAMETOOLONG:
+        return StoreError(
+            "The path is longer than the system allows.", where=f"{str(path)[:200]}…",
+            remedy="Choose a place with a shorter path.",
+        )  # fmt: skip
     return StoreError(
         f"{error.strerror or error}.", where=str(path), remedy="Check the disk and the path, then run again."
     )
@@ -190,12 +200,13 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o600) -> None:
 
 
 def open_ordinary(path: Path) -> BinaryIO:
-    """Open a file for reading; a pipe or a device in its place must not keep anybody waiting.
+    """Open a file for reading; a pipe or a device in its place must not keep anybody waiting, a link lead elsewhere.
 
     Raises:
-        OSError: as the system says; EINVAL where it is no ordinary file.
+        OSError: as the system says; EINVAL where it is no ordinary file, ELOOP where it is a link.
     """
-    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0)))  # noqa: SIM115
+    more = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | more))  # noqa: SIM115
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
         raise OSError(errno.EINVAL, "It is no ordinary file", str(path))
@@ -206,6 +217,39 @@ def read_ordinary(path: Path) -> bytes:
     """Return a file's content. OSError: as in `open_ordinary`."""
     with open_ordinary(path) as file:
         return file.read()
+
+
+def append_line(path: Path, line: str, *, mode: int = 0o600) -> None:
+    """Append a line to a log, made with `mode` where there is none.
+
+    Raises:
+        OSError: as the system says; EINVAL or ELOOP where a link, a pipe or a device stands in its place, or a file
+            that has another name elsewhere, too.
+    """
+    flags = os.O_WRONLY | os.O_APPEND | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
+    try:
+        descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL, mode)
+        give_mode(path, mode)
+    except FileExistsError:
+        descriptor = os.open(path, flags)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+            raise OSError(errno.EINVAL, "It is no ordinary file", str(path))
+        file.write(line)
+
+
+def make_folder_in(parent: Path, name: str, mode: int) -> Path:
+    """Return a folder of ours in `parent`, made with `mode` where it is missing.
+
+    Raises:
+        StoreError: it cannot be made, or a link or a file stands in its place.
+    """
+    folder = parent / name
+    make_folders(folder, mode)
+    if not stat.S_ISDIR(folder.lstat().st_mode):
+        raise translate_os_error(OSError(errno.ELOOP, ""), folder)
+    return folder
 
 
 def read_chunks(file: BinaryIO, size: int = CHUNK) -> Iterator[bytes]:

@@ -28,7 +28,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from backup_pipeline.errors import LockError, StoreError
-from backup_pipeline.tools.files import translate_os_error
+from backup_pipeline.tools.files import read_ordinary, translate_os_error
 
 HEARTBEAT_SECONDS = 15.0
 FOREIGN_STALE_SECONDS = 600.0
@@ -109,7 +109,7 @@ def _clock_offset() -> float:
 def read_holder(path: Path) -> Holder | None:
     """Return who holds the lock at `path`; None when nobody does or the file cannot be understood."""
     try:
-        return Holder.model_validate_json(path.read_bytes())
+        return Holder.model_validate_json(read_ordinary(path))
     except (OSError, ValueError):
         return None
 

@@ -44,7 +44,7 @@ def daylight_saving_begins_and_ends() -> Verdict:
     spring = [good(datetime(2026, 3, 28, 22, tzinfo=UTC) + timedelta(hours=hour)) for hour in range(6)]
     autumn = [good(datetime(2026, 10, 24, 21, tzinfo=UTC) + timedelta(hours=hour)) for hour in range(6)]
     policy = Retention(keep_daily=10, keep_within=timedelta(days=1))
-    return decide([*spring, *autumn], policy, datetime(2026, 10, 25, 12, tzinfo=UTC), BERLIN)
+    return decide([*spring, *autumn], policy, datetime(2026, 11, 25, 12, tzinfo=UTC), BERLIN)
 
 
 def leap_day_and_weeks_over_new_year() -> Verdict:
@@ -54,7 +54,7 @@ def leap_day_and_weeks_over_new_year() -> Verdict:
         *nights(datetime(2026, 12, 30, 2, tzinfo=UTC), 4),
     ]
     policy = Retention(keep_weekly=5, keep_monthly=3, keep_yearly=4)
-    return decide(sets, policy, datetime(2027, 1, 3, tzinfo=UTC), ZoneInfo("UTC"))
+    return decide(sets, policy, datetime(2027, 2, 3, tzinfo=UTC), ZoneInfo("UTC"))
 
 
 def gaps_of_months() -> Verdict:
@@ -100,6 +100,23 @@ def a_set_from_the_future() -> Verdict:
     return decide(sets, Retention(keep_last=1), datetime(2026, 11, 4, tzinfo=UTC), ZoneInfo("UTC"))
 
 
+def a_clock_that_was_wrong_by_a_year() -> Verdict:
+    sets = nights(datetime(2025, 11, 10, 2, tzinfo=UTC), 12)
+    ahead = [good(datetime(2026, 11, 21, 2, tzinfo=UTC)), good(datetime(2026, 11, 22, 2, tzinfo=UTC))]
+    policy = Retention(keep_within=timedelta(days=7))
+    return decide([*sets, *ahead], policy, datetime(2026, 11, 22, 3, tzinfo=UTC), ZoneInfo("UTC"))
+
+
+def a_source_dropped_from_its_plan() -> Verdict:
+    days = nights(datetime(2026, 11, 1, 2, tzinfo=UTC), 8)
+    sets = [replace(one, sources=("shop", "old") if number < 3 else ("shop",)) for number, one in enumerate(days)]
+    sets.insert(0, good(datetime(2026, 10, 31, 2, tzinfo=UTC), sources=("older",), partial=True))
+    sets[2] = replace(sets[2], problem="verification found damage")
+    sets[3] = replace(sets[3], problem="verification found damage")
+    now = datetime(2026, 11, 9, tzinfo=UTC)
+    return decide(sets, Retention(keep_last=2), now, ZoneInfo("UTC"), ("shop", "new"))
+
+
 def an_empty_policy() -> Verdict:
     return decide(nights(datetime(2026, 1, 1, tzinfo=UTC), 3), Retention(), datetime(2026, 11, 4, tzinfo=UTC), UTC)
 
@@ -113,6 +130,8 @@ HISTORIES: list[Callable[[], Verdict]] = [
     the_newest_set_is_incomplete,
     emergency_incomplete_and_partial_sets_apart,
     a_set_from_the_future,
+    a_clock_that_was_wrong_by_a_year,
+    a_source_dropped_from_its_plan,
     an_empty_policy,
 ]
 
