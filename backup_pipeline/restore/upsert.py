@@ -132,6 +132,8 @@ class Upsert:
     def compare(self) -> None:
         """Find what differs, and what stands against writing it."""
         session, request, outcome = self._session, self._request, self.outcome
+        if warning := session.event_triggers.warning():
+            outcome.warnings.append(warning)
         outcome.tables = [
             session.compare(name, request.on_conflict, request.newer_column) for name in sorted(session.staged)
         ]

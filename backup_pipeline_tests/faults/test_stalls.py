@@ -12,9 +12,13 @@ import psutil
 import pytest
 
 from backup_pipeline.errors import BackupSystemError, TimeLimitError
+from backup_pipeline.model.restore import RestoreMode, RestoreOptions
 from backup_pipeline.operations.backup import BackupRun, RunIdentity
+from backup_pipeline.operations.drill import drill_set
+from backup_pipeline.operations.restore import plan_restore
 from backup_pipeline.tools.postgres.connection import connected
 from backup_pipeline.tools.postgres.target import PostgresTarget
+from backup_pipeline_tests.postgres.restoring import sealed_set
 from backup_pipeline_tests.proxies import Behaviour, Proxy, proxy_before
 from backup_pipeline_tests.sites import SHOP, TestSite, dsn
 
@@ -39,11 +43,18 @@ def stalling(
     site = TestSite(tmp_path)
     with proxy_before(target) as (proxy, through):
         site.variables = {"SHOP_URL": dsn(through) + "?connect_timeout=2"}
-        site.write(
-            "sources: {shop: {kind: postgres, dsn_env: SHOP_URL, timeout: 60s, stall_timeout: 2s}}\n"
-            "plans: {nightly: {sources: [shop], wait_seconds: 0}}\n"
-        )
+        _limits(site)
+        # What is imported once takes its time.
+        assert _capture(site) == 4
         yield site, proxy, target
+
+
+def _limits(site: TestSite, *, timeout: str = "10m", stall_timeout: str = "10m") -> None:
+    limits = f"timeout: {timeout}, stall_timeout: {stall_timeout}"
+    site.write(
+        f"sources: {{shop: {{kind: postgres, dsn_env: SHOP_URL, {limits}}}}}\n"
+        "plans: {nightly: {sources: [shop], wait_seconds: 0}}\n"
+    )
 
 
 def _all_is_closed(target: PostgresTarget) -> None:
@@ -71,6 +82,7 @@ def test_a_capture_ends_whatever_its_server_does_in_any_phase(
     stalling: tuple[TestSite, Proxy, PostgresTarget], behaviour: Behaviour
 ) -> None:
     site, proxy, target = stalling
+    _limits(site, stall_timeout="2s")
     for phase, sent in _DURING_A_CAPTURE.items():
         proxy.trouble_at(sent, behaviour)
         with pytest.raises(BackupSystemError) as caught:
@@ -86,4 +98,45 @@ def test_a_capture_ends_whatever_its_server_does_in_any_phase(
         proxy.mend()
         _all_is_closed(target)
     # Nothing is locked, and nothing is left that stops the next.
+    _limits(site)
     assert _capture(site) == 4
+
+
+@pytest.mark.story
+def test_a_drill_and_an_upsert_end_whatever_their_server_does(
+    stalling: tuple[TestSite, Proxy, PostgresTarget], database: Callable[..., PostgresTarget]
+) -> None:
+    site, proxy, target = stalling
+    set_id = sealed_set(site.site, "nightly")
+    scratch = database()
+    site.variables["DRILL_DATABASE_URL"] = site.variables["SHOP_URL"].replace(
+        f"/{target.database}?", f"/{scratch.database}?"
+    )
+    upsert = RestoreOptions(mode=RestoreMode.UPSERT)
+    works: dict[str, tuple[str, Callable[[], object]]] = {
+        "restore": ("COPY public.orders", lambda: drill_set(site.site, "nightly", set_id)),
+        "comparison": ("hash_record_extended", lambda: drill_set(site.site, "nightly", set_id)),
+        "upsert": ("temporary table", lambda: plan_restore(site.site, "nightly", set_id, "shop", upsert)),
+    }
+    _limits(site, stall_timeout="2s")
+    for phase, (sent, work) in works.items():
+        proxy.trouble_at(sent, "stall")
+        with pytest.raises(TimeLimitError, match="no progress for 2s"):
+            work()
+        assert proxy.happened.is_set(), phase
+        proxy.mend()
+        _all_is_closed(target)
+    _limits(site)
+    # The network passes again: the same works, and what was left of the broken drills is in nobody's way.
+    assert drill_set(site.site, "nightly", set_id).passed
+    assert plan_restore(site.site, "nightly", set_id, "shop", upsert).tables
+
+
+def test_a_server_that_drips_is_ended_by_the_limit_in_all(stalling: tuple[TestSite, Proxy, PostgresTarget]) -> None:
+    site, proxy, target = stalling
+    _limits(site, timeout="3s")
+    proxy.trouble_at("pg_get_constraintdef", "drip")
+    with pytest.raises(TimeLimitError, match=r"did not end within 3s \(`sources.shop.timeout`\)"):
+        _capture(site)
+    proxy.mend()
+    _all_is_closed(target)

@@ -300,3 +300,33 @@ def test_the_name_of_a_sequence_in_a_dump_is_never_run(shop: tuple[PostgresTarge
     outcome = upsert((target, dump + hostile))
     assert "a sequence whose name pg_dump would not write is left as it is" in outcome.warnings
     assert ask(target, "select is_called from called") == [(False,)]
+
+
+_LOGGED_DDL = """
+create table ddl_log (tag text);
+create function note_ddl() returns event_trigger language plpgsql as
+    $$ begin insert into public.ddl_log values (tg_tag); end $$;
+create event trigger notes on ddl_command_end execute function note_ddl();
+create table things (id integer primary key, what text);
+insert into things values (1, 'a'), (2, 'b');
+truncate ddl_log;
+"""
+
+
+def test_the_databases_event_triggers_stay_quiet_or_are_named(
+    database: Callable[..., PostgresTarget], installed_database: Callable[[str], PostgresTarget]
+) -> None:
+    request = UpsertRequest(lambda name: name[1] == "things")
+    for target in (database(), installed_database("")):
+        run(target, _LOGGED_DDL)
+        dump = dump_of(target)
+        run(target, "delete from things where id = 1")
+        outcome = upsert((target, dump), request)
+        assert ask(target, "select count(*) from things") == [(2,)]
+        assert ask(target, "select * from ddl_log") == []
+        assert outcome.warnings == []
+        # One that is to fire always fires in a replica's session too; the switch is PostgreSQL 17's.
+        run(target, "alter event trigger notes enable always; truncate ddl_log; delete from things where id = 1")
+        told = " ".join(upsert((target, dump), request).warnings)
+        logged = ask(target, "select count(*) from ddl_log where tag like '%TABLE AS'")
+        assert ("notes" in told) == (logged != [(0,)])

@@ -16,6 +16,7 @@ from psycopg.rows import TupleRow
 from backup_pipeline.errors import RefusedError, SourceError
 from backup_pipeline.model.restore import ConflictRule, TableChange
 from backup_pipeline.tools.postgres.connection import PINNED_SETTINGS, connected, without_values
+from backup_pipeline.tools.postgres.event_triggers import EventTriggers
 from backup_pipeline.tools.postgres.merge_statements import (
     NEW,
     TAKE,
@@ -47,6 +48,7 @@ class MergeSession:
         self._silenced: list[tuple[TableName, str, str]] = []
         self._number = 0
         self.as_replica = False
+        self.event_triggers = EventTriggers(connection)
 
     @property
     def connection(self) -> Connection[TupleRow]:
@@ -89,11 +91,12 @@ class MergeSession:
         number, self._number = self._number, self._number + 1
         name, columns = block.table, block.columns
         stage = sql.Identifier("pg_temp", f"backup_rows_{number}")
-        self._connection.execute(
-            sql.SQL("create temporary table {} on commit drop as select {} from only {} with no data").format(
-                sql.Identifier(f"backup_rows_{number}"), column_list(columns), sql.Identifier(*name)
+        with self.event_triggers.quiet():
+            self._connection.execute(
+                sql.SQL("create temporary table {} on commit drop as select {} from only {} with no data").format(
+                    sql.Identifier(f"backup_rows_{number}"), column_list(columns), sql.Identifier(*name)
+                )
             )
-        )
         if encoding:
             self._connection.execute("select set_config('client_encoding', %s, true)", [encoding])
         try:
@@ -180,16 +183,17 @@ class MergeSession:
     def _compare_by_key(self, item: Staged, take: sql.Composable, columns: Sequence[str]) -> None:
         on = sql.SQL(" and ").join(sql.SQL("t.{0} = s.{0}").format(sql.Identifier(c)) for c in item.facts.key)
         differs = rows_differ(columns)
-        self._connection.execute(
-            sql.SQL(
-                "create temporary table {diff} (loaded, is_new, is_taken) on commit drop as"
-                " select s.ctid, t.ctid is null, t.ctid is null or ({take})"
-                " from {stage} s left join only {table} t on {on} where t.ctid is null or {differs}"
-            ).format(
-                diff=sql.Identifier(item.diff._obj[-1]), take=take, stage=item.stage,
-                table=sql.Identifier(*item.name), on=on, differs=differs,
-            )
-        )  # fmt: skip
+        with self.event_triggers.quiet():
+            self._connection.execute(
+                sql.SQL(
+                    "create temporary table {diff} (loaded, is_new, is_taken) on commit drop as"
+                    " select s.ctid, t.ctid is null, t.ctid is null or ({take})"
+                    " from {stage} s left join only {table} t on {on} where t.ctid is null or {differs}"
+                ).format(
+                    diff=sql.Identifier(item.diff._obj[-1]), take=take, stage=item.stage,
+                    table=sql.Identifier(*item.name), on=on, differs=differs,
+                )
+            )  # fmt: skip
         row = self._connection.execute(
             sql.SQL(
                 "select (select count(*) from {stage}), (select count(*) from only {table}),"
@@ -209,18 +213,19 @@ class MergeSession:
         """Without a key a row is its whole text; as many are missing as the backup has more of the same."""
         item.notes.append("has no primary key: rows that are absent are inserted, none is updated")
         whole = row_text(written_columns(item), "x")
-        self._connection.execute(
-            sql.SQL(
-                "create temporary table {diff} (loaded, is_new, is_taken) on commit drop as"
-                " select s.place, true, true from (select x.ctid as place, {whole} as whole,"
-                " row_number() over (partition by {whole}) as number from {stage} x) s"
-                " left join (select {whole} as whole, count(*) as count from only {table} x group by 1) t"
-                " on t.whole = s.whole where s.number > coalesce(t.count, 0)"
-            ).format(
-                diff=sql.Identifier(item.diff._obj[-1]), whole=whole, stage=item.stage,
-                table=sql.Identifier(*item.name),
-            )
-        )  # fmt: skip
+        with self.event_triggers.quiet():
+            self._connection.execute(
+                sql.SQL(
+                    "create temporary table {diff} (loaded, is_new, is_taken) on commit drop as"
+                    " select s.place, true, true from (select x.ctid as place, {whole} as whole,"
+                    " row_number() over (partition by {whole}) as number from {stage} x) s"
+                    " left join (select {whole} as whole, count(*) as count from only {table} x group by 1) t"
+                    " on t.whole = s.whole where s.number > coalesce(t.count, 0)"
+                ).format(
+                    diff=sql.Identifier(item.diff._obj[-1]), whole=whole, stage=item.stage,
+                    table=sql.Identifier(*item.name),
+                )
+            )  # fmt: skip
         row = self._connection.execute(
             sql.SQL("select (select count(*) from {}), (select count(*) from only {}), count(*) from {}").format(
                 item.stage, sql.Identifier(*item.name), item.diff

@@ -18,6 +18,7 @@ from backup_pipeline.model.order import COLUMNS, INTEGER_COLUMNS, TABLE, OrderRo
 from backup_pipeline.tools.orders_database import UnreadableRow, check_columns
 from backup_pipeline.tools.orders_rebuild import Filled
 from backup_pipeline.tools.postgres.connection import connected
+from backup_pipeline.tools.postgres.event_triggers import EventTriggers
 from backup_pipeline.tools.postgres.target import PostgresTarget
 
 _BATCH = 2000
@@ -193,16 +194,21 @@ def replace_rows(target: PostgresTarget, rows: Iterator[TextRow], now: datetime,
             beside = _beside(table, _BEFORE, now)
             connection.execute(sql.SQL("CREATE TABLE {} AS TABLE {}").format(beside, table))
             kept = f"table {beside.as_string(connection)}"
-        connection.execute(
-            sql.SQL("CREATE TEMP TABLE staged ON COMMIT DROP AS SELECT {} FROM {} WITH NO DATA").format(_LIST, table)
-        )
+        event_triggers = EventTriggers(connection)
+        with event_triggers.quiet():
+            connection.execute(
+                sql.SQL("CREATE TEMP TABLE staged ON COMMIT DROP AS SELECT {} FROM {} WITH NO DATA").format(
+                    _LIST, table
+                )
+            )
         with (
             connection.cursor() as cursor,
             cursor.copy(sql.SQL("COPY pg_temp.staged ({}) FROM STDIN").format(_LIST)) as copy,
         ):
             for row in rows:
                 copy.write_row(row)
-        connection.execute("CREATE UNIQUE INDEX ON pg_temp.staged (record_id)")
+        with event_triggers.quiet():
+            connection.execute("CREATE UNIQUE INDEX ON pg_temp.staged (record_id)")
         connection.execute("ANALYZE pg_temp.staged")
         only, newer = _beyond(connection, table)
         _swap_rows(connection, table)
