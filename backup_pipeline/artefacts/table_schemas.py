@@ -8,16 +8,17 @@ pandera's own form, or `.py` with a `DataFrameSchema` (or `DataFrameModel`) call
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandera.pandas as pandera
+import pyarrow as pa
 from pandera.io import pandas_io
 
 from backup_pipeline.errors import SettingsError
 from backup_pipeline.rules import shipped_schemas
-from backup_pipeline.rules.table_schema import fits
+from backup_pipeline.rules.table_schema import fits, suited
 
 _SHIPPED = Path(next(iter(shipped_schemas.__path__)))
 _SUFFIXES = (".yaml", ".yml", ".py")
@@ -26,7 +27,7 @@ _SUFFIXES = (".yaml", ".yml", ".py")
 def own_schema(
     folder: Path | None, source: str, schema: str, table: str, columns: Iterable[str]
 ) -> pandera.DataFrameSchema | None:
-    """Return the site's schema of a table, else the shipped one that fits it, else None.
+    """Return the site's schema of a table, else None.
 
     Raises:
         SettingsError: a file cannot be read as a schema, or it names columns that the table does not have.
@@ -40,11 +41,16 @@ def own_schema(
                     found = read_schema(path)
                     _require_columns(found, names, path, f"{schema}.{table}")
                     return found
+    return None
+
+
+def shipped_schema(table: str, fields: Sequence[pa.Field]) -> pandera.DataFrameSchema | None:
+    """Return the project's schema of a table of that name with all of its columns, as far as it suits their types."""
     shipped = _SHIPPED / f"{table}.yaml"
     if "/" not in table and shipped.is_file():
         found = read_schema(shipped)
-        if fits(found, names):
-            return found
+        if fits(found, [field.name for field in fields]):
+            return suited(found, fields)
     return None
 
 

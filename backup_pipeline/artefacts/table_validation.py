@@ -16,9 +16,9 @@ import pyarrow as pa
 
 from backup_pipeline.artefacts.capture import CaptureContext
 from backup_pipeline.artefacts.table_keys import Pieces, UniqueKeys, can_be_counted
-from backup_pipeline.artefacts.table_schemas import own_schema
+from backup_pipeline.artefacts.table_schemas import own_schema, shipped_schema
 from backup_pipeline.model.catalog import CatalogTable
-from backup_pipeline.model.record import CheckResult
+from backup_pipeline.model.record import CheckResult, Severity
 from backup_pipeline.rules.table_schema import Failures, derived_schema, failures_of, refined, schema_check
 
 _UNIQUE = "unique key"
@@ -32,6 +32,9 @@ class TableValidation:
         names = [field.name for field in fields]
         own = own_schema(context.schemas, context.source, table.schema_name, table.name, names)
         self._schemas = refined(derived_schema(fields), own) if fields else []
+        # What the project expects of a table of that name is an opinion: it is reported and keeps no set from its seal.
+        self._expected = shipped_schema(table.name, fields) if fields and own is None else None
+        self._odd: Failures = Counter()
         exported = pa.schema(list(fields))
         self._keys = [key for key in table.keys if key.equality == "value" and can_be_counted(key, exported)]
         self._unique = UniqueKeys(self._keys, rows)
@@ -52,6 +55,8 @@ class TableValidation:
             frame = piece.to_pandas(types_mapper=pd.ArrowDtype)
             for schema in self._schemas:
                 self._failures += failures_of(schema, frame)
+            if self._expected is not None:
+                self._odd += failures_of(self._expected, frame)
         self._unique.add(piece)
 
     def add_orphans(self, columns: Sequence[str], to: str, count: int | None) -> None:
@@ -80,4 +85,10 @@ class TableValidation:
         left = self._not_looked_at
         told = ", ".join(left[:_NAMED]) + (f" and {len(left) - _NAMED} more" if len(left) > _NAMED else "")
         noted = [f"left to the server: {told}"] if left else []
-        return schema_check(self._failures, rows=self._rows, columns=self._columns, not_looked_at=noted)
+        return schema_check(
+            self._failures + self._odd,
+            rows=self._rows,
+            columns=self._columns,
+            not_looked_at=noted,
+            severity=Severity.ERROR if self._failures or not self._odd else Severity.WARN,
+        )

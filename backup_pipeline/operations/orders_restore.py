@@ -90,7 +90,7 @@ def restore_orders(
         reader.read(progress)
         reader.judge()
         if isinstance(target, PostgresTarget):
-            _into_postgres(target, orders, options, result, now())
+            _into_postgres(archive, target, orders, options, result, now())
         else:
             _into_sqlite(archive, target, orders, options, result, now())
     result.seconds = time.perf_counter() - begin
@@ -325,11 +325,18 @@ def _compare(filled: Filled, orders: Candidates, result: RestoreResult, notes: t
 
 
 def _into_postgres(
-    target: PostgresTarget, orders: Candidates, options: RestoreOptions, result: RestoreResult, now: datetime
+    archive: Path,
+    target: PostgresTarget,
+    orders: Candidates,
+    options: RestoreOptions,
+    result: RestoreResult,
+    now: datetime,
 ) -> None:
     result.target = target.label
     if postgres.number_is_unique(target):
         _settle_numbers(orders, result)
-    done = postgres.replace_rows(target, orders.rows(), now, commit=not options.dry_run)
+    head = _head(archive, "postgres")
+    columns = head.columns if head else ()
+    done = postgres.replace_rows(target, orders.rows(), now, commit=not options.dry_run, columns=columns)
     _compare(done.filled, orders, result, done.notes)
     result.kept = done.kept

@@ -79,7 +79,8 @@ def auftraege_schema() -> pa.DataFrameSchema:
             "auftrag_nr": text(
                 pa.Check.str_matches(r"^[0-9]{6}$", name="six_digits", error="is not six digits"), nullable=False
             ),
-            "file_path": text(pa.Check.str_length(min_value=1, name="not_empty", error="is empty"), nullable=False),
+            # Without a path the folder is the year and the number of the order.
+            "file_path": text(),
             "datum": text(pa.Check(_calendar_dates, name="date", error="is not a date YYYY-MM-DD")),
             "keywords_json": text(pa.Check(_json_texts, name="json", error="is not JSON")),
             "data_complete": text(pa.Check.isin(["0", "1"], name="zero_or_one", error="is neither 0 nor 1")),

@@ -19,6 +19,7 @@ from backup_pipeline.model.record import CheckResult, Severity
 
 CHECK_NAME = "pandera_schema"
 _SHOWN = 100
+_NAMED = 3
 Failures = Counter[tuple[str, str]]
 
 
@@ -55,6 +56,21 @@ def fits(own: pandera.DataFrameSchema, columns: Iterable[str]) -> bool:
     return set(own.columns) <= set(columns)
 
 
+def suited(own: pandera.DataFrameSchema, fields: Sequence[pa.Field]) -> pandera.DataFrameSchema:
+    """Return a schema whose checks of text are only made of columns that hold text.
+
+    A date that is kept as one is a date by its type; there is nothing to match.
+    """
+    text = {field.name for field in fields if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)}
+    columns = {
+        name: column
+        if name in text
+        else column.update_checks([check for check in column.checks if not str(check.name).startswith("str_")])
+        for name, column in own.columns.items()
+    }
+    return pandera.DataFrameSchema(columns, checks=own.checks, unique=own.unique, name=own.name)
+
+
 def failures_of(schema: pandera.DataFrameSchema, frame: pd.DataFrame) -> Failures:
     """Return (column, check) → how many values fail, for one piece of a table."""
     found: Failures = Counter()
@@ -71,7 +87,12 @@ def failures_of(schema: pandera.DataFrameSchema, frame: pd.DataFrame) -> Failure
 
 
 def schema_check(
-    failures: Mapping[tuple[str, str], int], *, rows: int, columns: int, not_looked_at: Sequence[str] = ()
+    failures: Mapping[tuple[str, str], int],
+    *,
+    rows: int,
+    columns: int,
+    not_looked_at: Sequence[str] = (),
+    severity: Severity = Severity.ERROR,
 ) -> CheckResult:
     """Return the check's outcome.
 
@@ -80,17 +101,22 @@ def schema_check(
         rows: rows that were validated.
         columns: columns of the table.
         not_looked_at: what could not be validated in bounded memory, in words.
+        severity: what a failure means.
     """
     told = sorted(failures.items(), key=lambda item: (-item[1], item[0]))
     table: tuple[dict[str, JsonValue], ...] = tuple(
         {"column": column, "check": check, "failures": count} for (column, check), count in told[:_SHOWN]
     )
     total = sum(failures.values())
-    summary = f"{rows} rows and {columns} columns hold" if not total else f"{total} values in {len(told)} checks fail"
+    named = ", ".join(f"{column} {check}".strip() for (column, check), _ in told[:_NAMED])
+    more = f" and {len(told) - _NAMED} more" if len(told) > _NAMED else ""
+    summary = f"{rows} rows and {columns} columns hold"
+    if total:
+        summary = f"{total} values in {len(told)} checks fail: {named}{more}"
     return CheckResult(
         name=CHECK_NAME,
         passed=not total,
-        severity=Severity.ERROR,
+        severity=severity,
         summary="; ".join([summary, *not_looked_at]),
         table=table,
         numbers={"rows": rows, "failures": total},

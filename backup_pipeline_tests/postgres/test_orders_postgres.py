@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from backup_pipeline.errors import RefusedError, SourceError
+from backup_pipeline.model.record import Severity
 from backup_pipeline.operations.orders_export import ExportOptions, export_orders
 from backup_pipeline.operations.orders_restore import RestoreOptions, restore_orders, undo_restore
 from backup_pipeline.tools.postgres.connection import connected
 from backup_pipeline.tools.postgres.orders import postgres_orders, year_states
 from backup_pipeline.tools.postgres.target import PostgresTarget
+from backup_pipeline_tests.postgres.restoring import sealed_set
+from backup_pipeline_tests.sites import TestSite, dsn
 from backup_pipeline_tests.unit.orders_samples import Workshop, order
 
 TYPED = """create table public.auftraege (record_id bigint generated always as identity primary key,
@@ -22,6 +27,13 @@ TYPED = """create table public.auftraege (record_id bigint generated always as i
     created_at timestamp, updated_at timestamptz);
     create table public.positionen (auftrag bigint references public.auftraege);
     create view public.offen as select auftrag_nr from public.auftraege where not data_complete"""
+SITE = """
+store: backups
+sources:
+  werkstatt: {kind: orders, dsn_env: WERKSTATT_URL, archive: Archiv}
+plans:
+  workshop: {sources: [werkstatt]}
+"""
 MARKS = ", ".join(["%s"] * 14)
 
 
@@ -116,3 +128,106 @@ def test_the_export_sees_one_moment_of_the_server(typed: PostgresTarget, tmp_pat
 def test_a_database_without_the_table_is_named(database: Callable[..., PostgresTarget]) -> None:
     with pytest.raises(SourceError, match="no table auftraege"), postgres_orders(database()):
         pass
+
+
+TRIGGERS = """
+create table public.protokoll (was text);
+create function public.notiere() returns trigger language plpgsql as $$
+begin insert into protokoll values (tg_op); return null; end $$;
+create function public.stempel() returns trigger language plpgsql as $$
+begin new.updated_at = now(); return new; end $$;
+create trigger notiere after insert or update or delete on public.auftraege for each row
+    execute function public.notiere();
+create trigger stempel before insert or update on public.auftraege for each row execute function public.stempel();
+create trigger aus before update on public.auftraege for each row execute function public.stempel();
+alter table public.auftraege disable trigger aus;
+alter table public.auftraege enable always trigger notiere;
+create rule nie as on update to public.auftraege do instead nothing;
+"""
+
+
+def test_the_tables_own_triggers_and_rules_do_not_act_on_what_is_restored(
+    typed: PostgresTarget, tmp_path: Path
+) -> None:
+    export(typed, tmp_path)
+    before = all_rows(typed)
+    with connected(typed, pinned=False) as connection:
+        connection.execute(b"update public.auftraege set kunde_name = 'verdorben'")
+        connection.execute(b"delete from public.auftraege where record_id = 5")
+        connection.execute(TRIGGERS.encode())
+    spoilt = all_rows(typed)
+    states = "select tgname, tgenabled from pg_trigger where tgrelid = 'public.auftraege'::regclass order by 1"
+    with connected(typed) as connection:
+        known = connection.execute(states.encode()).fetchall()
+    assert restore_orders(tmp_path, typed, RestoreOptions(workers=1)).restored == 20
+    assert all_rows(typed) == before
+    undo_restore(typed)
+    assert all_rows(typed) == spoilt
+    with connected(typed) as connection:
+        assert connection.execute("select count(*) from public.protokoll").fetchone() == (0,)
+        assert connection.execute(states.encode()).fetchall() == known
+
+
+def test_a_role_that_may_not_turn_triggers_off_is_refused_and_they_are_named(
+    typed: PostgresTarget, tmp_path: Path
+) -> None:
+    export(typed, tmp_path)
+    with connected(typed, pinned=False) as connection:
+        connection.execute(TRIGGERS.encode())
+        connection.execute(b"create role nur_zeilen login password 'geheim1'")
+        connection.execute(b"grant create, usage on schema public to nur_zeilen")
+        connection.execute(b"grant all on public.auftraege to nur_zeilen")
+    limited = replace(typed, user="nur_zeilen", password="geheim1")
+    before = all_rows(typed)
+    try:
+        with pytest.raises(RefusedError, match=r"trigger notiere, trigger stempel, rule nie"):
+            restore_orders(tmp_path, limited, RestoreOptions(workers=1))
+        assert all_rows(typed) == before
+    finally:
+        with connected(typed) as connection:
+            connection.execute("drop owned by nur_zeilen; drop role nur_zeilen")
+
+
+def test_a_lost_table_is_made_with_the_types_that_the_index_remembers(
+    typed: PostgresTarget, database: Callable[..., PostgresTarget], tmp_path: Path
+) -> None:
+    export(typed, tmp_path)
+    empty = database()
+    assert restore_orders(tmp_path, empty, RestoreOptions(workers=1)).restored == 20
+    assert all_rows(empty) == all_rows(typed)
+
+
+def test_orders_with_real_dates_and_without_a_path_are_backed_up_and_restored(
+    typed: PostgresTarget, tmp_path: Path
+) -> None:
+    with connected(typed) as connection:
+        connection.execute("alter table public.auftraege alter created_at type timestamptz")
+        connection.execute("update public.auftraege set file_path = null where record_id = 3")
+        connection.execute("update public.auftraege set auftrag_nr = '12' where record_id = 4")
+    (tmp_path / "Archiv").mkdir()
+    site = TestSite(tmp_path)
+    site.variables = {"WERKSTATT_URL": dsn(typed)}
+    site.write(SITE)
+    before = all_rows(typed)
+    manifest = site.store("workshop").read(sealed_set(site.site, "workshop")).manifest
+    assert manifest is not None
+    pairs, export_record = (
+        manifest.record("werkstatt", "order_pairs"),
+        manifest.record("werkstatt", "public", "auftraege"),
+    )
+    assert pairs is not None
+    assert export_record is not None
+    assert pairs.details["pairs"] == 20
+    [check] = [check for check in export_record.checks if check.name == "pandera_schema"]
+    # A number that is not six digits is reported by its column and keeps nothing from the seal.
+    assert (check.passed, check.severity, "auftrag_nr" in check.summary) == (False, Severity.WARN, True)
+    assert "auftrag_nr" in site.run("show", "workshop/latest").out
+    assert (tmp_path / "Archiv" / "2022" / "000003" / "data.csv").exists()
+    verified = site.run("orders", "verify", "--json")
+    assert [f["reason"] for f in json.loads(verified.out)["findings"] if f["level"] == "error"] == [
+        "auftrag_nr is not six digits."
+    ]
+    with connected(typed) as connection:
+        connection.execute("update public.auftraege set kunde_name = 'verdorben'")
+    assert site.run("orders", "restore").code == 0
+    assert all_rows(typed) == before

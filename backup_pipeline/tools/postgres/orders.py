@@ -6,6 +6,7 @@ The table itself stays (its rights, views, foreign keys and triggers hang on it)
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -24,6 +25,7 @@ from backup_pipeline.tools.postgres.target import PostgresTarget
 _BATCH = 2000
 _BEFORE = f"{TABLE}__before_"
 _UNDONE = f"{TABLE}__undone_"
+_PLAIN_TYPE = re.compile(r"[a-z][a-z0-9 ]*(?:\([0-9, ]+\))?[a-z ]*")
 _LIST = sql.SQL(", ").join(map(sql.Identifier, COLUMNS))
 
 
@@ -156,20 +158,34 @@ def _unique_on(connection: Connection[TupleRow], table: sql.Identifier, column: 
     return found is not None
 
 
-def _create(connection: Connection[TupleRow]) -> sql.Identifier:
-    lines = [
-        sql.SQL("{} {}").format(
-            sql.Identifier(name),
-            sql.SQL("bigint PRIMARY KEY" if name == "record_id" else "integer" if name in INTEGER_COLUMNS else "text"),
-        )
-        for name in COLUMNS
-    ]
+def _create(connection: Connection[TupleRow], columns: tuple[tuple[str, str], ...]) -> sql.Identifier:
+    """Make the table, with the types that the archive's index remembers where this server knows them."""
+    known = dict(columns)
+
+    def kind(name: str) -> str:
+        if name == "record_id":
+            return "bigint PRIMARY KEY"
+        usual = "integer" if name in INTEGER_COLUMNS else "text"
+        wanted = known.get(name, "")
+        if not _PLAIN_TYPE.fullmatch(wanted):
+            return usual
+        row = connection.execute("SELECT to_regtype(%s) IS NOT NULL", (wanted,)).fetchone()
+        return wanted if row and row[0] else usual
+
+    lines = [sql.SQL("{} {}").format(sql.Identifier(name), sql.SQL(kind(name))) for name in COLUMNS]
     table = sql.Identifier("public", TABLE)
     connection.execute(sql.SQL("CREATE TABLE {} ({})").format(table, sql.SQL(", ").join(lines)))
     return table
 
 
-def replace_rows(target: PostgresTarget, rows: Iterator[TextRow], now: datetime, *, commit: bool) -> Replaced:
+def replace_rows(
+    target: PostgresTarget,
+    rows: Iterator[TextRow],
+    now: datetime,
+    *,
+    commit: bool,
+    columns: tuple[tuple[str, str], ...] = (),
+) -> Replaced:
     """Make the table's rows these, in one transaction; the old rows stay in a table beside it.
 
     Args:
@@ -177,8 +193,10 @@ def replace_rows(target: PostgresTarget, rows: Iterator[TextRow], now: datetime,
         rows: by rising record_id.
         now: for the name of the table that keeps the old rows.
         commit: False rolls everything back at the end.
+        columns: names and types of the table where it has to be made; () when they are not known.
 
     Raises:
+        RefusedError: triggers or rules of the table would act on the rows, and the role may not turn them off.
         SourceError: the server refused a row or a right; nothing was changed.
     """
     with connected(target) as connection:
@@ -186,7 +204,7 @@ def replace_rows(target: PostgresTarget, rows: Iterator[TextRow], now: datetime,
         table = _find_table(connection, target.label)
         kept = ""
         if table is None:
-            table = _create(connection)
+            table = _create(connection, columns)
             only = newer = 0
         else:
             check_columns(_column_types(connection, table), target.label)
@@ -211,7 +229,8 @@ def replace_rows(target: PostgresTarget, rows: Iterator[TextRow], now: datetime,
             connection.execute("CREATE UNIQUE INDEX ON pg_temp.staged (record_id)")
         connection.execute("ANALYZE pg_temp.staged")
         only, newer = _beyond(connection, table)
-        _swap_rows(connection, table)
+        with _quiet(connection, table, target.label):
+            _swap_rows(connection, table)
         filled = _compare(connection, table, only, newer)
         connection.execute("COMMIT" if commit and not filled.different else "ROLLBACK")
         return Replaced(filled, kept if commit else "")
@@ -231,6 +250,48 @@ def _beyond(connection: Connection[TupleRow], table: sql.Identifier) -> tuple[in
     ).fetchone()
     assert row is not None
     return int(row[0]), int(row[1])
+
+
+_TRIGGERS = """SELECT tgname, tgenabled::text FROM pg_trigger
+               WHERE tgrelid = %s::regclass AND NOT tgisinternal AND tgenabled IN ('O', 'A') ORDER BY tgname"""
+_RULES = """SELECT rulename, ev_enabled::text FROM pg_rewrite
+            WHERE ev_class = %s::regclass AND ev_type <> '1' AND ev_enabled IN ('O', 'A') ORDER BY rulename"""
+_MAY_ALTER = """SELECT pg_has_role(c.relowner, 'USAGE') FROM pg_class c WHERE c.oid = %s::regclass"""
+
+
+@contextlib.contextmanager
+def _quiet(connection: Connection[TupleRow], table: sql.Identifier, label: str) -> Iterator[None]:
+    """Keep the table's own triggers and rules from acting on the rows of the block; as they were afterwards.
+
+    They would change what is put back (`updated_at = now()`) or write each row into a log. Those of its foreign keys
+    go on. All in the caller's transaction: whoever else looks at the table sees them as they always were.
+
+    Raises:
+        RefusedError: there are some, and the role does not own the table; they are named.
+    """
+    name = table.as_string(connection)
+    objects = [
+        (kind, str(found), "ENABLE ALWAYS" if state == "A" else "ENABLE")
+        for kind, query in (("TRIGGER", _TRIGGERS), ("RULE", _RULES))
+        for found, state in connection.execute(query.encode(), (name,)).fetchall()
+    ]
+    row = connection.execute(_MAY_ALTER.encode(), (name,)).fetchone()
+    if objects and not (row and row[0]):
+        told = ", ".join(f"{kind.lower()} {found}" for kind, found, _ in objects)
+        raise RefusedError(
+            f"The table's own {told} would act on every row that is put back, and this role may not turn them off.",
+            where=label, remedy="Restore as the owner of the table.",
+        )  # fmt: skip
+
+    def alter(action: str, kind: str, found: str) -> None:
+        statement = sql.SQL("ALTER TABLE {} " + action + " " + kind + " {}")
+        connection.execute(statement.format(table, sql.Identifier(found)))
+
+    for kind, found, _ in objects:
+        alter("DISABLE", kind, found)
+    yield
+    for kind, found, action in objects:
+        alter(action, kind, found)
 
 
 def _swap_rows(connection: Connection[TupleRow], table: sql.Identifier) -> None:
@@ -316,7 +377,8 @@ def undo(target: PostgresTarget, now: datetime) -> str:
         connection.execute(
             sql.SQL("CREATE TEMP TABLE staged ON COMMIT DROP AS SELECT {} FROM {}").format(_LIST, before)
         )
-        _swap_rows(connection, table)
+        with _quiet(connection, table, target.label):
+            _swap_rows(connection, table)
         filled = _compare(connection, table, 0, 0)
         if filled.different:
             connection.execute("ROLLBACK")
