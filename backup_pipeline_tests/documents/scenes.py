@@ -319,7 +319,7 @@ def deployment(stage: Stage) -> None:
     units = stage.root / "units"
     units.mkdir()
     shell = stage.shell()
-    shell.names |= {"/etc/systemd/system/": f"{units}/", "-o backup -g backup ": ""}
+    shell.names |= {"/etc/systemd/system/": f"{units}/", "-o backup-pipeline -g backup-pipeline ": ""}
     if os.geteuid() != 0:
         shell.codes["chown -R 10001:10001 /srv/backup/backups"] = {1}
 

@@ -127,7 +127,7 @@ def test_what_is_large_is_unpacked_on_a_disk_that_the_user_of_the_image_owns() -
     for volume in code["volumes"]:
         name, place = volume.split(":")[:2]
         if name in compose()["volumes"]:
-            assert re.search(rf"install -d -o backup -g backup -m 0700 {place}\b", text), place
+            assert re.search(rf"install -d -o backup-pipeline -g backup-pipeline -m 0700 {place}\b", text), place
     # What the anchor gives to the other services has not been lost.
     assert set(compose()["services"]["daemon"]["environment"]) < set(code["environment"])
     assert set(compose()["services"]["daemon"]["volumes"]) < set(code["volumes"])
