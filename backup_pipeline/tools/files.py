@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import BinaryIO, Self
 
 from backup_pipeline.errors import StoreError
+from backup_pipeline.tools import limits
 
 PART_SUFFIX = ".part"
 CHUNK = 1 << 20
@@ -148,6 +149,7 @@ class AtomicFile(io.RawIOBase):
             raise translate_os_error(error, self.path) from error
         self._digest.update(view)
         self.size += len(view)
+        limits.progressed()
         return len(view)
 
     def commit(self) -> None:
@@ -255,6 +257,7 @@ def make_folder_in(parent: Path, name: str, mode: int) -> Path:
 def read_chunks(file: BinaryIO, size: int = CHUNK) -> Iterator[bytes]:
     """Yield what `file` holds, in pieces of up to `size` bytes."""
     while chunk := file.read(size):
+        limits.progressed()
         yield chunk
 
 
@@ -267,4 +270,5 @@ def sha256_of(file: BinaryIO) -> tuple[int, str]:
     while count := file.readinto(buffer):  # type: ignore[attr-defined]
         digest.update(view[:count])
         size += count
+        limits.progressed()
     return size, digest.hexdigest()

@@ -10,7 +10,6 @@ is known where it is opened, not here.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import itertools
 import signal
 import socket
@@ -26,6 +25,8 @@ _GRACE_SECONDS = 6.0
 # Programs and connections are ended at the same time, and none is waited for longer.
 _ENDING_SECONDS = 4.0
 _LOOK_SECONDS = 0.5
+# A process that has used so much of a processor while nothing moved was at work itself.
+_COMPUTING_SHARE = 0.25
 _END = b"\0"
 
 
@@ -48,6 +49,7 @@ class Scope:
     limit: Limit
     began: float = field(default_factory=time.monotonic)
     moved: float = field(default_factory=time.monotonic)
+    computed: float = field(default_factory=time.process_time)
     error: BackupSystemError | None = None
     probes: dict[Hashable, Callable[[], bool]] = field(default_factory=dict)
     closed: threading.Event = field(default_factory=threading.Event)
@@ -72,10 +74,11 @@ class Scope:
         return None
 
     def _still_working(self) -> bool:
-        for probe in list(self.probes.values()):
-            if probe():
-                self.moved = time.monotonic()
-                return True
+        # A check of a large file inside SQLite, say: one call that computes for an hour.
+        computing = time.process_time() - self.computed >= _COMPUTING_SHARE * self.limit.stall
+        if computing or any(probe() for probe in list(self.probes.values())):
+            self.moved, self.computed = time.monotonic(), time.process_time()
+            return True
         return False
 
 
@@ -96,9 +99,9 @@ def seconds_text(seconds: float) -> str:
 
 def moved() -> None:
     """Say that the work has moved on: bytes came or went, a statement ended."""
-    now = time.monotonic()
+    now, computed = time.monotonic(), time.process_time()
     for scope in tuple(_SCOPES):
-        scope.moved = now
+        scope.moved, scope.computed = now, computed
 
 
 def progressed() -> None:
@@ -235,6 +238,8 @@ def _interrupt(scope: Scope) -> None:
         if signal.getsignal(signal.SIGALRM) is _on_alarm:
             signal.pthread_kill(scope.thread, signal.SIGALRM)
         return
+    import ctypes
+
     # Raised where the thread next runs Python; a wait in the system cannot be broken off.
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(scope.thread), ctypes.py_object(TimeLimitError))
 

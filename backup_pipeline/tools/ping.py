@@ -49,12 +49,15 @@ def ping(
         if attempt:
             time.sleep(pause_seconds * 2 ** (attempt - 1))
         try:
+            # Only the status counts: who answers with one byte a second keeps nobody waiting for the rest.
             answer = requests.post(
                 address_of(url, signal, run_id),
                 data=body.encode("utf-8", "replace")[:_BODY_LIMIT],
                 headers={"Content-Type": "text/plain; charset=utf-8"},
                 timeout=_TIMEOUT_SECONDS,
+                stream=True,
             )
+            answer.close()
         except (requests.RequestException, ValueError) as error:
             problem = f"no answer ({type(error).__name__})"
             continue

@@ -20,6 +20,7 @@ from typing import IO, Any, BinaryIO, cast
 from isal import igzip, igzip_threaded
 
 from backup_pipeline.errors import ValidationError
+from backup_pipeline.tools import limits
 from backup_pipeline.tools.file_attributes import PREFIXES, Attributes
 from backup_pipeline.tools.streams import GZIP_DAMAGE
 from backup_pipeline.tools.tarball import BLOCK, CHUNK, Kind, Member, State, header, shown
@@ -93,6 +94,7 @@ class Content:
 
     def read(self, size: int = CHUNK) -> bytes:
         """Return up to `size` bytes, nothing at the end."""
+        limits.progressed()
         try:
             return self._content.read(size)
         except DAMAGE as error:

@@ -1,0 +1,113 @@
+"""Limits of time: whatever work waits for, it ends with the setting's name, and what it began is ended with it."""
+
+from __future__ import annotations
+
+import queue
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from backup_pipeline.errors import LockError, RefusedError, TimeLimitError
+from backup_pipeline.operations.up import only_one_up
+from backup_pipeline.settings.loader import load_site
+from backup_pipeline.tools import limits, processes
+from backup_pipeline.tools.limits import Limit, limited
+from backup_pipeline.tools.locks import hold_lock
+
+_SHORT = Limit(0.3, "sources.shop.timeout", 60, "sources.shop.stall_timeout")
+_STALLED = Limit(60, "sources.shop.timeout", 0.3, "sources.shop.stall_timeout")
+
+
+def _reads_for_ever(limit: Limit) -> None:
+    with processes.running(["sh", "-c", "exec sleep 600"]) as program:
+        program.stdout.read()
+
+
+@pytest.mark.parametrize("limit", [_SHORT, _STALLED])
+def test_a_program_that_never_ends_is_ended_by_the_limit_that_is_named(limit: Limit) -> None:
+    for work in (_reads_for_ever, lambda _: processes.run(["sleep", "600"], check=False)):
+        setting = "timeout`" if limit is _SHORT else "stall_timeout`"
+        with pytest.raises(TimeLimitError, match=rf"0.3s \(`sources.shop.{setting}\)"), limited("The work", limit):
+            work(limit)
+
+
+def test_what_waits_in_this_process_is_ended_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(limits, "_GRACE_SECONDS", 0.2)
+    (tmp_path / "held").touch()
+    with hold_lock(tmp_path / "lock"):
+        for wait in (
+            lambda: queue.SimpleQueue().get(),  # type: ignore[var-annotated]
+            threading.Event().wait,
+            lambda: time.sleep(600),
+            lambda: hold_lock(tmp_path / "lock", wait_seconds=600).__enter__(),
+        ):
+            with pytest.raises(TimeLimitError, match="The work did not end"), limited("The work", _SHORT):
+                wait()
+
+
+def test_a_thread_that_computes_for_ever_is_ended_and_the_caller_hears_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "_GRACE_SECONDS", 0.2)
+    heard: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            with limited("The work", _SHORT):
+                while True:
+                    pass
+        except TimeLimitError as error:
+            heard.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert "`sources.shop.timeout`" in str(heard[0])
+
+
+def test_work_that_moves_on_or_computes_is_not_ended_for_want_of_progress() -> None:
+    with limited("The work", _STALLED):
+        until = time.monotonic() + 1
+        while time.monotonic() < until:
+            limits.progressed()
+            time.sleep(0.01)
+    with limited("The work", _STALLED):
+        processes.run([sys.executable, "-c", "import time\nwhile time.process_time() < 1: pass"])
+
+
+_FOREGROUND = """
+import sys
+from backup_pipeline.tools.processes import run_in_foreground
+child = '''
+import signal, sys, time
+for number, code in ((signal.SIGINT, 41), (signal.SIGTERM, 42)):
+    signal.signal(number, lambda n, _, code=code: sys.exit(code))
+print("up", flush=True)
+time.sleep(600)
+'''
+sys.exit(run_in_foreground([sys.executable, "-c", child]))
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(2, 41), (15, 42)])
+def test_a_signal_to_a_foreground_commands_own_process_reaches_its_program(number: int, code: int) -> None:
+    command = subprocess.Popen([sys.executable, "-c", _FOREGROUND], stdout=subprocess.PIPE)
+    assert command.stdout is not None
+    assert command.stdout.readline() == b"up\n"
+    command.send_signal(number)
+    assert command.wait(timeout=60) == code
+    command.stdout.close()
+
+
+def test_a_second_up_of_a_site_is_refused_and_names_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "backup.yaml").write_text("sources: {f: {kind: folder, path: f}}\nplans: {p: {sources: [f]}}\n")
+    site = load_site(tmp_path, environment={})
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))
+    with only_one_up(site):
+        with pytest.raises(RefusedError, match=r"are up already. Held by process \d+") as caught, only_one_up(site):
+            pass
+        assert not isinstance(caught.value, LockError)
+    with only_one_up(site):
+        pass
