@@ -117,6 +117,7 @@ class DatabaseLocale(Frozen):
         name: the provider's own name of the locale, where it is not libc ("de-DE").
         rules: ICU's additional rules.
         version: the provider's version of them, by which the order of texts may differ; "" where it tells none.
+        money: lc_monetary, by which values of the type money are written and read; "" where it was not recorded.
     """
 
     provider: Literal["libc", "icu", "builtin"] = "libc"
@@ -125,6 +126,7 @@ class DatabaseLocale(Frozen):
     name: str = ""
     rules: str = ""
     version: str = ""
+    money: str = ""
 
     @property
     def label(self) -> str:

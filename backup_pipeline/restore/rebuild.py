@@ -22,6 +22,7 @@ from backup_pipeline.tools.postgres.databases import (
     comment_on_database,
     create_database,
     drop_database,
+    read_money_as,
     server_facts,
 )
 from backup_pipeline.tools.postgres.psql import run_plain_dump
@@ -90,6 +91,8 @@ def rebuild_database(
     client = choose_client(facts.major, safe_restore=True, at_least=written_by)
     create_database(target, like, encoding, locale)
     try:
+        if locale is not None and locale.money:
+            read_money_as(target, locale.money)
         if comment:
             comment_on_database(target, comment)
         warnings: tuple[str, ...] = ()

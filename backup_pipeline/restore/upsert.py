@@ -19,6 +19,7 @@ from backup_pipeline.restore.rebuild import OpenDump
 from backup_pipeline.rules.upsert_order import order_of_leaves
 from backup_pipeline.tools.postgres.clients import choose_client
 from backup_pipeline.tools.postgres.databases import server_facts
+from backup_pipeline.tools.postgres.encodings import decoded
 from backup_pipeline.tools.postgres.merge import MergeSession, merge_session
 from backup_pipeline.tools.postgres.restore_check import catalog_of
 from backup_pipeline.tools.postgres.restore_input import plain_sql
@@ -120,7 +121,7 @@ class Upsert:
                     _stage(session, part, request, self.outcome, encoding)
                     progress(Progress("read rows", len(session.staged), None, "tables"))
             elif found := _SETVAL.match(part.body):
-                name = found[1].decode().replace("''", "'")
+                name = decoded(found[1], parts.codec).replace("''", "'")
                 self._sequences.append((name, int(found[2]), found[3] == b"true"))
             elif named := _ENCODING.match(part.body):
                 encoding = named[1].decode()

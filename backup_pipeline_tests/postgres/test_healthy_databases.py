@@ -10,6 +10,8 @@ from pathlib import Path
 import psycopg
 
 from backup_pipeline.model.record import Severity
+from backup_pipeline.model.restore import RestoreMode, RestoreOptions
+from backup_pipeline.operations.drill import drill_set
 from backup_pipeline.operations.restore import apply_restore, plan_restore
 from backup_pipeline.restore.drill_database import drill_database
 from backup_pipeline.tools.postgres.connection import connected
@@ -90,6 +92,33 @@ create index own_index on spatial_ref_sys (auth_name);
 create function silent() returns trigger language plpgsql as 'begin return new; end';
 create trigger own_trigger before insert on spatial_ref_sys for each row execute function silent();
 """
+# Settings of a role or database that change how the catalog is written or what is sent is understood.
+BENDING = {
+    "DateStyle": "SQL, DMY", "IntervalStyle": "sql_standard", "TimeZone": "America/St_Johns",
+    "extra_float_digits": "-3",
+    "bytea_output": "escape", "xmloption": "document", "xmlbinary": "hex", "quote_all_identifiers": "on",
+    "array_nulls": "off", "transform_null_equals": "on", "backslash_quote": "on", "exit_on_error": "on",
+    "standard_conforming_strings": "off", "search_path": "odd, public", "default_transaction_read_only": "on",
+    "default_transaction_isolation": "serializable", "default_transaction_deferrable": "on", "row_security": "on",
+    "statement_timeout": "20s", "idle_in_transaction_session_timeout": "100ms", "idle_session_timeout": "9s",
+    "lock_timeout": "1ms", "check_function_bodies": "off", "lc_monetary": "C.UTF-8", "client_encoding": "LATIN9",
+    "default_text_search_config": "simple", "synchronize_seqscans": "on", "session_replication_role": "replica",
+}  # fmt: skip
+BENT = r"""
+create schema odd; create table odd.t (a integer); create type odd.e as enum ('x''y', E'back\\slash');
+create table t (id integer primary key, texts text[], f float8, i interval default '-1 mon -2 days 03:00:00', m money,
+                d date default '2001-02-03', z timestamptz default '2001-02-03 04:05:06+07', b bytea default '\\x00ff',
+                x xml, e odd.e default E'back\\slash', check (f = null or f > 0.1), "Quoted" text default 'it''s');
+insert into t (id, texts, f, m, x) values (1, array['NULL', null, 'a'], 0.1 + 0.2, 1234.5, '<a/>');
+create view v as select id, i + interval '-1 day', e = 'x''y' as "Same" from t where z > '2001-02-03 04:05:06+07';
+create index on t ((id + 1)) where texts <> array[null, 'NULL'];
+create function f(a text default 'it''s \\ here') returns text language sql as $$ select a $$;
+"""
+UMLAUTS = '''
+create table public.tä (id serial primary key, ö text); create table public."größe ""x""" (a text);
+insert into public.tä (ö) select 'ß' || n || repeat('ü', 100) from generate_series(1, 9000) n;
+create view public."Übersicht" as select ö from public.tä; insert into public."größe ""x""" values ('é');
+'''
 SETTINGS = """
 store: backups
 sources: {shop: {kind: postgres, dsn_env: SHOP_URL}}
@@ -103,10 +132,11 @@ def run_alone(target: PostgresTarget, statement: str) -> None:
         connection.execute(statement.encode())
 
 
-def site_of(folder: Path, target: PostgresTarget) -> TestSite:
+def site_of(folder: Path, target: PostgresTarget, more: str = "") -> TestSite:
+    folder.mkdir(exist_ok=True)
     site = TestSite(folder)
     site.variables["SHOP_URL"] = dsn(target)
-    site.write(SETTINGS)
+    site.write(SETTINGS.replace("dsn_env: SHOP_URL", f"dsn_env: SHOP_URL{more}"))
     return site
 
 
@@ -230,3 +260,51 @@ def test_locale_and_its_provider_come_back_or_their_difference_is_reported(
     elsewhere = drill_database(opened(dump), expected, server.target())
     assert elsewhere.findings == []
     assert "those of the backup by icu de-DE" in str([f for f in elsewhere.skipped if f.subject == "locale"])
+
+
+def test_no_setting_of_a_role_or_database_bends_what_is_read_or_restored(
+    installed_database: Database, installed_server: EmbeddedServer, tmp_path: Path
+) -> None:
+    target = installed_database(BENT)
+    plain = expectation_of(target)
+    commands = [f"alter database {target.database} set {name} = '{value}'" for name, value in BENDING.items()]
+    commands += [f"alter role postgres set {name} = '{value}'" for name, value in BENDING.items()]
+    run(installed_server.target(), ";".join(commands).replace("'odd, public'", "odd, public"))
+    try:
+        assert expectation_of(target).catalog == plain.catalog
+        outcome = drill_database(opened(dump_of(target)), plain, installed_server.target())
+        assert (outcome.findings, outcome.skipped) == ([], [])
+        site = site_of(tmp_path, target)
+        set_id = sealed_set(site.site, "nightly")
+        manifest = site.store("nightly").read(set_id).manifest
+        assert manifest
+        assert not [check for r in manifest.artefacts for check in r.checks if not check.passed]
+        options = RestoreOptions(careful=True)
+        plan = plan_restore(site.site, "nightly", set_id, "shop", options)
+        apply_restore(site.site, "nightly", set_id, "shop", options, plan_id=plan.plan_id, confirm=plan.confirm)
+    finally:
+        run_alone(installed_server.target(), "alter role postgres reset all")
+    assert ask(target, "select texts[1] is null, texts[2] is null from public.t") == [(False, True)]
+
+
+def test_names_are_read_in_the_encoding_that_the_dump_is_written_in(
+    database: Callable[..., PostgresTarget], server: EmbeddedServer, tmp_path: Path
+) -> None:
+    target = database()
+    drop_database(target)
+    run_alone(server.target(), f"""create database {target.database} template template0
+        encoding 'LATIN1' lc_collate 'C' lc_ctype 'C'""")  # fmt: skip
+    run_alone(target, UMLAUTS)
+    for dump_format in ("plain", "custom"):
+        site = site_of(tmp_path / dump_format, target, f", dump_format: {dump_format}")
+        set_id = sealed_set(site.site, "nightly")
+        manifest = site.store("nightly").read(set_id).manifest
+        assert manifest
+        assert not [check for record in manifest.artefacts for check in record.checks if not check.passed]
+        site.variables["DRILL_DATABASE_URL"] = dsn(server.target())
+        site.write_env()
+        assert drill_set(site.site, "nightly", set_id, run_id="test").findings == ()
+    run_alone(target, "delete from public.tä where id < 5")
+    options = RestoreOptions(mode=RestoreMode.UPSERT)
+    plan = plan_restore(site.site, "nightly", set_id, "shop", options)
+    assert [(c.table, c.insert) for c in plan.tables] == [("public.tä", 4)]

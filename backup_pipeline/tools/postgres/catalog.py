@@ -78,7 +78,7 @@ def read_catalog(connection: Connection[TupleRow]) -> Catalog:
     )
 
 
-def locale_of(collate: str, ctype: str, details: Mapping[str, Any]) -> DatabaseLocale:
+def locale_of(collate: str, ctype: str, details: Mapping[str, Any], money: str = "") -> DatabaseLocale:
     """Return a database's locale from its row in pg_database; `details` is that row as JSON.
 
     Its columns are not the same in each version: the provider came with 15, ICU's rules with 16, `datlocale` with 17.
@@ -91,6 +91,7 @@ def locale_of(collate: str, ctype: str, details: Mapping[str, Any]) -> DatabaseL
         name=str(details.get("datlocale") or details.get("daticulocale") or ""),
         rules=str(details.get("daticurules") or ""),
         version=str(details.get("datcollversion") or ""),
+        money=money,
     )
 
 

@@ -388,6 +388,6 @@ select s.setrole::bigint, s.setdatabase <> 0, unnest(s.setconfig)
 """
 
 DATABASE = """
-select pg_encoding_to_char(encoding), datcollate, datctype, to_jsonb(d)
+select pg_encoding_to_char(encoding), datcollate, datctype, to_jsonb(d), current_setting('lc_monetary')
   from pg_database d where datname = current_database()
 """

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import psycopg
@@ -33,11 +33,38 @@ PINNED_SETTINGS = {
     # A role's setting must neither hide rows nor change what names mean.
     "row_security": "off",
     "search_path": "pg_catalog",
+    # Nor how the catalog's functions write names, literals and XML, nor how what is sent is read.
+    "quote_all_identifiers": "off",
+    "standard_conforming_strings": "on",
+    "backslash_quote": "safe_encoding",
+    "escape_string_warning": "off",
+    "xmloption": "content",
+    "xmlbinary": "base64",
+    "array_nulls": "on",
+    "transform_null_equals": "off",
+    "timezone_abbreviations": "Default",
+    # Nor what becomes of our own transactions and temporary tables, nor in which order rows come.
+    "exit_on_error": "off",
+    "default_transaction_read_only": "off",
+    "default_transaction_isolation": "read committed",
+    "default_transaction_deferrable": "off",
+    "default_tablespace": "",
+    "default_table_access_method": "heap",
+    "synchronize_seqscans": "off",
     # A session whose client has vanished must not hold a snapshot for hours: the server asks after some minutes.
     "tcp_keepalives_idle": "60",
     "tcp_keepalives_interval": "10",
     "tcp_keepalives_count": "6",
 }
+# The same of a session that runs a dump's statements, which say only some of it themselves: an `alter role … set` of
+# these would change what the dump means, or end the session.
+SETTINGS_FOR_A_DUMP = {
+    name: PINNED_SETTINGS[name]
+    for name in ("IntervalStyle", "array_nulls", "transform_null_equals", "backslash_quote", "exit_on_error",
+                 "default_transaction_read_only")
+}  # fmt: skip
+# Limits that only servers from this version on know. (`alter role … set` would end a session that waits for others.)
+_LATER_LIMITS = {"idle_session_timeout": 140000, "transaction_timeout": 170000}
 # While a statement runs, the server looks that often whether its client is still there (since 14, and where the system
 # can tell).
 _CLIENT_CHECK = """select case when pg_catalog.current_setting('client_connection_check_interval', true) is not null
@@ -237,6 +264,16 @@ select exists (select from pg_catalog.pg_stat_activity
 """
 
 
+def pin_session(connection: Connection[TupleRow], settings: Mapping[str, str]) -> None:
+    """Give a session these settings, and no limits of time that the server's version may have besides."""
+    version = connection.info.server_version
+    pinned = {**settings, **{name: "0" for name, since in _LATER_LIMITS.items() if version >= since}}
+    connection.execute(
+        "select " + ", ".join("pg_catalog.set_config(%s, %s, false)" for _ in pinned),
+        [part for pair in pinned.items() for part in pair],
+    )
+
+
 def open_connection(target: PostgresTarget, *, autocommit: bool = True, pinned: bool = True) -> Connection[TupleRow]:
     """Open a connection; with `pinned` its session has PINNED_SETTINGS.
 
@@ -253,10 +290,7 @@ def open_connection(target: PostgresTarget, *, autocommit: bool = True, pinned: 
             connection.watch(target)
             refuse_pooling(connection, target)
             if pinned:
-                connection.execute(
-                    "select " + ", ".join("set_config(%s, %s, false)" for _ in PINNED_SETTINGS),
-                    [part for pair in PINNED_SETTINGS.items() for part in pair],
-                )
+                pin_session(connection, PINNED_SETTINGS)
                 connection.execute(_CLIENT_CHECK)
             connection.autocommit = autocommit
         except BaseException:

@@ -247,6 +247,23 @@ def _create(target: PostgresTarget, locale: Iterable[tuple[str, str]], tablespac
             raise
 
 
+def read_money_as(target: PostgresTarget, locale: str) -> None:
+    """Have the database's sessions write and read money by that locale, where the server's own default is another.
+
+    A dump holds values of the type money as the session wrote them, and says nowhere by which locale. A locale that the
+    server has not got is left: what cannot be read then is refused with its table.
+    """
+    with connected(target) as connection:
+        row = connection.execute("select current_setting('lc_monetary')").fetchone()
+    if row and row[0] != locale:
+        with maintenance(target) as connection, contextlib.suppress(psycopg.DataError):
+            connection.execute(
+                sql.SQL("alter database {} set lc_monetary to {}").format(
+                    sql.Identifier(target.database), sql.Literal(locale)
+                )
+            )
+
+
 def comment_on_database(target: PostgresTarget, comment: str | None) -> None:
     """Set or remove the comment of the target's database."""
     with maintenance(target) as connection:

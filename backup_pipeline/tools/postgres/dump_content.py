@@ -11,6 +11,8 @@ from __future__ import annotations
 import hashlib
 import re
 
+from backup_pipeline.tools.postgres.encodings import UTF8, codec_set_by, decoded
+
 # Possessive (`*+`, `++`): the head of a COPY that a piece cuts in two must fail at once, not after every way to try it.
 _NAME = rb'(?:"(?:[^"]|"")*+"|[^"\s.]++)'
 _COPY = re.compile(
@@ -26,10 +28,10 @@ _LAST_LINE = b"\\.\n"
 _KEPT = 4096
 
 
-def _unquoted(name: bytes) -> tuple[str, str]:
+def _unquoted(name: bytes, codec: str) -> tuple[str, str]:
     """Split `schema."table"` as pg_dump writes it into its two bare names."""
     parts = re.findall(rb'"((?:[^"]|"")*)"|([^".]+)', name)
-    schema, table = ((quoted.replace(b'""', b'"') or bare).decode("utf-8", "replace") for quoted, bare in parts)
+    schema, table = (decoded(quoted.replace(b'""', b'"') or bare, codec) for quoted, bare in parts)
     return schema, table
 
 
@@ -53,6 +55,7 @@ class DumpContent:
         self._table: tuple[str, str] | None = None
         self._inside_row = False
         self._first = b""
+        self._codec: str | None = None
 
     @property
     def content_sha256(self) -> str:
@@ -94,7 +97,7 @@ class DumpContent:
         found = _COPY.search(data, position)
         if found is not None:
             self._take_statements(data[position : found.end()])
-            self._table = _unquoted(found[1])
+            self._table = _unquoted(found[1], self._codec or UTF8)
             self.rows.setdefault(self._table, 0)
             return found.end()
         # The head of a COPY may still be incomplete: what follows the last finished statement waits.
@@ -131,6 +134,8 @@ class DumpContent:
     def _take_statements(self, data: bytes) -> None:
         self._digest.update(_RANDOM.sub(b"", data))
         self.complete = self.complete or _END in data
+        if self._codec is None:
+            self._codec = codec_set_by(data)
 
     def _keep(self, data: bytes) -> None:
         if data:

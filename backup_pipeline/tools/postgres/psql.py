@@ -17,7 +17,7 @@ from backup_pipeline.errors import RefusedError, SourceError
 from backup_pipeline.tools import limits, processes
 from backup_pipeline.tools.files import CHUNK
 from backup_pipeline.tools.postgres.clients import PostgresClient
-from backup_pipeline.tools.postgres.connection import message_without_values
+from backup_pipeline.tools.postgres.connection import SETTINGS_FOR_A_DUMP, message_without_values
 from backup_pipeline.tools.postgres.restore_input import Readable
 from backup_pipeline.tools.postgres.target import PostgresTarget
 
@@ -68,6 +68,8 @@ def run_plain_dump(reader: Readable, target: PostgresTarget, client: PostgresCli
         drained.start()
         with contextlib.suppress(BrokenPipeError):
             _write(program, b"\\restrict " + key + b"\n")
+            for name, value in SETTINGS_FOR_A_DUMP.items():
+                _write(program, f"SET {name} = '{value}';\n".encode())
             for piece in without_restrict_pair(reader):
                 _write(program, piece)
             _write(program, b"\n\\unrestrict " + key + b"\n")

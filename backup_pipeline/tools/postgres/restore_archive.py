@@ -53,7 +53,8 @@ def run_archive(
         client.program("pg_restore"), "--exit-on-error", "--no-password", f"--jobs={max(1, jobs)}",
         *target.program_arguments(), path,
     ]  # fmt: skip
-    options = " ".join(f"-c {name}={value}" for name, value in settings.items())
+    # A space in a value is part of it where a backslash stands before it.
+    options = " ".join(f"-c {name}={value.replace(' ', chr(92) + ' ')}" for name, value in settings.items())
     done = processes.run(command, env={**target.program_environment(), "PGOPTIONS": options}, check=False)
     lines = [line for line in done.stderr.splitlines() if line.strip()]
     if done.exit_code != 0:

@@ -153,7 +153,7 @@ class _Loader:
             execute_statement(self._first, statement.body, self._target)
 
     def _copy(self, block: CopyBlock) -> None:
-        table, header = block.table, block.header
+        table, header, codec = block.table, block.header, block.codec
         start: list[bytes] = []
         size = 0
         chunks = block.chunks()
@@ -164,7 +164,7 @@ class _Loader:
                 self._copy_large(block, start, chunks)
                 return
         if start:
-            self._pool.submit(lambda connection: self._copy_whole(connection, table, header, iter(start), size))
+            self._pool.submit(lambda connection: self._copy_whole(connection, table, header, codec, iter(start), size))
         else:
             self._count(table, 0, 0)
 
@@ -173,6 +173,7 @@ class _Loader:
         connection: Connection[TupleRow],
         table: tuple[str, str],
         header: bytes,
+        codec: str,
         chunks: Iterator[bytes],
         size: int,
     ) -> None:
@@ -180,21 +181,21 @@ class _Loader:
         rows can be written frozen: later reads need not mark them, and with wal_level=minimal nothing is logged."""
         with translated(self._target), connection.transaction():
             # For a few rows the new file that TRUNCATE makes costs more than it saves.
-            frozen = size >= WORTH_FREEZING and self._may_freeze(connection, header)
+            relation = CopyBlock(header, iter(()), codec).relation
+            frozen = size >= WORTH_FREEZING and self._may_freeze(connection, relation, codec)
             statement = header.removesuffix(b";") + (b" WITH (FREEZE)" if frozen else b"") + b";"
             if frozen:
-                connection.execute(b"truncate table only " + _relation_of(header))
+                connection.execute(b"truncate table only " + relation)
             self._feed(connection, table, statement, chunks)
 
-    def _may_freeze(self, connection: Connection[TupleRow], header: bytes) -> bool:
-        relation = _relation_of(header)
+    def _may_freeze(self, connection: Connection[TupleRow], relation: bytes, codec: str) -> bool:
         row = connection.execute(
             "select c.relkind = 'r' and not exists (select from pg_catalog.pg_depend d where d.objid = c.oid"
             " and d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass and d.deptype = 'e')"
             " and not exists (select from pg_catalog.pg_constraint f where f.confrelid = c.oid and f.contype = 'f')"
             " and not exists (select from pg_catalog.pg_trigger t where t.tgrelid = c.oid)"
             " from pg_catalog.pg_class c where c.oid = %s::pg_catalog.regclass",
-            [relation.decode()],
+            [relation.decode(codec)],
         ).fetchone()
         return (
             bool(row and row[0])
@@ -257,10 +258,6 @@ class _Loader:
             self._progress(Progress("restore", self.outcome.data_bytes))
 
 
-def _relation_of(header: bytes) -> bytes:
-    return CopyBlock(header, iter(())).relation
-
-
 def load_plain_dump(
     reader: Readable,
     target: PostgresTarget,
@@ -315,6 +312,7 @@ def _analyze(pool: Pool, target: PostgresTarget, tables: list[tuple[str, str]]) 
     from psycopg import sql
 
     for schema, name in tables:
-        text = sql.SQL("analyze {}").format(sql.Identifier(schema, name)).as_bytes()
-        pool.submit(lambda connection, text=text: execute_statement(connection, text, target))  # type: ignore[misc]
+        text = sql.SQL("analyze {}").format(sql.Identifier(schema, name))
+        # Written in the session's encoding, which is the dump's.
+        pool.submit(lambda connection, text=text: execute_statement(connection, text.as_bytes(connection), target))  # type: ignore[misc]
     pool.wait()

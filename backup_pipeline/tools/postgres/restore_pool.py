@@ -12,7 +12,7 @@ import psutil
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
-from backup_pipeline.tools.postgres.connection import open_connection
+from backup_pipeline.tools.postgres.connection import SETTINGS_FOR_A_DUMP, open_connection, pin_session
 from backup_pipeline.tools.postgres.cutting import end_connections
 from backup_pipeline.tools.postgres.target import PostgresTarget
 
@@ -33,6 +33,7 @@ def session_settings(jobs: int) -> dict[str, str]:
         "statement_timeout": "0",
         "lock_timeout": "0",
         "idle_in_transaction_session_timeout": "0",
+        **SETTINGS_FOR_A_DUMP,
     }
 
 
@@ -59,8 +60,7 @@ class Pool:
             for _ in range(self.jobs):
                 connection = open_connection(self.target, pinned=False)
                 self.connections.append(connection)
-                for name, value in session_settings(self.jobs).items():
-                    connection.execute("select set_config(%s, %s, false)", [name, value])
+                pin_session(connection, session_settings(self.jobs))
         except BaseException:
             self._close()
             raise

@@ -40,14 +40,15 @@ def execute_statement(
     result = connection.pgconn.exec_(text)
     if result.status in (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK, ExecStatus.EMPTY_QUERY):
         return
-    primary = (result.error_field(ord("M")) or b"").decode("utf-8", "replace")
+    codec = connection.info.encoding
+    primary = (result.error_field(ord("M")) or b"").decode(codec, "replace")
     state = (result.error_field(ord("C")) or b"").decode()
     if was_ended(state, primary or connection.pgconn.get_error_message()):
         raise connection_ended(primary or connection.pgconn.get_error_message(), target)
     if tolerate is not None and tolerate(text, state):
         return
     # Only up to the first literal: it may be a password (of a subscription) or data (of a large object).
-    first = re.split(rb"['$\n]", text.strip(), maxsplit=1)[0][:120].decode("utf-8", "replace")
+    first = re.split(rb"['$\n]", text.strip(), maxsplit=1)[0][:120].decode(codec, "replace")
     raise refused(
         f"{message_without_values(primary, state).rstrip('.')} (SQLSTATE {state}) in: {first}",
         state,

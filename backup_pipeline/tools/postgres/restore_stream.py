@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from backup_pipeline.errors import RefusedError, ValidationError
 from backup_pipeline.tools.files import CHUNK
+from backup_pipeline.tools.postgres.encodings import UTF8, codec_set_by, decoded
 from backup_pipeline.tools.postgres.restore_input import Readable
 
 # One statement (not a COPY block) larger than this is not what pg_dump writes.
@@ -30,12 +31,13 @@ class Statement:
 class CopyBlock:
     """The COPY block of one table: `header` is the statement without its newline, `chunks()` the data lines.
 
-    Every chunk ends at the end of a line. The block must be read to its end before the next part is asked for;
-    `drain` does that.
+    `codec` is how names are written in the dump. Every chunk ends at the end of a line. The block must be read to its
+    end before the next part is asked for; `drain` does that.
     """
 
-    def __init__(self, header: bytes, chunks: Iterator[bytes]) -> None:
+    def __init__(self, header: bytes, chunks: Iterator[bytes], codec: str = UTF8) -> None:
         self.header = header
+        self.codec = codec
         self._chunks = chunks
 
     def chunks(self) -> Iterator[bytes]:
@@ -50,17 +52,17 @@ class CopyBlock:
     @property
     def relation(self) -> bytes:
         """The table as the dump writes it: quoted where needed, with its schema."""
-        return _relation(self.header)
+        return _relation(self.header, self.codec)
 
     @property
     def table(self) -> tuple[str, str]:
         """Schema and name, unquoted."""
-        return split_qualified(self.relation.decode())
+        return split_qualified(decoded(self.relation, self.codec))
 
     @property
     def columns(self) -> tuple[str, ...]:
         """Column names, unquoted; empty for a table without columns."""
-        rest = self.header[len(b"COPY ") + len(self.relation) :].decode()
+        rest = decoded(self.header[len(b"COPY ") + len(self.relation) :], self.codec)
         inside = rest[rest.index("(") + 1 : rest.rindex(") FROM stdin;")] if "(" in rest else ""
         return tuple(part for part in _identifiers(inside))
 
@@ -69,11 +71,11 @@ _IDENTIFIER = r'(?:"(?:[^"]|"")+"|[a-z_\u0080-\U0010ffff][a-z0-9_$\u0080-\U0010f
 _QUALIFIED = re.compile(rf"{_IDENTIFIER}\.{_IDENTIFIER}")
 
 
-def _relation(header: bytes) -> bytes:
-    found = _QUALIFIED.match(header.decode(), 5)
+def _relation(header: bytes, codec: str) -> bytes:
+    found = _QUALIFIED.match(decoded(header, codec), 5)
     if found is None:
         raise ValidationError("A COPY statement that pg_dump does not write.", where="dump", remedy="Use another set.")
-    return found[0].encode()
+    return found[0].encode(codec, "surrogateescape")
 
 
 def _identifiers(text: str) -> Iterator[str]:
@@ -106,7 +108,11 @@ class _ShortError(Exception):
 
 
 class DumpParts:
-    """Iterates over the parts of a plain dump: `Statement`s and `CopyBlock`s."""
+    """Iterates over the parts of a plain dump: `Statement`s and `CopyBlock`s.
+
+    Attributes:
+        codec: how names are written, as the dump's own `SET client_encoding` says.
+    """
 
     def __init__(self, reader: Readable) -> None:
         self._reader = reader
@@ -114,6 +120,7 @@ class DumpParts:
         self._at = 0
         self._ended = False
         self._restricted = False
+        self.codec = UTF8
 
     def _more(self) -> bool:
         data = b"" if self._ended else self._reader.read(CHUNK)
@@ -194,7 +201,8 @@ class DumpParts:
                     and body.endswith(_FROM_STDIN)
                     and buffer[position : position + 1] == b"\n"
                 ):
-                    return CopyBlock(body, self._copy_data()), position + 1
+                    return CopyBlock(body, self._copy_data(), self.codec), position + 1
+                self.codec = codec_set_by(body) or self.codec
                 return Statement(buffer[self._at : position], body), position
 
     def _until(self, buffer: bytes, mark: bytes, position: int) -> int:
