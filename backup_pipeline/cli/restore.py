@@ -59,6 +59,9 @@ def restore(
     without_triggers: Annotated[
         bool, typer.Option("--without-triggers", help="Upsert: the tables' own triggers do not fire.")
     ] = False,
+    skip_refused: Annotated[
+        bool, typer.Option("--skip-refused", help="Upsert: leave out tables that cannot take rows, with a warning.")
+    ] = False,
     create_roles: Annotated[
         bool, typer.Option("--create-roles", help="Make missing roles, without login, instead of refusing.")
     ] = False,
@@ -95,10 +98,10 @@ def restore(
     options = _options(
         mode="upsert" if upsert else "rebuild", into=into, tables=tuple(tables or ()), only=only or None,
         rows=tuple(rows or ()), on_conflict=on_conflict, newer_column=newer_column, insert_absent=insert_absent,
-        without_triggers=without_triggers, create_roles=create_roles, careful=careful,
+        without_triggers=without_triggers, skip_refused=skip_refused, create_roles=create_roles, careful=careful,
         skip_emergency_backup=no_emergency, allow_incomplete=allow_incomplete, jobs=jobs,
     )  # fmt: skip
-    if not upsert and (tables or only or rows or insert_absent or without_triggers):
+    if not upsert and (tables or only or rows or insert_absent or without_triggers or skip_refused):
         raise typer.BadParameter("tables and rows are chosen for an upsert only", param_hint="--upsert")
     with embedded_server_up(site), shown_progress(quiet=as_json) as progress:
         if not apply:

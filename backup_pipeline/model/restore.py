@@ -44,6 +44,7 @@ class RestoreOptions(Frozen):
         on_conflict: who wins where rows differ.
         newer_column: the time column that `newer` compares.
         insert_absent: upsert tables without primary key too, by inserting rows that the target has not got.
+        skip_refused: upsert the other tables where some cannot take rows (no key, rewrite rules, other columns).
         without_triggers: switch the tables' own triggers off for the transaction of an upsert.
         create_roles: make missing roles (without login) instead of refusing.
         jobs: connections for loading and comparing; from the number of cores when 0.
@@ -62,6 +63,7 @@ class RestoreOptions(Frozen):
     newer_column: str = "updated_at"
     insert_absent: bool = False
     without_triggers: bool = False
+    skip_refused: bool = False
     create_roles: bool = False
     jobs: int = Field(default=0, ge=0, le=64)
     careful: bool = False

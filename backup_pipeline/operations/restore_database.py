@@ -75,15 +75,17 @@ def plan_database(chosen: Chosen, *, progress: ProgressSink = no_progress) -> Re
         )  # fmt: skip
         counted, reasons = outcome.tables, [] if rebuild else outcome.reasons_against
         uncounted = outcome.reasons_against if rebuild else []
+        skipped = [] if rebuild else outcome.warnings
     except BackupSystemError as error:
         counted, reasons, uncounted = [], [] if rebuild else [f"{error.where}: {error.what}"], [error.what]
+        skipped = []
     tables = [*counted, *equal.values()]
     tables += _uncounted(scene, {change.table for change in tables}, known) if rebuild else []
     return plan.model_copy(
         update={
             "tables": tuple(sorted(tables, key=lambda change: change.table)),
             "reasons_against": (*plan.reasons_against, *reasons),
-            "warnings": (*plan.warnings, *(f"not counted: {reason}" for reason in uncounted)),
+            "warnings": (*plan.warnings, *skipped, *(f"not counted: {reason}" for reason in uncounted)),
         }
     )
 
@@ -153,6 +155,7 @@ def _request(chosen: Chosen, scene: Scene) -> UpsertRequest:
         newer_column=options.newer_column,
         insert_absent=options.insert_absent,
         without_triggers=options.without_triggers,
+        skip_refused=options.skip_refused,
     )
 
 

@@ -87,6 +87,9 @@ class RestoreConfig(dg.Config):
     insert_absent: bool = Field(
         default=False, description="Upsert tables without primary key by inserting what is absent."
     )
+    skip_refused: bool = Field(
+        default=False, description="Upsert: leave out tables that cannot take rows, with a warning."
+    )
     without_triggers: bool = Field(
         default=False, description="Upsert: the tables' own triggers do not fire (for Supabase's auth.users, say)."
     )
@@ -107,6 +110,7 @@ class RestoreConfig(dg.Config):
             newer_column=self.newer_column,
             insert_absent=self.insert_absent,
             without_triggers=self.without_triggers,
+            skip_refused=self.skip_refused,
             skip_emergency_backup=self.skip_emergency_backup,
             create_roles=self.create_roles,
         )

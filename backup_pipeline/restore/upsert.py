@@ -41,6 +41,7 @@ class UpsertRequest:
         everything: no table was left out, so every sequence takes part too.
         versions: tells whether a table only says which version its schema has: it must be equal and is never written.
         conditions: table → SQL condition that its rows must meet.
+        skip_refused: tables that cannot take rows are left out with a warning instead of refusing all.
     """
 
     wanted: Callable[[TableName], bool]
@@ -51,14 +52,21 @@ class UpsertRequest:
     newer_column: str = "updated_at"
     insert_absent: bool = False
     without_triggers: bool = False
+    skip_refused: bool = False
 
 
 @dataclass
 class UpsertOutcome:
-    """What was (or would be) written, table by table, and what stands against it."""
+    """What was (or would be) written, table by table, and what stands against it.
+
+    Attributes:
+        refused_tables: reasons against single tables, which `skip_refused` leaves out; they are among
+            `reasons_against` too once everything was read.
+    """
 
     tables: list[TableChange] = field(default_factory=list)
     reasons_against: list[str] = field(default_factory=list)
+    refused_tables: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
 
@@ -135,6 +143,12 @@ class Upsert:
         session, request, outcome = self._session, self._request, self.outcome
         if warning := session.event_triggers.warning():
             outcome.warnings.append(warning)
+        outcome.reasons_against += outcome.refused_tables
+        if outcome.refused_tables and session.staged:
+            outcome.reasons_against.append(
+                f"--skip-refused leaves out the tables named before ({len(outcome.refused_tables)} reasons) and brings "
+                f"back the other {len(session.staged)}"
+            )
         outcome.tables = [
             session.compare(name, request.on_conflict, request.newer_column) for name in sorted(session.staged)
         ]
@@ -209,7 +223,10 @@ def _stage(
 ) -> None:
     facts = session.facts(block.table)
     reasons = _reasons_against(block, facts, request)
-    outcome.reasons_against += reasons
+    if request.skip_refused:
+        outcome.warnings += [f"left out: {reason}" for reason in reasons]
+    else:
+        outcome.refused_tables += reasons
     if facts is None or reasons:
         block.drain()
         return
@@ -228,9 +245,12 @@ def _reasons_against(block: CopyBlock, facts: TableFacts | None, request: Upsert
     if facts.rules:
         reasons.append(f"table {name} has rewrite rules for writing: {', '.join(facts.rules)}")
     if not facts.key and not request.insert_absent:
-        reasons.append(f"table {name} has no primary key (--insert-absent inserts the rows that it has not got)")
+        reasons.append(
+            f"table {name} has no primary key, nor a unique index over columns without nulls (--insert-absent inserts "
+            "the rows that it has not got)"
+        )
     if facts.key and not set(facts.key) <= set(block.columns):
-        reasons.append(f"table {name} has another primary key than the backup")
+        reasons.append(f"table {name} has another key than the backup")
     return reasons
 
 

@@ -330,3 +330,31 @@ def test_the_databases_event_triggers_stay_quiet_or_are_named(
         told = " ".join(upsert((target, dump), request).warnings)
         logged = ask(target, "select count(*) from ddl_log where tag like '%TABLE AS'")
         assert ("notes" in told) == (logged != [(0,)])
+
+
+def test_a_unique_index_over_columns_without_nulls_is_a_key(shop: tuple[PostgresTarget, bytes]) -> None:
+    target, _ = shop
+    run(target, """
+        create table no_pkey (a integer not null, b text not null, c text, d integer);
+        create unique index partial on no_pkey (a) where a > 5; create unique index nulls on no_pkey (d);
+        create unique index expression on no_pkey (lower(b));
+        create unique index told_apart on no_pkey (b, a) include (c);
+        insert into no_pkey values (1, 'x', 'one', 1), (2, 'y', 'two', null)""")  # fmt: skip
+    dump = dump_of(target)
+    run(target, "update no_pkey set c = 'changed' where a = 1; delete from no_pkey where a = 2")
+    wanted = UpsertRequest(lambda name: name[1] == "no_pkey")
+    change = changes(upsert((target, dump), wanted))["public.no_pkey"]
+    assert (change.insert, change.update) == (1, 1)
+    assert "told apart by its unique index told_apart (b, a)" in change.note
+    assert ask(target, "select a, c from no_pkey order by a") == [(1, "one"), (2, "two")]
+
+
+def test_tables_that_cannot_take_rows_are_left_out_on_request(shop: tuple[PostgresTarget, bytes]) -> None:
+    target, _ = shop
+    run(target, "delete from lines where order_id = 100")
+    with pytest.raises(RefusedError, match="--skip-refused leaves out the tables named before"):
+        upsert(shop, UpsertRequest(lambda name: True))
+    outcome = upsert(shop, UpsertRequest(lambda name: True, skip_refused=True))
+    assert changes(outcome)["public.lines"].insert
+    assert "public.log" not in changes(outcome)
+    assert [text for text in outcome.warnings if "left out: table public.log has no primary key" in text]

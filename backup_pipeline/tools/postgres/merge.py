@@ -170,6 +170,11 @@ class MergeSession:
 
     def _noted(self, item: Staged) -> TableChange:
         notes = list(item.notes)
+        if item.facts.key_index:
+            columns = ", ".join(item.facts.key)
+            notes.append(
+                f"has no primary key: rows are told apart by its unique index {item.facts.key_index} ({columns})"
+            )
         if item.facts.triggers:
             notes.append(f"triggers: {', '.join(name for name, _ in item.facts.triggers)}")
         if item.facts.row_security:
