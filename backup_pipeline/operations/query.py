@@ -32,7 +32,8 @@ def query_set(
         site: the site.
         plan_name: the plan.
         set_id: a sealed set.
-        query: SQL of DuckDB; tables are `schema.table` of the first source, or `source.schema.table`.
+        query: SQL of DuckDB; tables are `source.schema.table`; `schema.table` means the first source's, or the only
+            one's that has such a table.
         limit: rows to return at most.
         memory_mb: memory (MiB) that the query may take before it is spilled or refused.
         timeout_seconds: after that the query is ended.

@@ -15,6 +15,7 @@ import contextlib
 import importlib.util
 import io
 import pickle
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -32,6 +33,7 @@ TIMEOUT_SECONDS = 300.0
 _OWN_MEMORY_MB = 1024
 """What the program, Arrow's read-ahead and the answer may take beside DuckDB's own limit."""
 _SPILL = "4GB"
+_SHOWN = 10
 _EXAMPLE = "Tables are named schema.table or source.schema.table; `show all tables` lists them."
 _READING = ("SELECT", "EXPLAIN", "MULTI")  # MULTI: a PIVOT, which is a type and a query
 _VALUES = {
@@ -76,7 +78,7 @@ def ask_apart(
     """Run one reading query over Parquet files and return up to `limit` rows.
 
     Args:
-        files: what is seen as source.schema.table; the first source is the default one.
+        files: what is seen as source.schema.table; as schema.table too in the first source, and where only one has it.
         query: one statement of DuckDB's SQL.
         limit: rows to return at most.
         memory_mb: memory (MiB) that DuckDB may take; what does not fit is spilled to a private temporary folder.
@@ -152,10 +154,29 @@ def _tables(connection: Any, files: Mapping[ViewName, str]) -> None:
             if not known:
                 connection.execute(f"use {quoted(database)}")
             known.add(database)
-        connection.execute(f"create schema if not exists {quoted(database)}.{quoted(schema)}")
         connection.register(f"__file_{number}", data)
-        view = f"{quoted(database)}.{quoted(schema)}.{quoted(table)}"
-        connection.execute(f"create view {view} as select * from temp.main.__file_{number}")
+        for place in _places(database, schema, table, files):
+            connection.execute(f"create schema if not exists {quoted(place)}.{quoted(schema)}")
+            view = f"{quoted(place)}.{quoted(schema)}.{quoted(table)}"
+            connection.execute(f"create view {view} as select * from temp.main.__file_{number}")
+
+
+def _places(database: str, schema: str, table: str, files: Mapping[ViewName, str]) -> list[str]:
+    """Return the databases that show a table: its own source's, and the default one where no other source has it."""
+    first = next(iter(files))[0]
+    others = [name for name in files if name[1:] == (schema, table)]
+    return [database] if database == first or len(others) > 1 else [database, first]
+
+
+def _candidates(question: Question) -> str:
+    """Return how the set's tables are called whose bare names stand in the query; "" when there is none."""
+    named = [
+        ".".join(quoted(part) if not re.fullmatch(r"[a-z_][a-z0-9_]*", part) else part for part in name)
+        for name in question.files
+        if re.search(rf"(?<!\w){re.escape(name[2])}(?!\w)", question.query, re.IGNORECASE)
+    ]
+    shown = ", ".join(named[:_SHOWN]) + (", …" if len(named) > _SHOWN else "")
+    return f"This set has {shown}. " if named else ""
 
 
 def _locked(connection: Any, question: Question) -> None:
@@ -212,7 +233,9 @@ def answer(question: Question) -> Answer:
             "Ask for less (fewer columns, fewer groups), or give it more: --memory MIB.",
         ) from error
     except (duckdb.Error, UnicodeError) as error:
-        raise _refused(f"The query failed: {(str(error).strip() or type(error).__name__).splitlines()[0]}") from error
+        what = (str(error).strip() or type(error).__name__).splitlines()[0]
+        missing = isinstance(error, duckdb.CatalogException | duckdb.BinderException)
+        raise _refused(f"The query failed: {what}", (_candidates(question) if missing else "") + _EXAMPLE) from error
     more = question.limit is not None and len(rows) > question.limit
     return Answer(columns, tuple(tuple(row) for row in rows[: question.limit]), more)
 

@@ -81,6 +81,27 @@ def test_a_query_reads_and_writes_nothing_but_the_tables_of_the_set(made: Made, 
     assert (empty.code, "The query is empty" in empty.err, "Traceback" in empty.err) == (8, True, False)
 
 
+def test_a_table_is_found_in_whatever_source_has_it_and_candidates_are_named(made: Made, tmp_path: Path) -> None:
+    site, _, set_id = made
+    (path,) = (site.site.store_folder("nightly") / set_id).rglob("public.log.parquet")
+    names = [("a", "public", "one"), ("b", "public", "film"), ("b", "public", "two"), ("c", "public", "two")]
+
+    def count(query: str) -> object:
+        files = dict.fromkeys(names, str(path))
+        return answer(Question(files, query, 10, 256, str(tmp_path / "spilled"))).rows[0][0]
+
+    for table in ("public.one", "public.film", "b.public.film", "c.public.two"):
+        assert count(f"select count(*) from {table}") == 3
+    for table, told in (
+        ("public.two", "b.public.two, c.public.two"),
+        ("film", "b.public.film"),
+        ("x.film", "b.public"),
+    ):
+        with pytest.raises(RefusedError) as refused:
+            count(f"select count(*) from {table}")
+        assert told in refused.value.remedy
+
+
 def test_a_query_is_limited_in_memory_and_time(made: Made) -> None:
     site, _, set_id = made
     with pytest.raises(RefusedError, match="more memory than its limit of 128 MiB"):
