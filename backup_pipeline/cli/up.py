@@ -16,7 +16,10 @@ def register(app: typer.Typer) -> None:
 
 def up(
     config: ConfigOption = None,
-    port: Annotated[int, typer.Option("--port", help="Port of the UI on 127.0.0.1.")] = 3000,
+    port: Annotated[int, typer.Option("--port", help="Port of the UI.")] = 3000,
+    host: Annotated[
+        str, typer.Option("--host", help="Address that the UI listens at; others than loopback need UI_PASSWORD.")
+    ] = "127.0.0.1",
 ) -> None:
     """Start the Dagster UI and the daemon that runs the schedules; Ctrl-C ends both.
 
@@ -27,8 +30,12 @@ def up(
     from backup_pipeline.operations.up import only_one_up, run_dagster
     from backup_pipeline.orchestration.home import workspace_file
     from backup_pipeline.orchestration.site_process import enter_site
+    from backup_pipeline.web.access import ui_access
 
+    # Refused here, before anything is started; the webserver's own process reads the password for itself.
+    ui_access(site.environment, host)
     enter_site(site)
     with only_one_up(site), embedded_server_up(site):
-        console(stderr=True).print(f"[bold]http://127.0.0.1:{port}[/] in about 20 seconds; Ctrl-C ends it")
-        raise typer.Exit(run_dagster(workspace_file(), port=port, folder=site.folder))
+        address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        console(stderr=True).print(f"[bold]{address}[/] in about 20 seconds; Ctrl-C ends it", highlight=False)
+        raise typer.Exit(run_dagster(workspace_file(), port=port, folder=site.folder, host=host))

@@ -37,15 +37,14 @@ def only_one_up(site: Site) -> Iterator[None]:
         yield
 
 
-def run_dagster(workspace: Path, *, port: int, folder: Path) -> int:
-    """Run `dagster dev` until it ends or is interrupted; return its exit code.
+def run_dagster(workspace: Path, *, port: int, folder: Path, host: str = "127.0.0.1") -> int:
+    """Run the UI behind its guard, and the daemon, until they end or are interrupted; return the exit code.
 
     Args:
         workspace: workspace.yaml; named explicitly, since a `[tool.dagster]` block elsewhere would win over it.
-        port: port of the UI on the loopback address.
+        port: port of the UI.
         folder: working folder.
+        host: address that the UI listens at.
     """
-    # Dagster recommends `dg dev` instead, which needs a project of dg's own.
-    quiet = ["-W", "ignore:Function `dev_command` is superseded"]
-    command = [sys.executable, *quiet, "-m", "dagster", "dev", "-w", str(workspace), "-h", "127.0.0.1", "-p", str(port)]
+    command = [sys.executable, "-m", "backup_pipeline.web.services", "-w", str(workspace), "-h", host, "-p", str(port)]
     return run_in_foreground(command, cwd=folder)

@@ -130,6 +130,14 @@ TEMPLATE_VARIABLES: tuple[TemplateVariable, ...] = (
         "UI_URL", _ALERTS, "", Kind.URL, "<https://HOST>", "Address of the Dagster UI, for links in alerts.",
     ),
     TemplateVariable(
+        "UI_PASSWORD", _RUNNING, "", Kind.SECRET, "<AT LEAST 12 CHARACTERS>",
+        "Password of the UI. Must be set where the UI listens at another address than loopback.",
+    ),
+    TemplateVariable(
+        "UI_ALLOWED_HOSTS", _RUNNING, "", Kind.TEXT, "<HOST or https://HOST, SEPARATED BY SPACES>",
+        "Further names under which the UI is opened, such as a proxy's; that of UI_URL is always right.",
+    ),
+    TemplateVariable(
         "DAGSTER_HOME", _RUNNING, "", Kind.PATH, "<ABSOLUTE PATH>",
         "Folder of Dagster's runs and logs; `.dagster` beside backup.yaml without it.",
     ),

@@ -21,11 +21,11 @@ class Ui:
     """The UI's GraphQL interface."""
 
     def __init__(self, port: int) -> None:
-        self._address = f"http://127.0.0.1:{port}/graphql"
+        self.address = f"http://127.0.0.1:{port}"
 
     def ask(self, query: str, **variables: object) -> dict[str, Any]:
         body = json.dumps({"query": query, "variables": variables}).encode()
-        request = urllib.request.Request(self._address, body, {"Content-Type": "application/json"})
+        request = urllib.request.Request(f"{self.address}/graphql", body, {"Content-Type": "application/json"})
         try:
             with urllib.request.urlopen(request, timeout=60) as answer:
                 found: dict[str, Any] = json.load(answer)
@@ -36,7 +36,7 @@ class Ui:
 
     def wait_until_loaded(self, process: subprocess.Popen[bytes]) -> None:
         query = "{ workspaceOrError { ... on Workspace { locationEntries { locationOrLoadError { __typename } } } } }"
-        for _ in range(300):
+        for _ in range(1000):
             assert process.poll() is None
             try:
                 entries = self.ask(query)["workspaceOrError"]["locationEntries"]

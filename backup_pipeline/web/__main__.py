@@ -1,0 +1,6 @@
+"""`python -m backup_pipeline.web`: Dagster's webserver behind the guard."""
+
+from backup_pipeline.web.serve import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""The pages of the guard itself: the login, and what a refused request is told. They need no JavaScript."""
+
+from __future__ import annotations
+
+from html import escape
+from urllib.parse import urlsplit
+
+_STYLE = (
+    ":root{color-scheme:light dark}body{font:16px/1.5 system-ui,sans-serif;max-width:24rem;margin:15vh auto;"
+    "padding:0 1rem}label,input,button{display:block;width:100%;box-sizing:border-box;font:inherit}"
+    "input,button{padding:.5rem;margin:.25rem 0 1rem}"
+)
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+
+
+def _page(title: str, body: str, head: str = "") -> str:
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>{head}'
+        f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head>'
+        f"<body><main><h1>{escape(title)}</h1>{body}</main></body></html>"
+    )
+
+
+def login_page(action: str, following: str, problem: str = "") -> str:
+    """Return the form that asks for the password.
+
+    Args:
+        action: path that the form posts to.
+        following: path that is opened afterwards.
+        problem: what was wrong with the last try.
+    """
+    told = f'<p role="alert">{escape(problem)}</p>' if problem else ""
+    return _page(
+        "Backup pipeline",
+        f'{told}<form method="post" action="{escape(action)}">'
+        f'<input type="hidden" name="next" value="{escape(following)}">'
+        '<label for="password">Password</label>'
+        '<input id="password" name="password" type="password" autocomplete="current-password" required autofocus>'
+        '<button type="submit">Log in</button></form><p><small>UI_PASSWORD of this site.</small></p>',
+    )
+
+
+def refused_page(what: str, remedy: str) -> str:
+    """Return what a person is shown whose request was refused."""
+    return _page("Refused", f"<p>{escape(what)}</p><p>{escape(remedy)}</p>")
+
+
+def again_page(address: str) -> str:
+    """Return a page that opens `address` at once.
+
+    A browser does not send the session's cookie with a link of another page. Opened from here, it does.
+    """
+    refresh = f'<meta http-equiv="refresh" content="0;url={escape(address)}">'
+    return _page("Backup pipeline", f'<p><a href="{escape(address)}">Continue</a></p>', refresh)
+
+
+def local_path(text: str) -> str:
+    """Return a path of this server that may be opened after the login; "/" for anything else."""
+    if not text.startswith("/") or text.startswith("//") or "\\" in text or not text.isprintable():
+        return "/"
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        return "/"
+    return "/" if parts.scheme or parts.netloc else text
