@@ -1,4 +1,7 @@
-"""When a plan's next backup should have been there. Cron expressions are read by croniter; time is passed in."""
+"""When a plan's next backup should have been there: at the same moments as Dagster's schedules. Time is passed in.
+
+Cron expressions are read by croniter, which knows no time zones that can be relied on; the zone is applied here.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ from croniter import croniter
 
 _LEAST_GRACE = timedelta(minutes=15)
 _MOST_GRACE = timedelta(hours=6)
+# More than clocks are ever changed by.
+_SHIFT = timedelta(hours=3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,17 +27,56 @@ class Overdue:
 
 def last_time(schedule: str, timezone: str, now: datetime) -> datetime:
     """Return the last moment at or before `now` that a cron expression names, in UTC."""
-    local = now.astimezone(ZoneInfo(timezone))
-    return _aware(croniter(schedule, local + timedelta(seconds=1)).get_prev(datetime))
+    zone, hourly = ZoneInfo(timezone), _is_hourly(schedule)
+    times = croniter(schedule, _naive(now, zone) + _SHIFT + timedelta(seconds=1))
+    found: datetime | None = None
+    while True:
+        local = times.get_prev(datetime)
+        if found is not None and local < _naive(found, zone) - _SHIFT:
+            return found
+        for moment in _moments(local, zone, hourly):
+            if moment <= now and (found is None or moment > found):
+                found = moment
 
 
 def next_time(schedule: str, timezone: str, now: datetime) -> datetime:
     """Return the first moment after `now` that a cron expression names, in UTC."""
-    return _aware(croniter(schedule, now.astimezone(ZoneInfo(timezone))).get_next(datetime))
+    zone, hourly = ZoneInfo(timezone), _is_hourly(schedule)
+    times = croniter(schedule, _naive(now, zone) - _SHIFT)
+    found: datetime | None = None
+    while True:
+        local = times.get_next(datetime)
+        if found is not None and local > _naive(found, zone) + _SHIFT:
+            return found
+        for moment in _moments(local, zone, hourly):
+            if moment > now and (found is None or moment < found):
+                found = moment
 
 
-def _aware(moment: datetime) -> datetime:
-    return moment.astimezone(UTC)
+def _naive(moment: datetime, zone: ZoneInfo) -> datetime:
+    return moment.astimezone(zone).replace(tzinfo=None)
+
+
+def _is_hourly(schedule: str) -> bool:
+    hours: list[object] = croniter.expand(schedule)[0][1]
+    return hours == ["*"]
+
+
+def _moments(local: datetime, zone: ZoneInfo, hourly: bool) -> list[datetime]:
+    """Return when a clock in a zone shows a time, in UTC, as Dagster decides it where clocks are changed.
+
+    A time that comes twice counts when it comes for the second time, one that is left out when the gap is over; a
+    schedule of every hour runs at both and at none.
+    """
+    first, second = (local.replace(tzinfo=zone, fold=fold) for fold in (0, 1))
+    before, after = first.utcoffset(), second.utcoffset()
+    assert before is not None
+    assert after is not None
+    if before < after:
+        return [] if hourly else [(local.replace(minute=0, second=0, tzinfo=zone, fold=0)).astimezone(UTC)]
+    if before > after and not hourly:
+        return [second.astimezone(UTC)]
+    return [first.astimezone(UTC), second.astimezone(UTC)]
 
 
 def grace_of(schedule: str, timezone: str, now: datetime) -> timedelta:
