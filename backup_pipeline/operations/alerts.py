@@ -17,9 +17,19 @@ from backup_pipeline.model.incident import Incident, IncidentKind, IncidentState
 from backup_pipeline.model.record import ArtefactRecord
 from backup_pipeline.operations.alerts_observe import observe_check, observe_site, retention_incident, run_link
 from backup_pipeline.operations.alerts_state import change_state, read_state
-from backup_pipeline.rules.incidents import Message, claim, compose, incident_key, observe, scrub, secrets_in, settle
+from backup_pipeline.rules.incidents import (
+    Message,
+    claim,
+    compose,
+    incident_key,
+    observe,
+    scrub,
+    secrets_in,
+    settle,
+    untold,
+)
 from backup_pipeline.settings.site import Site
-from backup_pipeline.settings.types import PostgresSource
+from backup_pipeline.settings.variables import secret_variables
 from backup_pipeline.tools.notifications import Delivery, deliver
 from backup_pipeline.tools.ping import Signal, ping
 
@@ -133,15 +143,16 @@ def report(
     def change(state: IncidentState) -> tuple[IncidentState, tuple[Notice, ...]]:
         if known_since is not None:
             state = state.model_copy(update={"known_since": known_since})
-        return claim(observe(state, seen), now)
+        seen_state = observe(state, seen)
+        # Without an address nobody is told; what is open then is told as soon as there is one.
+        return claim(seen_state, now) if addresses(site) else (untold(seen_state), ())
 
     try:
         taken = change_state(site, change)
         if not taken:
             return AlertReport()
         deliveries = _send(site, compose(taken, site=site_name(site)))
-        # Without any address there is nobody to tell: the list of incidents is all that is wanted.
-        delivered = not deliveries or any(delivery.delivered for delivery in deliveries)
+        delivered = any(delivery.delivered for delivery in deliveries)
         change_state(site, lambda state: (settle(state, taken, delivered=delivered), None))
     except Exception as error:
         LOG.error("the alert could not be sent: %s", type(error).__name__, exc_info=True)
@@ -179,13 +190,7 @@ def site_name(site: Site) -> str:
 
 def hidden_texts(site: Site) -> tuple[str, ...]:
     """Return the texts that no message may hold: the secrets of the site's environment."""
-    variables = set(site.settings.alerts.urls_env)
-    variables.update(plan.ping_env for plan in site.settings.plans.values() if plan.ping_env)
-    for source in site.settings.sources.values():
-        if isinstance(source, PostgresSource):
-            variables.update(source.dsn_env)
-            variables.update([source.password_env] if source.password_env else [])
-    return secrets_in(site.environment, secret_variables=variables)
+    return secrets_in(site.environment, secret_variables=secret_variables(site.settings))
 
 
 def _send(site: Site, message: Message) -> tuple[Delivery, ...]:

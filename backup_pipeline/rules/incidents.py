@@ -28,8 +28,9 @@ def incident_key(kind: IncidentKind, plan: str, *subject: str) -> str:
 def observe(state: IncidentState, observations: Iterable[Observation]) -> IncidentState:
     """Return the state after these observations, with a notice for each incident that opened or is over.
 
-    A problem that is open already tells nobody again. A sign that is older than the last 'all is well' of its key is
-    stale (a slow sensor reporting a run that has been repeated since) and changes nothing.
+    A problem that is open already tells nobody again; its reason becomes the present one. A sign that is older than the
+    last 'all is well' of its key is stale (a slow sensor reporting a run that has been repeated since) and changes
+    nothing.
     """
     opened = {incident.key: incident for incident in state.open}
     closed = list(state.closed)
@@ -49,9 +50,21 @@ def observe(state: IncidentState, observations: Iterable[Observation]) -> Incide
                 over = over.model_copy(update={"closed_at": seen.at})
                 closed.append(over)
                 notices.append(Notice(incident=over, over=True))
-        elif seen.key not in opened and not (seen.key in well and well[seen.key] >= seen.at):
+        elif seen.key in well and well[seen.key] >= seen.at:
+            continue
+        elif seen.key not in opened:
             opened[seen.key] = seen.incident
             notices.append(Notice(incident=seen.incident))
+        elif seen.at >= opened[seen.key].opened_at:
+            # The same problem, and perhaps another reason by now: that is listed, and told if nobody was told yet.
+            present = seen.incident.model_copy(update={"opened_at": opened[seen.key].opened_at})
+            opened[seen.key] = present
+            notices = [
+                notice.model_copy(update={"incident": present})
+                if notice.incident.key == seen.key and not notice.over and notice.incident.closed_at is None
+                else notice
+                for notice in notices
+            ]
     return state.model_copy(
         update={
             "open": tuple(sorted(opened.values(), key=lambda incident: (incident.opened_at, incident.key))),
@@ -80,6 +93,19 @@ def claim(state: IncidentState, now: datetime) -> tuple[IncidentState, tuple[Not
         kept.append(mine)
         taken.append(mine)
     return state.model_copy(update={"notices": tuple(kept)}), tuple(taken)
+
+
+def untold(state: IncidentState) -> IncidentState:
+    """Return the state where there is nobody to tell: what is open waits for an address, what is over is dropped."""
+    lasting = {incident.key: incident for incident in state.open}
+    waiting = tuple(
+        notice
+        for notice in state.notices
+        if not notice.over
+        and (now_open := lasting.get(notice.incident.key)) is not None
+        and now_open.opened_at == notice.incident.opened_at
+    )
+    return state.model_copy(update={"notices": waiting})
 
 
 def settle(state: IncidentState, taken: Sequence[Notice], *, delivered: bool) -> IncidentState:
@@ -160,7 +186,12 @@ _SECRET_NAME = re.compile(
     r"(?:^|_)(?:PASS|PASSWORD|PASSWD|PWD|PW|SECRET|SECRETS|TOKEN|KEY|KEYS|CREDENTIALS?|JWT|SALT)(?:_|$)", re.IGNORECASE
 )
 _ADDRESS_NAME = re.compile(r"(?:^|_)(?:URLS?|URI|DSN|PING)(?:_|$)", re.IGNORECASE)
-_KEYWORD_PASSWORD = re.compile(r"password=('(?:[^'\\]|\\.)*'|[^\s&;]+)", re.IGNORECASE)
+# In whatever variable it stands: libpq's keywords and the parameters of its URLs that hold secrets.
+_KEYWORD_PASSWORD = re.compile(
+    r"(?<![A-Za-z])(?:ssl)?(?:password|oauth_client_secret|scram_(?:client|server)_key)\s*=\s*"
+    r"(?:'((?:[^'\\]|\\.)*)'|([^\s&;']+))",
+    re.IGNORECASE,
+)
 HIDDEN = "***"
 # Shorter texts are parts of ordinary words; hiding them would garble the message and tell what they are.
 _SHORTEST = 4
@@ -186,7 +217,9 @@ def secrets_in(environment: Mapping[str, str], *, secret_variables: Iterable[str
         if name in named or _ADDRESS_NAME.search(name) or "://" in text:
             for part in text.split():
                 found.update(_passwords(part))
-            found.update(match.strip("'") for match in _KEYWORD_PASSWORD.findall(text))
+        for quoted, plain in _KEYWORD_PASSWORD.findall(text):
+            written = quoted or plain
+            found.update((written, re.sub(r"\\(.)", r"\1", written), unquote(written)))
     return tuple(sorted((text for text in found if len(text) >= _SHORTEST), key=len, reverse=True))
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, ClassVar, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -71,6 +71,9 @@ TimeLimit = Annotated[timedelta, BeforeValidator(_time_limit, json_schema_input_
 class SourceSettings(Settings):
     """What every kind of source has."""
 
+    secret_fields: ClassVar[tuple[str, ...]] = ()
+    # Fields that name variables whose values are secret; every kind says so of its own.
+
     timeout: TimeLimit = timedelta(hours=24)
     """How long one capture of it may take in all (90s, 30m, 24h); then all that it began is ended."""
     stall_timeout: TimeLimit = timedelta(minutes=30)
@@ -97,6 +100,8 @@ def _named(source: _Source, pattern: str | None, fields: tuple[str, ...], ending
 
 class PostgresSource(SourceSettings):
     """A PostgreSQL database."""
+
+    secret_fields: ClassVar[tuple[str, ...]] = ("dsn_env", "password_env")
 
     kind: Literal["postgres"]
     dsn_env: Names
@@ -161,6 +166,8 @@ class OrdersLog(Settings):
 
 class OrdersSource(SourceSettings):
     """A workshop's order archive: a database with the table `auftraege` and one folder per order."""
+
+    secret_fields: ClassVar[tuple[str, ...]] = ("dsn_env",)
 
     kind: Literal["orders"]
     database: Path | None = None

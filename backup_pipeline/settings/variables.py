@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from backup_pipeline.errors import SettingsError
+from backup_pipeline.settings.env_template import TEMPLATE_VARIABLES, Kind
 from backup_pipeline.settings.types import OrdersSource, PostgresSource, SiteSettings
 
 FILE_SUFFIX = "_FILE"
@@ -24,6 +25,19 @@ def named_variables(settings: SiteSettings) -> tuple[str, ...]:
             names += source.dsn_env
     names += [plan.ping_env for plan in settings.plans.values()]
     names += [*settings.alerts.urls_env, settings.alerts.ui_url_env]
+    return tuple(dict.fromkeys(name for name in names if name))
+
+
+def secret_variables(settings: SiteSettings) -> tuple[str, ...]:
+    """Return the variables whose values are secret: as each kind of source says, and those of the site itself."""
+    secret_kinds = (Kind.DSN, Kind.SECRET, Kind.URLS)
+    names: list[str | None] = [variable.name for variable in TEMPLATE_VARIABLES if variable.kind in secret_kinds]
+    for source in settings.sources.values():
+        for field in source.secret_fields:
+            value = getattr(source, field)
+            names += [value] if isinstance(value, str) else value or ()
+    names += [plan.ping_env for plan in settings.plans.values()]
+    names += settings.alerts.urls_env
     return tuple(dict.fromkeys(name for name in names if name))
 
 

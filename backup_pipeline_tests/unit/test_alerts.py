@@ -312,12 +312,24 @@ def test_two_processes_at_once_tell_one_incident_once(site: Site, web: Requests,
     assert len(messages(web)) == 1
 
 
-def test_without_addresses_incidents_are_still_remembered(tmp_path: Path) -> None:
+def test_what_opened_without_an_address_is_told_once_there_is_one(tmp_path: Path, web: Requests) -> None:
     site = make_site(tmp_path)
-    report = alerts.notify_run_finished(site, "nightly", succeeded=False, at=NOON)
-    assert report.deliveries == ()
+    failed = alerts.notify_run_finished(site, "nightly", succeeded=False, reason="no disk", at=NOON)
+    assert (failed.told, failed.deliveries) == (0, ())
+    # Days later it still lasts, for another reason; of what is over meanwhile nobody need be told.
+    alerts.notify_run_finished(site, "nightly", succeeded=False, work="drill", at=NOON + HOUR)
+    alerts.notify_run_finished(site, "nightly", succeeded=True, work="drill", at=NOON + 2 * HOUR)
+    alerts.notify_run_finished(site, "nightly", succeeded=False, reason="no network", at=NOON + 72 * HOUR)
     state = alerts_state.read_state(site)
-    assert (len(state.open), len(state.notices)) == (1, 0)
+    assert [incident.reason for incident in state.open] == ["no network"]
+    assert state.open[0].opened_at == NOON
+    assert messages(web) == []
+
+    with_address = make_site(tmp_path, ALERT_URLS=web.url.replace("http", "json") + "/hook")
+    assert alerts.report(with_address, (), NOON + 73 * HOUR).told == 1
+    (message,) = messages(web)
+    assert "no network" in str(message)
+    assert alerts.report(with_address, (), NOON + 74 * HOUR).told == 0
 
 
 def test_what_is_remembered_is_closed_to_others(site: Site) -> None:
