@@ -219,10 +219,12 @@ class BackupRun:
                 yield record
             done = SourceDone(source=source, keys=tuple(keys), started_at=started, finished_at=self._now())
             writer.write_done(done)
-            remember_tables(
-                self._store.folder, source, keys,
-                file_mode=self._store.file_mode, folder_mode=self._store.folder_mode,
-            )  # fmt: skip
+            if selected is None:
+                # A capture of some artefacts says nothing of the others: only one of all changes what is known.
+                remember_tables(
+                    self._store.folder, source, keys,
+                    file_mode=self._store.file_mode, folder_mode=self._store.folder_mode,
+                )  # fmt: skip
             self._watcher.source_done(done)
         except GeneratorExit:
             raise

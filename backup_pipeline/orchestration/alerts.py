@@ -6,24 +6,26 @@ runs started from the shell tell by themselves, and the same incident is not tol
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 
 import dagster as dg
 
-from backup_pipeline.errors import BackupSystemError
+from backup_pipeline.errors import BackupSystemError, RefusedError
 from backup_pipeline.model.backup_set import BackupSet
 from backup_pipeline.model.incident import Observation
 from backup_pipeline.model.record import CheckResult, Severity
 from backup_pipeline.operations import alerts
 from backup_pipeline.operations.alerts_observe import observe_check, set_of_run
 from backup_pipeline.operations.alerts_state import read_state
-from backup_pipeline.orchestration.names import PLAN_TAG, backup_job, manifest_key
+from backup_pipeline.orchestration.names import PLAN_TAG
+from backup_pipeline.orchestration.run_subject import ASSET_JOB, operation_of
 from backup_pipeline.settings.site import Site
 
 RUNS_SECONDS = 30
 STORES_SECONDS = 300
-_UI_JOB = "__ASSET_JOB"
+_OF_ONE_SOURCE = ("restore", "undo")
+_ASKED_BY_A_PERSON = (*_OF_ONE_SOURCE, "check")
 _NO_REASON = "The run's log in the UI has the details."
 
 
@@ -67,23 +69,38 @@ def alert_sensors(site: Site) -> list[dg.SensorDefinition]:
 
 
 def subject_of(site: Site, run: dg.DagsterRun) -> tuple[str, str]:
-    """Return the plan that a run worked for ("" for none) and what it did: backup, verification, drill, …."""
+    """Return the plan that a run worked for ("" for none) and what it did: backup, verification, undo of shop, …."""
     selected = run.asset_selection or frozenset()
     named = run.tags.get(PLAN_TAG, "")
-    candidates = [named, *sorted({key.path[0] for key in selected})]
+    checked = {check.asset_key for check in run.asset_check_selection or ()}
+    candidates = [named, *sorted({key.path[0] for key in {*selected, *checked}})]
     plan = next((name for name in candidates if name in site.settings.plans), "")
-    if run.job_name != _UI_JOB:
-        longest = max((p for p in site.settings.plans if run.job_name.startswith(f"{p}_")), key=len, default="")
-        plan = plan or longest
-        return plan, run.job_name.removeprefix(f"{plan}_") if plan else run.job_name
-    if plan and manifest_key(plan) in selected:
-        return plan, backup_job("").removeprefix("_")
-    return plan, ", ".join(sorted({key.path[-1] for key in selected}))[:80] or "materialisation"
+    if run.job_name != ASSET_JOB:
+        plan = plan or max((p for p in site.settings.plans if run.job_name.startswith(f"{p}_")), key=len, default="")
+    work = operation_of(run.job_name, selected, plan)
+    if checked and not selected:
+        work = "check"
+    if work in _OF_ONE_SOURCE and (source := _configured_source(run.run_config)):
+        # That one source's undo is well says nothing of another's.
+        work = f"{work} of {source}"
+    return plan, work
+
+
+def _configured_source(config: object) -> str:
+    """Return the `source` that a restore's or undo's run was asked for, "" when there is none."""
+    ops = config.get("ops", {}) if isinstance(config, Mapping) else {}
+    for op in ops.values() if isinstance(ops, Mapping) else ():
+        values = op.get("config", {}) if isinstance(op, Mapping) else {}
+        if isinstance(values, Mapping) and isinstance(values.get("source"), str):
+            return str(values["source"])
+    return ""
 
 
 def _tell_of(site: Site, context: dg.RunStatusSensorContext, *, succeeded: bool) -> str:
     run = context.dagster_run
     plan, work = subject_of(site, run)
+    if not succeeded and _refused_a_person(context, work):
+        return f"{work} of {plan or 'no plan'} was refused, and nothing was changed: whoever asked has been answered."
     at = _end_of(context)
     written = _written(site, plan, run) if plan else None
     artefact, reason, remedy = ("", "", "") if succeeded else _why(context, written)
@@ -138,6 +155,19 @@ def _why(context: dg.RunStatusSensorContext, written: BackupSet | None) -> tuple
         kind = (error.cls_name if error else "") or "error"
         return event.step_key or "", f"Unexpected {kind}.", _NO_REASON
     return "", "The run ended outside its steps: its process was killed, or it could not be started.", _NO_REASON
+
+
+def _refused_a_person(context: dg.RunStatusSensorContext, work: str) -> bool:
+    """Return whether a run only refused what a person asked for in the UI; that is an answer, and no incident."""
+    if work.split(" of ")[0] not in _ASKED_BY_A_PERSON:
+        return False
+    failures = context.for_run_failure().get_step_failure_events()
+    errors = [
+        event.step_failure_data.user_failure_data.metadata.get("error")
+        for event in failures
+        if event.step_failure_data.user_failure_data is not None
+    ]
+    return bool(errors) and all(error is not None and error.value == RefusedError.__name__ for error in errors)
 
 
 def _failed(context: dg.RunStatusSensorContext) -> bool:

@@ -1,6 +1,6 @@
 """Capture assets: one subsettable multi-asset per source of a plan. What a capture does stands in `artefacts`."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import dagster as dg
@@ -188,6 +188,8 @@ def capture_asset(site: Site, plan: str, name: str) -> dg.AssetsDefinition:
     def capture(context: dg.AssetExecutionContext) -> Iterator[Any]:
         backups: BackupRuns = getattr(context.resources, RUNS)
         selected_keys = set(context.selected_asset_keys)
+        if not selected_keys:
+            raise _no_check_alone(context.selected_asset_check_keys)
         declared_checks = set(context.selected_asset_check_keys)
         selected = None if whole in selected_keys else frozenset(by_key[k] for k in selected_keys if k in by_key)
         done: set[dg.AssetKey] = set()
@@ -224,6 +226,17 @@ def capture_asset(site: Site, plan: str, name: str) -> dg.AssetsDefinition:
             raise dg.Failure(f"Not there any more: {names}. Remedy: reload the definitions.", allow_retries=False)
 
     return capture
+
+
+def _no_check_alone(checks: Set[dg.AssetCheckKey]) -> dg.Failure:
+    """Return the refusal of *Execute* on a check: it compares with the run's snapshot, which only a capture has."""
+    names = ", ".join(sorted(f"{key.name} of {key.asset_key.to_user_string()}" for key in checks))
+    return dg.Failure(
+        f"Nothing was captured, and nothing was checked: {names} is evaluated while its asset is captured. "
+        "Remedy: materialise the asset, or run the backup; for a sealed set use its verification.",
+        metadata={"error": "RefusedError", "what": "A check of a capture cannot be executed alone."},
+        allow_retries=False,
+    )
 
 
 def _events(

@@ -24,6 +24,9 @@ from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobO
 
 from backup_pipeline.errors import BackupSystemError, ExitCode, RefusedError
 from backup_pipeline.orchestration.build import build_definitions
+from backup_pipeline.orchestration.liveness import end_dead_runs
+from backup_pipeline.orchestration.names import STARTED_BY_TAG
+from backup_pipeline.orchestration.run_subject import asked_in_shell
 from backup_pipeline.settings.loader import load_site
 from backup_pipeline.tools.files import make_folders
 from backup_pipeline.tools.limits import received_signal
@@ -94,11 +97,17 @@ def run_job(
     The instance is the one of DAGSTER_HOME, so that the run appears in the UI.
     """
     with _instance() as instance:
+        # Where no daemon runs nobody else ends them.
+        end_dead_runs(instance)
         found = _reconstructable(config, job)
         run = instance.create_run_for_job(
             job_def=found.get_definition(),
             run_config={**_QUIET, **(run_config or {})},
-            tags={**(tags or {}), **({"dagster/partition": partition} if partition else {})},
+            tags={
+                STARTED_BY_TAG: asked_in_shell(),
+                **(tags or {}),
+                **({"dagster/partition": partition} if partition else {}),
+            },
             asset_selection=frozenset(assets) if assets is not None else None,
             job_code_origin=found.get_python_origin(),
             remote_job_origin=_origin(job),
@@ -135,7 +144,8 @@ def resume_run(config: Path, root_run_id: str) -> RunOutcome:
             job_def=found.get_definition(),
             execution_plan=plan,
             run_config=run_config,
-            tags={name: value for name, value in newest.tags.items() if not name.startswith("dagster/")},
+            tags={name: value for name, value in newest.tags.items() if not name.startswith("dagster/")}
+            | {STARTED_BY_TAG: asked_in_shell()},
             asset_selection=newest.asset_selection,
             root_run_id=root_run_id,
             parent_run_id=newest.run_id,

@@ -6,18 +6,27 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from typing import Any
 
 import yaml
-from dagster import ExecutorDefinition, in_process_executor, multiprocess_executor
+from dagster import ExecutorDefinition, InitExecutorContext, in_process_executor, multiprocess_executor
 from dagster._config.config_schema import UserConfigSchema
-from dagster._core.launcher.base import LaunchRunContext, RunLauncher
+from dagster._core.events import DagsterEvent
+from dagster._core.execution.context.system import PlanOrchestrationContext
+from dagster._core.execution.plan.plan import ExecutionPlan
+from dagster._core.execution.retries import RetryMode
+from dagster._core.execution.step_dependency_config import StepDependencyConfig
+from dagster._core.executor.base import Executor
+from dagster._core.launcher.base import CheckRunHealthResult, LaunchRunContext, RunLauncher, WorkerStatus
 from dagster._core.launcher.default_run_launcher import DefaultRunLauncher
+from dagster._core.storage.dagster_run import DagsterRun
 from dagster._serdes import ConfigurableClass, ConfigurableClassData
 
 from backup_pipeline.errors import SettingsError
+from backup_pipeline.orchestration.liveness import death_of, marked_alive
+from backup_pipeline.orchestration.run_subject import missing_tags
 
 LAUNCHER_VARIABLE = "BACKUP_PIPELINE_RUN_LAUNCHER"
 EXECUTOR_VARIABLE = "BACKUP_PIPELINE_EXECUTOR"
@@ -64,11 +73,73 @@ def _load(variable: str, module: str, name: str) -> Any:
         ) from None  # fmt: skip
 
 
+class WatchedRunLauncher(DefaultRunLauncher):
+    """Dagster's own launcher, which also tells its monitor of runs whose process is dead, however started."""
+
+    @property
+    def supports_check_run_worker_health(self) -> bool:
+        """Whether the monitor may ask: always."""
+        return True
+
+    def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
+        """Return whether a run's process lives; one that was never seen from here counts as living."""
+        if dead := death_of(run.run_id):
+            return CheckRunHealthResult(WorkerStatus.FAILED, f"its process was killed or crashed: {dead}")
+        return CheckRunHealthResult(WorkerStatus.RUNNING)
+
+
+class WatchedExecutor(Executor):
+    """An executor whose runs are tagged as they start, and leave a mark while they last; else it does as another.
+
+    Args:
+        inner: the executor that does the work.
+    """
+
+    def __init__(self, inner: Executor) -> None:
+        self._inner = inner
+
+    @property
+    def retries(self) -> RetryMode:
+        """As the other has them."""
+        return self._inner.retries
+
+    @property
+    def step_dependency_config(self) -> StepDependencyConfig:
+        """As the other has it."""
+        return self._inner.step_dependency_config
+
+    def execute(self, plan_context: PlanOrchestrationContext, execution_plan: ExecutionPlan) -> Iterator[DagsterEvent]:
+        """Execute a run."""
+        run = plan_context.dagster_run
+        # A run that no queue has seen, as of `dagster job execute`.
+        if tags := missing_tags(run):
+            plan_context.instance.add_run_tags(run.run_id, tags)
+        with marked_alive(run.run_id):
+            yield from self._inner.execute(plan_context, execution_plan)
+
+
+def watched(executor: ExecutorDefinition) -> ExecutorDefinition:
+    """Return an executor definition whose runs are tagged and watched over."""
+
+    def make(context: InitExecutorContext) -> Executor:
+        create = executor.executor_creation_fn
+        assert create is not None
+        return WatchedExecutor(create(context))
+
+    return ExecutorDefinition(
+        name=executor.name,
+        config_schema=executor.config_schema,  # type: ignore[arg-type]
+        requirements=executor._requirements_fn,
+        executor_creation_fn=make,
+        description=executor.description,
+    )
+
+
 class EnvironmentRunLauncher(RunLauncher, ConfigurableClass):
     """Stands in dagster.yaml; loading it gives the run launcher that `BACKUP_PIPELINE_RUN_LAUNCHER` names.
 
     `BACKUP_PIPELINE_RUN_LAUNCHER_CONFIG` is its configuration as a JSON object; use `{"env": "NAME"}` for secrets.
-    Without the variable it is Dagster's DefaultRunLauncher: a process beside the code location.
+    Without the variable it is Dagster's DefaultRunLauncher: a process beside the code location, watched over.
     """
 
     @classmethod
@@ -83,7 +154,7 @@ class EnvironmentRunLauncher(RunLauncher, ConfigurableClass):
         """Return the launcher that the environment asks for; SettingsError when its variables are wrong."""
         named = _named(os.environ, LAUNCHER_VARIABLE)
         if named is None:
-            return DefaultRunLauncher(inst_data=inst_data)
+            return WatchedRunLauncher(inst_data=inst_data)
         module, name = named
         kind = _load(LAUNCHER_VARIABLE, module, name)
         if not (isinstance(kind, type) and issubclass(kind, RunLauncher)):
@@ -126,4 +197,5 @@ def executor_from_environment(environment: Mapping[str, str] | None = None) -> E
                 f"{value} is no executor.", where=EXECUTOR_VARIABLE, remedy="Name an executor definition of a package."
             )
     config = _config(environment, EXECUTOR_VARIABLE)
+    executor = watched(executor)
     return executor.configured(config, name=executor.name) if config else executor

@@ -8,6 +8,8 @@ import re
 import dagster as dg
 
 PLAN_TAG = "backup_pipeline/plan"
+OPERATION_TAG = "backup_pipeline/operation"
+STARTED_BY_TAG = "backup_pipeline/started_by"
 SET_TAG = "backup_pipeline/set"
 SET_IDENTITY_TAG = "backup_pipeline/set_started"
 

@@ -157,7 +157,7 @@ def test_the_executor_is_in_process_unless_the_environment_says_otherwise() -> N
 def test_an_older_copy_of_our_file_is_renewed_and_a_users_own_is_left_alone(dagster_home: Path) -> None:
     file = dagster_home / "dagster.yaml"
     ours = file.read_bytes()
-    file.write_bytes(ours.replace(b"version 1", b"version 0", 1).replace(b"telemetry", b"old"))
+    file.write_bytes(ours.replace(b"version 2", b"version 1", 1).replace(b"telemetry", b"old"))
     home.ensure_home(dagster_home.parent)
     assert file.read_bytes() == ours
     file.write_text("telemetry: {enabled: false}\n")

@@ -1,0 +1,96 @@
+"""What a run is about: its plan, what it does and who asked, told from its job, its selection and Dagster's own tags.
+
+The webserver and the daemon, which tag runs, may have no backup.yaml: nothing here needs the site.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import socket
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+
+import dagster as dg
+
+from backup_pipeline.orchestration.names import OPERATION_TAG, PLAN_TAG, STARTED_BY_TAG
+
+ASSET_JOB = "__ASSET_JOB"
+BACKUP, CAPTURE, RESTORE = "backup", "capture", "restore"
+# By the last part of an asset's key; every other asset is a captured artefact.
+_OPERATIONS = {
+    "manifest": BACKUP,
+    "retention": "retention",
+    "verification": "verification",
+    "drill": "drill",
+    "reexport": "reexport",
+    "restored": RESTORE,
+    "order_folders": "orders_export",
+    "order_verification": "orders_verification",
+    "restored_orders": "orders_restore",
+}
+_ASKED_BY = {
+    "dagster/backfill": "backfill",
+    "dagster/schedule_name": "schedule",
+    "dagster/sensor_name": "sensor",
+    "dagster/auto_materialize": "automation",
+}
+
+
+def plan_of(job_name: str, selection: Iterable[dg.AssetKey], tags: Mapping[str, str]) -> str:
+    """Return the plan that a run works for: as tagged, else that of its assets, the first of several; "" for none."""
+    return tags.get(PLAN_TAG) or min((key.path[0] for key in selection), default="")
+
+
+def operation_of(job_name: str, selection: Iterable[dg.AssetKey], plan: str) -> str:
+    """Return what a run does: `backup`, `capture`, `verification`, `drill`, `restore`, … or the job's name.
+
+    A run that was started on the page of an asset or a group has no job of ours; what it does is told from its assets.
+    """
+    if job_name != ASSET_JOB:
+        return job_name.removeprefix(f"{plan}_") if plan else job_name
+    found = {_operation_of_key(key) for key in selection}
+    if BACKUP in found:
+        # The set is sealed by this run; that it is cleaned up afterwards is part of it.
+        return BACKUP
+    return ", ".join(sorted(found)) or "materialisation"
+
+
+def _operation_of_key(key: dg.AssetKey) -> str:
+    path = key.path
+    # A table may have any of these names: it stands deeper.
+    known = len(path) == 2 or (len(path) == 3 and path[-1] in ("restored", *_ORDERS))
+    return _OPERATIONS.get(path[-1], CAPTURE) if known else CAPTURE
+
+
+_ORDERS = tuple(name for name in _OPERATIONS if "order" in name)
+
+
+def asked_by(tags: Mapping[str, str]) -> str:
+    """Return who asked for a run that Dagster's own processes start: a schedule, a sensor, a backfill, or the UI."""
+    for tag, word in _ASKED_BY.items():
+        if tag in tags:
+            return f"{word} {tags[tag]}" if word in ("schedule", "sensor") else word
+    return "ui"
+
+
+def asked_in_shell() -> str:
+    """Return who runs this process: `shell, user@host`."""
+    user = ""
+    with suppress(Exception):
+        user = getpass.getuser()
+    return f"shell, {user or os.getuid()}@{socket.gethostname()}"
+
+
+def missing_tags(run: dg.DagsterRun, asked: str = "") -> dict[str, str]:
+    """Return the tags that a run lacks to be found: its plan, what it does, and who asked for it."""
+    selection = run.asset_selection or frozenset()
+    checks = frozenset(check.asset_key for check in run.asset_check_selection or ())
+    keys = selection or checks
+    plan = plan_of(run.job_name, keys, run.tags)
+    wanted = {
+        PLAN_TAG: plan,
+        OPERATION_TAG: operation_of(run.job_name, selection, plan) if selection or not checks else "check",
+        STARTED_BY_TAG: asked or asked_by(run.tags),
+    }
+    return {name: value for name, value in wanted.items() if value and name not in run.tags}
