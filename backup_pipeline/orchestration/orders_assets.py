@@ -11,6 +11,7 @@ from pydantic import Field
 
 from backup_pipeline.errors import BackupSystemError
 from backup_pipeline.model.order import Findings, VerifyResult
+from backup_pipeline.orchestration.chosen_partition import chosen_years
 from backup_pipeline.orchestration.metadata import failure_of, table_of
 from backup_pipeline.orchestration.names import PLAN_TAG, artefact_key
 from backup_pipeline.orchestration.orders_years import (
@@ -110,10 +111,11 @@ def folders_asset(site: Site, plan: str, name: str) -> dg.AssetsDefinition:
         from backup_pipeline.operations.orders_export import ExportOptions, export_orders
         from backup_pipeline.operations.orders_source import open_orders, orders_log, orders_place
 
+        years = chosen_years(context, partitions.get_partition_keys())
         try:
             place = orders_place(site, name)
             options = ExportOptions(
-                years=years_of(context.partition_keys, partitions.get_partition_keys()),
+                years=years_of(years, partitions.get_partition_keys()),
                 rewrite=config.rewrite,
                 durable=config.durable,
                 lock_wait_seconds=place.lock_wait_seconds,
@@ -124,7 +126,7 @@ def folders_asset(site: Site, plan: str, name: str) -> dg.AssetsDefinition:
         except Exception as error:  # noqa: BLE001 - at this edge everything becomes a Failure
             raise failure_of(error) from None
         every = partitions.get_partition_keys()
-        for year in context.partition_keys:
+        for year in years:
             mine = years_of([year], every)
             exported = sum(n for y, n in result.per_year.items() if mine is None or y in mine)
             context.add_asset_metadata({"exported of this year": exported}, partition_key=year)

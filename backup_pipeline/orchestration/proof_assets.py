@@ -14,6 +14,7 @@ from backup_pipeline.model.manifest import Purpose
 from backup_pipeline.model.proof import Proof, ProofKind
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.operations.stores import open_store
+from backup_pipeline.orchestration.chosen_partition import chosen_set
 from backup_pipeline.orchestration.metadata import failure_of, table_of
 from backup_pipeline.orchestration.names import PLAN_TAG, SET_TAG, manifest_key, sets_group, sets_partitions, stage_key
 from backup_pipeline.orchestration.watching import present_watcher
@@ -72,7 +73,7 @@ def _proof_asset(
         op_tags={PLAN_TAG: plan},
     )
     def prove_set(context: dg.AssetExecutionContext) -> Iterator[Any]:
-        set_id = SetId(context.partition_key)
+        set_id = chosen_set(context, plan)
         context.instance.add_run_tags(context.run_id, {SET_TAG: f"{plan}/{set_id}"})
         try:
             proof = prove(set_id, context.run_id)

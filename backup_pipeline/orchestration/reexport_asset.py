@@ -1,12 +1,13 @@
 """Tables of sealed sets in another format: a backfill over the sets that are wanted. The sets themselves stay."""
 
-from enum import Enum
+from typing import Annotated
 
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 from pydantic import Field
 
-from backup_pipeline.model.set_id import SetId
+from backup_pipeline.orchestration.choices import any_case
+from backup_pipeline.orchestration.chosen_partition import chosen_set
 from backup_pipeline.orchestration.metadata import failure_of, table_of
 from backup_pipeline.orchestration.names import (
     PLAN_TAG,
@@ -22,18 +23,16 @@ from backup_pipeline.settings.site import Site
 REEXPORT = "reexport"
 
 
-class Format(Enum):
-    """jsonl: one JSON object per line. json: one plain array. csv: with a header, NULL apart from the empty text."""
-
-    JSONL = "jsonl"
-    JSON = "json"
-    CSV = "csv"
+Format = Annotated[str, any_case("jsonl", "json", "csv")]
 
 
 class ReexportConfig(dg.Config):
     """What the Launchpad asks for."""
 
-    format: Format = Field(default=Format.JSONL, description="jsonl or csv, compressed with gzip; json: a plain array.")
+    format: Format = Field(
+        default="jsonl",
+        description="jsonl: one JSON object per line, gzip. csv: with a header, gzip. json: one plain array.",
+    )
     source: str = Field(default="", description="Only this source's tables; all by default.")
 
 
@@ -53,14 +52,14 @@ def reexport_asset(site: Site, plan: str) -> dg.AssetsDefinition:
     def reexport(context: dg.AssetExecutionContext, config: ReexportConfig) -> dg.MaterializeResult[None]:
         from backup_pipeline.operations.reexport import reexport_set
 
-        set_id = SetId(context.partition_key)
+        set_id = chosen_set(context, plan)
         context.instance.add_run_tags(context.run_id, {SET_TAG: f"{plan}/{set_id}"})
         try:
             written = reexport_set(
                 site,
                 plan,
                 set_id,
-                config.format.value,
+                config.format,
                 source=config.source,
                 progress=present_watcher().progress,
             )

@@ -5,8 +5,7 @@ that id and the target's name does it; `<plan>_undo` takes it back. Never retrie
 """
 
 from collections.abc import Iterator
-from enum import Enum
-from typing import Any
+from typing import Annotated, Any
 
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
@@ -20,7 +19,8 @@ from backup_pipeline.model.restore import (
     RestoreResult,
     TableChange,
 )
-from backup_pipeline.model.set_id import SetId
+from backup_pipeline.orchestration.choices import any_case
+from backup_pipeline.orchestration.chosen_partition import chosen_set
 from backup_pipeline.orchestration.metadata import failure_of, table_of
 from backup_pipeline.orchestration.names import PLAN_TAG, SET_TAG, manifest_key, sets_group, sets_partitions
 from backup_pipeline.orchestration.watching import present_watcher
@@ -32,34 +32,10 @@ RESTORED = "restored"
 _NEVER_AGAIN = {"dagster/max_retries": "0"}
 
 
-class Step(Enum):
-    """plan: show what would happen, change nothing. apply: do what a plan says."""
-
-    PLAN = "plan"
-    APPLY = "apply"
-
-
-class Mode(Enum):
-    """rebuild: a new database beside the live one, compared, swapped in. upsert: rows into the live one."""
-
-    REBUILD = "rebuild"
-    UPSERT = "upsert"
-
-
-class Only(Enum):
-    """Which tables an upsert works on."""
-
-    ALL = "all"
-    MASTER = "master"
-    TRANSACTION = "transaction"
-
-
-class OnConflict(Enum):
-    """Who wins where a row is in both and differs."""
-
-    BACKUP = "backup"
-    KEEP = "keep"
-    NEWER = "newer"
+Step = Annotated[str, any_case("plan", "apply")]
+Mode = Annotated[str, any_case("rebuild", "upsert")]
+Only = Annotated[str, any_case("all", "master", "transaction")]
+OnConflict = Annotated[str, any_case("backup", "keep", "newer")]
 
 
 class RestoreConfig(dg.Config):
@@ -70,19 +46,21 @@ class RestoreConfig(dg.Config):
         description="Name of the target (the database's name or the path), as the plan asks for it. "
         "For step `plan` write anything, such as `-`."
     )
-    step: Step = Field(default=Step.PLAN, description="plan: only show what would happen. apply: do it.")
+    step: Step = Field(default="plan", description="plan: only show what would happen. apply: do it.")
     plan_id: str = Field(default="", description="For step `apply`: the id that the plan's run printed.")
     mode: Mode = Field(
-        default=Mode.REBUILD,
+        default="rebuild",
         description="rebuild: a new database beside the live one, compared, then swapped in by rename; the old one "
         "stays for undo. upsert: insert and update rows in the live database in one transaction.",
     )
     into: str = Field(default="", description="Restore under this name and swap nothing.")
     # A default, not a factory: the Launchpad shows it then, as a line to fill in.
     tables: list[str] = Field(default=[], description="Upsert only these tables (schema.table, * and ?).")
-    only: Only = Field(default=Only.ALL, description="Upsert only master or only transaction tables.")
+    only: Only = Field(
+        default="all", description="all, master or transaction: upsert only master or only transaction tables."
+    )
     rows: list[str] = Field(default=[], description="Upsert only these rows: `public.orders: id in (1, 2)`.")
-    on_conflict: OnConflict = Field(default=OnConflict.BACKUP, description="Who wins where rows differ.")
+    on_conflict: OnConflict = Field(default="backup", description="Who wins where rows differ: backup, keep or newer.")
     newer_column: str = Field(default="updated_at", description="The time column that `newer` compares.")
     insert_absent: bool = Field(
         default=False, description="Upsert tables without primary key by inserting what is absent."
@@ -101,12 +79,12 @@ class RestoreConfig(dg.Config):
     def options(self) -> RestoreOptions:
         """Return the options that the operation takes."""
         return RestoreOptions(
-            mode=RestoreMode(self.mode.value),
+            mode=RestoreMode(self.mode),
             into=self.into,
             tables=tuple(self.tables),
-            only=None if self.only is Only.ALL else self.only.value,
+            only=None if self.only == "all" else self.only,
             rows=tuple(self.rows),
-            on_conflict=ConflictRule(self.on_conflict.value),
+            on_conflict=ConflictRule(self.on_conflict),
             newer_column=self.newer_column,
             insert_absent=self.insert_absent,
             without_triggers=self.without_triggers,
@@ -220,14 +198,14 @@ def restore_asset(site: Site, plan: str) -> dg.AssetsDefinition | None:
     def restored(context: dg.AssetExecutionContext, config: PlanRestoreConfig) -> Iterator[Any]:
         from backup_pipeline.operations.restore import apply_restore, plan_restore
 
-        set_id = SetId(context.partition_key)
+        set_id = chosen_set(context, plan)
         context.instance.add_run_tags(context.run_id, {SET_TAG: f"{plan}/{set_id}"})
         progress = present_watcher().progress
         try:
-            if config.step is Step.PLAN:
+            if config.step == "plan":
                 found = plan_restore(site, plan, set_id, config.source, config.options(), progress=progress)
                 context.log.info(
-                    f"To apply it, run again with step: APPLY, plan_id: {found.plan_id}, confirm: {found.confirm}"
+                    f"To apply it, run again with step: apply, plan_id: {found.plan_id}, confirm: {found.confirm}"
                 )
                 context.log_event(
                     dg.AssetObservation(

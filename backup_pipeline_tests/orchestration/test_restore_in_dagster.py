@@ -66,13 +66,13 @@ def test_a_restore_is_planned_applied_and_undone(gustav: TestSite, instance: dg.
     assert observation is not None
     plan = observation.metadata
 
-    def apply(confirm: str) -> dg.ExecuteInProcessResult:
+    def apply(confirm: str, step: str = "apply") -> dg.ExecuteInProcessResult:
         return _run(
             gustav, instance, "nightly_restore", set_id=set_id, op=op, source="supabase",
-            step="APPLY", plan_id=plan["plan_id"].value, confirm=confirm,
+            step=step, plan_id=plan["plan_id"].value, confirm=confirm,
         )  # fmt: skip
 
-    assert not apply("another").success
+    assert not apply("another", "Apply").success
     assert _count(gustav) == 100
     done = apply(str(plan["confirm"].value))
     assert done.success, [e.message for e in done.all_events if e.is_failure]

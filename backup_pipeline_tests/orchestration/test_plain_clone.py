@@ -1,0 +1,132 @@
+"""What a person who knows Dagster does in a plain clone: `dg dev`, `dagster dev`, bare `dagster job execute`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from backup_pipeline.orchestration.build import build_definitions
+from backup_pipeline.tools.postgres.embedded import free_port
+from backup_pipeline_tests.sites import TestSite
+
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAMS = Path(sys.executable).parent
+QUERY = "{repositoriesOrError{... on RepositoryConnection{nodes{location{name} jobs{name}}}}}"
+# A cold start of Dagster's three processes on a busy machine.
+PATIENCE = 240
+ORDERS = """
+sources: {werkstatt: {kind: orders, database: werkstatt.db, archive: Archiv, first_year: 2024}}
+plans: {workshop: {sources: [werkstatt]}}
+"""
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    if not (ROOT / ".git").exists():
+        pytest.skip("the tests do not run in a git work tree")
+    place = tmp_path / "clone"
+    subprocess.run(["git", "clone", "-q", "--shared", str(ROOT), str(place)], check=True)
+    return place
+
+
+def environment() -> dict[str, str]:
+    """A person's shell: nothing of a site is set. The package that is found is the one under test."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("DAGSTER", "BACKUP_PIPELINE"))}
+    return kept | {"PATH": f"{PROGRAMS}:{os.environ['PATH']}", "PYTHONUNBUFFERED": "1"}
+
+
+def untracked(folder: Path) -> str:
+    done = subprocess.run(["git", "status", "--short"], cwd=folder, capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+@contextlib.contextmanager
+def started(command: list[str], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    with (folder.parent / "log").open("wb") as log:
+        process = subprocess.Popen(
+            command, cwd=folder, env=environment(), stdout=log, stderr=log, stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )  # fmt: skip
+        try:
+            yield process
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGINT)
+            try:
+                process.wait(60)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def served_jobs(port: int, process: subprocess.Popen[bytes], log: Path) -> set[str]:
+    """Ask the UI's own GraphQL until it knows the code location, and return the jobs that it serves."""
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/graphql",
+        data=json.dumps({"query": QUERY}).encode(),
+        headers={"content-type": "application/json"},
+    )
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end and process.poll() is None:
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                nodes = json.load(answer)["data"]["repositoriesOrError"]["nodes"]
+            if nodes:
+                assert [node["location"]["name"] for node in nodes] == ["backup-pipeline"]
+                return {job["name"] for job in nodes[0]["jobs"]}
+        time.sleep(1)
+    raise AssertionError(log.read_text("utf-8", "replace")[-3000:])
+
+
+@pytest.mark.story
+@pytest.mark.parametrize("program", [["dg", "dev"], ["dagster", "dev"]], ids=" ".join)
+def test_the_ui_is_served_from_a_plain_clone_and_nothing_is_left_there(program: list[str], clone: Path) -> None:
+    port = free_port()
+    command = [str(PROGRAMS / program[0]), *program[1:], "--port", str(port)]
+    with started(command, clone) as process:
+        jobs = served_jobs(port, process, clone.parent / "log")
+        assert {"nightly_backup", "nightly_restore", "workshop_backup"} <= jobs
+        assert untracked(clone) == ""
+    assert untracked(clone) == ""
+
+
+@pytest.mark.takes(seconds=15)
+def test_a_bare_job_execute_finds_the_job_and_says_what_is_missing(clone: Path) -> None:
+    command = [str(PROGRAMS / "dagster"), "job", "execute", "-j", "session_backup"]
+    done = subprocess.run(command, cwd=clone, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "TRADING_DATABASE_URL: not set" in done.stderr
+    assert "fault of the program" not in done.stderr
+    assert untracked(clone) == ""
+
+
+def _failure(job: dg.JobDefinition) -> str:
+    quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+    with dg.DagsterInstance.ephemeral() as instance:
+        done = job.execute_in_process(instance=instance, raise_on_error=False, run_config=quiet)
+    (failed,) = [event for event in done.all_events if event.is_step_failure]
+    data = failed.step_failure_data
+    assert data.user_failure_data is not None, data.error
+    return str(data.user_failure_data.description)
+
+
+def test_a_partitioned_job_without_its_partition_says_how_to_name_one(gustav: TestSite, tmp_path: Path) -> None:
+    definitions = build_definitions(gustav.site)
+    for job in ("nightly_verification", "nightly_drill"):
+        told = _failure(definitions.resolve_job_def(job))
+        assert "one backup set of plan nightly" in told
+        assert "--partition SET" in told
+    (tmp_path / "Archiv").mkdir()
+    gustav.write(ORDERS)
+    told = _failure(build_definitions(gustav.site).resolve_job_def("workshop_werkstatt_orders_export"))
+    assert "--partition-range 2024..." in told
