@@ -1,6 +1,6 @@
 """Tables of sealed sets in another format: a backfill over the sets that are wanted. The sets themselves stay."""
 
-from typing import Annotated
+from typing import Annotated, cast
 
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
@@ -50,7 +50,7 @@ def reexport_asset(site: Site, plan: str) -> dg.AssetsDefinition:
         op_tags={PLAN_TAG: plan},
     )
     def reexport(context: dg.AssetExecutionContext, config: ReexportConfig) -> dg.MaterializeResult[None]:
-        from backup_pipeline.operations.reexport import reexport_set
+        from backup_pipeline.operations.reexport import ExportFormat, reexport_set
 
         set_id = chosen_set(context, plan)
         context.instance.add_run_tags(context.run_id, {SET_TAG: f"{plan}/{set_id}"})
@@ -59,7 +59,7 @@ def reexport_asset(site: Site, plan: str) -> dg.AssetsDefinition:
                 site,
                 plan,
                 set_id,
-                config.format,
+                cast(ExportFormat, config.format),
                 source=config.source,
                 progress=present_watcher().progress,
             )
