@@ -11,7 +11,7 @@ INSTALL = $$(test -x $(BIN)/uv && echo "$(BIN)/uv pip install --quiet --python $
 DEMO ?= demo-site
 PORT ?= 3000
 
-.PHONY: help demo up test stories check format bench pictures docs clean-demo
+.PHONY: backup status restore help demo up test stories check format bench pictures docs clean-demo
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -29,6 +29,23 @@ demo: $(VENV)/.installed ## Build a small real site, back it up, prove the sets
 
 up: $(VENV)/.installed ## The UI with the demo's runs on http://127.0.0.1:3000
 	@$(BIN)/backup-pipeline up --config $(DEMO)/backup.yaml --port $(PORT)
+
+# A site of your own: SITE=its folder. PLAN and SOURCE where it has several; ARGS for anything else.
+SITE ?= .
+PLAN ?=
+SET ?= $(if $(PLAN),$(PLAN)/)latest
+SOURCE ?=
+ARGS ?=
+
+backup: $(VENV)/.installed ## Back up a site: make backup SITE=/srv/backup PLAN=nightly
+	@$(BIN)/backup-pipeline backup $(PLAN) --config "$(SITE)" $(ARGS)
+
+status: $(VENV)/.installed ## How a site's plans are doing: make status SITE=/srv/backup
+	@$(BIN)/backup-pipeline status $(PLAN) --config "$(SITE)" $(ARGS)
+
+restore: $(VENV)/.installed ## A restore's plan; ARGS='--apply …' does it: make restore SITE=… SET=nightly/latest SOURCE=…
+	@test -n "$(SOURCE)" || { echo "Name the source: make restore SITE=$(SITE) SET=$(SET) SOURCE=name"; exit 2; }
+	@$(BIN)/backup-pipeline restore "$(SET)" "$(SOURCE)" --config "$(SITE)" $(ARGS)
 
 test: $(VENV)/.installed ## Every test, on an embedded PostgreSQL
 	@$(BIN)/python -m pytest

@@ -37,6 +37,7 @@ COMMAND_MODULES: dict[str, str] = {
     "cleanup": "cleanup",
     "status": "status",
     "env": "env",
+    "schedule": "schedule",
     "alerts": "alerts",
 }
 # Objects made between two looks for garbage. Starting makes several hundred thousand that all stay: looking for

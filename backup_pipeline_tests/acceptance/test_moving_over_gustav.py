@@ -1,0 +1,181 @@
+"""GUSTAV on the day after its cron script: its six scenarios, one by one, from the shell and in Dagster.
+
+It comes with what it has: `.env`, `supabase/storage` with its two buckets, and `/backups/20251101_020000` of the script.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from unittest import mock
+
+import dagster as dg
+import pytest
+
+from backup_pipeline.operations.stores import open_store
+from backup_pipeline.orchestration.build import build_definitions
+from backup_pipeline.orchestration.home import ensure_home
+from backup_pipeline.tools.postgres.embedded import EmbeddedServer
+from backup_pipeline.tools.postgres.target import PostgresTarget
+from backup_pipeline_tests.documents.scenes import SUPABASE
+from backup_pipeline_tests.sites import IDENTITIES, TestSite, gustav_variables, limited_role, write_storage
+from backup_pipeline_tests.unit.invented_sets import make_set
+
+SETTINGS = """
+sources:
+  supabase: {kind: postgres, dsn_env: [SESSION_DATABASE_URL, DATABASE_URL]}
+  storage: {kind: folder, path: supabase/storage, buckets: [materials, submissions], after: [supabase]}
+  keycloak:
+    {kind: postgres, dsn_env: KC_DB_URL, user_env: KC_DB_USERNAME, password_env: KC_DB_PASSWORD, after: [supabase]}
+plans:
+  nightly:
+    sources: [supabase, storage, keycloak]
+    store: BACKUPS
+    schedule: "0 2 * * *"
+    retention: {keep_within: 7d}
+"""
+OLD = "20251101_020000"
+FILES = ("supabase_db.sql.gz", "keycloak_db.sql.gz", "storage_buckets.tar.gz")
+
+
+@pytest.fixture
+def site(tmp_path: Path, database: Callable[..., PostgresTarget], template: Callable[[str, str], str]) -> TestSite:
+    folder = tmp_path / "gustav"
+    folder.mkdir()
+    old = tmp_path / "backups" / OLD
+    old.mkdir(parents=True)
+    for name in FILES:
+        (old / name).write_bytes(gzip.compress(b"-- of the old script"))
+    made = TestSite(folder)
+    supabase, keycloak = database(template("supabase", SUPABASE)), database(template("identities", IDENTITIES))
+    made.variables = gustav_variables(supabase, keycloak)
+    write_storage(folder / "supabase" / "storage")
+    made.write(SETTINGS.replace("BACKUPS", str(tmp_path / "backups")))
+    return made
+
+
+def store_of(site: TestSite) -> Path:
+    return site.folder.parent / "backups"
+
+
+def folders(site: TestSite) -> set[str]:
+    return {path.name for path in store_of(site).glob("*T*Z")}
+
+
+def log(site: TestSite) -> str:
+    return (store_of(site) / "backup_log.txt").read_text("utf-8")
+
+
+def standing(site: TestSite) -> str:
+    (plan,) = json.loads(site.run("status", "--json").out)["plans"]
+    return str(plan["standing"])
+
+
+def test_the_cron_run_writes_logs_and_keeps_seven_days(site: TestSite) -> None:
+    """Scenarios 1 and 2, by the shell's command as cron runs it and by the job as the daemon runs it."""
+    now = datetime.now(UTC).replace(microsecond=0)
+    store = open_store(site.site, "nightly")
+    old, recent = (make_set(store, now - timedelta(days=days)) for days in (8, 6))
+    failed = make_set(store, now - timedelta(days=5), sealed=False, failed="disk full")
+    assert site.run("backup", "nightly").code == 0
+    assert old not in folders(site)
+    assert {recent, failed} <= folders(site)
+    (new,) = folders(site) - {recent, failed}
+    a_whole_set(site, store_of(site) / new)
+    assert f"{new} complete" in log(site)
+    assert json.loads(site.run("list", "--json").out)["foreign"][0]["path"] == OLD
+    assert (store_of(site) / OLD / FILES[0]).exists()
+    home = site.folder / "home"
+    home.mkdir()
+    with mock.patch.dict(os.environ, {"DAGSTER_HOME": str(home)}):
+        ensure_home(home)
+        with dg.DagsterInstance.get() as instance:
+            job = build_definitions(site.site).resolve_job_def("nightly_backup")
+            assert job.execute_in_process(instance=instance, raise_on_error=False).success
+    a_whole_set(site, store_of(site) / max(folders(site)))
+
+
+def a_whole_set(site: TestSite, folder: Path) -> None:
+    """The three files under the names that the old script gave them; labels, exit codes and checksums, no secret."""
+    for name in FILES:
+        assert (folder / name).stat().st_size > 0
+    assert b"CREATE TABLE auth.users" in gzip.decompress((folder / FILES[0]).read_bytes())
+    assert b"CREATE TABLE public.user_entity" in gzip.decompress((folder / FILES[1]).read_bytes())
+    text = (folder / "manifest.json").read_text()
+    assert site.variables["KC_DB_PASSWORD"] not in text
+    manifest = json.loads(text)
+    dump = next(record for record in manifest["artefacts"] if record["key"] == ["supabase", "dump"])
+    assert dump["tool"]["exit_code"] == 0
+    assert dump["source_label"].startswith("postgres@127.0.0.1")
+    assert all(len(file["sha256"]) == 64 for record in manifest["artefacts"] for file in record["files"])
+
+
+@pytest.mark.parametrize("missing", ["DATABASE_URL", "KC_DB_URL"])
+def test_a_missing_variable_is_named_and_makes_no_set(site: TestSite, missing: str) -> None:
+    """Scenario 3."""
+    del site.variables[missing]
+    site.write_env()
+    failed = site.run("backup", "nightly")
+    assert failed.code == 3
+    assert missing in failed.err
+    assert folders(site) == set()
+    assert standing(site) != "good"
+
+
+def test_a_failed_supabase_dump_stops_what_comes_after_it(
+    site: TestSite, server: EmbeddedServer, database: Callable[..., PostgresTarget], template: Callable[[str, str], str]
+) -> None:
+    """Scenario 4."""
+    live = database(template("supabase", SUPABASE))
+    limited_role(server.target(), live, f"limited_{live.database}", "secret-of-limited", "public.orders")
+    user = f"limited_{live.database}:secret-of-limited"
+    site.variables["DATABASE_URL"] = f"postgresql://{user}@{live.host}:{live.port}/{live.database}"
+    site.write_env()
+    failed = site.run("backup", "nightly")
+    assert failed.code != 0
+    assert "secret-of-limited" not in failed.text
+    (folder,) = folders(site)
+    names = {path.name for path in (store_of(site) / folder).iterdir()}
+    assert not names & {"storage_buckets.tar.gz", "keycloak_db.sql.gz", "manifest.json"}
+    assert "ERROR" in log(site)
+    assert standing(site) == "failing"
+
+
+@pytest.mark.parametrize("emptied", [False, True])
+def test_a_storage_path_that_is_missing_or_empty_fails_the_run_and_is_named(site: TestSite, emptied: bool) -> None:
+    """Scenario 5."""
+    storage = site.folder / "supabase" / "storage"
+    storage.rename(site.folder / "moved")
+    if emptied:
+        storage.mkdir()
+    failed = site.run("backup", "nightly")
+    assert failed.code != 0
+    assert str(storage) in failed.err
+    assert str(storage) in log(site)
+    assert standing(site) == "failing"
+    (folder,) = folders(site)
+    assert not (store_of(site) / folder / "manifest.json").exists()
+
+
+def test_a_failed_keycloak_dump_keeps_the_others_and_fails_the_run(site: TestSite) -> None:
+    """Scenario 6, and what completes it."""
+    password = site.variables["KC_DB_PASSWORD"]
+    site.variables["KC_DB_PASSWORD"] = "wrong-but-not-a-placeholder"
+    site.write_env()
+    failed = site.run("backup", "nightly")
+    assert failed.code != 0
+    (folder,) = folders(site)
+    for name in ("supabase_db.sql.gz", "storage_buckets.tar.gz"):
+        assert (store_of(site) / folder / name).stat().st_size > 0
+    (listed,) = json.loads(site.run("list", "--json").out)["sets"]
+    assert listed["state"] in ("failed", "incomplete")
+    assert any("keycloak" in note for note in listed["notes"])
+    assert standing(site) == "failing"
+    site.variables["KC_DB_PASSWORD"] = password
+    site.write_env()
+    assert site.run("backup", "nightly", "--resume").code == 0
+    a_whole_set(site, store_of(site) / folder)
