@@ -1,4 +1,4 @@
-"""`schedule install`, `remove`, `show`: the plans' schedules in cron or systemd, for machines without Dagster's daemon."""
+"""`schedule install`, `remove`, `show`: the plans in cron or systemd, for machines without Dagster's daemon."""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ from backup_pipeline.model.incident import Incident, IncidentKind, IncidentState
 from backup_pipeline.model.proof import Proof
 from backup_pipeline.model.record import CheckResult
 from backup_pipeline.operations.disks import Disk, disks_of
+from backup_pipeline.operations.present_files import files_not_there, in_words
 from backup_pipeline.operations.seen_sets import SeenSet, newest_sets, seen_sets
 from backup_pipeline.operations.stores import LOCK_NAME, open_store
 from backup_pipeline.rules.incidents import incident_key
@@ -125,7 +126,7 @@ def _observe_plan(
         with contextlib.suppress(SetNotFoundError):
             yield from _checks(site, plan, store.read(newest.set_id), state)
     yield from _drill(plan, sets)
-    yield _damage(plan, sets, now)
+    yield _damage(plan, sets, now, *_newest_files(store, newest))
     facts = [one.facts for one in sets]
     yield _retention(
         plan,
@@ -259,8 +260,29 @@ def _drill(plan: str, sets: Sequence[SeenSet]) -> Iterator[Observation]:
     yield Observation(key, last.finished_at, incident)
 
 
-def _damage(plan: str, sets: Sequence[SeenSet], now: datetime) -> Observation:
+def _newest_files(store: LocalStore, newest: SetFacts | None) -> tuple[str, str]:
+    """Return the newest good set and what of its files is not there, ("", "") when all are."""
+    if newest is not None:
+        with contextlib.suppress(SetNotFoundError):
+            if wrong := files_not_there(store, store.read(newest.set_id)):
+                return str(newest.set_id), in_words(wrong)
+    return "", ""
+
+
+def _damage(plan: str, sets: Sequence[SeenSet], now: datetime, set_id: str, missing: str) -> Observation:
     key = incident_key(IncidentKind.DAMAGED, plan)
+    if missing:
+        incident = Incident(
+            key=key,
+            kind=IncidentKind.DAMAGED,
+            plan=plan,
+            set_id=set_id,
+            what="The newest set is not whole any more.",
+            reason=missing,
+            remedy=f"Make a good set: backup-pipeline backup {plan}. Then inspect the disk.",
+            opened_at=now,
+        )
+        return Observation(key, now, incident)
     bad = [one.verification for one in sets if one.verification and not one.verification.passed]
     if not bad:
         return Observation(key, now)

@@ -18,6 +18,7 @@ from backup_pipeline.model.set_id import SetId, is_set_id
 from backup_pipeline.operations.disks import disks_of
 from backup_pipeline.operations.listing import ListedSet, list_plan
 from backup_pipeline.operations.orders_standing import archive_problems
+from backup_pipeline.operations.present_files import files_not_there, in_words
 from backup_pipeline.operations.run_log import RUN_LOG_NAME
 from backup_pipeline.operations.stores import is_whole_backup, open_store
 from backup_pipeline.rules.overdue import next_time, overdue
@@ -164,10 +165,27 @@ def _past_runs(site: Site, plan: str) -> tuple[tuple[SetId, str], ...]:
     return tuple(sorted(found.items()))
 
 
+def _files(site: Site, status: PlanStatus) -> list[Problem]:
+    """Return a problem for each set that status calls good, verified or proven and whose files are not all there."""
+    store = open_store(site, status.plan)
+    shown = (status.last_good, status.last_verified, status.last_proven)
+    looked_at = {one.known.set_id: one for one in shown if one is not None}
+    return [
+        Problem(
+            "error",
+            f"Set {set_id} is not whole any more: {in_words(wrong)}",
+            f"Make a good set: backup-pipeline backup {status.plan}. Then inspect the disk.",
+        )
+        for set_id, one in looked_at.items()
+        if (wrong := files_not_there(store, one.known))
+    ]
+
+
 def _problems(site: Site, status: PlanStatus, verdict: Verdict, now: datetime) -> list[Problem]:
     found = _freshness(site, status, now)
     found += [Problem(*problem) for problem in archive_problems(site, status.plan, status.last_good)]
     finished = [one for one in status.sets if not one.running]
+    found += _files(site, status)
     # Partial and emergency sets are not the plan's backup: that one of them failed is worth a warning.
     newest = next((one for one in reversed(finished) if _is_the_plans(one)), None)
     for one in [newest, *(last for last in finished[-1:] if last is not newest)]:

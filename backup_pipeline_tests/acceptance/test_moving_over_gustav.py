@@ -1,6 +1,6 @@
 """GUSTAV on the day after its cron script: its six scenarios, one by one, from the shell and in Dagster.
 
-It comes with what it has: `.env`, `supabase/storage` with its two buckets, and `/backups/20251101_020000` of the script.
+It comes with what it has: `.env`, `supabase/storage` with two buckets, and the script's `/backups/20251101_020000`.
 """
 
 from __future__ import annotations
@@ -97,6 +97,25 @@ def test_the_cron_run_writes_logs_and_keeps_seven_days(site: TestSite) -> None:
             job = build_definitions(site.site).resolve_job_def("nightly_backup")
             assert job.execute_in_process(instance=instance, raise_on_error=False).success
     a_whole_set(site, store_of(site) / max(folders(site)))
+
+
+def test_a_file_that_was_moved_emptied_or_deleted_ends_a_good_standing(site: TestSite) -> None:
+    """What is green must be where the owner looks for it, not only where it was when it was sealed."""
+    assert site.run("backup", "nightly").code == 0
+    (folder,) = folders(site)
+    assert standing(site) == "good"
+    file = store_of(site) / folder / "storage_buckets.tar.gz"
+    content = file.read_bytes()
+    for change in (lambda: file.write_bytes(b""), file.unlink, lambda: file.rename(file.with_name("moved"))):
+        file.write_bytes(content)
+        change()
+        assert standing(site) == "failing"
+        assert "storage_buckets.tar.gz" in site.run("status").out
+        alerts = site.run("alerts", "check")
+        assert alerts.code == 6
+        assert "storage_buckets.tar.gz" in alerts.text + site.run("alerts", "list").text
+    file.write_bytes(content)
+    assert standing(site) == "good"
 
 
 def a_whole_set(site: TestSite, folder: Path) -> None:
