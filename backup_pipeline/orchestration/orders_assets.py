@@ -11,6 +11,7 @@ from pydantic import Field
 
 from backup_pipeline.errors import BackupSystemError
 from backup_pipeline.model.order import Findings, VerifyResult
+from backup_pipeline.orchestration.backfill_share import done_by, years_to_do
 from backup_pipeline.orchestration.chosen_partition import chosen_years
 from backup_pipeline.orchestration.metadata import failure_of, table_of
 from backup_pipeline.orchestration.names import PLAN_TAG, artefact_key
@@ -111,7 +112,10 @@ def folders_asset(site: Site, plan: str, name: str) -> dg.AssetsDefinition:
         from backup_pipeline.operations.orders_export import ExportOptions, export_orders
         from backup_pipeline.operations.orders_source import open_orders, orders_log, orders_place
 
-        years = chosen_years(context, partitions.get_partition_keys())
+        chosen = chosen_years(context, partitions.get_partition_keys())
+        if run := done_by(context, chosen[0]):
+            return dg.MaterializeResult(metadata={"exported in run": run})
+        years = years_to_do(context, chosen)
         try:
             place = orders_place(site, name)
             options = ExportOptions(
@@ -129,7 +133,8 @@ def folders_asset(site: Site, plan: str, name: str) -> dg.AssetsDefinition:
         for year in years:
             mine = years_of([year], every)
             exported = sum(n for y, n in result.per_year.items() if mine is None or y in mine)
-            context.add_asset_metadata({"exported of this year": exported}, partition_key=year)
+            if year in chosen:
+                context.add_asset_metadata({"exported of this year": exported}, partition_key=year)
         metadata: dict[str, Any] = {
             "exported": result.exported,
             "unchanged": result.unchanged,

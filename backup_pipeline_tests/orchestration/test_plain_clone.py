@@ -16,6 +16,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from backup_pipeline.operations.demo_files import write_workshop
 from backup_pipeline.orchestration.build import build_definitions
 from backup_pipeline.tools.postgres.embedded import free_port
 from backup_pipeline_tests.sites import TestSite
@@ -120,6 +121,35 @@ def _failure(job: dg.JobDefinition) -> str:
     data = failed.step_failure_data
     assert data.user_failure_data is not None, data.error
     return str(data.user_failure_data.description)
+
+
+def test_a_run_for_each_year_of_a_backfill_reads_the_table_once(gustav: TestSite, tmp_path: Path) -> None:
+    (tmp_path / "Archiv").mkdir()
+    write_workshop(tmp_path / "werkstatt.db", tmp_path / "Archiv", 30)
+    gustav.write(ORDERS.replace("2024", "2019"))
+    job = build_definitions(gustav.site).resolve_job_def("workshop_werkstatt_orders_export")
+    quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+    years, backfill = ("2020", "2021", "2022"), {"dagster/backfill": "b"}
+    with dg.DagsterInstance.ephemeral() as instance:
+        # As `dagster job backfill` leaves them for the daemon's queue.
+        waiting = [
+            instance.create_run_for_job(
+                job, tags={"dagster/backfill": "b", "dagster/partition": year}, run_config=quiet
+            )
+            for year in years
+        ]
+
+        def execute(year: str) -> dict[str, object]:
+            instance.delete_run(waiting[years.index(year)].run_id)
+            done = job.execute_in_process(instance=instance, partition_key=year, tags=backfill, run_config=quiet)
+            (event,) = [one.materialization for one in done.get_asset_materialization_events()]
+            return {name: value.value for name, value in event.metadata.items()}
+
+        assert "exported" in execute("2020")
+        folders = {path.parent.name for path in (tmp_path / "Archiv").rglob("meta.json")}
+        assert {path.name for path in (tmp_path / "Archiv").glob("202[0-2]/*")} <= folders
+        assert "exported in run" in execute("2021")
+        assert "exported in run" in execute("2022")
 
 
 def test_a_partitioned_job_without_its_partition_says_how_to_name_one(gustav: TestSite, tmp_path: Path) -> None:
