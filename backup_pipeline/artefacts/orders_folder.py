@@ -6,6 +6,7 @@ path can lead out of the archive. Which order belongs where, and whether it chan
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -122,6 +123,9 @@ def _write(folder: int, name: str, data: bytes, mode: int) -> None:
         os.unlink(name, dir_fd=folder)
         file = os.open(name, _NEW, mode, dir_fd=folder)
     try:
+        # Not every file system has modes (SMB, FAT).
+        with contextlib.suppress(OSError):
+            os.fchmod(file, mode)
         if (written := os.write(file, data)) != len(data):
             rest = memoryview(data)[written:]
             while rest:

@@ -146,7 +146,7 @@ def write_order(
             return Brought(Outcome.WOULD_WRITE, foreign)
         kept = keep_copy(descriptor, pair, order) if pair is not None else ""
         meta = format_meta(order.meta)
-        write_parts(descriptor, order.data, meta, 0o666 if pair is None else _mode_in(descriptor))
+        write_parts(descriptor, order.data, meta, _mode_in(descriptor))
     except OSError as error:
         raise _stop_or(error, tree) from error
     finally:
@@ -247,8 +247,11 @@ def _holds(pair: Pair, order: Order) -> bool:
 
 
 def _mode_in(folder: int) -> int:
-    """Return the mode of the data file that is there, so that its successor has it too."""
+    """Return the mode of the data file that is there, so that its successor has it too; of a first one, the folder's.
+
+    Whoever may read the order's own file may then read its pair, whatever the umask of the service that writes it.
+    """
     try:
         return os.stat(DATA_NAME, dir_fd=folder, follow_symlinks=False).st_mode & 0o777
     except FileNotFoundError:
-        return 0o666
+        return os.fstat(folder).st_mode & 0o664

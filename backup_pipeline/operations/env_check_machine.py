@@ -182,6 +182,9 @@ def _sources(site: Site) -> Iterator[EnvironmentFault]:
                 yield EnvironmentFault(
                     str(path), f"source {name} cannot be read", "Give this user the right to read it."
                 )
+            elif isinstance(source, OrdersSource) and path == source.archive and not os.access(path, os.W_OK | os.X_OK):
+                told = f"the archive of {name} cannot be written, so no order gets its pair"
+                yield EnvironmentFault(str(path), told, "Give this user the right to write there.")
 
 
 def _paths(source: Source) -> list[Path]:

@@ -50,6 +50,7 @@ from backup_pipeline.rules.orders_format import data_formatter
 from backup_pipeline.rules.orders_pair import PairState
 from backup_pipeline.rules.orders_place import year_of
 from backup_pipeline.rules.orders_types import TypeCheck
+from backup_pipeline.tools.files import user_name
 from backup_pipeline.tools.locks import hold_lock
 from backup_pipeline.tools.log_file import NO_LOG, LogFile
 from backup_pipeline.tools.orders_database import OrdersSnapshot, UnreadableRow
@@ -116,6 +117,12 @@ def export_orders(
     try:
         if not archive.is_dir():
             raise StoreError("The archive's folder does not exist.", where=str(archive), remedy="Make or correct it.")
+        if not options.dry_run and not os.access(archive, os.W_OK | os.X_OK):
+            owner, me = user_name(archive.stat().st_uid), user_name()
+            raise StoreError(
+                f"The archive's folder belongs to {owner} and cannot be written by {me}.", where=str(archive),
+                remedy=f"Run it as {owner}, or give {me} the right: setfacl -R -m u:{me}:rwX, and the same with -d.",
+            )  # fmt: skip
         lock = (
             contextlib.nullcontext()
             if options.dry_run
@@ -265,7 +272,7 @@ class _Exporter:
 
     def _row(self, row: OrderRow, record_id: int, line: str | None, format_row: Callable[[OrderRow], bytes]) -> None:
         """Bring one order's folder up to its row; whatever goes wrong, the index keeps what it knew of it."""
-        years, result = self.options.years, self.result
+        years, result, folder = self.options.years, self.result, ""
         year = year_of(row)
         if years is not None and year not in years:
             result.skipped += 1
@@ -273,6 +280,7 @@ class _Exporter:
             return
         try:
             order = self._prepared(row, record_id, year, line, format_row)
+            folder = order.folder
             unchanged = self._kept_unchanged(order)
             if not unchanged:
                 order = self._where_it_is(order, row)
@@ -285,7 +293,7 @@ class _Exporter:
             self._keep(line)
             raise
         except (ValidationError, UnicodeEncodeError, OSError) as error:
-            self._failed(_named(row), "order", _reason(error))
+            self._failed(_named(row), "order", _reason(error, folder))
             self._keep(line)
 
     def _prepared(
@@ -462,7 +470,9 @@ def _number(order: Order) -> str:
     return number if number.isalnum() else str(order.record_id)
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, folder: str = "") -> str:
+    if isinstance(error, PermissionError) and folder:
+        return f"its folder {folder}, or what lies in it, cannot be written by {user_name()}."
     if isinstance(error, ValidationError):
         return error.what
     if isinstance(error, UnicodeEncodeError):

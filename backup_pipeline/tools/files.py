@@ -44,6 +44,17 @@ def translate_os_error(error: OSError, path: Path) -> StoreError:
     )
 
 
+def user_name(number: int | None = None) -> str:
+    """Return the name of a user of this machine, `user 1234` where it has none; of the one who runs this by default."""
+    try:
+        import pwd
+
+        number = os.geteuid() if number is None else number
+        return pwd.getpwuid(number).pw_name
+    except (ImportError, KeyError):
+        return "this user" if number is None else f"user {number}"
+
+
 def make_folders(folder: Path, mode: int) -> None:
     """Make a folder and those above it that are missing, all with this mode (`mkdir` gives it to the last one alone).
 

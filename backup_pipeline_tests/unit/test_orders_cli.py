@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -12,6 +13,10 @@ import pytest
 
 from backup_pipeline.cli.common import run_app
 from backup_pipeline.cli.main import build_app
+from backup_pipeline.errors import BackupSystemError
+from backup_pipeline.operations.orders_export import export_orders
+from backup_pipeline.tools.files import user_name
+from backup_pipeline.tools.orders_database import sqlite_orders
 from backup_pipeline_tests.unit.orders_samples import Workshop, order
 
 LOG_LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d - orders\.\w+ - (INFO|ERROR|WARNING) - .+")
@@ -88,3 +93,42 @@ def test_the_help_does_not_import_dagster_or_pandas() -> None:
         "sys.exit(any(name in sys.modules for name in ('dagster', 'pandas', 'pandera', 'psycopg')))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root is needed to become another user")
+def test_without_permission_the_place_the_user_and_the_remedy_are_told(workshop: Workshop) -> None:
+    # Only the archive's own folders are closed to the other user.
+    for folder in (workshop.folder, *workshop.folder.parents):
+        if folder != Path("/") and folder.stat().st_uid == 0:
+            folder.chmod(folder.stat().st_mode | 0o055)
+
+    def export() -> tuple[int, str]:
+        reader, writer = os.pipe()
+        child = os.fork()
+        if not child:
+            os.close(reader)
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+            code, what = 0, ""
+            try:
+                with sqlite_orders(workshop.database) as rows:
+                    result = export_orders(rows, workshop.archive)
+                code, what = int(not result.ok), "\n".join(finding.reason for finding in result.findings.kept)
+            except BackupSystemError as error:
+                code, what = int(error.exit_code), f"{error} {error.remedy}"
+            os.write(writer, f"{code}\n{what}".encode())
+            os._exit(0)
+        os.close(writer)
+        with os.fdopen(reader) as told:
+            code_line, _, text = told.read().partition("\n")
+        os.waitpid(child, 0)
+        return int(code_line), text
+
+    code, text = export()
+    name = user_name(65534)
+    assert (code, f"cannot be written by {name}" in text, "setfacl" in text) == (9, True, True), text
+    workshop.archive.chmod(0o777)
+    (workshop.archive / "2020").mkdir(mode=0o755)
+    code, text = export()
+    assert (code, f"its folder 2020/000001, or what lies in it, cannot be written by {name}." in text) == (1, True)
