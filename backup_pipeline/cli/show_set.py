@@ -41,6 +41,9 @@ def show(
             {
                 **found.as_dict(now),
                 "artefacts": [artefact_dict(record) for record in found.known.records],
+                "commands": [each.model_dump(mode="json") for each in found.known.manifest.commands]
+                if found.known.manifest
+                else [],
                 "proofs": [proof.model_dump(mode="json") for proof in found.known.proofs],
             }
         )
@@ -89,6 +92,12 @@ def _print(found: ListedSet, now: datetime) -> None:
                     out.print(f"        [dim]{escape(cells)}[/]")
                 if len(check.table) > _ROWS_SHOWN:
                     out.print(f"        [dim]… and {len(check.table) - _ROWS_SHOWN} more: show --json[/]")
+    for command in known.manifest.commands if known.manifest else ():
+        outcome = "ended at its limit" if command.exit_code is None else f"exit code {command.exit_code}"
+        seconds = (command.finished_at - command.started_at).total_seconds()
+        out.print(f"{command.when}: {' '.join(command.command)}: {outcome}, {seconds:.1f} s", markup=False)
+        for line in command.output.splitlines()[-5:]:
+            out.print(f"  {line}", markup=False)
     for failure in known.failures:
         out.print(f"[red]missing[/] {escape('.'.join(failure.key))}: {escape(failure.what)}")
         if failure.remedy:

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import AwareDatetime, Field
 
 from backup_pipeline.model.base import Frozen
+from backup_pipeline.model.command_record import CommandRecord
 from backup_pipeline.model.record import ArtefactRecord
 from backup_pipeline.model.set_id import SetId
 
@@ -69,6 +70,7 @@ class Manifest(Frozen):
     pipeline_version: str
     environment: str = ""
     artefacts: tuple[ArtefactRecord, ...] = Field(min_length=1)
+    commands: tuple[CommandRecord, ...] = ()
 
     @property
     def size(self) -> int:

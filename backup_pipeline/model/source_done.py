@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import AwareDatetime
 
 from backup_pipeline.model.base import Frozen
+from backup_pipeline.model.command_record import CommandRecord
 
 
 class SourceDone(Frozen):
@@ -17,6 +18,7 @@ class SourceDone(Frozen):
         keys: keys of all artefacts that the capture gave; each must have its record.
         started_at: when its capture began.
         finished_at: when its capture ended.
+        commands: what the settings' commands before and after it did.
     """
 
     done_version: Literal[1] = 1
@@ -24,3 +26,4 @@ class SourceDone(Frozen):
     keys: tuple[tuple[str, ...], ...]
     started_at: AwareDatetime
     finished_at: AwareDatetime
+    commands: tuple[CommandRecord, ...] = ()

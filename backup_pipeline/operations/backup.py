@@ -7,7 +7,7 @@ Dagster decides the order of the steps; what a step does stands here. How a kind
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -18,6 +18,7 @@ from backup_pipeline import __version__
 from backup_pipeline.artefacts.capture import CaptureContext, utc_now
 from backup_pipeline.errors import BackupSystemError, RefusedError
 from backup_pipeline.model.backup_set import SetState
+from backup_pipeline.model.command_record import CommandRecord
 from backup_pipeline.model.manifest import Draft, Failure, Manifest, Purpose
 from backup_pipeline.model.progress import Progress, no_progress
 from backup_pipeline.model.record import ArtefactRecord
@@ -25,6 +26,7 @@ from backup_pipeline.model.set_id import SetId, set_id_at
 from backup_pipeline.model.source_done import SourceDone
 from backup_pipeline.operations import seal as sealing
 from backup_pipeline.operations.captures import capture_source
+from backup_pipeline.operations.commands import commands_around, run_commands
 from backup_pipeline.operations.env_check import require_environment
 from backup_pipeline.operations.known_tables import remember_tables
 from backup_pipeline.operations.run_log import append_run_line
@@ -116,6 +118,9 @@ class BackupRun:
         self._failures: list[str] = []
         self._manifest: Manifest | None = None
         self._began = now()
+        self._commands: list[CommandRecord] = []
+        self._owes_after = False
+        self._interrupted = False
 
     @property
     def set_id(self) -> SetId:
@@ -159,6 +164,9 @@ class BackupRun:
                 )
             )
         self._ping(begins=True)
+        if not resumed or self._identity.run_id != self._identity.root_run_id:
+            self._owes_after = True
+            run_commands(self._site, self._site.plan(self._plan_name).run_before, "before", self._commands, self._now)
         LOG.info("%s set %s/%s", "completing" if resumed else "writing", self._plan_name, writer.draft.set_id)
         self._watcher.set_opened(writer.draft.set_id, writer.draft.sources, resumed=resumed)
         return writer
@@ -193,12 +201,30 @@ class BackupRun:
         """
         writer = self.writer
         elapsed = (self._now() - self._began).total_seconds()
-        with limited(f"The capture of {source}", capture_limit(self._site, self._plan_name, source, elapsed)):
-            yield from self._capture(writer, source, selected)
+        settings = self._site.source(source)
+        failures = len(self._failures)
+        try:
+            # Outside of the limit: what was stopped for the capture is started again when that took too long.
+            with commands_around(self._site, settings.run_before, settings.run_after, self._now) as commands:
+                limit = capture_limit(self._site, self._plan_name, source, elapsed)
+                with limited(f"The capture of {source}", limit):
+                    done = yield from self._capture(writer, source, selected)
+        except GeneratorExit:
+            self._interrupted = True
+            raise
+        except BaseException as error:
+            if len(self._failures) == failures:
+                writer.begin_source(source)
+                self._fail(writer, (source,), error)
+                self._watcher.source_failed(source, error)
+            raise
+        if commands:
+            writer.write_done(done.model_copy(update={"commands": tuple(commands)}))
+        self._watcher.source_done(done)
 
     def _capture(
         self, writer: SetWriter, source: str, selected: frozenset[tuple[str, ...]] | None
-    ) -> Iterator[ArtefactRecord]:
+    ) -> Generator[ArtefactRecord, None, SourceDone]:
         started = self._now()
         self._watcher.source_started(source)
         try:
@@ -225,7 +251,7 @@ class BackupRun:
                     self._store.folder, source, keys,
                     file_mode=self._store.file_mode, folder_mode=self._store.folder_mode,
                 )  # fmt: skip
-            self._watcher.source_done(done)
+            return done
         except GeneratorExit:
             raise
         except BaseException as error:
@@ -241,6 +267,7 @@ class BackupRun:
         """
         writer = self.writer
         try:
+            self._run_after()
             with limited("The sealing of the set", operation_limit(self._site, self._plan_name)):
                 manifest = sealing.seal(
                     self._store,
@@ -250,6 +277,7 @@ class BackupRun:
                     environment=self._site.settings.environment,
                     now=self._now(),
                     progress=self._watcher.progress,
+                    commands=self._commands,
                 )
         except BaseException as error:
             self._fail(writer, ("manifest",), error)
@@ -257,6 +285,11 @@ class BackupRun:
         self._manifest = manifest
         self._watcher.sealed(manifest)
         return manifest
+
+    def _run_after(self) -> None:
+        """Run the plan's commands after its captures, once."""
+        self._owes_after = False
+        run_commands(self._site, self._site.plan(self._plan_name).run_after, "after", self._commands, self._now)
 
     def _fail(self, writer: SetWriter, key: tuple[str, ...], error: BaseException) -> None:
         self._failures.append(f"{'.'.join(key)}: {_reason(error)}")
@@ -271,6 +304,11 @@ class BackupRun:
         with self._stack:
             if self._writer is None and not self._failures:
                 return
+            if self._owes_after and (self._failures or self._interrupted):
+                try:
+                    self._run_after()
+                except BackupSystemError as error:
+                    self._failures.append(_reason(error))
             append_run_line(
                 self._store.folder,
                 plan=self._plan_name,

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 
 from backup_pipeline.errors import BackupSystemError, ValidationError
+from backup_pipeline.model.command_record import CommandRecord
 from backup_pipeline.model.manifest import Draft, Manifest, Purpose
 from backup_pipeline.model.progress import Progress, ProgressSink, no_progress
 from backup_pipeline.model.record import ArtefactRecord, FileRecord
@@ -85,6 +86,7 @@ def seal(
     now: datetime,
     environment: str = "",
     progress: ProgressSink = no_progress,
+    commands: Sequence[CommandRecord] = (),
 ) -> Manifest:
     """Seal a set and return its manifest.
 
@@ -124,6 +126,7 @@ def seal(
         pipeline_version=pipeline_version,
         environment=environment,
         artefacts=records,
+        commands=(*commands, *(each for done in writer.sources_done() for each in done.commands)),
     )
     writer.seal(manifest)
     return manifest

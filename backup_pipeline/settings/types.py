@@ -5,6 +5,7 @@ Reading and diagnosing files is `loader`'s work. Secrets are never here: fields 
 
 from __future__ import annotations
 
+import shlex
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, TypeVar
@@ -68,11 +69,46 @@ _TimeLimitText = Annotated[str, Field(pattern=r"^[0-9]+[smhd]$", examples=["90s"
 TimeLimit = Annotated[timedelta, BeforeValidator(_time_limit, json_schema_input_type=_TimeLimitText)]
 
 
+def _words(value: object) -> object:
+    return tuple(shlex.split(value)) if isinstance(value, str) else value
+
+
+class Command(Settings):
+    """A program that is run before or after a capture, in the folder of backup.yaml and without a shell."""
+
+    run: Annotated[
+        tuple[str, ...], BeforeValidator(_words, json_schema_input_type=str | tuple[str, ...]), Field(min_length=1)
+    ]
+    """Program and arguments: `docker compose start cdb_postgres`, or as a list."""
+    timeout: TimeLimit = timedelta(minutes=5)
+    """How long it may take (90s, 30m); then it is ended and has failed."""
+    env: Names = ()
+    """Variables of the site that it is given; it sees no others."""
+
+
+def _as_commands(value: object) -> object:
+    one = (value,) if isinstance(value, (str, dict, Command)) else value
+    if isinstance(one, (list, tuple)):
+        return tuple({"run": each} if isinstance(each, (str, list, tuple)) else each for each in one)
+    return one
+
+
+Commands = Annotated[
+    tuple[Command, ...],
+    BeforeValidator(_as_commands, json_schema_input_type=str | Command | tuple[str | tuple[str, ...] | Command, ...]),
+]
+
+
 class SourceSettings(Settings):
     """What every kind of source has."""
 
     secret_fields: ClassVar[tuple[str, ...]] = ()
     # Fields that name variables whose values are secret; every kind says so of its own.
+
+    run_before: Commands = ()
+    """Commands run before its capture, as `docker compose start cdb_postgres`; when one fails nothing is captured."""
+    run_after: Commands = ()
+    """Commands run after its capture, however that ended; when one fails the source has failed."""
 
     timeout: TimeLimit = timedelta(hours=24)
     """How long one capture of it may take in all (90s, 30m, 24h); then all that it began is ended."""
@@ -303,6 +339,10 @@ class Plan(Settings):
 
     sources: Annotated[tuple[str, ...], Field(min_length=1)]
     """Names of the sources it captures."""
+    run_before: Commands = ()
+    """Commands run before the first source."""
+    run_after: Commands = ()
+    """Commands run after the last source and before the set is sealed, or when the run has failed."""
     store: Path | None = None
     """Its own store; `<store>/<plan>` when absent."""
     schedule: str | None = None
