@@ -204,9 +204,17 @@ def trading_guide(stage: Stage) -> None:
     (repository / ".gitignore").write_text(".env\n.dagster\n")
     git(repository, "add", ".")
     assert git(repository, "commit", "-q", "-m", "first").returncode == 0
-    values = {"TRADING_DATABASE_URL": dsn(stage.made("trading", TRADING))}
+    target = stage.made("trading", TRADING)
+    values = {
+        "TRADING_DATABASE_URL": f"postgresql://{target.host}:{target.port}/{target.database}",
+        "POSTGRES_DB": target.database,
+        "POSTGRES_USER": target.user,
+        "POSTGRES_PASSWORD": target.password,
+    }
     as_the_guide_says(stage, name, values).follow(document(name))
-    assert len(sealed(stage.root / "trading-backups" / "session")) == 2
+    (made,) = sealed(stage.root / "Claire_Backups")
+    assert list((made / "PostgreSQL").glob("cdb_backup_*.sql.gz"))
+    assert list((made / "Repository").glob("claire_repo_*.zip"))
 
 
 def cron_guide(stage: Stage) -> None:
