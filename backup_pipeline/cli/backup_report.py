@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from backup_pipeline.orchestration.launch import RunOutcome
 
 
+_FAILED_SHOWN = 5
+
+
 class Gathering(Watcher):
     """Remembers what happened, and tells it to a sink."""
 
@@ -72,7 +75,7 @@ class _Lines(Gathering):
     def __init__(self, plan: str, *, verbose: bool = False) -> None:
         super().__init__()
         self._plan = plan
-        self._verbose = verbose
+        self.verbose = verbose
         self._out = console(stderr=True)
         self._number = 0
 
@@ -88,7 +91,7 @@ class _Lines(Gathering):
 
     def artefact_done(self, record: ArtefactRecord) -> None:
         super().artefact_done(record)
-        if not self._verbose:
+        if not self.verbose:
             return
         rows = "" if record.rows is None else f", {record.rows:,} rows"
         for file in record.files:
@@ -155,7 +158,7 @@ class TextReport:
 
         out, errors = console(), console(stderr=True)
         if self._lines.records:
-            print_table(out, _table(self._lines.records))
+            print_table(out, _table(self._lines.records) if self._lines.verbose else _by_source(self._lines.records))
         manifest = self._lines.manifest
         if manifest is not None:
             seconds = (manifest.sealed_at - manifest.started_at).total_seconds()
@@ -180,6 +183,30 @@ class TextReport:
                 markup=False,
             )
         return {"exit_code": int(exit_code_of(outcome))}
+
+
+def _by_source(records: list[ArtefactRecord]) -> Table:
+    """Return a line per source; `--verbose` has one per artefact."""
+    from rich.markup import escape
+
+    table = new_table("", "source", ">artefacts", ">size", ">rows", ">time", "checks")
+    for source in dict.fromkeys(record.source for record in records):
+        own = [record for record in records if record.source == source]
+        rows = [record.rows for record in own if record.rows is not None]
+        checks = [(record, check) for record in own for check in record.checks]
+        failed = [f"{check.name} of {record.name}" for record, check in checks if not check.passed]
+        seconds = (max(record.finished_at for record in own) - min(record.started_at for record in own)).total_seconds()
+        more = f" and {len(failed) - _FAILED_SHOWN} more" if len(failed) > _FAILED_SHOWN else ""
+        table.add_row(
+            escape(source),
+            str(len(own)),
+            bytes_text(sum(record.size for record in own)),
+            f"{sum(rows):,}" if rows else "",
+            f"{seconds:.2f} s",
+            f"{len(checks) - len(failed)}/{len(checks)}"
+            + (f" [red]{escape(', '.join(failed[:_FAILED_SHOWN]))}{more}[/]" if failed else ""),
+        )
+    return table
 
 
 def _table(records: list[ArtefactRecord]) -> Table:

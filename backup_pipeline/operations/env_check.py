@@ -176,6 +176,8 @@ def _address_faults(site: Site) -> list[EnvironmentFault]:
 def _target_faults(site: Site, plans: Sequence[str]) -> list[EnvironmentFault]:
     """Return faults that a connection string shows by itself: a weak password, a local server."""
     found = []
+    # Said once, however many sources there are.
+    local: dict[str, list[str]] = {}
     for name, source in database_sources(site, plans).items():
         variable, _ = _first_set(site, source)
         try:
@@ -185,15 +187,7 @@ def _target_faults(site: Site, plans: Sequence[str]) -> list[EnvironmentFault]:
         if not is_placeholder(target.password) and (fault := password_fault(variable, target.password)):
             found.append(fault)
         if target.host in LOCAL_HOSTS and site.settings.embedded_postgres is None:
-            found.append(
-                EnvironmentFault(
-                    variable,
-                    f"source {name} is on this machine: a backup beside its source is lost with it",
-                    "Keep a copy of the store elsewhere, or back up from another machine.",
-                    # Right for many sites, so not an error in production either.
-                    Severity.WARN,
-                )
-            )
+            local.setdefault(variable, []).append(name)
         elif target.host not in LOCAL_HOSTS and dict(target.options).get("sslmode") in (None, "disable", "allow"):
             found.append(
                 EnvironmentFault(
@@ -203,4 +197,16 @@ def _target_faults(site: Site, plans: Sequence[str]) -> list[EnvironmentFault]:
                     Severity.WARN,
                 )
             )
+    if local:
+        names = [name for each in local.values() for name in each]
+        found.append(
+            EnvironmentFault(
+                ", ".join(local),
+                f"source{'s' if names[1:] else ''} {', '.join(names)} {'are' if names[1:] else 'is'} on this machine: "
+                "a backup beside its source is lost with it",
+                "Keep a copy of the store elsewhere, or back up from another machine.",
+                # Right for many sites, so not an error in production either.
+                Severity.WARN,
+            )
+        )
     return found

@@ -23,7 +23,7 @@ from backup_pipeline.orchestration.metadata import (
     record_metadata,
     table_of,
 )
-from backup_pipeline.orchestration.names import PLAN_TAG, artefact_key, source_key
+from backup_pipeline.orchestration.names import PLAN_TAG, artefact_key, key_part, source_key
 from backup_pipeline.orchestration.run_resource import RUNS, BackupRuns
 from backup_pipeline.settings.site import Site
 from backup_pipeline.settings.types import (
@@ -177,7 +177,7 @@ def capture_asset(site: Site, plan: str, name: str) -> dg.AssetsDefinition:
     whole = source_key(plan, name)
 
     @dg.multi_asset(
-        name=f"{plan}__{name}",
+        name=f"{plan}__{key_part(name)}",
         specs=specs,
         check_specs=check_specs,
         can_subset=True,

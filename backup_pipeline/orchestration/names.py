@@ -25,8 +25,8 @@ def key_part(text: str) -> str:
 
 
 def artefact_key(plan: str, key: tuple[str, ...]) -> dg.AssetKey:
-    """Return the asset key of an artefact: the plan, then its key in the set."""
-    return dg.AssetKey([plan, *(key_part(part) for part in key)])
+    """Return the asset key of an artefact: the plan, the source's own name, and the rest of its key in the set."""
+    return dg.AssetKey([plan, key[0], *(key_part(part) for part in key[1:])])
 
 
 def source_key(plan: str, source: str) -> dg.AssetKey:

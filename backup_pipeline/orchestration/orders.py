@@ -80,7 +80,7 @@ def changed_sensor(site: Site, plan: str, name: str) -> dg.SensorDefinition:
     partitions = year_partitions(orders_source(site, name), site.settings.timezone)
 
     @dg.sensor(
-        name=f"{plan}_{name}_orders_changed",
+        name=job_name(plan, name, "changed"),
         job_name=job_name(plan, name, "export"),
         minimum_interval_seconds=_SENSOR_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,

@@ -14,7 +14,7 @@ from backup_pipeline.model.order import Findings, VerifyResult
 from backup_pipeline.orchestration.backfill_share import done_by, years_to_do
 from backup_pipeline.orchestration.chosen_partition import chosen_years
 from backup_pipeline.orchestration.metadata import failure_of, table_of
-from backup_pipeline.orchestration.names import PLAN_TAG, artefact_key
+from backup_pipeline.orchestration.names import PLAN_TAG, artefact_key, key_part
 from backup_pipeline.orchestration.orders_years import (
     FOLDERS,
     NEVER_AGAIN,
@@ -214,7 +214,7 @@ def verification_asset(site: Site, plan: str, name: str) -> dg.AssetsDefinition:
     years = partitions.get_partition_keys()
 
     @dg.multi_asset(
-        name=f"{plan}__{name}__{VERIFICATION}",
+        name=f"{plan}__{key_part(name)}__{VERIFICATION}",
         specs=[
             dg.AssetSpec(
                 key,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import dagster as dg
 
+from backup_pipeline.orchestration.names import key_part
 from backup_pipeline.settings.site import Site
 from backup_pipeline.settings.types import OrdersSource
 
@@ -51,7 +52,7 @@ def years_of(selected: Sequence[str], every: Sequence[str]) -> frozenset[str] | 
 
 def job_name(plan: str, name: str, what: str) -> str:
     """Return `<plan>_<source>_orders_<what>`; what: export, verification, restore, undo."""
-    return f"{plan}_{name}_orders_{what}"
+    return f"{plan}_{key_part(name)}_orders_{what}"
 
 
 def year_range_tags(site: Site, name: str) -> dict[str, str]:

@@ -71,9 +71,14 @@ def _at(path: FieldPath, value: Any, index: int) -> FieldPath:
 def _same_but_for_case(kind: str, named: dict[str, dict[str, Any]]) -> Found:
     seen: dict[str, str] = {}
     for name in named:
-        if other := seen.get(name.lower()):
-            yield (kind, name), f"differs from {other} only by case; folders of some systems cannot tell them apart"
-        seen.setdefault(name.lower(), name)
+        plain = name.lower().replace("-", "_")
+        if (other := seen.get(plain)) is not None:
+            if other.lower() == name.lower():
+                why = "by case; folders of some systems cannot tell them apart"
+            else:
+                why = "by - and _; Dagster cannot tell them apart"
+            yield (kind, name), f"differs from {other} only {why}"
+        seen.setdefault(plain, name)
 
 
 def _sources(sources: dict[str, dict[str, Any]]) -> Found:

@@ -68,7 +68,9 @@ def _field_fault(document: Document, details: ErrorDetails) -> FileFault:
         return document.fault(path, f"not one of {', '.join(choices)}{_near_only(given, choices)}")
     if path and path[-1] == "[key]":
         return document.fault(
-            path[:-1], "not a usable name: a letter first, then letters, digits and _; at most 60 characters"
+            path[:-1],
+            "not a usable name: a letter first, then letters, digits and _ (in names of sources also -); "
+            "at most 60 characters",
         )
     if kind == "string_pattern_mismatch" and path and path[-1] in ("file_mode", "folder_mode"):
         return document.fault(path, 'write four octal digits in quotes, as in "0600"')

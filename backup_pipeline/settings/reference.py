@@ -61,7 +61,8 @@ _SECTIONS: tuple[tuple[str, type[Settings]], ...] = (
     ("Embedded PostgreSQL: `embedded_postgres`", EmbeddedPostgres),
 )
 _NOTES = {
-    SiteSettings: "Names of sources and plans begin with a letter and hold letters, digits and `_`.",
+    SiteSettings: "Names of sources and plans begin with a letter and hold letters, digits and `_`, those of sources "
+    "also `-`.",
     Retention: "A policy without any of the first six keeps every backup. How sets are counted, and what is never "
     "removed, is in [retention.md](retention.md).",
 }

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from backup_pipeline.model.file_name import name_fault
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$", max_length=60)]
+SourceName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$", max_length=60)]
 TableFormat = Literal["parquet", "jsonl", "json", "csv"]
 
 
@@ -386,7 +387,7 @@ class SiteSettings(Settings):
 
     store: Path = Path("backups")
     """Folder of all plans' stores; relative paths count from backup.yaml."""
-    sources: dict[Name, Source]
+    sources: dict[SourceName, Source]
     """What to protect, by name."""
     plans: dict[Name, Plan]
     """Backup policies, by name."""

@@ -66,7 +66,7 @@ def test_a_table_whose_name_looks_like_markup_is_captured_and_told(
         patched.setattr(sys, "stderr", Screen())
         with shown_progress() as progress:
             progress(Progress(record.name, 1, 2, "rows"))
-    report = TextReport("nightly", ("shop",))
+    report = TextReport("nightly", ("shop",), verbose=True)
     report.seen.artefact_done(record)
     report.finished(RunOutcome(run_id="r", success=True, errors=()), Path("/"))
     assert "shop.public.[/nope]" in capsys.readouterr().out
