@@ -28,7 +28,7 @@ from backup_pipeline.model.manifest import Failure
 from backup_pipeline.model.record import ArtefactRecord, ColumnRecord, Fingerprint
 from backup_pipeline.settings.types import PostgresSource, TableSelection
 from backup_pipeline.tools.postgres.catalog import read_catalog, read_roles, read_tables
-from backup_pipeline.tools.postgres.connection import LockNotGrantedError, connected
+from backup_pipeline.tools.postgres.connection import LockNotGrantedError, asking, connected
 from backup_pipeline.tools.postgres.fingerprint import (
     HashableTypes,
     fingerprint_large_objects,
@@ -48,7 +48,7 @@ def discover_tables(
     target: PostgresTarget, settings: PostgresSource
 ) -> list[tuple[str, str, tuple[ColumnRecord, ...]]]:
     """Return (schema, table, columns) of every table that a capture would export now. A quick look, no snapshot."""
-    with connected(target) as connection:
+    with asking(target) as connection:
         tables = read_tables(connection)
     return [(t.schema_name, t.name, t.columns) for t in tables_to_export(tables, settings.tables)]
 

@@ -225,7 +225,7 @@ def restore(
 ) -> None:
     """Rebuild the table auftraege from the folders beside the old database and swap it in; `orders undo` swaps back."""
     from backup_pipeline.operations.orders_restore import ArchiveIncompleteError, RestoreOptions, restore_orders
-    from backup_pipeline.operations.orders_source import log_findings, orders_log
+    from backup_pipeline.operations.orders_source import log_findings, orders_log, time_limit
 
     _log_to_stderr()
     place = _place(config, plan, source, db, dsn_env, archive)
@@ -238,7 +238,8 @@ def restore(
     try:
         with shown_progress(quiet=as_json) as progress, orders_log(place) as log:
             try:
-                result = restore_orders(place.archive, target, options, progress=progress)
+                with time_limit(place, "The restore of the orders"):
+                    result = restore_orders(place.archive, target, options, progress=progress)
             except ArchiveIncompleteError as error:
                 log_findings(log, error.result)
                 raise

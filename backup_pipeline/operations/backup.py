@@ -31,7 +31,7 @@ from backup_pipeline.operations.env_check import require_environment
 from backup_pipeline.operations.known_tables import remember_tables
 from backup_pipeline.operations.run_log import append_run_line
 from backup_pipeline.operations.stores import open_store, plan_lock
-from backup_pipeline.operations.time_limits import capture_limit, operation_limit
+from backup_pipeline.operations.time_limits import capture_limit, operation_limit, telling
 from backup_pipeline.settings.site import Site
 from backup_pipeline.stores.contract import SetWriter
 from backup_pipeline.tools.limits import limited
@@ -233,7 +233,7 @@ class BackupRun:
                 writer=writer,
                 source=source,
                 previous=sealing.previous_manifest(self._store, source, before=writer.draft.set_id),
-                progress=self._watcher.progress,
+                progress=telling(self._watcher.progress),
                 schemas=self._site.settings.schemas,
                 timezone=ZoneInfo(self._site.settings.timezone),
                 now=self._now,

@@ -14,7 +14,7 @@ from backup_pipeline.operations.targets import target_of
 from backup_pipeline.rules.environment import EnvironmentFault, is_placeholder
 from backup_pipeline.settings.site import Site
 from backup_pipeline.tools.postgres.clients import choose_client
-from backup_pipeline.tools.postgres.connection import connected, server_version
+from backup_pipeline.tools.postgres.connection import asking, server_version
 from backup_pipeline.tools.postgres.target import PostgresTarget, parse_target
 
 CONNECT_SECONDS = 5
@@ -96,7 +96,7 @@ def ask(target: PostgresTarget) -> Answer:
         UnreachableError, SourceError: as the server or network says.
     """
     options = {**dict(target.options), "connect_timeout": str(CONNECT_SECONDS)}
-    with connected(replace(target, options=tuple(sorted(options.items())))) as connection:
+    with asking(replace(target, options=tuple(sorted(options.items())))) as connection:
         before = time.time()
         row = connection.execute("select extract(epoch from clock_timestamp())::float8").fetchone()
         after = time.time()

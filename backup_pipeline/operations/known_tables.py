@@ -8,7 +8,6 @@ from pathlib import Path
 
 from backup_pipeline.errors import BackupSystemError
 from backup_pipeline.operations.targets import target_of
-from backup_pipeline.operations.time_limits import within_the_plans_limit
 from backup_pipeline.settings.site import Site
 from backup_pipeline.settings.types import PostgresSource
 from backup_pipeline.tools.files import make_folder_in, make_folders, read_ordinary, write_atomically
@@ -50,7 +49,6 @@ def known_tables(store: Path, source: str) -> tuple[TableKey, ...]:
         return ()
 
 
-@within_the_plans_limit("The look for tables")
 def look_for_tables(site: Site, plan_name: str, sources: Iterable[str]) -> list[str]:
     """Ask the databases of some sources for their tables and remember them; return those that did not answer.
 

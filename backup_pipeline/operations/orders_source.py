@@ -12,6 +12,7 @@ from pathlib import Path
 from backup_pipeline.errors import SettingsError
 from backup_pipeline.model.order import RestoreResult, VerifyResult
 from backup_pipeline.operations.targets import target_of
+from backup_pipeline.operations.time_limits import archive_limit, default_limit
 from backup_pipeline.settings.loader import find_settings_file, load_site
 from backup_pipeline.settings.site import Site
 from backup_pipeline.settings.types import OrdersLog, OrdersSource
@@ -22,6 +23,7 @@ from backup_pipeline.settings.workshop_file import (
     read_workshop_file,
 )
 from backup_pipeline.tools import orders_database
+from backup_pipeline.tools.limits import Limit, limited
 from backup_pipeline.tools.log_file import LogFile, log_file
 from backup_pipeline.tools.orders_database import OrdersSnapshot
 from backup_pipeline.tools.postgres import orders as postgres
@@ -37,12 +39,14 @@ class OrdersPlace:
         database: a SQLite file or a PostgreSQL database; None when only the archive is known.
         lock_wait_seconds: how long to wait for another process.
         log: the archive's log file; None for none.
+        limit: of the time that work on it may take; the settings' defaults when None.
     """
 
     archive: Path
     database: Path | PostgresTarget | None
     lock_wait_seconds: float = 30.0
     log: OrdersLog | None = None
+    limit: Limit | None = None
 
     @property
     def label(self) -> str:
@@ -81,7 +85,13 @@ def orders_place(site: Site, source_name: str) -> OrdersPlace:
     database: Path | PostgresTarget | None = source.database
     if database is None and source.dsn_env:
         database = target_of(site, source, source_name)
-    return OrdersPlace(source.archive, database, source.lock_wait_seconds, source.log)
+    limit = archive_limit(site, source_name)
+    return OrdersPlace(source.archive, database, source.lock_wait_seconds, source.log, limit)
+
+
+def time_limit(place: OrdersPlace, what: str) -> AbstractContextManager[object]:
+    """Limit the time of a `with` block that works on a place; `what` begins the error's sentence."""
+    return limited(what, place.limit or default_limit(), where=str(place.archive))
 
 
 def choose_source(site: Site, plan: str | None, source: str | None) -> str:
@@ -176,12 +186,13 @@ def open_orders(place: OrdersPlace) -> Iterator[OrdersSnapshot]:
         SettingsError, SourceError, UnreachableError: no database is named, or it cannot be read.
     """
     database = place.need_database()
-    if isinstance(database, PostgresTarget):
-        with postgres.postgres_orders(database) as from_server:
-            yield from_server
-    else:
-        with orders_database.sqlite_orders(database) as from_file:
-            yield from_file
+    with time_limit(place, "The work on the order archive"):
+        if isinstance(database, PostgresTarget):
+            with postgres.postgres_orders(database) as from_server:
+                yield from_server
+        else:
+            with orders_database.sqlite_orders(database) as from_file:
+                yield from_file
 
 
 def orders_log(place: OrdersPlace) -> AbstractContextManager[LogFile]:

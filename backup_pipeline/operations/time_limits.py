@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
+from backup_pipeline.model.progress import Progress, ProgressSink, no_progress
 from backup_pipeline.settings.site import Site
-from backup_pipeline.settings.types import Plan, SourceSettings
-from backup_pipeline.tools.limits import Limit, limited
+from backup_pipeline.settings.types import SourceSettings
+from backup_pipeline.tools.limits import Limit, limited, progressed
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
-_DEFAULT_TOTAL = Plan.model_fields["timeout"].default.total_seconds()
+_DEFAULT_TOTAL = SourceSettings.model_fields["timeout"].default.total_seconds()
 _DEFAULT_STALL = SourceSettings.model_fields["stall_timeout"].default.total_seconds()
-# A look at a server that no setting names: for tables, for a schema's changes.
-_LOOK_SECONDS = 60.0
 
 
 def capture_limit(site: Site, plan_name: str, source: str, elapsed: float) -> Limit:
@@ -37,6 +37,26 @@ def capture_limit(site: Site, plan_name: str, source: str, elapsed: float) -> Li
     return Limit(own, f"sources.{source}.timeout", stall, stall_setting)
 
 
+def archive_limit(site: Site, source: str) -> Limit:
+    """Return the limit of work on an order archive: in all only, for other processes read and write the folders."""
+    return Limit(site.source(source).timeout.total_seconds(), f"sources.{source}.timeout", math.inf, "")
+
+
+def default_limit() -> Limit:
+    """Return the limit of work on an order archive that no settings name."""
+    return Limit(_DEFAULT_TOTAL, "timeout, by default", math.inf, "")
+
+
+def telling(progress: ProgressSink) -> ProgressSink:
+    """Return a sink that counts what it is told as progress, ends work whose limit is reached, and passes it on."""
+
+    def tell(event: Progress) -> None:
+        progressed()
+        progress(event)
+
+    return tell
+
+
 def operation_limit(site: Site, plan_name: str, source: str = "") -> Limit:
     """Return the limit of work on a plan's sets; without progress, that of the source, or the longest of the plan's."""
     plan = site.plan(plan_name)
@@ -44,16 +64,6 @@ def operation_limit(site: Site, plan_name: str, source: str = "") -> Limit:
     stalls = [(site.source(name).stall_timeout.total_seconds(), name) for name in names]
     stall, name = max(stalls, default=(_DEFAULT_STALL, "NAME"))
     return Limit(plan.timeout.total_seconds(), f"plans.{plan_name}.timeout", stall, f"sources.{name}.stall_timeout")
-
-
-def look_limit() -> Limit:
-    """Return the limit of a short question to a server."""
-    return Limit(_LOOK_SECONDS, "fixed", _LOOK_SECONDS, "fixed")
-
-
-def default_limit() -> Limit:
-    """Return the limit of work that belongs to no plan."""
-    return Limit(_DEFAULT_TOTAL, "the default", _DEFAULT_STALL, "the default")
 
 
 def within_the_plans_limit(what: str) -> Callable[[Callable[_P, _T]], Callable[_P, _T]]:
@@ -70,6 +80,8 @@ def within_the_plans_limit(what: str) -> Callable[[Callable[_P, _T]], Callable[_
         def run(*arguments: _P.args, **named: _P.kwargs) -> _T:
             given = signature.bind(*arguments, **named).arguments
             limit = operation_limit(given["site"], given["plan_name"], given.get("source", ""))
+            if "progress" in signature.parameters:
+                named["progress"] = telling(given.get("progress", no_progress))
             with limited(what, limit, where=given["plan_name"]):
                 return operation(*arguments, **named)
 

@@ -298,7 +298,7 @@ def restored_asset(site: Site, plan: str, name: str) -> dg.AssetsDefinition:
     )
     def restored_orders(context: dg.AssetExecutionContext, config: OrdersRestoreConfig) -> dg.MaterializeResult[None]:
         from backup_pipeline.operations.orders_restore import RestoreOptions, restore_orders
-        from backup_pipeline.operations.orders_source import orders_place
+        from backup_pipeline.operations.orders_source import orders_place, time_limit
 
         _need_confirmation(config.confirm, name)
         try:
@@ -310,7 +310,8 @@ def restored_asset(site: Site, plan: str, name: str) -> dg.AssetsDefinition:
                 lock_wait_seconds=place.lock_wait_seconds,
             )
             progress = present_watcher().progress
-            result = restore_orders(place.archive, place.need_database(), options, progress=progress)
+            with time_limit(place, "The restore of the orders"):
+                result = restore_orders(place.archive, place.need_database(), options, progress=progress)
         except Exception as error:  # noqa: BLE001 - at this edge everything becomes a Failure
             raise failure_of(error) from None
         return dg.MaterializeResult(

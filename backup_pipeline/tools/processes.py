@@ -24,6 +24,7 @@ _PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "SYS
 
 _TERMINATION_SECONDS = 3.0
 _FOREGROUND_SECONDS = 60.0
+_GROUP_SECONDS = 10.0
 
 
 def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -267,6 +268,7 @@ def run_in_foreground(command: Sequence[str | Path], *, cwd: Path | None = None)
         for number, handler in before.items():
             signal.signal(number, handler)
         _end(process)
+        _end_group(process)
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:
@@ -275,3 +277,16 @@ def _kill_group(process: subprocess.Popen[bytes]) -> None:
             os.killpg(process.pid, signal.SIGKILL)
         else:
             process.kill()
+
+
+def _end_group(process: subprocess.Popen[bytes]) -> None:
+    """End what a program that has ended left running in its group: by SIGTERM, then by SIGKILL."""
+    if not hasattr(os, "killpg"):
+        return
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGTERM)
+        until = time.monotonic() + _GROUP_SECONDS
+        while time.monotonic() < until:
+            os.killpg(process.pid, 0)
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGKILL)

@@ -9,6 +9,7 @@ import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from backup_pipeline.errors import LockError, RefusedError, TimeLimitError
@@ -81,10 +82,11 @@ _FOREGROUND = """
 import sys
 from backup_pipeline.tools.processes import run_in_foreground
 child = '''
-import signal, sys, time
+import signal, subprocess, sys, time
+left = subprocess.Popen(["sleep", "600"], stdout=subprocess.DEVNULL)
 for number, code in ((signal.SIGINT, 41), (signal.SIGTERM, 42)):
     signal.signal(number, lambda n, _, code=code: sys.exit(code))
-print("up", flush=True)
+print(left.pid, flush=True)
 time.sleep(600)
 '''
 sys.exit(run_in_foreground([sys.executable, "-c", child]))
@@ -95,9 +97,11 @@ sys.exit(run_in_foreground([sys.executable, "-c", child]))
 def test_a_signal_to_a_foreground_commands_own_process_reaches_its_program(number: int, code: int) -> None:
     command = subprocess.Popen([sys.executable, "-c", _FOREGROUND], stdout=subprocess.PIPE)
     assert command.stdout is not None
-    assert command.stdout.readline() == b"up\n"
+    left = int(command.stdout.readline())
     command.send_signal(number)
     assert command.wait(timeout=60) == code
+    # What it left running is ended too.
+    assert not psutil.pid_exists(left) or psutil.Process(left).status() == psutil.STATUS_ZOMBIE
     command.stdout.close()
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -14,7 +15,7 @@ import psycopg
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
-from backup_pipeline.errors import BackupSystemError, SourceError, UnreachableError
+from backup_pipeline.errors import BackupSystemError, SourceError, TimeLimitError, UnreachableError
 from backup_pipeline.tools import limits
 from backup_pipeline.tools.postgres.cutting import cut_off_after, end_connections
 from backup_pipeline.tools.postgres.pooling import refuse_pooling
@@ -71,6 +72,9 @@ _CLIENT_CHECK = """select case when pg_catalog.current_setting('client_connectio
  and pg_catalog.version() ~ 'linux' then pg_catalog.set_config('client_connection_check_interval', '5s', false) end"""
 _PROBE_SECONDS = 4
 _CLEANING_SECONDS = 3
+# From the login to the first settings; making the connection itself has the limit `connect_timeout`.
+_OPENING_SECONDS = 60.0
+_QUESTION_SECONDS = 60.0
 APPLICATION_NAME = "backup-pipeline"
 
 
@@ -288,10 +292,11 @@ def open_connection(target: PostgresTarget, *, autocommit: bool = True, pinned: 
         connection = WatchedConnection.connect(**arguments, autocommit=True)  # type: ignore[arg-type]
         try:
             connection.watch(target)
-            refuse_pooling(connection, target)
-            if pinned:
-                pin_session(connection, PINNED_SETTINGS)
-                connection.execute(_CLIENT_CHECK)
+            with cut_off_after(_OPENING_SECONDS, connection):
+                refuse_pooling(connection, target)
+                if pinned:
+                    pin_session(connection, PINNED_SETTINGS)
+                    connection.execute(_CLIENT_CHECK)
             connection.autocommit = autocommit
         except BaseException:
             connection.close()
@@ -310,6 +315,31 @@ def connected(
             yield connection
     finally:
         connection.close()
+
+
+@contextlib.contextmanager
+def asking(target: PostgresTarget, *, seconds: float = _QUESTION_SECONDS) -> Iterator[Connection[TupleRow]]:
+    """Open a connection for short questions that belong to no limited work; a server that does not answer is cut off.
+
+    Args:
+        target: the database.
+        seconds: how long all of the block's questions may take.
+
+    Raises:
+        TimeLimitError: they took longer.
+    """
+    began = time.monotonic()
+    try:
+        with connected(target) as connection, cut_off_after(seconds, connection):
+            yield connection
+    except UnreachableError as error:
+        if time.monotonic() - began < seconds:
+            raise
+        raise TimeLimitError(
+            f"The server did not answer within {limits.seconds_text(seconds)}.",
+            where=target.label,
+            remedy="Check the server and the network between.",
+        ) from error
 
 
 def server_version(connection: Connection[TupleRow]) -> tuple[int, str]:
