@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
@@ -35,6 +36,9 @@ def up(
     # Refused here, before anything is started; the webserver's own process reads the password for itself.
     ui_access(site.environment, host)
     enter_site(site)
+    from backup_pipeline.orchestration.storage import require_history
+
+    require_history(os.environ)
     with only_one_up(site), embedded_server_up(site):
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         console(stderr=True).print(f"[bold]{address}[/] in about 20 seconds; Ctrl-C ends it", highlight=False)

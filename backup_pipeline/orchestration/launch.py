@@ -27,6 +27,7 @@ from backup_pipeline.orchestration.build import build_definitions
 from backup_pipeline.orchestration.liveness import end_dead_runs
 from backup_pipeline.orchestration.names import STARTED_BY_TAG
 from backup_pipeline.orchestration.run_subject import asked_in_shell
+from backup_pipeline.orchestration.storage import require_history
 from backup_pipeline.settings.loader import load_site
 from backup_pipeline.tools.files import make_folders
 from backup_pipeline.tools.limits import received_signal
@@ -62,6 +63,7 @@ _QUIET: dict[str, object] = {"loggers": {"console": {"config": {"log_level": "CR
 def _instance() -> Iterator[dg.DagsterInstance]:
     """Open the instance of DAGSTER_HOME; its SQLite files are made by one process at a time."""
     # In a container all of DAGSTER_HOME but its `storage` is read-only.
+    require_history(os.environ)
     storage = Path(os.environ["DAGSTER_HOME"]) / "storage"
     make_folders(storage, 0o700)
     with ExitStack() as stack:

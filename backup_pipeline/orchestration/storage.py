@@ -16,7 +16,7 @@ from dagster._config.config_schema import UserConfigSchema
 from dagster._core.storage.base_storage import DagsterStorage
 from dagster._serdes import ConfigurableClass, ConfigurableClassData
 
-from backup_pipeline.errors import SettingsError
+from backup_pipeline.errors import SettingsError, SourceError
 from backup_pipeline.orchestration.home import default_home
 
 URL_VARIABLE = "DAGSTER_POSTGRES_URL"
@@ -52,6 +52,31 @@ def postgres_url(environment: Mapping[str, str]) -> str:
             "Not a PostgreSQL URL.", where=name, remedy="Use the form postgresql://USER:PASSWORD@HOST:5432/DATABASE."
         )
     return _SCHEME.sub(_DRIVER, value)
+
+
+def require_history(environment: Mapping[str, str]) -> None:
+    """Make sure that the database of Dagster's history answers, where that is PostgreSQL; Dagster would try for ever.
+
+    Raises:
+        SourceError: it does not answer; no secret is in the message.
+    """
+    url = postgres_url(environment)
+    if not url:
+        return
+    from sqlalchemy import create_engine
+    from sqlalchemy.exc import OperationalError
+    from sqlalchemy.pool import NullPool
+
+    try:
+        with create_engine(url, poolclass=NullPool, connect_args={"connect_timeout": 10}).connect():
+            return
+    except OperationalError:
+        raise SourceError(
+            "The database with Dagster's history cannot be reached.",
+            where=URL_VARIABLE,
+            remedy="Start its server, or correct the address. Keep the history on another server than the one that is "
+            "backed up (docs/deployment.md).",
+        ) from None
 
 
 class EnvironmentStorage(DagsterStorage, ConfigurableClass):

@@ -11,6 +11,7 @@ from collections.abc import MutableMapping
 from typing import Any
 from urllib.parse import parse_qs, quote
 
+from sqlalchemy.exc import InterfaceError, OperationalError
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -34,6 +35,23 @@ _HEADERS = {
 }
 # Added to Dagster's own policy: a browser enforces both.
 _FRAMES = "frame-ancestors 'none'; form-action 'self'; base-uri 'self'; object-src 'none'"
+
+
+HISTORY_GONE = Refusal(
+    503,
+    "The database with Dagster's history cannot be reached, so nothing is shown and no schedule runs.",
+    "Start its server (DAGSTER_POSTGRES_URL names it). Backups from the shell need it too; sets are safe and can be "
+    "listed, verified and restored from the shell without it.",
+)
+
+
+def is_of_the_history(error: BaseException | None) -> bool:
+    """Return whether an error comes from a lost connection to the database of Dagster's history."""
+    while error is not None:
+        if isinstance(error, (OperationalError, InterfaceError)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 class Guard:
@@ -66,9 +84,32 @@ class Guard:
         elif (own := await self._own(asked, scope, receive)) is not None:
             await own(scope, receive, send)
         elif self._is_open(scope):
-            await self._inner(scope, receive, send)
+            await self._pass_on(asked, scope, receive, send)
         else:
             await self._ask_for_password(asked, scope, receive, send)
+
+    async def _pass_on(self, asked: Asked, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let Dagster answer; where its history cannot be reached, say so instead of a bare `Internal Server Error`."""
+        held: list[Message] = []
+
+        async def sending(message: Message) -> None:
+            if held or (message["type"] == "http.response.start" and message["status"] == 500):
+                held.append(message)
+            else:
+                await send(message)
+
+        try:
+            await self._inner(scope, receive, sending)
+        except Exception as error:
+            if not held or not is_of_the_history(error):
+                for message in held:
+                    await send(message)
+                raise
+            LOG.error("Dagster's history cannot be reached: %s", type(error).__name__)
+            await _refuse(HISTORY_GONE, asked, scope, receive, send)
+            return
+        for message in held:
+            await send(message)
 
     def _asked(self, scope: Scope) -> Asked:
         headers: dict[str, str] = {}

@@ -210,3 +210,14 @@ def test_a_file_that_another_process_removed_is_made_anew_and_no_event_is_lost(d
         instance.report_engine_event("written after the removal", run)
         with dg.DagsterInstance.from_ref(instance.get_ref()) as other:
             assert [entry.message for entry in other.all_logs(run_id)] == ["written after the removal"]
+
+
+def test_a_history_server_that_is_down_is_said_at_once_and_without_its_password() -> None:
+    from backup_pipeline.errors import SourceError
+    from backup_pipeline.orchestration.storage import require_history
+
+    require_history({})
+    with pytest.raises(SourceError, match="history cannot be reached") as caught:
+        require_history({"DAGSTER_POSTGRES_URL": "postgresql://dagster:hidden-word@127.0.0.1:1/dagster"})
+    assert "hidden-word" not in str(caught.value)
+    assert "DAGSTER_POSTGRES_URL" in str(caught.value)

@@ -7,7 +7,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import requests
 import uvicorn
+from sqlalchemy import create_engine
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
@@ -27,6 +29,15 @@ async def _page(request: Request) -> PlainTextResponse:
     return PlainTextResponse(f"inside: {request.url.path}?{request.url.query}")
 
 
+async def _history(_: Request) -> PlainTextResponse:
+    with create_engine("postgresql+psycopg2://u:hidden-word@127.0.0.1:1/d").connect():
+        return PlainTextResponse("never")
+
+
+async def _fault(_: Request) -> PlainTextResponse:
+    raise ValueError("a fault of another kind")
+
+
 async def _socket(socket: WebSocket) -> None:
     await socket.accept()
     await socket.send_text("inside")
@@ -36,7 +47,12 @@ async def _socket(socket: WebSocket) -> None:
 @contextmanager
 def served(access: UiAccess) -> Iterator[str]:
     inner = Starlette(
-        routes=[WebSocketRoute("/graphql", _socket), Route("/{path:path}", _page, methods=["GET", "POST"])]
+        routes=[
+            Route("/history", _history),
+            Route("/fault", _fault),
+            WebSocketRoute("/graphql", _socket),
+            Route("/{path:path}", _page, methods=["GET", "POST"]),
+        ]
     )
     port = free_port()
     server = uvicorn.Server(uvicorn.Config(Guard(inner, access), host="127.0.0.1", port=port, log_level="error"))
@@ -121,8 +137,6 @@ def test_a_session_ends_when_it_is_not_used_and_guesses_are_forgotten() -> None:
 
 def test_the_cookie_is_secure_where_the_page_is_reached_by_tls() -> None:
     access = ui_access({"UI_PASSWORD": PASSWORD, "UI_URL": "https://ui.example.org"}, "127.0.0.1")
-    import requests
-
     with served(access) as address:
         headers = {"Host": "ui.example.org", "Origin": "https://ui.example.org"}
         answer = requests.post(f"{address}/login", {"password": PASSWORD, "next": "//evil.example"}, headers=headers,
@@ -130,3 +144,14 @@ def test_the_cookie_is_secure_where_the_page_is_reached_by_tls() -> None:
     assert answer.status_code == 303
     assert answer.headers["Location"] == "/"
     assert "Secure" in answer.headers["Set-Cookie"]
+
+
+def test_a_history_that_cannot_be_reached_is_said_in_words() -> None:
+    with served(ui_access({}, "127.0.0.1")) as address:
+        page = requests.get(f"{address}/history", headers={"Accept": "text/html"}, timeout=30)
+        assert page.status_code == 503
+        assert "history cannot be reached" in page.text
+        assert "hidden-word" not in page.text
+        assert "DAGSTER_POSTGRES_URL" in requests.get(f"{address}/history", timeout=30).json()["remedy"]
+        # Another fault stays what it is.
+        assert requests.get(f"{address}/fault", timeout=30).status_code == 500
