@@ -67,15 +67,15 @@ def capture_sqlite(context: CaptureContext, settings: SqliteSource) -> Iterator[
             record = record.model_copy(update={"started_at": started_at, "finished_at": context.now()})
             context.writer.write_record(record)
             yield record
-            utf8 = {table.name: text_is_utf8(connection, table) for table in tables}
         chosen = [table for table in tables if _selected(settings.tables, f"{SCHEMA}.{table.name}")]
         stems = file_stems(context.source, [(SCHEMA, table.name) for table in chosen])
         for table in chosen:
             stem = stems[SCHEMA, table.name]
             place = f"{settings.path}: table {table.name}"
-            lenient = not utf8[table.name]
-            with _told_of(place, copy), opened(copy, immutable=True, lenient=lenient) as connection:
-                export = SqliteTableExport(context, settings, connection, table, stem, utf8[table.name])
+            with _told_of(place, copy), opened(copy, immutable=True) as connection:
+                utf8 = text_is_utf8(connection, table)
+            with _told_of(place, copy), opened(copy, immutable=True, lenient=not utf8) as connection:
+                export = SqliteTableExport(context, settings, connection, table, stem, utf8)
                 record = export.run()
             context.writer.write_record(record)
             yield record

@@ -10,6 +10,7 @@ from backup_pipeline.errors import SetNotFoundError
 from backup_pipeline.model.backup_set import BackupSet, SetState
 from backup_pipeline.model.manifest import Purpose
 from backup_pipeline.model.set_id import SetId, is_set_id, set_time
+from backup_pipeline.operations.site_identity import claim_store
 from backup_pipeline.settings.site import Site
 from backup_pipeline.stores.local import LocalStore
 from backup_pipeline.tools.files import give_mode
@@ -53,6 +54,7 @@ def plan_lock(
 
     Raises:
         LockError: somebody else still holds it; names the holder.
+        RefusedError: the store is another site's.
         StoreError: the store's folder cannot be made or written.
     """
     store = open_store(site, plan_name)
@@ -62,6 +64,7 @@ def plan_lock(
         store.folder / LOCK_NAME, purpose=purpose, owner=owner, wait_seconds=wait, on_wait=on_wait
     ) as holder:
         give_mode(store.folder / LOCK_NAME, store.file_mode)
+        claim_store(site, store)
         yield holder
 
 

@@ -171,12 +171,17 @@ def _bytes(store: Store, set_id: SetId, path: str) -> bytes | None:
         return None
 
 
+def _saw_the_sealed_manifest(proof: Proof) -> bool:
+    """Whether a result vouches for the manifest that it saw; one that found it changed speaks of that moment only."""
+    return proof.passed or not any(finding.subject.endswith(MANIFEST_NAME) for finding in proof.findings)
+
+
 def _manifest_findings(store: Store, known: BackupSet, digest: str, present: dict[str, int]) -> list[Finding]:
     """Return what is wrong with the manifest and the records beside it."""
     found = []
     if known.manifest is None:
         found.append(Finding(subject=MANIFEST_NAME, problem=known.problem or "cannot be read", remedy=_DAMAGED))
-    if any(proof.manifest_sha256 != digest for proof in known.proofs):
+    if any(proof.manifest_sha256 != digest for proof in known.proofs if _saw_the_sealed_manifest(proof)):
         found.append(
             Finding(
                 subject=MANIFEST_NAME, problem="has changed since an earlier verification or drill", remedy=_DAMAGED

@@ -45,6 +45,11 @@ class Document:
         return FileFault(self.line_of(path), path, what)
 
 
+_MOST_NODES = 200_000
+MOST_BYTES = 4 << 20
+"""A larger settings file is a mistake: another file under that name."""
+
+
 def read_document(text: str) -> Document:
     """Parse YAML; what cannot be parsed comes back as faults with `data` None."""
     loader = yaml.SafeLoader(text)
@@ -52,6 +57,8 @@ def read_document(text: str) -> Document:
         node = loader.get_single_node()
         if node is None:
             return Document(None, {}, (FileFault(1, (), "the file is empty; it needs sources and plans"),))
+        if _expanded(node, {}) > _MOST_NODES:
+            return Document(None, {}, (FileFault(1, (), "its aliases stand for more than any settings hold"),))
         faults = _duplicates(node)
         data = loader.construct_document(node)
     except yaml.YAMLError as error:
@@ -63,6 +70,19 @@ def read_document(text: str) -> Document:
     lines: dict[FieldPath, int] = {}
     _note_lines(node, (), lines, 0)
     return Document(data, lines, faults)
+
+
+def _expanded(node: yaml.Node, known: dict[int, int]) -> int:
+    """Return how many nodes a document has when every alias is written out; some lines can stand for billions."""
+    if id(node) not in known:
+        known[id(node)] = 1  # an alias that holds itself is another fault's matter
+        inner: list[yaml.Node] = []
+        if isinstance(node, yaml.MappingNode):
+            inner = [part for pair in node.value for part in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            inner = node.value
+        known[id(node)] = min(1 + sum(_expanded(part, known) for part in inner), _MOST_NODES + 1)
+    return known[id(node)]
 
 
 def _duplicates(node: yaml.Node) -> tuple[FileFault, ...]:

@@ -17,7 +17,7 @@ from pydantic import ValidationError as PydanticError
 from backup_pipeline.errors import SettingsError
 from backup_pipeline.settings.coherence import coherence_faults
 from backup_pipeline.settings.diagnosis import field_faults
-from backup_pipeline.settings.document import FileFault, read_document
+from backup_pipeline.settings.document import MOST_BYTES, FileFault, read_document
 from backup_pipeline.settings.env_template import TEMPLATE_VARIABLES
 from backup_pipeline.settings.site import Site
 from backup_pipeline.settings.types import SiteSettings
@@ -86,6 +86,11 @@ def _read_settings(file: Path) -> SiteSettings:
 
 def _diagnosed(file: Path) -> tuple[SiteSettings | None, list[FileFault]]:
     try:
+        if file.stat().st_size > MOST_BYTES:
+            raise SettingsError(
+                f"This is no settings file: it has {file.stat().st_size / 1e6:,.0f} MB.", where=str(file),
+                remedy="Name the right file with --config.",
+            )  # fmt: skip
         text = file.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"

@@ -51,6 +51,9 @@ _FAILED = ".failed.json"
 _DONE = ".done.json"
 _OTHER_MEANING = ("failed", "done")
 _LONGEST_NAME = 180
+_LARGEST_MANIFEST = 128 << 20
+"""Some 40,000 tables; what is read for a manifest takes ten times as much memory."""
+_LARGEST_RECORD = 16 << 20
 
 
 def _json(value: BaseModel) -> bytes:
@@ -212,6 +215,11 @@ class LocalSetWriter:
             else:
                 part.unlink(missing_ok=True)
         data = _json(manifest)
+        if len(data) > _LARGEST_MANIFEST:
+            raise StoreError(
+                f"The manifest would have {len(data) / 1e6:,.0f} MB and could not be read again.", where=str(place),
+                remedy="Spread the sources over several plans.",
+            )  # fmt: skip
         # The manifest vouches for every artefact; this vouches for the manifest and the records (`sha256sum -c`).
         records = sorted((self._folder / _RECORDS).glob("*.json"))
         sums = {MANIFEST_NAME: data} | {f"{_RECORDS}/{path.name}": read_ordinary(path) for path in records}
@@ -231,7 +239,7 @@ def _open(place: Path) -> BinaryIO:
 
 def _read_record(path: Path) -> ArtefactRecord:
     try:
-        return ArtefactRecord.model_validate_json(read_ordinary(path))
+        return ArtefactRecord.model_validate_json(read_ordinary(path, at_most=_LARGEST_RECORD))
     except (OSError, PydanticError) as error:
         raise StoreError(
             "This record cannot be read.",
@@ -379,7 +387,7 @@ class LocalStore:
     def _read_manifest(self, folder: Path) -> tuple[Manifest | None, str]:
         path = folder / MANIFEST_NAME
         try:
-            data = read_ordinary(path)
+            data = read_ordinary(path, at_most=_LARGEST_MANIFEST)
         except FileNotFoundError:
             return None, ""
         except OSError as error:
@@ -408,7 +416,7 @@ class LocalStore:
         found, damaged = [], []
         for path in sorted((folder / PROOFS_FOLDER).glob("*.json")):
             try:
-                found.append(read_proof(read_ordinary(path), set_id))
+                found.append(read_proof(read_ordinary(path, at_most=_LARGEST_MANIFEST), set_id))
             except (OSError, ValueError):  # pydantic's and json's errors among them
                 damaged.append(path.name)
         return tuple(found), tuple(damaged)
@@ -439,7 +447,12 @@ class LocalStore:
 
     def add_proof(self, set_id: SetId, proof: Proof) -> None:
         """Add a result to the set's `proofs/` folder."""
-        folder = make_folder_in(self.path_of(set_id), PROOFS_FOLDER, self._folder_mode)
+        # Where a link stands in its place the verification names it, and that result must not be lost for it.
+        folder = self.path_of(set_id) / PROOFS_FOLDER
+        try:
+            make_folder(folder, self._folder_mode)
+        except OSError as error:
+            raise translate_os_error(error, folder) from error
         write_atomically(folder / proof_file_name(proof), proof_as_bytes(proof), mode=self._file_mode)
 
     def remove(self, set_id: SetId) -> None:

@@ -226,10 +226,17 @@ def open_ordinary(path: Path) -> BinaryIO:
     return file
 
 
-def read_ordinary(path: Path) -> bytes:
-    """Return a file's content. OSError: as in `open_ordinary`."""
+LARGEST_DOCUMENT = 256 << 20
+"""Bytes that a document (a manifest of 50,000 tables) has at most: what is larger is not read into memory."""
+
+
+def read_ordinary(path: Path, *, at_most: int = LARGEST_DOCUMENT) -> bytes:
+    """Return a file's content. OSError: as in `open_ordinary`, and EFBIG where it has more than `at_most` bytes."""
     with open_ordinary(path) as file:
-        return file.read()
+        data = file.read(at_most + 1) if (size := os.fstat(file.fileno()).st_size) <= at_most else b""
+    if size > at_most or len(data) > at_most:
+        raise OSError(errno.EFBIG, f"It has {size / 1e6:,.0f} MB, more than a document can have", str(path))
+    return data
 
 
 def append_line(path: Path, line: str, *, mode: int = 0o600) -> None:

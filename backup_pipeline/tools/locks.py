@@ -33,6 +33,7 @@ from backup_pipeline.tools.files import read_ordinary, translate_os_error
 HEARTBEAT_SECONDS = 15.0
 FOREIGN_STALE_SECONDS = 600.0
 FRESH_SECONDS = 3 * HEARTBEAT_SECONDS
+_LARGEST = 64 << 10
 
 
 class Holder(BaseModel):
@@ -109,7 +110,7 @@ def _clock_offset() -> float:
 def read_holder(path: Path) -> Holder | None:
     """Return who holds the lock at `path`; None when nobody does or the file cannot be understood."""
     try:
-        return Holder.model_validate_json(read_ordinary(path))
+        return Holder.model_validate_json(read_ordinary(path, at_most=_LARGEST))
     except (OSError, ValueError):
         return None
 

@@ -25,6 +25,7 @@ Value = None | int | float | str | bytes
 Row = tuple[Value, ...]
 
 BUSY_SECONDS = 60.0
+_SMALLEST_LIMIT = 16 << 20
 _MAGIC = b"SQLite format 3\0"
 SIDECARS = ("-wal", "-shm", "-journal")
 """What stands beside a database file and belongs to it: never to another one put in its place."""
@@ -46,6 +47,12 @@ def translate_sqlite_error(error: sqlite3.Error, path: Path | str) -> BackupSyst
             where=str(path),
             remedy="Inspect it with `sqlite3 FILE 'PRAGMA integrity_check'`; restore an older set, or save what can be "
             "read with `sqlite3 FILE .recover`.",
+        )
+    if "too big" in text:
+        return SourceError(
+            "A generated column makes up a value that is larger than its whole file.",
+            where=str(path),
+            remedy="Leave that table out of the export: `tables: {exclude: [main.TABLE]}`; the copy has it.",
         )
     if "locked" in text or "busy" in text:
         return UnreachableError(
@@ -140,6 +147,9 @@ def opened(path: Path, *, immutable: bool = False, lenient: bool = False) -> Ite
     try:
         connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=BUSY_SECONDS, factory=Reader)
         with contextlib.closing(connection):
+            # No stored value is larger than its file; what a generated column makes up could fill the memory.
+            most = max(_SMALLEST_LIMIT, min(path.stat().st_size, connection.getlimit(sqlite3.SQLITE_LIMIT_LENGTH)))
+            connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, most)
             if immutable:
                 learn(connection)
             if lenient:

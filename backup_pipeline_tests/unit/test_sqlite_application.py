@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from backup_pipeline.artefacts.sqlite import capture_sqlite
+from backup_pipeline.errors import SourceError
 from backup_pipeline.model.record import ArtefactRecord
 from backup_pipeline.restore.sqlite import restore_sqlite
-from backup_pipeline.settings.types import SqliteSource
+from backup_pipeline.settings.types import SqliteSource, TableSelection
 from backup_pipeline.stores.local import LocalSetWriter
 from backup_pipeline_tests.archive_sets import NOW, check_of, context_of, new_set
 
@@ -100,3 +101,19 @@ def test_damage_is_found_beside_what_only_the_application_can_check(tmp_path: Pa
     broken = capture(new_set(tmp_path), path)["copy"]
     check = check_of(broken, "integrity_check")
     assert (check.passed, "row 2 missing from index sqlite_autoindex_ordinary_1" in check.summary) == (False, True)
+
+
+def test_a_column_that_makes_up_gigabytes_is_refused_and_can_be_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "app.db"
+    connection = sqlite3.connect(path)
+    connection.executescript(ORDINARY + "create table t (a, b generated always as (zeroblob(900000000)))")
+    connection.execute("insert into t (a) values (1)")
+    connection.commit()
+    connection.close()
+    with pytest.raises(SourceError, match=r"app\.db: table t: A generated column makes up .*exclude"):
+        capture(new_set(tmp_path), path)
+    writer = new_set(tmp_path, number=1)
+    source = SqliteSource(kind="sqlite", path=path, tables=TableSelection(include=("main.*",), exclude=("main.t",)))
+    records = list(capture_sqlite(context_of(writer, "app"), source))
+    assert [record.key[-1] for record in records if not record.failed_checks] == ["copy", "child", "ordinary"]
+    restore_sqlite(writer.open, records, tmp_path / "restored.db", now=NOW)

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from backup_pipeline.errors import StoreError
+from backup_pipeline.errors import SettingsError, StoreError
 from backup_pipeline.model.restore import RestoreOptions
+from backup_pipeline.operations import site_identity
 from backup_pipeline.operations.backup import BackupRun, RunIdentity
 from backup_pipeline.operations.known_tables import known_tables, remember_tables
 from backup_pipeline.operations.restore import apply_restore, plan_restore
 from backup_pipeline.operations.run_log import append_run_line
-from backup_pipeline.operations.stores import open_store, resolve_set
+from backup_pipeline.operations.stores import open_store, plan_lock, resolve_set
 from backup_pipeline.operations.verify import verify_set
+from backup_pipeline.settings.loader import load_site
 from backup_pipeline.tools.files import append_line, read_ordinary
 from backup_pipeline_tests.sites import TestSite
 from backup_pipeline_tests.unit.invented_sets import make_set
@@ -120,3 +124,101 @@ def test_latest_passes_over_sets_whose_time_has_not_come(tmp_path: Path) -> None
     assert resolve_set(site.site, "nightly/latest") == ("nightly", past)
     soon = make_set(store, now + timedelta(minutes=1))
     assert resolve_set(site.site, "nightly/latest") == ("nightly", soon)
+
+
+def test_a_store_of_another_site_is_neither_written_nor_cleaned_up(tmp_path: Path) -> None:
+    keeps_one = SETTINGS.replace("sources: [files]", "sources: [files], retention: {keep_last: 1}")
+    shared = f"store: {tmp_path}/shared\n{keeps_one}"
+    sites = []
+    for name in ("one", "two"):
+        (tmp_path / name / "files").mkdir(parents=True)
+        (tmp_path / name / "files" / "a").write_text(name)
+        site = TestSite(tmp_path / name)
+        site.write(shared)
+        sites.append(site)
+        # As outside of containers, where these tests may run and commands have processes of their own.
+        (site.folder / ".site-id").write_text(f"{len(sites)}" * 32)
+    one, two = sites
+    store = open_store(one.site, "nightly")
+    with plan_lock(one.site, "nightly", "first", 0):
+        pass
+    made = tuple(make_set(store, datetime.now(UTC) - timedelta(days=days)) for days in (2, 1))
+    for command in (("backup", "nightly"), ("cleanup", "nightly", "--yes")):
+        refused = two.run(*command)
+        assert (refused.code, f"another site ({one.folder}" in refused.err + refused.out) == (8, True), refused
+    assert store.ids() == made
+    assert two.run("list", "--json").code == two.run("show", "nightly/latest").code == 0
+    with plan_lock(one.site, "nightly", "again", 0):
+        pass
+    one.folder.rename(tmp_path / "moved")
+    with plan_lock(TestSite(tmp_path / "moved").site, "nightly", "moved", 0):
+        pass
+    (store.folder / ".site.json").unlink()
+    with plan_lock(two.site, "nightly", "adopts", 0):
+        pass
+    assert two.run("cleanup", "nightly", "--yes").code == 0
+    assert store.ids() == made[1:]
+
+
+def test_a_site_makes_its_identity_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(site_identity, "_IN_A_CONTAINER", ())
+    site = TestSite(tmp_path)
+    site.write(SETTINGS)
+    made = set()
+    for _ in range(2):
+        with plan_lock(site.site, "nightly", "here", 0):
+            made.add((tmp_path / ".site-id").read_text())
+    (identity,) = made
+    assert identity.strip() in (site.site.store_folder("nightly") / ".site.json").read_text()
+
+
+def test_a_site_that_can_keep_no_identity_is_not_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(site_identity, "_IN_A_CONTAINER", (tmp_path,))
+    site = TestSite(tmp_path)
+    site.write(SETTINGS)
+    store = open_store(site.site, "nightly")
+    store.prepare()
+    (store.folder / ".site.json").write_text('{"site": "of somebody else"}')
+    with plan_lock(site.site, "nightly", "here", 0):
+        assert not (tmp_path / ".site-id").exists()
+
+
+def test_a_manifest_that_is_again_what_was_sealed_is_good_again(tmp_path: Path) -> None:
+    site, set_id = site_with_a_set(tmp_path)
+    manifest = site.site.store_folder("nightly") / set_id / "manifest.json"
+    sealed = manifest.read_bytes()
+    for proven_before in (False, True):
+        assert not proven_before or verify_set(site.site, "nightly", set_id).passed
+        for changed in (sealed + b" ", sealed[:-5], b""):
+            manifest.write_bytes(changed)
+            assert not verify_set(site.site, "nightly", set_id).passed
+        manifest.write_bytes(sealed)
+        assert verify_set(site.site, "nightly", set_id).findings == ()
+        assert open_store(site.site, "nightly").read(set_id).verified
+    # Somebody who changes manifest and checksums alike is still found by what an earlier verification saw.
+    changed = sealed.replace(b'"partial": false', b'"partial":  false')
+    manifest.write_bytes(changed)
+    sums = manifest.parent / "records" / "sealed.sha256"
+    old, new = (hashlib.sha256(data).hexdigest() for data in (sealed, changed))
+    sums.write_text(sums.read_text().replace(old, new))
+    assert "has changed since" in str(verify_set(site.site, "nightly", set_id).findings)
+
+
+def test_documents_beyond_any_size_are_refused_before_they_are_read(tmp_path: Path) -> None:
+    site, set_id = site_with_a_set(tmp_path)
+    folder = site.site.store_folder("nightly") / set_id
+    with (folder / "manifest.json").open("r+b") as manifest:
+        manifest.truncate(300 << 20)
+    known = open_store(site.site, "nightly").read(set_id)
+    assert (known.manifest, "has 315 MB, more than a document can have" in known.problem) == (None, True)
+    (tmp_path / "backup.yaml").write_text(
+        "a: &a [x, x, x, x, x, x, x, x, x]\n"
+        + "".join(f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in pairwise("abcdefghij"))
+        + SETTINGS
+    )
+    with pytest.raises(SettingsError, match="its aliases stand for more than any settings hold"):
+        load_site(tmp_path)
+    with (tmp_path / "backup.yaml").open("r+b") as settings:
+        settings.truncate(300 << 20)
+    with pytest.raises(SettingsError, match="no settings file: it has 315 MB"):
+        load_site(tmp_path)
