@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections import Counter
@@ -33,6 +34,7 @@ NAMED_AT_MOST = 20
 LISTING_SUFFIX = ".listing.jsonl.gz"
 TARBALL_SUFFIX = ".tar.gz"
 _TRIES = 2
+_SHOWN = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,7 @@ class _Found:
     counts: Counter[str] = field(default_factory=Counter)
     bytes: int = 0
     allocated: int = 0
+    too_long: bool = False
     named: dict[str, list[str]] = field(default_factory=dict)
     by_root: dict[str, Counter[str]] = field(default_factory=dict)
     again: list[tuple[str, str]] = field(default_factory=list)
@@ -155,7 +158,9 @@ def _write(
     context: CaptureContext, roots: tuple[Root, ...], archive: TarballWriter, lines: IO[bytes], found: _Found
 ) -> None:
     def unreadable(path: str, error: OSError) -> None:
-        found.note("unreadable", f"{path} ({error.strerror})")
+        found.too_long = found.too_long or error.errno == errno.ENAMETOOLONG
+        short = path if len(path) <= _SHOWN else f"{path[: _SHOWN // 2]}…{path[-_SHOWN // 2 :]}"
+        found.note("unreadable", f"{short} ({error.strerror})")
 
     for root in roots:
         here = found.by_root.setdefault(root.prefix, Counter())
@@ -245,7 +250,10 @@ def _refuse_unreadable(found: _Found, label: str) -> None:
         raise SourceError(
             f"{count} files or folders cannot be read: {', '.join(named)}{rest}.",
             where=label,
-            remedy="Give this user the right to read them, or run as one who may.",
+            remedy="A path is longer than the system allows: shorten folders' names, or make a deeper folder a source "
+            "of its own."
+            if found.too_long
+            else "Give this user the right to read them, or run as one who may.",
         )
 
 

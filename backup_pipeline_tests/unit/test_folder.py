@@ -322,3 +322,19 @@ def test_a_tarball_written_by_another_program_is_compared_member_by_member(tmp_p
     place.write_bytes(gzip.compress(plain))
     (finding,) = inspect_folder(writer.open, record)
     assert "private/a.txt" in finding.subject
+
+
+def test_a_path_longer_than_the_system_allows_is_named_as_that(tmp_path: Path) -> None:
+    root = buckets(tmp_path / "storage")
+    folder = os.open(root, os.O_RDONLY)
+    for _ in range(20):
+        os.mkdir("n" * 250, dir_fd=folder)
+        deeper = os.open("n" * 250, os.O_RDONLY, dir_fd=folder)
+        os.close(folder)
+        folder = deeper
+    os.close(folder)
+    with pytest.raises(SourceError, match="name too long") as refused:
+        capture(new_set(tmp_path), settings(root))
+    assert "shorten" in refused.value.remedy
+    assert len(str(refused.value)) < 1500
+    shutil.rmtree(root)
