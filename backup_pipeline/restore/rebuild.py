@@ -26,7 +26,7 @@ from backup_pipeline.tools.postgres.databases import (
     server_facts,
 )
 from backup_pipeline.tools.postgres.psql import run_plain_dump
-from backup_pipeline.tools.postgres.restore_archive import archive_holds, archive_path, run_archive
+from backup_pipeline.tools.postgres.restore_archive import archive_holds, archive_path, archive_tablespaces, run_archive
 from backup_pipeline.tools.postgres.restore_check import drop_subscriptions, tables_of
 from backup_pipeline.tools.postgres.restore_input import plain_sql
 from backup_pipeline.tools.postgres.restore_load import Skip, analyze_database, load_plain_dump
@@ -101,6 +101,8 @@ def rebuild_database(
             archive = None if careful or skip is not None or not facts.superuser else archive_path(file)
             if archive is not None and archive_holds(archive, client, OWNED_BY_SUPERUSERS):
                 archive = None  # pg_restore cannot leave a line out
+            if archive is not None and not archive_tablespaces(archive, client) <= facts.tablespaces:
+                archive = None
             if archive is not None:
                 count = jobs or default_jobs()
                 warnings = run_archive(archive, target, client, jobs=count, settings=session_settings(count))

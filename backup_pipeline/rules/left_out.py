@@ -32,6 +32,7 @@ class LineKind(StrEnum):
     SUBSCRIPTION = "subscription"
     ON_PLATFORM = "on a platform's table"
     SUPERUSERS_OWNER = "owner that must be a superuser"
+    TABLESPACE = "tablespace"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,9 @@ _PATTERNS: tuple[tuple[LineKind, re.Pattern[str]], ...] = tuple(
 # The server wants a superuser as their owner (publications: of all tables or of schemas): all that one may be refused.
 OWNED_BY_SUPERUSERS = ("EVENT TRIGGER", "FOREIGN DATA WRAPPER", "PUBLICATION")
 _SUPERUSERS_OWNER = re.compile(rf"ALTER (?:{'|'.join(OWNED_BY_SUPERUSERS)}) {_NAME} OWNER TO {_NAME};\Z", re.DOTALL)
+_TABLESPACE = re.compile(rf"SET default_tablespace = {_NAME};\Z")
+# "invalid value for parameter": there is no such tablespace.
+_INVALID_VALUE = "22023"
 _REFUSED, _UNDEFINED_OBJECT = "42501", "42704"
 # What rights are about may belong to an extension that was left out.
 _ALSO_MISSING = frozenset({"42883", "42P01", "3F000"})
@@ -92,6 +96,10 @@ class LeftOut:
 
     def take(self, statement: bytes, sqlstate: str) -> bool:
         """Return whether a refused statement is left out; False means that the restore must end."""
+        if sqlstate == _INVALID_VALUE and (found := _TABLESPACE.match(statement.decode("utf-8", "replace"))):
+            # The session stays with the database's own.
+            self.lines.append(Line(LineKind.TABLESPACE, unquoted(found[1])))
+            return True
         if self.superuser:
             return self._take_as_superuser(statement, sqlstate)
         line = line_of(statement)
@@ -123,6 +131,7 @@ _WORDS = {
     LineKind.PUBLICATION: "publications left out, which this role may not create or change",
     LineKind.SUBSCRIPTION: "subscriptions left out, which this role may not create",
     LineKind.ON_PLATFORM: "triggers and policies on the platform's tables left out, which this role may not create",
+    LineKind.TABLESPACE: "tables and indexes are in the database's own tablespace, because the server has not got",
     LineKind.SUPERUSERS_OWNER: "owner left as the restoring role, because the recorded one is no superuser here",
 }
 
@@ -217,6 +226,9 @@ def without_left_out(expected: Catalog, found: Catalog, lines: Sequence[Line], u
                        ("extension", LineKind.EXTENSION)):  # fmt: skip
         for side in (wanted, have):
             side[kind] = {n: t for n, t in side.get(kind, {}).items() if unquoted(n) not in subjects[line]}
+    if subjects[LineKind.TABLESPACE]:
+        for side in (wanted, have):
+            side["table"] = {n: t.replace(", in a tablespace", "") for n, t in side.get("table", {}).items()}
     gone = {f"{kind} {subject}" for kind in (LineKind.EVENT_TRIGGER, LineKind.PUBLICATION, LineKind.SUBSCRIPTION)
             for subject in subjects[kind]}  # fmt: skip
     for kind in ("other owner", "other comment"):

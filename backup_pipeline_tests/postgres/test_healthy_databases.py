@@ -308,3 +308,25 @@ def test_names_are_read_in_the_encoding_that_the_dump_is_written_in(
     options = RestoreOptions(mode=RestoreMode.UPSERT)
     plan = plan_restore(site.site, "nightly", set_id, "shop", options)
     assert [(c.table, c.insert) for c in plan.tables] == [("public.tä", 4)]
+
+
+def test_a_table_in_a_tablespace_is_restored_where_there_is_none_and_that_is_said(
+    installed_database: Database, installed_server: EmbeddedServer, server: EmbeddedServer, tmp_path: Path
+) -> None:
+    # Inside of the server's own folder, which it may write.
+    with connected(installed_server.target()) as connection:
+        connection.execute("set allow_in_place_tablespaces = on")
+        connection.execute("create tablespace \"fast disk\" location ''")
+    target = installed_database("""create table slow (a integer primary key);
+        create table t (a integer primary key) tablespace "fast disk"; insert into t values (1);
+        create index i on slow (a) tablespace "fast disk"; create table last (a integer)""")
+    dump, archive, expected = dump_of(target), dump_of(target, "--format=custom"), expectation_of(target)
+    assert drill_database(opened(dump), expected, installed_server.target()).skipped == []
+    file = tmp_path / "t.dump"
+    file.write_bytes(archive)
+    for open_dump in (opened(dump), lambda: file.open("rb")):
+        outcome = drill_database(open_dump, expected, server.target())
+        assert outcome.findings == []
+        assert "own tablespace, because the server has not got: fast disk" in str(outcome.skipped)
+    drop_database(target)
+    run_alone(installed_server.target(), 'drop tablespace "fast disk"')

@@ -70,6 +70,7 @@ class ServerFacts:
     databases: frozenset[str]
     may_create_roles: bool = False
     may_become: frozenset[str] = frozenset()
+    tablespaces: frozenset[str] = frozenset()
 
 
 @contextlib.contextmanager
@@ -110,6 +111,7 @@ def server_facts(target: PostgresTarget) -> ServerFacts:
             roles=_names(connection, "select rolname from pg_catalog.pg_roles"),
             extensions=_names(connection, "select name from pg_catalog.pg_available_extensions"),
             databases=_names(connection, "select datname from pg_catalog.pg_database"),
+            tablespaces=_names(connection, "select spcname from pg_catalog.pg_tablespace"),
             # Since version 16 being a member does not always allow to act as the role.
             may_become=_names(
                 connection,

@@ -5,11 +5,13 @@ It reads no meta-commands; which archives and clients fit is decided by the call
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import BinaryIO
 
 from backup_pipeline.errors import SourceError
+from backup_pipeline.model.catalog import unquoted
 from backup_pipeline.tools import processes
 from backup_pipeline.tools.postgres.clients import PostgresClient
 from backup_pipeline.tools.postgres.restore_input import CUSTOM_MAGIC
@@ -32,6 +34,17 @@ def archive_holds(path: Path, client: PostgresClient, kinds: Collection[str]) ->
     """
     contents = processes.run([client.program("pg_restore"), "--list", path]).stdout.decode("utf-8", "replace")
     return any(f" {kind} " in line for line in contents.splitlines() for kind in kinds)
+
+
+def archive_tablespaces(path: Path, client: PostgresClient) -> frozenset[str]:
+    """Return the tablespaces that the archive's tables and indexes are made in, but for the database's own.
+
+    Raises:
+        ToolError: pg_restore cannot read it.
+    """
+    contents = processes.run([client.program("pg_restore"), "--schema-only", "--file=-", path]).stdout
+    names = re.findall(rb"^SET default_tablespace = ([^';]+|\"[^\n]+\");$", contents, re.MULTILINE)
+    return frozenset(unquoted(name.decode("utf-8", "replace")) for name in names)
 
 
 def run_archive(

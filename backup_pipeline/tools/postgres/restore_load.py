@@ -32,6 +32,7 @@ LARGE_TABLE = 16 << 20
 WORTH_FREEZING = 1 << 19
 _SET = re.compile(rb"(SET\s(?!SESSION AUTHORIZATION)|SELECT pg_catalog\.set_config\('search_path', '', false\);)")
 _NAME = rb'(?:"(?:[^"]|"")+"|[^\s".]+)'
+_TABLESPACE = b"SET default_tablespace = "
 _KEY = re.compile(
     rb"ALTER TABLE (?:ONLY )?(?P<table>" + _NAME + rb"\." + _NAME + rb")\s+ADD CONSTRAINT " + _NAME
     + rb" (?:PRIMARY KEY|UNIQUE|EXCLUDE) "
@@ -102,6 +103,10 @@ class _Loader:
             return
         self._end_run()
         # A session setting concerns every connection; anything else runs once.
+        if statement.body.startswith(_TABLESPACE):
+            # Where the named one is not to be had, the one before it must not stay.
+            for connection in self._pool.connections:
+                execute_statement(connection, _TABLESPACE + b"'';", self._target)
         for connection in self._pool.connections if _SET.match(statement.body) else [self._first]:
             execute_statement(connection, statement.body, self._target, self._tolerate)
 
