@@ -23,7 +23,7 @@ from typing import BinaryIO
 
 from backup_pipeline.artefacts.capture import CaptureContext
 from backup_pipeline.artefacts.folder_tarball import NAMED_AT_MOST, Root, capture_tarball, inspect_tarball
-from backup_pipeline.artefacts.repository_checks import archive_checks, outcome, repository_checks
+from backup_pipeline.artefacts.repository_checks import archive_checks, outcome, repository_checks, volume_check
 from backup_pipeline.artefacts.repository_inspection import inspect_archive, inspect_bundle, written_name
 from backup_pipeline.errors import SourceError, ToolError
 from backup_pipeline.model.base import JsonValue
@@ -32,6 +32,7 @@ from backup_pipeline.model.progress import Progress
 from backup_pipeline.model.proof import Finding
 from backup_pipeline.model.record import ArtefactKind, ArtefactRecord, FileRecord, ToolRecord
 from backup_pipeline.settings.types import RepositorySource
+from backup_pipeline.tools.docker import copy_volume, require_volumes
 from backup_pipeline.tools.git import Commit, Repository, TreeEntry, is_lfs_pointer
 from backup_pipeline.tools.git_bundle import bundle_header
 from backup_pipeline.tools.git_refs import References, read_references
@@ -70,10 +71,11 @@ def capture_repository(context: CaptureContext, settings: RepositorySource) -> I
     Raises:
         SourceError: not a repository, no commit yet, objects that a partial clone never fetched, or an asked-for `.env`
             or volume is missing.
-        ToolError: git is missing or cannot read the repository.
+        ToolError: Docker's client cannot read a named volume; git is missing or cannot read the repository.
     """
     repository = Repository(settings.path)
     extras = _extras(settings)
+    require_volumes(settings.captured_docker_volumes)
     seen = _look(repository)
     if seen.head is not None:
         yield _capture_archive(context, settings, repository, seen, seen.head)
@@ -91,6 +93,27 @@ def capture_repository(context: CaptureContext, settings: RepositorySource) -> I
             details={"env": settings.include_env, "volumes": volumes},
             collapse=settings.collapse,
         )
+    for name in settings.captured_docker_volumes:
+        yield _capture_docker_volume(context, settings, name)
+
+
+def _capture_docker_volume(context: CaptureContext, settings: RepositorySource, name: str) -> ArtefactRecord:
+    with context.writer.scratch() as folder:
+        place = folder / "volume"
+        place.mkdir(mode=0o700)
+        left_out = copy_volume(name, place)
+        record = capture_tarball(
+            context,
+            key=(context.source, f"volume_{name}"),
+            stem=f"{context.source}_volume_{name}",
+            roots=(Root("", place),),
+            label=f"docker volume {name}",
+            details={"docker_volume": name, "left_out": left_out},
+            collapse=settings.collapse,
+        )
+    record = record.model_copy(update={"checks": (*record.checks, volume_check(record.details.get("files"), left_out))})
+    context.writer.write_record(record)
+    return record
 
 
 def _look(repository: Repository) -> Seen:
@@ -245,7 +268,7 @@ def _facts(settings: RepositorySource, seen: Seen) -> dict[str, str]:
         "branch": _branch(seen.refs) or "detached",
         "commit": seen.head.commit[:7] if seen.head else "none",
         "env": "yes" if settings.include_env else "no",
-        "volumes": "yes" if settings.captured_volumes else "no",
+        "volumes": "yes" if settings.captured_volumes or settings.captured_docker_volumes else "no",
     }
 
 

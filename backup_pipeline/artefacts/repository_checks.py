@@ -81,6 +81,20 @@ def _worktrees(refs: References) -> CheckResult:
     )
 
 
+def volume_check(files: object, left_out: int) -> CheckResult:
+    """Return the check on a Docker volume: it holds files, and nothing but files and folders."""
+    told = [] if files else ["The volume is empty."]
+    if left_out:
+        told.append(f"{left_out} links, sockets or devices are not captured.")
+    return CheckResult(
+        name="volume_captured_whole",
+        passed=not told,
+        severity=Severity.WARN,
+        summary=" ".join(told) or f"{files} files.",
+        numbers={"left_out": left_out},
+    )
+
+
 def _paths(name: str, paths: Sequence[str], summary: str) -> CheckResult:
     return CheckResult(
         name=name,

@@ -185,7 +185,7 @@ def _restore(chosen: Chosen, target: Path, now: datetime, progress: ProgressSink
         case _:
             from backup_pipeline.restore.repository import restore_repository
 
-            extras = next((r for r in chosen.records if r.kind is ArtefactKind.FOLDER_TARBALL), None)
+            extras = next((r for r in chosen.records if r.key[-1] == "extras"), None)
             return restore_repository(chosen.open, record, target, now=now, extras=extras)[0]
 
 

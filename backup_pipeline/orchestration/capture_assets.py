@@ -80,12 +80,14 @@ def fixed_artefacts(name: str, source: Source) -> list[tuple[tuple[str, ...], Ar
             return [((name, "copy"), ArtefactKind.SQLITE_COPY)]
         case FolderSource():
             return [((name, "tarball"), ArtefactKind.FOLDER_TARBALL)]
-        case RepositorySource(include_env=extras, captured_volumes=volumes):
+        case RepositorySource(include_env=extras, captured_volumes=volumes, captured_docker_volumes=named):
             keys: list[tuple[tuple[str, ...], ArtefactKind]] = [
                 ((name, "archive"), ArtefactKind.REPOSITORY_ARCHIVE),
                 ((name, "bundle"), ArtefactKind.REPOSITORY_BUNDLE),
             ]
-            return [*keys, ((name, "extras"), ArtefactKind.FOLDER_TARBALL)] if extras or volumes else keys
+            if extras or volumes:
+                keys.append(((name, "extras"), ArtefactKind.FOLDER_TARBALL))
+            return [*keys, *(((name, f"volume_{each}"), ArtefactKind.FOLDER_TARBALL) for each in named)]
 
 
 def expected_artefacts(site: Site, plan: str, name: str) -> list[tuple[tuple[str, ...], ArtefactKind]]:

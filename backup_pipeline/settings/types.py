@@ -247,18 +247,25 @@ class RepositorySource(SourceSettings):
     """Also capture `.env`, which holds secrets."""
     volumes: tuple[Path, ...] = ()
     """Folders outside git to capture with it, named one by one."""
+    docker_volumes: Names = ()
+    """Docker's named volumes to capture with it (`docker volume ls`), read through its client."""
     include_volumes: bool = True
     """Whether the volumes are captured; `backup --include-volumes` and `--no-include-volumes` decide it for one run."""
 
     @property
     def names_volumes(self) -> bool:
         """Whether there is a volume that could be captured."""
-        return bool(self.volumes)
+        return bool(self.volumes or self.docker_volumes)
 
     @property
     def captured_volumes(self) -> tuple[Path, ...]:
         """The folders that are captured with it."""
         return self.volumes if self.include_volumes else ()
+
+    @property
+    def captured_docker_volumes(self) -> tuple[str, ...]:
+        """The named volumes that are captured with it."""
+        return self.docker_volumes if self.include_volumes else ()
 
     @model_validator(mode="after")
     def _zip_name(self) -> RepositorySource:
