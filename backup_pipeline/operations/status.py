@@ -12,15 +12,18 @@ from zoneinfo import ZoneInfo
 
 from backup_pipeline.errors import BackupSystemError
 from backup_pipeline.model.backup_set import SetState
+from backup_pipeline.model.incident import IncidentKind
 from backup_pipeline.model.manifest import Purpose
 from backup_pipeline.model.proof import ProofKind
 from backup_pipeline.model.set_id import SetId, is_set_id
+from backup_pipeline.operations.alerts_state import read_state
 from backup_pipeline.operations.disks import disks_of
 from backup_pipeline.operations.listing import ListedSet, list_plan
 from backup_pipeline.operations.orders_standing import archive_problems
 from backup_pipeline.operations.present_files import files_not_there, in_words
 from backup_pipeline.operations.run_log import RUN_LOG_NAME
 from backup_pipeline.operations.stores import is_whole_backup, open_store
+from backup_pipeline.rules.incidents import incident_key
 from backup_pipeline.rules.overdue import next_time, overdue
 from backup_pipeline.rules.retention import Verdict, decide, facts_of, problem_of
 from backup_pipeline.rules.trend import SizedSet, Trend, trend_of
@@ -217,6 +220,7 @@ def _problems(site: Site, status: PlanStatus, verdict: Verdict, now: datetime) -
                     f"backup-pipeline show {status.last_good.name} lists them.",
                 )
             )
+    found += _failed_runs(site, status)
     if verdict.held:
         found.append(
             Problem(
@@ -236,6 +240,22 @@ def _problems(site: Site, status: PlanStatus, verdict: Verdict, now: datetime) -
                 "Free space, give the store a larger disk, or keep fewer sets.",
             )
         )
+    return found
+
+
+def _failed_runs(site: Site, status: PlanStatus) -> list[Problem]:
+    """Return the runs that failed since all was well, which no set shows; `alerts list` has them too."""
+    found = []
+    since = status.last_good.known.started_at if status.last_good else None
+    for incident in read_state(site).open:
+        if incident.plan != status.plan or incident.kind is not IncidentKind.RUN_FAILED:
+            continue
+        backup = incident.key == incident_key(IncidentKind.RUN_FAILED, status.plan, "backup")
+        if backup and since is not None and incident.opened_at < since:
+            continue
+        reason = f" {incident.reason}" if incident.reason else ""
+        what = f"{incident.what}{reason} (since {incident.opened_at:%Y-%m-%d %H:%M} UTC)"
+        found.append(Problem("error", what, incident.remedy))
     return found
 
 

@@ -146,3 +146,23 @@ def test_the_command_tells_the_same_as_text_and_as_json(site, nights, capsys):
     assert plan["last_good"]["set"] == nights[-1]
     assert plan["last_proven"] == nights[0]
     assert plan["growth_bytes_per_day"] == 100
+
+
+def test_runs_that_failed_are_told_by_status_and_by_the_incidents_alike(site, nights):
+    from backup_pipeline.operations import alerts
+
+    def note(work: str, succeeded: bool, minute: int) -> None:
+        moment = at(f"2026-11-21 11:{minute}")
+        alerts.notify_run_finished(site, "nightly", succeeded=succeeded, work=work, reason="no server", at=moment)
+
+    note("undo of shop", False, 10)
+    note("backup", False, 11)
+    assert "error: The undo of shop failed. no server (since 2026-11-21 11:10 UTC)" in told(site)
+    assert "error: The backup failed. no server" in told(site)
+    # Another source's undo says nothing of this one's.
+    note("undo of desk", True, 12)
+    note("backup", True, 13)
+    assert "The undo of shop failed." in told(site)
+    assert "The backup failed." not in told(site)
+    note("undo of shop", True, 14)
+    assert told(site) == ""
