@@ -35,10 +35,6 @@ ELSEWHERE = {
         "changes this machine",
         "unit/test_deployment.py::test_systemd_accepts_the_units",
     ),
-    r"^backup-pipeline schedule (install|remove)\b": (
-        "changes the crontab of whoever runs the tests",
-        "acceptance/test_schedule.py::test_a_crontab_gets_the_sites_lines_and_keeps_all_others",
-    ),
     r"^docker/pin-digests$": (
         "needs an engine and the network",
         "unit/test_deployment.py::test_digests_are_written_into_every_file_and_written_anew",
