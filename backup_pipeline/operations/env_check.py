@@ -22,6 +22,7 @@ from backup_pipeline.rules.environment import (
     secret_faults,
     unfilled_faults,
 )
+from backup_pipeline.settings.env_template import TEMPLATE_VARIABLES
 from backup_pipeline.settings.loader import ENV_NAME
 from backup_pipeline.settings.site import Site
 from backup_pipeline.settings.types import OrdersSource, PostgresSource
@@ -140,7 +141,10 @@ def check_environment(site: Site, *, now: datetime, production: bool = False) ->
 def _unfilled(site: Site, judged: Sequence[EnvironmentFault]) -> list[EnvironmentFault]:
     """Return a fault for each other variable of `.env` that is a placeholder: other programs read them too."""
     names = {name for fault in judged for name in fault.where.split(" or ")}
-    return unfilled_faults(read_env_file(site.folder / ENV_NAME), names)
+    values = read_env_file(site.folder / ENV_NAME)
+    # The template's own examples stand for variables that this site may not need; those that it needs are judged.
+    names |= {variable.name for variable in TEMPLATE_VARIABLES if values.get(variable.name) == variable.example}
+    return unfilled_faults(values, names)
 
 
 def _optional_needs(site: Site) -> list[Need]:

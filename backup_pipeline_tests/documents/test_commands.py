@@ -137,9 +137,9 @@ def test_the_targets_of_make_call_what_exists() -> None:
         if (words := command.words) and words[0] == "make"
     }
     assert {"demo", "test", "check"} <= targets
-    for target in sorted({*targets, "up", "clean-demo"}):
+    for target in sorted({*targets, "up", "clean-demo", "backup", "status", "restore"}):
         # One looks for a fitting Python by itself; to do that for each takes longer than all else here.
-        given = [] if target == "test" else [f"PYTHON={sys.executable}"]
+        given = [] if target == "test" else [f"PYTHON={sys.executable}", "SOURCE=supabase", "PLAN=nightly"]
         done = subprocess.run(["make", "-n", target, *given], cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         programs = re.findall(r"\.venv/bin/([\w-]+)", done.stdout)
