@@ -238,3 +238,10 @@ def test_housekeeping_runs_by_itself_only_where_the_variable_is_set() -> None:
     assert schedule.default_status is dg.DefaultScheduleStatus.RUNNING
     with pytest.raises(SettingsError, match="BACKUP_PIPELINE_KEEP_RUNS_DAYS"):
         housekeeping_definitions(environment={"BACKUP_PIPELINE_KEEP_RUNS_DAYS": "soon"})
+
+
+def test_restores_and_undos_are_told_by_source(site: Site) -> None:
+    for work in ("undo", "restore"):
+        config = {"ops": {f"nightly__{work}": {"config": {"source": "shop", "confirm": "x"}}}}
+        run = dg.DagsterRun(job_name=f"nightly_{work}", run_config=config, tags={PLAN_TAG: "nightly"})
+        assert subject_of(site, run) == ("nightly", f"{work} of shop")
