@@ -29,6 +29,7 @@ GUIDE = Path(__file__).parents[2] / "docs" / "guide-trading-and-repository.md"
 TABLES = ("signals", "orders", "trades", "positions", "portfolio_snapshots")
 API_SECRET = "mexc-4711-secret"
 SETTINGS = """\
+store: ../Claire_Backups
 timezone: Europe/Berlin
 sources:
   trading:
