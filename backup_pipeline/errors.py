@@ -22,6 +22,7 @@ class ExitCode(IntEnum):
     NOT_FOUND = 7
     REFUSED = 8
     STORE = 9
+    NOT_DRILLABLE = 10
     INTERRUPTED = 130
     TERMINATED = 143
 

@@ -350,6 +350,7 @@ def _inspect_parquet(
 ) -> Iterator[Finding]:
     with open_file(file.path) as stream:
         table = ParquetTable(stream, file.path)
+        table.check_sizes(record.rows, file.size)
         yield from _column_findings(file.path, table.schema, record.columns)
         rows = sum(piece.num_rows for piece in table.pieces()) if table.schema.names else table.rows
     if rows != record.rows:

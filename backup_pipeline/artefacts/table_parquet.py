@@ -23,6 +23,10 @@ _LEVEL = 1
 _SAMPLE = 20_000
 _SAMPLE_BYTES = 64 << 20
 _REPEATING = 0.3
+# Row groups are written at some 12 MB, more only where a single row is larger. Text compresses a hundredfold at most
+# before somebody means harm.
+_LARGEST_ROW_GROUP = 256 << 20
+_MOST_EXPANSION = 200
 
 
 class Output(Protocol):
@@ -76,6 +80,14 @@ class ParquetSink:
 
 def _is_short(kind: pa.DataType) -> bool:
     return bool(pa.types.is_primitive(kind) or pa.types.is_decimal(kind))
+
+
+def _bytes_of(kind: pa.DataType) -> float:
+    """Return the bytes that a value of a type takes at least."""
+    try:
+        return float(max(1, kind.bit_width)) / 8
+    except ValueError:
+        return 4.0
 
 
 def repeating_columns(table: pa.Table) -> list[str]:
@@ -136,6 +148,36 @@ class ParquetTable:
         """Rows of the file."""
         noted = (self.schema.metadata or {}).get(ROWS_WITHOUT_COLUMNS)
         return int(noted) if noted is not None else int(self._file.metadata.num_rows)
+
+    def check_sizes(self, rows: int | None, size: int) -> None:
+        """Hold what the footer claims against the record, before anything is decoded.
+
+        Args:
+            rows: as recorded; None where that was not.
+            size: bytes of the file, as recorded.
+
+        Raises:
+            ValidationError: other rows, or pieces larger than a file of this size can hold.
+        """
+        footer = self._file.metadata
+        if rows is not None and self.rows != rows:
+            raise ValidationError(
+                f"It holds {self.rows} rows, the record says {rows}.",
+                where=self._name,
+                remedy="Use another set.",
+            )
+        groups = [footer.row_group(at) for at in range(footer.num_row_groups)]
+        most = max((group.total_byte_size for group in groups), default=0)
+        # A row takes room in memory however well it is compressed: a billion times nothing is a line of the file.
+        width = sum(_bytes_of(field.type) for field in self.schema)
+        decoded = max((group.num_rows for group in groups), default=0) * width
+        if (most > _LARGEST_ROW_GROUP and most > size * _MOST_EXPANSION) or decoded > _LARGEST_ROW_GROUP:
+            most = max(most, int(decoded))
+            raise ValidationError(
+                f"A row group of {most:,} bytes in a file of {size:,} bytes is not what a backup writes.",
+                where=self._name,
+                remedy="Use another set.",
+            )
 
     def pieces(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
         """Yield the rows, one row group at a time; every page (of the named columns) is decompressed and decoded."""

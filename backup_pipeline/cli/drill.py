@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from backup_pipeline.cli.common import ConfigOption, JsonOption, console, exit_with, load, print_json, shown_progress
 from backup_pipeline.errors import ExitCode
+
+if TYPE_CHECKING:
+    from backup_pipeline.model.proof import Proof
 
 
 def register(app: typer.Typer) -> None:
@@ -24,13 +27,15 @@ def drill(
 ) -> None:
     """Prove a set: restore everything in it, compare every row and object, remove the copy.
 
-    The scratch server is DRILL_DATABASE_URL, or an embedded PostgreSQL of a fitting version. Nothing of the site is
-    touched. Exit code 6 when the set is not proven.
+    The scratch server is DRILL_DATABASE_URL, or one of our own, run by an installed PostgreSQL that has what the set
+    needs, or by the embedded one. Nothing of the site is touched. Exit code 6 when the set is not proven, 10 when this
+    machine lacks what it needs.
 
     Examples: `backup-pipeline drill nightly/latest` · `backup-pipeline drill latest --json`
     """
     site = load(config)
     from backup_pipeline.cli.verify import as_document, print_proof
+    from backup_pipeline.model.proof import ProofOutcome
     from backup_pipeline.operations.drill import DRILL_VARIABLE, drill_set
     from backup_pipeline.operations.embedded import embedded_server_up
     from backup_pipeline.operations.stores import resolve_set
@@ -46,10 +51,16 @@ def drill(
         print_json(as_document(proof))
     else:
         print_proof(proof)
-        rows, tables = proof.numbers.get("rows", 0), proof.numbers.get("tables", 0)
-        console().print(
-            f"restored in {proof.numbers['rto_seconds']} s (RTO); data {proof.numbers['rpo_seconds'] / 3600:.1f} h old "
-            f"(RPO); {rows:,} rows of {tables} tables compared"
-        )
+        if proof.outcome is not ProofOutcome.NOT_HERE:
+            _print_figures(proof)
     if not proof.passed:
-        exit_with(ExitCode.CHECKS)
+        not_here = proof.outcome is ProofOutcome.NOT_HERE
+        exit_with(ExitCode.NOT_DRILLABLE if not_here else ExitCode.CHECKS)
+
+
+def _print_figures(proof: Proof) -> None:
+    rows, tables = proof.numbers.get("rows", 0), proof.numbers.get("tables", 0)
+    console().print(
+        f"restored in {proof.numbers['rto_seconds']} s (RTO); data {proof.numbers['rpo_seconds'] / 3600:.1f} h old "
+        f"(RPO); {rows:,} rows of {tables} tables compared"
+    )

@@ -14,6 +14,8 @@ from backup_pipeline.errors import BackupSystemError, ExitCode
 _OWN_MEANINGS = {
     ExitCode.OK: "All is well.",
     ExitCode.USAGE: "The command line was not understood: an unknown command or option, or a missing argument.",
+    ExitCode.NOT_DRILLABLE: "The set could not be drilled here: this machine lacks what it needs, which says nothing "
+    "against the set.",
     ExitCode.INTERRUPTED: "Stopped by Ctrl-C, or a question was answered with no.",
     ExitCode.TERMINATED: "Stopped by SIGTERM, as a service manager or `kill` sends it.",
 }

@@ -95,12 +95,18 @@ def _print_plan(plan: str, found: list[ListedSet], now: datetime) -> None:
     print_table(out, table)
     for one in found:
         for note in one.notes:
-            out.print(f"[red]![/] {one.known.set_id}  {escape(note)}")
+            mark = "[yellow]?[/]" if note.startswith("could not be drilled here") else "[red]![/]"
+            out.print(f"{mark} {one.known.set_id}  {escape(note)}")
 
 
 def _outcome(one: ListedSet, kind: ProofKind, *, holds: bool) -> str:
-    """Return yes, failed, or a dash where it was never tried (or what was found since has made it void)."""
+    """Return yes, failed, "not here" where this machine could not drill it, or a dash.
+
+    A dash stands where it was never tried, or where what was found since has made it void.
+    """
     if holds:
         return "[green]yes[/]"
     last = one.known.last_proof(kind)
+    if kind.value == "drill" and one.known.not_drilled_here and not (last and not last.passed):
+        return "[yellow]not here[/]"
     return "[red]failed[/]" if last and not last.passed else "–"

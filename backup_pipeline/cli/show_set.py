@@ -105,11 +105,15 @@ def _print(found: ListedSet, now: datetime) -> None:
     if known.problem:
         out.print(f"[red]damaged[/] {escape(known.problem)}")
     for proof in known.proofs:
-        what = "[green]passed[/]" if proof.passed else "[red]failed[/]"
+        style = {"passed": "green", "failed": "red"}.get(proof.outcome.value, "yellow")
+        what = f"[{style}]{proof.outcome.value}[/]"
         numbers = ", ".join(figure_text(name, value) for name, value in proof.numbers.items())
         out.print(f"{proof.kind.value} {what} {proof.finished_at:%Y-%m-%d %H:%M} UTC  [dim]{escape(numbers)}[/]")
         for finding in proof.findings:
             out.print(f"  {escape(finding.subject)}: {escape(finding.problem)}")
+        for missing in proof.missing_here:
+            out.print(f"  {escape(missing.subject)}: {escape(missing.problem)}")
+            out.print(f"    [dim]→ {escape(missing.remedy)}[/]")
 
 
 def _checks(record: ArtefactRecord) -> str:

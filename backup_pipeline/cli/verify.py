@@ -75,10 +75,14 @@ def print_proof(proof: Proof) -> None:
     good = "verified" if proof.kind == "verification" else "proven"
     seconds = (proof.finished_at - proof.started_at).total_seconds()
     head = f"[bold green]{good}[/]" if proof.passed else f"[bold red]not {good}[/]"
+    if proof.outcome.value == "could not be drilled here":
+        head = "[bold yellow]could not be drilled here, which says nothing against the set:[/]"
     size = f", {bytes_text(proof.numbers['bytes'])}" if "bytes" in proof.numbers else ""
     out.print(f"{head} {proof.plan}/{proof.set_id}: {len(proof.covered)} artefacts{size} in {seconds:.1f} s")
-    for finding in proof.findings:
-        out.print(f"  [red]✗[/] {escape(finding.subject)}: {escape(finding.problem)}")
+    marked = [("[red]✗[/]", finding) for finding in proof.findings]
+    marked += [("[yellow]?[/]", missing) for missing in proof.missing_here]
+    for mark, finding in marked:
+        out.print(f"  {mark} {escape(finding.subject)}: {escape(finding.problem)}")
         if finding.remedy:
             out.print(f"    [dim]{escape(finding.remedy)}[/]")
     for skipped in proof.skipped:

@@ -7,7 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from backup_pipeline.model.manifest import Draft, Failure, Manifest, Purpose
-from backup_pipeline.model.proof import Proof, ProofKind, time_of_proof_file
+from backup_pipeline.model.proof import Proof, ProofKind, ProofOutcome, time_of_proof_file
 from backup_pipeline.model.record import ArtefactRecord
 from backup_pipeline.model.set_id import SetId, set_time
 
@@ -58,8 +58,15 @@ class BackupSet:
         return self.manifest.size if self.manifest else sum(record.size for record in self.records)
 
     def last_proof(self, kind: ProofKind) -> Proof | None:
-        """Return the newest result of that kind, passed or not."""
-        return max((p for p in self.proofs if p.kind is kind), key=lambda p: p.finished_at, default=None)
+        """Return the newest result of that kind that says something about the set: it passed or failed."""
+        told = (p for p in self.proofs if p.kind is kind and p.outcome is not ProofOutcome.NOT_HERE)
+        return max(told, key=lambda p: p.finished_at, default=None)
+
+    @property
+    def not_drilled_here(self) -> Proof | None:
+        """The newest drill when this machine could not carry it out; None when a later one came to a result."""
+        newest = max((p for p in self.proofs if p.kind is ProofKind.DRILL), key=lambda p: p.finished_at, default=None)
+        return newest if newest is not None and newest.outcome is ProofOutcome.NOT_HERE else None
 
     @property
     def verified(self) -> bool:

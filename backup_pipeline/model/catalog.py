@@ -145,6 +145,8 @@ class Catalog(Frozen):
             (`definition`: what an object is beyond its own kind's text; `published`: what a publication holds; what
             is attached to an extension's tables).
         locale: None in catalogs of before it was recorded.
+        requirements: what a server needs for it beyond extensions: `xml`, `icu`, `lz4`, and `xml used by view app.v`;
+            empty in catalogs of before it was recorded.
         kinds: of LATER_KINDS those that were asked for; empty in catalogs of before.
         sequences: identity → state. Sequences are not transactional: a restored one may be further, never behind.
         roles: names of the roles that own something or are granted something here.
@@ -161,6 +163,7 @@ class Catalog(Frozen):
     sequences: dict[str, SequenceState] = Field(default_factory=dict)
     roles: tuple[str, ...] = ()
     kinds: tuple[str, ...] = ()
+    requirements: tuple[str, ...] = ()
 
     def table(self, schema: str, name: str) -> CatalogTable | None:
         """Return a table by its names, or None."""

@@ -22,6 +22,7 @@ class IncidentKind(StrEnum):
     CHECK_FAILED = "check_failed"
     OVERDUE = "overdue"
     NOT_PROVEN = "not_proven"
+    NOT_DRILLABLE = "not_drillable"
     DAMAGED = "damaged"
     RETENTION_REFUSED = "retention_refused"
     DISK_FILLING = "disk_filling"

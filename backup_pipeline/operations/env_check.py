@@ -117,6 +117,7 @@ def check_environment(site: Site, *, now: datetime, production: bool = False) ->
         now: the present moment by this machine's clock.
         production: count weak secrets and open modes as errors.
     """
+    from backup_pipeline.operations.env_check_drills import drill_faults
     from backup_pipeline.operations.env_check_machine import machine_faults
     from backup_pipeline.operations.env_check_servers import server_faults
 
@@ -133,6 +134,7 @@ def check_environment(site: Site, *, now: datetime, production: bool = False) ->
         *_target_faults(site, plans),
         *machine_faults(site, now),
         *server_faults(site, plans),
+        *drill_faults(site, plans),
     ]
     graded = dict.fromkeys(fault.graded(production=production) for fault in found)
     return sorted(graded, key=lambda fault: fault.severity is not Severity.ERROR)

@@ -5,12 +5,12 @@ Figures and words come from manifests, records and proofs; no artefact is opened
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from backup_pipeline.model.backup_set import BackupSet, SetState
-from backup_pipeline.model.proof import Proof, ProofKind
+from backup_pipeline.model.proof import Finding, ProofKind
 from backup_pipeline.model.record import ArtefactRecord, facts_of
 from backup_pipeline.operations.stores import LOCK_NAME, open_store, resolve_set
 from backup_pipeline.settings.site import Site
@@ -64,7 +64,9 @@ class ListedSet:
         for kind in ProofKind:
             last = self.known.last_proof(kind)
             if last and not last.passed:
-                notes.append(f"{kind.value} failed: {_first_finding(last)}")
+                notes.append(f"{kind.value} failed: {_first(last.findings)}")
+        if tried := self.known.not_drilled_here:
+            notes.append(f"could not be drilled here, which says nothing against the set: {_first(tried.missing_here)}")
         if self.known.damaged_proofs:
             notes.append("a file in proofs/ was changed: verify and drill the set again")
         return tuple(notes)
@@ -72,6 +74,7 @@ class ListedSet:
     def as_dict(self, now: datetime) -> dict[str, object]:
         """Return the set for `--json`: figures and times, no artefacts."""
         passed, failed = self.checks
+        tried = self.known.not_drilled_here
         return {
             "plan": self.known.plan,
             "set": self.known.set_id,
@@ -91,6 +94,7 @@ class ListedSet:
             "verified_at": _passed_at(self.known, ProofKind.VERIFICATION),
             "proven": self.known.proven,
             "proven_at": _passed_at(self.known, ProofKind.DRILL),
+            "missing_for_a_drill": [finding.model_dump() for finding in (tried.missing_here if tried else ())],
             "failures": [
                 {"artefact": ".".join(f.key), "what": f.what, "remedy": f.remedy} for f in self.known.failures
             ],
@@ -103,11 +107,11 @@ def _passed_at(known: BackupSet, kind: ProofKind) -> str | None:
     return last.finished_at.isoformat() if last and last.passed else None
 
 
-def _first_finding(proof: Proof) -> str:
-    if not proof.findings:
+def _first(found: Sequence[Finding]) -> str:
+    if not found:
         return "no finding recorded"
-    more = f" and {len(proof.findings) - 1} more" if len(proof.findings) > 1 else ""
-    return f"{proof.findings[0].subject}: {proof.findings[0].problem}{more}"
+    more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+    return f"{found[0].subject}: {found[0].problem}{more}"
 
 
 def list_plan(site: Site, plan: str) -> Iterator[ListedSet]:

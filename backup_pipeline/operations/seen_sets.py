@@ -27,13 +27,17 @@ _SEEN: dict[Path, dict[SetId, tuple[_Mark, SeenSet]]] = {}
 
 @dataclass(frozen=True, slots=True)
 class SeenSet:
-    """What was seen of a set: its facts, its bytes, whether it is the plan's whole backup, and its last proofs."""
+    """What was seen of a set: its facts, its bytes, whether it is the plan's whole backup, and its last proofs.
+
+    `not_drilled_here` is the newest drill when this machine could not carry it out.
+    """
 
     facts: SetFacts
     size: int
     whole: bool
     verification: Proof | None
     drill: Proof | None
+    not_drilled_here: Proof | None = None
 
 
 def seen_sets(store: LocalStore, *, running: bool) -> list[SeenSet]:
@@ -78,6 +82,7 @@ def _seen(known: BackupSet, *, running: bool) -> SeenSet:
         is_whole_backup(known),
         known.last_proof(ProofKind.VERIFICATION),
         known.last_proof(ProofKind.DRILL),
+        known.not_drilled_here,
     )
 
 

@@ -279,6 +279,17 @@ def _freshness(site: Site, status: PlanStatus, now: datetime) -> list[Problem]:
     )
     found = [Problem("error", f"Overdue. {late.reason}", f"Is the daemon running? {remedy}")] if late else []
     drill = f"backup-pipeline drill {status.plan}/latest proves the newest."
+    tried = next((one for one in reversed(status.sets) if one.known.not_drilled_here), None)
+    if tried is not None and (proof := tried.known.not_drilled_here) and not tried.known.proven:
+        missing = "; ".join(f"{one.subject}: {one.problem}" for one in proof.missing_here[:3])
+        remedy = next((one.remedy for one in proof.missing_here if one.remedy), drill)
+        found.append(
+            Problem(
+                "warning",
+                f"Set {tried.known.set_id} could not be drilled here, which says nothing against it: {missing}.",
+                remedy,
+            )
+        )
     if status.last_proven is None:
         found.append(Problem("warning", "No set is proven: none has been restored and compared.", drill))
     else:

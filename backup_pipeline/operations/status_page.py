@@ -240,6 +240,12 @@ def _charts(plan: PlanStatus) -> str:
     )
 
 
+def _proven(one: ListedSet) -> str:
+    if one.known.proven:
+        return "yes"
+    return "not here" if one.known.not_drilled_here else "–"
+
+
 def _table(plan: PlanStatus, now: datetime) -> str:
     if not plan.sets:
         return '<p class="empty">no sets yet</p>'
@@ -256,7 +262,7 @@ def _table(plan: PlanStatus, now: datetime) -> str:
             f"<tr><td>{one.known.set_id}</td><td{bad}>{one.known.state.value if state == 'failed' else state}</td>"
             f'<td class="n">{_age(now - one.known.started_at)}</td><td class="n">{short_bytes(one.known.size)}</td>'
             f'<td class="n">{one.rows:,}</td><td class="n">{passed} of {passed + failed}</td>'
-            f"<td>{'yes' if one.known.verified else '–'}</td><td>{'yes' if one.known.proven else '–'}</td>"
+            f"<td>{'yes' if one.known.verified else '–'}</td><td>{_proven(one)}</td>"
             f"<td>{note}</td></tr>"
         )
     heads = '<th>Set</th><th>State</th><th class="n">Age</th><th class="n">Size</th><th class="n">Rows</th>'

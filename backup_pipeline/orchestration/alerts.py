@@ -14,11 +14,13 @@ import dagster as dg
 from backup_pipeline.errors import BackupSystemError, RefusedError
 from backup_pipeline.model.backup_set import BackupSet
 from backup_pipeline.model.incident import Observation
+from backup_pipeline.model.proof import ProofKind
 from backup_pipeline.model.record import CheckResult, Severity
 from backup_pipeline.operations import alerts
 from backup_pipeline.operations.alerts_observe import observe_check, set_of_run
 from backup_pipeline.operations.alerts_state import read_state
 from backup_pipeline.orchestration.names import PLAN_TAG
+from backup_pipeline.orchestration.proof_assets import CHECK_OF
 from backup_pipeline.orchestration.run_subject import ASSET_JOB, operation_of
 from backup_pipeline.settings.site import Site
 
@@ -184,6 +186,8 @@ def _checks(site: Site, context: dg.RunStatusSensorContext, plan: str, at: datet
         if event is None:
             continue
         check = event.asset_check_evaluation_data
+        if check.check_name == CHECK_OF[ProofKind.DRILL] and check.severity is dg.AssetCheckSeverity.WARN:
+            continue  # a set that could not be drilled here: told from the store, as what it is
         path = check.asset_key.path
         owner = path[0] if path[0] in site.settings.plans else plan
         if path[0] == owner and len(path) > 1 and owner and path[1] in site.plan(owner).sources:

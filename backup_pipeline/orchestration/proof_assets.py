@@ -11,7 +11,7 @@ import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from backup_pipeline.model.manifest import Purpose
-from backup_pipeline.model.proof import Proof, ProofKind
+from backup_pipeline.model.proof import Proof, ProofKind, ProofOutcome
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.operations.stores import open_store
 from backup_pipeline.orchestration.chosen_partition import chosen_set
@@ -35,7 +35,13 @@ def proof_metadata(proof: Proof) -> dict[str, Any]:
         "seconds": round((proof.finished_at - proof.started_at).total_seconds(), 3),
         **proof.numbers,
     }
-    for name, found in (("what was found", proof.findings), ("what could not be looked at", proof.skipped)):
+    if proof.missing_here:
+        metadata["outcome"] = proof.outcome.value
+    for name, found in (
+        ("what was found", proof.findings),
+        ("what this machine lacks", proof.missing_here),
+        ("what could not be looked at", proof.skipped),
+    ):
         if found:
             metadata[name] = table_of([{"subject": f.subject, "problem": f.problem, "remedy": f.remedy} for f in found])
     return metadata
@@ -43,6 +49,9 @@ def proof_metadata(proof: Proof) -> dict[str, Any]:
 
 def proof_summary(proof: Proof) -> str:
     """Return a proof in one line."""
+    if proof.outcome is ProofOutcome.NOT_HERE:
+        missing = "; ".join(f"{one.subject}: {one.problem}" for one in proof.missing_here[:3])
+        return f"could not be drilled here, which says nothing against the set: {missing}"
     return f"{len(proof.covered)} artefacts looked at, {len(proof.findings)} findings"
 
 
@@ -67,6 +76,8 @@ def _proof_asset(
                 description=description,
                 partitions_def=sets_partitions(plan),
                 code_version="1",
+                # A set that could not be drilled here is neither proven nor failed: its partition stays as it was.
+                skippable=True,
             )
         ],
         check_specs=[dg.AssetCheckSpec(check, asset=key, description=description)],
@@ -81,9 +92,18 @@ def _proof_asset(
             raise failure_of(error) from None
         metadata = proof_metadata(proof)
         summary = proof_summary(proof)
+        not_here = proof.outcome is ProofOutcome.NOT_HERE
         yield dg.AssetCheckResult(
-            asset_key=key, check_name=check, passed=proof.passed, description=summary, metadata=metadata
+            asset_key=key,
+            check_name=check,
+            passed=proof.passed,
+            severity=dg.AssetCheckSeverity.WARN if not_here else dg.AssetCheckSeverity.ERROR,
+            description=summary,
+            metadata=metadata,
         )
+        if not_here:
+            context.log.warning(f"Set {plan}/{set_id} {summary}")
+            return
         if not proof.passed:
             first = proof.findings[0] if proof.findings else None
             raise dg.Failure(

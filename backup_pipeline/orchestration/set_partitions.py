@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence, Set
 
 import dagster as dg
 
-from backup_pipeline.model.proof import Proof, ProofKind
+from backup_pipeline.model.proof import Proof, ProofKind, ProofOutcome
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.operations.seen_sets import SeenSet, seen_sets
 from backup_pipeline.operations.stores import open_store
@@ -73,7 +73,7 @@ def proofs_of_no_run(sealed: Set[SetId], sets: Sequence[SeenSet]) -> dict[str, P
     """Return the last verification and drill of each sealed set that no run of Dagster made, by `<set>/<kind>`."""
     found = {}
     for one in sets:
-        for proof in (one.verification, one.drill):
+        for proof in (one.verification, one.not_drilled_here or one.drill):
             if proof is not None and not proof.run_id and proof.set_id in sealed:
                 found[f"{proof.set_id}/{proof.kind}"] = proof
     return found
@@ -89,6 +89,9 @@ def proof_events(proof: Proof) -> Iterator[dg.AssetMaterialization | dg.AssetChe
         asset_key=key,
         check_name=CHECK_OF[ProofKind(proof.kind)],
         passed=proof.passed,
+        severity=(
+            dg.AssetCheckSeverity.WARN if proof.outcome is ProofOutcome.NOT_HERE else dg.AssetCheckSeverity.ERROR
+        ),
         description=f"{proof.set_id}, from the shell: {proof_summary(proof)}",
         metadata=metadata,
     )

@@ -5,8 +5,9 @@ The same function serves drills and restores. Nothing is restored or decided her
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from backup_pipeline.model.catalog import Catalog, RolesDocument
@@ -15,15 +16,18 @@ from backup_pipeline.model.proof import Finding
 from backup_pipeline.model.record import Fingerprint
 from backup_pipeline.rules.catalog_difference import differences, not_comparable, printed_otherwise
 from backup_pipeline.rules.dump_limits import without_limits
-from backup_pipeline.rules.left_out import Line, told, without_left_out
+from backup_pipeline.rules.left_out import Line, LineKind, told, without_left_out
 from backup_pipeline.rules.locale_difference import locale_difference
 from backup_pipeline.rules.verification import fingerprint_findings
 from backup_pipeline.tools.postgres.databases import server_facts
+from backup_pipeline.tools.postgres.loading_role import LoadingRole
 from backup_pipeline.tools.postgres.restore_check import (
     catalog_of,
     fingerprint_in_order,
     fingerprints_of,
     large_objects_of,
+    servers_own_functions,
+    user_mappings_of,
 )
 from backup_pipeline.tools.postgres.target import PostgresTarget
 
@@ -62,6 +66,7 @@ def compare_database(
     left_out: Sequence[Line] = (),
     reparse: Callable[[], Catalog | None] | None = None,
     jobs: int = 2,
+    loading: LoadingRole | None = None,
     progress: ProgressSink = no_progress,
 ) -> Comparison:
     """Compare a database with what its backup recorded.
@@ -74,6 +79,7 @@ def compare_database(
         left_out: lines that the restoring role was refused; what follows from them is told as skipped.
         reparse: reads the dump's definitions on this server (`reparsed_by`); called when texts differ.
         jobs: connections.
+        loading: the role that loaded a drill's copy: what it may not see is asked for as the superuser.
         progress: told the number of tables compared.
     """
     began = time.monotonic()
@@ -97,9 +103,12 @@ def compare_database(
             )
     if expected.catalog is not None:
         wanted_objects, objects = expected.catalog, catalog_of(target)
+        if loading is not None:
+            wanted_objects, objects = _as_recorded(wanted_objects, objects, loading)
         if left_out:
-            user = server_facts(target).user
-            wanted_objects, objects = without_left_out(wanted_objects, objects, left_out, user)
+            user = loading.name if loading else server_facts(target).user
+            for who, lines in _by_holder(left_out, user, loading):
+                wanted_objects, objects = without_left_out(wanted_objects, objects, lines, who)
             skipped += [Finding(subject=REFUSED, problem=text) for text in told(left_out, user)]
         wanted_objects, objects, limits = without_limits(wanted_objects, objects)
         skipped += [*limits, *locale_difference(wanted_objects, objects)]
@@ -118,6 +127,46 @@ def compare_database(
     again = {(t.schema_name, t.name) for t in tables if t.leaf_of in found}
     rows = sum(mark.rows for name, mark in found.items() if isinstance(mark, Fingerprint) and name not in again)
     return Comparison(tuple(findings), tuple(skipped), len(found), rows, time.monotonic() - began)
+
+
+def _by_holder(lines: Sequence[Line], user: str, loading: LoadingRole | None) -> Iterator[tuple[str, Sequence[Line]]]:
+    """Yield the lines that were left out with the role that has what each is about."""
+    if loading is None:
+        yield user, lines
+        return
+    yield user, [line for line in lines if line.kind is not LineKind.SUPERUSERS_OWNER]
+    kept = [line for line in lines if line.kind is LineKind.SUPERUSERS_OWNER]
+    if kept:
+        yield loading.superuser.user, kept
+
+
+def _as_recorded(expected: Catalog, found: Catalog, loading: LoadingRole) -> tuple[Catalog, Catalog]:
+    """Return the catalogs with what only a superuser sees, and with the recorded roles in the places of stand-ins."""
+    objects = {kind: dict(texts) for kind, texts in found.objects.items()}
+    wanted = {kind: dict(texts) for kind, texts in expected.objects.items()}
+    if mappings := user_mappings_of(loading.superuser):
+        objects.setdefault("definition", {}).update(mappings)
+    for name in servers_own_functions(loading.target):
+        for kind in ("owner", "grant"):
+            if name in wanted.get(kind, {}) and name in objects.get(kind, {}):
+                objects[kind][name] = wanted[kind][name]
+    if loading.stand_ins:
+        for kind in ("owner", "other owner", "grant", "other grant", "default privilege"):
+            objects[kind] = {
+                _named(name, loading, quoted=True): "\n".join(sorted(_named(text, loading).split("\n")))
+                for name, text in objects.get(kind, {}).items()
+            }
+        for side in (wanted, objects):
+            # Their owners and rights are one digest.
+            side.get("other grant", {}).pop("large objects", None)
+    return expected.model_copy(update={"objects": wanted}), found.model_copy(update={"objects": objects})
+
+
+def _named(text: str, loading: LoadingRole, *, quoted: bool = False) -> str:
+    for role, stand_in in loading.stand_ins.items():
+        name = role if not quoted or re.fullmatch(r"[a-z_][a-z0-9_]*", role) else '"' + role.replace('"', '""') + '"'
+        text = re.sub(rf"{stand_in}(?![0-9])", lambda _, name=name: name, text)  # type: ignore[misc]
+    return text
 
 
 def _in_recorded_order(

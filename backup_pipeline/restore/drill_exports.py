@@ -57,6 +57,8 @@ def compare_exports(
                 profile = profile_table(connection, schema, table, hashable=types, partitioned=partitioned, utf8=utf8)
                 with open_file(path) as file:
                     parquet = ParquetTable(file, path)
+                    size = next(one.size for one in record.files if one.path == path)
+                    parquet.check_sizes(record.rows, size)
                     if not profile.columns:
                         exported = (parquet.rows, 0)
                         restored = (profile.fingerprint.rows, 0)

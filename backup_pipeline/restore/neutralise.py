@@ -38,6 +38,8 @@ _ABOUT = re.compile(
     rb"|SELECT pg_catalog\.setval\('([a-z_0-9]+)\."
     rb"|ALTER DEFAULT PRIVILEGES FOR ROLE \S+ IN SCHEMA ([a-z_0-9]+) "
 )
+# What a copy can do without where the server has not got it.
+WITHOUT = frozenset(APART)
 ACTING_ALONE = frozenset({"pg_cron", "pg_net"})
 
 

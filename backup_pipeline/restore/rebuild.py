@@ -14,8 +14,8 @@ from typing import BinaryIO
 from backup_pipeline.errors import BackupSystemError
 from backup_pipeline.model.catalog import DatabaseLocale
 from backup_pipeline.model.progress import ProgressSink, no_progress
-from backup_pipeline.rules.left_out import OWNED_BY_SUPERUSERS, LeftOut, Line
-from backup_pipeline.tools.postgres.clients import choose_client
+from backup_pipeline.rules.left_out import OWNED_BY_SUPERUSERS, LeftOut, Line, LineKind
+from backup_pipeline.tools.postgres.clients import PostgresClient, choose_client
 from backup_pipeline.tools.postgres.databases import (
     DatabaseProperties,
     apply_properties,
@@ -25,9 +25,15 @@ from backup_pipeline.tools.postgres.databases import (
     read_money_as,
     server_facts,
 )
+from backup_pipeline.tools.postgres.loading_role import LoadingRole, Steward, hand_over
 from backup_pipeline.tools.postgres.psql import run_plain_dump
 from backup_pipeline.tools.postgres.restore_archive import archive_holds, archive_path, archive_tablespaces, run_archive
-from backup_pipeline.tools.postgres.restore_check import drop_subscriptions, tables_of
+from backup_pipeline.tools.postgres.restore_check import (
+    drop_subscriptions,
+    provide_amcheck,
+    quiet_copy,
+    tables_of,
+)
 from backup_pipeline.tools.postgres.restore_input import plain_sql
 from backup_pipeline.tools.postgres.restore_load import Skip, analyze_database, load_plain_dump
 from backup_pipeline.tools.postgres.restore_pool import default_jobs, session_settings
@@ -48,6 +54,7 @@ class Rebuilt:
     warnings: tuple[str, ...] = ()
     left_out: tuple[Line, ...] = ()
     settings_left_out: tuple[str, ...] = ()
+    quieted: tuple[str, ...] = ()
 
 
 def rebuild_database(
@@ -62,6 +69,7 @@ def rebuild_database(
     jobs: int = 0,
     careful: bool = False,
     skip: Skip | None = None,
+    loading: LoadingRole | None = None,
     progress: ProgressSink = no_progress,
 ) -> Rebuilt:
     """Make the target's database, which must not exist, and load a dump into it; on failure it is dropped again.
@@ -77,6 +85,7 @@ def rebuild_database(
         jobs: connections.
         careful: one psql session instead.
         skip: tells which parts of the dump are left out (never with `careful`).
+        loading: the role that loads, where `target`'s own must not run what a dump brings along.
         progress: told the bytes loaded.
 
     Returns:
@@ -87,7 +96,7 @@ def rebuild_database(
     """
     began = time.monotonic()
     facts = server_facts(target)
-    left = LeftOut(facts.roles, superuser=facts.superuser)
+    left = LeftOut(facts.roles, superuser=facts.superuser and loading is None)
     client = choose_client(facts.major, safe_restore=True, at_least=written_by)
     create_database(target, like, encoding, locale)
     try:
@@ -95,6 +104,8 @@ def rebuild_database(
             read_money_as(target, locale.money)
         if comment:
             comment_on_database(target, comment)
+        if loading is not None:
+            return _loaded_by(loading, open_dump, client, left, began, jobs, skip, progress)
         warnings: tuple[str, ...] = ()
         size = 0
         with open_dump() as file:
@@ -121,6 +132,38 @@ def rebuild_database(
             drop_copy(target)
         raise
     return Rebuilt(target, time.monotonic() - began, size, warnings, tuple(left.lines), settings)
+
+
+def _loaded_by(
+    loading: LoadingRole,
+    open_dump: OpenDump,
+    client: PostgresClient,
+    left: LeftOut,
+    began: float,
+    jobs: int,
+    skip: Skip | None,
+    progress: ProgressSink,
+) -> Rebuilt:
+    """Load a dump as a role without superuser rights; what needs them is run beside it, when it is recognised."""
+    hand_over(loading)
+    with open_dump() as file, plain_sql(file, client) as reader, Steward(loading, left.take) as steward:
+        size = load_plain_dump(
+            reader, loading.target, jobs=jobs, skip=skip, tolerate=left.take, assistant=steward, progress=progress
+        ).data_bytes
+        seconds = time.monotonic() - began
+
+        def at_rest() -> None:
+            rest.extend(quiet_copy(loading.target, loading.superuser))
+            provide_amcheck(loading.superuser, loading.name)
+
+        rest: list[str] = []
+        steward.finish(at_rest)
+    kept = [Line(LineKind.SUPERUSERS_OWNER, f"{_bare(name)} to {role}") for name, role in steward.kept]
+    return Rebuilt(loading.target, seconds, size, left_out=(*left.lines, *kept), quieted=tuple(rest))
+
+
+def _bare(name: str) -> str:
+    return name[1:-1].replace('""', '"') if name.startswith('"') else name
 
 
 def drop_copy(target: PostgresTarget) -> None:

@@ -15,6 +15,7 @@ from backup_pipeline.errors import BackupSystemError
 from backup_pipeline.model.catalog import Catalog
 from backup_pipeline.restore.rebuild import OpenDump, rebuild_database
 from backup_pipeline.tools.postgres.databases import DatabaseProperties
+from backup_pipeline.tools.postgres.loading_role import LoadingRole
 from backup_pipeline.tools.postgres.restore_check import catalog_of
 from backup_pipeline.tools.postgres.restore_load import Skip
 from backup_pipeline.tools.postgres.restore_stream import CopyBlock, Statement
@@ -35,6 +36,7 @@ def reparsed_by(
     encoding: str = "",
     like: DatabaseProperties | None = None,
     skip: Skip | None = None,
+    loading: Callable[[PostgresTarget], LoadingRole] | None = None,
 ) -> Callable[[], Catalog | None]:
     """Return a function that reads the dump's definitions on this server and returns their catalog.
 
@@ -47,6 +49,7 @@ def reparsed_by(
         encoding: the backup's.
         like: the database whose encoding and collation the copy took over.
         skip: what was left out of the copy.
+        loading: makes the role that loads, where the server's own must not run what a dump brings along.
     """
 
     def without_rows(part: Statement | CopyBlock) -> bool:
@@ -55,10 +58,12 @@ def reparsed_by(
     def read() -> Catalog | None:
         try:
             with scratch_database(server) as target:
+                role = loading(target) if loading is not None else None
                 rebuild_database(
-                    open_dump, target, written_by=written_by, like=like, encoding=encoding, jobs=2, skip=without_rows
-                )
-                return catalog_of(target)
+                    open_dump, target, written_by=written_by, like=like, encoding=encoding, jobs=2, skip=without_rows,
+                    loading=role,
+                )  # fmt: skip
+                return catalog_of(role.target if role is not None else target)
         except BackupSystemError as error:
             if not error.permanent:
                 raise

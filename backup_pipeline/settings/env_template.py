@@ -116,7 +116,12 @@ TEMPLATE_VARIABLES: tuple[TemplateVariable, ...] = (
     TemplateVariable(
         "DRILL_DATABASE_URL", "Drills", "", Kind.DSN, DSN_EXAMPLE,
         "Scratch server into which drills restore, never a live one; its role makes and drops databases. Without it "
-        "an embedded PostgreSQL is started.",
+        "a server of our own is started, by an installed PostgreSQL that has what the set needs or the embedded one.",
+    ),
+    TemplateVariable(
+        "DRILL_TIMEOUT_SECONDS", "Drills", "", Kind.TEXT, "<SECONDS>",
+        "Seconds after which the drill of a database is ended; an hour and a second for each MB of its tables where it "
+        "is not set.",
     ),
     TemplateVariable(
         "ALERT_URLS", _ALERTS, "", Kind.URLS, "<mailtos://USER:PASSWORD@HOST?to=ADDRESS ntfys://HOST/TOPIC>",

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from backup_pipeline.errors import RefusedError, StoreError
+from backup_pipeline.model.proof import ProofKind, ProofOutcome
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.operations import drill as drilling
 from backup_pipeline.operations.drill import drill_set
+from backup_pipeline.restore.comparison import Expectation
+from backup_pipeline.rules.retention import problem_of
 from backup_pipeline.tools.postgres.databases import server_facts
 from backup_pipeline.tools.postgres.embedded import EmbeddedServer
+from backup_pipeline.tools.postgres.target import PostgresTarget
 from backup_pipeline_tests.postgres.restoring import NASTY, run, sealed_set
 from backup_pipeline_tests.sites import TestSite, dsn, write_storage
 
@@ -147,3 +153,46 @@ def test_a_set_that_was_never_sealed_is_refused(made: tuple[TestSite, SetId]) ->
             drill_set(site.site, "nightly", set_id)
     finally:
         manifest.write_bytes(data)
+
+
+def test_a_set_that_needs_what_this_machine_lacks_could_not_be_drilled_here_and_is_not_bad(
+    made: tuple[TestSite, SetId], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site, set_id = made
+    earlier = site.store("nightly").read(set_id)
+    recorded = drilling.expectation_of
+
+    def needing(*arguments: Any) -> Expectation:
+        known = recorded(*arguments)
+        assert known.roles is not None
+        return replace(known, roles=known.roles.model_copy(update={"extensions": {"vectorised_dreams": "1.0"}}))
+
+    monkeypatch.setattr(drilling, "expectation_of", needing)
+    proof = drill_set(site.site, "nightly", set_id)
+    assert (proof.passed, proof.findings) == (False, ())
+    assert proof.outcome is ProofOutcome.NOT_HERE
+    assert [one.subject for one in proof.missing_here] == ["nasty: extension vectorised_dreams"]
+    assert "apt-get install" in proof.missing_here[0].remedy
+    known = site.store("nightly").read(set_id)
+    assert known.proven == earlier.proven, "an earlier proof still counts"
+    assert known.last_proof(ProofKind.DRILL) == earlier.last_proof(ProofKind.DRILL)
+    assert problem_of(known) == problem_of(earlier), "clean-up does not call it bad"
+    listed = site.run("list")
+    assert "could not be drilled here" in listed.text
+    assert "Look at the disk" not in site.run("status").text
+
+
+def test_a_source_whose_dump_was_changed_is_never_loaded(made: tuple[TestSite, SetId]) -> None:
+    site, set_id = made
+    (path,) = (site.site.store_folder("nightly") / set_id).glob("nasty_db.*")
+    whole = path.read_bytes()
+    loaded: list[PostgresTarget] = []
+    try:
+        path.write_bytes(whole[:-1] + b"?")
+        proof = drill_set(site.site, "nightly", set_id, before_comparison=loaded.append)
+    finally:
+        path.write_bytes(whole)
+    assert loaded == []
+    assert proof.outcome is ProofOutcome.FAILED
+    assert "tables" not in proof.numbers
+    assert proof.numbers["files"] > 0, "the other source is drilled"

@@ -75,6 +75,7 @@ def read_catalog(connection: Connection[TupleRow]) -> Catalog:
         sequences=_sequences(connection),
         roles=_needed_roles(connection, {*objects["owner"].values(), *objects["other owner"].values()}),
         kinds=LATER_KINDS,
+        requirements=tuple(str(need) for (need,) in connection.execute(queries.REQUIREMENTS.encode())),
     )
 
 

@@ -35,6 +35,12 @@ select concat_ws(' ', i.type, i.identity), concat_ws(', ', {definition})
  where {_own(catalog, "o.oid")}{more}"""
 
 
+# Their values are passwords: only the names are compared.
+USER_MAPPINGS = """
+select format('user mapping %I on %I', m.usename, m.srvname),
+       (select string_agg(split_part(x, '=', 1), ',' order by x collate "C") from unnest(m.umoptions) x)
+  from pg_user_mappings m"""
+
 # What the dump says of an object beyond what `catalog_queries` asks. Only columns that versions 13 to 18 have, or that
 # are asked for by way of JSON, where a column that is not there is null.
 _DEFINITIONS = (
@@ -96,11 +102,7 @@ select format('table %I.%I', n.nspname, c.relname),
         "(select fdwname from pg_foreign_data_wrapper w where w.oid = o.srvfdw), o.srvtype, o.srvversion,"
         f" {sorted_options('o.srvoptions')}",
     ),
-    # Their values are passwords: only the names are compared.
-    """
-select format('user mapping %I on %I', m.usename, m.srvname),
-       (select string_agg(split_part(x, '=', 1), ',' order by x collate "C") from unnest(m.umoptions) x)
-  from pg_user_mappings m""",
+    USER_MAPPINGS,
     f"""
 select format('statistics %I.%I', n.nspname, o.stxname), to_jsonb(o) ->> 'stxstattarget'
   from pg_statistic_ext o join pg_namespace n on n.oid = o.stxnamespace

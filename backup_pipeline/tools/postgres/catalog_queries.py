@@ -391,3 +391,54 @@ DATABASE = """
 select pg_encoding_to_char(encoding), datcollate, datctype, to_jsonb(d), current_setting('lc_monetary')
   from pg_database d where datname = current_database()
 """
+
+# What the database needs of a server beyond extensions. Functions of XML are pinned, so no dependency names them: the
+# stored trees are searched for their numbers. A column that only some server of version 14 has is asked for by JSON.
+_XML_FUNCTIONS = """
+select string_agg(':funcid ' || p.oid || ' ', '|') from pg_proc p
+ where p.oid < 16384
+   and p.proname ~ '^(xpath|xpath_exists|xml_is_well_formed.*|xmlexists|(table|query|schema|database|cursor)_to_xml.*)$'
+"""
+REQUIREMENTS = f"""
+with used as (select '{{XMLEXPR|{{TABLEFUNC|' || ({_XML_FUNCTIONS}) as xml)
+select 'xml' where exists (
+  select from pg_class c join pg_namespace n on n.oid = c.relnamespace
+    join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+    join pg_type t on t.oid = a.atttypid
+   where {_USER} and c.relkind in ('r', 'p', 'm') and c.relpersistence <> 't'
+     and 142 in (t.oid, t.typelem, t.typbasetype))
+   or exists (select from pg_class c join pg_namespace n on n.oid = c.relnamespace
+               join pg_rewrite r on r.ev_class = c.oid cross join used
+              where {_USER} and c.relkind = 'm' and c.relispopulated and r.ev_action::text ~ used.xml)
+union
+select 'icu' where exists (
+  select from pg_collation o where o.collprovider = 'i' and (o.oid >= 16384 or exists (
+    select from pg_depend d where d.refclassid = 'pg_collation'::regclass and d.refobjid = o.oid))
+     and {_own("pg_collation", "o.oid")})
+   or exists (select from pg_attribute a join pg_collation o on o.oid = a.attcollation
+               join pg_class c on c.oid = a.attrelid join pg_namespace n on n.oid = c.relnamespace
+              where o.collprovider = 'i' and {_USER} and a.attnum > 0 and not a.attisdropped)
+union
+select 'lz4' where exists (
+  select from pg_attribute a join pg_class c on c.oid = a.attrelid join pg_namespace n on n.oid = c.relnamespace
+   where {_USER} and c.relkind in ('r', 'p', 'm') and not a.attisdropped and to_jsonb(a) ->> 'attcompression' = 'l')
+union
+select 'xml used by view ' || format('%I.%I', n.nspname, c.relname)
+  from pg_class c join pg_namespace n on n.oid = c.relnamespace join pg_rewrite r on r.ev_class = c.oid cross join used
+ where {_USER} and c.relkind = 'v' and c.relpersistence <> 't' and {_own("pg_class", "c.oid")}
+   and r.ev_action::text ~ used.xml
+union
+select 'xml used by index ' || i.indexrelid::regclass from pg_index i join pg_class c on c.oid = i.indrelid
+  join pg_namespace n on n.oid = c.relnamespace cross join used
+ where {_USER} and c.relpersistence <> 't' and concat(i.indexprs::text, i.indpred::text) ~ used.xml
+union
+select 'xml used by constraint ' || quote_ident(k.conname) || ' of ' || k.conrelid::regclass
+  from pg_constraint k join pg_namespace n on n.oid = k.connamespace cross join used
+ where {_USER} and k.contype = 'c' and k.conrelid <> 0 and k.conbin::text ~ used.xml
+union
+select 'xml used by column ' || x.adrelid::regclass || '.' || quote_ident(a.attname)
+  from pg_attrdef x join pg_attribute a on a.attrelid = x.adrelid and a.attnum = x.adnum
+  join pg_class c on c.oid = x.adrelid join pg_namespace n on n.oid = c.relnamespace cross join used
+ where {_USER} and c.relpersistence <> 't' and x.adbin::text ~ used.xml
+order by 1
+"""

@@ -64,10 +64,12 @@ def embedded_folders() -> list[Path]:
     return sorted(Path(spec.origin).parent.glob("pginstall*/bin"), reverse=True)
 
 
-def _candidates() -> list[Path]:
+def program_folders() -> list[Path]:
+    """Return where PostgreSQL's programs may be: named, Debian's, PGDG's, Homebrew's, on PATH, embedded."""
     named = [Path(p) for p in os.environ.get(CLIENT_FOLDERS_VARIABLE, "").split(os.pathsep) if p]
     debian = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-    other = [*Path("/usr").glob("pgsql-*/bin"), *Path("/opt/homebrew/opt").glob("postgresql@*/bin")]
+    brewed = [Path(place) for place in ("/opt/homebrew/opt", "/usr/local/opt", "/home/linuxbrew/.linuxbrew/opt")]
+    other = [*Path("/usr").glob("pgsql-*/bin"), *(f for p in brewed for f in sorted(p.glob("postgresql@*/bin")))]
     on_path = shutil.which("pg_dump")
     # Debian's /usr/bin/pg_dump is a wrapper that picks a version by itself: never that one.
     from_path = [Path(on_path).resolve().parent] if on_path and Path(on_path).resolve().name == "pg_dump" else []
@@ -90,7 +92,7 @@ def _version_of(folder: Path) -> tuple[int, int] | None:
 def installed_clients() -> list[PostgresClient]:
     """Return every usable set of programs, lowest major first; of one major the newest minor first."""
     seen: dict[Path, PostgresClient] = {}
-    for folder in _candidates():
+    for folder in program_folders():
         version = _version_of(folder)
         if version is not None:
             seen.setdefault(folder, PostgresClient(version, folder))

@@ -35,14 +35,19 @@ class _Account:
     gid: int
 
 
-def _unprivileged() -> _Account | None:
+# A scratch server loads what others wrote: not as the account that the machine's own PostgreSQL may run as.
+_ACCOUNTS = ("postgres", "nobody")
+_SCRATCH_ACCOUNTS = ("backup-pipeline", "nobody")
+
+
+def _unprivileged(names: tuple[str, ...] = _ACCOUNTS) -> _Account | None:
     """Return the account to run the server as when this process is root, else None."""
     if sys.platform == "win32" or os.geteuid() != 0:
         return None
     # Only here: Windows has no such module.
     import pwd
 
-    for name in ("postgres", "nobody"):
+    for name in names:
         with contextlib.suppress(KeyError):
             entry = pwd.getpwnam(name)
             return _Account(entry.pw_uid, entry.pw_gid)
@@ -105,6 +110,7 @@ class EmbeddedServer:
         major: version; the newest embedded one by default.
         settings: further lines for postgresql.conf, set when the cluster is made.
         durable: False turns fsync off: for scratch servers only.
+        superuser: the superuser's name, set when the cluster is made.
         programs: folder with initdb and postgres to run instead of an embedded one, as /usr/lib/postgresql/15/bin.
     """
 
@@ -116,10 +122,16 @@ class EmbeddedServer:
         major: int | None = None,
         settings: dict[str, str] | None = None,
         durable: bool = True,
+        superuser: str = SUPERUSER,
         programs: Path | None = None,
     ) -> None:
-        self._account = _unprivileged()
+        self._account = _unprivileged(_ACCOUNTS if durable else _SCRATCH_ACCOUNTS)
         self.folder = _reachable_place(folder.absolute(), self._account)
+        if self._account and (self.folder / "data").exists():
+            # Only its owner can start and stop a cluster.
+            owner = (self.folder / "data").stat()
+            self._account = _Account(owner.st_uid, owner.st_gid)
+        self._superuser = superuser
         self._wanted_port = port
         self._major = major
         self._settings = settings or {}
@@ -144,7 +156,9 @@ class EmbeddedServer:
     def target(self, database: str = "postgres") -> PostgresTarget:
         """Return the superuser's way to a database of this server."""
         password = (self.folder / "password").read_text().strip()
-        return PostgresTarget("127.0.0.1", self.port, database, SUPERUSER, password)
+        noted = self.folder / "superuser"
+        user = noted.read_text() if noted.exists() else SUPERUSER
+        return PostgresTarget("127.0.0.1", self.port, database, user, password)
 
     def running(self) -> bool:
         """Whether the server of this folder is up."""
@@ -210,8 +224,10 @@ class EmbeddedServer:
         (self.folder / "port").write_text(str(self._wanted_port or free_port()))
         if self._programs is not None:
             (self.folder / "programs").write_text(str(self._programs))
+        if self._superuser != SUPERUSER:
+            (self.folder / "superuser").write_text(self._superuser)
         done = self._call(
-            "initdb", "-D", str(self.data), "-U", SUPERUSER, "-A", "scram-sha-256", f"--pwfile={password}",
+            "initdb", "-D", str(self.data), "-U", self._superuser, "-A", "scram-sha-256", f"--pwfile={password}",
             "-E", "UTF8", "--locale=C.UTF-8", *(() if self._durable else self._scratch_options()),
         )  # fmt: skip
         if done.returncode != 0:
@@ -275,7 +291,7 @@ class EmbeddedServer:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
-                env=clean_environment({"LC_ALL": "C"}),
+                env=_environment(),
                 cwd="/" if account else None,
                 user=account.uid if account else None,
                 group=account.gid if account else None,
@@ -291,6 +307,14 @@ class EmbeddedServer:
                 out.read().decode("utf-8", "replace"),
                 err.read().decode("utf-8", "replace"),
             )
+
+
+def _environment() -> dict[str, str]:
+    """Return what a server needs of the environment: no home, so that no password file is found there."""
+    kept = {
+        name: value for name, value in clean_environment().items() if name in ("PATH", "LD_LIBRARY_PATH", "SYSTEMROOT")
+    }
+    return {**kept, "LC_ALL": "C", "HOME": "/nonexistent", "PGPASSFILE": os.devnull}
 
 
 @contextlib.contextmanager
@@ -310,6 +334,7 @@ def scratch_server(
     *,
     major: int | None = None,
     settings: dict[str, str] | None = None,
+    superuser: str = SUPERUSER,
     programs: Path | None = None,
 ) -> Iterator[EmbeddedServer]:
     """A fast, undurable server in a fresh folder that is removed whatever happens.
@@ -317,11 +342,18 @@ def scratch_server(
     One that a killed process left running is stopped and removed first.
     """
     with scratch_folder("bp-scratch-", parent, mode=0o711, remove=_remove_scratch) as folder:
-        server = EmbeddedServer(folder / "postgres", major=major, settings=settings, durable=False, programs=programs)
+        server = EmbeddedServer(
+            folder / "postgres", major=major, settings=settings, durable=False, superuser=superuser, programs=programs
+        )
         server.start()
         yield server
 
 
+def reachable(programs: Path) -> bool:
+    """Whether a scratch server could be run from this folder of programs."""
+    return _reachable(programs / "postgres", _unprivileged(_SCRATCH_ACCOUNTS))
+
+
 def _remove_scratch(folder: Path) -> None:
-    EmbeddedServer(folder / "postgres").remove()
+    EmbeddedServer(folder / "postgres", durable=False).remove()
     shutil.rmtree(folder, ignore_errors=True)

@@ -18,7 +18,8 @@ from backup_pipeline.errors import BackupSystemError
 from backup_pipeline.model.catalog import Catalog, RolesDocument
 from backup_pipeline.model.progress import Progress, ProgressSink, no_progress
 from backup_pipeline.model.record import Fingerprint
-from backup_pipeline.tools.postgres.catalog import read_catalog, read_roles
+from backup_pipeline.tools.postgres.catalog import digest_of, read_catalog, read_roles
+from backup_pipeline.tools.postgres.catalog_details import USER_MAPPINGS
 from backup_pipeline.tools.postgres.connection import (
     connected,
     connection_ended,
@@ -114,9 +115,17 @@ def fingerprints_of(
     found: dict[TableName, Fingerprint | str] = {}
     try:
         with ThreadPoolExecutor(max(1, jobs), "fingerprint") as pool:
-            for done, (name, value) in enumerate(pool.map(one, algorithms.items()), 1):
-                found[name] = value
-                progress(Progress("compare", done, len(algorithms), "tables", finished=done == len(algorithms)))
+            try:
+                for done, (name, value) in enumerate(pool.map(one, algorithms.items()), 1):
+                    found[name] = value
+                    progress(Progress("compare", done, len(algorithms), "tables", finished=done == len(algorithms)))
+            except BaseException:
+                # An interrupt does not wait for what is being read.
+                pool.shutdown(wait=False, cancel_futures=True)
+                for connection in opened:
+                    with contextlib.suppress(Exception):
+                        connection.cancel_safe(timeout=5)
+                raise
     finally:
         for connection in opened:
             connection.close()
@@ -153,19 +162,24 @@ def fingerprint_in_order(
         return Fingerprint(algorithm=algorithm, server_major=major, value=str(row[0]), rows=int(row[1]))
 
 
-def quiet_copy(target: PostgresTarget) -> tuple[str, ...]:
+def quiet_copy(target: PostgresTarget, superuser: PostgresTarget | None = None) -> tuple[str, ...]:
     """Make sure that nothing of a restored copy comes alive: pg_cron jobs, pg_net's queue, subscriptions.
+
+    Args:
+        target: the copy, as a role that may do no harm where the copy's own triggers fire.
+        superuser: the same as a role that may change subscriptions; `target`'s own when None.
 
     Returns one phrase for each thing that was put to rest.
     """
     quieted = []
-    with connected(target) as connection:
+    with connected(superuser or target) as connection:
         for name in _column(connection, _SUBSCRIPTIONS):
             subscription = sql.Identifier(name)
             for change in ("disable", "set (slot_name = none)"):
                 with contextlib.suppress(psycopg.Error):
                     connection.execute(sql.SQL("alter subscription {} " + change).format(subscription))
             quieted.append(f"subscription {name} disabled")
+    with connected(target) as connection:
         if _exists(connection, "cron.job"):
             count = connection.execute("update cron.job set active = false where active").rowcount
             if count:
@@ -186,7 +200,11 @@ _SUBSCRIPTIONS = (
 def drop_subscriptions(target: PostgresTarget) -> None:
     """Drop a scratch copy's subscriptions, which would keep the database from being dropped."""
     with contextlib.suppress(BackupSystemError), connected(target) as connection:
-        for name in _column(connection, _SUBSCRIPTIONS):
+        names = _column(connection, _SUBSCRIPTIONS)
+        # The copy's own event triggers must not fire for what is done to it here.
+        for trigger in _column(connection, "select evtname from pg_catalog.pg_event_trigger") if names else ():
+            connection.execute(sql.SQL("drop event trigger {}").format(sql.Identifier(trigger)))
+        for name in names:
             for command in ("alter subscription {} disable", "alter subscription {} set (slot_name = none)",
                             "drop subscription {}"):  # fmt: skip
                 connection.execute(sql.SQL(command).format(sql.Identifier(name)))
@@ -212,6 +230,43 @@ select c.oid::bigint, n.nspname || '.' || c.relname
 """
 
 
+def _schema_of_amcheck(connection: Connection[TupleRow]) -> str:
+    row = connection.execute(
+        "select n.nspname from pg_catalog.pg_extension e join pg_catalog.pg_namespace n on n.oid = e.extnamespace"
+        " where e.extname = 'amcheck'"
+    ).fetchone()
+    return str(row[0]) if row else ""
+
+
+def provide_amcheck(superuser: PostgresTarget, role: str) -> None:
+    """Make the extension amcheck in a copy, where the server has it, and let a role use it."""
+    with connected(superuser) as connection, contextlib.suppress(psycopg.Error):
+        connection.execute("create extension if not exists amcheck schema pg_catalog")
+        connection.execute(
+            sql.SQL("grant execute on function {}(regclass, boolean) to {}").format(
+                sql.Identifier(_schema_of_amcheck(connection), "bt_index_check"), sql.Identifier(role)
+            )
+        )
+
+
+def servers_own_functions(connection_to: PostgresTarget) -> tuple[str, ...]:
+    """Return the functions that make ranges: whoever owns the type, they are the server's first superuser's."""
+    with connected(connection_to) as connection:
+        return tuple(
+            f"function {row[0]}"
+            for row in connection.execute(
+                "select p.oid::regprocedure::text from pg_proc p join pg_language l on l.oid = p.prolang"
+                " where l.lanname = 'internal' and p.oid >= 16384 and p.prosrc ~ '^(multi)?range_constructor[0-9]$'"
+            )
+        )
+
+
+def user_mappings_of(superuser: PostgresTarget) -> dict[str, str]:
+    """Return the digests of a copy's user mappings, whose options only a superuser sees, as a catalog holds them."""
+    with connected(superuser) as connection:
+        return {str(name): digest_of(str(text or "")) for name, text in connection.execute(USER_MAPPINGS.encode())}
+
+
 def amcheck(target: PostgresTarget) -> tuple[list[tuple[str, str]], str]:
     """Check every B-tree index against its table with amcheck, in a scratch database.
 
@@ -219,16 +274,20 @@ def amcheck(target: PostgresTarget) -> tuple[list[tuple[str, str]], str]:
         (index, what is wrong) for each damaged one, and why nothing could be checked ("" when it was).
     """
     with connected(target) as connection:
-        try:
-            connection.execute("create extension if not exists amcheck schema pg_catalog")
-        except psycopg.errors.InsufficientPrivilege:
-            return [], "this role may not create the extension amcheck"
-        except psycopg.Error:
-            return [], "the server has no extension amcheck"
+        schema = _schema_of_amcheck(connection)
+        if not schema:
+            try:
+                connection.execute("create extension if not exists amcheck schema pg_catalog")
+            except psycopg.errors.InsufficientPrivilege:
+                return [], "this role may not create the extension amcheck"
+            except psycopg.Error:
+                return [], "the server has no extension amcheck"
+            schema = _schema_of_amcheck(connection)
+        check = sql.SQL("select {}(%s::oid::regclass, true)").format(sql.Identifier(schema, "bt_index_check"))
         damaged = []
         for oid, name in connection.execute(_INDEXES).fetchall():
             try:
-                connection.execute("select pg_catalog.bt_index_check(%s::oid::regclass, true)", [oid])
+                connection.execute(check, [oid])
             except psycopg.Error as error:
                 damaged.append((str(name), f"amcheck found damage (SQLSTATE {error.sqlstate})"))
         return damaged, ""

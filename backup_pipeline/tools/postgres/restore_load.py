@@ -14,6 +14,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from psycopg import Connection
 from psycopg.rows import TupleRow
@@ -30,7 +31,7 @@ from backup_pipeline.tools.postgres.target import PostgresTarget
 # A table whose data is larger is loaded by all workers; smaller ones by one, frozen.
 LARGE_TABLE = 16 << 20
 WORTH_FREEZING = 1 << 19
-_SET = re.compile(rb"(SET\s(?!SESSION AUTHORIZATION)|SELECT pg_catalog\.set_config\('search_path', '', false\);)")
+_SET = re.compile(rb"(SET\s(?!SESSION AUTHORIZATION|ROLE )|SELECT pg_catalog\.set_config\('search_path', '', false\);)")
 _NAME = rb'(?:"(?:[^"]|"")+"|[^\s".]+)'
 _TABLESPACE = b"SET default_tablespace = "
 _KEY = re.compile(
@@ -58,9 +59,30 @@ class LoadOutcome:
 Skip = Callable[["Statement | CopyBlock"], bool]
 
 
+class Assistant(Protocol):
+    """Another session that runs parts of the dump which the loading role may not; see `loading_role.Steward`."""
+
+    def takes(self, part: Statement | CopyBlock, /) -> bool:
+        """Return whether it runs this part; RefusedError where nobody may."""
+
+    def run(self, part: Statement | CopyBlock, /) -> None:
+        """Run it."""
+
+    def as_loaded(self, part: Statement | CopyBlock, /) -> Statement | CopyBlock | None:
+        """Return what the loading role runs in its place; None for nothing."""
+
+
 class _Loader:
-    def __init__(self, pool: Pool, target: PostgresTarget, progress: ProgressSink, tolerate: Tolerate | None) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        target: PostgresTarget,
+        progress: ProgressSink,
+        tolerate: Tolerate | None,
+        assistant: Assistant | None = None,
+    ) -> None:
         self._pool = pool
+        self._assistant = assistant
         self._tolerate = tolerate
         self._target = target
         self._progress = progress
@@ -79,6 +101,17 @@ class _Loader:
             self._pool.check()
             if skip is not None and skip(part):
                 continue
+            if self._assistant is not None:
+                if self._assistant.takes(part):
+                    self._pool.wait()
+                    self._end_run()
+                    waiting = False
+                    self._assistant.run(part)
+                    continue
+                loaded = self._assistant.as_loaded(part)
+                if loaded is None:
+                    continue
+                part = loaded
             if isinstance(part, CopyBlock):
                 self._end_run()
                 self._copy(part)
@@ -108,7 +141,9 @@ class _Loader:
             for connection in self._pool.connections:
                 execute_statement(connection, _TABLESPACE + b"'';", self._target)
         for connection in self._pool.connections if _SET.match(statement.body) else [self._first]:
-            execute_statement(connection, statement.body, self._target, self._tolerate)
+            execute_statement(
+                connection, statement.body, self._target, self._tolerate, alone=self._assistant is not None
+            )
 
     def _end_run(self) -> None:
         """Build the keys and indexes gathered so far: by table, keys before indexes, indexes side by side."""
@@ -271,6 +306,7 @@ def load_plain_dump(
     skip: Skip | None = None,
     tolerate: Tolerate | None = None,
     analyze: bool = True,
+    assistant: Assistant | None = None,
     progress: ProgressSink = no_progress,
 ) -> LoadOutcome:
     """Load a plain dump into the target's new, empty database.
@@ -282,6 +318,7 @@ def load_plain_dump(
         skip: tells which parts are left out, such as an extension that this server has not got.
         tolerate: asked about every statement of its own that the server refuses; everything else must succeed.
         analyze: gather the planner's statistics of every table at the end.
+        assistant: runs what the target's role may not, and refuses what no role may.
         progress: told the bytes of table data loaded so far.
 
     Raises:
@@ -291,7 +328,7 @@ def load_plain_dump(
     jobs = jobs or default_jobs()
     try:
         with Pool(target, jobs) as pool:
-            loader = _Loader(pool, target, progress, tolerate)
+            loader = _Loader(pool, target, progress, tolerate, assistant)
             outcome = loader.load(DumpParts(reader), skip)
             if analyze:
                 _analyze(pool, target, [table for table, rows in outcome.rows.items() if rows])

@@ -30,14 +30,21 @@ _TROUBLE_OF_THE_SERVER = frozenset({"08", "53", "57", "58"})
 
 
 def execute_statement(
-    connection: Connection[TupleRow], text: bytes, target: PostgresTarget, tolerate: Tolerate | None = None
+    connection: Connection[TupleRow],
+    text: bytes,
+    target: PostgresTarget,
+    tolerate: Tolerate | None = None,
+    *,
+    alone: bool = False,
 ) -> None:
     """Run one statement as it stands, in whatever encoding the dump set.
+
+    With `alone` the server itself takes care that it is one: a text that holds a second statement is refused.
 
     Raises:
         SourceError: the server refused it and `tolerate` did not take that; names the first line, no data.
     """
-    result = connection.pgconn.exec_(text)
+    result = connection.pgconn.exec_params(text, None) if alone else connection.pgconn.exec_(text)
     if result.status in (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK, ExecStatus.EMPTY_QUERY):
         return
     codec = connection.info.encoding

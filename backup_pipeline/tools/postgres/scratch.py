@@ -9,13 +9,15 @@ from __future__ import annotations
 import contextlib
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import psycopg
 from psycopg import Connection, sql
 from psycopg.rows import TupleRow
 
+from backup_pipeline.errors import RefusedError, SourceError
 from backup_pipeline.tools.postgres.databases import drop_database, drop_roles, maintenance
+from backup_pipeline.tools.postgres.loading_role import quiet
 from backup_pipeline.tools.postgres.restore_check import drop_subscriptions
 from backup_pipeline.tools.postgres.target import PostgresTarget
 
@@ -29,16 +31,19 @@ select r.rolname, pg_catalog.shobj_description(r.oid, 'pg_authid') from pg_catal
 
 
 @contextlib.contextmanager
-def scratch_database(server: PostgresTarget) -> Iterator[PostgresTarget]:
+def scratch_database(
+    server: PostgresTarget, passed_over: Callable[[str], None] | None = None
+) -> Iterator[PostgresTarget]:
     """Give a database to make on a scratch server; it and the roles marked for it are removed whatever happens.
 
     First what killed drills have left on the server is removed.
 
     Args:
         server: any database of the server.
+        passed_over: told the name of each that a killed drill left and that this role may not remove.
     """
     with maintenance(server) as connection:
-        remove_abandoned(connection, server)
+        remove_abandoned(connection, server, passed_over)
         target = server.with_database(f"drill_{secrets.token_hex(8)}")
         connection.execute(_LOCK, [_key(target.database)])
         try:
@@ -58,7 +63,9 @@ def mark_roles(target: PostgresTarget, roles: tuple[str, ...]) -> None:
             )
 
 
-def remove_abandoned(connection: Connection[TupleRow], server: PostgresTarget) -> tuple[str, ...]:
+def remove_abandoned(
+    connection: Connection[TupleRow], server: PostgresTarget, passed_over: Callable[[str], None] | None = None
+) -> tuple[str, ...]:
     """Remove databases and roles of drills whose process is gone; return the databases' names."""
     databases = [str(row[0]) for row in connection.execute("select datname from pg_catalog.pg_database").fetchall()]
     roles = connection.execute(_MADE_ROLES, [f"{_COMMENT}%"]).fetchall()
@@ -69,9 +76,12 @@ def remove_abandoned(connection: Connection[TupleRow], server: PostgresTarget) -
         row = connection.execute(_LOCK, [_key(name)]).fetchone()
         if row and row[0]:
             # Somebody else's scratch database, where this role may not drop it, is left to them.
-            with contextlib.suppress(psycopg.errors.InsufficientPrivilege):
+            try:
                 _remove(connection, server.with_database(name))
                 removed.append(name)
+            except (psycopg.errors.InsufficientPrivilege, SourceError, RefusedError):
+                if passed_over is not None:
+                    passed_over(name)
             connection.execute("select pg_advisory_unlock(hashtextextended(%s, 0))", [_key(name)])
     return tuple(removed)
 
@@ -81,7 +91,7 @@ def _key(name: str) -> str:
 
 
 def _remove(connection: Connection[TupleRow], target: PostgresTarget) -> None:
-    drop_subscriptions(target)
+    drop_subscriptions(quiet(target, connection.info.server_version // 10000))
     drop_database(target)
     roles = connection.execute(_MADE_ROLES, [f"{_COMMENT}{target.database}"]).fetchall()
     drop_roles(target, [str(role) for role, _ in roles])

@@ -1,0 +1,26 @@
+"""What the programs of a PostgreSQL server on this machine offer, before anything is started."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, eq=False)
+class Offer:
+    """One folder of programs.
+
+    Attributes:
+        folder: with initdb, postgres and pg_ctl.
+        major: the version.
+        embedded: whether they came with this program.
+        extensions: name → versions that its files hold.
+        features: `xml`, `icu`, `lz4`.
+    """
+
+    folder: Path
+    major: int
+    embedded: bool
+    extensions: Mapping[str, frozenset[str]]
+    features: frozenset[str]
