@@ -239,7 +239,7 @@ def without_left_out(expected: Catalog, found: Catalog, lines: Sequence[Line], u
 
 def _bare(name: str) -> str:
     """Return the name without its kind before it and without quotes: `event trigger "a b"` is `a b`."""
-    return unquoted(re.sub(r"\A(?:event trigger|foreign-data wrapper|publication|subscription) ", "", name))
+    return unquoted(re.sub(r"\A(?:event trigger|foreign-data wrapper|publication|subscription|table) ", "", name))
 
 
 def _owner_key(name: str, moved: Mapping[str, str]) -> str:

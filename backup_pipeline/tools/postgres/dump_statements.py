@@ -169,6 +169,29 @@ def known_statement(statement: str) -> Known | None:
     return None
 
 
+_OPTIONS = rf"OPTIONS \(\s*{_IDENT} {_STRING}(?:,\s*{_IDENT} {_STRING})*\s*\)"
+_COLUMN = rf"\s+{_IDENT} [a-z][a-z ]*(?:\(\d+(?:,\d+)?\))?(?:\[\])?(?: {_OPTIONS})?(?: NOT NULL)?"
+_FOREIGN = re.compile(
+    rf"CREATE FOREIGN TABLE (?P<name>{_NAME}) \({_COLUMN}(?:,{_COLUMN})*\s*\)\s*SERVER (?P<server>{_IDENT})"
+    rf"\s*(?:{_OPTIONS})?;\Z"
+)
+
+
+_COLUMN_OPTIONS = re.compile(rf"ALTER FOREIGN TABLE (?:ONLY )?({_NAME}) ALTER COLUMN {_IDENT} {_OPTIONS};\Z")
+
+
+def column_options(statement: str) -> str | None:
+    """Return the foreign table whose column gets options; None for anything else."""
+    found = _COLUMN_OPTIONS.match(statement)
+    return found[1] if found else None
+
+
+def plain_foreign_table(statement: str) -> tuple[str, str] | None:
+    """Return name and server of a foreign table that has only columns of the server's own types; None otherwise."""
+    found = _FOREIGN.match(statement)
+    return (found["name"], unquoted(found["server"])) if found else None
+
+
 def _is_safe_class(statement: str) -> bool:
     found = _CLASS.match(statement)
     if found is None:

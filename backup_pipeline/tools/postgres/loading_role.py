@@ -26,9 +26,11 @@ from backup_pipeline.tools.postgres.dump_statements import (
     AsSuperuser,
     NewExtension,
     Owner,
+    column_options,
     first_words,
     is_written_by_pg_dump,
     known_statement,
+    plain_foreign_table,
     rights_on,
     session_role,
     unquoted,
@@ -185,6 +187,7 @@ class Steward:
         self._codec = "utf-8"
         self._early = True
         self._as_other = False
+        self._files: set[str] = set()
         self._last: list[bytes] = []
         self._wrappers: list[str] = []
         self.kept: list[tuple[str, str]] = []
@@ -221,6 +224,10 @@ class Steward:
         known = known_statement(text)
         if isinstance(known, NewExtension):
             return self._early and known.name in KNOWN_EXTENSIONS
+        if text.startswith("CREATE FOREIGN TABLE ") and (table := plain_foreign_table(text)):
+            return self._of_files(*table)
+        if self._files and column_options(text) in self._files:
+            return True
         if known is None and not self._as_other and (on := rights_on(text)) is not None:
             return self._is_the_copys(*on)
         if found := _ENCODING.match(text):
@@ -303,7 +310,7 @@ class Steward:
     def _own(self, body: bytes, known: Owner) -> None:
         """Give an object to the role that was made for its owner; never to one that has rights of its own."""
         actual = self._role.stand_ins.get(known.role, known.role)
-        if known.kind in ("EVENT TRIGGER", "FOREIGN DATA WRAPPER"):
+        if known.kind in ("EVENT TRIGGER", "FOREIGN DATA WRAPPER") or known.identity in self._files:
             self.kept.append((known.identity, known.role))
         elif actual in self._role.owners or actual == _DATABASE_OWNER:
             quoted = '"' + actual.replace('"', '""') + '"'
@@ -342,6 +349,17 @@ class Steward:
                 )
             )
             self._wrappers.append(name)
+
+    def _of_files(self, name: str, server: str) -> bool:
+        """Whether a foreign table shows a file of the server. It stays with the superuser, and nobody reads it."""
+        found = self._session.execute(
+            "select from pg_foreign_server s join pg_foreign_data_wrapper w on w.oid = s.srvfdw"
+            " where s.srvname = %s and w.fdwname = 'file_fdw'",
+            [server],
+        ).fetchone()
+        if found is not None:
+            self._files.add(name)
+        return found is not None
 
     def _is_the_copys(self, kind: str, identity: str) -> bool:
         """Whether an object belongs to the loading role or one made for the copy: not to the server, no extension's."""
