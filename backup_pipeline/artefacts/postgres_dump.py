@@ -1,4 +1,4 @@
-"""The whole database as one dump: `<source>_db.sql.gz` (or `.dump`), and its catalog beside it for later comparison.
+"""The whole database as one dump: `<source>_db.sql.gz` (or `.sql`, `.dump`), and its catalog for later comparison.
 
 One pass: pg_dump's output is looked through for completeness, hashed, compressed, hashed again and written while it
 comes; nothing is stored in between. Restoring it is `restore`'s matter.
@@ -6,6 +6,7 @@ comes; nothing is stored in between. Restoring it is `restore`'s matter.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, cast
@@ -38,7 +39,7 @@ from backup_pipeline.tools.postgres.dump import dump_command, dumping
 from backup_pipeline.tools.postgres.dump_content import DumpContent
 from backup_pipeline.tools.postgres.keycloak_schema import KeycloakState
 from backup_pipeline.tools.postgres.snapshot import Snapshot
-from backup_pipeline.tools.streams import gunzip, gzip_sink
+from backup_pipeline.tools.streams import CHUNK, gunzip, gzip_sink
 
 TableName = tuple[str, str]
 _NAMED = 5
@@ -61,10 +62,9 @@ class WrittenDump:
 
 def dump_path(context: CaptureContext, settings: PostgresSource) -> str:
     """Return the dump's path in the set."""
-    if settings.file_name is None:
-        return f"{context.source}_db.{'sql.gz' if settings.dump_format == 'plain' else 'dump'}"
-    path = name_from(settings.file_name, context.moment, source=context.source)
-    return f"{path}.gz" if path.endswith(".sql") else path
+    pattern = settings.file_name or f"{{source}}_db.{'sql' if settings.dump_format == 'plain' else 'dump'}"
+    path = name_from(pattern, context.moment, source=context.source)
+    return f"{path}.gz" if path.endswith(".sql") and settings.dump_compression == "gzip" else path
 
 
 def _go_on() -> None:
@@ -106,7 +106,8 @@ def write_dump(
     expected = 0
     with dumping(command, snapshot.target) as stream, writer.create(path) as file:
         if plain:
-            with gzip_sink(file, hashed=False) as sink:
+            packed = settings.dump_compression == "gzip"
+            with gzip_sink(file, hashed=False) if packed else contextlib.nullcontext(file) as sink:
                 for piece in stream.chunks():
                     begun()
                     expected = expected or sum(table.bytes for table in read().tables) or 1
@@ -172,8 +173,7 @@ def dump_record(
     checks = (
         completeness(written, catalog.tables, fingerprints),
         size_check(
-            written.files[0].size,
-            before.files[0].size if before else None,
+            *_sizes(written.files[0], before.files[0] if before else None),
             drop=settings.collapse.drop,
             severity=settings.collapse.severity,
         ),
@@ -185,6 +185,7 @@ def dump_record(
     )
     details: dict[str, JsonValue] = {
         "format": settings.dump_format,
+        "compression": settings.dump_compression if settings.dump_format == "plain" else None,
         "snapshot": snapshot.id,
         "server_major": snapshot.server_major,
         "catalog": written.files[1].path,
@@ -222,6 +223,15 @@ def dump_record(
         facts={"tables": required.summary.partition(" ")[0] if required else str(len(fingerprints))},
         details=details,
     )
+
+
+def _sizes(now: FileRecord, before: FileRecord | None) -> tuple[int, int | None]:
+    """Return what to compare: the files' sizes, or those of their content where only one of them is compressed."""
+    if before is None:
+        return now.size, None
+    if now.path.endswith(".gz") != before.path.endswith(".gz") and now.content_size and before.content_size:
+        return now.content_size, before.content_size
+    return now.size, before.size
 
 
 def _keys_before(before: ArtefactRecord | None) -> Mapping[str, Sequence[str]] | None:
@@ -355,7 +365,9 @@ def inspect_dump(open_file: Callable[[str], BinaryIO], record: ArtefactRecord) -
         return
     content = DumpContent()
     with open_file(file.path) as stream:
-        for piece in gunzip(stream, name=file.path):
+        # Sets of earlier releases do not say it: they are all gzip.
+        plain = record.details.get("compression") == "none"
+        for piece in iter(lambda: stream.read(CHUNK), b"") if plain else gunzip(stream, name=file.path):
             content.feed(piece)
     content.finish()
     for mark in _marks(content):

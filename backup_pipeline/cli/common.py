@@ -25,6 +25,10 @@ ConfigOption = Annotated[
     Path | None,
     typer.Option("--config", "-c", help="backup.yaml or its folder (default: BACKUP_PIPELINE_CONFIG, ./backup.yaml)."),
 ]
+ElsewhereOption = Annotated[
+    Path | None,
+    typer.Option("--store", metavar="FOLDER", help="Look into FOLDER instead, where `backup --store` wrote to."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document for scripts instead of text.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show what would be done and change nothing.")]
 
@@ -34,12 +38,17 @@ _INTERRUPTED_IN_DAGSTER = "DagsterExecutionInterruptedError"
 _UsageProblem: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 
-def load(config: Path | None) -> Site:
-    """Return the site of a command; SettingsError with every fault of its file."""
+def load(config: Path | None, elsewhere: Path | None = None) -> Site:
+    """Return the site of a command, with its stores `elsewhere`; SettingsError with every fault of its file."""
     from backup_pipeline.settings.loader import load_site
 
     _given[:] = [config] if config else []
-    return load_site(config)
+    site = load_site(config)
+    if elsewhere is None:
+        return site
+    from backup_pipeline.operations.stores import site_at
+
+    return site_at(site, elsewhere)
 
 
 _given: list[Path] = []

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from backup_pipeline.cli.common import ConfigOption, JsonOption, config_argument, console, load, print_json
+from backup_pipeline.cli.common import (
+    ConfigOption,
+    ElsewhereOption,
+    JsonOption,
+    config_argument,
+    console,
+    load,
+    print_json,
+)
 from backup_pipeline.cli.tables import new_table, print_table
 from backup_pipeline.cli.words import age_text, bytes_text
 
@@ -29,6 +37,7 @@ def register(app: typer.Typer) -> None:
 
 def list_sets(
     plan: Annotated[str | None, typer.Argument(help="Only this plan's sets.")] = None,
+    store: ElsewhereOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -39,12 +48,15 @@ def list_sets(
     from backup_pipeline.operations.foreign_backups import foreign_backups
     from backup_pipeline.operations.listing import list_plan
 
-    site = load(config)
+    site = load(config, store)
     plans = [plan] if plan else list(site.settings.plans)
     if plan:
         site.plan(plan)
     now = datetime.now(UTC)
     sets = {name: list(list_plan(site, name)) for name in plans}
+    if store:
+        # Several plans may have written there.
+        sets = {name: [one for one in found if one.of_plan == name] for name, found in sets.items()}
     foreign = {name: foreign_backups(site, name) for name in plans}
     if as_json:
         told = [{"plan": name, "path": one.path, "dated": one.dated} for name, each in foreign.items() for one in each]

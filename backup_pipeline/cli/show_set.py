@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from backup_pipeline.cli.common import ConfigOption, JsonOption, console, load, print_json
+from backup_pipeline.cli.common import ConfigOption, ElsewhereOption, JsonOption, console, load, print_json
 from backup_pipeline.cli.tables import new_table, print_table
 from backup_pipeline.cli.words import age_text, bytes_text, figure_text
 
@@ -28,13 +28,14 @@ def show(
     name: Annotated[
         str, typer.Argument(metavar="SET", help="PLAN/SET, PLAN/latest or PLAN/latest-proven; latest with one plan.")
     ],
+    store: ElsewhereOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show one set: per artefact its size, rows, time, checks and SHA-256; then what failed, and the proofs."""
     from backup_pipeline.operations.listing import artefact_dict, show_set
 
-    found = show_set(load(config), name)
+    found = show_set(load(config, store), name)
     now = datetime.now(UTC)
     if as_json:
         print_json(

@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from backup_pipeline.cli.common import ConfigOption, JsonOption, console, exit_with, load, print_json, shown_progress
+from backup_pipeline.cli.common import (
+    ConfigOption,
+    ElsewhereOption,
+    JsonOption,
+    console,
+    exit_with,
+    load,
+    print_json,
+    shown_progress,
+)
 from backup_pipeline.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -24,6 +33,7 @@ def verify(
         typer.Argument(metavar="SET", help="PLAN/SET, PLAN/latest or latest.", show_default=False),
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="Verify every sealed set of every plan.")] = False,
+    store: ElsewhereOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -36,7 +46,7 @@ def verify(
     """
     if (name is None) == (not every):
         raise typer.BadParameter("name one set, or give --all", param_hint="SET")
-    site = load(config)
+    site = load(config, store)
     from backup_pipeline.operations.stores import resolve_set
     from backup_pipeline.operations.verify import verify_all, verify_set
 

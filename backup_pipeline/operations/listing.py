@@ -37,6 +37,12 @@ class ListedSet:
         return RUNNING if self.running else self.known.state.value
 
     @property
+    def of_plan(self) -> str:
+        """The plan that the set itself says it is of; that of its store where it says none."""
+        told = self.known.manifest or self.known.draft
+        return told.plan if told else self.known.plan
+
+    @property
     def partial(self) -> bool:
         """Whether it has fewer sources than its plan."""
         told = self.known.manifest or self.known.draft

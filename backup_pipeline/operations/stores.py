@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
-from backup_pipeline.errors import SetNotFoundError
+from backup_pipeline.errors import SetNotFoundError, StoreError
 from backup_pipeline.model.backup_set import BackupSet, SetState
 from backup_pipeline.model.manifest import Purpose
 from backup_pipeline.model.set_id import SetId, is_set_id, set_time
@@ -66,6 +68,26 @@ def plan_lock(
         give_mode(store.folder / LOCK_NAME, store.file_mode)
         claim_store(site, store)
         yield holder
+
+
+def site_at(site: Site, folder: Path) -> Site:
+    """Return the site as it looks at a folder that `backup --store` wrote to: of the plans that have a set there.
+
+    For reading only. Where no set says its plan, every plan looks there.
+
+    Raises:
+        StoreError: there is no such folder.
+    """
+    folder = folder.expanduser().absolute()
+    if not folder.is_dir():
+        raise StoreError(
+            "No such folder.", where=f"--store {folder}", remedy="Name the folder that `backup --store` wrote to."
+        )
+    plans = site.settings.plans
+    said = [(known.manifest or known.draft) for known in LocalStore(folder, next(iter(plans))).sets()]
+    there = {each.plan for each in said if each} & set(plans) or set(plans)
+    moved = {name: plan.model_copy(update={"store": folder}) for name, plan in plans.items() if name in there}
+    return replace(site, settings=site.settings.model_copy(update={"plans": moved}))
 
 
 def is_whole_backup(known: BackupSet) -> bool:

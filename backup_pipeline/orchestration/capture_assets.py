@@ -49,7 +49,7 @@ _KINDS: Mapping[ArtefactKind, set[str]] = {
 }
 
 _WHAT: Mapping[ArtefactKind, str] = {
-    ArtefactKind.POSTGRES_DUMP: "pg_dump of the whole database, compressed, from the run's one snapshot.",
+    ArtefactKind.POSTGRES_DUMP: "pg_dump of the whole database, from the run's one snapshot.",
     ArtefactKind.POSTGRES_ROLES: "Roles, memberships, grants and extensions, without passwords.",
     ArtefactKind.TABLE_EXPORT: "The table as Parquet with exact types, from the same snapshot as the dump.",
     ArtefactKind.SQLITE_COPY: "A consistent copy of the SQLite file, compressed.",
@@ -96,6 +96,12 @@ def expected_artefacts(site: Site, plan: str, name: str) -> list[tuple[tuple[str
     return [*fixed_artefacts(name, site.source(name)), *tables]
 
 
+def _kinds(kind: ArtefactKind, source: Source) -> set[str]:
+    if kind is ArtefactKind.POSTGRES_DUMP and isinstance(source, PostgresSource) and source.dump_compression == "none":
+        return {"postgres", "sql"}
+    return _KINDS[kind]
+
+
 def _description(key: tuple[str, ...], kind: ArtefactKind, source: Source) -> str:
     if key[-1] == "extras":
         return "The repository's `.env` and the named volumes, which the settings ask for. Holds secrets."
@@ -121,7 +127,7 @@ def _specs(
             dg.AssetSpec(
                 asset,
                 deps=upstream,
-                kinds=_KINDS[kind],
+                kinds=_kinds(kind, source),
                 description=_description(key, kind, source),
                 metadata=metadata,
                 tags={"source": name, "kind": kind.value},

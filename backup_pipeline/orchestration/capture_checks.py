@@ -26,7 +26,7 @@ _NO_DRIFT = {
 
 CHECKS: Mapping[ArtefactKind, Mapping[str, str]] = {
     ArtefactKind.POSTGRES_DUMP: {
-        "dump_complete": "The dump has its header, its end marker and every expected table; its gzip stream is whole.",
+        "dump_complete": "The dump has its header, its end marker and every expected table; its stream is whole.",
         "no_foreign_tables": "No selected table is a foreign table, whose rows are on another server and not in the "
         "set.",
         **_NOT_COLLAPSED,

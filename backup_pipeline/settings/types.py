@@ -149,8 +149,10 @@ class PostgresSource(SourceSettings):
     """Variable with the password, where the connection string has none."""
     dump_format: Literal["plain", "custom"] = "plain"
     """plain: `<source>_db.sql.gz`, readable everywhere; custom: `<source>_db.dump` for pg_restore."""
+    compression: Literal["gzip", "none"] | None = None
+    """Of a plain dump: gzip, or none for `psql < file`; none by default where `file_name` ends with `.sql`."""
     file_name: str | None = None
-    """Name of the dump instead: `cdb_backup_{time:%Y-%m-%d_%H%M}.sql`, may hold folders; `.gz` is added to `.sql`."""
+    """Name of the dump instead: `cdb_backup_{time:%Y-%m-%d_%H%M}.sql` (or `.sql.gz`, `.dump`), may hold folders."""
     tables: TableSelection = TableSelection()
     """Tables exported beside the dump."""
     master_tables: Names = ()
@@ -168,8 +170,18 @@ class PostgresSource(SourceSettings):
 
     @model_validator(mode="after")
     def _dump_name(self) -> PostgresSource:
-        endings = (".sql", ".sql.gz") if self.dump_format == "plain" else (".dump",)
-        return _named(self, self.file_name, ("source",), endings)
+        if self.compression is not None and self.dump_format != "plain":
+            raise ValueError("compression: is of plain dumps; pg_dump compresses its custom format itself")
+        # gzip with `.sql` adds `.gz`; a name that says gzip for a file that is none would mislead every program.
+        plain = (".sql",) if self.compression == "none" else (".sql", ".sql.gz")
+        return _named(self, self.file_name, ("source",), plain if self.dump_format == "plain" else (".dump",))
+
+    @property
+    def dump_compression(self) -> Literal["gzip", "none"]:
+        """How a plain dump is kept: as `compression` says, else as the file's name says, else gzip."""
+        if self.compression is not None:
+            return self.compression
+        return "none" if (self.file_name or "").endswith(".sql") else "gzip"
 
 
 class SqliteSource(SourceSettings):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
 import os
 import re
+import subprocess
 import zipfile
 from collections.abc import Callable, Iterator
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from unittest import mock
 from zoneinfo import ZoneInfo
@@ -18,12 +18,15 @@ import dagster as dg
 import pytest
 
 from backup_pipeline.model.set_id import SetId, set_time
+from backup_pipeline.operations.stores import open_store
 from backup_pipeline.orchestration.build import build_definitions
 from backup_pipeline.orchestration.home import ensure_home
+from backup_pipeline.tools.postgres.clients import choose_client
 from backup_pipeline.tools.postgres.connection import connected
 from backup_pipeline.tools.postgres.target import PostgresTarget
 from backup_pipeline_tests.archive_sets import git
 from backup_pipeline_tests.sites import Output, TestSite
+from backup_pipeline_tests.unit.invented_sets import make_set
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guide-trading-and-repository.md"
 TABLES = ("signals", "orders", "trades", "positions", "portfolio_snapshots")
@@ -139,7 +142,7 @@ def test_the_hook_shows_and_logs_what_the_scripts_did(claire: Claire) -> None:
     assert facts in done.err
     (folder,) = claire.sets()
     moment = _local_time(folder.name)
-    dump = gzip.decompress((folder / "PostgreSQL" / f"cdb_backup_{moment}.sql.gz").read_bytes()).decode()
+    dump = (folder / "PostgreSQL" / f"cdb_backup_{moment}.sql").read_text("utf-8")
     assert dump.startswith("--\n-- PostgreSQL database dump\n")
     assert all(f"CREATE TABLE public.{table} " in dump for table in TABLES)
     with zipfile.ZipFile(folder / "Repository" / f"claire_repo_{moment}_{commit}.zip") as archive:
@@ -156,9 +159,50 @@ def test_the_hook_shows_and_logs_what_the_scripts_did(claire: Claire) -> None:
     assert document["facts"]["trading"] == {"tables": "5/5"}
     assert document["facts"]["claire"]["commit"] == commit
     _done(claire.run("verify", "session/latest"))
-    _done(claire.run("cleanup", "session"))
+    # As their own document restores it: one file into psql, nothing to unpack.
+    copy = database_copy(claire)
+    program = choose_client(18).program("psql")
+    into = {**claire.environment(), "PGPASSWORD": copy.password}
+    address = ["-h", copy.host, "-p", str(copy.port), "-U", copy.user, "-d", copy.database]
+    given = ["-X", "-q", "-v", "ON_ERROR_STOP=1", *address]
+    subprocess.run([program, *given], input=dump.encode(), env=into, check=True, capture_output=True)
+    with connected(copy) as connection:
+        assert connection.execute("select count(*) from public.positions").fetchone() == (30,)
     assert claire.old_files() == before
     assert git(claire.folder, "status", "--porcelain") == ""
+
+
+def database_copy(claire: Claire) -> PostgresTarget:
+    copy = claire.database.with_database(f"{claire.database.database}_psql")
+    with connected(claire.database.with_database("postgres")) as connection:
+        connection.execute(f'create database "{copy.database}"'.encode())
+    return copy
+
+
+def test_sets_go_after_fourteen_days_and_the_files_of_the_scripts_stay(claire: Claire) -> None:
+    """The scripts' own files are older than that by far; they are listed as another tool's, and a drill holds."""
+    before = claire.old_files()
+    store = open_store(claire.site, "session")
+    now = datetime.now(UTC).replace(microsecond=0)
+    old, recent = (make_set(store, now - timedelta(days=days)) for days in (15, 13))
+    _done(claire.run("backup", "session"))
+    assert [path.name for path in claire.sets()][:-1] == [recent]
+    assert not (claire.backups / old).exists()
+    assert claire.old_files() == before
+    foreign = json.loads(_done(claire.run("list", "session", "--json")).out)["foreign"]
+    assert [one["path"] for one in foreign] == [
+        "PostgreSQL/cdb_backup_2025-11-25_2227.sql",
+        "Repository/claire_repo_2025-11-25_2230_0e4fbd3.zip",
+    ]
+    proof = json.loads(_done(claire.run("drill", "session/latest", "--json")).out)
+    assert (proof["passed"], proof["numbers"]["rows"]) == (True, 150)
+    assert json.loads(claire.run("status", "--json").out)["plans"][0]["standing"] == "good"
+    # The plain dump is damaged: named by verify, and nothing that was green stays so.
+    (dump,) = (claire.sets()[-1] / "PostgreSQL").iterdir()
+    dump.write_bytes(dump.read_bytes()[:-40])
+    told = claire.run("verify", "session/latest")
+    assert (told.code, dump.name in told.text) == (6, True)
+    assert json.loads(claire.run("status", "--json").out)["plans"][0]["standing"] == "failing"
 
 
 def test_options_of_one_run_reach_the_run_and_hold_no_secret(claire: Claire, tmp_path: Path) -> None:
@@ -171,6 +215,13 @@ def test_options_of_one_run_reach_the_run_and_hold_no_secret(claire: Claire, tmp
     (folder,) = claire.sets(usb)
     assert (folder / "claire_extras.tar.gz").stat().st_mode & 0o777 == 0o600
     assert (usb / "backup_log.txt").is_file()
+    # What was written there is found there, and only there.
+    there = ("--store", str(usb))
+    assert folder.name not in claire.run("list", "session").text
+    for arguments in (("list",), ("show", "latest"), ("verify", f"session/{folder.name}")):
+        assert folder.name in _done(claire.run(*arguments, *there)).text
+    nowhere = claire.run("list", "--store", str(tmp_path / "nowhere"))
+    assert (nowhere.code, "No such folder" in nowhere.err) == (9, True)
     home = claire.folder / ".dagster"
     variables = {**claire.environment(), "DAGSTER_HOME": str(home)}
     with mock.patch.dict(os.environ, variables, clear=True), dg.DagsterInstance.get() as instance:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -52,7 +53,32 @@ def test_names_say_the_time_of_the_set_in_the_zone_of_the_site(tmp_path: Path) -
     assert archive.files[0].path == f"claire_repo_2026-11-21_0300_{commit}.zip"
     assert bundle.facts == {"branch": "main", "commit": commit, "env": "no", "volumes": "no"}
     database = PostgresSource(kind="postgres", dsn_env=("X",), file_name=OWNERS)
-    assert dump_path(context, database) == "PostgreSQL/cdb_backup_2026-11-21_0300.sql.gz"
+    assert dump_path(context, database) == "PostgreSQL/cdb_backup_2026-11-21_0300.sql"
+
+
+@pytest.mark.parametrize(
+    ("settings", "path", "compression"),
+    [
+        ({}, "claire_db.sql.gz", "gzip"),
+        ({"compression": "none"}, "claire_db.sql", "none"),
+        ({"file_name": "a.sql"}, "a.sql", "none"),
+        ({"file_name": "a.sql", "compression": "gzip"}, "a.sql.gz", "gzip"),
+        ({"file_name": "a.sql.gz"}, "a.sql.gz", "gzip"),
+        ({"file_name": "a.sql.gz", "compression": "none"}, "must end with .sql", ""),
+        ({"dump_format": "custom"}, "claire_db.dump", None),
+        ({"dump_format": "custom", "compression": "none"}, "compression: is of plain dumps", ""),
+    ],
+)
+def test_a_dump_is_compressed_as_the_settings_or_its_name_say(
+    tmp_path: Path, settings: dict[str, Any], path: str, compression: str | None
+) -> None:
+    if compression == "":
+        with pytest.raises(ValueError, match=path):
+            PostgresSource(kind="postgres", dsn_env=("X",), **settings)
+        return
+    source = PostgresSource(kind="postgres", dsn_env=("X",), **settings)
+    assert dump_path(CaptureContext(new_set(tmp_path), "claire", timezone=BERLIN), source) == path
+    assert source.dump_compression == (compression or "gzip")
 
 
 def test_a_branch_with_slashes_stays_one_name() -> None:
