@@ -19,13 +19,13 @@ from backup_pipeline.model.record import CheckResult
 from backup_pipeline.operations.disks import Disk, disks_of
 from backup_pipeline.operations.present_files import files_not_there, in_words
 from backup_pipeline.operations.seen_sets import SeenSet, newest_sets, seen_sets
-from backup_pipeline.operations.stores import LOCK_NAME, open_store
+from backup_pipeline.operations.stores import open_store
 from backup_pipeline.rules.incidents import incident_key
 from backup_pipeline.rules.overdue import overdue
 from backup_pipeline.rules.retention import SetFacts, Verdict, decide
 from backup_pipeline.rules.trend import SizedSet
 from backup_pipeline.settings.site import Site
-from backup_pipeline.stores.local import LocalStore
+from backup_pipeline.stores.local import LOCK_NAME, LocalStore
 from backup_pipeline.tools.locks import read_holder
 
 # A run that has just ended wrote one of the newest sets.

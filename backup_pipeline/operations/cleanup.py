@@ -17,12 +17,12 @@ from backup_pipeline.model.progress import Progress, ProgressSink, no_progress
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.operations.in_use import readers_of, to_be_removed
 from backup_pipeline.operations.run_log import RUN_LOG_NAME
-from backup_pipeline.operations.stores import LOCK_NAME, open_store, plan_lock
+from backup_pipeline.operations.stores import open_store, plan_lock
 from backup_pipeline.rules.retention import SetFacts, Verdict, decide, facts_of
 from backup_pipeline.settings.site import Site
-from backup_pipeline.stores.local import LocalStore
+from backup_pipeline.stores.local import LOCK_NAME, LocalStore
 from backup_pipeline.tools.files import append_line
-from backup_pipeline.tools.locks import living_holder
+from backup_pipeline.tools.locks import living_holder, require_held
 
 LOG = logging.getLogger("cleanup")
 
@@ -135,6 +135,7 @@ def _apply(
     wanted, current = verdict.removed, verdict
     for number, decision in enumerate(wanted, 1):
         set_id = decision.set_id
+        require_held(store.folder / LOCK_NAME)
         try:
             if _look_again(store, facts, current, set_id):
                 current = _decide(site, plan, facts.values(), now)

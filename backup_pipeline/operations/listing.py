@@ -12,8 +12,9 @@ from datetime import datetime
 from backup_pipeline.model.backup_set import BackupSet, SetState
 from backup_pipeline.model.proof import Finding, ProofKind
 from backup_pipeline.model.record import ArtefactRecord, facts_of
-from backup_pipeline.operations.stores import LOCK_NAME, open_store, resolve_set
+from backup_pipeline.operations.stores import open_store, resolve_set
 from backup_pipeline.settings.site import Site
+from backup_pipeline.stores.local import LOCK_NAME
 from backup_pipeline.tools.locks import living_holder
 
 RUNNING = "running"

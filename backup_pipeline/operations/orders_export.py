@@ -51,7 +51,7 @@ from backup_pipeline.rules.orders_pair import PairState
 from backup_pipeline.rules.orders_place import year_of
 from backup_pipeline.rules.orders_types import TypeCheck
 from backup_pipeline.tools.files import user_name
-from backup_pipeline.tools.locks import hold_lock
+from backup_pipeline.tools.locks import hold_lock, require_held
 from backup_pipeline.tools.log_file import NO_LOG, LogFile
 from backup_pipeline.tools.orders_database import OrdersSnapshot, UnreadableRow
 
@@ -235,6 +235,7 @@ class _Exporter:
             if self._changed and self.options.durable and not self.result.stopped:
                 self._batch.sync()
             if self._changed:
+                require_held(self.archive / LOCK_NAME)
                 writer.commit(self.snapshot.state if self._complete else "", durable=self.options.durable)
             else:
                 writer.discard()
@@ -434,6 +435,7 @@ class _Exporter:
         self.result.per_year[year] = self.result.per_year.get(year, 0) + 1
 
     def _publish(self) -> None:
+        require_held(self.archive / LOCK_NAME)
         done = self._batch.publish()
         for order in done.orders:
             self._changed = True

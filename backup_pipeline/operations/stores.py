@@ -14,11 +14,10 @@ from backup_pipeline.model.manifest import Purpose
 from backup_pipeline.model.set_id import SetId, is_set_id, set_time
 from backup_pipeline.operations.site_identity import claim_store
 from backup_pipeline.settings.site import Site
-from backup_pipeline.stores.local import LocalStore
+from backup_pipeline.stores.local import LOCK_NAME, LocalStore
 from backup_pipeline.tools.files import give_mode
 from backup_pipeline.tools.locks import Holder, hold_lock
 
-LOCK_NAME = ".backup.lock"
 _CLOCKS_DIFFER = timedelta(minutes=5)
 LATEST = "latest"
 LATEST_PROVEN = "latest-proven"

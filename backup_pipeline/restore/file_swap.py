@@ -39,7 +39,7 @@ from backup_pipeline.restore.file_swap_note import (
 )
 from backup_pipeline.tools.file_exchange import replace_keeping
 from backup_pipeline.tools.files import sync_folder, translate_os_error
-from backup_pipeline.tools.locks import hold_lock
+from backup_pipeline.tools.locks import hold_lock, require_held
 
 
 @dataclass(frozen=True)
@@ -166,6 +166,7 @@ def swap(
     Raises:
         StoreError: a rename failed; everything is as it was before.
     """
+    require_held(target.with_name(f".{target.name}.restore.lock"))
     top = target.parent
     new, kept = new_place(target, now), kept_place(target, now)
     if missing := [name for name in (names or ("",)) if _id(new / name) is None]:

@@ -43,7 +43,9 @@ from backup_pipeline.tools.files import (
     translate_os_error,
     write_atomically,
 )
+from backup_pipeline.tools.locks import require_held
 
+LOCK_NAME = ".backup.lock"
 FILE_MODE = 0o600
 FOLDER_MODE = 0o700
 _RECORDS = "records"
@@ -102,8 +104,13 @@ class LocalSetWriter:
         """The set's folder, for tools that need a real path."""
         return self._folder
 
+    def _require_lock(self) -> None:
+        """Refuse to write on when the store's lock, which this process took, is another's by now."""
+        require_held(self._folder.parent / LOCK_NAME)
+
     def _place(self, path: str) -> Path:
         place = self._folder / _relative(path)
+        self._require_lock()
         self._make_folders(place.parent)
         return place
 
@@ -207,6 +214,7 @@ class LocalSetWriter:
     def seal(self, manifest: Manifest) -> None:
         """Write the manifest, after everything below the set's folder has reached the disk."""
         place = self._folder / MANIFEST_NAME
+        self._require_lock()
         if place.exists():
             raise StoreError("The set is sealed already.", where=str(place), remedy="Start a new backup.")
         for part in list(self._folder.rglob(f".*{PART_SUFFIX}")):
@@ -224,7 +232,9 @@ class LocalSetWriter:
         records = sorted((self._folder / _RECORDS).glob("*.json"))
         sums = {MANIFEST_NAME: data} | {f"{_RECORDS}/{path.name}": read_ordinary(path) for path in records}
         lines = "".join(f"{hashlib.sha256(content).hexdigest()}  {path}\n" for path, content in sums.items())
+        self._require_lock()
         write_atomically(self._folder / CHECKSUM_NAME, lines.encode(), mode=self._file_mode)
+        self._require_lock()
         write_atomically(place, data, mode=self._file_mode)
 
 

@@ -8,6 +8,9 @@ On Linux a process's start is counted in the kernel's ticks since a boot that ha
 A process of another PID namespace (a container with the same host name) cannot be seen from here and is judged as one
 of another host is. Where the boot is another one, a lock that was refreshed a moment ago is believed: it is another
 machine of the same name.
+
+A process that stood still (a suspended machine, a store that did not answer) may lose its lock to another host and not
+know: it asks `require_held` before it writes, and a lock that is another's is neither refreshed nor removed.
 """
 
 from __future__ import annotations
@@ -30,9 +33,10 @@ from pydantic import BaseModel
 from backup_pipeline.errors import LockError, StoreError
 from backup_pipeline.tools.files import read_ordinary, translate_os_error
 
-HEARTBEAT_SECONDS = 15.0
-FOREIGN_STALE_SECONDS = 600.0
-FRESH_SECONDS = 3 * HEARTBEAT_SECONDS
+HEARTBEAT_SECONDS = 10.0
+FOREIGN_STALE_SECONDS = 90.0
+"""Below two minutes, for which a killed process may block others; six of the refreshes of earlier releases."""
+FRESH_SECONDS = 45.0
 _LARGEST = 64 << 10
 
 
@@ -310,25 +314,62 @@ def hold_lock(
             )
         time.sleep(poll_seconds)
     _sweep(path)
-    with _refreshed(path):
+    _held[path.absolute()] = me
+    with _refreshed(path, me):
         try:
             yield me
         finally:
+            _held.pop(path.absolute(), None)
             holder = read_holder(path)
             if holder is not None and holder.token == me.token:
                 with contextlib.suppress(OSError):
                     path.unlink()
 
 
+_held: dict[Path, Holder] = {}
+
+
+def require_held(path: Path) -> None:
+    """Make sure that a lock that this process took is still its own: called before what the lock protects is changed.
+
+    A lock that this process has not taken is none of its business: nothing is asked then.
+
+    Raises:
+        LockError: another process has taken it over, or somebody has removed it.
+        StoreError: the lock file cannot be read, so that nobody knows.
+    """
+    mine = _held.get(path.absolute())
+    if mine is None:
+        return
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise translate_os_error(error, path) from error
+    holder = read_holder(path)
+    if holder is not None and holder.token == mine.token:
+        return
+    raise LockError(
+        "This process has lost its lock: "
+        + (f"it was taken over by {holder.describe()}." if holder else "the file was removed."),
+        where=str(path),
+        remedy=f"Nothing more was written. A process that stands still for more than {FOREIGN_STALE_SECONDS:.0f} s (a "
+        "suspended machine, a store that does not answer) loses its lock to other machines: run it again.",
+    )
+
+
 @contextlib.contextmanager
-def _refreshed(path: Path) -> Iterator[None]:
-    """Refresh a lock's modification time while the block runs."""
+def _refreshed(path: Path, mine: Holder) -> Iterator[None]:
+    """Refresh a lock's modification time while the block runs and the lock is this process's."""
     stop = threading.Event()
 
     def refresh() -> None:
         while not stop.wait(HEARTBEAT_SECONDS):
-            with contextlib.suppress(OSError):
-                os.utime(path)
+            holder = read_holder(path)
+            if holder is not None and holder.token == mine.token:
+                with contextlib.suppress(OSError):
+                    os.utime(path)
 
     threading.Thread(target=refresh, name="lock-heartbeat", daemon=True).start()
     try:
@@ -353,7 +394,7 @@ def hold_mark(folder: Path, name: str, *, purpose: str = "") -> Iterator[Holder]
     path = folder / f"{name}.{me.token}"
     _create(path, me)
     try:
-        with _refreshed(path):
+        with _refreshed(path, me):
             yield me
     finally:
         with contextlib.suppress(OSError):
