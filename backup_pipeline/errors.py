@@ -23,6 +23,7 @@ class ExitCode(IntEnum):
     REFUSED = 8
     STORE = 9
     NOT_DRILLABLE = 10
+    BROKEN_DATA = 11
     INTERRUPTED = 130
     TERMINATED = 143
 

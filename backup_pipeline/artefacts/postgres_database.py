@@ -24,7 +24,7 @@ from backup_pipeline.artefacts.required_tables import required_check
 from backup_pipeline.artefacts.table_names import file_stems
 from backup_pipeline.errors import BackupSystemError, SourceError, UnreachableError
 from backup_pipeline.model.catalog import Catalog, CatalogTable
-from backup_pipeline.model.manifest import Failure
+from backup_pipeline.model.manifest import Failure, Purpose
 from backup_pipeline.model.record import ArtefactRecord, ColumnRecord, Fingerprint
 from backup_pipeline.settings.types import PostgresSource, TableSelection
 from backup_pipeline.tools.postgres.catalog import read_catalog, read_roles, read_tables
@@ -136,6 +136,9 @@ def capture_postgres(
         SourceError, UnreachableError, ToolError: as found; artefacts that were complete before stay in the set, and
             when one table fails the others are still captured.
     """
+    if context.writer.draft.purpose is Purpose.EMERGENCY:
+        # A missing table may be what the restore is for.
+        settings = settings.model_copy(update={"missing_tables": "warning"})
     with connected(target) as connection:
         require_tables(read_tables(connection), settings, target)
     until = time.monotonic() + settings.lock_timeout_seconds

@@ -173,7 +173,7 @@ class TableExport:
         return writer.file_record(path, file)
 
     def _fill(self, file: Output, profile: TableProfile) -> None:
-        schema = _schema(profile)
+        schema = _schema(profile, as_found=True)
         decoder = CsvDecoder(list(profile.forms), schema)
         sink = ParquetSink(file, schema)
         try:
@@ -298,8 +298,13 @@ class TableExport:
         return record, _rows_in(form, lines)
 
 
-def _schema(profile: TableProfile) -> pa.Schema:
-    fields = [form.field(nullable=column.nullable) for form, column in zip(profile.forms, profile.columns, strict=True)]
+def _schema(profile: TableProfile, *, as_found: bool = False) -> pa.Schema:
+    """Return the columns with what the catalog promises of nulls, or `as_found`: a promise may have been broken."""
+    rows = profile.fingerprint.rows
+    fields = [
+        form.field(nullable=column.nullable or (as_found and found.values < rows))
+        for form, column, found in zip(profile.forms, profile.columns, profile.figures, strict=True)
+    ]
     noted = {} if fields else {ROWS_WITHOUT_COLUMNS: str(profile.fingerprint.rows).encode()}
     return pa.schema(fields, metadata=noted)
 

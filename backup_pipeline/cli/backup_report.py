@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 
 
 _FAILED_SHOWN = 5
+_REPAIR = (
+    "The set is sealed and holds the data as it is, since that is all there is; it does not count as a good one. "
+    "Repair the rows or keys that are named, then back up again."
+)
 
 
 class Gathering(Watcher):
@@ -169,6 +173,12 @@ class TextReport:
                 markup=False,
             )
             out.print(f"{store / manifest.set_id}", markup=False)
+            for broken in manifest.broken_data:
+                errors.print("[bold red]broken data[/]", end=" ")
+                errors.print(broken, markup=False)
+            if manifest.broken_data:
+                errors.print("[bold]remedy[/]", end=" ")
+                errors.print(_REPAIR, markup=False)
         for error in outcome.errors:
             errors.print("[bold red]error[/]", end=" ")
             errors.print(f"{error.where}: {error.what}" if error.where else error.what, markup=False)
@@ -182,7 +192,7 @@ class TextReport:
                 f"Complete it with: backup-pipeline backup {self._plan} --resume{where}{config_argument()}",
                 markup=False,
             )
-        return {"exit_code": int(exit_code_of(outcome))}
+        return {"exit_code": int(exit_code_of(outcome, manifest))}
 
 
 def _by_source(records: list[ArtefactRecord]) -> Table:
@@ -298,5 +308,6 @@ class JsonReport:
                 for record in self._seen.records
             ],
             "errors": [error.as_dict() for error in outcome.errors],
-            "exit_code": int(exit_code_of(outcome)),
+            "broken_data": list(manifest.broken_data) if manifest else [],
+            "exit_code": int(exit_code_of(outcome, manifest)),
         }

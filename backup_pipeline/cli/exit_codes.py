@@ -16,6 +16,8 @@ _OWN_MEANINGS = {
     ExitCode.USAGE: "The command line was not understood: an unknown command or option, or a missing argument.",
     ExitCode.NOT_DRILLABLE: "The set could not be drilled here: this machine lacks what it needs, which says nothing "
     "against the set.",
+    ExitCode.BROKEN_DATA: "`backup`: the set is sealed and holds what is there, but that breaks the source's own rules "
+    "(a foreign key without its row, a key that is there twice, a schema of the site): repair the data.",
     ExitCode.INTERRUPTED: "Stopped by Ctrl-C, or a question was answered with no.",
     ExitCode.TERMINATED: "Stopped by SIGTERM, as a service manager or `kill` sends it.",
 }
@@ -41,6 +43,7 @@ In a script:
     case $? in
       0) ;;
       4) echo "another backup is running" ;;
+      11) echo "backed up, and the data needs repair" >&2 ;;
       *) echo "the backup failed" >&2; exit 1 ;;
     esac
 """

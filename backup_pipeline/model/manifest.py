@@ -82,6 +82,14 @@ class Manifest(Frozen):
         """Rows of all table exports."""
         return sum(record.rows or 0 for record in self.artefacts)
 
+    @property
+    def broken_data(self) -> tuple[str, ...]:
+        """What of the captured data breaks its source's own rules, by artefact, in words without values.
+
+        The set holds what was there; a failed check of severity ERROR that says otherwise keeps a set from its seal.
+        """
+        return tuple(f"{record.name}: {check.summary}" for record in self.artefacts for check in record.failed_checks)
+
     def record(self, *key: str) -> ArtefactRecord | None:
         """Return the record with that key, or None."""
         return next((record for record in self.artefacts if record.key == key), None)

@@ -333,6 +333,9 @@ class BackupRun:
 
         if begins:
             alerts.ping_start(self._site, self._plan_name, self._identity.run_id)
+        elif self._manifest is not None and self._manifest.broken_data:
+            reason = f"The set is sealed; its data is broken: {'; '.join(self._manifest.broken_data)}"
+            alerts.ping_fail(self._site, self._plan_name, reason, self._identity.run_id)
         elif self._manifest is not None:
             alerts.ping_success(self._site, self._plan_name, self._manifest.set_id, self._identity.run_id)
         else:

@@ -61,9 +61,15 @@ class ListedSet:
         return sum(results), len(results) - sum(results)
 
     @property
+    def broken_data(self) -> tuple[str, ...]:
+        """What of its data was broken where it came from."""
+        return self.known.manifest.broken_data if self.known.manifest else ()
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What a person must know: failures with their artefact, damage, a kind of its own."""
         notes = [f"{'.'.join(failure.key)}: {failure.what}" for failure in self.known.failures]
+        notes += [f"broken data, held as it was: {broken}" for broken in self.broken_data]
         if self.known.problem:
             notes.append(self.known.problem)
         if self.known.state is SetState.INCOMPLETE and not self.known.failures and not self.running:
@@ -96,6 +102,7 @@ class ListedSet:
             "rows": self.rows,
             "artefacts": len(self.known.records),
             "checks": {"passed": passed, "failed": failed},
+            "broken_data": list(self.broken_data),
             "facts": facts_of(self.known.records),
             "verified": self.known.verified,
             "verified_at": _passed_at(self.known, ProofKind.VERIFICATION),

@@ -111,9 +111,15 @@ def plan_files(chosen: Chosen) -> RestorePlan:
         bytes_free=_free(target),
         seconds=round(0.5 + needed / _GUESSED_SPEED, 1),
         steps=tuple(steps),
-        warnings=() if chosen.backup.proven else ("this set has not been proven by a drill",),
+        warnings=_warnings(chosen),
         reasons_against=tuple(reasons),
     )
+
+
+def _warnings(chosen: Chosen) -> tuple[str, ...]:
+    found = [] if chosen.backup.proven else ["this set has not been proven by a drill"]
+    broken = chosen.backup.manifest.broken_data if chosen.backup.manifest else ()
+    return (*found, *(f"its data was broken where it came from, and comes back so: {text}" for text in broken))
 
 
 def _free(target: Path) -> int | None:

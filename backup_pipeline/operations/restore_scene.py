@@ -209,6 +209,9 @@ def _judge(
         warnings.append("the set was never sealed; what it holds is restored as far as it goes")
     elif not chosen.backup.proven:
         warnings.append("this set has not been proven by a drill")
+    if chosen.backup.manifest is not None:
+        broken = chosen.backup.manifest.broken_data
+        warnings += [f"its data was broken where it came from, and comes back so: {text}" for text in broken]
     backup = keycloak.recorded(dump.details)
     live = keycloak_state(target) if backup and properties is not None and not options.into else None
     if other_version := keycloak.version_warning(backup, live):

@@ -32,12 +32,11 @@ def run_line(
     name = f"{plan}/{set_id}" if set_id else plan
     seconds = (now - began).total_seconds()
     if manifest is not None:
-        level, outcome = (
-            "INFO",
-            (
-                f"complete{' (partial)' if manifest.partial else ''}, {len(manifest.artefacts)} artefacts, "
-                f"{manifest.rows} rows, {manifest.size} bytes"
-            ),
+        broken = manifest.broken_data
+        level = "ERROR" if broken else "INFO"
+        outcome = (
+            f"complete{' (partial)' if manifest.partial else ''}, {len(manifest.artefacts)} artefacts, "
+            f"{manifest.rows} rows, {manifest.size} bytes{', broken data: ' + '; '.join(broken) if broken else ''}"
         )
     else:
         reason = "; ".join(failures) or "ended before the seal"

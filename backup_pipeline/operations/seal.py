@@ -13,6 +13,7 @@ from backup_pipeline.model.progress import Progress, ProgressSink, no_progress
 from backup_pipeline.model.record import ArtefactRecord, FileRecord
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.model.source_done import SourceDone
+from backup_pipeline.rules.data_checks import keeps_from_seal
 from backup_pipeline.stores.contract import SetWriter, Store
 from backup_pipeline.tools.files import sha256_of
 
@@ -53,6 +54,7 @@ def reasons_against(draft: Draft, done: Sequence[SourceDone], records: Sequence[
         reasons += [
             f"{record.name}: check {check.name} failed{f' ({check.summary})' if check.summary else ''}"
             for check in record.failed_checks
+            if keeps_from_seal(check, draft.purpose)
         ]
     paths = [file.path for record in records for file in record.files]
     reasons += (

@@ -52,6 +52,7 @@ class PlanStatus:
         store: where its sets are.
         sets: all its sets, oldest first.
         past_runs: sets that the log beside the store knows, with "complete" or "incomplete"; also those removed since.
+        newest: the newest whole backup whose files are good; its data may have been broken at its source.
         last_good: the newest whole backup against which nothing speaks.
         last_verified: the newest verified whole backup.
         last_proven: the newest proven whole backup.
@@ -67,6 +68,7 @@ class PlanStatus:
     store: str
     sets: tuple[ListedSet, ...] = ()
     past_runs: tuple[tuple[SetId, str], ...] = ()
+    newest: ListedSet | None = None
     last_good: ListedSet | None = None
     last_verified: ListedSet | None = None
     last_proven: ListedSet | None = None
@@ -142,12 +144,14 @@ def site_status(site: Site, now: datetime) -> list[PlanStatus]:
 
 def _standing(site: Site, plan: str, sets: tuple[ListedSet, ...], now: datetime) -> PlanStatus:
     settings = site.plan(plan)
-    good = [one for one in sets if is_whole_backup(one.known) and not problem_of(one.known)]
+    whole = [one for one in sets if is_whole_backup(one.known) and not problem_of(one.known)]
+    good = [one for one in whole if not one.broken_data]
     return PlanStatus(
         plan,
         open_store(site, plan).label,
         sets,
         _past_runs(site, plan),
+        newest=whole[-1] if whole else None,
         last_good=good[-1] if good else None,
         last_verified=next((one for one in reversed(good) if one.known.verified), None),
         last_proven=next((one for one in reversed(good) if one.known.proven), None),
@@ -171,7 +175,7 @@ def _past_runs(site: Site, plan: str) -> tuple[tuple[SetId, str], ...]:
 def _files(site: Site, status: PlanStatus) -> list[Problem]:
     """Return a problem for each set that status calls good, verified or proven and whose files are not all there."""
     store = open_store(site, status.plan)
-    shown = (status.last_good, status.last_verified, status.last_proven)
+    shown = (status.newest, status.last_good, status.last_verified, status.last_proven)
     looked_at = {one.known.set_id: one for one in shown if one is not None}
     return [
         Problem(
@@ -188,6 +192,7 @@ def _problems(site: Site, status: PlanStatus, verdict: Verdict, now: datetime) -
     found = _freshness(site, status, now)
     found += [Problem(*problem) for problem in archive_problems(site, status.plan, status.last_good)]
     finished = [one for one in status.sets if not one.running]
+    found += _broken_data(status)
     found += _files(site, status)
     # Partial and emergency sets are not the plan's backup: that one of them failed is worth a warning.
     newest = next((one for one in reversed(finished) if _is_the_plans(one)), None)
@@ -243,10 +248,25 @@ def _problems(site: Site, status: PlanStatus, verdict: Verdict, now: datetime) -
     return found
 
 
+def _broken_data(status: PlanStatus) -> list[Problem]:
+    """Return what of the newest set's data was broken at its source."""
+    if status.newest is None or not status.newest.broken_data:
+        return []
+    sound = f"The newest set with sound data is {status.last_good.name}." if status.last_good else "No set is sound."
+    broken = "; ".join(status.newest.broken_data)
+    return [
+        Problem(
+            "error",
+            f"The data of the newest set {status.newest.known.set_id} is broken: {broken}",
+            f"Repair the data, then back up again. {sound}",
+        )
+    ]
+
+
 def _failed_runs(site: Site, status: PlanStatus) -> list[Problem]:
     """Return the runs that failed since all was well, which no set shows; `alerts list` has them too."""
     found = []
-    since = status.last_good.known.started_at if status.last_good else None
+    since = status.newest.known.started_at if status.newest else None
     for incident in read_state(site).open:
         if incident.plan != status.plan or incident.kind is not IncidentKind.RUN_FAILED:
             continue
@@ -267,13 +287,13 @@ def _freshness(site: Site, status: PlanStatus, now: datetime) -> list[Problem]:
     """Return what is wrong with the times of the last backup and the last proof."""
     settings = site.plan(status.plan)
     remedy = f"backup-pipeline backup {status.plan} makes one."
-    if status.last_good is None:
+    if status.newest is None:
         return [Problem("error", "There is no complete and good backup.", remedy)]
     late = overdue(
         schedule=settings.schedule,
         timezone=site.settings.timezone,
         overdue_after=settings.overdue_after,
-        newest=status.last_good.known.started_at,
+        newest=status.newest.known.started_at,
         known_since=now,
         now=now,
     )

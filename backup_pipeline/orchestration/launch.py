@@ -23,6 +23,7 @@ from dagster._core.execution.plan.state import KnownExecutionState
 from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 
 from backup_pipeline.errors import BackupSystemError, ExitCode, RefusedError
+from backup_pipeline.model.manifest import Manifest
 from backup_pipeline.orchestration.build import build_definitions
 from backup_pipeline.orchestration.liveness import end_dead_runs
 from backup_pipeline.orchestration.names import STARTED_BY_TAG
@@ -213,8 +214,8 @@ def _family(kind: type[BackupSystemError]) -> list[type[BackupSystemError]]:
     return [kind, *(found for child in kind.__subclasses__() for found in _family(child))]
 
 
-def exit_code_of(outcome: RunOutcome) -> ExitCode:
-    """Return the exit code for how a run ended: that of its first error."""
+def exit_code_of(outcome: RunOutcome, sealed: Manifest | None = None) -> ExitCode:
+    """Return the exit code for how a run ended: that of its first error, or that of what the sealed set holds."""
     if outcome.success:
-        return ExitCode.OK
+        return ExitCode.BROKEN_DATA if sealed is not None and sealed.broken_data else ExitCode.OK
     return outcome.errors[0].exit_code if outcome.errors else ExitCode.FAILED

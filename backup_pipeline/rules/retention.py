@@ -6,6 +6,8 @@ back from the newest set, by the site's calendar. What differs from restic is on
 
 - bad sets (damaged, or failed by verification or drill) are not counted, so that a row of them evicts nothing, and are
   never removed by a program;
+- sets whose data was broken at its source are counted apart, so that they evict no sound one; the newest stays while it
+  is newer than every sound one;
 - nothing at all is removed while the newest set is bad or incomplete, or when a set is newer than now;
 - nor for two weeks after the sets' times have jumped ahead, as they do when a clock is wrong by a year;
 - the last complete, the last verified and the last proven set stay, whatever the policy says;
@@ -92,6 +94,7 @@ class SetFacts:
         proven: its newest drill passed and no later verification failed.
         problem: why it is bad, "" when nothing speaks against it.
         running: it is being written right now.
+        broken_data: whether the data was broken where it came from (`Manifest.broken_data`).
         in_use: who reads it right now ("in use by process 7 on …"), "" when nobody does.
     """
 
@@ -106,6 +109,7 @@ class SetFacts:
     problem: str = ""
     running: bool = False
     in_use: str = ""
+    broken_data: bool = False
 
     @property
     def set_class(self) -> SetClass:
@@ -168,6 +172,7 @@ def facts_of(known: BackupSet, *, running: bool = False, in_use: str = "") -> Se
         problem=problem_of(known),
         running=running and known.state is SetState.INCOMPLETE,
         in_use=in_use,
+        broken_data=bool(known.manifest and known.manifest.broken_data),
     )
 
 
@@ -240,10 +245,8 @@ def decide(
     """
     known = sorted(sets, key=lambda one: (one.at, one.set_id), reverse=True)
     reasons: dict[SetId, list[str]] = {one.set_id: [] for one in known}
-    _count([one for one in known if one.set_class is SetClass.BACKUP], policy, zone, reasons)
-    partial = [one for one in known if one.set_class is SetClass.PARTIAL]
-    for group in dict.fromkeys(one.sources for one in partial):
-        _count([one for one in partial if one.sources == group], policy, zone, reasons)
+    for group in _groups(known):
+        _count(group, policy, zone, reasons)
     for one in known:
         reasons[one.set_id] += _own_reasons(one, policy, now)
     _protect(known, reasons)
@@ -260,6 +263,17 @@ def decide(
             Decision(one.set_id, bool(why), tuple(why or [_removal(one, policy)]), one.set_class, held=held)
         )
     return Verdict(tuple(decisions), stop)
+
+
+def _groups(newest_first: Sequence[SetFacts]) -> list[list[SetFacts]]:
+    """Return the sets that are counted together: whole backups, partial ones by their sources, broken data apart."""
+    groups: dict[tuple[object, ...], list[SetFacts]] = {}
+    for one in newest_first:
+        if one.set_class is SetClass.BACKUP:
+            groups.setdefault((one.broken_data,), []).append(one)
+        elif one.set_class is SetClass.PARTIAL:
+            groups.setdefault((one.broken_data, one.sources), []).append(one)
+    return list(groups.values())
 
 
 def is_empty(policy: Policy) -> bool:
@@ -336,7 +350,7 @@ def _protect(newest_first: Sequence[SetFacts], reasons: dict[SetId, list[str]]) 
     """Add the reason that keeps the last complete, the last verified and the last proven set."""
     sealed = [one for one in newest_first if one.set_class not in (SetClass.BAD, SetClass.INCOMPLETE)]
     # A backup of the whole plan first; where there is none, the best that there is.
-    ranked = sorted(sealed, key=lambda one: one.set_class is not SetClass.BACKUP)
+    ranked = sorted(sealed, key=lambda one: (one.set_class is not SetClass.BACKUP, one.broken_data))
     for name, holds in (
         ("complete", lambda one: True),
         ("verified", lambda one: one.verified),
@@ -344,6 +358,9 @@ def _protect(newest_first: Sequence[SetFacts], reasons: dict[SetId, list[str]]) 
     ):
         if last := next((one for one in ranked if holds(one)), None):
             reasons[last.set_id].append(f"the last {name} set")
+    whole = next((one for one in sealed if one.set_class is SetClass.BACKUP), None)
+    if whole is not None and whole.broken_data:
+        reasons[whole.set_id].append("the newest of all; its data was broken at its source")
 
 
 def _protect_dropped(
