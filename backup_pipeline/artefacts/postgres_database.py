@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from backup_pipeline.artefacts.capture import CaptureContext
 from backup_pipeline.artefacts.postgres_dump import TableName, WrittenDump, dump_record, write_dump
@@ -35,13 +36,19 @@ from backup_pipeline.tools.postgres.fingerprint import (
     fingerprint_table,
 )
 from backup_pipeline.tools.postgres.keycloak_schema import keycloak_state_in
-from backup_pipeline.tools.postgres.readers import HolderReaders, Readers
+from backup_pipeline.tools.postgres.readers import HolderReaders, OwnPathReaders, Readers
+from backup_pipeline.tools.postgres.search_path import is_not_seen
 from backup_pipeline.tools.postgres.snapshot import Snapshot, exported_snapshot
 from backup_pipeline.tools.postgres.target import PostgresTarget
 
 Key = tuple[str, ...]
+_Read = TypeVar("_Read")
 _ATTEMPTS = 10
 _PAUSE_SECONDS = 0.3
+_PATH_REMEDY = (
+    "A function that the table needs names something without its schema. Write the schema into the function, give it "
+    "`set search_path`, or give the application's search_path to the backup's role: alter role … set search_path = …"
+)
 
 
 def discover_tables(
@@ -330,10 +337,7 @@ class _Capture:
 
         def job() -> ArtefactRecord | None:
             try:
-                try:
-                    record = export.run()
-                except LockNotGrantedError:
-                    record = replace(export, readers=HolderReaders(self.readers)).run()
+                record = self._read(table, lambda readers: replace(export, readers=readers).run())
             except BackupSystemError as error:
                 # The first error ends the capture at last; every table that failed is named in the set.
                 failure = Failure(key=export.key, what=str(error), remedy=error.remedy, at=self.context.now())
@@ -348,15 +352,39 @@ class _Capture:
     def _fingerprint_job(self, table: CatalogTable) -> Callable[[], ArtefactRecord | None]:
         def job() -> ArtefactRecord | None:
             name = (table.schema_name, table.name)
-            try:
-                with self.readers.borrow() as connection:
-                    self.fingerprints[name] = fingerprint_table(connection, *name, self.hashable)
-            except LockNotGrantedError:
-                with HolderReaders(self.readers).borrow() as connection:
-                    self.fingerprints[name] = fingerprint_table(connection, *name, self.hashable)
+
+            def read(readers: Readers) -> Fingerprint:
+                with readers.borrow() as connection:
+                    return fingerprint_table(connection, *name, self.hashable)
+
+            self.fingerprints[name] = self._read(table, read)
             return None
 
         return job
+
+    def _read(self, table: CatalogTable, read: Callable[[Readers], _Read]) -> _Read:
+        """Read a table: as others are; by the snapshot's own session where somebody waits for the table; and under the
+        database's own search_path where its functions need that. Whatever goes wrong names the table."""
+        try:
+            readers = self.readers
+            try:
+                return read(readers)
+            except LockNotGrantedError:
+                readers = HolderReaders(self.readers)
+                return read(readers)
+            except SourceError as error:
+                if not is_not_seen(error):
+                    raise
+                try:
+                    return read(OwnPathReaders(readers))
+                except SourceError as again:
+                    if is_not_seen(again):
+                        again.remedy = _PATH_REMEDY
+                    raise
+        except BackupSystemError as error:
+            if table.label not in error.where:
+                error.where = f"{error.where}: {table.label}" if error.where else table.label
+            raise
 
     def _dump_record(self, written: WrittenDump) -> ArtefactRecord:
         with self.snapshot.guard:

@@ -42,7 +42,7 @@ from backup_pipeline.tools.postgres.duplicates import count_duplicates
 from backup_pipeline.tools.postgres.fingerprint import HashableTypes
 from backup_pipeline.tools.postgres.orphans import count_orphans
 from backup_pipeline.tools.postgres.profile import TableProfile, profile_table
-from backup_pipeline.tools.postgres.readers import HolderReaders, Readers
+from backup_pipeline.tools.postgres.readers import Readers
 from backup_pipeline.tools.postgres.table_rows import (
     RowRange,
     leaf_ranges,
@@ -234,8 +234,7 @@ class TableExport:
     def _pieces(self, names: Sequence[str], share: RowRange) -> Iterator[bytes | memoryview]:
         """Read a range: a large one through psql, a small one on a connection that is open already."""
         query = select_rows(share.rows, names, pages=share.pages)
-        alone = isinstance(self.readers, HolderReaders)
-        if share.bytes >= _THROUGH_PROGRAM and len(query) <= LONGEST_QUERY and not alone:
+        if share.bytes >= _THROUGH_PROGRAM and len(query) <= LONGEST_QUERY and self.readers.programs:
             with self.readers.permit():
                 yield from copy_program(self.readers.snapshot, query)
         else:

@@ -33,6 +33,7 @@ from backup_pipeline.tools.postgres.target import PostgresTarget
 
 TableName = tuple[str, str]
 # Subject of the notes about lines that the restoring role was refused.
+_PATH = "search_path="
 REFUSED = "what this role may not do"
 
 
@@ -44,6 +45,12 @@ class Expectation:
     roles: RolesDocument | None = None
     fingerprints: Mapping[TableName, Fingerprint] = field(default_factory=dict)
     large_objects: Fingerprint | None = None
+
+    @property
+    def search_path(self) -> str:
+        """The search_path that its functions were written for, as `alter database … set` had it; "" for the default."""
+        settings = self.roles.database_settings if self.roles is not None else ()
+        return next((text.removeprefix(_PATH) for text in settings if text.startswith(_PATH)), "")
 
 
 @dataclass(frozen=True)
@@ -86,7 +93,10 @@ def compare_database(
     findings: list[Finding] = []
     skipped: list[Finding] = []
     wanted = {name: mark for name, mark in expected.fingerprints.items() if name[0] not in set(ignore_schemas)}
-    found = fingerprints_of(target, {n: m.algorithm for n, m in wanted.items()}, jobs=jobs, progress=progress)
+    found = fingerprints_of(
+        target, {n: m.algorithm for n, m in wanted.items()},
+        jobs=jobs, search_path=expected.search_path, progress=progress,
+    )  # fmt: skip
     if expected.catalog is not None:
         found |= _in_recorded_order(target, expected.catalog, wanted, found)
     findings += fingerprint_findings(wanted, found)

@@ -13,6 +13,7 @@ from backup_pipeline.errors import UnreachableError
 from backup_pipeline.tools import limits
 from backup_pipeline.tools.postgres.connection import translated
 from backup_pipeline.tools.postgres.cutting import end_connections
+from backup_pipeline.tools.postgres.search_path import own_search_path, under_search_path
 from backup_pipeline.tools.postgres.snapshot import Snapshot, in_snapshot, kept_alive
 
 
@@ -20,7 +21,12 @@ class Readers:
     """Lends up to `size` connections that see what the snapshot sees; opened when first needed.
 
     `stop()` ends what is running on all of them; borrowing then fails.
+
+    Attributes:
+        programs: whether programs of PostgreSQL may read beside these sessions, as they do.
     """
+
+    programs = True
 
     def __init__(self, snapshot: Snapshot, size: int) -> None:
         self.snapshot = snapshot
@@ -85,11 +91,41 @@ class Readers:
         self._stack.close()
 
 
+class OwnPathReaders(Readers):
+    """Lends the connections of other readers under the role's and database's own search_path."""
+
+    programs = False
+
+    def __init__(self, readers: Readers) -> None:
+        super().__init__(readers.snapshot, readers.size)
+        self._readers = readers
+        with readers.borrow() as connection:
+            self._path = own_search_path(connection)
+
+    @contextlib.contextmanager
+    def borrow(self) -> Iterator[Connection[TupleRow]]:
+        """Lend a connection for the block."""
+        with self._readers.borrow() as connection, under_search_path(connection, self._path):
+            yield connection
+
+    @contextlib.contextmanager
+    def permit(self) -> Iterator[None]:
+        """Count a connection that a program of PostgreSQL opens for the block."""
+        with self._readers.permit():
+            yield
+
+    def check(self) -> None:
+        """Raise UnreachableError when the capture was stopped."""
+        self._readers.check()
+
+
 class HolderReaders(Readers):
     """Lends the snapshot's own session, which has every table's lock: for a table that somebody else waits to change.
 
     Its DDL waits for our snapshot, and every new reader would wait behind it until the backup has ended.
     """
+
+    programs = False
 
     def __init__(self, readers: Readers) -> None:
         super().__init__(readers.snapshot, 1)
@@ -97,10 +133,11 @@ class HolderReaders(Readers):
 
     @contextlib.contextmanager
     def borrow(self) -> Iterator[Connection[TupleRow]]:
-        """Lend the session for the block."""
+        """Lend the session for the block; an error in it does not end the snapshot."""
         with self.snapshot.guard, translated(self.snapshot.target):
             self.check()
-            yield self.snapshot.connection
+            with self.snapshot.connection.transaction():
+                yield self.snapshot.connection
 
     def check(self) -> None:
         """Raise UnreachableError when the capture was stopped."""

@@ -38,6 +38,7 @@ from backup_pipeline.tools.postgres.fingerprint import (
     row_alias,
     row_hash,
 )
+from backup_pipeline.tools.postgres.search_path import is_not_seen, own_search_path, under_search_path, with_catalog
 from backup_pipeline.tools.postgres.target import PostgresTarget
 
 TableName = tuple[str, str]
@@ -82,6 +83,7 @@ def fingerprints_of(
     algorithms: Mapping[TableName, str],
     *,
     jobs: int = 2,
+    search_path: str = "",
     progress: ProgressSink = no_progress,
 ) -> dict[TableName, Fingerprint | str]:
     """Return each table's fingerprint by the named algorithm ("" for the fastest), or why there is none.
@@ -90,6 +92,7 @@ def fingerprints_of(
         target: the database.
         algorithms: table → algorithm of the recorded fingerprint.
         jobs: connections.
+        search_path: for tables whose functions need one; the role's and database's own by default.
         progress: told the number of tables done.
     """
     mine = local()
@@ -97,16 +100,20 @@ def fingerprints_of(
     types = HashableTypes()
 
     def one(item: tuple[TableName, str]) -> tuple[TableName, Fingerprint | str]:
-        (schema, table), algorithm = item
+        algorithm = item[1]
         if getattr(mine, "connection", None) is None:
             mine.connection = open_connection(target)
             opened.append(mine.connection)
         try:
-            if not algorithm:
-                return item[0], fingerprint_table(mine.connection, schema, table, types)
-            if algorithm not in (HASH_RECORD, HASH_TEXT):
+            if algorithm not in ("", HASH_RECORD, HASH_TEXT):
                 return item[0], f"the fingerprint algorithm {algorithm} is not known to this release"
-            return item[0], fingerprint_with(mine.connection, schema, table, algorithm)
+            try:
+                return item[0], _fingerprint(mine.connection, item[0], algorithm, types)
+            except psycopg.Error as error:
+                if not is_not_seen(error):
+                    raise
+            with under_search_path(mine.connection, with_catalog(search_path) or own_search_path(mine.connection)):
+                return item[0], _fingerprint(mine.connection, item[0], algorithm, types)
         except psycopg.Error as error:
             return item[0], _unread(error, target)
         except BackupSystemError as error:
@@ -130,6 +137,14 @@ def fingerprints_of(
         for connection in opened:
             connection.close()
     return found
+
+
+def _fingerprint(
+    connection: Connection[TupleRow], table: TableName, algorithm: str, types: HashableTypes
+) -> Fingerprint:
+    if not algorithm:
+        return fingerprint_table(connection, *table, types)
+    return fingerprint_with(connection, *table, algorithm)
 
 
 def _unread(error: psycopg.Error, target: PostgresTarget) -> str:
