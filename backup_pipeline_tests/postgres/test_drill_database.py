@@ -13,7 +13,7 @@ from backup_pipeline.restore.comparison import Expectation
 from backup_pipeline.restore.drill_database import drill_database
 from backup_pipeline.restore.rebuild import rebuild_database
 from backup_pipeline.tools.postgres.clients import choose_client
-from backup_pipeline.tools.postgres.databases import drop_database, server_facts
+from backup_pipeline.tools.postgres.databases import create_database, drop_database, server_facts
 from backup_pipeline.tools.postgres.embedded import EmbeddedServer, scratch_server
 from backup_pipeline.tools.postgres.psql import run_plain_dump
 from backup_pipeline.tools.postgres.restore_load import load_plain_dump
@@ -229,3 +229,40 @@ def test_what_only_superusers_may_own_stays_with_the_restoring_one_where_the_rol
             drop_database(copy)
     finally:
         run(server.target(), "drop role if exists platform_admin")
+
+
+# As LedgerSMB's and Supabase's: rights on functions whose arguments have names, and a superusers' setting of one.
+FUNCTIONS = """
+create role drill_teller nologin;
+create type "odd kind" as (a integer);
+create function named(in_name text, "Odd, one" "odd kind", variadic rest integer[]) returns text language sql
+    as 'select in_name';
+create procedure step(in a integer, inout b text) language sql as 'select b';
+create aggregate total(integer) (sfunc = int4pl, stype = integer);
+create function loud() returns integer language plpgsql
+    set log_min_messages = 'fatal' set temp_file_limit = 1 set search_path = '' as 'begin return 1; end';
+revoke all on function named(text, "odd kind", integer[]), total(integer), loud() from public;
+revoke all on procedure step(integer, text) from public;
+grant execute on function named(text, "odd kind", integer[]), total(integer), loud() to drill_teller;
+"""
+
+
+@pytest.mark.parametrize("where", ["server", "installed_server"])
+def test_rights_on_functions_with_named_arguments_and_superusers_settings_of_functions_are_proven(
+    where: str, request: pytest.FixtureRequest
+) -> None:
+    server = request.getfixturevalue(where)
+    source = server.target("functions_source")
+    create_database(source)
+    try:
+        run(source, FUNCTIONS)
+        dump, expected = dump_of(source), expectation_of(source)
+        outcome = drill_database(opened(dump), expected, server.target())
+        assert (outcome.findings, outcome.missing_here) == ([], [])
+        lost = drilled((dump, expected), server.target(), "grant execute on function named to public")
+        assert any("grant" in line and "named" in line for line in lost), lost
+        assert ask(source, "select * from pg_parameter_acl") == []
+        assert ask(source, "select rolname from pg_roles where rolname ~ '^drill_[0-9a-f]+'") == []
+    finally:
+        drop_database(source)
+        run(server.target(), "drop role if exists drill_teller")

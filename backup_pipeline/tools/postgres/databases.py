@@ -351,11 +351,24 @@ def create_roles(target: PostgresTarget, names: Iterable[str]) -> tuple[str, ...
     return tuple(made)
 
 
+_LENT = """
+select parname from pg_catalog.pg_parameter_acl, pg_catalog.aclexplode(paracl) lent
+ where lent.grantee = (select oid from pg_catalog.pg_roles where rolname = %s)
+"""
+
+
 def drop_roles(target: PostgresTarget, names: Iterable[str]) -> None:
-    """Drop roles that own nothing any more; those that do stay."""
+    """Drop roles that own nothing any more, with their rights on settings; those that do stay."""
     with maintenance(target) as connection:
+        settings_have_rights = connection.info.server_version >= 150000
         for name in names:
             with contextlib.suppress(psycopg.Error):
+                for (setting,) in connection.execute(_LENT, [name]).fetchall() if settings_have_rights else ():
+                    connection.execute(
+                        sql.SQL("revoke all on parameter {} from {}").format(
+                            sql.Identifier(setting), sql.Identifier(name)
+                        )
+                    )
                 connection.execute(sql.SQL("drop role if exists {}").format(sql.Identifier(name)))
 
 

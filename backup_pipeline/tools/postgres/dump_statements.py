@@ -153,6 +153,43 @@ def rights_on(statement: str) -> tuple[str, str] | None:
     return (found["kind"], found["identity"]) if found else None
 
 
+# Settings that only superusers may change and a function may bring along, as Supabase's log_min_messages. None of them
+# starts a program, loads a library, reads a file or touches another database; with them a function does no more than
+# without.
+_LENT_SETTINGS = frozenset(
+    [
+        "backtrace_functions", "commit_delay", "compute_query_id", "deadlock_timeout", "event_triggers",
+        "lc_messages", "log_connections", "log_disconnections", "log_duration", "log_error_verbosity",
+        "log_executor_stats", "log_lock_failures", "log_lock_waits", "log_min_duration_sample",
+        "log_min_duration_statement", "log_min_error_statement", "log_min_messages", "log_parameter_max_length",
+        "log_parser_stats", "log_planner_stats", "log_replication_commands", "log_statement",
+        "log_statement_sample_rate", "log_statement_stats", "log_temp_files", "log_transaction_sample_rate",
+        "plpgsql.variable_conflict", "session_replication_role", "temp_file_limit", "track_activities",
+        "track_cost_delay_timing", "track_counts", "track_functions", "track_io_timing", "track_wal_io_timing",
+        "update_process_title", "wal_compression",
+    ]
+)  # fmt: skip
+_FUNCTIONS_SETTING = re.compile(r'^ +SET "?([a-z_.]+)"? TO ', re.MULTILINE)
+
+
+def settings_to_lend(statement: str) -> frozenset[str]:
+    """Return the superusers' settings, of the harmless ones, that a function's definition may set."""
+    if not statement.startswith(("CREATE FUNCTION ", "CREATE PROCEDURE ")):
+        return frozenset()
+    return _LENT_SETTINGS.intersection(_FUNCTIONS_SETTING.findall(statement))
+
+
+_SIGNATURE = re.compile(rf"(?:(?P<schema>{_IDENT})\.)?(?P<name>{_IDENT})\((?P<arguments>.*)\)\Z", re.DOTALL)
+
+
+def function_signature(identity: str) -> tuple[str, str, str]:
+    """Return schema ("" where none is named), name, and the arguments as they stand in a function's identity."""
+    found = _SIGNATURE.match(identity)
+    return (
+        (unquoted(found["schema"] or ""), unquoted(found["name"]), found["arguments"]) if found else ("", identity, "")
+    )
+
+
 def known_statement(statement: str) -> Known | None:
     """Return what a statement is when it needs superuser rights and is of the recognised list."""
     if " OWNER TO " in statement and (found := _OWNER.match(statement)):

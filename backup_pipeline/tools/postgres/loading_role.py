@@ -28,11 +28,13 @@ from backup_pipeline.tools.postgres.dump_statements import (
     Owner,
     column_options,
     first_words,
+    function_signature,
     is_written_by_pg_dump,
     known_statement,
     plain_foreign_table,
     rights_on,
     session_role,
+    settings_to_lend,
     unquoted,
     with_roles,
 )
@@ -57,12 +59,18 @@ KNOWN_EXTENSIONS = frozenset(
         "zhparser",
     ]
 )  # fmt: skip
+# A function by its schema, name and arguments as pg_dump wrote them: with names and modes; of an aggregate the types.
+_FUNCTION = (
+    "(select p.oid from pg_proc p join pg_namespace n on n.oid = p.pronamespace"
+    " where n.nspname = %s and p.proname = %s"
+    " and %s in (pg_get_function_identity_arguments(p.oid), oidvectortypes(p.proargtypes)))"
+)
 # Kind of object → its catalog, the column of its owner, and how its number is found by its identity.
 _OWNERS_OF = {
     "TABLE": ("pg_class", "relowner", "to_regclass(%s)"),
     "SEQUENCE": ("pg_class", "relowner", "to_regclass(%s)"),
-    "FUNCTION": ("pg_proc", "proowner", "to_regprocedure(%s)"),
-    "PROCEDURE": ("pg_proc", "proowner", "to_regprocedure(%s)"),
+    "FUNCTION": ("pg_proc", "proowner", _FUNCTION),
+    "PROCEDURE": ("pg_proc", "proowner", _FUNCTION),
     "SCHEMA": ("pg_namespace", "nspowner", "to_regnamespace(%s)"),
     "TYPE": ("pg_type", "typowner", "to_regtype(%s)"),
     "DOMAIN": ("pg_type", "typowner", "to_regtype(%s)"),
@@ -70,6 +78,7 @@ _OWNERS_OF = {
     "FOREIGN SERVER": ("pg_foreign_server", "srvowner", "(select oid from pg_foreign_server where srvname = %s)"),
 }
 _QUIET_SINCE = 17
+_RIGHTS_ON_SETTINGS_SINCE = 150000
 _PREDEFINED = "pg_"
 _DATABASE_OWNER = "pg_database_owner"
 _ENCODING = re.compile(r"SET client_encoding = '([A-Za-z0-9_]+)';\Z")
@@ -190,6 +199,7 @@ class Steward:
         self._files: set[str] = set()
         self._last: list[bytes] = []
         self._wrappers: list[str] = []
+        self._settings: set[str] = set()
         self.kept: list[tuple[str, str]] = []
         """Objects that stay with the superuser, and the role that owned each."""
 
@@ -232,6 +242,7 @@ class Steward:
             return self._is_the_copys(*on)
         if found := _ENCODING.match(text):
             self._follow(found[1])
+        self._lend_settings(settings_to_lend(text))
         if not _HARMLESS.match(text) and known is None:
             self._early = False
         return known is not None
@@ -350,6 +361,19 @@ class Steward:
             )
             self._wrappers.append(name)
 
+    def _lend_settings(self, names: Collection[str]) -> None:
+        """Let the loading role make functions with these settings, where there is such a right (since PostgreSQL 15).
+
+        It goes with the role: `drop_roles` takes it back.
+        """
+        if self._session.info.server_version < _RIGHTS_ON_SETTINGS_SINCE:
+            return
+        for name in sorted({*names} - self._settings):
+            self._session.execute(
+                sql.SQL("grant set on parameter {} to {}").format(sql.Identifier(name), sql.Identifier(self._role.name))
+            )
+            self._settings.add(name)
+
     def _of_files(self, name: str, server: str) -> bool:
         """Whether a foreign table shows a file of the server. It stays with the superuser, and nobody reads it."""
         found = self._session.execute(
@@ -364,9 +388,14 @@ class Steward:
     def _is_the_copys(self, kind: str, identity: str) -> bool:
         """Whether an object belongs to the loading role or one made for the copy: not to the server, no extension's."""
         catalog, column, number = _OWNERS_OF[kind]
+        known_by = [identity]
+        if kind == "FOREIGN SERVER":
+            known_by = [unquoted(identity)]
+        elif number is _FUNCTION:
+            known_by = [*function_signature(identity)]
         row = self._session.execute(
             f"select pg_get_userbyid({column}) from {catalog} where oid = {number}".encode(),  # noqa: S608 - constants
-            [unquoted(identity) if kind == "FOREIGN SERVER" else identity],
+            known_by,
         ).fetchone()
         return bool(row and row[0] in {self._role.name, *self._role.owners, _DATABASE_OWNER})
 
