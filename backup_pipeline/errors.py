@@ -1,12 +1,15 @@
 """One family of errors: what is wrong, where, and what to do about it.
 
 Every error that a user can meet is one of these. Foreign errors (psycopg, OSError, git) are translated where they
-enter, in `tools`. Secrets never belong in any of the three texts. No logging and no formatting for a terminal here.
+enter, in `tools`. Secrets never belong in any of the three texts; those that a server or program repeats are taken
+out here. No logging and no formatting for a terminal here.
 """
 
 from __future__ import annotations
 
 from enum import IntEnum
+
+from backup_pipeline.redaction import redacted
 
 
 class ExitCode(IntEnum):
@@ -42,9 +45,9 @@ class BackupSystemError(Exception):
     """False where the same call may succeed later without anybody changing anything."""
 
     def __init__(self, what: str, *, where: str = "", remedy: str = "") -> None:
-        self.what = what
-        self.where = where
-        self.remedy = remedy
+        self.what = redacted(what)
+        self.where = redacted(where)
+        self.remedy = redacted(remedy)
         super().__init__(str(self))
 
     def __str__(self) -> str:

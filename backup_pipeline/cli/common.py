@@ -14,6 +14,7 @@ import typer
 
 from backup_pipeline.cli.words import visible
 from backup_pipeline.errors import BackupSystemError, ExitCode
+from backup_pipeline.redaction import redacting_hook
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -115,6 +116,8 @@ def run_app(app: Callable[..., Any], arguments: list[str] | None = None) -> int:
         # Dagster has an exception of its own for an interrupt, and it is not imported here.
         if type(error).__name__ == _INTERRUPTED_IN_DAGSTER:
             return _interrupted()
+        # A fault of the program, whose traceback may repeat what a server said.
+        sys.excepthook = redacting_hook(sys.excepthook)
         raise
     if outcome == int(ExitCode.INTERRUPTED):
         # What Typer makes of Ctrl-C, without a word.

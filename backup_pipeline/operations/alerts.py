@@ -17,14 +17,13 @@ from backup_pipeline.model.incident import Incident, IncidentKind, IncidentState
 from backup_pipeline.model.record import ArtefactRecord
 from backup_pipeline.operations.alerts_observe import observe_check, observe_site, retention_incident, run_link
 from backup_pipeline.operations.alerts_state import change_state, read_state
+from backup_pipeline.redaction import scrub, secrets_in
 from backup_pipeline.rules.incidents import (
     Message,
     claim,
     compose,
     incident_key,
     observe,
-    scrub,
-    secrets_in,
     settle,
     untold,
 )

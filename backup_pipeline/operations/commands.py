@@ -16,6 +16,7 @@ from typing import Literal
 
 from backup_pipeline.errors import BackupSystemError, ToolError
 from backup_pipeline.model.command_record import CommandRecord
+from backup_pipeline.redaction import redacted
 from backup_pipeline.settings.site import Site
 from backup_pipeline.settings.types import Command
 from backup_pipeline.tools.processes import run
@@ -38,7 +39,7 @@ def masked(text: str, environment: Mapping[str, str]) -> str:
     secrets |= {found for value in environment.values() for found in _IN_URL.findall(value)}
     for secret in sorted((each for each in secrets if len(each) >= _SHORTEST), key=len, reverse=True):
         text = text.replace(secret, "***")
-    return _IN_URL.sub(lambda found: found[0].replace(f":{found[1]}@", ":***@"), text)
+    return redacted(_IN_URL.sub(lambda found: found[0].replace(f":{found[1]}@", ":***@"), text))
 
 
 @contextmanager

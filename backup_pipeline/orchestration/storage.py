@@ -6,18 +6,21 @@ process and is in no instance reference, argument list, or page of the UI. What 
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dagster import EventLogEntry
 from dagster._config.config_schema import UserConfigSchema
 from dagster._core.storage.base_storage import DagsterStorage
-from dagster._serdes import ConfigurableClass, ConfigurableClassData
+from dagster._serdes import ConfigurableClass, ConfigurableClassData, deserialize_value, serialize_value
 
 from backup_pipeline.errors import SettingsError, SourceError
 from backup_pipeline.orchestration.home import default_home
+from backup_pipeline.redaction import redacted_values
 
 URL_VARIABLE = "DAGSTER_POSTGRES_URL"
 URL_FILE_VARIABLE = "DAGSTER_POSTGRES_URL_FILE"
@@ -99,9 +102,27 @@ class EnvironmentStorage(DagsterStorage, ConfigurableClass):
         if url := postgres_url(os.environ):
             from dagster_postgres import DagsterPostgresStorage
 
-            return DagsterPostgresStorage(postgres_url=url, inst_data=inst_data)
+            return _without_secrets(DagsterPostgresStorage(postgres_url=url, inst_data=inst_data))
         from backup_pipeline.orchestration.sqlite_storage import SqliteStorage
 
         base = default_home(os.environ) / "storage"
         base.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return SqliteStorage.from_local(str(base), inst_data=inst_data)
+        return _without_secrets(SqliteStorage.from_local(str(base), inst_data=inst_data))
+
+
+def _without_secrets(storage: DagsterStorage) -> DagsterStorage:
+    """Return a storage that takes secrets out of every event before it stores it.
+
+    Dagster adds the causes of an error, with what a server or program said, to the event of a failed step.
+    """
+    events: Any = storage.event_log_storage
+    store, store_batch = events.store_event, events.store_event_batch
+    events.store_event = lambda event: store(_redacted_event(event))
+    events.store_event_batch = lambda batch: store_batch([_redacted_event(event) for event in batch])
+    return storage
+
+
+def _redacted_event(event: EventLogEntry) -> EventLogEntry:
+    written = json.loads(serialize_value(event))
+    safe = redacted_values(written)
+    return event if safe == written else deserialize_value(json.dumps(safe), EventLogEntry)

@@ -5,11 +5,9 @@ Reading sets, keeping the state and sending messages are not here.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from urllib.parse import unquote, urlsplit
 
 from backup_pipeline.model.incident import Incident, IncidentKind, IncidentState, Notice, Observation
 
@@ -180,59 +178,3 @@ def _paragraph(incident: Incident) -> list[str]:
         "link": incident.link,
     }
     return [_one_line(incident.what), *(f"  {name:<9}{_one_line(value)}" for name, value in fields.items() if value)]
-
-
-_SECRET_NAME = re.compile(
-    r"(?:^|_)(?:PASS|PASSWORD|PASSWD|PWD|PW|SECRET|SECRETS|TOKEN|KEY|KEYS|CREDENTIALS?|JWT|SALT)(?:_|$)", re.IGNORECASE
-)
-_ADDRESS_NAME = re.compile(r"(?:^|_)(?:URLS?|URI|DSN|PING)(?:_|$)", re.IGNORECASE)
-# In whatever variable it stands: libpq's keywords and the parameters of its URLs that hold secrets.
-_KEYWORD_PASSWORD = re.compile(
-    r"(?<![A-Za-z])(?:ssl)?(?:password|oauth_client_secret|scram_(?:client|server)_key)\s*=\s*"
-    r"(?:'((?:[^'\\]|\\.)*)'|([^\s&;']+))",
-    re.IGNORECASE,
-)
-HIDDEN = "***"
-# Shorter texts are parts of ordinary words; hiding them would garble the message and tell what they are.
-_SHORTEST = 4
-_NO_SECRETS = ("true", "false", "none", "null")
-
-
-def secrets_in(environment: Mapping[str, str], *, secret_variables: Iterable[str] = ()) -> tuple[str, ...]:
-    """Return the texts of an environment that no message may hold, longest first.
-
-    They are the values of variables whose name says so (PASSWORD, SECRET, TOKEN, KEY, …) and of `secret_variables`;
-    and in connection strings the password in each of its spellings.
-    """
-    named = set(secret_variables)
-    found: set[str] = set()
-    for name, value in environment.items():
-        text = value.strip()
-        if len(text) < _SHORTEST or text.lower() in _NO_SECRETS or name == "PWD":
-            continue
-        if name in named:
-            found.update((text, *text.split()))
-        elif _SECRET_NAME.search(name):
-            found.add(text)
-        if name in named or _ADDRESS_NAME.search(name) or "://" in text:
-            for part in text.split():
-                found.update(_passwords(part))
-        for quoted, plain in _KEYWORD_PASSWORD.findall(text):
-            written = quoted or plain
-            found.update((written, re.sub(r"\\(.)", r"\1", written), unquote(written)))
-    return tuple(sorted((text for text in found if len(text) >= _SHORTEST), key=len, reverse=True))
-
-
-def _passwords(address: str) -> set[str]:
-    try:
-        password = urlsplit(address.removeprefix("jdbc:")).password
-    except ValueError:
-        return set()
-    return {password, unquote(password)} if password else set()
-
-
-def scrub(text: str, secrets: Iterable[str]) -> str:
-    """Return the text with every secret replaced by `***`."""
-    for secret in secrets:
-        text = text.replace(secret, HIDDEN)
-    return text

@@ -5,23 +5,26 @@ Imports little, since `list` and `show` wait for it: no Dagster, no pandas, no d
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel
 from pydantic import ValidationError as PydanticError
 
 from backup_pipeline.errors import SettingsError
+from backup_pipeline.redaction import hide, secrets_in
 from backup_pipeline.settings.coherence import coherence_faults
 from backup_pipeline.settings.diagnosis import field_faults
 from backup_pipeline.settings.document import MOST_BYTES, FileFault, read_document
 from backup_pipeline.settings.env_template import TEMPLATE_VARIABLES
 from backup_pipeline.settings.site import Site
-from backup_pipeline.settings.types import SiteSettings
-from backup_pipeline.settings.variables import merged, named_variables, read_env_file
+from backup_pipeline.settings.types import PostgresSource, SiteSettings
+from backup_pipeline.settings.variables import merged, named_variables, read_env_file, secret_variables
 
 CONFIG_VARIABLE = "BACKUP_PIPELINE_CONFIG"
 DEFAULT_NAME = "backup.yaml"
@@ -62,7 +65,21 @@ def load_site(named: Path | None = None, *, environment: Mapping[str, str] | Non
     settings = _read_settings(file)
     layers = [read_env_file(file.parent / ENV_NAME), os.environ if environment is None else environment]
     names = (*named_variables(settings), *(variable.name for variable in TEMPLATE_VARIABLES))
-    return Site(file, settings, merged(layers, names))
+    site = Site(file, settings, merged(layers, names))
+    hide(secrets_in(site.environment, secret_variables=secret_variables(settings)), public=_public_words(site))
+    return site
+
+
+def _public_words(site: Site) -> Iterator[str]:
+    """Yield names that messages need; where one of them is a password too, it is one that everybody guesses."""
+    yield from site.settings.plans
+    for name, source in site.settings.sources.items():
+        yield name
+        if isinstance(source, PostgresSource):
+            with contextlib.suppress(ValueError):
+                parts = urlsplit(site.dsn(source)[1].removeprefix("jdbc:"))
+                yield from filter(None, (parts.username, parts.hostname, parts.path.strip("/")))
+            yield site.value(source.user_env)
 
 
 def check_settings(file: Path) -> list[FileFault]:

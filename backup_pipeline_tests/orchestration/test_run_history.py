@@ -115,6 +115,32 @@ def test_a_backup_of_the_shell_is_tagged_and_its_mark_is_gone_afterwards(
     assert [path for path in (tmp_path / ".dagster" / "storage" / "running").iterdir() if path.is_file()] == []
 
 
+def test_no_event_of_a_failed_step_holds_a_secret_that_its_cause_repeats(
+    history: tuple[dg.DagsterInstance, WorkspaceProcessContext],
+) -> None:
+    instance, _ = history
+    secret = 's3cret "Wörd"'
+    load_site(environment={"SHOP_PASSWORD": secret})
+
+    @dg.op
+    def capture(context: dg.OpExecutionContext) -> None:
+        context.log.warning("the server said: %s", secret)
+        try:
+            raise ValueError(f"wrong password {secret}")
+        except ValueError as error:
+            raise dg.Failure("refused", metadata={"told": secret}) from error
+
+    @dg.job
+    def failing() -> None:
+        capture()
+
+    result = failing.execute_in_process(instance=instance, raise_on_error=False)
+    told = [str(entry) for entry in instance.all_logs(result.run_id)]
+    assert [text for text in told if "s3cret" in text] == []
+    assert any("wrong password ***" in text for text in told)
+    assert any("the server said: ***" in text for text in told)
+
+
 HANGING = """
 import os, sys, time
 from backup_pipeline.orchestration.liveness import marked_alive

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backup_pipeline.model.incident import Incident, IncidentKind, IncidentState, Notice, Observation
-from backup_pipeline.rules.incidents import claim, compose, incident_key, observe, scrub, secrets_in, settle
+from backup_pipeline.redaction import scrub, secrets_in
+from backup_pipeline.rules.incidents import claim, compose, incident_key, observe, settle
 from backup_pipeline.rules.overdue import last_time, next_time, overdue
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
