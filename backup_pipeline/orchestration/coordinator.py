@@ -5,10 +5,15 @@ Dagster gives a run the tags of its job. Runs from the pages of assets and group
 
 from __future__ import annotations
 
+from typing import Any
+
 from dagster import DagsterRun
 from dagster._core.run_coordinator import QueuedRunCoordinator, SubmitRunContext
+from dagster._core.run_coordinator.queued_run_coordinator import RunQueueConfig
+from dagster._utils.tags import TagConcurrencyLimitsCounter
 
-from backup_pipeline.orchestration.run_subject import missing_tags
+from backup_pipeline.orchestration.names import PLAN_TAG
+from backup_pipeline.orchestration.run_subject import missing_tags, plans_of
 
 
 class TaggedRunCoordinator(QueuedRunCoordinator):
@@ -20,3 +25,33 @@ class TaggedRunCoordinator(QueuedRunCoordinator):
         if tags := missing_tags(run):
             self._instance.add_run_tags(run.run_id, tags)
         return super().submit_run(context)
+
+    def get_run_queue_config(self) -> RunQueueConfig:
+        """Return the queue's limits. The daemon asks for them before each round: from then on it counts by plan."""
+        import dagster._daemon.run_coordinator.queued_run_coordinator_daemon as daemon
+
+        daemon.TagConcurrencyLimitsCounter = PlanLimitsCounter  # type: ignore[attr-defined]
+        return super().get_run_queue_config()
+
+
+class PlanLimitsCounter(TagConcurrencyLimitsCounter):
+    """Counts a run over assets of several plans for each of them; Dagster's tags have one value."""
+
+    def is_blocked(self, item: Any) -> bool:
+        """Return whether a run has to wait for another one of any of its plans."""
+        return super().is_blocked(item) or any(
+            super(PlanLimitsCounter, self).is_blocked(item.with_tags({PLAN_TAG: plan})) for plan in _other_plans(item)
+        )
+
+    def update_counters_with_launched_item(self, item: Any) -> None:
+        """Count a run that is started, or is in progress."""
+        super().update_counters_with_launched_item(item)
+        for plan in _other_plans(item):
+            super().update_counters_with_launched_item(item.with_tags({PLAN_TAG: plan}))
+
+
+def _other_plans(item: Any) -> tuple[str, ...]:
+    """Return the plans of a run but the one that it is tagged with; Dagster counts steps with the same class."""
+    if not isinstance(item, DagsterRun):
+        return ()
+    return tuple(plan for plan in plans_of(item) if plan != item.tags.get(PLAN_TAG))

@@ -8,6 +8,8 @@ import re
 import dagster as dg
 
 PLAN_TAG = "backup_pipeline/plan"
+# All plans of a run over assets of several; the first of them has the tag above.
+PLANS_TAG = "backup_pipeline/plans"
 OPERATION_TAG = "backup_pipeline/operation"
 STARTED_BY_TAG = "backup_pipeline/started_by"
 SET_TAG = "backup_pipeline/set"

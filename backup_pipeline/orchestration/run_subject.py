@@ -13,7 +13,7 @@ from contextlib import suppress
 
 import dagster as dg
 
-from backup_pipeline.orchestration.names import OPERATION_TAG, PLAN_TAG, STARTED_BY_TAG
+from backup_pipeline.orchestration.names import OPERATION_TAG, PLAN_TAG, PLANS_TAG, STARTED_BY_TAG
 
 ASSET_JOB = "__ASSET_JOB"
 BACKUP, CAPTURE, RESTORE = "backup", "capture", "restore"
@@ -40,6 +40,15 @@ _ASKED_BY = {
 def plan_of(job_name: str, selection: Iterable[dg.AssetKey], tags: Mapping[str, str]) -> str:
     """Return the plan that a run works for: as tagged, else that of its assets, the first of several; "" for none."""
     return tags.get(PLAN_TAG) or min((key.path[0] for key in selection), default="")
+
+
+def plans_of(run: dg.DagsterRun) -> tuple[str, ...]:
+    """Return every plan that a run works for, as it is tagged."""
+    several = run.tags.get(PLANS_TAG, "")
+    return tuple(several.split(_BETWEEN)) if several else tuple(filter(None, [run.tags.get(PLAN_TAG, "")]))
+
+
+_BETWEEN = ", "
 
 
 def operation_of(job_name: str, selection: Iterable[dg.AssetKey], plan: str) -> str:
@@ -88,8 +97,10 @@ def missing_tags(run: dg.DagsterRun, asked: str = "") -> dict[str, str]:
     checks = frozenset(check.asset_key for check in run.asset_check_selection or ())
     keys = selection or checks
     plan = plan_of(run.job_name, keys, run.tags)
+    plans = sorted({key.path[0] for key in keys})
     wanted = {
         PLAN_TAG: plan,
+        PLANS_TAG: _BETWEEN.join(plans) if len(plans) > 1 and PLAN_TAG not in run.tags else "",
         OPERATION_TAG: operation_of(run.job_name, selection, plan) if selection or not checks else "check",
         STARTED_BY_TAG: asked or asked_by(run.tags),
     }

@@ -15,14 +15,15 @@ import pytest
 from dagster._core.launcher import WorkerStatus
 from dagster._core.storage.dagster_run import DagsterRunStatus
 from dagster._core.storage.tags import GRPC_INFO_TAG
-from dagster._core.workspace.context import WorkspaceProcessContext
+from dagster._core.workspace.context import BaseWorkspaceRequestContext, WorkspaceProcessContext
 from dagster._daemon.monitoring.run_monitoring import execute_run_monitoring_iteration
+from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import QueuedRunCoordinatorDaemon
 
 from backup_pipeline.operations.alerts_state import read_state
 from backup_pipeline.orchestration.alerts import alert_sensors, subject_of
 from backup_pipeline.orchestration.build import build_definitions
 from backup_pipeline.orchestration.liveness import SILENT_SECONDS, death_of, end_dead_runs, marked_alive
-from backup_pipeline.orchestration.names import OPERATION_TAG, PLAN_TAG, STARTED_BY_TAG
+from backup_pipeline.orchestration.names import OPERATION_TAG, PLAN_TAG, PLANS_TAG, STARTED_BY_TAG
 from backup_pipeline.orchestration.run_subject import missing_tags
 from backup_pipeline.settings.loader import load_site
 from backup_pipeline_tests.orchestration.workspaces import loaded
@@ -34,6 +35,7 @@ sources:
   desk: {kind: folder, path: files}
 plans:
   nightly: {sources: [shop, desk]}
+  weekly: {sources: [desk]}
 """
 TAGS = (PLAN_TAG, OPERATION_TAG, STARTED_BY_TAG)
 
@@ -75,26 +77,68 @@ def test_what_a_run_is_about_is_told_from_what_it_selects(run: dg.DagsterRun, to
     assert missing_tags(run.with_tags({**tags, OPERATION_TAG: "mine"})) == {}
 
 
+def submitted(
+    instance: dg.DagsterInstance, request: BaseWorkspaceRequestContext, *keys: str, job: str = "__ASSET_JOB"
+) -> str:
+    """Put a run into the queue, as the webserver does for the page of an asset, a group or a job; return its id."""
+    location = request.get_code_location("backup-pipeline")
+    repository = next(iter(location.get_repositories().values()))
+    full = repository.get_full_job(job)
+    run = instance.create_run(
+        job_name=job, run_id=None, run_config={}, resolved_op_selection=None, status=None,
+        tags={} if job == "__ASSET_JOB" else dict(full.tags),
+        root_run_id=None, parent_run_id=None, step_keys_to_execute=None, execution_plan_snapshot=None,
+        job_snapshot=None, parent_job_snapshot=None,
+        asset_selection=frozenset(dg.AssetKey(key.split("/")) for key in keys) or None,
+        asset_check_selection=None, op_selection=None, remote_job_origin=full.get_remote_origin(),
+        job_code_origin=full.get_python_origin(), asset_graph=repository.asset_graph,
+    )  # fmt: skip
+    instance.submit_run(run.run_id, request)
+    return run.run_id
+
+
 def test_a_run_of_the_asset_pages_waits_in_the_queue_with_its_plan(
     history: tuple[dg.DagsterInstance, WorkspaceProcessContext],
 ) -> None:
     instance, workspace = history
     with workspace.create_request_context() as request:
-        location = request.get_code_location("backup-pipeline")
-        repository = next(iter(location.get_repositories().values()))
-        job = repository.get_full_job("__ASSET_JOB")
-        run = instance.create_run(
-            job_name="__ASSET_JOB", run_id=None, run_config={}, resolved_op_selection=None, status=None, tags={},
-            root_run_id=None, parent_run_id=None, step_keys_to_execute=None, execution_plan_snapshot=None,
-            job_snapshot=None, parent_job_snapshot=None, asset_selection=frozenset({dg.AssetKey(["nightly", "shop"])}),
-            asset_check_selection=None, op_selection=None, remote_job_origin=job.get_remote_origin(),
-            job_code_origin=job.get_python_origin(), asset_graph=repository.asset_graph,
-        )  # fmt: skip
-        instance.submit_run(run.run_id, request)
+        run_id = submitted(instance, request, "nightly/shop")
     queued = instance.get_runs(dg.RunsFilter(tags={PLAN_TAG: "nightly", OPERATION_TAG: "capture"}))
-    assert [(found.run_id, found.status) for found in queued] == [(run.run_id, DagsterRunStatus.QUEUED)]
+    assert [(found.run_id, found.status) for found in queued] == [(run_id, DagsterRunStatus.QUEUED)]
     assert queued[0].tags[STARTED_BY_TAG] == "ui"
     assert GRPC_INFO_TAG not in queued[0].tags
+
+
+def test_one_run_per_plan_leaves_the_queue_wherever_it_was_started(
+    history: tuple[dg.DagsterInstance, WorkspaceProcessContext],
+) -> None:
+    instance, workspace = history
+
+    def leaving() -> list[str]:
+        # What the daemon does in each of its rounds, up to the start of the processes.
+        daemon = QueuedRunCoordinatorDaemon(interval_seconds=1)
+        return [run.run_id for run in daemon._get_runs_to_dequeue(instance, instance.get_concurrency_config(), None)]
+
+    with workspace.create_request_context() as request:
+        page = submitted(instance, request, "nightly/shop")
+        job = submitted(instance, request, job="nightly_backup")
+        both = submitted(instance, request, "nightly/desk", "weekly/desk")
+        other = submitted(instance, request, "weekly/desk")
+    assert leaving() == [page, other]
+    for run_id in (page, other):
+        instance.report_run_canceled(instance.get_run_by_id(run_id))  # type: ignore[arg-type]
+    assert leaving() == [job]
+    instance.report_run_canceled(instance.get_run_by_id(job))  # type: ignore[arg-type]
+    with workspace.create_request_context() as request:
+        third = submitted(instance, request, job="weekly_backup")
+    assert leaving() == [both]
+    # Also while it runs.
+    instance.report_dagster_event(dg.DagsterEvent(dg.DagsterEventType.RUN_START.value, "__ASSET_JOB"), run_id=both)
+    assert leaving() == []
+    instance.report_run_canceled(instance.get_run_by_id(both))  # type: ignore[arg-type]
+    assert leaving() == [third]
+    tags = instance.get_run_by_id(both).tags  # type: ignore[union-attr]
+    assert (tags[PLAN_TAG], tags[PLANS_TAG]) == ("nightly", "nightly, weekly")
 
 
 def test_a_backup_of_the_shell_is_tagged_and_its_mark_is_gone_afterwards(
@@ -123,8 +167,8 @@ def test_no_event_of_a_failed_step_holds_a_secret_that_its_cause_repeats(
     load_site(environment={"SHOP_PASSWORD": secret})
 
     @dg.op
-    def capture(context: dg.OpExecutionContext) -> None:
-        context.log.warning("the server said: %s", secret)
+    def capture() -> None:
+        dg.get_dagster_logger().warning("the server said: %s", secret)
         try:
             raise ValueError(f"wrong password {secret}")
         except ValueError as error:
