@@ -184,11 +184,7 @@ def copy_online(source: Path, target: Path, *, wait_seconds: float = BUSY_SECOND
             with contextlib.closing(sqlite3.connect(target)) as writer:
                 reader.backup(writer, pages=-1, progress=stop_waiting, sleep=0.1)
         except TimeoutError:
-            raise UnreachableError(
-                f"The database stayed locked for {wait_seconds:g} s.",
-                where=str(source),
-                remedy="Another program holds it in a long transaction; run again later.",
-            ) from None
+            raise _stayed_locked(source, wait_seconds) from None
         except sqlite3.Error as error:
             # The source is only read: it is the copy that has no room, or that cannot be made.
             if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_FULL:
@@ -196,6 +192,18 @@ def copy_online(source: Path, target: Path, *, wait_seconds: float = BUSY_SECOND
             if not target.exists():
                 raise translate_os_error(OSError(errno.EIO, "The copy cannot be made"), target) from error
             raise
+
+
+def _stayed_locked(path: Path, wait_seconds: float) -> UnreachableError:
+    # Browsers and others set `locking_mode = EXCLUSIVE`: waiting for them never helps.
+    openers = openers_of(path)
+    by = f" by {', '.join(openers)}" if openers else ""
+    return UnreachableError(
+        f"The database stayed locked{by} for {wait_seconds:g} s.",
+        where=str(path),
+        remedy="After a long transaction a later run succeeds. A program that keeps its database locked for as long as "
+        "it runs (browsers do) must be stopped for the backup: see `run_before` and `run_after`.",
+    )
 
 
 @dataclass(frozen=True, slots=True)

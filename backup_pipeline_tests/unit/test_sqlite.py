@@ -161,6 +161,18 @@ def test_a_database_locked_for_too_long_is_told_and_not_waited_for_forever(tmp_p
     holder.close()
 
 
+@pytest.mark.parametrize("mode", ["wal", "delete"])
+def test_a_program_that_keeps_its_database_locked_is_named_with_a_remedy(tmp_path: Path, mode: str) -> None:
+    path = database(tmp_path / "History")
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as browser:
+        browser.execute("pragma locking_mode=exclusive")
+        browser.execute(f"pragma journal_mode={mode}")
+        browser.execute("create table visits (n)")
+        with pytest.raises(UnreachableError, match=rf"locked by .*\({os.getpid()}\)") as caught:
+            copy_online(path, tmp_path / "copy.db", wait_seconds=0.5)
+    assert "run_before" in caught.value.remedy
+
+
 @pytest.mark.parametrize("kind", ["missing", "empty", "text", "folder"])
 def test_what_is_no_database_is_one_clear_error(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "werkstatt.db"
