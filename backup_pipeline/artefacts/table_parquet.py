@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from backup_pipeline.artefacts.parquet_pages import pages_of
 from backup_pipeline.errors import ValidationError
 
 ROW_GROUP_BYTES = 12 << 20
@@ -23,9 +24,10 @@ _LEVEL = 1
 _SAMPLE = 20_000
 _SAMPLE_BYTES = 64 << 20
 _REPEATING = 0.3
-# Row groups are written at some 12 MB, more only where a single row is larger. Text compresses a hundredfold at most
-# before somebody means harm.
-_LARGEST_ROW_GROUP = 256 << 20
+# Row groups are written at some 12 MB, more only where a single row is larger; PostgreSQL writes no row above 1 GB.
+_LARGEST_ROW_GROUP = (1 << 30) + (64 << 20)
+# Rows of fixed width, and texts from a dictionary, take room in memory that no file needs.
+_LARGEST_IN_MEMORY = 256 << 20
 _MOST_EXPANSION = 200
 
 
@@ -137,6 +139,7 @@ class ParquetTable:
                 f"Not a readable Parquet file ({type(error).__name__}).", where=name, remedy="Use another set."
             ) from error
         self._name = name
+        self._stream = file
 
     @property
     def schema(self) -> pa.Schema:
@@ -159,25 +162,64 @@ class ParquetTable:
         Raises:
             ValidationError: other rows, or pieces larger than a file of this size can hold.
         """
-        footer = self._file.metadata
         if rows is not None and self.rows != rows:
             raise ValidationError(
                 f"It holds {self.rows} rows, the record says {rows}.",
                 where=self._name,
                 remedy="Use another set.",
             )
+        footer = self._file.metadata
         groups = [footer.row_group(at) for at in range(footer.num_row_groups)]
-        most = max((group.total_byte_size for group in groups), default=0)
         # A row takes room in memory however well it is compressed: a billion times nothing is a line of the file.
         width = sum(_bytes_of(field.type) for field in self.schema)
-        decoded = max((group.num_rows for group in groups), default=0) * width
-        if (most > _LARGEST_ROW_GROUP and most > size * _MOST_EXPANSION) or decoded > _LARGEST_ROW_GROUP:
-            most = max(most, int(decoded))
+        for group in groups:
+            if group.total_byte_size > _LARGEST_ROW_GROUP or group.num_rows * width > _LARGEST_IN_MEMORY:
+                raise self._not_ours(max(group.total_byte_size, int(group.num_rows * width)), size)
+        whole = sum(group.total_byte_size for group in groups)
+        if whole > 4 * _LARGEST_ROW_GROUP and whole > size * _MOST_EXPANSION:
+            raise self._not_ours(whole, size)
+        try:
+            for at, group in enumerate(groups):
+                for column in range(group.num_columns):
+                    self._check_chunk(at, group, column, size)
+        except (pa.ArrowException, OSError, ValueError) as error:
             raise ValidationError(
-                f"A row group of {most:,} bytes in a file of {size:,} bytes is not what a backup writes.",
+                f"Its pages are not those of its footer ({error}); the file is damaged.",
                 where=self._name,
                 remedy="Use another set.",
-            )
+            ) from error
+
+    def _check_chunk(self, at: int, group: Any, column: int, size: int) -> None:
+        chunk = group.column(column)
+        if self._file.schema.column(column).max_repetition_level == 0 and chunk.num_values != group.num_rows:
+            raise ValueError("a column has more or fewer values than there are rows")
+        pages = list(pages_of(self._stream, chunk))
+        if chunk.total_uncompressed_size > group.total_byte_size or chunk.num_values * 4 > _LARGEST_IN_MEMORY:
+            raise self._not_ours(max(chunk.total_uncompressed_size, chunk.num_values * 4), size)
+        entries = max((page.bytes for page in pages if page.is_dictionary), default=0)
+        if chunk.physical_type == "BYTE_ARRAY" and entries * chunk.num_values > _LARGEST_IN_MEMORY:
+            decoded = self._decoded(at, chunk.path_in_schema)
+            if decoded > _LARGEST_ROW_GROUP:
+                raise self._not_ours(decoded, size)
+
+    def _decoded(self, at: int, column: str) -> int:
+        """Return the bytes of a dictionary column's values, without making them: a text may stand there often."""
+        texts = pq.ParquetFile(self._stream, pre_buffer=False, read_dictionary=[column])
+        total = 0
+        for part in texts.read_row_group(at, columns=[column], use_threads=False).flatten().columns[0].chunks:
+            if pa.types.is_dictionary(part.type):
+                lengths = pc.cast(pc.binary_length(part.dictionary), pa.int64())
+                total += pc.sum(lengths.take(part.indices)).as_py() or 0
+            else:
+                total += part.nbytes
+        return total
+
+    def _not_ours(self, found: int, size: int) -> ValidationError:
+        return ValidationError(
+            f"{found:,} bytes in memory from a file of {size:,} bytes are not what a backup writes.",
+            where=self._name,
+            remedy="Use another set.",
+        )
 
     def pieces(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
         """Yield the rows, one row group at a time; every page (of the named columns) is decompressed and decoded."""

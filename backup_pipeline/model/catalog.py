@@ -145,8 +145,9 @@ class Catalog(Frozen):
             (`definition`: what an object is beyond its own kind's text; `published`: what a publication holds; what
             is attached to an extension's tables).
         locale: None in catalogs of before it was recorded.
-        requirements: what a server needs for it beyond extensions: `xml`, `icu`, `lz4`, and `xml used by view app.v`;
-            empty in catalogs of before it was recorded.
+        requirements: what a server needs for it beyond extensions: `xml`, `icu`, `lz4`, `locale de_DE.utf8` (of a
+            collation), `xml used by view app.v`, and `superuser used by function app.f(integer)` (in C or a language
+            that only superusers may use); empty in catalogs of before it was recorded.
         kinds: of LATER_KINDS those that were asked for; empty in catalogs of before.
         sequences: identity → state. Sequences are not transactional: a restored one may be further, never behind.
         roles: names of the roles that own something or are granted something here.

@@ -17,6 +17,7 @@ class Offer:
         embedded: whether they came with this program.
         extensions: name → versions that its files hold.
         features: `xml`, `icu`, `lz4`.
+        locales: of the operating system, in one spelling (see `one_spelling`); empty where nobody can say.
     """
 
     folder: Path
@@ -24,3 +25,10 @@ class Offer:
     embedded: bool
     extensions: Mapping[str, frozenset[str]]
     features: frozenset[str]
+    locales: frozenset[str] = frozenset()
+
+
+def one_spelling(locale: str) -> str:
+    """Return a locale's name as all its spellings: de_DE.UTF-8 is de_DE.utf8."""
+    language, dot, codeset = locale.partition(".")
+    return language + dot + codeset.replace("-", "").lower()

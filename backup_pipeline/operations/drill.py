@@ -242,7 +242,6 @@ def _drill_source(
             expected,
             place.target,
             written_by=written_by(dump),
-            features=place.features,
             seconds=scratch.seconds,
             jobs=jobs,
             before_comparison=before_comparison,
@@ -250,6 +249,7 @@ def _drill_source(
             progress=progress,
         )
         outcome.skipped += [Finding(subject=DRILL_VARIABLE, problem=told) for told in place.warnings]
+        outcome.details["scratch_server"] = place.label
         return outcome
     from backup_pipeline.restore.drill_files import drill_files
 
@@ -317,7 +317,7 @@ class _Scratch:
             target = parse_target(url, variable=DRILL_VARIABLE, environment=self._site.environment)
             if folder := data_folder(target):
                 self._check_space(folder)
-            return ScratchPlace(target, warnings=tuple(self._live_servers(target)))
+            return ScratchPlace(target, warnings=tuple(self._live_servers(target)), label=DRILL_VARIABLE)
         chosen, missing = choose_server(needs)
         if chosen is None:
             return ScratchPlace(None, missing=missing)
@@ -335,7 +335,8 @@ class _Scratch:
                 )
             )
             self._servers[chosen.folder] = running.target()
-        return ScratchPlace(self._servers[chosen.folder], chosen.features)
+        label = f"embedded PostgreSQL {chosen.major}" if chosen.embedded else str(chosen.folder)
+        return ScratchPlace(self._servers[chosen.folder], label=label)
 
     def _live_servers(self, target: PostgresTarget) -> Iterator[str]:
         """Yield what must be said of a scratch server that is one of the site's own."""
@@ -383,15 +384,15 @@ class ScratchPlace:
 
     Attributes:
         target: any database of it, as the role that drills use.
-        features: what it was built with; None where nobody knows.
         missing: what this machine lacks.
         warnings: what must be said of the server.
+        label: which one it is, for the result: the variable, the folder of its programs, or the embedded one.
     """
 
     target: PostgresTarget | None
-    features: frozenset[str] | None = None
     missing: tuple[Finding, ...] = ()
     warnings: tuple[str, ...] = ()
+    label: str = ""
 
 
 def choose_server(needs: Needs) -> tuple[Offer | None, tuple[Finding, ...]]:

@@ -15,10 +15,10 @@ from backup_pipeline.operations.targets import target_of
 from backup_pipeline.restore.comparison import Expectation
 from backup_pipeline.restore.neutralise import WITHOUT
 from backup_pipeline.rules.environment import EnvironmentFault, is_placeholder
-from backup_pipeline.rules.scratch_server import FEATURES, Needs, missing_from, needs_of, too_old
+from backup_pipeline.rules.scratch_server import Needs, missing_from, needs_of, too_old
 from backup_pipeline.settings.site import Site
 from backup_pipeline.tools.postgres.clients import choose_client
-from backup_pipeline.tools.postgres.databases import ServerFacts, server_facts
+from backup_pipeline.tools.postgres.databases import ServerFacts, server_facts, server_features
 from backup_pipeline.tools.postgres.target import parse_target
 
 
@@ -28,10 +28,11 @@ def drill_faults(site: Site, plans: Sequence[str]) -> list[EnvironmentFault]:
     drilled = [plan for plan in plans if site.plan(plan).drill]
     if not drilled:
         return found
-    facts = None
+    facts, features = None, frozenset[str]()
     if (url := site.value(DRILL_VARIABLE)) and not is_placeholder(url):
         try:
-            facts = server_facts(parse_target(url, variable=DRILL_VARIABLE, environment=site.environment))
+            target = parse_target(url, variable=DRILL_VARIABLE, environment=site.environment)
+            facts, features = server_facts(target), server_features(target)
         except BackupSystemError:
             return found  # told with the servers
         if facts.superuser:
@@ -42,7 +43,7 @@ def drill_faults(site: Site, plans: Sequence[str]) -> list[EnvironmentFault]:
             if name in seen or (needs := _needs(site, plan, name)) is None:
                 continue
             seen.add(name)
-            found += _missing(plan, name, needs, facts)
+            found += _missing(plan, name, needs, facts, features)
     return found
 
 
@@ -57,14 +58,16 @@ def _superuser(facts: ServerFacts) -> EnvironmentFault:
     )
 
 
-def _missing(plan: str, name: str, needs: Needs, facts: ServerFacts | None) -> Iterator[EnvironmentFault]:
+def _missing(
+    plan: str, name: str, needs: Needs, facts: ServerFacts | None, features: frozenset[str]
+) -> Iterator[EnvironmentFault]:
     if facts is None:
         chosen, missing = choose_server(needs)
         if chosen is not None:
             return
     else:
         server = f"the server of {DRILL_VARIABLE} (PostgreSQL {facts.major})"
-        missing = tuple(missing_from(needs, server, facts.extensions, FEATURES, WITHOUT))
+        missing = tuple(missing_from(needs, server, facts.extensions, features, WITHOUT))
         if facts.major < needs.written_by:
             missing = (too_old(server, needs.written_by), *missing)
     for one in missing:

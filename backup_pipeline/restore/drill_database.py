@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from contextlib import nullcontext
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from backup_pipeline.errors import BackupSystemError, RefusedError, SourceError
@@ -15,7 +14,6 @@ from backup_pipeline.restore.neutralise import LeftOut, left_out
 from backup_pipeline.restore.rebuild import OpenDump, Rebuilt, rebuild_database
 from backup_pipeline.restore.reparsed import reparsed_by
 from backup_pipeline.rules.scratch_server import (
-    FEATURES,
     Needs,
     cause_of_refusal,
     missing_from,
@@ -23,7 +21,7 @@ from backup_pipeline.rules.scratch_server import (
     too_old,
     unexercised,
 )
-from backup_pipeline.tools.postgres.databases import create_roles, server_facts
+from backup_pipeline.tools.postgres.databases import create_roles, server_facts, server_features
 from backup_pipeline.tools.postgres.loading_role import LoadingRole, make_loading_role, time_limit
 from backup_pipeline.tools.postgres.restore_check import amcheck, quiet_copy
 from backup_pipeline.tools.postgres.scratch import mark_roles, scratch_database
@@ -58,7 +56,6 @@ def drill_database(
     jobs: int = 0,
     before_comparison: Callable[[PostgresTarget], None] | None = None,
     more_checks: Hook | None = None,
-    features: Collection[str] | None = None,
     seconds: float = 0,
     progress: ProgressSink = no_progress,
 ) -> DrillOutcome:
@@ -72,7 +69,6 @@ def drill_database(
         jobs: connections.
         before_comparison: called with the restored database; the tests damage it there.
         more_checks: called with the restored database after the comparison, for table exports.
-        features: what the server is known to have been built with (`xml`, …); None where nobody knows.
         seconds: after which the drill is ended; by the size of the tables when 0 (see `time_allowed`).
         progress: told bytes loaded and tables compared.
 
@@ -92,14 +88,14 @@ def drill_database(
     needs = needs_of(expected.catalog, recorded, written_by)
     apart, _ = left_out(tuple(needs.extensions), facts.extensions)
     name = f"the scratch server (PostgreSQL {facts.major})"
-    outcome.missing_here += missing_from(needs, name, facts.extensions, FEATURES, apart.extensions)
+    features = server_features(server)
+    outcome.missing_here += missing_from(needs, name, facts.extensions, features, apart.extensions)
     if facts.major < written_by:
         outcome.missing_here.append(too_old(name, written_by))
     if outcome.missing_here:
         return outcome
     outcome.skipped += apart.as_skipped()
-    if features is not None:
-        outcome.skipped += unexercised(needs, features)
+    outcome.skipped += unexercised(needs, features)
     roles = (*(expected.roles.needed if expected.roles else ()), *(expected.catalog.roles if expected.catalog else ()))
 
     def passed_over(left: str) -> None:
@@ -136,14 +132,14 @@ def drill_database(
             open_dump, expected, needs, apart, server, target, loading, role_for, jobs, before_comparison, more_checks,
             progress,
         )  # fmt: skip
-        limit = time_limit(server, loading.name, seconds or time_allowed(expected)) if loading else nullcontext()
-        with limit as watch:
+        who = loading.name if loading else facts.user
+        with time_limit(server, target.database, who, seconds or time_allowed(expected)) as watch:
             try:
                 drill.run(outcome, name, written_by)
             except BackupSystemError:
-                if watch is None or not watch.reached:
+                if not watch.reached:
                     raise
-        if watch is not None and watch.reached:
+        if watch.reached:
             return _ended(watch.seconds)
         return outcome
 
@@ -190,7 +186,7 @@ class _Drill:
                 self.open_dump, self.target, written_by=written_by,
                 encoding=catalog.encoding if catalog else "", locale=catalog.locale if catalog else None,
                 jobs=self.jobs, skip=self.apart if self.apart.extensions else None,
-                loading=self.loading, progress=self.progress,
+                loading=self.loading, only_pg_dumps=True, progress=self.progress,
             )  # fmt: skip
         except BackupSystemError as error:
             if not error.permanent:
@@ -217,7 +213,7 @@ class _Drill:
             reparse=reparsed_by(self.server, self.open_dump, written_by=self.needs.written_by,
                                 encoding=self.expected.catalog.encoding if self.expected.catalog else "",
                                 skip=self.apart if self.apart.extensions else None,
-                                loading=self.role_for),
+                                loading=self.role_for, only_pg_dumps=True),
             loading=self.loading, progress=self.progress,
         )  # fmt: skip
         known = {f"extension {name}" for name in self.needs.extensions}

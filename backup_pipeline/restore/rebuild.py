@@ -25,7 +25,7 @@ from backup_pipeline.tools.postgres.databases import (
     read_money_as,
     server_facts,
 )
-from backup_pipeline.tools.postgres.loading_role import LoadingRole, Steward, hand_over
+from backup_pipeline.tools.postgres.loading_role import Doorkeeper, LoadingRole, Steward, hand_over
 from backup_pipeline.tools.postgres.psql import run_plain_dump
 from backup_pipeline.tools.postgres.restore_archive import archive_holds, archive_path, archive_tablespaces, run_archive
 from backup_pipeline.tools.postgres.restore_check import (
@@ -70,6 +70,7 @@ def rebuild_database(
     careful: bool = False,
     skip: Skip | None = None,
     loading: LoadingRole | None = None,
+    only_pg_dumps: bool = False,
     progress: ProgressSink = no_progress,
 ) -> Rebuilt:
     """Make the target's database, which must not exist, and load a dump into it; on failure it is dropped again.
@@ -86,6 +87,7 @@ def rebuild_database(
         careful: one psql session instead.
         skip: tells which parts of the dump are left out (never with `careful`).
         loading: the role that loads, where `target`'s own must not run what a dump brings along.
+        only_pg_dumps: refuse a statement that pg_dump never writes, as `loading` does anyway.
         progress: told the bytes loaded.
 
     Returns:
@@ -109,7 +111,8 @@ def rebuild_database(
         warnings: tuple[str, ...] = ()
         size = 0
         with open_dump() as file:
-            archive = None if careful or skip is not None or not facts.superuser else archive_path(file)
+            by_lines = careful or skip is not None or only_pg_dumps or not facts.superuser
+            archive = None if by_lines else archive_path(file)
             if archive is not None and archive_holds(archive, client, OWNED_BY_SUPERUSERS):
                 archive = None  # pg_restore cannot leave a line out
             if archive is not None and not archive_tablespaces(archive, client) <= facts.tablespaces:
@@ -124,7 +127,8 @@ def rebuild_database(
                         warnings = run_plain_dump(reader, target, client)
                     else:
                         size = load_plain_dump(
-                            reader, target, jobs=jobs, skip=skip, tolerate=left.take, progress=progress,
+                            reader, target, jobs=jobs, skip=skip, tolerate=left.take,
+                            assistant=Doorkeeper() if only_pg_dumps else None, progress=progress,
                         ).data_bytes  # fmt: skip
         settings = apply_properties(target, like) if like is not None else ()
     except BaseException:

@@ -37,6 +37,7 @@ def reparsed_by(
     like: DatabaseProperties | None = None,
     skip: Skip | None = None,
     loading: Callable[[PostgresTarget], LoadingRole] | None = None,
+    only_pg_dumps: bool = False,
 ) -> Callable[[], Catalog | None]:
     """Return a function that reads the dump's definitions on this server and returns their catalog.
 
@@ -50,6 +51,7 @@ def reparsed_by(
         like: the database whose encoding and collation the copy took over.
         skip: what was left out of the copy.
         loading: makes the role that loads, where the server's own must not run what a dump brings along.
+        only_pg_dumps: see `rebuild_database`.
     """
 
     def without_rows(part: Statement | CopyBlock) -> bool:
@@ -61,7 +63,7 @@ def reparsed_by(
                 role = loading(target) if loading is not None else None
                 rebuild_database(
                     open_dump, target, written_by=written_by, like=like, encoding=encoding, jobs=2, skip=without_rows,
-                    loading=role,
+                    loading=role, only_pg_dumps=only_pg_dumps,
                 )  # fmt: skip
                 return catalog_of(role.target if role is not None else target)
         except BackupSystemError as error:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from backup_pipeline.model.catalog import Catalog
 from backup_pipeline.model.proof import Finding
-from backup_pipeline.model.server_offer import Offer
+from backup_pipeline.model.server_offer import Offer, one_spelling
 
 DRILL_VARIABLE = "DRILL_DATABASE_URL"
 XML, ICU, LZ4 = "xml", "icu", "lz4"
@@ -23,7 +23,8 @@ _WORDS = {
 }
 # Requirements in a recorded catalog: a feature, or a feature with an object that uses it without holding rows of it.
 USED_BY = " used by "
-LANGUAGE = "language "
+LOCALE = "locale "
+SUPERUSER = "superuser"
 # Debian's package of an extension that is not among those that come with the server.
 _PACKAGES = {
     "postgis": "postgresql-{}-postgis-3", "postgis_raster": "postgresql-{}-postgis-3",
@@ -59,6 +60,8 @@ class Needs:
         extensions: name → version.
         features: of FEATURES.
         unexercised: "xml used by view app.v": where only a use, and no row, needs the feature.
+        locales: of the operating system, by which collations sort.
+        superusers: objects that only a superuser may make, which no drill is.
     """
 
     written_by: int = 0
@@ -66,6 +69,8 @@ class Needs:
     extensions: Mapping[str, str] = field(default_factory=dict)
     features: frozenset[str] = frozenset()
     unexercised: tuple[str, ...] = ()
+    locales: frozenset[str] = frozenset()
+    superusers: tuple[str, ...] = ()
 
 
 def needs_of(catalog: Catalog | None, extensions: Mapping[str, str], written_by: int) -> Needs:
@@ -79,7 +84,9 @@ def needs_of(catalog: Catalog | None, extensions: Mapping[str, str], written_by:
         source_major=catalog.server_major,
         extensions=names,
         features=frozenset(need for need in recorded if need in FEATURES),
-        unexercised=tuple(need for need in recorded if USED_BY in need),
+        unexercised=tuple(need for need in recorded if USED_BY in need and not need.startswith(SUPERUSER)),
+        locales=frozenset(need.removeprefix(LOCALE) for need in recorded if need.startswith(LOCALE)),
+        superusers=tuple(n.removeprefix(SUPERUSER + USED_BY) for n in recorded if n.startswith(SUPERUSER + USED_BY)),
     )
 
 
@@ -108,12 +115,24 @@ def preload(needs: Needs) -> dict[str, str]:
 def choose(offers: Sequence[Offer], needs: Needs, without: Collection[str]) -> Offer | None:
     """Return the first installed server that has everything, else the first embedded one; None when no one has.
 
+    Among those that have everything, one whose files have the recorded versions of the extensions goes first.
+
     Args:
         offers: installed ones first, lowest major first (see `tools.postgres.installations`).
         needs: the database's.
         without: extensions that a copy does without.
     """
-    return next((offer for offer in offers if not lacking(needs, offer, without)), None)
+    fitting = [offer for offer in offers if not lacking(needs, offer, without)]
+    return min(fitting, key=lambda offer: len(other_versions(needs, offer)), default=None)
+
+
+def other_versions(needs: Needs, offer: Offer) -> list[str]:
+    """Return the extensions that a server has in other versions only, as far as its files say it."""
+    return [
+        name
+        for name, version in needs.extensions.items()
+        if version and (known := offer.extensions.get(name)) and version not in known
+    ]
 
 
 def closest(offers: Sequence[Offer], needs: Needs, without: Collection[str]) -> Offer | None:
@@ -126,20 +145,35 @@ def lacking(needs: Needs, offer: Offer, without: Collection[str]) -> list[Findin
     name = f"the {'embedded' if offer.embedded else 'installed'} PostgreSQL {offer.major}"
     if offer.major < needs.written_by:
         return [too_old(name, needs.written_by)]
-    return missing_from(needs, name, offer.extensions, offer.features, without)
+    return missing_from(needs, name, offer.extensions, offer.features, without, offer.locales)
 
 
 def missing_from(
-    needs: Needs, server: str, extensions: Collection[str], features: Collection[str], without: Collection[str]
+    needs: Needs,
+    server: str,
+    extensions: Collection[str],
+    features: Collection[str],
+    without: Collection[str],
+    locales: Collection[str] = (),
 ) -> list[Finding]:
-    """Return the extensions and features that a server has not got; a copy does without the extensions `without`."""
+    """Return what a server has not got: extensions (but those `without`), features, locales (where they are known).
+
+    What needs a superuser is missing on every server, for no drill loads as one.
+    """
     major = max(needs.written_by, needs.source_major)
     found = [
         no_extension(name, server, major)
         for name in sorted(needs.extensions)
         if name not in extensions and name not in without
     ]
-    return found + [no_feature(name, server, major) for name in FEATURES if name in needs.features - {*features}]
+    found += [no_feature(name, server, major) for name in FEATURES if name in needs.features - {*features}]
+    if locales:
+        found += [no_locale(name, server) for name in sorted(needs.locales) if one_spelling(name) not in locales]
+    if needs.superusers:
+        first, more = needs.superusers[0], len(needs.superusers) - 1
+        also = f" and {more} more are" if more else " is"
+        found.append(no_superuser(f"{first}{also} in C or in a language that only superusers may use"))
+    return found
 
 
 def too_old(server: str, written_by: int) -> Finding:
@@ -172,6 +206,26 @@ def no_feature(name: str, server: str, major: int) -> Finding:
         problem=f"{server} was built without it: {_WORDS[name]}",
         remedy=f"Install a server that has it (Debian and PGDG: apt-get install postgresql-{major or 'NN'}), or name "
         f"one in {DRILL_VARIABLE}.",
+    )
+
+
+def no_locale(name: str, server: str) -> Finding:
+    """Return what to say of a locale that the operating system of a server has not got."""
+    return Finding(
+        subject=f"locale {name}",
+        problem=f"a collation sorts by it, and the system of {server} has not got it",
+        remedy=f"Install it (Debian: uncomment it in /etc/locale.gen and run locale-gen), or name a server that has it "
+        f"in {DRILL_VARIABLE}.",
+    )
+
+
+def no_superuser(why: str) -> Finding:
+    """Return what to say of something that only a superuser may make."""
+    return Finding(
+        subject="superuser rights",
+        problem=f"a drill loads without them, so that no dump can harm the server, and this needs them: {why}",
+        remedy="Prove this set by a restore into a new database (backup-pipeline restore … --into) on a server "
+        "that holds nothing else.",
     )
 
 
@@ -235,10 +289,5 @@ def cause_of_refusal(told: str, server: str, needs: Needs, *, restricted: bool) 
             return Finding(subject=subject, problem=f"is missing on {server}: {told}", remedy=remedy)
     state = _STATE.search(told)
     if state and state[1] == NO_RIGHT and restricted:
-        return Finding(
-            subject="superuser rights",
-            problem=f"a drill loads without them, so that no dump can harm the server, and this needs them: {told}",
-            remedy="Prove this set by a restore into a new database (backup-pipeline restore … --into) on a server "
-            "that holds nothing else.",
-        )
+        return no_superuser(told)
     return None

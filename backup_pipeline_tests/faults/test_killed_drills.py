@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -104,6 +105,88 @@ def test_the_embedded_server_of_a_killed_drill_is_stopped_and_its_folder_removed
     assert drill_set(site.site, "nightly", site.store("nightly").sealed_ids()[0]).findings == ()
     assert not folder.exists()
     assert not psutil.pid_exists(server)
+
+
+@pytest.mark.parametrize("programs", ["embedded", "installed"])
+def test_a_drill_that_is_terminated_leaves_neither_server_nor_folder(
+    site: TestSite, place: Path, programs: str, request: pytest.FixtureRequest
+) -> None:
+    if programs == "installed":
+        source: PostgresTarget = request.getfixturevalue("installed_database")(
+            "create extension hstore; create table big as select i, repeat('x', 100) as x from generate_series(1,"
+            " 300000) i; create index on big (x)"
+        )
+        site.variables["SHOP_URL"] = dsn(source)
+        site.write_env()
+        sealed_set(site.site, "nightly")
+
+    def started() -> list[int]:
+        return [pid for path in place.glob("bp-scratch-*") if (pid := server_of(path))]
+
+    process = site.start("drill", "latest")
+    deadline = time.monotonic() + 120
+    while not started():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    (server,) = started()
+    program = psutil.Process(server).exe()
+    assert ("/usr/lib/postgresql/" in program) == (programs == "installed"), program
+    process.send_signal(signal.SIGTERM)
+    _, told = process.communicate(timeout=60)
+    assert (process.returncode, told.decode().strip().splitlines()[-1:]) == (143, ["Terminated."]), told
+    assert list(place.iterdir()) == []
+    assert not psutil.pid_exists(server)
+    newest = site.store("nightly").read(site.store("nightly").sealed_ids()[-1])
+    assert newest.proofs == (), "work that was ended proves nothing"
+
+
+def test_a_drill_that_is_terminated_leaves_nothing_on_a_named_scratch_server(
+    site: TestSite, server: EmbeddedServer
+) -> None:
+    scratch = server.target()
+    site.variables["DRILL_DATABASE_URL"] = dsn(scratch)
+    site.write_env()
+    before = server_facts(scratch)
+
+    def left() -> set[str]:
+        return {name for name in server_facts(scratch).databases if name.startswith("drill_")}
+
+    process = site.start("drill", "latest")
+    while not left():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 143
+    after = server_facts(scratch)
+    assert (after.databases, after.roles) == (before.databases, before.roles)
+
+
+def test_what_another_role_left_on_the_scratch_server_is_passed_over_and_named(
+    site: TestSite, server: EmbeddedServer
+) -> None:
+    left = "drill_0123456789abcdef"
+    run(server.target(), "create role drills login createdb createrole password 'x'")
+    run(server.target(), f"create database {left}")
+    try:
+        limited = PostgresTarget("127.0.0.1", server.port, "postgres", "drills", "x")
+        site.variables["DRILL_DATABASE_URL"] = dsn(limited)
+        site.write_env()
+        proof = drill_set(site.site, "nightly", site.store("nightly").sealed_ids()[0])
+        assert (proof.findings, proof.missing_here) == ((), ())
+        (told,) = [one for one in proof.skipped if left in one.subject]
+        assert "which this role may not remove" in told.problem
+        assert f'drop database "{left}" with (force);' in told.remedy
+        assert left in server_facts(server.target()).databases
+        # It names the server of the source, too, which the drill says each time.
+        (live,) = [one.problem for one in proof.skipped if one.subject.endswith("DRILL_DATABASE_URL")]
+        assert "is the server of source shop" in live
+        shown = site.run("drill", "latest")
+        assert (left in shown.text, "is the server of source shop" in " ".join(shown.text.split())) == (True, True)
+    finally:
+        run(server.target(), f"drop database if exists {left} with (force)")
+        run(server.target(), "drop role drills")
 
 
 def test_a_scratch_folder_of_a_living_process_and_one_without_a_lock_stay(tmp_path: Path) -> None:

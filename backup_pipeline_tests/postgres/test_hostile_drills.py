@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from backup_pipeline.restore.comparison import Expectation
 from backup_pipeline.restore.drill_database import DrillOutcome, drill_database
+from backup_pipeline.tools.postgres.connection import connected
 from backup_pipeline.tools.postgres.databases import server_facts
 from backup_pipeline.tools.postgres.embedded import EmbeddedServer, scratch_server
 from backup_pipeline.tools.postgres.target import PostgresTarget
@@ -257,3 +259,98 @@ def test_a_dump_that_names_the_scratch_servers_own_roles_gets_none_of_their_righ
     assert owners
     assert owners != [("bystander",)]
     assert state_of(shared) == before
+
+
+# What a role without superuser rights may do, and a dump must not: in the text, and in a function that a CHECK calls.
+OF_ONES_OWN = [
+    "ALTER ROLE limited PASSWORD 'y';",
+    "ALTER ROLE limited SET work_mem = '77MB';",
+    "DROP DATABASE limiteds_own;",
+    "ALTER DATABASE limiteds_own SET work_mem = '77MB';",
+    "CREATE DATABASE attacker;",
+    "DO $$ begin perform 1; end $$;",
+    "CREATE TABLE public.a (x text); ALTER ROLE limited SET work_mem = '77MB';",
+]
+
+
+@pytest.fixture
+def limited(shared: EmbeddedServer) -> Iterator[PostgresTarget]:
+    """A role that may make databases and nothing else, and a database of its own."""
+    run(shared.target(), "create role limited login createdb password 'x'")
+    run(shared.target(), "create database limiteds_own owner limited")
+    yield PostgresTarget("127.0.0.1", shared.port, "postgres", "limited", "x")
+    run(shared.target(), "drop database if exists limiteds_own with (force)")
+    run(shared.target(), "drop role if exists limited")
+
+
+def test_a_role_without_superuser_rights_is_given_no_statement_that_pg_dump_does_not_write(
+    shared: EmbeddedServer, limited: PostgresTarget
+) -> None:
+    before = state_of(shared)
+    for text in OF_ONES_OWN:
+        outcome, _ = drilled(HEAD + "CREATE TABLE public.victim (a integer);\n" + text + "\n", limited)
+        assert outcome.findings, text
+        assert state_of(shared) == before, text
+    good, _ = drilled(HEAD + "CREATE TABLE public.t (a integer);\nCOPY public.t (a) FROM stdin;\n1\n\\.\n", limited)
+    assert "tables" in good.numbers, (good.findings, good.missing_here)
+
+
+def test_the_drills_time_ends_what_a_role_without_superuser_rights_loads_and_nothing_else_of_it(
+    shared: EmbeddedServer, limited: PostgresTarget
+) -> None:
+    dump = HEAD + (
+        "CREATE FUNCTION public.f() RETURNS integer LANGUAGE plpgsql AS $$ begin loop begin perform pg_sleep(60);"
+        " exception when query_canceled then null; end; end loop; end $$;\n"
+        "CREATE TABLE public.v (a integer, CHECK (public.f() > 0));\nCOPY public.v (a) FROM stdin;\n1\n\\.\n"
+    )
+    with connected(limited.with_database("limiteds_own")) as other:
+        outcome, _ = drilled(dump, limited, seconds=2)
+        assert [finding.subject for finding in outcome.missing_here] == ["time"]
+        assert other.execute("select 1").fetchone() == (1,)
+    assert not [name for name in server_facts(limited).databases if name.startswith("drill_")]
+
+
+def test_a_copy_connects_to_no_other_server(installed_server: EmbeddedServer) -> None:
+    asked: list[str] = []
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        listener.setblocking(False)
+        where = f"host=127.0.0.1 port={listener.getsockname()[1]} dbname=x user=x password=x connect_timeout=1"
+        port = listener.getsockname()[1]
+        tries = "".join(
+            f"begin {text}; exception when others then null; end;\n"
+            for text in (
+                f"perform public.dblink_connect('{where}')",
+                f"perform public.dblink_connect('a', '{where}')",
+                f"perform public.dblink_connect_u('{where}')",
+                f"perform * from public.dblink('{where}', 'select 1') as t(a integer)",
+                f"perform public.dblink_exec('{where}', 'select 1')",
+                "perform a from public.far",
+                "insert into public.far values (1)",
+                "create foreign table public.farther (a integer) server far; perform a from public.farther",
+                "import foreign schema s from server far into public",
+                "alter foreign data wrapper postgres_fdw handler public.postgres_fdw_handler",
+            )
+        )
+        dump = HEAD + (
+            "CREATE EXTENSION IF NOT EXISTS dblink WITH SCHEMA public;\n"
+            "CREATE EXTENSION IF NOT EXISTS postgres_fdw WITH SCHEMA public;\n"
+            f"CREATE SERVER far FOREIGN DATA WRAPPER postgres_fdw OPTIONS (\n    host '127.0.0.1',\n"
+            f"    port '{port}',\n    dbname 'x'\n);\n"
+            "CREATE USER MAPPING FOR PUBLIC SERVER far OPTIONS (\n    password 'x',\n    \"user\" 'x'\n);\n"
+            "CREATE FOREIGN TABLE public.far (\n    a integer\n)\nSERVER far;\n"
+            f"CREATE FUNCTION public.f() RETURNS integer LANGUAGE plpgsql AS $$ begin\n{tries} return 1; end $$;\n"
+            "CREATE TABLE public.v (a integer, CHECK (public.f() > 0));\nCOPY public.v (a) FROM stdin;\n1\n\\.\n"
+            "GRANT ALL ON FUNCTION public.dblink_connect(text) TO PUBLIC;\n"
+        )
+
+        def look(target: PostgresTarget) -> None:
+            asked.extend(str(row[0]) for row in ask(target, "select fdwhandler from pg_foreign_data_wrapper"))
+
+        scratch = installed_server.target()
+        outcome = drill_database(opened(dump.encode()), Expectation(), scratch, before_comparison=look)
+        assert "tables" in outcome.numbers, (outcome.findings, outcome.missing_here)
+        assert set(asked) == {"0"}
+        with pytest.raises(BlockingIOError):
+            listener.accept()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,21 @@ def test_an_installed_server_that_has_everything_comes_before_the_embedded_one()
     assert choose([FULL, BARE], Needs(written_by=15, features=frozenset({"xml"})), ()) is FULL
     assert choose([FULL, BARE], Needs(written_by=15, extensions={"postgis": "3"}), ()) is None
     assert choose([FULL, BARE], Needs(written_by=15, extensions={"pg_cron": "1"}), ("pg_cron",)) is FULL
+
+
+def test_a_server_with_the_recorded_versions_of_the_extensions_goes_first() -> None:
+    newer = Offer(Path("/usr/lib/postgresql/16/bin"), 16, False, {"hstore": frozenset({"1.7"})}, frozenset({"xml"}))
+    assert choose([FULL, newer], Needs(written_by=15, extensions={"hstore": "1.7"}), ()) is newer
+    assert choose([FULL, newer], Needs(written_by=15, extensions={"hstore": "1.6"}), ()) is FULL, "better than none"
+
+
+def test_a_locale_is_asked_of_the_system_in_any_spelling_and_nobody_asked_claims_nothing() -> None:
+    german = replace(FULL, locales=frozenset({"C", "de_DE.utf8"}))
+    wanting = needs_of(Catalog(server_major=15, requirements=("locale de_DE.UTF-8", "locale fr_FR.utf8")), {}, 15)
+    (missing,) = lacking(wanting, german, ())
+    assert missing.subject == "locale fr_FR.utf8"
+    assert "locale-gen" in missing.remedy
+    assert lacking(wanting, FULL, ()) == []
 
 
 def test_what_is_missing_is_named_with_the_ways_to_get_it() -> None:

@@ -399,6 +399,11 @@ select string_agg(':funcid ' || p.oid || ' ', '|') from pg_proc p
  where p.oid < 16384
    and p.proname ~ '^(xpath|xpath_exists|xml_is_well_formed.*|xmlexists|(table|query|schema|database|cursor)_to_xml.*)$'
 """
+# Bodies of functions are texts: whether one of these words stands there is all that is asked, nothing of it is kept.
+_XML_WORDS = (
+    r"'\m(xpath|xpath_exists|xml_is_well_formed\w*|xml(parse|element|exists|table|forest|agg|concat|pi|root|serialize)"
+    r"|(table|query|schema|database|cursor)_to_xml\w*)\s*\(|::\s*xml\M'"
+)
 REQUIREMENTS = f"""
 with used as (select '{{XMLEXPR|{{TABLEFUNC|' || ({_XML_FUNCTIONS}) as xml)
 select 'xml' where exists (
@@ -423,18 +428,41 @@ select 'lz4' where exists (
   select from pg_attribute a join pg_class c on c.oid = a.attrelid join pg_namespace n on n.oid = c.relnamespace
    where {_USER} and c.relkind in ('r', 'p', 'm') and not a.attisdropped and to_jsonb(a) ->> 'attcompression' = 'l')
 union
-select 'xml used by view ' || format('%I.%I', n.nspname, c.relname)
+select 'locale ' || o.collcollate from pg_collation o
+ where o.collprovider = 'c' and o.collcollate not in ('C', 'POSIX') and (o.oid >= 16384
+       or exists (select from pg_depend d where d.refclassid = 'pg_collation'::regclass and d.refobjid = o.oid))
+   and {_own("pg_collation", "o.oid")}
+union
+select 'superuser used by ' || case p.prokind when 'p' then 'procedure ' else 'function ' end || p.oid::regprocedure
+  from pg_proc p join pg_namespace n on n.oid = p.pronamespace join pg_language l on l.oid = p.prolang
+ where not l.lanpltrusted and l.lanname <> 'sql' and p.prokind <> 'a' and {_USER} and {_own("pg_proc", "p.oid")}
+   and not (l.lanname = 'internal' and p.prosrc ~ '^(multi)?range_constructor[0-9]$')
+union
+select concat('xml used by ', case c.relkind when 'v' then 'view ' when 'm' then 'materialized view '
+              else 'a rule of table ' end, format('%I.%I', n.nspname, c.relname))
   from pg_class c join pg_namespace n on n.oid = c.relnamespace join pg_rewrite r on r.ev_class = c.oid cross join used
- where {_USER} and c.relkind = 'v' and c.relpersistence <> 't' and {_own("pg_class", "c.oid")}
-   and r.ev_action::text ~ used.xml
+ where {_USER} and not (c.relkind = 'm' and c.relispopulated) and c.relpersistence <> 't'
+   and {_own("pg_class", "c.oid")} and concat(r.ev_action::text, r.ev_qual::text) ~ used.xml
+union
+select 'xml used by policy ' || quote_ident(o.polname) || ' of ' || o.polrelid::regclass
+  from pg_policy o cross join used where concat(o.polqual::text, o.polwithcheck::text) ~ used.xml
+union
+select 'xml used by trigger ' || quote_ident(o.tgname) || ' of ' || o.tgrelid::regclass
+  from pg_trigger o cross join used where o.tgqual is not null and o.tgqual::text ~ used.xml
+union
+select concat('xml used by ', case p.prokind when 'p' then 'procedure ' else 'function ' end, p.oid::regprocedure)
+  from pg_proc p join pg_namespace n on n.oid = p.pronamespace join pg_language l on l.oid = p.prolang cross join used
+ where {_USER} and {_own("pg_proc", "p.oid")} and l.lanname in ('sql', 'plpgsql')
+   and (p.prosrc ~* {_XML_WORDS} or coalesce(to_jsonb(p) ->> 'prosqlbody', '') ~ used.xml)
 union
 select 'xml used by index ' || i.indexrelid::regclass from pg_index i join pg_class c on c.oid = i.indrelid
   join pg_namespace n on n.oid = c.relnamespace cross join used
  where {_USER} and c.relpersistence <> 't' and concat(i.indexprs::text, i.indpred::text) ~ used.xml
 union
-select 'xml used by constraint ' || quote_ident(k.conname) || ' of ' || k.conrelid::regclass
+select concat('xml used by constraint ', quote_ident(k.conname), ' of ',
+              case when k.conrelid <> 0 then k.conrelid::regclass::text else k.contypid::regtype::text end)
   from pg_constraint k join pg_namespace n on n.oid = k.connamespace cross join used
- where {_USER} and k.contype = 'c' and k.conrelid <> 0 and k.conbin::text ~ used.xml
+ where {_USER} and k.contype = 'c' and k.conbin::text ~ used.xml
 union
 select 'xml used by column ' || x.adrelid::regclass || '.' || quote_ident(a.attname)
   from pg_attrdef x join pg_attribute a on a.attrelid = x.adrelid and a.attnum = x.adnum

@@ -121,6 +121,21 @@ def server_facts(target: PostgresTarget) -> ServerFacts:
         )
 
 
+def server_features(target: PostgresTarget) -> frozenset[str]:
+    """Return what the target's server was built with, of `xml`, `icu`, `lz4`."""
+    found = set()
+    with maintenance(target) as connection:
+        with contextlib.suppress(psycopg.errors.FeatureNotSupported):
+            connection.execute("select xmlparse(content '<a/>')")
+            found.add("xml")
+        # A build with ICU makes these when the cluster is made; a few others are there without it.
+        icu, lz4 = connection.execute(
+            "select exists (select from pg_catalog.pg_collation where collname = 'und-x-icu'), coalesce((select 'lz4'"
+            " = any(enumvals) from pg_catalog.pg_settings where name = 'default_toast_compression'), false)"
+        ).fetchall()[0]
+    return frozenset([*found, *(["icu"] if icu else []), *(["lz4"] if lz4 else [])])
+
+
 def data_folder(target: PostgresTarget) -> Path | None:
     """Return where the target's server has its data, when that is on this machine and this role may know it."""
     if target.host not in ("localhost", "127.0.0.1", "::1") and not target.host.startswith("/"):

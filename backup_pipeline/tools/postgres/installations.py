@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 
 from backup_pipeline.errors import ToolError
-from backup_pipeline.model.server_offer import Offer
+from backup_pipeline.model.server_offer import Offer, one_spelling
 from backup_pipeline.tools import processes
 from backup_pipeline.tools.postgres.clients import embedded_folders, program_folders
 
@@ -55,7 +55,15 @@ def _offer(folder: Path, *, embedded: bool) -> Offer | None:
         extensions=_extensions(share / "extension"),
         # Without pg_config nobody can say; the server itself then does.
         features=_features(options, major) if options.strip() else frozenset(_FEATURES),
+        locales=_locales(),
     )
+
+
+@functools.cache
+def _locales() -> frozenset[str]:
+    """Return the operating system's locales; none where it has no `locale` (musl)."""
+    program = shutil.which("locale")
+    return frozenset(map(one_spelling, _told(Path(program), "-a").split())) if program else frozenset()
 
 
 def _features(options: str, major: int) -> frozenset[str]:

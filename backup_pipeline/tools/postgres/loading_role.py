@@ -65,6 +65,12 @@ _FUNCTION = (
     " where n.nspname = %s and p.proname = %s"
     " and %s in (pg_get_function_identity_arguments(p.oid), oidvectortypes(p.proargtypes)))"
 )
+# Extension → its functions that connect to other servers or read files of this one: nobody calls them in a copy.
+OUTWARD: Mapping[str, tuple[str, ...]] = {
+    "dblink": ("dblink", "dblink_connect", "dblink_connect_u", "dblink_exec", "dblink_open", "dblink_send_query"),
+    "postgres_fdw": ("postgres_fdw_disconnect", "postgres_fdw_disconnect_all"),
+    "age": ("load_labels_from_file", "load_edges_from_file"),
+}
 # Kind of object → its catalog, the column of its owner, and how its number is found by its identity.
 _OWNERS_OF = {
     "TABLE": ("pg_class", "relowner", "to_regclass(%s)"),
@@ -181,6 +187,39 @@ def hand_over(role: LoadingRole) -> None:
         connection.close()
 
 
+class Doorkeeper:
+    """Refuses what pg_dump never writes where the scratch server's role has no superuser rights and loads by itself."""
+
+    def takes(self, part: Statement | CopyBlock) -> bool:
+        """Return False: everything is the loading role's.
+
+        Raises:
+            RefusedError: pg_dump writes no such statement.
+        """
+        if isinstance(part, Statement):
+            # Only the first words count, and they are ASCII in every encoding that a dump can have.
+            refuse_foreign_statement(part.body.decode("utf-8", "surrogateescape"))
+        return False
+
+    def run(self, part: Statement | CopyBlock) -> None:
+        """Never called: nothing is taken."""
+        raise AssertionError(part)
+
+    def as_loaded(self, part: Statement | CopyBlock) -> Statement | CopyBlock:
+        """Return the part as it stands."""
+        return part
+
+
+def refuse_foreign_statement(text: str) -> None:
+    """Raise RefusedError for a statement that pg_dump does not write."""
+    if not is_written_by_pg_dump(text):
+        raise RefusedError(
+            f"The dump holds a statement that pg_dump does not write: {first_words(text)}",
+            where="dump",
+            remedy="Do not restore this file. Look at who can write to the store, and use another set.",
+        )
+
+
 class Steward:
     """The superuser's session beside a load: runs what is of the recognised list, refuses what pg_dump never writes.
 
@@ -225,12 +264,7 @@ class Steward:
         if isinstance(part, CopyBlock):
             return self._is_extensions(part)
         text = self._text(part)
-        if not is_written_by_pg_dump(text):
-            raise RefusedError(
-                f"The dump holds a statement that pg_dump does not write: {first_words(text)}",
-                where="dump",
-                remedy="Do not restore this file. Look at who can write to the store, and use another set.",
-            )
+        refuse_foreign_statement(text)
         known = known_statement(text)
         if isinstance(known, NewExtension):
             return self._early and known.name in KNOWN_EXTENSIONS
@@ -348,16 +382,30 @@ class Steward:
         if there is not None:
             statement += sql.SQL(" version {}").format(sql.Literal(version))
         self._execute(statement.as_bytes(self._session))
+        self._close_ways_out(known.name)
         self._lend_wrappers()
 
+    def _close_ways_out(self, extension: str) -> None:
+        """Take from everybody the functions of an extension that reach other servers or read files of this one."""
+        for signature, kind in self._session.execute(
+            "select p.oid::regprocedure::text, p.prokind from pg_proc p join pg_depend d on d.objid = p.oid"
+            " and d.classid = 'pg_proc'::regclass and d.deptype = 'e' join pg_extension e on e.oid = d.refobjid"
+            " and d.refclassid = 'pg_extension'::regclass where e.extname = %s and p.proname = any(%s)",
+            [extension, list(OUTWARD.get(extension, ()))],
+        ).fetchall():
+            what = "procedure" if kind == "p" else "function"
+            # The server itself wrote the signature, with its quotes.
+            self._session.execute(f"revoke execute on {what} {signature} from public".encode())
+
     def _lend_wrappers(self) -> None:
-        """Let the loading role make servers of foreign data wrappers, as their owner can."""
+        """Let the loading role make servers of foreign data wrappers, as their owner can; nobody reads through them."""
         found = self._session.execute("select fdwname from pg_foreign_data_wrapper").fetchall()
         for name in sorted({str(row[0]) for row in found} - {*self._wrappers}):
+            wrapper = sql.Identifier(name)
+            # Without a handler a foreign table can be made and described, and connects nowhere.
+            self._session.execute(sql.SQL("alter foreign data wrapper {} no handler").format(wrapper))
             self._session.execute(
-                sql.SQL("grant usage on foreign data wrapper {} to {}").format(
-                    sql.Identifier(name), sql.Identifier(self._role.name)
-                )
+                sql.SQL("grant usage on foreign data wrapper {} to {}").format(wrapper, sql.Identifier(self._role.name))
             )
             self._wrappers.append(name)
 
@@ -419,12 +467,13 @@ class TimeLimit:
 
 
 @contextlib.contextmanager
-def time_limit(server: PostgresTarget, role: str, seconds: float) -> Iterator[TimeLimit]:
-    """End all sessions of a role once the time is up; a session may ignore being cancelled, never being ended.
+def time_limit(server: PostgresTarget, database: str, role: str, seconds: float) -> Iterator[TimeLimit]:
+    """End a role's sessions in a database once the time is up; a session may ignore being cancelled, never being ended.
 
     Args:
-        server: the scratch server, as its superuser.
-        role: the loading role.
+        server: the scratch server, as its superuser or as the role itself.
+        database: the scratch database. Other sessions of the same role are left alone.
+        role: who loads and compares.
         seconds: from now on.
     """
     limit = TimeLimit(seconds)
@@ -437,8 +486,9 @@ def time_limit(server: PostgresTarget, role: str, seconds: float) -> Iterator[Ti
         with contextlib.suppress(Exception), maintenance(server) as connection:
             while not over.is_set():
                 connection.execute(
-                    "select pg_catalog.pg_terminate_backend(pid) from pg_catalog.pg_stat_activity where usename = %s",
-                    [role],
+                    "select pg_catalog.pg_terminate_backend(pid) from pg_catalog.pg_stat_activity"
+                    " where usename = %s and datname = %s",
+                    [role, database],
                 )
                 time.sleep(0.2)
 
