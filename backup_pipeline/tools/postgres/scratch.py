@@ -43,13 +43,15 @@ def scratch_database(
         passed_over: told the name of each that a killed drill left and that this role may not remove.
     """
     with maintenance(server) as connection:
+        major = connection.info.server_version // 10000
         remove_abandoned(connection, server, passed_over)
         target = server.with_database(f"drill_{secrets.token_hex(8)}")
         connection.execute(_LOCK, [_key(target.database)])
         try:
             yield target
         finally:
-            _remove(connection, target)
+            # Not over this connection: an interrupt or a limit has cut it off.
+            _remove(target, major)
 
 
 def mark_roles(target: PostgresTarget, roles: tuple[str, ...]) -> None:
@@ -77,7 +79,7 @@ def remove_abandoned(
         if row and row[0]:
             # Somebody else's scratch database, where this role may not drop it, is left to them.
             try:
-                _remove(connection, server.with_database(name))
+                _remove(server.with_database(name), connection.info.server_version // 10000)
                 removed.append(name)
             except (psycopg.errors.InsufficientPrivilege, SourceError, RefusedError):
                 if passed_over is not None:
@@ -90,8 +92,9 @@ def _key(name: str) -> str:
     return f"backup-pipeline {name}"
 
 
-def _remove(connection: Connection[TupleRow], target: PostgresTarget) -> None:
-    drop_subscriptions(quiet(target, connection.info.server_version // 10000))
+def _remove(target: PostgresTarget, major: int) -> None:
+    drop_subscriptions(quiet(target, major))
     drop_database(target)
-    roles = connection.execute(_MADE_ROLES, [f"{_COMMENT}{target.database}"]).fetchall()
+    with maintenance(target) as connection:
+        roles = connection.execute(_MADE_ROLES, [f"{_COMMENT}{target.database}"]).fetchall()
     drop_roles(target, [str(role) for role, _ in roles])
