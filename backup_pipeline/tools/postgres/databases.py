@@ -373,7 +373,7 @@ select parname from pg_catalog.pg_parameter_acl, pg_catalog.aclexplode(paracl) l
 
 
 def drop_roles(target: PostgresTarget, names: Iterable[str]) -> None:
-    """Drop roles that own nothing any more, with their rights on settings; those that do stay."""
+    """Drop roles that own nothing any more, with their rights on settings and tablespaces; those that do stay."""
     with maintenance(target) as connection:
         settings_have_rights = connection.info.server_version >= 150000
         for name in names:
@@ -384,9 +384,19 @@ def drop_roles(target: PostgresTarget, names: Iterable[str]) -> None:
                             sql.Identifier(setting), sql.Identifier(name)
                         )
                     )
+                for (place,) in connection.execute(_LENT_TABLESPACES, [name]).fetchall():
+                    connection.execute(
+                        sql.SQL("revoke all on tablespace {} from {}").format(
+                            sql.Identifier(place), sql.Identifier(name)
+                        )
+                    )
                 connection.execute(sql.SQL("drop role if exists {}").format(sql.Identifier(name)))
 
 
+_LENT_TABLESPACES = """
+select t.spcname from pg_catalog.pg_tablespace t cross join lateral aclexplode(t.spcacl) a
+  join pg_catalog.pg_roles r on r.oid = a.grantee where r.rolname = %s
+"""
 _OTHERS = """
 select count(pg_catalog.pg_terminate_backend(pid)) from pg_catalog.pg_stat_activity
  where datname = any(%s) and pid <> pg_catalog.pg_backend_pid()

@@ -87,6 +87,7 @@ _QUIET_SINCE = 17
 _RIGHTS_ON_SETTINGS_SINCE = 150000
 _PREDEFINED = "pg_"
 _DATABASE_OWNER = "pg_database_owner"
+_TABLESPACE = re.compile(r'SET default_tablespace = ("(?:[^"]|"")+"|[^\s";\']+);\Z')
 _ENCODING = re.compile(r"SET client_encoding = '([A-Za-z0-9_]+)';\Z")
 _HARMLESS = re.compile(r"SET |SELECT pg_catalog\.set_config|CREATE SCHEMA |ALTER SCHEMA |COMMENT ON |GRANT |REVOKE ")
 
@@ -277,6 +278,8 @@ class Steward:
         if found := _ENCODING.match(text):
             self._follow(found[1])
         self._lend_settings(settings_to_lend(text))
+        if found := _TABLESPACE.match(text):
+            self._lend_tablespace(unquoted(found[1]))
         if not _HARMLESS.match(text) and known is None:
             self._early = False
         return known is not None
@@ -421,6 +424,15 @@ class Steward:
                 sql.SQL("grant set on parameter {} to {}").format(sql.Identifier(name), sql.Identifier(self._role.name))
             )
             self._settings.add(name)
+
+    def _lend_tablespace(self, name: str) -> None:
+        """Let the loading role put tables where they were, on a server that has the tablespace; goes with the role."""
+        if self._session.execute("select from pg_tablespace where spcname = %s", [name]).fetchone() is not None:
+            self._session.execute(
+                sql.SQL("grant create on tablespace {} to {}").format(
+                    sql.Identifier(name), sql.Identifier(self._role.name)
+                )
+            )
 
     def _of_files(self, name: str, server: str) -> bool:
         """Whether a foreign table shows a file of the server. It stays with the superuser, and nobody reads it."""
