@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 
 from backup_pipeline.cli.common import ConfigOption, JsonOption, console, exit_with, load, print_json
+from backup_pipeline.cli.words import age_text
 from backup_pipeline.errors import ExitCode
 
 
@@ -48,11 +50,16 @@ def list_incidents(
     state = read_state(load(config))
     shown = (*(state.closed if everything else ()), *state.open)
     if as_json:
-        print_json({"incidents": list(shown), "undelivered": len(state.notices)})
+        print_json({"incidents": list(shown), "undelivered": len(state.notices), "inspected_at": state.inspected_at})
         return
     out = console()
     if not shown:
         out.print("No incidents.")
+    if state.inspected_at is None:
+        out.print("The stores were never inspected: backup-pipeline alerts check does it, and `up` every five minutes.")
+    else:
+        age = age_text(datetime.now(UTC) - state.inspected_at)
+        out.print(f"The stores were last inspected {age} ago, {state.inspected_at:%Y-%m-%d %H:%M} UTC.")
     for incident in shown:
         subject = f"{incident.plan}: " if incident.plan else ""
         until = f" until {incident.closed_at:%Y-%m-%d %H:%M}" if incident.closed_at else ""

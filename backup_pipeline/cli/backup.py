@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from backup_pipeline.cli.common import ConfigOption, JsonOption, load, print_json
+from backup_pipeline.cli.common import ConfigOption, JsonOption, config_argument, console, load, print_json
+from backup_pipeline.errors import ExitCode
 
 if TYPE_CHECKING:
     from backup_pipeline.cli.backup_report import Gathering
@@ -61,7 +63,8 @@ def backup(
     """Back up now: capture every source of a plan into one sealed set.
 
     Runs the same Dagster job as the UI and the schedules, so that every run is in one history. Fit for a hook before
-    a work session: it ends with exit code 0 only when the set was written, re-read and sealed.
+    a work session: it ends with exit code 0 only when the set was written, re-read and sealed, and every order of an
+    archive has its pair.
 
     Examples: `backup-pipeline backup nightly` · `backup-pipeline backup session --only trading --json` ·
     `backup-pipeline backup nightly --resume` · `backup-pipeline backup session --include-env --store /mnt/usb`
@@ -122,6 +125,7 @@ def run_plan(
     """
     from backup_pipeline.cli.backup_report import JsonReport, TextReport
     from backup_pipeline.errors import BackupSystemError
+    from backup_pipeline.model.record import left_undone
     from backup_pipeline.operations.alerts import notify_run_finished, ping_fail
     from backup_pipeline.operations.backup import check_sources, newest_unfinished
     from backup_pipeline.operations.env_check import require_environment
@@ -158,7 +162,20 @@ def run_plan(
             raise
         return report.failed(error)
     _notify(site, plan, outcome, report.seen, partial=sources != site.plan(plan).sources)
-    return report.finished(outcome, own.store_folder(plan))
+    document = report.finished(outcome, own.store_folder(plan))
+    if (undone := left_undone(report.seen.records)) and not document["exit_code"]:
+        if not as_json:
+            _tell_undone(undone, plan)
+        document |= {"exit_code": int(ExitCode.CHECKS), "undone": list(undone)}
+    return document
+
+
+def _tell_undone(undone: Sequence[str], plan: str) -> None:
+    errors = console(stderr=True)
+    for each in undone:
+        errors.print("[bold red]error[/]", end=" ")
+        errors.print(f"The set is sealed, and not all is done: {each}", markup=False)
+    errors.print(f"backup-pipeline show {plan}/latest{config_argument()} lists them.", markup=False)
 
 
 def _notify(site: Site, plan: str, outcome: RunOutcome, seen: Gathering, *, partial: bool) -> None:

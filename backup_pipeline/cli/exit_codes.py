@@ -37,6 +37,12 @@ _TAIL = """
 `env check` ends with 3 when its list holds an error, and with 0 when it holds warnings only. `cleanup` ends with 8 when
 something keeps it from removing sets that the policy lets go, and with 9 when a set could not be removed.
 
+`backup` ends with 0 when the set is sealed and nothing was left undone. Where single orders of an archive could not get
+their pair the set is sealed all the same, with a failed check, and `backup` ends with 6: a cron line is not silent, the
+log says ERROR, and the dead-man's-switch is told of a failure. Other checks of severity WARN leave it at 0. Several
+plans end with the first code that is not 0. `alerts check` ends with 6 while an incident is open; `status`, `list` and
+`show` answer a question and end with 0 whatever they show.
+
 In a script:
 
     backup-pipeline backup nightly

@@ -101,8 +101,8 @@ def _print_plan(plan: str, found: list[ListedSet], now: datetime) -> None:
             f"{one.rows:,}",
             age_text(now - one.known.started_at),
             f"{passed}" + (f" [red]({failed} failed)[/]" if failed else ""),
-            _outcome(one, ProofKind.VERIFICATION, holds=one.known.verified),
-            _outcome(one, ProofKind.DRILL, holds=one.known.proven),
+            _outcome(one, ProofKind.VERIFICATION, holds=one.verified),
+            _outcome(one, ProofKind.DRILL, holds=one.proven),
         )
     print_table(out, table)
     for one in found:

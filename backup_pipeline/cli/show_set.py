@@ -103,6 +103,8 @@ def _print(found: ListedSet, now: datetime) -> None:
         out.print(f"[red]missing[/] {escape('.'.join(failure.key))}: {escape(failure.what)}")
         if failure.remedy:
             out.print(f"        [dim]→ {escape(failure.remedy)}[/]")
+    if found.missing:
+        out.print(f"[red]damaged[/] not whole any more: {escape(found.missing)}")
     if known.problem:
         out.print(f"[red]damaged[/] {escape(known.problem)}")
     for proof in known.proofs:

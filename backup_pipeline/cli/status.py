@@ -44,6 +44,8 @@ def status(
     Examples: `backup-pipeline status` · `backup-pipeline status nightly --json` ·
     `backup-pipeline status --html status.html`
     """
+    from rich.markup import escape
+
     from backup_pipeline.operations.status import site_status
 
     site = load(config)
@@ -51,6 +53,8 @@ def status(
         site.plan(plan)
     now = datetime.now(UTC)
     found = [one for one in site_status(site, now) if plan in (None, one.plan)]
+    planned = {name for each in site.settings.plans.values() for name in each.sources}
+    unplanned = [name for name in site.settings.sources if name not in planned]
     if html:
         from backup_pipeline.operations.status_page import is_status_page, status_page
         from backup_pipeline.tools.files import write_atomically
@@ -61,11 +65,19 @@ def status(
             keep_former(html.resolve(), now)
         write_atomically(html.resolve(), page.encode())
     if as_json:
-        print_json({"plans": [one.as_dict(now) for one in found], "html": str(html) if html else None})
+        print_json(
+            {
+                "plans": [one.as_dict(now) for one in found],
+                "sources_in_no_plan": unplanned,
+                "html": str(html) if html else None,
+            }
+        )
         return
     out = console()
     for one in found:
         _print(out, one, now)
+    if unplanned and not plan:
+        out.print(f"[yellow]warning[/] no plan captures {escape(', '.join(unplanned))}\n")
     if html:
         out.print(f"written: {html}", markup=False)
 

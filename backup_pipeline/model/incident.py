@@ -27,6 +27,7 @@ class IncidentKind(StrEnum):
     RETENTION_REFUSED = "retention_refused"
     DISK_FILLING = "disk_filling"
     STORE_UNREADABLE = "store_unreadable"
+    NOT_THERE = "not_there"
 
 
 class Incident(Frozen):
@@ -89,6 +90,7 @@ class IncidentState(Frozen):
         closed: the last ones that are over.
         notices: what has not been delivered yet.
         well_since: per key, the last moment at which all was well; an older sign of trouble is stale.
+        inspected_at: when the stores were last inspected; None when they never were.
         known_since: per plan, when it was first looked at; a new plan is not overdue before its first time has come.
     """
 
@@ -98,3 +100,4 @@ class IncidentState(Frozen):
     notices: tuple[Notice, ...] = ()
     well_since: dict[str, datetime] = Field(default_factory=dict)
     known_since: dict[str, datetime] = Field(default_factory=dict)
+    inspected_at: datetime | None = None

@@ -146,6 +146,21 @@ class ArtefactRecord(Frozen):
         return tuple(c for c in self.checks if not c.passed and c.severity is Severity.ERROR)
 
 
+def left_undone(records: Iterable[ArtefactRecord]) -> tuple[str, ...]:
+    """Return what a run had to do beside its set and has not done, one text for each; empty when all is done.
+
+    Single orders without their pair do not keep the database from being sealed. The set is whole then, and yet what
+    the owner wants to find in the archive is not there: commands, logs and switches must not report success.
+    """
+    return tuple(
+        f"{record.name}: {check.name}: {check.summary}"
+        for record in records
+        if record.kind is ArtefactKind.ORDER_PAIRS
+        for check in record.checks
+        if not check.passed
+    )
+
+
 def facts_of(records: Iterable[ArtefactRecord]) -> dict[str, dict[str, str]]:
     """Return the facts of every source that has some, by source."""
     found: dict[str, dict[str, str]] = {}

@@ -141,7 +141,7 @@ def report(
 
     def change(state: IncidentState) -> tuple[IncidentState, tuple[Notice, ...]]:
         if known_since is not None:
-            state = state.model_copy(update={"known_since": known_since})
+            state = state.model_copy(update={"known_since": known_since, "inspected_at": now})
         seen_state = observe(state, seen)
         # Without an address nobody is told; what is open then is told as soon as there is one.
         return claim(seen_state, now) if addresses(site) else (untold(seen_state), ())

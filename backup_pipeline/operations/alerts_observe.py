@@ -19,6 +19,7 @@ from backup_pipeline.model.record import CheckResult
 from backup_pipeline.operations.disks import Disk, disks_of
 from backup_pipeline.operations.present_files import files_not_there, in_words
 from backup_pipeline.operations.seen_sets import SeenSet, newest_sets, seen_sets
+from backup_pipeline.operations.standing_signs import is_future, signs_of
 from backup_pipeline.operations.stores import open_store
 from backup_pipeline.rules.incidents import incident_key
 from backup_pipeline.rules.overdue import overdue
@@ -119,7 +120,9 @@ def _observe_plan(
     known_since: datetime,
     now: datetime,
 ) -> Iterator[Observation]:
-    newest = next((one.facts for one in sets if one.whole), None)
+    whole = [one for one in sets if one.whole]
+    # One whose time has not come would never be overdue.
+    newest = next((one.facts for one in whole if not is_future(one.facts.set_id, now)), None)
     yield _overdue(site, plan, newest, known_since, now)
     if newest is not None:
         # Retention may remove a set while this reads.
@@ -128,12 +131,59 @@ def _observe_plan(
     yield from _drill(plan, sets)
     yield from _not_drilled(plan, sets, now)
     yield _damage(plan, sets, now, *_newest_files(store, newest))
+    yield from _not_there(site, plan, store, sets, newest, state, now)
     facts = [one.facts for one in sets]
     yield _retention(
         plan,
         decide(facts, site.plan(plan).retention, now, ZoneInfo(site.settings.timezone), site.plan(plan).sources),
         now,
     )
+
+
+def _not_there(
+    site: Site,
+    plan: str,
+    store: LocalStore,
+    sets: Sequence[SeenSet],
+    newest: SetFacts | None,
+    state: IncidentState,
+    now: datetime,
+) -> Iterator[Observation]:
+    """Yield what lasts until somebody acts though no set says it (`standing_signs`), and the end of what is over."""
+    manifest = None
+    with contextlib.suppress(SetNotFoundError):
+        manifest = store.read(newest.set_id).manifest if newest else None
+    verified = [one.verification.finished_at for one in sets if one.verification]
+    drilled = [one.drill.finished_at for one in sets if one.drill and one.drill.passed]
+    signs = signs_of(
+        site,
+        plan,
+        [one.facts for one in sets],
+        manifest,
+        now,
+        verified_at=max(verified, default=None),
+        drilled_at=max(drilled, default=None),
+    )
+    seen = set()
+    for sign in signs:
+        if not sign.lasting:
+            continue
+        key = incident_key(IncidentKind.NOT_THERE, plan, sign.subject)
+        seen.add(key)
+        incident = Incident(
+            key=key,
+            kind=IncidentKind.NOT_THERE,
+            plan=plan,
+            set_id=str(newest.set_id) if newest else "",
+            artefact=sign.subject.partition(":")[2],
+            what=sign.what,
+            remedy=sign.remedy,
+            opened_at=now,
+        )
+        yield Observation(key, now, incident)
+    for incident in state.open:
+        if incident.kind is IncidentKind.NOT_THERE and incident.plan == plan and incident.key not in seen:
+            yield Observation(incident.key, now)
 
 
 def _observe_disks(

@@ -21,7 +21,7 @@ from backup_pipeline.model.backup_set import SetState
 from backup_pipeline.model.command_record import CommandRecord
 from backup_pipeline.model.manifest import Draft, Failure, Manifest, Purpose
 from backup_pipeline.model.progress import Progress, no_progress
-from backup_pipeline.model.record import ArtefactRecord
+from backup_pipeline.model.record import ArtefactRecord, left_undone
 from backup_pipeline.model.set_id import SetId, set_id_at
 from backup_pipeline.model.source_done import SourceDone
 from backup_pipeline.operations import seal as sealing
@@ -336,6 +336,8 @@ class BackupRun:
         elif self._manifest is not None and self._manifest.broken_data:
             reason = f"The set is sealed; its data is broken: {'; '.join(self._manifest.broken_data)}"
             alerts.ping_fail(self._site, self._plan_name, reason, self._identity.run_id)
+        elif self._manifest is not None and (undone := left_undone(self._manifest.artefacts)):
+            alerts.ping_fail(self._site, self._plan_name, "; ".join(undone), self._identity.run_id)
         elif self._manifest is not None:
             alerts.ping_success(self._site, self._plan_name, self._manifest.set_id, self._identity.run_id)
         else:

@@ -13,9 +13,11 @@ from datetime import datetime
 from zoneinfo import ZoneInfo
 
 from backup_pipeline.errors import BackupSystemError, SetNotFoundError
+from backup_pipeline.model.backup_set import BackupSet
 from backup_pipeline.model.progress import Progress, ProgressSink, no_progress
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.operations.in_use import readers_of, to_be_removed
+from backup_pipeline.operations.present_files import files_not_there, in_words
 from backup_pipeline.operations.run_log import RUN_LOG_NAME
 from backup_pipeline.operations.stores import open_store, plan_lock
 from backup_pipeline.rules.retention import SetFacts, Verdict, decide, facts_of
@@ -107,9 +109,15 @@ def cleanup(
 def _read(store: LocalStore, *, running: bool) -> tuple[dict[SetId, SetFacts], dict[SetId, int]]:
     facts, sizes = {}, {}
     for known in store.sets():
-        facts[known.set_id] = facts_of(known, running=running, in_use=readers_of(store, known.set_id))
+        facts[known.set_id] = _facts(store, known, running=running)
         sizes[known.set_id] = known.size
     return facts, sizes
+
+
+def _facts(store: LocalStore, known: BackupSet, *, running: bool = False) -> SetFacts:
+    # A set whose files are gone must not be the last proven one, for which others are let go.
+    missing = in_words(files_not_there(store, known))
+    return facts_of(known, running=running, in_use=readers_of(store, known.set_id), missing=missing)
 
 
 def _decide(site: Site, plan: str, facts: Iterable[SetFacts], now: datetime) -> Verdict:
@@ -172,10 +180,7 @@ def _look_again(store: LocalStore, facts: dict[SetId, SetFacts], verdict: Verdic
     newest and the last good ones), are read once more.
     """
     standing = {d.set_id for d in verdict.kept if any(reason.startswith("the last ") for reason in d.reasons)}
-    fresh = {
-        one: facts_of(store.read(one), in_use=readers_of(store, one))
-        for one in {*standing, verdict.decisions[0].set_id, set_id}
-    }
+    fresh = {one: _facts(store, store.read(one)) for one in {*standing, verdict.decisions[0].set_id, set_id}}
     changed = any(facts[one] != known for one, known in fresh.items())
     facts.update(fresh)
     return changed

@@ -12,20 +12,24 @@ from datetime import datetime
 from backup_pipeline.model.backup_set import BackupSet, SetState
 from backup_pipeline.model.proof import Finding, ProofKind
 from backup_pipeline.model.record import ArtefactRecord, facts_of
+from backup_pipeline.operations.present_files import files_not_there, in_words
 from backup_pipeline.operations.stores import open_store, resolve_set
 from backup_pipeline.settings.site import Site
 from backup_pipeline.stores.local import LOCK_NAME
 from backup_pipeline.tools.locks import living_holder
 
 RUNNING = "running"
+# Of so many newest sets it is looked up whether their files are there: a store may have thousands of sets.
+_INSPECTED = 100
 
 
 @dataclass(frozen=True)
 class ListedSet:
-    """One set of a plan: what the store says of it, and whether it is being written."""
+    """One set of a plan: what the store says of it, whether it is being written, and which of its files are gone."""
 
     known: BackupSet
     running: bool = False
+    missing: str = ""
 
     @property
     def name(self) -> str:
@@ -35,7 +39,17 @@ class ListedSet:
     @property
     def state(self) -> str:
         """complete, incomplete, damaged, or running."""
-        return RUNNING if self.running else self.known.state.value
+        return RUNNING if self.running else SetState.DAMAGED.value if self.missing else self.known.state.value
+
+    @property
+    def verified(self) -> bool:
+        """Whether its newest verification passed, and its files are still there."""
+        return self.known.verified and not self.missing
+
+    @property
+    def proven(self) -> bool:
+        """Whether its newest drill passed, nothing was found since, and its files are still there."""
+        return self.known.proven and not self.missing
 
     @property
     def of_plan(self) -> str:
@@ -70,6 +84,8 @@ class ListedSet:
         """What a person must know: failures with their artefact, damage, a kind of its own."""
         notes = [f"{'.'.join(failure.key)}: {failure.what}" for failure in self.known.failures]
         notes += [f"broken data, held as it was: {broken}" for broken in self.broken_data]
+        if self.missing:
+            notes.append(f"not whole any more: {self.missing}")
         if self.known.problem:
             notes.append(self.known.problem)
         if self.known.state is SetState.INCOMPLETE and not self.known.failures and not self.running:
@@ -104,9 +120,9 @@ class ListedSet:
             "checks": {"passed": passed, "failed": failed},
             "broken_data": list(self.broken_data),
             "facts": facts_of(self.known.records),
-            "verified": self.known.verified,
+            "verified": self.verified,
             "verified_at": _passed_at(self.known, ProofKind.VERIFICATION),
-            "proven": self.known.proven,
+            "proven": self.proven,
             "proven_at": _passed_at(self.known, ProofKind.DRILL),
             "missing_for_a_drill": [finding.model_dump() for finding in (tried.missing_here if tried else ())],
             "failures": [
@@ -132,11 +148,13 @@ def list_plan(site: Site, plan: str) -> Iterator[ListedSet]:
     """Yield every set of a plan, oldest first; unsealed ones are running while somebody holds the plan's lock."""
     store = open_store(site, plan)
     held = living_holder(store.folder / LOCK_NAME) is not None
-    newest = store.ids()[-1:]
+    ids = store.ids()
+    newest, inspected = ids[-1:], set(ids[-_INSPECTED:])
     for known in store.sets():
         # The holder writes one set: the newest, unless it completes an older one, which then looks incomplete here.
         running = held and known.state is SetState.INCOMPLETE and (known.set_id,) == newest
-        yield ListedSet(known, running)
+        missing = in_words(files_not_there(store, known)) if known.set_id in inspected else ""
+        yield ListedSet(known, running, missing)
 
 
 def show_set(site: Site, name: str) -> ListedSet:
@@ -145,7 +163,8 @@ def show_set(site: Site, name: str) -> ListedSet:
     store = open_store(site, plan)
     known = store.read(set_id)
     held = living_holder(store.folder / LOCK_NAME) is not None
-    return ListedSet(known, held and known.state is SetState.INCOMPLETE and store.ids()[-1] == set_id)
+    running = held and known.state is SetState.INCOMPLETE and store.ids()[-1] == set_id
+    return ListedSet(known, running, in_words(files_not_there(store, known)))
 
 
 def artefact_dict(record: ArtefactRecord) -> dict[str, object]:

@@ -9,19 +9,19 @@ from pathlib import Path
 
 from backup_pipeline.artefacts.orders_index import ENTRY_BYTES, parse_entry
 from backup_pipeline.errors import ValidationError
+from backup_pipeline.model.manifest import Manifest
 from backup_pipeline.model.order import DATA_NAME, INDEX_NAME, META_NAME
 from backup_pipeline.model.record import ArtefactKind
-from backup_pipeline.operations.listing import ListedSet
 from backup_pipeline.settings.site import Site
 from backup_pipeline.settings.types import OrdersSource
 
 _LOOKS = 25
 _LONGEST_ENTRY = 1 << 16
-Problem = tuple[str, str, str]
-"""Severity ("error", "warning"), what is wrong, and the remedy."""
+Problem = tuple[str, str, str, str]
+"""The source, severity ("error", "warning"), what is wrong, and the remedy."""
 
 
-def archive_problems(site: Site, plan: str, last_good: ListedSet | None) -> list[Problem]:
+def archive_problems(site: Site, plan: str, last_good: Manifest | None) -> list[Problem]:
     """Return what is wrong with the archives of a plan's order sources.
 
     Args:
@@ -37,29 +37,31 @@ def archive_problems(site: Site, plan: str, last_good: ListedSet | None) -> list
     return found
 
 
-def _says_pairs(last_good: ListedSet | None, source: str) -> bool | None:
+def _says_pairs(last_good: Manifest | None, source: str) -> bool | None:
     if last_good is None:
         return None
-    return any(r.kind is ArtefactKind.ORDER_PAIRS and r.source == source for r in last_good.known.records)
+    return any(r.kind is ArtefactKind.ORDER_PAIRS and r.source == source for r in last_good.artefacts)
 
 
 def _of_archive(name: str, archive: Path, plan: str, says_pairs: bool | None) -> list[Problem]:
     write = f"backup-pipeline backup {plan} writes them."
     mount = f"Is the archive mounted at {archive}? Look with: backup-pipeline orders verify --source {name}"
     if not archive.is_dir():
-        return [("error", f"The archive of {name} is not there: {archive}.", mount)]
+        return [(name, "error", f"The archive of {name} is not there: {archive}.", mount)]
     try:
         looked, without = _look(archive)
     except FileNotFoundError:
-        return [("error", f"The archive of {name} has no {INDEX_NAME}: no order has its pair.", f"{mount}. {write}")]
+        return [
+            (name, "error", f"The archive of {name} has no {INDEX_NAME}: no order has its pair.", f"{mount}. {write}")
+        ]
     except OSError as error:
-        return [("error", f"The archive of {name} cannot be read: {error.strerror}.", mount)]
+        return [(name, "error", f"The archive of {name} cannot be read: {error.strerror}.", mount)]
     if without:
         told = f"Of {looked} orders of the archive of {name} that were looked at, {without} have no pair."
-        return [("error", told, f"{mount}. {write}")]
+        return [(name, "error", told, f"{mount}. {write}")]
     if says_pairs is False:
         told = f"The last good set does not say that the pairs of {name} were written."
-        return [("warning", told, write)]
+        return [(name, "warning", told, write)]
     return []
 
 

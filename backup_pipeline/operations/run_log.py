@@ -8,7 +8,7 @@ from pathlib import Path
 
 from backup_pipeline.errors import StoreError
 from backup_pipeline.model.manifest import Manifest
-from backup_pipeline.model.record import facts_of, facts_text
+from backup_pipeline.model.record import facts_of, facts_text, left_undone
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.tools.files import append_line, make_folders
 
@@ -33,7 +33,8 @@ def run_line(
     seconds = (now - began).total_seconds()
     if manifest is not None:
         broken = manifest.broken_data
-        level = "ERROR" if broken else "INFO"
+        undone = left_undone(manifest.artefacts)
+        level = "ERROR" if broken or undone else "INFO"
         outcome = (
             f"complete{' (partial)' if manifest.partial else ''}, {len(manifest.artefacts)} artefacts, "
             f"{manifest.rows} rows, {manifest.size} bytes{', broken data: ' + '; '.join(broken) if broken else ''}"
@@ -45,6 +46,7 @@ def run_line(
     if manifest is not None:
         facts = facts_of(manifest.artefacts)
         told = "".join(f"; {source}: {facts_text(facts[source])}" for source in manifest.sources if source in facts)
+        told += "".join(f"; {each}" for each in undone)
     moment = now.astimezone(timezone)
     return f"{moment:%Y-%m-%d %H:%M:%S} - backup - {level} - {name} {outcome}, {seconds:.1f} s{told}"
 

@@ -1,14 +1,16 @@
 """Which site a store belongs to: two that meet in one store under one plan name must not remove each other's sets.
 
 A site's identity is a random text in `.site-id` beside its backup.yaml, made when it first writes to a store; the store
-remembers it in `.site.json`. A store without one is adopted by the site that writes next. A site that cannot keep an
-identity (a read-only folder, a container, whose folders may be new each time) is not asked for it. Reading is never
-refused.
+remembers it in `.site.json`. A store without one is adopted by the site that writes next, unless that site has used it
+and it is empty now: then its disk is not mounted, and a set would lie under the mount point, where nobody looks. A site
+that cannot keep an identity (a read-only folder, a container, whose folders may be new each time) is not asked for it.
+Reading is never refused.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import secrets
 import socket
@@ -20,9 +22,11 @@ from backup_pipeline.errors import RefusedError, StoreError
 from backup_pipeline.settings.site import Site
 from backup_pipeline.stores.local import LocalStore
 from backup_pipeline.tools.files import read_ordinary, write_atomically
+from backup_pipeline.tools.former_files import private_folder
 
 ID_NAME = ".site-id"
 MARK_NAME = ".site.json"
+MEMORY_FOLDER = ".backup-pipeline"
 _ID = re.compile(r"[0-9a-f]{32}")
 _IN_A_CONTAINER = (Path("/.dockerenv"), Path("/run/.containerenv"))
 
@@ -51,9 +55,19 @@ def claim_store(site: Site, store: LocalStore) -> None:
             remedy="Give each site a `store` or a plan name of its own. Is it this site, moved or on a new machine? "
             f"Then remove {place}: the next backup writes it anew.",
         )
+    used = _used_stores(site)
     if mark is None and own:
+        if str(store.folder) in used and not store.ids():
+            raise RefusedError(
+                "This site has kept sets here, and there is none now, nor the mark of the store.",
+                where=f"{store.plan} in {store.label}",
+                remedy="Is its disk mounted? Mount it, then run this again. Was it emptied on purpose? Then remove "
+                f"{_memory(site)}: the next backup begins it anew.",
+            )
         mark = _Mark(site=own, file=str(site.file), host=socket.gethostname())
         write_atomically(place, mark.model_dump_json(indent=1).encode() + b"\n", mode=store.file_mode)
+    if own and str(store.folder) not in used:
+        _remember(site, [*used, str(store.folder)])
 
 
 def _read(place: Path) -> _Mark | None:
@@ -62,6 +76,25 @@ def _read(place: Path) -> _Mark | None:
         return _Mark.model_validate_json(read_ordinary(place))
     except (OSError, ValueError):
         return None
+
+
+def _memory(site: Site) -> Path:
+    return site.folder / MEMORY_FOLDER / "stores.json"
+
+
+def _used_stores(site: Site) -> list[str]:
+    """Return the folders in which this site has kept sets; nothing where it cannot remember them."""
+    try:
+        found = json.loads(read_ordinary(_memory(site)))
+    except (OSError, ValueError):
+        return []
+    return [one for one in found if isinstance(one, str)] if isinstance(found, list) else []
+
+
+def _remember(site: Site, stores: list[str]) -> None:
+    with contextlib.suppress(OSError, StoreError):
+        private_folder(site.folder / MEMORY_FOLDER)
+        write_atomically(_memory(site), json.dumps(stores, indent=1).encode() + b"\n")
 
 
 def _identity(site: Site) -> str:

@@ -6,6 +6,7 @@ How it looks is the command's and status_page's work; what counts as overdue or 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -19,18 +20,18 @@ from backup_pipeline.model.set_id import SetId, is_set_id
 from backup_pipeline.operations.alerts_state import read_state
 from backup_pipeline.operations.disks import disks_of
 from backup_pipeline.operations.listing import ListedSet, list_plan
-from backup_pipeline.operations.orders_standing import archive_problems
 from backup_pipeline.operations.present_files import files_not_there, in_words
 from backup_pipeline.operations.run_log import RUN_LOG_NAME
+from backup_pipeline.operations.standing_signs import Sign, is_future, signs_of
 from backup_pipeline.operations.stores import is_whole_backup, open_store
 from backup_pipeline.rules.incidents import incident_key
 from backup_pipeline.rules.overdue import next_time, overdue
-from backup_pipeline.rules.retention import Verdict, decide, facts_of, problem_of
+from backup_pipeline.rules.retention import SetFacts, Verdict, decide, facts_of, problem_of
 from backup_pipeline.rules.trend import SizedSet, Trend, trend_of
 from backup_pipeline.settings.site import Site
 
 DISK_WARNING = timedelta(days=30)
-PROOF_WARNING = timedelta(days=35)
+_SHOWN = 3
 _RUN_LINE = re.compile(r" - backup - \w+ - (?P<plan>\w+)/(?P<set>\S+) (?P<outcome>complete|incomplete)")
 
 
@@ -127,7 +128,7 @@ def site_status(site: Site, now: datetime) -> list[PlanStatus]:
             found[plan] = PlanStatus(plan, label, problems=(Problem("error", str(error.what), error.remedy),))
         else:
             found[plan] = _standing(site, plan, sets, now)
-            sized[plan] = [SizedSet(facts_of(one.known, running=one.running), one.known.size) for one in sets]
+            sized[plan] = [SizedSet(_facts(one), one.known.size) for one in sets]
     for disk in disks_of(site, sized, now):
         for plan in disk.plans:
             standing = replace(
@@ -142,9 +143,15 @@ def site_status(site: Site, now: datetime) -> list[PlanStatus]:
     return list(found.values())
 
 
+def _facts(one: ListedSet) -> SetFacts:
+    return facts_of(one.known, running=one.running, missing=one.missing)
+
+
 def _standing(site: Site, plan: str, sets: tuple[ListedSet, ...], now: datetime) -> PlanStatus:
     settings = site.plan(plan)
-    whole = [one for one in sets if is_whole_backup(one.known) and not problem_of(one.known)]
+    whole = [one for one in sets if is_whole_backup(one.known) and not one.missing and not problem_of(one.known)]
+    # One whose time has not come would never be overdue. Where all are such, this machine's clock is wrong.
+    whole = [one for one in whole if not is_future(one.known.set_id, now)] or whole
     good = [one for one in whole if not one.broken_data]
     return PlanStatus(
         plan,
@@ -153,8 +160,8 @@ def _standing(site: Site, plan: str, sets: tuple[ListedSet, ...], now: datetime)
         _past_runs(site, plan),
         newest=whole[-1] if whole else None,
         last_good=good[-1] if good else None,
-        last_verified=next((one for one in reversed(good) if one.known.verified), None),
-        last_proven=next((one for one in reversed(good) if one.known.proven), None),
+        last_verified=next((one for one in reversed(good) if one.verified), None),
+        last_proven=next((one for one in reversed(good) if one.proven), None),
         next_backup=next_time(settings.schedule, site.settings.timezone, now) if settings.schedule else None,
     )
 
@@ -173,24 +180,39 @@ def _past_runs(site: Site, plan: str) -> tuple[tuple[SetId, str], ...]:
 
 
 def _files(site: Site, status: PlanStatus) -> list[Problem]:
-    """Return a problem for each set that status calls good, verified or proven and whose files are not all there."""
+    """Return a problem for each set whose files are not all there: of the newest, and of those that status names."""
     store = open_store(site, status.plan)
-    shown = (status.newest, status.last_good, status.last_verified, status.last_proven)
-    looked_at = {one.known.set_id: one for one in shown if one is not None}
+    # Older than those whose files `list_plan` looks for.
+    named = {one.known.set_id: one for one in (status.last_verified, status.last_proven) if one}
+    wrong = {one.known.set_id: one.missing for one in status.sets if one.missing}
+    wrong |= {set_id: in_words(found) for set_id, one in named.items() if (found := files_not_there(store, one.known))}
     return [
         Problem(
             "error",
-            f"Set {set_id} is not whole any more: {in_words(wrong)}",
+            f"Set {set_id} is not whole any more: {wrong[set_id]}",
             f"Make a good set: backup-pipeline backup {status.plan}. Then inspect the disk.",
         )
-        for set_id, one in looked_at.items()
-        if (wrong := files_not_there(store, one.known))
+        for set_id in sorted(wrong)[-_SHOWN:]
     ]
+
+
+def _signs(site: Site, status: PlanStatus, now: datetime) -> Iterator[Sign]:
+    drilled = status.last_proven.known.last_proof(ProofKind.DRILL) if status.last_proven else None
+    checked = [one.known.last_proof(ProofKind.VERIFICATION) for one in status.sets]
+    return signs_of(
+        site,
+        status.plan,
+        [_facts(one) for one in status.sets],
+        status.newest.known.manifest if status.newest else None,
+        now,
+        verified_at=max((proof.finished_at for proof in checked if proof), default=None),
+        drilled_at=drilled.finished_at if drilled else None,
+    )
 
 
 def _problems(site: Site, status: PlanStatus, verdict: Verdict, now: datetime) -> list[Problem]:
     found = _freshness(site, status, now)
-    found += [Problem(*problem) for problem in archive_problems(site, status.plan, status.last_good)]
+    found += [Problem(sign.severity, sign.what, sign.remedy) for sign in _signs(site, status, now)]
     finished = [one for one in status.sets if not one.running]
     found += _broken_data(status)
     found += _files(site, status)
@@ -312,8 +334,4 @@ def _freshness(site: Site, status: PlanStatus, now: datetime) -> list[Problem]:
         )
     if status.last_proven is None:
         found.append(Problem("warning", "No set is proven: none has been restored and compared.", drill))
-    else:
-        proof = status.last_proven.known.last_proof(ProofKind.DRILL)
-        if proof and settings.drill and now - proof.finished_at > PROOF_WARNING:
-            found.append(Problem("warning", f"The last proof is {(now - proof.finished_at).days} days old.", drill))
     return found

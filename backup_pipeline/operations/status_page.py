@@ -196,9 +196,9 @@ def day_state(one: ListedSet) -> str | None:
     known = one.known
     if one.running:
         return None
-    if known.state is not SetState.COMPLETE or problem_of(known):
+    if known.state is not SetState.COMPLETE or one.missing or problem_of(known):
         return "failed"
-    return "proven" if known.proven else "verified" if known.verified else "complete"
+    return "proven" if one.proven else "verified" if one.verified else "complete"
 
 
 def _days(plan: PlanStatus, zone: ZoneInfo) -> dict[date, tuple[str, str]]:
@@ -241,7 +241,7 @@ def _charts(plan: PlanStatus) -> str:
 
 
 def _proven(one: ListedSet) -> str:
-    if one.known.proven:
+    if one.proven:
         return "yes"
     return "not here" if one.known.not_drilled_here else "–"
 
@@ -259,10 +259,10 @@ def _table(plan: PlanStatus, now: datetime) -> str:
         ]
         note = escape("; ".join((*kinds, *one.notes)))
         rows.append(
-            f"<tr><td>{one.known.set_id}</td><td{bad}>{one.known.state.value if state == 'failed' else state}</td>"
+            f"<tr><td>{one.known.set_id}</td><td{bad}>{one.state}</td>"
             f'<td class="n">{_age(now - one.known.started_at)}</td><td class="n">{short_bytes(one.known.size)}</td>'
             f'<td class="n">{one.rows:,}</td><td class="n">{passed} of {passed + failed}</td>'
-            f"<td>{'yes' if one.known.verified else '–'}</td><td>{_proven(one)}</td>"
+            f"<td>{'yes' if one.verified else '–'}</td><td>{_proven(one)}</td>"
             f"<td>{note}</td></tr>"
         )
     heads = '<th>Set</th><th>State</th><th class="n">Age</th><th class="n">Size</th><th class="n">Rows</th>'

@@ -157,8 +157,15 @@ class Verdict:
         return tuple(decision for decision in self.decisions if decision.keep)
 
 
-def facts_of(known: BackupSet, *, running: bool = False, in_use: str = "") -> SetFacts:
-    """Return what retention needs to know of a set; `running` when it is being written, `in_use` when it is read."""
+def facts_of(known: BackupSet, *, running: bool = False, in_use: str = "", missing: str = "") -> SetFacts:
+    """Return what retention needs to know of a set.
+
+    Args:
+        known: the set.
+        running: whether it is being written.
+        in_use: who reads it, "" when nobody does.
+        missing: which of its files are not there any more, "" when all are: such a set stands for nothing.
+    """
     told = known.manifest or known.draft
     return SetFacts(
         set_id=known.set_id,
@@ -167,9 +174,9 @@ def facts_of(known: BackupSet, *, running: bool = False, in_use: str = "") -> Se
         purpose=known.purpose,
         partial=bool(told and told.partial),
         sources=told.sources if told else (),
-        verified=known.verified,
-        proven=known.proven,
-        problem=problem_of(known),
+        verified=known.verified and not missing,
+        proven=known.proven and not missing,
+        problem=missing or problem_of(known),
         running=running and known.state is SetState.INCOMPLETE,
         in_use=in_use,
         broken_data=bool(known.manifest and known.manifest.broken_data),

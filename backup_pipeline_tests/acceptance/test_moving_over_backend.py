@@ -6,11 +6,12 @@ an import that used to empty tables and lose their keys.
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,60 @@ def test_a_lost_primary_key_is_an_error_that_every_place_names(backend: TestSite
     assert named in the_check_in_dagster(backend)
     sql(live, "alter table orders add primary key (id)")
     assert backend.run("backup", "daily").code == 0
+
+
+@pytest.mark.takes(seconds=15)
+def test_in_dagster_the_run_rotates_and_the_upsert_empties_no_table(backend: TestSite, live: PostgresTarget) -> None:
+    store = open_store(backend.site, "daily")
+    start = datetime.now(UTC).replace(hour=3, minute=0, second=0, microsecond=0) - timedelta(days=1)
+    # A fortnight of days, then each tenth day of more than a year.
+    days = [*range(14), *range(14, 430, 10)]
+    every = [make_set(store, start - timedelta(days=day), size=10, tables=0) for day in days]
+    with dagster_run(backend) as execute:
+        assert execute("daily_backup").success
+        newest = store.ids()[-1]
+        kept = [one for one in every if store.path_of(one).is_dir()]
+        # Today's own set is the first of the seven, of its week and of its month.
+        assert kept[:6] == every[:6]
+        assert len({one[:7] for one in [newest, *kept]}) in (12, 13)
+        assert len(kept) <= 6 + 4 + 12
+        assert (backend.folder / "backups" / OLD).exists()
+        sql(live, "update customers set name = 'spoilt' where id = 1")
+        sql(live, "delete from orders where id <= 10")
+        sql(live, "insert into orders (customer_id, total, note) values (2, 99, 'made since')")
+        sql(live, "create table truncated (at timestamptz)")
+        sql(live, "create function told() returns trigger language plpgsql as "
+                  "'begin insert into public.truncated values (now()); return null; end'")  # fmt: skip
+        sql(live, "create trigger told before truncate on orders execute function told()")
+        keys = "select conname, contype from pg_constraint where connamespace = 'public'::regnamespace order by 1"
+        before = sql(live, keys)
+        wanted = {"source": "backend", "mode": "upsert"}
+        planned = execute("daily_restore", newest, ops={"daily__restored": {"config": {**wanted, "confirm": "-"}}})
+        assert planned.success
+        (plan,) = [one.event_specific_data.asset_observation.metadata for one in planned.get_asset_observation_events()]
+        assert sql(live, "select count(*) from orders") == [(291,)]
+        given = {"step": "apply", "plan_id": plan["plan_id"].value, "confirm": plan["confirm"].value}
+        assert execute("daily_restore", newest, ops={"daily__restored": {"config": {**wanted, **given}}}).success
+    assert sql(live, "select count(*), count(*) filter (where note = 'made since') from orders") == [(301, 1)]
+    assert sql(live, "select name from customers where id = 1") == [("Customer 1",)]
+    assert sql(live, "select count(*) from truncated") == [(0,)]
+    assert sql(live, keys) == before
+    assert [one["purpose"] for one in json.loads(backend.run("list", "--json").out)["sets"]][-1] == "emergency"
+
+
+@contextlib.contextmanager
+def dagster_run(backend: TestSite) -> Iterator[Callable[..., dg.ExecuteInProcessResult]]:
+    """Give a function (job, set, …run configuration) that runs a job as the UI does."""
+    quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+    with dg.DagsterInstance.ephemeral() as instance:
+
+        def execute(job: str, set_id: str | None = None, **config: Any) -> dg.ExecuteInProcessResult:
+            found = build_definitions(backend.site).resolve_job_def(job)
+            return found.execute_in_process(
+                instance=instance, raise_on_error=False, partition_key=set_id, run_config={**quiet, **config}
+            )
+
+        yield execute
 
 
 def the_check_in_dagster(backend: TestSite) -> str:

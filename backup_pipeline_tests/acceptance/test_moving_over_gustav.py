@@ -38,6 +38,7 @@ plans:
     schedule: "0 2 * * *"
     retention: {keep_within: 7d}
 """
+QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 OLD = "20251101_020000"
 FILES = ("supabase_db.sql.gz", "keycloak_db.sql.gz", "storage_buckets.tar.gz")
 
@@ -117,6 +118,61 @@ def test_a_file_that_was_moved_emptied_or_deleted_ends_a_good_standing(site: Tes
         assert "storage_buckets.tar.gz" in alerts.text + site.run("alerts", "list").text
     file.write_bytes(content)
     assert standing(site) == before
+
+
+def in_dagster(site: TestSite, instance: dg.DagsterInstance) -> tuple[bool, str]:
+    """Run the job as the daemon does; return whether it succeeded and what its failed steps say."""
+    done = (
+        build_definitions(site.site)
+        .resolve_job_def("nightly_backup")
+        .execute_in_process(instance=instance, raise_on_error=False, run_config=QUIET)
+    )
+    failed = [event.step_failure_data.user_failure_data for event in done.all_events if event.is_step_failure]
+    return done.success, " | ".join(str(data.description) for data in failed if data)
+
+
+@pytest.mark.takes(seconds=20)
+def test_in_dagster_each_failing_scenario_ends_as_from_the_shell(
+    site: TestSite, server: EmbeddedServer, database: Callable[..., PostgresTarget], template: Callable[[str, str], str]
+) -> None:
+    """Scenarios 3 to 6 on one site, each mended again before the next."""
+    whole, storage = dict(site.variables), site.folder / "supabase" / "storage"
+    seen: set[str] = set()
+
+    def run(**changed: str | None) -> tuple[str, set[str]]:
+        """Run it with other variables; return what it said and the files of the set that it left, if any."""
+        site.variables = {name: value for name, value in (whole | changed).items() if value is not None}
+        site.write_env()
+        success, told = in_dagster(site, instance)
+        assert not success
+        assert standing(site) == "failing"
+        new = folders(site) - seen
+        seen.update(new)
+        return told, {path.name for one in new for path in (store_of(site) / one).iterdir()}
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        for missing in ("DATABASE_URL", "KC_DB_URL"):
+            told, files = run(**{missing: None})
+            assert (missing in told, files) == (True, set())
+        told, files = run(KC_DB_PASSWORD="wrong-but-not-a-placeholder")
+        assert {"supabase_db.sql.gz", "storage_buckets.tar.gz"} <= files
+        assert not files & {"keycloak_db.sql.gz", "manifest.json"}
+        storage.rename(site.folder / "moved")
+        told, files = run()
+        assert str(storage) in told
+        assert not files & {"storage_buckets.tar.gz", "manifest.json"}
+        (site.folder / "moved").rename(storage)
+        live = database(template("supabase", SUPABASE))
+        limited_role(server.target(), live, f"limited_{live.database}", "secret-of-limited", "public.orders")
+        user = f"limited_{live.database}:secret-of-limited"
+        told, files = run(DATABASE_URL=f"postgresql://{user}@{live.host}:{live.port}/{live.database}")
+        assert not files & {"storage_buckets.tar.gz", "keycloak_db.sql.gz", "manifest.json"}
+        assert "secret-of-limited" not in told
+        assert log(site).count(" - ERROR - ") == 5
+        site.variables = whole
+        site.write_env()
+        assert in_dagster(site, instance) == (True, "")
+    a_whole_set(site, store_of(site) / max(folders(site)))
 
 
 def a_whole_set(site: TestSite, folder: Path) -> None:

@@ -18,6 +18,7 @@ import dagster as dg
 import pytest
 
 from backup_pipeline.model.set_id import SetId, set_time
+from backup_pipeline.operations import site_identity
 from backup_pipeline.operations.stores import open_store
 from backup_pipeline.orchestration.build import build_definitions
 from backup_pipeline.orchestration.home import ensure_home
@@ -95,7 +96,9 @@ def _old_backups(folder: Path) -> None:
 
 
 @pytest.fixture
-def claire(tmp_path: Path, database: Callable[..., PostgresTarget]) -> Claire:
+def claire(tmp_path: Path, database: Callable[..., PostgresTarget], monkeypatch: pytest.MonkeyPatch) -> Claire:
+    # As on the owner's machine, wherever the tests run: what the site writes must not appear in the repository.
+    monkeypatch.setattr(site_identity, "_IN_A_CONTAINER", ())
     target = database()
     with connected(target) as connection:
         for table in TABLES:
@@ -105,7 +108,7 @@ def claire(tmp_path: Path, database: Callable[..., PostgresTarget]) -> Claire:
     (folder / "data" / "grafana").mkdir(parents=True)
     (folder / "data" / "grafana" / "grafana.db").write_text("dashboards")
     (folder / "README.md").write_text("# Claire\n")
-    (folder / ".gitignore").write_text(".env\n.dagster/\ndata/\n")
+    (folder / ".gitignore").write_text(".env\n.dagster/\n.site-id\ndata/\n")
     site = Claire(folder)
     site.database = target
     site.variables = {

@@ -272,6 +272,12 @@ def test_in_dagster_the_backup_writes_the_pairs_as_an_asset_with_checks_and_fail
     assert workshop.shell(ALERT).returncode == 0
     told = json.loads(workshop.site.run("status", "--json").out)["plans"][0]
     assert told["standing"] != "good"
+    runs = (workshop.site.site.store_folder("workshop") / "backup_log.txt").read_text("utf-8").splitlines()
+    assert " - ERROR - workshop/" in runs[-1]
+    assert "1 have none" in runs[-1]
+    # A cron line must not be silent: the set is sealed, and the command says that not all is done.
+    done = workshop.site.run("backup", "workshop")
+    assert (done.code, "order_pairs: pairs_written: " in done.err, " sealed: " in done.out) == (6, True, True)
     # The share is not mounted: an empty folder stands in its place, and nothing is written into it.
     workshop.execute("DELETE FROM auftraege WHERE auftrag_nr = '076331'")
     database = workshop.database.read_bytes()
@@ -280,6 +286,9 @@ def test_in_dagster_the_backup_writes_the_pairs_as_an_asset_with_checks_and_fail
     workshop.database.write_bytes(database)
     told = json.loads(workshop.site.run("status", "--json").out)["plans"][0]
     assert (told["standing"], "archive" in str(told["problems"])) == ("failing", True)
+    # Nobody has to wait for the next backup to hear of it.
+    assert workshop.site.run("alerts", "check").code == 6
+    assert "The archive of werkstatt has no archive-manifest.json" in workshop.site.run("alerts", "list").out
     with dg.DagsterInstance.ephemeral() as instance:
         assert not partitioned(workshop.site, "workshop_backup", instance).success
     assert [path.name for path in workshop.archive.iterdir() if path.is_dir()] == []
@@ -326,3 +335,41 @@ def test_what_the_old_tool_promised_holds_from_the_shell(workshop: Workshop) -> 
     workshop.database.unlink()
     assert run("orders", "restore").code == 0
     assert [row[:2] for row in workshop.table()] == [row[:2] for row in before]
+
+
+@pytest.mark.takes(seconds=20)
+def test_in_dagster_too_orders_are_verified_restored_and_the_restore_is_undone(workshop: Workshop) -> None:
+    """The backup by Dagster's own command line, as a person who knows Dagster types it; the rest by the jobs."""
+    workshop.move_over()
+    command = [sys.executable, "-m", "dagster", "job", "execute", "-m", "backup_pipeline.definitions",
+               "-j", "workshop_backup"]  # fmt: skip
+    named = {"BACKUP_PIPELINE_CONFIG": str(workshop.folder), "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        command,
+        cwd=workshop.folder,
+        env=workshop.site.environment() | named,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    workshop.check_pairs()
+    assert "Export abgeschlossen: 3 erfolgreich, 0 Fehler" in workshop.shell(LAST_STATUS).stdout
+    before, pdfs = workshop.table(), workshop.pdfs()
+    job = "workshop_werkstatt_orders_"
+    years = {"dagster/asset_partition_range_start": "2015", "dagster/asset_partition_range_end": "2026"}
+    restore = {"ops": {"workshop__werkstatt__restored_orders": {"config": {"confirm": "werkstatt"}}}}
+    undo = {"ops": {f"{job}undo_op": {"config": {"confirm": "werkstatt"}}}}
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert partitioned(workshop.site, f"{job}verification", instance, tags=years).success
+        workshop.execute("UPDATE auftraege SET kunde_name = 'falsch'")
+        spoilt = workshop.table()
+        assert partitioned(workshop.site, f"{job}restore", instance, run_config=restore).success
+        assert workshop.table() == before
+        assert partitioned(workshop.site, f"{job}undo", instance, run_config=undo).success
+        assert workshop.table() == spoilt
+        # A damaged file is found, and nothing is restored from it.
+        (workshop.archive / "2024" / "076330" / DATA_NAME).write_bytes(b"x")
+        assert not partitioned(workshop.site, f"{job}verification", instance, tags=years).success
+        assert not partitioned(workshop.site, f"{job}restore", instance, run_config=restore).success
+    assert (workshop.table(), workshop.pdfs()) == (spoilt, pdfs)

@@ -213,7 +213,7 @@ def trading_guide(stage: Stage) -> None:
     }
     as_the_guide_says(stage, name, values).follow(document(name))
     (made,) = sealed(stage.root / "Claire_Backups")
-    assert list((made / "PostgreSQL").glob("cdb_backup_*.sql.gz"))
+    assert list((made / "PostgreSQL").glob("cdb_backup_*.sql"))
     assert list((made / "Repository").glob("claire_repo_*.zip"))
 
 

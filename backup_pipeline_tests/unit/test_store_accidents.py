@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from backup_pipeline.errors import SettingsError, StoreError
+from backup_pipeline.errors import RefusedError, SettingsError, StoreError
 from backup_pipeline.model.restore import RestoreOptions
 from backup_pipeline.operations import site_identity
 from backup_pipeline.operations.backup import BackupRun, RunIdentity
@@ -170,6 +171,35 @@ def test_a_site_makes_its_identity_once(tmp_path: Path, monkeypatch: pytest.Monk
             made.add((tmp_path / ".site-id").read_text())
     (identity,) = made
     assert identity.strip() in (site.site.store_folder("nightly") / ".site.json").read_text()
+
+
+def test_a_store_that_is_empty_though_it_was_used_is_not_begun_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its disk is not mounted: a set would lie under the mount point, and everything would be green."""
+    monkeypatch.setattr(site_identity, "_IN_A_CONTAINER", ())
+    (tmp_path / "site").mkdir()
+    site = TestSite(tmp_path / "site")
+    disk = tmp_path / "disk"
+    site.write(
+        f"store: {disk}\nsources: {{files: {{kind: folder, path: files}}}}\nplans: {{nightly: {{sources: [files]}}}}\n"
+    )
+    for _ in range(2):
+        with plan_lock(site.site, "nightly", "here", 0):
+            pass
+    disk.rename(tmp_path / "unmounted")
+    for _ in range(2):
+        disk.mkdir(exist_ok=True)
+        with pytest.raises(RefusedError, match="Is its disk mounted"), plan_lock(site.site, "nightly", "here", 0):
+            pass
+    shutil.rmtree(disk)
+    (tmp_path / "unmounted").rename(disk)
+    with plan_lock(site.site, "nightly", "mounted", 0):
+        pass
+    shutil.rmtree(disk)
+    (tmp_path / "site" / ".backup-pipeline" / "stores.json").unlink()
+    with plan_lock(site.site, "nightly", "emptied on purpose", 0):
+        pass
 
 
 def test_a_site_that_can_keep_no_identity_is_not_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
