@@ -11,12 +11,14 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from backup_pipeline.errors import SettingsError
+from backup_pipeline.errors import BackupSystemError, RefusedError, SettingsError, StoreError
 from backup_pipeline.operations import alerts
 from backup_pipeline.operations.alerts_state import read_state
+from backup_pipeline.operations.status import plan_status
 from backup_pipeline.orchestration import home
 from backup_pipeline.orchestration.alerts import alert_sensors, subject_of
 from backup_pipeline.orchestration.housekeeping import housekeeping_definitions, housekeeping_job, old_runs
+from backup_pipeline.orchestration.metadata import failure_of
 from backup_pipeline.orchestration.names import PLAN_TAG, sets_partitions
 from backup_pipeline.settings.loader import load_site
 from backup_pipeline.settings.site import Site
@@ -245,3 +247,28 @@ def test_restores_and_undos_are_told_by_source(site: Site) -> None:
         config = {"ops": {f"nightly__{work}": {"config": {"source": "shop", "confirm": "x"}}}}
         run = dg.DagsterRun(job_name=f"nightly_{work}", run_config=config, tags={PLAN_TAG: "nightly"})
         assert subject_of(site, run) == ("nightly", f"{work} of shop")
+
+
+@pytest.mark.parametrize(("error", "opened"), [
+    (RefusedError("There is no restore to undo.", where="shop"), []),
+    (StoreError("The disk is full.", where="shop"), ["run_failed:nightly:undo of shop"]),
+])  # fmt: skip
+def test_a_refused_undo_is_an_answer_and_a_failed_one_an_incident_that_status_names(
+    site: Site, instance: dg.DagsterInstance, error: BackupSystemError, opened: list[str]
+) -> None:
+    @dg.op(name="nightly__undo", config_schema={"source": str, "confirm": str})
+    def undo() -> None:
+        raise failure_of(error)
+
+    @dg.job(name="nightly_undo", tags={PLAN_TAG: "nightly"})
+    def job() -> None:
+        undo()
+
+    config = {"ops": {"nightly__undo": {"config": {"source": "shop", "confirm": "x"}}}}
+    result = job.execute_in_process(run_config=config, instance=instance, raise_on_error=False)
+    event = next(found for found in result.all_events if found.event_type is dg.DagsterEventType.RUN_FAILURE)
+    (sensor,) = [found for found in alert_sensors(site) if found.name == "alert_on_failed_runs"]
+    sensor(dg.build_run_status_sensor_context("alert_on_failed_runs", event, instance, result.dagster_run))
+    assert [incident.key for incident in read_state(site).open] == opened
+    told = [problem.what for problem in plan_status(site, "nightly", datetime.now(UTC)).problems]
+    assert any("undo" in what for what in told) is bool(opened), told
