@@ -6,8 +6,9 @@ Addresses hold secrets, so results name the service and never the address.
 from __future__ import annotations
 
 import logging
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,7 +43,14 @@ def _service_at(address: str) -> Any:
 
 
 def deliver(
-    addresses: Sequence[str], *, title: str, body: str, bad: bool, attempts: int = 3, pause_seconds: float = 2.0
+    addresses: Sequence[str],
+    *,
+    title: str,
+    body: str,
+    bad: bool,
+    attempts: int = 3,
+    pause_seconds: float = 2.0,
+    limit_seconds: float = 45.0,
 ) -> tuple[Delivery, ...]:
     """Send one message to each address; never raises.
 
@@ -53,22 +61,38 @@ def deliver(
         bad: whether something is wrong (colours and icons of some services).
         attempts: how often each is tried.
         pause_seconds: pause before the second try, doubled for each further one.
+        limit_seconds: how long all tries for one address may take. The limits of the services' own clients are for
+            each byte: one that answers byte by byte would keep a backup waiting for ever.
     """
     return tuple(
-        _deliver(address, number, title, body, bad, attempts, pause_seconds)
+        _within(
+            limit_seconds,
+            address,
+            number,
+            lambda service, name: _deliver(service, name, title, body, bad, attempts, pause_seconds),
+        )
         for number, address in enumerate(addresses, 1)
     )
 
 
-def _deliver(
-    address: str, number: int, title: str, body: str, bad: bool, attempts: int, pause_seconds: float
-) -> Delivery:
-    import apprise
-
+def _within(seconds: float, address: str, number: int, send: Callable[[Any, str], Delivery]) -> Delivery:
     service = _service_at(address)
     if service is None:
         return Delivery(f"address {number}", "This is no address that Apprise knows; see docs/alerts.md for the forms.")
     name = f"{service.service_name} (address {number})"
+    done: list[Delivery] = []
+    # A client that waits for its service cannot be stopped; it is left behind, and ends with the process at the latest.
+    sending = threading.Thread(target=lambda: done.append(send(service, name)), name="notification", daemon=True)
+    sending.start()
+    sending.join(seconds)
+    return done[0] if done else Delivery(name, f"No answer within {seconds:g} s.")
+
+
+def _deliver(
+    service: Any, name: str, title: str, body: str, bad: bool, attempts: int, pause_seconds: float
+) -> Delivery:
+    import apprise
+
     kind = apprise.NotifyType.FAILURE if bad else apprise.NotifyType.SUCCESS
     problem = ""
     for attempt in range(attempts):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import logging
+import socket
+import threading
 
 from backup_pipeline.tools.notifications import deliver, understood
 from backup_pipeline.tools.ping import Signal, address_of, ping
@@ -51,6 +54,26 @@ def test_what_cannot_be_delivered_is_said_without_its_address_and_the_others_sti
     assert [delivery.delivered for delivery in sent] == [False, False, True]
     assert all(delivery.problem for delivery in sent[:2])
     assert not any(secret in repr(sent) for secret in ("geheim", "token", "nonsense"))
+
+
+def test_a_service_that_answers_byte_by_byte_keeps_nobody_waiting() -> None:
+    stop = threading.Event()
+
+    def drip(server: socket.socket) -> None:
+        while not stop.is_set():
+            with contextlib.suppress(OSError):
+                connection, _ = server.accept()
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+                while not stop.wait(0.05):
+                    connection.sendall(b".")
+                connection.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as server, http_server() as web:
+        threading.Thread(target=drip, args=(server,), daemon=True).start()
+        addresses = [f"json://127.0.0.1:{server.getsockname()[1]}", web.url.replace("http", "json")]
+        sent = deliver(addresses, title="t", body="b", bad=True, limit_seconds=2)
+        stop.set()
+    assert [delivery.problem for delivery in sent] == ["No answer within 2 s.", ""]
 
 
 def test_what_a_library_says_of_an_address_is_in_no_log() -> None:
