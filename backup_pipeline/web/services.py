@@ -2,8 +2,8 @@
 
     python -m backup_pipeline.web.services -w WORKSPACE -h ADDRESS -p PORT
 
-Dagster's command starts, watches and ends a code server, the daemon and the webserver; only which module the webserver
-is run from is another one here.
+Dagster's command starts, watches and ends a code server, the daemon and the webserver; only which modules the webserver
+and the daemon are run from are others here.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ from typing import Any
 import dagster._cli.dev as dev
 from dagster_shared.ipc import open_ipc_subprocess
 
-_DAGSTERS, _OURS = "dagster_webserver", "backup_pipeline.web"
+from backup_pipeline.web.process_end import run_and_leave
+
+_OURS = {"dagster_webserver": "backup_pipeline.web", "dagster._daemon": "backup_pipeline.web.daemon"}
 
 
 def guarded(command: Sequence[str]) -> list[str]:
-    """Return a command of Dagster's with our webserver in the place of its own."""
-    return [_OURS if part == _DAGSTERS else part for part in command]
+    """Return a command of Dagster's with our modules in the place of its own."""
+    return [_OURS.get(part, part) for part in command]
 
 
 def _start_guarded(parts: Sequence[str], **options: Any) -> Any:
@@ -36,4 +38,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_and_leave(main)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -10,8 +11,10 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
+
+import psutil
 
 from backup_pipeline.tools.postgres.embedded import free_port
 from backup_pipeline_tests.sites import TestSite
@@ -78,3 +81,12 @@ def ui_of(site: TestSite) -> Iterator[Ui]:
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(60)
+        left = [each for each in psutil.process_iter() if _is_of(each, process.pid)]
+        _, left = psutil.wait_procs(left, timeout=5)
+        assert left == [], "code servers or the daemon outlived `up`"
+
+
+def _is_of(process: psutil.Process, session: int) -> bool:
+    with suppress(psutil.Error, OSError):
+        return os.getsid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE
+    return False

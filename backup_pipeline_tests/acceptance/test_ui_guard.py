@@ -15,6 +15,7 @@ from playwright.sync_api import expect
 from backup_pipeline_tests.acceptance.conftest import Served
 from backup_pipeline_tests.browser import chromium
 
+pytestmark = pytest.mark.story
 MUTATION = "mutation { setAutoMaterializePaused(paused: %s) }"
 PAUSED = "{ instance { autoMaterializePaused } }"
 REBOUND = "rebound.example"
