@@ -45,6 +45,7 @@ def differences(
     """
     # What an older release did not record says nothing.
     ignored_kinds = {*ignore_kinds, *(set(LATER_KINDS) - (set(expected.kinds) & set(found.kinds)))}
+    expected, found = _without_owners_of_extensions_types(expected), _without_owners_of_extensions_types(found)
     result: list[Finding] = []
     if expected.encoding and found.encoding and expected.encoding != found.encoding:
         result.append(Finding(subject="encoding", problem=f"is {found.encoding}, in the backup {expected.encoding}"))
@@ -55,6 +56,16 @@ def differences(
     if "sequence" not in ignored_kinds:
         result += _sequences(expected, found, tuple(ignore_schemas), extra_allowed)
     return result
+
+
+def _without_owners_of_extensions_types(catalog: Catalog) -> Catalog:
+    """Return the catalog without the owners of extensions' composite types, which an older release recorded."""
+    types, owners = catalog.objects.get("composite type", {}), catalog.objects.get("owner", {})
+    prefix = "composite type "
+    kept = {n: who for n, who in owners.items() if not n.startswith(prefix) or n.removeprefix(prefix) in types}
+    if len(kept) == len(owners):
+        return catalog
+    return catalog.model_copy(update={"objects": {**catalog.objects, "owner": kept}})
 
 
 def _objects(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -229,6 +230,29 @@ def test_what_only_superusers_may_own_stays_with_the_restoring_one_where_the_rol
             drop_database(copy)
     finally:
         run(server.target(), "drop role if exists platform_admin")
+
+
+def test_what_an_extension_brings_belongs_to_whoever_makes_the_extension(
+    installed_database: Callable[[str], PostgresTarget],
+) -> None:
+    source = installed_database("create extension tablefunc; create type mine as (a integer)")
+    run(source, "create role drill_other superuser login password 'x'")
+    other = replace(source.with_database("postgres"), user="drill_other", password="x")
+    try:
+        dump, expected = dump_of(source), expectation_of(source)
+        assert expected.catalog is not None
+        owners = dict(expected.catalog.objects["owner"])
+        assert "composite type public.mine" in owners
+        assert "composite type public.tablefunc_crosstab_2" not in owners
+        assert drilled((dump, expected), other) == []
+        # A set of an older release holds it.
+        owners["composite type public.tablefunc_crosstab_2"] = "postgres"
+        older = expected.catalog.model_copy(update={"objects": {**expected.catalog.objects, "owner": owners}})
+        assert drilled((dump, replace(expected, catalog=older)), other) == []
+        lost = drilled((dump, expected), other, "alter type mine owner to pg_monitor")
+        assert any("owner composite type public.mine" in line for line in lost), lost
+    finally:
+        run(source, "drop role drill_other")
 
 
 # As LedgerSMB's and Supabase's: rights on functions whose arguments have names, and a superusers' setting of one.

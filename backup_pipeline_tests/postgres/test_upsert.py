@@ -187,6 +187,23 @@ def test_a_trigger_that_swallows_rows_stops_everything(shop: tuple[PostgresTarge
         upsert(shop)
 
 
+def test_a_trigger_that_fails_is_named_with_its_table_and_no_value(shop: tuple[PostgresTarget, bytes]) -> None:
+    target, _ = shop
+    run(target, "create function says() returns trigger language plpgsql as"
+                " $$ begin perform current_setting('app.user_of_' || tg_op); return new; end $$;"
+                "delete from lines where line = 1;"
+                "create trigger says before insert on lines for each row execute function says()")  # fmt: skip
+    with pytest.raises(SourceError, match=r"by function says.*app\.user_of_INSERT") as caught:
+        upsert(shop)
+    assert "public.lines" in caught.value.where
+    assert "--without-triggers" in caught.value.remedy
+    run(target, "create or replace function says() returns trigger language plpgsql as"
+                " $$ begin raise 'not %', new; end $$")  # fmt: skip
+    with pytest.raises(SourceError, match=r"by function says.*P0001") as caught:
+        upsert(shop)
+    assert "(" not in caught.value.what.split("(SQLSTATE")[0]
+
+
 def test_a_column_that_the_target_has_not_got_is_refused_and_one_more_takes_its_default(
     shop: tuple[PostgresTarget, bytes],
 ) -> None:

@@ -216,6 +216,8 @@ select format('%s %I.%I', case c.relkind when 'S' then 'sequence' when 'v' then 
   from pg_class c join pg_namespace n on n.oid = c.relnamespace
  where c.relkind in ('r', 'p', 'f', 'v', 'm', 'S', 'c') and c.relpersistence <> 't' and {_USER}
    and {_own("pg_class", "c.oid")}
+   -- Of a composite type it is the type that belongs to an extension, not its entry among the tables.
+   and (c.relkind <> 'c' or {_own("pg_type", "c.reltype")})
 union all
 select format('schema %I', n.nspname), pg_get_userbyid(n.nspowner) from pg_namespace n
  where {_USER} and {_own("pg_namespace", "n.oid")}

@@ -7,6 +7,7 @@ truncated, no constraint is dropped. In which order and under which rules is dec
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterable, Iterator, Sequence
 
 import psycopg
@@ -329,6 +330,19 @@ class MergeSession:
                 where=self._target.label,
                 remedy="Restore the table that it refers to as well, choose fewer rows, or rebuild.",
             ) from None
+        except (psycopg.ProgrammingError, psycopg.DataError, psycopg.errors.RaiseException) as error:
+            if isinstance(error, psycopg.errors.InsufficientPrivilege):
+                raise
+            tables = ", ".join(".".join(name) for name in group)
+            triggers = any(item.facts.triggers for item in items)
+            raise SourceError(
+                f"The rows were refused{_where_of(error)}: {without_values(error)} (SQLSTATE {error.sqlstate}). "
+                "Nothing was changed.",
+                where=f"{self._target.label}: {tables}",
+                remedy="A trigger may rely on what the application sets: restore with --without-triggers."
+                if triggers
+                else "Look at the functions that the table's defaults, checks and columns call.",
+            ) from None
 
     def _write_one(self, item: Staged) -> None:
         statement = update_statement(item) or (insert_statement(item) if item.change.insert else None)
@@ -401,6 +415,15 @@ def _constraint_of(error: psycopg.IntegrityError) -> str:
     if error.diag.constraint_name:
         return f"Constraint {error.diag.constraint_name}"
     return f"NOT NULL of column {error.diag.column_name}" if error.diag.column_name else "A partition's bound"
+
+
+_FUNCTION_OF = re.compile(r'^(?:PL/\w+|SQL) function ((?:"[^"]*"|[\w$])+(?:\.(?:"[^"]*"|[\w$])+)?)', re.MULTILINE)
+
+
+def _where_of(error: psycopg.Error) -> str:
+    """Return the function in which the server stopped; the rest of its context may hold values."""
+    found = _FUNCTION_OF.search(error.diag.context or "")
+    return f" by function {found[1]}" if found else ""
 
 
 @contextlib.contextmanager
