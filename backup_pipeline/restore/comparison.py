@@ -119,7 +119,8 @@ def compare_database(
             user = loading.name if loading else server_facts(target).user
             for who, lines in _by_holder(left_out, user, loading):
                 wanted_objects, objects = without_left_out(wanted_objects, objects, lines, who)
-            skipped += [Finding(subject=REFUSED, problem=text) for text in told(left_out, user)]
+            texts = [_named(text, loading) if loading else text for text in told(left_out, user)]
+            skipped += [Finding(subject=REFUSED, problem=text) for text in texts]
         wanted_objects, objects, limits = without_limits(wanted_objects, objects)
         skipped += [*limits, *locale_difference(wanted_objects, objects)]
         reparsed = reparse() if reparse is not None and printed_otherwise(wanted_objects, objects) else None
