@@ -89,7 +89,10 @@ _PREDEFINED = "pg_"
 _DATABASE_OWNER = "pg_database_owner"
 _TABLESPACE = re.compile(r'SET default_tablespace = ("(?:[^"]|"")+"|[^\s";\']+);\Z')
 _ENCODING = re.compile(r"SET client_encoding = '([A-Za-z0-9_]+)';\Z")
-_HARMLESS = re.compile(r"SET |SELECT pg_catalog\.set_config|CREATE SCHEMA |ALTER SCHEMA |COMMENT ON |GRANT |REVOKE ")
+# What pg_dump writes before the extensions, and nothing of which can be called.
+_HARMLESS = re.compile(
+    r"SET |SELECT pg_catalog\.set_config|CREATE SCHEMA |ALTER SCHEMA |CREATE COLLATION |COMMENT ON |GRANT |REVOKE "
+)
 
 
 def quiet(target: PostgresTarget, major: int) -> PostgresTarget:
