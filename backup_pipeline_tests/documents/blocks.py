@@ -18,7 +18,7 @@ DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 PROGRAMS = frozenset(
     {
         "backup-pipeline", "cd", "chmod", "chown", "cp", "curl", "docker", "pin-digests", "echo", "export", "git",
-        "gunzip", "gzip", "install", "make", "mkdir", "openssl", "pip", "psql", "python3", "sha256sum",
+        "gunzip", "gzip", "install", "make", "mkdir", "mount", "openssl", "pip", "psql", "python3", "sha256sum",
         "systemctl", "tar", "useradd",
     }
 )  # fmt: skip

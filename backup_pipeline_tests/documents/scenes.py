@@ -233,7 +233,7 @@ def cron_guide(stage: Stage) -> None:
 
 def workshop_guide(stage: Stage) -> None:
     name = "guide-workshop-archive"
-    folder = stage.site
+    archive = stage.site / "test_archiv"
     rows = [
         (n, f"{n:06}", f"Kunde {n}", str(n), f"B-AB {n}", None, f"{2022 + n % 3}-03-01", "1", "{}")
         + (f"{2022 + n % 3}/{n:06}", "", 1)
@@ -241,13 +241,24 @@ def workshop_guide(stage: Stage) -> None:
         for n in range(1, 31)
     ]
     for row in rows:
-        (folder / "Archiv" / str(row[9])).mkdir(parents=True)
-    with closing(sqlite3.connect(folder / "werkstatt.db")) as connection, connection:
+        (archive / str(row[9])).mkdir(parents=True)
+    with closing(sqlite3.connect(archive / "werkstatt.db")) as connection, connection:
         connection.execute(AUFTRAEGE)
         connection.executemany(f"insert into auftraege values ({','.join('?' * 14)})", rows)
-    as_the_guide_says(stage, name, {}).follow(document(name))
-    assert len(list((folder / "Archiv").rglob("meta.json"))) == 30
-    with closing(sqlite3.connect(folder / "werkstatt.db")) as connection:
+    mounted = stage.root / "mnt" / "archiv"
+    shell = as_the_guide_says(stage, name, {}, {"/mnt/archiv": str(mounted)})
+
+    def mount() -> None:
+        """The archive on another server, where there are neither settings nor the database that is lost."""
+        (stage.site / "backup.yaml").unlink()
+        shutil.copytree(archive, mounted, ignore=shutil.ignore_patterns("werkstatt.db*"))
+
+    shell.before = {"mount -t cifs": mount}
+    shell.follow(document(name))
+    with closing(sqlite3.connect(mounted / "werkstatt.db")) as connection:
+        assert connection.execute("select * from auftraege order by record_id").fetchall() == rows
+    assert len(list(archive.rglob("meta.json"))) == 30
+    with closing(sqlite3.connect(archive / "werkstatt.db")) as connection:
         assert connection.execute("select * from auftraege order by record_id").fetchall() == rows
 
 
