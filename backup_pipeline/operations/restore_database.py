@@ -288,7 +288,7 @@ def _rebuild(chosen: Chosen, scene: Scene, run_id: str, progress: ProgressSink, 
             like=scene.properties if swapping else None, comment="" if swapping else UNFINISHED,
             encoding=scene.expected.catalog.encoding if scene.expected.catalog else "",
             locale=scene.expected.catalog.locale if scene.expected.catalog else None,
-            jobs=jobs_of(chosen), careful=options.careful, progress=progress,
+            jobs=jobs_of(chosen), careful=options.careful, search_path=scene.expected.search_path, progress=progress,
         )  # fmt: skip
         way_back.callback(drop_copy, rebuilt)
         numbers["restore_seconds"] = round(done.seconds, 3)

@@ -186,7 +186,8 @@ class _Drill:
                 self.open_dump, self.target, written_by=written_by,
                 encoding=catalog.encoding if catalog else "", locale=catalog.locale if catalog else None,
                 jobs=self.jobs, skip=self.apart if self.apart.extensions else None,
-                loading=self.loading, only_pg_dumps=True, progress=self.progress,
+                loading=self.loading, only_pg_dumps=True, search_path=self.expected.search_path,
+                progress=self.progress,
             )  # fmt: skip
         except BackupSystemError as error:
             if not error.permanent:
@@ -230,7 +231,7 @@ class _Drill:
             "tables": comparison.tables,
             "rows": comparison.rows,
         }
-        damaged, why_not = amcheck(copy)
+        damaged, why_not = amcheck(copy, self.expected.search_path)
         outcome.findings += [Finding(subject=f"index {name}", problem=problem) for name, problem in damaged]
         if why_not:
             outcome.skipped.append(Finding(subject="amcheck", problem=why_not))

@@ -6,12 +6,12 @@ The live database is not touched here; swapping names is `swap`'s work.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from backup_pipeline.errors import BackupSystemError
+from backup_pipeline.errors import BackupSystemError, SourceError
 from backup_pipeline.model.catalog import DatabaseLocale
 from backup_pipeline.model.progress import ProgressSink, no_progress
 from backup_pipeline.rules.left_out import OWNED_BY_SUPERUSERS, LeftOut, Line, LineKind
@@ -34,9 +34,10 @@ from backup_pipeline.tools.postgres.restore_check import (
     quiet_copy,
     tables_of,
 )
-from backup_pipeline.tools.postgres.restore_input import plain_sql
-from backup_pipeline.tools.postgres.restore_load import Skip, analyze_database, load_plain_dump
+from backup_pipeline.tools.postgres.restore_input import Readable, plain_sql
+from backup_pipeline.tools.postgres.restore_load import LoadOutcome, Skip, analyze_database, load_plain_dump
 from backup_pipeline.tools.postgres.restore_pool import default_jobs, session_settings
+from backup_pipeline.tools.postgres.restore_refused import OpenAgain
 from backup_pipeline.tools.postgres.target import PostgresTarget
 
 OpenDump = Callable[[], BinaryIO]
@@ -71,6 +72,7 @@ def rebuild_database(
     skip: Skip | None = None,
     loading: LoadingRole | None = None,
     only_pg_dumps: bool = False,
+    search_path: str = "",
     progress: ProgressSink = no_progress,
 ) -> Rebuilt:
     """Make the target's database, which must not exist, and load a dump into it; on failure it is dropped again.
@@ -88,6 +90,7 @@ def rebuild_database(
         skip: tells which parts of the dump are left out (never with `careful`).
         loading: the role that loads, where `target`'s own must not run what a dump brings along.
         only_pg_dumps: refuse a statement that pg_dump never writes, as `loading` does anyway.
+        search_path: that the database's functions were written for; "" for the server's default.
         progress: told the bytes loaded.
 
     Returns:
@@ -107,7 +110,7 @@ def rebuild_database(
         if comment:
             comment_on_database(target, comment)
         if loading is not None:
-            return _loaded_by(loading, open_dump, client, left, began, jobs, skip, progress)
+            return _loaded_by(loading, open_dump, client, left, began, jobs, skip, search_path, progress)
         warnings: tuple[str, ...] = ()
         size = 0
         with open_dump() as file:
@@ -119,17 +122,32 @@ def rebuild_database(
                 archive = None
             if archive is not None:
                 count = jobs or default_jobs()
-                warnings = run_archive(archive, target, client, jobs=count, settings=session_settings(count))
-                analyze_database(target, tables_of(target), jobs=count)
-            else:
+                try:
+                    warnings = run_archive(archive, target, client, jobs=count, settings=session_settings(count))
+                    analyze_database(target, tables_of(target), jobs=count)
+                except SourceError as error:
+                    if not error.permanent:
+                        raise
+                    # What pg_restore is refused may go in another order or under another search_path.
+                    archive = None
+                    drop_copy(target)
+                    create_database(target, like, encoding, locale)
+                    if locale is not None and locale.money:
+                        read_money_as(target, locale.money)
+                    if comment:
+                        comment_on_database(target, comment)
+            if archive is None:
                 with plain_sql(file, client) as reader:
                     if careful:
                         warnings = run_plain_dump(reader, target, client)
                     else:
-                        size = load_plain_dump(
+                        loaded = load_plain_dump(
                             reader, target, jobs=jobs, skip=skip, tolerate=left.take,
-                            assistant=Doorkeeper() if only_pg_dumps else None, progress=progress,
-                        ).data_bytes  # fmt: skip
+                            assistant=Doorkeeper() if only_pg_dumps else None,
+                            again=_again(open_dump, client), search_path=search_path, progress=progress,
+                        )  # fmt: skip
+                        size = loaded.data_bytes
+                        left.lines += _not_valid(loaded)
         settings = apply_properties(target, like) if like is not None else ()
     except BaseException:
         with suppress(BackupSystemError):
@@ -146,14 +164,18 @@ def _loaded_by(
     began: float,
     jobs: int,
     skip: Skip | None,
+    search_path: str,
     progress: ProgressSink,
 ) -> Rebuilt:
     """Load a dump as a role without superuser rights; what needs them is run beside it, when it is recognised."""
     hand_over(loading)
     with open_dump() as file, plain_sql(file, client) as reader, Steward(loading, left.take) as steward:
-        size = load_plain_dump(
-            reader, loading.target, jobs=jobs, skip=skip, tolerate=left.take, assistant=steward, progress=progress
-        ).data_bytes
+        loaded = load_plain_dump(
+            reader, loading.target, jobs=jobs, skip=skip, tolerate=left.take, assistant=steward,
+            again=_again(open_dump, client), search_path=search_path, progress=progress,
+        )  # fmt: skip
+        size = loaded.data_bytes
+        left.lines += _not_valid(loaded)
         seconds = time.monotonic() - began
 
         def at_rest() -> None:
@@ -164,6 +186,21 @@ def _loaded_by(
         steward.finish(at_rest)
     kept = [Line(LineKind.SUPERUSERS_OWNER, f"{_bare(name)} to {role}") for name, role in steward.kept]
     return Rebuilt(loading.target, seconds, size, left_out=(*left.lines, *kept), quieted=tuple(rest))
+
+
+def _again(open_dump: OpenDump, client: PostgresClient) -> OpenAgain:
+    """Return how the dump is read once more, for tables that were refused before others were in."""
+
+    @contextmanager
+    def again() -> Iterator[Readable]:
+        with open_dump() as file, plain_sql(file, client) as reader:
+            yield reader
+
+    return again
+
+
+def _not_valid(loaded: LoadOutcome) -> list[Line]:
+    return [Line(LineKind.NOT_VALID, name) for name in loaded.not_valid]
 
 
 def _bare(name: str) -> str:

@@ -33,6 +33,7 @@ class LineKind(StrEnum):
     ON_PLATFORM = "on a platform's table"
     SUPERUSERS_OWNER = "owner that must be a superuser"
     TABLESPACE = "tablespace"
+    NOT_VALID = "check that the rows do not satisfy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +133,7 @@ _WORDS = {
     LineKind.SUBSCRIPTION: "subscriptions left out, which this role may not create",
     LineKind.ON_PLATFORM: "triggers and policies on the platform's tables left out, which this role may not create",
     LineKind.TABLESPACE: "tables and indexes are in the database's own tablespace, because the server has not got",
+    LineKind.NOT_VALID: "checks left NOT VALID, because rows of the backup do not satisfy them",
     LineKind.SUPERUSERS_OWNER: "owner left as the restoring role, because the recorded one is no superuser here",
 }
 
@@ -226,6 +228,9 @@ def without_left_out(expected: Catalog, found: Catalog, lines: Sequence[Line], u
                        ("extension", LineKind.EXTENSION)):  # fmt: skip
         for side in (wanted, have):
             side[kind] = {n: t for n, t in side.get(kind, {}).items() if unquoted(n) not in subjects[line]}
+    for side in (wanted, have):
+        for name in subjects[LineKind.NOT_VALID]:
+            side.get("constraint", {}).pop(name, None)
     if subjects[LineKind.TABLESPACE]:
         for side in (wanted, have):
             side["table"] = {n: t.replace(", in a tablespace", "") for n, t in side.get("table", {}).items()}

@@ -38,7 +38,13 @@ from backup_pipeline.tools.postgres.fingerprint import (
     row_alias,
     row_hash,
 )
-from backup_pipeline.tools.postgres.search_path import is_not_seen, own_search_path, under_search_path, with_catalog
+from backup_pipeline.tools.postgres.search_path import (
+    NOT_SEEN,
+    is_not_seen,
+    own_search_path,
+    under_search_path,
+    with_catalog,
+)
 from backup_pipeline.tools.postgres.target import PostgresTarget
 
 TableName = tuple[str, str]
@@ -282,7 +288,7 @@ def user_mappings_of(superuser: PostgresTarget) -> dict[str, str]:
         return {str(name): digest_of(str(text or "")) for name, text in connection.execute(USER_MAPPINGS.encode())}
 
 
-def amcheck(target: PostgresTarget) -> tuple[list[tuple[str, str]], str]:
+def amcheck(target: PostgresTarget, search_path: str = "") -> tuple[list[tuple[str, str]], str]:
     """Check every B-tree index against its table with amcheck, in a scratch database.
 
     Returns:
@@ -301,8 +307,20 @@ def amcheck(target: PostgresTarget) -> tuple[list[tuple[str, str]], str]:
         check = sql.SQL("select {}(%s::oid::regclass, true)").format(sql.Identifier(schema, "bt_index_check"))
         damaged = []
         for oid, name in connection.execute(_INDEXES).fetchall():
-            try:
-                connection.execute(check, [oid])
-            except psycopg.Error as error:
-                damaged.append((str(name), f"amcheck found damage (SQLSTATE {error.sqlstate})"))
+            state = _state_of(connection, check, oid)
+            if state in NOT_SEEN:
+                # The index is over a function that needs the application's search_path.
+                with under_search_path(connection, with_catalog(search_path) or own_search_path(connection)):
+                    state = _state_of(connection, check, oid)
+            if state:
+                damaged.append((str(name), f"amcheck found damage (SQLSTATE {state})"))
         return damaged, ""
+
+
+def _state_of(connection: Connection[TupleRow], check: sql.Composed, oid: int) -> str:
+    """Return the SQLSTATE of a check of one index, "" when it holds."""
+    try:
+        connection.execute(check, [oid])
+    except psycopg.Error as error:
+        return error.sqlstate or "lost"
+    return ""

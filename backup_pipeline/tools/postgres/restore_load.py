@@ -9,6 +9,7 @@ dropped and made again.
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import re
 import threading
@@ -24,8 +25,10 @@ from backup_pipeline.model.progress import Progress, ProgressSink, no_progress
 from backup_pipeline.tools.postgres.connection import translate_postgres_error, translated
 from backup_pipeline.tools.postgres.restore_input import Readable
 from backup_pipeline.tools.postgres.restore_pool import Pool, StoppedError, default_jobs
-from backup_pipeline.tools.postgres.restore_session import Tolerate, copy_rows, execute_statement
+from backup_pipeline.tools.postgres.restore_refused import OpenAgain, RefusedTables
+from backup_pipeline.tools.postgres.restore_session import RefusedDataError, Tolerate, copy_rows, execute_statement
 from backup_pipeline.tools.postgres.restore_stream import CopyBlock, DumpParts, Statement
+from backup_pipeline.tools.postgres.search_path import NOT_SEEN
 from backup_pipeline.tools.postgres.target import PostgresTarget
 
 # A table whose data is larger is loaded by all workers; smaller ones by one, frozen.
@@ -47,13 +50,25 @@ _AFTER_RUN = re.compile(
 )
 
 
+# What pg_dump writes between the data of tables.
+_AMONG_DATA = re.compile(rb"SET |RESET |SELECT pg_catalog\.|ALTER TABLE [^\n]+ (?:DISABLE|ENABLE) TRIGGER ")
+# What runs functions of the site's own when it is executed.
+_CALLS_FUNCTIONS = re.compile(
+    rb"CREATE (?:UNIQUE )?INDEX |ALTER TABLE |REFRESH MATERIALIZED VIEW |ANALYZE ", re.IGNORECASE
+)
+
+
 @dataclass
 class LoadOutcome:
-    """What was loaded: tables with rows as COPY counted them, statements, bytes of table data."""
+    """What was loaded: tables with rows as COPY counted them, statements, bytes of table data.
+
+    `not_valid` are CHECKs (schema.table.name) that the rows do not satisfy.
+    """
 
     rows: dict[tuple[str, str], int] = field(default_factory=dict)
     statements: int = 0
     data_bytes: int = 0
+    not_valid: list[str] = field(default_factory=list)
 
 
 Skip = Callable[["Statement | CopyBlock"], bool]
@@ -80,8 +95,10 @@ class _Loader:
         progress: ProgressSink,
         tolerate: Tolerate | None,
         assistant: Assistant | None = None,
+        refused: RefusedTables | None = None,
     ) -> None:
         self._pool = pool
+        self._refused = refused
         self._assistant = assistant
         self._tolerate = tolerate
         self._target = target
@@ -89,6 +106,7 @@ class _Loader:
         self._lock = threading.Lock()
         self._run: list[Statement] = []
         self._after: list[Statement] = []
+        self._copied = False
         self.outcome = LoadOutcome()
 
     @property
@@ -101,6 +119,9 @@ class _Loader:
             self._pool.check()
             if skip is not None and skip(part):
                 continue
+            if isinstance(part, Statement) and not _AMONG_DATA.match(part.body):
+                # The data is in, but for what was refused; what comes now (keys, views) needs all of it.
+                self._load_refused()
             if self._assistant is not None:
                 if self._assistant.takes(part):
                     self._pool.wait()
@@ -114,6 +135,7 @@ class _Loader:
                 part = loaded
             if isinstance(part, CopyBlock):
                 self._end_run()
+                self._copied = True
                 self._copy(part)
                 waiting = True
                 continue
@@ -121,10 +143,35 @@ class _Loader:
                 self._pool.wait()
                 waiting = False
             self._statement(part)
-        self._pool.wait()
+        self._load_refused()
         self._end_run()
         self._progress(Progress("restore", self.outcome.data_bytes, None, finished=True))
         return self.outcome
+
+    def _load_refused(self) -> None:
+        if self._copied:
+            self._copied = False
+            self._pool.wait()
+            if self._refused is not None:
+                self._refused.load(self._first, self._recount)
+
+    def _recount(self, table: tuple[str, str], rows: int, size: int) -> None:
+        self.outcome.rows.pop(table, None)
+        self._count(table, rows, size)
+
+    def execute(
+        self, connection: Connection[TupleRow], text: bytes, tolerate: Tolerate | None = None, *, alone: bool = False
+    ) -> None:
+        """Run a statement; where its functions do not see what they name, under their own search_path."""
+
+        def also(refused: bytes, state: str) -> bool:
+            if self._refused is None or state not in NOT_SEEN or not _CALLS_FUNCTIONS.match(text):
+                return tolerate is not None and tolerate(refused, state)
+            with self._refused.own_path(connection):
+                execute_statement(connection, text, self._target, tolerate, alone=alone)
+            return True
+
+        execute_statement(connection, text, self._target, also, alone=alone)
 
     def _statement(self, statement: Statement) -> None:
         self.outcome.statements += 1
@@ -141,9 +188,7 @@ class _Loader:
             for connection in self._pool.connections:
                 execute_statement(connection, _TABLESPACE + b"'';", self._target)
         for connection in self._pool.connections if _SET.match(statement.body) else [self._first]:
-            execute_statement(
-                connection, statement.body, self._target, self._tolerate, alone=self._assistant is not None
-            )
+            self.execute(connection, statement.body, self._tolerate, alone=self._assistant is not None)
 
     def _end_run(self) -> None:
         """Build the keys and indexes gathered so far: by table, keys before indexes, indexes side by side."""
@@ -179,7 +224,7 @@ class _Loader:
                         return
                     statements, then = ready.get_nowait()
                 for text in statements:
-                    execute_statement(connection, text, self._target)
+                    self.execute(connection, text)
                 with changed:
                     left -= len(statements)
                     for text in then:
@@ -219,7 +264,7 @@ class _Loader:
     ) -> None:
         """Load a table in one go. An empty ordinary table is truncated first, in the same transaction, so that its
         rows can be written frozen: later reads need not mark them, and with wal_level=minimal nothing is logged."""
-        with translated(self._target), connection.transaction():
+        with self._kept_back(table), translated(self._target), connection.transaction():
             # For a few rows the new file that TRUNCATE makes costs more than it saves.
             relation = CopyBlock(header, iter(()), codec).relation
             frozen = size >= WORTH_FREEZING and self._may_freeze(connection, relation, codec)
@@ -227,6 +272,17 @@ class _Loader:
             if frozen:
                 connection.execute(b"truncate table only " + relation)
             self._feed(connection, table, statement, chunks)
+
+    @contextlib.contextmanager
+    def _kept_back(self, table: tuple[str, str], *, partly: bool = False) -> Iterator[None]:
+        """Keep a table whose rows are refused for later; without a second look at the dump the error ends the load."""
+        try:
+            yield
+        except RefusedDataError as error:
+            if self._refused is None:
+                raise
+            with self._lock:
+                self._refused.add(table, error, partly=partly)
 
     def _may_freeze(self, connection: Connection[TupleRow], relation: bytes, codec: str) -> bool:
         row = connection.execute(
@@ -249,8 +305,8 @@ class _Loader:
         # Not too many bytes either: a row may have 200 MB.
         room = threading.Semaphore(self._pool.jobs)
 
-        def taken() -> Iterator[bytes]:
-            while True:
+        def taken(ended: threading.Event) -> Iterator[bytes]:
+            while not ended.is_set():
                 try:
                     piece = pieces.get(timeout=0.2)
                 except queue.Empty:
@@ -258,17 +314,24 @@ class _Loader:
                         raise StoppedError from None
                     continue
                 if piece is None:
+                    ended.set()
                     return
                 assert isinstance(piece, bytes)
                 large = len(piece) > LARGE_TABLE
-                yield piece
-                del piece
-                if large:
-                    room.release()
+                try:
+                    yield piece
+                finally:
+                    del piece
+                    if large:
+                        room.release()
 
         def load(connection: Connection[TupleRow]) -> None:
-            with translated(self._target):
-                self._feed(connection, table, header, taken())
+            ended = threading.Event()
+            with self._kept_back(table, partly=True), translated(self._target):
+                self._feed(connection, table, header, taken(ended))
+            # Of a refused table the rest is passed over.
+            for piece in taken(ended):
+                del piece
 
         for _ in range(self._pool.jobs):
             self._pool.submit(load)
@@ -307,6 +370,8 @@ def load_plain_dump(
     tolerate: Tolerate | None = None,
     analyze: bool = True,
     assistant: Assistant | None = None,
+    again: OpenAgain | None = None,
+    search_path: str = "",
     progress: ProgressSink = no_progress,
 ) -> LoadOutcome:
     """Load a plain dump into the target's new, empty database.
@@ -319,6 +384,8 @@ def load_plain_dump(
         tolerate: asked about every statement of its own that the server refuses; everything else must succeed.
         analyze: gather the planner's statistics of every table at the end.
         assistant: runs what the target's role may not, and refuses what no role may.
+        again: opens the dump once more, for tables that are refused before others are in (see `restore_refused`).
+        search_path: that the database's functions were written for; "" for the server's default.
         progress: told the bytes of table data loaded so far.
 
     Raises:
@@ -328,10 +395,13 @@ def load_plain_dump(
     jobs = jobs or default_jobs()
     try:
         with Pool(target, jobs) as pool:
-            loader = _Loader(pool, target, progress, tolerate, assistant)
+            refused = RefusedTables(again, target, search_path) if again is not None else None
+            loader = _Loader(pool, target, progress, tolerate, assistant, refused)
             outcome = loader.load(DumpParts(reader), skip)
+            if refused is not None:
+                outcome.not_valid = refused.not_valid
             if analyze:
-                _analyze(pool, target, [table for table, rows in outcome.rows.items() if rows])
+                _analyze(pool, [table for table, rows in outcome.rows.items() if rows], loader.execute)
             return outcome
     except BackupSystemError:
         raise
@@ -346,15 +416,15 @@ def load_plain_dump(
 def analyze_database(target: PostgresTarget, tables: list[tuple[str, str]], *, jobs: int = 0) -> None:
     """Gather the planner's statistics of these tables over several connections."""
     with Pool(target, min(jobs or default_jobs(), max(1, len(tables)))) as pool:
-        _analyze(pool, target, tables)
+        _analyze(pool, tables, lambda connection, text: execute_statement(connection, text, target))
 
 
-def _analyze(pool: Pool, target: PostgresTarget, tables: list[tuple[str, str]]) -> None:
+def _analyze(pool: Pool, tables: list[tuple[str, str]], execute: Callable[[Connection[TupleRow], bytes], None]) -> None:
     """Gather the planner's statistics, so that the database is fit for work as soon as it is swapped in."""
     from psycopg import sql
 
     for schema, name in tables:
         text = sql.SQL("analyze {}").format(sql.Identifier(schema, name))
         # Written in the session's encoding, which is the dump's.
-        pool.submit(lambda connection, text=text: execute_statement(connection, text.as_bytes(connection), target))  # type: ignore[misc]
+        pool.submit(lambda connection, text=text: execute(connection, text.as_bytes(connection)))  # type: ignore[misc]
     pool.wait()

@@ -29,6 +29,15 @@ Tolerate = Callable[[bytes, str], bool]
 _TROUBLE_OF_THE_SERVER = frozenset({"08", "53", "57", "58"})
 
 
+class RefusedDataError(SourceError):
+    """Rows of a table were refused: by which SQLSTATE, and which constraint ("" for none)."""
+
+    def __init__(self, what: str, *, where: str, remedy: str, state: str, constraint: str) -> None:
+        super().__init__(what, where=where, remedy=remedy)
+        self.state = state
+        self.constraint = constraint
+
+
 def execute_statement(
     connection: Connection[TupleRow],
     text: bytes,
@@ -71,6 +80,23 @@ def refused(what: str, state: str, *, where: str, remedy: str) -> SourceError:
     return SourceError(what, where=where, remedy=remedy)
 
 
+def _refused_data(diagnosis: psycopg.errors.Diagnostic, where: str) -> SourceError:
+    """Return the error for refused rows. The context holds the line of data, which belongs into no message; nor does
+    the primary message of a data exception (class 22) or of the site's own functions (P0)."""
+    state, constraint = diagnosis.sqlstate or "", diagnosis.constraint_name or ""
+    said = "" if state[:2] in ("22", "P0") else f": {' '.join((diagnosis.message_primary or '').split()).rstrip('.')}"
+    what = f"The data of a table was refused (SQLSTATE {state}){said}."
+    if state[:2] in _TROUBLE_OF_THE_SERVER:
+        return refused(what, state, where=where, remedy="")
+    return RefusedDataError(
+        what,
+        where=where,
+        remedy="The live database is untouched. Look at the server's log for the row.",
+        state=state,
+        constraint=constraint,
+    )
+
+
 def copy_rows(
     connection: Connection[TupleRow],
     target: PostgresTarget,
@@ -97,12 +123,6 @@ def copy_rows(
                 raise connection_ended(without_values(error), target) from None
             diagnosis = getattr(error, "diag", None)
             if diagnosis is not None and diagnosis.message_primary:
-                # The context holds the line of data that was refused; it belongs into no message.
-                raise refused(
-                    f"The data of a table was refused (SQLSTATE {diagnosis.sqlstate}).",
-                    diagnosis.sqlstate or "",
-                    where=f"{target.label}: {table[0]}.{table[1]}",
-                    remedy="The live database is untouched. Look at the server's log for the row.",
-                ) from None
+                raise _refused_data(diagnosis, f"{target.label}: {table[0]}.{table[1]}") from None
             raise
         return max(0, cursor.rowcount), size
