@@ -46,7 +46,7 @@ def drilled(captured: Captured, server: PostgresTarget, damage: str = "") -> lis
         server,
         before_comparison=(lambda target: run(target, damage)) if damage else None,
     )
-    return [f"{finding.subject}: {finding.problem}" for finding in outcome.findings]
+    return [f"{finding.subject}: {finding.problem}" for finding in [*outcome.findings, *outcome.missing_here]]
 
 
 def test_a_good_dump_is_restored_and_found_equal(captured: Captured, server: EmbeddedServer) -> None:
