@@ -214,7 +214,10 @@ def set_up_as_the_readme_says(stage: Stage, shop: EmbeddedServer, web: Requests)
         }
         fill_in(stage.site / ".env", values)
 
-    shell.before = {"backup-pipeline env setup": edit, "backup-pipeline env check": fill}
+    shell.before = {
+        "backup-pipeline env setup --config /srv/backup/backup.yaml": edit,
+        "backup-pipeline env check": fill,
+    }
     shell.follow(ROOT / "README.md")
 
 
