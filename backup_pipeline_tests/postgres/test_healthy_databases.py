@@ -226,8 +226,9 @@ def test_limits_of_pg_dump_are_reported_and_are_no_damage(
     dump, expected = dump_of(target), expectation_of(target)
     outcome = drill_database(opened(dump), expected, installed_server.target())
     assert outcome.findings == []
+    # A drill makes extensions in their recorded versions, where its server has these: pg_trgm 1.3 is no difference.
     assert {finding.subject for finding in outcome.skipped} == {
-        "extension pg_trgm", "index public.invalid", "index public.own_index",
+        "index public.invalid", "index public.own_index",
         "trigger public.spatial_ref_sys.own_trigger", "sequence public.m2_id_seq",
     }  # fmt: skip
 
