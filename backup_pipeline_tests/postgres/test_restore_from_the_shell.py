@@ -64,7 +64,9 @@ def test_every_kind_is_verified_and_drilled(made: tuple[TestSite, SetId, Postgre
     proof = json.loads(drilled.out)
     assert (proof["passed"], proof["findings"]) == (True, [])
     assert proof["numbers"]["files"] >= 12
-    assert not [s for s in proof["skipped"] if "amcheck" not in s["subject"]]
+    # Here the scratch server is the one that is backed up, which is warned of.
+    warned = [s["subject"] for s in proof["skipped"] if "amcheck" not in s["subject"]]
+    assert warned == ["shop: DRILL_DATABASE_URL"]
     password = site.variables["SHOP_URL"].split(":")[2].partition("@")[0]
     assert password not in verified.text + drilled.text
 
