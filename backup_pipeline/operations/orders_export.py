@@ -117,12 +117,8 @@ def export_orders(
     try:
         if not archive.is_dir():
             raise StoreError("The archive's folder does not exist.", where=str(archive), remedy="Make or correct it.")
-        if not options.dry_run and not os.access(archive, os.W_OK | os.X_OK):
-            owner, me = user_name(archive.stat().st_uid), user_name()
-            raise StoreError(
-                f"The archive's folder belongs to {owner} and cannot be written by {me}.", where=str(archive),
-                remedy=f"Run it as {owner}, or give {me} the right: setfacl -R -m u:{me}:rwX, and the same with -d.",
-            )  # fmt: skip
+        if not options.dry_run:
+            _require_writable(archive)
         lock = (
             contextlib.nullcontext()
             if options.dry_run
@@ -460,6 +456,22 @@ class _Exporter:
             return f"It was written and cannot be read again: {_reason(error)}"
         whole = pair.state is PairState.VALID and pair.meta is not None and pair.meta.checksum == order.start[3]
         return "" if whole else "What is read from its folder is not what was written."
+
+
+def _require_writable(archive: Path) -> None:
+    """Raise StoreError naming cause and remedy where nothing can be written into the archive."""
+    if os.access(archive, os.W_OK | os.X_OK):
+        return
+    if os.statvfs(archive).f_flag & os.ST_RDONLY:
+        raise StoreError(
+            "No permission: the archive's disk is mounted read-only.", where=str(archive),
+            remedy="Mount it for writing. A disk that the system made read-only by itself is damaged: check it first.",
+        )  # fmt: skip
+    owner, me = user_name(archive.stat().st_uid), user_name()
+    raise StoreError(
+        f"The archive's folder belongs to {owner} and cannot be written by {me}.", where=str(archive),
+        remedy=f"Run it as {owner}, or give {me} the right: setfacl -R -m u:{me}:rwX, and the same with -d.",
+    )  # fmt: skip
 
 
 def _named(row: OrderRow) -> str:

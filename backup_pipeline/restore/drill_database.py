@@ -121,7 +121,7 @@ def drill_database(
                 )  # fmt: skip
 
             loading = role_for(target)
-            outcome.details["roles_made_for_the_drill"] = sorted(loading.owners - {*loading.stand_ins.values()})
+            outcome.details["roles_made_for_the_drill"] = [*sorted(loading.owners - {*loading.stand_ins.values()})]
         else:
             # Asked now: what a killed drill left has just been removed.
             present = server_facts(server).roles
