@@ -7,6 +7,7 @@ user, where the services find each other by the names that compose gives them.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -51,26 +52,29 @@ class Containers:
     """Commands run in the image, all on this machine's loopback network."""
 
     site: Path
-    variables: dict[str, str]
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
-    def command(self, words: list[str]) -> list[str]:
-        settings = [f"{name}={value}" for name, value in self.variables.items()]
+    def command(self, service: str, words: list[str]) -> list[str]:
+        """Return a command with its service's environment, defaults filled in; secrets lie in the site's folder."""
+        settings = []
+        for name, value in COMPOSE["services"][service]["environment"].items():
+            filled = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", str(value))
+            settings.append(f"{name}={filled.replace('/run/secrets/', '/site/')}")
         return [str(BUILD), "run", "env", *settings, *words]
 
     def environment(self) -> dict[str, str]:
         return {"PATH": os.environ["PATH"], "IMAGE_SITE": str(self.site), "IMAGE_HOSTS": " ".join(COMPOSE["services"])}
 
-    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *words: str, service: str = "code") -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            self.command(list(words)), env=self.environment(),
+            self.command(service, list(words)), env=self.environment(),
             capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
         )  # fmt: skip
 
     def start(self, name: str) -> None:
         with (self.site.parent / f"{name}.log").open("wb") as log:
             self.processes[name] = subprocess.Popen(
-                self.command(COMPOSE["services"][name]["command"]), env=self.environment(),
+                self.command(name, COMPOSE["services"][name]["command"]), env=self.environment(),
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
 
@@ -83,7 +87,7 @@ class Containers:
         deadline = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < deadline:
             assert self.processes[name].poll() is None, f"{name} ended: {self.log(name)}"
-            last = self.run(*words)
+            last = self.run(*words, service=name)
             if last.returncode == 0:
                 return
             time.sleep(2)
@@ -111,12 +115,12 @@ def containers(image: None, tmp_path: Path, database: Callable[..., PostgresTarg
     (site / "files").mkdir(parents=True)
     (site / "files" / "letter.txt").write_text("kept\n", "utf-8")
     (site / "backup.yaml").write_text(SETTINGS, "utf-8")
-    (site / "postgres_url").write_text(dsn(database()), "utf-8")
+    (site / "dagster_postgres_url").write_text(dsn(database()), "utf-8")
+    (site / "ui_password").write_text("a password of the test\n", "utf-8")
     for place in (site, site / "files"):
         place.chmod(0o755)
     shutil.chown(site, IMAGE_USER, IMAGE_USER)
-    own = {name: value for name, value in COMPOSE["services"]["code"]["environment"].items() if name != "TMPDIR"}
-    made = Containers(site, own | {"DAGSTER_POSTGRES_URL_FILE": "/site/postgres_url", "TMPDIR": "/scratch"})
+    made = Containers(site)
     try:
         yield made
     finally:
@@ -128,7 +132,7 @@ def test_the_image_backs_up_verifies_and_lists(containers: Containers) -> None:
     for words in (["backup", "nightly"], ["verify", "nightly/latest"], ["list"]):
         done = containers.run("backup-pipeline", *words)
         assert done.returncode == 0, done.stdout + done.stderr
-    assert list((containers.site / "sets").glob("*Z/files.tar.gz"))
+    assert list((containers.site / "sets").glob("*Z/files*.tar.gz"))
     assert containers.run("pg_dump", "--version").returncode == 0
 
 
