@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 from alembic.script import ScriptDirectory
 
-from backup_pipeline.tools.postgres.connection import connected
-from backup_pipeline.tools.postgres.embedded import EmbeddedServer, scratch_server
-from backup_pipeline.tools.postgres.target import PostgresTarget
+from backup_pipeline.postgres.server.connection import connected
+from backup_pipeline.postgres.server.embedded import EmbeddedServer, scratch_server
+from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline_tests.sites import GUSTAV, IDENTITIES, SHOP, TestSite, gustav_variables, write_storage
 
 _NUMBER = itertools.count(1)

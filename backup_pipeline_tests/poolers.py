@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from backup_pipeline.tools.postgres.target import PostgresTarget
+from backup_pipeline.postgres.server.target import PostgresTarget
 
 
 def free_port() -> int:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from backup_pipeline.tools.postgres.target import PostgresTarget
+from backup_pipeline.postgres.server.target import PostgresTarget
 
 Behaviour = Literal["pass", "stall", "drip", "reset"]
 _DRIP_SECONDS = 0.2

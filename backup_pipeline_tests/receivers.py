@@ -14,7 +14,7 @@ from typing import Any
 
 from aiosmtpd.controller import Controller
 
-from backup_pipeline.tools.postgres.embedded import free_port
+from backup_pipeline.postgres.server.embedded import free_port
 
 
 @dataclass

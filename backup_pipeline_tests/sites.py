@@ -12,11 +12,11 @@ from pathlib import Path
 from unittest import mock
 from urllib.parse import quote
 
+from backup_pipeline.postgres.server.connection import connected
+from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline.settings.loader import load_site
 from backup_pipeline.settings.site import Site
 from backup_pipeline.stores.local import LocalStore
-from backup_pipeline.tools.postgres.connection import connected
-from backup_pipeline.tools.postgres.target import PostgresTarget
 
 SHOP = """
 create table customers (id bigint generated always as identity primary key, name text not null, vip boolean);

@@ -10,9 +10,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from backup_pipeline.tools.postgres.connection import connected
-from backup_pipeline.tools.postgres.embedded import EmbeddedServer, scratch_server
-from backup_pipeline.tools.postgres.target import PostgresTarget
+from backup_pipeline.postgres.server.connection import connected
+from backup_pipeline.postgres.server.embedded import EmbeddedServer, scratch_server
+from backup_pipeline.postgres.server.target import PostgresTarget
 
 DATABASE = "bench"
 # Measured: a row of `trades` takes about this many bytes in the table and one of `orders` about this many.

@@ -17,11 +17,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from backup_pipeline.artefacts.postgres_dump import completeness, write_dump
-from backup_pipeline.tools.postgres.catalog import read_catalog
-from backup_pipeline.tools.postgres.clients import choose_client
-from backup_pipeline.tools.postgres.snapshot import exported_snapshot
-from backup_pipeline.tools.postgres.target import PostgresTarget
+from backup_pipeline.postgres.catalog.read import read_catalog
+from backup_pipeline.postgres.server.clients import choose_client
+from backup_pipeline.postgres.server.snapshot import exported_snapshot
+from backup_pipeline.postgres.server.target import PostgresTarget
+from backup_pipeline.sources.postgres.dump import completeness, write_dump
 from benchmarks.capture_once import capture, settings_with, writer_in
 from benchmarks.data_database import bench_server, make_database, size_of
 from benchmarks.report import Report, in_fresh_process

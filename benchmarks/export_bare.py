@@ -7,16 +7,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from backup_pipeline.artefacts.table_export import TableExport
 from backup_pipeline.model.record import Fingerprint
-from backup_pipeline.tools.arrow_types import ColumnForm, family_of
-from backup_pipeline.tools.postgres.catalog import read_tables
-from backup_pipeline.tools.postgres.fingerprint import HashableTypes, fingerprint_table
-from backup_pipeline.tools.postgres.partitions import rows_of
-from backup_pipeline.tools.postgres.profile import TableProfile, read_columns
-from backup_pipeline.tools.postgres.readers import Readers
-from backup_pipeline.tools.postgres.snapshot import exported_snapshot
-from backup_pipeline.tools.postgres.target import PostgresTarget
+from backup_pipeline.postgres.catalog.partitions import rows_of
+from backup_pipeline.postgres.catalog.read import read_tables
+from backup_pipeline.postgres.export.fingerprint import HashableTypes, fingerprint_table
+from backup_pipeline.postgres.export.profile import TableProfile, read_columns
+from backup_pipeline.postgres.server.readers import Readers
+from backup_pipeline.postgres.server.snapshot import exported_snapshot
+from backup_pipeline.postgres.server.target import PostgresTarget
+from backup_pipeline.sources.postgres.table_export import TableExport
+from backup_pipeline.tables.arrow_types import ColumnForm, family_of
 from benchmarks.capture_once import settings_with, writer_in
 
 

@@ -9,7 +9,7 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from backup_pipeline.tools.postgres.connection import connected
+from backup_pipeline.postgres.server.connection import connected
 from benchmarks.capture_once import capture
 from benchmarks.data_database import bench_server, fill, size_of
 from benchmarks.report import Report, in_fresh_process

@@ -64,9 +64,9 @@ def make_database(path: Path, count: int) -> None:
 
 def warm_up() -> float:
     """Import what the commands import, before the clock runs; return the memory that this took, in MB."""
-    import backup_pipeline.operations.orders_restore
-    import backup_pipeline.operations.orders_verify  # noqa: F401
-    from backup_pipeline.rules.orders_schema import check_orders
+    import backup_pipeline.sources.orders.restore
+    import backup_pipeline.sources.orders.verify  # noqa: F401
+    from backup_pipeline.sources.orders.format.schema import check_orders
 
     list(check_orders([("1", "000001", *[None] * 12)]))
     # As the command line does when it begins.
@@ -77,9 +77,9 @@ def warm_up() -> float:
 def timed_export(folder: Path, archive: str, durable: bool) -> dict[str, float]:
     """Export and return seconds of the work, of waiting for the disk, and of a final sync."""
     imports = warm_up()
-    from backup_pipeline.operations.orders_export import ExportOptions, export_orders
-    from backup_pipeline.tools.file_system import sync_file_system
-    from backup_pipeline.tools.orders_database import sqlite_orders
+    from backup_pipeline.sources.orders.database.database import sqlite_orders
+    from backup_pipeline.sources.orders.export import ExportOptions, export_orders
+    from backup_pipeline.system.file_system import sync_file_system
 
     begin = time.perf_counter()
     with sqlite_orders(folder / "werkstatt.db") as snapshot:
@@ -103,7 +103,7 @@ def timed_export(folder: Path, archive: str, durable: bool) -> dict[str, float]:
 def timed_verify(folder: Path) -> dict[str, float]:
     """Verify without the database."""
     imports = warm_up()
-    from backup_pipeline.operations.orders_verify import verify_orders
+    from backup_pipeline.sources.orders.verify import verify_orders
 
     begin = time.perf_counter()
     result = verify_orders(folder / "Archiv")
@@ -117,7 +117,7 @@ def timed_verify(folder: Path) -> dict[str, float]:
 def timed_restore(folder: Path) -> dict[str, float]:
     """Restore into a new database and compare it with the exported one."""
     imports = warm_up()
-    from backup_pipeline.operations.orders_restore import restore_orders
+    from backup_pipeline.sources.orders.restore import restore_orders
 
     target = folder / "restored.db"
     begin = time.perf_counter()

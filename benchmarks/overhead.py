@@ -14,9 +14,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from backup_pipeline.operations.known_tables import remember_tables
-from backup_pipeline.tools.postgres.embedded import scratch_server
-from backup_pipeline.tools.postgres.script import create_database, run_script
+from backup_pipeline.operations.backup.known_tables import remember_tables
+from backup_pipeline.postgres.server.embedded import scratch_server
+from backup_pipeline.postgres.server.script import create_database, run_script
 from benchmarks.report import Report
 
 _SETTINGS = """

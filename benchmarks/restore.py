@@ -18,21 +18,21 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from backup_pipeline.restore.comparison import Expectation, compare_database
-from backup_pipeline.restore.rebuild import rebuild_database
-from backup_pipeline.tools.postgres.clients import PostgresClient, choose_client
-from backup_pipeline.tools.postgres.connection import connected
-from backup_pipeline.tools.postgres.databases import create_database, drop_database, server_facts
-from backup_pipeline.tools.postgres.embedded import EmbeddedServer, server_up
-from backup_pipeline.tools.postgres.restore_check import (
+from backup_pipeline.postgres.compare.comparison import Expectation, compare_database
+from backup_pipeline.postgres.load.check import (
     catalog_and_roles_of,
     fingerprints_of,
     large_objects_of,
     tables_of,
 )
-from backup_pipeline.tools.postgres.restore_input import plain_sql
-from backup_pipeline.tools.postgres.restore_load import load_plain_dump
-from backup_pipeline.tools.postgres.target import PostgresTarget
+from backup_pipeline.postgres.load.input import plain_sql
+from backup_pipeline.postgres.load.load import load_plain_dump
+from backup_pipeline.postgres.load.rebuild import rebuild_database
+from backup_pipeline.postgres.server.clients import PostgresClient, choose_client
+from backup_pipeline.postgres.server.connection import connected
+from backup_pipeline.postgres.server.databases import create_database, drop_database, server_facts
+from backup_pipeline.postgres.server.embedded import EmbeddedServer, server_up
+from backup_pipeline.postgres.server.target import PostgresTarget
 from benchmarks.data_database import make_database, size_of
 from benchmarks.report import Report
 

@@ -13,13 +13,13 @@ import gzip
 import time
 from pathlib import Path
 
-from backup_pipeline.restore.upsert import UpsertRequest, upsert_database
-from backup_pipeline.tools.postgres.clients import choose_client
-from backup_pipeline.tools.postgres.connection import connected
-from backup_pipeline.tools.postgres.databases import server_facts
-from backup_pipeline.tools.postgres.embedded import EmbeddedServer, scratch_server
-from backup_pipeline.tools.postgres.target import PostgresTarget
-from backup_pipeline.tools.processes import run as run_program
+from backup_pipeline.postgres.merge.upsert import UpsertRequest, upsert_database
+from backup_pipeline.postgres.server.clients import choose_client
+from backup_pipeline.postgres.server.connection import connected
+from backup_pipeline.postgres.server.databases import server_facts
+from backup_pipeline.postgres.server.embedded import EmbeddedServer, scratch_server
+from backup_pipeline.postgres.server.target import PostgresTarget
+from backup_pipeline.system.processes import run as run_program
 from benchmarks.report import Report
 
 _TABLE = """

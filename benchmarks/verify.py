@@ -14,12 +14,12 @@ from pathlib import Path
 
 from backup_pipeline.artefacts.inspection import inspect
 from backup_pipeline.model.record import ArtefactKind
-from backup_pipeline.operations.backup import BackupRun, RunIdentity
-from backup_pipeline.operations.verify import verification_of
+from backup_pipeline.operations.backup.run import BackupRun, RunIdentity
+from backup_pipeline.operations.proof.verify import verification_of
+from backup_pipeline.postgres.server.embedded import scratch_server
 from backup_pipeline.settings.loader import load_site
 from backup_pipeline.settings.site import Site
 from backup_pipeline.stores.local import LocalStore
-from backup_pipeline.tools.postgres.embedded import scratch_server
 from benchmarks.data_database import make_database
 from benchmarks.report import Report
 
@@ -66,7 +66,7 @@ def run(site: Site, report: Report) -> None:
     report.fact("set, MB", round(manifest.size / 1e6))
     report.fact("dump (gzip), MB", round(dump.files[0].size / 1e6))
     from backup_pipeline.model.progress import no_progress
-    from backup_pipeline.operations.verify import _file_problems
+    from backup_pipeline.operations.proof.verify import _file_problems
 
     present = dict(store.files(set_id))
     sums = best(lambda: _file_problems(store, set_id, manifest, present, no_progress))

@@ -1,1 +1,1 @@
-"""One file per kind of artefact: how it is captured and how it is inspected. Never restores."""
+"""What several kinds share in making, inspecting and restoring an artefact."""

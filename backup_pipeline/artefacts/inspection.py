@@ -19,21 +19,21 @@ Inspection = Callable[[OpenFile, ArtefactRecord], Iterator[Finding]]
 
 # Module and function; imported when the first artefact of the kind is met, so that a set of folders loads no pyarrow.
 INSPECTIONS: dict[ArtefactKind, tuple[str, str]] = {
-    ArtefactKind.POSTGRES_DUMP: ("postgres_dump", "inspect_dump"),
-    ArtefactKind.POSTGRES_ROLES: ("postgres_roles", "inspect_roles"),
-    ArtefactKind.TABLE_EXPORT: ("table_export", "inspect_table_export"),
-    ArtefactKind.SQLITE_COPY: ("sqlite", "inspect_sqlite"),
-    ArtefactKind.FOLDER_TARBALL: ("folder", "inspect_folder"),
-    ArtefactKind.REPOSITORY_ARCHIVE: ("repository", "inspect_repository"),
-    ArtefactKind.REPOSITORY_BUNDLE: ("repository", "inspect_repository"),
-    ArtefactKind.ORDER_PAIRS: ("orders_account", "inspect_account"),
+    ArtefactKind.POSTGRES_DUMP: ("sources.postgres.dump", "inspect_dump"),
+    ArtefactKind.POSTGRES_ROLES: ("sources.postgres.roles", "inspect_roles"),
+    ArtefactKind.TABLE_EXPORT: ("sources.postgres.table_export", "inspect_table_export"),
+    ArtefactKind.SQLITE_COPY: ("artefacts.sqlite_copy", "inspect_sqlite"),
+    ArtefactKind.FOLDER_TARBALL: ("sources.folder.capture", "inspect_folder"),
+    ArtefactKind.REPOSITORY_ARCHIVE: ("sources.repository.capture", "inspect_repository"),
+    ArtefactKind.REPOSITORY_BUNDLE: ("sources.repository.capture", "inspect_repository"),
+    ArtefactKind.ORDER_PAIRS: ("sources.orders.account", "inspect_account"),
 }
 
 
 def inspect(open_file: OpenFile, record: ArtefactRecord) -> list[Finding]:
     """Return what is wrong with an artefact's files; an error while reading them is a finding too."""
     module, function = INSPECTIONS[record.kind]
-    look = cast(Inspection, getattr(importlib.import_module(f"backup_pipeline.artefacts.{module}"), function))
+    look = cast(Inspection, getattr(importlib.import_module(f"backup_pipeline.{module}"), function))
     found: list[Finding] = []
     subject = record.files[0].path if record.files else record.name
     try:

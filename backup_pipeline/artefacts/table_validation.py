@@ -15,11 +15,11 @@ import pandas as pd
 import pyarrow as pa
 
 from backup_pipeline.artefacts.capture import CaptureContext
-from backup_pipeline.artefacts.table_keys import Pieces, UniqueKeys, can_be_counted
-from backup_pipeline.artefacts.table_schemas import own_schema, shipped_schema
 from backup_pipeline.model.catalog import CatalogTable
 from backup_pipeline.model.record import CheckResult, Severity
-from backup_pipeline.rules.table_schema import Failures, derived_schema, failures_of, refined, schema_check
+from backup_pipeline.tables.keys import Pieces, UniqueKeys, can_be_counted
+from backup_pipeline.tables.schemas import own_schema, shipped_schema
+from backup_pipeline.tables.table_schema import Failures, derived_schema, failures_of, refined, schema_check
 
 _UNIQUE = "unique key"
 _NAMED = 5

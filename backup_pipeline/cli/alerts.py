@@ -23,7 +23,7 @@ def register(app: typer.Typer) -> None:
 
 def send_test(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Send one message to every address, and say which of them took it. Exit code 1 when one did not."""
-    from backup_pipeline.operations import alerts
+    from backup_pipeline.operations.alerts import send as alerts
 
     deliveries = alerts.send_test(load(config))
     if as_json:
@@ -45,7 +45,7 @@ def list_incidents(
     as_json: JsonOption = False,
 ) -> None:
     """Show what is wrong now, with reason and remedy, as it is remembered. Looks at nothing anew."""
-    from backup_pipeline.operations.alerts_state import read_state
+    from backup_pipeline.operations.alerts.state import read_state
 
     state = read_state(load(config))
     shown = (*(state.closed if everything else ()), *state.open)
@@ -73,8 +73,8 @@ def list_incidents(
 
 def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Look at every plan now and tell what is new. For cron, where no daemon runs. Exit code 6 while one is open."""
-    from backup_pipeline.operations.alerts import evaluate_incidents
-    from backup_pipeline.operations.alerts_state import read_state
+    from backup_pipeline.operations.alerts.send import evaluate_incidents
+    from backup_pipeline.operations.alerts.state import read_state
 
     site = load(config)
     report = evaluate_incidents(site)

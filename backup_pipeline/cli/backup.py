@@ -13,7 +13,7 @@ from backup_pipeline.errors import ExitCode
 
 if TYPE_CHECKING:
     from backup_pipeline.cli.backup_report import Gathering
-    from backup_pipeline.operations.backup import Watcher
+    from backup_pipeline.operations.backup.run import Watcher
     from backup_pipeline.orchestration.launch import RunOutcome
     from backup_pipeline.settings.run_options import RunOptions
     from backup_pipeline.settings.site import Site
@@ -89,7 +89,7 @@ def backup(
     )
     for name in names:
         site_with(site, name, options)
-    from backup_pipeline.operations.embedded import embedded_server_up
+    from backup_pipeline.operations.sites.embedded import embedded_server_up
 
     with embedded_server_up(site):
         results = [
@@ -126,11 +126,11 @@ def run_plan(
     from backup_pipeline.cli.backup_report import JsonReport, TextReport
     from backup_pipeline.errors import BackupSystemError
     from backup_pipeline.model.record import left_undone
-    from backup_pipeline.operations.alerts import notify_run_finished, ping_fail
-    from backup_pipeline.operations.backup import check_sources, newest_unfinished
-    from backup_pipeline.operations.env_check import require_environment
-    from backup_pipeline.operations.known_tables import look_for_tables
-    from backup_pipeline.operations.stores import plan_lock
+    from backup_pipeline.operations.alerts.send import notify_run_finished, ping_fail
+    from backup_pipeline.operations.backup.known_tables import look_for_tables
+    from backup_pipeline.operations.backup.run import check_sources, newest_unfinished
+    from backup_pipeline.operations.environment.check import require_environment
+    from backup_pipeline.operations.sites.stores import plan_lock
     from backup_pipeline.settings.run_options import RunOptions, site_with
 
     options = options or RunOptions()
@@ -180,7 +180,7 @@ def _tell_undone(undone: Sequence[str], plan: str) -> None:
 
 def _notify(site: Site, plan: str, outcome: RunOutcome, seen: Gathering, *, partial: bool) -> None:
     """Tell people at once: the daemon that watches runs may not be there."""
-    from backup_pipeline.operations.alerts import notify_run_finished
+    from backup_pipeline.operations.alerts.send import notify_run_finished
 
     first = outcome.errors[0] if outcome.errors else None
     notify_run_finished(

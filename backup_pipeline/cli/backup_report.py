@@ -17,8 +17,8 @@ from backup_pipeline.model.progress import Progress, ProgressSink, no_progress
 from backup_pipeline.model.record import ArtefactRecord, facts_of, facts_text
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.model.source_done import SourceDone
-from backup_pipeline.operations.backup import Watcher
-from backup_pipeline.tools.locks import Holder
+from backup_pipeline.operations.backup.run import Watcher
+from backup_pipeline.system.locks import Holder
 
 if TYPE_CHECKING:
     from rich.table import Table

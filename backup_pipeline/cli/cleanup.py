@@ -23,7 +23,7 @@ from backup_pipeline.cli.words import bytes_text
 from backup_pipeline.errors import ExitCode, RefusedError
 
 if TYPE_CHECKING:
-    from backup_pipeline.operations.cleanup import CleanupResult
+    from backup_pipeline.operations.retention.cleanup import CleanupResult
 
 
 def register(app: typer.Typer) -> None:
@@ -45,7 +45,7 @@ def clean_up(
 
     Examples: `backup-pipeline cleanup --dry-run` · `backup-pipeline cleanup nightly --yes`
     """
-    from backup_pipeline.operations.cleanup import cleanup
+    from backup_pipeline.operations.retention.cleanup import cleanup
 
     site = load(config)
     if plan:

@@ -47,7 +47,7 @@ def load(config: Path | None, elsewhere: Path | None = None) -> Site:
     site = load_site(config)
     if elsewhere is None:
         return site
-    from backup_pipeline.operations.stores import site_at
+    from backup_pipeline.operations.sites.stores import site_at
 
     return site_at(site, elsewhere)
 
@@ -127,7 +127,7 @@ def run_app(app: Callable[..., Any], arguments: list[str] | None = None) -> int:
 
 def _interrupted() -> int:
     """Say in one line that the command was stopped, and return the code of the signal that stopped it."""
-    from backup_pipeline.tools.limits import received_signal
+    from backup_pipeline.system.limits import received_signal
 
     terminated = received_signal() == signal.SIGTERM
     sys.stderr.write("Terminated.\n" if terminated else "Interrupted.\n")
@@ -137,7 +137,7 @@ def _interrupted() -> int:
 @contextmanager
 def interrupts_heard() -> Iterator[None]:
     """Let SIGTERM end a command as Ctrl-C does, with everything that it began cleaned up."""
-    from backup_pipeline.tools.limits import watching_signals
+    from backup_pipeline.system.limits import watching_signals
 
     def stop(number: int, frame: object) -> None:
         raise KeyboardInterrupt

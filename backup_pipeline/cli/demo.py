@@ -27,8 +27,8 @@ def demo(
     Supabase-like, Keycloak-like and trading databases, storage buckets, a workshop's order archive, a git repository,
     and Dagster's own database. A second call reuses what exists and makes new sets.
     """
-    from backup_pipeline.operations.demo import build_demo_site, remove_demo_site
-    from backup_pipeline.operations.embedded import stop_embedded_server
+    from backup_pipeline.operations.demo.site import build_demo_site, remove_demo_site
+    from backup_pipeline.operations.sites.embedded import stop_embedded_server
     from backup_pipeline.settings.loader import load_site
 
     out = console(stderr=True)

@@ -30,7 +30,7 @@ def run_steps(site: Site) -> int:
 
 def _export_orders(site: Site, plan: str) -> int:
     """Export and verify the plan's order archives, all years in one Dagster run each; return the exit code."""
-    from backup_pipeline.operations.orders_source import order_sources
+    from backup_pipeline.sources.orders.source import order_sources
 
     names = order_sources(site, plan)
     if not names:
@@ -48,7 +48,7 @@ def _export_orders(site: Site, plan: str) -> int:
 
 def _prove(site: Site, plan: str) -> int:
     """Verify and drill a plan's newest set as Dagster runs, so that the UI shows them; return the exit code."""
-    from backup_pipeline.operations.stores import open_store
+    from backup_pipeline.operations.sites.stores import open_store
 
     sealed = open_store(site, plan).sealed_ids()
     if not sealed:
@@ -81,7 +81,7 @@ def _run(
 def _summary(site: Site) -> None:
     from rich.table import Table
 
-    from backup_pipeline.operations.stores import open_store
+    from backup_pipeline.operations.sites.stores import open_store
 
     out = console()
     table = Table(title="What was backed up", title_justify="left", box=None, pad_edge=False)

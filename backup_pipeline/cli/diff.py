@@ -34,10 +34,10 @@ def diff(
     `backup-pipeline diff nightly/latest live --source supabase`
     """
     site = load(config)
-    from backup_pipeline.operations import diff as comparing
-    from backup_pipeline.operations.embedded import embedded_server_up
-    from backup_pipeline.operations.stores import resolve_set
-    from backup_pipeline.tools.parquet_queries import Answer
+    from backup_pipeline.operations.data import diff as comparing
+    from backup_pipeline.operations.sites.embedded import embedded_server_up
+    from backup_pipeline.operations.sites.stores import resolve_set
+    from backup_pipeline.tables.parquet_queries import Answer
 
     first = resolve_set(site, older)
     keys = Answer((), ())

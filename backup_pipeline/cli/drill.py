@@ -36,9 +36,9 @@ def drill(
     site = load(config)
     from backup_pipeline.cli.verify import as_document, print_proof
     from backup_pipeline.model.proof import ProofOutcome
-    from backup_pipeline.operations.drill import DRILL_VARIABLE, drill_set
-    from backup_pipeline.operations.embedded import embedded_server_up
-    from backup_pipeline.operations.stores import resolve_set
+    from backup_pipeline.operations.proof.drill import DRILL_VARIABLE, drill_set
+    from backup_pipeline.operations.sites.embedded import embedded_server_up
+    from backup_pipeline.operations.sites.stores import resolve_set
 
     plan, set_id = resolve_set(site, name)
     with ExitStack() as stack:

@@ -22,7 +22,7 @@ from backup_pipeline.cli.common import (
 from backup_pipeline.errors import ExitCode, SettingsError
 
 if TYPE_CHECKING:
-    from backup_pipeline.operations.env_setup import EnvSetup
+    from backup_pipeline.operations.environment.setup import EnvSetup
     from backup_pipeline.rules.environment import EnvironmentFault
 
 _SHOWN = {"ERROR": "[bold red]error  [/]", "WARN": "[bold yellow]warning[/]"}
@@ -52,7 +52,7 @@ def setup(
     and JWT_SECRET with the ANON_KEY and SERVICE_ROLE_KEY that match it. Weak values are reported with how to rotate
     them safely. In a folder without backup.yaml, a template of it is written first, with its schema, to be edited.
     """
-    from backup_pipeline.operations.env_setup import setup_environment
+    from backup_pipeline.operations.environment.setup import setup_environment
 
     if (folder := _new_site(config)) is not None:
         _begin(folder, config, dry_run=dry_run, as_json=as_json)
@@ -91,7 +91,7 @@ def _new_site(config: Path | None) -> Path | None:
 def _begin(folder: Path, config: Path | None, *, dry_run: bool, as_json: bool) -> None:
     from rich.markup import escape
 
-    from backup_pipeline.operations.site_files import begin_site
+    from backup_pipeline.operations.environment.site_files import begin_site
 
     written = begin_site(folder.absolute(), dry_run=dry_run)
     if as_json:
@@ -141,7 +141,7 @@ def check(
     Looks at backup.yaml, variables and secrets, servers (reachable, client version, clock), stores (writable, private,
     space), sources on disk, programs, and Dagster's folder.
     """
-    from backup_pipeline.operations.env_check import check_environment
+    from backup_pipeline.operations.environment.check import check_environment
 
     try:
         site = load(config)

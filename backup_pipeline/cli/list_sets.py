@@ -21,8 +21,8 @@ from backup_pipeline.cli.words import age_text, bytes_text
 
 if TYPE_CHECKING:
     from backup_pipeline.model.proof import ProofKind
-    from backup_pipeline.operations.foreign_backups import ForeignBackup
-    from backup_pipeline.operations.listing import ListedSet
+    from backup_pipeline.operations.sites.foreign_backups import ForeignBackup
+    from backup_pipeline.operations.status.listing import ListedSet
 
 STATE_STYLES = {"complete": "green", "incomplete": "red", "damaged": "bold red", "running": "cyan"}
 
@@ -45,8 +45,8 @@ def list_sets(
 
     A *proven* set has been restored and compared, table by table. Incomplete sets are shown with what failed.
     """
-    from backup_pipeline.operations.foreign_backups import foreign_backups
-    from backup_pipeline.operations.listing import list_plan
+    from backup_pipeline.operations.sites.foreign_backups import foreign_backups
+    from backup_pipeline.operations.status.listing import list_plan
 
     site = load(config, store)
     plans = [plan] if plan else list(site.settings.plans)

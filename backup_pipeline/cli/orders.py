@@ -20,8 +20,8 @@ from backup_pipeline.cli.words import visible
 from backup_pipeline.errors import BackupSystemError, ExitCode, SettingsError
 
 if TYPE_CHECKING:
-    from backup_pipeline.model.order import Findings
-    from backup_pipeline.operations.orders_source import OrdersPlace
+    from backup_pipeline.sources.orders.format.order import Findings
+    from backup_pipeline.sources.orders.source import OrdersPlace
 
 PlanOption = Annotated[str | None, typer.Option("--plan", help="Plan whose orders are meant.")]
 SourceOption = Annotated[str | None, typer.Option("--source", help="Source of kind orders, where there are several.")]
@@ -69,7 +69,7 @@ def _place(
 ) -> OrdersPlace:
     import os
 
-    from backup_pipeline.operations.orders_source import place_named
+    from backup_pipeline.sources.orders.source import place_named
 
     value = os.environ.get(dsn, "").strip() if dsn else ""
     return place_named(config, plan=plan, source=source, database=db, archive=archive, dsn_env=dsn, dsn=value)
@@ -148,8 +148,8 @@ def export(
 
     `backup-pipeline orders export --db werkstatt.db --archive Archiv --year 2024` needs no backup.yaml.
     """
-    from backup_pipeline.operations.orders_export import ExportOptions, export_orders
-    from backup_pipeline.operations.orders_source import open_orders, orders_log
+    from backup_pipeline.sources.orders.export import ExportOptions, export_orders
+    from backup_pipeline.sources.orders.source import open_orders, orders_log
 
     _log_to_stderr()
     place = _place(config, plan, source, db, dsn_env, archive)
@@ -184,8 +184,8 @@ def verify(
     """
     from contextlib import nullcontext
 
-    from backup_pipeline.operations.orders_source import log_findings, open_orders, orders_log
-    from backup_pipeline.operations.orders_verify import VerifyOptions, verify_orders
+    from backup_pipeline.sources.orders.source import log_findings, open_orders, orders_log
+    from backup_pipeline.sources.orders.verify import VerifyOptions, verify_orders
 
     _log_to_stderr()
     place = _place(config, plan, source, db, dsn_env, archive)
@@ -224,8 +224,8 @@ def restore(
     wait: WaitOption = None,
 ) -> None:
     """Rebuild the table auftraege from the folders beside the old database and swap it in; `orders undo` swaps back."""
-    from backup_pipeline.operations.orders_restore import ArchiveIncompleteError, RestoreOptions, restore_orders
-    from backup_pipeline.operations.orders_source import log_findings, orders_log, time_limit
+    from backup_pipeline.sources.orders.restore import ArchiveIncompleteError, RestoreOptions, restore_orders
+    from backup_pipeline.sources.orders.source import log_findings, orders_log, time_limit
 
     _log_to_stderr()
     place = _place(config, plan, source, db, dsn_env, archive)
@@ -270,7 +270,7 @@ def undo(
     archive: ArchiveOption = None,
 ) -> None:
     """Take back the newest restore: the old database stands in its place again, the restored one is kept."""
-    from backup_pipeline.operations.orders_restore import undo_restore
+    from backup_pipeline.sources.orders.restore import undo_restore
 
     if db is not None and archive is None:
         # The archive has no part in an undo.

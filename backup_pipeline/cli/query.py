@@ -28,8 +28,8 @@ def query(
     Example: `backup-pipeline query nightly/latest "select state, count(*) from public.orders group by state"`
     """
     site = load(config)
-    from backup_pipeline.operations.query import query_set
-    from backup_pipeline.operations.stores import resolve_set
+    from backup_pipeline.operations.data.query import query_set
+    from backup_pipeline.operations.sites.stores import resolve_set
 
     plan, set_id = resolve_set(site, name)
     answer = query_set(site, plan, set_id, sql, limit=limit, memory_mb=memory, timeout_seconds=timeout)

@@ -90,9 +90,9 @@ def restore(
     if plan_only and apply:
         raise typer.BadParameter("choose one of --plan and --apply", param_hint="--apply")
     site = load(config)
-    from backup_pipeline.operations.embedded import embedded_server_up
-    from backup_pipeline.operations.restore import apply_restore, plan_restore
-    from backup_pipeline.operations.stores import resolve_set
+    from backup_pipeline.operations.restore.run import apply_restore, plan_restore
+    from backup_pipeline.operations.sites.embedded import embedded_server_up
+    from backup_pipeline.operations.sites.stores import resolve_set
 
     plan_name, set_id = resolve_set(site, name)
     options = _options(

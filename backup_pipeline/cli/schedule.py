@@ -20,7 +20,7 @@ from backup_pipeline.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from backup_pipeline.operations.schedule import Scheduled
+    from backup_pipeline.operations.environment.schedule import Scheduled
 
 KeeperOption = Annotated[
     bool | None,
@@ -55,7 +55,7 @@ def install(
 
     Only the part of this site is written; every other line of the crontab stays, and the former one is kept as a copy.
     """
-    from backup_pipeline.operations.schedule import set_cron, set_systemd
+    from backup_pipeline.operations.environment.schedule import set_cron, set_systemd
 
     site = load(config)
     done = (set_systemd if _systemd(systemd) else set_cron)(site, datetime.now(UTC), dry_run=dry_run)
@@ -69,7 +69,7 @@ def remove(
     as_json: JsonOption = False,
 ) -> None:
     """Remove the schedules of this site; nothing else is touched."""
-    from backup_pipeline.operations.schedule import set_cron, set_systemd
+    from backup_pipeline.operations.environment.schedule import set_cron, set_systemd
 
     site = load(config)
     done = (set_systemd if _systemd(systemd) else set_cron)(site, datetime.now(UTC), remove=True, dry_run=dry_run)
@@ -78,7 +78,7 @@ def remove(
 
 def show(config: ConfigOption = None, systemd: KeeperOption = None, as_json: JsonOption = False) -> None:
     """Show what is installed for this site, and whether it is what backup.yaml says now."""
-    from backup_pipeline.operations.schedule import show_cron, show_systemd
+    from backup_pipeline.operations.environment.schedule import show_cron, show_systemd
 
     found = (show_systemd if _systemd(systemd) else show_cron)(load(config))
     if as_json:

@@ -13,7 +13,7 @@ from backup_pipeline.cli.words import age_text, bytes_text, figure_text
 
 if TYPE_CHECKING:
     from backup_pipeline.model.record import ArtefactRecord
-    from backup_pipeline.operations.listing import ListedSet
+    from backup_pipeline.operations.status.listing import ListedSet
 
 
 _ROWS_SHOWN = 20
@@ -33,7 +33,7 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Show one set: per artefact its size, rows, time, checks and SHA-256; then what failed, and the proofs."""
-    from backup_pipeline.operations.listing import artefact_dict, show_set
+    from backup_pipeline.operations.status.listing import artefact_dict, show_set
 
     found = show_set(load(config, store), name)
     now = datetime.now(UTC)

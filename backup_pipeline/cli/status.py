@@ -14,8 +14,8 @@ from backup_pipeline.cli.words import age_text, bytes_text
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from backup_pipeline.operations.listing import ListedSet
-    from backup_pipeline.operations.status import PlanStatus
+    from backup_pipeline.operations.status.listing import ListedSet
+    from backup_pipeline.operations.status.plan import PlanStatus
 
 _STANDING = {
     "good": "[bold green]good[/]",
@@ -46,7 +46,7 @@ def status(
     """
     from rich.markup import escape
 
-    from backup_pipeline.operations.status import site_status
+    from backup_pipeline.operations.status.plan import site_status
 
     site = load(config)
     if plan:
@@ -56,9 +56,9 @@ def status(
     planned = {name for each in site.settings.plans.values() for name in each.sources}
     unplanned = [name for name in site.settings.sources if name not in planned]
     if html:
-        from backup_pipeline.operations.status_page import is_status_page, status_page
-        from backup_pipeline.tools.files import write_atomically
-        from backup_pipeline.tools.former_files import keep_former
+        from backup_pipeline.operations.status.page import is_status_page, status_page
+        from backup_pipeline.system.files import write_atomically
+        from backup_pipeline.system.former_files import keep_former
 
         page = status_page(found, now=now, site=site.folder.name, timezone=site.settings.timezone)
         if not is_status_page(html):

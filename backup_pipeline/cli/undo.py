@@ -36,8 +36,8 @@ def undo(
     site.plan(plan_name)
     from rich.markup import escape
 
-    from backup_pipeline.operations import undo as undoing
-    from backup_pipeline.operations.embedded import embedded_server_up
+    from backup_pipeline.operations.restore import undo as undoing
+    from backup_pipeline.operations.sites.embedded import embedded_server_up
 
     out = console()
     with embedded_server_up(site):

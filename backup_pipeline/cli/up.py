@@ -27,8 +27,8 @@ def up(
     For a laptop or a single server. For containers and systemd see docs/deployment.md.
     """
     site = load(config)
-    from backup_pipeline.operations.embedded import embedded_server_up
-    from backup_pipeline.operations.up import only_one_up, run_dagster
+    from backup_pipeline.operations.sites.embedded import embedded_server_up
+    from backup_pipeline.operations.sites.up import only_one_up, run_dagster
     from backup_pipeline.orchestration.home import workspace_file
     from backup_pipeline.orchestration.site_process import enter_site
     from backup_pipeline.web.access import ui_access

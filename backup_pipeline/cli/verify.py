@@ -47,8 +47,8 @@ def verify(
     if (name is None) == (not every):
         raise typer.BadParameter("name one set, or give --all", param_hint="SET")
     site = load(config, store)
-    from backup_pipeline.operations.stores import resolve_set
-    from backup_pipeline.operations.verify import verify_all, verify_set
+    from backup_pipeline.operations.proof.verify import verify_all, verify_set
+    from backup_pipeline.operations.sites.stores import resolve_set
 
     with shown_progress(quiet=as_json) as progress:
         if every:

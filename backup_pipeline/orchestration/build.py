@@ -7,7 +7,6 @@ import warnings
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
-from backup_pipeline.operations.orders_source import order_sources
 from backup_pipeline.orchestration.alerts import alert_sensors
 from backup_pipeline.orchestration.capture_assets import capture_asset
 from backup_pipeline.orchestration.housekeeping import housekeeping_definitions
@@ -30,6 +29,7 @@ from backup_pipeline.orchestration.run_resource import RUNS, backup_runs_resourc
 from backup_pipeline.orchestration.schema_sensor import has_databases, schema_sensor
 from backup_pipeline.orchestration.set_partitions import partitions_sensor
 from backup_pipeline.settings.site import Site
+from backup_pipeline.sources.orders.source import order_sources
 
 
 def plan_definitions(site: Site, plan: str) -> dg.Definitions:

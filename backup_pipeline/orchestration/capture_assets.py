@@ -5,9 +5,8 @@ from typing import Any
 
 import dagster as dg
 
-from backup_pipeline.model.order import PAIRS
 from backup_pipeline.model.record import ArtefactKind, ArtefactRecord
-from backup_pipeline.operations.known_tables import known_tables
+from backup_pipeline.operations.backup.known_tables import known_tables
 from backup_pipeline.orchestration.capture_checks import (
     CHECKS,
     COMPARED_IN_PARQUET,
@@ -34,6 +33,7 @@ from backup_pipeline.settings.types import (
     Source,
     SqliteSource,
 )
+from backup_pipeline.sources.orders.format.order import PAIRS
 
 CODE_VERSION = "1"
 

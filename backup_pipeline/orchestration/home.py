@@ -12,9 +12,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from backup_pipeline.errors import SettingsError
-from backup_pipeline.tools.files import translate_os_error, write_atomically
-from backup_pipeline.tools.former_files import keep_former, private_folder
-from backup_pipeline.tools.packaged_files import packaged_file
+from backup_pipeline.system.files import translate_os_error, write_atomically
+from backup_pipeline.system.former_files import keep_former, private_folder
+from backup_pipeline.system.packaged_files import packaged_file
 
 HOME_VARIABLE = "DAGSTER_HOME"
 FOLDER_NAME = ".dagster"

@@ -30,9 +30,9 @@ from backup_pipeline.orchestration.names import STARTED_BY_TAG
 from backup_pipeline.orchestration.run_subject import asked_in_shell
 from backup_pipeline.orchestration.storage import require_history
 from backup_pipeline.settings.loader import load_site
-from backup_pipeline.tools.files import make_folders
-from backup_pipeline.tools.limits import received_signal
-from backup_pipeline.tools.locks import hold_lock
+from backup_pipeline.system.files import make_folders
+from backup_pipeline.system.limits import received_signal
+from backup_pipeline.system.locks import hold_lock
 
 # As workspace.yaml (and docker/workspace.yaml) name the code location.
 LOCATION_NAME = "backup-pipeline"

@@ -20,8 +20,8 @@ from dagster._core.storage.dagster_run import DagsterRunStatus
 
 from backup_pipeline.errors import BackupSystemError
 from backup_pipeline.orchestration.home import default_home
-from backup_pipeline.tools.files import make_folders
-from backup_pipeline.tools.locks import HEARTBEAT_SECONDS, hold_lock, living_holder, read_holder
+from backup_pipeline.system.files import make_folders
+from backup_pipeline.system.locks import HEARTBEAT_SECONDS, hold_lock, living_holder, read_holder
 
 LOG = logging.getLogger("backup-pipeline.runs")
 SILENT_SECONDS = 4 * HEARTBEAT_SECONDS

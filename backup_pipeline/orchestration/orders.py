@@ -87,7 +87,7 @@ def changed_sensor(site: Site, plan: str, name: str) -> dg.SensorDefinition:
         description="Exports the years of orders that changed.",
     )
     def orders_changed(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
-        from backup_pipeline.operations.orders_source import database_state, orders_place, year_states
+        from backup_pipeline.sources.orders.source import database_state, orders_place, year_states
 
         known: dict[str, Any] = json.loads(context.cursor) if context.cursor else {"state": "", "years": {}}
         try:

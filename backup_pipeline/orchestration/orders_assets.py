@@ -10,7 +10,6 @@ import dagster as dg
 from pydantic import Field
 
 from backup_pipeline.errors import BackupSystemError
-from backup_pipeline.model.order import Findings, VerifyResult
 from backup_pipeline.orchestration.backfill_share import done_by, years_to_do
 from backup_pipeline.orchestration.chosen_partition import chosen_years
 from backup_pipeline.orchestration.metadata import failure_of, table_of
@@ -28,6 +27,7 @@ from backup_pipeline.orchestration.orders_years import (
 )
 from backup_pipeline.orchestration.watching import present_watcher
 from backup_pipeline.settings.site import Site
+from backup_pipeline.sources.orders.format.order import Findings, VerifyResult
 
 # Which findings fail which check, and what it looks at; findings that are in none of them are only shown.
 _CHECKS = {
@@ -109,8 +109,8 @@ def folders_asset(site: Site, plan: str, name: str) -> dg.AssetsDefinition:
         op_tags={PLAN_TAG: plan},
     )
     def order_folders(context: dg.AssetExecutionContext, config: OrdersExportConfig) -> dg.MaterializeResult[None]:
-        from backup_pipeline.operations.orders_export import ExportOptions, export_orders
-        from backup_pipeline.operations.orders_source import open_orders, orders_log, orders_place
+        from backup_pipeline.sources.orders.export import ExportOptions, export_orders
+        from backup_pipeline.sources.orders.source import open_orders, orders_log, orders_place
 
         chosen = chosen_years(context, partitions.get_partition_keys())
         if run := done_by(context, chosen[0]):
@@ -242,8 +242,8 @@ def verification_asset(site: Site, plan: str, name: str) -> dg.AssetsDefinition:
         op_tags={PLAN_TAG: plan},
     )
     def verify_years(context: dg.AssetExecutionContext) -> Iterator[Any]:
-        from backup_pipeline.operations.orders_source import log_findings, open_orders, orders_log, orders_place
-        from backup_pipeline.operations.orders_verify import VerifyOptions, verify_orders
+        from backup_pipeline.sources.orders.source import log_findings, open_orders, orders_log, orders_place
+        from backup_pipeline.sources.orders.verify import VerifyOptions, verify_orders
 
         every = partitions.get_partition_keys()
         # Checks that are run alone name no partition.
@@ -297,8 +297,8 @@ def restored_asset(site: Site, plan: str, name: str) -> dg.AssetsDefinition:
         op_tags={PLAN_TAG: plan},
     )
     def restored_orders(context: dg.AssetExecutionContext, config: OrdersRestoreConfig) -> dg.MaterializeResult[None]:
-        from backup_pipeline.operations.orders_restore import RestoreOptions, restore_orders
-        from backup_pipeline.operations.orders_source import orders_place, time_limit
+        from backup_pipeline.sources.orders.restore import RestoreOptions, restore_orders
+        from backup_pipeline.sources.orders.source import orders_place, time_limit
 
         _need_confirmation(config.confirm, name)
         try:
@@ -338,8 +338,8 @@ def undo_job(site: Site, plan: str, name: str) -> dg.JobDefinition:
 
     @dg.op(name=job_name(plan, name, "undo") + "_op", tags={PLAN_TAG: plan})
     def undo(context: dg.OpExecutionContext, config: OrdersUndoConfig) -> None:
-        from backup_pipeline.operations.orders_restore import undo_restore
-        from backup_pipeline.operations.orders_source import orders_place
+        from backup_pipeline.sources.orders.restore import undo_restore
+        from backup_pipeline.sources.orders.source import orders_place
 
         _need_confirmation(config.confirm, name)
         try:

@@ -13,7 +13,7 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 from backup_pipeline.model.manifest import Purpose
 from backup_pipeline.model.proof import Proof, ProofKind, ProofOutcome
 from backup_pipeline.model.set_id import SetId
-from backup_pipeline.operations.stores import open_store
+from backup_pipeline.operations.sites.stores import open_store
 from backup_pipeline.orchestration.chosen_partition import chosen_set
 from backup_pipeline.orchestration.metadata import failure_of, table_of
 from backup_pipeline.orchestration.names import PLAN_TAG, SET_TAG, manifest_key, sets_group, sets_partitions, stage_key
@@ -121,7 +121,7 @@ def verification_asset(site: Site, plan: str) -> dg.AssetsDefinition:
     """Return the verification of a plan's sets: every file re-read and equal to the manifest."""
 
     def prove(set_id: SetId, run_id: str) -> Proof:
-        from backup_pipeline.operations.verify import verify_set
+        from backup_pipeline.operations.proof.verify import verify_set
 
         return verify_set(site, plan, set_id, run_id=run_id, progress=present_watcher().progress)
 
@@ -136,7 +136,7 @@ def drill_asset(site: Site, plan: str) -> dg.AssetsDefinition:
     """Return the drill of a plan's sets: restored for real into a scratch server, and found equal."""
 
     def prove(set_id: SetId, run_id: str) -> Proof:
-        from backup_pipeline.operations.drill import drill_set
+        from backup_pipeline.operations.proof.drill import drill_set
 
         return drill_set(site, plan, set_id, run_id=run_id, progress=present_watcher().progress)
 

@@ -50,7 +50,7 @@ def reexport_asset(site: Site, plan: str) -> dg.AssetsDefinition:
         op_tags={PLAN_TAG: plan},
     )
     def reexport(context: dg.AssetExecutionContext, config: ReexportConfig) -> dg.MaterializeResult[None]:
-        from backup_pipeline.operations.reexport import ExportFormat, reexport_set
+        from backup_pipeline.operations.data.reexport import ExportFormat, reexport_set
 
         set_id = chosen_set(context, plan)
         context.instance.add_run_tags(context.run_id, {SET_TAG: f"{plan}/{set_id}"})

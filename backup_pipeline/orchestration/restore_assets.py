@@ -196,7 +196,7 @@ def restore_asset(site: Site, plan: str) -> dg.AssetsDefinition | None:
         op_tags={PLAN_TAG: plan},
     )
     def restored(context: dg.AssetExecutionContext, config: PlanRestoreConfig) -> Iterator[Any]:
-        from backup_pipeline.operations.restore import apply_restore, plan_restore
+        from backup_pipeline.operations.restore.run import apply_restore, plan_restore
 
         set_id = chosen_set(context, plan)
         context.instance.add_run_tags(context.run_id, {SET_TAG: f"{plan}/{set_id}"})
@@ -251,7 +251,7 @@ def undo_job(site: Site, plan: str) -> dg.JobDefinition:
 
     @dg.op(name=f"{plan}__undo", tags={PLAN_TAG: plan})
     def undo(context: dg.OpExecutionContext, config: UndoConfig) -> None:
-        from backup_pipeline.operations.undo import undo_restore
+        from backup_pipeline.operations.restore.undo import undo_restore
 
         try:
             result = undo_restore(site, plan, config.source, confirm=config.confirm)

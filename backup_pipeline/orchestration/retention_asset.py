@@ -6,7 +6,7 @@ from typing import Any
 import dagster as dg
 
 from backup_pipeline.artefacts.capture import utc_now
-from backup_pipeline.operations.cleanup import CleanupResult, cleanup
+from backup_pipeline.operations.retention.cleanup import CleanupResult, cleanup
 from backup_pipeline.orchestration.metadata import failure_of, table_of
 from backup_pipeline.orchestration.names import PLAN_TAG, manifest_key, stage_key
 from backup_pipeline.orchestration.run_resource import RUNS, BackupRuns

@@ -9,7 +9,7 @@ from typing import Any
 
 import dagster as dg
 
-from backup_pipeline.operations.backup import BackupRun, RunIdentity
+from backup_pipeline.operations.backup.run import BackupRun, RunIdentity
 from backup_pipeline.orchestration.names import SET_IDENTITY_TAG, source_key
 from backup_pipeline.orchestration.watching import present_watcher
 from backup_pipeline.settings.run_options import run_options, site_with

@@ -5,7 +5,7 @@ import json
 
 import dagster as dg
 
-from backup_pipeline.operations.schema_watch import look_at_schemas
+from backup_pipeline.operations.backup.schema_watch import look_at_schemas
 from backup_pipeline.orchestration.metadata import table_of
 from backup_pipeline.orchestration.names import PLAN_TAG, source_key
 from backup_pipeline.settings.site import Site

@@ -11,8 +11,8 @@ import dagster as dg
 
 from backup_pipeline.model.proof import Proof, ProofKind, ProofOutcome
 from backup_pipeline.model.set_id import SetId
-from backup_pipeline.operations.seen_sets import SeenSet, seen_sets
-from backup_pipeline.operations.stores import open_store
+from backup_pipeline.operations.sites.stores import open_store
+from backup_pipeline.operations.status.set_summaries import SeenSet, seen_sets
 from backup_pipeline.orchestration.names import PLAN_TAG, sets_partitions, stage_key
 from backup_pipeline.orchestration.proof_assets import CHECK_OF, proof_metadata, proof_summary
 from backup_pipeline.settings.site import Site

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from backup_pipeline.operations.backup import Watcher
+from backup_pipeline.operations.backup.run import Watcher
 
 _WATCHER: ContextVar[Watcher | None] = ContextVar("backup_pipeline_watcher", default=None)
 

@@ -31,7 +31,7 @@ from backup_pipeline.model.record import ArtefactRecord, FileRecord
 from backup_pipeline.model.set_id import SetId, is_set_id
 from backup_pipeline.model.source_done import SourceDone
 from backup_pipeline.stores.contract import ArtefactFile
-from backup_pipeline.tools.files import (
+from backup_pipeline.system.files import (
     PART_SUFFIX,
     AtomicFile,
     make_folder,
@@ -43,7 +43,7 @@ from backup_pipeline.tools.files import (
     translate_os_error,
     write_atomically,
 )
-from backup_pipeline.tools.locks import require_held
+from backup_pipeline.system.locks import require_held
 
 LOCK_NAME = ".backup.lock"
 FILE_MODE = 0o600

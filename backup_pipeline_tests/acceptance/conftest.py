@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from backup_pipeline.model.set_id import SetId
-from backup_pipeline.operations.demo_files import write_workshop
-from backup_pipeline.tools.postgres.connection import connected
-from backup_pipeline.tools.postgres.embedded import EmbeddedServer
-from backup_pipeline.tools.postgres.target import PostgresTarget
+from backup_pipeline.operations.demo.files import write_workshop
+from backup_pipeline.postgres.server.connection import connected
+from backup_pipeline.postgres.server.embedded import EmbeddedServer
+from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline_tests.acceptance.running_ui import Ui, ui_of
 from backup_pipeline_tests.postgres.restoring import sealed_set
 from backup_pipeline_tests.sites import GUSTAV, IDENTITIES, SHOP, TestSite, dsn, gustav_variables, write_storage

@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from backup_pipeline.tools.postgres.embedded import free_port
+from backup_pipeline.postgres.server.embedded import free_port
 from backup_pipeline_tests.sites import TestSite
 
 

@@ -26,11 +26,11 @@ import pytest
 import requests
 import yaml
 
-from backup_pipeline.operations.stores import LOCK_NAME
-from backup_pipeline.tools.locks import hold_lock
-from backup_pipeline.tools.postgres.connection import connected
-from backup_pipeline.tools.postgres.embedded import EmbeddedServer, free_port, scratch_server
-from backup_pipeline.tools.postgres.target import PostgresTarget
+from backup_pipeline.operations.sites.stores import LOCK_NAME
+from backup_pipeline.postgres.server.connection import connected
+from backup_pipeline.postgres.server.embedded import EmbeddedServer, free_port, scratch_server
+from backup_pipeline.postgres.server.target import PostgresTarget
+from backup_pipeline.system.locks import hold_lock
 from backup_pipeline_tests.acceptance.test_deployment_runbook import follow
 from backup_pipeline_tests.documents.blocks import ROOT
 from backup_pipeline_tests.documents.scenes import SUPABASE, Stage, a_checkout, fill_in, keep_only

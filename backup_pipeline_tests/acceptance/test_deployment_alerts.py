@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from backup_pipeline.tools.postgres.embedded import free_port
+from backup_pipeline.postgres.server.embedded import free_port
 from backup_pipeline_tests.receivers import http_server
 from backup_pipeline_tests.sites import TestSite
 

@@ -18,11 +18,11 @@ from pathlib import Path
 
 import pytest
 
-from backup_pipeline.operations.targets import target_of
-from backup_pipeline.tools.postgres.clients import embedded_folders
-from backup_pipeline.tools.postgres.connection import connected
-from backup_pipeline.tools.postgres.embedded import scratch_server
-from backup_pipeline.tools.postgres.target import PostgresTarget
+from backup_pipeline.artefacts.targets import target_of
+from backup_pipeline.postgres.server.clients import embedded_folders
+from backup_pipeline.postgres.server.connection import connected
+from backup_pipeline.postgres.server.embedded import scratch_server
+from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline_tests.archive_sets import git
 from backup_pipeline_tests.documents.blocks import ROOT, Block, blocks_of, commands
 from backup_pipeline_tests.documents.scenes import AUFTRAEGE

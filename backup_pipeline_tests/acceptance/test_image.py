@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from backup_pipeline.tools.postgres.target import PostgresTarget
+from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline_tests.documents.blocks import ROOT
 from backup_pipeline_tests.sites import dsn
 

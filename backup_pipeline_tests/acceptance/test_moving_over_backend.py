@@ -21,11 +21,11 @@ import dagster as dg
 import pytest
 from dotenv import dotenv_values
 
-from backup_pipeline.operations.stores import open_store
+from backup_pipeline.operations.sites.stores import open_store
 from backup_pipeline.orchestration.build import build_definitions
 from backup_pipeline.orchestration.home import ensure_home
-from backup_pipeline.tools.postgres.connection import connected
-from backup_pipeline.tools.postgres.target import PostgresTarget
+from backup_pipeline.postgres.server.connection import connected
+from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline_tests.sites import SHOP, TestSite, dsn
 from backup_pipeline_tests.unit.invented_sets import make_set
 

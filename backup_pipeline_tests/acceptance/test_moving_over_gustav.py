@@ -16,11 +16,11 @@ from unittest import mock
 import dagster as dg
 import pytest
 
-from backup_pipeline.operations.stores import open_store
+from backup_pipeline.operations.sites.stores import open_store
 from backup_pipeline.orchestration.build import build_definitions
 from backup_pipeline.orchestration.home import ensure_home
-from backup_pipeline.tools.postgres.embedded import EmbeddedServer
-from backup_pipeline.tools.postgres.target import PostgresTarget
+from backup_pipeline.postgres.server.embedded import EmbeddedServer
+from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline_tests.documents.scenes import SUPABASE
 from backup_pipeline_tests.sites import IDENTITIES, TestSite, gustav_variables, limited_role, write_storage
 from backup_pipeline_tests.unit.invented_sets import make_set

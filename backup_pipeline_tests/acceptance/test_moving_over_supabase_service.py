@@ -19,10 +19,10 @@ import dagster as dg
 import pytest
 
 from backup_pipeline.model.manifest import Purpose
-from backup_pipeline.operations.stores import open_store, plan_lock
+from backup_pipeline.operations.sites.stores import open_store, plan_lock
 from backup_pipeline.orchestration.build import build_definitions
 from backup_pipeline.orchestration.home import ensure_home
-from backup_pipeline.tools.postgres.target import PostgresTarget
+from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline_tests.sites import SHOP, TestSite, dsn
 from backup_pipeline_tests.unit.invented_sets import make_set
 

@@ -18,13 +18,13 @@ import dagster as dg
 import pytest
 
 from backup_pipeline.model.set_id import SetId, set_time
-from backup_pipeline.operations import site_identity
-from backup_pipeline.operations.stores import open_store
+from backup_pipeline.operations.sites import identity as site_identity
+from backup_pipeline.operations.sites.stores import open_store
 from backup_pipeline.orchestration.build import build_definitions
 from backup_pipeline.orchestration.home import ensure_home
-from backup_pipeline.tools.postgres.clients import choose_client
-from backup_pipeline.tools.postgres.connection import connected
-from backup_pipeline.tools.postgres.target import PostgresTarget
+from backup_pipeline.postgres.server.clients import choose_client
+from backup_pipeline.postgres.server.connection import connected
+from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline_tests.archive_sets import git
 from backup_pipeline_tests.sites import Output, TestSite
 from backup_pipeline_tests.unit.invented_sets import make_set

@@ -18,9 +18,9 @@ from unittest import mock
 import dagster as dg
 import pytest
 
-from backup_pipeline.model.order import DATA_NAME, META_NAME
-from backup_pipeline.operations.demo_files import small_pdf
+from backup_pipeline.operations.demo.files import small_pdf
 from backup_pipeline.orchestration.build import build_definitions
+from backup_pipeline.sources.orders.format.order import DATA_NAME, META_NAME
 from backup_pipeline_tests.sites import Output, TestSite
 from backup_pipeline_tests.unit.orders_samples import order
 from backup_pipeline_tests.unit.test_orders_places import PRINTED, old_pair
@@ -323,7 +323,7 @@ def test_what_the_old_tool_promised_holds_from_the_shell(workshop: Workshop) -> 
     assert "schema version '2.0' is not known" in run("orders", "verify", "--without-database").out
     assert run("orders", "export").code == 0
     # A second process waits, and then names the first.
-    from backup_pipeline.tools.locks import hold_lock
+    from backup_pipeline.system.locks import hold_lock
 
     with hold_lock(workshop.archive / ".backup.lock", purpose="export of orders"):
         busy = run("orders", "export", "--wait", "0.2")

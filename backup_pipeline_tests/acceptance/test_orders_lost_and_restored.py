@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from backup_pipeline.operations.demo_files import write_workshop
+from backup_pipeline.operations.demo.files import write_workshop
 from backup_pipeline_tests.acceptance.conftest import ORDERS, Served
 from backup_pipeline_tests.acceptance.running_ui import Ui
 from backup_pipeline_tests.sites import TestSite

@@ -13,7 +13,7 @@ from unittest import mock
 
 import pytest
 
-from backup_pipeline.operations import schedule
+from backup_pipeline.operations.environment import schedule
 from backup_pipeline.rules.timetable import on_calendar
 from backup_pipeline_tests.sites import TestSite
 

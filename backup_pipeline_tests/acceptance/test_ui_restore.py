@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from backup_pipeline.tools.postgres.connection import connected
-from backup_pipeline.tools.postgres.databases import drop_database, server_facts
-from backup_pipeline.tools.postgres.target import PostgresTarget
+from backup_pipeline.postgres.server.connection import connected
+from backup_pipeline.postgres.server.databases import drop_database, server_facts
+from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline_tests.acceptance.conftest import Served
 from backup_pipeline_tests.acceptance.running_ui import Ui
 from backup_pipeline_tests.postgres.restoring import ask, run

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from backup_pipeline.model.backup_set import SetState
-from backup_pipeline.tools.locks import hold_lock
-from backup_pipeline.tools.postgres.connection import connected
-from backup_pipeline.tools.postgres.embedded import EmbeddedServer
-from backup_pipeline.tools.postgres.target import parse_target
+from backup_pipeline.postgres.server.connection import connected
+from backup_pipeline.postgres.server.embedded import EmbeddedServer
+from backup_pipeline.postgres.server.target import parse_target
+from backup_pipeline.system.locks import hold_lock
 from backup_pipeline_tests.sites import TestSite, limited_role
 
 

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import yaml
 
-from backup_pipeline.tools.postgres.connection import connected
-from backup_pipeline.tools.postgres.embedded import EmbeddedServer
-from backup_pipeline.tools.postgres.target import PostgresTarget
+from backup_pipeline.postgres.server.connection import connected
+from backup_pipeline.postgres.server.embedded import EmbeddedServer
+from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline_tests.documents.blocks import ROOT, Block, blocks, commands
 from backup_pipeline_tests.documents.shell import Shell
 from backup_pipeline_tests.receivers import http_server

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from unittest import mock
 
-from backup_pipeline.tools.postgres.clients import embedded_folders
+from backup_pipeline.postgres.server.clients import embedded_folders
 from backup_pipeline_tests.documents.blocks import Block, Command, blocks, commands
 from backup_pipeline_tests.sites import Output
 

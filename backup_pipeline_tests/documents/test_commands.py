@@ -19,8 +19,8 @@ import pytest
 from typer.main import get_command
 
 from backup_pipeline.cli.main import build_app
-from backup_pipeline.tools.postgres.embedded import EmbeddedServer
-from backup_pipeline.tools.postgres.target import PostgresTarget
+from backup_pipeline.postgres.server.embedded import EmbeddedServer
+from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline_tests.acceptance.test_deployment_runbook import FOLLOWED
 from backup_pipeline_tests.documents.blocks import DOCUMENTS, ROOT, SILENT, Block, blocks, blocks_of, commands
 from backup_pipeline_tests.documents.scenes import SCENES, Stage

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from backup_pipeline.restore.file_swap import heal, last_swap, restoring, undo
+from backup_pipeline.system.file_swap import heal, last_swap, restoring, undo
 from backup_pipeline_tests.archive_sets import NOW
 
 # Swaps and undoes for ever; each content says which round wrote it. Killed from outside.
@@ -21,8 +21,8 @@ WORKER = """
 import sys
 from datetime import timedelta
 from pathlib import Path
-from backup_pipeline.restore.file_swap import restoring, swap, undo
-from backup_pipeline.tools import file_exchange
+from backup_pipeline.system.file_swap import restoring, swap, undo
+from backup_pipeline.system import file_exchange
 from backup_pipeline_tests.archive_sets import NOW
 target, plain, start = Path(sys.argv[1]), sys.argv[2] == "plain", int(sys.argv[3])
 if plain:
@@ -73,7 +73,7 @@ def test_a_kill_at_any_moment_leaves_old_or_new_and_never_a_mixture(tmp_path: Pa
 
 
 def test_the_note_of_a_dead_process_is_plain_json(tmp_path: Path) -> None:
-    from backup_pipeline.restore.file_swap import swap
+    from backup_pipeline.system.file_swap import swap
 
     target = tmp_path / "db"
     target.write_text("old")

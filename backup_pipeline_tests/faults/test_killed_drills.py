@@ -12,12 +12,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from backup_pipeline.operations.drill import drill_set
-from backup_pipeline.tools.postgres.databases import create_database, server_facts
-from backup_pipeline.tools.postgres.embedded import EmbeddedServer
-from backup_pipeline.tools.postgres.scratch import scratch_database
-from backup_pipeline.tools.postgres.target import PostgresTarget
-from backup_pipeline.tools.scratch_folders import scratch_folder
+from backup_pipeline.operations.proof.drill import drill_set
+from backup_pipeline.postgres.load.scratch import scratch_database
+from backup_pipeline.postgres.server.databases import create_database, server_facts
+from backup_pipeline.postgres.server.embedded import EmbeddedServer
+from backup_pipeline.postgres.server.target import PostgresTarget
+from backup_pipeline.system.scratch_folders import scratch_folder
 from backup_pipeline_tests.postgres.restoring import run, sealed_set
 from backup_pipeline_tests.sites import TestSite, dsn
 

@@ -11,13 +11,14 @@ import pytest
 from backup_pipeline.errors import LockError, RefusedError
 from backup_pipeline.model.restore import RestoreOptions, RestoreResult
 from backup_pipeline.model.set_id import SetId
-from backup_pipeline.operations import restore_database
-from backup_pipeline.operations.restore import apply_restore, plan_restore
-from backup_pipeline.operations.restore_records import results
-from backup_pipeline.operations.undo import drop_kept, plan_undo, undo_restore
-from backup_pipeline.restore import file_swap, swap
-from backup_pipeline.tools.postgres.databases import drop_database, read_properties, server_facts, sole_restore
-from backup_pipeline.tools.postgres.target import PostgresTarget
+from backup_pipeline.operations.restore import database as restore_database
+from backup_pipeline.operations.restore.records import results
+from backup_pipeline.operations.restore.run import apply_restore, plan_restore
+from backup_pipeline.operations.restore.undo import drop_kept, plan_undo, undo_restore
+from backup_pipeline.postgres.server import swap
+from backup_pipeline.postgres.server.databases import drop_database, read_properties, server_facts, sole_restore
+from backup_pipeline.postgres.server.target import PostgresTarget
+from backup_pipeline.system import file_swap
 from backup_pipeline_tests.postgres.restoring import ask, run, sealed_set
 from backup_pipeline_tests.sites import TestSite, dsn
 

@@ -14,19 +14,19 @@ from pathlib import Path
 
 import pytest
 
-from backup_pipeline.artefacts.orders_folder import open_folder, read_pair
 from backup_pipeline.errors import StoreError
-from backup_pipeline.model.order import DATA_NAME, DATA_PART, INDEX_NAME, META_NAME, META_PART
-from backup_pipeline.operations.orders_restore import undo_restore
-from backup_pipeline.rules.orders_format import parse_data
-from backup_pipeline.rules.orders_pair import PairState
+from backup_pipeline.sources.orders.archive.folder import open_folder, read_pair
+from backup_pipeline.sources.orders.format.order import DATA_NAME, DATA_PART, INDEX_NAME, META_NAME, META_PART
+from backup_pipeline.sources.orders.format.pair import PairState
+from backup_pipeline.sources.orders.format.text import parse_data
+from backup_pipeline.sources.orders.restore import undo_restore
 from backup_pipeline_tests.unit.orders_samples import Workshop, order
 
 EXPORT = """
 import sys
 from pathlib import Path
-from backup_pipeline.operations.orders_export import ExportOptions, export_orders
-from backup_pipeline.tools.orders_database import sqlite_orders
+from backup_pipeline.sources.orders.export import ExportOptions, export_orders
+from backup_pipeline.sources.orders.database.database import sqlite_orders
 folder = Path(sys.argv[1])
 with sqlite_orders(folder / "werkstatt.db") as snapshot:
     print("begin", flush=True)
@@ -36,7 +36,7 @@ with sqlite_orders(folder / "werkstatt.db") as snapshot:
 RESTORE = """
 import sys
 from pathlib import Path
-from backup_pipeline.operations.orders_restore import RestoreOptions, restore_orders
+from backup_pipeline.sources.orders.restore import RestoreOptions, restore_orders
 folder = Path(sys.argv[1])
 print("begin", flush=True)
 restore_orders(folder / "Archiv", folder / "werkstatt.db", RestoreOptions(workers=1))

@@ -14,9 +14,9 @@ import pytest
 
 from backup_pipeline.errors import SetNotFoundError
 from backup_pipeline.model.set_id import SetId
-from backup_pipeline.operations.cleanup import cleanup
-from backup_pipeline.operations.in_use import FOLDER, in_use, to_be_removed
-from backup_pipeline.operations.stores import open_store
+from backup_pipeline.operations.retention.cleanup import cleanup
+from backup_pipeline.operations.retention.in_use import FOLDER, in_use, to_be_removed
+from backup_pipeline.operations.sites.stores import open_store
 from backup_pipeline.settings.loader import load_site
 from backup_pipeline.settings.site import Site
 from backup_pipeline.stores.local import LocalStore

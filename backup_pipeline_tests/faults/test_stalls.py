@@ -13,11 +13,11 @@ import pytest
 
 from backup_pipeline.errors import BackupSystemError, TimeLimitError
 from backup_pipeline.model.restore import RestoreMode, RestoreOptions
-from backup_pipeline.operations.backup import BackupRun, RunIdentity
-from backup_pipeline.operations.drill import drill_set
-from backup_pipeline.operations.restore import plan_restore
-from backup_pipeline.tools.postgres.connection import connected
-from backup_pipeline.tools.postgres.target import PostgresTarget
+from backup_pipeline.operations.backup.run import BackupRun, RunIdentity
+from backup_pipeline.operations.proof.drill import drill_set
+from backup_pipeline.operations.restore.run import plan_restore
+from backup_pipeline.postgres.server.connection import connected
+from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline_tests.postgres.restoring import sealed_set
 from backup_pipeline_tests.proxies import Behaviour, Proxy, proxy_before
 from backup_pipeline_tests.sites import SHOP, TestSite, dsn

@@ -12,9 +12,9 @@ import dagster as dg
 import pytest
 
 from backup_pipeline.errors import BackupSystemError, RefusedError, SettingsError, StoreError
-from backup_pipeline.operations import alerts
-from backup_pipeline.operations.alerts_state import read_state
-from backup_pipeline.operations.status import plan_status
+from backup_pipeline.operations.alerts import send as alerts
+from backup_pipeline.operations.alerts.state import read_state
+from backup_pipeline.operations.status.plan import plan_status
 from backup_pipeline.orchestration import home
 from backup_pipeline.orchestration.alerts import alert_sensors, subject_of
 from backup_pipeline.orchestration.housekeeping import housekeeping_definitions, housekeeping_job, old_runs

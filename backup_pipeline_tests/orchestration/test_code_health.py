@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from backup_pipeline.orchestration.code_health import what_is_wrong
-from backup_pipeline.tools.postgres.embedded import free_port
+from backup_pipeline.postgres.server.embedded import free_port
 
 PATIENCE_SECONDS = 120
 

@@ -13,13 +13,13 @@ from unittest import mock
 import dagster as dg
 import pytest
 
-from backup_pipeline.operations.alerts_state import read_state
+from backup_pipeline.operations.alerts.state import read_state
 from backup_pipeline.orchestration.alerts import alert_sensors
 from backup_pipeline.orchestration.build import build_definitions
 from backup_pipeline.orchestration.home import ensure_home
 from backup_pipeline.orchestration.names import sets_partitions, stage_key
-from backup_pipeline.tools.postgres import installations
-from backup_pipeline.tools.postgres.target import PostgresTarget
+from backup_pipeline.postgres.server import installations
+from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline_tests.postgres.restoring import sealed_set
 from backup_pipeline_tests.receivers import Requests, http_server
 from backup_pipeline_tests.sites import TestSite, dsn

@@ -16,9 +16,9 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from backup_pipeline.operations.demo_files import write_workshop
+from backup_pipeline.operations.demo.files import write_workshop
 from backup_pipeline.orchestration.build import build_definitions
-from backup_pipeline.tools.postgres.embedded import free_port
+from backup_pipeline.postgres.server.embedded import free_port
 from backup_pipeline_tests.sites import TestSite
 
 ROOT = Path(__file__).resolve().parents[2]

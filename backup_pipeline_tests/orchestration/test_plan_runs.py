@@ -17,8 +17,8 @@ from backup_pipeline.orchestration.proof_assets import due_sets
 from backup_pipeline.orchestration.run_resource import selected_sources
 from backup_pipeline.orchestration.schema_sensor import schema_sensor
 from backup_pipeline.orchestration.set_partitions import partitions_sensor
-from backup_pipeline.tools.postgres.connection import connected
-from backup_pipeline.tools.postgres.target import parse_target
+from backup_pipeline.postgres.server.connection import connected
+from backup_pipeline.postgres.server.target import parse_target
 from backup_pipeline_tests.sites import GUSTAV, TestSite
 
 

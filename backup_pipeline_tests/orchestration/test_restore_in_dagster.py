@@ -14,8 +14,8 @@ import pytest
 from backup_pipeline.orchestration.build import build_definitions
 from backup_pipeline.orchestration.home import ensure_home
 from backup_pipeline.orchestration.restore_assets import restored_key
-from backup_pipeline.tools.postgres.connection import connected
-from backup_pipeline.tools.postgres.target import parse_target
+from backup_pipeline.postgres.server.connection import connected
+from backup_pipeline.postgres.server.target import parse_target
 from backup_pipeline_tests.sites import TestSite
 
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}

@@ -19,7 +19,7 @@ from dagster._core.workspace.context import BaseWorkspaceRequestContext, Workspa
 from dagster._daemon.monitoring.run_monitoring import execute_run_monitoring_iteration
 from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import QueuedRunCoordinatorDaemon
 
-from backup_pipeline.operations.alerts_state import read_state
+from backup_pipeline.operations.alerts.state import read_state
 from backup_pipeline.orchestration.alerts import alert_sensors, subject_of
 from backup_pipeline.orchestration.build import build_definitions
 from backup_pipeline.orchestration.liveness import SILENT_SECONDS, death_of, end_dead_runs, marked_alive
@@ -257,8 +257,8 @@ def test_a_run_on_another_host_is_dead_when_its_process_is_silent_for_a_minute(
 
 
 def test_a_partial_capture_changes_nothing_of_what_is_known(gustav: TestSite) -> None:
-    from backup_pipeline.operations.backup import BackupRun, RunIdentity
-    from backup_pipeline.operations.known_tables import known_tables
+    from backup_pipeline.operations.backup.known_tables import known_tables
+    from backup_pipeline.operations.backup.run import BackupRun, RunIdentity
 
     assert gustav.run("backup", "nightly").code == 0
     store = gustav.site.store_folder("nightly")

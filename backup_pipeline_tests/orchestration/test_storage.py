@@ -19,7 +19,7 @@ from backup_pipeline.errors import SettingsError
 from backup_pipeline.orchestration import home
 from backup_pipeline.orchestration.launcher import executor_from_environment
 from backup_pipeline.orchestration.storage import postgres_url
-from backup_pipeline.tools.processes import run
+from backup_pipeline.system.processes import run
 
 
 @pytest.fixture

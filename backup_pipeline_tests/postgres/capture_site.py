@@ -10,15 +10,15 @@ from typing import Any, BinaryIO
 
 from backup_pipeline.artefacts.capture import CaptureContext
 from backup_pipeline.artefacts.inspection import inspect
-from backup_pipeline.artefacts.postgres_database import capture_postgres
 from backup_pipeline.model.manifest import Draft, Manifest
 from backup_pipeline.model.progress import ProgressSink, no_progress
 from backup_pipeline.model.proof import Finding
 from backup_pipeline.model.record import ArtefactRecord, CheckResult
 from backup_pipeline.model.set_id import set_id_at
+from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline.settings.types import PostgresSource
+from backup_pipeline.sources.postgres.capture import capture_postgres
 from backup_pipeline.stores.local import LocalSetWriter, LocalStore
-from backup_pipeline.tools.postgres.target import PostgresTarget
 
 NASTY = (Path(__file__).parent / "nasty.sql").read_text()
 

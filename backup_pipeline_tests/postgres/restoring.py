@@ -11,20 +11,20 @@ from uuid import uuid4
 
 from backup_pipeline.model.manifest import Purpose
 from backup_pipeline.model.set_id import SetId
-from backup_pipeline.operations.backup import BackupRun, RunIdentity
-from backup_pipeline.restore.comparison import Expectation
-from backup_pipeline.settings.site import Site
-from backup_pipeline.tools import processes
-from backup_pipeline.tools.postgres.clients import choose_client
-from backup_pipeline.tools.postgres.connection import connected
-from backup_pipeline.tools.postgres.databases import server_facts
-from backup_pipeline.tools.postgres.restore_check import (
+from backup_pipeline.operations.backup.run import BackupRun, RunIdentity
+from backup_pipeline.postgres.compare.comparison import Expectation
+from backup_pipeline.postgres.load.check import (
     catalog_and_roles_of,
     fingerprints_of,
     large_objects_of,
     tables_of,
 )
-from backup_pipeline.tools.postgres.target import PostgresTarget
+from backup_pipeline.postgres.server.clients import choose_client
+from backup_pipeline.postgres.server.connection import connected
+from backup_pipeline.postgres.server.databases import server_facts
+from backup_pipeline.postgres.server.target import PostgresTarget
+from backup_pipeline.settings.site import Site
+from backup_pipeline.system import processes
 
 NASTY = (Path(__file__).parent / "nasty_schema.sql").read_text()
 

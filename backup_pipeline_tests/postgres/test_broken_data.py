@@ -11,7 +11,7 @@ import pytest
 
 from backup_pipeline.errors import ExitCode
 from backup_pipeline.model.manifest import Purpose
-from backup_pipeline.tools.postgres.target import PostgresTarget
+from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline_tests.postgres.restoring import ask, run, sealed_set
 from backup_pipeline_tests.sites import TestSite, dsn
 

@@ -12,8 +12,8 @@ import pytest
 
 from backup_pipeline.errors import UnreachableError
 from backup_pipeline.model.progress import Progress
-from backup_pipeline.tools.postgres.connection import connected
-from backup_pipeline.tools.postgres.target import PostgresTarget
+from backup_pipeline.postgres.server.connection import connected
+from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline_tests.postgres.capture_site import begin, capture
 from backup_pipeline_tests.sites import SHOP
 

@@ -12,17 +12,17 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from backup_pipeline.artefacts.postgres_dump import catalog_of, fingerprints_of
-from backup_pipeline.artefacts.postgres_roles import roles_of
 from backup_pipeline.errors import BackupSystemError, SettingsError, SourceError
 from backup_pipeline.model.progress import Progress
+from backup_pipeline.postgres.catalog.read import read_catalog
+from backup_pipeline.postgres.export.dump_content import DumpContent
+from backup_pipeline.postgres.export.fingerprint import fingerprint_with
+from backup_pipeline.postgres.server.connection import connected
+from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline.rules.catalog_difference import differences
-from backup_pipeline.tools.postgres.catalog import read_catalog
-from backup_pipeline.tools.postgres.connection import connected
-from backup_pipeline.tools.postgres.dump_content import DumpContent
-from backup_pipeline.tools.postgres.fingerprint import fingerprint_with
-from backup_pipeline.tools.postgres.target import PostgresTarget
-from backup_pipeline.tools.streams import gunzip
+from backup_pipeline.sources.postgres.dump import catalog_of, fingerprints_of
+from backup_pipeline.sources.postgres.roles import roles_of
+from backup_pipeline.system.streams import gunzip
 from backup_pipeline_tests.postgres.capture_site import NASTY, Capture, begin, capture
 
 Make = Callable[..., PostgresTarget]

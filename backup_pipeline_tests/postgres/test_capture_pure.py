@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backup_pipeline.artefacts.table_names import file_stems
 from backup_pipeline.model.record import ColumnRecord, Severity
+from backup_pipeline.postgres.export.copy_program import whole_rows
+from backup_pipeline.postgres.export.dump_content import DumpContent
+from backup_pipeline.postgres.export.table_rows import PageRange, page_ranges
 from backup_pipeline.rules.collapse import row_count_check, size_check
 from backup_pipeline.rules.drift import column_drift, object_drift
-from backup_pipeline.tools.arrow_csv import unhex
-from backup_pipeline.tools.postgres.copy_program import whole_rows
-from backup_pipeline.tools.postgres.dump_content import DumpContent
-from backup_pipeline.tools.postgres.table_rows import PageRange, page_ranges
+from backup_pipeline.tables.arrow_csv import unhex
+from backup_pipeline.tables.file_stems import file_stems
 
 _DUMP = rb"""--
 -- PostgreSQL database dump

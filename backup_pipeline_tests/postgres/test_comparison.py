@@ -8,18 +8,18 @@ from pathlib import Path
 import pytest
 
 from backup_pipeline.errors import RefusedError
-from backup_pipeline.operations.restore import plan_restore
-from backup_pipeline.restore import keycloak, supabase
-from backup_pipeline.restore.comparison import compare_database
-from backup_pipeline.restore.neutralise import LeftOut, left_out
-from backup_pipeline.restore.rebuild import rebuild_database
-from backup_pipeline.restore.upsert import UpsertRequest, upsert_database
+from backup_pipeline.operations.restore.run import plan_restore
+from backup_pipeline.postgres.catalog.keycloak_schema import keycloak_state
+from backup_pipeline.postgres.compare.comparison import compare_database
+from backup_pipeline.postgres.load.neutralise import LeftOut, left_out
+from backup_pipeline.postgres.load.rebuild import rebuild_database
+from backup_pipeline.postgres.load.stream import CopyBlock, Statement
+from backup_pipeline.postgres.merge.upsert import UpsertRequest, upsert_database
+from backup_pipeline.postgres.server.databases import drop_database
+from backup_pipeline.postgres.server.embedded import EmbeddedServer
+from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline.rules.upsert_order import order_of_leaves, upsert_order
-from backup_pipeline.tools.postgres.databases import drop_database
-from backup_pipeline.tools.postgres.embedded import EmbeddedServer
-from backup_pipeline.tools.postgres.keycloak_schema import keycloak_state
-from backup_pipeline.tools.postgres.restore_stream import CopyBlock, Statement
-from backup_pipeline.tools.postgres.target import PostgresTarget
+from backup_pipeline.sources.postgres import keycloak, supabase
 from backup_pipeline_tests.postgres.restoring import ask, dump_of, expectation_of, opened, run, sealed_set
 from backup_pipeline_tests.sites import TestSite, dsn
 

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from backup_pipeline.model.catalog import LATER_KINDS, Catalog
-from backup_pipeline.restore.comparison import Expectation, compare_database
-from backup_pipeline.restore.drill_database import drill_database
+from backup_pipeline.postgres.catalog.read import read_catalog
+from backup_pipeline.postgres.compare.comparison import Expectation, compare_database
+from backup_pipeline.postgres.compare.scratch_restore import drill_database
+from backup_pipeline.postgres.server.connection import connected
+from backup_pipeline.postgres.server.embedded import EmbeddedServer
+from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline.rules.catalog_difference import differences
 from backup_pipeline.rules.drift import object_drift
-from backup_pipeline.tools.postgres.catalog import read_catalog
-from backup_pipeline.tools.postgres.connection import connected
-from backup_pipeline.tools.postgres.embedded import EmbeddedServer
-from backup_pipeline.tools.postgres.target import PostgresTarget
 from backup_pipeline_tests.postgres.restoring import NASTY, dump_of, expectation_of, opened, run
 
 RARE = (Path(__file__).parent / "rare_schema.sql").read_text()

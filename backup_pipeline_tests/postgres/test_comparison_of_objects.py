@@ -7,11 +7,11 @@ from collections.abc import Callable
 import pytest
 
 from backup_pipeline.errors import BackupSystemError
-from backup_pipeline.restore.comparison import compare_database
-from backup_pipeline.restore.rebuild import rebuild_database
-from backup_pipeline.tools.postgres.databases import drop_database
-from backup_pipeline.tools.postgres.embedded import EmbeddedServer
-from backup_pipeline.tools.postgres.target import PostgresTarget
+from backup_pipeline.postgres.compare.comparison import compare_database
+from backup_pipeline.postgres.load.rebuild import rebuild_database
+from backup_pipeline.postgres.server.databases import drop_database
+from backup_pipeline.postgres.server.embedded import EmbeddedServer
+from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline_tests.postgres.restoring import ask, dump_of, expectation_of, opened, run
 
 SCHEMA = """

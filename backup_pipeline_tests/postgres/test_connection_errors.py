@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from backup_pipeline.errors import SourceError, UnreachableError
-from backup_pipeline.tools.postgres.connection import connected
-from backup_pipeline.tools.postgres.target import PostgresTarget
+from backup_pipeline.postgres.server.connection import connected
+from backup_pipeline.postgres.server.target import PostgresTarget
 
 
 @pytest.mark.parametrize(

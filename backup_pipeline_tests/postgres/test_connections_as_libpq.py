@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from backup_pipeline.errors import SettingsError, SourceError, UnreachableError
-from backup_pipeline.tools import processes
-from backup_pipeline.tools.postgres.clients import choose_client
-from backup_pipeline.tools.postgres.connection import connected, server_version
-from backup_pipeline.tools.postgres.embedded import EmbeddedServer
-from backup_pipeline.tools.postgres.target import PostgresTarget, parse_target
+from backup_pipeline.postgres.server.clients import choose_client
+from backup_pipeline.postgres.server.connection import connected, server_version
+from backup_pipeline.postgres.server.embedded import EmbeddedServer
+from backup_pipeline.postgres.server.target import PostgresTarget, parse_target
+from backup_pipeline.system import processes
 from backup_pipeline_tests.poolers import free_port
 
 

@@ -13,13 +13,13 @@ import pytest
 from backup_pipeline.errors import RefusedError, StoreError
 from backup_pipeline.model.proof import ProofKind, ProofOutcome
 from backup_pipeline.model.set_id import SetId
-from backup_pipeline.operations import drill as drilling
-from backup_pipeline.operations.drill import drill_set
-from backup_pipeline.restore.comparison import Expectation
+from backup_pipeline.operations.proof import drill as drilling
+from backup_pipeline.operations.proof.drill import drill_set
+from backup_pipeline.postgres.compare.comparison import Expectation
+from backup_pipeline.postgres.server.databases import server_facts
+from backup_pipeline.postgres.server.embedded import EmbeddedServer
+from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline.rules.retention import problem_of
-from backup_pipeline.tools.postgres.databases import server_facts
-from backup_pipeline.tools.postgres.embedded import EmbeddedServer
-from backup_pipeline.tools.postgres.target import PostgresTarget
 from backup_pipeline_tests.postgres.restoring import NASTY, run, sealed_set
 from backup_pipeline_tests.sites import TestSite, dsn, write_storage
 

@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 
 from backup_pipeline.errors import RefusedError, SourceError
-from backup_pipeline.restore.comparison import Expectation
-from backup_pipeline.restore.drill_database import drill_database
-from backup_pipeline.restore.rebuild import rebuild_database
-from backup_pipeline.tools.postgres.clients import choose_client
-from backup_pipeline.tools.postgres.databases import create_database, drop_database, server_facts
-from backup_pipeline.tools.postgres.embedded import EmbeddedServer, scratch_server
-from backup_pipeline.tools.postgres.psql import run_plain_dump
-from backup_pipeline.tools.postgres.restore_load import load_plain_dump
-from backup_pipeline.tools.postgres.restore_session import refused
-from backup_pipeline.tools.postgres.target import PostgresTarget
+from backup_pipeline.postgres.compare.comparison import Expectation
+from backup_pipeline.postgres.compare.scratch_restore import drill_database
+from backup_pipeline.postgres.load.load import load_plain_dump
+from backup_pipeline.postgres.load.rebuild import rebuild_database
+from backup_pipeline.postgres.load.session import refused
+from backup_pipeline.postgres.server.clients import choose_client
+from backup_pipeline.postgres.server.databases import create_database, drop_database, server_facts
+from backup_pipeline.postgres.server.embedded import EmbeddedServer, scratch_server
+from backup_pipeline.postgres.server.psql import run_plain_dump
+from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline_tests.postgres.restoring import NASTY, ask, dump_of, expectation_of, opened, run
 
 Captured = tuple[bytes, Expectation]

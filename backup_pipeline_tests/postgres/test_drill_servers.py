@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from backup_pipeline.restore.drill_database import drill_database
-from backup_pipeline.tools.postgres import installations
-from backup_pipeline.tools.postgres.databases import server_features
-from backup_pipeline.tools.postgres.embedded import EmbeddedServer
-from backup_pipeline.tools.postgres.restore_check import catalog_of
-from backup_pipeline.tools.postgres.target import PostgresTarget
+from backup_pipeline.postgres.compare.scratch_restore import drill_database
+from backup_pipeline.postgres.load.check import catalog_of
+from backup_pipeline.postgres.server import installations
+from backup_pipeline.postgres.server.databases import server_features
+from backup_pipeline.postgres.server.embedded import EmbeddedServer
+from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline_tests.postgres.restoring import dump_of, expectation_of, opened
 from backup_pipeline_tests.sites import TestSite, dsn
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from backup_pipeline.errors import UnreachableError
-from backup_pipeline.operations.drill import drill_set
-from backup_pipeline.tools.postgres.connection import connected
-from backup_pipeline.tools.postgres.target import PostgresTarget
+from backup_pipeline.operations.proof.drill import drill_set
+from backup_pipeline.postgres.server.connection import connected
+from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline_tests.postgres.restoring import sealed_set
 from backup_pipeline_tests.sites import TestSite, dsn
 

@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from backup_pipeline.restore.drill_exports import compare_exports
-from backup_pipeline.tools.postgres.connection import connected
-from backup_pipeline.tools.postgres.embedded import EmbeddedServer
-from backup_pipeline.tools.postgres.target import PostgresTarget
+from backup_pipeline.postgres.server.connection import connected
+from backup_pipeline.postgres.server.embedded import EmbeddedServer
+from backup_pipeline.postgres.server.target import PostgresTarget
+from backup_pipeline.sources.postgres.drill_exports import compare_exports
 from backup_pipeline_tests.postgres.capture_site import capture
 
 _T = ("s", "public", "t")

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from backup_pipeline.artefacts import table_keys
 from backup_pipeline.model.record import CheckResult
-from backup_pipeline.tools.postgres.catalog import read_tables
-from backup_pipeline.tools.postgres.connection import connected
-from backup_pipeline.tools.postgres.target import PostgresTarget
+from backup_pipeline.postgres.catalog.read import read_tables
+from backup_pipeline.postgres.server.connection import connected
+from backup_pipeline.postgres.server.target import PostgresTarget
+from backup_pipeline.tables import keys as table_keys
 from backup_pipeline_tests.postgres.capture_site import Capture, capture
 
 Make = Callable[..., PostgresTarget]

@@ -10,15 +10,15 @@ import pyarrow.parquet as pq
 import pytest
 from psycopg import sql
 
-from backup_pipeline.artefacts import table_export
-from backup_pipeline.artefacts.postgres_dump import fingerprints_of
-from backup_pipeline.tools.postgres import table_rows
-from backup_pipeline.tools.postgres.connection import connected
-from backup_pipeline.tools.postgres.fingerprint import fingerprint_table, fingerprint_with
-from backup_pipeline.tools.postgres.partitions import Leaf, read_leaves
-from backup_pipeline.tools.postgres.readers import Readers
-from backup_pipeline.tools.postgres.table_rows import PageRange, RowRange, leaf_ranges
-from backup_pipeline.tools.postgres.target import PostgresTarget
+from backup_pipeline.postgres.catalog.partitions import Leaf, read_leaves
+from backup_pipeline.postgres.export import table_rows
+from backup_pipeline.postgres.export.fingerprint import fingerprint_table, fingerprint_with
+from backup_pipeline.postgres.export.table_rows import PageRange, RowRange, leaf_ranges
+from backup_pipeline.postgres.server.connection import connected
+from backup_pipeline.postgres.server.readers import Readers
+from backup_pipeline.postgres.server.target import PostgresTarget
+from backup_pipeline.sources.postgres import table_export
+from backup_pipeline.sources.postgres.dump import fingerprints_of
 from backup_pipeline_tests.postgres.capture_site import capture
 
 Make = Callable[..., PostgresTarget]
@@ -85,7 +85,7 @@ def test_partitions_are_read_in_parallel_ranges_and_give_every_row_once(
             return super()._take()
 
     monkeypatch.setattr(table_export, "leaf_ranges", small)
-    monkeypatch.setattr("backup_pipeline.artefacts.postgres_database.Readers", Watched)
+    monkeypatch.setattr("backup_pipeline.sources.postgres.capture.Readers", Watched)
     done = capture(tmp_path, target, connections=3)
     assert len(ranges) > 3
     assert Watched.lent > len(ranges)

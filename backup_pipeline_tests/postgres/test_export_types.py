@@ -17,11 +17,11 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from backup_pipeline.artefacts.table_export import inspect_table_export
-from backup_pipeline.restore.drill_exports import compare_exports
-from backup_pipeline.tools.arrow_csv import LineCount
-from backup_pipeline.tools.postgres.connection import connected
-from backup_pipeline.tools.postgres.target import PostgresTarget
+from backup_pipeline.postgres.server.connection import connected
+from backup_pipeline.postgres.server.target import PostgresTarget
+from backup_pipeline.sources.postgres.drill_exports import compare_exports
+from backup_pipeline.sources.postgres.table_export import inspect_table_export
+from backup_pipeline.tables.arrow_csv import LineCount
 from backup_pipeline_tests.postgres.capture_site import NASTY, Capture, capture
 
 _FORMATS = ["parquet", "jsonl", "csv"]

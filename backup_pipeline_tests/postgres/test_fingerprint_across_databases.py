@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from backup_pipeline.tools.postgres.connection import connected
-from backup_pipeline.tools.postgres.fingerprint import HASH_RECORD, HASH_TEXT, fingerprint_table
-from backup_pipeline.tools.postgres.target import PostgresTarget
+from backup_pipeline.postgres.export.fingerprint import HASH_RECORD, HASH_TEXT, fingerprint_table
+from backup_pipeline.postgres.server.connection import connected
+from backup_pipeline.postgres.server.target import PostgresTarget
 
 _TYPES = """
 create type mood as enum ('good', 'bad');

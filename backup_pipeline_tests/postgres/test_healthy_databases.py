@@ -11,13 +11,13 @@ import psycopg
 
 from backup_pipeline.model.record import Severity
 from backup_pipeline.model.restore import RestoreMode, RestoreOptions
-from backup_pipeline.operations.drill import drill_set
-from backup_pipeline.operations.restore import apply_restore, plan_restore
-from backup_pipeline.restore.drill_database import drill_database
-from backup_pipeline.tools.postgres.connection import connected
-from backup_pipeline.tools.postgres.databases import drop_database
-from backup_pipeline.tools.postgres.embedded import EmbeddedServer
-from backup_pipeline.tools.postgres.target import PostgresTarget
+from backup_pipeline.operations.proof.drill import drill_set
+from backup_pipeline.operations.restore.run import apply_restore, plan_restore
+from backup_pipeline.postgres.compare.scratch_restore import drill_database
+from backup_pipeline.postgres.server.connection import connected
+from backup_pipeline.postgres.server.databases import drop_database
+from backup_pipeline.postgres.server.embedded import EmbeddedServer
+from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline_tests.postgres.capture_site import capture
 from backup_pipeline_tests.postgres.restoring import ask, dump_of, expectation_of, opened, run, sealed_set
 from backup_pipeline_tests.sites import TestSite, dsn

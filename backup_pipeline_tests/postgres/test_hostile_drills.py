@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from backup_pipeline.restore.comparison import Expectation
-from backup_pipeline.restore.drill_database import DrillOutcome, drill_database
-from backup_pipeline.tools.postgres.connection import connected
-from backup_pipeline.tools.postgres.databases import server_facts
-from backup_pipeline.tools.postgres.embedded import EmbeddedServer, scratch_server
-from backup_pipeline.tools.postgres.target import PostgresTarget
+from backup_pipeline.postgres.compare.comparison import Expectation
+from backup_pipeline.postgres.compare.scratch_restore import DrillOutcome, drill_database
+from backup_pipeline.postgres.server.connection import connected
+from backup_pipeline.postgres.server.databases import server_facts
+from backup_pipeline.postgres.server.embedded import EmbeddedServer, scratch_server
+from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline_tests.postgres.restoring import ask, opened, run
 
 HEAD = "SET client_encoding = 'UTF8';\nSET standard_conforming_strings = on;\n"

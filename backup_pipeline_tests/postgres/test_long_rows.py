@@ -14,22 +14,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backup_pipeline.tools import arrow_csv
-from backup_pipeline.tools.arrow_csv import CsvDecoder
-from backup_pipeline.tools.arrow_types import ColumnForm
-from backup_pipeline.tools.postgres.connection import connected
-from backup_pipeline.tools.postgres.copy_program import whole_rows
-from backup_pipeline.tools.postgres.dump_content import DumpContent
-from backup_pipeline.tools.postgres.target import PostgresTarget
+from backup_pipeline.postgres.export.copy_program import whole_rows
+from backup_pipeline.postgres.export.dump_content import DumpContent
+from backup_pipeline.postgres.server.connection import connected
+from backup_pipeline.postgres.server.target import PostgresTarget
+from backup_pipeline.tables import arrow_csv
+from backup_pipeline.tables.arrow_csv import CsvDecoder
+from backup_pipeline.tables.arrow_types import ColumnForm
 
 _MEGABYTES = 40
 # One capture in a process of its own; says its peak before and after, and what did not hold.
 _CAPTURE = """
 import json, os, resource, sys
 from pathlib import Path
-from backup_pipeline.tools.postgres.target import PostgresTarget
+from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline_tests.postgres.capture_site import capture
-import backup_pipeline.artefacts.table_export, backup_pipeline.restore.drill_exports
+import backup_pipeline.sources.postgres.table_export, backup_pipeline.sources.postgres.drill_exports
 host, port, database, user, password, folder, what = sys.argv[1:]
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
@@ -121,7 +121,7 @@ def test_a_row_of_a_dump_is_not_kept_until_it_is_whole(size: int) -> None:
 
 
 def test_long_values_are_told_apart_wherever_the_pieces_end() -> None:
-    from backup_pipeline.restore.drill_exports import sum_of
+    from backup_pipeline.sources.postgres.drill_exports import sum_of
 
     long = "ü" * 40_000
     rows = [{"t": "short", "b": b"x"}, {"t": long, "b": None}, {"t": None, "b": long.encode()}]

@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 
 from backup_pipeline.model.manifest import Purpose
-from backup_pipeline.model.order import DATA_NAME, META_NAME
 from backup_pipeline.model.proof import Proof
 from backup_pipeline.model.set_id import SetId
-from backup_pipeline.operations.drill import drill_set
-from backup_pipeline.rules.orders_agreement import Agreement, agreement
-from backup_pipeline.rules.orders_newest import instant_of
-from backup_pipeline.tools.postgres.connection import connected
-from backup_pipeline.tools.postgres.embedded import EmbeddedServer
-from backup_pipeline.tools.postgres.target import PostgresTarget
+from backup_pipeline.operations.proof.drill import drill_set
+from backup_pipeline.postgres.server.connection import connected
+from backup_pipeline.postgres.server.embedded import EmbeddedServer
+from backup_pipeline.postgres.server.target import PostgresTarget
+from backup_pipeline.sources.orders.format.agreement import Agreement, agreement
+from backup_pipeline.sources.orders.format.newest import instant_of
+from backup_pipeline.sources.orders.format.order import DATA_NAME, META_NAME
 from backup_pipeline_tests.postgres.restoring import sealed_set
 from backup_pipeline_tests.sites import TestSite, dsn
 from backup_pipeline_tests.unit.orders_samples import DDL, Workshop, order

@@ -12,11 +12,11 @@ import pytest
 
 from backup_pipeline.errors import RefusedError, SourceError
 from backup_pipeline.model.record import Severity
-from backup_pipeline.operations.orders_export import ExportOptions, export_orders
-from backup_pipeline.operations.orders_restore import RestoreOptions, restore_orders, undo_restore
-from backup_pipeline.tools.postgres.connection import connected
-from backup_pipeline.tools.postgres.orders import postgres_orders, year_states
-from backup_pipeline.tools.postgres.target import PostgresTarget
+from backup_pipeline.postgres.server.connection import connected
+from backup_pipeline.postgres.server.target import PostgresTarget
+from backup_pipeline.sources.orders.database.postgres import postgres_orders, year_states
+from backup_pipeline.sources.orders.export import ExportOptions, export_orders
+from backup_pipeline.sources.orders.restore import RestoreOptions, restore_orders, undo_restore
 from backup_pipeline_tests.postgres.restoring import sealed_set
 from backup_pipeline_tests.sites import TestSite, dsn
 from backup_pipeline_tests.unit.orders_samples import Workshop, order

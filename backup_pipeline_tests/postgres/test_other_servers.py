@@ -8,12 +8,12 @@ from unittest import mock
 
 import pytest
 
-from backup_pipeline.restore.comparison import compare_database
-from backup_pipeline.restore.drill_database import drill_database
-from backup_pipeline.restore.rebuild import rebuild_database
-from backup_pipeline.tools.postgres.databases import create_database
-from backup_pipeline.tools.postgres.embedded import EmbeddedServer, scratch_server
-from backup_pipeline.tools.postgres.target import PostgresTarget
+from backup_pipeline.postgres.compare.comparison import compare_database
+from backup_pipeline.postgres.compare.scratch_restore import drill_database
+from backup_pipeline.postgres.load.rebuild import rebuild_database
+from backup_pipeline.postgres.server.databases import create_database
+from backup_pipeline.postgres.server.embedded import EmbeddedServer, scratch_server
+from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline_tests.postgres.restoring import NASTY, dump_of, expectation_of, opened, run
 
 INSTALLED = sorted(

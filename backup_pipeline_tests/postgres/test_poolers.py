@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from backup_pipeline.errors import SourceError
-from backup_pipeline.tools.postgres.connection import connected
-from backup_pipeline.tools.postgres.target import PostgresTarget
+from backup_pipeline.postgres.server.connection import connected
+from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline_tests.poolers import pgbouncer
 from backup_pipeline_tests.sites import SHOP, TestSite, dsn
 

@@ -13,11 +13,11 @@ import pytest
 
 from backup_pipeline.errors import RefusedError, ValidationError
 from backup_pipeline.model.set_id import SetId
-from backup_pipeline.operations.diff import diff_live, diff_sets, differing_keys
-from backup_pipeline.operations.query import query_set
-from backup_pipeline.operations.reexport import reexport_set
-from backup_pipeline.tools.postgres.target import PostgresTarget
-from backup_pipeline.tools.query_process import Question, answer
+from backup_pipeline.operations.data.diff import diff_live, diff_sets, differing_keys
+from backup_pipeline.operations.data.query import query_set
+from backup_pipeline.operations.data.reexport import reexport_set
+from backup_pipeline.postgres.server.target import PostgresTarget
+from backup_pipeline.tables.query_process import Question, answer
 from backup_pipeline_tests.postgres.restoring import run, sealed_set
 from backup_pipeline_tests.sites import TestSite, dsn
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from backup_pipeline.restore.drill_database import drill_database
-from backup_pipeline.restore.rebuild import rebuild_database
-from backup_pipeline.tools.postgres import restore_load
-from backup_pipeline.tools.postgres.databases import drop_database
-from backup_pipeline.tools.postgres.target import PostgresTarget
+from backup_pipeline.postgres.compare.scratch_restore import drill_database
+from backup_pipeline.postgres.load import load as restore_load
+from backup_pipeline.postgres.load.rebuild import rebuild_database
+from backup_pipeline.postgres.server.databases import drop_database
+from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline_tests.postgres.restoring import ask, dump_of, expectation_of, opened, run
 
 Make = Callable[[str], PostgresTarget]

@@ -15,12 +15,12 @@ from backup_pipeline.errors import BackupSystemError, LockError, RefusedError, V
 from backup_pipeline.model.manifest import Purpose
 from backup_pipeline.model.restore import ConflictRule, RestoreMode, RestoreOptions, RestorePlan, RestoreResult
 from backup_pipeline.model.set_id import SetId
-from backup_pipeline.operations import restore_database
-from backup_pipeline.operations.restore import apply_restore, plan_restore
-from backup_pipeline.operations.undo import drop_kept, plan_undo, undo_restore
-from backup_pipeline.tools.postgres.databases import read_properties, server_facts, sole_restore
-from backup_pipeline.tools.postgres.embedded import EmbeddedServer
-from backup_pipeline.tools.postgres.target import PostgresTarget
+from backup_pipeline.operations.restore import database as restore_database
+from backup_pipeline.operations.restore.run import apply_restore, plan_restore
+from backup_pipeline.operations.restore.undo import drop_kept, plan_undo, undo_restore
+from backup_pipeline.postgres.server.databases import read_properties, server_facts, sole_restore
+from backup_pipeline.postgres.server.embedded import EmbeddedServer
+from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline_tests.postgres.restoring import ask, dump_of, lines_of, run, sealed_set
 from backup_pipeline_tests.sites import SHOP, TestSite, dsn
 
@@ -274,7 +274,7 @@ def test_whatever_fails_before_the_swap_leaves_everything_as_it_was(
 
 
 def test_a_swap_that_fails_half_way_is_rolled_back(shop: Shop, server: EmbeddedServer) -> None:
-    from backup_pipeline.tools.postgres.databases import rename_together
+    from backup_pipeline.postgres.server.databases import rename_together
 
     before = server_facts(shop.target).databases
     with pytest.raises(BackupSystemError):
@@ -324,7 +324,7 @@ def test_careful_without_superuser_rights_is_refused_where_a_line_would_be_and_c
     try:
         with pytest.raises(RefusedError, match="--careful runs the dump as it stands"):
             shop.apply(careful)
-        monkeypatch.setattr("backup_pipeline.operations.restore_scene.foreseen", lambda *_: [])
+        monkeypatch.setattr("backup_pipeline.operations.restore.target_inspection.foreseen", lambda *_: [])
         with pytest.raises(BackupSystemError, match=rf'SET ROLE "{name}_other" \(SQLSTATE 42501\)'):
             shop.apply(careful)
         assert shop.databases() == {name}
@@ -361,7 +361,7 @@ def test_a_restore_that_would_fill_the_disk_of_the_live_server_is_refused(
             asked.append(folder)
             return _Usage(2 * free, free, free)
 
-        monkeypatch.setattr("backup_pipeline.operations.restore_scene.shutil.disk_usage", answer)
+        monkeypatch.setattr("backup_pipeline.operations.restore.target_inspection.shutil.disk_usage", answer)
 
     usage(size - 1000)
     assert "MB are needed where the server has its data" in str(shop.plan().reasons_against)

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from backup_pipeline.model.set_id import SetId
-from backup_pipeline.tools.postgres.databases import server_facts
-from backup_pipeline.tools.postgres.embedded import EmbeddedServer
-from backup_pipeline.tools.postgres.target import PostgresTarget
+from backup_pipeline.postgres.server.databases import server_facts
+from backup_pipeline.postgres.server.embedded import EmbeddedServer
+from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline_tests.postgres.restoring import ask, run, sealed_set
 from backup_pipeline_tests.sites import SHOP, TestSite, dsn, write_storage
 

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from backup_pipeline.restore.comparison import compare_database
-from backup_pipeline.restore.rebuild import rebuild_database
-from backup_pipeline.tools.postgres.databases import create_database, drop_database, read_properties
-from backup_pipeline.tools.postgres.embedded import scratch_server
-from backup_pipeline.tools.postgres.target import PostgresTarget
+from backup_pipeline.postgres.compare.comparison import compare_database
+from backup_pipeline.postgres.load.rebuild import rebuild_database
+from backup_pipeline.postgres.server.databases import create_database, drop_database, read_properties
+from backup_pipeline.postgres.server.embedded import scratch_server
+from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline_tests.postgres.restoring import NASTY, dump_of, expectation_of, lines_of, opened, run
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from backup_pipeline.errors import SourceError
-from backup_pipeline.restore.comparison import compare_database
-from backup_pipeline.tools.postgres.target import PostgresTarget
+from backup_pipeline.postgres.compare.comparison import compare_database
+from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline_tests.postgres.capture_site import capture
 from backup_pipeline_tests.postgres.restoring import expectation_of, run
 

@@ -13,14 +13,14 @@ import pytest
 from backup_pipeline.errors import RefusedError
 from backup_pipeline.model.restore import RestoreMode, RestoreOptions, RestorePlan, RestoreResult
 from backup_pipeline.model.set_id import SetId
-from backup_pipeline.operations.restore import apply_restore, plan_restore
-from backup_pipeline.restore.comparison import compare_database
-from backup_pipeline.restore.drill_database import drill_database
-from backup_pipeline.restore.rebuild import rebuild_database
+from backup_pipeline.operations.restore.run import apply_restore, plan_restore
+from backup_pipeline.postgres.compare.comparison import compare_database
+from backup_pipeline.postgres.compare.scratch_restore import drill_database
+from backup_pipeline.postgres.load.rebuild import rebuild_database
+from backup_pipeline.postgres.server.databases import drop_database
+from backup_pipeline.postgres.server.embedded import EmbeddedServer, scratch_server
+from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline.rules.left_out import LeftOut, Line, LineKind, line_of, told
-from backup_pipeline.tools.postgres.databases import drop_database
-from backup_pipeline.tools.postgres.embedded import EmbeddedServer, scratch_server
-from backup_pipeline.tools.postgres.target import PostgresTarget
 from backup_pipeline_tests.postgres.restoring import ask, dump_of, expectation_of, opened, run, sealed_set
 from backup_pipeline_tests.sites import TestSite, dsn
 

@@ -14,9 +14,9 @@ from backup_pipeline.errors import RefusedError, StoreError
 from backup_pipeline.model.backup_set import SetState
 from backup_pipeline.model.proof import Proof
 from backup_pipeline.model.set_id import SetId
-from backup_pipeline.operations.verify import verify_all, verify_set
+from backup_pipeline.operations.proof.verify import verify_all, verify_set
+from backup_pipeline.postgres.server.embedded import EmbeddedServer
 from backup_pipeline.stores.local import LocalStore
-from backup_pipeline.tools.postgres.embedded import EmbeddedServer
 from backup_pipeline_tests.postgres.restoring import sealed_set
 from backup_pipeline_tests.sites import SHOP, TestSite, dsn, write_storage
 
@@ -105,7 +105,7 @@ def test_one_flipped_bit_anywhere_is_found_and_its_file_named(sealed: tuple[Test
             flipped = bytearray(whole)
             flipped[position] ^= 1 << chance.randrange(8)
             place.write_bytes(flipped)
-            from backup_pipeline.operations.verify import verification_of
+            from backup_pipeline.operations.proof.verify import verification_of
 
             proof = verification_of(LocalStore(sealed[2].parent, "nightly"), sealed[1])
             assert not proof.passed, f"{name} at {position}"

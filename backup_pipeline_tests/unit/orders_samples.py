@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from backup_pipeline.model.order import COLUMNS, ExportResult, VerifyResult
-from backup_pipeline.operations.orders_export import ExportOptions, export_orders
-from backup_pipeline.operations.orders_restore import RestoreOptions, restore_orders
-from backup_pipeline.operations.orders_verify import VerifyOptions, verify_orders
-from backup_pipeline.tools.orders_database import sqlite_orders
+from backup_pipeline.sources.orders.database.database import sqlite_orders
+from backup_pipeline.sources.orders.export import ExportOptions, export_orders
+from backup_pipeline.sources.orders.format.order import COLUMNS, ExportResult, VerifyResult
+from backup_pipeline.sources.orders.restore import RestoreOptions, restore_orders
+from backup_pipeline.sources.orders.verify import VerifyOptions, verify_orders
 
 DDL = """CREATE TABLE auftraege (record_id INTEGER PRIMARY KEY, auftrag_nr TEXT, kunde_name TEXT, kunden_nr TEXT,
     kennzeichen TEXT, vin TEXT, datum TEXT, formular_version TEXT, keywords_json TEXT, file_path TEXT, hash TEXT,

@@ -18,13 +18,14 @@ from backup_pipeline.model.manifest import Draft, Manifest
 from backup_pipeline.model.proof import Finding, Proof, ProofKind
 from backup_pipeline.model.record import ArtefactKind, ArtefactRecord, CheckResult, FileRecord
 from backup_pipeline.model.set_id import set_id_at
-from backup_pipeline.operations import alerts, alerts_state
-from backup_pipeline.operations.seen_sets import seen_sets
-from backup_pipeline.operations.stores import open_store
+from backup_pipeline.operations.alerts import send as alerts
+from backup_pipeline.operations.alerts import state as alerts_state
+from backup_pipeline.operations.sites.stores import open_store
+from backup_pipeline.operations.status.set_summaries import seen_sets
+from backup_pipeline.postgres.server.embedded import free_port
 from backup_pipeline.settings.loader import load_site
 from backup_pipeline.settings.site import Site
 from backup_pipeline.stores.local import LocalStore
-from backup_pipeline.tools.postgres.embedded import free_port
 from backup_pipeline_tests.receivers import Requests, http_server, smtp_server
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -302,8 +303,8 @@ def test_a_store_that_cannot_be_read_is_an_incident(site: Site, web: Requests) -
 def test_two_processes_at_once_tell_one_incident_once(site: Site, web: Requests, tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path; from datetime import datetime, UTC\n"
-        "from backup_pipeline.settings.loader import load_site; from backup_pipeline.operations import alerts\n"
-        "alerts.notify_run_finished(load_site(Path(sys.argv[1])), 'nightly', succeeded=False,"
+        "from backup_pipeline.settings.loader import load_site; from backup_pipeline.operations.alerts import send\n"
+        "send.notify_run_finished(load_site(Path(sys.argv[1])), 'nightly', succeeded=False,"
         " at=datetime(2026, 11, 21, 12, tzinfo=UTC))"
     )
     environment = os.environ | {"ALERT_URLS": site.environment["ALERT_URLS"], "SHOP_URL": "x"}

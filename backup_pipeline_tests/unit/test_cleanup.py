@@ -13,8 +13,8 @@ from backup_pipeline.cli.main import build_app
 from backup_pipeline.errors import ExitCode, LockError
 from backup_pipeline.model.manifest import MANIFEST_NAME, Purpose
 from backup_pipeline.model.proof import ProofKind
-from backup_pipeline.operations.cleanup import cleanup
-from backup_pipeline.operations.stores import open_store, plan_lock
+from backup_pipeline.operations.retention.cleanup import cleanup
+from backup_pipeline.operations.sites.stores import open_store, plan_lock
 from backup_pipeline.settings.loader import load_site
 from backup_pipeline.stores.local import LocalStore
 from backup_pipeline_tests.unit.invented_sets import SITE, add_proof, at, make_set

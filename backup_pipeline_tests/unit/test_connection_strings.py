@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from backup_pipeline.errors import SettingsError
-from backup_pipeline.tools.postgres.target import parse_target
+from backup_pipeline.postgres.server.target import parse_target
 
 
 @pytest.mark.parametrize(

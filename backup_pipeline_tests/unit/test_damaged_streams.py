@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from backup_pipeline.archives.tarball_reader import read_members
 from backup_pipeline.errors import ValidationError
-from backup_pipeline.tools.postgres.clients import PostgresClient
-from backup_pipeline.tools.postgres.restore_input import plain_sql
-from backup_pipeline.tools.streams import gunzip
-from backup_pipeline.tools.tarball_reader import read_members
+from backup_pipeline.postgres.load.input import plain_sql
+from backup_pipeline.postgres.server.clients import PostgresClient
+from backup_pipeline.system.streams import gunzip
 
 CONTENT = b"".join(
     b"insert into t values (%d, '%s');\n" % (i, random.Random(i).randbytes(6).hex().encode()) for i in range(120)

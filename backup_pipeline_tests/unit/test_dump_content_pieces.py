@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from backup_pipeline.tools.postgres.dump_content import DumpContent
+from backup_pipeline.postgres.export.dump_content import DumpContent
 
 _COLUMNS = ", ".join(f'column_{n}, "odd ""name"" (x) {n}"' for n in range(40))
 _DUMP = f'''--

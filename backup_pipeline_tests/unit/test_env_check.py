@@ -14,11 +14,11 @@ from backup_pipeline.cli.main import build_app
 from backup_pipeline.errors import ExitCode, SettingsError
 from backup_pipeline.model.record import Severity
 from backup_pipeline.model.set_id import set_id_at
-from backup_pipeline.operations.env_check import check_environment, require_environment
-from backup_pipeline.operations.env_check_servers import clock_fault, row_security_fault
+from backup_pipeline.operations.environment.check import check_environment, require_environment
+from backup_pipeline.operations.environment.check_servers import clock_fault, row_security_fault
+from backup_pipeline.postgres.server.clients import installed_clients
+from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.settings.loader import load_site
-from backup_pipeline.tools.postgres.clients import installed_clients
-from backup_pipeline.tools.postgres.connection import connected
 from backup_pipeline_tests.unit.test_env_rules import NOW, SECRET
 
 SITE = """\
@@ -269,7 +269,7 @@ def test_an_address_that_apprise_does_not_know_is_an_error_that_does_not_quote_i
 def test_a_server_newer_than_every_client_is_an_error_that_names_what_to_install(reachable, monkeypatch):
     old = [client for client in installed_clients() if client.major < 18]
     assert old
-    monkeypatch.setattr("backup_pipeline.tools.postgres.clients.installed_clients", lambda: old)
+    monkeypatch.setattr("backup_pipeline.postgres.server.clients.installed_clients", lambda: old)
     faults = check_environment(reachable(), now=NOW)
     found = [fault for fault in faults if "No PostgreSQL client of version 18 or newer" in fault.what]
     assert found
@@ -305,7 +305,7 @@ def test_a_disk_without_room_for_another_set_is_an_error_and_for_three_a_warning
     assert told(10**12) == []
     assert {severity for severity, _ in told(50_000_000)} == {Severity.ERROR}
     last = SimpleNamespace(size=400_000_000)
-    monkeypatch.setattr("backup_pipeline.operations.env_check_machine._last_sealed", lambda _: last)
+    monkeypatch.setattr("backup_pipeline.operations.environment.check_machine._last_sealed", lambda _: last)
     assert {severity for severity, _ in told(300_000_000)} == {Severity.ERROR}
     ((severity, what), *_) = told(900_000_000)
     assert severity is Severity.WARN

@@ -13,7 +13,7 @@ from dotenv import dotenv_values
 
 from backup_pipeline.cli.common import run_app
 from backup_pipeline.cli.main import build_app
-from backup_pipeline.operations.env_setup import setup_environment
+from backup_pipeline.operations.environment.setup import setup_environment
 from backup_pipeline.rules.environment import is_placeholder, secret_faults
 from backup_pipeline.rules.supabase_keys import DEMO_JWT_SECRET, is_signed_with, make_key
 from backup_pipeline.settings.loader import load_site

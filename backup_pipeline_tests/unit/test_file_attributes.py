@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from backup_pipeline.artefacts.folder import capture_folder, inspect_folder
+from backup_pipeline.archives import file_attributes, unpack
+from backup_pipeline.archives.file_attributes import acl_binary, acl_text, read_attributes, write_attributes
+from backup_pipeline.artefacts import tree_restore as restoring
+from backup_pipeline.artefacts.tree_restore import restore_folder
 from backup_pipeline.model.record import ArtefactRecord
-from backup_pipeline.restore import folder as restoring
-from backup_pipeline.restore.drill_files import drill_files
-from backup_pipeline.restore.folder import restore_folder
+from backup_pipeline.operations.proof.drill_files import drill_files
 from backup_pipeline.settings.types import FolderSource
+from backup_pipeline.sources.folder.capture import capture_folder, inspect_folder
 from backup_pipeline.stores.local import LocalSetWriter
-from backup_pipeline.tools import file_attributes, unpack
-from backup_pipeline.tools.file_attributes import acl_binary, acl_text, read_attributes, write_attributes
 from backup_pipeline_tests.archive_sets import NOW, check_of, context_of, new_set
 
 LONG = "long" * 30

@@ -8,20 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from backup_pipeline.artefacts.folder import capture_folder
-from backup_pipeline.artefacts.repository import capture_repository
-from backup_pipeline.artefacts.sqlite import capture_sqlite
+from backup_pipeline.artefacts.sqlite_restore import restore_sqlite
+from backup_pipeline.artefacts.tree_restore import restore_folder
 from backup_pipeline.errors import RefusedError, StoreError, ValidationError
 from backup_pipeline.model.record import ArtefactRecord
-from backup_pipeline.restore import file_swap
-from backup_pipeline.restore.file_swap import discard, heal, last_swap, restoring, swap, undo
-from backup_pipeline.restore.file_swap_note import SwapState, note_path, read_note
-from backup_pipeline.restore.folder import restore_folder
-from backup_pipeline.restore.repository import restore_repository
-from backup_pipeline.restore.sqlite import restore_sqlite
 from backup_pipeline.settings.types import FolderSource, RepositorySource, SqliteSource
+from backup_pipeline.sources.folder.capture import capture_folder
+from backup_pipeline.sources.repository.capture import capture_repository
+from backup_pipeline.sources.repository.restore import restore_repository
+from backup_pipeline.sources.sqlite.capture import capture_sqlite
 from backup_pipeline.stores.local import LocalSetWriter
-from backup_pipeline.tools import file_exchange
+from backup_pipeline.system import file_exchange, file_swap
+from backup_pipeline.system.file_swap import discard, heal, last_swap, restoring, swap, undo
+from backup_pipeline.system.file_swap_note import SwapState, note_path, read_note
 from backup_pipeline_tests.archive_sets import NOW, context_of, git, new_set, repository, tree
 
 LATER = NOW + timedelta(minutes=1)

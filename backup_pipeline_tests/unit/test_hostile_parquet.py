@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from backup_pipeline.artefacts.table_parquet import ParquetSink, ParquetTable
+from backup_pipeline.tables.parquet import ParquetSink, ParquetTable
 
 ROWS = 70_007
 BILLIONS = 2_000_000_000
@@ -21,7 +21,7 @@ BILLIONS = 2_000_000_000
 READER = """
 import json, pathlib, resource, sys
 import pyarrow.compute
-from backup_pipeline.artefacts.table_parquet import ParquetTable
+from backup_pipeline.tables.parquet import ParquetTable
 from backup_pipeline.errors import ValidationError
 
 pages = int(pathlib.Path("/proc/self/statm").read_text().split()[0])

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from backup_pipeline.tools.json_array import json_array, rows_in_array
+from backup_pipeline.tables.json_array import json_array, rows_in_array
 
 
 @pytest.mark.parametrize("rows", [[], [{"a": 1}], [{"a": "x"}, {"a": None}, {"a": "ü, [\\n]"}]])

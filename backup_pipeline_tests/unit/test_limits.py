@@ -13,11 +13,11 @@ import psutil
 import pytest
 
 from backup_pipeline.errors import LockError, RefusedError, TimeLimitError
-from backup_pipeline.operations.up import only_one_up
+from backup_pipeline.operations.sites.up import only_one_up
 from backup_pipeline.settings.loader import load_site
-from backup_pipeline.tools import limits, processes
-from backup_pipeline.tools.limits import Limit, limited
-from backup_pipeline.tools.locks import hold_lock
+from backup_pipeline.system import limits, processes
+from backup_pipeline.system.limits import Limit, limited
+from backup_pipeline.system.locks import hold_lock
 
 _SHORT = Limit(0.3, "sources.shop.timeout", 60, "sources.shop.stall_timeout")
 _STALLED = Limit(60, "sources.shop.timeout", 0.3, "sources.shop.stall_timeout")
@@ -80,7 +80,7 @@ def test_work_that_moves_on_or_computes_is_not_ended_for_want_of_progress() -> N
 
 _FOREGROUND = """
 import sys
-from backup_pipeline.tools.processes import run_in_foreground
+from backup_pipeline.system.processes import run_in_foreground
 child = '''
 import signal, subprocess, sys, time
 left = subprocess.Popen(["sleep", "600"], stdout=subprocess.DEVNULL)

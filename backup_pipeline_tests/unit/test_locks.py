@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from backup_pipeline.errors import LockError
-from backup_pipeline.tools.locks import (
+from backup_pipeline.system.locks import (
     FOREIGN_STALE_SECONDS,
     HEARTBEAT_SECONDS,
     Holder,
@@ -128,7 +128,7 @@ def test_a_container_with_this_hosts_name_keeps_its_lock_and_its_marks(tmp_path:
     lock, marks = tmp_path / ".backup.lock", tmp_path / ".in-use"
     marks.mkdir()
     program = (
-        "import sys, time; from pathlib import Path; from backup_pipeline.tools.locks import hold_lock, hold_mark\n"
+        "import sys, time; from pathlib import Path; from backup_pipeline.system.locks import hold_lock, hold_mark\n"
         "with hold_lock(Path(sys.argv[1])), hold_mark(Path(sys.argv[2]), 'set', purpose='drill'): time.sleep(60)"
     )
     command = ["unshare", "--pid", "--fork", "--kill-child", sys.executable, "-c", program, str(lock), str(marks)]
@@ -166,7 +166,7 @@ from pathlib import Path
 from backup_pipeline.errors import LockError
 from backup_pipeline.model.manifest import Draft, Manifest
 from backup_pipeline.stores.local import LOCK_NAME, LocalStore
-from backup_pipeline.tools.locks import hold_lock
+from backup_pipeline.system.locks import hold_lock
 store, now = LocalStore(Path(sys.argv[1]), "nightly"), datetime(2026, 11, 21, tzinfo=UTC)
 same = dict(set_id="2026-11-21T000000Z", plan="nightly", started_at=now, sources=("shop",), root_run_id="r")
 with hold_lock(store.folder / LOCK_NAME):

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from backup_pipeline.model.order import ExportResult
-from backup_pipeline.operations.orders_export import ExportOptions, export_orders
-from backup_pipeline.tools.log_file import LogFile, log_file
-from backup_pipeline.tools.orders_database import sqlite_orders
+from backup_pipeline.sources.orders.database.database import sqlite_orders
+from backup_pipeline.sources.orders.export import ExportOptions, export_orders
+from backup_pipeline.sources.orders.format.order import ExportResult
+from backup_pipeline.system.log_file import LogFile, log_file
 from backup_pipeline_tests.unit.orders_samples import Workshop, order
 
 LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d - orders\.export - (DEBUG|INFO|ERROR) - .+")

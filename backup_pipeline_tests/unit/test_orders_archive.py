@@ -16,15 +16,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from backup_pipeline.artefacts.orders_folder import ArchiveTree
-from backup_pipeline.artefacts.orders_index import check_index, index_lines, parse_entry
-from backup_pipeline.artefacts.orders_seen import all_untouched, count_untouched
 from backup_pipeline.errors import BackupSystemError, LockError, RefusedError, SourceError, StoreError, ValidationError
-from backup_pipeline.model.order import COLUMNS, DATA_NAME, INDEX_NAME, LOCK_NAME, META_NAME
-from backup_pipeline.operations.orders_export import ExportOptions, export_orders
-from backup_pipeline.operations.orders_restore import undo_restore
-from backup_pipeline.tools.locks import hold_lock
-from backup_pipeline.tools.orders_database import database_state, sqlite_orders
+from backup_pipeline.sources.orders.archive.folder import ArchiveTree
+from backup_pipeline.sources.orders.archive.freshness import all_untouched, count_untouched
+from backup_pipeline.sources.orders.archive.index import check_index, index_lines, parse_entry
+from backup_pipeline.sources.orders.database.database import database_state, sqlite_orders
+from backup_pipeline.sources.orders.export import ExportOptions, export_orders
+from backup_pipeline.sources.orders.format.order import COLUMNS, DATA_NAME, INDEX_NAME, LOCK_NAME, META_NAME
+from backup_pipeline.sources.orders.restore import undo_restore
+from backup_pipeline.system.locks import hold_lock
 from backup_pipeline_tests.unit.orders_samples import DDL, Workshop, kinds, order
 
 TEXT = (

@@ -14,9 +14,9 @@ import pytest
 from backup_pipeline.cli.common import run_app
 from backup_pipeline.cli.main import build_app
 from backup_pipeline.errors import BackupSystemError
-from backup_pipeline.operations.orders_export import export_orders
-from backup_pipeline.tools.files import user_name
-from backup_pipeline.tools.orders_database import sqlite_orders
+from backup_pipeline.sources.orders.database.database import sqlite_orders
+from backup_pipeline.sources.orders.export import export_orders
+from backup_pipeline.system.files import user_name
 from backup_pipeline_tests.unit.orders_samples import Workshop, order
 
 LOG_LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d - orders\.\w+ - (INFO|ERROR|WARNING) - .+")

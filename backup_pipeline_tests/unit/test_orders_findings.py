@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from backup_pipeline.errors import ValidationError
-from backup_pipeline.model import order as model
-from backup_pipeline.model.order import DATA_NAME, Findings
+from backup_pipeline.sources.orders.format import order as model
+from backup_pipeline.sources.orders.format.order import DATA_NAME, Findings
 from backup_pipeline_tests.unit.orders_samples import Workshop, kinds, order
 
 

@@ -12,13 +12,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backup_pipeline.errors import ValidationError
-from backup_pipeline.model.order import COLUMNS, OrderMeta
-from backup_pipeline.restore.orders_migrations import Step, migrate
-from backup_pipeline.rules.orders_format import HEADER, _quoted, data_formatter, format_meta, parse_data, parse_meta
-from backup_pipeline.rules.orders_newest import OLDEST, instant_of
-from backup_pipeline.rules.orders_pair import PairState, pair_state
-from backup_pipeline.rules.orders_place import folder_of, year_of
-from backup_pipeline.rules.orders_schema import check_orders
+from backup_pipeline.sources.orders.format.migrations import Step, migrate
+from backup_pipeline.sources.orders.format.newest import OLDEST, instant_of
+from backup_pipeline.sources.orders.format.order import COLUMNS, OrderMeta
+from backup_pipeline.sources.orders.format.pair import PairState, pair_state
+from backup_pipeline.sources.orders.format.place import folder_of, year_of
+from backup_pipeline.sources.orders.format.schema import check_orders
+from backup_pipeline.sources.orders.format.text import (
+    HEADER,
+    _quoted,
+    data_formatter,
+    format_meta,
+    parse_data,
+    parse_meta,
+)
 from backup_pipeline_tests.unit.orders_samples import order
 
 TEXT = (

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from backup_pipeline.model.order import COLUMNS, DATA_NAME, META_NAME
+from backup_pipeline.sources.orders.format.order import COLUMNS, DATA_NAME, META_NAME
 from backup_pipeline_tests.unit.orders_samples import Workshop, kinds, order
 
 PRINTED = order(

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from backup_pipeline.tools.processes import running
+from backup_pipeline.system.processes import running
 
 
 def test_a_program_that_is_left_in_the_middle_of_its_messages_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:

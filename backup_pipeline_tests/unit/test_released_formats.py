@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from backup_pipeline.model.set_id import SetId
-from backup_pipeline.operations.drill import drill_set
-from backup_pipeline.operations.verify import verify_set
+from backup_pipeline.operations.proof.drill import drill_set
+from backup_pipeline.operations.proof.verify import verify_set
 from backup_pipeline_tests.sites import TestSite
 
 SETTINGS = """

@@ -9,9 +9,9 @@ import pytest
 
 from backup_pipeline.model.catalog import Catalog
 from backup_pipeline.model.server_offer import Offer
+from backup_pipeline.postgres.load.dump_statements import is_written_by_pg_dump, known_statement
+from backup_pipeline.postgres.server.installations import server_offers
 from backup_pipeline.rules.scratch_server import Needs, cause_of_refusal, choose, lacking, needs_of, unexercised
-from backup_pipeline.tools.postgres.dump_statements import is_written_by_pg_dump, known_statement
-from backup_pipeline.tools.postgres.installations import server_offers
 
 BARE = Offer(Path("/embedded/18"), 18, True, {"plpgsql": frozenset({"1.0"})}, frozenset())
 FULL = Offer(Path("/usr/lib/postgresql/15/bin"), 15, False, {"hstore": frozenset({"1.8"})}, frozenset({"xml", "icu"}))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from backup_pipeline.errors import SourceError
-from backup_pipeline.operations.alerts import hidden_texts
+from backup_pipeline.operations.alerts.send import hidden_texts
 from backup_pipeline.redaction import redacted, redacting_hook, scrub
 from backup_pipeline.settings.loader import load_site
 from backup_pipeline.settings.types import SOURCE_KINDS

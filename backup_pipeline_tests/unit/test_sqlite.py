@@ -20,8 +20,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backup_pipeline.artefacts.inspection import inspect
-from backup_pipeline.artefacts.sqlite import capture_sqlite, compare_sqlite, inspect_sqlite, unpack_sqlite
-from backup_pipeline.artefacts.sqlite_columns import (
+from backup_pipeline.artefacts.sqlite_copy import compare_sqlite, inspect_sqlite, unpack_sqlite
+from backup_pipeline.errors import SourceError, StoreError, UnreachableError
+from backup_pipeline.model.record import ArtefactRecord
+from backup_pipeline.settings.types import SqliteSource, TableSelection
+from backup_pipeline.sources.sqlite.capture import capture_sqlite
+from backup_pipeline.sqlite.columns import (
     RowsFingerprint,
     StoredColumn,
     canonical,
@@ -29,11 +33,8 @@ from backup_pipeline.artefacts.sqlite_columns import (
     storage_of,
     to_table,
 )
-from backup_pipeline.errors import SourceError, StoreError, UnreachableError
-from backup_pipeline.model.record import ArtefactRecord
-from backup_pipeline.settings.types import SqliteSource, TableSelection
+from backup_pipeline.sqlite.database import Row, SqliteColumn, copy_online, nameless_database
 from backup_pipeline.stores.local import LocalSetWriter
-from backup_pipeline.tools.sqlite import Row, SqliteColumn, copy_online, nameless_database
 from backup_pipeline_tests.archive_sets import check_of, context_of, new_set
 
 SCHEMA = """

@@ -10,8 +10,8 @@ import pytest
 from backup_pipeline.cli.common import run_app
 from backup_pipeline.cli.main import build_app
 from backup_pipeline.model.proof import ProofKind
-from backup_pipeline.operations.status import plan_status
-from backup_pipeline.operations.stores import open_store, plan_lock
+from backup_pipeline.operations.sites.stores import open_store, plan_lock
+from backup_pipeline.operations.status.plan import plan_status
 from backup_pipeline.settings.loader import load_site
 from backup_pipeline.stores.local import LocalStore
 from backup_pipeline_tests.unit.invented_sets import SITE, add_proof, at, make_set
@@ -149,7 +149,7 @@ def test_the_command_tells_the_same_as_text_and_as_json(site, nights, capsys):
 
 
 def test_runs_that_failed_are_told_by_status_and_by_the_incidents_alike(site, nights):
-    from backup_pipeline.operations import alerts
+    from backup_pipeline.operations.alerts import send as alerts
 
     def note(work: str, succeeded: bool, minute: int) -> None:
         moment = at(f"2026-11-21 11:{minute}")

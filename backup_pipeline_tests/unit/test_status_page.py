@@ -19,10 +19,10 @@ import pytest
 from backup_pipeline.cli.common import run_app
 from backup_pipeline.cli.main import build_app
 from backup_pipeline.model.proof import ProofKind
-from backup_pipeline.operations.status import plan_status
-from backup_pipeline.operations.status_charts import DAY_WORDS, Point, calendar, chart, nice_ceiling
-from backup_pipeline.operations.status_page import short_bytes, short_count, short_seconds, status_page
-from backup_pipeline.operations.stores import open_store
+from backup_pipeline.operations.sites.stores import open_store
+from backup_pipeline.operations.status.charts import DAY_WORDS, Point, calendar, chart, nice_ceiling
+from backup_pipeline.operations.status.page import short_bytes, short_count, short_seconds, status_page
+from backup_pipeline.operations.status.plan import plan_status
 from backup_pipeline.settings.loader import load_site
 from backup_pipeline_tests.unit.invented_sets import SITE, add_proof, at, make_set
 

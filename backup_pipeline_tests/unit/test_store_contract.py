@@ -20,7 +20,7 @@ from backup_pipeline.model.set_id import SetId, set_id_at
 from backup_pipeline.model.source_done import SourceDone
 from backup_pipeline.stores.contract import SetWriter, Store
 from backup_pipeline.stores.local import LocalStore
-from backup_pipeline.tools.files import make_folders, write_atomically
+from backup_pipeline.system.files import make_folders, write_atomically
 from backup_pipeline_tests.archive_sets import NOW
 
 STORES: dict[str, Callable[[Path], Store]] = {"local": lambda folder: LocalStore(folder / "store", "nightly")}

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backup_pipeline.artefacts import table_keys
-from backup_pipeline.artefacts.key_numbers import key_numbers
-from backup_pipeline.artefacts.table_keys import UniqueKeys
 from backup_pipeline.model.catalog import TableKey
+from backup_pipeline.tables import keys as table_keys
+from backup_pipeline.tables.key_numbers import key_numbers
+from backup_pipeline.tables.keys import UniqueKeys
 
 _TEXTS = st.one_of(st.text(max_size=20), st.sampled_from(["", "a", "a" * 8, "a" * 9, "ä" * 3000, "b" * 5000]))
 _KINDS: list[tuple[pa.DataType, st.SearchStrategy[Any]]] = [

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from backup_pipeline.archives.tarball import Kind, Member
+from backup_pipeline.archives.unpack import Limits, unpack_tarball, unpack_zip
 from backup_pipeline.errors import ValidationError
-from backup_pipeline.tools.tarball import Kind, Member
-from backup_pipeline.tools.unpack import Limits, unpack_tarball, unpack_zip
 
 PLENTY = Limits(100, 1 << 20)
 

@@ -11,8 +11,8 @@ import pytest
 
 from backup_pipeline.model.proof import ProofKind
 from backup_pipeline.model.set_id import SetId
-from backup_pipeline.operations.cleanup import cleanup
-from backup_pipeline.operations.stores import open_store
+from backup_pipeline.operations.retention.cleanup import cleanup
+from backup_pipeline.operations.sites.stores import open_store
 from backup_pipeline.stores.local import LocalStore
 from backup_pipeline_tests.sites import TestSite
 from backup_pipeline_tests.unit.invented_sets import SITE, add_proof, make_set

@@ -16,7 +16,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
-from backup_pipeline.tools.postgres.embedded import free_port
+from backup_pipeline.postgres.server.embedded import free_port
 from backup_pipeline.web.access import UiAccess, ui_access
 from backup_pipeline.web.guard import Guard
 from backup_pipeline.web.sessions import GUESS_SECONDS, GUESSES, SESSION_SECONDS, Guesses, Sessions

@@ -1,0 +1,1 @@
+"""Tar and zip archives: writing, listing, safe extraction, file attributes."""

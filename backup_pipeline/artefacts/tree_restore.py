@@ -1,0 +1,231 @@
+"""Restore of a folder tree from its tarball: unpacked beside, compared, then swapped in. Undo is `file_swap.undo`.
+
+When buckets were captured and the root is there, only these buckets are swapped (all or none); what else stands in the
+root is not touched. Otherwise the whole root is swapped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import BinaryIO
+
+from backup_pipeline.archives.file_attributes import attribute_name, read_attributes
+from backup_pipeline.archives.tarball import Kind, Member, State, shown
+from backup_pipeline.archives.tarball_reader import read_listing
+from backup_pipeline.archives.unpack import Limits, Unpacked, unpack_tarball
+from backup_pipeline.errors import RefusedError, ValidationError
+from backup_pipeline.model.progress import Progress, ProgressSink, no_progress
+from backup_pipeline.model.proof import Finding
+from backup_pipeline.model.record import ArtefactRecord
+from backup_pipeline.system.file_swap import Swapped, look_alike, restoring, swap
+from backup_pipeline.system.file_system import sync_file_system
+from backup_pipeline.system.files import sha256_of
+
+OpenFile = Callable[[str], BinaryIO]
+_ROOM = 64 << 20
+_NAMED = 10
+_TIME_GRAIN = 2_000_000_000  # FAT keeps every second second; only a real difference counts.
+
+
+@dataclass(frozen=True)
+class RestoredFiles:
+    """What a restore of files did.
+
+    Attributes:
+        target: what was restored.
+        kept: where what was there is; empty where nothing was.
+        files: number of files that were restored.
+        bytes: their size.
+        notes: what a person should know: files that had changed while they were captured, links not restored.
+    """
+
+    target: Path
+    kept: tuple[Path, ...]
+    files: int
+    bytes: int
+    notes: tuple[str, ...] = field(default=())
+
+
+def restore_folder(
+    open_file: OpenFile,
+    record: ArtefactRecord,
+    target: Path,
+    *,
+    now: datetime,
+    progress: ProgressSink = no_progress,
+    wait_seconds: float = 30.0,
+) -> RestoredFiles:
+    """Restore a tarball's tree to `target`.
+
+    Args:
+        open_file: opens a file of the set.
+        record: of kind FOLDER_TARBALL.
+        target: the folder; what is there is kept beside it.
+        now: of this restore; names the kept folder.
+        progress: told the bytes.
+        wait_seconds: how long to wait for another restore of this target.
+
+    Raises:
+        ValidationError: the tarball is damaged or unsafe; the target is untouched.
+        RefusedError: not enough room, or the target is a mount point.
+        LockError: another restore of this target is running.
+    """
+    with restoring(target, now=now, wait_seconds=wait_seconds) as (real, new):
+        unpacked = unpack_record(open_file, record, new, progress=progress)
+        look_alike(real, new)
+        buckets = record.details.get("buckets")
+        names = [str(name) for name in buckets] if isinstance(buckets, list) and real.is_dir() else []
+        done = swap(real, now, names=_outermost(names), label=record.set_id)
+    return told(done, unpacked, (*_changed_notes(record), *unpacked.notes()))
+
+
+def _outermost(names: list[str]) -> list[str]:
+    return [name for name in sorted(set(names)) if not any(name.startswith(f"{other}/") for other in names)]
+
+
+def told(done: Swapped, unpacked: Unpacked, notes: tuple[str, ...] = ()) -> RestoredFiles:
+    """Return what is told of a swap."""
+    return RestoredFiles(done.target, done.kept, unpacked.files, unpacked.bytes, notes)
+
+
+def _changed_notes(record: ArtefactRecord) -> tuple[str, ...]:
+    changed = record.details.get("changed")
+    return tuple(f"{path} changed while it was captured" for path in changed) if isinstance(changed, list) else ()
+
+
+def unpack_record(
+    open_file: OpenFile, record: ArtefactRecord, into: Path, *, progress: ProgressSink = no_progress
+) -> Unpacked:
+    """Unpack a tarball into the new folder `into`, read every file again and compare; then all of it is on the disk.
+
+    Raises:
+        ValidationError: damaged or unsafe, or what was written is not what the listing says.
+        RefusedError: not enough room.
+    """
+    if len(record.files) != 2:
+        raise ValidationError(
+            "The record does not name a tarball and its listing.", where=record.name, remedy="Use another set."
+        )
+    tarball, listing = (file.path for file in record.files)
+    total, members = _number(record, "bytes"), _number(record, "members")
+    on_disk = record.details.get("allocated_bytes")
+    check_room(into.parent, on_disk if isinstance(on_disk, int) else total)
+    with open_file(tarball) as archive, open_file(listing) as lines:
+        unpacked = unpack_tarball(
+            archive,
+            tarball,
+            read_listing(lines, listing),
+            into,
+            Limits(members, total),
+            owners=hasattr(os, "geteuid"),
+            progress=lambda done: progress(Progress(record.name, done, total)),
+        )
+    progress(Progress(record.name, total, total, finished=True))
+    with open_file(listing) as lines:
+        problems = [
+            f"{each.subject} {each.problem}"
+            for each in compare_folder(into, read_listing(lines, listing), unpacked.lost)
+        ]
+    if problems:
+        raise ValidationError(
+            f"{len(problems)} restored files are not the captured ones: {'; '.join(problems[:_NAMED])}.",
+            where=tarball,
+            remedy="Check the disk, or use another set.",
+        )
+    _sync(into)
+    return unpacked
+
+
+def _number(record: ArtefactRecord, name: str) -> int:
+    value = record.details.get(name)
+    if not isinstance(value, int):
+        raise ValidationError(f"The record does not say its {name}.", where=record.name, remedy="Use another set.")
+    return value
+
+
+def check_room(folder: Path, needed: int) -> None:
+    """Raise RefusedError when `needed` bytes do not fit beside the target."""
+    free = shutil.disk_usage(folder).free
+    if free < needed + _ROOM:
+        raise RefusedError(
+            f"Not enough room: {needed / 1e6:,.0f} MB are needed beside what is there, {free / 1e6:,.0f} MB are free.",
+            where=str(folder),
+            remedy="Free space, or restore to another place.",
+        )
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        if not sync_file_system(descriptor) and hasattr(os, "sync"):
+            os.sync()
+    finally:
+        os.close(descriptor)
+
+
+def compare_folder(
+    folder: Path, listing: Iterable[Member], lost: Mapping[str, list[str]] | None = None
+) -> Iterator[Finding]:
+    """Yield what of a folder differs from a listing: missing, other size, time, mode, attributes or content, or more.
+
+    Args:
+        folder: what was unpacked.
+        listing: what went into the tarball.
+        lost: what could not be set → paths; it is not compared there.
+    """
+    files = 0
+    except_for: dict[str, set[str]] = {}
+    for what, paths in (lost or {}).items():
+        for path in paths:
+            except_for.setdefault(path, set()).add(what)
+    for member in listing:
+        if not member.stored or member.state is State.SUPERSEDED:
+            continue
+        files += member.kind is Kind.FILE
+        if problem := _difference(folder / member.path, member, except_for.get(member.path, set())):
+            yield Finding(subject=shown(member.path), problem=problem)
+    present = sum(len(names) for _, _, names in os.walk(folder))
+    if present > files:
+        yield Finding(subject=str(folder), problem=f"has {present} files, the listing {files}")
+
+
+def _difference(place: Path, member: Member, except_for: set[str]) -> str:
+    try:
+        status = place.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return "is missing"
+    if member.kind is Kind.FOLDER:
+        if not stat.S_ISDIR(status.st_mode):
+            return "is not a folder"
+        return _other_looks(place, status, member, except_for)
+    if not stat.S_ISREG(status.st_mode):
+        return "is not a file"
+    if status.st_size != member.size:
+        return f"has {status.st_size} bytes instead of {member.size}"
+    if abs(status.st_mtime_ns - member.mtime_ns) >= _TIME_GRAIN:
+        return "has another time"
+    if problem := _other_looks(place, status, member, except_for):
+        return problem
+    with place.open("rb", buffering=0) as file:
+        digest = sha256_of(file)[1] if member.size else hashlib.sha256().hexdigest()
+    return "" if digest == member.sha256 else "has another content"
+
+
+def _other_looks(place: Path, status: os.stat_result, member: Member, except_for: set[str]) -> str:
+    if os.name != "posix":
+        return ""
+    if "owner" not in except_for and (status.st_uid, status.st_gid) != (member.uid, member.gid):
+        return "has another owner"
+    if "mode" not in except_for and (status.st_mode ^ member.mode) & 0o7777:
+        return f"has mode {stat.S_IMODE(status.st_mode):04o} instead of {member.mode:04o}"
+    kept = tuple(each for each in member.attributes if attribute_name(each[0]) not in except_for)
+    if read_attributes(place)[0] != kept:
+        return "has other attributes"
+    return ""

@@ -1,0 +1,1 @@
+"""Alerts: observation, state, delivery."""

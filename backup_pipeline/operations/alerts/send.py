@@ -1,0 +1,231 @@
+"""Telling people: incidents from runs and from the state of the stores, each told once, and once when it is over.
+
+The shell, the runs and Dagster's sensors all call these functions; the incident's key makes sure that the same problem
+is told once. Nothing here ever fails a backup: what cannot be sent is logged and tried again later.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from backup_pipeline.artefacts.capture import utc_now
+from backup_pipeline.errors import SettingsError
+from backup_pipeline.model.incident import Incident, IncidentKind, IncidentState, Notice, Observation
+from backup_pipeline.model.record import ArtefactRecord
+from backup_pipeline.operations.alerts.observe import observe_check, observe_site, retention_incident, run_link
+from backup_pipeline.operations.alerts.state import change_state, read_state
+from backup_pipeline.redaction import scrub, secrets_in
+from backup_pipeline.rules.incidents import (
+    Message,
+    claim,
+    compose,
+    incident_key,
+    observe,
+    settle,
+    untold,
+)
+from backup_pipeline.settings.site import Site
+from backup_pipeline.settings.variables import secret_variables
+from backup_pipeline.system.heartbeat import Signal, ping
+from backup_pipeline.system.notifications import Delivery, deliver
+
+LOG = logging.getLogger("alerts")
+BACKUP = "backup"
+
+
+@dataclass(frozen=True, slots=True)
+class AlertReport:
+    """What a call did: how many incidents were told, and what became of the message at each address."""
+
+    told: int = 0
+    deliveries: tuple[Delivery, ...] = ()
+
+
+def notify_run_finished(
+    site: Site,
+    plan: str,
+    *,
+    succeeded: bool,
+    run_id: str = "",
+    work: str = BACKUP,
+    set_id: str = "",
+    artefact: str = "",
+    reason: str = "",
+    remedy: str = "",
+    records: Iterable[ArtefactRecord] = (),
+    partial: bool = False,
+    at: datetime | None = None,
+) -> AlertReport:
+    """Tell of a run that has ended, and of the checks of its artefacts; never raises.
+
+    Args:
+        site: the site.
+        plan: the plan, "" for work that belongs to none.
+        succeeded: whether the run did.
+        run_id: Dagster's id of the run, for the link.
+        work: what the run did: "backup", "verification", "drill", "restore", or a job's name.
+        set_id: the set it worked on.
+        artefact: the artefact that failed.
+        reason: why it failed: an error of the family's text, never a foreign one's.
+        remedy: what to do.
+        records: artefacts of the run, whose failed checks are incidents too.
+        partial: whether the run captured fewer sources than the plan has; its success ends no incident of the plan.
+        at: when it ended; now by default.
+    """
+    at = at or utc_now()
+    observations = [
+        observe_check(site, plan, record.key, check, at=at, set_id=str(record.set_id), run_id=run_id)
+        for record in records
+        for check in record.checks
+    ]
+    key = incident_key(IncidentKind.RUN_FAILED, plan, work)
+    if not succeeded:
+        incident = Incident(
+            key=key,
+            kind=IncidentKind.RUN_FAILED,
+            plan=plan,
+            set_id=set_id,
+            artefact=artefact,
+            what=f"The {work} failed." if plan else f"The run of {work} failed.",
+            reason=reason,
+            remedy=remedy or "Look at the run's log; when the cause is removed, run it again.",
+            link=run_link(site, run_id),
+            opened_at=at,
+        )
+        observations.append(Observation(key, at, incident))
+    elif not partial:
+        observations.append(Observation(key, at))
+        if work == BACKUP and plan:
+            observations.append(Observation(incident_key(IncidentKind.OVERDUE, plan), at))
+    return report(site, observations, at)
+
+
+def notify_retention(
+    site: Site, plan: str, *, refused: str = "", remedy: str = "", at: datetime | None = None
+) -> AlertReport:
+    """Tell that retention refused to remove anything (`refused` says why), or that it worked again ("")."""
+    at = at or utc_now()
+    incident = retention_incident(plan, refused, remedy, at) if refused else None
+    key = incident_key(IncidentKind.RETENTION_REFUSED, plan)
+    return report(site, [Observation(key, at, incident)], at)
+
+
+def evaluate_incidents(site: Site, now: datetime | None = None) -> AlertReport:
+    """Look at every plan's store (overdue, failed checks, damage, drills, disk) and tell what changed; never raises.
+
+    Called by a sensor every few minutes, and by `backup-pipeline alerts check` where no daemon runs.
+    """
+    now = now or utc_now()
+    before = read_state(site)
+    try:
+        known = {plan: before.known_since.get(plan, now) for plan in site.settings.plans}
+        observations = observe_site(site, before, known, now)
+    except Exception as error:
+        LOG.error("the stores could not be looked at: %s", type(error).__name__, exc_info=True)
+        return report(site, (), now)
+    return report(site, observations, now, known_since=known)
+
+
+def report(
+    site: Site,
+    observations: Iterable[Observation],
+    now: datetime,
+    *,
+    known_since: dict[str, datetime] | None = None,
+) -> AlertReport:
+    """Remember what was observed and send what is new, together with what could not be sent before; never raises."""
+    seen = tuple(observations)
+
+    def change(state: IncidentState) -> tuple[IncidentState, tuple[Notice, ...]]:
+        if known_since is not None:
+            state = state.model_copy(update={"known_since": known_since, "inspected_at": now})
+        seen_state = observe(state, seen)
+        # Without an address nobody is told; what is open then is told as soon as there is one.
+        return claim(seen_state, now) if addresses(site) else (untold(seen_state), ())
+
+    try:
+        taken = change_state(site, change)
+        if not taken:
+            return AlertReport()
+        deliveries = _send(site, compose(taken, site=site_name(site)))
+        delivered = any(delivery.delivered for delivery in deliveries)
+        change_state(site, lambda state: (settle(state, taken, delivered=delivered), None))
+    except Exception as error:
+        LOG.error("the alert could not be sent: %s", type(error).__name__, exc_info=True)
+        return AlertReport()
+    return AlertReport(len(taken), deliveries)
+
+
+def send_test(site: Site) -> tuple[Delivery, ...]:
+    """Send one message that says it is a test.
+
+    Raises:
+        SettingsError: no address is set.
+    """
+    if not addresses(site):
+        names = ", ".join(site.settings.alerts.urls_env)
+        raise SettingsError(
+            f"No address for alerts: {names} is not set." if names else "No variable for addresses is named.",
+            where=f"{site.file} alerts.urls_env",
+            remedy="Set it to one or more Apprise URLs, as in ntfys://my-topic (docs/alerts.md).",
+        )
+    return _send(
+        site, Message(f"[{site_name(site)}] test", "This is a test of the alerts. Nothing is wrong.", bad=False)
+    )
+
+
+def addresses(site: Site) -> tuple[str, ...]:
+    """Return the Apprise URLs of the site's environment. They are secrets."""
+    return tuple(part for name in site.settings.alerts.urls_env for part in site.value(name).split())
+
+
+def site_name(site: Site) -> str:
+    """Return the site's name for subject lines: its folder's."""
+    return site.folder.resolve().name or "backup"
+
+
+def hidden_texts(site: Site) -> tuple[str, ...]:
+    """Return the texts that no message may hold: the secrets of the site's environment."""
+    return secrets_in(site.environment, secret_variables=secret_variables(site.settings))
+
+
+def _send(site: Site, message: Message) -> tuple[Delivery, ...]:
+    hidden = hidden_texts(site)
+    deliveries = deliver(
+        addresses(site), title=scrub(message.title, hidden), body=scrub(message.body, hidden), bad=message.bad
+    )
+    result = []
+    for delivery in deliveries:
+        safe = Delivery(delivery.service, scrub(delivery.problem, hidden))
+        if not safe.delivered:
+            LOG.error("the alert was not taken by %s: %s", safe.service, safe.problem)
+        result.append(safe)
+    return tuple(result)
+
+
+def ping_start(site: Site, plan: str, run_id: str = "") -> str:
+    """Tell the plan's dead-man's-switch that a run begins; return "" or why it was not told. Never raises."""
+    return _ping(site, plan, Signal.START, "", run_id)
+
+
+def ping_success(site: Site, plan: str, body: str = "", run_id: str = "") -> str:
+    """Tell the plan's dead-man's-switch that a set was sealed."""
+    return _ping(site, plan, Signal.SUCCESS, body, run_id)
+
+
+def ping_fail(site: Site, plan: str, body: str = "", run_id: str = "") -> str:
+    """Tell the plan's dead-man's-switch that a run failed, and why."""
+    return _ping(site, plan, Signal.FAIL, body, run_id)
+
+
+def _ping(site: Site, plan: str, signal: Signal, body: str, run_id: str) -> str:
+    url = site.value(site.plan(plan).ping_env)
+    if not url:
+        return ""
+    problem = ping(url, signal, body=scrub(body, hidden_texts(site)), run_id=run_id)
+    if problem:
+        LOG.error("the dead-man's-switch of %s (%s) was not told: %s", plan, site.plan(plan).ping_env, problem)
+    return problem

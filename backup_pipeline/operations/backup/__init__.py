@@ -1,0 +1,1 @@
+"""Backup: capture of a plan's sources and the seal."""

@@ -1,0 +1,71 @@
+"""Which tables a source had when it was last captured, so that definitions can be built without asking a database."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from backup_pipeline.artefacts.targets import target_of
+from backup_pipeline.errors import BackupSystemError
+from backup_pipeline.settings.site import Site
+from backup_pipeline.settings.types import PostgresSource
+from backup_pipeline.system.files import make_folder_in, make_folders, read_ordinary, write_atomically
+
+_FOLDER = ".known"
+
+TableKey = tuple[str, ...]
+
+
+def remember_tables(
+    store: Path, source: str, keys: Iterable[TableKey], *, file_mode: int = 0o600, folder_mode: int = 0o700
+) -> None:
+    """Keep the table keys (source, schema, table) among `keys`, for the next time definitions are built.
+
+    A store that does not exist yet is made, with `folder_mode`; the file gets `file_mode`.
+
+    Raises:
+        StoreError: the store cannot be written.
+    """
+    tables = sorted(key for key in keys if len(key) == 3)
+    folder = store / _FOLDER
+    place = folder / f"{source}.json"
+    data = json.dumps([list(key) for key in tables], ensure_ascii=False).encode()
+    try:
+        if read_ordinary(place) == data:
+            return
+    except OSError:
+        make_folders(store, folder_mode)
+    make_folder_in(store, _FOLDER, folder_mode)
+    write_atomically(place, data, mode=file_mode)
+
+
+def known_tables(store: Path, source: str) -> tuple[TableKey, ...]:
+    """Return the table keys remembered of a source; empty when nothing is."""
+    try:
+        found = json.loads(read_ordinary(store / _FOLDER / f"{source}.json"))
+        return tuple(tuple(str(part) for part in key) for key in found)
+    except (OSError, ValueError, TypeError, RecursionError):
+        return ()
+
+
+def look_for_tables(site: Site, plan_name: str, sources: Iterable[str]) -> list[str]:
+    """Ask the databases of some sources for their tables and remember them; return those that did not answer.
+
+    Best effort: definitions are built all the same, and a capture exports every table that is there.
+    """
+    silent = []
+    store = site.store_folder(plan_name)
+    modes = {"file_mode": int(site.settings.file_mode, 8), "folder_mode": int(site.settings.folder_mode, 8)}
+    for name in sources:
+        source = site.source(name)
+        if not isinstance(source, PostgresSource):
+            continue
+        from backup_pipeline.sources.postgres.capture import discover_tables
+
+        try:
+            found = discover_tables(target_of(site, source, name), source)
+            remember_tables(store, name, [(name, schema, table) for schema, table, _ in found], **modes)
+        except (BackupSystemError, OSError):
+            silent.append(name)
+    return silent

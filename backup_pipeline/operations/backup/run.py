@@ -1,0 +1,380 @@
+"""One run of a plan: lock, open the set, capture each source, seal. Called step by step by the orchestration.
+
+Dagster decides the order of the steps; what a step does stands here. How a kind of source is captured stands in
+`artefacts`; the seal's rules stand in `operations/seal.py`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+from backup_pipeline import __version__
+from backup_pipeline.artefacts.capture import CaptureContext, utc_now
+from backup_pipeline.artefacts.time_limits import capture_limit, operation_limit, telling
+from backup_pipeline.errors import BackupSystemError, RefusedError
+from backup_pipeline.model.backup_set import SetState
+from backup_pipeline.model.command_record import CommandRecord
+from backup_pipeline.model.manifest import Draft, Failure, Manifest, Purpose
+from backup_pipeline.model.progress import Progress, no_progress
+from backup_pipeline.model.record import ArtefactRecord, left_undone
+from backup_pipeline.model.set_id import SetId, set_id_at
+from backup_pipeline.model.source_done import SourceDone
+from backup_pipeline.operations.backup import seal as sealing
+from backup_pipeline.operations.backup.captures import capture_source
+from backup_pipeline.operations.backup.commands import commands_around, run_commands
+from backup_pipeline.operations.backup.known_tables import remember_tables
+from backup_pipeline.operations.backup.run_log import append_run_line
+from backup_pipeline.operations.environment.check import require_environment
+from backup_pipeline.operations.sites.stores import open_store, plan_lock
+from backup_pipeline.settings.site import Site
+from backup_pipeline.stores.contract import SetWriter
+from backup_pipeline.system.limits import limited
+from backup_pipeline.system.locks import Holder
+
+LOG = logging.getLogger("backup")
+
+
+class Watcher:
+    """Someone who looks on while a plan runs; every method may stay as it is."""
+
+    def progress(self, event: Progress) -> None:
+        """Work in one artefact has moved on."""
+        no_progress(event)
+
+    def waiting(self, holder: Holder) -> None:
+        """Another process holds the plan's lock."""
+
+    def set_opened(self, set_id: SetId, sources: tuple[str, ...], *, resumed: bool) -> None:
+        """The set's folder exists."""
+
+    def source_started(self, source: str) -> None:
+        """A source's capture begins."""
+
+    def artefact_done(self, record: ArtefactRecord) -> None:
+        """An artefact is complete, with its checks."""
+
+    def source_done(self, done: SourceDone) -> None:
+        """A source was captured whole."""
+
+    def source_failed(self, source: str, error: BaseException) -> None:
+        """A source's capture has failed."""
+
+    def sealed(self, manifest: Manifest) -> None:
+        """The set is sealed."""
+
+
+@dataclass(frozen=True)
+class RunIdentity:
+    """Which run this is. Re-executions share `root_run_id` and so complete the same set; `started_at` is the root's."""
+
+    run_id: str
+    root_run_id: str
+    started_at: datetime
+
+
+class BackupRun:
+    """One process's hold on one set of one plan; opened by its first step, closed by whoever made it.
+
+    Args:
+        site: the site.
+        plan_name: the plan.
+        identity: the run.
+        sources: sources that this run captures.
+        partial: whether that is less than the plan, so that the set is no backup of the plan.
+        purpose: backup, or emergency before a restore.
+        watcher: who looks on.
+        now: the clock.
+    """
+
+    def __init__(
+        self,
+        site: Site,
+        plan_name: str,
+        identity: RunIdentity,
+        *,
+        sources: tuple[str, ...] | None = None,
+        partial: bool = False,
+        purpose: Purpose = Purpose.BACKUP,
+        watcher: Watcher | None = None,
+        now: Callable[[], datetime] = utc_now,
+    ) -> None:
+        self._site = site
+        self._plan_name = plan_name
+        self._identity = identity
+        self._sources = sources or site.plan(plan_name).sources
+        self._partial = partial
+        self._purpose = purpose
+        self._watcher = watcher or Watcher()
+        self._now = now
+        self._store = open_store(site, plan_name)
+        self._stack = ExitStack()
+        self._writer: SetWriter | None = None
+        self._failures: list[str] = []
+        self._manifest: Manifest | None = None
+        self._began = now()
+        self._commands: list[CommandRecord] = []
+        self._owes_after = False
+        self._interrupted = False
+
+    @property
+    def set_id(self) -> SetId:
+        """The set's name; opens the set."""
+        return self.writer.draft.set_id
+
+    @property
+    def writer(self) -> SetWriter:
+        """The set's writer: on first use the environment is checked, the lock taken, the set begun or reopened."""
+        if self._writer is None:
+            try:
+                self._writer = self._open()
+            except BaseException as error:
+                self._failures.append(_reason(error))
+                raise
+        return self._writer
+
+    def _open(self) -> SetWriter:
+        require_environment(self._site, self._plan_name, self._sources)
+        purpose = f"{self._purpose} of {self._plan_name}, run {self._identity.run_id[:8]}"
+        lock = plan_lock(
+            self._site,
+            self._plan_name,
+            purpose,
+            owner=self._identity.root_run_id,
+            on_wait=self._watcher.waiting,
+        )
+        self._stack.enter_context(lock)
+        writer = self._unfinished()
+        resumed = writer is not None
+        if writer is None:
+            writer = self._store.begin(
+                Draft(
+                    set_id=self._free_id(self._identity.started_at),
+                    plan=self._plan_name,
+                    root_run_id=self._identity.root_run_id,
+                    purpose=self._purpose,
+                    sources=self._sources,
+                    partial=self._partial,
+                    started_at=self._identity.started_at,
+                )
+            )
+        self._ping(begins=True)
+        if not resumed or self._identity.run_id != self._identity.root_run_id:
+            self._owes_after = True
+            run_commands(self._site, self._site.plan(self._plan_name).run_before, "before", self._commands, self._now)
+        LOG.info("%s set %s/%s", "completing" if resumed else "writing", self._plan_name, writer.draft.set_id)
+        self._watcher.set_opened(writer.draft.set_id, writer.draft.sources, resumed=resumed)
+        return writer
+
+    def _unfinished(self) -> SetWriter | None:
+        """Return the writer of the set that this run's root began and did not seal."""
+        for set_id in reversed(self._store.ids()):
+            known = self._store.read(set_id)
+            if (
+                known.state is SetState.INCOMPLETE
+                and known.draft
+                and known.draft.root_run_id == self._identity.root_run_id
+            ):
+                return self._store.reopen(set_id)
+        return None
+
+    def _free_id(self, moment: datetime) -> SetId:
+        taken = set(self._store.ids())
+        while (candidate := set_id_at(moment)) in taken:
+            moment += timedelta(seconds=1)
+        return candidate
+
+    def capture(self, source: str, selected: frozenset[tuple[str, ...]] | None = None) -> Iterator[ArtefactRecord]:
+        """Capture one source into the set, yielding each artefact's record as it is complete.
+
+        Args:
+            source: the source's name.
+            selected: keys to capture; all of the source by default.
+
+        Raises:
+            BackupSystemError: as the source, tools or store say; the set then says why it is incomplete.
+        """
+        writer = self.writer
+        elapsed = (self._now() - self._began).total_seconds()
+        settings = self._site.source(source)
+        failures = len(self._failures)
+        try:
+            # Outside of the limit: what was stopped for the capture is started again when that took too long.
+            with commands_around(self._site, settings.run_before, settings.run_after, self._now) as commands:
+                limit = capture_limit(self._site, self._plan_name, source, elapsed)
+                with limited(f"The capture of {source}", limit):
+                    done = yield from self._capture(writer, source, selected)
+        except GeneratorExit:
+            self._interrupted = True
+            raise
+        except BaseException as error:
+            if len(self._failures) == failures:
+                writer.begin_source(source)
+                self._fail(writer, (source,), error)
+                self._watcher.source_failed(source, error)
+            raise
+        if commands:
+            writer.write_done(done.model_copy(update={"commands": tuple(commands)}))
+        self._watcher.source_done(done)
+
+    def _capture(
+        self, writer: SetWriter, source: str, selected: frozenset[tuple[str, ...]] | None
+    ) -> Generator[ArtefactRecord, None, SourceDone]:
+        started = self._now()
+        self._watcher.source_started(source)
+        try:
+            writer.begin_source(source)
+            context = CaptureContext(
+                writer=writer,
+                source=source,
+                previous=sealing.previous_manifest(self._store, source, before=writer.draft.set_id),
+                progress=telling(self._watcher.progress),
+                schemas=self._site.settings.schemas,
+                timezone=ZoneInfo(self._site.settings.timezone),
+                now=self._now,
+            )
+            keys: list[tuple[str, ...]] = []
+            for record in capture_source(self._site, context, selected):
+                keys.append(record.key)
+                self._watcher.artefact_done(record)
+                yield record
+            done = SourceDone(source=source, keys=tuple(keys), started_at=started, finished_at=self._now())
+            writer.write_done(done)
+            if selected is None:
+                # A capture of some artefacts says nothing of the others: only one of all changes what is known.
+                remember_tables(
+                    self._store.folder, source, keys,
+                    file_mode=self._store.file_mode, folder_mode=self._store.folder_mode,
+                )  # fmt: skip
+            return done
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            self._fail(writer, (source,), error)
+            self._watcher.source_failed(source, error)
+            raise
+
+    def seal(self) -> Manifest:
+        """Re-read every file, refuse what is not whole, write the manifest.
+
+        Raises:
+            ValidationError: the set lacks something or a check of severity ERROR failed; every reason is named.
+        """
+        writer = self.writer
+        try:
+            self._run_after()
+            with limited("The sealing of the set", operation_limit(self._site, self._plan_name)):
+                manifest = sealing.seal(
+                    self._store,
+                    writer,
+                    run_id=self._identity.run_id,
+                    pipeline_version=__version__,
+                    environment=self._site.settings.environment,
+                    now=self._now(),
+                    progress=self._watcher.progress,
+                    commands=self._commands,
+                )
+        except BaseException as error:
+            self._fail(writer, ("manifest",), error)
+            raise
+        self._manifest = manifest
+        self._watcher.sealed(manifest)
+        return manifest
+
+    def _run_after(self) -> None:
+        """Run the plan's commands after its captures, once."""
+        self._owes_after = False
+        run_commands(self._site, self._site.plan(self._plan_name).run_after, "after", self._commands, self._now)
+
+    def _fail(self, writer: SetWriter, key: tuple[str, ...], error: BaseException) -> None:
+        self._failures.append(f"{'.'.join(key)}: {_reason(error)}")
+        remedy = error.remedy if isinstance(error, BackupSystemError) else ""
+        try:
+            writer.write_failure(Failure(key=key, what=_reason(error), remedy=remedy, at=self._now()))
+        except BackupSystemError as second:
+            LOG.error("the reason could not be written into the set: %s", second)
+
+    def close(self) -> None:
+        """Release the lock and write the run's line beside the sets; may be called at any time, once counts."""
+        with self._stack:
+            if self._writer is None and not self._failures:
+                return
+            if self._owes_after and (self._failures or self._interrupted):
+                try:
+                    self._run_after()
+                except BackupSystemError as error:
+                    self._failures.append(_reason(error))
+            append_run_line(
+                self._store.folder,
+                plan=self._plan_name,
+                set_id=self._writer.draft.set_id if self._writer else None,
+                manifest=self._manifest,
+                failures=tuple(self._failures),
+                began=self._began,
+                now=self._now(),
+                file_mode=self._store.file_mode,
+                folder_mode=self._store.folder_mode,
+                timezone=ZoneInfo(self._site.settings.timezone),
+            )
+            self._ping(begins=False)
+            self._writer = None
+            self._failures = []
+
+    def _ping(self, *, begins: bool) -> None:
+        """Tell the plan's dead-man's-switch, where it has one; only whole backups of the plan count."""
+        if self._partial or self._purpose is not Purpose.BACKUP or not self._site.plan(self._plan_name).ping_env:
+            return
+        from backup_pipeline.operations.alerts import send as alerts
+
+        if begins:
+            alerts.ping_start(self._site, self._plan_name, self._identity.run_id)
+        elif self._manifest is not None and self._manifest.broken_data:
+            reason = f"The set is sealed; its data is broken: {'; '.join(self._manifest.broken_data)}"
+            alerts.ping_fail(self._site, self._plan_name, reason, self._identity.run_id)
+        elif self._manifest is not None and (undone := left_undone(self._manifest.artefacts)):
+            alerts.ping_fail(self._site, self._plan_name, "; ".join(undone), self._identity.run_id)
+        elif self._manifest is not None:
+            alerts.ping_success(self._site, self._plan_name, self._manifest.set_id, self._identity.run_id)
+        else:
+            reasons = "; ".join(self._failures) or "ended before the seal"
+            alerts.ping_fail(self._site, self._plan_name, reasons, self._identity.run_id)
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, BackupSystemError):
+        return f"{error.where}: {error.what}" if error.where else error.what
+    return f"Unexpected {type(error).__name__}"
+
+
+def check_sources(site: Site, plan_name: str, only: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the plan's sources, or those of `only`, in the plan's order; errors name what the plan does not have."""
+    plan = site.plan(plan_name)
+    for name in only:
+        if name not in plan.sources:
+            site.source(name)
+            raise RefusedError(
+                f"Source {name} is not in plan {plan_name}.",
+                where=str(site.file),
+                remedy=f"The plan has: {', '.join(plan.sources)}.",
+            )
+    return tuple(name for name in plan.sources if not only or name in only)
+
+
+def newest_unfinished(site: Site, plan_name: str) -> tuple[SetId, Draft, Path]:
+    """Return the newest incomplete set of a plan, for `backup --resume`; RefusedError when there is none."""
+    store = open_store(site, plan_name)
+    for set_id in reversed(store.ids()):
+        known = store.read(set_id)
+        if known.state is SetState.INCOMPLETE and known.draft is not None:
+            return set_id, known.draft, store.path_of(set_id)
+        break
+    raise RefusedError(
+        "The newest set is not incomplete; there is nothing to resume.",
+        where=f"{plan_name} in {store.label}",
+        remedy=f"backup-pipeline backup {plan_name} makes a new set.",
+    )

@@ -1,0 +1,93 @@
+"""What has changed in a plan's databases since its last set: new, gone and altered tables, and what to do about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from backup_pipeline.artefacts.targets import target_of
+from backup_pipeline.errors import BackupSystemError
+from backup_pipeline.model.manifest import Manifest
+from backup_pipeline.model.record import ColumnRecord
+from backup_pipeline.operations.backup.known_tables import remember_tables
+from backup_pipeline.operations.sites.stores import is_whole_backup, open_store
+from backup_pipeline.rules.drift import column_drift
+from backup_pipeline.settings.site import Site
+from backup_pipeline.settings.types import PostgresSource
+
+_NEW = (
+    "It is exported from the next run on; reload the definitions to see it in the graph, "
+    "and name it in master_tables if it holds master data."
+)
+_GONE = "If that was not meant, restore it from the last set that has it."
+_ALTERED = "Look whether the site's own schema for it, and what reads its exports, still fit."
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaChange:
+    """One table that is not as in the last set."""
+
+    source: str
+    table: str
+    change: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaLook:
+    """What was found: changes, and the sources whose databases did not answer."""
+
+    changes: tuple[SchemaChange, ...]
+    silent: tuple[str, ...]
+
+
+def changes_of(
+    source: str,
+    now: dict[tuple[str, str], tuple[ColumnRecord, ...]],
+    before: dict[tuple[str, str], tuple[ColumnRecord, ...]],
+) -> list[SchemaChange]:
+    """Compare a source's tables with those of its last set. Pure."""
+    found = []
+    for name in sorted(now.keys() | before.keys()):
+        table = ".".join(name)
+        if name not in before:
+            found.append(SchemaChange(source, table, "new", _NEW))
+        elif name not in now:
+            found.append(SchemaChange(source, table, "gone", _GONE))
+        else:
+            drift = column_drift(now[name], before[name])
+            if not drift.passed:
+                what = ", ".join(f"{row['change']} {row['column']}".strip() for row in drift.table)
+                found.append(SchemaChange(source, table, what, _ALTERED))
+    return found
+
+
+def look_at_schemas(site: Site, plan: str) -> SchemaLook:
+    """Compare the databases of a plan with its last set; nothing to compare with is no change."""
+    from backup_pipeline.sources.postgres.capture import discover_tables
+
+    changes: list[SchemaChange] = []
+    silent = []
+    last = _last_manifest(site, plan)
+    for name in site.plan(plan).sources:
+        source = site.source(name)
+        if not isinstance(source, PostgresSource):
+            continue
+        try:
+            tables = discover_tables(target_of(site, source, name), source)
+        except BackupSystemError:
+            silent.append(name)
+            continue
+        remember_tables(site.store_folder(plan), name, [(name, schema, table) for schema, table, _ in tables])
+        if last is not None and name in last.sources:
+            before = {(r.key[1], r.key[2]): r.columns for r in last.artefacts if r.source == name and len(r.key) == 3}
+            changes += changes_of(name, {(schema, table): columns for schema, table, columns in tables}, before)
+    return SchemaLook(tuple(changes), tuple(silent))
+
+
+def _last_manifest(site: Site, plan: str) -> Manifest | None:
+    store = open_store(site, plan)
+    for set_id in reversed(store.sealed_ids()):
+        known = store.read(set_id)
+        if is_whole_backup(known):
+            return known.manifest
+    return None

@@ -1,0 +1,134 @@
+"""Sealing a set: what was recorded is read again, what is missing or wrong is named, then the manifest is written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+
+from backup_pipeline.errors import BackupSystemError, ValidationError
+from backup_pipeline.model.command_record import CommandRecord
+from backup_pipeline.model.manifest import Draft, Manifest, Purpose
+from backup_pipeline.model.progress import Progress, ProgressSink, no_progress
+from backup_pipeline.model.record import ArtefactRecord, FileRecord
+from backup_pipeline.model.set_id import SetId
+from backup_pipeline.model.source_done import SourceDone
+from backup_pipeline.rules.data_checks import keeps_from_seal
+from backup_pipeline.stores.contract import SetWriter, Store
+from backup_pipeline.system.files import sha256_of
+
+# Hashing releases the interpreter's lock; more threads than this only fight for the disk.
+_READERS = 2
+
+
+def previous_manifest(store: Store, source: str, *, before: SetId) -> Manifest | None:
+    """Return the newest sealed backup before a set that has this source, for checks on collapse and drift."""
+    for set_id in reversed(store.ids()):
+        if set_id >= before:
+            continue
+        known = store.read(set_id)
+        manifest = known.manifest
+        if manifest and known.purpose is Purpose.BACKUP and source in manifest.sources:
+            return manifest
+    return None
+
+
+def reasons_against(draft: Draft, done: Sequence[SourceDone], records: Sequence[ArtefactRecord]) -> list[str]:
+    """Return why a set cannot be sealed, as far as its records tell; empty when nothing speaks against it.
+
+    Pure: nothing is read here. Every reason names its artefact.
+    """
+    reasons = []
+    captured = {item.source: item for item in done}
+    by_key = {record.key: record for record in records}
+    for source in draft.sources:
+        if source not in captured:
+            reasons.append(f"{source} was not captured whole")
+            continue
+        reasons += [f"{'.'.join(key)} has no record" for key in captured[source].keys if key not in by_key]
+    for record in records:
+        if record.set_id != draft.set_id:
+            reasons.append(f"{record.name} belongs to set {record.set_id}")
+        if record.source not in draft.sources:
+            reasons.append(f"{record.name} is of a source that this set does not have")
+        reasons += [
+            f"{record.name}: check {check.name} failed{f' ({check.summary})' if check.summary else ''}"
+            for check in record.failed_checks
+            if keeps_from_seal(check, draft.purpose)
+        ]
+    paths = [file.path for record in records for file in record.files]
+    reasons += (
+        sorted({f"{path} is recorded twice" for path in paths if paths.count(path) > 1})
+        if len(set(paths)) < len(paths)
+        else []
+    )
+    if not records:
+        reasons.append("nothing was captured")
+    return reasons
+
+
+def reread(store: Store, set_id: SetId, file: FileRecord) -> str:
+    """Return what is wrong with a file on disk against its record, "" when nothing is."""
+    try:
+        with store.open(set_id, file.path) as stream:
+            size, digest = sha256_of(stream)
+    except BackupSystemError as error:
+        return f"{file.path}: {error.what}"
+    if size != file.size:
+        return f"{file.path}: {size} bytes on disk, {file.size} recorded"
+    return "" if digest == file.sha256 else f"{file.path}: the content is not what was written"
+
+
+def seal(
+    store: Store,
+    writer: SetWriter,
+    *,
+    run_id: str,
+    pipeline_version: str,
+    now: datetime,
+    environment: str = "",
+    progress: ProgressSink = no_progress,
+    commands: Sequence[CommandRecord] = (),
+) -> Manifest:
+    """Seal a set and return its manifest.
+
+    Raises:
+        ValidationError: something is missing or wrong; all of it is named, nothing was sealed.
+    """
+    draft = writer.draft
+    records = writer.records()
+    reasons = reasons_against(draft, writer.sources_done(), records)
+    if not reasons:
+        files = [file for record in records for file in record.files]
+        total = sum(file.size for file in files)
+        read = 0
+        with ThreadPoolExecutor(_READERS, "reread") as pool:
+            for file, fault in zip(files, pool.map(lambda file: reread(store, draft.set_id, file), files), strict=True):
+                read += file.size
+                progress(Progress("re-reading the set", read, total, finished=read == total))
+                if fault:
+                    reasons.append(fault)
+    if reasons:
+        raise ValidationError(
+            f"The set is not sealed: {'; '.join(reasons)}.",
+            where=f"{draft.plan}/{draft.set_id}",
+            remedy=f"Remove the cause, then complete this set with `backup-pipeline backup {draft.plan} --resume` "
+            "(or re-execute from failure in the UI).",
+        )
+    manifest = Manifest(
+        set_id=draft.set_id,
+        plan=draft.plan,
+        purpose=draft.purpose,
+        sources=draft.sources,
+        partial=draft.partial,
+        started_at=draft.started_at,
+        sealed_at=now,
+        run_id=run_id,
+        root_run_id=draft.root_run_id,
+        pipeline_version=pipeline_version,
+        environment=environment,
+        artefacts=records,
+        commands=(*commands, *(each for done in writer.sources_done() for each in done.commands)),
+    )
+    writer.seal(manifest)
+    return manifest

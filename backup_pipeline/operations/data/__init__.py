@@ -1,0 +1,1 @@
+"""Query, difference and re-export of the tables inside sets."""

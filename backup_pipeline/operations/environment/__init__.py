@@ -1,0 +1,1 @@
+"""Environment set-up and validation; the system's own timers."""

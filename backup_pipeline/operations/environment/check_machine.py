@@ -1,0 +1,223 @@
+"""What this machine itself must offer: `.env`, stores, disk space, sources on disk, programs, Dagster's folder."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import sys
+import uuid
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+from backup_pipeline.errors import BackupSystemError
+from backup_pipeline.model.backup_set import BackupSet, SetState
+from backup_pipeline.model.record import Severity
+from backup_pipeline.model.set_id import set_time
+from backup_pipeline.operations.sites.stores import open_store
+from backup_pipeline.rules.environment import EnvironmentFault
+from backup_pipeline.settings.loader import ENV_NAME
+from backup_pipeline.settings.site import Site
+from backup_pipeline.settings.types import FolderSource, OrdersSource, RepositorySource, Source, SqliteSource
+from backup_pipeline.stores.local import LocalStore
+from backup_pipeline.system.processes import find_program
+
+_PRIVATE_ENV = 0o600
+
+
+def machine_faults(site: Site, now: datetime) -> list[EnvironmentFault]:
+    """Return everything on this machine that is not as a backup needs it, at `now` by its clock."""
+    return [
+        *_env_file(site.folder / ENV_NAME),
+        *_time_zone(site, now),
+        *_stores(site, now),
+        *_sources(site),
+        *_programs(site),
+        *_dagster_home(site),
+    ]
+
+
+def _env_file(path: Path) -> Iterator[EnvironmentFault]:
+    if not path.is_file():
+        yield EnvironmentFault(
+            str(path), "there is no such file", "backup-pipeline env setup writes it.", Severity.WARN
+        )
+        return
+    if sys.platform != "win32" and stat.S_IMODE(path.stat().st_mode) & 0o077:
+        yield EnvironmentFault(str(path), "readable by others", f"chmod 600 {path}", Severity.WARN, lax=True)
+    from dotenv.parser import parse_stream
+
+    seen: dict[str, int] = {}
+    with path.open(encoding="utf-8") as file:
+        for binding in parse_stream(file):
+            # A binding begins with the empty lines and comments before it.
+            before = len(binding.original.string) - len(binding.original.string.lstrip())
+            line = binding.original.line + binding.original.string[:before].count("\n")
+            if binding.error:
+                yield EnvironmentFault(f"{path}:{line}", "this line cannot be understood", "Write NAME=value.")
+            elif binding.key in seen:
+                yield EnvironmentFault(
+                    f"{path}:{line}",
+                    f"{binding.key} stands twice (first in line {seen[binding.key]}); the last one counts",
+                    "Remove one of them.",
+                    Severity.WARN,
+                )
+            elif binding.key:
+                seen[binding.key] = line
+
+
+def _time_zone(site: Site, now: datetime) -> Iterator[EnvironmentFault]:
+    """Yield that the site's schedules do not mean this machine's time, where that may surprise."""
+    plans = site.settings.plans.values()
+    here, there = now.astimezone(), now.astimezone(ZoneInfo(site.settings.timezone))
+    if here.utcoffset() == there.utcoffset() or not any(plan.schedule or plan.verify or plan.drill for plan in plans):
+        return
+    yield EnvironmentFault(
+        "timezone",
+        f"schedules count in {site.settings.timezone} (now {there:%H:%M}), this machine's clock shows {here:%H:%M %Z}",
+        "Set timezone in backup.yaml if you meant that one; cron lines and systemd timers count in the machine's.",
+        Severity.WARN,
+    )
+
+
+def _from_the_future(store: LocalStore, plan: str, now: datetime) -> Iterator[EnvironmentFault]:
+    newest = next(iter(reversed(store.ids())), None)
+    if newest is not None and set_time(newest) > now:
+        yield EnvironmentFault(
+            store.label,
+            f"set {newest} of plan {plan} is newer than this machine's clock ({now:%Y-%m-%d %H:%M} UTC)",
+            "Set the clock by NTP. Until it is right again no set is removed.",
+        )
+
+
+def _stores(site: Site, now: datetime) -> Iterator[EnvironmentFault]:
+    for plan in site.settings.plans:
+        store = open_store(site, plan)
+        yield from _writable(store.folder, plan)
+        if store.folder.is_dir():
+            yield from _modes(site, store.folder, plan)
+            with contextlib.suppress(BackupSystemError):
+                yield from _from_the_future(store, plan, now)
+        yield from _space(store, plan)
+
+
+def _writable(folder: Path, plan: str) -> Iterator[EnvironmentFault]:
+    place = folder
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    probe = place / f".backup-pipeline-{uuid.uuid4().hex}"
+    try:
+        # Only writing tells: mode bits say nothing on network mounts, on read-only ones, and of root.
+        os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        probe.unlink()
+    except OSError as error:
+        yield EnvironmentFault(
+            str(folder),
+            f"the store of plan {plan} cannot be written: {error.strerror}",
+            f"Give this user the right to write in {place}, or name another store in backup.yaml.",
+        )
+
+
+def _modes(site: Site, folder: Path, plan: str) -> Iterator[EnvironmentFault]:
+    allowed = int(site.settings.folder_mode, 8)
+    mode = stat.S_IMODE(folder.stat().st_mode)
+    if sys.platform != "win32" and mode & ~allowed & 0o077:
+        yield EnvironmentFault(
+            str(folder),
+            f"the store of plan {plan} is open to others (mode {mode:04o})",
+            f"chmod {site.settings.folder_mode} {folder}",
+            Severity.WARN,
+            lax=True,
+        )
+
+
+def _last_sealed(store: LocalStore) -> BackupSet | None:
+    for set_id in reversed(store.ids()):
+        known = store.read(set_id)
+        if known.state is SetState.COMPLETE:
+            return known
+    return None
+
+
+def _space(store: LocalStore, plan: str) -> Iterator[EnvironmentFault]:
+    try:
+        free, last = store.free_bytes(), _last_sealed(store)
+    except (BackupSystemError, OSError):
+        return  # that it cannot be read is told already
+    if free is None:
+        return
+    needed = last.size if last else 0
+    remedy = "Free space, move the store, or keep fewer sets (backup-pipeline cleanup --dry-run)."
+    if free < max(needed, 100_000_000):
+        yield EnvironmentFault(
+            store.label, f"{free / 1e9:.1f} GB free; plan {plan} needs {max(needed, 100_000_000) / 1e9:.1f} GB", remedy
+        )
+    elif free < 3 * needed:
+        yield EnvironmentFault(
+            store.label,
+            f"{free / 1e9:.1f} GB free: room for fewer than three more sets of plan {plan}",
+            remedy,
+            Severity.WARN,
+        )
+
+
+def _sources(site: Site) -> Iterator[EnvironmentFault]:
+    used = {name for plan in site.settings.plans.values() for name in plan.sources}
+    for name, source in site.settings.sources.items():
+        if name not in used:
+            yield EnvironmentFault(
+                f"sources.{name}", "no plan captures this source", "Add it to a plan of backup.yaml.", Severity.WARN
+            )
+            continue
+        for path in _paths(source):
+            if isinstance(source, FolderSource) and path != source.path and not source.path.exists():
+                continue  # the folder of the buckets is named already
+            if not path.exists():
+                yield EnvironmentFault(
+                    str(path), f"source {name} does not exist there", "Correct its path in backup.yaml, or mount it."
+                )
+            elif not os.access(path, os.R_OK):
+                yield EnvironmentFault(
+                    str(path), f"source {name} cannot be read", "Give this user the right to read it."
+                )
+            elif isinstance(source, OrdersSource) and path == source.archive and not os.access(path, os.W_OK | os.X_OK):
+                told = f"the archive of {name} cannot be written, so no order gets its pair"
+                yield EnvironmentFault(str(path), told, "Give this user the right to write there.")
+
+
+def _paths(source: Source) -> list[Path]:
+    if isinstance(source, FolderSource):
+        return [source.path, *(source.path / bucket for bucket in source.buckets)]
+    if isinstance(source, SqliteSource):
+        return [source.path]
+    if isinstance(source, OrdersSource):
+        return [path for path in (source.database, source.archive) if path]
+    if isinstance(source, RepositorySource):
+        return [source.path, *source.volumes]
+    return []
+
+
+def _programs(site: Site) -> Iterator[EnvironmentFault]:
+    if any(isinstance(source, RepositorySource) for source in site.settings.sources.values()):
+        try:
+            find_program("git", remedy="Install git.")
+        except BackupSystemError as error:
+            yield EnvironmentFault(error.where, error.what, error.remedy)
+
+
+def _dagster_home(site: Site) -> Iterator[EnvironmentFault]:
+    named = site.value("DAGSTER_HOME")
+    if not named:
+        return
+    home = Path(named)
+    # In a container all of it but `storage` is read-only.
+    storage = home / "storage"
+    place = storage if storage.is_dir() and (home / "dagster.yaml").is_file() else home
+    if not home.is_absolute():
+        yield EnvironmentFault("DAGSTER_HOME", "not an absolute path", "Write the whole path, beginning with /.")
+    elif not home.is_dir():
+        yield EnvironmentFault("DAGSTER_HOME", f"there is no folder {home}", f"mkdir -p {home}", Severity.WARN)
+    elif not os.access(place, os.W_OK | os.X_OK):
+        yield EnvironmentFault("DAGSTER_HOME", f"{place} cannot be written", "Give this user the right to write there.")

@@ -1,0 +1,1 @@
+"""Verification and drills of sealed sets."""

@@ -1,0 +1,389 @@
+"""Restoring a PostgreSQL database: what a plan says of it, and the steps of applying it, each with its way back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from datetime import datetime
+from typing import Literal
+
+from backup_pipeline.artefacts.capture import utc_now
+from backup_pipeline.artefacts.targets import target_of
+from backup_pipeline.errors import BackupSystemError, RefusedError, ValidationError
+from backup_pipeline.model.progress import Progress, ProgressSink, no_progress
+from backup_pipeline.model.record import ArtefactKind, Fingerprint
+from backup_pipeline.model.restore import RestoreMode, RestorePlan, RestoreResult, TableChange, Undo
+from backup_pipeline.operations.backup.emergency import make_emergency_set
+from backup_pipeline.operations.proof.drill import written_by
+from backup_pipeline.operations.restore.records import forget_result, keep_result, results
+from backup_pipeline.operations.restore.run import Chosen, check_confirmed
+from backup_pipeline.operations.restore.target_inspection import Scene, jobs_of, look
+from backup_pipeline.postgres.catalog.keycloak_schema import keycloak_state
+from backup_pipeline.postgres.compare.comparison import REFUSED, compare_database
+from backup_pipeline.postgres.compare.reparsed import reparsed_by
+from backup_pipeline.postgres.load.rebuild import UNFINISHED, drop_copy, rebuild_database
+from backup_pipeline.postgres.merge.upsert import UpsertOutcome, UpsertRequest, matches, parse_rows, upsert_database
+from backup_pipeline.postgres.server.databases import (
+    comment_on_database,
+    create_roles,
+    drop_roles,
+    server_facts,
+    sole_restore,
+)
+from backup_pipeline.postgres.server.swap import BEFORE, RESTORE, is_side_of, side_name, swap_in
+from backup_pipeline.postgres.server.target import PostgresTarget
+from backup_pipeline.rules.left_out import told
+from backup_pipeline.settings.types import OrdersSource, PostgresSource
+from backup_pipeline.sources.postgres import keycloak, supabase
+from backup_pipeline.sources.postgres.platform_fill import fill_platform
+
+TableName = tuple[str, str]
+
+
+def plan_database(chosen: Chosen, *, progress: ProgressSink = no_progress) -> RestorePlan:
+    """Return the plan of restoring a database, with what would become of each table's rows."""
+    scene = look(chosen, progress)
+    plan = scene.plan
+    if scene.properties is None or chosen.options.into:
+        tables = [
+            TableChange(table=".".join(name), backup=mark.rows, insert=mark.rows)
+            for name, mark in scene.expected.fingerprints.items()
+        ]
+        return plan.model_copy(update={"tables": tuple(tables)})
+    if scene.fills:
+        filled, reasons = UpsertOutcome(), []
+        try:
+            filled = _filled(chosen, scene, progress, commit=False)
+        except BackupSystemError as error:
+            reasons = [f"{error.where}: {error.what}"]
+        return plan.model_copy(
+            update={
+                "tables": tuple(sorted(filled.tables, key=lambda change: change.table)),
+                "reasons_against": (*plan.reasons_against, *filled.reasons_against, *reasons),
+                "warnings": tuple(dict.fromkeys((*plan.warnings, *filled.warnings))),
+            }
+        )
+    rebuild = chosen.options.mode is RestoreMode.REBUILD
+    equal = _equal_tables(scene) if rebuild else {}
+    known = set(scene.expected.fingerprints)
+    request = _request(chosen, scene) if not rebuild else UpsertRequest(lambda n: n not in equal, insert_absent=True)
+    try:
+        outcome = upsert_database(
+            lambda: chosen.open(scene.dump.files[0].path), scene.target, request, commit=False,
+            written_by=written_by(scene.dump), progress=progress,
+        )  # fmt: skip
+        counted, reasons = outcome.tables, [] if rebuild else outcome.reasons_against
+        uncounted = outcome.reasons_against if rebuild else []
+        skipped = [] if rebuild else outcome.warnings
+    except BackupSystemError as error:
+        counted, reasons, uncounted = [], [] if rebuild else [f"{error.where}: {error.what}"], [error.what]
+        skipped = []
+    tables = [*counted, *equal.values()]
+    tables += _uncounted(scene, {change.table for change in tables}, known) if rebuild else []
+    return plan.model_copy(
+        update={
+            "tables": tuple(sorted(tables, key=lambda change: change.table)),
+            "reasons_against": (*plan.reasons_against, *reasons),
+            "warnings": (*plan.warnings, *skipped, *(f"not counted: {reason}" for reason in uncounted)),
+        }
+    )
+
+
+def _equal_tables(scene: Scene) -> dict[TableName, TableChange]:
+    """Return the tables whose rows are the backup's: nothing has to be read to say what would become of them."""
+    result = {}
+    for name, wanted in scene.expected.fingerprints.items():
+        have = scene.marks.get(name)
+        if isinstance(have, Fingerprint) and (have.value, have.rows) == (wanted.value, wanted.rows):
+            result[name] = TableChange(table=".".join(name), backup=wanted.rows, target=have.rows, unchanged=have.rows)
+    return result
+
+
+def _uncounted(scene: Scene, told: set[str], known: set[TableName]) -> list[TableChange]:
+    """Return tables that only one side has, or whose rows could not be compared one by one."""
+    result = []
+    partitioned = {
+        (t.schema_name, t.name) for t in (scene.expected.catalog.tables if scene.expected.catalog else ())
+        if t.kind == "partitioned"
+    }  # fmt: skip
+    for name in sorted(known | set(scene.marks)):
+        if ".".join(name) in told or name in partitioned:
+            continue
+        wanted, have = scene.expected.fingerprints.get(name), scene.marks.get(name)
+        rows = have.rows if isinstance(have, Fingerprint) else 0
+        if wanted is None:
+            note = "not in the backup: stays in the old database"
+            change = TableChange(table=".".join(name), target=rows, only_in_target=rows, note=note)
+        elif have is None:
+            change = TableChange(table=".".join(name), backup=wanted.rows, insert=wanted.rows, note="not in the target")
+        else:
+            change = TableChange(
+                table=".".join(name), backup=wanted.rows, target=rows, insert=None, update=None, unchanged=None,
+                only_in_target=None, conflicts=None, note="differs; rows could not be compared one by one",
+            )  # fmt: skip
+        result.append(change)
+    return result
+
+
+def _request(chosen: Chosen, scene: Scene) -> UpsertRequest:
+    """Return which rows an upsert is about, from the options and the settings."""
+    options = chosen.options
+    settings = chosen.site.source(chosen.source)
+    master = settings.master_tables if isinstance(settings, PostgresSource) else ()
+    conditions = dict(parse_rows(text) for text in options.rows)
+
+    def wanted(name: TableName) -> bool:
+        if keycloak.is_lock(name) or (scene.platform and not supabase.may_be_written(name)):
+            return False
+        if conditions and not options.tables and name not in conditions:
+            return False
+        if options.tables and not (matches(name, options.tables) or name in conditions):
+            return False
+        return options.only is None or matches(name, master) == (options.only == "master")
+
+    def versions(name: TableName) -> bool:
+        return (scene.platform and name in supabase.VERSION_TABLES) or keycloak.is_version(name)
+
+    whole = not (options.tables or options.rows or options.only)
+    return UpsertRequest(
+        wanted=wanted,
+        everything=whole,
+        versions=versions,
+        conditions=conditions,
+        on_conflict=options.on_conflict,
+        newer_column=options.newer_column,
+        insert_absent=options.insert_absent,
+        without_triggers=options.without_triggers,
+        skip_refused=options.skip_refused,
+    )
+
+
+def apply_database(
+    chosen: Chosen, *, plan_id: str, confirm: str, run_id: str, progress: ProgressSink, now: datetime
+) -> RestoreResult:
+    """Apply a plan; see `restore.apply_restore`."""
+    settings = chosen.site.source(chosen.source)
+    assert isinstance(settings, PostgresSource | OrdersSource)
+    target = target_of(chosen.site, settings, chosen.source)
+    with sole_restore(target.with_database(chosen.options.into) if chosen.options.into else target):
+        scene = look(chosen, progress)
+        check_confirmed(scene.plan, plan_id, confirm)
+        chosen.check_files(ArtefactKind.POSTGRES_DUMP, ArtefactKind.POSTGRES_ROLES)
+        if chosen.options.mode is RestoreMode.UPSERT:
+            result = _upsert(chosen, scene, run_id, progress, now)
+        elif scene.fills:
+            result = _fill(chosen, scene, run_id, progress, now)
+        else:
+            result = _rebuild(chosen, scene, run_id, progress, now)
+        return keep_result(chosen.site, result)
+
+
+def _result(chosen: Chosen, scene: Scene, now: datetime) -> RestoreResult:
+    return RestoreResult(
+        restore_id=f"{now:%Y-%m-%dT%H%M%SZ}-{chosen.source}",
+        plan_id=scene.plan.plan_id,
+        set_id=chosen.set_id,
+        plan=chosen.plan_name,
+        source=chosen.source,
+        kind="postgres",
+        options=chosen.options,
+        target=scene.target.label,
+        restored=scene.target.database,
+        started_at=now,
+        finished_at=now,
+        warnings=scene.plan.warnings,
+    )
+
+
+def _upsert(chosen: Chosen, scene: Scene, run_id: str, progress: ProgressSink, now: datetime) -> RestoreResult:
+    began = time.monotonic()
+    emergency = make_emergency_set(chosen.site, chosen.plan_name, chosen.source, run_id=run_id, progress=progress)
+    outcome = upsert_database(
+        lambda: chosen.open(scene.dump.files[0].path), scene.target, _request(chosen, scene), commit=True,
+        written_by=written_by(scene.dump), progress=progress,
+    )  # fmt: skip
+    written = sum((change.insert or 0) + (change.update or 0) for change in outcome.tables)
+    return _result(chosen, scene, now).model_copy(
+        update={
+            "emergency_set": emergency,
+            "finished_at": utc_now(),
+            "tables": tuple(outcome.tables),
+            "warnings": (*scene.plan.warnings, *outcome.warnings),
+            "numbers": {"seconds": round(time.monotonic() - began, 3), "rows_written": written},
+            "undo": Undo(
+                remedy=f"backup-pipeline restore {chosen.plan_name}/{emergency} {chosen.source} brings back what was "
+                "there before"
+            ),
+        }
+    )
+
+
+def _filled(chosen: Chosen, scene: Scene, progress: ProgressSink, *, commit: bool) -> UpsertOutcome:
+    return fill_platform(
+        lambda: chosen.open(scene.dump.files[0].path), scene.target, scene.expected, commit=commit,
+        written_by=written_by(scene.dump), progress=progress,
+    )  # fmt: skip
+
+
+def _fill(chosen: Chosen, scene: Scene, run_id: str, progress: ProgressSink, now: datetime) -> RestoreResult:
+    """Put the project into the platform's new database; what is there already is captured first when it holds rows."""
+    began = time.monotonic()
+    emergency = ""
+    holds_rows = any(
+        supabase.may_be_written(name) and isinstance(mark, Fingerprint) and mark.rows
+        for name, mark in scene.marks.items()
+    )
+    if holds_rows and not chosen.options.skip_emergency_backup:
+        emergency = make_emergency_set(chosen.site, chosen.plan_name, chosen.source, run_id=run_id, progress=progress)
+    with ExitStack() as way_back:
+        made: tuple[str, ...] = ()
+        if chosen.options.create_roles:
+            made = create_roles(scene.target, scene.plan.missing_roles)
+            way_back.callback(drop_roles, scene.target, made)
+        outcome = _filled(chosen, scene, progress, commit=True)
+        way_back.pop_all()
+    warnings = (*scene.plan.warnings, *(f"role {role} was made without login" for role in made), *outcome.warnings)
+    return _result(chosen, scene, now).model_copy(
+        update={
+            "emergency_set": emergency,
+            "finished_at": utc_now(),
+            "tables": tuple(outcome.tables),
+            "warnings": tuple(dict.fromkeys(warnings)),
+            "numbers": {
+                "seconds": round(time.monotonic() - began, 3),
+                "rows_written": sum((change.insert or 0) + (change.update or 0) for change in outcome.tables),
+            },
+            "undo": Undo(remedy="the database was the platform's own, without a project's tables: drop the project's "
+                                "schemas, or make a new project"),
+        }
+    )  # fmt: skip
+
+
+def _rebuild(chosen: Chosen, scene: Scene, run_id: str, progress: ProgressSink, now: datetime) -> RestoreResult:
+    """Build beside, compare, capture what is there, swap. Each step has its way back until the swap has happened."""
+    began = time.monotonic()
+    target, options, facts = scene.target, chosen.options, scene.facts
+    swapping = not options.into
+    for left in sorted(facts.databases):
+        # Of a restore that was killed while it built; the lock says that nobody builds here now.
+        if is_side_of(left, target.database, RESTORE):
+            drop_copy(target.with_database(left))
+            for known in results(chosen.site, chosen.plan_name, chosen.source):
+                if known.swapping and known.restored == left:
+                    forget_result(chosen.site, known)
+    if not swapping and scene.properties is not None:
+        drop_copy(target)  # what a killed restore left: the plan says so, and refuses any other
+    name = side_name(target.database, RESTORE, now, facts.databases) if swapping else target.database
+    rebuilt = target.with_database(name)
+    numbers: dict[str, float | int] = {}
+    warnings: list[str] = []
+    with ExitStack() as way_back:
+        if options.create_roles:
+            made = create_roles(target, scene.plan.missing_roles)
+            way_back.callback(drop_roles, target, made)
+            warnings += [f"role {role} was made without login" for role in made]
+        done = rebuild_database(
+            lambda: chosen.open(scene.dump.files[0].path), rebuilt, written_by=written_by(scene.dump),
+            like=scene.properties if swapping else None, comment="" if swapping else UNFINISHED,
+            encoding=scene.expected.catalog.encoding if scene.expected.catalog else "",
+            locale=scene.expected.catalog.locale if scene.expected.catalog else None,
+            jobs=jobs_of(chosen), careful=options.careful, search_path=scene.expected.search_path, progress=progress,
+        )  # fmt: skip
+        way_back.callback(drop_copy, rebuilt)
+        numbers["restore_seconds"] = round(done.seconds, 3)
+        comparison = compare_database(
+            rebuilt, scene.expected, left_out=done.left_out, jobs=jobs_of(chosen), progress=progress,
+            reparse=reparsed_by(target, lambda: chosen.open(scene.dump.files[0].path),
+                                written_by=written_by(scene.dump),
+                                encoding=scene.expected.catalog.encoding if scene.expected.catalog else ""),
+        )  # fmt: skip
+        warnings += told(done.left_out, scene.facts.user)
+        if done.settings_left_out:
+            warnings.append(f"settings of the database left out, which {scene.facts.user} may not make: "
+                            f"{', '.join(done.settings_left_out)}")  # fmt: skip
+        numbers |= {"compare_seconds": round(comparison.seconds, 3), "rows": comparison.rows}
+        if comparison.findings:
+            first = "; ".join(f"{f.subject} {f.problem}" for f in comparison.findings[:5])
+            raise ValidationError(
+                f"The rebuilt database differs from the backup in {len(comparison.findings)} things: {first}.",
+                where=f"{chosen.plan_name}/{chosen.set_id} {chosen.source}",
+                remedy="What was live is untouched and the copy was removed. Drill the set; use another one.",
+            )
+        warnings += [f"{f.subject}: {f.problem}" for f in comparison.skipped if f.subject != REFUSED]
+        state, settled = keycloak.settle(rebuilt)
+        warnings += settled
+        emergency, kept = "", ""
+        if swapping and scene.properties is not None:
+            if state is not None and (told_version := keycloak.version_warning(state, keycloak_state(target))):
+                warnings.append(told_version)
+            if not options.skip_emergency_backup:
+                emergency = make_emergency_set(
+                    chosen.site, chosen.plan_name, chosen.source, run_id=run_id, progress=progress
+                )
+            kept = side_name(target.database, BEFORE, now, facts.databases)
+        result = _result(chosen, scene, now).model_copy(update={"emergency_set": emergency})
+        if swapping:
+            # Written first: a process that is killed from here on leaves a record, and `undo` finds the way back.
+            swap = Undo(kind="database", live=target.database, kept=kept)
+            before = result.model_copy(update={"restored": name, "undo": swap, "swapping": True})
+            way_back.callback(forget_result, chosen.site, before)
+            keep_result(chosen.site, before)
+            swap_began = time.monotonic()
+            swap_in(target, name, kept)
+            numbers["swap_seconds"] = round(time.monotonic() - swap_began, 3)
+        else:
+            comment_on_database(rebuilt, None)
+        way_back.pop_all()
+    numbers["seconds"] = round(time.monotonic() - began, 3)
+    progress(Progress("restore", done.data_bytes, done.data_bytes, finished=True))
+    return result.model_copy(
+        update={
+            "finished_at": utc_now(),
+            "warnings": tuple(dict.fromkeys((*scene.plan.warnings, *warnings))),
+            "numbers": numbers,
+            "undo": swap
+            if swapping
+            else Undo(remedy=f"drop database {target.database} when it is not needed any more"),
+        }
+    )
+
+
+def undo_database(
+    chosen_target: PostgresTarget, result: RestoreResult, now: datetime, *, begin: Callable[[str], None]
+) -> str:
+    """Swap the database from before the restore back in; return the name that the restored one has now.
+
+    Args:
+        chosen_target: the live database.
+        result: the restore.
+        now: the present moment, for names.
+        begin: told that name before anything is changed.
+    """
+    from backup_pipeline.postgres.server.swap import UNDONE, swap_back
+
+    with sole_restore(chosen_target):
+        facts = server_facts(chosen_target)
+        aside = side_name(chosen_target.database, UNDONE, now, facts.databases)
+        if not result.undo.kept and chosen_target.database not in facts.databases:
+            raise RefusedError(
+                "The restored database is not there any more.", where=chosen_target.label, remedy="Nothing to undo."
+            )
+        begin(aside)
+        swap_back(chosen_target, result.undo.kept, aside)
+        return aside
+
+
+def state_of_swap(target: PostgresTarget, result: RestoreResult) -> Literal["swapped", "absent"]:
+    """Return what became of a restore, or of its undo, whose process was killed while names were swapped.
+
+    Both names change in one transaction, so one of them tells.
+
+    Raises:
+        LockError: a restore into this database is running.
+    """
+    with sole_restore(target):
+        names = server_facts(target).databases
+    if result.undo.begun:
+        return "absent" if result.undo.begun in names and result.undo.kept not in names else "swapped"
+    return "absent" if result.restored in names or (result.undo.kept and result.undo.kept not in names) else "swapped"

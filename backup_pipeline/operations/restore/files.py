@@ -1,0 +1,213 @@
+"""Restoring what is not a PostgreSQL database: folders, repositories, SQLite files. Plan and apply; the work and its
+undo are `restore.folder`, `restore.repository`, `restore.sqlite` and `restore.file_swap`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+from backup_pipeline.artefacts.capture import utc_now
+from backup_pipeline.artefacts.tree_restore import RestoredFiles
+from backup_pipeline.errors import RefusedError
+from backup_pipeline.model.manifest import MANIFEST_NAME
+from backup_pipeline.model.progress import ProgressSink
+from backup_pipeline.model.record import ArtefactKind, ArtefactRecord
+from backup_pipeline.model.restore import RestoreMode, RestorePlan, RestoreResult, Undo
+from backup_pipeline.operations.backup.emergency import make_emergency_set
+from backup_pipeline.operations.restore.records import forget_result, keep_result
+from backup_pipeline.operations.restore.run import Chosen, check_confirmed
+from backup_pipeline.settings.types import FolderSource, OrdersSource, RepositorySource, SqliteSource
+
+_GUESSED_SPEED = 100_000_000
+
+
+def _target(chosen: Chosen) -> Path:
+    settings = chosen.site.source(chosen.source)
+    if chosen.options.into:
+        return chosen.site.folder / chosen.options.into
+    match settings:
+        case FolderSource() | RepositorySource() | SqliteSource():
+            return settings.path
+        case OrdersSource() if settings.database is not None:
+            return settings.database
+        case _:
+            raise RefusedError(
+                "The set holds files of this source, the settings say it is a database.",
+                where=chosen.source,
+                remedy="Restore into a new place with --into.",
+            )
+
+
+def _main_record(chosen: Chosen) -> ArtefactRecord:
+    for kind in (
+        ArtefactKind.REPOSITORY_BUNDLE,
+        ArtefactKind.REPOSITORY_ARCHIVE,
+        ArtefactKind.SQLITE_COPY,
+        ArtefactKind.FOLDER_TARBALL,
+    ):
+        record = chosen.record(kind)
+        if record and record.files:
+            return record
+    raise RefusedError(
+        "The set has nothing of this source that can be restored.",
+        where=f"{chosen.plan_name}/{chosen.set_id} {chosen.source}",
+        remedy="Choose another set.",
+    )
+
+
+def _state(target: Path) -> str:
+    """Return a digest of names, sizes and times of everything at the target; "" when nothing is there."""
+    if not os.path.lexists(target):
+        return ""
+    digest = hashlib.sha256()
+    status = target.lstat()
+    digest.update(f"{status.st_dev} {status.st_ino}".encode())
+    places = [target] if not target.is_dir() else sorted(target.rglob("*"))
+    for place in places:
+        seen = place.lstat()
+        digest.update(os.fsencode(place) + f" {seen.st_size} {seen.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def plan_files(chosen: Chosen) -> RestorePlan:
+    """Return the plan of restoring files."""
+    record, target, options = _main_record(chosen), _target(chosen), chosen.options
+    exists = os.path.lexists(target)
+    reasons = []
+    if options.mode is RestoreMode.UPSERT:
+        reasons.append("only databases can be restored row by row; leave --upsert away")
+    if options.into and exists:
+        reasons.append(f"{target} exists already")
+    if not target.parent.is_dir():
+        reasons.append(f"the folder {target.parent} is missing")
+    content = record.files[0].content_size or record.details.get("bytes")
+    needed = content if isinstance(content, int) else record.size
+    manifest = ""
+    if chosen.backup.manifest:
+        with chosen.open(MANIFEST_NAME) as file:
+            manifest = hashlib.sha256(file.read()).hexdigest()
+    seen = [manifest, chosen.source, options.model_dump(mode="json"), str(target), _state(target)]
+    steps = [f"unpack beside {target} and compare every file with the record"]
+    if exists and not options.skip_emergency_backup:
+        steps.append(f"make an emergency backup set of {target}")
+    steps.append(f"rename what is at {target} to {target.name}.before-<time> and the new one to {target.name}"
+                 if exists else f"rename it to {target}")  # fmt: skip
+    return RestorePlan(
+        plan_id=hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()[:16],
+        set_id=chosen.set_id,
+        plan=chosen.plan_name,
+        source=chosen.source,
+        options=options,
+        target=str(target),
+        confirm=target.name,
+        exists=exists,
+        bytes_needed=needed,
+        bytes_free=_free(target),
+        seconds=round(0.5 + needed / _GUESSED_SPEED, 1),
+        steps=tuple(steps),
+        warnings=_warnings(chosen),
+        reasons_against=tuple(reasons),
+    )
+
+
+def _warnings(chosen: Chosen) -> tuple[str, ...]:
+    found = [] if chosen.backup.proven else ["this set has not been proven by a drill"]
+    broken = chosen.backup.manifest.broken_data if chosen.backup.manifest else ()
+    return (*found, *(f"its data was broken where it came from, and comes back so: {text}" for text in broken))
+
+
+def _free(target: Path) -> int | None:
+    import shutil
+
+    return shutil.disk_usage(target.parent).free if target.parent.is_dir() else None
+
+
+def apply_files(
+    chosen: Chosen, *, plan_id: str, confirm: str, run_id: str, progress: ProgressSink, now: datetime
+) -> RestoreResult:
+    """Apply a plan; see `restore.apply_restore`."""
+    began = time.monotonic()
+    plan = plan_files(chosen)
+    check_confirmed(plan, plan_id, confirm)
+    chosen.check_files()
+    target = _target(chosen)
+    emergency = ""
+    if plan.exists and not chosen.options.skip_emergency_backup:
+        emergency = make_emergency_set(chosen.site, chosen.plan_name, chosen.source, run_id=run_id, progress=progress)
+    result = RestoreResult(
+        restore_id=f"{now:%Y-%m-%dT%H%M%SZ}-{chosen.source}",
+        plan_id=plan.plan_id,
+        set_id=chosen.set_id,
+        plan=chosen.plan_name,
+        source=chosen.source,
+        kind="files",
+        options=chosen.options,
+        target=str(target),
+        restored=str(target),
+        emergency_set=emergency,
+        started_at=now,
+        finished_at=now,
+        warnings=plan.warnings,
+        undo=Undo(kind="path", live=target.name, kept=str(target)),
+        swapping=True,
+    )
+    # Written first: a process that is killed in the swap leaves a record, and `undo` finds the way back.
+    result = keep_result(chosen.site, result)
+    try:
+        done = _restore(chosen, target, now, progress)
+    except BaseException:
+        forget_result(chosen.site, result)
+        raise
+    result = result.model_copy(
+        update={
+            "restored": str(done.target),
+            "finished_at": utc_now(),
+            "warnings": (*result.warnings, *done.notes),
+            "numbers": {"seconds": round(time.monotonic() - began, 3), "files": done.files, "bytes": done.bytes},
+            "undo": Undo(kind="path", live=target.name, kept=str(done.target)),
+            "swapping": False,
+        }
+    )
+    return keep_result(chosen.site, result)
+
+
+def _restore(chosen: Chosen, target: Path, now: datetime, progress: ProgressSink) -> RestoredFiles:
+    record = _main_record(chosen)
+    match record.kind:
+        case ArtefactKind.FOLDER_TARBALL:
+            from backup_pipeline.artefacts.tree_restore import restore_folder
+
+            return restore_folder(chosen.open, record, target, now=now, progress=progress)
+        case ArtefactKind.SQLITE_COPY:
+            from backup_pipeline.artefacts.sqlite_restore import restore_sqlite
+
+            return restore_sqlite(chosen.open, chosen.records, target, now=now)
+        case _:
+            from backup_pipeline.sources.repository.restore import restore_repository
+
+            extras = next((r for r in chosen.records if r.key[-1] == "extras"), None)
+            return restore_repository(chosen.open, record, target, now=now, extras=extras)[0]
+
+
+def state_of_swap(result: RestoreResult) -> Literal["swapped", "absent"]:
+    """Return what became of a restore, or of its undo, whose process was killed in the swap; it is healed first.
+
+    Raises:
+        LockError: a restore of this target is running.
+    """
+    from backup_pipeline.system.file_swap import is_swapped
+
+    return "swapped" if is_swapped(Path(result.undo.kept), result.started_at) else "absent"
+
+
+def undo_files(result: RestoreResult, now: datetime) -> None:
+    """Swap back what was there before a restore."""
+    from backup_pipeline.system.file_swap import undo
+
+    undo(Path(result.undo.kept), now=now)

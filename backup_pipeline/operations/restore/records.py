@@ -1,0 +1,91 @@
+"""What restores did, as JSON files in `<store>/restores/`, so that `undo` finds the way back."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from collections.abc import Callable
+
+from pydantic import ValidationError as PydanticError
+
+from backup_pipeline.errors import RefusedError, StoreError
+from backup_pipeline.model.restore import RestoreResult
+from backup_pipeline.operations.sites.stores import open_store
+from backup_pipeline.settings.site import Site
+from backup_pipeline.system.files import make_folder_in, read_ordinary, write_atomically
+
+RESTORES_FOLDER = "restores"
+
+
+def write_result(site: Site, result: RestoreResult) -> None:
+    """Store a result, replacing an earlier state of the same one."""
+    store = open_store(site, result.plan)
+    folder = make_folder_in(store.folder, RESTORES_FOLDER, int(site.settings.folder_mode, 8))
+    write_atomically(
+        folder / f"{result.restore_id}.json",
+        result.model_dump_json(indent=1).encode() + b"\n",
+        mode=int(site.settings.file_mode, 8),
+    )
+
+
+def keep_result(site: Site, result: RestoreResult) -> RestoreResult:
+    """Store a result as `write_result` does; where the store is read-only, return it with a warning that says so.
+
+    A copy of the store on a read-only medium is what is left after a disaster: restoring from it must be possible.
+    """
+    try:
+        write_result(site, result)
+    except StoreError as error:
+        note = (
+            f"what this restore did cannot be kept in the store ({error.what.rstrip('.')}, {error.where}): "
+            "`undo` will not find it; what was there before is kept beside it under the name shown"
+        )
+        return result.model_copy(update={"warnings": tuple(dict.fromkeys((*result.warnings, note)))})
+    return result
+
+
+def forget_result(site: Site, result: RestoreResult) -> None:
+    """Remove a result: of a swap that did not happen."""
+    try:
+        (open_store(site, result.plan).folder / RESTORES_FOLDER / f"{result.restore_id}.json").unlink()
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.EROFS):
+            raise
+
+
+def results(site: Site, plan_name: str, source: str = "") -> list[RestoreResult]:
+    """Return the plan's restores (of one source), oldest first."""
+    found = []
+    for path in sorted((open_store(site, plan_name).folder / RESTORES_FOLDER).glob("*.json")):
+        with contextlib.suppress(OSError, PydanticError):
+            found.append(RestoreResult.model_validate_json(read_ordinary(path)))
+    return [result for result in found if not source or result.source == source]
+
+
+def last_to_undo(
+    site: Site, plan_name: str, source: str, settle: Callable[[RestoreResult], RestoreResult | None]
+) -> RestoreResult:
+    """Return the newest restore of a source that can be taken back; RefusedError with the way out when none can.
+
+    Args:
+        site: the site.
+        plan_name: the plan.
+        source: the source.
+        settle: finds out what became of a swap or undo that was killed; None for one that never happened.
+    """
+    for known in reversed(results(site, plan_name, source)):
+        result = settle(known) if known.undone_at is None and (known.swapping or known.undo.begun) else known
+        if result is None or result.undone_at is not None:
+            continue
+        if result.undo.kind != "none":
+            return result
+        raise RefusedError(
+            f"The last restore of {source} ({result.restore_id}) cannot be swapped back.",
+            where=f"{plan_name}/{source}",
+            remedy=result.undo.remedy or "Restore the set from before it.",
+        )
+    raise RefusedError(
+        f"No restore of {source} is there to be undone.",
+        where=f"{plan_name}/{source}",
+        remedy="backup-pipeline list shows the sets, emergency sets among them.",
+    )

@@ -1,0 +1,307 @@
+"""Everything that is looked at before a database is restored: the set, the server, what is live, and what speaks
+against it. Nothing is changed here, and no rows are compared one by one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+
+from backup_pipeline.artefacts.targets import target_of
+from backup_pipeline.errors import ToolError
+from backup_pipeline.model.manifest import MANIFEST_NAME
+from backup_pipeline.model.progress import ProgressSink
+from backup_pipeline.model.proof import ProofKind
+from backup_pipeline.model.record import ArtefactKind, ArtefactRecord, Fingerprint
+from backup_pipeline.model.restore import RestoreMode, RestorePlan
+from backup_pipeline.operations.proof.drill import expectation_of, written_by
+from backup_pipeline.operations.restore.run import Chosen
+from backup_pipeline.postgres.catalog.keycloak_schema import keycloak_state
+from backup_pipeline.postgres.compare.comparison import Expectation
+from backup_pipeline.postgres.load.check import catalog_of, fingerprints_of, owner_of_schema, tables_of
+from backup_pipeline.postgres.load.rebuild import UNFINISHED
+from backup_pipeline.postgres.server.clients import choose_client
+from backup_pipeline.postgres.server.databases import (
+    DatabaseProperties,
+    ServerFacts,
+    data_folder,
+    obstacles_to_rename,
+    read_properties,
+    server_facts,
+    state_of_server,
+)
+from backup_pipeline.postgres.server.swap import BEFORE, RESTORE
+from backup_pipeline.postgres.server.target import PostgresTarget
+from backup_pipeline.rules.left_out import foreseen, told
+from backup_pipeline.settings.types import OrdersSource, PostgresSource
+from backup_pipeline.sources.postgres import keycloak, supabase
+
+TableName = tuple[str, str]
+# Bytes of table data loaded per second where no drill has measured it.
+_GUESSED_SPEED = 25_000_000
+_SPACE_FACTOR = 2.5
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Everything that was looked at for a plan.
+
+    Attributes:
+        properties: the target database's; None when it does not exist.
+        marks: fingerprint of every table of the target, or why there is none.
+        platform: the target is a database that a Supabase platform made.
+        fills: it is one without a project's tables: it is filled, not swapped.
+    """
+
+    dump: ArtefactRecord
+    expected: Expectation
+    target: PostgresTarget
+    facts: ServerFacts
+    properties: DatabaseProperties | None
+    marks: dict[TableName, Fingerprint | str]
+    platform: bool
+    fills: bool
+    plan: RestorePlan
+
+
+def look(chosen: Chosen, progress: ProgressSink) -> Scene:
+    """Look at set and target; the plan has no table counts yet."""
+    settings = chosen.site.source(chosen.source)
+    assert isinstance(settings, PostgresSource | OrdersSource)
+    options = chosen.options
+    dump = chosen.record(ArtefactKind.POSTGRES_DUMP)
+    assert dump is not None
+    expected = expectation_of(chosen.open, dump, chosen.record(ArtefactKind.POSTGRES_ROLES))
+    target = target_of(chosen.site, settings, chosen.source)
+    if options.into:
+        target = target.with_database(options.into)
+    facts = server_facts(target)
+    properties = read_properties(target)
+    marks: dict[TableName, Fingerprint | str] = {}
+    if properties is not None and not options.into:
+        algorithms = dict.fromkeys(tables_of(target), "")
+        algorithms |= {n: m.algorithm for n, m in expected.fingerprints.items() if n in algorithms}
+        marks = fingerprints_of(target, algorithms, jobs=jobs_of(chosen), progress=progress)
+    there = properties is not None and not options.into
+    platform = there and supabase.is_platform(owner_of_schema(target, "auth"))
+    fills = (
+        options.mode is RestoreMode.REBUILD
+        and platform
+        and not supabase.VERSION_TABLES.isdisjoint(marks)
+        and all(schema in supabase.OWNED for schema, _ in marks)
+    )
+    reasons, warnings = _judge(chosen, dump, expected, target, facts, properties, platform=platform, fills=fills)
+    size = sum(table.bytes for table in expected.catalog.tables) if expected.catalog else dump.size * 5
+    needed = int(size * _SPACE_FACTOR) if options.mode is RestoreMode.REBUILD else size
+    free = _free_bytes(target, properties)
+    if free is not None and free < needed:
+        text = f"about {needed / 1e6:,.0f} MB are needed where the server has its data, {free / 1e6:,.0f} MB are free"
+        if free < size and options.mode is RestoreMode.REBUILD:
+            # Not even the tables fit. A server whose disk runs full stops, with everything that is live on it.
+            reasons.append(f"{text} (undo {chosen.plan_name}/{chosen.source} --drop-kept removes what restores kept)")
+        else:
+            warnings.append(text)
+    plan = RestorePlan(
+        plan_id=_plan_id(chosen, target, marks, properties),
+        set_id=chosen.set_id,
+        plan=chosen.plan_name,
+        source=chosen.source,
+        options=options,
+        target=target.label,
+        confirm=target.database,
+        exists=properties is not None,
+        server_version=facts.version,
+        backup_version=dump.server_version or "",
+        bytes_needed=needed,
+        bytes_free=free,
+        seconds=_estimate(
+            chosen, size, emergency=properties is not None and not options.into and not options.skip_emergency_backup
+        ),
+        missing_roles=tuple(_missing_roles(expected, facts)),
+        missing_extensions=tuple(_missing_extensions(expected, facts)),
+        steps=tuple(_steps(chosen, target, properties, fills=fills)),
+        warnings=tuple(warnings),
+        reasons_against=tuple(reasons),
+    )
+    return Scene(dump, expected, target, facts, properties, marks, platform, fills, plan)
+
+
+def _free_bytes(target: PostgresTarget, properties: DatabaseProperties | None) -> int | None:
+    """Return what is free where the server keeps its data; None where that cannot be seen from here."""
+    folder = data_folder(target) if properties is None or properties.tablespace == "pg_default" else None
+    return shutil.disk_usage(folder).free if folder else None
+
+
+def jobs_of(chosen: Chosen) -> int:
+    """Return the number of connections for loading and comparing."""
+    return chosen.options.jobs or max(2, min(8, os.cpu_count() or 2))
+
+
+def _plan_id(
+    chosen: Chosen,
+    target: PostgresTarget,
+    marks: dict[TableName, Fingerprint | str],
+    properties: DatabaseProperties | None,
+) -> str:
+    """Return a digest of the set, the options and the target as it is now: rows, objects, identity."""
+    with chosen.open(MANIFEST_NAME) if chosen.backup.manifest else chosen.open(chosen.records[0].files[0].path) as file:
+        manifest = hashlib.sha256(file.read()).hexdigest()
+    objects = ""
+    if properties is not None and not chosen.options.into:
+        # Sequences move by themselves and are no reason to plan again: what they number shows in the rows.
+        objects = json.dumps(catalog_of(target).objects, sort_keys=True)
+    seen = {
+        "manifest": manifest,
+        "source": chosen.source,
+        "options": chosen.options.model_dump(mode="json"),
+        "target": [target.label, state_of_server(target)],
+        "rows": sorted((list(n), m if isinstance(m, str) else [m.value, m.rows]) for n, m in marks.items()),
+        "objects": hashlib.sha256(objects.encode()).hexdigest(),
+    }
+    return hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _missing_roles(expected: Expectation, facts: ServerFacts) -> list[str]:
+    needed = {*(expected.roles.needed if expected.roles else ()), *(expected.catalog.roles if expected.catalog else ())}
+    return sorted(needed - facts.roles)
+
+
+def _missing_extensions(expected: Expectation, facts: ServerFacts) -> list[str]:
+    return sorted((expected.roles.extension_names if expected.roles else frozenset()) - facts.extensions)
+
+
+def _estimate(chosen: Chosen, size: int, *, emergency: bool) -> float:
+    """Return about how long it takes: as the last drill did; an emergency set, as the set's own capture."""
+    last = chosen.backup.last_proof(ProofKind.DRILL)
+    measured = (last.details.get(chosen.source) if last else None) or {}
+    seconds = 1 + size / _GUESSED_SPEED
+    if isinstance(measured, dict) and isinstance(measured.get("restore_seconds"), int | float):
+        parts = (measured["restore_seconds"], measured.get("compare_seconds"))
+        seconds = sum(float(part) for part in parts if isinstance(part, int | float))
+    if emergency:
+        begun, ended = min(r.started_at for r in chosen.records), max(r.finished_at for r in chosen.records)
+        seconds += (ended - begun).total_seconds()
+    return round(seconds, 1)
+
+
+def _judge(
+    chosen: Chosen,
+    dump: ArtefactRecord,
+    expected: Expectation,
+    target: PostgresTarget,
+    facts: ServerFacts,
+    properties: DatabaseProperties | None,
+    *,
+    platform: bool,
+    fills: bool,
+) -> tuple[list[str], list[str]]:
+    """Return what speaks against the restore, and what a person should know."""
+    options, reasons, warnings = chosen.options, [], []
+    wrote = written_by(dump)
+    try:
+        choose_client(facts.major, safe_restore=True, at_least=wrote)
+    except ToolError as error:
+        reasons.append(error.what)
+    if chosen.backup.manifest is None:
+        warnings.append("the set was never sealed; what it holds is restored as far as it goes")
+    elif not chosen.backup.proven:
+        warnings.append("this set has not been proven by a drill")
+    if chosen.backup.manifest is not None:
+        broken = chosen.backup.manifest.broken_data
+        warnings += [f"its data was broken where it came from, and comes back so: {text}" for text in broken]
+    backup = keycloak.recorded(dump.details)
+    live = keycloak_state(target) if backup and properties is not None and not options.into else None
+    if other_version := keycloak.version_warning(backup, live):
+        warnings.append(other_version)
+    if options.mode is RestoreMode.UPSERT:
+        if properties is None:
+            reasons.append("the database does not exist; rebuild it")
+        if platform:
+            warnings.append("Supabase: rows of auth and storage go into the platform's own tables; the rest of the "
+                            "platform's schemas is left alone")  # fmt: skip
+        return reasons, warnings
+    if facts.major < wrote:
+        reasons.append(f"the server is of version {facts.major}, the dump was written by pg_dump {wrote}")
+    if not facts.may_create_databases and not fills:
+        reasons.append(f"role {facts.user} may not create databases (use --upsert)")
+    missing = _missing_roles(expected, facts)
+    if missing and not facts.superuser and not facts.may_create_roles:
+        warnings.append(
+            f"roles are missing and {facts.user} may not make them; their rights are left out: {', '.join(missing)}"
+        )
+    elif missing and not options.create_roles:
+        reasons.append(f"roles are missing: {', '.join(missing)} (--create-roles makes them, without login)")
+    if missing := _missing_extensions(expected, facts):
+        reasons.append(f"extensions are not available on the server: {', '.join(missing)}")
+    if not fills and expected.roles and "pg_cron" in expected.roles.extension_names:
+        reasons.append("pg_cron can live in one database of a server only, so no copy can be built beside it "
+                       "(use --upsert)")  # fmt: skip
+    if not facts.superuser and expected.catalog is not None:
+        may_become = {*facts.may_become, *(missing if facts.may_create_roles else ())}
+        refused = told(foreseen(expected.catalog, may_become), facts.user)
+        warnings += refused
+        if refused and options.careful:
+            reasons.append("--careful runs the dump as it stands, and this role would be refused some of it")
+    if fills:
+        if options.careful:
+            reasons.append("--careful cannot fill a platform's database")
+        warnings.append("Supabase: the platform's own schemas are left as they are; rows of auth and storage go into "
+                        "its tables")  # fmt: skip
+    elif options.into:
+        if properties is not None and properties.comment == UNFINISHED:
+            warnings.append(f"database {options.into} is what a restore left that was killed: it is removed first")
+        elif properties is not None:
+            reasons.append(f"database {options.into} exists already")
+    elif properties is not None:
+        if not facts.superuser and properties.owner != facts.user:
+            reasons.append(f"role {facts.user} does not own {target.database}, so it cannot be renamed (use --upsert, "
+                           "or --into for a new database)")  # fmt: skip
+        if platform:
+            reasons.append("a Supabase platform's database that holds tables of a project cannot be swapped "
+                           "(use --upsert, or --into)")  # fmt: skip
+        for text in obstacles_to_rename(target):
+            (reasons if "prepared" in text else warnings).append(text)
+        warnings.append(
+            "the application's connections are ended for the swap; what it writes after the emergency backup stays "
+            "in the old database only"
+        )
+    return reasons, warnings
+
+
+def _steps(chosen: Chosen, target: PostgresTarget, properties: DatabaseProperties | None, *, fills: bool) -> list[str]:
+    options = chosen.options
+    check = "read the files of the set again and compare their checksums"
+    if options.mode is RestoreMode.UPSERT:
+        return [
+            check,
+            f"make an emergency backup set of {target.database}",
+            "in one transaction: load the backup's rows into temporary tables, insert and update by primary key in "
+            "foreign-key order, move sequences forward, check every constraint",
+        ]
+    if fills:
+        return [
+            check,
+            f"make an emergency backup set of {target.database}, when its auth or storage tables hold rows",
+            f"in one transaction, into {target.database} as the platform made it: rows of auth and storage into the "
+            "platform's tables, then the project's own schemas with their rows; compare every row and object",
+        ]
+    if options.into:
+        return [check, f"make database {target.database} and load the dump", "compare every row and object"]
+    steps = [
+        check,
+        f"make database {target.database}__{RESTORE}_<time> beside it and load the dump",
+        "compare every row and object with what was recorded; anything different ends it here",
+    ]
+    if properties is None:
+        return [*steps, f"rename it to {target.database}"]
+    if not options.skip_emergency_backup:
+        steps.append(f"make an emergency backup set of {target.database}")
+    return [
+        *steps,
+        f"in one transaction: end connections, rename {target.database} to {target.database}__{BEFORE}_<time> and the "
+        f"new one to {target.database}",
+        "keep the old database for undo",
+    ]

@@ -1,0 +1,130 @@
+"""Taking a restore back: what was live before is live again, what was restored is kept aside."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from backup_pipeline.artefacts.capture import utc_now
+from backup_pipeline.artefacts.targets import target_of
+from backup_pipeline.artefacts.time_limits import within_the_plans_limit
+from backup_pipeline.errors import RefusedError
+from backup_pipeline.model.restore import RestoreResult
+from backup_pipeline.operations.restore.records import forget_result, last_to_undo, results, write_result
+from backup_pipeline.postgres.server.target import PostgresTarget
+from backup_pipeline.settings.site import Site
+from backup_pipeline.settings.types import OrdersSource, PostgresSource
+
+
+def plan_undo(site: Site, plan_name: str, source: str) -> RestoreResult:
+    """Return the restore that an undo would take back; RefusedError when there is none."""
+    return _last(site, plan_name, source, utc_now())
+
+
+@within_the_plans_limit("The undo")
+def undo_restore(
+    site: Site, plan_name: str, source: str, *, confirm: str, now: datetime | None = None
+) -> RestoreResult:
+    """Take back the newest restore of a source.
+
+    Args:
+        site: the site.
+        plan_name: the plan whose set was restored.
+        source: the source.
+        confirm: the name of what is live (the database's name, or the path).
+        now: the present moment, for names.
+
+    Raises:
+        RefusedError: nothing to undo, not confirmed, or what was kept is gone: nothing was changed.
+    """
+    moment = now or utc_now()
+    result = _last(site, plan_name, source, moment)
+    if confirm != result.undo.live:
+        raise RefusedError(
+            "The name given as confirmation is not that of what is live.",
+            where=f"{plan_name}/{source}",
+            remedy=f"Confirm with --confirm {result.undo.live}",
+        )
+    if result.undo.kind == "database":
+        from backup_pipeline.operations.restore.database import undo_database
+
+        undo_database(
+            _target(site, source).with_database(result.undo.live), result, moment,
+            begin=lambda aside: write_result(site, _begun(result, aside)),
+        )  # fmt: skip
+    else:
+        from backup_pipeline.operations.restore.files import undo_files
+
+        write_result(site, _begun(result, "yes"))
+        undo_files(result, moment)
+    undone = _begun(result, "").model_copy(update={"undone_at": moment})
+    write_result(site, undone)
+    return undone
+
+
+def _begun(result: RestoreResult, aside: str) -> RestoreResult:
+    return result.model_copy(update={"undo": result.undo.model_copy(update={"begun": aside})})
+
+
+def _last(site: Site, plan_name: str, source: str, now: datetime) -> RestoreResult:
+    """Return the restore to undo, once it is known what became of one (or of an undo) that was killed in the swap."""
+
+    def settle(result: RestoreResult) -> RestoreResult | None:
+        if result.undo.kind == "database":
+            from backup_pipeline.operations.restore.database import state_of_swap
+
+            state = state_of_swap(_target(site, source).with_database(result.undo.live), result)
+        else:
+            from backup_pipeline.operations.restore.files import state_of_swap as state_of_files
+
+            state = state_of_files(result)
+        if state == "absent" and result.swapping:
+            forget_result(site, result)
+            return None
+        settled = _begun(result, "").model_copy(
+            update={"swapping": False, "undone_at": None if state == "swapped" else now}
+        )
+        write_result(site, settled)
+        return settled
+
+    return last_to_undo(site, plan_name, source, settle)
+
+
+@within_the_plans_limit("The removal")
+def drop_kept(site: Site, plan_name: str, source: str, *, confirm: str) -> tuple[str, ...]:
+    """Remove on purpose the databases that restores and undos of a source left beside the live one.
+
+    Args:
+        site: the site.
+        plan_name: the plan.
+        source: a PostgreSQL source.
+        confirm: the live database's name.
+
+    Returns:
+        Names of the databases that were dropped. Their restores cannot be undone any more.
+    """
+    from backup_pipeline.postgres.server.databases import drop_database, server_facts, sole_restore
+    from backup_pipeline.postgres.server.swap import is_side_of
+
+    target = _target(site, source)
+    if confirm != target.database:
+        raise RefusedError(
+            "The name given as confirmation is not the live database's.",
+            where=target.label,
+            remedy=f"Confirm with --confirm {target.database}",
+        )
+    with sole_restore(target):
+        names = sorted(name for name in server_facts(target).databases if is_side_of(name, target.database))
+        for name in names:
+            drop_database(target.with_database(name))
+    for result in results(site, plan_name, source):
+        if result.undo.kind == "database" and result.undone_at is None:
+            write_result(site, result.model_copy(update={"undo": result.undo.model_copy(update={
+                "kind": "none", "remedy": f"restore the emergency set {result.emergency_set}"})}))  # fmt: skip
+    return tuple(names)
+
+
+def _target(site: Site, source: str) -> PostgresTarget:
+    settings = site.source(source)
+    if not isinstance(settings, PostgresSource | OrdersSource):
+        raise RefusedError("Not a database.", where=source, remedy="Only databases leave others beside them.")
+    return target_of(site, settings, source)

@@ -1,0 +1,1 @@
+"""Removal of old sets by retention rules; sets in use are kept."""

@@ -1,0 +1,67 @@
+"""Saying that a set is being read, so that a clean-up does not remove it meanwhile, and finding out who says so.
+
+Any number may read a set at once; each has a mark of its own in `<store>/.in-use/` (see `tools.locks`, decision 0004).
+A reader marks first and then looks for a removal; a removal marks first and then looks for readers: whichever came
+second gives way, so that nobody ever reads a set that goes. Deciding which sets go is `rules.retention`'s.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from backup_pipeline.errors import SetNotFoundError, StoreError
+from backup_pipeline.model.set_id import SetId
+from backup_pipeline.stores.local import LocalStore
+from backup_pipeline.system.files import give_mode
+from backup_pipeline.system.locks import hold_mark, living_marks
+
+FOLDER = ".in-use"
+_REMOVAL = "-removal"
+
+
+@contextlib.contextmanager
+def in_use(store: LocalStore, set_id: SetId, purpose: str) -> Iterator[None]:
+    """Keep a set from being removed by a clean-up while the block runs.
+
+    A store that cannot be written (a copy on a read-only medium) is read without a mark.
+
+    Args:
+        store: the plan's store.
+        set_id: the set.
+        purpose: told by the clean-up, as in "drill".
+
+    Raises:
+        SetNotFoundError: the set is being removed just now.
+    """
+    with contextlib.ExitStack() as stack:
+        if store.path_of(set_id).is_dir():
+            try:
+                folder = store.folder_beside(FOLDER)
+                mark = hold_mark(folder, set_id, purpose=f"{purpose} of {store.plan}/{set_id}")
+                give_mode(folder / f"{set_id}.{stack.enter_context(mark).token}", store.file_mode)
+            except StoreError:
+                yield
+                return
+            if going := living_marks(folder, set_id + _REMOVAL):
+                raise SetNotFoundError(
+                    f"The set is being removed by {going[0].describe()}.",
+                    where=f"{store.plan}/{set_id}",
+                    remedy="Choose another set; backup-pipeline list shows them.",
+                )
+        yield
+
+
+def readers_of(store: LocalStore, set_id: SetId) -> str:
+    """Return who reads a set now, as a reason to keep it; "" when nobody does."""
+    readers = living_marks(store.folder / FOLDER, set_id)
+    return f"in use by {', '.join(reader.describe() for reader in readers)}" if readers else ""
+
+
+@contextlib.contextmanager
+def to_be_removed(store: LocalStore, set_id: SetId) -> Iterator[str]:
+    """Keep new readers from a set for the block; gives who reads it already ("" when it may be removed)."""
+    folder = store.folder_beside(FOLDER)
+    with hold_mark(folder, set_id + _REMOVAL, purpose=f"removal of {store.plan}/{set_id}") as mark:
+        give_mode(folder / f"{set_id}{_REMOVAL}.{mark.token}", store.file_mode)
+        yield readers_of(store, set_id)

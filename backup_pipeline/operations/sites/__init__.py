@@ -1,0 +1,1 @@
+"""A site's stores, identity and embedded server; the UI's processes."""

@@ -1,0 +1,175 @@
+"""Where a plan's sets are, who may change them now, and which set a name means. What is done with them is not here."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from backup_pipeline.errors import SetNotFoundError, StoreError
+from backup_pipeline.model.backup_set import BackupSet, SetState
+from backup_pipeline.model.manifest import Purpose
+from backup_pipeline.model.set_id import SetId, is_set_id, set_time
+from backup_pipeline.operations.sites.identity import claim_store
+from backup_pipeline.settings.site import Site
+from backup_pipeline.stores.local import LOCK_NAME, LocalStore
+from backup_pipeline.system.files import give_mode
+from backup_pipeline.system.locks import Holder, hold_lock
+
+_CLOCKS_DIFFER = timedelta(minutes=5)
+LATEST = "latest"
+LATEST_PROVEN = "latest-proven"
+
+
+def open_store(site: Site, plan_name: str) -> LocalStore:
+    """Return the store of a plan, with the modes of the settings; SettingsError for an unknown plan."""
+    return LocalStore(
+        site.store_folder(plan_name),
+        plan_name,
+        file_mode=int(site.settings.file_mode, 8),
+        folder_mode=int(site.settings.folder_mode, 8),
+    )
+
+
+@contextlib.contextmanager
+def plan_lock(
+    site: Site,
+    plan_name: str,
+    purpose: str,
+    wait_seconds: float | None = None,
+    *,
+    owner: str = "",
+    on_wait: Callable[[Holder], None] | None = None,
+) -> Iterator[Holder]:
+    """Be the only one that adds to or removes from a plan's store while the block runs.
+
+    Args:
+        site: the site.
+        plan_name: the plan.
+        purpose: told to others who wait, as in "backup of nightly, run 1f3a".
+        wait_seconds: how long to wait; the plan's `wait_seconds` by default.
+        owner: the run, whose other processes are waited for without an end.
+        on_wait: called once with the holder when waiting begins.
+
+    Raises:
+        LockError: somebody else still holds it; names the holder.
+        RefusedError: the store is another site's.
+        StoreError: the store's folder cannot be made or written.
+    """
+    store = open_store(site, plan_name)
+    store.prepare()
+    wait = site.plan(plan_name).wait_seconds if wait_seconds is None else wait_seconds
+    with hold_lock(
+        store.folder / LOCK_NAME, purpose=purpose, owner=owner, wait_seconds=wait, on_wait=on_wait
+    ) as holder:
+        give_mode(store.folder / LOCK_NAME, store.file_mode)
+        claim_store(site, store)
+        yield holder
+
+
+def site_at(site: Site, folder: Path) -> Site:
+    """Return the site as it looks at a folder that `backup --store` wrote to: of the plans that have a set there.
+
+    For reading only. Where no set says its plan, every plan looks there.
+
+    Raises:
+        StoreError: there is no such folder.
+    """
+    folder = folder.expanduser().absolute()
+    if not folder.is_dir():
+        raise StoreError(
+            "No such folder.", where=f"--store {folder}", remedy="Name the folder that `backup --store` wrote to."
+        )
+    plans = site.settings.plans
+    said = [(known.manifest or known.draft) for known in LocalStore(folder, next(iter(plans))).sets()]
+    there = {each.plan for each in said if each} & set(plans) or set(plans)
+    moved = {name: plan.model_copy(update={"store": folder}) for name, plan in plans.items() if name in there}
+    return replace(site, settings=site.settings.model_copy(update={"plans": moved}))
+
+
+def is_whole_backup(known: BackupSet) -> bool:
+    """Return whether a set is a backup of its plan: sealed, all sources, not an emergency set."""
+    return (
+        known.state is SetState.COMPLETE
+        and known.manifest is not None
+        and not known.manifest.partial
+        and known.purpose is Purpose.BACKUP
+    )
+
+
+def resolve_set(site: Site, name: str) -> tuple[str, SetId]:
+    """Return plan and set that a name means.
+
+    Args:
+        site: the site.
+        name: `PLAN/SET`, `PLAN/latest`, `PLAN/latest-proven`; without the plan where the site has one plan, or where
+            only one plan has that set. `latest` is the newest sealed backup of all of the plan's sources: incomplete,
+            partial and emergency sets, and sets whose time has not come yet, are only reached by their own name.
+
+    Raises:
+        SettingsError: no such plan.
+        SetNotFoundError: no such set, or several are meant; the message names the choices.
+    """
+    plan, slash, wanted = name.partition("/")
+    if slash:
+        site.plan(plan)
+        return plan, _find(site, plan, wanted)
+    wanted = name
+    plans = list(site.settings.plans)
+    if len(plans) == 1:
+        return plans[0], _find(site, plans[0], wanted)
+    if wanted in (LATEST, LATEST_PROVEN):
+        raise SetNotFoundError(
+            f"{wanted!r} could mean a set of any of {len(plans)} plans.",
+            where=str(site.file),
+            remedy=f"Name the plan: {', '.join(f'{plan}/{wanted}' for plan in plans)}.",
+        )
+    having = [plan for plan in plans if is_set_id(wanted) and SetId(wanted) in open_store(site, plan).ids()]
+    if len(having) == 1:
+        return having[0], SetId(wanted)
+    if having:
+        raise SetNotFoundError(
+            f"Several plans have a set {wanted}.",
+            where=str(site.file),
+            remedy=f"Name the plan: {', '.join(f'{plan}/{wanted}' for plan in having)}.",
+        )
+    examples = ", ".join(f"{plan}/{LATEST}" for plan in plans)
+    raise SetNotFoundError(
+        f"No plan has a set {wanted!r}.",
+        where=str(site.file),
+        remedy=f"Sets are named PLAN/SET or PLAN/latest ({examples}); backup-pipeline list shows them.",
+    )
+
+
+def _find(site: Site, plan: str, wanted: str) -> SetId:
+    store = open_store(site, plan)
+    ids = store.ids()
+    if is_set_id(wanted) and SetId(wanted) in ids:
+        return SetId(wanted)
+    if wanted in (LATEST, LATEST_PROVEN):
+        # A set that was made while the clock was wrong would be the latest until its time comes. Where there is no
+        # other it is this machine's clock that is wrong.
+        now = datetime.now(UTC) + _CLOCKS_DIFFER
+        for set_id in sorted(ids, key=lambda one: (set_time(one) <= now, one), reverse=True):
+            known = store.read(set_id)
+            if is_whole_backup(known) and (wanted == LATEST or known.proven):
+                return set_id
+        kind = "proven" if wanted == LATEST_PROVEN else "complete"
+        raise SetNotFoundError(
+            f"There is no {kind} set of this plan.",
+            where=f"{plan} in {store.label}",
+            remedy=f"backup-pipeline drill {plan}/latest proves a set."
+            if wanted == LATEST_PROVEN and ids
+            else f"backup-pipeline backup {plan} makes one.",
+        )
+    near = [known for known in ids if wanted and known.startswith(wanted)]
+    shown = near or list(ids[-5:])
+    raise SetNotFoundError(
+        "No such backup set.",
+        where=f"{plan}/{wanted}",
+        remedy=f"{'Did you mean' if near else 'The newest are'} {', '.join(shown)}?"
+        if shown
+        else f"This plan has no sets yet: backup-pipeline backup {plan} makes one.",
+    )

@@ -1,0 +1,1 @@
+"""State of plans and sets: listing, status, status page."""

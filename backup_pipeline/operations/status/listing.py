@@ -1,0 +1,196 @@
+"""What sets there are and what is known of them, for `list`, `show` and `status`. Reads only, and little.
+
+Figures and words come from manifests, records and proofs; no artefact is opened. How they look is the command's work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from backup_pipeline.model.backup_set import BackupSet, SetState
+from backup_pipeline.model.proof import Finding, ProofKind
+from backup_pipeline.model.record import ArtefactRecord, facts_of
+from backup_pipeline.operations.sites.stores import open_store, resolve_set
+from backup_pipeline.operations.status.present_files import files_not_there, in_words
+from backup_pipeline.settings.site import Site
+from backup_pipeline.stores.local import LOCK_NAME
+from backup_pipeline.system.locks import living_holder
+
+RUNNING = "running"
+# Of so many newest sets it is looked up whether their files are there: a store may have thousands of sets.
+_INSPECTED = 100
+
+
+@dataclass(frozen=True)
+class ListedSet:
+    """One set of a plan: what the store says of it, whether it is being written, and which of its files are gone."""
+
+    known: BackupSet
+    running: bool = False
+    missing: str = ""
+
+    @property
+    def name(self) -> str:
+        """`PLAN/SET`."""
+        return f"{self.known.plan}/{self.known.set_id}"
+
+    @property
+    def state(self) -> str:
+        """complete, incomplete, damaged, or running."""
+        return RUNNING if self.running else SetState.DAMAGED.value if self.missing else self.known.state.value
+
+    @property
+    def verified(self) -> bool:
+        """Whether its newest verification passed, and its files are still there."""
+        return self.known.verified and not self.missing
+
+    @property
+    def proven(self) -> bool:
+        """Whether its newest drill passed, nothing was found since, and its files are still there."""
+        return self.known.proven and not self.missing
+
+    @property
+    def of_plan(self) -> str:
+        """The plan that the set itself says it is of; that of its store where it says none."""
+        told = self.known.manifest or self.known.draft
+        return told.plan if told else self.known.plan
+
+    @property
+    def partial(self) -> bool:
+        """Whether it has fewer sources than its plan."""
+        told = self.known.manifest or self.known.draft
+        return bool(told and told.partial)
+
+    @property
+    def rows(self) -> int:
+        """Rows of all table exports."""
+        return sum(record.rows or 0 for record in self.known.records)
+
+    @property
+    def checks(self) -> tuple[int, int]:
+        """How many checks passed, and how many did not."""
+        results = [check.passed for record in self.known.records for check in record.checks]
+        return sum(results), len(results) - sum(results)
+
+    @property
+    def broken_data(self) -> tuple[str, ...]:
+        """What of its data was broken where it came from."""
+        return self.known.manifest.broken_data if self.known.manifest else ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person must know: failures with their artefact, damage, a kind of its own."""
+        notes = [f"{'.'.join(failure.key)}: {failure.what}" for failure in self.known.failures]
+        notes += [f"broken data, held as it was: {broken}" for broken in self.broken_data]
+        if self.missing:
+            notes.append(f"not whole any more: {self.missing}")
+        if self.known.problem:
+            notes.append(self.known.problem)
+        if self.known.state is SetState.INCOMPLETE and not self.known.failures and not self.running:
+            notes.append("ended before the seal")
+        for kind in ProofKind:
+            last = self.known.last_proof(kind)
+            if last and not last.passed:
+                notes.append(f"{kind.value} failed: {_first(last.findings)}")
+        if tried := self.known.not_drilled_here:
+            notes.append(f"could not be drilled here, which says nothing against the set: {_first(tried.missing_here)}")
+        if self.known.damaged_proofs:
+            notes.append("a file in proofs/ was changed: verify and drill the set again")
+        return tuple(notes)
+
+    def as_dict(self, now: datetime) -> dict[str, object]:
+        """Return the set for `--json`: figures and times, no artefacts."""
+        passed, failed = self.checks
+        tried = self.known.not_drilled_here
+        return {
+            "plan": self.known.plan,
+            "set": self.known.set_id,
+            "state": self.state,
+            "purpose": self.known.purpose.value,
+            "partial": self.partial,
+            "environment": self.known.manifest.environment if self.known.manifest else "",
+            "started_at": self.known.started_at.isoformat(),
+            "sealed_at": self.known.manifest.sealed_at.isoformat() if self.known.manifest else None,
+            "age_seconds": int((now - self.known.started_at).total_seconds()),
+            "size": self.known.size,
+            "rows": self.rows,
+            "artefacts": len(self.known.records),
+            "checks": {"passed": passed, "failed": failed},
+            "broken_data": list(self.broken_data),
+            "facts": facts_of(self.known.records),
+            "verified": self.verified,
+            "verified_at": _passed_at(self.known, ProofKind.VERIFICATION),
+            "proven": self.proven,
+            "proven_at": _passed_at(self.known, ProofKind.DRILL),
+            "missing_for_a_drill": [finding.model_dump() for finding in (tried.missing_here if tried else ())],
+            "failures": [
+                {"artefact": ".".join(f.key), "what": f.what, "remedy": f.remedy} for f in self.known.failures
+            ],
+            "notes": list(self.notes),
+        }
+
+
+def _passed_at(known: BackupSet, kind: ProofKind) -> str | None:
+    last = known.last_proof(kind)
+    return last.finished_at.isoformat() if last and last.passed else None
+
+
+def _first(found: Sequence[Finding]) -> str:
+    if not found:
+        return "no finding recorded"
+    more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+    return f"{found[0].subject}: {found[0].problem}{more}"
+
+
+def list_plan(site: Site, plan: str) -> Iterator[ListedSet]:
+    """Yield every set of a plan, oldest first; unsealed ones are running while somebody holds the plan's lock."""
+    store = open_store(site, plan)
+    held = living_holder(store.folder / LOCK_NAME) is not None
+    ids = store.ids()
+    newest, inspected = ids[-1:], set(ids[-_INSPECTED:])
+    for known in store.sets():
+        # The holder writes one set: the newest, unless it completes an older one, which then looks incomplete here.
+        running = held and known.state is SetState.INCOMPLETE and (known.set_id,) == newest
+        missing = in_words(files_not_there(store, known)) if known.set_id in inspected else ""
+        yield ListedSet(known, running, missing)
+
+
+def show_set(site: Site, name: str) -> ListedSet:
+    """Return the set that a name means (see `resolve_set`)."""
+    plan, set_id = resolve_set(site, name)
+    store = open_store(site, plan)
+    known = store.read(set_id)
+    held = living_holder(store.folder / LOCK_NAME) is not None
+    running = held and known.state is SetState.INCOMPLETE and store.ids()[-1] == set_id
+    return ListedSet(known, running, in_words(files_not_there(store, known)))
+
+
+def artefact_dict(record: ArtefactRecord) -> dict[str, object]:
+    """Return one artefact for `show --json`."""
+    return {
+        "artefact": record.name,
+        "source": record.source,
+        "kind": record.kind.value,
+        "from": record.source_label,
+        "server_version": record.server_version,
+        "tool": record.tool.model_dump(mode="json") if record.tool else None,
+        "size": record.size,
+        "rows": record.rows,
+        "fingerprint": record.fingerprint.model_dump(mode="json") if record.fingerprint else None,
+        "seconds": (record.finished_at - record.started_at).total_seconds(),
+        "files": [{"path": f.path, "size": f.size, "sha256": f.sha256} for f in record.files],
+        "facts": record.facts,
+        "checks": [
+            {
+                "name": c.name,
+                "passed": c.passed,
+                "severity": c.severity.value,
+                "summary": c.summary,
+                # Of a check that holds the rows would say nothing but that.
+                "table": [] if c.passed else list(c.table),
+            }
+            for c in record.checks
+        ],
+    }

@@ -1,0 +1,337 @@
+"""How the plans of a site are doing: last good, last proven, next, size, trend, and what is wrong. Reads only.
+
+How it looks is the command's and status_page's work; what counts as overdue or as growth is decided in rules.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo
+
+from backup_pipeline.errors import BackupSystemError
+from backup_pipeline.model.backup_set import SetState
+from backup_pipeline.model.incident import IncidentKind
+from backup_pipeline.model.manifest import Purpose
+from backup_pipeline.model.proof import ProofKind
+from backup_pipeline.model.set_id import SetId, is_set_id
+from backup_pipeline.operations.alerts.standing_signs import Sign, is_future, signs_of
+from backup_pipeline.operations.alerts.state import read_state
+from backup_pipeline.operations.backup.run_log import RUN_LOG_NAME
+from backup_pipeline.operations.sites.stores import is_whole_backup, open_store
+from backup_pipeline.operations.status.disks import disks_of
+from backup_pipeline.operations.status.listing import ListedSet, list_plan
+from backup_pipeline.operations.status.present_files import files_not_there, in_words
+from backup_pipeline.rules.incidents import incident_key
+from backup_pipeline.rules.overdue import next_time, overdue
+from backup_pipeline.rules.retention import SetFacts, Verdict, decide, facts_of, problem_of
+from backup_pipeline.rules.trend import SizedSet, Trend, trend_of
+from backup_pipeline.settings.site import Site
+
+DISK_WARNING = timedelta(days=30)
+_SHOWN = 3
+_RUN_LINE = re.compile(r" - backup - \w+ - (?P<plan>\w+)/(?P<set>\S+) (?P<outcome>complete|incomplete)")
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong with a plan: how bad ("error", "warning"), what, and the remedy."""
+
+    severity: str
+    what: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class PlanStatus:
+    """One plan's standing.
+
+    Attributes:
+        plan: its name.
+        store: where its sets are.
+        sets: all its sets, oldest first.
+        past_runs: sets that the log beside the store knows, with "complete" or "incomplete"; also those removed since.
+        newest: the newest whole backup whose files are good; its data may have been broken at its source.
+        last_good: the newest whole backup against which nothing speaks.
+        last_verified: the newest verified whole backup.
+        last_proven: the newest proven whole backup.
+        next_backup: when its schedule makes the next one; None without a schedule.
+        trend: how its sets grow; None with fewer than two.
+        free: free bytes of the store; None when not known.
+        full_at: when the disk will be full; None when not within the forecast.
+        shares: the plans whose stores are on this disk, itself among them.
+        problems: what is wrong, errors first.
+    """
+
+    plan: str
+    store: str
+    sets: tuple[ListedSet, ...] = ()
+    past_runs: tuple[tuple[SetId, str], ...] = ()
+    newest: ListedSet | None = None
+    last_good: ListedSet | None = None
+    last_verified: ListedSet | None = None
+    last_proven: ListedSet | None = None
+    next_backup: datetime | None = None
+    trend: Trend | None = None
+    free: int | None = None
+    full_at: datetime | None = None
+    shares: tuple[str, ...] = ()
+    problems: tuple[Problem, ...] = ()
+
+    @property
+    def standing(self) -> str:
+        """`failing` with errors, `attention` with warnings, else `good`."""
+        severities = {problem.severity for problem in self.problems}
+        return "failing" if "error" in severities else "attention" if severities else "good"
+
+    @property
+    def size(self) -> int:
+        """Bytes of all sets."""
+        return sum(one.known.size for one in self.sets)
+
+    def as_dict(self, now: datetime) -> dict[str, object]:
+        """Return the standing for `--json`."""
+        return {
+            "plan": self.plan,
+            "standing": self.standing,
+            "store": self.store,
+            "sets": len(self.sets),
+            "size": self.size,
+            "last_good": self.last_good.as_dict(now) if self.last_good else None,
+            "last_verified": self.last_verified.known.set_id if self.last_verified else None,
+            "last_proven": self.last_proven.known.set_id if self.last_proven else None,
+            "next": self.next_backup.isoformat() if self.next_backup else None,
+            "growth_bytes_per_day": round(self.trend.per_day) if self.trend else None,
+            "growth_percent_per_30_days": round(self.trend.per_month_percent, 1) if self.trend else None,
+            "free_bytes": self.free,
+            "disk_full_at": self.full_at.isoformat() if self.full_at else None,
+            "problems": [{"severity": p.severity, "what": p.what, "remedy": p.remedy} for p in self.problems],
+        }
+
+
+def plan_status(site: Site, plan: str, now: datetime) -> PlanStatus:
+    """Return one plan's standing at `now`."""
+    return next(one for one in site_status(site, now) if one.plan == plan)
+
+
+def site_status(site: Site, now: datetime) -> list[PlanStatus]:
+    """Return every plan's standing at `now`; a store that cannot be read is a problem of it, not an exception."""
+    found: dict[str, PlanStatus] = {}
+    sized: dict[str, list[SizedSet]] = {}
+    for plan in site.settings.plans:
+        try:
+            sets = tuple(list_plan(site, plan))
+        except BackupSystemError as error:
+            label = open_store(site, plan).label
+            found[plan] = PlanStatus(plan, label, problems=(Problem("error", str(error.what), error.remedy),))
+        else:
+            found[plan] = _standing(site, plan, sets, now)
+            sized[plan] = [SizedSet(_facts(one), one.known.size) for one in sets]
+    for disk in disks_of(site, sized, now):
+        for plan in disk.plans:
+            standing = replace(
+                found[plan], trend=trend_of(sized[plan]), free=disk.free, full_at=disk.full_at, shares=disk.plans
+            )
+            facts = [one.facts for one in sized[plan]]
+            verdict = decide(
+                facts, site.plan(plan).retention, now, ZoneInfo(site.settings.timezone), site.plan(plan).sources
+            )
+            problems = sorted(_problems(site, standing, verdict, now), key=lambda problem: problem.severity)
+            found[plan] = replace(standing, problems=tuple(problems))
+    return list(found.values())
+
+
+def _facts(one: ListedSet) -> SetFacts:
+    return facts_of(one.known, running=one.running, missing=one.missing)
+
+
+def _standing(site: Site, plan: str, sets: tuple[ListedSet, ...], now: datetime) -> PlanStatus:
+    settings = site.plan(plan)
+    whole = [one for one in sets if is_whole_backup(one.known) and not one.missing and not problem_of(one.known)]
+    # One whose time has not come would never be overdue. Where all are such, this machine's clock is wrong.
+    whole = [one for one in whole if not is_future(one.known.set_id, now)] or whole
+    good = [one for one in whole if not one.broken_data]
+    return PlanStatus(
+        plan,
+        open_store(site, plan).label,
+        sets,
+        _past_runs(site, plan),
+        newest=whole[-1] if whole else None,
+        last_good=good[-1] if good else None,
+        last_verified=next((one for one in reversed(good) if one.verified), None),
+        last_proven=next((one for one in reversed(good) if one.proven), None),
+        next_backup=next_time(settings.schedule, site.settings.timezone, now) if settings.schedule else None,
+    )
+
+
+def _past_runs(site: Site, plan: str) -> tuple[tuple[SetId, str], ...]:
+    """Return what the log beside the sets tells of past runs; nothing when there is no log."""
+    try:
+        text = (site.store_folder(plan) / RUN_LOG_NAME).read_text("utf-8", "replace")
+    except OSError:
+        return ()
+    found: dict[SetId, str] = {}
+    for line in _RUN_LINE.finditer(text):
+        if line["plan"] == plan and is_set_id(line["set"]):
+            found[SetId(line["set"])] = line["outcome"]
+    return tuple(sorted(found.items()))
+
+
+def _files(site: Site, status: PlanStatus) -> list[Problem]:
+    """Return a problem for each set whose files are not all there: of the newest, and of those that status names."""
+    store = open_store(site, status.plan)
+    # Older than those whose files `list_plan` looks for.
+    named = {one.known.set_id: one for one in (status.last_verified, status.last_proven) if one}
+    wrong = {one.known.set_id: one.missing for one in status.sets if one.missing}
+    wrong |= {set_id: in_words(found) for set_id, one in named.items() if (found := files_not_there(store, one.known))}
+    return [
+        Problem(
+            "error",
+            f"Set {set_id} is not whole any more: {wrong[set_id]}",
+            f"Make a good set: backup-pipeline backup {status.plan}. Then inspect the disk.",
+        )
+        for set_id in sorted(wrong)[-_SHOWN:]
+    ]
+
+
+def _signs(site: Site, status: PlanStatus, now: datetime) -> Iterator[Sign]:
+    drilled = status.last_proven.known.last_proof(ProofKind.DRILL) if status.last_proven else None
+    checked = [one.known.last_proof(ProofKind.VERIFICATION) for one in status.sets]
+    return signs_of(
+        site,
+        status.plan,
+        [_facts(one) for one in status.sets],
+        status.newest.known.manifest if status.newest else None,
+        now,
+        verified_at=max((proof.finished_at for proof in checked if proof), default=None),
+        drilled_at=drilled.finished_at if drilled else None,
+    )
+
+
+def _problems(site: Site, status: PlanStatus, verdict: Verdict, now: datetime) -> list[Problem]:
+    found = _freshness(site, status, now)
+    found += [Problem(sign.severity, sign.what, sign.remedy) for sign in _signs(site, status, now)]
+    finished = [one for one in status.sets if not one.running]
+    found += _broken_data(status)
+    found += _files(site, status)
+    # Partial and emergency sets are not the plan's backup: that one of them failed is worth a warning.
+    newest = next((one for one in reversed(finished) if _is_the_plans(one)), None)
+    for one in [newest, *(last for last in finished[-1:] if last is not newest)]:
+        if one and one.known.state is SetState.INCOMPLETE:
+            found.append(
+                Problem(
+                    "error" if one is newest else "warning",
+                    f"The newest {'set' if one is newest else 'partial or emergency set'} {one.known.set_id} "
+                    f"is incomplete: {'; '.join(one.notes)}",
+                    f"backup-pipeline backup {status.plan} --resume completes it." if one is newest else "",
+                )
+            )
+    bad = [one for one in status.sets if problem_of(one.known)]
+    for one in bad[-3:]:
+        found.append(
+            Problem(
+                "error" if one is newest else "warning",
+                f"Set {one.known.set_id} is bad: {problem_of(one.known)}",
+                "Use another set. Look at the disk; remove the set by hand when it is no longer needed.",
+            )
+        )
+    if status.last_good:
+        _, failed = status.last_good.checks
+        if failed:
+            found.append(
+                Problem(
+                    "warning",
+                    f"{failed} checks of the last good set did not pass.",
+                    f"backup-pipeline show {status.last_good.name} lists them.",
+                )
+            )
+    found += _failed_runs(site, status)
+    if verdict.held:
+        found.append(
+            Problem(
+                "warning",
+                f"Clean-up is held back: {verdict.refusal}.",
+                f"Make a good set: backup-pipeline backup {status.plan}",
+            )
+        )
+    if status.full_at and status.full_at - now < DISK_WARNING:
+        days = max(0, (status.full_at - now).days)
+        with_whom = [name for name in status.shares if name != status.plan]
+        together = f" together with {', '.join(with_whom)}" if with_whom else ""
+        found.append(
+            Problem(
+                "error" if days < 7 else "warning",
+                f"The disk will be full in {days} days, about {status.full_at:%Y-%m-%d}{together}.",
+                "Free space, give the store a larger disk, or keep fewer sets.",
+            )
+        )
+    return found
+
+
+def _broken_data(status: PlanStatus) -> list[Problem]:
+    """Return what of the newest set's data was broken at its source."""
+    if status.newest is None or not status.newest.broken_data:
+        return []
+    sound = f"The newest set with sound data is {status.last_good.name}." if status.last_good else "No set is sound."
+    broken = "; ".join(status.newest.broken_data)
+    return [
+        Problem(
+            "error",
+            f"The data of the newest set {status.newest.known.set_id} is broken: {broken}",
+            f"Repair the data, then back up again. {sound}",
+        )
+    ]
+
+
+def _failed_runs(site: Site, status: PlanStatus) -> list[Problem]:
+    """Return the runs that failed since all was well, which no set shows; `alerts list` has them too."""
+    found = []
+    since = status.newest.known.started_at if status.newest else None
+    for incident in read_state(site).open:
+        if incident.plan != status.plan or incident.kind is not IncidentKind.RUN_FAILED:
+            continue
+        backup = incident.key == incident_key(IncidentKind.RUN_FAILED, status.plan, "backup")
+        if backup and since is not None and incident.opened_at < since:
+            continue
+        reason = f" {incident.reason}" if incident.reason else ""
+        what = f"{incident.what}{reason} (since {incident.opened_at:%Y-%m-%d %H:%M} UTC)"
+        found.append(Problem("error", what, incident.remedy))
+    return found
+
+
+def _is_the_plans(one: ListedSet) -> bool:
+    return not one.partial and one.known.purpose is Purpose.BACKUP
+
+
+def _freshness(site: Site, status: PlanStatus, now: datetime) -> list[Problem]:
+    """Return what is wrong with the times of the last backup and the last proof."""
+    settings = site.plan(status.plan)
+    remedy = f"backup-pipeline backup {status.plan} makes one."
+    if status.newest is None:
+        return [Problem("error", "There is no complete and good backup.", remedy)]
+    late = overdue(
+        schedule=settings.schedule,
+        timezone=site.settings.timezone,
+        overdue_after=settings.overdue_after,
+        newest=status.newest.known.started_at,
+        known_since=now,
+        now=now,
+    )
+    found = [Problem("error", f"Overdue. {late.reason}", f"Is the daemon running? {remedy}")] if late else []
+    drill = f"backup-pipeline drill {status.plan}/latest proves the newest."
+    tried = next((one for one in reversed(status.sets) if one.known.not_drilled_here), None)
+    if tried is not None and (proof := tried.known.not_drilled_here) and not tried.known.proven:
+        missing = "; ".join(f"{one.subject}: {one.problem}" for one in proof.missing_here[:3])
+        remedy = next((one.remedy for one in proof.missing_here if one.remedy), drill)
+        found.append(
+            Problem(
+                "warning",
+                f"Set {tried.known.set_id} could not be drilled here, which says nothing against it: {missing}.",
+                remedy,
+            )
+        )
+    if status.last_proven is None:
+        found.append(Problem("warning", "No set is proven: none has been restored and compared.", drill))
+    return found

@@ -1,0 +1,99 @@
+"""All sets of a store at a glance: the little that must be known of each, however many there are.
+
+Reading a set costs milliseconds and a site may have thousands, while alerts look every few minutes. So what was seen of
+a sealed set is remembered by the process for as long as its folder's files stay as they are. A set's records, checks
+and failures are not here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from backup_pipeline.errors import SetNotFoundError
+from backup_pipeline.model.backup_set import BackupSet, SetState
+from backup_pipeline.model.manifest import MANIFEST_NAME
+from backup_pipeline.model.proof import PROOFS_FOLDER, Proof, ProofKind
+from backup_pipeline.model.set_id import SetId
+from backup_pipeline.operations.sites.stores import is_whole_backup
+from backup_pipeline.rules.retention import SetFacts, facts_of
+from backup_pipeline.stores.local import LocalStore
+
+_Mark = tuple[tuple[int, int, int], ...]
+_SEEN: dict[Path, dict[SetId, tuple[_Mark, SeenSet]]] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class SeenSet:
+    """What was seen of a set: its facts, its bytes, whether it is the plan's whole backup, and its last proofs.
+
+    `not_drilled_here` is the newest drill when this machine could not carry it out.
+    """
+
+    facts: SetFacts
+    size: int
+    whole: bool
+    verification: Proof | None
+    drill: Proof | None
+    not_drilled_here: Proof | None = None
+
+
+def seen_sets(store: LocalStore, *, running: bool) -> list[SeenSet]:
+    """Return all sets of a store, newest first; `running` when one is being written.
+
+    Raises:
+        StoreError: the store cannot be read.
+    """
+    before = _SEEN.get(store.folder, {})
+    after: dict[SetId, tuple[_Mark, SeenSet]] = {}
+    found = []
+    for set_id in reversed(store.ids()):
+        mark = _mark(store.folder / set_id)
+        known = before.get(set_id)
+        if known is None or known[0] != mark:
+            try:
+                read = store.read(set_id)
+            except SetNotFoundError:
+                continue  # retention removed it meanwhile
+            known = (mark, _seen(read, running=running))
+            if read.state is not SetState.COMPLETE:
+                found.append(known[1])
+                continue
+        after[set_id] = known
+        found.append(known[1])
+    _SEEN[store.folder] = after
+    return found
+
+
+def newest_sets(store: LocalStore) -> Iterator[BackupSet]:
+    """Yield the sets of a store in full, newest first."""
+    for set_id in reversed(store.ids()):
+        # Retention may remove a set while this reads.
+        with contextlib.suppress(SetNotFoundError):
+            yield store.read(set_id)
+
+
+def _seen(known: BackupSet, *, running: bool) -> SeenSet:
+    return SeenSet(
+        facts_of(known, running=running),
+        known.size,
+        is_whole_backup(known),
+        known.last_proof(ProofKind.VERIFICATION),
+        known.last_proof(ProofKind.DRILL),
+        known.not_drilled_here,
+    )
+
+
+def _mark(folder: Path) -> _Mark:
+    """Return what changes when a set's manifest or its proofs do."""
+    found = []
+    for path in (folder / MANIFEST_NAME, folder / PROOFS_FOLDER):
+        try:
+            status = path.stat()
+        except OSError:
+            found.append((0, 0, 0))
+        else:
+            found.append((status.st_ino, status.st_size, status.st_mtime_ns))
+    return tuple(found)

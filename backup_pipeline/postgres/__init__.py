@@ -1,0 +1,1 @@
+"""PostgreSQL client. The only room that imports psycopg or starts PostgreSQL's programs."""

@@ -1,0 +1,1 @@
+"""The system catalog: objects, columns, keys, partitions, settings."""

@@ -1,0 +1,213 @@
+"""Reading a database's catalog into `model.catalog`, for the record of a dump and for comparing a restored database.
+
+The comparison itself is `rules.catalog_difference`. The SQL is in `catalog_queries`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+from psycopg import Connection, sql
+from psycopg.rows import TupleRow
+
+from backup_pipeline.model.catalog import (
+    LATER_KINDS,
+    Catalog,
+    CatalogTable,
+    DatabaseLocale,
+    Equality,
+    ForeignKey,
+    Membership,
+    RoleEntry,
+    RolesDocument,
+    SequenceState,
+    TableKey,
+    TableKind,
+    essence,
+)
+from backup_pipeline.model.record import ColumnRecord
+from backup_pipeline.postgres.catalog import queries
+from backup_pipeline.postgres.catalog.details import detail_queries
+from backup_pipeline.postgres.server.connection import server_version
+
+_KINDS: dict[str, TableKind] = {"r": "table", "p": "partitioned", "f": "foreign"}
+# What the query's number means.
+_EQUALITY: tuple[Equality, ...] = ("value", "server", "own")
+_DIGEST_LENGTH = 16
+_READABLE_DETAILS = frozenset({"other owner", "other grant"})
+
+
+def digest_of(definition: str) -> str:
+    """Return a short digest of the essence of a definition."""
+    return hashlib.sha256(essence(definition).encode()).hexdigest()[:_DIGEST_LENGTH]
+
+
+def read_catalog(connection: Connection[TupleRow]) -> Catalog:
+    """Return all that the database consists of.
+
+    Args:
+        connection: a pinned session; inside a snapshot where it must agree with a dump.
+    """
+    major, version = server_version(connection)
+    database = connection.execute(queries.DATABASE).fetchone()
+    objects = {
+        kind: {str(name): str(text or "") for name, text in connection.execute(query.encode())}
+        for kind, query in queries.READABLE.items()
+    }
+    objects["grant"] = _pairs(connection, queries.GRANTS)
+    objects["default privilege"] = _pairs(connection, queries.DEFAULT_PRIVILEGES)
+    for kind, query in queries.OPAQUE.items():
+        objects[kind] = {name: digest_of(text) for name, text in _pairs(connection, query).items()}
+    for kind, several in detail_queries(major).items():
+        found = {name: text for query in several for name, text in _pairs(connection, query).items()}
+        objects[kind] = found if kind in _READABLE_DETAILS else {name: digest_of(text) for name, text in found.items()}
+    return Catalog(
+        server_major=major,
+        server_version=version,
+        encoding=str(database[0]) if database else "",
+        collation=str(database[1]) if database else "",
+        locale=locale_of(*database[1:]) if database else None,
+        tables=read_tables(connection, sizes=True),
+        objects={kind: found for kind, found in objects.items() if found},
+        sequences=_sequences(connection),
+        roles=_needed_roles(connection, {*objects["owner"].values(), *objects["other owner"].values()}),
+        kinds=LATER_KINDS,
+        requirements=tuple(str(need) for (need,) in connection.execute(queries.REQUIREMENTS.encode())),
+    )
+
+
+def locale_of(collate: str, ctype: str, details: Mapping[str, Any], money: str = "") -> DatabaseLocale:
+    """Return a database's locale from its row in pg_database; `details` is that row as JSON.
+
+    Its columns are not the same in each version: the provider came with 15, ICU's rules with 16, `datlocale` with 17.
+    """
+    providers: dict[str, Literal["icu", "builtin"]] = {"i": "icu", "b": "builtin"}
+    return DatabaseLocale(
+        provider=providers.get(str(details.get("datlocprovider")), "libc"),
+        collate=collate,
+        ctype=ctype,
+        name=str(details.get("datlocale") or details.get("daticulocale") or ""),
+        rules=str(details.get("daticurules") or ""),
+        version=str(details.get("datcollversion") or ""),
+        money=money,
+    )
+
+
+def _pairs(connection: Connection[TupleRow], query: str) -> dict[str, str]:
+    return {str(name): str(text or "") for name, text in connection.execute(query.encode())}
+
+
+def _needed_roles(connection: Connection[TupleRow], owners: Iterable[str]) -> tuple[str, ...]:
+    found = {str(role) for (role,) in connection.execute(queries.NEEDED_ROLES.encode())}
+    return tuple(sorted({*found, *owners}))
+
+
+def read_tables(connection: Connection[TupleRow], *, sizes: bool = False) -> tuple[CatalogTable, ...]:
+    """Return the user's tables with columns and keys, by schema and name, with a few queries in all.
+
+    With `sizes` it waits for tables that another session holds exclusively.
+    """
+    columns: dict[int, list[ColumnRecord]] = defaultdict(list)
+    keys: dict[int, list[TableKey]] = defaultdict(list)
+    foreign: dict[int, list[ForeignKey]] = defaultdict(list)
+    for oid, name, kind, nullable, generated in connection.execute(queries.COLUMNS.encode()):
+        columns[oid].append(ColumnRecord(name=name, type=kind, nullable=nullable, generated=generated))
+    others: dict[int, list[str]] = defaultdict(list)
+    for oid, primary, index, beyond, nulls_equal, names, equality, collations in connection.execute(
+        queries.KEYS.encode()
+    ):
+        if beyond:
+            others[oid].append(index)
+            continue
+        key = TableKey(
+            columns=tuple(names),
+            primary=primary,
+            nulls_distinct=not nulls_equal,
+            equality=_EQUALITY[equality],
+            collations=tuple(collations) if any(collations) else (),
+        )
+        if key not in keys[oid]:
+            keys[oid].append(key)
+    for oid, names, schema, table, to_names in connection.execute(queries.FOREIGN_KEYS.encode()):
+        foreign[oid].append(
+            ForeignKey(columns=tuple(names), to_schema=schema, to_table=table, to_columns=tuple(to_names))
+        )
+    return tuple(
+        CatalogTable(
+            schema_name=schema,
+            name=name,
+            kind=_KINDS[kind],
+            columns=tuple(columns[oid]),
+            keys=tuple(keys[oid]),
+            foreign_keys=tuple(foreign[oid]),
+            other_unique=tuple(others[oid]),
+            leaf_of=None if parent is None else (str(parent_schema), str(parent)),
+            row_security=secured,
+            pages=int(pages or 0),
+            bytes=int(size or 0),
+        )
+        for oid, schema, name, kind, secured, parent_schema, parent, pages, size in connection.execute(
+            (queries.TABLES_WITH_SIZES if sizes else queries.TABLES).encode()
+        )
+    )
+
+
+def _sequences(connection: Connection[TupleRow]) -> dict[str, SequenceState]:
+    found: dict[str, SequenceState] = {}
+    for name, definition, increment, readable in connection.execute(queries.SEQUENCES.encode()).fetchall():
+        last, called = None, False
+        if readable:
+            # The name comes quoted and qualified from format('%I.%I').
+            row = connection.execute(sql.SQL("select last_value, is_called from {}").format(_quoted(name))).fetchone()
+            if row is not None:
+                last, called = int(row[0]), bool(row[1])
+        found[str(name)] = SequenceState(
+            definition=str(definition), last_value=last, is_called=called, increment=int(increment)
+        )
+    return found
+
+
+def _quoted(name: str) -> sql.SQL:
+    return sql.SQL(name)
+
+
+def read_roles(connection: Connection[TupleRow], catalog: Catalog) -> RolesDocument:
+    """Return the server's roles without passwords, and what `catalog`'s database needs of them."""
+    members: dict[int, list[Membership]] = defaultdict(list)
+    for member, role, admin, inherit, set_role in connection.execute(queries.MEMBERSHIPS):
+        members[member].append(Membership(role=role, admin=admin, inherit=inherit, set_role=set_role))
+    settings: dict[int, list[str]] = defaultdict(list)
+    for role, here, setting in connection.execute(queries.SETTINGS):
+        settings[role].append(_without_secret(str(setting)) + (" (in this database)" if here and role else ""))
+    return RolesDocument(
+        server_version=catalog.server_version,
+        roles=tuple(_role(row, members, settings) for row in connection.execute(queries.ROLES).fetchall()),
+        needed=catalog.roles,
+        grants=catalog.objects.get("grant", {}),
+        default_privileges=catalog.objects.get("default privilege", {}),
+        extensions=catalog.objects.get("extension", {}),
+        database_settings=tuple(settings[0]),
+    )
+
+
+def _role(row: TupleRow, members: dict[int, list[Membership]], settings: dict[int, list[str]]) -> RoleEntry:
+    values: dict[str, Any] = dict(
+        zip(
+            (
+                "name", "superuser", "login", "create_database", "create_role", "inherit", "replication",
+                "bypass_row_security", "connection_limit", "valid_until",
+            ),
+            row,
+            strict=False,
+        )
+    )  # fmt: skip
+    return RoleEntry(**values, member_of=tuple(members[row[10]]), settings=tuple(settings[row[10]]))
+
+
+def _without_secret(setting: str) -> str:
+    """Keep the values of PostgreSQL's own settings; a custom one (`app.jwt_secret=…`) may be a secret."""
+    name, _, value = setting.partition("=")
+    return f"{name}=…" if "." in name else f"{name}={value}"

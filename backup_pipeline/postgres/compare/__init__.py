@@ -1,0 +1,1 @@
+"""Comparison of a restored database with what was recorded of its source."""

@@ -1,0 +1,198 @@
+"""Comparing a restored database with what was recorded in the dump's snapshot: every row, every object.
+
+The same function serves drills and restores. Nothing is restored or decided here.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from backup_pipeline.model.catalog import Catalog, RolesDocument
+from backup_pipeline.model.progress import ProgressSink, no_progress
+from backup_pipeline.model.proof import Finding
+from backup_pipeline.model.record import Fingerprint
+from backup_pipeline.postgres.load.check import (
+    catalog_of,
+    fingerprint_in_order,
+    fingerprints_of,
+    large_objects_of,
+    servers_own_functions,
+    user_mappings_of,
+)
+from backup_pipeline.postgres.load.loading_role import LoadingRole
+from backup_pipeline.postgres.server.databases import server_facts
+from backup_pipeline.postgres.server.target import PostgresTarget
+from backup_pipeline.rules.catalog_difference import differences, not_comparable, printed_otherwise
+from backup_pipeline.rules.dump_limits import without_limits
+from backup_pipeline.rules.left_out import Line, LineKind, told, without_left_out
+from backup_pipeline.rules.locale_difference import locale_difference
+from backup_pipeline.rules.verification import fingerprint_findings
+
+TableName = tuple[str, str]
+# Subject of the notes about lines that the restoring role was refused.
+_PATH = "search_path="
+REFUSED = "what this role may not do"
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What a database must hold, as recorded with its dump. None or empty where an older set did not record it."""
+
+    catalog: Catalog | None = None
+    roles: RolesDocument | None = None
+    fingerprints: Mapping[TableName, Fingerprint] = field(default_factory=dict)
+    large_objects: Fingerprint | None = None
+
+    @property
+    def search_path(self) -> str:
+        """The search_path that its functions were written for, as `alter database … set` had it; "" for the default."""
+        settings = self.roles.database_settings if self.roles is not None else ()
+        return next((text.removeprefix(_PATH) for text in settings if text.startswith(_PATH)), "")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The outcome: differences, what could not be compared, and the amount that was compared."""
+
+    findings: tuple[Finding, ...]
+    skipped: tuple[Finding, ...]
+    tables: int
+    rows: int
+    seconds: float
+
+
+def compare_database(
+    target: PostgresTarget,
+    expected: Expectation,
+    *,
+    ignore_kinds: Collection[str] = (),
+    ignore_schemas: Collection[str] = (),
+    left_out: Sequence[Line] = (),
+    reparse: Callable[[], Catalog | None] | None = None,
+    jobs: int = 2,
+    loading: LoadingRole | None = None,
+    progress: ProgressSink = no_progress,
+) -> Comparison:
+    """Compare a database with what its backup recorded.
+
+    Args:
+        target: the restored database.
+        expected: what it must hold.
+        ignore_kinds: kinds of the catalog that cannot agree here.
+        ignore_schemas: schemas that were left out of the restore on purpose.
+        left_out: lines that the restoring role was refused; what follows from them is told as skipped.
+        reparse: reads the dump's definitions on this server (`reparsed_by`); called when texts differ.
+        jobs: connections.
+        loading: the role that loaded a drill's copy: what it may not see is asked for as the superuser.
+        progress: told the number of tables compared.
+    """
+    began = time.monotonic()
+    findings: list[Finding] = []
+    skipped: list[Finding] = []
+    wanted = {name: mark for name, mark in expected.fingerprints.items() if name[0] not in set(ignore_schemas)}
+    found = fingerprints_of(
+        target, {n: m.algorithm for n, m in wanted.items()},
+        jobs=jobs, search_path=expected.search_path, progress=progress,
+    )  # fmt: skip
+    if expected.catalog is not None:
+        found |= _in_recorded_order(target, expected.catalog, wanted, found)
+    findings += fingerprint_findings(wanted, found)
+    if expected.large_objects is not None:
+        blobs = large_objects_of(target)
+        if blobs is None:
+            skipped.append(Finding(subject="large objects", problem="this role may not read pg_largeobject"))
+        elif (blobs.value, blobs.rows) != (expected.large_objects.value, expected.large_objects.rows):
+            findings.append(
+                Finding(
+                    subject="large objects",
+                    problem=f"{blobs.rows} with other content than the {expected.large_objects.rows} in the backup",
+                )
+            )
+    if expected.catalog is not None:
+        wanted_objects, objects = expected.catalog, catalog_of(target)
+        if loading is not None:
+            wanted_objects, objects = _as_recorded(wanted_objects, objects, loading)
+        if left_out:
+            user = loading.name if loading else server_facts(target).user
+            for who, lines in _by_holder(left_out, user, loading):
+                wanted_objects, objects = without_left_out(wanted_objects, objects, lines, who)
+            texts = [_named(text, loading) if loading else text for text in told(left_out, user)]
+            skipped += [Finding(subject=REFUSED, problem=text) for text in texts]
+        wanted_objects, objects, limits = without_limits(wanted_objects, objects)
+        skipped += [*limits, *locale_difference(wanted_objects, objects)]
+        reparsed = reparse() if reparse is not None and printed_otherwise(wanted_objects, objects) else None
+        if reparsed is None:
+            skipped += not_comparable(wanted_objects, objects, ignore_schemas=ignore_schemas)
+        findings += differences(
+            wanted_objects, objects, ignore_kinds=ignore_kinds, ignore_schemas=ignore_schemas, reparsed=reparsed
+        )
+    else:
+        skipped.append(Finding(subject="catalog", problem="the set recorded none, so objects were not compared"))
+    if not wanted:
+        skipped.append(Finding(subject="tables", problem="the set recorded no fingerprints"))
+    # A partition's rows are its parent's too: they are counted once.
+    tables = expected.catalog.tables if expected.catalog is not None else ()
+    again = {(t.schema_name, t.name) for t in tables if t.leaf_of in found}
+    rows = sum(mark.rows for name, mark in found.items() if isinstance(mark, Fingerprint) and name not in again)
+    return Comparison(tuple(findings), tuple(skipped), len(found), rows, time.monotonic() - began)
+
+
+def _by_holder(lines: Sequence[Line], user: str, loading: LoadingRole | None) -> Iterator[tuple[str, Sequence[Line]]]:
+    """Yield the lines that were left out with the role that has what each is about."""
+    if loading is None:
+        yield user, lines
+        return
+    yield user, [line for line in lines if line.kind is not LineKind.SUPERUSERS_OWNER]
+    kept = [line for line in lines if line.kind is LineKind.SUPERUSERS_OWNER]
+    if kept:
+        yield loading.superuser.user, kept
+
+
+def _as_recorded(expected: Catalog, found: Catalog, loading: LoadingRole) -> tuple[Catalog, Catalog]:
+    """Return the catalogs with what only a superuser sees, and with the recorded roles in the places of stand-ins."""
+    objects = {kind: dict(texts) for kind, texts in found.objects.items()}
+    wanted = {kind: dict(texts) for kind, texts in expected.objects.items()}
+    if mappings := user_mappings_of(loading.superuser):
+        objects.setdefault("definition", {}).update(mappings)
+    for name in servers_own_functions(loading.target):
+        for kind in ("owner", "grant"):
+            if name in wanted.get(kind, {}) and name in objects.get(kind, {}):
+                objects[kind][name] = wanted[kind][name]
+    if loading.stand_ins:
+        for kind in ("owner", "other owner", "grant", "other grant", "default privilege"):
+            objects[kind] = {
+                _named(name, loading, quoted=True): "\n".join(sorted(_named(text, loading).split("\n")))
+                for name, text in objects.get(kind, {}).items()
+            }
+        for side in (wanted, objects):
+            # Their owners and rights are one digest.
+            side.get("other grant", {}).pop("large objects", None)
+    return expected.model_copy(update={"objects": wanted}), found.model_copy(update={"objects": objects})
+
+
+def _named(text: str, loading: LoadingRole, *, quoted: bool = False) -> str:
+    for role, stand_in in loading.stand_ins.items():
+        name = role if not quoted or re.fullmatch(r"[a-z_][a-z0-9_]*", role) else '"' + role.replace('"', '""') + '"'
+        text = re.sub(rf"{stand_in}(?![0-9])", lambda _, name=name: name, text)  # type: ignore[misc]
+    return text
+
+
+def _in_recorded_order(
+    target: PostgresTarget,
+    catalog: Catalog,
+    wanted: Mapping[TableName, Fingerprint],
+    found: Mapping[TableName, Fingerprint | str],
+) -> dict[TableName, Fingerprint | str]:
+    """Look again at ordinary tables with as many rows but another fingerprint, with the backup's order of columns."""
+    again: dict[TableName, Fingerprint | str] = {}
+    for name, mark in found.items():
+        table = catalog.table(*name)
+        expected = wanted[name]
+        if isinstance(mark, str) or table is None or table.kind != "table" or not table.columns:
+            continue
+        if mark.rows == expected.rows and mark.value != expected.value:
+            again[name] = fingerprint_in_order(target, name, expected.algorithm, [c.name for c in table.columns])
+    return again

@@ -1,0 +1,74 @@
+"""What a server makes of a dump's definitions once it has read them again: the form that a restored copy is in.
+
+PostgreSQL does not always print a definition as it prints the same one after a dump and restore: `NULL` in a UNION
+comes back with an alias, `extract('YEAR' from …)` with the field in small letters, a cast or a pair of parentheses is
+added or left out. So texts that differ are held against the dump's own, read by the same server: its statements,
+without rows, are loaded into a database of their own, which is dropped again.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from backup_pipeline.errors import BackupSystemError
+from backup_pipeline.model.catalog import Catalog
+from backup_pipeline.postgres.load.check import catalog_of
+from backup_pipeline.postgres.load.load import Skip
+from backup_pipeline.postgres.load.loading_role import LoadingRole
+from backup_pipeline.postgres.load.rebuild import OpenDump, rebuild_database
+from backup_pipeline.postgres.load.scratch import scratch_database
+from backup_pipeline.postgres.load.stream import CopyBlock, Statement
+from backup_pipeline.postgres.server.databases import DatabaseProperties
+from backup_pipeline.postgres.server.target import PostgresTarget
+
+_LARGE_OBJECT = re.compile(
+    rb"SELECT pg_catalog\.(?:lo_|lowrite)|ALTER LARGE OBJECT |COMMENT ON LARGE OBJECT |SECURITY LABEL [^;]* ON LARGE"
+    rb"|(?:GRANT|REVOKE) [^;]* ON LARGE OBJECT "
+)
+
+
+def reparsed_by(
+    server: PostgresTarget,
+    open_dump: OpenDump,
+    *,
+    written_by: int = 0,
+    encoding: str = "",
+    like: DatabaseProperties | None = None,
+    skip: Skip | None = None,
+    loading: Callable[[PostgresTarget], LoadingRole] | None = None,
+    only_pg_dumps: bool = False,
+) -> Callable[[], Catalog | None]:
+    """Return a function that reads the dump's definitions on this server and returns their catalog.
+
+    It is called only when texts differ. It returns None where the definitions cannot be loaded without their rows.
+
+    Args:
+        server: any database of the server that the restored copy is on.
+        open_dump: opens the dump.
+        written_by: major of the pg_dump that wrote it.
+        encoding: the backup's.
+        like: the database whose encoding and collation the copy took over.
+        skip: what was left out of the copy.
+        loading: makes the role that loads, where the server's own must not run what a dump brings along.
+        only_pg_dumps: see `rebuild_database`.
+    """
+
+    def without_rows(part: Statement | CopyBlock) -> bool:
+        return isinstance(part, CopyBlock) or bool(_LARGE_OBJECT.match(part.body)) or (skip is not None and skip(part))
+
+    def read() -> Catalog | None:
+        try:
+            with scratch_database(server) as target:
+                role = loading(target) if loading is not None else None
+                rebuild_database(
+                    open_dump, target, written_by=written_by, like=like, encoding=encoding, jobs=2, skip=without_rows,
+                    loading=role, only_pg_dumps=only_pg_dumps,
+                )  # fmt: skip
+                return catalog_of(role.target if role is not None else target)
+        except BackupSystemError as error:
+            if not error.permanent:
+                raise
+            return None
+
+    return read

@@ -1,0 +1,1 @@
+"""Reading data out: dumps, COPY, fingerprints, profiles."""

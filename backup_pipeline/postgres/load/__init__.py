@@ -1,0 +1,1 @@
+"""Loading dumps into a new database: parsing, roles, parallel sessions, refused data."""

@@ -1,0 +1,106 @@
+"""A dump in any of its forms (plain, gzip, custom archive) as one stream of plain SQL, which is not understood here."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from backup_pipeline.errors import ToolError, ValidationError
+from backup_pipeline.postgres.server.clients import PostgresClient
+from backup_pipeline.system import processes
+from backup_pipeline.system.files import CHUNK
+from backup_pipeline.system.streams import GZIP_DAMAGE
+
+GZIP_MAGIC = b"\x1f\x8b"
+CUSTOM_MAGIC = b"PGDMP"
+
+
+class Readable(Protocol):
+    """Anything that gives bytes."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return up to `size` bytes; empty at the end."""
+
+
+@contextlib.contextmanager
+def plain_sql(file: BinaryIO, client: PostgresClient) -> Iterator[Readable]:
+    """Give the plain SQL of a dump in any of its forms (plain, gzip, custom), as a stream.
+
+    Args:
+        file: the dump, at its beginning, seekable.
+        client: programs whose pg_restore reads a custom archive; never older than what wrote it.
+
+    Raises:
+        ToolError: pg_restore failed. ValidationError: the gzip stream is damaged or cut short.
+    """
+    magic = file.read(5)
+    file.seek(0)
+    if magic.startswith(GZIP_MAGIC):
+        from isal import igzip_threaded
+
+        with igzip_threaded.open(file, "rb", threads=1) as reader:  # type: ignore[no-untyped-call]
+            yield _Damaged(reader)
+    elif magic == CUSTOM_MAGIC:
+        with _through_pg_restore(file, client) as reader:
+            yield reader
+    else:
+        yield file
+
+
+class _Damaged:
+    """Translates the errors of a damaged gzip stream."""
+
+    def __init__(self, reader: Readable) -> None:
+        self._reader = reader
+
+    def read(self, size: int = -1, /) -> bytes:
+        try:
+            return self._reader.read(size)
+        except GZIP_DAMAGE as error:
+            raise ValidationError(
+                f"The gzip stream of the dump is damaged or cut short ({error}).",
+                where=str(getattr(self._reader, "name", "dump")),
+                remedy="Verify the set and restore from another one.",
+            ) from error
+
+
+@contextlib.contextmanager
+def _through_pg_restore(file: BinaryIO, client: PostgresClient) -> Iterator[Readable]:
+    command: list[str | Path] = [client.program("pg_restore"), "--file=-"]
+    with processes.running(command, with_stdin=True) as program:
+
+        def feed() -> None:
+            with contextlib.suppress(OSError, ValueError):
+                while data := file.read(CHUNK):
+                    view = memoryview(data)
+                    while view:
+                        view = view[program.stdin.write(view) :]
+            with contextlib.suppress(OSError, ValueError):
+                program.stdin.close()
+
+        feeder = threading.Thread(target=feed, name="pg_restore input", daemon=True)
+        feeder.start()
+        yield _Judged(program)
+        feeder.join(timeout=5)
+
+
+class _Judged:
+    """The output of a program whose exit code is judged when the stream ends."""
+
+    def __init__(self, program: processes.Running) -> None:
+        self._program = program
+
+    def read(self, size: int = -1, /) -> bytes:
+        data = self._program.stdout.read(size)
+        if not data:
+            code, messages = self._program.finish()
+            if code != 0:
+                raise ToolError(
+                    f"Exit code {code}: {processes.last_lines(messages)}",
+                    where="pg_restore",
+                    remedy="Verify the set; restore from another one if this archive is damaged.",
+                )
+        return data

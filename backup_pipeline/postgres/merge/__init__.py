@@ -1,0 +1,1 @@
+"""Merging rows of a dump into existing tables (upsert)."""

@@ -1,0 +1,1 @@
+"""Servers, connections, databases, client programs, snapshots."""

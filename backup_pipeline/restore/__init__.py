@@ -1,1 +1,0 @@
-"""What turns a sealed set back into living data: rebuild and swap, upsert, orders, file trees, drill."""

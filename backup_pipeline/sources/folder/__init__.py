@@ -1,0 +1,1 @@
+"""Folders: a tarball with a listing of its members."""

@@ -1,0 +1,1 @@
+"""The archive on disk: order folders, index, reading and writing pairs."""

@@ -1,0 +1,1 @@
+"""The orders' table in SQLite or PostgreSQL: reading, rebuilding, staging."""

@@ -1,0 +1,1 @@
+"""The order pair's format: data.csv, meta.json, schema versions, migrations, places."""

@@ -1,0 +1,91 @@
+"""Whether the pairs of a plan's order archives are where they should be, as far as a short look tells. Reads only.
+
+A few orders of the index are looked at, so that an archive that is gone, empty or not mounted does not stand as good.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from backup_pipeline.errors import ValidationError
+from backup_pipeline.model.manifest import Manifest
+from backup_pipeline.model.record import ArtefactKind
+from backup_pipeline.settings.site import Site
+from backup_pipeline.settings.types import OrdersSource
+from backup_pipeline.sources.orders.archive.index import ENTRY_BYTES, parse_entry
+from backup_pipeline.sources.orders.format.order import DATA_NAME, INDEX_NAME, META_NAME
+
+_LOOKS = 25
+_LONGEST_ENTRY = 1 << 16
+Problem = tuple[str, str, str, str]
+"""The source, severity ("error", "warning"), what is wrong, and the remedy."""
+
+
+def archive_problems(site: Site, plan: str, last_good: Manifest | None) -> list[Problem]:
+    """Return what is wrong with the archives of a plan's order sources.
+
+    Args:
+        site: the site.
+        plan: the plan.
+        last_good: its newest good set; None where there is none.
+    """
+    found: list[Problem] = []
+    for name in site.plan(plan).sources:
+        source = site.source(name)
+        if isinstance(source, OrdersSource):
+            found += _of_archive(name, source.archive, plan, _says_pairs(last_good, name))
+    return found
+
+
+def _says_pairs(last_good: Manifest | None, source: str) -> bool | None:
+    if last_good is None:
+        return None
+    return any(r.kind is ArtefactKind.ORDER_PAIRS and r.source == source for r in last_good.artefacts)
+
+
+def _of_archive(name: str, archive: Path, plan: str, says_pairs: bool | None) -> list[Problem]:
+    write = f"backup-pipeline backup {plan} writes them."
+    mount = f"Is the archive mounted at {archive}? Look with: backup-pipeline orders verify --source {name}"
+    if not archive.is_dir():
+        return [(name, "error", f"The archive of {name} is not there: {archive}.", mount)]
+    try:
+        looked, without = _look(archive)
+    except FileNotFoundError:
+        return [
+            (name, "error", f"The archive of {name} has no {INDEX_NAME}: no order has its pair.", f"{mount}. {write}")
+        ]
+    except OSError as error:
+        return [(name, "error", f"The archive of {name} cannot be read: {error.strerror}.", mount)]
+    if without:
+        told = f"Of {looked} orders of the archive of {name} that were looked at, {without} have no pair."
+        return [(name, "error", told, f"{mount}. {write}")]
+    if says_pairs is False:
+        told = f"The last good set does not say that the pairs of {name} were written."
+        return [(name, "warning", told, write)]
+    return []
+
+
+def _look(archive: Path) -> tuple[int, int]:
+    """Return how many orders were looked at, spread over the index, and how many of them lack a file of their pair."""
+    looked = without = 0
+    with (archive / INDEX_NAME).open("rb") as file:
+        size = file.seek(0, 2)
+        seen = set()
+        for number in range(_LOOKS):
+            file.seek(size * number // _LOOKS)
+            file.readline(_LONGEST_ENTRY)
+            begin = file.tell()
+            line = file.readline(_LONGEST_ENTRY)
+            if begin in seen or not line.startswith(ENTRY_BYTES):
+                continue
+            seen.add(begin)
+            try:
+                entry = parse_entry(line.decode("utf-8", "replace").rstrip().removesuffix(","))
+            except ValidationError:
+                # Verification tells of a damaged index.
+                continue
+            if entry.row_deleted:
+                continue
+            looked += 1
+            without += not all((archive / entry.path / file_name).is_file() for file_name in (DATA_NAME, META_NAME))
+    return looked, without

@@ -1,0 +1,1 @@
+"""PostgreSQL databases: dump, table exports, roles, restore."""

@@ -1,0 +1,394 @@
+"""The whole database as one dump: `<source>_db.sql.gz` (or `.sql`, `.dump`), and its catalog for later comparison.
+
+One pass: pg_dump's output is looked through for completeness, hashed, compressed, hashed again and written while it
+comes; nothing is stored in between. Restoring it is `restore`'s matter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO, cast
+
+from pydantic import ValidationError as PydanticError
+
+from backup_pipeline.artefacts.capture import CaptureContext
+from backup_pipeline.errors import ValidationError
+from backup_pipeline.model.base import JsonValue
+from backup_pipeline.model.catalog import Catalog, CatalogTable
+from backup_pipeline.model.file_name import name_from
+from backup_pipeline.model.progress import Progress
+from backup_pipeline.model.proof import Finding
+from backup_pipeline.model.record import (
+    ArtefactKind,
+    ArtefactRecord,
+    CheckResult,
+    FileRecord,
+    Fingerprint,
+    Severity,
+    ToolRecord,
+)
+from backup_pipeline.postgres.catalog.keycloak_schema import KeycloakState
+from backup_pipeline.postgres.export.archive_list import archive_rows
+from backup_pipeline.postgres.export.dump import dump_command, dumping
+from backup_pipeline.postgres.export.dump_content import DumpContent
+from backup_pipeline.postgres.server.clients import choose_client
+from backup_pipeline.postgres.server.snapshot import Snapshot
+from backup_pipeline.rules.collapse import size_check
+from backup_pipeline.rules.drift import keys_kept, object_drift
+from backup_pipeline.rules.dump_limits import limits_of
+from backup_pipeline.settings.types import PostgresSource
+from backup_pipeline.system.streams import CHUNK, gunzip, gzip_sink
+
+TableName = tuple[str, str]
+_NAMED = 5
+# The snapshot's session has the locks that pg_dump asks for: who keeps it waiting waits for that session himself, and
+# others behind him. So all is given back soon, and tried anew.
+_LOCK_SECONDS = 1.0
+_MARKS = ("header", "end marker")
+
+
+@dataclass
+class WrittenDump:
+    """What pg_dump gave: files, tool, rows of every table in it, and which marks of a whole dump it lacks."""
+
+    files: list[FileRecord]
+    tool: ToolRecord
+    started: Any
+    rows: dict[TableName, int]
+    faults: list[str] = field(default_factory=list)
+
+
+def dump_path(context: CaptureContext, settings: PostgresSource) -> str:
+    """Return the dump's path in the set."""
+    pattern = settings.file_name or f"{{source}}_db.{'sql' if settings.dump_format == 'plain' else 'dump'}"
+    path = name_from(pattern, context.moment, source=context.source)
+    return f"{path}.gz" if path.endswith(".sql") and settings.dump_compression == "gzip" else path
+
+
+def _go_on() -> None:
+    """Never ask to stop."""
+
+
+def write_dump(
+    context: CaptureContext,
+    settings: PostgresSource,
+    snapshot: Snapshot,
+    read: Callable[[], Catalog],
+    *,
+    check: Callable[[], None] = _go_on,
+    begun: Callable[[], None] = _go_on,
+) -> WrittenDump:
+    """Run pg_dump inside the snapshot and write its output and the catalog.
+
+    `read` returns the catalog as soon as it is known; `check` raises when the work is to stop; `begun` is called when
+    pg_dump has all its locks and writes.
+
+    Raises:
+        ToolError, UnreachableError: pg_dump failed; no dump file appears.
+    """
+    started = context.now()
+    client = choose_client(snapshot.server_major)
+    command = dump_command(
+        client,
+        snapshot.target,
+        snapshot=snapshot.id,
+        encoding=snapshot.connection.info.parameter_status("server_encoding") or "UTF8",
+        format=settings.dump_format,
+        lock_timeout_seconds=min(_LOCK_SECONDS, settings.lock_timeout_seconds),
+    )
+    path = dump_path(context, settings)
+    writer = context.writer
+    plain = settings.dump_format == "plain"
+    content = DumpContent()
+    name = f"{context.source}.dump"
+    expected = 0
+    with dumping(command, snapshot.target) as stream, writer.create(path) as file:
+        if plain:
+            packed = settings.dump_compression == "gzip"
+            with gzip_sink(file, hashed=False) if packed else contextlib.nullcontext(file) as sink:
+                for piece in stream.chunks():
+                    begun()
+                    expected = expected or sum(table.bytes for table in read().tables) or 1
+                    check()
+                    content.feed(piece)
+                    sink.write(piece)
+                    context.progress(Progress(name, content.size, max(expected, content.size)))
+            content.finish()
+        else:
+            for piece in stream.chunks():
+                begun()
+                check()
+                file.write(piece)
+                context.progress(Progress(name, file.size, None))
+    context.progress(Progress(name, content.size or file.size, content.size or file.size, finished=True))
+    record = writer.file_record(path, file)
+    if plain:
+        record = record.model_copy(update={"content_sha256": content.content_sha256, "content_size": content.size})
+    return WrittenDump(
+        files=[record, _write_catalog(context, read())],
+        tool=ToolRecord(name="pg_dump", version=client.version_text, warnings=stream.warnings),
+        started=started,
+        rows=dict(content.rows) if plain else _archived(context, path),
+        faults=_marks(content) if plain else [],
+    )
+
+
+def _marks(content: DumpContent) -> list[str]:
+    return [mark for mark, there in zip(_MARKS, (content.header, content.complete), strict=True) if not there]
+
+
+def _archived(context: CaptureContext, path: str) -> dict[TableName, int]:
+    with context.writer.open(path) as file:
+        return archive_rows(file, path)
+
+
+def _write_catalog(context: CaptureContext, catalog: Catalog) -> FileRecord:
+    path = f"{context.source}_catalog.json"
+    with context.writer.create(path) as file:
+        file.write(catalog.model_dump_json().encode() + b"\n")
+    return context.writer.file_record(path, file)
+
+
+def dump_record(
+    context: CaptureContext,
+    settings: PostgresSource,
+    snapshot: Snapshot,
+    catalog: Catalog,
+    written: WrittenDump,
+    fingerprints: Mapping[TableName, Fingerprint],
+    large_objects: Fingerprint | None,
+    foreign: Sequence[str] = (),
+    keycloak: KeycloakState | None = None,
+    required: CheckResult | None = None,
+) -> ArtefactRecord:
+    """Return the record of a dump, key (source, "dump"), with the fingerprints of every table that it holds.
+
+    `foreign` are the foreign tables whose rows the settings ask for; `keycloak` is what such a database says of itself.
+    """
+    before = context.previous.record(context.source, "dump") if context.previous else None
+    objects = _object_digests(catalog)
+    keys = {t.label: [*next((key.columns for key in t.keys if key.primary), ())] for t in catalog.tables}
+    checks = (
+        completeness(written, catalog.tables, fingerprints),
+        size_check(
+            *_sizes(written.files[0], before.files[0] if before else None),
+            drop=settings.collapse.drop,
+            severity=settings.collapse.severity,
+        ),
+        object_drift(objects, cast(Any, before.details.get("objects")) if before else None),
+        keys_kept(keys, _keys_before(before), severity=context.grave(settings.lost_keys)),
+        no_foreign_tables(foreign),
+        nothing_beyond_pg_dump(limits_of(catalog)),
+        *([required] if required else []),
+    )
+    details: dict[str, JsonValue] = {
+        "format": settings.dump_format,
+        "compression": settings.dump_compression if settings.dump_format == "plain" else None,
+        "snapshot": snapshot.id,
+        "server_major": snapshot.server_major,
+        "catalog": written.files[1].path,
+        "tables": [
+            {
+                "schema": schema,
+                "table": table,
+                "rows": mark.rows,
+                "fingerprint": mark.value,
+                "algorithm": mark.algorithm,
+                "server_major": mark.server_major,
+            }
+            for (schema, table), mark in sorted(fingerprints.items())
+        ],
+        # Their rows are on another server: neither a dump nor an export holds them.
+        "foreign_tables": [t.label for t in catalog.tables if t.kind == "foreign"],
+        "objects": cast(JsonValue, objects),
+        "primary_keys": cast(JsonValue, keys),
+        "large_objects": None if large_objects is None else large_objects.model_dump(mode="json"),
+    }
+    if keycloak is not None:
+        details["keycloak"] = {"version": keycloak.version, "last_change": keycloak.last_change}
+    return ArtefactRecord(
+        key=(context.source, "dump"),
+        source=context.source,
+        kind=ArtefactKind.POSTGRES_DUMP,
+        set_id=context.writer.draft.set_id,
+        files=tuple(written.files),
+        source_label=snapshot.target.label,
+        server_version=snapshot.server_version,
+        tool=written.tool,
+        started_at=written.started,
+        finished_at=context.now(),
+        checks=checks,
+        facts={"tables": required.summary.partition(" ")[0] if required else str(len(fingerprints))},
+        details=details,
+    )
+
+
+def _sizes(now: FileRecord, before: FileRecord | None) -> tuple[int, int | None]:
+    """Return what to compare: the files' sizes, or those of their content where only one of them is compressed."""
+    if before is None:
+        return now.size, None
+    if now.path.endswith(".gz") != before.path.endswith(".gz") and now.content_size and before.content_size:
+        return now.content_size, before.content_size
+    return now.size, before.size
+
+
+def _keys_before(before: ArtefactRecord | None) -> Mapping[str, Sequence[str]] | None:
+    """Return the last set's primary keys; of a set of an earlier release by the names that PostgreSQL gives them."""
+    if before is None:
+        return None
+    if isinstance(known := before.details.get("primary_keys"), dict):
+        return cast(Mapping[str, Sequence[str]], known)
+    objects = before.details.get("objects")
+    names = objects.get("constraint", {}) if isinstance(objects, dict) else {}
+    ending = "_pkey"
+    return {
+        name.rpartition(".")[0].replace('"', ""): [name.rpartition(".")[2]]
+        for name in cast(Mapping[str, str], names)
+        if name.removesuffix('"').endswith(ending)
+    }
+
+
+def _object_digests(catalog: Catalog) -> dict[str, dict[str, str]]:
+    import hashlib
+
+    def digests(texts: Mapping[str, str]) -> dict[str, str]:
+        return {name: hashlib.sha256(text.encode()).hexdigest()[:8] for name, text in texts.items()}
+
+    return {kind: digests(catalog.objects.get(kind, {})) for kind in (*catalog.kinds, *catalog.objects)}
+
+
+def completeness(
+    written: WrittenDump, tables: tuple[CatalogTable, ...], fingerprints: Mapping[TableName, Fingerprint]
+) -> CheckResult:
+    """Judge a dump: header, end marker, every table of the snapshot, and as many rows of each as the snapshot has."""
+    wanted = [(t.schema_name, t.name) for t in tables if t.kind == "table"]
+    rows = written.rows
+    wrong: list[dict[str, JsonValue]] = [
+        {"table": "", "problem": f"the {mark} is missing", "expected": None, "found": None} for mark in written.faults
+    ]
+    for name in wanted:
+        expected = fingerprints[name].rows if name in fingerprints else None
+        found = rows.get(name)
+        if found is None:
+            problem = "is missing"
+        elif expected is not None and found != expected:
+            problem = "has another number of rows"
+        else:
+            continue
+        wrong.append({"table": ".".join(name), "problem": problem, "expected": expected, "found": found})
+    total = sum(rows.values())
+    summary = f"{len(wanted)} tables, {total} rows, header and end marker" if not wrong else f"{len(wrong)} problems"
+    return CheckResult(
+        name="dump_complete",
+        passed=not wrong,
+        summary=summary,
+        table=tuple(wrong),
+        numbers={"tables": len(wanted), "rows": total},
+    )
+
+
+def no_foreign_tables(labels: Sequence[str]) -> CheckResult:
+    """Warn of foreign tables whose rows are asked for: they are on another server, and this set does not hold them."""
+    return CheckResult(
+        name="no_foreign_tables",
+        passed=not labels,
+        severity=Severity.WARN,
+        summary=(
+            f"The rows of {len(labels)} foreign tables are not in this set: {', '.join(labels[:_NAMED])}"
+            f"{', …' if len(labels) > _NAMED else ''}. Remedy: back up the server that holds them as a source of its"
+            " own, then name them in `tables.exclude`"
+            if labels
+            else "No foreign table is selected"
+        ),
+        table=tuple({"table": label, "problem": "its rows are on another server"} for label in labels),
+        numbers={"foreign_tables": len(labels)},
+    )
+
+
+def nothing_beyond_pg_dump(limits: Sequence[Finding]) -> CheckResult:
+    """Warn of what the database has that pg_dump cannot write: no restore will bring it back."""
+    named = "; ".join(f"{limit.subject} {limit.problem}" for limit in limits[:_NAMED])
+    return CheckResult(
+        name="nothing_beyond_pg_dump",
+        passed=not limits,
+        severity=Severity.WARN,
+        summary=f"{named}{'; …' if len(limits) > _NAMED else ''}" if limits else "pg_dump can write all of it",
+        table=tuple({"object": limit.subject, "problem": limit.problem, "remedy": limit.remedy} for limit in limits),
+        numbers={"limits": len(limits)},
+    )
+
+
+def fingerprints_of(record: ArtefactRecord) -> dict[TableName, Fingerprint]:
+    """Return what a dump's record says of every table of its snapshot: (schema, table) → fingerprint."""
+    listed = cast("list[dict[str, Any]]", record.details.get("tables") or [])
+    return {
+        (entry["schema"], entry["table"]): Fingerprint(
+            algorithm=entry["algorithm"],
+            server_major=entry["server_major"],
+            value=entry["fingerprint"],
+            rows=entry["rows"],
+        )
+        for entry in listed
+    }
+
+
+def large_objects_of(record: ArtefactRecord) -> Fingerprint | None:
+    """Return count and hash of the large objects at the time of the dump; None when they could not be read."""
+    found = record.details.get("large_objects")
+    return None if found is None else Fingerprint.model_validate(found)
+
+
+def catalog_of(open_file: Callable[[str], BinaryIO], record: ArtefactRecord) -> Catalog:
+    """Return the catalog that was read in the dump's snapshot; ValidationError when it cannot be read."""
+    path = str(record.details.get("catalog"))
+    with open_file(path) as file:
+        data = file.read()
+    try:
+        return Catalog.model_validate_json(data)
+    except PydanticError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        raise ValidationError(
+            f"Not a catalog: {'.'.join(map(str, first['loc']))}: {first['msg']}.", where=path, remedy="Use another set."
+        ) from None
+
+
+def inspect_dump(open_file: Callable[[str], BinaryIO], record: ArtefactRecord) -> Iterator[Finding]:
+    """Yield what is wrong with a sealed dump: gzip to its end, header, end marker, every table's rows, content hash."""
+    catalog = catalog_of(open_file, record)
+    file = record.files[0]
+    if record.details.get("format") == "custom":
+        with open_file(file.path) as stream:
+            rows = archive_rows(stream, file.path)
+        yield from _row_findings(file.path, rows, catalog, record)
+        return
+    content = DumpContent()
+    with open_file(file.path) as stream:
+        # Sets of earlier releases do not say it: they are all gzip.
+        plain = record.details.get("compression") == "none"
+        for piece in iter(lambda: stream.read(CHUNK), b"") if plain else gunzip(stream, name=file.path):
+            content.feed(piece)
+    content.finish()
+    for mark in _marks(content):
+        yield Finding(subject=file.path, problem=f"the {mark} is missing")
+    if file.content_sha256 not in (None, content.content_sha256):
+        yield Finding(subject=file.path, problem="its content is not what was written")
+    yield from _row_findings(file.path, content.rows, catalog, record)
+
+
+def _row_findings(
+    path: str, rows: Mapping[TableName, int], catalog: Catalog, record: ArtefactRecord
+) -> Iterator[Finding]:
+    expected = fingerprints_of(record)
+    for table in catalog.tables:
+        if table.kind != "table":
+            continue
+        name = (table.schema_name, table.name)
+        found = rows.get(name)
+        if found is None:
+            yield Finding(subject=path, problem=f"lacks the table {table.label}")
+        elif name in expected and found != expected[name].rows:
+            yield Finding(
+                subject=path, problem=f"has {found} rows of {table.label}, the record says {expected[name].rows}"
+            )

@@ -1,0 +1,1 @@
+"""Git repositories: bundle, working tree archive, metadata, restore."""

@@ -1,0 +1,1 @@
+"""SQLite databases: consistent copy, table exports, restore."""

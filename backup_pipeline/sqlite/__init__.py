@@ -1,0 +1,1 @@
+"""SQLite client: consistent copies, catalog, contents, known applications."""

@@ -1,0 +1,1 @@
+"""Operating system services: processes, locks, files, compressed streams, time limits, logs, notifications."""

@@ -1,0 +1,292 @@
+"""Files written beside their final name, synced and renamed; whole-file digests. No formats here."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import io
+import os
+import stat
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self
+
+from backup_pipeline.errors import StoreError
+from backup_pipeline.system import limits
+
+PART_SUFFIX = ".part"
+CHUNK = 1 << 20
+
+
+def translate_os_error(error: OSError, path: Path) -> StoreError:
+    """Return the family's error for an operating system's error at `path`."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StoreError("The disk is full.", where=str(path), remedy="Free space or move the store, then run again.")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return StoreError(
+            f"No permission ({error.strerror}).", where=str(path), remedy="Give this user the right to it."
+        )
+    if error.errno == errno.ELOOP:
+        return StoreError(
+            "A link stands in its place, and what it shows may change at any time.", where=str(path),
+            remedy="Find out who put it there and why, then remove the link.",
+        )  # fmt: skip
+    if error.errno == errno.ENAMETOOLONG:
+        return StoreError(
+            "The path is longer than the system allows.", where=f"{str(path)[:200]}…",
+            remedy="Choose a place with a shorter path.",
+        )  # fmt: skip
+    return StoreError(
+        f"{error.strerror or error}.", where=str(path), remedy="Check the disk and the path, then run again."
+    )
+
+
+def user_name(number: int | None = None) -> str:
+    """Return the name of a user of this machine, `user 1234` where it has none; of the one who runs this by default."""
+    try:
+        import pwd
+
+        number = os.geteuid() if number is None else number
+        return pwd.getpwuid(number).pw_name
+    except (ImportError, KeyError):
+        return "this user" if number is None else f"user {number}"
+
+
+def make_folders(folder: Path, mode: int) -> None:
+    """Make a folder and those above it that are missing, all with this mode (`mkdir` gives it to the last one alone).
+
+    Raises:
+        StoreError: one cannot be made.
+    """
+    if not folder.parent.exists():
+        make_folders(folder.parent, mode)
+    try:
+        make_folder(folder, mode)
+    except OSError as error:
+        raise translate_os_error(error, folder) from error
+
+
+def make_folder(folder: Path, mode: int, *, exist_ok: bool = True) -> None:
+    """Make one folder with exactly this mode, which the process's umask would narrow; one that is there is left alone.
+
+    Raises:
+        OSError: as the system says; FileExistsError only without `exist_ok`.
+    """
+    try:
+        folder.mkdir(mode=mode)
+    except FileExistsError:
+        if not exist_ok or not folder.is_dir():
+            raise
+        return
+    give_mode(folder, mode)
+
+
+def give_mode(path: Path, mode: int) -> None:
+    """Give a file or folder that was just made its mode; where the file system has none, nothing happens."""
+    with contextlib.suppress(OSError):
+        path.chmod(mode)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames and new names in `folder` durable, where the platform lets folders be synced."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
+    except OSError:
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems cannot sync folders; the rename itself has happened.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+class AtomicFile(io.RawIOBase):
+    """A binary file that appears under its name complete and durable, or not at all.
+
+    `shared` names the part so that several processes can write the same file at once; the last one's stays.
+    Written as `.<name>.part` with `mode`, hashed (SHA-256) as it is written. Leaving the `with` block without an
+    exception syncs and renames; leaving it with one removes the part. `size` and `sha256` are those of what was
+    written.
+    """
+
+    def __init__(self, path: Path, *, mode: int = 0o600, shared: bool = False) -> None:
+        super().__init__()
+        self.path = path
+        own = f".{uuid.uuid4().hex[:8]}" if shared else ""
+        self._part = path.with_name(f".{path.name}{own}{PART_SUFFIX}")
+        self._digest = hashlib.sha256()
+        self.size = 0
+        self._done = False
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            # The rename would put a file in the place of a device, for everybody on this machine.
+            self._done = True
+            raise StoreError("Not an ordinary file.", where=str(path), remedy="Name a file.")
+        try:
+            descriptor = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+        except OSError as error:
+            self._done = True
+            raise translate_os_error(error, path) from error
+        with contextlib.suppress(OSError, AttributeError):
+            os.fchmod(descriptor, mode)  # the umask would narrow it; Windows has no such call
+        self._file = os.fdopen(descriptor, "wb", buffering=0)
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 in hex of everything written so far."""
+        return self._digest.hexdigest()
+
+    def writable(self) -> bool:
+        """Return True."""
+        return True
+
+    def tell(self) -> int:
+        """Return the number of bytes written."""
+        return self.size
+
+    def write(self, data: object, /) -> int:
+        """Write and hash all of `data` (any buffer); StoreError when the disk refuses."""
+        view = memoryview(data).cast("B")  # type: ignore[arg-type]
+        rest = view
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) or 0 :]
+        except OSError as error:
+            raise translate_os_error(error, self.path) from error
+        self._digest.update(view)
+        self.size += len(view)
+        limits.progressed()
+        return len(view)
+
+    def commit(self) -> None:
+        """Sync, rename to the final name and sync the folder."""
+        if self._done:
+            return
+        try:
+            os.fsync(self._file.fileno())
+            self._file.close()
+            self._part.replace(self.path)
+            sync_folder(self.path.parent)
+        except OSError as error:
+            raise translate_os_error(error, self.path) from error
+        self._done = True
+        super().close()
+
+    def abort(self) -> None:
+        """Remove what was written; nothing appears under the final name."""
+        if self._done:
+            return
+        self._done = True
+        self._file.close()
+        with contextlib.suppress(OSError):
+            self._part.unlink(missing_ok=True)
+        super().close()
+
+    def close(self) -> None:
+        """Do nothing: a foreign writer that closes its sink must not decide between commit and abort."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self.abort()
+            return
+        try:
+            self.commit()
+        except BaseException:
+            self.abort()
+            raise
+
+
+def write_atomically(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+    """Write `data` to `path`, durable and complete or not at all."""
+    with AtomicFile(path, mode=mode, shared=True) as file:
+        file.write(data)
+
+
+def open_ordinary(path: Path) -> BinaryIO:
+    """Open a file for reading; a pipe or a device in its place must not keep anybody waiting, a link lead elsewhere.
+
+    Raises:
+        OSError: as the system says; EINVAL where it is no ordinary file, ELOOP where it is a link.
+    """
+    more = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | more))  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "It is no ordinary file", str(path))
+    return file
+
+
+LARGEST_DOCUMENT = 256 << 20
+"""Bytes that a document (a manifest of 50,000 tables) has at most: what is larger is not read into memory."""
+
+
+def read_ordinary(path: Path, *, at_most: int = LARGEST_DOCUMENT) -> bytes:
+    """Return a file's content. OSError: as in `open_ordinary`, and EFBIG where it has more than `at_most` bytes."""
+    with open_ordinary(path) as file:
+        data = file.read(at_most + 1) if (size := os.fstat(file.fileno()).st_size) <= at_most else b""
+    if size > at_most or len(data) > at_most:
+        raise OSError(errno.EFBIG, f"It has {size / 1e6:,.0f} MB, more than a document can have", str(path))
+    return data
+
+
+def append_line(path: Path, line: str, *, mode: int = 0o600) -> None:
+    """Append a line to a log, made with `mode` where there is none.
+
+    Raises:
+        OSError: as the system says; EINVAL or ELOOP where a link, a pipe or a device stands in its place, or a file
+            that has another name elsewhere, too.
+    """
+    flags = os.O_WRONLY | os.O_APPEND | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
+    try:
+        descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL, mode)
+        give_mode(path, mode)
+    except FileExistsError:
+        descriptor = os.open(path, flags)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+            raise OSError(errno.EINVAL, "It is no ordinary file", str(path))
+        file.write(line)
+
+
+def make_folder_in(parent: Path, name: str, mode: int) -> Path:
+    """Return a folder of ours in `parent`, made with `mode` where it is missing.
+
+    Raises:
+        StoreError: it cannot be made, or a link or a file stands in its place.
+    """
+    folder = parent / name
+    make_folders(folder, mode)
+    if not stat.S_ISDIR(folder.lstat().st_mode):
+        raise translate_os_error(OSError(errno.ELOOP, ""), folder)
+    return folder
+
+
+def read_chunks(file: BinaryIO, size: int = CHUNK) -> Iterator[bytes]:
+    """Yield what `file` holds, in pieces of up to `size` bytes."""
+    while chunk := file.read(size):
+        limits.progressed()
+        yield chunk
+
+
+def sha256_of(file: BinaryIO) -> tuple[int, str]:
+    """Return the number of bytes and the SHA-256 in hex of what is left in `file`."""
+    digest = hashlib.sha256()
+    size = 0
+    buffer = bytearray(CHUNK)
+    view = memoryview(buffer)
+    while count := file.readinto(buffer):  # type: ignore[attr-defined]
+        digest.update(view[:count])
+        size += count
+        limits.progressed()
+    return size, digest.hexdigest()

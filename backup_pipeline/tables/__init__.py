@@ -1,0 +1,1 @@
+"""Arrow and Parquet: types, keys, schemas, files and queries of tables."""

@@ -1,0 +1,151 @@
+"""Rows in COPY's CSV form into Arrow tables of exact types. Pure: bytes in, tables out."""
+
+from __future__ import annotations
+
+import binascii
+import re
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import csv
+
+from backup_pipeline.errors import ValidationError
+from backup_pipeline.tables.arrow_types import ColumnForm
+
+# Bytes. Fields of this length are rare, and looked for only in pieces that hold a longer row than others.
+LONG_FIELD = 8 << 20
+_FIELD = re.compile(rb'("[^"]*+(?:""[^"]*+)*+"|[^,\n"]*+)[,\n]')
+_HEX_PREFIX = 2
+
+
+class CsvDecoder:
+    """Decodes pieces of whole rows. COPY writes NULL as nothing and an empty string as `""`; both are kept apart."""
+
+    def __init__(self, forms: list[ColumnForm], schema: pa.Schema) -> None:
+        self._schema = schema
+        # Positions stand for names: two columns of a file must not meet, and names may hold anything.
+        self._names = [f"c{index}" for index in range(len(forms))]
+        self._hex = [i for i, form in enumerate(forms) if pa.types.is_binary(form.arrow_type) and not form.raw]
+        self._wide = {i: f.arrow_type for i, f in enumerate(forms) if pa.types.is_decimal256(f.arrow_type)}
+        self._convert = csv.ConvertOptions(
+            column_types={name: form.csv_type for name, form in zip(self._names, forms, strict=True)},
+            null_values=[""],
+            strings_can_be_null=True,
+            quoted_strings_can_be_null=False,
+            true_values=["t"],
+            false_values=["f"],
+            timestamp_parsers=[csv.ISO8601],
+        )
+        self._parse = csv.ParseOptions(
+            delimiter=",", quote_char='"', double_quote=True, escape_char=False, newlines_in_values=True,
+            ignore_empty_lines=False,
+        )  # fmt: skip
+
+    def decode(self, piece: bytes | memoryview) -> pa.Table:
+        """Return the rows of `piece` (whole rows) as a table of the schema.
+
+        Raises:
+            ValidationError: a value does not fit its column's type; the value is not named.
+        """
+        short, long = without_long_fields(piece, len(self._names)) if len(piece) > LONG_FIELD else (piece, [])
+        table = self._read(short)
+        columns = list(table.columns)
+        for index in self._hex:
+            columns[index] = pa.chunked_array([unhex(chunk) for chunk in columns[index].chunks], type=pa.binary())
+        for index, kind in self._wide.items():
+            columns[index] = columns[index].cast(kind)
+        for row, index, field in long:
+            value = _long_value(field, columns[index].type, hexadecimal=index in self._hex)
+            before, after = columns[index].slice(0, row), columns[index].slice(row + 1)
+            columns[index] = pa.chunked_array([*before.chunks, value, *after.chunks])
+        return pa.Table.from_arrays(columns, schema=self._schema)
+
+    def _read(self, piece: bytes | bytearray | memoryview) -> pa.Table:
+        try:
+            return csv.read_csv(
+                pa.BufferReader(pa.py_buffer(piece)),
+                csv.ReadOptions(column_names=self._names, use_threads=False, block_size=len(piece) + 1),
+                self._parse,
+                self._convert,
+            )
+        except pa.ArrowInvalid as error:
+            # Arrow's message holds the value; only the column's number may be told.
+            number = str(error).partition("CSV column #")[2].partition(":")[0]
+            column = self._schema.field(int(number)).name if number.isdigit() else "unknown"
+            raise ValidationError(
+                "A value does not fit the type that was chosen for its column.",
+                where=f"column {column}",
+                remedy="Report this with the column's PostgreSQL type.",
+            ) from None
+
+
+class LineCount:
+    """Counts the ends of lines of a text that comes in pieces of any size; with `quoted` those outside quotes."""
+
+    def __init__(self, *, quoted: bool) -> None:
+        self.count = 0
+        self._quoted = quoted
+        self._inside = 0
+
+    def add(self, piece: bytes) -> None:
+        """Take the next piece."""
+        if not self._quoted:
+            self.count += piece.count(b"\n")
+            return
+        parts = piece.split(b'"')
+        self.count += sum(part.count(b"\n") for part in parts[self._inside :: 2])
+        self._inside ^= (len(parts) - 1) & 1
+
+
+def without_long_fields(piece: bytes | memoryview, columns: int) -> tuple[bytearray, list[tuple[int, int, memoryview]]]:
+    """Return a piece with an empty text for each field longer than LONG_FIELD, and (row, column, field) of these.
+
+    Arrow's reader would hold a long field several times over.
+    """
+    short = bytearray()
+    long = []
+    kept = 0
+    whole = memoryview(piece)
+    for number, field in enumerate(_FIELD.finditer(piece)):
+        start, end = field.span(1)
+        if end - start > LONG_FIELD:
+            short += whole[kept:start]
+            short += b'""'
+            kept = end
+            long.append((number // columns, number % columns, whole[start:end]))
+    short += whole[kept:]
+    return short, long
+
+
+def _long_value(field: memoryview, kind: pa.DataType, *, hexadecimal: bool) -> pa.Array:
+    """Return an array of the one value that a long field of text or bytes stands for."""
+    if hexadecimal:
+        value = binascii.unhexlify(field[_HEX_PREFIX:])
+    else:
+        value = field[1:-1].tobytes().replace(b'""', b'"') if bytes(field[:1]) == b'"' else field.tobytes()
+    ends = pa.py_buffer(np.array([0, len(value)], dtype=np.int32))
+    return pa.Array.from_buffers(kind, 1, [None, ends, pa.py_buffer(value)])
+
+
+def unhex(texts: pa.StringArray) -> pa.BinaryArray:
+    r"""Return the bytes that an array of `\x…` texts stands for; NULL stays NULL. Without a loop over values."""
+    count = len(texts)
+    validity, offsets_buffer, data_buffer = texts.buffers()
+    first = texts.offset
+    offsets = np.frombuffer(offsets_buffer, dtype=np.int32)[first : first + count + 1].astype(np.int64)
+    lengths = np.diff(offsets)
+    if texts.null_count:
+        validity = texts.is_valid().cast(pa.uint8()).to_numpy(zero_copy_only=False)
+        lengths = np.where(validity == 1, lengths, 0)
+    data = np.frombuffer(data_buffer or b"", dtype=np.uint8)[offsets[0] : offsets[-1]]
+    starts = (offsets[:-1] - offsets[0])[lengths >= _HEX_PREFIX]
+    keep = np.ones(len(data), dtype=bool)
+    keep[starts] = False
+    keep[starts + 1] = False
+    plain = binascii.unhexlify(data[keep].tobytes())
+    ends = np.zeros(count + 1, dtype=np.int32)
+    np.cumsum(np.maximum(lengths - _HEX_PREFIX, 0) // 2, out=ends[1:])
+    mask = None
+    if texts.null_count:
+        mask = pa.array(validity == 1).buffers()[1]
+    return pa.Array.from_buffers(pa.binary(), count, [mask, pa.py_buffer(ends), pa.py_buffer(plain)], texts.null_count)

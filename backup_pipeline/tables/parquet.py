@@ -1,0 +1,235 @@
+"""One Parquet file written by several threads, and the same file read again. No database here.
+
+Row groups stand in the order in which they became full; a table has no order of its own.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any, BinaryIO, Protocol
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from backup_pipeline.errors import ValidationError
+from backup_pipeline.tables.parquet_pages import pages_of
+
+ROW_GROUP_BYTES = 12 << 20
+# Rows of a table without columns stand here: Parquet has no place for them.
+ROWS_WITHOUT_COLUMNS = b"rows_without_columns"
+_COMPRESSION = "zstd"
+_LEVEL = 1
+_SAMPLE = 20_000
+_SAMPLE_BYTES = 64 << 20
+_REPEATING = 0.3
+# Row groups are written at some 12 MB, more only where a single row is larger; PostgreSQL writes no row above 1 GB.
+_LARGEST_ROW_GROUP = (1 << 30) + (64 << 20)
+# Rows of fixed width, and texts from a dictionary, take room in memory that no file needs.
+_LARGEST_IN_MEMORY = 256 << 20
+_MOST_EXPANSION = 200
+
+
+class Output(Protocol):
+    """What a Parquet file is written to: a file of a set, or any other."""
+
+    def write(self, data: bytes, /) -> int:
+        """Write all of `data`."""
+
+    def tell(self) -> int:
+        """Return the number of bytes written."""
+
+
+class ParquetSink:
+    """Takes tables of one schema from any thread. `rows` is what was taken so far."""
+
+    def __init__(self, file: Output, schema: pa.Schema) -> None:
+        self._file = file
+        self._schema = schema
+        self._writer: Any = None
+        self._lock = threading.Lock()
+        self.rows = 0
+
+    def write(self, tables: list[pa.Table]) -> None:
+        """Write the tables as one row group."""
+        together = pa.concat_tables(tables)
+        if not together.num_rows:
+            return
+        with self._lock:
+            self._open(together).write_table(together, row_group_size=together.num_rows)
+            self.rows += together.num_rows
+
+    def close(self) -> None:
+        """Write the footer."""
+        with self._lock:
+            self._open(None).close()
+
+    def _open(self, first: pa.Table | None) -> Any:
+        if self._writer is None:
+            self._writer = pq.ParquetWriter(
+                self._file,
+                self._schema,
+                compression=_COMPRESSION,
+                compression_level=_LEVEL,
+                use_dictionary=repeating_columns(first) if first is not None else False,
+                # Smallest and largest of texts and bytes would be held in memory, as long as they are.
+                write_statistics=[field.name for field in self._schema if _is_short(field.type)],
+                store_schema=True,
+            )
+        return self._writer
+
+
+def _is_short(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_primitive(kind) or pa.types.is_decimal(kind))
+
+
+def _bytes_of(kind: pa.DataType) -> float:
+    """Return the bytes that a value of a type takes at least."""
+    try:
+        return float(max(1, kind.bit_width)) / 8
+    except ValueError:
+        return 4.0
+
+
+def repeating_columns(table: pa.Table) -> list[str]:
+    """Return the columns whose values repeat enough for a dictionary: it doubles the cost of all others."""
+    sample = table.slice(0, _SAMPLE)
+    if sample.nbytes > _SAMPLE_BYTES:
+        # Long values: a dictionary would hold them once more, and so would counting them.
+        return []
+    return [
+        name
+        for name, column in zip(sample.column_names, sample.columns, strict=True)
+        if not pa.types.is_nested(column.type)  # the mixed columns of SQLite; they cannot be counted
+        and pc.count_distinct(column).as_py() <= sample.num_rows * _REPEATING
+    ]
+
+
+class RowGroup:
+    """Gathers the tables of one thread until they are worth a row group."""
+
+    def __init__(self, sink: ParquetSink) -> None:
+        self._sink = sink
+        self._tables: list[pa.Table] = []
+        self._bytes = 0
+
+    def add(self, table: pa.Table) -> None:
+        """Take a table; write when enough has come together."""
+        self._tables.append(table)
+        self._bytes += table.nbytes
+        if self._bytes >= ROW_GROUP_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is there."""
+        if self._tables:
+            self._sink.write(self._tables)
+        self._tables, self._bytes = [], 0
+
+
+class ParquetTable:
+    """A Parquet file of a set, for reading in bounded pieces."""
+
+    def __init__(self, file: BinaryIO, name: str) -> None:
+        try:
+            self._file: Any = pq.ParquetFile(file, pre_buffer=False)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise ValidationError(
+                f"Not a readable Parquet file ({type(error).__name__}).", where=name, remedy="Use another set."
+            ) from error
+        self._name = name
+        self._stream = file
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The Arrow schema, with the PostgreSQL types in its fields' metadata."""
+        return self._file.schema_arrow
+
+    @property
+    def rows(self) -> int:
+        """Rows of the file."""
+        noted = (self.schema.metadata or {}).get(ROWS_WITHOUT_COLUMNS)
+        return int(noted) if noted is not None else int(self._file.metadata.num_rows)
+
+    def check_sizes(self, rows: int | None, size: int) -> None:
+        """Hold what the footer claims against the record, before anything is decoded.
+
+        Args:
+            rows: as recorded; None where that was not.
+            size: bytes of the file, as recorded.
+
+        Raises:
+            ValidationError: other rows, or pieces larger than a file of this size can hold.
+        """
+        if rows is not None and self.rows != rows:
+            raise ValidationError(
+                f"It holds {self.rows} rows, the record says {rows}.",
+                where=self._name,
+                remedy="Use another set.",
+            )
+        footer = self._file.metadata
+        groups = [footer.row_group(at) for at in range(footer.num_row_groups)]
+        # A row takes room in memory however well it is compressed: a billion times nothing is a line of the file.
+        width = sum(_bytes_of(field.type) for field in self.schema)
+        for group in groups:
+            if group.total_byte_size > _LARGEST_ROW_GROUP or group.num_rows * width > _LARGEST_IN_MEMORY:
+                raise self._not_ours(max(group.total_byte_size, int(group.num_rows * width)), size)
+        whole = sum(group.total_byte_size for group in groups)
+        if whole > 4 * _LARGEST_ROW_GROUP and whole > size * _MOST_EXPANSION:
+            raise self._not_ours(whole, size)
+        try:
+            for at, group in enumerate(groups):
+                for column in range(group.num_columns):
+                    self._check_chunk(at, group, column, size)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise ValidationError(
+                f"Its pages are not those of its footer ({error}); the file is damaged.",
+                where=self._name,
+                remedy="Use another set.",
+            ) from error
+
+    def _check_chunk(self, at: int, group: Any, column: int, size: int) -> None:
+        chunk = group.column(column)
+        if self._file.schema.column(column).max_repetition_level == 0 and chunk.num_values != group.num_rows:
+            raise ValueError("a column has more or fewer values than there are rows")
+        pages = list(pages_of(self._stream, chunk))
+        if chunk.total_uncompressed_size > group.total_byte_size or chunk.num_values * 4 > _LARGEST_IN_MEMORY:
+            raise self._not_ours(max(chunk.total_uncompressed_size, chunk.num_values * 4), size)
+        entries = max((page.bytes for page in pages if page.is_dictionary), default=0)
+        if chunk.physical_type == "BYTE_ARRAY" and entries * chunk.num_values > _LARGEST_IN_MEMORY:
+            decoded = self._decoded(at, chunk.path_in_schema)
+            if decoded > _LARGEST_ROW_GROUP:
+                raise self._not_ours(decoded, size)
+
+    def _decoded(self, at: int, column: str) -> int:
+        """Return the bytes of a dictionary column's values, without making them: a text may stand there often."""
+        texts = pq.ParquetFile(self._stream, pre_buffer=False, read_dictionary=[column])
+        total = 0
+        for part in texts.read_row_group(at, columns=[column], use_threads=False).flatten().columns[0].chunks:
+            if pa.types.is_dictionary(part.type):
+                lengths = pc.cast(pc.binary_length(part.dictionary), pa.int64())
+                total += pc.sum(lengths.take(part.indices)).as_py() or 0
+            else:
+                total += part.nbytes
+        return total
+
+    def _not_ours(self, found: int, size: int) -> ValidationError:
+        return ValidationError(
+            f"{found:,} bytes in memory from a file of {size:,} bytes are not what a backup writes.",
+            where=self._name,
+            remedy="Use another set.",
+        )
+
+    def pieces(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """Yield the rows, one row group at a time; every page (of the named columns) is decompressed and decoded."""
+        listed = None if columns is None else list(columns)
+        for index in range(self._file.num_row_groups):
+            try:
+                yield self._file.read_row_group(index, columns=listed, use_threads=True)
+            except (pa.ArrowException, OSError, ValueError) as error:
+                raise ValidationError(
+                    f"Row group {index} cannot be read ({type(error).__name__}); the file is damaged.",
+                    where=self._name,
+                    remedy="Use another set.",
+                ) from error

@@ -1,0 +1,93 @@
+"""Finding the pandera schema that a site, or the project, has for a table.
+
+A site's folder holds files named `<source>.<schema>.<table>` or `<schema>.<table>`, the former first: `.yaml` in
+pandera's own form, or `.py` with a `DataFrameSchema` (or `DataFrameModel`) called `schema`. The project's own are in
+`rules/shipped_schemas`, by table name, and mean only tables that have all of their columns.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandera.pandas as pandera
+import pyarrow as pa
+from pandera.io import pandas_io
+
+from backup_pipeline.errors import SettingsError
+from backup_pipeline.tables import shipped_schemas
+from backup_pipeline.tables.table_schema import fits, suited
+
+_SHIPPED = Path(next(iter(shipped_schemas.__path__)))
+_SUFFIXES = (".yaml", ".yml", ".py")
+
+
+def own_schema(
+    folder: Path | None, source: str, schema: str, table: str, columns: Iterable[str]
+) -> pandera.DataFrameSchema | None:
+    """Return the site's schema of a table, else None.
+
+    Raises:
+        SettingsError: a file cannot be read as a schema, or it names columns that the table does not have.
+    """
+    names = list(columns)
+    if folder is not None:
+        for stem in (f"{source}.{schema}.{table}", f"{schema}.{table}"):
+            for suffix in _SUFFIXES:
+                path = folder / f"{stem}{suffix}"
+                if path.is_file():
+                    found = read_schema(path)
+                    _require_columns(found, names, path, f"{schema}.{table}")
+                    return found
+    return None
+
+
+def shipped_schema(table: str, fields: Sequence[pa.Field]) -> pandera.DataFrameSchema | None:
+    """Return the project's schema of a table of that name with all of its columns, as far as it suits their types."""
+    shipped = _SHIPPED / f"{table}.yaml"
+    if "/" not in table and shipped.is_file():
+        found = read_schema(shipped)
+        if fits(found, [field.name for field in fields]):
+            return suited(found, fields)
+    return None
+
+
+def _require_columns(found: pandera.DataFrameSchema, names: list[str], path: Path, table: str) -> None:
+    missing = [name for name, column in found.columns.items() if column.required and name not in names]
+    if missing:
+        raise SettingsError(
+            f"The schema speaks of columns that {table} does not have: {', '.join(missing)}.",
+            where=str(path),
+            remedy="Correct the names, or write `required: false` at these columns.",
+        )
+
+
+def read_schema(path: Path) -> pandera.DataFrameSchema:
+    """Return the schema in a YAML or Python file; SettingsError when there is none."""
+    try:
+        read_yaml: Any = pandas_io.from_yaml
+        found: Any = read_yaml(path) if path.suffix != ".py" else _from_python(path)
+        if isinstance(found, type) and issubclass(found, pandera.DataFrameModel):
+            found = found.to_schema()
+    except Exception as error:  # whatever a site's own file does is a fault of that file
+        raise SettingsError(
+            f"Not a pandera schema ({type(error).__name__}: {' '.join(str(error).split())[:200]}).",
+            where=str(path),
+            remedy="Write it as pandera's to_yaml does, or a Python file with a DataFrameSchema called `schema`.",
+        ) from error
+    if not isinstance(found, pandera.DataFrameSchema):
+        raise SettingsError(
+            "It holds no pandera DataFrameSchema.", where=str(path), remedy="Call the DataFrameSchema `schema`."
+        )
+    return found
+
+
+def _from_python(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(f"site_schema_{abs(hash(path))}", path)
+    if spec is None or spec.loader is None:
+        return None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return getattr(module, "schema", None)

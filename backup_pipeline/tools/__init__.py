@@ -1,1 +1,0 @@
-"""The only doors to the outside: processes, databases, git, streams, files, notifications. No decisions."""

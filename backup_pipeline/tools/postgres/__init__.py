@@ -1,1 +1,0 @@
-"""PostgreSQL: connections, clients, snapshots, catalog, COPY, fingerprints, an embedded server."""
