@@ -1,6 +1,6 @@
 """The status of all plans as one self-contained HTML page, to read on a screen or to print for an auditor.
 
-Pure: a text from values. Nothing is fetched by the page: styles and pictures stand in it (status_page.css,
+Pure: a text from values. Nothing is fetched by the page: styles and pictures stand in it (page.css,
 status_charts). Names, counts, sizes and times only; no content of any source.
 """
 
