@@ -18,7 +18,11 @@ CATALOG_VERSION = 1
 # Kinds of objects that catalogs of before they were asked for do not hold: see `Catalog.kinds`.
 # Indexes, constraints, triggers, rules, statistics and columns of tables that belong to an extension.
 ATTACHED = "attached to an extension"
-LATER_KINDS = ("definition", "other owner", "other grant", "other comment", "subscription", "published", ATTACHED)
+# Releases before recorded these as a "definition" whose name begins with "column ", the server's own marks among them.
+COLUMN_OPTIONS = "options of column"
+LATER_KINDS = (
+    "definition", "other owner", "other grant", "other comment", "subscription", "published", ATTACHED, COLUMN_OPTIONS,
+)  # fmt: skip
 
 TableKind = Literal["table", "partitioned", "foreign"]
 _CASTS = re.compile(r'::(pg_catalog\.)?(text|character varying|bpchar|character|"char")(\(\d+\))?(\[\])*')

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator
 
-from backup_pipeline.model.catalog import LATER_KINDS, Catalog, SequenceState, essence
+from backup_pipeline.model.catalog import COLUMN_OPTIONS, LATER_KINDS, Catalog, SequenceState, essence
 from backup_pipeline.model.proof import Finding
 
 _READABLE = frozenset({"table", "column", "constraint", "index", "extension", "enum", "domain", "composite type",
@@ -19,7 +19,7 @@ _READABLE = frozenset({"table", "column", "constraint", "index", "extension", "e
 _QUERIES = frozenset({"view", "materialized view", "rule"})
 # Of these at least a part is: an expression, a condition, a body that is no string.
 _PRINTED = _QUERIES | {"function", "default", "constraint", "domain", "index", "trigger", "policy", "statistics",
-                       "published", "table", "definition"}  # fmt: skip
+                       "published", "table", "definition", COLUMN_OPTIONS}  # fmt: skip
 _PARTITION_KEY = re.compile(r"\bby (?:RANGE|LIST|HASH) \(.*\)(?=, inherits |\Z)", re.DOTALL)
 
 
@@ -46,6 +46,7 @@ def differences(
     # What an older release did not record says nothing.
     ignored_kinds = {*ignore_kinds, *(set(LATER_KINDS) - (set(expected.kinds) & set(found.kinds)))}
     expected, found = _without_owners_of_extensions_types(expected), _without_owners_of_extensions_types(found)
+    expected, found = _without_mixed_options(expected), _without_mixed_options(found)
     result: list[Finding] = []
     if expected.encoding and found.encoding and expected.encoding != found.encoding:
         result.append(Finding(subject="encoding", problem=f"is {found.encoding}, in the backup {expected.encoding}"))
@@ -66,6 +67,18 @@ def _without_owners_of_extensions_types(catalog: Catalog) -> Catalog:
     if len(kept) == len(owners):
         return catalog
     return catalog.model_copy(update={"objects": {**catalog.objects, "owner": kept}})
+
+
+def _without_mixed_options(catalog: Catalog) -> Catalog:
+    """Return the catalog of an older release without the options of columns.
+
+    It recorded the server's own marks (15.20's `pg_attver=<number>`) among them, as digests: they cannot be compared.
+    """
+    recorded = catalog.objects.get("definition", {})
+    if COLUMN_OPTIONS in catalog.kinds or not recorded:
+        return catalog
+    kept = {name: text for name, text in recorded.items() if not name.startswith("column ")}
+    return catalog.model_copy(update={"objects": {**catalog.objects, "definition": kept}})
 
 
 def _objects(

@@ -21,12 +21,12 @@ from backup_pipeline_tests.postgres.restoring import NASTY, dump_of, expectation
 RARE = (Path(__file__).parent / "rare_schema.sql").read_text()
 # One change in each line, and a part of the name of what is found to differ.
 CHANGES = """
-definition column x.t.a              | alter table x.t alter column a set statistics 100
-definition column x.t.a              | alter table x.t alter column a reset (n_distinct)
-definition column x.t.e              | alter table x.t alter column e set compression default
+options of column x.t.a              | alter table x.t alter column a set statistics 100
+options of column x.t.a              | alter table x.t alter column a reset (n_distinct)
+options of column x.t.e              | alter table x.t alter column e set compression default
 definition table x.t                 | alter table x.t reset (toast.autovacuum_enabled)
 definition table x.amt               | alter table x.amt set access method heap
-definition column x.ft.a             | alter foreign table x.ft alter a options (set column_name 'c')
+options of column x.ft.a             | alter foreign table x.ft alter a options (set column_name 'c')
 definition table x.ft                | alter foreign table x.ft options (set table_name 't2')
 definition foreign-data wrapper fdw  | alter foreign data wrapper fdw options (set a '2')
 definition server srv                | alter server srv options (set host 'h2')

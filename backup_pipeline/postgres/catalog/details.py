@@ -7,7 +7,7 @@ is (identity, definition).
 
 from __future__ import annotations
 
-from backup_pipeline.model.catalog import ATTACHED
+from backup_pipeline.model.catalog import ATTACHED, COLUMN_OPTIONS
 from backup_pipeline.postgres.catalog.queries import sorted_options
 
 _USER = "n.nspname !~ '^pg_' and n.nspname <> 'information_schema'"
@@ -17,6 +17,13 @@ _FIRST_OF_THE_SITE = 16384
 def _options(column: str) -> str:
     """An SQL expression: `name=value` without the order in which they were given, which means nothing."""
     return f"""(select string_agg(o, ' ' order by o collate "C") from unnest({column}) o)"""
+
+
+# PostgreSQL 15.20 marks columns with an option of its own, `pg_attver=<number>`, which other releases do not know and
+# pg_dump does not write. Options that a user can set never begin with "pg_" (n_distinct, n_distinct_inherited).
+def _column_options(column: str) -> str:
+    """An SQL expression: a column's options as `_options` writes them, without the server's own marks."""
+    return f"""(select string_agg(o, ' ' order by o collate "C") from unnest({column}) o where o !~ '^pg_')"""
 
 
 def _own(catalog: str, column: str) -> str:
@@ -43,18 +50,19 @@ select format('user mapping %I on %I', m.usename, m.srvname),
 
 # What the dump says of an object beyond what `catalog_queries` asks. Only columns that versions 13 to 18 have, or that
 # are asked for by way of JSON, where a column that is not there is null.
-_DEFINITIONS = (
-    f"""
-select format('column %I.%I.%I', n.nspname, c.relname, a.attname),
+_COLUMN_OPTIONS = f"""
+select format('%I.%I.%I', n.nspname, c.relname, a.attname),
        concat_ws(', ', case when a.attstattarget >= 0 then 'statistics ' || a.attstattarget::text end,
-                 {_options("a.attoptions")}, nullif(to_jsonb(a) ->> 'attcompression', ''),
+                 {_column_options("a.attoptions")}, nullif(to_jsonb(a) ->> 'attcompression', ''),
                  {_options("a.attfdwoptions")})
   from pg_class c join pg_namespace n on n.oid = c.relnamespace
   join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
  where {_USER} and c.relpersistence <> 't' and c.relkind in ('r', 'p', 'f', 'm', 'i', 'I')
    and {_own("pg_class", "c.oid")}
-   and (a.attstattarget >= 0 or a.attoptions is not null or a.attfdwoptions is not null
-        or coalesce(to_jsonb(a) ->> 'attcompression', '') <> '')""",
+   and (a.attstattarget >= 0 or {_column_options("a.attoptions")} is not null or a.attfdwoptions is not null
+        or coalesce(to_jsonb(a) ->> 'attcompression', '') <> '')"""
+
+_DEFINITIONS = (
     f"""
 select format('table %I.%I', n.nspname, c.relname),
        concat_ws(', ', {_options("t.reloptions")}, nullif(m.amname, 'heap'), s.srvname,
@@ -287,4 +295,5 @@ def detail_queries(major: int) -> dict[str, tuple[str, ...]]:
         "subscription": (_SUBSCRIPTIONS,),
         "published": (published,),
         ATTACHED: _ATTACHED,
+        COLUMN_OPTIONS: (_COLUMN_OPTIONS,),
     }

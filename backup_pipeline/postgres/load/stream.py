@@ -103,6 +103,25 @@ _RESTRICT = re.compile(rb"\\(un)?restrict ([A-Za-z0-9]+)\r?\n?")
 _ESCAPED = re.compile(rb"(?:[^'\\]|\\.|'')*'", re.DOTALL)
 
 
+_SET_COLUMN = re.compile(rb"ALTER (?:FOREIGN )?TABLE [^;]+ ALTER COLUMN [^;]+ SET \(([^()]*)\);", re.DOTALL)
+_COLUMN_MARK = re.compile(rb"pg_attver=\d+")
+
+
+def without_column_mark(statement: Statement) -> Statement | None:
+    """Return a statement without the mark that a server keeps among a column's options (`pg_attver`, since 15.20).
+
+    None where nothing else is set. A pg_dump that does not know the mark writes it as an option that was set; other
+    servers refuse it.
+    """
+    if _COLUMN_MARK.search(statement.body) is None or (found := _SET_COLUMN.fullmatch(statement.body)) is None:
+        return statement
+    kept = [option for option in found[1].split(b", ") if not _COLUMN_MARK.fullmatch(option)]
+    if not kept:
+        return None
+    body = statement.body[: found.start(1)] + b", ".join(kept) + statement.body[found.end(1) :]
+    return Statement(body, body)
+
+
 class _ShortError(Exception):
     """The buffer ends inside of a token: more must be read."""
 
@@ -148,6 +167,8 @@ class DumpParts:
             self._at = used
             if part is None:
                 return
+            if isinstance(part, Statement) and (part := without_column_mark(part)) is None:
+                continue
             yield part
             if isinstance(part, CopyBlock):
                 part.drain()
