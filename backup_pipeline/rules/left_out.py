@@ -33,7 +33,9 @@ class LineKind(StrEnum):
     ON_PLATFORM = "on a platform's table"
     SUPERUSERS_OWNER = "owner that must be a superuser"
     TABLESPACE = "tablespace"
-    NOT_VALID = "check that the rows do not satisfy"
+    NOT_VALID = "constraint that the rows do not satisfy"
+    BROKEN_KEY = "key that the rows violate"
+    NULLABLE = "NOT NULL that the rows violate"
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +135,9 @@ _WORDS = {
     LineKind.SUBSCRIPTION: "subscriptions left out, which this role may not create",
     LineKind.ON_PLATFORM: "triggers and policies on the platform's tables left out, which this role may not create",
     LineKind.TABLESPACE: "tables and indexes are in the database's own tablespace, because the server has not got",
-    LineKind.NOT_VALID: "checks left NOT VALID, because rows of the backup do not satisfy them",
+    LineKind.NOT_VALID: "constraints left NOT VALID, because rows of the backup do not satisfy them",
+    LineKind.BROKEN_KEY: "keys and unique indexes not made, because rows of the backup violate them",
+    LineKind.NULLABLE: "columns that may be null here, because rows of the backup are null there",
     LineKind.SUPERUSERS_OWNER: "owner left as the restoring role, because the recorded one is no superuser here",
 }
 
@@ -229,8 +233,16 @@ def without_left_out(expected: Catalog, found: Catalog, lines: Sequence[Line], u
         for side in (wanted, have):
             side[kind] = {n: t for n, t in side.get(kind, {}).items() if unquoted(n) not in subjects[line]}
     for side in (wanted, have):
-        for name in subjects[LineKind.NOT_VALID]:
-            side.get("constraint", {}).pop(name, None)
+        for name in subjects[LineKind.NOT_VALID] | subjects[LineKind.BROKEN_KEY]:
+            for kind in ("constraint", "index"):
+                side.get(kind, {}).pop(name, None)
+            for kind in ("comment", "other comment"):
+                for about in (f"index {name}", f"constraint {name}"):
+                    side.get(kind, {}).pop(about, None)
+        for name in subjects[LineKind.NULLABLE]:
+            columns = side.get("column", {})
+            if name in columns:
+                columns[name] = columns[name].replace(", not null", "")
     if subjects[LineKind.TABLESPACE]:
         for side in (wanted, have):
             side["table"] = {n: t.replace(", in a tablespace", "") for n, t in side.get("table", {}).items()}

@@ -11,8 +11,9 @@ import pytest
 
 from backup_pipeline.errors import ExitCode
 from backup_pipeline.model.manifest import Purpose
+from backup_pipeline.postgres.compare.scratch_restore import drill_database
 from backup_pipeline.postgres.server.target import PostgresTarget
-from backup_pipeline_tests.postgres.restoring import ask, run, sealed_set
+from backup_pipeline_tests.postgres.restoring import ask, dump_of, expectation_of, opened, run, sealed_set
 from backup_pipeline_tests.sites import TestSite, dsn
 
 Make = Callable[..., PostgresTarget]
@@ -121,3 +122,40 @@ def test_sets_of_broken_data_evict_no_sound_one_and_do_not_pile_up() -> None:
     kept = sorted(int(one.set_id[8:10]) for one in verdict.kept)
     assert kept == [3, 4, 5, 18, 19, 20]
     assert verdict.refusal == ""
+
+
+@pytest.mark.takes(seconds=25)
+@pytest.mark.parametrize("compression", ["plain", "custom"])
+def test_a_set_of_broken_data_is_drilled_and_restored_with_what_is_broken_named(
+    compression: str, shop: tuple[TestSite, PostgresTarget]
+) -> None:
+    site, target = shop
+    if compression == "custom":
+        site.write(SETTINGS.replace("required_tables", "dump_format: custom, required_tables"))
+    run(target, "comment on index tags_name is 'a comment of the site'; create table notes (tag text)")
+    for script in (ORPHANS, TWICE):
+        run(target, script)
+    broken = sealed_set(site.site, "nightly")
+    drilled = site.run("drill", f"nightly/{broken}")
+    assert drilled.code == 0, drilled.text
+    plan = json.loads(site.run("restore", f"nightly/{broken}", "shop", "--json").out)
+    applied = site.run("restore", f"nightly/{broken}", "shop", "--apply", "--plan-id", plan["plan_id"],
+                       "--confirm", plan["confirm"])  # fmt: skip
+    assert applied.code == 0, applied.text
+    for text in (drilled.text, applied.text):
+        for part in ("public.orders.orders_customer_id_fkey", "public.tags_name"):
+            assert part in text, text
+    assert ask(target, "select count(*) from customers") == [(29,)]
+    assert ask(target, "select convalidated from pg_constraint where conname = 'orders_customer_id_fkey'") == [(False,)]
+    assert ask(target, "select count(*) from tags where name = 'tag 3'") == [(2,)]
+
+
+def test_a_column_that_is_null_against_its_not_null_is_restored_as_nullable_and_named(
+    installed_database: Make,
+) -> None:
+    # Since version 18 NOT NULL is a constraint of its own, which a catalog changed by hand has not got.
+    target = installed_database(SHOP + NULLS)
+    proof = drill_database(opened(dump_of(target)), expectation_of(target), target)
+    assert proof.findings == []
+    notes = [note.problem for note in proof.skipped]
+    assert any("may be null here" in note and "public.customers.name" in note for note in notes), notes

@@ -23,6 +23,7 @@ from psycopg.rows import TupleRow
 from backup_pipeline.errors import BackupSystemError
 from backup_pipeline.model.progress import Progress, ProgressSink, no_progress
 from backup_pipeline.postgres.catalog.search_path import NOT_SEEN
+from backup_pipeline.postgres.load.broken_keys import BrokenKeys
 from backup_pipeline.postgres.load.input import Readable
 from backup_pipeline.postgres.load.pool import Pool, StoppedError, default_jobs
 from backup_pipeline.postgres.load.refused import OpenAgain, RefusedTables
@@ -62,13 +63,17 @@ _CALLS_FUNCTIONS = re.compile(
 class LoadOutcome:
     """What was loaded: tables with rows as COPY counted them, statements, bytes of table data.
 
-    `not_valid` are CHECKs (schema.table.name) that the rows do not satisfy.
+    `not_valid` are CHECKs and foreign keys (schema.table.name) that the rows do not satisfy; `not_made` constraints
+    (schema.table.name) and unique indexes (schema.name) that they violate; `nullable` columns that are NOT NULL in the
+    dump and null in its rows.
     """
 
     rows: dict[tuple[str, str], int] = field(default_factory=dict)
     statements: int = 0
     data_bytes: int = 0
     not_valid: list[str] = field(default_factory=list)
+    not_made: list[str] = field(default_factory=list)
+    nullable: list[str] = field(default_factory=list)
 
 
 Skip = Callable[["Statement | CopyBlock"], bool]
@@ -99,6 +104,7 @@ class _Loader:
     ) -> None:
         self._pool = pool
         self._refused = refused
+        self.keys = BrokenKeys()
         self._assistant = assistant
         self._tolerate = tolerate
         self._target = target
@@ -165,11 +171,16 @@ class _Loader:
         """Run a statement; where its functions do not see what they name, under their own search_path."""
 
         def also(refused: bytes, state: str) -> bool:
+            if self._refused is not None and self.keys.take(refused, state, again):
+                return True
             if self._refused is None or state not in NOT_SEEN or not _CALLS_FUNCTIONS.match(text):
                 return tolerate is not None and tolerate(refused, state)
             with self._refused.own_path(connection):
                 execute_statement(connection, text, self._target, tolerate, alone=alone)
             return True
+
+        def again(changed: bytes, leave: Tolerate) -> None:
+            execute_statement(connection, changed, self._target, leave, alone=alone)
 
         execute_statement(connection, text, self._target, also, alone=alone)
 
@@ -235,7 +246,7 @@ class _Loader:
             self._pool.submit(work)
         self._pool.wait()
         for statement in after:
-            execute_statement(self._first, statement.body, self._target)
+            self.execute(self._first, statement.body)
 
     def _copy(self, block: CopyBlock) -> None:
         table, header, codec = block.table, block.header, block.codec
@@ -399,7 +410,9 @@ def load_plain_dump(
             loader = _Loader(pool, target, progress, tolerate, assistant, refused)
             outcome = loader.load(DumpParts(reader), skip)
             if refused is not None:
-                outcome.not_valid = refused.not_valid
+                outcome.not_valid = refused.not_valid + loader.keys.not_valid
+                outcome.not_made = loader.keys.not_made
+                outcome.nullable = refused.nullable
             if analyze:
                 _analyze(pool, [table for table, rows in outcome.rows.items() if rows], loader.execute)
             return outcome

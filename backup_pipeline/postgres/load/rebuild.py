@@ -147,7 +147,7 @@ def rebuild_database(
                             again=_again(open_dump, client), search_path=search_path, progress=progress,
                         )  # fmt: skip
                         size = loaded.data_bytes
-                        left.lines += _not_valid(loaded)
+                        left.lines += _broken(loaded)
         settings = apply_properties(target, like) if like is not None else ()
     except BaseException:
         with suppress(BackupSystemError):
@@ -175,7 +175,7 @@ def _loaded_by(
             again=_again(open_dump, client), search_path=search_path, progress=progress,
         )  # fmt: skip
         size = loaded.data_bytes
-        left.lines += _not_valid(loaded)
+        left.lines += _broken(loaded)
         seconds = time.monotonic() - began
 
         def at_rest() -> None:
@@ -199,8 +199,16 @@ def _again(open_dump: OpenDump, client: PostgresClient) -> OpenAgain:
     return again
 
 
-def _not_valid(loaded: LoadOutcome) -> list[Line]:
-    return [Line(LineKind.NOT_VALID, name) for name in loaded.not_valid]
+def _broken(loaded: LoadOutcome) -> list[Line]:
+    return [
+        Line(kind, name)
+        for kind, names in (
+            (LineKind.NOT_VALID, loaded.not_valid),
+            (LineKind.BROKEN_KEY, loaded.not_made),
+            (LineKind.NULLABLE, loaded.nullable),
+        )
+        for name in names
+    ]
 
 
 def _bare(name: str) -> str:

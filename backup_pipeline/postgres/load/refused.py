@@ -4,7 +4,8 @@ A CHECK may call a function that reads another table, and a generated column one
 Whether such a table can be loaded depends on what is there already and on the search_path, both of which a restore
 chooses. So what was refused is tried again when everything else is in, under the search_path that the functions were
 written for, and at last with the one constraint off, which is then added as NOT VALID, validated, and reported when its
-rows do not satisfy it. The same dump has the same outcome every time, whichever connection was quicker.
+rows do not satisfy it. A column that is NOT NULL and null in a row (a catalog changed by hand) may be null afterwards,
+and is reported. The same dump has the same outcome every time, whichever connection was quicker.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from backup_pipeline.postgres.server.target import PostgresTarget
 TableName = tuple[str, str]
 OpenAgain = Callable[[], AbstractContextManager[Readable]]
 _DEFAULT_PATH = '"$user", public'
-_CHECK_VIOLATION = "23514"
+_CHECK_VIOLATION, _NULL = "23514", "23502"
 _DEFINITION = """
 select pg_catalog.pg_get_constraintdef(k.oid), pg_catalog.obj_description(k.oid, 'pg_constraint')
   from pg_catalog.pg_constraint k join pg_catalog.pg_class c on c.oid = k.conrelid
@@ -57,6 +58,7 @@ class RefusedTables:
 
     Attributes:
         not_valid: constraints (schema.table.name, quoted where needed) that the rows do not satisfy.
+        nullable: columns (schema.table.name) that are NOT NULL in the dump and null in its rows.
     """
 
     def __init__(self, again: OpenAgain, target: PostgresTarget, search_path: str) -> None:
@@ -65,6 +67,7 @@ class RefusedTables:
         self._path = with_catalog(search_path) or with_catalog(_DEFAULT_PATH)
         self._open: dict[TableName, _Attempt] = {}
         self.not_valid: list[str] = []
+        self.nullable: list[str] = []
 
     def add(self, table: TableName, error: RefusedDataError, *, partly: bool) -> None:
         """Take a table; `partly` when some of its rows may be in."""
@@ -144,7 +147,27 @@ class RefusedTables:
                 if (found := self._drop(connection, table, error.constraint)) is not None:
                     dropped.append((table, error.constraint, *found))
                     changed = True
+            elif error.state == _NULL and error.column and error.column not in attempt.without:
+                attempt.without.add(error.column)
+                changed = self._allow_nulls(connection, table, error.column) or changed
         return changed
+
+    def _allow_nulls(self, connection: Connection[TupleRow], table: TableName, column: str) -> bool:
+        """Drop a column's NOT NULL; return whether that was possible (not in a primary key, an identity, inherited)."""
+        change = sql.SQL("alter table {} alter column {} drop not null").format(
+            sql.Identifier(*table), sql.Identifier(column)
+        )
+        with translated(self._target):
+            try:
+                connection.execute(change.as_bytes(connection))
+            except psycopg.DatabaseError:
+                return False
+        self.nullable.append(self._named(connection, *table, column))
+        return True
+
+    def _named(self, connection: Connection[TupleRow], schema: str, table: str, name: str) -> str:
+        query = "select pg_catalog.format('%%I.%%I.%%I', %s::text, %s::text, %s::text)"
+        return str(connection.execute(query, [schema, table, name]).fetchall()[0][0])
 
     def _drop(self, connection: Connection[TupleRow], table: TableName, name: str) -> tuple[str, str | None] | None:
         """Drop a CHECK of the table itself; return definition and comment, None where it is another's."""
@@ -179,7 +202,4 @@ class RefusedTables:
                     (what + sql.SQL("validate constraint {}").format(sql.Identifier(name))).as_bytes(connection)
                 )
             except psycopg.DatabaseError:
-                named = connection.execute(
-                    "select pg_catalog.format('%%I.%%I.%%I', %s::text, %s::text, %s::text)", [*table, name]
-                )
-                self.not_valid += [str(row[0]) for row in named]
+                self.not_valid.append(self._named(connection, *table, name))

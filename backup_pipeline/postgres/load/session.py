@@ -30,12 +30,13 @@ _TROUBLE_OF_THE_SERVER = frozenset({"08", "53", "57", "58"})
 
 
 class RefusedDataError(SourceError):
-    """Rows of a table were refused: by which SQLSTATE, and which constraint ("" for none)."""
+    """Rows of a table were refused: by which SQLSTATE, which constraint and for which column ("" for none)."""
 
-    def __init__(self, what: str, *, where: str, remedy: str, state: str, constraint: str) -> None:
+    def __init__(self, what: str, *, where: str, remedy: str, state: str, constraint: str, column: str) -> None:
         super().__init__(what, where=where, remedy=remedy)
         self.state = state
         self.constraint = constraint
+        self.column = column
 
 
 def execute_statement(
@@ -94,6 +95,7 @@ def _refused_data(diagnosis: psycopg.errors.Diagnostic, where: str) -> SourceErr
         remedy="The live database is untouched. Look at the server's log for the row.",
         state=state,
         constraint=constraint,
+        column=diagnosis.column_name or "",
     )
 
 
