@@ -29,6 +29,10 @@ CHECKS: Mapping[ArtefactKind, Mapping[str, str]] = {
         "dump_complete": "The dump has its header, its end marker and every expected table; its stream is whole.",
         "no_foreign_tables": "No selected table is a foreign table, whose rows are on another server and not in the "
         "set.",
+        "nothing_beyond_pg_dump": "The database holds nothing that pg_dump cannot write (invalid indexes, versions of "
+        "extensions, what was attached to an extension's tables).",
+        "restorable_as_written": "No check, generated column, index or materialized view depends on the database's "
+        "own search_path, and no view reads itself.",
         **_NOT_COLLAPSED,
         **_NO_DRIFT,
         **_KEYS_KEPT,

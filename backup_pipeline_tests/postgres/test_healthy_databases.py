@@ -333,3 +333,39 @@ def test_a_table_in_a_tablespace_is_restored_where_there_is_none_and_that_is_sai
         assert "own tablespace, because the server has not got: fast disk" in str(outcome.skipped)
     drop_database(target)
     run_alone(installed_server.target(), 'drop tablespace "fast disk"')
+
+
+HAZARDS = """
+create schema s;
+create function s.price(n int) returns int language plpgsql immutable as 'begin return n * 2; end';
+create function s.with_tax(n int) returns int language plpgsql immutable as 'begin return price(n) + 1; end';
+create function s.kept(n int) returns int language plpgsql immutable set search_path = s
+ as 'begin return price(n); end';
+create function s.full_name(n int) returns int language sql immutable as 'select s.price(n) -- price(n)';
+create function s.by_way(n int) returns int language sql immutable as 'select s.with_tax(n)';
+set search_path = s;
+create table goods (id int primary key, gross int generated always as (s.with_tax(id)) stored,
+                    a int check (s.with_tax(a) > 0), b int check (s.kept(b) > 0), c int check (s.full_name(c) > 0));
+create index by_way on goods (s.by_way(id));
+create materialized view taxed as select s.with_tax(id) as tax from goods;
+create view plain as select s.with_tax(id) as tax from goods;
+create view loop as select 1 as a;
+create or replace view loop as select a from loop;
+"""
+
+
+def test_what_a_restore_may_refuse_is_named_at_backup(
+    installed_database: Database, database: Database, tmp_path: Path
+) -> None:
+    for number, target in enumerate((installed_database(HAZARDS), database())):
+        if number:
+            run(target, HAZARDS)
+        check = capture(tmp_path / str(number), target).check("restorable_as_written", "s", "dump")
+        assert (check.passed, check.severity) == (False, Severity.WARN)
+        found = {str(row["object"]): str(row["problem"]) for row in check.table}
+        assert set(found) == {
+            "default value for s.goods.gross", "table constraint goods_a_check on s.goods", "index s.by_way",
+            "materialized view s.taxed", "view s.loop",
+        }  # fmt: skip
+        assert "s.with_tax, which names price without its schema" in found["index s.by_way"]
+        assert "reads itself" in found["view s.loop"]

@@ -30,6 +30,7 @@ from backup_pipeline.model.record import (
     ToolRecord,
 )
 from backup_pipeline.postgres.catalog.keycloak_schema import KeycloakState
+from backup_pipeline.postgres.catalog.restorability import restore_hazards
 from backup_pipeline.postgres.export.archive_list import archive_rows
 from backup_pipeline.postgres.export.dump import dump_command, dumping
 from backup_pipeline.postgres.export.dump_content import DumpContent
@@ -181,6 +182,7 @@ def dump_record(
         keys_kept(keys, _keys_before(before), severity=context.grave(settings.lost_keys)),
         no_foreign_tables(foreign),
         nothing_beyond_pg_dump(limits_of(catalog)),
+        restorable_as_written(restore_hazards(snapshot.connection)),
         *([required] if required else []),
     )
     details: dict[str, JsonValue] = {
@@ -309,14 +311,23 @@ def no_foreign_tables(labels: Sequence[str]) -> CheckResult:
 
 def nothing_beyond_pg_dump(limits: Sequence[Finding]) -> CheckResult:
     """Warn of what the database has that pg_dump cannot write: no restore will bring it back."""
-    named = "; ".join(f"{limit.subject} {limit.problem}" for limit in limits[:_NAMED])
+    return _warning("nothing_beyond_pg_dump", limits, "limits", "pg_dump can write all of it")
+
+
+def restorable_as_written(hazards: Sequence[Finding]) -> CheckResult:
+    """Warn of objects whose restore depends on more than the dump says (see `catalog.restorability`)."""
+    return _warning("restorable_as_written", hazards, "objects", "Nothing depends on more than the dump says")
+
+
+def _warning(name: str, findings: Sequence[Finding], unit: str, fine: str) -> CheckResult:
+    named = "; ".join(f"{one.subject} {one.problem}" for one in findings[:_NAMED])
     return CheckResult(
-        name="nothing_beyond_pg_dump",
-        passed=not limits,
+        name=name,
+        passed=not findings,
         severity=Severity.WARN,
-        summary=f"{named}{'; …' if len(limits) > _NAMED else ''}" if limits else "pg_dump can write all of it",
-        table=tuple({"object": limit.subject, "problem": limit.problem, "remedy": limit.remedy} for limit in limits),
-        numbers={"limits": len(limits)},
+        summary=f"{named}{'; …' if len(findings) > _NAMED else ''}" if findings else fine,
+        table=tuple({"object": one.subject, "problem": one.problem, "remedy": one.remedy} for one in findings),
+        numbers={unit: len(findings)},
     )
 
 
