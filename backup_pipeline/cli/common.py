@@ -103,7 +103,8 @@ def run_app(app: Callable[..., Any], arguments: list[str] | None = None) -> int:
         outcome = app(args=arguments, standalone_mode=False)
     except BackupSystemError as error:
         _tell(error, as_json="--json" in arguments)
-        return int(error.exit_code)
+        # Clean-up after a signal may fail in its turn; the command ended because of the signal.
+        return _interrupted() if _signalled() else int(error.exit_code)
     except KeyboardInterrupt:
         return _interrupted()
     except typer.Abort:
@@ -123,6 +124,12 @@ def run_app(app: Callable[..., Any], arguments: list[str] | None = None) -> int:
         # What Typer makes of Ctrl-C, without a word.
         return _interrupted()
     return outcome if isinstance(outcome, int) else 0
+
+
+def _signalled() -> bool:
+    from backup_pipeline.system.limits import received_signal
+
+    return received_signal() != 0
 
 
 def _interrupted() -> int:

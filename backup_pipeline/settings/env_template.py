@@ -175,6 +175,11 @@ TEMPLATE_VARIABLES: tuple[TemplateVariable, ...] = (
         "Older runs are removed from Dagster's history every week; all are kept without it. No set is touched.",
     ),
     TemplateVariable(
+        "BACKUP_PIPELINE_STATE", _RUNNING, "", Kind.PATH, "</opt/dagster/storage>",
+        "A folder that stays, where a site in containers keeps its identity and the stores it has used. Beside "
+        "backup.yaml without it.",
+    ),
+    TemplateVariable(
         "BACKUP_PIPELINE_PG_BIN", _RUNNING, "", Kind.PATH, "</usr/lib/postgresql/MAJOR/bin>",
         "Folders with PostgreSQL's programs, separated by colons, where they are not in the usual places.",
     ),

@@ -457,10 +457,14 @@ class LocalStore:
 
     def add_proof(self, set_id: SetId, proof: Proof) -> None:
         """Add a result to the set's `proofs/` folder."""
-        # Where a link stands in its place the verification names it, and that result must not be lost for it.
-        folder = self.path_of(set_id) / PROOFS_FOLDER
+        parent = self.path_of(set_id)
+        folder = parent / PROOFS_FOLDER
         try:
-            make_folder(folder, self._folder_mode)
+            # A link in its place is nothing of ours, and what is written must not go where it leads. The verification
+            # that is recorded now has named it.
+            if folder.is_symlink():
+                folder.unlink()
+            make_folder_in(parent, PROOFS_FOLDER, self._folder_mode)
         except OSError as error:
             raise translate_os_error(error, folder) from error
         write_atomically(folder / proof_file_name(proof), proof_as_bytes(proof), mode=self._file_mode)

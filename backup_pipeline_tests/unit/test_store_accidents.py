@@ -213,6 +213,44 @@ def test_a_site_that_can_keep_no_identity_is_not_refused(tmp_path: Path, monkeyp
         assert not (tmp_path / ".site-id").exists()
 
 
+def test_a_site_in_containers_keeps_its_identity_in_the_state_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(site_identity, "_IN_A_CONTAINER", (tmp_path,))
+    state = tmp_path / "volume"
+    state.mkdir()
+    for name in ("first", "again"):
+        # A new container has new folders of its own, and the same volumes.
+        (tmp_path / name).mkdir()
+        site = TestSite(tmp_path / name)
+        site.variables["BACKUP_PIPELINE_STATE"] = str(state)
+        site.write(f"store: {tmp_path}/shared\n" + SETTINGS)
+        with plan_lock(site.site, "nightly", name, 0):
+            assert not (tmp_path / name / ".site-id").exists()
+    other = TestSite(tmp_path / "first")
+    other.variables["BACKUP_PIPELINE_STATE"] = str(tmp_path / "first")
+    other.write(f"store: {tmp_path}/shared\n" + SETTINGS)
+    with pytest.raises(RefusedError, match="belongs to another site"), plan_lock(other.site, "nightly", "other", 0):
+        pass
+    shutil.rmtree(tmp_path / "shared")
+    with pytest.raises(RefusedError, match="there is none now"), plan_lock(site.site, "nightly", "unmounted", 0):
+        pass
+
+
+def test_a_proof_is_not_written_through_a_link_in_the_place_of_its_folder(tmp_path: Path) -> None:
+    site, set_id = site_with_a_set(tmp_path)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    proofs = site.site.store_folder("nightly") / set_id / "proofs"
+    shutil.rmtree(proofs, ignore_errors=True)
+    proofs.symlink_to(elsewhere)
+    assert not verify_set(site.site, "nightly", set_id).passed
+    assert list(elsewhere.iterdir()) == []
+    assert proofs.is_dir()
+    assert not proofs.is_symlink()
+    assert len(list(proofs.iterdir())) == 1
+
+
 def test_a_manifest_that_is_again_what_was_sealed_is_good_again(tmp_path: Path) -> None:
     site, set_id = site_with_a_set(tmp_path)
     manifest = site.site.store_folder("nightly") / set_id / "manifest.json"

@@ -3,8 +3,8 @@
 A site's identity is a random text in `.site-id` beside its backup.yaml, made when it first writes to a store; the store
 remembers it in `.site.json`. A store without one is adopted by the site that writes next, unless that site has used it
 and it is empty now: then its disk is not mounted, and a set would lie under the mount point, where nobody looks. A site
-that cannot keep an identity (a read-only folder, a container, whose folders may be new each time) is not asked for it.
-Reading is never refused.
+that cannot keep an identity (a read-only folder, a container without BACKUP_PIPELINE_STATE, whose folders may be new
+each time) is not asked for it. Reading is never refused.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from backup_pipeline.system.former_files import private_folder
 ID_NAME = ".site-id"
 MARK_NAME = ".site.json"
 MEMORY_FOLDER = ".backup-pipeline"
+# A folder that outlives the site's own, as a volume does in containers.
+STATE_VARIABLE = "BACKUP_PIPELINE_STATE"
 _ID = re.compile(r"[0-9a-f]{32}")
 _IN_A_CONTAINER = (Path("/.dockerenv"), Path("/run/.containerenv"))
 
@@ -78,8 +80,14 @@ def _read(place: Path) -> _Mark | None:
         return None
 
 
+def _kept_in(site: Site) -> Path | None:
+    """Return the folder that BACKUP_PIPELINE_STATE names; None where it is not set."""
+    named = site.environment.get(STATE_VARIABLE, "").strip()
+    return Path(named) if named else None
+
+
 def _memory(site: Site) -> Path:
-    return site.folder / MEMORY_FOLDER / "stores.json"
+    return (_kept_in(site) or site.folder) / MEMORY_FOLDER / "stores.json"
 
 
 def _used_stores(site: Site) -> list[str]:
@@ -93,18 +101,19 @@ def _used_stores(site: Site) -> list[str]:
 
 def _remember(site: Site, stores: list[str]) -> None:
     with contextlib.suppress(OSError, StoreError):
-        private_folder(site.folder / MEMORY_FOLDER)
+        private_folder(_memory(site).parent)
         write_atomically(_memory(site), json.dumps(stores, indent=1).encode() + b"\n")
 
 
 def _identity(site: Site) -> str:
     """Return the site's identity, made when it has none; "" where it cannot keep one."""
-    place = site.file.parent / ID_NAME
+    state = _kept_in(site)
+    place = (state or site.file.parent) / ID_NAME
     with contextlib.suppress(OSError, ValueError):
         found = read_ordinary(place).decode("ascii").strip()
         if _ID.fullmatch(found):
             return found
-    if any(path.exists() for path in _IN_A_CONTAINER):
+    if state is None and any(path.exists() for path in _IN_A_CONTAINER):
         return ""
     made = secrets.token_hex(16)
     try:
