@@ -269,6 +269,8 @@ _REFUSALS: tuple[tuple[str, str, str], ...] = (
 )  # fmt: skip
 _STATE = re.compile(r"\(SQLSTATE (\w{5})\)")
 NO_RIGHT = "42501"
+# Function, table, type, schema, column or feature: not there.
+_NOT_THERE = frozenset({"42883", "42P01", "42704", "3F000", "42703", "0A000"})
 
 
 def cause_of_refusal(told: str, server: str, needs: Needs, *, restricted: bool) -> Finding | None:
@@ -291,3 +293,29 @@ def cause_of_refusal(told: str, server: str, needs: Needs, *, restricted: bool) 
     if state and state[1] == NO_RIGHT and restricted:
         return no_superuser(told)
     return None
+
+
+def cause_in_versions(told: str, server: str, needs: Needs, available: Mapping[str, Collection[str]]) -> Finding | None:
+    """Return what a refusal may say of the scratch server's versions of extensions; None when it says nothing of them.
+
+    Args:
+        told: the error, with its SQLSTATE in the words of `restore_session`.
+        server: the server's name, for the message.
+        needs: the database's, with the versions that were recorded where the dump was made.
+        available: the versions that the server has of each extension.
+    """
+    state = _STATE.search(told)
+    if state is None or state[1] not in _NOT_THERE:
+        return None
+    others = [
+        f"{name} {version} (here {', '.join(sorted(available[name])) or 'none'})"
+        for name, version in sorted(needs.extensions.items())
+        if version and name in available and version not in available[name]
+    ]
+    if not others:
+        return None
+    return Finding(
+        subject=f"extensions {', '.join(others)}",
+        problem=f"{server} has other versions than the backup's server, and refused a statement of the dump: {told}",
+        remedy=f"Install these versions on the scratch server, or name a server that has them in {DRILL_VARIABLE}.",
+    )

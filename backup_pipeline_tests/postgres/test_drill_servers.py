@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -135,3 +136,21 @@ def test_locales_and_functions_that_need_a_superuser_are_foretold(
     assert (missing.subject, outcome.findings) == ("superuser rights", [])
     assert "function public.f(text) is in C or in a language that only superusers may use" in missing.problem
     assert "--into" in missing.remedy
+
+
+def test_a_dump_that_needs_a_newer_version_of_an_extension_is_not_called_bad(
+    installed_database: Callable[[str], PostgresTarget], installed_server: EmbeddedServer
+) -> None:
+    target = installed_database("create extension hstore; create view v as select hstore_to_jsonb('a=>1') as j")
+    expected = expectation_of(target)
+    assert expected.roles is not None
+    newer = expected.roles.model_copy(update={"extensions": {"hstore": "9.9"}})
+    # As the view would be written over a function that came with the newer version.
+    dump = dump_of(target).replace(b"hstore_to_jsonb", b"hstore_to_json_of_9_9")
+    outcome = drill_database(opened(dump), replace(expected, roles=newer), installed_server.target())
+    assert outcome.findings == []
+    [missing] = outcome.missing_here
+    assert "hstore 9.9 (here 1." in missing.subject
+    assert "hstore_to_json_of_9_9" in missing.problem
+    # With the same version on both sides it is the dump that is wrong.
+    assert drill_database(opened(dump), expected, installed_server.target()).missing_here == []

@@ -16,10 +16,11 @@ from backup_pipeline.postgres.load.loading_role import LoadingRole, make_loading
 from backup_pipeline.postgres.load.neutralise import LeftOut, left_out
 from backup_pipeline.postgres.load.rebuild import OpenDump, Rebuilt, rebuild_database
 from backup_pipeline.postgres.load.scratch import mark_roles, scratch_database
-from backup_pipeline.postgres.server.databases import create_roles, server_facts, server_features
+from backup_pipeline.postgres.server.databases import create_roles, extension_versions, server_facts, server_features
 from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline.rules.scratch_server import (
     Needs,
+    cause_in_versions,
     cause_of_refusal,
     missing_from,
     needs_of,
@@ -194,6 +195,9 @@ class _Drill:
                 raise
             told = f"{error.where}: {error.what}" if error.where else error.what
             cause = cause_of_refusal(told, server, self.needs, restricted=self.loading is not None)
+            if cause is None:
+                available = extension_versions(self.server, self.needs.extensions)
+                cause = cause_in_versions(told, server, self.needs, available)
             if cause is not None and isinstance(error, SourceError):
                 outcome.missing_here.append(cause)
             else:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -119,6 +119,16 @@ def server_facts(target: PostgresTarget) -> ServerFacts:
                 " case when current_setting('server_version_num')::integer >= 160000 then 'SET' else 'MEMBER' end)",
             ),
         )
+
+
+def extension_versions(target: PostgresTarget, names: Collection[str]) -> dict[str, frozenset[str]]:
+    """Return the versions that the target's server has of each of these extensions, where it has any."""
+    found: dict[str, set[str]] = {}
+    query = "select name::text, version from pg_catalog.pg_available_extension_versions where name = any(%s)"
+    with connected(target) as connection:
+        for name, version in connection.execute(query, [list(names)]):
+            found.setdefault(str(name), set()).add(str(version))
+    return {name: frozenset(versions) for name, versions in found.items()}
 
 
 def server_features(target: PostgresTarget) -> frozenset[str]:
