@@ -162,10 +162,19 @@ def test_a_platform_is_recognised_by_the_database_and_not_by_roles_of_its_server
         plan = plan_restore(site.site, "nightly", set_id, "shop")
         assert plan.reasons_against == ()
         run(target, "alter schema auth owner to supabase_admin")
+        # A superuser's server is nobody's platform: the database is rebuilt as any other.
+        assert plan_restore(site.site, "nightly", set_id, "shop").reasons_against == ()
+        run(
+            installed_server.target(),
+            "create role tenant login createdb password 'tenant'; grant pg_read_all_data to tenant",
+        )
+        run(target, f"alter database {target.database} owner to tenant")
+        dsn_of_tenant = f"postgresql://tenant:tenant@{target.host}:{target.port}/{target.database}"
+        (site.folder / ".env").write_text(f"SHOP_URL={dsn_of_tenant}\n")
         assert "a Supabase platform's database" in str(plan_restore(site.site, "nightly", set_id, "shop"))
         drop_database(target)
     finally:
-        run(installed_server.target(), "drop role supabase_admin, supabase_auth_admin")
+        run(installed_server.target(), "drop role supabase_admin, supabase_auth_admin; drop role if exists tenant")
 
 
 def test_definitions_that_are_printed_otherwise_after_a_reload_are_equal(

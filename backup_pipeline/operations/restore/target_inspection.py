@@ -87,6 +87,9 @@ def look(chosen: Chosen, progress: ProgressSink) -> Scene:
         marks = fingerprints_of(target, algorithms, jobs=jobs_of(chosen), progress=progress)
     there = properties is not None and not options.into
     platform = there and supabase.is_platform(owner_of_schema(target, "auth"))
+    if facts.superuser and options.mode is RestoreMode.REBUILD:
+        # On a platform nobody but the platform is a superuser: this server is the site's own, and may be rebuilt.
+        platform = False
     fills = (
         options.mode is RestoreMode.REBUILD
         and platform
