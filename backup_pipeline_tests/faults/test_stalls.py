@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from backup_pipeline.errors import BackupSystemError, TimeLimitError
+from backup_pipeline.errors import BackupSystemError, SourceError, TimeLimitError
 from backup_pipeline.model.restore import RestoreMode, RestoreOptions
 from backup_pipeline.operations.backup.run import BackupRun, RunIdentity
 from backup_pipeline.operations.proof.drill import drill_set
@@ -103,8 +103,9 @@ def test_a_capture_ends_whatever_its_server_does_in_any_phase(
 
 
 @pytest.mark.story
+@pytest.mark.parametrize("behaviour", ["stall", "reset"])
 def test_a_drill_and_an_upsert_end_whatever_their_server_does(
-    stalling: tuple[TestSite, Proxy, PostgresTarget], database: Callable[..., PostgresTarget]
+    stalling: tuple[TestSite, Proxy, PostgresTarget], database: Callable[..., PostgresTarget], behaviour: Behaviour
 ) -> None:
     site, proxy, target = stalling
     set_id = sealed_set(site.site, "nightly")
@@ -113,16 +114,24 @@ def test_a_drill_and_an_upsert_end_whatever_their_server_does(
         f"/{target.database}?", f"/{scratch.database}?"
     )
     upsert = RestoreOptions(mode=RestoreMode.UPSERT)
+
+    def upserted() -> None:
+        plan = plan_restore(site.site, "nightly", set_id, "shop", upsert)
+        # A plan whose rows could not be counted speaks against itself.
+        if plan.reasons_against:
+            raise SourceError(plan.reasons_against[0], where="", remedy="")
+
     works: dict[str, tuple[str, Callable[[], object]]] = {
         "restore": ("COPY public.orders", lambda: drill_set(site.site, "nightly", set_id)),
         "comparison": ("hash_record_extended", lambda: drill_set(site.site, "nightly", set_id)),
-        "upsert": ("temporary table", lambda: plan_restore(site.site, "nightly", set_id, "shop", upsert)),
+        "upsert": ("temporary table", upserted),
     }
     _limits(site, stall_timeout="2s")
     for phase, (sent, work) in works.items():
-        proxy.trouble_at(sent, "stall")
-        with pytest.raises(TimeLimitError, match="no progress for 2s"):
+        proxy.trouble_at(sent, behaviour)
+        with pytest.raises(BackupSystemError, match=r"no progress for 2s|was ended|cannot be reached") as caught:
             work()
+        assert isinstance(caught.value, TimeLimitError) or behaviour == "reset", phase
         assert proxy.happened.is_set(), phase
         proxy.mend()
         _all_is_closed(target)
@@ -132,10 +141,13 @@ def test_a_drill_and_an_upsert_end_whatever_their_server_does(
     assert plan_restore(site.site, "nightly", set_id, "shop", upsert).tables
 
 
-def test_a_server_that_drips_is_ended_by_the_limit_in_all(stalling: tuple[TestSite, Proxy, PostgresTarget]) -> None:
+@pytest.mark.parametrize("phase", ["catalog", "dump", "fingerprint"])
+def test_a_server_that_drips_is_ended_by_the_limit_in_all(
+    stalling: tuple[TestSite, Proxy, PostgresTarget], phase: str
+) -> None:
     site, proxy, target = stalling
     _limits(site, timeout="3s")
-    proxy.trouble_at("pg_get_constraintdef", "drip")
+    proxy.trouble_at(_DURING_A_CAPTURE[phase], "drip")
     with pytest.raises(TimeLimitError, match=r"did not end within 3s \(`sources.shop.timeout`\)"):
         _capture(site)
     proxy.mend()
