@@ -271,12 +271,14 @@ def undo(
 ) -> None:
     """Take back the newest restore: the old database stands in its place again, the restored one is kept."""
     from backup_pipeline.sources.orders.restore import undo_restore
+    from backup_pipeline.sources.orders.source import time_limit
 
     if db is not None and archive is None:
         # The archive has no part in an undo.
         archive = db.parent
     place = _place(config, plan, source, db, dsn_env, archive)
-    told = undo_restore(place.need_database(), lock_wait_seconds=place.lock_wait_seconds)
+    with time_limit(place, "Taking the restore back"):
+        told = undo_restore(place.need_database(), lock_wait_seconds=place.lock_wait_seconds)
     if as_json:
         print_json({"undone": True, "told": told})
     else:
