@@ -101,12 +101,13 @@ def _sorted_entries(
 
 
 def nothing_inside(roots: tuple[Root, ...] | list[Root]) -> bool:
-    """Return whether there is no regular file below any of the roots."""
+    """Return whether there is no regular file below any of the roots; a folder that cannot be read may hold one."""
+    closed: list[str] = []
     for root in roots:
-        for _, entry in walk(root, lambda path, error: None):
+        for _, entry in walk(root, lambda path, error: closed.append(path)):
             if isinstance(entry, Path) or entry.is_file(follow_symlinks=False):
                 return False
-    return True
+    return not closed
 
 
 def capture_tarball(

@@ -142,15 +142,11 @@ def test_links_and_pipes_are_left_out_and_named_by_a_warning(tmp_path: Path) -> 
     assert not record.failed_checks
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs another user to fail as")
-def test_unreadable_files_are_all_named_and_nothing_appears(tmp_path: Path) -> None:
-    # Root reads everything: the capture runs in a child that has dropped to another user.
+def _captured_by_nobody(tmp_path: Path, root: Path) -> str:
+    """Capture a folder in a child that has dropped to another user (root reads everything); return what it reports."""
     tmp_path.chmod(0o755)
     for parent in tmp_path.parents[:3]:
         parent.chmod(parent.stat().st_mode | 0o055)
-    root = buckets(tmp_path / "storage")
-    for name in ("materials", "private"):
-        (root / name / "a.txt").chmod(0)
     (tmp_path / "store").mkdir()
     os.chown(tmp_path / "store", 65534, 65534)
     reader, writer_end = os.pipe()
@@ -172,10 +168,37 @@ def test_unreadable_files_are_all_named_and_nothing_appears(tmp_path: Path) -> N
     os.waitpid(child, 0)
     text = os.read(reader, 10000).decode()
     os.close(reader)
+    return text
+
+
+needs_root = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs another user to fail as")
+
+
+@needs_root
+def test_unreadable_files_are_all_named_and_nothing_appears(tmp_path: Path) -> None:
+    root = buckets(tmp_path / "storage")
+    for name in ("materials", "private"):
+        (root / name / "a.txt").chmod(0)
+    text = _captured_by_nobody(tmp_path, root)
     assert "2 files" in text
     assert "materials/a.txt" in text
     assert "private/a.txt" in text
     assert text.endswith("|['records']")
+
+
+@needs_root
+def test_a_folder_whose_only_content_cannot_be_read_is_not_called_empty(tmp_path: Path) -> None:
+    root = buckets(tmp_path / "storage")
+    for name in ("materials", "private"):
+        (root / name).chmod(0o700)
+        shutil.rmtree(root / name)
+        (root / name / "closed").mkdir(parents=True)
+        (root / name / "closed" / "a.txt").write_text("a")
+        (root / name / "closed").chmod(0o700)
+    text = _captured_by_nobody(tmp_path, root)
+    assert "holds no file" not in text
+    assert "materials/closed" in text
+    assert "cannot be read" in text
 
 
 def _disturb(monkeypatch: pytest.MonkeyPatch, path: Path, times: int) -> None:
