@@ -117,7 +117,20 @@ class LocalSetWriter:
     def _record_place(self, key: tuple[str, ...], ending: str = ".json") -> Path:
         return self._place(f"{_RECORDS}/{_file_name(key)}{ending}")
 
+    def _refuse_links(self, folder: Path) -> None:
+        """Refuse to write where a link in the set leads: it is nothing of ours."""
+        for part in (folder, *folder.parents):
+            if part == self._folder:
+                return
+            if part.is_symlink():
+                raise StoreError(
+                    "A link lies where a folder of the set belongs; nothing is written through it.", where=str(part),
+                    remedy="Find out who put it there, remove it, then run again.",
+                )  # fmt: skip
+
     def _make_folders(self, folder: Path) -> None:
+        if folder != self._folder:
+            self._refuse_links(folder)
         if folder.is_dir():
             return
         if folder == self._folder:

@@ -251,6 +251,24 @@ def test_a_proof_is_not_written_through_a_link_in_the_place_of_its_folder(tmp_pa
     assert len(list(proofs.iterdir())) == 1
 
 
+@pytest.mark.parametrize("name", ["records", "files"])
+def test_a_set_is_not_written_through_a_link_in_the_place_of_a_folder(tmp_path: Path, name: str) -> None:
+    site, _ = site_with_a_set(tmp_path)
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "deeper").mkdir(parents=True)
+    run = BackupRun(site.site, "nightly", RunIdentity("second", "second", datetime.now(UTC) + timedelta(minutes=1)))
+    try:
+        folder = site.site.store_folder("nightly") / run.set_id
+        shutil.rmtree(folder / name, ignore_errors=True)
+        (folder / name).symlink_to(elsewhere)
+        for path in (f"{name}/file", f"{name}/deeper/file"):
+            with pytest.raises(StoreError, match="A link lies where a folder of the set belongs"):
+                run.writer.create(path)
+    finally:
+        run.close()
+    assert [path.name for path in elsewhere.rglob("*")] == ["deeper"]
+
+
 def test_a_manifest_that_is_again_what_was_sealed_is_good_again(tmp_path: Path) -> None:
     site, set_id = site_with_a_set(tmp_path)
     manifest = site.site.store_folder("nightly") / set_id / "manifest.json"
