@@ -158,11 +158,15 @@ def test_an_older_copy_of_our_file_is_renewed_and_a_users_own_is_left_alone(dags
     file = dagster_home / "dagster.yaml"
     ours = file.read_bytes()
     file.write_bytes(ours.replace(b"version 2", b"version 1", 1).replace(b"telemetry", b"old"))
+    older = file.read_bytes()
     home.ensure_home(dagster_home.parent)
     assert file.read_bytes() == ours
+    (kept,) = (dagster_home / ".former").glob("dagster.yaml.*")
+    assert kept.read_bytes() == older
     file.write_text("telemetry: {enabled: false}\n")
     home.ensure_home(dagster_home.parent)
     assert file.read_text() == "telemetry: {enabled: false}\n"
+    assert list((dagster_home / ".former").glob("dagster.yaml.*")) == [kept]
 
 
 def test_without_dagster_home_it_lies_beside_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

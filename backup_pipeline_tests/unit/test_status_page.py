@@ -155,6 +155,18 @@ def test_the_command_writes_the_page(tmp_path, capsys):
     assert "plan" in Parsed(file.read_text()).classes
 
 
+def test_a_persons_own_file_is_kept_and_an_earlier_page_is_replaced(tmp_path, capsys):
+    (tmp_path / "backup.yaml").write_text(SITE)
+    file = tmp_path / "notes.html"
+    file.write_text("<p>my notes</p>")
+    command = ["status", "--config", str(tmp_path), "--html", str(file)]
+    for _ in range(2):
+        assert run_app(build_app(), command) == 0
+        (kept,) = (tmp_path / ".former").glob("notes.html.*")
+        assert kept.read_text() == "<p>my notes</p>"
+        assert "plan" in Parsed(file.read_text()).classes
+
+
 # --- in a browser -----------------------------------------------------------------------------------------------------
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
