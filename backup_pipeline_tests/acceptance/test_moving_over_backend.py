@@ -9,13 +9,11 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
-import os
 import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import dagster as dg
 import pytest
@@ -23,9 +21,9 @@ from dotenv import dotenv_values
 
 from backup_pipeline.operations.sites.stores import open_store
 from backup_pipeline.orchestration.build import build_definitions
-from backup_pipeline.orchestration.home import ensure_home
 from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.postgres.server.target import PostgresTarget
+from backup_pipeline_tests.orchestration.workspaces import instance_in
 from backup_pipeline_tests.sites import SHOP, TestSite, dsn
 from backup_pipeline_tests.unit.invented_sets import make_set
 
@@ -210,13 +208,9 @@ def dagster_run(backend: TestSite) -> Iterator[Callable[..., dg.ExecuteInProcess
 
 
 def the_check_in_dagster(backend: TestSite) -> str:
-    home = backend.folder / "home"
-    home.mkdir()
-    with mock.patch.dict(os.environ, {"DAGSTER_HOME": str(home)}):
-        ensure_home(home)
-        with dg.DagsterInstance.get() as instance:
-            job = build_definitions(backend.site).resolve_job_def("daily_backup")
-            done = job.execute_in_process(instance=instance, raise_on_error=False)
+    with instance_in(backend.folder) as instance:
+        job = build_definitions(backend.site).resolve_job_def("daily_backup")
+        done = job.execute_in_process(instance=instance, raise_on_error=False)
     assert not done.success
     (check,) = [one for one in done.get_asset_check_evaluations() if one.check_name == "primary_keys_kept"]
     assert check.severity is dg.AssetCheckSeverity.ERROR

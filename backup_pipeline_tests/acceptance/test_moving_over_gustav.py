@@ -7,21 +7,19 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from unittest import mock
 
 import dagster as dg
 import pytest
 
 from backup_pipeline.operations.sites.stores import open_store
 from backup_pipeline.orchestration.build import build_definitions
-from backup_pipeline.orchestration.home import ensure_home
 from backup_pipeline.postgres.server.embedded import EmbeddedServer
 from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline_tests.documents.scenes import SUPABASE
+from backup_pipeline_tests.orchestration.workspaces import instance_in
 from backup_pipeline_tests.sites import IDENTITIES, TestSite, gustav_variables, limited_role, write_storage
 from backup_pipeline_tests.unit.invented_sets import make_set
 
@@ -90,13 +88,9 @@ def test_the_cron_run_writes_logs_and_keeps_seven_days(site: TestSite) -> None:
     assert f"{new} complete" in log(site)
     assert json.loads(site.run("list", "--json").out)["foreign"][0]["path"] == OLD
     assert (store_of(site) / OLD / FILES[0]).exists()
-    home = site.folder / "home"
-    home.mkdir()
-    with mock.patch.dict(os.environ, {"DAGSTER_HOME": str(home)}):
-        ensure_home(home)
-        with dg.DagsterInstance.get() as instance:
-            job = build_definitions(site.site).resolve_job_def("nightly_backup")
-            assert job.execute_in_process(instance=instance, raise_on_error=False).success
+    with instance_in(site.folder) as instance:
+        job = build_definitions(site.site).resolve_job_def("nightly_backup")
+        assert job.execute_in_process(instance=instance, raise_on_error=False).success
     a_whole_set(site, store_of(site) / max(folders(site)))
 
 

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from unittest import mock
 
 import dagster as dg
 import pytest
@@ -21,8 +20,8 @@ import pytest
 from backup_pipeline.model.manifest import Purpose
 from backup_pipeline.operations.sites.stores import open_store, plan_lock
 from backup_pipeline.orchestration.build import build_definitions
-from backup_pipeline.orchestration.home import ensure_home
 from backup_pipeline.postgres.server.target import PostgresTarget
+from backup_pipeline_tests.orchestration.workspaces import instance_in
 from backup_pipeline_tests.sites import SHOP, TestSite, dsn
 from backup_pipeline_tests.unit.invented_sets import make_set
 
@@ -165,13 +164,9 @@ def cleans_up_after_thirty_days(service: TestSite) -> None:
 
 
 def the_same_run_in_dagster(service: TestSite) -> dg.ExecuteInProcessResult:
-    home = service.folder / "home"
-    home.mkdir()
-    with mock.patch.dict(os.environ, {"DAGSTER_HOME": str(home)}):
-        ensure_home(home)
-        with dg.DagsterInstance.get() as instance:
-            job = build_definitions(service.site).resolve_job_def("export_backup")
-            done = job.execute_in_process(instance=instance, raise_on_error=False)
+    with instance_in(service.folder) as instance:
+        job = build_definitions(service.site).resolve_job_def("export_backup")
+        done = job.execute_in_process(instance=instance, raise_on_error=False)
     keys = {event.asset_key.to_user_string() for event in done.get_asset_materialization_events() if event.asset_key}
     assert {"export/service/public/customers", "export/service/public/orders", "export/manifest"} <= keys
     assert json.loads((newest(service) / "tables" / "service" / "public.orders.json").read_text())

@@ -21,11 +21,11 @@ from backup_pipeline.model.set_id import SetId, set_time
 from backup_pipeline.operations.sites import identity as site_identity
 from backup_pipeline.operations.sites.stores import open_store
 from backup_pipeline.orchestration.build import build_definitions
-from backup_pipeline.orchestration.home import ensure_home
 from backup_pipeline.postgres.server.clients import choose_client
 from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline_tests.archive_sets import git
+from backup_pipeline_tests.orchestration.workspaces import instance_in
 from backup_pipeline_tests.sites import Output, TestSite
 from backup_pipeline_tests.unit.invented_sets import make_set
 
@@ -283,12 +283,8 @@ def test_repository_and_database_are_restored_beside_what_is_there(claire: Clair
 
 @pytest.fixture
 def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
-    home = tmp_path / "home"
-    home.mkdir()
-    with mock.patch.dict(os.environ, {"DAGSTER_HOME": str(home)}):
-        ensure_home(home)
-        with dg.DagsterInstance.get() as made:
-            yield made
+    with instance_in(tmp_path) as made:
+        yield made
 
 
 def test_in_dagster_the_same_job_takes_the_same_options_and_shows_the_same(

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import dagster as dg
 import pytest
@@ -16,10 +14,10 @@ import pytest
 from backup_pipeline.operations.alerts.state import read_state
 from backup_pipeline.orchestration.alerts import alert_sensors
 from backup_pipeline.orchestration.build import build_definitions
-from backup_pipeline.orchestration.home import ensure_home
 from backup_pipeline.orchestration.names import sets_partitions, stage_key
 from backup_pipeline.postgres.server import installations
 from backup_pipeline.postgres.server.target import PostgresTarget
+from backup_pipeline_tests.orchestration.workspaces import instance_in
 from backup_pipeline_tests.postgres.restoring import sealed_set
 from backup_pipeline_tests.receivers import Requests, http_server
 from backup_pipeline_tests.sites import TestSite, dsn
@@ -43,12 +41,8 @@ def web() -> Iterator[Requests]:
 
 @pytest.fixture
 def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
-    home = tmp_path / "home"
-    home.mkdir()
-    with mock.patch.dict(os.environ, {"DAGSTER_HOME": str(home)}):
-        ensure_home(home)
-        with dg.DagsterInstance.get() as made:
-            yield made
+    with instance_in(tmp_path) as made:
+        yield made
 
 
 @pytest.fixture

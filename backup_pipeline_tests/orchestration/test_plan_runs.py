@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
-from unittest import mock
 
 import dagster as dg
 import pytest
 
 from backup_pipeline.orchestration.build import build_definitions
-from backup_pipeline.orchestration.home import ensure_home
 from backup_pipeline.orchestration.names import artefact_key, key_part, manifest_key, sets_partitions, source_key
 from backup_pipeline.orchestration.proof_assets import due_sets
 from backup_pipeline.orchestration.run_resource import selected_sources
@@ -19,17 +16,14 @@ from backup_pipeline.orchestration.schema_sensor import schema_sensor
 from backup_pipeline.orchestration.set_partitions import partitions_sensor
 from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.postgres.server.target import parse_target
+from backup_pipeline_tests.orchestration.workspaces import instance_in
 from backup_pipeline_tests.sites import GUSTAV, TestSite
 
 
 @pytest.fixture
 def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
-    home = tmp_path / "home"
-    home.mkdir()
-    with mock.patch.dict(os.environ, {"DAGSTER_HOME": str(home)}):
-        ensure_home(home)
-        with dg.DagsterInstance.get() as made:
-            yield made
+    with instance_in(tmp_path) as made:
+        yield made
 
 
 def _run(

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import dagster as dg
 import pytest
 
 from backup_pipeline.orchestration.build import build_definitions
-from backup_pipeline.orchestration.home import ensure_home
 from backup_pipeline.orchestration.restore_assets import restored_key
 from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.postgres.server.target import parse_target
+from backup_pipeline_tests.orchestration.workspaces import instance_in
 from backup_pipeline_tests.sites import TestSite
 
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
@@ -23,12 +21,8 @@ _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 @pytest.fixture
 def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
-    home = tmp_path / "home"
-    home.mkdir()
-    with mock.patch.dict(os.environ, {"DAGSTER_HOME": str(home)}):
-        ensure_home(home)
-        with dg.DagsterInstance.get() as made:
-            yield made
+    with instance_in(tmp_path) as made:
+        yield made
 
 
 def _run(

@@ -1,4 +1,4 @@
-"""A site's definitions, loaded as Dagster's daemon loads them, with an instance of their own."""
+"""Dagster instances of a test's own, and a site's definitions loaded as Dagster's daemon loads them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import dagster as dg
 import pytest
@@ -15,6 +16,17 @@ from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import InProcessWorkspaceLoadTarget
 
 from backup_pipeline.orchestration.home import ensure_home
+
+
+@contextlib.contextmanager
+def instance_in(folder: Path) -> Iterator[dg.DagsterInstance]:
+    """Give a Dagster instance whose home, with our dagster.yaml, is made as `home` in a folder."""
+    home = folder / "home"
+    home.mkdir()
+    with mock.patch.dict(os.environ, {"DAGSTER_HOME": str(home)}):
+        ensure_home(home)
+        with dg.DagsterInstance.get() as made:
+            yield made
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 from backup_pipeline.errors import BackupSystemError, SetNotFoundError
 from backup_pipeline.model.backup_set import BackupSet
 from backup_pipeline.model.incident import Incident, IncidentKind, IncidentState, Observation
-from backup_pipeline.model.proof import Finding, Proof
+from backup_pipeline.model.proof import Finding
 from backup_pipeline.model.record import CheckResult
 from backup_pipeline.operations.alerts.standing_signs import is_future, signs_of
 from backup_pipeline.operations.sites.stores import open_store
@@ -304,7 +304,7 @@ def _drill(plan: str, sets: Sequence[SeenSet]) -> Iterator[Observation]:
         plan=plan,
         set_id=str(last.set_id),
         what="The drill did not prove the set: it was restored and is not equal.",
-        reason=_findings(last),
+        reason=_findings(last.findings),
         remedy=f"backup-pipeline show {plan}/{last.set_id} lists the findings; make a new backup and drill it.",
         opened_at=last.finished_at,
     )
@@ -326,7 +326,7 @@ def _not_drilled(plan: str, sets: Sequence[SeenSet], now: datetime) -> Iterator[
         plan=plan,
         set_id=str(last.set_id),
         what="The set could not be drilled here. Nothing speaks against it; it is not proven either.",
-        reason=_told(last.missing_here),
+        reason=_findings(last.missing_here),
         remedy=next(
             (one.remedy for one in last.missing_here if one.remedy), "backup-pipeline show lists what is missing."
         ),
@@ -369,18 +369,14 @@ def _damage(plan: str, sets: Sequence[SeenSet], now: datetime, set_id: str, miss
         plan=plan,
         set_id=str(newest.set_id),
         what=f"A set is damaged{more}.",
-        reason=_findings(newest),
+        reason=_findings(newest.findings),
         remedy="Check the disk, make a new backup at once, and restore from another set.",
         opened_at=newest.finished_at,
     )
     return Observation(key, now, incident)
 
 
-def _findings(proof: Proof) -> str:
-    return _told(proof.findings)
-
-
-def _told(found: Sequence[Finding]) -> str:
+def _findings(found: Sequence[Finding]) -> str:
     shown = "; ".join(f"{finding.subject}: {finding.problem}" for finding in found[:_FINDINGS_SHOWN])
     more = len(found) - _FINDINGS_SHOWN
     return shown + (f"; and {more} more" if more > 0 else "")
