@@ -12,11 +12,17 @@ from pathlib import Path
 from typing import BinaryIO
 
 from backup_pipeline.artefacts.sqlite_copy import compare_sqlite, unpack_sqlite
-from backup_pipeline.artefacts.tree_restore import RestoredFiles, check_room
+from backup_pipeline.artefacts.tree_restore import check_room
+from backup_pipeline.artefacts.types import FilesRestore, RestoredFiles
 from backup_pipeline.errors import RefusedError, ValidationError
 from backup_pipeline.model.record import ArtefactKind, ArtefactRecord
 from backup_pipeline.sqlite.database import SIDECARS, fold_in_log, openers_of
 from backup_pipeline.system.file_swap import look_alike, restoring, swap
+
+
+def restore(restore: FilesRestore) -> RestoredFiles:
+    """Restore a SQLite file; see `restore_sqlite`."""
+    return restore_sqlite(restore.open_file, restore.records, restore.target, now=restore.now)
 
 
 def restore_sqlite(

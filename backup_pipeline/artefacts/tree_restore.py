@@ -11,7 +11,6 @@ import os
 import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
@@ -20,6 +19,7 @@ from backup_pipeline.archives.file_attributes import attribute_name, read_attrib
 from backup_pipeline.archives.tarball import Kind, Member, State, shown
 from backup_pipeline.archives.tarball_reader import read_listing
 from backup_pipeline.archives.unpack import Limits, Unpacked, unpack_tarball
+from backup_pipeline.artefacts.types import FilesRestore, RestoredFiles
 from backup_pipeline.errors import RefusedError, ValidationError
 from backup_pipeline.model.progress import Progress, ProgressSink, no_progress
 from backup_pipeline.model.proof import Finding
@@ -34,23 +34,15 @@ _NAMED = 10
 _TIME_GRAIN = 2_000_000_000  # FAT keeps every second second; only a real difference counts.
 
 
-@dataclass(frozen=True)
-class RestoredFiles:
-    """What a restore of files did.
+def restore(restore: FilesRestore) -> RestoredFiles:
+    """Restore a tarball; see `restore_folder`."""
+    return restore_folder(restore.open_file, restore.record, restore.target, now=restore.now, progress=restore.progress)
 
-    Attributes:
-        target: what was restored.
-        kept: where what was there is; empty where nothing was.
-        files: number of files that were restored.
-        bytes: their size.
-        notes: what a person should know: files that had changed while they were captured, links not restored.
-    """
 
-    target: Path
-    kept: tuple[Path, ...]
-    files: int
-    bytes: int
-    notes: tuple[str, ...] = field(default=())
+def drill(restore: FilesRestore) -> RestoredFiles:
+    """Unpack a tarball into an empty place and compare every file; see `unpack_record`."""
+    done = unpack_record(restore.open_file, restore.record, restore.target)
+    return RestoredFiles(restore.target, (), done.files, done.bytes, done.notes())
 
 
 def restore_folder(

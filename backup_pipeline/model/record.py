@@ -115,7 +115,7 @@ class ArtefactRecord(Frozen):
     record_version: Literal[1] = 1
     key: tuple[str, ...] = Field(min_length=2)
     source: str
-    kind: ArtefactKind
+    kind: ArtefactKind | str = Field(union_mode="left_to_right")
     set_id: SetId
     files: tuple[FileRecord, ...]
     rows: int | None = None

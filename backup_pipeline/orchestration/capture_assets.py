@@ -5,11 +5,10 @@ from typing import Any
 
 import dagster as dg
 
+from backup_pipeline.artefacts.types import COMPARED_IN_PARQUET, artefact_type
 from backup_pipeline.model.record import ArtefactKind, ArtefactRecord
 from backup_pipeline.operations.backup.known_tables import known_tables
 from backup_pipeline.orchestration.capture_checks import (
-    CHECKS,
-    COMPARED_IN_PARQUET,
     EXPORTED_AS,
     TABLES_KNOWN,
     TABLES_KNOWN_DESCRIPTION,
@@ -25,93 +24,45 @@ from backup_pipeline.orchestration.metadata import (
 from backup_pipeline.orchestration.names import PLAN_TAG, artefact_key, key_part, source_key
 from backup_pipeline.orchestration.run_resource import RUNS, BackupRuns
 from backup_pipeline.settings.site import Site
-from backup_pipeline.settings.types import (
-    FolderSource,
-    OrdersSource,
-    PostgresSource,
-    RepositorySource,
-    Source,
-    SqliteSource,
-)
-from backup_pipeline.sources.orders.format.order import PAIRS
+from backup_pipeline.settings.types import SourceSettings
+from backup_pipeline.sources.kind import Key
+from backup_pipeline.sources.registry import kind_of
 
 CODE_VERSION = "1"
 
-_KINDS: Mapping[ArtefactKind, set[str]] = {
-    ArtefactKind.POSTGRES_DUMP: {"postgres", "gzip"},
-    ArtefactKind.POSTGRES_ROLES: {"postgres", "json"},
-    ArtefactKind.TABLE_EXPORT: {"table", "parquet"},
-    ArtefactKind.SQLITE_COPY: {"sqlite", "gzip"},
-    ArtefactKind.FOLDER_TARBALL: {"folder", "gzip"},
-    ArtefactKind.REPOSITORY_ARCHIVE: {"git", "zip"},
-    ArtefactKind.REPOSITORY_BUNDLE: {"git"},
-    ArtefactKind.ORDER_PAIRS: {"csv", "json"},
-}
 
-_WHAT: Mapping[ArtefactKind, str] = {
-    ArtefactKind.POSTGRES_DUMP: "pg_dump of the whole database, from the run's one snapshot.",
-    ArtefactKind.POSTGRES_ROLES: "Roles, memberships, grants and extensions, without passwords.",
-    ArtefactKind.TABLE_EXPORT: "The table as Parquet with exact types, from the same snapshot as the dump.",
-    ArtefactKind.SQLITE_COPY: "A consistent copy of the SQLite file, compressed.",
-    ArtefactKind.FOLDER_TARBALL: "Every file of the tree with size, time and SHA-256.",
-    ArtefactKind.REPOSITORY_ARCHIVE: "The files of HEAD as a ZIP.",
-    ArtefactKind.REPOSITORY_BUNDLE: "All branches and tags with their whole history.",
-    ArtefactKind.ORDER_PAIRS: "data.csv and meta.json in every order's folder, beside the order's own file.",
-}
-
-
-def fixed_artefacts(name: str, source: Source) -> list[tuple[tuple[str, ...], ArtefactKind]]:
-    """Return the keys that a source always gives, with their kinds; tables come on top."""
-    match source:
-        case PostgresSource():
-            return [
-                ((name, "dump"), ArtefactKind.POSTGRES_DUMP),
-                ((name, "roles"), ArtefactKind.POSTGRES_ROLES),
-            ]
-        case OrdersSource(database=None):
-            return [
-                ((name, "dump"), ArtefactKind.POSTGRES_DUMP),
-                ((name, "roles"), ArtefactKind.POSTGRES_ROLES),
-                ((name, PAIRS), ArtefactKind.ORDER_PAIRS),
-            ]
-        case OrdersSource():
-            return [((name, "copy"), ArtefactKind.SQLITE_COPY), ((name, PAIRS), ArtefactKind.ORDER_PAIRS)]
-        case SqliteSource():
-            return [((name, "copy"), ArtefactKind.SQLITE_COPY)]
-        case FolderSource():
-            return [((name, "tarball"), ArtefactKind.FOLDER_TARBALL)]
-        case RepositorySource(include_env=extras, captured_volumes=volumes, captured_docker_volumes=named):
-            keys: list[tuple[tuple[str, ...], ArtefactKind]] = [
-                ((name, "archive"), ArtefactKind.REPOSITORY_ARCHIVE),
-                ((name, "bundle"), ArtefactKind.REPOSITORY_BUNDLE),
-            ]
-            if extras or volumes:
-                keys.append(((name, "extras"), ArtefactKind.FOLDER_TARBALL))
-            return [*keys, *(((name, f"volume_{each}"), ArtefactKind.FOLDER_TARBALL) for each in named)]
-
-
-def expected_artefacts(site: Site, plan: str, name: str) -> list[tuple[tuple[str, ...], ArtefactKind]]:
+def expected_artefacts(site: Site, plan: str, name: str) -> list[tuple[Key, str]]:
     """Return the keys that definitions are built for: the fixed ones and the tables known from the last capture."""
+    kind, source = kind_of(site, name)
     tables = [(key, ArtefactKind.TABLE_EXPORT) for key in known_tables(site.store_folder(plan), name)]
-    return [*fixed_artefacts(name, site.source(name)), *tables]
+    return [*kind.artefacts(source), *tables]
 
 
-def _kinds(kind: ArtefactKind, source: Source) -> set[str]:
-    if kind is ArtefactKind.POSTGRES_DUMP and isinstance(source, PostgresSource) and source.dump_compression == "none":
-        return {"postgres", "sql"}
-    return _KINDS[kind]
-
-
-def _description(key: tuple[str, ...], kind: ArtefactKind, source: Source) -> str:
+def _description(key: Key, artefact: str, source: SourceSettings) -> str:
     if key[-1] == "extras":
         return "The repository's `.env` and the named volumes, which the settings ask for. Holds secrets."
-    what = f"Table `{'.'.join(key[1:])}`. {_WHAT[kind]}" if len(key) == 3 else _WHAT[kind]
-    return f"{source.description} {what}".strip()
+    what = artefact_type(artefact).description
+    text = f"Table `{'.'.join(key[1:])}`. {what}" if len(key) == 3 else what
+    return f"{source.description} {text}".strip()
+
+
+def _checks_of(artefact: str, formats: Sequence[str]) -> Mapping[str, str]:
+    described = artefact_type(artefact).checks
+    if COMPARED_IN_PARQUET not in described:
+        return described
+    for form in formats:
+        described = {**described, **EXPORTED_AS.get(form, {})}
+    if formats and "parquet" not in formats:
+        described = {check: text for check, text in described.items() if check != COMPARED_IN_PARQUET}
+    return described
 
 
 def _specs(
-    plan: str, name: str, source: Source, expected: Sequence[tuple[tuple[str, ...], ArtefactKind]]
+    site: Site, plan: str, name: str, expected: Sequence[tuple[Key, str]]
 ) -> tuple[list[dg.AssetSpec], list[dg.AssetCheckSpec]]:
+    kind, configured = kind_of(site, name)
+    source = site.source(name)
+    formats = kind.export_formats(configured)
     upstream = [source_key(plan, earlier) for earlier in source.after]
     common: dict[str, Any] = {
         "group_name": plan,
@@ -120,47 +71,37 @@ def _specs(
         "skippable": True,
     }
     specs, checks = [], []
-    for key, kind in expected:
+    for key, artefact in expected:
         asset = artefact_key(plan, key)
         metadata = {"dagster/table_name": ".".join(key)} if len(key) == 3 else {}
         specs.append(
             dg.AssetSpec(
                 asset,
                 deps=upstream,
-                kinds=_kinds(kind, source),
-                description=_description(key, kind, source),
+                kinds={*(kind.labels(configured, artefact) or artefact_type(artefact).labels)},
+                description=_description(key, artefact, source),
                 metadata=metadata,
-                tags={"source": name, "kind": kind.value},
+                tags={"source": name, "kind": str(artefact)},
                 **common,
             )
         )
-        described = CHECKS[kind]
-        if kind is ArtefactKind.TABLE_EXPORT:
-            formats = _formats(source)
-            for form in formats:
-                described = {**described, **EXPORTED_AS.get(form, {})}
-            if formats and "parquet" not in formats:
-                described = {check: text for check, text in described.items() if check != COMPARED_IN_PARQUET}
+        described = _checks_of(artefact, formats)
         checks += [dg.AssetCheckSpec(check, asset=asset, description=text) for check, text in described.items()]
     specs.append(
         dg.AssetSpec(
             source_key(plan, name),
             deps=[artefact_key(plan, key) for key, _ in expected],
-            kinds={source.kind},
+            kinds={kind.name},
             description=f"{source.description} Source `{name}`, captured whole: every artefact recorded.".strip(),
             tags={"source": name},
             **common,
         )
     )
-    if isinstance(source, (PostgresSource, SqliteSource, OrdersSource)):
+    if kind.has_tables:
         checks.append(
             dg.AssetCheckSpec(TABLES_KNOWN, asset=source_key(plan, name), description=TABLES_KNOWN_DESCRIPTION)
         )
     return specs, checks
-
-
-def _formats(source: Source) -> tuple[str, ...]:
-    return source.tables.formats if isinstance(source, (PostgresSource, SqliteSource)) else ()
 
 
 def _tables_known(whole: dg.AssetKey, new: list[str], gone: list[str]) -> dg.AssetCheckResult:
@@ -178,10 +119,9 @@ def _tables_known(whole: dg.AssetKey, new: list[str], gone: list[str]) -> dg.Ass
 
 def capture_asset(site: Site, plan: str, name: str) -> dg.AssetsDefinition:
     """Return the assets of one source of a plan, captured together so that they share one snapshot."""
-    source = site.source(name)
     expected = expected_artefacts(site, plan, name)
     by_key = {artefact_key(plan, key): key for key, _ in expected}
-    specs, check_specs = _specs(plan, name, source, expected)
+    specs, check_specs = _specs(site, plan, name, expected)
     whole = source_key(plan, name)
 
     @dg.multi_asset(

@@ -20,18 +20,18 @@ from backup_pipeline.orchestration.orders_years import (
     RESTORED,
     VERIFICATION,
     job_name,
-    orders_source,
     range_tags,
     year_partitions,
     year_range_tags,
 )
 from backup_pipeline.settings.site import Site
+from backup_pipeline.sources.orders.source import orders_settings
 
 _SENSOR_SECONDS = 60
 
 
 def _jobs(site: Site, plan: str, name: str) -> list[UnresolvedAssetJobDefinition]:
-    partitions = year_partitions(orders_source(site, name), site.settings.timezone)
+    partitions = year_partitions(orders_settings(site, name), site.settings.timezone)
     made = []
     for what, asset, text in (
         ("export", FOLDERS, "Write changed orders into their folders."),
@@ -77,7 +77,7 @@ def changed_sensor(site: Site, plan: str, name: str) -> dg.SensorDefinition:
     Where the database file was not written since, it looks at nothing else; otherwise it asks one query for rows and
     newest `updated_at` by year. A change that touches neither is found by the nightly export.
     """
-    partitions = year_partitions(orders_source(site, name), site.settings.timezone)
+    partitions = year_partitions(orders_settings(site, name), site.settings.timezone)
 
     @dg.sensor(
         name=job_name(plan, name, "changed"),
@@ -112,7 +112,7 @@ def changed_sensor(site: Site, plan: str, name: str) -> dg.SensorDefinition:
 
 def orders_definitions(site: Site, plan: str, name: str) -> dg.Definitions:
     """Return everything that a source of kind `orders` adds to a plan."""
-    settings, source = site.plan(plan), orders_source(site, name)
+    settings, source = site.plan(plan), orders_settings(site, name)
     schedules = [_schedule(site, plan, name, "verification", settings.verify or "30 4 * * 0")]
     if source.export_schedule:
         # The plan's own backup writes the pairs too; this is for sites that want them more often.

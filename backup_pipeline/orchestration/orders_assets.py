@@ -21,13 +21,13 @@ from backup_pipeline.orchestration.orders_years import (
     VERIFICATION,
     job_name,
     orders_group,
-    orders_source,
     year_partitions,
     years_of,
 )
 from backup_pipeline.orchestration.watching import present_watcher
 from backup_pipeline.settings.site import Site
 from backup_pipeline.sources.orders.format.order import Findings, VerifyResult
+from backup_pipeline.sources.orders.source import orders_settings
 
 # Which findings fail which check, and what it looks at; findings that are in none of them are only shown.
 _CHECKS = {
@@ -93,7 +93,7 @@ def findings_metadata(findings: Findings) -> dict[str, Any]:
 
 def folders_asset(site: Site, plan: str, name: str) -> dg.AssetsDefinition:
     """Return the asset of the orders' folders, one partition per year."""
-    source = orders_source(site, name)
+    source = orders_settings(site, name)
     key = artefact_key(plan, (name, FOLDERS))
     partitions = year_partitions(source, site.settings.timezone)
 
@@ -207,7 +207,7 @@ def _check_results(key: dg.AssetKey, result: VerifyResult, selected: Sequence[st
 
 def verification_asset(site: Site, plan: str, name: str) -> dg.AssetsDefinition:
     """Return the verification of the folders, one partition per year, with its checks."""
-    source = orders_source(site, name)
+    source = orders_settings(site, name)
     key = artefact_key(plan, (name, VERIFICATION))
     partitions = year_partitions(source, site.settings.timezone)
     description = "Every order's pair is read and checked, and compared with the index and the database."
@@ -290,7 +290,7 @@ def restored_asset(site: Site, plan: str, name: str) -> dg.AssetsDefinition:
         key=artefact_key(plan, (name, RESTORED)),
         deps=[artefact_key(plan, (name, FOLDERS))],
         group_name=orders_group(plan),
-        kinds={"sqlite" if orders_source(site, name).database else "postgres"},
+        kinds={"sqlite" if orders_settings(site, name).database else "postgres"},
         description="The table auftraege rebuilt from the folders beside the old one, compared, and swapped in. "
         "The undo job, or `orders undo`, swaps back.",
         code_version="1",

@@ -9,18 +9,12 @@ import dagster as dg
 from backup_pipeline.orchestration.names import key_part
 from backup_pipeline.settings.site import Site
 from backup_pipeline.settings.types import OrdersSource
+from backup_pipeline.sources.orders.source import orders_settings
 
 FOLDERS, VERIFICATION, RESTORED = "order_folders", "order_verification", "restored_orders"
 NEVER_AGAIN = {"dagster/max_retries": "0"}
 """Tags of runs that must not be retried by themselves."""
 _RANGE_START, _RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
-
-
-def orders_source(site: Site, name: str) -> OrdersSource:
-    """Return a source of kind `orders`."""
-    source = site.source(name)
-    assert isinstance(source, OrdersSource)
-    return source
 
 
 def orders_group(plan: str) -> str:
@@ -57,7 +51,7 @@ def job_name(plan: str, name: str, what: str) -> str:
 
 def year_range_tags(site: Site, name: str) -> dict[str, str]:
     """Return the tags of a run over all years of a source."""
-    return range_tags(year_partitions(orders_source(site, name), site.settings.timezone).get_partition_keys())
+    return range_tags(year_partitions(orders_settings(site, name), site.settings.timezone).get_partition_keys())
 
 
 def range_tags(years: Sequence[str]) -> dict[str, str]:

@@ -25,7 +25,7 @@ from backup_pipeline.orchestration.metadata import failure_of, table_of
 from backup_pipeline.orchestration.names import PLAN_TAG, SET_TAG, manifest_key, sets_group, sets_partitions
 from backup_pipeline.orchestration.watching import present_watcher
 from backup_pipeline.settings.site import Site
-from backup_pipeline.settings.types import OrdersSource
+from backup_pipeline.sources.registry import kind_of
 
 RESTORED = "restored"
 # A restore that failed is looked at by a person, never tried again by a machine.
@@ -108,7 +108,7 @@ def restored_key(plan: str, source: str) -> dg.AssetKey:
 
 def _restorable(site: Site, plan: str) -> list[str]:
     """Return the sources of a plan that this job restores; order archives have their own."""
-    return [name for name in site.plan(plan).sources if not isinstance(site.source(name), OrdersSource)]
+    return [name for name in site.plan(plan).sources if kind_of(site, name)[0].restored_with_its_plan]
 
 
 def plan_metadata(plan: RestorePlan) -> dict[str, Any]:
@@ -184,7 +184,7 @@ def restore_asset(site: Site, plan: str) -> dg.AssetsDefinition | None:
                 restored_key(plan, name),
                 deps=[manifest_key(plan)],
                 group_name=sets_group(plan),
-                kinds={site.source(name).kind},
+                kinds={site.source(name).kind_name},
                 description=f"Source `{name}` rebuilt from a set beside what is live, compared, and swapped in.",
                 partitions_def=sets_partitions(plan),
                 skippable=True,

@@ -9,14 +9,14 @@ from backup_pipeline.operations.backup.schema_watch import look_at_schemas
 from backup_pipeline.orchestration.metadata import table_of
 from backup_pipeline.orchestration.names import PLAN_TAG, source_key
 from backup_pipeline.settings.site import Site
-from backup_pipeline.settings.types import PostgresSource
+from backup_pipeline.sources.registry import kind_of
 
 SECONDS = 1800
 
 
 def has_databases(site: Site, plan: str) -> bool:
     """Return whether a plan has a source whose schema can change."""
-    return any(isinstance(site.source(name), PostgresSource) for name in site.plan(plan).sources)
+    return any(kind_of(site, name)[0].watches_tables() for name in site.plan(plan).sources)
 
 
 def schema_sensor(site: Site, plan: str) -> dg.SensorDefinition:

@@ -23,7 +23,7 @@ from backup_pipeline.settings.diagnosis import field_faults
 from backup_pipeline.settings.document import MOST_BYTES, FileFault, read_document
 from backup_pipeline.settings.env_template import TEMPLATE_VARIABLES
 from backup_pipeline.settings.site import Site
-from backup_pipeline.settings.types import PostgresSource, SiteSettings
+from backup_pipeline.settings.types import SiteSettings
 from backup_pipeline.settings.variables import merged, named_variables, read_env_file, secret_variables
 
 CONFIG_VARIABLE = "BACKUP_PIPELINE_CONFIG"
@@ -75,11 +75,11 @@ def _public_words(site: Site) -> Iterator[str]:
     yield from site.settings.plans
     for name, source in site.settings.sources.items():
         yield name
-        if isinstance(source, PostgresSource):
+        if (connection := source.connection) is not None:
             with contextlib.suppress(ValueError):
-                parts = urlsplit(site.dsn(source)[1].removeprefix("jdbc:"))
+                parts = urlsplit(site.dsn(connection)[1].removeprefix("jdbc:"))
                 yield from filter(None, (parts.username, parts.hostname, parts.path.strip("/")))
-            yield site.value(source.user_env)
+            yield site.value(connection.user_env)
 
 
 def check_settings(file: Path) -> list[FileFault]:

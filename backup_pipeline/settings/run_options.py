@@ -11,7 +11,7 @@ from pydantic import ValidationError as PydanticError
 
 from backup_pipeline.errors import SettingsError
 from backup_pipeline.settings.site import Site
-from backup_pipeline.settings.types import Duration, RepositorySource, Settings
+from backup_pipeline.settings.types import Duration, Settings
 
 
 class RunOptions(Settings):
@@ -70,7 +70,7 @@ def site_with(site: Site, plan: str, options: RunOptions) -> Site:
         if value is not None
     }
     sources = dict(settings.sources)
-    repositories = {name: each for name in own.sources if isinstance(each := sources[name], RepositorySource)}
+    repositories = {name: each for name in own.sources if asked and {*asked} <= {*(each := sources[name]).run_fields}}
     if asked and not repositories:
         raise _nothing_meant(site, plan, next(iter(asked)), "has no repository")
     if options.include_volumes and not any(each.names_volumes for each in repositories.values()):

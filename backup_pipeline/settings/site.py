@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from backup_pipeline.settings.types import Plan, PostgresSource, SiteSettings, Source
+from backup_pipeline.settings.types import Connection, Plan, SiteSettings, Source
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,9 @@ class Site:
         """Return the folder of a plan's sets."""
         return self.plan(plan).store or self.settings.store / plan
 
-    def dsn(self, source: PostgresSource) -> tuple[str, str]:
+    def dsn(self, connection: Connection) -> tuple[str, str]:
         """Return the first set variable of `dsn_env` and its value; ("", "") when none is set."""
-        for name in source.dsn_env:
+        for name in connection.dsn_env:
             if value := self.environment.get(name, "").strip():
                 return name, value
         return "", ""

@@ -6,13 +6,15 @@ Reading and diagnosing files is `loader`'s work. Secrets are never here: fields 
 from __future__ import annotations
 
 import shlex
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeVar, Union
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from backup_pipeline.model.file_name import name_fault
+from backup_pipeline.settings.kinds import source_models
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$", max_length=60)]
 SourceName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$", max_length=60)]
@@ -100,11 +102,30 @@ Commands = Annotated[
 ]
 
 
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """The variables of a PostgreSQL connection.
+
+    Attributes:
+        dsn_env: those that may hold the connection string; the first that is set counts.
+        user_env: that with the user, where the connection string has none.
+        password_env: that with the password, where the connection string has none.
+    """
+
+    dsn_env: tuple[str, ...]
+    user_env: str | None = None
+    password_env: str | None = None
+
+
 class SourceSettings(Settings):
     """What every kind of source has."""
 
+    variable_fields: ClassVar[tuple[str, ...]] = ()
+    # Fields that name variables; every kind lists its own.
     secret_fields: ClassVar[tuple[str, ...]] = ()
-    # Fields that name variables whose values are secret; every kind says so of its own.
+    # Those of them whose values are secret.
+    run_fields: ClassVar[tuple[str, ...]] = ()
+    # Fields that one run may set otherwise (`backup --include-env`).
 
     run_before: Commands = ()
     """Commands run before its capture, as `docker compose start cdb_postgres`; when one fails nothing is captured."""
@@ -125,6 +146,21 @@ class SourceSettings(Settings):
     collapse: CollapseCheck = CollapseCheck()
     """Alarm on collapsed row counts or sizes."""
 
+    @property
+    def kind_name(self) -> str:
+        """The kind, as in `kind:` of backup.yaml."""
+        return str(getattr(self, "kind"))  # noqa: B009 - every kind narrows the field's type
+
+    @property
+    def connection(self) -> Connection | None:
+        """How its PostgreSQL database is reached; None where there is none."""
+        return None
+
+    @property
+    def names_volumes(self) -> bool:
+        """Whether there is a volume that could be captured."""
+        return False
+
 
 _Source = TypeVar("_Source", bound=SourceSettings)
 
@@ -138,6 +174,7 @@ def _named(source: _Source, pattern: str | None, fields: tuple[str, ...], ending
 class PostgresSource(SourceSettings):
     """A PostgreSQL database."""
 
+    variable_fields: ClassVar[tuple[str, ...]] = ("dsn_env", "user_env", "password_env")
     secret_fields: ClassVar[tuple[str, ...]] = ("dsn_env", "password_env")
 
     kind: Literal["postgres"]
@@ -175,6 +212,11 @@ class PostgresSource(SourceSettings):
         # gzip with `.sql` adds `.gz`; a name that says gzip for a file that is none would mislead every program.
         plain = (".sql",) if self.compression == "none" else (".sql", ".sql.gz")
         return _named(self, self.file_name, ("source",), plain if self.dump_format == "plain" else (".dump",))
+
+    @property
+    def connection(self) -> Connection:
+        """How the database is reached."""
+        return Connection(self.dsn_env, self.user_env, self.password_env)
 
     @property
     def dump_compression(self) -> Literal["gzip", "none"]:
@@ -216,6 +258,7 @@ class OrdersLog(Settings):
 class OrdersSource(SourceSettings):
     """A workshop's order archive: a database with the table `auftraege` and one folder per order."""
 
+    variable_fields: ClassVar[tuple[str, ...]] = ("dsn_env",)
     secret_fields: ClassVar[tuple[str, ...]] = ("dsn_env",)
 
     kind: Literal["orders"]
@@ -234,6 +277,11 @@ class OrdersSource(SourceSettings):
     log: OrdersLog | None = None
     """A log file with a line for each order and the summary `Export abgeschlossen: … erfolgreich, … Fehler`."""
 
+    @property
+    def connection(self) -> Connection | None:
+        """How the database is reached, when the orders' table is in PostgreSQL."""
+        return Connection(self.dsn_env) if self.dsn_env else None
+
 
 class FolderSource(SourceSettings):
     """A folder tree, such as storage buckets."""
@@ -249,6 +297,8 @@ class FolderSource(SourceSettings):
 
 class RepositorySource(SourceSettings):
     """A git repository."""
+
+    run_fields: ClassVar[tuple[str, ...]] = ("include_env", "include_volumes")
 
     kind: Literal["repository"]
     path: Path
@@ -284,17 +334,19 @@ class RepositorySource(SourceSettings):
         return _named(self, self.file_name, ("source", "commit", "branch"), (".zip",))
 
 
-Source = Annotated[
-    PostgresSource | SqliteSource | OrdersSource | FolderSource | RepositorySource,
-    Field(discriminator="kind"),
-]
-SOURCE_KINDS: dict[str, type[SourceSettings]] = {
-    "postgres": PostgresSource,
-    "sqlite": SqliteSource,
-    "orders": OrdersSource,
-    "folder": FolderSource,
-    "repository": RepositorySource,
-}
+SOURCE_KINDS: dict[str, type[SourceSettings]] = source_models(
+    {
+        "postgres": PostgresSource,
+        "sqlite": SqliteSource,
+        "orders": OrdersSource,
+        "folder": FolderSource,
+        "repository": RepositorySource,
+    }
+)
+if TYPE_CHECKING:
+    Source = SourceSettings
+else:
+    Source = Annotated[Union[tuple(SOURCE_KINDS.values())], Field(discriminator="kind")]  # noqa: UP007 - of a tuple
 
 
 # From here on, times can no longer be counted back in the calendar.

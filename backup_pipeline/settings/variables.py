@@ -10,7 +10,7 @@ from pathlib import Path
 
 from backup_pipeline.errors import SettingsError
 from backup_pipeline.settings.env_template import TEMPLATE_VARIABLES, Kind
-from backup_pipeline.settings.types import OrdersSource, PostgresSource, SiteSettings
+from backup_pipeline.settings.types import SiteSettings
 
 FILE_SUFFIX = "_FILE"
 
@@ -19,10 +19,9 @@ def named_variables(settings: SiteSettings) -> tuple[str, ...]:
     """Return the variables that backup.yaml names, each once, in the file's order."""
     names: list[str | None] = []
     for source in settings.sources.values():
-        if isinstance(source, PostgresSource):
-            names += [*source.dsn_env, source.user_env, source.password_env]
-        elif isinstance(source, OrdersSource):
-            names += source.dsn_env
+        for field in source.variable_fields:
+            value = getattr(source, field)
+            names += [value] if isinstance(value, str) else value or ()
     names += [plan.ping_env for plan in settings.plans.values()]
     names += [*settings.alerts.urls_env, settings.alerts.ui_url_env]
     return tuple(dict.fromkeys(name for name in names if name))

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from backup_pipeline.artefacts.targets import target_of
+from backup_pipeline.artefacts.targets import database_of
 from backup_pipeline.postgres.server.clients import embedded_folders
 from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.postgres.server.embedded import scratch_server
@@ -167,7 +167,7 @@ def follow_calls(site: TestSite, steps: list[list[str]]) -> None:
 
 
 def test_a_damaged_site_is_brought_back_by_following_the_runbook(site: TestSite) -> None:
-    database = target_of(site.site, site.site.source("supabase"), "supabase")
+    database = database_of(site.site, "supabase")
 
     def rows(question: str = "select count(*), sum(total) from public.orders") -> tuple[object, ...]:
         with connected(database) as connection:

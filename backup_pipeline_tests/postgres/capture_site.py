@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from backup_pipeline.artefacts.capture import CaptureContext
-from backup_pipeline.artefacts.inspection import inspect
+from backup_pipeline.artefacts.types import inspect
 from backup_pipeline.model.manifest import Draft, Manifest
 from backup_pipeline.model.progress import ProgressSink, no_progress
 from backup_pipeline.model.proof import Finding

@@ -19,8 +19,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backup_pipeline.artefacts.inspection import inspect
 from backup_pipeline.artefacts.sqlite_copy import compare_sqlite, inspect_sqlite, unpack_sqlite
+from backup_pipeline.artefacts.types import inspect
 from backup_pipeline.errors import SourceError, StoreError, UnreachableError
 from backup_pipeline.model.record import ArtefactRecord
 from backup_pipeline.settings.types import SqliteSource, TableSelection

@@ -6,10 +6,9 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from backup_pipeline.artefacts.targets import target_of
 from backup_pipeline.errors import BackupSystemError
 from backup_pipeline.settings.site import Site
-from backup_pipeline.settings.types import PostgresSource
+from backup_pipeline.sources.registry import kind_of
 from backup_pipeline.system.files import make_folder_in, make_folders, read_ordinary, write_atomically
 
 _FOLDER = ".known"
@@ -58,14 +57,10 @@ def look_for_tables(site: Site, plan_name: str, sources: Iterable[str]) -> list[
     store = site.store_folder(plan_name)
     modes = {"file_mode": int(site.settings.file_mode, 8), "folder_mode": int(site.settings.folder_mode, 8)}
     for name in sources:
-        source = site.source(name)
-        if not isinstance(source, PostgresSource):
-            continue
-        from backup_pipeline.sources.postgres.capture import discover_tables
-
+        kind, source = kind_of(site, name)
         try:
-            found = discover_tables(target_of(site, source, name), source)
-            remember_tables(store, name, [(name, schema, table) for schema, table, _ in found], **modes)
+            if (found := kind.discover_tables(source)) is not None:
+                remember_tables(store, name, [(name, each.schema, each.name) for each in found], **modes)
         except (BackupSystemError, OSError):
             silent.append(name)
     return silent

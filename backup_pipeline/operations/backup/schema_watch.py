@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from backup_pipeline.artefacts.targets import target_of
 from backup_pipeline.errors import BackupSystemError
 from backup_pipeline.model.manifest import Manifest
 from backup_pipeline.model.record import ColumnRecord
@@ -12,7 +11,7 @@ from backup_pipeline.operations.backup.known_tables import remember_tables
 from backup_pipeline.operations.sites.stores import is_whole_backup, open_store
 from backup_pipeline.rules.drift import column_drift
 from backup_pipeline.settings.site import Site
-from backup_pipeline.settings.types import PostgresSource
+from backup_pipeline.sources.registry import kind_of
 
 _NEW = (
     "It is exported from the next run on; reload the definitions to see it in the graph, "
@@ -63,24 +62,22 @@ def changes_of(
 
 def look_at_schemas(site: Site, plan: str) -> SchemaLook:
     """Compare the databases of a plan with its last set; nothing to compare with is no change."""
-    from backup_pipeline.sources.postgres.capture import discover_tables
-
     changes: list[SchemaChange] = []
     silent = []
     last = _last_manifest(site, plan)
     for name in site.plan(plan).sources:
-        source = site.source(name)
-        if not isinstance(source, PostgresSource):
-            continue
+        kind, source = kind_of(site, name)
         try:
-            tables = discover_tables(target_of(site, source, name), source)
+            tables = kind.discover_tables(source)
         except BackupSystemError:
             silent.append(name)
             continue
-        remember_tables(site.store_folder(plan), name, [(name, schema, table) for schema, table, _ in tables])
+        if tables is None:
+            continue
+        remember_tables(site.store_folder(plan), name, [(name, each.schema, each.name) for each in tables])
         if last is not None and name in last.sources:
             before = {(r.key[1], r.key[2]): r.columns for r in last.artefacts if r.source == name and len(r.key) == 3}
-            changes += changes_of(name, {(schema, table): columns for schema, table, columns in tables}, before)
+            changes += changes_of(name, {(each.schema, each.name): each.columns for each in tables}, before)
     return SchemaLook(tuple(changes), tuple(silent))
 
 

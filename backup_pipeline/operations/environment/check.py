@@ -26,20 +26,19 @@ from backup_pipeline.rules.environment import (
 from backup_pipeline.settings.env_template import TEMPLATE_VARIABLES
 from backup_pipeline.settings.loader import ENV_NAME
 from backup_pipeline.settings.site import Site
-from backup_pipeline.settings.types import OrdersSource, PostgresSource
+from backup_pipeline.settings.types import Connection
 from backup_pipeline.settings.variables import read_env_file
 
 LOCAL_HOSTS = {"localhost", "127.0.0.1", "::1"}
 
 
-def database_sources(site: Site, plans: Iterable[str]) -> dict[str, PostgresSource | OrdersSource]:
-    """Return the sources of these plans whose database is reached by a connection string, by name."""
-    found: dict[str, PostgresSource | OrdersSource] = {}
+def database_sources(site: Site, plans: Iterable[str]) -> dict[str, Connection]:
+    """Return how the sources of these plans whose database is reached by a connection string are reached, by name."""
+    found: dict[str, Connection] = {}
     for plan in plans:
         for name in site.plan(plan).sources:
-            source = site.source(name)
-            if isinstance(source, PostgresSource) or (isinstance(source, OrdersSource) and source.dsn_env):
-                found[name] = source
+            if (connection := site.source(name).connection) is not None:
+                found[name] = connection
     return found
 
 
@@ -60,30 +59,28 @@ def environment_faults(site: Site, plans: Sequence[str], only: Sequence[str] | N
         _, value = _first_set(site, source)
         if not value or is_placeholder(value):
             # What completes it is told now, not only after the next correction.
-            if isinstance(source, PostgresSource):
-                found += need_faults(_beside(source, name), site.environment)
+            found += need_faults(_beside(source, name), site.environment)
             continue
         try:
             target = target_of(site, source, name)
         except SettingsError as error:
             found.append(EnvironmentFault(error.where, error.what, error.remedy))
             continue
-        if isinstance(source, PostgresSource):
-            found += need_faults(_completing(source, name, target), site.environment)
+        found += need_faults(_completing(source, name, target), site.environment)
     return list(dict.fromkeys(found))
 
 
-def _first_set(site: Site, source: PostgresSource | OrdersSource) -> tuple[str, str]:
+def _first_set(site: Site, source: Connection) -> tuple[str, str]:
     return next(((name, value) for name in source.dsn_env if (value := site.value(name))), ("", ""))
 
 
-def _beside(source: PostgresSource, name: str) -> list[Need]:
+def _beside(source: Connection, name: str) -> list[Need]:
     """Return the variables that are wanted beside a connection string that is not there yet."""
     by = f"source {name}, unless {source.dsn_env[0]} holds it"
     return [Need((variable,), by) for variable in (source.user_env, source.password_env) if variable]
 
 
-def _completing(source: PostgresSource, name: str, target: PostgresTarget) -> list[Need]:
+def _completing(source: Connection, name: str, target: PostgresTarget) -> list[Need]:
     """Return the variables that must complete a connection string which lacks user or password."""
     needs = []
     # A value that came from its variable is looked at as well: it may be a placeholder.

@@ -20,7 +20,7 @@ from backup_pipeline.operations.sites.stores import open_store
 from backup_pipeline.rules.environment import EnvironmentFault
 from backup_pipeline.settings.loader import ENV_NAME
 from backup_pipeline.settings.site import Site
-from backup_pipeline.settings.types import FolderSource, OrdersSource, RepositorySource, Source, SqliteSource
+from backup_pipeline.sources.registry import kind_of
 from backup_pipeline.stores.local import LocalStore
 from backup_pipeline.system.processes import find_program
 
@@ -165,44 +165,23 @@ def _space(store: LocalStore, plan: str) -> Iterator[EnvironmentFault]:
 
 def _sources(site: Site) -> Iterator[EnvironmentFault]:
     used = {name for plan in site.settings.plans.values() for name in plan.sources}
-    for name, source in site.settings.sources.items():
+    for name in site.settings.sources:
         if name not in used:
             yield EnvironmentFault(
                 f"sources.{name}", "no plan captures this source", "Add it to a plan of backup.yaml.", Severity.WARN
             )
             continue
-        for path in _paths(source):
-            if isinstance(source, FolderSource) and path != source.path and not source.path.exists():
-                continue  # the folder of the buckets is named already
-            if not path.exists():
-                yield EnvironmentFault(
-                    str(path), f"source {name} does not exist there", "Correct its path in backup.yaml, or mount it."
-                )
-            elif not os.access(path, os.R_OK):
-                yield EnvironmentFault(
-                    str(path), f"source {name} cannot be read", "Give this user the right to read it."
-                )
-            elif isinstance(source, OrdersSource) and path == source.archive and not os.access(path, os.W_OK | os.X_OK):
-                told = f"the archive of {name} cannot be written, so no order gets its pair"
-                yield EnvironmentFault(str(path), told, "Give this user the right to write there.")
-
-
-def _paths(source: Source) -> list[Path]:
-    if isinstance(source, FolderSource):
-        return [source.path, *(source.path / bucket for bucket in source.buckets)]
-    if isinstance(source, SqliteSource):
-        return [source.path]
-    if isinstance(source, OrdersSource):
-        return [path for path in (source.database, source.archive) if path]
-    if isinstance(source, RepositorySource):
-        return [source.path, *source.volumes]
-    return []
+        kind, configured = kind_of(site, name)
+        yield from kind.environment_faults(configured)
 
 
 def _programs(site: Site) -> Iterator[EnvironmentFault]:
-    if any(isinstance(source, RepositorySource) for source in site.settings.sources.values()):
+    programs: dict[str, str] = {}
+    for name in site.settings.sources:
+        programs.update(kind_of(site, name)[0].programs)
+    for program, remedy in programs.items():
         try:
-            find_program("git", remedy="Install git.")
+            find_program(program, remedy=remedy)
         except BackupSystemError as error:
             yield EnvironmentFault(error.where, error.what, error.remedy)
 

@@ -40,11 +40,10 @@ from backup_pipeline.postgres.load.neutralise import WITHOUT
 from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline.rules.scratch_server import Needs, choose, closest, lacking, needs_of, preload
 from backup_pipeline.settings.site import Site
-from backup_pipeline.settings.types import OrdersSource, PostgresSource
-from backup_pipeline.sources.orders.capture import recorded_pairs
-from backup_pipeline.sources.orders.drill import ArchiveDrill
+from backup_pipeline.sources.kind import DrillBeside
 from backup_pipeline.sources.postgres.dump import catalog_of, fingerprints_of, large_objects_of
 from backup_pipeline.sources.postgres.roles import roles_of
+from backup_pipeline.sources.registry import kind_of
 from backup_pipeline.stores.contract import Store
 from backup_pipeline.system import limits
 from backup_pipeline.system.scratch_folders import scratch_folder
@@ -138,11 +137,10 @@ def _drill(
                 changed = [file.path for record in records for file in record.files if file.path in broken]
                 _add(total, source, _not_loaded(sorted(changed) or unknown))
                 continue
-            settings = site.settings.sources.get(source)
             archive = None
-            if isinstance(settings, OrdersSource):
-                recorded = recorded_pairs(records, source)
-                archive = ArchiveDrill(settings, scratch.folder, set_time(set_id), progress, recorded)
+            if source in site.settings.sources:
+                kind, configured = kind_of(site, source)
+                archive = kind.drill_beside(configured, records, scratch.folder, set_time(set_id), progress)
             try:
                 part = _drill_source(
                     store, manifest, records, scratch, jobs, before_comparison, progress, started, archive
@@ -216,7 +214,7 @@ def _drill_source(
     before_comparison: Callable[[PostgresTarget], None] | None,
     progress: ProgressSink,
     now: datetime,
-    archive: ArchiveDrill | None,
+    archive: DrillBeside | None,
 ) -> DrillOutcome:
     def open_file(path: str) -> BinaryIO:
         return store.open(manifest.set_id, path)
@@ -344,9 +342,9 @@ class _Scratch:
 
         for name, source in self._site.settings.sources.items():
             try:
-                if not isinstance(source, PostgresSource):
+                if source.connection is None:
                     continue
-                live = target_of(self._site, source, name)
+                live = target_of(self._site, source.connection, name)
             except SettingsError:
                 continue
             if (live.host, live.port) == (target.host, target.port):

@@ -13,9 +13,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
 
+from backup_pipeline.artefacts import types
+from backup_pipeline.artefacts.types import FilesRestore
 from backup_pipeline.errors import BackupSystemError
 from backup_pipeline.model.proof import Finding
-from backup_pipeline.model.record import ArtefactKind, ArtefactRecord
+from backup_pipeline.model.record import ArtefactRecord
 from backup_pipeline.postgres.compare.scratch_restore import DrillOutcome
 
 OpenFile = Callable[[str], BinaryIO]
@@ -36,9 +38,11 @@ def drill_files(open_file: OpenFile, records: list[ArtefactRecord], folder: Path
     for number, record in enumerate(records):
         place = folder / f"{record.source}-{number}"
         try:
-            done = _restore(open_file, record, records, place, now)
-            files, size = files + done[0], size + done[1]
-            outcome.skipped += [Finding(subject=record.name, problem=f"Not compared: {note}.") for note in done[2]]
+            # Each compares what it writes with the record. Table exports of a SQLite copy are compared with it, there.
+            done = types.drill_files(FilesRestore(open_file, record, records, place, now))
+            if done is not None:
+                files, size = files + done.files, size + done.bytes
+                outcome.skipped += [Finding(subject=record.name, problem=f"Not compared: {n}.") for n in done.notes]
         except BackupSystemError as error:
             if not error.permanent:
                 raise
@@ -51,31 +55,3 @@ def drill_files(open_file: OpenFile, records: list[ArtefactRecord], folder: Path
                     shutil.rmtree(left) if left.is_dir() else left.unlink()
     outcome.numbers |= {"restore_seconds": round(time.monotonic() - began, 3), "files": files, "file_bytes": size}
     return outcome
-
-
-def _restore(
-    open_file: OpenFile, record: ArtefactRecord, records: list[ArtefactRecord], place: Path, now: datetime
-) -> tuple[int, int, tuple[str, ...]]:
-    """Restore one artefact; return files, bytes, and what could not be set and so was not compared.
-
-    Each of these compares what it wrote with the record.
-    """
-    match record.kind:
-        case ArtefactKind.FOLDER_TARBALL:
-            from backup_pipeline.artefacts.tree_restore import unpack_record
-
-            unpacked = unpack_record(open_file, record, place)
-            return unpacked.files, unpacked.bytes, unpacked.notes()
-        case ArtefactKind.REPOSITORY_BUNDLE | ArtefactKind.REPOSITORY_ARCHIVE:
-            from backup_pipeline.sources.repository.restore import restore_repository
-
-            restored = restore_repository(open_file, record, place, now=now)[0]
-            return restored.files, restored.bytes, ()
-        case ArtefactKind.SQLITE_COPY:
-            from backup_pipeline.artefacts.sqlite_restore import restore_sqlite
-
-            copied = restore_sqlite(open_file, records, place, now=now)
-            return copied.files, copied.bytes, ()
-        case _:
-            # Table exports are compared with the SQLite copy that they came from, there.
-            return 0, 0, ()

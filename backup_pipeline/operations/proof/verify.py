@@ -15,8 +15,8 @@ from datetime import datetime
 from pydantic import ValidationError as PydanticError
 
 from backup_pipeline.artefacts.capture import utc_now
-from backup_pipeline.artefacts.inspection import inspect
 from backup_pipeline.artefacts.time_limits import within_the_plans_limit
+from backup_pipeline.artefacts.types import inspect
 from backup_pipeline.errors import BackupSystemError, RefusedError, StoreError
 from backup_pipeline.model.backup_set import BackupSet, SetState
 from backup_pipeline.model.manifest import CHECKSUM_NAME, MANIFEST_NAME, Manifest

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Literal
 
 from backup_pipeline.artefacts.capture import utc_now
-from backup_pipeline.artefacts.targets import target_of
+from backup_pipeline.artefacts.targets import database_of
 from backup_pipeline.errors import BackupSystemError, RefusedError, ValidationError
 from backup_pipeline.model.progress import Progress, ProgressSink, no_progress
 from backup_pipeline.model.record import ArtefactKind, Fingerprint
@@ -34,9 +34,9 @@ from backup_pipeline.postgres.server.databases import (
 from backup_pipeline.postgres.server.swap import BEFORE, RESTORE, is_side_of, side_name, swap_in
 from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline.rules.left_out import told
-from backup_pipeline.settings.types import OrdersSource, PostgresSource
 from backup_pipeline.sources.postgres import keycloak, supabase
 from backup_pipeline.sources.postgres.platform_fill import fill_platform
+from backup_pipeline.sources.registry import kind_of
 
 TableName = tuple[str, str]
 
@@ -129,8 +129,8 @@ def _uncounted(scene: Scene, told: set[str], known: set[TableName]) -> list[Tabl
 def _request(chosen: Chosen, scene: Scene) -> UpsertRequest:
     """Return which rows an upsert is about, from the options and the settings."""
     options = chosen.options
-    settings = chosen.site.source(chosen.source)
-    master = settings.master_tables if isinstance(settings, PostgresSource) else ()
+    kind, source = kind_of(chosen.site, chosen.source)
+    master = kind.master_tables(source)
     conditions = dict(parse_rows(text) for text in options.rows)
 
     def wanted(name: TableName) -> bool:
@@ -163,9 +163,7 @@ def apply_database(
     chosen: Chosen, *, plan_id: str, confirm: str, run_id: str, progress: ProgressSink, now: datetime
 ) -> RestoreResult:
     """Apply a plan; see `restore.apply_restore`."""
-    settings = chosen.site.source(chosen.source)
-    assert isinstance(settings, PostgresSource | OrdersSource)
-    target = target_of(chosen.site, settings, chosen.source)
+    target = database_of(chosen.site, chosen.source)
     with sole_restore(target.with_database(chosen.options.into) if chosen.options.into else target):
         scene = look(chosen, progress)
         check_confirmed(scene.plan, plan_id, confirm)

@@ -13,52 +13,42 @@ from pathlib import Path
 from typing import Literal
 
 from backup_pipeline.artefacts.capture import utc_now
-from backup_pipeline.artefacts.tree_restore import RestoredFiles
+from backup_pipeline.artefacts.types import FilesRestore, restorable, restore_files
 from backup_pipeline.errors import RefusedError
 from backup_pipeline.model.manifest import MANIFEST_NAME
 from backup_pipeline.model.progress import ProgressSink
-from backup_pipeline.model.record import ArtefactKind, ArtefactRecord
+from backup_pipeline.model.record import ArtefactRecord
 from backup_pipeline.model.restore import RestoreMode, RestorePlan, RestoreResult, Undo
 from backup_pipeline.operations.backup.emergency import make_emergency_set
 from backup_pipeline.operations.restore.records import forget_result, keep_result
 from backup_pipeline.operations.restore.run import Chosen, check_confirmed
-from backup_pipeline.settings.types import FolderSource, OrdersSource, RepositorySource, SqliteSource
+from backup_pipeline.sources.registry import place_of
 
 _GUESSED_SPEED = 100_000_000
 
 
 def _target(chosen: Chosen) -> Path:
-    settings = chosen.site.source(chosen.source)
     if chosen.options.into:
         return chosen.site.folder / chosen.options.into
-    match settings:
-        case FolderSource() | RepositorySource() | SqliteSource():
-            return settings.path
-        case OrdersSource() if settings.database is not None:
-            return settings.database
-        case _:
-            raise RefusedError(
-                "The set holds files of this source, the settings say it is a database.",
-                where=chosen.source,
-                remedy="Restore into a new place with --into.",
-            )
+    place = place_of(chosen.site, chosen.source)
+    if place is None:
+        raise RefusedError(
+            "The set holds files of this source, the settings say it is a database.",
+            where=chosen.source,
+            remedy="Restore into a new place with --into.",
+        )
+    return place
 
 
 def _main_record(chosen: Chosen) -> ArtefactRecord:
-    for kind in (
-        ArtefactKind.REPOSITORY_BUNDLE,
-        ArtefactKind.REPOSITORY_ARCHIVE,
-        ArtefactKind.SQLITE_COPY,
-        ArtefactKind.FOLDER_TARBALL,
-    ):
-        record = chosen.record(kind)
-        if record and record.files:
-            return record
-    raise RefusedError(
-        "The set has nothing of this source that can be restored.",
-        where=f"{chosen.plan_name}/{chosen.set_id} {chosen.source}",
-        remedy="Choose another set.",
-    )
+    record = restorable(chosen.records)
+    if record is None:
+        raise RefusedError(
+            "The set has nothing of this source that can be restored.",
+            where=f"{chosen.plan_name}/{chosen.set_id} {chosen.source}",
+            remedy="Choose another set.",
+        )
+    return record
 
 
 def _state(target: Path) -> str:
@@ -160,7 +150,8 @@ def apply_files(
     # Written first: a process that is killed in the swap leaves a record, and `undo` finds the way back.
     result = keep_result(chosen.site, result)
     try:
-        done = _restore(chosen, target, now, progress)
+        files = FilesRestore(chosen.open, _main_record(chosen), chosen.records, target, now, progress)
+        done = restore_files(files)
     except BaseException:
         forget_result(chosen.site, result)
         raise
@@ -175,24 +166,6 @@ def apply_files(
         }
     )
     return keep_result(chosen.site, result)
-
-
-def _restore(chosen: Chosen, target: Path, now: datetime, progress: ProgressSink) -> RestoredFiles:
-    record = _main_record(chosen)
-    match record.kind:
-        case ArtefactKind.FOLDER_TARBALL:
-            from backup_pipeline.artefacts.tree_restore import restore_folder
-
-            return restore_folder(chosen.open, record, target, now=now, progress=progress)
-        case ArtefactKind.SQLITE_COPY:
-            from backup_pipeline.artefacts.sqlite_restore import restore_sqlite
-
-            return restore_sqlite(chosen.open, chosen.records, target, now=now)
-        case _:
-            from backup_pipeline.sources.repository.restore import restore_repository
-
-            extras = next((r for r in chosen.records if r.key[-1] == "extras"), None)
-            return restore_repository(chosen.open, record, target, now=now, extras=extras)[0]
 
 
 def state_of_swap(result: RestoreResult) -> Literal["swapped", "absent"]:

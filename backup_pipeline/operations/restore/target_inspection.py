@@ -10,7 +10,7 @@ import os
 import shutil
 from dataclasses import dataclass
 
-from backup_pipeline.artefacts.targets import target_of
+from backup_pipeline.artefacts.targets import database_of
 from backup_pipeline.errors import ToolError
 from backup_pipeline.model.manifest import MANIFEST_NAME
 from backup_pipeline.model.progress import ProgressSink
@@ -36,7 +36,6 @@ from backup_pipeline.postgres.server.databases import (
 from backup_pipeline.postgres.server.swap import BEFORE, RESTORE
 from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline.rules.left_out import foreseen, told
-from backup_pipeline.settings.types import OrdersSource, PostgresSource
 from backup_pipeline.sources.postgres import keycloak, supabase
 
 TableName = tuple[str, str]
@@ -69,13 +68,11 @@ class Scene:
 
 def look(chosen: Chosen, progress: ProgressSink) -> Scene:
     """Look at set and target; the plan has no table counts yet."""
-    settings = chosen.site.source(chosen.source)
-    assert isinstance(settings, PostgresSource | OrdersSource)
     options = chosen.options
     dump = chosen.record(ArtefactKind.POSTGRES_DUMP)
     assert dump is not None
     expected = expectation_of(chosen.open, dump, chosen.record(ArtefactKind.POSTGRES_ROLES))
-    target = target_of(chosen.site, settings, chosen.source)
+    target = database_of(chosen.site, chosen.source)
     if options.into:
         target = target.with_database(options.into)
     facts = server_facts(target)

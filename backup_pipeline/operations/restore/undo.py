@@ -5,14 +5,13 @@ from __future__ import annotations
 from datetime import datetime
 
 from backup_pipeline.artefacts.capture import utc_now
-from backup_pipeline.artefacts.targets import target_of
+from backup_pipeline.artefacts.targets import database_of
 from backup_pipeline.artefacts.time_limits import within_the_plans_limit
 from backup_pipeline.errors import RefusedError
 from backup_pipeline.model.restore import RestoreResult
 from backup_pipeline.operations.restore.records import forget_result, last_to_undo, results, write_result
 from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline.settings.site import Site
-from backup_pipeline.settings.types import OrdersSource, PostgresSource
 
 
 def plan_undo(site: Site, plan_name: str, source: str) -> RestoreResult:
@@ -124,7 +123,6 @@ def drop_kept(site: Site, plan_name: str, source: str, *, confirm: str) -> tuple
 
 
 def _target(site: Site, source: str) -> PostgresTarget:
-    settings = site.source(source)
-    if not isinstance(settings, PostgresSource | OrdersSource):
+    if site.source(source).connection is None:
         raise RefusedError("Not a database.", where=source, remedy="Only databases leave others beside them.")
-    return target_of(site, settings, source)
+    return database_of(site, source)

@@ -172,7 +172,7 @@ def artefact_dict(record: ArtefactRecord) -> dict[str, object]:
     return {
         "artefact": record.name,
         "source": record.source,
-        "kind": record.kind.value,
+        "kind": str(record.kind),
         "from": record.source_label,
         "server_version": record.server_version,
         "tool": record.tool.model_dump(mode="json") if record.tool else None,

@@ -70,21 +70,31 @@ def order_sources(site: Site, plan: str | None = None) -> list[str]:
     return [name for name in names if isinstance(site.source(name), OrdersSource)]
 
 
+def orders_settings(site: Site, name: str) -> OrdersSource:
+    """Return the settings of an order archive.
+
+    Raises:
+        SettingsError: the source is of another kind.
+    """
+    source = site.source(name)
+    if not isinstance(source, OrdersSource):
+        raise SettingsError(
+            f"Source {name} is of kind {source.kind_name}, not orders.", where=str(site.file),
+            remedy=f"Name one of: {', '.join(order_sources(site)) or '(there is none)'}.",
+        )  # fmt: skip
+    return source
+
+
 def orders_place(site: Site, source_name: str) -> OrdersPlace:
     """Return a source's archive and database.
 
     Raises:
         SettingsError: not a source of kind `orders`, or it names no database, or its variable is not set.
     """
-    source = site.source(source_name)
-    if not isinstance(source, OrdersSource):
-        raise SettingsError(
-            f"Source {source_name} is of kind {source.kind}, not orders.", where=str(site.file),
-            remedy=f"Name one of: {', '.join(order_sources(site)) or '(there is none)'}.",
-        )  # fmt: skip
+    source = orders_settings(site, source_name)
     database: Path | PostgresTarget | None = source.database
-    if database is None and source.dsn_env:
-        database = target_of(site, source, source_name)
+    if database is None and source.connection is not None:
+        database = target_of(site, source.connection, source_name)
     limit = archive_limit(site, source_name)
     return OrdersPlace(source.archive, database, source.lock_wait_seconds, source.log, limit)
 

@@ -12,7 +12,8 @@ from datetime import datetime
 from pathlib import Path
 
 from backup_pipeline.archives.unpack import Limits, Unpacked, unpack_zip
-from backup_pipeline.artefacts.tree_restore import OpenFile, RestoredFiles, unpack_record
+from backup_pipeline.artefacts.tree_restore import OpenFile, unpack_record
+from backup_pipeline.artefacts.types import FilesRestore, RestoredFiles
 from backup_pipeline.errors import RefusedError, ValidationError
 from backup_pipeline.model.record import ArtefactKind, ArtefactRecord
 from backup_pipeline.sources.repository.git_bundle import check_out, head_commit, push_stash, set_refs, set_remotes
@@ -23,6 +24,17 @@ from backup_pipeline.system.file_swap import look_alike, restoring, swap
 _ENV = Path("env/.env")
 _ZIP_RATIO = 1100
 """Deflate cannot shrink further than 1032 : 1; a ZIP that promises more is a bomb."""
+
+
+def restore(restore: FilesRestore) -> RestoredFiles:
+    """Restore a repository, with its `.env` where that was captured; see `restore_repository`."""
+    extras = next((record for record in restore.records if record.key[-1] == "extras"), None)
+    return restore_repository(restore.open_file, restore.record, restore.target, now=restore.now, extras=extras)[0]
+
+
+def drill(restore: FilesRestore) -> RestoredFiles:
+    """Restore a bundle or a ZIP into an empty place; what was captured beside it is drilled for itself."""
+    return restore_repository(restore.open_file, restore.record, restore.target, now=restore.now)[0]
 
 
 def restore_repository(

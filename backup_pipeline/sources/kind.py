@@ -1,0 +1,169 @@
+"""The protocol of a kind of source: what backup, environment checks, restore and the UI ask of it.
+
+A kind is a class without state. Each method is given a source as it stands in a site: its name and its settings, which
+are an instance of the kind's `settings`. What is done with a sealed set follows from the types of its artefacts instead
+(`artefacts.types`), for a source may have left the settings by then.
+
+Nothing outside of `sources` asks which kind a source is. `docs/adding-a-source.md` walks through a new one.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import ClassVar, Generic, Protocol, TypeVar
+
+from backup_pipeline.artefacts.capture import CaptureContext
+from backup_pipeline.artefacts.types import ArtefactType, OpenFile
+from backup_pipeline.model.progress import ProgressSink
+from backup_pipeline.model.record import ArtefactRecord, ColumnRecord
+from backup_pipeline.postgres.compare.scratch_restore import DrillOutcome
+from backup_pipeline.postgres.server.target import PostgresTarget
+from backup_pipeline.rules.environment import EnvironmentFault
+from backup_pipeline.settings.site import Site
+from backup_pipeline.settings.types import SourceSettings
+
+Key = tuple[str, ...]
+"""Of an artefact below its plan: (source, "dump") or (source, schema, table)."""
+S = TypeVar("S", bound=SourceSettings)
+
+
+@dataclass(frozen=True, slots=True)
+class SiteSource(Generic[S]):
+    """A source of a site.
+
+    Attributes:
+        site: the site.
+        name: its name in backup.yaml.
+        settings: what backup.yaml says of it.
+    """
+
+    site: Site
+    name: str
+    settings: S
+
+
+@dataclass(frozen=True, slots=True)
+class KnownTable:
+    """A table that a source has now, with its columns."""
+
+    schema: str
+    name: str
+    columns: tuple[ColumnRecord, ...]
+
+
+class DrillBeside(Protocol):
+    """Something outside of the set that a drill restores too, and compares with what it restored of the set.
+
+    Attributes:
+        outcome: grows with what is found.
+    """
+
+    outcome: DrillOutcome
+
+    def compare_server(self, target: PostgresTarget) -> None:
+        """Compare with a database that was restored from the set."""
+
+    def compare_copy(self, open_file: OpenFile, records: Sequence[ArtefactRecord], folder: Path, now: datetime) -> None:
+        """Compare with the files of the set; `folder` is for what is put there on the way."""
+
+
+class SourceKind(ABC, Generic[S]):
+    """One kind of source.
+
+    Attributes:
+        name: as in `kind:` of backup.yaml.
+        settings: the model of its settings.
+        artefact_types: those that no other kind has, by name.
+        has_tables: whether it gives table exports, which are known only once it was captured.
+        restored_with_its_plan: whether the plan's restore job brings it back; one that is not has commands of its own.
+        programs: of the system that it needs, and the remedy where one is missing.
+    """
+
+    name: ClassVar[str]
+    settings: ClassVar[type[SourceSettings]]
+    artefact_types: ClassVar[Mapping[str, ArtefactType]] = {}
+    has_tables: ClassVar[bool] = False
+    restored_with_its_plan: ClassVar[bool] = True
+    programs: ClassVar[Mapping[str, str]] = {}
+
+    @abstractmethod
+    def artefacts(self, source: SiteSource[S]) -> Sequence[tuple[Key, str]]:
+        """Return the keys that every capture gives, each with its artefact's type; tables come on top."""
+
+    @abstractmethod
+    def capture(
+        self, source: SiteSource[S], context: CaptureContext, selected: frozenset[Key] | None
+    ) -> Iterator[ArtefactRecord]:
+        """Capture the source into a set that is being written; yield each artefact's record as it is complete.
+
+        Args:
+            source: what is captured.
+            context: the set and its surroundings.
+            selected: the keys to capture; all when None.
+
+        Raises:
+            BackupSystemError: the source cannot be read; what was complete before stays in the set.
+        """
+
+    @abstractmethod
+    def place(self, source: SiteSource[S]) -> Path | None:
+        """Return the file or folder that a restore of its files brings back; None where it is a database."""
+
+    @abstractmethod
+    def environment_faults(self, source: SiteSource[S]) -> Iterator[EnvironmentFault]:
+        """Yield what is wrong with its files and folders on this machine; no connection is made."""
+
+    def export_formats(self, source: SiteSource[S]) -> tuple[str, ...]:
+        """Return the formats of its table exports (`parquet`, `jsonl`, `json`, `csv`)."""
+        return ()
+
+    def labels(self, source: SiteSource[S], artefact: str) -> frozenset[str] | None:
+        """Return the UI's labels of an artefact type where the settings decide them; None for the type's own."""
+        return None
+
+    def master_tables(self, source: SiteSource[S]) -> tuple[str, ...]:
+        """Return the patterns of its tables of master data."""
+        return ()
+
+    def discover_tables(self, source: SiteSource[S]) -> Sequence[KnownTable] | None:
+        """Return the tables that it has now; None where they are known from captures only.
+
+        Raises:
+            BackupSystemError: it does not answer.
+        """
+        return None
+
+    def watches_tables(self) -> bool:
+        """Return whether `discover_tables` gives them."""
+        return type(self).discover_tables is not SourceKind.discover_tables
+
+    def drill_beside(
+        self, source: SiteSource[S], records: Sequence[ArtefactRecord], folder: Path, captured: datetime,
+        progress: ProgressSink,
+    ) -> DrillBeside | None:  # fmt: skip
+        """Begin the drill of something outside of the set; None where there is nothing.
+
+        Args:
+            source: the source.
+            records: its artefacts in the set.
+            folder: an existing scratch folder.
+            captured: when the set was begun.
+            progress: takes events.
+        """
+        return None
+
+
+def path_faults(name: str, *paths: Path) -> Iterator[EnvironmentFault]:
+    """Yield which of a source's files and folders are missing or cannot be read."""
+    for path in paths:
+        if not path.exists():
+            yield EnvironmentFault(
+                str(path), f"source {name} does not exist there", "Correct its path in backup.yaml, or mount it."
+            )
+        elif not os.access(path, os.R_OK):
+            yield EnvironmentFault(str(path), f"source {name} cannot be read", "Give this user the right to read it.")

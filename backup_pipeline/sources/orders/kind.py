@@ -1,0 +1,102 @@
+"""The kind `orders`: an order archive, captured as its database, with each order's pair written into its folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import ClassVar
+
+from backup_pipeline.artefacts.capture import CaptureContext
+from backup_pipeline.model.progress import ProgressSink
+from backup_pipeline.model.record import ArtefactKind, ArtefactRecord
+from backup_pipeline.rules.environment import EnvironmentFault
+from backup_pipeline.settings.types import OrdersSource, PostgresSource, SourceSettings, SqliteSource, TableSelection
+from backup_pipeline.sources.kind import DrillBeside, Key, SiteSource, SourceKind, path_faults
+from backup_pipeline.sources.orders.format.order import PAIRS
+from backup_pipeline.sources.registry import kind_named
+
+AUFTRAEGE = "auftraege"
+
+
+class OrdersKind(SourceKind[OrdersSource]):
+    """A workshop's order archive. Its database is captured by the kind of source that a database of its sort is."""
+
+    name: ClassVar[str] = "orders"
+    settings: ClassVar[type[SourceSettings]] = OrdersSource
+    has_tables: ClassVar[bool] = True
+    restored_with_its_plan: ClassVar[bool] = False
+
+    def artefacts(self, source: SiteSource[OrdersSource]) -> Sequence[tuple[Key, str]]:
+        """Return the database's keys and that of the pairs."""
+        database = database_source(source)
+        return [
+            *kind_named(database.settings.kind_name).artefacts(database),
+            ((source.name, PAIRS), ArtefactKind.ORDER_PAIRS),
+        ]
+
+    def capture(
+        self, source: SiteSource[OrdersSource], context: CaptureContext, selected: frozenset[Key] | None
+    ) -> Iterator[ArtefactRecord]:
+        """Capture the database, then write each order's pair into its folder."""
+        from backup_pipeline.sources.orders.capture import capture_pairs, writes_pairs
+        from backup_pipeline.sources.orders.source import orders_place
+
+        database = database_source(source)
+        records: list[ArtefactRecord] = []
+        for record in kind_named(database.settings.kind_name).capture(database, context, None):
+            records.append(record)
+            yield record
+        if writes_pairs(context, selected):
+            yield capture_pairs(context, orders_place(source.site, source.name), records)
+
+    def place(self, source: SiteSource[OrdersSource]) -> Path | None:
+        """Return the SQLite file; None where the orders are in PostgreSQL."""
+        return source.settings.database
+
+    def environment_faults(self, source: SiteSource[OrdersSource]) -> Iterator[EnvironmentFault]:
+        """Yield what is wrong with database file and archive."""
+        database, archive = source.settings.database, source.settings.archive
+        yield from path_faults(source.name, *(path for path in (database, archive) if path))
+        if archive.exists() and os.access(archive, os.R_OK) and not os.access(archive, os.W_OK | os.X_OK):
+            yield EnvironmentFault(
+                str(archive),
+                f"the archive of {source.name} cannot be written, so no order gets its pair",
+                "Give this user the right to write there.",
+            )
+
+    def drill_beside(
+        self, source: SiteSource[OrdersSource], records: Sequence[ArtefactRecord], folder: Path, captured: datetime,
+        progress: ProgressSink,
+    ) -> DrillBeside:  # fmt: skip
+        """Restore the archive's folders into a scratch database, to be compared with the set's."""
+        from backup_pipeline.sources.orders.capture import recorded_pairs
+        from backup_pipeline.sources.orders.drill import ArchiveDrill
+
+        recorded = recorded_pairs(list(records), source.name)
+        return ArchiveDrill(source.settings, folder, captured, progress, recorded)
+
+
+def database_source(source: SiteSource[OrdersSource]) -> SiteSource[SqliteSource] | SiteSource[PostgresSource]:
+    """Return the source that the archive's database is for itself."""
+    settings = source.settings
+    if settings.database is not None:
+        file = SqliteSource(
+            kind="sqlite",
+            path=settings.database,
+            tables=TableSelection(include=("main.*",)),
+            required_tables=(AUFTRAEGE,),
+            owners=settings.owners,
+            collapse=settings.collapse,
+        )
+        return SiteSource(source.site, source.name, file)
+    server = PostgresSource(
+        kind="postgres",
+        dsn_env=settings.dsn_env,
+        tables=TableSelection(include=(f"public.{AUFTRAEGE}",)),
+        required_tables=(AUFTRAEGE,),
+        owners=settings.owners,
+        collapse=settings.collapse,
+    )
+    return SiteSource(source.site, source.name, server)

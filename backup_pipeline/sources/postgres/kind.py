@@ -1,0 +1,64 @@
+"""The kind `postgres`: a PostgreSQL database, captured as a dump with its roles and exports of its tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import ClassVar
+
+from backup_pipeline.artefacts.capture import CaptureContext
+from backup_pipeline.artefacts.targets import target_of
+from backup_pipeline.model.record import ArtefactKind, ArtefactRecord
+from backup_pipeline.rules.environment import EnvironmentFault
+from backup_pipeline.settings.types import PostgresSource, SourceSettings
+from backup_pipeline.sources.kind import Key, KnownTable, SiteSource, SourceKind
+
+
+class PostgresKind(SourceKind[PostgresSource]):
+    """A PostgreSQL database."""
+
+    name: ClassVar[str] = "postgres"
+    settings: ClassVar[type[SourceSettings]] = PostgresSource
+    has_tables: ClassVar[bool] = True
+
+    def artefacts(self, source: SiteSource[PostgresSource]) -> Sequence[tuple[Key, str]]:
+        """Return the keys of dump and roles."""
+        return [
+            ((source.name, "dump"), ArtefactKind.POSTGRES_DUMP),
+            ((source.name, "roles"), ArtefactKind.POSTGRES_ROLES),
+        ]
+
+    def capture(
+        self, source: SiteSource[PostgresSource], context: CaptureContext, selected: frozenset[Key] | None
+    ) -> Iterator[ArtefactRecord]:
+        """Capture dump, roles and tables in one snapshot."""
+        from backup_pipeline.sources.postgres.capture import capture_postgres
+
+        target = target_of(source.site, source.settings.connection, source.name)
+        return capture_postgres(context, source.settings, target, selected=selected)
+
+    def place(self, source: SiteSource[PostgresSource]) -> None:
+        """Return None: it is a database."""
+
+    def environment_faults(self, source: SiteSource[PostgresSource]) -> Iterator[EnvironmentFault]:
+        """Yield nothing: it has no files on this machine."""
+        return iter(())
+
+    def export_formats(self, source: SiteSource[PostgresSource]) -> tuple[str, ...]:
+        """Return the formats that the settings name."""
+        return source.settings.tables.formats
+
+    def labels(self, source: SiteSource[PostgresSource], artefact: str) -> frozenset[str] | None:
+        """Return what an uncompressed dump is labelled with."""
+        plain = artefact == ArtefactKind.POSTGRES_DUMP and source.settings.dump_compression == "none"
+        return frozenset({"postgres", "sql"}) if plain else None
+
+    def master_tables(self, source: SiteSource[PostgresSource]) -> tuple[str, ...]:
+        """Return the patterns that the settings name."""
+        return source.settings.master_tables
+
+    def discover_tables(self, source: SiteSource[PostgresSource]) -> Sequence[KnownTable]:
+        """Ask the database for the tables that its next capture exports."""
+        from backup_pipeline.sources.postgres.capture import discover_tables
+
+        target = target_of(source.site, source.settings.connection, source.name)
+        return [KnownTable(*found) for found in discover_tables(target, source.settings)]
