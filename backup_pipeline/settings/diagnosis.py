@@ -12,7 +12,7 @@ from pydantic import ValidationError as PydanticError
 from pydantic_core import ErrorDetails
 
 from backup_pipeline.settings.document import Document, FieldPath, FileFault
-from backup_pipeline.settings.types import SOURCE_KINDS, SiteSettings
+from backup_pipeline.settings.types import site_settings, source_kinds
 
 _SECRET_WORDS = ("password", "passwd", "secret", "token", "dsn", "url", "key")
 _WORDS = {
@@ -58,10 +58,10 @@ def _field_fault(document: Document, details: ErrorDetails) -> FileFault:
     if kind == "missing":
         return document.fault(path, "required, but missing")
     if kind == "union_tag_not_found":
-        return document.fault(path, f"kind is missing; one of {', '.join(SOURCE_KINDS)}")
+        return document.fault(path, f"kind is missing; one of {', '.join(source_kinds())}")
     if kind == "union_tag_invalid":
         given = str(context.get("tag", ""))
-        return document.fault((*path, "kind"), f"no such kind of source: {given}{nearest(given, SOURCE_KINDS)}")
+        return document.fault((*path, "kind"), f"no such kind of source: {given}{nearest(given, source_kinds())}")
     if kind == "literal_error":
         choices = [str(choice) for choice in get_literal(str(context.get("expected", "")))]
         given = str(details["input"])
@@ -114,14 +114,14 @@ def _unknown(path: FieldPath, document: Document) -> str:
 
 def _without_tag(location: tuple[int | str, ...]) -> FieldPath:
     """Return the path without the kind that pydantic puts behind a source's name."""
-    if len(location) > 2 and location[0] == "sources" and location[2] in SOURCE_KINDS:
+    if len(location) > 2 and location[0] == "sources" and location[2] in source_kinds():
         return (*location[:2], *location[3:])
     return location
 
 
 def _model_at(path: FieldPath, data: Any) -> type[BaseModel] | None:
     """Return the settings class whose fields may stand at `path`."""
-    annotation: Any = SiteSettings
+    annotation: Any = site_settings()
     for part in path:
         data = data.get(part) if isinstance(data, dict) else None
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
@@ -146,6 +146,6 @@ def _chosen(annotation: Any, data: Any) -> Any:
     members = [m for m in get_args(annotation) if m is not type(None)]
     kind = data.get("kind") if isinstance(data, dict) else None
     for member in members:
-        if len(members) == 1 or (kind and SOURCE_KINDS.get(str(kind)) is member):
+        if len(members) == 1 or (kind and source_kinds().get(str(kind)) is member):
             return member
     return None

@@ -23,7 +23,7 @@ from backup_pipeline.settings.diagnosis import field_faults
 from backup_pipeline.settings.document import MOST_BYTES, FileFault, read_document
 from backup_pipeline.settings.env_template import TEMPLATE_VARIABLES
 from backup_pipeline.settings.site import Site
-from backup_pipeline.settings.types import SiteSettings
+from backup_pipeline.settings.types import SiteSettings, site_settings
 from backup_pipeline.settings.variables import merged, named_variables, read_env_file, secret_variables
 
 CONFIG_VARIABLE = "BACKUP_PIPELINE_CONFIG"
@@ -120,7 +120,7 @@ def _diagnosed(file: Path) -> tuple[SiteSettings | None, list[FileFault]]:
     faults = [*document.faults, *coherence_faults(document, file.parent)]
     settings = None
     try:
-        settings = SiteSettings.model_validate(document.data)
+        settings = site_settings().model_validate(document.data)
     except PydanticError as error:
         told = {fault.path for fault in faults}
         faults += [fault for fault in field_faults(document, error) if fault.path not in told]

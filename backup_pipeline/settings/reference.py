@@ -17,7 +17,6 @@ from backup_pipeline.settings.env_template import TEMPLATE_VARIABLES
 from backup_pipeline.settings.meanings import meanings
 from backup_pipeline.settings.schema import duration_text, settings_schema
 from backup_pipeline.settings.types import (
-    SOURCE_KINDS,
     Alerts,
     CollapseCheck,
     EmbeddedPostgres,
@@ -28,6 +27,7 @@ from backup_pipeline.settings.types import (
     SiteSettings,
     SourceSettings,
     TableSelection,
+    source_kinds,
 )
 
 _INTRODUCTION = """\
@@ -51,7 +51,7 @@ is
 _SECTIONS: tuple[tuple[str, type[Settings]], ...] = (
     ("All of the file", SiteSettings),
     ("Every source: `sources.<name>`", SourceSettings),
-    *((f"`kind: {kind}`", settings) for kind, settings in SOURCE_KINDS.items()),
+    *((f"`kind: {kind}`", settings) for kind, settings in source_kinds().items()),
     ("Table exports: `tables`", TableSelection),
     ("Collapsed sources: `collapse`", CollapseCheck),
     ("The order archive's log: `log`", OrdersLog),
@@ -76,7 +76,7 @@ def settings_reference() -> str:
         parts.append(f"\n## {title}\n\n{_summary(settings)}\n")
         if note := _NOTES.get(settings):
             parts.append(f"\n{note}\n")
-        common = set(SourceSettings.model_fields) if settings in SOURCE_KINDS.values() else set()
+        common = set(SourceSettings.model_fields) if settings in source_kinds().values() else set()
         parts.append("\n| setting | value | default | meaning |\n| --- | --- | --- | --- |\n")
         texts = meanings(settings)
         for name, field in settings.model_fields.items():

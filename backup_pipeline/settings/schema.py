@@ -14,7 +14,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
 from backup_pipeline.settings.meanings import meanings
-from backup_pipeline.settings.types import SiteSettings
+from backup_pipeline.settings.types import site_settings
 
 SCHEMA_NAME = "backup.schema.json"
 
@@ -64,7 +64,7 @@ def duration_text(duration: timedelta) -> str:
 
 def settings_schema() -> dict[str, Any]:
     """Return the JSON Schema (draft 2020-12) of backup.yaml."""
-    made = SiteSettings.model_json_schema(schema_generator=_SchemaGenerator)
+    made = site_settings().model_json_schema(schema_generator=_SchemaGenerator)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **made,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from backup_pipeline.settings.types import Connection, Plan, SiteSettings, Source
+from backup_pipeline.settings.types import Connection, Plan, SiteSettings, SourceSettings
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Site:
             raise unknown_name("plan", name, self.settings.plans, self.file)
         return self.settings.plans[name]
 
-    def source(self, name: str) -> Source:
+    def source(self, name: str) -> SourceSettings:
         """Return a source by name; SettingsError with the nearest names otherwise."""
         from backup_pipeline.settings.loader import unknown_name
 

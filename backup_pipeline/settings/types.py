@@ -6,10 +6,12 @@ Reading and diagnosing files is `loader`'s work. Secrets are never here: fields 
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeVar, Union
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, Union
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -334,19 +336,40 @@ class RepositorySource(SourceSettings):
         return _named(self, self.file_name, ("source", "commit", "branch"), (".zip",))
 
 
-SOURCE_KINDS: dict[str, type[SourceSettings]] = source_models(
-    {
-        "postgres": PostgresSource,
-        "sqlite": SqliteSource,
-        "orders": OrdersSource,
-        "folder": FolderSource,
-        "repository": RepositorySource,
-    }
-)
+_BUILT_IN: dict[str, type[SourceSettings]] = {
+    "postgres": PostgresSource,
+    "sqlite": SqliteSource,
+    "orders": OrdersSource,
+    "folder": FolderSource,
+    "repository": RepositorySource,
+}
 if TYPE_CHECKING:
     Source = SourceSettings
-else:
-    Source = Annotated[Union[tuple(SOURCE_KINDS.values())], Field(discriminator="kind")]  # noqa: UP007 - of a tuple
+
+
+@cache
+def source_kinds() -> Mapping[str, type[SourceSettings]]:
+    """Return the settings' models of all kinds of sources by name, those of other packages among them.
+
+    Raises:
+        SettingsError: a package that brings a kind cannot be imported.
+    """
+    return source_models(_BUILT_IN)
+
+
+@cache
+def site_settings() -> type[SiteSettings]:
+    """Return the model of backup.yaml, completed with the kinds of other packages.
+
+    They import this module themselves, so that the model is not complete before they are loaded.
+
+    Raises:
+        SettingsError: a package that brings a kind cannot be imported.
+    """
+    source: Any = Union[tuple(source_kinds().values())]  # noqa: UP007 - of a tuple
+    source = Annotated[source, Field(discriminator="kind")]
+    SiteSettings.model_rebuild(_types_namespace={"Source": source})
+    return SiteSettings
 
 
 # From here on, times can no longer be counted back in the calendar.

@@ -12,7 +12,7 @@ from backup_pipeline.errors import SourceError
 from backup_pipeline.operations.alerts.send import hidden_texts
 from backup_pipeline.redaction import redacted, redacting_hook, scrub
 from backup_pipeline.settings.loader import load_site
-from backup_pipeline.settings.types import SOURCE_KINDS
+from backup_pipeline.settings.types import source_kinds
 from backup_pipeline_tests.sites import TestSite
 
 # Fields that name variables whose values everybody may see.
@@ -20,7 +20,7 @@ PUBLIC = {"user_env"}
 
 
 def test_every_field_that_names_a_variable_is_said_to_be_secret_or_public() -> None:
-    for kind, settings in SOURCE_KINDS.items():
+    for kind, settings in source_kinds().items():
         named = {field for field in settings.model_fields if field.endswith("_env") and field != "include_env"}
         assert named - PUBLIC == set(settings.secret_fields), kind
 

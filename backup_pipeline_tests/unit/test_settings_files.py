@@ -14,7 +14,7 @@ from backup_pipeline.settings.env_template import TEMPLATE_VARIABLES, env_templa
 from backup_pipeline.settings.loader import check_settings, load_site
 from backup_pipeline.settings.reference import settings_reference
 from backup_pipeline.settings.schema import schema_text
-from backup_pipeline.settings.types import SOURCE_KINDS, SiteSettings
+from backup_pipeline.settings.types import site_settings, source_kinds
 from backup_pipeline.settings.variables import named_variables
 
 ROOT = Path(__file__).parents[2]
@@ -66,7 +66,7 @@ def test_the_schema_takes_one_name_without_brackets_as_the_loader_does(after):
     data = yaml.safe_load((ROOT / "backup.yaml").read_text())
     data["sources"]["storage"]["after"] = after
     jsonschema.validate(data, json.loads(schema_text()))
-    assert SiteSettings.model_validate(data).sources["storage"].after == ("supabase",)
+    assert site_settings().model_validate(data).sources["storage"].after == ("supabase",)
 
 
 def test_the_template_documents_every_variable_of_the_example_site():
@@ -83,5 +83,5 @@ def test_no_example_of_the_template_can_be_taken_for_a_value():
 
 def test_every_kind_of_source_has_its_section_in_the_reference():
     text = settings_reference()
-    assert all(f"## `kind: {kind}`" in text for kind in SOURCE_KINDS)
-    assert all(f"| `{name}` |" in text for settings in SOURCE_KINDS.values() for name in settings.model_fields)
+    assert all(f"## `kind: {kind}`" in text for kind in source_kinds())
+    assert all(f"| `{name}` |" in text for settings in source_kinds().values() for name in settings.model_fields)
