@@ -140,10 +140,10 @@ def _watch_the_log() -> None:
     def make(*args: Any, **kwargs: Any) -> logging.LogRecord:
         record = inner(*args, **kwargs)
         try:
-            told = record.getMessage()
+            reported = record.getMessage()
         except (TypeError, ValueError, KeyError):
             return record  # it does not fit its own arguments: logging reports that
-        if (safe := redacted(told)) != told:
+        if (safe := redacted(reported)) != reported:
             record.msg, record.args = safe, ()
         if record.exc_info and record.exc_info[0] is not None:
             text = "".join(traceback.format_exception(*record.exc_info)).rstrip()

@@ -84,7 +84,7 @@ class _CappedInfo(tarfile.TarInfo):
         return super()._proc_member(archive)  # type: ignore[misc]
 
 
-class Content:
+class TarContent:
     """The content of one member. Damage is a ValidationError."""
 
     def __init__(self, content: IO[bytes], name: str, path: str) -> None:
@@ -101,7 +101,7 @@ class Content:
             raise _damaged(error, self._name, f"the beginning of {shown(self._path)}") from error
 
 
-def read_members(archive: BinaryIO, name: str) -> Iterator[tuple[Member, Content | None]]:
+def read_members(archive: BinaryIO, name: str) -> Iterator[tuple[Member, TarContent | None]]:
     """Yield every member of a tarball and, for a file, its content, to be read before the next one is asked for.
 
     Links, devices and sparse files come as kind LINK or SPECIAL without content. After the last member the stream is
@@ -119,7 +119,7 @@ def read_members(archive: BinaryIO, name: str) -> Iterator[tuple[Member, Content
                     tar.members.clear()  # type: ignore[attr-defined]  # or every header stays in memory
                     member = _from_header(info)
                     content = tar.extractfile(info) if member.kind is Kind.FILE else None
-                    yield member, Content(content, name, member.path) if content else None
+                    yield member, TarContent(content, name, member.path) if content else None
                     last = shown(member.path)
             while stream.read(CHUNK):
                 pass
@@ -225,7 +225,7 @@ def _compare_quickly(stream: IO[bytes], member: Member) -> str | None:
     return _OTHER_CONTENT
 
 
-def _compare_content(stream: IO[bytes] | Content, member: Member, padding: int = 0) -> str:
+def _compare_content(stream: IO[bytes] | TarContent, member: Member, padding: int = 0) -> str:
     digest = hashlib.sha256()
     left = member.size
     while left and (piece := stream.read(min(left, CHUNK))):

@@ -21,7 +21,7 @@ from typing import BinaryIO
 
 from backup_pipeline.archives.file_attributes import clear_acls, write_attributes
 from backup_pipeline.archives.tarball import CHUNK, Kind, Member, State, shown
-from backup_pipeline.archives.tarball_reader import Content, read_members
+from backup_pipeline.archives.tarball_reader import TarContent, read_members
 from backup_pipeline.archives.zipfiles import DAMAGE, entry_mode
 from backup_pipeline.errors import ValidationError
 from backup_pipeline.system.files import translate_os_error
@@ -120,11 +120,11 @@ class _Folder:
     def finish(self, done: Unpacked, *, owners: bool) -> None:
         """Give the folders their modes and times, the deepest first."""
         for place, member in reversed(self._finish):
-            _look_like(place, member, done, owners=owners)
+            _take_attributes(place, member, done, owners=owners)
             os.utime(place, ns=(member.mtime_ns, member.mtime_ns))
 
 
-def _look_like(place: int | Path, member: Member, done: Unpacked, *, owners: bool) -> None:
+def _take_attributes(place: int | Path, member: Member, done: Unpacked, *, owners: bool) -> None:
     """Set owner, mode and attributes as far as this user and the file system can; note in `done` what cannot be set."""
 
     def lost(what: str) -> None:
@@ -223,7 +223,7 @@ def _write_member(
     folder: _Folder,
     parts: tuple[str, ...],
     member: Member,
-    content: Content,
+    content: TarContent,
     name: str,
     done: Unpacked,
     *,
@@ -239,7 +239,7 @@ def _write_member(
             os.ftruncate(descriptor, member.size)
         if digest.hexdigest() != member.sha256:
             raise _refuse(name, member.path, "has not the content that the listing says")
-        _look_like(descriptor if os.chmod in os.supports_fd else folder.path(parts), member, done, owners=owners)
+        _take_attributes(descriptor if os.chmod in os.supports_fd else folder.path(parts), member, done, owners=owners)
     os.utime(folder.path(parts), ns=(member.mtime_ns, member.mtime_ns))
 
 

@@ -58,7 +58,7 @@ def zip_name(path: str) -> str:
     return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-class Content:
+class ZipContent:
     """The content of one entry; its CRC is compared when it is read to its end. Damage is a ValidationError."""
 
     def __init__(self, content: IO[bytes], name: str, entry: str) -> None:
@@ -78,7 +78,7 @@ def _damaged(error: Exception, name: str, entry: str) -> ValidationError:
     return ValidationError(f"Damaged at {entry}: {error}.", where=name, remedy="Use another set.")
 
 
-def read_entries(archive: BinaryIO, name: str) -> Iterator[tuple[zipfile.ZipInfo, Content]]:
+def read_entries(archive: BinaryIO, name: str) -> Iterator[tuple[zipfile.ZipInfo, ZipContent]]:
     """Yield every entry with its content.
 
     Raises:
@@ -90,7 +90,7 @@ def read_entries(archive: BinaryIO, name: str) -> Iterator[tuple[zipfile.ZipInfo
             for info in opened.infolist():
                 entry = info.filename
                 with opened.open(info) as content:
-                    yield info, Content(content, name, entry)
+                    yield info, ZipContent(content, name, entry)
     except DAMAGE as error:
         raise _damaged(error, name, entry) from error
 
@@ -109,7 +109,7 @@ def entry_mode(info: zipfile.ZipInfo) -> int:
     return info.external_attr >> 16 or stat.S_IFREG | 0o644
 
 
-def git_blob_id(content: Content, size: int, *, algorithm: str = "sha1") -> str:
+def git_blob_id(content: ZipContent, size: int, *, algorithm: str = "sha1") -> str:
     """Return the object id that git gives a file's content (its header and content hashed).
 
     Source: https://git-scm.com/book/en/v2/Git-Internals-Git-Objects.

@@ -38,12 +38,12 @@ def inspect_sqlite(open_file: Callable[[str], BinaryIO], record: ArtefactRecord)
         copy = Path(folder) / "copy.sqlite"
         try:
             unpack_sqlite(open_file, record, copy)
-            yield from look_into(copy, record)
+            yield from inspect_copy(copy, record)
         except BackupSystemError as error:
             yield Finding(subject=name, problem=error.what, remedy=error.remedy)
 
 
-def look_into(database: Path, record: ArtefactRecord) -> Iterator[Finding]:
+def inspect_copy(database: Path, record: ArtefactRecord) -> Iterator[Finding]:
     """Yield what is wrong with an unpacked copy: its integrity, its tables, their row counts."""
     name = record.files[0].path
     with opened(database, immutable=True) as connection:
@@ -79,7 +79,7 @@ def compare_sqlite(database: Path, records: Iterable[ArtefactRecord]) -> Iterato
     """Compare a restored database (that nobody writes yet) with the records of its source, table by table."""
     for record in records:
         if record.kind is ArtefactKind.SQLITE_COPY:
-            yield from look_into(database, record)
+            yield from inspect_copy(database, record)
         elif record.fingerprint is not None and record.fingerprint.algorithm == ALGORITHM:
             try:
                 found = table_fingerprint(database, record.key[-1])

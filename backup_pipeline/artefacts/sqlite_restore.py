@@ -17,7 +17,7 @@ from backup_pipeline.artefacts.types import FilesRestore, RestoredFiles
 from backup_pipeline.errors import RefusedError, ValidationError
 from backup_pipeline.model.record import ArtefactKind, ArtefactRecord
 from backup_pipeline.sqlite.database import SIDECARS, fold_in_log, openers_of
-from backup_pipeline.system.file_swap import look_alike, restoring, swap
+from backup_pipeline.system.file_swap import restoring, swap, take_attributes
 
 
 def restore(restore: FilesRestore) -> RestoredFiles:
@@ -71,7 +71,7 @@ def restore_sqlite(
                 remedy="Use another set.",
             )
         new.chmod(0o600)
-        look_alike(real, new)
+        take_attributes(real, new)
         if real.exists():
             fold_in_log(real)
         done = swap(real, now, sidecars=SIDECARS, label=copy.set_id)

@@ -40,8 +40,8 @@ class TableValidation:
         self._unique = UniqueKeys(self._keys, rows)
         self._failures: Failures = Counter()
         self._rows = 0
-        self._not_looked_at = [f"unique index {name}" for name in table.other_unique]
-        self._not_looked_at += [
+        self._not_inspected = [f"unique index {name}" for name in table.other_unique]
+        self._not_inspected += [
             f"key ({', '.join(key.columns)})"
             for key in table.keys
             if key not in self._keys and key.equality != "server"
@@ -70,7 +70,7 @@ class TableValidation:
     def _count(self, columns: Sequence[str], check: str, count: int | None) -> None:
         names = ", ".join(columns)
         if count is None:
-            self._not_looked_at.append(f"{check} ({names})")
+            self._not_inspected.append(f"{check} ({names})")
         elif count:
             self._failures[names, check] += count
 
@@ -82,13 +82,13 @@ class TableValidation:
         """
         for key, count in zip(self._keys, self._unique.duplicates(read), strict=True):
             self._count(key.columns, _UNIQUE, count)
-        left = self._not_looked_at
-        told = ", ".join(left[:_NAMED]) + (f" and {len(left) - _NAMED} more" if len(left) > _NAMED else "")
-        noted = [f"left to the server: {told}"] if left else []
+        left = self._not_inspected
+        reported = ", ".join(left[:_NAMED]) + (f" and {len(left) - _NAMED} more" if len(left) > _NAMED else "")
+        noted = [f"left to the server: {reported}"] if left else []
         return schema_check(
             self._failures + self._odd,
             rows=self._rows,
             columns=self._columns,
-            not_looked_at=noted,
+            not_inspected=noted,
             severity=Severity.ERROR if self._failures or not self._odd else Severity.WARN,
         )

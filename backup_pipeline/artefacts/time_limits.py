@@ -47,7 +47,7 @@ def default_limit() -> Limit:
     return Limit(_DEFAULT_TOTAL, "timeout, by default", math.inf, "")
 
 
-def telling(progress: ProgressSink) -> ProgressSink:
+def counting_progress(progress: ProgressSink) -> ProgressSink:
     """Return a sink that counts what it is told as progress, ends work whose limit is reached, and passes it on."""
 
     def tell(event: Progress) -> None:
@@ -81,7 +81,7 @@ def within_the_plans_limit(what: str) -> Callable[[Callable[_P, _T]], Callable[_
             given = signature.bind(*arguments, **named).arguments
             limit = operation_limit(given["site"], given["plan_name"], given.get("source", ""))
             if "progress" in signature.parameters:
-                named["progress"] = telling(given.get("progress", no_progress))
+                named["progress"] = counting_progress(given.get("progress", no_progress))
             with limited(what, limit, where=given["plan_name"]):
                 return operation(*arguments, **named)
 

@@ -24,7 +24,7 @@ from backup_pipeline.errors import RefusedError, ValidationError
 from backup_pipeline.model.progress import Progress, ProgressSink, no_progress
 from backup_pipeline.model.proof import Finding
 from backup_pipeline.model.record import ArtefactRecord
-from backup_pipeline.system.file_swap import Swapped, look_alike, restoring, swap
+from backup_pipeline.system.file_swap import Swapped, restoring, swap, take_attributes
 from backup_pipeline.system.file_system import sync_file_system
 from backup_pipeline.system.files import sha256_of
 
@@ -71,18 +71,18 @@ def restore_folder(
     """
     with restoring(target, now=now, wait_seconds=wait_seconds) as (real, new):
         unpacked = unpack_record(open_file, record, new, progress=progress)
-        look_alike(real, new)
+        take_attributes(real, new)
         buckets = record.details.get("buckets")
         names = [str(name) for name in buckets] if isinstance(buckets, list) and real.is_dir() else []
         done = swap(real, now, names=_outermost(names), label=record.set_id)
-    return told(done, unpacked, (*_changed_notes(record), *unpacked.notes()))
+    return reported(done, unpacked, (*_changed_notes(record), *unpacked.notes()))
 
 
 def _outermost(names: list[str]) -> list[str]:
     return [name for name in sorted(set(names)) if not any(name.startswith(f"{other}/") for other in names)]
 
 
-def told(done: Swapped, unpacked: Unpacked, notes: tuple[str, ...] = ()) -> RestoredFiles:
+def reported(done: Swapped, unpacked: Unpacked, notes: tuple[str, ...] = ()) -> RestoredFiles:
     """Return what is told of a swap."""
     return RestoredFiles(done.target, done.kept, unpacked.files, unpacked.bytes, notes)
 
@@ -196,21 +196,21 @@ def _difference(place: Path, member: Member, except_for: set[str]) -> str:
     if member.kind is Kind.FOLDER:
         if not stat.S_ISDIR(status.st_mode):
             return "is not a folder"
-        return _other_looks(place, status, member, except_for)
+        return _other_attributes(place, status, member, except_for)
     if not stat.S_ISREG(status.st_mode):
         return "is not a file"
     if status.st_size != member.size:
         return f"has {status.st_size} bytes instead of {member.size}"
     if abs(status.st_mtime_ns - member.mtime_ns) >= _TIME_GRAIN:
         return "has another time"
-    if problem := _other_looks(place, status, member, except_for):
+    if problem := _other_attributes(place, status, member, except_for):
         return problem
     with place.open("rb", buffering=0) as file:
         digest = sha256_of(file)[1] if member.size else hashlib.sha256().hexdigest()
     return "" if digest == member.sha256 else "has another content"
 
 
-def _other_looks(place: Path, status: os.stat_result, member: Member, except_for: set[str]) -> str:
+def _other_attributes(place: Path, status: os.stat_result, member: Member, except_for: set[str]) -> str:
     if os.name != "posix":
         return ""
     if "owner" not in except_for and (status.st_uid, status.st_gid) != (member.uid, member.gid):

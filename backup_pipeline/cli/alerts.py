@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from backup_pipeline.cli.common import ConfigOption, JsonOption, console, exit_with, load, print_json
-from backup_pipeline.cli.words import age_text
+from backup_pipeline.cli.formatting import age_text
 from backup_pipeline.errors import ExitCode
 
 
@@ -80,8 +80,8 @@ def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     report = evaluate_incidents(site)
     state = read_state(site)
     if as_json:
-        print_json({"told": report.told, "open": list(state.open), "undelivered": len(state.notices)})
+        print_json({"told": report.reported, "open": list(state.open), "undelivered": len(state.notices)})
     else:
-        console().print(f"{len(state.open)} open, {report.told} told now.")
+        console().print(f"{len(state.open)} open, {report.reported} told now.")
     if state.open:
         exit_with(ExitCode.CHECKS)

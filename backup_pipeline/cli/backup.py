@@ -13,7 +13,7 @@ from backup_pipeline.errors import ExitCode
 
 if TYPE_CHECKING:
     from backup_pipeline.cli.backup_report import Gathering
-    from backup_pipeline.operations.backup.run import Watcher
+    from backup_pipeline.operations.backup.run import RunObserver
     from backup_pipeline.orchestration.launch import RunOutcome
     from backup_pipeline.settings.run_options import RunOptions
     from backup_pipeline.settings.site import Site
@@ -127,7 +127,7 @@ def run_plan(
     from backup_pipeline.errors import BackupSystemError
     from backup_pipeline.model.record import left_undone
     from backup_pipeline.operations.alerts.send import notify_run_finished, ping_fail
-    from backup_pipeline.operations.backup.known_tables import look_for_tables
+    from backup_pipeline.operations.backup.known_tables import refresh_known_tables
     from backup_pipeline.operations.backup.run import check_sources, newest_unfinished
     from backup_pipeline.operations.environment.check import require_environment
     from backup_pipeline.operations.sites.stores import plan_lock
@@ -148,12 +148,12 @@ def run_plan(
     try:
         # Before the second that Dagster's import takes: what cannot work is said at once.
         require_environment(own, plan, sources)
-        look_for_tables(site, plan, sources)
+        refresh_known_tables(site, plan, sources)
         with report:
             if unfinished:
-                outcome = _resume(site, unfinished[1].root_run_id, report.watcher)
+                outcome = _resume(site, unfinished[1].root_run_id, report.observer)
             else:
-                outcome = _start(site, plan, sources, report.watcher, options)
+                outcome = _start(site, plan, sources, report.observer, options)
     except BackupSystemError as error:
         if sources == site.plan(plan).sources:
             ping_fail(site, plan, error.what)
@@ -165,12 +165,12 @@ def run_plan(
     document = report.finished(outcome, own.store_folder(plan))
     if (undone := left_undone(report.seen.records)) and not document["exit_code"]:
         if not as_json:
-            _tell_undone(undone, plan)
+            _report_undone(undone, plan)
         document |= {"exit_code": int(ExitCode.CHECKS), "undone": list(undone)}
     return document
 
 
-def _tell_undone(undone: Sequence[str], plan: str) -> None:
+def _report_undone(undone: Sequence[str], plan: str) -> None:
     errors = console(stderr=True)
     for each in undone:
         errors.print("[bold red]error[/]", end=" ")
@@ -196,18 +196,18 @@ def _notify(site: Site, plan: str, outcome: RunOutcome, seen: Gathering, *, part
     )
 
 
-def _start(site: Site, plan: str, sources: tuple[str, ...], watcher: Watcher, options: RunOptions) -> RunOutcome:
+def _start(site: Site, plan: str, sources: tuple[str, ...], observer: RunObserver, options: RunOptions) -> RunOutcome:
     from backup_pipeline.orchestration.site_process import enter_site
 
     enter_site(site)
     from backup_pipeline.orchestration.build import selection_of
     from backup_pipeline.orchestration.launch import run_job
     from backup_pipeline.orchestration.names import PLAN_TAG, backup_job
+    from backup_pipeline.orchestration.run_observer import watched_by
     from backup_pipeline.orchestration.run_resource import RUNS
-    from backup_pipeline.orchestration.watching import watched_by
 
     whole = sources == site.plan(plan).sources
-    with watched_by(watcher):
+    with watched_by(observer):
         return run_job(
             site.file,
             backup_job(plan),
@@ -217,12 +217,12 @@ def _start(site: Site, plan: str, sources: tuple[str, ...], watcher: Watcher, op
         )
 
 
-def _resume(site: Site, root_run_id: str, watcher: Watcher) -> RunOutcome:
+def _resume(site: Site, root_run_id: str, observer: RunObserver) -> RunOutcome:
     from backup_pipeline.orchestration.site_process import enter_site
 
     enter_site(site)
     from backup_pipeline.orchestration.launch import resume_run
-    from backup_pipeline.orchestration.watching import watched_by
+    from backup_pipeline.orchestration.run_observer import watched_by
 
-    with watched_by(watcher):
+    with watched_by(observer):
         return resume_run(site.file, root_run_id)

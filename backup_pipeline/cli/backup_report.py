@@ -9,15 +9,15 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from backup_pipeline.cli.common import config_argument, console, shown_progress
+from backup_pipeline.cli.formatting import bytes_text
 from backup_pipeline.cli.tables import new_table, print_table
-from backup_pipeline.cli.words import bytes_text
 from backup_pipeline.errors import BackupSystemError
 from backup_pipeline.model.manifest import Manifest
 from backup_pipeline.model.progress import Progress, ProgressSink, no_progress
 from backup_pipeline.model.record import ArtefactRecord, facts_of, facts_text
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.model.source_done import SourceDone
-from backup_pipeline.operations.backup.run import Watcher
+from backup_pipeline.operations.backup.run import RunObserver
 from backup_pipeline.system.locks import Holder
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ _REPAIR = (
 )
 
 
-class Gathering(Watcher):
+class Gathering(RunObserver):
     """Remembers what happened, and tells it to a sink."""
 
     def __init__(self) -> None:
@@ -66,11 +66,11 @@ class Gathering(Watcher):
         self.manifest = manifest
 
 
-def showing(sink: ProgressSink) -> Watcher:
+def showing(sink: ProgressSink) -> RunObserver:
     """Return a watcher that passes progress on to `sink` and says nothing else."""
-    watcher = Gathering()
-    watcher.sink = sink
-    return watcher
+    observer = Gathering()
+    observer.sink = sink
+    return observer
 
 
 class _Lines(Gathering):
@@ -134,7 +134,7 @@ class TextReport:
         self._stack = ExitStack()
 
     @property
-    def watcher(self) -> Watcher:
+    def observer(self) -> RunObserver:
         """Who looks on."""
         return self._lines
 
@@ -244,7 +244,7 @@ class JsonReport:
         self._seen = Gathering()
 
     @property
-    def watcher(self) -> Watcher:
+    def observer(self) -> RunObserver:
         """Who looks on."""
         return self._seen
 

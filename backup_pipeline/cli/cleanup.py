@@ -18,8 +18,8 @@ from backup_pipeline.cli.common import (
     print_json,
     shown_progress,
 )
+from backup_pipeline.cli.formatting import bytes_text
 from backup_pipeline.cli.tables import new_table, print_table
-from backup_pipeline.cli.words import bytes_text
 from backup_pipeline.errors import ExitCode, RefusedError
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from backup_pipeline.cli.words import visible
+from backup_pipeline.cli.formatting import visible
 from backup_pipeline.errors import BackupSystemError, ExitCode
 from backup_pipeline.redaction import redacting_hook
 
@@ -102,7 +102,7 @@ def run_app(app: Callable[..., Any], arguments: list[str] | None = None) -> int:
     try:
         outcome = app(args=arguments, standalone_mode=False)
     except BackupSystemError as error:
-        _tell(error, as_json="--json" in arguments)
+        _report(error, as_json="--json" in arguments)
         # Clean-up after a signal may fail in its turn; the command ended because of the signal.
         return _interrupted() if _signalled() else int(error.exit_code)
     except KeyboardInterrupt:
@@ -154,7 +154,7 @@ def interrupts_heard() -> Iterator[None]:
         yield
 
 
-def _tell(error: BackupSystemError, *, as_json: bool) -> None:
+def _report(error: BackupSystemError, *, as_json: bool) -> None:
     if as_json:
         print_json({"error": error.as_dict()})
     out = console(stderr=True)

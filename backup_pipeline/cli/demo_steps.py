@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from backup_pipeline.cli.backup import run_plan
 from backup_pipeline.cli.common import console, heading, shown_progress
-from backup_pipeline.cli.words import bytes_text
+from backup_pipeline.cli.formatting import bytes_text
 from backup_pipeline.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def _run(
     from backup_pipeline.cli.backup_report import showing
     from backup_pipeline.orchestration.launch import exit_code_of, run_job
     from backup_pipeline.orchestration.names import PLAN_TAG
-    from backup_pipeline.orchestration.watching import watched_by
+    from backup_pipeline.orchestration.run_observer import watched_by
 
     with shown_progress() as sink, watched_by(showing(sink)):
         outcome = run_job(site.file, job, partition=partition, tags={PLAN_TAG: plan, **(tags or {})})

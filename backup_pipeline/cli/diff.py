@@ -63,8 +63,8 @@ def diff(
     shown = new_table("", "table", ">added", ">removed", ">changed", ">unchanged", "note")
     for item in found:
         figures = (item.added, item.removed, item.changed, item.unchanged)
-        told = ("?" if figure is None else f"{figure:,}" for figure in figures)
-        shown.add_row(escape(f"{item.source}.{item.table}"), *told, escape(item.note))
+        reported = ("?" if figure is None else f"{figure:,}" for figure in figures)
+        shown.add_row(escape(f"{item.source}.{item.table}"), *reported, escape(item.note))
     print_table(out, shown)
     if not any(item.differs for item in found):
         out.print("no difference")

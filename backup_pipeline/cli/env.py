@@ -73,7 +73,7 @@ def setup(
             }
         )
     else:
-        _tell_setup(done, dry_run=dry_run)
+        _report_setup(done, dry_run=dry_run)
 
 
 def _new_site(config: Path | None) -> Path | None:
@@ -105,7 +105,7 @@ def _begin(folder: Path, config: Path | None, *, dry_run: bool, as_json: bool) -
               markup=False, soft_wrap=True)  # fmt: skip
 
 
-def _tell_setup(done: EnvSetup, *, dry_run: bool) -> None:
+def _report_setup(done: EnvSetup, *, dry_run: bool) -> None:
     from rich.markup import escape
 
     out = console()
@@ -156,12 +156,12 @@ def check(
     if as_json:
         print_json({"ok": not errors, "production": production, "faults": [fault.as_dict() for fault in faults]})
     else:
-        _tell_faults(faults, errors)
+        _report_faults(faults, errors)
     if errors:
         exit_with(ExitCode.SETTINGS)
 
 
-def _tell_faults(faults: list[EnvironmentFault], errors: int) -> None:
+def _report_faults(faults: list[EnvironmentFault], errors: int) -> None:
     from rich.markup import escape
 
     out = console()

@@ -60,9 +60,9 @@ def exit_codes_reference() -> str:
     rows = []
     for code in ExitCode:
         kinds = [kind for kind in _family(BackupSystemError) if kind.exit_code is code]
-        meanings = [_OWN_MEANINGS[code]] if code in _OWN_MEANINGS else [_summary(kind) for kind in kinds]
+        field_docs = [_OWN_MEANINGS[code]] if code in _OWN_MEANINGS else [_summary(kind) for kind in kinds]
         names = ", ".join(f"`{kind.__name__}`" for kind in kinds) or "–"
-        rows.append(f"| {int(code)} | `{code.name}` | {names} | {' '.join(meanings)} |\n")
+        rows.append(f"| {int(code)} | `{code.name}` | {names} | {' '.join(field_docs)} |\n")
     return _HEAD + "".join(rows) + _TAIL
 
 

@@ -16,8 +16,8 @@ from backup_pipeline.cli.common import (
     load,
     print_json,
 )
+from backup_pipeline.cli.formatting import age_text, bytes_text
 from backup_pipeline.cli.tables import new_table, print_table
-from backup_pipeline.cli.words import age_text, bytes_text
 
 if TYPE_CHECKING:
     from backup_pipeline.model.proof import ProofKind
@@ -59,8 +59,10 @@ def list_sets(
         sets = {name: [one for one in found if one.of_plan == name] for name, found in sets.items()}
     foreign = {name: foreign_backups(site, name) for name in plans}
     if as_json:
-        told = [{"plan": name, "path": one.path, "dated": one.dated} for name, each in foreign.items() for one in each]
-        print_json({"sets": [one.as_dict(now) for found in sets.values() for one in found], "foreign": told})
+        reported = [
+            {"plan": name, "path": one.path, "dated": one.dated} for name, each in foreign.items() for one in each
+        ]
+        print_json({"sets": [one.as_dict(now) for found in sets.values() for one in found], "foreign": reported})
         return
     for name, found in sets.items():
         _print_plan(name, found, now)

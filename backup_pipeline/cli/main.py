@@ -42,7 +42,7 @@ COMMAND_MODULES: dict[str, str] = {
 }
 # Objects made between two looks for garbage. Starting makes several hundred thousand that all stay: looking for
 # garbage among them as often as Python does of itself takes a tenth of the time of `list`.
-_OBJECTS_BETWEEN_LOOKS = 100_000
+_OBJECTS_BETWEEN_COLLECTIONS = 100_000
 # The interpreter's own code where what was said could not be written.
 _OUTPUT_LOST = 120
 
@@ -107,7 +107,7 @@ def _every_command(
 
 def main() -> None:
     """Entry point of the console script."""
-    gc.set_threshold(_OBJECTS_BETWEEN_LOOKS)
+    gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
     code = int(ExitCode.FAILED)
     # Registered first, so called last: after what every library does at an exit.
     atexit.register(lambda: _leave(code))

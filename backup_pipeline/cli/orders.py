@@ -16,7 +16,7 @@ from backup_pipeline.cli.common import (
     print_json,
     shown_progress,
 )
-from backup_pipeline.cli.words import visible
+from backup_pipeline.cli.formatting import visible
 from backup_pipeline.errors import BackupSystemError, ExitCode, SettingsError
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def _show(findings: Findings) -> None:
         out.print(f"… and {more} more; --json lists them.")
 
 
-def _tell(result: Any, *, as_json: bool, where: str) -> None:
+def _report(result: Any, *, as_json: bool, where: str) -> None:
     if as_json:
         print_json({"archive": where, **result.as_dict()})
         return
@@ -159,7 +159,7 @@ def export(
     )  # fmt: skip
     with orders_log(place) as log, open_orders(place) as snapshot, shown_progress(quiet=as_json) as progress:
         result = export_orders(snapshot, place.archive, options, progress=progress, log=log)
-    _tell(result, as_json=as_json, where=str(place.archive))
+    _report(result, as_json=as_json, where=str(place.archive))
     if not result.ok:
         exit_with(ExitCode.STORE if result.stopped else ExitCode.FAILED)
 
@@ -201,7 +201,7 @@ def verify(
         log_findings(log, result)
     if assumed and not without_database:
         logging.getLogger("orders.verify").info("%s is not there; nothing is compared with it", place.database)
-    _tell(result, as_json=as_json, where=str(place.archive))
+    _report(result, as_json=as_json, where=str(place.archive))
     if not result.ok:
         exit_with(ExitCode.CHECKS)
 
@@ -224,12 +224,12 @@ def restore(
     wait: WaitOption = None,
 ) -> None:
     """Rebuild the table auftraege from the folders beside the old database and swap it in; `orders undo` swaps back."""
-    from backup_pipeline.sources.orders.restore import ArchiveIncompleteError, RestoreOptions, restore_orders
+    from backup_pipeline.sources.orders.restore import ArchiveIncompleteError, OrdersRestoreOptions, restore_orders
     from backup_pipeline.sources.orders.source import log_findings, orders_log, time_limit
 
     _log_to_stderr()
     place = _place(config, plan, source, db, dsn_env, archive)
-    options = RestoreOptions(
+    options = OrdersRestoreOptions(
         skip_invalid=skip_invalid, skip_deleted=skip_deleted, dry_run=dry_run,
         lock_wait_seconds=place.lock_wait_seconds if wait is None else wait,
     )  # fmt: skip
@@ -251,7 +251,7 @@ def restore(
             exit_with(error.exit_code)
         _show(error.result.findings)
         raise
-    _tell(result, as_json=as_json, where=str(place.archive))
+    _report(result, as_json=as_json, where=str(place.archive))
 
 
 def _only_on_stderr(error: BackupSystemError) -> None:
@@ -278,8 +278,8 @@ def undo(
         archive = db.parent
     place = _place(config, plan, source, db, dsn_env, archive)
     with time_limit(place, "Taking the restore back"):
-        told = undo_restore(place.need_database(), lock_wait_seconds=place.lock_wait_seconds)
+        reported = undo_restore(place.need_database(), lock_wait_seconds=place.lock_wait_seconds)
     if as_json:
-        print_json({"undone": True, "told": told})
+        print_json({"undone": True, "told": reported})
     else:
-        console().print(told, markup=False)
+        console().print(reported, markup=False)

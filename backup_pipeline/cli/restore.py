@@ -140,7 +140,7 @@ def _options(**values: Any) -> RestoreOptions:
 def _print_plan(plan: RestorePlan) -> None:
     from rich.markup import escape
 
-    from backup_pipeline.cli.words import bytes_text
+    from backup_pipeline.cli.formatting import bytes_text
 
     out = console()
     out.print(f"[bold]Plan {plan.plan_id}[/]: {plan.options.mode} of {plan.source} from {plan.plan}/{plan.set_id}")
@@ -177,15 +177,15 @@ def _print_tables(tables: tuple[TableChange, ...]) -> None:
     table = new_table("", "table", ">insert", ">update", ">kept", ">unchanged", ">only in target", "note")
     for change in tables:
         figures = (change.insert, change.update, change.kept, change.unchanged, change.only_in_target)
-        told = ("?" if figure is None else f"{figure:,}" for figure in figures)
-        table.add_row(escape(change.table), *told, escape(change.note))
+        reported = ("?" if figure is None else f"{figure:,}" for figure in figures)
+        table.add_row(escape(change.table), *reported, escape(change.note))
     print_table(console(), table)
 
 
 def _print_result(result: RestoreResult) -> None:
     from rich.markup import escape
 
-    from backup_pipeline.cli.words import figure_text
+    from backup_pipeline.cli.formatting import figure_text
 
     out = console()
     out.print(f"[bold green]restored[/] {result.source} from {result.plan}/{result.set_id}: {escape(result.target)}")

@@ -59,7 +59,7 @@ def install(
 
     site = load(config)
     done = (set_systemd if _systemd(systemd) else set_cron)(site, datetime.now(UTC), dry_run=dry_run)
-    _tell(done, "would be installed" if dry_run else "installed", as_json=as_json)
+    _report(done, "would be installed" if dry_run else "installed", as_json=as_json)
 
 
 def remove(
@@ -73,7 +73,7 @@ def remove(
 
     site = load(config)
     done = (set_systemd if _systemd(systemd) else set_cron)(site, datetime.now(UTC), remove=True, dry_run=dry_run)
-    _tell(done, "would be removed" if dry_run else "removed", as_json=as_json)
+    _report(done, "would be removed" if dry_run else "removed", as_json=as_json)
 
 
 def show(config: ConfigOption = None, systemd: KeeperOption = None, as_json: JsonOption = False) -> None:
@@ -82,7 +82,7 @@ def show(config: ConfigOption = None, systemd: KeeperOption = None, as_json: Jso
 
     found = (show_systemd if _systemd(systemd) else show_cron)(load(config))
     if as_json:
-        _tell(found, "", as_json=True)
+        _report(found, "", as_json=True)
         return
     out = console()
     if not found.installed:
@@ -97,7 +97,7 @@ def show(config: ConfigOption = None, systemd: KeeperOption = None, as_json: Jso
     _warn(found)
 
 
-def _tell(done: Scheduled, what: str, *, as_json: bool) -> None:
+def _report(done: Scheduled, what: str, *, as_json: bool) -> None:
     if as_json:
         print_json(
             {

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from backup_pipeline.cli.common import ConfigOption, ElsewhereOption, JsonOption, console, load, print_json
+from backup_pipeline.cli.formatting import age_text, bytes_text, figure_text
 from backup_pipeline.cli.tables import new_table, print_table
-from backup_pipeline.cli.words import age_text, bytes_text, figure_text
 
 if TYPE_CHECKING:
     from backup_pipeline.model.record import ArtefactRecord

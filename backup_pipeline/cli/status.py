@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from backup_pipeline.cli.common import ConfigOption, JsonOption, console, load, print_json
-from backup_pipeline.cli.words import age_text, bytes_text
+from backup_pipeline.cli.formatting import age_text, bytes_text
 
 if TYPE_CHECKING:
     from rich.console import Console

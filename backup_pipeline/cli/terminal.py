@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
-from backup_pipeline.cli.words import visible
+from backup_pipeline.cli.formatting import visible
 
 
 class Terminal(Console):

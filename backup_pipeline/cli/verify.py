@@ -79,7 +79,7 @@ def print_proof(proof: Proof) -> None:
     """Print a verification or drill: one line, then what was found and what could not be looked at."""
     from rich.markup import escape
 
-    from backup_pipeline.cli.words import bytes_text
+    from backup_pipeline.cli.formatting import bytes_text
 
     out = console()
     good = "verified" if proof.kind == "verification" else "proven"

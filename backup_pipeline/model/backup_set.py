@@ -59,8 +59,8 @@ class BackupSet:
 
     def last_proof(self, kind: ProofKind) -> Proof | None:
         """Return the newest result of that kind that says something about the set: it passed or failed."""
-        told = (p for p in self.proofs if p.kind is kind and p.outcome is not ProofOutcome.NOT_HERE)
-        return max(told, key=lambda p: p.finished_at, default=None)
+        reported = (p for p in self.proofs if p.kind is kind and p.outcome is not ProofOutcome.NOT_HERE)
+        return max(reported, key=lambda p: p.finished_at, default=None)
 
     @property
     def not_drilled_here(self) -> Proof | None:

@@ -44,7 +44,7 @@ def alert_sensors(site: Site) -> list[dg.SensorDefinition]:
         description="Tells of runs that failed: once per incident.",
     )
     def failed(context: dg.RunFailureSensorContext) -> dg.SkipReason:
-        return dg.SkipReason(_tell_of(site, context, succeeded=False))
+        return dg.SkipReason(_report_of(site, context, succeeded=False))
 
     @dg.run_status_sensor(
         run_status=dg.DagsterRunStatus.SUCCESS,
@@ -55,7 +55,7 @@ def alert_sensors(site: Site) -> list[dg.SensorDefinition]:
         description="Tells of failed asset checks in green runs, and of incidents that a run has ended.",
     )
     def succeeded(context: dg.RunStatusSensorContext) -> dg.SkipReason:
-        return dg.SkipReason(_tell_of(site, context, succeeded=True))
+        return dg.SkipReason(_report_of(site, context, succeeded=True))
 
     @dg.sensor(
         name="alert_on_stores",
@@ -64,8 +64,8 @@ def alert_sensors(site: Site) -> list[dg.SensorDefinition]:
         description="Tells of overdue backups, damaged sets, drills that did not prove, and disks that fill.",
     )
     def stores(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-        told = alerts.evaluate_incidents(site).told
-        return dg.SkipReason(f"{len(read_state(site).open)} incidents open, {told} told now.")
+        reported = alerts.evaluate_incidents(site).reported
+        return dg.SkipReason(f"{len(read_state(site).open)} incidents open, {reported} told now.")
 
     return [failed, succeeded, stores]
 
@@ -98,7 +98,7 @@ def _configured_source(config: object) -> str:
     return ""
 
 
-def _tell_of(site: Site, context: dg.RunStatusSensorContext, *, succeeded: bool) -> str:
+def _report_of(site: Site, context: dg.RunStatusSensorContext, *, succeeded: bool) -> str:
     run = context.dagster_run
     plan, work = subject_of(site, run)
     if not succeeded and _refused_a_person(context, work):
@@ -106,7 +106,7 @@ def _tell_of(site: Site, context: dg.RunStatusSensorContext, *, succeeded: bool)
     at = _end_of(context)
     written = _written(site, plan, run) if plan else None
     artefact, reason, remedy = ("", "", "") if succeeded else _why(context, written)
-    told = alerts.notify_run_finished(
+    reported = alerts.notify_run_finished(
         site,
         plan,
         succeeded=succeeded,
@@ -119,9 +119,9 @@ def _tell_of(site: Site, context: dg.RunStatusSensorContext, *, succeeded: bool)
         records=written.records if written else (),
         partial=bool(written and written.draft and written.draft.partial),
         at=at,
-    ).told
-    told += alerts.report(site, tuple(_checks(site, context, plan, at)), at).told
-    return f"{work} of {plan or 'no plan'} {'succeeded' if succeeded else 'failed'}; {told} incidents told."
+    ).reported
+    reported += alerts.report(site, tuple(_checks(site, context, plan, at)), at).reported
+    return f"{work} of {plan or 'no plan'} {'succeeded' if succeeded else 'failed'}; {reported} incidents told."
 
 
 def _end_of(context: dg.RunStatusSensorContext) -> datetime:

@@ -106,14 +106,14 @@ def _specs(
 
 def _tables_known(whole: dg.AssetKey, new: list[str], gone: list[str]) -> dg.AssetCheckResult:
     """Return the check that tells of tables which the definitions did not know, or know and are gone."""
-    told = [{"table": table, "change": "new: exported, reload the definitions to see it"} for table in new]
-    told += [{"table": table, "change": "gone since the last capture"} for table in gone]
+    reported = [{"table": table, "change": "new: exported, reload the definitions to see it"} for table in new]
+    reported += [{"table": table, "change": "gone since the last capture"} for table in gone]
     return dg.AssetCheckResult(
-        passed=not told,
+        passed=not reported,
         asset_key=whole,
         check_name=TABLES_KNOWN,
         severity=dg.AssetCheckSeverity.WARN,
-        metadata={"new": len(new), "gone": len(gone), **({"tables": table_of(told)} if told else {})},
+        metadata={"new": len(new), "gone": len(gone), **({"tables": table_of(reported)} if reported else {})},
     )
 
 

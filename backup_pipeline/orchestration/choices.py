@@ -14,10 +14,10 @@ def any_case(*words: str) -> AfterValidator:
     Another word is a ValueError that names the choices.
     """
 
-    def chosen(value: str) -> str:
+    def selection(value: str) -> str:
         word = value.strip().lower()
         if word not in words:
             raise ValueError(f"write one of {', '.join(words)}")
         return word
 
-    return AfterValidator(chosen)
+    return AfterValidator(selection)

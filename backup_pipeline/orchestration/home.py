@@ -53,9 +53,9 @@ def ensure_home(site_folder: Path, environment: Mapping[str, str] | None = None)
         SettingsError: DAGSTER_HOME is not absolute.
         StoreError: the folder cannot be made or written.
     """
-    looked_at = os.environ if environment is None else environment
-    elsewhere = bool(looked_at.get(HOME_VARIABLE, "").strip())
-    home = default_home(looked_at, site_folder)
+    inspected_at = os.environ if environment is None else environment
+    elsewhere = bool(inspected_at.get(HOME_VARIABLE, "").strip())
+    home = default_home(inspected_at, site_folder)
     try:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not elsewhere:

@@ -11,7 +11,6 @@ from pydantic import Field
 
 from backup_pipeline.errors import BackupSystemError
 from backup_pipeline.orchestration.backfill_share import done_by, years_to_do
-from backup_pipeline.orchestration.chosen_partition import chosen_years
 from backup_pipeline.orchestration.metadata import failure_of, table_of
 from backup_pipeline.orchestration.names import PLAN_TAG, artefact_key, key_part
 from backup_pipeline.orchestration.orders_years import (
@@ -24,7 +23,8 @@ from backup_pipeline.orchestration.orders_years import (
     year_partitions,
     years_of,
 )
-from backup_pipeline.orchestration.watching import present_watcher
+from backup_pipeline.orchestration.run_observer import current_observer
+from backup_pipeline.orchestration.selected_partition import selected_years
 from backup_pipeline.settings.site import Site
 from backup_pipeline.sources.orders.format.order import Findings, VerifyResult
 from backup_pipeline.sources.orders.source import orders_settings
@@ -112,10 +112,10 @@ def folders_asset(site: Site, plan: str, name: str) -> dg.AssetsDefinition:
         from backup_pipeline.sources.orders.export import ExportOptions, export_orders
         from backup_pipeline.sources.orders.source import open_orders, orders_log, orders_place
 
-        chosen = chosen_years(context, partitions.get_partition_keys())
-        if run := done_by(context, chosen[0]):
+        selection = selected_years(context, partitions.get_partition_keys())
+        if run := done_by(context, selection[0]):
             return dg.MaterializeResult(metadata={"exported in run": run})
-        years = years_to_do(context, chosen)
+        years = years_to_do(context, selection)
         try:
             place = orders_place(site, name)
             options = ExportOptions(
@@ -124,7 +124,7 @@ def folders_asset(site: Site, plan: str, name: str) -> dg.AssetsDefinition:
                 durable=config.durable,
                 lock_wait_seconds=place.lock_wait_seconds,
             )
-            progress = present_watcher().progress
+            progress = current_observer().progress
             with orders_log(place) as log, open_orders(place) as snapshot:
                 result = export_orders(snapshot, place.archive, options, progress=progress, log=log)
         except Exception as error:  # noqa: BLE001 - at this edge everything becomes a Failure
@@ -133,7 +133,7 @@ def folders_asset(site: Site, plan: str, name: str) -> dg.AssetsDefinition:
         for year in years:
             mine = years_of([year], every)
             exported = sum(n for y, n in result.per_year.items() if mine is None or y in mine)
-            if year in chosen:
+            if year in selection:
                 context.add_asset_metadata({"exported of this year": exported}, partition_key=year)
         metadata: dict[str, Any] = {
             "exported": result.exported,
@@ -256,7 +256,7 @@ def verification_asset(site: Site, plan: str, name: str) -> dg.AssetsDefinition:
                 lock_wait_seconds=place.lock_wait_seconds,
             )
             with open_orders(place) as snapshot, orders_log(place) as log:
-                result = verify_orders(place.archive, snapshot, options, progress=present_watcher().progress)
+                result = verify_orders(place.archive, snapshot, options, progress=current_observer().progress)
                 log_findings(log, result)
         except Exception as error:  # noqa: BLE001 - at this edge everything becomes a Failure
             raise failure_of(error) from None
@@ -297,19 +297,19 @@ def restored_asset(site: Site, plan: str, name: str) -> dg.AssetsDefinition:
         op_tags={PLAN_TAG: plan},
     )
     def restored_orders(context: dg.AssetExecutionContext, config: OrdersRestoreConfig) -> dg.MaterializeResult[None]:
-        from backup_pipeline.sources.orders.restore import RestoreOptions, restore_orders
+        from backup_pipeline.sources.orders.restore import OrdersRestoreOptions, restore_orders
         from backup_pipeline.sources.orders.source import orders_place, time_limit
 
         _need_confirmation(config.confirm, name)
         try:
             place = orders_place(site, name)
-            options = RestoreOptions(
+            options = OrdersRestoreOptions(
                 skip_invalid=config.skip_invalid,
                 skip_deleted=config.skip_deleted,
                 dry_run=config.dry_run,
                 lock_wait_seconds=place.lock_wait_seconds,
             )
-            progress = present_watcher().progress
+            progress = current_observer().progress
             with time_limit(place, "The restore of the orders"):
                 result = restore_orders(place.archive, place.need_database(), options, progress=progress)
         except Exception as error:  # noqa: BLE001 - at this edge everything becomes a Failure
@@ -344,10 +344,10 @@ def undo_job(site: Site, plan: str, name: str) -> dg.JobDefinition:
         _need_confirmation(config.confirm, name)
         try:
             place = orders_place(site, name)
-            told = undo_restore(place.need_database(), lock_wait_seconds=place.lock_wait_seconds)
+            reported = undo_restore(place.need_database(), lock_wait_seconds=place.lock_wait_seconds)
         except Exception as error:  # noqa: BLE001 - at this edge everything becomes a Failure
             raise failure_of(error) from None
-        context.log.info(told)
+        context.log.info(reported)
 
     @dg.job(
         name=job_name(plan, name, "undo"),

@@ -14,10 +14,10 @@ from backup_pipeline.model.manifest import Purpose
 from backup_pipeline.model.proof import Proof, ProofKind, ProofOutcome
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.operations.sites.stores import open_store
-from backup_pipeline.orchestration.chosen_partition import chosen_set
 from backup_pipeline.orchestration.metadata import failure_of, table_of
 from backup_pipeline.orchestration.names import PLAN_TAG, SET_TAG, manifest_key, sets_group, sets_partitions, stage_key
-from backup_pipeline.orchestration.watching import present_watcher
+from backup_pipeline.orchestration.run_observer import current_observer
+from backup_pipeline.orchestration.selected_partition import selected_set
 from backup_pipeline.settings.site import Site
 
 VERIFICATION = "verification"
@@ -84,7 +84,7 @@ def _proof_asset(
         op_tags={PLAN_TAG: plan},
     )
     def prove_set(context: dg.AssetExecutionContext) -> Iterator[Any]:
-        set_id = chosen_set(context, plan)
+        set_id = selected_set(context, plan)
         context.instance.add_run_tags(context.run_id, {SET_TAG: f"{plan}/{set_id}"})
         try:
             proof = prove(set_id, context.run_id)
@@ -123,7 +123,7 @@ def verification_asset(site: Site, plan: str) -> dg.AssetsDefinition:
     def prove(set_id: SetId, run_id: str) -> Proof:
         from backup_pipeline.operations.proof.verify import verify_set
 
-        return verify_set(site, plan, set_id, run_id=run_id, progress=present_watcher().progress)
+        return verify_set(site, plan, set_id, run_id=run_id, progress=current_observer().progress)
 
     return _proof_asset(
         plan, VERIFICATION, CHECK_OF[ProofKind.VERIFICATION],
@@ -138,7 +138,7 @@ def drill_asset(site: Site, plan: str) -> dg.AssetsDefinition:
     def prove(set_id: SetId, run_id: str) -> Proof:
         from backup_pipeline.operations.proof.drill import drill_set
 
-        return drill_set(site, plan, set_id, run_id=run_id, progress=present_watcher().progress)
+        return drill_set(site, plan, set_id, run_id=run_id, progress=current_observer().progress)
 
     return _proof_asset(
         plan, DRILL, CHECK_OF[ProofKind.DRILL],

@@ -7,7 +7,6 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 from pydantic import Field
 
 from backup_pipeline.orchestration.choices import any_case
-from backup_pipeline.orchestration.chosen_partition import chosen_set
 from backup_pipeline.orchestration.metadata import failure_of, table_of
 from backup_pipeline.orchestration.names import (
     PLAN_TAG,
@@ -17,7 +16,8 @@ from backup_pipeline.orchestration.names import (
     sets_partitions,
     stage_key,
 )
-from backup_pipeline.orchestration.watching import present_watcher
+from backup_pipeline.orchestration.run_observer import current_observer
+from backup_pipeline.orchestration.selected_partition import selected_set
 from backup_pipeline.settings.site import Site
 
 REEXPORT = "reexport"
@@ -52,7 +52,7 @@ def reexport_asset(site: Site, plan: str) -> dg.AssetsDefinition:
     def reexport(context: dg.AssetExecutionContext, config: ReexportConfig) -> dg.MaterializeResult[None]:
         from backup_pipeline.operations.data.reexport import ExportFormat, reexport_set
 
-        set_id = chosen_set(context, plan)
+        set_id = selected_set(context, plan)
         context.instance.add_run_tags(context.run_id, {SET_TAG: f"{plan}/{set_id}"})
         try:
             written = reexport_set(
@@ -61,7 +61,7 @@ def reexport_asset(site: Site, plan: str) -> dg.AssetsDefinition:
                 set_id,
                 cast(ExportFormat, config.format),
                 source=config.source,
-                progress=present_watcher().progress,
+                progress=current_observer().progress,
             )
         except Exception as error:  # noqa: BLE001 - at this edge everything becomes a Failure
             raise failure_of(error) from None

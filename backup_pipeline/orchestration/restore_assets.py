@@ -20,10 +20,10 @@ from backup_pipeline.model.restore import (
     TableChange,
 )
 from backup_pipeline.orchestration.choices import any_case
-from backup_pipeline.orchestration.chosen_partition import chosen_set
 from backup_pipeline.orchestration.metadata import failure_of, table_of
 from backup_pipeline.orchestration.names import PLAN_TAG, SET_TAG, manifest_key, sets_group, sets_partitions
-from backup_pipeline.orchestration.watching import present_watcher
+from backup_pipeline.orchestration.run_observer import current_observer
+from backup_pipeline.orchestration.selected_partition import selected_set
 from backup_pipeline.settings.site import Site
 from backup_pipeline.sources.registry import kind_of
 
@@ -198,9 +198,9 @@ def restore_asset(site: Site, plan: str) -> dg.AssetsDefinition | None:
     def restored(context: dg.AssetExecutionContext, config: PlanRestoreConfig) -> Iterator[Any]:
         from backup_pipeline.operations.restore.run import apply_restore, plan_restore
 
-        set_id = chosen_set(context, plan)
+        set_id = selected_set(context, plan)
         context.instance.add_run_tags(context.run_id, {SET_TAG: f"{plan}/{set_id}"})
-        progress = present_watcher().progress
+        progress = current_observer().progress
         try:
             if config.step == "plan":
                 found = plan_restore(site, plan, set_id, config.source, config.options(), progress=progress)

@@ -11,7 +11,7 @@ import dagster as dg
 
 from backup_pipeline.operations.backup.run import BackupRun, RunIdentity
 from backup_pipeline.orchestration.names import SET_IDENTITY_TAG, source_key
-from backup_pipeline.orchestration.watching import present_watcher
+from backup_pipeline.orchestration.run_observer import current_observer
 from backup_pipeline.settings.run_options import run_options, site_with
 from backup_pipeline.settings.site import Site
 
@@ -50,7 +50,7 @@ class BackupRuns:
                 self._identity(),
                 sources=sources,
                 partial=partial,
-                watcher=present_watcher(),
+                observer=current_observer(),
             )
             self._stack.callback(backup.close)
             self._open[plan] = backup

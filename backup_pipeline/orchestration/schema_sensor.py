@@ -5,7 +5,7 @@ import json
 
 import dagster as dg
 
-from backup_pipeline.operations.backup.schema_watch import look_at_schemas
+from backup_pipeline.operations.backup.schema_watch import compare_schemas
 from backup_pipeline.orchestration.metadata import table_of
 from backup_pipeline.orchestration.names import PLAN_TAG, source_key
 from backup_pipeline.settings.site import Site
@@ -30,7 +30,7 @@ def schema_sensor(site: Site, plan: str) -> dg.SensorDefinition:
         tags={PLAN_TAG: plan},
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
-        look = look_at_schemas(site, plan)
+        look = compare_schemas(site, plan)
         rows = [
             {"source": c.source, "table": c.table, "change": c.change, "what to do": c.remedy} for c in look.changes
         ]

@@ -12,7 +12,7 @@ import dagster as dg
 from backup_pipeline.model.proof import Proof, ProofKind, ProofOutcome
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.operations.sites.stores import open_store
-from backup_pipeline.operations.status.set_summaries import SeenSet, seen_sets
+from backup_pipeline.operations.status.set_summaries import SetSummary, set_summaries
 from backup_pipeline.orchestration.names import PLAN_TAG, sets_partitions, stage_key
 from backup_pipeline.orchestration.proof_assets import CHECK_OF, proof_metadata, proof_summary
 from backup_pipeline.settings.site import Site
@@ -51,7 +51,7 @@ def partitions_sensor(site: Site, plan: str) -> dg.SensorDefinition:
         known = set(context.instance.get_dynamic_partitions(_name(plan)))
         sealed = set(store.sealed_ids())
         added, gone = partition_changes(known, sealed)
-        proofs = proofs_of_no_run(sealed, seen_sets(store, running=False))
+        proofs = proofs_of_no_run(sealed, set_summaries(store, running=False))
         shown = json.loads(context.cursor or "{}")
         new = [proof for name, proof in proofs.items() if shown.get(name) != proof.finished_at.isoformat()]
         context.update_cursor(json.dumps({name: proof.finished_at.isoformat() for name, proof in proofs.items()}))
@@ -69,7 +69,7 @@ def partitions_sensor(site: Site, plan: str) -> dg.SensorDefinition:
     return sensor
 
 
-def proofs_of_no_run(sealed: Set[SetId], sets: Sequence[SeenSet]) -> dict[str, Proof]:
+def proofs_of_no_run(sealed: Set[SetId], sets: Sequence[SetSummary]) -> dict[str, Proof]:
     """Return the last verification and drill of each sealed set that no run of Dagster made, by `<set>/<kind>`."""
     found = {}
     for one in sets:

@@ -26,9 +26,9 @@ def column_drift(now: Sequence[ColumnRecord], before: Sequence[ColumnRecord] | N
     for name in [*there, *(name for name in here if name not in there)]:
         old, new = there.get(name), here.get(name)
         if old is None or new is None:
-            changes.append(_change(name, "added" if old is None else "removed", _told(old), _told(new)))
+            changes.append(_change(name, "added" if old is None else "removed", _reported(old), _reported(new)))
         elif (old.type, old.nullable, old.generated) != (new.type, new.nullable, new.generated):
-            changes.append(_change(name, "changed", _told(old), _told(new)))
+            changes.append(_change(name, "changed", _reported(old), _reported(new)))
     if not changes and list(here) != list(there):
         changes.append(_change("", "reordered", ", ".join(there), ", ".join(here)))
     return _result(changes, "the same columns as in the last set")
@@ -81,7 +81,7 @@ def keys_kept(
     )  # fmt: skip
 
 
-def _told(column: ColumnRecord | None) -> str:
+def _reported(column: ColumnRecord | None) -> str:
     if column is None:
         return ""
     return column.type + ("" if column.nullable else " not null") + (" generated" if column.generated else "")

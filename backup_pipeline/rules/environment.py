@@ -250,13 +250,13 @@ def unfilled_faults(variables: Mapping[str, str], judged: Iterable[str]) -> list
         variables: what `.env` sets.
         judged: names about which another fault speaks already.
     """
-    told = set(judged)
+    reported = set(judged)
     return [
         EnvironmentFault(
             name, "still a placeholder", "Replace it with the real value, or remove the line.", Severity.WARN, lax=True
         )
         for name, value in variables.items()
-        if name not in told and value.strip() and is_unfilled(value)
+        if name not in reported and value.strip() and is_unfilled(value)
     ]
 
 

@@ -93,7 +93,7 @@ def claim(state: IncidentState, now: datetime) -> tuple[IncidentState, tuple[Not
     return state.model_copy(update={"notices": tuple(kept)}), tuple(taken)
 
 
-def untold(state: IncidentState) -> IncidentState:
+def unreported(state: IncidentState) -> IncidentState:
     """Return the state where there is nobody to tell: what is open waits for an address, what is over is dropped."""
     lasting = {incident.key: incident for incident in state.open}
     waiting = tuple(

@@ -166,14 +166,14 @@ def facts_of(known: BackupSet, *, running: bool = False, in_use: str = "", missi
         in_use: who reads it, "" when nobody does.
         missing: which of its files are not there any more, "" when all are: such a set stands for nothing.
     """
-    told = known.manifest or known.draft
+    reported = known.manifest or known.draft
     return SetFacts(
         set_id=known.set_id,
         at=known.started_at,
         state=known.state,
         purpose=known.purpose,
-        partial=bool(told and told.partial),
-        sources=told.sources if told else (),
+        partial=bool(reported and reported.partial),
+        sources=reported.sources if reported else (),
         verified=known.verified and not missing,
         proven=known.proven and not missing,
         problem=missing or problem_of(known),

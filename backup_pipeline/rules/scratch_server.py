@@ -273,7 +273,7 @@ NO_RIGHT = "42501"
 _NOT_THERE = frozenset({"42883", "42P01", "42704", "3F000", "42703", "0A000"})
 
 
-def cause_of_refusal(told: str, server: str, needs: Needs, *, restricted: bool) -> Finding | None:
+def cause_of_refusal(reported: str, server: str, needs: Needs, *, restricted: bool) -> Finding | None:
     """Return what a restore's error says of the scratch server; None when it is the dump's own fault.
 
     Args:
@@ -284,18 +284,20 @@ def cause_of_refusal(told: str, server: str, needs: Needs, *, restricted: bool) 
     """
     major = max(needs.written_by, needs.source_major)
     for pattern, subject, remedy in _REFUSALS:
-        if re.search(pattern, told, re.IGNORECASE):
+        if re.search(pattern, reported, re.IGNORECASE):
             if subject in FEATURES:
                 found = no_feature(subject, server, major)
-                return found.model_copy(update={"problem": f"{found.problem} ({told})"})
-            return Finding(subject=subject, problem=f"is missing on {server}: {told}", remedy=remedy)
-    state = _STATE.search(told)
+                return found.model_copy(update={"problem": f"{found.problem} ({reported})"})
+            return Finding(subject=subject, problem=f"is missing on {server}: {reported}", remedy=remedy)
+    state = _STATE.search(reported)
     if state and state[1] == NO_RIGHT and restricted:
-        return no_superuser(told)
+        return no_superuser(reported)
     return None
 
 
-def cause_in_versions(told: str, server: str, needs: Needs, available: Mapping[str, Collection[str]]) -> Finding | None:
+def cause_in_versions(
+    reported: str, server: str, needs: Needs, available: Mapping[str, Collection[str]]
+) -> Finding | None:
     """Return what a refusal may say of the scratch server's versions of extensions; None when it says nothing of them.
 
     Args:
@@ -304,7 +306,7 @@ def cause_in_versions(told: str, server: str, needs: Needs, available: Mapping[s
         needs: the database's, with the versions that were recorded where the dump was made.
         available: the versions that the server has of each extension.
     """
-    state = _STATE.search(told)
+    state = _STATE.search(reported)
     if state is None or state[1] not in _NOT_THERE:
         return None
     others = [
@@ -316,6 +318,6 @@ def cause_in_versions(told: str, server: str, needs: Needs, available: Mapping[s
         return None
     return Finding(
         subject=f"extensions {', '.join(others)}",
-        problem=f"{server} has other versions than the backup's server, and refused a statement of the dump: {told}",
+        problem=f"{server} has other versions than the backup's server, and refused a statement: {reported}",
         remedy=f"Install these versions on the scratch server, or name a server that has them in {DRILL_VARIABLE}.",
     )

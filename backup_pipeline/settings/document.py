@@ -88,12 +88,12 @@ def _expanded(node: yaml.Node, known: dict[int, int]) -> int:
 def _duplicates(node: yaml.Node) -> tuple[FileFault, ...]:
     """Return a fault for every key that stands twice in one mapping: YAML would silently take the last."""
     found: list[FileFault] = []
-    seen_nodes: set[int] = set()
+    visited_nodes: set[int] = set()
 
     def visit(node: yaml.Node, path: FieldPath) -> None:
-        if id(node) in seen_nodes:
+        if id(node) in visited_nodes:
             return
-        seen_nodes.add(id(node))
+        visited_nodes.add(id(node))
         if isinstance(node, yaml.MappingNode):
             first: dict[str, int] = {}
             for key, value in node.value:

@@ -18,10 +18,10 @@ from pydantic import ValidationError as PydanticError
 
 from backup_pipeline.errors import SettingsError
 from backup_pipeline.redaction import hide, secrets_in
-from backup_pipeline.settings.coherence import coherence_faults
-from backup_pipeline.settings.diagnosis import field_faults
+from backup_pipeline.settings.cross_field_checks import coherence_faults
 from backup_pipeline.settings.document import MOST_BYTES, FileFault, read_document
 from backup_pipeline.settings.env_template import TEMPLATE_VARIABLES
+from backup_pipeline.settings.field_errors import field_faults
 from backup_pipeline.settings.site import Site
 from backup_pipeline.settings.types import SiteSettings, site_settings
 from backup_pipeline.settings.variables import merged, named_variables, read_env_file, secret_variables
@@ -122,8 +122,8 @@ def _diagnosed(file: Path) -> tuple[SiteSettings | None, list[FileFault]]:
     try:
         settings = site_settings().model_validate(document.data)
     except PydanticError as error:
-        told = {fault.path for fault in faults}
-        faults += [fault for fault in field_faults(document, error) if fault.path not in told]
+        reported = {fault.path for fault in faults}
+        faults += [fault for fault in field_faults(document, error) if fault.path not in reported]
     except RecursionError:
         faults.append(document.fault((), "an alias holds itself"))
     return settings, sorted(set(faults), key=lambda fault: (fault.line, str(fault.path), fault.what))

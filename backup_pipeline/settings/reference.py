@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from backup_pipeline.settings.env_template import TEMPLATE_VARIABLES
-from backup_pipeline.settings.meanings import meanings
+from backup_pipeline.settings.field_docs import field_docs
 from backup_pipeline.settings.schema import duration_text, settings_schema
 from backup_pipeline.settings.types import (
     Alerts,
@@ -78,7 +78,7 @@ def settings_reference() -> str:
             parts.append(f"\n{note}\n")
         common = set(SourceSettings.model_fields) if settings in source_kinds().values() else set()
         parts.append("\n| setting | value | default | meaning |\n| --- | --- | --- | --- |\n")
-        texts = meanings(settings)
+        texts = field_docs(settings)
         for name, field in settings.model_fields.items():
             if name not in common:
                 meaning = _cell(texts.get(name, ""))

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
-from backup_pipeline.settings.meanings import meanings
+from backup_pipeline.settings.field_docs import field_docs
 from backup_pipeline.settings.types import site_settings
 
 SCHEMA_NAME = "backup.schema.json"
@@ -39,7 +39,7 @@ class _SchemaGenerator(GenerateJsonSchema):
     def model_schema(self, schema: core_schema.ModelSchema) -> JsonSchemaValue:
         """Return the schema of a group of settings, with the meaning of each."""
         made = super().model_schema(schema)
-        texts = meanings(schema["cls"])
+        texts = field_docs(schema["cls"])
         for name, field in made["properties"].items():
             if name in texts:
                 field["description"] = texts[name]

@@ -108,7 +108,7 @@ class Store(Protocol):
     def files(self, set_id: SetId) -> Iterator[tuple[str, int]]:
         """Yield path and size of every file of the set, manifest and records included, by path."""
 
-    def strangers(self, set_id: SetId) -> Iterator[str]:
+    def unexpected_entries(self, set_id: SetId) -> Iterator[str]:
         """Yield the paths of what stands in the set's place and is neither file nor folder (links), by path."""
 
     def add_proof(self, set_id: SetId, proof: Proof) -> None:

@@ -461,7 +461,7 @@ class LocalStore:
             if path.is_file() and not path.is_symlink():
                 yield path.relative_to(folder).as_posix(), path.stat().st_size
 
-    def strangers(self, set_id: SetId) -> Iterator[str]:
+    def unexpected_entries(self, set_id: SetId) -> Iterator[str]:
         """Yield the paths of links, sockets and devices in the set's folder, by path."""
         folder = self.path_of(set_id)
         for path in sorted(folder.rglob("*")):

@@ -77,24 +77,24 @@ def copy_volume(name: str, folder: Path) -> int:
     container = made[-1] if made else ""
     try:
         with running([_client(), "cp", f"{container}:{_INSIDE}/.", "-"], env=_environment()) as process:
-            left_out = _unpack(process.stdout, folder, name)
+            skipped = _unpack(process.stdout, folder, name)
             code, messages = process.finish(_SECONDS)
         if code:
             raise ToolError(f"docker cp failed: {last_lines(messages)}.", where=name, remedy="Run the backup again.")
     finally:
         # Without --volumes: the volume itself stays.
         _call("rm", "--force", container, check=False)
-    return left_out
+    return skipped
 
 
 def _unpack(stream: IO[bytes], folder: Path, name: str) -> int:
-    left_out = 0
+    skipped = 0
     folders = []
     try:
         with tarfile.open(fileobj=stream, mode="r|") as archive:
             for member in _members(archive):
                 if not (member.isfile() or member.isdir()):
-                    left_out += 1
+                    skipped += 1
                     continue
                 archive.extract(member, folder, numeric_owner=True, filter="tar")
                 if member.isdir():
@@ -106,7 +106,7 @@ def _unpack(stream: IO[bytes], folder: Path, name: str) -> int:
     for place, moment in reversed(folders):
         with contextlib.suppress(OSError):
             os.utime(place, (moment, moment))
-    return left_out
+    return skipped
 
 
 def _members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:

@@ -118,7 +118,7 @@ def restoring(target: Path, *, now: datetime, wait_seconds: float = 30.0) -> Ite
                     remove(_beside(new, ending))
 
 
-def look_alike(present: Path, new: Path, *, deep: bool = False) -> None:
+def take_attributes(present: Path, new: Path, *, deep: bool = False) -> None:
     """Give what was built the mode and, as root, the owner of what it is to replace; nothing when nothing is there.
 
     Args:
@@ -198,10 +198,10 @@ def swap(
         raise
     replace_last(target, note, entry.model_copy(update={"state": SwapState.SWAPPED}))
     sync_folder(top)
-    return _told(target, entry)
+    return _reported(target, entry)
 
 
-def _told(target: Path, entry: Swap) -> Swapped:
+def _reported(target: Path, entry: Swap) -> Swapped:
     kept = tuple(target.parent / part.kept for part in entry.parts if part.old_id)
     return Swapped(target, entry.at, entry.label, kept)
 
@@ -281,7 +281,7 @@ def last_swap(target: Path) -> Swapped | None:
     """Return the newest restore of a target that can be undone; None when there is none."""
     real = target.resolve()
     done = [entry for entry in read_note(real).swaps if entry.state is SwapState.SWAPPED]
-    return _told(real, done[-1]) if done else None
+    return _reported(real, done[-1]) if done else None
 
 
 def is_swapped(target: Path, at: datetime) -> bool:

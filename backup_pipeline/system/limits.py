@@ -24,7 +24,7 @@ from backup_pipeline.errors import BackupSystemError, TimeLimitError
 _GRACE_SECONDS = 6.0
 # Programs and connections are ended at the same time, and none is waited for longer.
 _ENDING_SECONDS = 4.0
-_LOOK_SECONDS = 0.5
+_CHECK_SECONDS = 0.5
 # A process that has used so much of a processor while nothing moved was at work itself.
 _COMPUTING_SHARE = 0.25
 _END = b"\0"
@@ -167,8 +167,10 @@ def end_all(within: Scope | None = None) -> None:
     """End everything that is open: all of the process's, or what was begun within a piece of work. Never raises."""
     with _GUARD:
         inner = set(map(id, _SCOPES[_SCOPES.index(within) :])) if within in _SCOPES else set()
-        chosen = [n for n, (scope, _) in _OPEN.items() if within is None or (scope is not None and id(scope) in inner)]
-        ends = [_OPEN.pop(number)[1] for number in chosen]
+        selection = [
+            n for n, (scope, _) in _OPEN.items() if within is None or (scope is not None and id(scope) in inner)
+        ]
+        ends = [_OPEN.pop(number)[1] for number in selection]
     threads = [threading.Thread(target=_ended, args=(end,), name="ending", daemon=True) for end in ends]
     for thread in threads:
         thread.start()
@@ -218,7 +220,7 @@ def limited(what: str, limit: Limit, *, where: str = "") -> Iterator[Scope]:
 
 def _watch(scope: Scope) -> None:
     shortest = min(scope.limit.total, scope.limit.stall)
-    look = min(_LOOK_SECONDS, max(0.05, shortest / 10))
+    look = min(_CHECK_SECONDS, max(0.05, shortest / 10))
     while not scope.closed.wait(look):
         error = scope.overrun()
         if error is not None:
@@ -277,25 +279,25 @@ def watching_signals() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    ours, told = socket.socketpair()
-    told.setblocking(False)
-    before = signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False)
+    ours, reported = socket.socketpair()
+    reported.setblocking(False)
+    before = signal.set_wakeup_fd(reported.fileno(), warn_on_full_buffer=False)
     if before != -1:
         signal.set_wakeup_fd(before, warn_on_full_buffer=False)
         ours.close()
-        told.close()
+        reported.close()
         yield
         return
-    watcher = threading.Thread(target=_hear, args=(ours,), name="signals", daemon=True)
-    watcher.start()
+    observer = threading.Thread(target=_hear, args=(ours,), name="signals", daemon=True)
+    observer.start()
     try:
         yield
     finally:
         signal.set_wakeup_fd(-1)
-        told.send(_END)
-        watcher.join()
+        reported.send(_END)
+        observer.join()
         ours.close()
-        told.close()
+        reported.close()
 
 
 def _hear(ours: socket.socket) -> None:

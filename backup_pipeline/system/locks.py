@@ -295,14 +295,14 @@ def hold_lock(
     """
     me = _myself(purpose, owner)
     deadline = time.monotonic() + wait_seconds
-    told = False
+    reported = False
     while not _create(path, me):
         holder = read_holder(path)
         if _is_dead(path, holder) and _take_away(path, holder):
             continue
-        if on_wait and holder and not told:
+        if on_wait and holder and not reported:
             on_wait(holder)
-            told = True
+            reported = True
         if owner and holder is not None and holder.owner == owner:
             deadline = time.monotonic() + wait_seconds
         elif time.monotonic() >= deadline:

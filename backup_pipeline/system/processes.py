@@ -249,10 +249,10 @@ def run_in_foreground(command: Sequence[str | Path], *, cwd: Path | None = None)
     # the group or somebody to this process alone.
     own_group = {"process_group": 0} if os.name == "posix" else {}
     process = subprocess.Popen([str(part) for part in command], cwd=cwd, **own_group)  # type: ignore[call-overload]
-    told: list[float] = []
+    reported: list[float] = []
 
     def pass_on(number: int, _: object) -> None:
-        told.append(time.monotonic())
+        reported.append(time.monotonic())
         if process.returncode is None:
             process.send_signal(number)
 
@@ -262,7 +262,7 @@ def run_in_foreground(command: Sequence[str | Path], *, cwd: Path | None = None)
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 return int(process.wait(1))
-            if told and time.monotonic() - told[0] > _FOREGROUND_SECONDS:
+            if reported and time.monotonic() - reported[0] > _FOREGROUND_SECONDS:
                 _kill_group(process)
     finally:
         for number, handler in before.items():

@@ -53,7 +53,7 @@ class UniqueKeys:
         self._shares = max(1, -(-rows * len(self._keys) // limit))
         room = int(rows / self._shares * _ROOM) + _SPARE if self._shares > 1 else rows
         self._room = room
-        self._seen = [_Seen(room) for _ in self._keys]
+        self._seen = [_Counted(room) for _ in self._keys]
 
     def add(self, piece: pa.Table) -> None:
         """Take a piece of the table, for the first pass."""
@@ -68,7 +68,7 @@ class UniqueKeys:
         totals = [0] * len(self._keys)
         for share in range(self._shares):
             if share:
-                self._seen = [_Seen(self._room) for _ in self._keys]
+                self._seen = [_Counted(self._room) for _ in self._keys]
                 for piece in read(sorted({name for key in self._keys for name in key.columns})):
                     self._take(piece, share)
             for index, key in enumerate(self._keys):
@@ -132,7 +132,7 @@ def can_be_counted(key: TableKey, schema: pa.Schema) -> bool:
     return all(countable(schema.field(name).type) for name in key.columns)
 
 
-class _Seen:
+class _Counted:
     """The numbers of one key in one pass; those that come again are counted and dropped.
 
     Attributes:

@@ -91,7 +91,7 @@ def schema_check(
     *,
     rows: int,
     columns: int,
-    not_looked_at: Sequence[str] = (),
+    not_inspected: Sequence[str] = (),
     severity: Severity = Severity.ERROR,
 ) -> CheckResult:
     """Return the check's outcome.
@@ -103,21 +103,21 @@ def schema_check(
         not_looked_at: what could not be validated in bounded memory, in words.
         severity: what a failure means.
     """
-    told = sorted(failures.items(), key=lambda item: (-item[1], item[0]))
+    reported = sorted(failures.items(), key=lambda item: (-item[1], item[0]))
     table: tuple[dict[str, JsonValue], ...] = tuple(
-        {"column": column, "check": check, "failures": count} for (column, check), count in told[:_SHOWN]
+        {"column": column, "check": check, "failures": count} for (column, check), count in reported[:_SHOWN]
     )
     total = sum(failures.values())
-    named = ", ".join(f"{column} {check}".strip() for (column, check), _ in told[:_NAMED])
-    more = f" and {len(told) - _NAMED} more" if len(told) > _NAMED else ""
+    named = ", ".join(f"{column} {check}".strip() for (column, check), _ in reported[:_NAMED])
+    more = f" and {len(reported) - _NAMED} more" if len(reported) > _NAMED else ""
     summary = f"{rows} rows and {columns} columns hold"
     if total:
-        summary = f"{total} values in {len(told)} checks fail: {named}{more}"
+        summary = f"{total} values in {len(reported)} checks fail: {named}{more}"
     return CheckResult(
         name=CHECK_NAME,
         passed=not total,
         severity=severity,
-        summary="; ".join([summary, *not_looked_at]),
+        summary="; ".join([summary, *not_inspected]),
         table=table,
         numbers={"rows": rows, "failures": total},
     )

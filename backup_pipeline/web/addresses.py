@@ -92,13 +92,13 @@ class Allowed:
         found = parse_origin(origin)
         if found is None:
             return False
-        told, place = found
+        reported, place = found
         if self._public(host):
             return found in self.origins and place.host == host.host
-        if scheme == "https" and told != "https":
+        if scheme == "https" and reported != "https":
             return False
         # The port that a proxy's scheme leaves out.
-        return place == Place(host.host, None if host.port == _DEFAULT_PORTS[told] else host.port)
+        return place == Place(host.host, None if host.port == _DEFAULT_PORTS[reported] else host.port)
 
     def is_https(self, host: Place, scheme: str) -> bool:
         """Return whether the browser reaches this host by TLS, here or at a proxy."""

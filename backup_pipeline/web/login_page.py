@@ -29,10 +29,10 @@ def login_page(action: str, following: str, problem: str = "") -> str:
         following: path that is opened afterwards.
         problem: what was wrong with the last try.
     """
-    told = f'<p role="alert">{escape(problem)}</p>' if problem else ""
+    reported = f'<p role="alert">{escape(problem)}</p>' if problem else ""
     return _page(
         "Backup pipeline",
-        f'{told}<form method="post" action="{escape(action)}">'
+        f'{reported}<form method="post" action="{escape(action)}">'
         f'<input type="hidden" name="next" value="{escape(following)}">'
         '<label for="password">Password</label>'
         '<input id="password" name="password" type="password" autocomplete="current-password" required autofocus>'

@@ -28,8 +28,8 @@ def test_the_demo_ends_with_every_plan_proven_and_can_be_removed(tmp_path: Path)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    told = run(*shlex.split(found[1]), "--orders", "20")
-    assert "What was backed up" in told
+    reported = run(*shlex.split(found[1]), "--orders", "20")
+    assert "What was backed up" in reported
     plans = json.loads(run("status", "--json", "--config", f"{tmp_path}/demo"))["plans"]
     assert {plan["plan"] for plan in plans} == {"nightly", "session", "workshop", "history"}
     assert all(plan["last_proven"] for plan in plans)

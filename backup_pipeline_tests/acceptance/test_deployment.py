@@ -398,8 +398,8 @@ def test_a_site_runs_on_its_schedule_alerts_once_and_comes_back_by_the_runbook(
 
     # What the documents do with `docker compose exec`.
     for command in (("env", "check", "--production"), ("backup", "slow")):
-        told = layout.inside("backup-pipeline", *command)
-        assert told.returncode == 0, told.stdout + told.stderr
+        reported = layout.inside("backup-pipeline", *command)
+        assert reported.returncode == 0, reported.stdout + reported.stderr
     no_password_is_told(layout, history)
 
     # The code location is stopped while a run is in progress: the run is given time to end.

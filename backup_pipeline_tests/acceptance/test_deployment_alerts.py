@@ -35,10 +35,10 @@ def test_a_stopped_database_alerts_from_the_shell_and_says_when_it_is_over(tmp_p
         site.write(SETTINGS)
         for _ in range(2):
             assert site.run("backup", "nightly").code != 0
-        told = [json.loads(body) for path, body in web.seen if path == "/hook"]
-        assert len(told) == 1
-        assert told[0]["title"] == f"[{tmp_path.name}] nightly: The backup failed."
-        assert "127.0.0.1" in told[0]["message"]
+        reported = [json.loads(body) for path, body in web.seen if path == "/hook"]
+        assert len(reported) == 1
+        assert reported[0]["title"] == f"[{tmp_path.name}] nightly: The backup failed."
+        assert "127.0.0.1" in reported[0]["message"]
         assert PASSWORD not in str(web.seen)
         web.seen.clear()
 

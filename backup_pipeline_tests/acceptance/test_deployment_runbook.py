@@ -230,9 +230,9 @@ def test_a_lost_machine_is_brought_back_on_a_new_one_by_following_the_runbook(si
 
         # 3. says what is missing: sources that are still to be restored, and nothing that was forgotten.
         (check,) = [words for words in calls(title) if words[0] == "env"]
-        told = json.loads(new.run(*check, "--json").out)
+        reported = json.loads(new.run(*check, "--json").out)
         missing = {str(new.folder / name) for name in ("storage", "code", "werkstatt.db")}
-        errors = {fault["where"]: fault["what"] for fault in told["faults"] if fault["severity"] == "ERROR"}
+        errors = {fault["where"]: fault["what"] for fault in reported["faults"] if fault["severity"] == "ERROR"}
         assert missing <= set(errors)
         (other,) = [what for where, what in errors.items() if where not in missing]
         assert 'database "brought_back" does not exist' in other
@@ -246,8 +246,8 @@ def test_a_lost_machine_is_brought_back_on_a_new_one_by_following_the_runbook(si
         claire = calls("4. Files, a repository, a SQLite database")[-2:]
         follow_calls(new, [[word for word in words if word not in ("--into", "claire_look")] for words in claire])
 
-        told = json.loads(new.run(*check, "--json").out)
-        assert [fault for fault in told["faults"] if fault["severity"] == "ERROR"] == []
+        reported = json.loads(new.run(*check, "--json").out)
+        assert [fault for fault in reported["faults"] if fault["severity"] == "ERROR"] == []
         with connected(server.target("brought_back")) as connection:
             assert connection.execute("select count(*) from public.orders").fetchone() == (300,)
         assert len(list((new.folder / "storage" / "materials").rglob("*.txt"))) == 5

@@ -137,31 +137,31 @@ def test_in_dagster_each_failing_scenario_ends_as_from_the_shell(
         """Run it with other variables; return what it said and the files of the set that it left, if any."""
         site.variables = {name: value for name, value in (whole | changed).items() if value is not None}
         site.write_env()
-        success, told = in_dagster(site, instance)
+        success, reported = in_dagster(site, instance)
         assert not success
         assert standing(site) == "failing"
         new = folders(site) - seen
         seen.update(new)
-        return told, {path.name for one in new for path in (store_of(site) / one).iterdir()}
+        return reported, {path.name for one in new for path in (store_of(site) / one).iterdir()}
 
     with dg.DagsterInstance.ephemeral() as instance:
         for missing in ("DATABASE_URL", "KC_DB_URL"):
-            told, files = run(**{missing: None})
-            assert (missing in told, files) == (True, set())
-        told, files = run(KC_DB_PASSWORD="wrong-but-not-a-placeholder")
+            reported, files = run(**{missing: None})
+            assert (missing in reported, files) == (True, set())
+        reported, files = run(KC_DB_PASSWORD="wrong-but-not-a-placeholder")
         assert {"supabase_db.sql.gz", "storage_buckets.tar.gz"} <= files
         assert not files & {"keycloak_db.sql.gz", "manifest.json"}
         storage.rename(site.folder / "moved")
-        told, files = run()
-        assert str(storage) in told
+        reported, files = run()
+        assert str(storage) in reported
         assert not files & {"storage_buckets.tar.gz", "manifest.json"}
         (site.folder / "moved").rename(storage)
         live = database(template("supabase", SUPABASE))
         limited_role(server.target(), live, f"limited_{live.database}", "secret-of-limited", "public.orders")
         user = f"limited_{live.database}:secret-of-limited"
-        told, files = run(DATABASE_URL=f"postgresql://{user}@{live.host}:{live.port}/{live.database}")
+        reported, files = run(DATABASE_URL=f"postgresql://{user}@{live.host}:{live.port}/{live.database}")
         assert not files & {"storage_buckets.tar.gz", "keycloak_db.sql.gz", "manifest.json"}
-        assert "secret-of-limited" not in told
+        assert "secret-of-limited" not in reported
         assert log(site).count(" - ERROR - ") == 5
         site.variables = whole
         site.write_env()

@@ -203,8 +203,8 @@ def test_sets_go_after_fourteen_days_and_the_files_of_the_scripts_stay(claire: C
     # The plain dump is damaged: named by verify, and nothing that was green stays so.
     (dump,) = (claire.sets()[-1] / "PostgreSQL").iterdir()
     dump.write_bytes(dump.read_bytes()[:-40])
-    told = claire.run("verify", "session/latest")
-    assert (told.code, dump.name in told.text) == (6, True)
+    reported = claire.run("verify", "session/latest")
+    assert (reported.code, dump.name in reported.text) == (6, True)
     assert json.loads(claire.run("status", "--json").out)["plans"][0]["standing"] == "failing"
 
 

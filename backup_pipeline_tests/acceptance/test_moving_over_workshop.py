@@ -177,8 +177,8 @@ def test_the_old_commands_work_with_the_old_settings_file(workshop: Workshop, se
 
 def test_a_settings_file_that_names_nothing_is_told_with_its_fields(workshop: Workshop) -> None:
     (workshop.folder / ".archiv_config.json").write_text('{"sprache": "de", "port": 8080}', "utf-8")
-    told = workshop.orders("export", "--config", ".archiv_config.json")
-    assert (told.code, "sprache, port" in told.err, "db_path" in told.err) == (3, True, True)
+    reported = workshop.orders("export", "--config", ".archiv_config.json")
+    assert (reported.code, "sprache, port" in reported.err, "db_path" in reported.err) == (3, True, True)
     (workshop.folder / ".archiv_config.json").write_text("{", "utf-8")
     assert "not JSON (line 1)" in workshop.orders("export", "--config", ".archiv_config.json").err
     # Without --config the file in this folder is found, as the old tool found it; so is its absence.
@@ -238,8 +238,8 @@ def test_the_cron_line_of_a_backup_writes_the_pairs_and_the_monitors_find_what_t
     assert workshop.site.run("verify", "workshop/latest").code == 0
     drilled = workshop.site.run("drill", "workshop/latest")
     assert drilled.code == 0, drilled.text
-    told = json.loads(workshop.site.run("status", "--json").out)
-    assert told["plans"][0]["problems"] == [], told
+    reported = json.loads(workshop.site.run("status", "--json").out)
+    assert reported["plans"][0]["problems"] == [], reported
     assert workshop.site.run("show", "workshop/latest").code == 0
 
 
@@ -270,8 +270,8 @@ def test_in_dagster_the_backup_writes_the_pairs_as_an_asset_with_checks_and_fail
     assert " - ERROR - Fehler bei Auftrag 076331: file_path is absolute" in log[-2]
     assert log[-1].endswith("Export abgeschlossen: 3 erfolgreich, 1 Fehler")
     assert workshop.shell(ALERT).returncode == 0
-    told = json.loads(workshop.site.run("status", "--json").out)["plans"][0]
-    assert told["standing"] != "good"
+    reported = json.loads(workshop.site.run("status", "--json").out)["plans"][0]
+    assert reported["standing"] != "good"
     runs = (workshop.site.site.store_folder("workshop") / "backup_log.txt").read_text("utf-8").splitlines()
     assert " - ERROR - workshop/" in runs[-1]
     assert "1 have none" in runs[-1]
@@ -284,8 +284,8 @@ def test_in_dagster_the_backup_writes_the_pairs_as_an_asset_with_checks_and_fail
     workshop.archive.rename(workshop.folder / "weg")
     workshop.archive.mkdir()
     workshop.database.write_bytes(database)
-    told = json.loads(workshop.site.run("status", "--json").out)["plans"][0]
-    assert (told["standing"], "archive" in str(told["problems"])) == ("failing", True)
+    reported = json.loads(workshop.site.run("status", "--json").out)["plans"][0]
+    assert (reported["standing"], "archive" in str(reported["problems"])) == ("failing", True)
     # Nobody has to wait for the next backup to hear of it.
     assert workshop.site.run("alerts", "check").code == 6
     assert "The archive of werkstatt has no archive-manifest.json" in workshop.site.run("alerts", "list").out

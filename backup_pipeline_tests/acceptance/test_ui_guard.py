@@ -103,12 +103,12 @@ def test_pages_of_other_sites_and_rebound_names_change_nothing_in_the_ui(served:
         for place in (foreign_page, foreign_page.replace("127.0.0.1", "foreign.example")):
             for target in (f"http://127.0.0.1:{port}", f"http://localhost:{port}", f"http://{REBOUND}:{port}"):
                 page.goto(f"http://{place}/")
-                told = page.evaluate(ATTACKS, [target, mutation])
-                assert len(told) == 24
-                assert told["websocket"] == "closed", told
-                assert told["image"] == told["script"] == "not loaded", told
-                assert not any(value == "200" for value in told.values()), told
-                assert ui.ask(PAUSED) == before, told
+                reported = page.evaluate(ATTACKS, [target, mutation])
+                assert len(reported) == 24
+                assert reported["websocket"] == "closed", reported
+                assert reported["image"] == reported["script"] == "not loaded", reported
+                assert not any(value == "200" for value in reported.values()), reported
+                assert ui.ask(PAUSED) == before, reported
         # The address typed or followed as a link: nothing is executed, and the rebound name shows no page at all.
         for address in (f"{ui.address}/graphql?query={quote(mutation)}", f"http://{REBOUND}:{port}/"):
             answer = page.goto(address)

@@ -68,8 +68,8 @@ class Launchpad:
         return {entry["label"]: entry.get("text", entry.get("table")) for entry in seen["metadataEntries"]}
 
     def apply(self, plan: dict[str, Any], **config: Any) -> str:
-        told = {"step": "APPLY", "plan_id": plan["plan_id"], "confirm": plan["confirm"], "source": "shop", **config}
-        return self.run("live_restore", told)[0]
+        reported = {"step": "APPLY", "plan_id": plan["plan_id"], "confirm": plan["confirm"], "source": "shop", **config}
+        return self.run("live_restore", reported)[0]
 
 
 def _orders(live: PostgresTarget) -> int:
@@ -82,12 +82,12 @@ def test_a_person_restores_in_the_ui(served: Served) -> None:
     pad = Launchpad(ui, served.set_id)
 
     schema = ui.ask(DEFAULTS, job="live_restore")["runConfigSchemaOrError"]
-    told = {f["name"]: f for kind in schema["allConfigTypes"] for f in kind.get("fields") or []}
-    assert "shop, buckets" in told["source"]["description"]
-    assert told["source"]["isRequired"]
-    assert told["confirm"]["isRequired"]
+    reported = {f["name"]: f for kind in schema["allConfigTypes"] for f in kind.get("fields") or []}
+    assert "shop, buckets" in reported["source"]["description"]
+    assert reported["source"]["isRequired"]
+    assert reported["confirm"]["isRequired"]
     shown = ("step", "plan_id", "mode", "into", "tables", "rows", "only", "on_conflict", "without_triggers")
-    assert all(told[name]["description"] and f"{name}:" in schema["rootDefaultYaml"] for name in shown)
+    assert all(reported[name]["description"] and f"{name}:" in schema["rootDefaultYaml"] for name in shown)
 
     # The database is lost.
     drop_database(live)

@@ -198,9 +198,9 @@ def test_a_second_run_of_a_plan_waits_and_then_refuses_naming_the_first(gustav: 
 def test_two_runs_at_once_never_share_a_set(gustav: TestSite) -> None:
     gustav.write((gustav.folder / "backup.yaml").read_text().replace("wait_seconds: 0.5", "wait_seconds: 60"))
     both = [gustav.start("backup", "nightly", "--json") for _ in range(2)]
-    told = [process.communicate() for process in both]
-    assert all(out for out, _ in told), [err.decode()[-3000:] for _, err in told]
-    reports = [json.loads(out) for out, _ in told]
+    reported = [process.communicate() for process in both]
+    assert all(out for out, _ in reported), [err.decode()[-3000:] for _, err in reported]
+    reports = [json.loads(out) for out, _ in reported]
     assert [report["exit_code"] for report in reports] == [0, 0]
     assert reports[0]["set"] != reports[1]["set"]
     states = {known.state for known in gustav.store("nightly").sets()}

@@ -141,8 +141,8 @@ def test_a_drill_that_is_terminated_leaves_neither_server_nor_folder(
     program = psutil.Process(server).exe()
     assert ("/usr/lib/postgresql/" in program) == (programs == "installed"), program
     process.send_signal(signal.SIGTERM)
-    _, told = process.communicate(timeout=60)
-    assert (process.returncode, told.decode().strip().splitlines()[-1:]) == (143, ["Terminated."]), told
+    _, reported = process.communicate(timeout=60)
+    assert (process.returncode, reported.decode().strip().splitlines()[-1:]) == (143, ["Terminated."]), reported
     assert list(place.iterdir()) == []
     assert not runs(server)
     newest = site.store("nightly").read(site.store("nightly").sealed_ids()[-1])
@@ -183,9 +183,9 @@ def test_what_another_role_left_on_the_scratch_server_is_passed_over_and_named(
         site.write_env()
         proof = drill_set(site.site, "nightly", site.store("nightly").sealed_ids()[0])
         assert (proof.findings, proof.missing_here) == ((), ())
-        (told,) = [one for one in proof.skipped if left in one.subject]
-        assert "which this role may not remove" in told.problem
-        assert f'drop database "{left}" with (force);' in told.remedy
+        (reported,) = [one for one in proof.skipped if left in one.subject]
+        assert "which this role may not remove" in reported.problem
+        assert f'drop database "{left}" with (force);' in reported.remedy
         assert left in server_facts(server.target()).databases
         # It names the server of the source, too, which the drill says each time.
         (live,) = [one.problem for one in proof.skipped if one.subject.endswith("DRILL_DATABASE_URL")]

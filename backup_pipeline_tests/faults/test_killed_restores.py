@@ -32,7 +32,7 @@ plans:
 """
 
 
-class Scene:
+class TargetInspection:
     """A site with a database and a folder, one set of both, and a later state of both."""
 
     def __init__(self, test_site: TestSite, target: PostgresTarget, set_id: SetId) -> None:
@@ -69,7 +69,7 @@ class Scene:
 
 
 @pytest.fixture
-def scene(tmp_path: Path, database: Callable[..., PostgresTarget]) -> Iterator[Scene]:
+def inspection(tmp_path: Path, database: Callable[..., PostgresTarget]) -> Iterator[TargetInspection]:
     target = database()
     run(target, "create table t (what text); insert into t values ('saved')")
     site = TestSite(tmp_path)
@@ -77,7 +77,7 @@ def scene(tmp_path: Path, database: Callable[..., PostgresTarget]) -> Iterator[S
     site.write(SETTINGS)
     (tmp_path / "files").mkdir()
     (tmp_path / "files/a").write_text("saved")
-    made = Scene(site, target, sealed_set(site.site, "nightly"))
+    made = TargetInspection(site, target, sealed_set(site.site, "nightly"))
     run(target, "update t set what = 'later'")
     (tmp_path / "files/a").write_text("later")
     yield made
@@ -105,88 +105,92 @@ def killed(module: object, step: str, work: Callable[[], object], *, after: bool
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9
 
 
-def test_killed_after_the_swap_of_a_database_it_can_be_undone(scene: Scene) -> None:
-    killed(restore_database, "swap_in", lambda: scene.apply("shop"), after=True)
-    assert (scene.state(), scene.sides()) == ("saved", ["before"])
-    assert scene.undoable()
-    scene.undo()
-    assert (scene.state(), scene.sides()) == ("later", ["undone"])
-    assert not scene.undoable()
+def test_killed_after_the_swap_of_a_database_it_can_be_undone(inspection: TargetInspection) -> None:
+    killed(restore_database, "swap_in", lambda: inspection.apply("shop"), after=True)
+    assert (inspection.state(), inspection.sides()) == ("saved", ["before"])
+    assert inspection.undoable()
+    inspection.undo()
+    assert (inspection.state(), inspection.sides()) == ("later", ["undone"])
+    assert not inspection.undoable()
 
 
-def test_killed_before_the_swap_there_is_nothing_to_undo(scene: Scene) -> None:
-    killed(restore_database, "swap_in", lambda: scene.apply("shop"), after=False)
-    assert (scene.state(), scene.sides()) == ("later", ["restore"])
-    assert [result.swapping for result in results(scene.test_site.site, "nightly", "shop")] == [True]
-    assert not scene.undoable()
-    assert results(scene.test_site.site, "nightly", "shop") == []
+def test_killed_before_the_swap_there_is_nothing_to_undo(inspection: TargetInspection) -> None:
+    killed(restore_database, "swap_in", lambda: inspection.apply("shop"), after=False)
+    assert (inspection.state(), inspection.sides()) == ("later", ["restore"])
+    assert [result.swapping for result in results(inspection.test_site.site, "nightly", "shop")] == [True]
+    assert not inspection.undoable()
+    assert results(inspection.test_site.site, "nightly", "shop") == []
 
 
-def test_what_a_restore_left_that_was_killed_before_its_swap_is_removed_by_the_next(scene: Scene) -> None:
-    killed(restore_database, "swap_in", lambda: scene.apply("shop"), after=False)
-    scene.apply("shop")
-    assert scene.sides() == ["before"]
-    assert [result.swapping for result in results(scene.test_site.site, "nightly", "shop")] == [False]
+def test_what_a_restore_left_that_was_killed_before_its_swap_is_removed_by_the_next(
+    inspection: TargetInspection,
+) -> None:
+    killed(restore_database, "swap_in", lambda: inspection.apply("shop"), after=False)
+    inspection.apply("shop")
+    assert inspection.sides() == ["before"]
+    assert [result.swapping for result in results(inspection.test_site.site, "nightly", "shop")] == [False]
 
 
-def test_a_database_of_another_name_that_is_not_whole_says_so_and_is_made_again(scene: Scene) -> None:
-    name = f"{scene.target.database}__copy"
-    copy = scene.target.with_database(name)
-    killed(restore_database, "compare_database", lambda: scene.apply("shop", into=name), after=False)
+def test_a_database_of_another_name_that_is_not_whole_says_so_and_is_made_again(inspection: TargetInspection) -> None:
+    name = f"{inspection.target.database}__copy"
+    copy = inspection.target.with_database(name)
+    killed(restore_database, "compare_database", lambda: inspection.apply("shop", into=name), after=False)
     assert (left := read_properties(copy)) is not None
     assert "not whole" in (left.comment or "")
-    scene.apply("shop", into=name)
+    inspection.apply("shop", into=name)
     assert (made := read_properties(copy)) is not None
     assert made.comment is None
     assert ask(copy, "select what from t") == [("saved",)]
     with pytest.raises(RefusedError, match="exists already"):
-        scene.apply("shop", into=name)
+        inspection.apply("shop", into=name)
 
 
 @pytest.mark.parametrize("after", [False, True])
-def test_an_undo_that_is_killed_before_or_after_its_swap_is_not_done_twice(scene: Scene, after: bool) -> None:
-    scene.apply("shop")
-    killed(swap, "swap_back", scene.undo, after=after)
-    assert scene.state() == ("later" if after else "saved")
-    assert scene.undoable() is not after
+def test_an_undo_that_is_killed_before_or_after_its_swap_is_not_done_twice(
+    inspection: TargetInspection, after: bool
+) -> None:
+    inspection.apply("shop")
+    killed(swap, "swap_back", inspection.undo, after=after)
+    assert inspection.state() == ("later" if after else "saved")
+    assert inspection.undoable() is not after
     if not after:
-        scene.undo()
-        assert scene.state() == "later"
-    assert not scene.undoable()
+        inspection.undo()
+        assert inspection.state() == "later"
+    assert not inspection.undoable()
 
 
 @pytest.mark.parametrize("after", [False, True])
-def test_a_folders_restore_and_its_undo_are_known_after_being_killed(scene: Scene, after: bool) -> None:
-    killed(file_swap, "replace_last", lambda: scene.apply("files"), after=after)
-    assert scene.undoable("files"), "all that was missing is done"
-    assert scene.state("files") == "saved"
-    killed(file_swap, "_undo_part", lambda: scene.undo("files"), after=after)
-    assert not scene.undoable("files"), "an undo that has begun is finished"
-    assert scene.state("files") == "later"
+def test_a_folders_restore_and_its_undo_are_known_after_being_killed(inspection: TargetInspection, after: bool) -> None:
+    killed(file_swap, "replace_last", lambda: inspection.apply("files"), after=after)
+    assert inspection.undoable("files"), "all that was missing is done"
+    assert inspection.state("files") == "saved"
+    killed(file_swap, "_undo_part", lambda: inspection.undo("files"), after=after)
+    assert not inspection.undoable("files"), "an undo that has begun is finished"
+    assert inspection.state("files") == "later"
 
 
-def test_what_restores_keep_is_not_dropped_under_a_restore_that_runs(scene: Scene) -> None:
-    with sole_restore(scene.target), pytest.raises(LockError):
-        drop_kept(scene.test_site.site, "nightly", "shop", confirm=scene.target.database)
+def test_what_restores_keep_is_not_dropped_under_a_restore_that_runs(inspection: TargetInspection) -> None:
+    with sole_restore(inspection.target), pytest.raises(LockError):
+        drop_kept(inspection.test_site.site, "nightly", "shop", confirm=inspection.target.database)
 
 
 def test_a_copy_with_a_subscription_is_removed_when_the_restore_fails(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
+    inspection: TargetInspection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(scene.target, "create subscription feed connection 'host=127.0.0.1 port=1 dbname=x' publication p"
+    run(inspection.target, "create subscription feed connection 'host=127.0.0.1 port=1 dbname=x' publication p"
                       " with (connect = false, slot_name = none)")  # fmt: skip
     try:
-        scene.set_id = sealed_set(scene.test_site.site, "nightly")
+        inspection.set_id = sealed_set(inspection.test_site.site, "nightly")
 
         def fail(*_: object, **__: object) -> None:
             raise RefusedError("Injected.")
 
         monkeypatch.setattr(restore_database, "swap_in", fail)
         with pytest.raises(RefusedError, match="Injected"):
-            scene.apply("shop")
-        assert scene.sides() == []
-        assert results(scene.test_site.site, "nightly", "shop") == []
+            inspection.apply("shop")
+        assert inspection.sides() == []
+        assert results(inspection.test_site.site, "nightly", "shop") == []
         with pytest.raises(RefusedError, match="DROP SUBSCRIPTION"):
-            drop_database(scene.target)
+            drop_database(inspection.target)
     finally:
-        run(scene.target, "drop subscription feed")
+        run(inspection.target, "drop subscription feed")

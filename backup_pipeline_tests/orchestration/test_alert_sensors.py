@@ -270,5 +270,5 @@ def test_a_refused_undo_is_an_answer_and_a_failed_one_an_incident_that_status_na
     (sensor,) = [found for found in alert_sensors(site) if found.name == "alert_on_failed_runs"]
     sensor(dg.build_run_status_sensor_context("alert_on_failed_runs", event, instance, result.dagster_run))
     assert [incident.key for incident in read_state(site).open] == opened
-    told = [problem.what for problem in plan_status(site, "nightly", datetime.now(UTC)).problems]
-    assert any("undo" in what for what in told) is bool(opened), told
+    reported = [problem.what for problem in plan_status(site, "nightly", datetime.now(UTC)).problems]
+    assert any("undo" in what for what in reported) is bool(opened), reported

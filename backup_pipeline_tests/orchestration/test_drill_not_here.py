@@ -100,8 +100,8 @@ def test_a_set_that_could_not_be_drilled_here_is_neutral_until_it_is_proven(
     stores(dg.build_sensor_context(instance=instance))
     (incident,) = read_state(site.site).open
     assert incident.kind == "not_drillable"
-    told = [json.loads(body) for _, body in web.seen]
-    (text,) = [one["title"] + "\n" + one["message"] for one in told]
+    reported = [json.loads(body) for _, body in web.seen]
+    (text,) = [one["title"] + "\n" + one["message"] for one in reported]
     assert "could not be drilled here. Nothing speaks against it" in text
     assert "hstore" in text
     assert "apt-get install" in text

@@ -86,8 +86,8 @@ def test_a_damaged_folder_fails_its_check_and_the_run(workshop: Workshop, defs: 
         checks = {e.check_name: e.passed for e in result.get_asset_check_evaluations()}
         assert checks["pairs_whole"] is False
         assert checks["auftraege_schema"] is True
-        told = {e.check_name: e.description for e in result.get_asset_check_evaluations()}
-        assert told["pairs_whole"] == "2022: 1 findings in 5 folders"
+        reported = {e.check_name: e.description for e in result.get_asset_check_evaluations()}
+        assert reported["pairs_whole"] == "2022: 1 findings in 5 folders"
         assert checks["year_2022"] is False
         again = run(defs, "verification", instance, partition_key="2023")
         assert again.success

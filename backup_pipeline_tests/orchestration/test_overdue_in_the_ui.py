@@ -45,8 +45,8 @@ def test_a_manifest_that_is_too_old_is_shown_as_degraded_until_the_next_one(
                 list(FreshnessDaemon().run_iteration(workspace))
                 keys = [{"path": list(manifest_key(plan).path)} for plan in plans]
                 found = execute_dagster_graphql(workspace.create_request_context(), STATUS, {"keys": keys})
-            told = {node["assetKey"]["path"][0]: node["freshnessStatusInfo"] for node in found.data["assetNodes"]}
-            return {plan: info and info["freshnessStatus"] for plan, info in told.items()}
+            reported = {node["assetKey"]["path"][0]: node["freshnessStatusInfo"] for node in found.data["assetNodes"]}
+            return {plan: info and info["freshnessStatus"] for plan, info in reported.items()}
 
         assert shown(timedelta()) == {"nightly": "UNKNOWN", "session": "UNKNOWN", "by_hand": None}
         make()

@@ -119,9 +119,9 @@ def test_a_bare_job_execute_finds_the_job_and_says_what_is_missing(
         command, cwd=clone, env=environment() | named, capture_output=True, text=True, check=False
     )  # fmt: skip
     assert done.returncode != 0
-    told = done.stderr + done.stdout
-    assert "TRADING_DATABASE_URL: not set" in told
-    assert "fault of the program" not in told
+    reported = done.stderr + done.stdout
+    assert "TRADING_DATABASE_URL: not set" in reported
+    assert "fault of the program" not in reported
     assert untracked(clone) == ""
 
 
@@ -167,10 +167,10 @@ def test_a_run_for_each_year_of_a_backfill_reads_the_table_once(gustav: TestSite
 def test_a_partitioned_job_without_its_partition_says_how_to_name_one(gustav: TestSite, tmp_path: Path) -> None:
     definitions = build_definitions(gustav.site)
     for job in ("nightly_verification", "nightly_drill"):
-        told = _failure(definitions.resolve_job_def(job))
-        assert "one backup set of plan nightly" in told
-        assert "--partition SET" in told
+        reported = _failure(definitions.resolve_job_def(job))
+        assert "one backup set of plan nightly" in reported
+        assert "--partition SET" in reported
     (tmp_path / "Archiv").mkdir()
     gustav.write(ORDERS)
-    told = _failure(build_definitions(gustav.site).resolve_job_def("workshop_werkstatt_orders_export"))
-    assert "--partition-range 2024..." in told
+    reported = _failure(build_definitions(gustav.site).resolve_job_def("workshop_werkstatt_orders_export"))
+    assert "--partition-range 2024..." in reported

@@ -65,9 +65,9 @@ def test_a_table_that_appeared_since_the_definitions_is_exported_and_shown(
     assert event is not None
     assert event.asset_materialization is not None
     assert event.asset_materialization.metadata["dagster/row_count"].value == 2
-    told = {e.check_name: e for e in result.get_asset_check_evaluations() if e.asset_key.path[-1] == "supabase"}
-    assert not told["tables_all_known"].passed
-    assert told["tables_all_known"].metadata["new"].value == 1
+    reported = {e.check_name: e for e in result.get_asset_check_evaluations() if e.asset_key.path[-1] == "supabase"}
+    assert not reported["tables_all_known"].passed
+    assert reported["tables_all_known"].metadata["new"].value == 1
     known = gustav.store("nightly").read(gustav.store("nightly").ids()[-1])
     assert known.manifest is not None
     record = known.manifest.record("supabase", "public", "late")
@@ -240,12 +240,12 @@ def test_a_new_table_and_an_altered_one_are_noticed_between_backups_and_told_onc
     quiet = sensor(dg.build_sensor_context(instance=instance))
     assert isinstance(quiet, dg.SkipReason)
     _sql(gustav, "create table brand_new (id int primary key)", "alter table customers add column mail text")
-    told = sensor(dg.build_sensor_context(instance=instance))
-    assert isinstance(told, dg.SensorResult)
-    rows = [record.data for event in told.asset_events for record in event.metadata["changes"].records]
+    reported = sensor(dg.build_sensor_context(instance=instance))
+    assert isinstance(reported, dg.SensorResult)
+    rows = [record.data for event in reported.asset_events for record in event.metadata["changes"].records]
     assert {(row["table"], row["change"]) for row in rows} == {
         ("public.brand_new", "new"),
         ("public.customers", "added mail"),
     }
     assert all(row["what to do"] for row in rows)
-    assert isinstance(sensor(dg.build_sensor_context(instance=instance, cursor=told.cursor)), dg.SkipReason)
+    assert isinstance(sensor(dg.build_sensor_context(instance=instance, cursor=reported.cursor)), dg.SkipReason)

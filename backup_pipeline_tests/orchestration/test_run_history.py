@@ -57,7 +57,7 @@ def asset_run(
     return dg.DagsterRun(job_name=job, asset_selection=selection, tags=tags or {}, **more)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("run", "told"), [
+@pytest.mark.parametrize(("run", "reported"), [
     (asset_run("nightly/shop", "nightly/shop/tarball"), ("nightly", "capture", "ui")),
     (asset_run("nightly/shop", "nightly/desk", "nightly/manifest", "nightly/retention"), ("nightly", "backup", "ui")),
     (asset_run("nightly/drill", tags={"dagster/backfill": "abc"}), ("nightly", "drill", "backfill")),
@@ -70,9 +70,9 @@ def asset_run(
     (asset_run(asset_check_selection=frozenset({dg.AssetCheckKey(dg.AssetKey(["nightly", "shop"]), "x")})),
      ("nightly", "check", "ui")),
 ])  # fmt: skip
-def test_what_a_run_is_about_is_told_from_what_it_selects(run: dg.DagsterRun, told: tuple[str, str, str]) -> None:
+def test_what_a_run_is_about_is_told_from_what_it_selects(run: dg.DagsterRun, reported: tuple[str, str, str]) -> None:
     tags = {**run.tags, **missing_tags(run)}
-    assert tuple(tags.get(name, "") for name in TAGS) == told
+    assert tuple(tags.get(name, "") for name in TAGS) == reported
     # What somebody has tagged stays.
     assert missing_tags(run.with_tags({**tags, OPERATION_TAG: "mine"})) == {}
 
@@ -179,10 +179,10 @@ def test_no_event_of_a_failed_step_holds_a_secret_that_its_cause_repeats(
         capture()
 
     result = failing.execute_in_process(instance=instance, raise_on_error=False)
-    told = [str(entry) for entry in instance.all_logs(result.run_id)]
-    assert [text for text in told if "s3cret" in text] == []
-    assert any("wrong password ***" in text for text in told)
-    assert any("the server said: ***" in text for text in told)
+    reported = [str(entry) for entry in instance.all_logs(result.run_id)]
+    assert [text for text in reported if "s3cret" in text] == []
+    assert any("wrong password ***" in text for text in reported)
+    assert any("the server said: ***" in text for text in reported)
 
 
 HANGING = """

@@ -63,10 +63,10 @@ def test_broken_data_is_sealed_named_and_loud(shop: tuple[TestSite, PostgresTarg
     for script in (ORPHANS, TWICE, NULLS):
         run(target, script)
     done = site.run("backup", "nightly", "--json")
-    told = json.loads(done.out)
-    assert (done.code, told["sealed"]) == (ExitCode.BROKEN_DATA, True), done.text
-    assert told["exit_code"] == ExitCode.BROKEN_DATA
-    broken = " | ".join(told["broken_data"])
+    reported = json.loads(done.out)
+    assert (done.code, reported["sealed"]) == (ExitCode.BROKEN_DATA, True), done.text
+    assert reported["exit_code"] == ExitCode.BROKEN_DATA
+    broken = " | ".join(reported["broken_data"])
     for part in ("shop.public.orders", "customer_id foreign key to public.customers", "shop.public.tags",
                  "name unique key", "shop.public.customers", "name not_nullable"):  # fmt: skip
         assert part in broken, broken
@@ -86,7 +86,7 @@ def test_broken_data_is_sealed_named_and_loud(shop: tuple[TestSite, PostgresTarg
     # Neither the last sound set nor the newest of all goes, though one set is all that the policy keeps.
     cleaned = site.run("cleanup", "nightly", "--yes")
     assert cleaned.code == 0, cleaned.text
-    assert set(site.store("nightly").ids()) == {sound, told["set"]}
+    assert set(site.store("nightly").ids()) == {sound, reported["set"]}
 
 
 @pytest.mark.parametrize("mode", [["--upsert"], []])

@@ -11,7 +11,7 @@ from backup_pipeline.errors import RefusedError
 from backup_pipeline.operations.restore.run import plan_restore
 from backup_pipeline.postgres.catalog.keycloak_schema import keycloak_state
 from backup_pipeline.postgres.compare.comparison import compare_database
-from backup_pipeline.postgres.load.neutralise import LeftOut, left_out
+from backup_pipeline.postgres.load.excluded_extensions import ExcludedExtensions, exclude_extensions
 from backup_pipeline.postgres.load.rebuild import rebuild_database
 from backup_pipeline.postgres.load.stream import CopyBlock, Statement
 from backup_pipeline.postgres.merge.upsert import UpsertRequest, upsert_database
@@ -130,8 +130,8 @@ def test_keycloaks_lock_is_free_after_a_restore_and_its_version_is_told(
     for each in (target, live):
         run(each, KEYCLOAK)
     run(live, "insert into databasechangelog values ('26.1.0-1', 'kc', 3)")
-    state, told = keycloak.settle(target)
-    assert "Keycloak 26.0.0, last change 26.0.0-33201" in told
+    state, reported = keycloak.settle(target)
+    assert "Keycloak 26.0.0, last change 26.0.0-33201" in reported
     assert ask(target, "select locked, lockedby from databasechangeloglock") == [(False, None)]
     assert "start the Keycloak version of the backup" in keycloak.version_warning(state, keycloak_state(live))
     assert keycloak.version_warning(state, keycloak_state(target)) == ""
@@ -158,7 +158,7 @@ def test_keycloaks_version_is_recorded_with_the_backup_and_told_in_the_plan(
 
 
 def test_extensions_that_act_alone_are_left_out_of_a_copy_and_others_are_named_when_missing() -> None:
-    apart, missing = left_out(["pg_cron", "pg_stat_statements", "citext", "postgis"], ["citext", "pg_cron"])
+    apart, missing = exclude_extensions(["pg_cron", "pg_stat_statements", "citext", "postgis"], ["citext", "pg_cron"])
     assert (apart.extensions, missing) == (frozenset({"pg_cron", "pg_stat_statements"}), ["postgis"])
     assert apart(CopyBlock(b"COPY cron.job (jobid) FROM stdin;", iter(())))
     for text in (
@@ -171,7 +171,7 @@ def test_extensions_that_act_alone_are_left_out_of_a_copy_and_others_are_named_w
         assert apart(Statement(text, text)), text
     for text in (b"CREATE EXTENSION IF NOT EXISTS citext;", b"GRANT ALL ON TABLE public.cron TO postgres;"):
         assert not apart(Statement(text, text)), text
-    assert not LeftOut(frozenset())(CopyBlock(b"COPY cron.job (jobid) FROM stdin;", iter(())))
+    assert not ExcludedExtensions(frozenset())(CopyBlock(b"COPY cron.job (jobid) FROM stdin;", iter(())))
 
 
 def test_tables_are_written_after_those_that_they_refer_to_and_cycles_together() -> None:

@@ -75,7 +75,7 @@ def test_of_several_hosts_the_one_that_answers_and_fits_is_used(database: Callab
 def test_what_is_not_supported_or_missing_is_said_and_no_secret_is_quoted(tmp_path: Path) -> None:
     service = tmp_path / "services"
     service.write_text("[shop]\npassword hush\n")
-    for text, told in (
+    for text, reported in (
         ("postgresql://db/shop?sslpassword=hush", "sslpassword is not supported"),
         ("host=db dbname=shop replication=database", "replication is not supported"),
         ("service=none", "no service 'none'"),
@@ -83,7 +83,7 @@ def test_what_is_not_supported_or_missing_is_said_and_no_secret_is_quoted(tmp_pa
         ("host=a,b port=1,2,3 dbname=shop", "3 ports for 2 hosts"),
     ):
         environment = {"PGSERVICEFILE": str(tmp_path / "absent"), "PGSYSCONFDIR": str(tmp_path)}
-        with pytest.raises(SettingsError, match=told) as caught:
+        with pytest.raises(SettingsError, match=reported) as caught:
             parse_target(text, variable="SHOP_URL", environment=environment)
         assert "hush" not in str(caught.value)
     with pytest.raises(SettingsError, match="Line 2") as caught:
@@ -146,10 +146,10 @@ def test_certificates_are_verified_as_the_sslmode_says(certificate: Path, instal
         with connected(target) as connection:
             row = connection.execute("select ssl from pg_stat_ssl where pid = pg_backend_pid()").fetchone()
             assert row == (True,)
-    for host, options, told in (
+    for host, options, reported in (
         ("127.0.0.1", f"sslmode=verify-full&sslrootcert={certificate}", "does not match host name"),
         ("localhost", f"sslmode=verify-ca&sslrootcert={certificate.parent / 'none.crt'}", "does not exist"),
     ):
         target = parse_target(f"postgresql://{login}@{host}:{known.port}/postgres?{options}", variable="SHOP_URL")
-        with pytest.raises(SourceError, match=f"encrypted connection was not made.*{told}"), connected(target):
+        with pytest.raises(SourceError, match=f"encrypted connection was not made.*{reported}"), connected(target):
             pass

@@ -68,19 +68,19 @@ def test_a_set_is_not_proven_when_the_copy_has_one_row_too_many_and_the_export_s
     site, set_id = made
     damage = "insert into app.no_key values (9, null)"
     proof = drill_set(site.site, "nightly", set_id, before_comparison=lambda target: run(target, damage))
-    told = [f"{finding.subject}: {finding.problem}" for finding in proof.findings]
+    reported = [f"{finding.subject}: {finding.problem}" for finding in proof.findings]
     assert not proof.passed
     assert not site.store("nightly").read(set_id).proven
-    assert any("table app.no_key: 5 rows, 4 in the backup" in line for line in told), told
-    assert any("no_key.parquet: holds 4 rows, the restored table 5" in line for line in told), told
+    assert any("table app.no_key: 5 rows, 4 in the backup" in line for line in reported), reported
+    assert any("no_key.parquet: holds 4 rows, the restored table 5" in line for line in reported), reported
 
 
 def test_an_export_with_another_value_is_found(made: tuple[TestSite, SetId]) -> None:
     site, set_id = made
     damage = "alter table app.customers disable trigger user; update app.customers set name = 'Hanna' where id = 1"
     proof = drill_set(site.site, "nightly", set_id, before_comparison=lambda target: run(target, damage))
-    told = {finding.subject: finding.problem for finding in proof.findings}
-    assert any("customers.parquet" in subject and "other values" in told[subject] for subject in told), told
+    reported = {finding.subject: finding.problem for finding in proof.findings}
+    assert any("customers.parquet" in subject and "other values" in reported[subject] for subject in reported), reported
 
 
 @pytest.mark.parametrize("document", ["nasty_roles.json", "nasty_catalog.json"])

@@ -215,9 +215,9 @@ def test_what_only_superusers_may_own_stays_with_the_restoring_one_where_the_rol
         run(server.target(), "drop role platform_admin")
         outcome = drill_database(lambda: path.open("rb"), expected, server.target())
         assert outcome.findings == []
-        told = "\n".join(finding.problem for finding in outcome.skipped)
-        assert "watch to platform_admin" in told
-        assert "nothing to platform_admin" in told
+        reported = "\n".join(finding.problem for finding in outcome.skipped)
+        assert "watch to platform_admin" in reported
+        assert "nothing to platform_admin" in reported
         run(server.target(), "create role platform_admin nologin")
         copy = source.with_database(f"{source.database}_copy")
         try:

@@ -59,18 +59,18 @@ def test_a_database_with_ordinary_features_is_proven_by_the_installed_server(
     site = site_of(tmp_path, installed_database(ORDINARY))
     done = site.run("backup", "nightly")
     assert done.code == 0, done.text
-    code, told = drilled(site)
-    assert (code, told["passed"]) == (0, True), told
-    assert told["details"]["shop"]["scratch_server"].startswith("/usr/lib/postgresql/")
-    assert told["numbers"]["tables"] == 2
+    code, reported = drilled(site)
+    assert (code, reported["passed"]) == (0, True), reported
+    assert reported["details"]["shop"]["scratch_server"].startswith("/usr/lib/postgresql/")
+    assert reported["numbers"]["tables"] == 2
     assert site.run("env", "check").code == 0
 
     monkeypatch.setattr(installations, "program_folders", list)
     monkeypatch.setattr(installations.shutil, "which", lambda _: None)
-    code, told = drilled(site)
-    missing = {one["subject"]: one["remedy"] for one in told["missing_here"]}
-    assert code == 10, told
-    assert told["findings"] == []
+    code, reported = drilled(site)
+    missing = {one["subject"]: one["remedy"] for one in reported["missing_here"]}
+    assert code == 10, reported
+    assert reported["findings"] == []
     assert set(missing) == {
         "shop: extension hstore", "shop: extension uuid-ossp", "shop: xml", "shop: icu", "shop: lz4",
     }  # fmt: skip

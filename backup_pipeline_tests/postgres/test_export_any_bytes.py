@@ -74,9 +74,9 @@ def test_bytes_that_are_no_utf8_are_kept_and_the_field_says_so(any_bytes: Postgr
     good = [_VALID[number % len(_VALID)] for number in range(len(_VALUES))]
     assert [None if v is None else v.encode() for v in table.column("good").to_pylist()] == good
     lines = gzip.decompress(done.path(record, ".jsonl.gz").read_bytes()).decode().splitlines()
-    told = {row["id"]: row["bad"] for row in map(json.loads, lines)}
-    assert told[8] is None
-    assert [base64.b64decode(told[n]["$text"]) for n in range(8)] == _VALUES[:8]
+    reported = {row["id"]: row["bad"] for row in map(json.loads, lines)}
+    assert reported[8] is None
+    assert [base64.b64decode(reported[n]["$text"]) for n in range(8)] == _VALUES[:8]
     assert b"M\xfcller" in gzip.decompress(done.path(record, ".csv.gz").read_bytes())
     assert compare_exports(done.open_file, [record], any_bytes, utf8=False) == []
     with connected(any_bytes) as connection:

@@ -187,8 +187,8 @@ def test_a_statement_that_was_appended_to_a_dump_harms_nothing(shared: EmbeddedS
         outcome, _ = drilled(dump + filled(text, tmp_path, shared.port) + "\n", shared.target())
         assert not (tmp_path / "mark").exists(), text
         assert state_of(shared) == before, text
-        told = str(outcome.findings) + str(outcome.missing_here)
-        assert SECRET not in told
+        reported = str(outcome.findings) + str(outcome.missing_here)
+        assert SECRET not in reported
         if text.startswith(("COPY", "ALTER SYS", "ALTER ROLE", "ALTER DATA", "CREATE R", "DROP", "LOAD", "DO", "\\")):
             assert outcome.findings, text
 

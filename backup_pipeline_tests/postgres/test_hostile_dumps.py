@@ -66,10 +66,10 @@ def test_a_psql_that_would_obey_is_refused(fresh: PostgresTarget) -> None:
 def test_a_statement_that_fails_ends_the_restore_and_tells_no_data(fresh: PostgresTarget) -> None:
     # Not by a CHECK: rows that violate one come back, and the CHECK with them as NOT VALID.
     body = b"create table a (i integer);\nCOPY public.a (i) FROM stdin;\nx4711\n\\.\n"
-    with pytest.raises(SourceError) as told:
+    with pytest.raises(SourceError) as reported:
         rebuild_database(opened(HEAD + body + TAIL), fresh)
-    assert "4711" not in str(told.value)
-    assert "public.a" in str(told.value)
+    assert "4711" not in str(reported.value)
+    assert "public.a" in str(reported.value)
 
 
 @pytest.mark.parametrize("cut", [0.2, 0.5, 0.9])

@@ -127,8 +127,8 @@ def test_long_values_are_told_apart_wherever_the_pieces_end() -> None:
     rows = [{"t": "short", "b": b"x"}, {"t": long, "b": None}, {"t": None, "b": long.encode()}]
     schema = pa.schema([("t", pa.string()), ("b", pa.binary())])
 
-    def table(*chosen: dict[str, object]) -> pa.Table:
-        return pa.Table.from_pylist(list(chosen), schema)
+    def table(*selection: dict[str, object]) -> pa.Table:
+        return pa.Table.from_pylist(list(selection), schema)
 
     assert sum_of([table(*rows)]) == sum_of([table(row) for row in reversed(rows)])
     other = {"t": long[:-1] + "u", "b": None}

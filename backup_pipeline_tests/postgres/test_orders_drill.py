@@ -40,7 +40,7 @@ def made(tmp_path: Path) -> tuple[TestSite, Workshop, SetId]:
     return site, workshop, sealed_set(site.site, "workshop")
 
 
-def told(proof: Proof) -> list[str]:
+def reported(proof: Proof) -> list[str]:
     return [f"{finding.subject}: {finding.problem}" for finding in proof.findings]
 
 
@@ -49,7 +49,7 @@ def test_the_archive_is_restored_and_every_order_of_the_set_is_found_equal(
 ) -> None:
     site, _, set_id = made
     proof = drill_set(site.site, "workshop", set_id)
-    assert (proof.passed, told(proof)) == (True, [])
+    assert (proof.passed, reported(proof)) == (True, [])
     assert (proof.numbers["orders"], proof.numbers["orders_equal"]) == (20, 20)
     # What the drill tells of the database stands beside it.
     details = proof.details["werkstatt"]
@@ -92,7 +92,9 @@ def test_a_changed_or_missing_order_fails_the_drill(
         assert index.read_bytes() != known
         assert workshop.verify(database=True).ok
     proof = drill_set(site.site, "workshop", set_id)
-    assert any(line.startswith("werkstatt: order archive: ") and problem in line for line in told(proof)), told(proof)
+    assert any(line.startswith("werkstatt: order archive: ") and problem in line for line in reported(proof)), reported(
+        proof
+    )
     assert not proof.passed
     assert not site.store("workshop").read(set_id).proven
 
@@ -118,7 +120,9 @@ def test_an_archive_that_lost_its_pairs_since_the_set_fails_the_drill(made: tupl
     shutil.rmtree(workshop.archive)
     workshop.archive.mkdir()
     proof = drill_set(site.site, "workshop", set_id)
-    assert told(proof) == ["werkstatt: order archive: has no archive-manifest.json, though the set saw 20 orders in it"]
+    assert reported(proof) == [
+        "werkstatt: order archive: has no archive-manifest.json, though the set saw 20 orders in it"
+    ]
     assert not proof.passed
 
 
@@ -127,7 +131,7 @@ def test_an_archive_without_orders_is_drilled_well(tmp_path: Path) -> None:
     site = TestSite(tmp_path)
     site.write(SETTINGS.replace("DATABASE", "database: werkstatt.db"))
     proof = drill_set(site.site, "workshop", sealed_set(site.site, "workshop"))
-    assert (proof.passed, proof.numbers["orders"]) == (True, 0), told(proof)
+    assert (proof.passed, proof.numbers["orders"]) == (True, 0), reported(proof)
 
 
 def test_a_set_that_says_nothing_of_pairs_is_told_and_not_compared(tmp_path: Path) -> None:
@@ -159,7 +163,7 @@ def test_orders_of_a_postgresql_database_are_compared_too(
     assert site.run("orders", "export").code == 0
     set_id = sealed_set(site.site, "workshop")
     proof = drill_set(site.site, "workshop", set_id)
-    assert (proof.passed, proof.numbers["orders_equal"]) == (True, 10), told(proof)
+    assert (proof.passed, proof.numbers["orders_equal"]) == (True, 10), reported(proof)
     with connected(target) as connection:
         connection.execute(
             b"update public.auftraege set kunde_name = 'X', updated_at = '2001-01-01' where record_id = 3"

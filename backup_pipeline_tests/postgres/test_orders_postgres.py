@@ -16,7 +16,7 @@ from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline.sources.orders.database.postgres import postgres_orders, year_states
 from backup_pipeline.sources.orders.export import ExportOptions, export_orders
-from backup_pipeline.sources.orders.restore import RestoreOptions, restore_orders, undo_restore
+from backup_pipeline.sources.orders.restore import OrdersRestoreOptions, restore_orders, undo_restore
 from backup_pipeline_tests.postgres.restoring import sealed_set
 from backup_pipeline_tests.sites import TestSite, dsn
 from backup_pipeline_tests.unit.orders_samples import Workshop, order
@@ -73,7 +73,7 @@ def test_a_typed_table_is_exported_and_restored_equal_and_the_restore_can_be_und
         connection.execute("update public.auftraege set kunde_name = 'verdorben'")
         connection.execute("delete from public.auftraege where record_id = 5")
     spoilt = all_rows(typed)
-    done = restore_orders(tmp_path, typed, RestoreOptions(workers=1))
+    done = restore_orders(tmp_path, typed, OrdersRestoreOptions(workers=1))
     assert (done.restored, all_rows(typed)) == (20, before)
     assert "auftraege__before_" in done.kept
     with connected(typed) as connection:
@@ -93,7 +93,7 @@ def test_an_archive_from_sqlite_is_restored_into_an_empty_postgres_database(
     workshop = Workshop(tmp_path, rows)
     workshop.export()
     target = database()
-    assert restore_orders(workshop.archive, target, RestoreOptions(workers=1)).restored == 29
+    assert restore_orders(workshop.archive, target, OrdersRestoreOptions(workers=1)).restored == 29
     assert all_rows(target) == rows
 
 
@@ -106,13 +106,13 @@ def test_a_restore_that_the_server_refuses_changes_nothing(typed: PostgresTarget
         connection.execute("insert into public.positionen select max(record_id) from public.auftraege")
     before = all_rows(typed)
     with pytest.raises(SourceError, match="foreign key"):
-        restore_orders(tmp_path, typed, RestoreOptions(workers=1))
+        restore_orders(tmp_path, typed, OrdersRestoreOptions(workers=1))
     assert all_rows(typed) == before
     with connected(typed) as connection:
         connection.execute("delete from public.positionen")
         connection.execute("update public.auftraege set kunde_name = 'x'")
     before = all_rows(typed)
-    assert restore_orders(tmp_path, typed, RestoreOptions(workers=1, dry_run=True)).restored == 20
+    assert restore_orders(tmp_path, typed, OrdersRestoreOptions(workers=1, dry_run=True)).restored == 20
     assert all_rows(typed) == before
 
 
@@ -159,7 +159,7 @@ def test_the_tables_own_triggers_and_rules_do_not_act_on_what_is_restored(
     states = "select tgname, tgenabled from pg_trigger where tgrelid = 'public.auftraege'::regclass order by 1"
     with connected(typed) as connection:
         known = connection.execute(states.encode()).fetchall()
-    assert restore_orders(tmp_path, typed, RestoreOptions(workers=1)).restored == 20
+    assert restore_orders(tmp_path, typed, OrdersRestoreOptions(workers=1)).restored == 20
     assert all_rows(typed) == before
     undo_restore(typed)
     assert all_rows(typed) == spoilt
@@ -181,7 +181,7 @@ def test_a_role_that_may_not_turn_triggers_off_is_refused_and_they_are_named(
     before = all_rows(typed)
     try:
         with pytest.raises(RefusedError, match=r"trigger notiere, trigger stempel, rule nie"):
-            restore_orders(tmp_path, limited, RestoreOptions(workers=1))
+            restore_orders(tmp_path, limited, OrdersRestoreOptions(workers=1))
         assert all_rows(typed) == before
     finally:
         with connected(typed) as connection:
@@ -193,7 +193,7 @@ def test_a_lost_table_is_made_with_the_types_that_the_index_remembers(
 ) -> None:
     export(typed, tmp_path)
     empty = database()
-    assert restore_orders(tmp_path, empty, RestoreOptions(workers=1)).restored == 20
+    assert restore_orders(tmp_path, empty, OrdersRestoreOptions(workers=1)).restored == 20
     assert all_rows(empty) == all_rows(typed)
 
 

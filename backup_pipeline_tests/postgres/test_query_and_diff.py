@@ -49,8 +49,10 @@ def test_a_set_answers_sql(made: Made) -> None:
     assert query_set(site.site, "nightly", set_id, "select * from shop.public.log", limit=2).more
     shown = site.run("query", "latest", "select name from public.customers where id = 7")
     assert (shown.code, "Customer 7" in shown.out) == (0, True)
-    told = json.loads(site.run("query", "latest", "select id from public.customers order by id limit 1", "--json").out)
-    assert told["rows"] == [{"id": 1}]
+    reported = json.loads(
+        site.run("query", "latest", "select id from public.customers order by id limit 1", "--json").out
+    )
+    assert reported["rows"] == [{"id": 1}]
 
 
 def test_a_query_reads_and_writes_nothing_but_the_tables_of_the_set(made: Made, tmp_path: Path) -> None:
@@ -92,14 +94,14 @@ def test_a_table_is_found_in_whatever_source_has_it_and_candidates_are_named(mad
 
     for table in ("public.one", "public.film", "b.public.film", "c.public.two"):
         assert count(f"select count(*) from {table}") == 3
-    for table, told in (
+    for table, reported in (
         ("public.two", "b.public.two, c.public.two"),
         ("film", "b.public.film"),
         ("x.film", "b.public"),
     ):
         with pytest.raises(RefusedError) as refused:
             count(f"select count(*) from {table}")
-        assert told in refused.value.remedy
+        assert reported in refused.value.remedy
 
 
 def test_a_query_is_limited_in_memory_and_time(made: Made) -> None:

@@ -56,7 +56,7 @@ def _restored(target: PostgresTarget, tmp_path: Path, form: str) -> tuple[Postgr
     path.write_bytes(dump_of(target, *(["-Fc"] if form == "custom" else [])))
     copy = target.with_database(f"{target.database}_{form}")
     done = rebuild_database(lambda: path.open("rb"), copy)
-    return copy, tuple(line.subject for line in done.left_out)
+    return copy, tuple(line.subject for line in done.skipped_lines)
 
 
 @pytest.mark.takes(seconds=12)
@@ -75,11 +75,11 @@ def test_tables_whose_checks_read_others_are_loaded_after_them(
         if broken:
             run(target, BROKEN)
         for form in ("plain", "custom"):
-            copy, left_out = _restored(target, tmp_path, form)
+            copy, skipped_lines = _restored(target, tmp_path, form)
             try:
                 assert ask(copy, wanted) == [(100, "kept")]
                 # Rows that violate the constraint where they come from do so in the copy, which says it.
-                assert left_out == (("public.a_orders.a_rate_is_known",) if broken else ())
+                assert skipped_lines == (("public.a_orders.a_rate_is_known",) if broken else ())
                 assert ask(copy, "select convalidated from pg_constraint where conname like 'a_rate%'") == [
                     (not broken,)
                 ]
@@ -97,9 +97,9 @@ def test_functions_that_name_others_without_a_schema_are_restored(
     # Since version 17 indexes and views are built under a search_path of the server's own, wherever that is.
     target = _made(request, kind, UNQUALIFIED + (INDEXED if kind == "installed" else ""))
     for form in ("plain", "custom"):
-        copy, left_out = _restored(target, tmp_path, form)
+        copy, skipped_lines = _restored(target, tmp_path, form)
         try:
-            assert left_out == ()
+            assert skipped_lines == ()
             assert ask(copy, "select sum(gross) from goods") == ask(target, "select sum(gross) from goods")
         finally:
             drop_database(copy)

@@ -324,7 +324,7 @@ def test_careful_without_superuser_rights_is_refused_where_a_line_would_be_and_c
     try:
         with pytest.raises(RefusedError, match="--careful runs the dump as it stands"):
             shop.apply(careful)
-        monkeypatch.setattr("backup_pipeline.operations.restore.target_inspection.foreseen", lambda *_: [])
+        monkeypatch.setattr("backup_pipeline.operations.restore.target_inspection.expected_refusals", lambda *_: [])
         with pytest.raises(BackupSystemError, match=rf'SET ROLE "{name}_other" \(SQLSTATE 42501\)'):
             shop.apply(careful)
         assert shop.databases() == {name}

@@ -47,9 +47,9 @@ def test_a_table_whose_functions_need_the_databases_search_path_is_read_under_it
     made: Callable[[str], PostgresTarget], tmp_path: Path
 ) -> None:
     target = made(INLINED)
-    with pytest.raises(SourceError) as told:
+    with pytest.raises(SourceError) as reported:
         capture(tmp_path / "hidden", target)
-    assert "app.art" in told.value.where
+    assert "app.art" in reported.value.where
     run(target, f'alter database "{target.database}" set search_path = app, public')
     done = capture(tmp_path / "seen", target)
     assert done.check("content_matches_snapshot", "s", "app", "art").passed

@@ -20,7 +20,7 @@ from backup_pipeline.postgres.load.rebuild import rebuild_database
 from backup_pipeline.postgres.server.databases import drop_database
 from backup_pipeline.postgres.server.embedded import EmbeddedServer, scratch_server
 from backup_pipeline.postgres.server.target import PostgresTarget
-from backup_pipeline.rules.left_out import LeftOut, Line, LineKind, line_of, told
+from backup_pipeline.rules.skipped_statements import Line, LineKind, SkippedStatements, line_of, reported
 from backup_pipeline_tests.postgres.restoring import ask, dump_of, expectation_of, opened, run, sealed_set
 from backup_pipeline_tests.sites import TestSite, dsn
 
@@ -176,7 +176,7 @@ def test_what_this_role_could_do_is_compared_all_the_same(project: Project) -> N
     rebuilt = rebuild_database(opened(dump_of(project.source)), copy)
     try:
         expected = expectation_of(project.source)
-        assert compare_database(copy, expected, left_out=rebuilt.left_out).findings == ()
+        assert compare_database(copy, expected, skipped_lines=rebuilt.skipped_lines).findings == ()
         for damage, subject in (
             ("revoke select on public.notes from anon", "grant table public.notes"),
             ("grant select on public.secrets to anon", "grant table public.secrets"),
@@ -188,7 +188,7 @@ def test_what_this_role_could_do_is_compared_all_the_same(project: Project) -> N
              "default privilege"),
         ):  # fmt: skip
             run(project.server.target("copy"), damage)
-            result = compare_database(copy, expected, left_out=rebuilt.left_out)
+            result = compare_database(copy, expected, skipped_lines=rebuilt.skipped_lines)
             found = [f"{finding.subject}: {finding.problem}" for finding in result.findings]
             assert any(subject in line for line in found), found
     finally:
@@ -211,7 +211,7 @@ def test_a_superuser_is_refused_nothing(project: Project) -> None:
     copy = project.server.target("copy")
     rebuilt = rebuild_database(opened(dump_of(project.server.target("project"))), copy)
     try:
-        assert rebuilt.left_out == ()
+        assert rebuilt.skipped_lines == ()
         assert compare_database(copy, expectation_of(project.server.target("project"))).findings == ()
     finally:
         drop_database(copy)
@@ -279,7 +279,7 @@ def test_an_upsert_still_goes_into_a_project_that_is_there(project: Project) -> 
 
 
 def test_only_lines_without_data_or_structure_are_ever_left_out() -> None:
-    refused = LeftOut(frozenset({"tenant", "anon"}))
+    refused = SkippedStatements(frozenset({"tenant", "anon"}))
     for text, kind, subject in (
         (b'ALTER TABLE auth."odd ""table" OWNER TO supabase_admin;', LineKind.OWNER, "supabase_admin"),
         (b'ALTER FUNCTION f(a text) OWNER TO "Odd ""one";', LineKind.OWNER, 'Odd "one'),
@@ -305,4 +305,6 @@ def test_only_lines_without_data_or_structure_are_ever_left_out() -> None:
         assert not refused.take(text, "42501"), text
     assert refused.take(b"GRANT SELECT ON t TO gone;", "42704")
     assert [line for line in refused.lines if line.role_missing] == [Line(LineKind.RIGHTS, "gone", role_missing=True)]
-    assert told(refused.lines, "tenant")[0].startswith("owner of 2 objects left with tenant: it may not give them to")
+    assert reported(refused.lines, "tenant")[0].startswith(
+        "owner of 2 objects left with tenant: it may not give them to"
+    )

@@ -344,9 +344,9 @@ def test_the_databases_event_triggers_stay_quiet_or_are_named(
         assert outcome.warnings == []
         # One that is to fire always fires in a replica's session too; the switch is PostgreSQL 17's.
         run(target, "alter event trigger notes enable always; truncate ddl_log; delete from things where id = 1")
-        told = " ".join(upsert((target, dump), request).warnings)
+        reported = " ".join(upsert((target, dump), request).warnings)
         logged = ask(target, "select count(*) from ddl_log where tag like '%TABLE AS'")
-        assert ("notes" in told) == (logged != [(0,)])
+        assert ("notes" in reported) == (logged != [(0,)])
 
 
 def test_a_unique_index_over_columns_without_nulls_is_a_key(shop: tuple[PostgresTarget, bytes]) -> None:

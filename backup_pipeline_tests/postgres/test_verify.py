@@ -109,8 +109,8 @@ def test_one_flipped_bit_anywhere_is_found_and_its_file_named(sealed: tuple[Test
 
             proof = verification_of(LocalStore(sealed[2].parent, "nightly"), sealed[1])
             assert not proof.passed, f"{name} at {position}"
-            told = " ".join(f"{finding.subject} {finding.problem}" for finding in proof.findings)
-            assert name in told, told
+            reported = " ".join(f"{finding.subject} {finding.problem}" for finding in proof.findings)
+            assert name in reported, reported
         place.write_bytes(whole)
 
 

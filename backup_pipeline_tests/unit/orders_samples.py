@@ -10,7 +10,7 @@ from typing import Any
 from backup_pipeline.sources.orders.database.database import sqlite_orders
 from backup_pipeline.sources.orders.export import ExportOptions, export_orders
 from backup_pipeline.sources.orders.format.order import COLUMNS, ExportResult, VerifyResult
-from backup_pipeline.sources.orders.restore import RestoreOptions, restore_orders
+from backup_pipeline.sources.orders.restore import OrdersRestoreOptions, restore_orders
 from backup_pipeline.sources.orders.verify import VerifyOptions, verify_orders
 
 DDL = """CREATE TABLE auftraege (record_id INTEGER PRIMARY KEY, auftrag_nr TEXT, kunde_name TEXT, kunden_nr TEXT,
@@ -73,7 +73,7 @@ class Workshop:
 
     def restore(self, target: Path | None = None, **options: Any) -> Any:
         options.setdefault("workers", 1)
-        return restore_orders(self.archive, target or self.database, RestoreOptions(**options))
+        return restore_orders(self.archive, target or self.database, OrdersRestoreOptions(**options))
 
 
 def kinds(result: Any, level: str = "error") -> dict[str, list[str]]:

@@ -21,7 +21,7 @@ from backup_pipeline.model.set_id import set_id_at
 from backup_pipeline.operations.alerts import send as alerts
 from backup_pipeline.operations.alerts import state as alerts_state
 from backup_pipeline.operations.sites.stores import open_store
-from backup_pipeline.operations.status.set_summaries import seen_sets
+from backup_pipeline.operations.status.set_summaries import set_summaries
 from backup_pipeline.postgres.server.embedded import free_port
 from backup_pipeline.settings.loader import load_site
 from backup_pipeline.settings.site import Site
@@ -254,16 +254,16 @@ def test_what_was_seen_of_a_set_is_remembered_until_its_files_change(
     reading = LocalStore.read
     monkeypatch.setattr(LocalStore, "read", lambda store, name: read.append(name) or reading(store, name))
     for _ in range(3):
-        (seen,) = seen_sets(store, running=False)
+        (seen,) = set_summaries(store, running=False)
         assert seen.whole
         assert not seen.facts.verified
     assert len(read) == 1
     add_proof(site, NOON - HOUR, ProofKind.VERIFICATION, found_at=NOON)
-    (seen,) = seen_sets(store, running=False)
+    (seen,) = set_summaries(store, running=False)
     assert seen.verification
     assert len(read) == 2
     store.remove(seen.facts.set_id)
-    assert seen_sets(store, running=False) == []
+    assert set_summaries(store, running=False) == []
 
 
 def test_what_could_not_be_delivered_is_sent_later_with_the_next_look(
@@ -316,7 +316,7 @@ def test_two_processes_at_once_tell_one_incident_once(site: Site, web: Requests,
 def test_what_opened_without_an_address_is_told_once_there_is_one(tmp_path: Path, web: Requests) -> None:
     site = make_site(tmp_path)
     failed = alerts.notify_run_finished(site, "nightly", succeeded=False, reason="no disk", at=NOON)
-    assert (failed.told, failed.deliveries) == (0, ())
+    assert (failed.reported, failed.deliveries) == (0, ())
     # Days later it still lasts, for another reason; of what is over meanwhile nobody need be told.
     alerts.notify_run_finished(site, "nightly", succeeded=False, work="drill", at=NOON + HOUR)
     alerts.notify_run_finished(site, "nightly", succeeded=True, work="drill", at=NOON + 2 * HOUR)
@@ -327,10 +327,10 @@ def test_what_opened_without_an_address_is_told_once_there_is_one(tmp_path: Path
     assert messages(web) == []
 
     with_address = make_site(tmp_path, ALERT_URLS=web.url.replace("http", "json") + "/hook")
-    assert alerts.report(with_address, (), NOON + 73 * HOUR).told == 1
+    assert alerts.report(with_address, (), NOON + 73 * HOUR).reported == 1
     (message,) = messages(web)
     assert "no network" in str(message)
-    assert alerts.report(with_address, (), NOON + 74 * HOUR).told == 0
+    assert alerts.report(with_address, (), NOON + 74 * HOUR).reported == 0
 
 
 def test_what_is_remembered_is_closed_to_others(site: Site) -> None:

@@ -193,10 +193,10 @@ def old(store):
 
 def test_the_command_lists_every_set_with_its_reason(site, store, old, capsys):
     assert run("--config", str(site.folder), "--dry-run") == 0
-    told = capsys.readouterr().out
-    assert "last 1 of 2; the last complete set" in told
-    assert "no rule keeps it (last 2)" in told
-    assert "2 kept, 3 to remove" in told
+    reported = capsys.readouterr().out
+    assert "last 1 of 2; the last complete set" in reported
+    assert "no rule keeps it (last 2)" in reported
+    assert "2 kept, 3 to remove" in reported
     assert store.ids() == tuple(old)
 
 
@@ -210,10 +210,10 @@ def test_the_command_does_not_remove_without_being_told_to(site, store, old, cap
 def test_a_refusal_has_its_exit_code_and_reason_in_json(site, store, old, capsys):
     (store.folder / old[-1] / MANIFEST_NAME).unlink()
     assert run("nightly", "--config", str(site.folder), "--json", "--yes") == ExitCode.REFUSED
-    (told,) = json.loads(capsys.readouterr().out)["plans"]
-    assert "is incomplete" in told["refusal"]
-    assert told["removed"] == []
-    assert all(one["keep"] and one["reasons"] for one in told["sets"])
+    (reported,) = json.loads(capsys.readouterr().out)["plans"]
+    assert "is incomplete" in reported["refusal"]
+    assert reported["removed"] == []
+    assert all(one["keep"] and one["reasons"] for one in reported["sets"])
 
 
 def test_an_unknown_plan_is_named_with_the_right_one(site, capsys):

@@ -82,15 +82,15 @@ def test_a_reader_that_goes_away_ends_the_command_without_a_traceback() -> None:
     assert (done.returncode, done.stderr) == (120, "")
 
 
-@pytest.mark.parametrize(("code", "told"), [("0", 0), ("None", 0), ("4", 4), ("'why'", 1)])
-def test_an_exit_from_within_keeps_its_code(code: str, told: int) -> None:
+@pytest.mark.parametrize(("code", "reported"), [("0", 0), ("None", 0), ("4", 4), ("'why'", 1)])
+def test_an_exit_from_within_keeps_its_code(code: str, reported: int) -> None:
     script = f"""
 import sys
 from backup_pipeline.cli import main
 main.run_app = lambda app: sys.exit({code})
 main.main()
 """
-    assert subprocess.run([sys.executable, "-c", script], stderr=subprocess.DEVNULL).returncode == told
+    assert subprocess.run([sys.executable, "-c", script], stderr=subprocess.DEVNULL).returncode == reported
 
 
 def test_what_libraries_do_at_an_exit_is_done_before_the_command_ends() -> None:

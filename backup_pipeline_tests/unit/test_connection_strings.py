@@ -25,9 +25,9 @@ from backup_pipeline.postgres.server.target import parse_target
 def test_a_string_that_is_not_understood_names_its_variable_and_nothing_of_the_password(text: str) -> None:
     with pytest.raises(SettingsError) as caught:
         parse_target(text, variable="SHOP_URL")
-    told = str(caught.value)
-    assert "SHOP_URL" in told
-    assert "hush" not in told
+    reported = str(caught.value)
+    assert "SHOP_URL" in reported
+    assert "hush" not in reported
     assert caught.value.__cause__ is None
 
 

@@ -86,7 +86,7 @@ def test_good_variables_let_the_run_begin(site):
 
 
 @pytest.mark.parametrize(
-    ("value", "told"),
+    ("value", "reported"),
     [
         ("postgresql://u:geheim@h:6543/d", "transaction pooler"),
         ("mysql://u:geheim@h/d", "Not a PostgreSQL connection string"),
@@ -94,14 +94,14 @@ def test_good_variables_let_the_run_begin(site):
         ("geheim", "Not a PostgreSQL connection string"),
     ],
 )
-def test_a_connection_string_of_the_wrong_form_stops_the_run_and_is_not_quoted(site, value, told):
-    with pytest.raises(SettingsError, match=told) as raised:
+def test_a_connection_string_of_the_wrong_form_stops_the_run_and_is_not_quoted(site, value, reported):
+    with pytest.raises(SettingsError, match=reported) as raised:
         require_environment(site(DATABASE_URL=value, KC_DB_URL="postgresql://u:p@h/kc"), "nightly")
     assert "DATABASE_URL" in str(raised.value)
     assert "geheim" not in str(raised.value)
 
 
-def _told(faults) -> dict[str, str]:
+def _reported(faults) -> dict[str, str]:
     return {fault.where: fault.what for fault in faults}
 
 
@@ -127,29 +127,31 @@ def test_a_healthy_site_has_no_errors(reachable):
 def test_a_server_on_this_machine_is_a_warning_in_production_too_for_there_is_often_no_other(reachable):
     faults = check_environment(reachable(), now=NOW, production=True)
     # Said once for all of them.
-    (told,) = [fault for fault in faults if "on this machine" in fault.what]
-    assert told.where == "DATABASE_URL, KC_DB_URL"
-    assert "sources supabase, keycloak are on this machine" in told.what
+    (reported,) = [fault for fault in faults if "on this machine" in fault.what]
+    assert reported.where == "DATABASE_URL, KC_DB_URL"
+    assert "sources supabase, keycloak are on this machine" in reported.what
     assert [fault for fault in faults if fault.severity is Severity.ERROR] == []
 
 
 def test_a_server_that_does_not_answer_is_named_without_its_password(reachable):
     faults = check_environment(reachable(DATABASE_URL=f"postgresql://u:{SECRET}@127.0.0.1:1/d"), now=NOW)
-    told = _told(faults)
-    assert "cannot be reached" in told["u@127.0.0.1:1/d"]
+    reported = _reported(faults)
+    assert "cannot be reached" in reported["u@127.0.0.1:1/d"]
     assert SECRET not in str(faults)
 
 
 def test_a_refused_login_is_told_apart_from_a_dead_server(reachable, server):
     target = server.target()
     dsn = f"postgresql://{target.user}:wrong-{SECRET}@{target.host}:{target.port}/postgres"
-    assert "refused the login" in str(_told(check_environment(reachable(DATABASE_URL=dsn), now=NOW)))
+    assert "refused the login" in str(_reported(check_environment(reachable(DATABASE_URL=dsn), now=NOW)))
 
 
 def test_drills_on_a_live_server_are_warned_of(reachable, server):
     target = server.target()
     dsn = f"postgresql://{target.user}:{target.password}@{target.host}:{target.port}/drill"
-    assert "live server" in _told(check_environment(reachable(DRILL_DATABASE_URL=dsn), now=NOW))["DRILL_DATABASE_URL"]
+    assert (
+        "live server" in _reported(check_environment(reachable(DRILL_DATABASE_URL=dsn), now=NOW))["DRILL_DATABASE_URL"]
+    )
 
 
 def test_open_modes_are_warnings_and_errors_in_production(reachable, tmp_path):
@@ -168,8 +170,8 @@ def test_open_modes_are_warnings_and_errors_in_production(reachable, tmp_path):
 
 def test_a_store_that_cannot_be_written_is_found_by_writing(reachable, tmp_path):
     (tmp_path / "backups").write_text("a file where a folder should be")
-    told = _told(check_environment(reachable(), now=NOW))
-    assert "cannot be written" in told[str(tmp_path / "backups" / "nightly")]
+    reported = _reported(check_environment(reachable(), now=NOW))
+    assert "cannot be written" in reported[str(tmp_path / "backups" / "nightly")]
 
 
 def test_checking_leaves_nothing_behind(reachable, tmp_path):
@@ -181,21 +183,21 @@ def test_checking_leaves_nothing_behind(reachable, tmp_path):
 def test_a_missing_source_folder_and_an_unused_source_are_named(reachable, tmp_path):
     (tmp_path / "files").rmdir()
     (tmp_path / "backup.yaml").write_text(SITE.replace("plans:", "  spare: {kind: folder, path: .venv}\nplans:"))
-    told = _told(check_environment(reachable(), now=NOW))
-    assert told[str(tmp_path / "files")] == "source files does not exist there"
-    assert told["sources.spare"] == "no plan captures this source"
+    reported = _reported(check_environment(reachable(), now=NOW))
+    assert reported[str(tmp_path / "files")] == "source files does not exist there"
+    assert reported["sources.spare"] == "no plan captures this source"
 
 
 def test_lines_of_the_env_file_that_mean_nothing_or_stand_twice_are_named(reachable, tmp_path):
     site = reachable()
     (tmp_path / ".env").write_text("# c\nA=1\n\nthis is = not a line\nA=2\n'broken\n")
-    told = _told(check_environment(site, now=NOW))
-    assert "stands twice (first in line 2)" in told[f"{tmp_path / '.env'}:5"]
-    assert f"{tmp_path / '.env'}:6" in told
+    reported = _reported(check_environment(site, now=NOW))
+    assert "stands twice (first in line 2)" in reported[f"{tmp_path / '.env'}:5"]
+    assert f"{tmp_path / '.env'}:6" in reported
 
 
 def test_a_relative_dagster_home_is_an_error(reachable):
-    assert "absolute" in _told(check_environment(reachable(DAGSTER_HOME="home"), now=NOW))["DAGSTER_HOME"]
+    assert "absolute" in _reported(check_environment(reachable(DAGSTER_HOME="home"), now=NOW))["DAGSTER_HOME"]
 
 
 def test_only_the_storage_of_dagsters_home_must_be_writable(reachable, tmp_path, monkeypatch):
@@ -205,21 +207,25 @@ def test_only_the_storage_of_dagsters_home_must_be_writable(reachable, tmp_path,
     # Root may write everywhere: the answer of the system is given here.
     closed = {home}
     monkeypatch.setattr("os.access", lambda path, mode: path not in closed)
-    assert "DAGSTER_HOME" not in _told(check_environment(reachable(DAGSTER_HOME=str(home)), now=NOW))
+    assert "DAGSTER_HOME" not in _reported(check_environment(reachable(DAGSTER_HOME=str(home)), now=NOW))
     closed.add(home / "storage")
-    assert "cannot be written" in _told(check_environment(reachable(DAGSTER_HOME=str(home)), now=NOW))["DAGSTER_HOME"]
+    assert (
+        "cannot be written" in _reported(check_environment(reachable(DAGSTER_HOME=str(home)), now=NOW))["DAGSTER_HOME"]
+    )
     closed.remove(home / "storage")
     (home / "dagster.yaml").unlink()
-    assert "cannot be written" in _told(check_environment(reachable(DAGSTER_HOME=str(home)), now=NOW))["DAGSTER_HOME"]
+    assert (
+        "cannot be written" in _reported(check_environment(reachable(DAGSTER_HOME=str(home)), now=NOW))["DAGSTER_HOME"]
+    )
 
 
 def test_git_missing_is_an_error_for_a_site_with_a_repository(reachable, tmp_path, monkeypatch):
     text = SITE.replace("plans:", "  code: {kind: repository, path: files}\nplans:").replace("[files]", "[files, code]")
     (tmp_path / "backup.yaml").write_text(text)
     site = reachable()
-    assert "git" not in str(_told(check_environment(site, now=NOW)))
+    assert "git" not in str(_reported(check_environment(site, now=NOW)))
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert "git was not found" in _told(check_environment(site, now=NOW))["PATH"]
+    assert "git was not found" in _reported(check_environment(site, now=NOW))["PATH"]
 
 
 def test_a_clock_that_differs_is_a_warning_and_by_a_minute_an_error():
@@ -239,10 +245,10 @@ def test_a_role_from_which_row_level_security_hides_rows_is_named_with_the_table
         connection.execute(f"create role {role} login password '{SECRET}' in role pg_read_all_data".encode())
     dsn = f"postgresql://{role}:{SECRET}@{target.host}:{target.port}/{target.database}"
     try:
-        told = str(check_environment(reachable(DATABASE_URL=dsn), now=NOW))
-        assert f"hides rows of public.secret from the role {role}" in told
-        assert f'alter role "{role}" bypassrls' in told
-        assert "public.seen" not in told
+        reported = str(check_environment(reachable(DATABASE_URL=dsn), now=NOW))
+        assert f"hides rows of public.secret from the role {role}" in reported
+        assert f'alter role "{role}" bypassrls' in reported
+        assert "public.seen" not in reported
         with connected(target, pinned=False) as connection:
             connection.execute(f"alter role {role} bypassrls".encode())
         assert "hides rows" not in str(check_environment(reachable(DATABASE_URL=dsn), now=NOW))
@@ -258,7 +264,7 @@ def test_many_hidden_tables_are_counted():
 def test_an_address_that_apprise_does_not_know_is_an_error_that_does_not_quote_it(reachable, tmp_path):
     (tmp_path / "backup.yaml").write_text(SITE + "alerts: {urls_env: ALERT_URLS}\n")
     good = "ntfys://ntfy.sh/topic"
-    assert "ALERT_URLS" not in _told(check_environment(reachable(ALERT_URLS=good), now=NOW))
+    assert "ALERT_URLS" not in _reported(check_environment(reachable(ALERT_URLS=good), now=NOW))
     faults = check_environment(reachable(ALERT_URLS=f"{good} slak://{SECRET}/b/c"), now=NOW)
     (fault,) = [fault for fault in faults if fault.where == "ALERT_URLS"]
     assert fault.severity is Severity.ERROR
@@ -277,7 +283,7 @@ def test_a_server_newer_than_every_client_is_an_error_that_names_what_to_install
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "told"),
+    ("name", "value", "reported"),
     [
         ("DATABASE_URL", "postgresql://u:postgres@db.example.net:5432/d", "placeholder"),
         ("DATABASE_URL", "postgresql://u:postgres@127.0.0.1:1/d", "its password is weak"),
@@ -290,24 +296,24 @@ def test_a_server_newer_than_every_client_is_an_error_that_names_what_to_install
         ("UI_URL", "ui.example", "not a URL"),
     ],
 )
-def test_what_is_wrong_with_a_variable_is_said_with_its_name(reachable, tmp_path, name, value, told):
+def test_what_is_wrong_with_a_variable_is_said_with_its_name(reachable, tmp_path, name, value, reported):
     (tmp_path / "backup.yaml").write_text(SITE + "alerts: {ui_url_env: UI_URL}\n")
     found = [fault for fault in check_environment(reachable(**{name: value}), now=NOW) if name in fault.where]
-    assert told in " | ".join(fault.what for fault in found)
+    assert reported in " | ".join(fault.what for fault in found)
     assert all(fault.remedy for fault in found)
 
 
 def test_a_disk_without_room_for_another_set_is_an_error_and_for_three_a_warning(reachable, monkeypatch):
-    def told(free: int) -> list[tuple[Severity, str]]:
+    def reported(free: int) -> list[tuple[Severity, str]]:
         monkeypatch.setattr("backup_pipeline.stores.local.LocalStore.free_bytes", lambda _: free)
         return [(f.severity, f.what) for f in check_environment(reachable(), now=NOW) if "GB free" in f.what]
 
-    assert told(10**12) == []
-    assert {severity for severity, _ in told(50_000_000)} == {Severity.ERROR}
+    assert reported(10**12) == []
+    assert {severity for severity, _ in reported(50_000_000)} == {Severity.ERROR}
     last = SimpleNamespace(size=400_000_000)
     monkeypatch.setattr("backup_pipeline.operations.environment.check_machine._last_sealed", lambda _: last)
-    assert {severity for severity, _ in told(300_000_000)} == {Severity.ERROR}
-    ((severity, what), *_) = told(900_000_000)
+    assert {severity for severity, _ in reported(300_000_000)} == {Severity.ERROR}
+    ((severity, what), *_) = reported(900_000_000)
     assert severity is Severity.WARN
     assert "fewer than three more sets" in what
 
@@ -316,13 +322,13 @@ def test_schedules_in_another_zone_than_the_machines_are_warned_of(reachable, tm
     monkeypatch.setenv("TZ", "America/New_York")
     time.tzset()
     try:
-        assert "timezone" not in _told(check_environment(reachable(), now=NOW))
+        assert "timezone" not in _reported(check_environment(reachable(), now=NOW))
         (tmp_path / "backup.yaml").write_text(SITE.replace("files]}", 'files], schedule: "0 2 * * *"}', 1))
-        assert "schedules count in UTC" in _told(check_environment(reachable(), now=NOW))["timezone"]
+        assert "schedules count in UTC" in _reported(check_environment(reachable(), now=NOW))["timezone"]
         (tmp_path / "backup.yaml").write_text(
             "timezone: America/New_York\n" + SITE.replace("files]}", 'files], schedule: "0 2 * * *"}', 1)
         )
-        assert "timezone" not in _told(check_environment(reachable(), now=NOW))
+        assert "timezone" not in _reported(check_environment(reachable(), now=NOW))
     finally:
         monkeypatch.undo()
         time.tzset()
@@ -332,8 +338,8 @@ def test_a_clock_behind_the_newest_set_is_an_error(reachable, tmp_path):
     folder = tmp_path / "backups" / "small" / set_id_at(NOW + timedelta(hours=1))
     folder.mkdir(parents=True)
     folder.parent.chmod(0o700)
-    told = _told(check_environment(reachable(), now=NOW))
-    assert "newer than this machine's clock" in told[str(folder.parent)]
+    reported = _reported(check_environment(reachable(), now=NOW))
+    assert "newer than this machine's clock" in reported[str(folder.parent)]
     assert "newer than" not in str(check_environment(reachable(), now=NOW + timedelta(hours=2)))
 
 
@@ -342,14 +348,14 @@ def test_the_command_ends_with_the_exit_code_of_settings_and_lists_every_fault(s
         monkeypatch.delenv(name, raising=False)
     site()
     assert run_app(build_app(), ["env", "check", "--config", str(tmp_path), "--json"]) == ExitCode.SETTINGS
-    told = json.loads(capsys.readouterr().out)
-    assert told["ok"] is False
-    assert {"SESSION_DATABASE_URL or DATABASE_URL", "KC_DB_URL"} <= {fault["where"] for fault in told["faults"]}
-    assert all(fault["remedy"] for fault in told["faults"])
+    reported = json.loads(capsys.readouterr().out)
+    assert reported["ok"] is False
+    assert {"SESSION_DATABASE_URL or DATABASE_URL", "KC_DB_URL"} <= {fault["where"] for fault in reported["faults"]}
+    assert all(fault["remedy"] for fault in reported["faults"])
 
 
 def test_faults_of_the_settings_file_are_in_the_same_form(tmp_path, capsys):
     (tmp_path / "backup.yaml").write_text(SITE.replace("kind: folder", "kind: foldr"))
     assert run_app(build_app(), ["env", "check", "--config", str(tmp_path), "--json"]) == ExitCode.SETTINGS
-    told = json.loads(capsys.readouterr().out)
-    assert "foldr" in told["faults"][0]["what"]
+    reported = json.loads(capsys.readouterr().out)
+    assert "foldr" in reported["faults"][0]["what"]

@@ -126,33 +126,34 @@ def test_a_published_demo_key_is_read_and_verified_with_the_published_secret():
     assert is_signed_with(DEMO_ANON, DEMO_JWT_SECRET)
 
 
-def _told(environment: dict[str, str], now: datetime = NOW) -> dict[str, str]:
+def _reported(environment: dict[str, str], now: datetime = NOW) -> dict[str, str]:
     return {fault.where: fault.what for fault in secret_faults(environment, now)}
 
 
 def test_good_secrets_have_no_faults():
     keys = {"ANON_KEY": make_key("anon", SECRET, NOW), "SERVICE_ROLE_KEY": make_key("service_role", SECRET, NOW)}
-    assert _told({"JWT_SECRET": SECRET, "POSTGRES_PASSWORD": SECRET, **keys}) == {}
+    assert _reported({"JWT_SECRET": SECRET, "POSTGRES_PASSWORD": SECRET, **keys}) == {}
 
 
 def test_demo_secrets_and_keys_are_recognised():
-    told = _told({"JWT_SECRET": DEMO_JWT_SECRET, "ANON_KEY": DEMO_ANON, "POSTGRES_PASSWORD": "postgres"})
-    assert "demo secret" in told["JWT_SECRET"]
-    assert "demo key" in told["ANON_KEY"]
-    assert "weak" in told["POSTGRES_PASSWORD"]
+    reported = _reported({"JWT_SECRET": DEMO_JWT_SECRET, "ANON_KEY": DEMO_ANON, "POSTGRES_PASSWORD": "postgres"})
+    assert "demo secret" in reported["JWT_SECRET"]
+    assert "demo key" in reported["ANON_KEY"]
+    assert "weak" in reported["POSTGRES_PASSWORD"]
 
 
 def test_a_key_of_another_secret_or_role_or_time_is_a_fault():
     assert (
         "not signed with JWT_SECRET"
-        in _told({"JWT_SECRET": SECRET, "ANON_KEY": make_key("anon", "x" * 40, NOW)})["ANON_KEY"]
+        in _reported({"JWT_SECRET": SECRET, "ANON_KEY": make_key("anon", "x" * 40, NOW)})["ANON_KEY"]
     )
     assert (
-        "another role" in _told({"JWT_SECRET": SECRET, "ANON_KEY": make_key("service_role", SECRET, NOW)})["ANON_KEY"]
+        "another role"
+        in _reported({"JWT_SECRET": SECRET, "ANON_KEY": make_key("service_role", SECRET, NOW)})["ANON_KEY"]
     )
     old = make_key("anon", SECRET, NOW - KEY_LIFETIME - timedelta(days=1))
-    assert _told({"JWT_SECRET": SECRET, "ANON_KEY": old})["ANON_KEY"] == "expired"
-    assert "not a token" in _told({"ANON_KEY": "abc"})["ANON_KEY"]
+    assert _reported({"JWT_SECRET": SECRET, "ANON_KEY": old})["ANON_KEY"] == "expired"
+    assert "not a token" in _reported({"ANON_KEY": "abc"})["ANON_KEY"]
 
 
 def test_production_turns_weak_secrets_into_errors():

@@ -140,10 +140,10 @@ def test_an_open_file_is_closed_to_others(folder):
 
 def test_the_command_tells_names_and_never_values(folder, capsys):
     assert run_app(build_app(), ["env", "setup", "--supabase", "--config", str(folder), "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
+    reported = json.loads(capsys.readouterr().out)
     values = dotenv_values(folder / ".env")
-    assert "JWT_SECRET" in told["generated"]
-    assert all(values[name] not in str(told) for name in told["generated"])
+    assert "JWT_SECRET" in reported["generated"]
+    assert all(values[name] not in str(reported) for name in reported["generated"])
 
 
 # As a self-hosted Supabase runs with them in many places: weak, published, or what looks like a placeholder.

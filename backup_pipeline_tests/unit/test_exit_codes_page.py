@@ -17,6 +17,6 @@ def test_the_published_page_is_what_the_code_generates():
 
 def test_every_code_has_a_meaning():
     cells = [row.split("|") for row in exit_codes_reference().splitlines() if row.startswith("| ")]
-    meanings = {cell[1].strip(): cell[4].strip() for cell in cells if cell[1].strip().isdigit()}
-    assert set(meanings) == {str(int(code)) for code in ExitCode}
-    assert all(meanings.values())
+    field_docs = {cell[1].strip(): cell[4].strip() for cell in cells if cell[1].strip().isdigit()}
+    assert set(field_docs) == {str(int(code)) for code in ExitCode}
+    assert all(field_docs.values())

@@ -92,7 +92,7 @@ def test_a_lost_attribute_mode_or_owner_is_found_by_the_comparison(
 ) -> None:
     root = rich_tree(tmp_path / "storage")
     writer, record = captured(tmp_path, root)
-    monkeypatch.setattr(unpack, "_look_like", lambda *_, **__: None)
+    monkeypatch.setattr(unpack, "_take_attributes", lambda *_, **__: None)
     (finding,) = drill_files(writer.open, [record], tmp_path / "store", now=NOW).findings
     assert "photo.jpg has mode 0600 instead of 0664" in finding.problem
 
@@ -106,9 +106,9 @@ def test_what_a_file_system_cannot_keep_is_reported_by_name(tmp_path: Path, monk
 
     monkeypatch.setattr(file_attributes.os, "setxattr", refuse)
     done = restore_folder(writer.open, record, tmp_path / "elsewhere", now=NOW)
-    told = " ".join(done.notes)
-    assert "user.supabase.storage.content-type of 1 files or folders could not be set: photo.jpg" in told
-    assert "system.posix_acl_default" in told
+    reported = " ".join(done.notes)
+    assert "user.supabase.storage.content-type of 1 files or folders could not be set: photo.jpg" in reported
+    assert "system.posix_acl_default" in reported
     drilled = drill_files(writer.open, [record], tmp_path / "store", now=NOW)
     assert drilled.findings == []
     assert any("user.raw" in skipped.problem for skipped in drilled.skipped)

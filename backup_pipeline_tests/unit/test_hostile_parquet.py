@@ -121,9 +121,9 @@ def test_a_parquet_file_that_claims_too_much_is_refused_within_little_memory(
     made: tuple[Path, dict[str, int]],
 ) -> None:
     folder, rows = made
-    told = told_by(folder, rows, "checked")
-    assert set(told) == set(rows)
-    for name, line in told.items():
+    reported = told_by(folder, rows, "checked")
+    assert set(reported) == set(rows)
+    for name, line in reported.items():
         assert line.startswith(" refused "), (name, line)
         assert "Row group" not in line, (name, "it was refused only while it was decoded", line)
     # The same memory does not do for reading them.

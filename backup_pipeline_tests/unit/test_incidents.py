@@ -30,10 +30,10 @@ def well(at: datetime, key: str = KEY) -> Observation:
 
 def test_an_incident_is_told_once_however_often_it_is_seen() -> None:
     state = observe(IncidentState(), [trouble(), trouble(NOON + HOUR)])
-    state, told = claim(state, NOON)
-    state = settle(state, told, delivered=True)
+    state, reported = claim(state, NOON)
+    state = settle(state, reported, delivered=True)
     state = observe(state, [trouble(NOON + 2 * HOUR)])
-    assert [notice.over for notice in told] == [False]
+    assert [notice.over for notice in reported] == [False]
     assert state.notices == ()
     assert len(state.open) == 1
 

@@ -33,7 +33,7 @@ def run(site, *arguments: str) -> int:
     return run_app(build_app(), [*arguments, "--config", str(site.folder)])
 
 
-def told(capsys) -> dict:
+def reported(capsys) -> dict:
     return json.loads(capsys.readouterr().out)
 
 
@@ -43,7 +43,7 @@ def test_list_tells_state_size_rows_checks_and_proof(site, store, capsys):
     add_proof(store, first, ProofKind.DRILL, at("2026-11-19 05:00"))
     make_set(store, at("2026-11-20 02:00"), sealed=False, failed="bucket materials is missing")
     assert run(site, "list", "--json") == 0
-    one, two = told(capsys)["sets"]
+    one, two = reported(capsys)["sets"]
     assert (one["set"], one["state"], one["size"], one["rows"]) == (first, "complete", 1020, 2468)
     assert one["checks"] == {"passed": 6, "failed": 3}
     assert (one["verified"], one["proven"]) == (True, True)
@@ -61,16 +61,16 @@ def test_a_set_that_is_being_written_is_running_and_not_incomplete(site, store, 
     make_set(store, at("2026-11-20 02:00"), sealed=False)
     with plan_lock(site, "nightly", "backup"):
         run(site, "list", "--json")
-    assert told(capsys)["sets"][0]["state"] == "running"
+    assert reported(capsys)["sets"][0]["state"] == "running"
     run(site, "list", "--json")
-    assert told(capsys)["sets"][0]["state"] == "incomplete"
+    assert reported(capsys)["sets"][0]["state"] == "incomplete"
 
 
 def test_a_failed_verification_is_told_with_its_finding(site, store, capsys):
     one = make_set(store, at("2026-11-20 02:00"))
     add_proof(store, one, ProofKind.VERIFICATION, at("2026-11-20 04:00"), passed=False, findings=["truncated", "gone"])
     run(site, "list", "--json")
-    (found,) = told(capsys)["sets"]
+    (found,) = reported(capsys)["sets"]
     assert found["verified"] is False
     assert found["notes"] == ["verification failed: a: truncated and 1 more"]
     run(site, "list")
@@ -83,7 +83,7 @@ def test_a_damaged_manifest_does_not_hide_the_other_sets(site, store, capsys):
     make_set(store, at("2026-11-20 02:00"))
     (store.folder / one / "manifest.json").write_text('{"manifest_version": 1}')
     assert run(site, "list", "--json") == 0
-    assert [found["state"] for found in told(capsys)["sets"]] == ["damaged", "complete"]
+    assert [found["state"] for found in reported(capsys)["sets"]] == ["damaged", "complete"]
 
 
 def test_no_line_is_cut_where_no_terminal_cuts_it(site, store, capsys):
@@ -104,7 +104,7 @@ def test_show_lists_every_artefact_with_its_digest_and_the_proofs(site, store, c
     one = make_set(store, at("2026-11-19 02:00"), tables=2, bad_checks=1)
     add_proof(store, one, ProofKind.DRILL, at("2026-11-19 05:00"), rto_seconds=12.5)
     assert run(site, "show", "latest", "--json") == 0
-    found = told(capsys)
+    found = reported(capsys)
     assert [artefact["artefact"] for artefact in found["artefacts"]] == [
         "files.dump", "files.public.t1", "files.public.t2",
     ]  # fmt: skip

@@ -237,9 +237,9 @@ def test_an_index_whose_checksum_fits_and_whose_entries_do_not_is_damaged(
     index = workshop.archive / INDEX_NAME
     lines = index.read_bytes().splitlines(keepends=True)
     lines[3] = re.sub(rb'"%s": ("[^"]*"|\d+)' % name.encode(), lambda _: b'"%s": %s' % (name.encode(), value), lines[3])
-    told = b"".join(lines[:-1])
+    reported = b"".join(lines[:-1])
     index.write_bytes(
-        told + b'], "count": 30, "state": "", "checksum": "%s"}\n' % hashlib.sha256(told).hexdigest().encode()
+        reported + b'], "count": 30, "state": "", "checksum": "%s"}\n' % hashlib.sha256(reported).hexdigest().encode()
     )
     assert kinds(workshop.verify())["index"] == [INDEX_NAME]
     workshop.restore(workshop.folder / "new.db")

@@ -80,8 +80,8 @@ def test_failures_have_their_exit_codes_and_name_the_orders(
     [finding] = [f for f in json.loads(capfd.readouterr().out)["findings"] if f["level"] == "error"]
     assert (finding["path"], finding["kind"]) == ("2020/000001", "checksum")
     assert call("restore", *place, "--json") == 6
-    told = json.loads(capfd.readouterr().out)
-    assert (told["invalid"], told["error"]["kind"]) == (1, "ArchiveIncompleteError")
+    reported = json.loads(capfd.readouterr().out)
+    assert (reported["invalid"], reported["error"]["kind"]) == (1, "ArchiveIncompleteError")
     assert call("export", "--db", workshop.folder / "no.db", "--archive", workshop.archive) == 5
     assert call("export", *place, "--year", "24") == 3
 
@@ -120,8 +120,8 @@ def test_without_permission_the_place_the_user_and_the_remedy_are_told(workshop:
             os.write(writer, f"{code}\n{what}".encode())
             os._exit(0)
         os.close(writer)
-        with os.fdopen(reader) as told:
-            code_line, _, text = told.read().partition("\n")
+        with os.fdopen(reader) as reported:
+            code_line, _, text = reported.read().partition("\n")
         os.waitpid(child, 0)
         return int(code_line), text
 

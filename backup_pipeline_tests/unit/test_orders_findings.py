@@ -19,7 +19,7 @@ def test_errors_are_kept_however_many_warnings_came_before_them() -> None:
     for number in range(5):
         findings.add(f"e{number}", "checksum", "another one")
     assert [finding.path for finding in findings.kept] == ["w0", "w1", "w2", "e0", "e1", "e2"]
-    assert (findings.warnings, findings.errors, findings.left_out) == (10, 5, 9)
+    assert (findings.warnings, findings.errors, findings.omitted) == (10, 5, 9)
     assert findings.errors_of("checksum", "missing") == 5
     assert findings.errors_of("schema") == 0
     assert [finding.level for finding in findings.worst_first()] == ["error"] * 3 + ["warning"] * 3

@@ -112,8 +112,8 @@ def test_every_state_that_a_folder_can_be_in_is_told_restored_and_exported_as_th
 
     build(folder, state, versions)
     result = workshop.verify()
-    told = [(f.kind, f.level) for f in result.findings.kept if f.path == "2020/000001"]
-    assert told == ([state.verify] if state.verify else [])
+    reported = [(f.kind, f.level) for f in result.findings.kept if f.path == "2020/000001"]
+    assert reported == ([state.verify] if state.verify else [])
     assert result.ok is not damaged
     assert {path.name for path in folder.iterdir()} == state.after
     assert workshop.verify().ok is not damaged

@@ -42,11 +42,11 @@ def test_a_locale_is_asked_of_the_system_in_any_spelling_and_nobody_asked_claims
 
 def test_what_is_missing_is_named_with_the_ways_to_get_it() -> None:
     found = lacking(Needs(15, 15, {"postgis": "3", "pgjwt": "1"}, frozenset({"xml", "lz4"})), BARE, ())
-    told = {one.subject: one.remedy for one in found}
-    assert set(told) == {"extension postgis", "extension pgjwt", "xml", "lz4"}
-    assert "postgresql-15-postgis-3" in told["extension postgis"]
-    assert "supabase/postgres" in told["extension pgjwt"]
-    assert all("DRILL_DATABASE_URL" in remedy for remedy in told.values())
+    reported = {one.subject: one.remedy for one in found}
+    assert set(reported) == {"extension postgis", "extension pgjwt", "xml", "lz4"}
+    assert "postgresql-15-postgis-3" in reported["extension postgis"]
+    assert "supabase/postgres" in reported["extension pgjwt"]
+    assert all("DRILL_DATABASE_URL" in remedy for remedy in reported.values())
 
 
 def test_needs_are_read_from_old_catalogs_too_and_quoted_names_are_names() -> None:
@@ -54,13 +54,13 @@ def test_needs_are_read_from_old_catalogs_too_and_quoted_names_are_names() -> No
     needs = needs_of(old, {'"uuid-ossp"': "1.1"}, 15)
     assert (needs.extensions, needs.features) == ({"uuid-ossp": "1.1"}, {"xml", "icu"})
     new = Catalog(server_major=15, requirements=("xml used by view app.v",))
-    told = unexercised(needs_of(new, {}, 15), frozenset())
-    assert [one.subject for one in told] == ["view app.v"]
+    reported = unexercised(needs_of(new, {}, 15), frozenset())
+    assert [one.subject for one in reported] == ["view app.v"]
     assert unexercised(needs_of(new, {}, 15), frozenset({"xml"})) == []
 
 
 @pytest.mark.parametrize(
-    ("told", "subject"),
+    ("reported", "subject"),
     [
         ("app.x: unsupported XML feature (SQLSTATE 0A000).", "xml"),
         ("ICU is not supported in this build (SQLSTATE 0A000) in: CREATE COLLATION", "icu"),
@@ -71,8 +71,8 @@ def test_needs_are_read_from_old_catalogs_too_and_quoted_names_are_names() -> No
         ("permission denied for language c (SQLSTATE 42501) in: CREATE FUNCTION", "superuser rights"),
     ],
 )
-def test_a_refusal_for_want_of_something_is_no_fault_of_the_dump(told: str, subject: str) -> None:
-    cause = cause_of_refusal(told, "the scratch server", Needs(15, 15), restricted=True)
+def test_a_refusal_for_want_of_something_is_no_fault_of_the_dump(reported: str, subject: str) -> None:
+    cause = cause_of_refusal(reported, "the scratch server", Needs(15, 15), restricted=True)
     assert cause is not None
     assert cause.subject == subject
     assert cause.remedy

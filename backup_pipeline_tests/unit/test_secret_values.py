@@ -46,7 +46,7 @@ def test_a_password_goes_out_in_no_form_and_from_no_variable(tmp_path: Path, wri
         assert scrub("the host h of d is down", hidden) == "the host h of d is down"
 
 
-@pytest.mark.parametrize(("told", "safe"), [
+@pytest.mark.parametrize(("reported", "safe"), [
     ("cannot clone https://deploy:ghp_abc@git.example/x", "cannot clone https://deploy:***@git.example/x"),
     ("cannot clone https://ghp_abcdefgh@git.example/x", "cannot clone https://***@git.example/x"),
     ("no route to postgresql://shop@db/shop", "no route to postgresql://shop@db/shop"),
@@ -55,9 +55,9 @@ def test_a_password_goes_out_in_no_form_and_from_no_variable(tmp_path: Path, wri
     ("Use the form postgresql://USER:PASSWORD@HOST/DB.", "Use the form postgresql://USER:PASSWORD@HOST/DB."),
     ("Set UI_PASSWORD=… or password=<yours>", "Set UI_PASSWORD=… or password=<yours>"),
 ])  # fmt: skip
-def test_passwords_in_addresses_are_taken_out_wherever_they_come_from(told: str, safe: str) -> None:
-    assert redacted(told) == safe
-    assert str(SourceError(told, where=told, remedy=told)) == f"{safe}: {safe} Remedy: {safe}"
+def test_passwords_in_addresses_are_taken_out_wherever_they_come_from(reported: str, safe: str) -> None:
+    assert redacted(reported) == safe
+    assert str(SourceError(reported, where=reported, remedy=reported)) == f"{safe}: {safe} Remedy: {safe}"
 
 
 def test_log_records_and_tracebacks_hold_no_secret_and_words_of_the_site_stay(
@@ -84,12 +84,12 @@ def test_log_records_and_tracebacks_hold_no_secret_and_words_of_the_site_stay(
             redacting_hook(lambda *_: written.write("as it was"))(type(plain), plain, None)
     finally:
         log.removeHandler(handler)
-    told = written.getvalue()
-    assert "s3cret-Word" not in told
-    assert "the server said 'wrong: ***'" in told
-    assert "files of nightly failed\nTraceback" in told
-    assert told.count("ValueError: *** is wrong") == 2
-    assert told.endswith("as it was")
+    reported = written.getvalue()
+    assert "s3cret-Word" not in reported
+    assert "the server said 'wrong: ***'" in reported
+    assert "files of nightly failed\nTraceback" in reported
+    assert reported.count("ValueError: *** is wrong") == 2
+    assert reported.endswith("as it was")
 
 
 def test_no_file_of_a_site_holds_what_a_failing_server_or_program_repeats(tmp_path: Path) -> None:

@@ -43,6 +43,6 @@ def test_sources_with_a_hyphen_are_captured_verified_and_shown_by_source(tmp_pat
 def test_names_that_dagster_cannot_tell_apart_are_refused_by_line(tmp_path: Path) -> None:
     site = TestSite(tmp_path)
     site.write(SETTINGS.replace("their_files", "my_files"))
-    told = site.run("list")
-    assert told.code != 0
-    assert "my_files: differs from my-files only by - and _" in told.text
+    reported = site.run("list")
+    assert reported.code != 0
+    assert "my_files: differs from my-files only by - and _" in reported.text

@@ -362,10 +362,10 @@ def test_temporary_files_without_room_are_told_with_their_place(
             connection.execute("CREATE TABLE t (a)")
             connection.executemany("INSERT INTO t VALUES (?)", [("x" * 1000,) for _ in range(100)])
 
-    with pytest.raises(StoreError, match="No room for temporary files") as told:
+    with pytest.raises(StoreError, match="No room for temporary files") as reported:
         fill()
-    assert told.value.where == str(tmp_path)
-    assert "TMPDIR" in told.value.remedy
+    assert reported.value.where == str(tmp_path)
+    assert "TMPDIR" in reported.value.remedy
 
 
 def test_other_errors_of_a_nameless_database_stay_what_they_are() -> None:

@@ -39,7 +39,7 @@ def nights(store):
     return made
 
 
-def told(site, now=NOW) -> str:
+def reported(site, now=NOW) -> str:
     return " | ".join(f"{p.severity}: {p.what}" for p in plan_status(site, "nightly", now).problems)
 
 
@@ -59,7 +59,9 @@ def test_a_plan_without_any_backup_is_failing(site):
 
 
 def test_an_overdue_backup_is_an_error_with_the_time_it_was_due(site, nights):
-    assert told(site, NOW + timedelta(days=2)).startswith("error: Overdue. The newest complete set is of 2026-11-21")
+    assert reported(site, NOW + timedelta(days=2)).startswith(
+        "error: Overdue. The newest complete set is of 2026-11-21"
+    )
 
 
 def test_an_incomplete_newest_set_is_told_with_what_failed_and_how_to_complete_it(site, store, nights):
@@ -88,18 +90,18 @@ def test_damage_in_the_newest_set_is_an_error_and_the_set_before_is_the_last_goo
 def test_clean_up_that_is_held_back_is_told(tmp_path, site, store, nights):
     (tmp_path / "backup.yaml").write_text(SITE)
     add_proof(store, nights[-1], ProofKind.VERIFICATION, NOW, passed=False, findings=["changed"])
-    assert "Clean-up is held back" in told(load_site(tmp_path, environment={}))
+    assert "Clean-up is held back" in reported(load_site(tmp_path, environment={}))
 
 
 def test_nothing_proven_and_old_proofs_are_warnings(tmp_path, site, store):
     one = make_set(store, at("2026-11-21 02:00"))
-    assert "warning: No set is proven" in told(site)
+    assert "warning: No set is proven" in reported(site)
     add_proof(store, one, ProofKind.DRILL, at("2026-11-21 05:00"))
-    assert told(site) == ""
+    assert reported(site) == ""
     (tmp_path / "backup.yaml").write_text(SITE.replace("retention", "drill: '0 5 * * 0'\n    retention"))
     site = load_site(tmp_path, environment={})
     make_set(store, at("2027-01-21 02:00"))
-    assert "warning: The last proof is 61 days old." in told(site, at("2027-01-21 12:00"))
+    assert "warning: The last proof is 61 days old." in reported(site, at("2027-01-21 12:00"))
 
 
 def test_a_disk_that_will_be_full_is_told_with_its_day(site, nights, monkeypatch):
@@ -108,12 +110,12 @@ def test_a_disk_that_will_be_full_is_told_with_its_day(site, nights, monkeypatch
     assert problem.severity == "warning"
     assert "in 9 days, about 2026-11-30" in problem.what
     monkeypatch.setattr(LocalStore, "free_bytes", lambda _: 10_000)
-    assert "error: The disk will be full in 3 days" in told(site)
+    assert "error: The disk will be full in 3 days" in reported(site)
 
 
 def test_failed_checks_of_the_last_good_set_are_told(site, store, nights):
     make_set(store, at("2026-11-21 03:00"), bad_checks=2)
-    assert "warning: 4 checks of the last good set did not pass." in told(site)
+    assert "warning: 4 checks of the last good set did not pass." in reported(site)
 
 
 def test_a_store_that_cannot_be_read_is_a_problem_and_not_a_crash(site):
@@ -157,12 +159,12 @@ def test_runs_that_failed_are_told_by_status_and_by_the_incidents_alike(site, ni
 
     note("undo of shop", False, 10)
     note("backup", False, 11)
-    assert "error: The undo of shop failed. no server (since 2026-11-21 11:10 UTC)" in told(site)
-    assert "error: The backup failed. no server" in told(site)
+    assert "error: The undo of shop failed. no server (since 2026-11-21 11:10 UTC)" in reported(site)
+    assert "error: The backup failed. no server" in reported(site)
     # Another source's undo says nothing of this one's.
     note("undo of desk", True, 12)
     note("backup", True, 13)
-    assert "The undo of shop failed." in told(site)
-    assert "The backup failed." not in told(site)
+    assert "The undo of shop failed." in reported(site)
+    assert "The backup failed." not in reported(site)
     note("undo of shop", True, 14)
-    assert told(site) == ""
+    assert reported(site) == ""

@@ -291,8 +291,8 @@ def test_a_damaged_manifest_is_told_with_its_reason(local: LocalStore, content: 
 
 def test_a_manifest_whose_times_have_no_zone_is_damaged(local: LocalStore) -> None:
     place = local.folder / sealed(local) / "manifest.json"
-    told = json.loads(place.read_bytes())
-    place.write_text(json.dumps({**told, "started_at": "2026-11-21T02:00:00"}))
+    reported = json.loads(place.read_bytes())
+    place.write_text(json.dumps({**reported, "started_at": "2026-11-21T02:00:00"}))
     known = local.read(local.ids()[0])
     assert known.state is SetState.DAMAGED
     assert "started_at" in known.problem

@@ -59,9 +59,9 @@ def listed(site: TestSite, set_id: SetId) -> dict[str, object]:
 
 def open_incidents(site: TestSite) -> str:
     checked = site.run("alerts", "check")
-    told = site.run("alerts", "list").out
-    assert checked.code == (0 if "No incidents." in told else 6)
-    return told
+    reported = site.run("alerts", "list").out
+    assert checked.code == (0 if "No incidents." in reported else 6)
+    return reported
 
 
 def test_a_set_whose_file_is_gone_is_green_in_no_command(
@@ -76,8 +76,8 @@ def test_a_set_whose_file_is_gone_is_green_in_no_command(
         assert (one["state"], one["verified"], one["proven"]) == ("damaged", False, False)
         assert DUMP in str(one["notes"])
         assert DUMP in site.run("show", f"nightly/{nights[-1]}").out
-        worst, told = standing(site)
-        assert (worst, DUMP in told) == ("failing", True)
+        worst, reported = standing(site)
+        assert (worst, DUMP in reported) == ("failing", True)
         assert json.loads(site.run("status", "--json").out)["plans"][0]["last_proven"] == nights[-2]
         assert DUMP in open_incidents(site)
         page = site.folder / "status.html"
@@ -109,8 +109,8 @@ def test_a_sealed_set_that_nobody_cleaned_up_is_missed(site: TestSite, store: Lo
     )
     assert standing(site)[0] == "good"
     shutil.rmtree(store.folder / nights[-1])
-    worst, told = standing(site)
-    assert (worst, f"Set {nights[-1]} was sealed, is not in the store any more" in told) == ("attention", True)
+    worst, reported = standing(site)
+    assert (worst, f"Set {nights[-1]} was sealed, is not in the store any more" in reported) == ("attention", True)
     assert f"Set {nights[-1]} was sealed" in open_incidents(site)
     with log.open("a") as file:
         file.write(f"2026-01-02 02:00:00 - cleanup - INFO - nightly/{nights[-1]} removed, 9 bytes: old\n")
@@ -123,11 +123,15 @@ def test_a_set_of_the_future_makes_no_plan_good_for_a_year(
 ) -> None:
     site.write(SITE.replace('schedule: "0 2 * * *"', "overdue_after: 1h"))
     future = make_set(store, NOW + 365 * DAY)
-    worst, told = standing(site)
-    assert (worst, "Overdue" in told, f"The time of set {future} has not come" in told) == ("failing", True, True)
-    told = open_incidents(site)
-    assert "The backup is overdue." in told
-    assert f"The time of set {future} has not come" in told
+    worst, reported = standing(site)
+    assert (worst, "Overdue" in reported, f"The time of set {future} has not come" in reported) == (
+        "failing",
+        True,
+        True,
+    )
+    reported = open_incidents(site)
+    assert "The backup is overdue." in reported
+    assert f"The time of set {future} has not come" in reported
 
 
 def test_sources_rows_and_checks_that_never_came_are_named(
@@ -138,8 +142,8 @@ def test_sources_rows_and_checks_that_never_came_are_named(
     site.write(
         text.replace("  more: {", "  added: {kind: folder, path: added}\n  nowhere: {kind: folder, path: x}\n  more: {")
     )
-    told = standing(site)
-    assert told == ("attention", "The last good set does not hold added, which is in the plan.")
+    reported = standing(site)
+    assert reported == ("attention", "The last good set does not hold added, which is in the plan.")
     assert "nowhere" in site.run("status").out
     assert json.loads(site.run("status", "--json").out)["sources_in_no_plan"] == ["nowhere"]
     for one in nights:

@@ -16,8 +16,8 @@ JSON = {"content-type": "application/json"}
 def asked(
     method: str, path: str = "/graphql", host: str = "127.0.0.1:3000", query: bool = False, **headers: str
 ) -> Asked:
-    told = {"host": host, **{name.replace("_", "-"): value for name, value in headers.items()}}
-    return Asked(method, path, "http", told, query=query)
+    reported = {"host": host, **{name.replace("_", "-"): value for name, value in headers.items()}}
+    return Asked(method, path, "http", reported, query=query)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:3000", "localhost:3000", "LOCALHOST", "[::1]:3000", "127.0.0.1:8080"])

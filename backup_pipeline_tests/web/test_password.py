@@ -90,13 +90,13 @@ def test_the_password_opens_the_ui_for_one_browser_and_guessing_is_slowed() -> N
 
         other = browser.new_page()
         other.goto(f"{address}/healthz")
-        told = other.evaluate(
+        reported = other.evaluate(
             "async () => [(await fetch('/graphql', {method: 'POST', body: '{}', headers: {'Content-Type': "
             "'application/json'}})).status, await new Promise(done => { const socket = new WebSocket(location.origin."
             "replace('http', 'ws') + '/graphql'); socket.onmessage = () => done('in'); socket.onerror = () => "
             "done('closed'); })]"
         )
-        assert told == [401, "closed"]
+        assert reported == [401, "closed"]
         other.goto(f"{address}/login")
         for _ in range(GUESSES):
             other.get_by_label("Password").fill("guess")

@@ -19,8 +19,8 @@ from backup_pipeline.model.record import CheckResult
 from backup_pipeline.operations.alerts.standing_signs import is_future, signs_of
 from backup_pipeline.operations.sites.stores import open_store
 from backup_pipeline.operations.status.disks import Disk, disks_of
-from backup_pipeline.operations.status.present_files import files_not_there, in_words
-from backup_pipeline.operations.status.set_summaries import SeenSet, newest_sets, seen_sets
+from backup_pipeline.operations.status.present_files import as_text, files_not_there
+from backup_pipeline.operations.status.set_summaries import SetSummary, newest_sets, set_summaries
 from backup_pipeline.rules.incidents import incident_key
 from backup_pipeline.rules.overdue import overdue
 from backup_pipeline.rules.retention import SetFacts, Verdict, decide
@@ -47,7 +47,7 @@ def observe_site(
         key = incident_key(IncidentKind.STORE_UNREADABLE, plan)
         try:
             store = open_store(site, plan)
-            sets = seen_sets(store, running=read_holder(store.folder / LOCK_NAME) is not None)
+            sets = set_summaries(store, running=read_holder(store.folder / LOCK_NAME) is not None)
         except BackupSystemError as error:
             found.append(Observation(key, now, _unreadable(key, plan, error, now)))
             continue
@@ -115,7 +115,7 @@ def _observe_plan(
     site: Site,
     plan: str,
     store: LocalStore,
-    sets: list[SeenSet],
+    sets: list[SetSummary],
     state: IncidentState,
     known_since: datetime,
     now: datetime,
@@ -144,7 +144,7 @@ def _not_there(
     site: Site,
     plan: str,
     store: LocalStore,
-    sets: Sequence[SeenSet],
+    sets: Sequence[SetSummary],
     newest: SetFacts | None,
     state: IncidentState,
     now: datetime,
@@ -219,8 +219,8 @@ def retention_incident(plan: str, refused: str, remedy: str, now: datetime) -> I
 def _disk(site: Site, disk: Disk, state: IncidentState, now: datetime) -> Observation:
     plan, full = disk.plans[0], disk.full_at
     key = incident_key(IncidentKind.DISK_FILLING, plan)
-    told = any(incident.key == key for incident in state.open)
-    if full is None or full - now > (_DISK_FINE_BEYOND if told else _DISK_FULL_WITHIN):
+    reported = any(incident.key == key for incident in state.open)
+    if full is None or full - now > (_DISK_FINE_BEYOND if reported else _DISK_FULL_WITHIN):
         return Observation(key, now)
     shared = f" The stores of {', '.join(disk.plans)} share it." if disk.plans[1:] else ""
     days = max(0, (full - now).days)
@@ -290,7 +290,7 @@ def _checks(site: Site, plan: str, newest: BackupSet, state: IncidentState) -> I
             yield Observation(incident.key, manifest.sealed_at)
 
 
-def _drill(plan: str, sets: Sequence[SeenSet]) -> Iterator[Observation]:
+def _drill(plan: str, sets: Sequence[SetSummary]) -> Iterator[Observation]:
     key = incident_key(IncidentKind.NOT_PROVEN, plan)
     last = max((one.drill for one in sets if one.drill), key=lambda proof: proof.finished_at, default=None)
     if last is None:
@@ -311,7 +311,7 @@ def _drill(plan: str, sets: Sequence[SeenSet]) -> Iterator[Observation]:
     yield Observation(key, last.finished_at, incident)
 
 
-def _not_drilled(plan: str, sets: Sequence[SeenSet], now: datetime) -> Iterator[Observation]:
+def _not_drilled(plan: str, sets: Sequence[SetSummary], now: datetime) -> Iterator[Observation]:
     """A drill that this machine cannot carry out proves nothing for weeks: somebody must know, and know what to do."""
     key = incident_key(IncidentKind.NOT_DRILLABLE, plan)
     tried = [one.not_drilled_here for one in sets if one.not_drilled_here]
@@ -340,11 +340,11 @@ def _newest_files(store: LocalStore, newest: SetFacts | None) -> tuple[str, str]
     if newest is not None:
         with contextlib.suppress(SetNotFoundError):
             if wrong := files_not_there(store, store.read(newest.set_id)):
-                return str(newest.set_id), in_words(wrong)
+                return str(newest.set_id), as_text(wrong)
     return "", ""
 
 
-def _damage(plan: str, sets: Sequence[SeenSet], now: datetime, set_id: str, missing: str) -> Observation:
+def _damage(plan: str, sets: Sequence[SetSummary], now: datetime, set_id: str, missing: str) -> Observation:
     key = incident_key(IncidentKind.DAMAGED, plan)
     if missing:
         incident = Incident(

@@ -25,7 +25,7 @@ from backup_pipeline.rules.incidents import (
     incident_key,
     observe,
     settle,
-    untold,
+    unreported,
 )
 from backup_pipeline.settings.site import Site
 from backup_pipeline.settings.variables import secret_variables
@@ -40,7 +40,7 @@ BACKUP = "backup"
 class AlertReport:
     """What a call did: how many incidents were told, and what became of the message at each address."""
 
-    told: int = 0
+    reported: int = 0
     deliveries: tuple[Delivery, ...] = ()
 
 
@@ -142,9 +142,9 @@ def report(
     def change(state: IncidentState) -> tuple[IncidentState, tuple[Notice, ...]]:
         if known_since is not None:
             state = state.model_copy(update={"known_since": known_since, "inspected_at": now})
-        seen_state = observe(state, seen)
+        current_state = observe(state, seen)
         # Without an address nobody is told; what is open then is told as soon as there is one.
-        return claim(seen_state, now) if addresses(site) else (untold(seen_state), ())
+        return claim(current_state, now) if addresses(site) else (unreported(current_state), ())
 
     try:
         taken = change_state(site, change)

@@ -10,11 +10,11 @@ from backup_pipeline.errors import BackupSystemError, RefusedError
 from backup_pipeline.model.manifest import Purpose
 from backup_pipeline.model.progress import Progress, ProgressSink, no_progress
 from backup_pipeline.model.set_id import SetId
-from backup_pipeline.operations.backup.run import BackupRun, RunIdentity, Watcher
+from backup_pipeline.operations.backup.run import BackupRun, RunIdentity, RunObserver
 from backup_pipeline.settings.site import Site
 
 
-class _Shown(Watcher):
+class _Shown(RunObserver):
     """Passes progress on."""
 
     def __init__(self, sink: ProgressSink) -> None:
@@ -48,7 +48,7 @@ def make_emergency_set(
         sources=(source,),
         partial=len(site.plan(plan_name).sources) > 1,
         purpose=Purpose.EMERGENCY,
-        watcher=_Shown(progress),
+        observer=_Shown(progress),
     )
     try:
         for _ in run.capture(source):

@@ -48,7 +48,7 @@ def known_tables(store: Path, source: str) -> tuple[TableKey, ...]:
         return ()
 
 
-def look_for_tables(site: Site, plan_name: str, sources: Iterable[str]) -> list[str]:
+def refresh_known_tables(site: Site, plan_name: str, sources: Iterable[str]) -> list[str]:
     """Ask the databases of some sources for their tables and remember them; return those that did not answer.
 
     Best effort: definitions are built all the same, and a capture exports every table that is there.

@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo
 
 from backup_pipeline import __version__
 from backup_pipeline.artefacts.capture import CaptureContext, utc_now
-from backup_pipeline.artefacts.time_limits import capture_limit, operation_limit, telling
+from backup_pipeline.artefacts.time_limits import capture_limit, counting_progress, operation_limit
 from backup_pipeline.errors import BackupSystemError, RefusedError
 from backup_pipeline.model.backup_set import SetState
 from backup_pipeline.model.command_record import CommandRecord
@@ -40,7 +40,7 @@ from backup_pipeline.system.locks import Holder
 LOG = logging.getLogger("backup")
 
 
-class Watcher:
+class RunObserver:
     """Someone who looks on while a plan runs; every method may stay as it is."""
 
     def progress(self, event: Progress) -> None:
@@ -101,7 +101,7 @@ class BackupRun:
         sources: tuple[str, ...] | None = None,
         partial: bool = False,
         purpose: Purpose = Purpose.BACKUP,
-        watcher: Watcher | None = None,
+        observer: RunObserver | None = None,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._site = site
@@ -110,7 +110,7 @@ class BackupRun:
         self._sources = sources or site.plan(plan_name).sources
         self._partial = partial
         self._purpose = purpose
-        self._watcher = watcher or Watcher()
+        self._observer = observer or RunObserver()
         self._now = now
         self._store = open_store(site, plan_name)
         self._stack = ExitStack()
@@ -146,7 +146,7 @@ class BackupRun:
             self._plan_name,
             purpose,
             owner=self._identity.root_run_id,
-            on_wait=self._watcher.waiting,
+            on_wait=self._observer.waiting,
         )
         self._stack.enter_context(lock)
         writer = self._unfinished()
@@ -168,7 +168,7 @@ class BackupRun:
             self._owes_after = True
             run_commands(self._site, self._site.plan(self._plan_name).run_before, "before", self._commands, self._now)
         LOG.info("%s set %s/%s", "completing" if resumed else "writing", self._plan_name, writer.draft.set_id)
-        self._watcher.set_opened(writer.draft.set_id, writer.draft.sources, resumed=resumed)
+        self._observer.set_opened(writer.draft.set_id, writer.draft.sources, resumed=resumed)
         return writer
 
     def _unfinished(self) -> SetWriter | None:
@@ -216,24 +216,24 @@ class BackupRun:
             if len(self._failures) == failures:
                 writer.begin_source(source)
                 self._fail(writer, (source,), error)
-                self._watcher.source_failed(source, error)
+                self._observer.source_failed(source, error)
             raise
         if commands:
             writer.write_done(done.model_copy(update={"commands": tuple(commands)}))
-        self._watcher.source_done(done)
+        self._observer.source_done(done)
 
     def _capture(
         self, writer: SetWriter, source: str, selected: frozenset[tuple[str, ...]] | None
     ) -> Generator[ArtefactRecord, None, SourceDone]:
         started = self._now()
-        self._watcher.source_started(source)
+        self._observer.source_started(source)
         try:
             writer.begin_source(source)
             context = CaptureContext(
                 writer=writer,
                 source=source,
                 previous=sealing.previous_manifest(self._store, source, before=writer.draft.set_id),
-                progress=telling(self._watcher.progress),
+                progress=counting_progress(self._observer.progress),
                 schemas=self._site.settings.schemas,
                 timezone=ZoneInfo(self._site.settings.timezone),
                 now=self._now,
@@ -241,7 +241,7 @@ class BackupRun:
             keys: list[tuple[str, ...]] = []
             for record in capture_source(self._site, context, selected):
                 keys.append(record.key)
-                self._watcher.artefact_done(record)
+                self._observer.artefact_done(record)
                 yield record
             done = SourceDone(source=source, keys=tuple(keys), started_at=started, finished_at=self._now())
             writer.write_done(done)
@@ -256,7 +256,7 @@ class BackupRun:
             raise
         except BaseException as error:
             self._fail(writer, (source,), error)
-            self._watcher.source_failed(source, error)
+            self._observer.source_failed(source, error)
             raise
 
     def seal(self) -> Manifest:
@@ -276,14 +276,14 @@ class BackupRun:
                     pipeline_version=__version__,
                     environment=self._site.settings.environment,
                     now=self._now(),
-                    progress=self._watcher.progress,
+                    progress=self._observer.progress,
                     commands=self._commands,
                 )
         except BaseException as error:
             self._fail(writer, ("manifest",), error)
             raise
         self._manifest = manifest
-        self._watcher.sealed(manifest)
+        self._observer.sealed(manifest)
         return manifest
 
     def _run_after(self) -> None:

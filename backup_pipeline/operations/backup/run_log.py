@@ -42,13 +42,13 @@ def run_line(
     else:
         reason = "; ".join(failures) or "ended before the seal"
         level, outcome = "ERROR", "incomplete: " + reason if set_id else "not begun: " + reason
-    told = ""
+    reported = ""
     if manifest is not None:
         facts = facts_of(manifest.artefacts)
-        told = "".join(f"; {source}: {facts_text(facts[source])}" for source in manifest.sources if source in facts)
-        told += "".join(f"; {each}" for each in undone)
+        reported = "".join(f"; {source}: {facts_text(facts[source])}" for source in manifest.sources if source in facts)
+        reported += "".join(f"; {each}" for each in undone)
     moment = now.astimezone(timezone)
-    return f"{moment:%Y-%m-%d %H:%M:%S} - backup - {level} - {name} {outcome}, {seconds:.1f} s{told}"
+    return f"{moment:%Y-%m-%d %H:%M:%S} - backup - {level} - {name} {outcome}, {seconds:.1f} s{reported}"
 
 
 def append_run_line(

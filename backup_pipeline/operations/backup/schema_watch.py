@@ -32,7 +32,7 @@ class SchemaChange:
 
 
 @dataclass(frozen=True, slots=True)
-class SchemaLook:
+class SchemaComparison:
     """What was found: changes, and the sources whose databases did not answer."""
 
     changes: tuple[SchemaChange, ...]
@@ -60,7 +60,7 @@ def changes_of(
     return found
 
 
-def look_at_schemas(site: Site, plan: str) -> SchemaLook:
+def compare_schemas(site: Site, plan: str) -> SchemaComparison:
     """Compare the databases of a plan with its last set; nothing to compare with is no change."""
     changes: list[SchemaChange] = []
     silent = []
@@ -78,7 +78,7 @@ def look_at_schemas(site: Site, plan: str) -> SchemaLook:
         if last is not None and name in last.sources:
             before = {(r.key[1], r.key[2]): r.columns for r in last.artefacts if r.source == name and len(r.key) == 3}
             changes += changes_of(name, {(each.schema, each.name): each.columns for each in tables}, before)
-    return SchemaLook(tuple(changes), tuple(silent))
+    return SchemaComparison(tuple(changes), tuple(silent))
 
 
 def _last_manifest(site: Site, plan: str) -> Manifest | None:

@@ -118,16 +118,16 @@ def _compare(sides: list[_Side], name: ViewName, label: str) -> TableDifference:
     key = new.key(name)
     gone = [column for column in old.columns(name) if column not in shared]
     more = [column for column in new.columns(name) if column not in shared]
-    told = [f"column {c} is gone" for c in gone] + [f"column {c} is new" for c in more]
+    reported = [f"column {c} is gone" for c in gone] + [f"column {c} is new" for c in more]
     if key and set(key) <= set(shared):
         answer = _on_both(sides, name, _by_key(shared, key))
         added, removed, changed, unchanged = answer.rows[0]
     else:
-        told.append("no primary key: whole rows were compared")
+        reported.append("no primary key: whole rows were compared")
         answer = _on_both(sides, name, _by_row(shared))
         added, removed, unchanged = answer.rows[0]
         changed = 0
-    return TableDifference(name[0], label, added, removed, changed, unchanged, "; ".join(told))
+    return TableDifference(name[0], label, added, removed, changed, unchanged, "; ".join(reported))
 
 
 def _on_both(sides: list[_Side], name: ViewName, query: str, limit: int | None = None) -> Answer:

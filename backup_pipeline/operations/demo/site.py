@@ -27,14 +27,14 @@ _DATABASES = (
     ("dagster", None),
 )
 
-Tell = Callable[[str], None]
+Report = Callable[[str], None]
 
 
 def _content(name: str) -> str:
     return (resources.files("backup_pipeline.operations.demo") / "content" / name).read_text("utf-8")
 
 
-def build_demo_site(folder: Path, tell: Tell, *, orders: int = 1000) -> Path:
+def build_demo_site(folder: Path, tell: Report, *, orders: int = 1000) -> Path:
     """Make the demo's site in `folder` where it is not there yet, and return its backup.yaml.
 
     The embedded server is started and left running; the caller ends it through the site's settings.

@@ -11,7 +11,7 @@ from backup_pipeline.operations.environment.check import database_sources
 from backup_pipeline.operations.proof.drill import DRILL_VARIABLE, choose_server, needs_of_dump
 from backup_pipeline.operations.sites.stores import open_store
 from backup_pipeline.postgres.compare.comparison import Expectation
-from backup_pipeline.postgres.load.neutralise import WITHOUT
+from backup_pipeline.postgres.load.excluded_extensions import WITHOUT
 from backup_pipeline.postgres.server.clients import choose_client
 from backup_pipeline.postgres.server.databases import ServerFacts, server_facts, server_features
 from backup_pipeline.postgres.server.target import parse_target
@@ -62,8 +62,8 @@ def _missing(
     plan: str, name: str, needs: Needs, facts: ServerFacts | None, features: frozenset[str]
 ) -> Iterator[EnvironmentFault]:
     if facts is None:
-        chosen, missing = choose_server(needs)
-        if chosen is not None:
+        selection, missing = choose_server(needs)
+        if selection is not None:
             return
     else:
         server = f"the server of {DRILL_VARIABLE} (PostgreSQL {facts.major})"

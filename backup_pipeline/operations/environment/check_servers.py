@@ -33,7 +33,7 @@ order by 1
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ServerReply:
     """What a server said.
 
     Attributes:
@@ -89,7 +89,7 @@ def _drill_target(
     return target, []
 
 
-def ask(target: PostgresTarget) -> Answer:
+def ask(target: PostgresTarget) -> ServerReply:
     """Connect, within CONNECT_SECONDS, and return what the server says.
 
     Raises:
@@ -102,7 +102,7 @@ def ask(target: PostgresTarget) -> Answer:
         after = time.time()
         assert row is not None
         hidden = tuple(str(name) for (name,) in connection.execute(_HIDDEN).fetchall())
-        return Answer(server_version(connection)[0], float(row[0]) - (before + after) / 2, hidden)
+        return ServerReply(server_version(connection)[0], float(row[0]) - (before + after) / 2, hidden)
 
 
 def _judged(site: Site, user: str, target: PostgresTarget) -> Iterator[EnvironmentFault]:

@@ -135,8 +135,8 @@ def _wanted(
     """Return the variables that concern this site, those of a self-hosted Supabase only where there is one."""
     # A line that holds the template's own example was copied with it and says nothing of this site.
     examples = {variable.name: variable.example for variable in TEMPLATE_VARIABLES}
-    told = {name.removesuffix(FILE_SUFFIX) for name, value in present.items() if value != examples.get(name)}
-    here = {*named, *told}
+    reported = {name.removesuffix(FILE_SUFFIX) for name, value in present.items() if value != examples.get(name)}
+    here = {*named, *reported}
     hosted = supabase or bool(here & SUPABASE_VARIABLES) or (new and _composed(site.folder))
     known = tuple(v for v in TEMPLATE_VARIABLES if hosted or v.name not in SUPABASE_VARIABLES)
     return (*known, *site_variables(named))

@@ -36,7 +36,7 @@ from backup_pipeline.operations.retention.in_use import in_use
 from backup_pipeline.operations.sites.stores import open_store
 from backup_pipeline.postgres.compare.comparison import Expectation
 from backup_pipeline.postgres.compare.scratch_restore import SECONDS_VARIABLE, DrillOutcome, drill_database
-from backup_pipeline.postgres.load.neutralise import WITHOUT
+from backup_pipeline.postgres.load.excluded_extensions import WITHOUT
 from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline.rules.scratch_server import Needs, choose, closest, lacking, needs_of, preload
 from backup_pipeline.settings.site import Site
@@ -246,7 +246,7 @@ def _drill_source(
             more_checks=more_checks,
             progress=progress,
         )
-        outcome.skipped += [Finding(subject=DRILL_VARIABLE, problem=told) for told in place.warnings]
+        outcome.skipped += [Finding(subject=DRILL_VARIABLE, problem=reported) for reported in place.warnings]
         outcome.details["scratch_server"] = place.label
         return outcome
     from backup_pipeline.operations.proof.drill_files import drill_files
@@ -316,25 +316,25 @@ class _Scratch:
             if folder := data_folder(target):
                 self._check_space(folder)
             return ScratchPlace(target, warnings=tuple(self._live_servers(target)), label=DRILL_VARIABLE)
-        chosen, missing = choose_server(needs)
-        if chosen is None:
+        selection, missing = choose_server(needs)
+        if selection is None:
             return ScratchPlace(None, missing=missing)
-        if chosen.folder not in self._servers:
+        if selection.folder not in self._servers:
             from backup_pipeline.postgres.server.embedded import scratch_server
 
             self._check_space()
             running = self._stack.enter_context(
                 scratch_server(
-                    major=chosen.major,
+                    major=selection.major,
                     settings=SCRATCH_SETTINGS | preload(needs),
                     # A name that no dump names: every role of the backup can be made as it was.
                     superuser=f"scratch_{secrets.token_hex(6)}",
-                    programs=None if chosen.embedded else chosen.folder,
+                    programs=None if selection.embedded else selection.folder,
                 )
             )
-            self._servers[chosen.folder] = running.target()
-        label = f"embedded PostgreSQL {chosen.major}" if chosen.embedded else str(chosen.folder)
-        return ScratchPlace(self._servers[chosen.folder], label=label)
+            self._servers[selection.folder] = running.target()
+        label = f"embedded PostgreSQL {selection.major}" if selection.embedded else str(selection.folder)
+        return ScratchPlace(self._servers[selection.folder], label=label)
 
     def _live_servers(self, target: PostgresTarget) -> Iterator[str]:
         """Yield what must be said of a scratch server that is one of the site's own."""
@@ -402,8 +402,8 @@ def choose_server(needs: Needs) -> tuple[Offer | None, tuple[Finding, ...]]:
     from backup_pipeline.postgres.server.installations import server_offers
 
     offers = [offer for offer in server_offers() if offer.embedded or reachable(offer.folder)]
-    if chosen := choose(offers, needs, WITHOUT):
-        return chosen, ()
+    if selection := choose(offers, needs, WITHOUT):
+        return selection, ()
     if nearest := closest(offers, needs, WITHOUT):
         return None, tuple(lacking(needs, nearest, WITHOUT))
     missing = Finding(

@@ -127,7 +127,7 @@ def verification_of(
     findings += [
         Finding(subject=path, problem="is a link or no ordinary file: what it shows may change at any time",
                 remedy=_DAMAGED)
-        for path in store.strangers(set_id)
+        for path in store.unexpected_entries(set_id)
     ]  # fmt: skip
     covered: list[str] = []
     read = 0
@@ -280,8 +280,8 @@ def _structure_problems(
     records = sorted(records, key=lambda record: -record.size)
     findings: list[Finding] = []
     with ThreadPoolExecutor(_READERS, "inspect") as pool:
-        looked = pool.map(lambda record: inspect(lambda path: store.open(set_id, path), record), records)
-        for done, found in enumerate(looked, 1):
+        inspected = pool.map(lambda record: inspect(lambda path: store.open(set_id, path), record), records)
+        for done, found in enumerate(inspected, 1):
             findings += found
             progress(Progress("structure", done, len(records), "artefacts", finished=done == len(records)))
     return findings

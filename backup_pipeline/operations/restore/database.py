@@ -17,8 +17,8 @@ from backup_pipeline.model.restore import RestoreMode, RestorePlan, RestoreResul
 from backup_pipeline.operations.backup.emergency import make_emergency_set
 from backup_pipeline.operations.proof.drill import written_by
 from backup_pipeline.operations.restore.records import forget_result, keep_result, results
-from backup_pipeline.operations.restore.run import Chosen, check_confirmed
-from backup_pipeline.operations.restore.target_inspection import Scene, jobs_of, look
+from backup_pipeline.operations.restore.run import RestoreSource, check_confirmed
+from backup_pipeline.operations.restore.target_inspection import TargetInspection, inspect_target, jobs_of
 from backup_pipeline.postgres.catalog.keycloak_schema import keycloak_state
 from backup_pipeline.postgres.compare.comparison import REFUSED, compare_database
 from backup_pipeline.postgres.compare.reparsed import reparsed_by
@@ -33,7 +33,7 @@ from backup_pipeline.postgres.server.databases import (
 )
 from backup_pipeline.postgres.server.swap import BEFORE, RESTORE, is_side_of, side_name, swap_in
 from backup_pipeline.postgres.server.target import PostgresTarget
-from backup_pipeline.rules.left_out import told
+from backup_pipeline.rules.skipped_statements import reported
 from backup_pipeline.sources.postgres import keycloak, supabase
 from backup_pipeline.sources.postgres.platform_fill import fill_platform
 from backup_pipeline.sources.registry import kind_of
@@ -41,20 +41,20 @@ from backup_pipeline.sources.registry import kind_of
 TableName = tuple[str, str]
 
 
-def plan_database(chosen: Chosen, *, progress: ProgressSink = no_progress) -> RestorePlan:
+def plan_database(selection: RestoreSource, *, progress: ProgressSink = no_progress) -> RestorePlan:
     """Return the plan of restoring a database, with what would become of each table's rows."""
-    scene = look(chosen, progress)
-    plan = scene.plan
-    if scene.properties is None or chosen.options.into:
+    inspection = inspect_target(selection, progress)
+    plan = inspection.plan
+    if inspection.properties is None or selection.options.into:
         tables = [
             TableChange(table=".".join(name), backup=mark.rows, insert=mark.rows)
-            for name, mark in scene.expected.fingerprints.items()
+            for name, mark in inspection.expected.fingerprints.items()
         ]
         return plan.model_copy(update={"tables": tuple(tables)})
-    if scene.fills:
+    if inspection.fills:
         filled, reasons = UpsertOutcome(), []
         try:
-            filled = _filled(chosen, scene, progress, commit=False)
+            filled = _filled(selection, inspection, progress, commit=False)
         except BackupSystemError as error:
             reasons = [f"{error.where}: {error.what}"]
         return plan.model_copy(
@@ -64,14 +64,16 @@ def plan_database(chosen: Chosen, *, progress: ProgressSink = no_progress) -> Re
                 "warnings": tuple(dict.fromkeys((*plan.warnings, *filled.warnings))),
             }
         )
-    rebuild = chosen.options.mode is RestoreMode.REBUILD
-    equal = _equal_tables(scene) if rebuild else {}
-    known = set(scene.expected.fingerprints)
-    request = _request(chosen, scene) if not rebuild else UpsertRequest(lambda n: n not in equal, insert_absent=True)
+    rebuild = selection.options.mode is RestoreMode.REBUILD
+    equal = _equal_tables(inspection) if rebuild else {}
+    known = set(inspection.expected.fingerprints)
+    request = (
+        _request(selection, inspection) if not rebuild else UpsertRequest(lambda n: n not in equal, insert_absent=True)
+    )
     try:
         outcome = upsert_database(
-            lambda: chosen.open(scene.dump.files[0].path), scene.target, request, commit=False,
-            written_by=written_by(scene.dump), progress=progress,
+            lambda: selection.open(inspection.dump.files[0].path), inspection.target, request, commit=False,
+            written_by=written_by(inspection.dump), progress=progress,
         )  # fmt: skip
         counted, reasons = outcome.tables, [] if rebuild else outcome.reasons_against
         uncounted = outcome.reasons_against if rebuild else []
@@ -80,7 +82,7 @@ def plan_database(chosen: Chosen, *, progress: ProgressSink = no_progress) -> Re
         counted, reasons, uncounted = [], [] if rebuild else [f"{error.where}: {error.what}"], [error.what]
         skipped = []
     tables = [*counted, *equal.values()]
-    tables += _uncounted(scene, {change.table for change in tables}, known) if rebuild else []
+    tables += _uncounted(inspection, {change.table for change in tables}, known) if rebuild else []
     return plan.model_copy(
         update={
             "tables": tuple(sorted(tables, key=lambda change: change.table)),
@@ -90,27 +92,27 @@ def plan_database(chosen: Chosen, *, progress: ProgressSink = no_progress) -> Re
     )
 
 
-def _equal_tables(scene: Scene) -> dict[TableName, TableChange]:
+def _equal_tables(inspection: TargetInspection) -> dict[TableName, TableChange]:
     """Return the tables whose rows are the backup's: nothing has to be read to say what would become of them."""
     result = {}
-    for name, wanted in scene.expected.fingerprints.items():
-        have = scene.marks.get(name)
+    for name, wanted in inspection.expected.fingerprints.items():
+        have = inspection.marks.get(name)
         if isinstance(have, Fingerprint) and (have.value, have.rows) == (wanted.value, wanted.rows):
             result[name] = TableChange(table=".".join(name), backup=wanted.rows, target=have.rows, unchanged=have.rows)
     return result
 
 
-def _uncounted(scene: Scene, told: set[str], known: set[TableName]) -> list[TableChange]:
+def _uncounted(inspection: TargetInspection, reported: set[str], known: set[TableName]) -> list[TableChange]:
     """Return tables that only one side has, or whose rows could not be compared one by one."""
     result = []
     partitioned = {
-        (t.schema_name, t.name) for t in (scene.expected.catalog.tables if scene.expected.catalog else ())
+        (t.schema_name, t.name) for t in (inspection.expected.catalog.tables if inspection.expected.catalog else ())
         if t.kind == "partitioned"
     }  # fmt: skip
-    for name in sorted(known | set(scene.marks)):
-        if ".".join(name) in told or name in partitioned:
+    for name in sorted(known | set(inspection.marks)):
+        if ".".join(name) in reported or name in partitioned:
             continue
-        wanted, have = scene.expected.fingerprints.get(name), scene.marks.get(name)
+        wanted, have = inspection.expected.fingerprints.get(name), inspection.marks.get(name)
         rows = have.rows if isinstance(have, Fingerprint) else 0
         if wanted is None:
             note = "not in the backup: stays in the old database"
@@ -126,15 +128,15 @@ def _uncounted(scene: Scene, told: set[str], known: set[TableName]) -> list[Tabl
     return result
 
 
-def _request(chosen: Chosen, scene: Scene) -> UpsertRequest:
+def _request(selection: RestoreSource, inspection: TargetInspection) -> UpsertRequest:
     """Return which rows an upsert is about, from the options and the settings."""
-    options = chosen.options
-    kind, source = kind_of(chosen.site, chosen.source)
+    options = selection.options
+    kind, source = kind_of(selection.site, selection.source)
     master = kind.master_tables(source)
     conditions = dict(parse_rows(text) for text in options.rows)
 
     def wanted(name: TableName) -> bool:
-        if keycloak.is_lock(name) or (scene.platform and not supabase.may_be_written(name)):
+        if keycloak.is_lock(name) or (inspection.platform and not supabase.may_be_written(name)):
             return False
         if conditions and not options.tables and name not in conditions:
             return False
@@ -143,7 +145,7 @@ def _request(chosen: Chosen, scene: Scene) -> UpsertRequest:
         return options.only is None or matches(name, master) == (options.only == "master")
 
     def versions(name: TableName) -> bool:
-        return (scene.platform and name in supabase.VERSION_TABLES) or keycloak.is_version(name)
+        return (inspection.platform and name in supabase.VERSION_TABLES) or keycloak.is_version(name)
 
     whole = not (options.tables or options.rows or options.only)
     return UpsertRequest(
@@ -160,89 +162,99 @@ def _request(chosen: Chosen, scene: Scene) -> UpsertRequest:
 
 
 def apply_database(
-    chosen: Chosen, *, plan_id: str, confirm: str, run_id: str, progress: ProgressSink, now: datetime
+    selection: RestoreSource, *, plan_id: str, confirm: str, run_id: str, progress: ProgressSink, now: datetime
 ) -> RestoreResult:
     """Apply a plan; see `restore.apply_restore`."""
-    target = database_of(chosen.site, chosen.source)
-    with sole_restore(target.with_database(chosen.options.into) if chosen.options.into else target):
-        scene = look(chosen, progress)
-        check_confirmed(scene.plan, plan_id, confirm)
-        chosen.check_files(ArtefactKind.POSTGRES_DUMP, ArtefactKind.POSTGRES_ROLES)
-        if chosen.options.mode is RestoreMode.UPSERT:
-            result = _upsert(chosen, scene, run_id, progress, now)
-        elif scene.fills:
-            result = _fill(chosen, scene, run_id, progress, now)
+    target = database_of(selection.site, selection.source)
+    with sole_restore(target.with_database(selection.options.into) if selection.options.into else target):
+        inspection = inspect_target(selection, progress)
+        check_confirmed(inspection.plan, plan_id, confirm)
+        selection.check_files(ArtefactKind.POSTGRES_DUMP, ArtefactKind.POSTGRES_ROLES)
+        if selection.options.mode is RestoreMode.UPSERT:
+            result = _upsert(selection, inspection, run_id, progress, now)
+        elif inspection.fills:
+            result = _fill(selection, inspection, run_id, progress, now)
         else:
-            result = _rebuild(chosen, scene, run_id, progress, now)
-        return keep_result(chosen.site, result)
+            result = _rebuild(selection, inspection, run_id, progress, now)
+        return keep_result(selection.site, result)
 
 
-def _result(chosen: Chosen, scene: Scene, now: datetime) -> RestoreResult:
+def _result(selection: RestoreSource, inspection: TargetInspection, now: datetime) -> RestoreResult:
     return RestoreResult(
-        restore_id=f"{now:%Y-%m-%dT%H%M%SZ}-{chosen.source}",
-        plan_id=scene.plan.plan_id,
-        set_id=chosen.set_id,
-        plan=chosen.plan_name,
-        source=chosen.source,
+        restore_id=f"{now:%Y-%m-%dT%H%M%SZ}-{selection.source}",
+        plan_id=inspection.plan.plan_id,
+        set_id=selection.set_id,
+        plan=selection.plan_name,
+        source=selection.source,
         kind="postgres",
-        options=chosen.options,
-        target=scene.target.label,
-        restored=scene.target.database,
+        options=selection.options,
+        target=inspection.target.label,
+        restored=inspection.target.database,
         started_at=now,
         finished_at=now,
-        warnings=scene.plan.warnings,
+        warnings=inspection.plan.warnings,
     )
 
 
-def _upsert(chosen: Chosen, scene: Scene, run_id: str, progress: ProgressSink, now: datetime) -> RestoreResult:
+def _upsert(
+    selection: RestoreSource, inspection: TargetInspection, run_id: str, progress: ProgressSink, now: datetime
+) -> RestoreResult:
     began = time.monotonic()
-    emergency = make_emergency_set(chosen.site, chosen.plan_name, chosen.source, run_id=run_id, progress=progress)
+    emergency = make_emergency_set(
+        selection.site, selection.plan_name, selection.source, run_id=run_id, progress=progress
+    )
     outcome = upsert_database(
-        lambda: chosen.open(scene.dump.files[0].path), scene.target, _request(chosen, scene), commit=True,
-        written_by=written_by(scene.dump), progress=progress,
+        lambda: selection.open(inspection.dump.files[0].path), inspection.target,
+        _request(selection, inspection), commit=True, written_by=written_by(inspection.dump), progress=progress,
     )  # fmt: skip
     written = sum((change.insert or 0) + (change.update or 0) for change in outcome.tables)
-    return _result(chosen, scene, now).model_copy(
+    return _result(selection, inspection, now).model_copy(
         update={
             "emergency_set": emergency,
             "finished_at": utc_now(),
             "tables": tuple(outcome.tables),
-            "warnings": (*scene.plan.warnings, *outcome.warnings),
+            "warnings": (*inspection.plan.warnings, *outcome.warnings),
             "numbers": {"seconds": round(time.monotonic() - began, 3), "rows_written": written},
             "undo": Undo(
-                remedy=f"backup-pipeline restore {chosen.plan_name}/{emergency} {chosen.source} brings back what was "
-                "there before"
+                remedy=f"backup-pipeline restore {selection.plan_name}/{emergency} {selection.source} brings back what "
+                "was there before"
             ),
         }
     )
 
 
-def _filled(chosen: Chosen, scene: Scene, progress: ProgressSink, *, commit: bool) -> UpsertOutcome:
+def _filled(
+    selection: RestoreSource, inspection: TargetInspection, progress: ProgressSink, *, commit: bool
+) -> UpsertOutcome:
     return fill_platform(
-        lambda: chosen.open(scene.dump.files[0].path), scene.target, scene.expected, commit=commit,
-        written_by=written_by(scene.dump), progress=progress,
+        lambda: selection.open(inspection.dump.files[0].path), inspection.target, inspection.expected, commit=commit,
+        written_by=written_by(inspection.dump), progress=progress,
     )  # fmt: skip
 
 
-def _fill(chosen: Chosen, scene: Scene, run_id: str, progress: ProgressSink, now: datetime) -> RestoreResult:
+def _fill(
+    selection: RestoreSource, inspection: TargetInspection, run_id: str, progress: ProgressSink, now: datetime
+) -> RestoreResult:
     """Put the project into the platform's new database; what is there already is captured first when it holds rows."""
     began = time.monotonic()
     emergency = ""
     holds_rows = any(
         supabase.may_be_written(name) and isinstance(mark, Fingerprint) and mark.rows
-        for name, mark in scene.marks.items()
+        for name, mark in inspection.marks.items()
     )
-    if holds_rows and not chosen.options.skip_emergency_backup:
-        emergency = make_emergency_set(chosen.site, chosen.plan_name, chosen.source, run_id=run_id, progress=progress)
+    if holds_rows and not selection.options.skip_emergency_backup:
+        emergency = make_emergency_set(
+            selection.site, selection.plan_name, selection.source, run_id=run_id, progress=progress
+        )
     with ExitStack() as way_back:
         made: tuple[str, ...] = ()
-        if chosen.options.create_roles:
-            made = create_roles(scene.target, scene.plan.missing_roles)
-            way_back.callback(drop_roles, scene.target, made)
-        outcome = _filled(chosen, scene, progress, commit=True)
+        if selection.options.create_roles:
+            made = create_roles(inspection.target, inspection.plan.missing_roles)
+            way_back.callback(drop_roles, inspection.target, made)
+        outcome = _filled(selection, inspection, progress, commit=True)
         way_back.pop_all()
-    warnings = (*scene.plan.warnings, *(f"role {role} was made without login" for role in made), *outcome.warnings)
-    return _result(chosen, scene, now).model_copy(
+    warnings = (*inspection.plan.warnings, *(f"role {role} was made without login" for role in made), *outcome.warnings)
+    return _result(selection, inspection, now).model_copy(
         update={
             "emergency_set": emergency,
             "finished_at": utc_now(),
@@ -258,19 +270,21 @@ def _fill(chosen: Chosen, scene: Scene, run_id: str, progress: ProgressSink, now
     )  # fmt: skip
 
 
-def _rebuild(chosen: Chosen, scene: Scene, run_id: str, progress: ProgressSink, now: datetime) -> RestoreResult:
+def _rebuild(
+    selection: RestoreSource, inspection: TargetInspection, run_id: str, progress: ProgressSink, now: datetime
+) -> RestoreResult:
     """Build beside, compare, capture what is there, swap. Each step has its way back until the swap has happened."""
     began = time.monotonic()
-    target, options, facts = scene.target, chosen.options, scene.facts
+    target, options, facts = inspection.target, selection.options, inspection.facts
     swapping = not options.into
     for left in sorted(facts.databases):
         # Of a restore that was killed while it built; the lock says that nobody builds here now.
         if is_side_of(left, target.database, RESTORE):
             drop_copy(target.with_database(left))
-            for known in results(chosen.site, chosen.plan_name, chosen.source):
+            for known in results(selection.site, selection.plan_name, selection.source):
                 if known.swapping and known.restored == left:
-                    forget_result(chosen.site, known)
-    if not swapping and scene.properties is not None:
+                    forget_result(selection.site, known)
+    if not swapping and inspection.properties is not None:
         drop_copy(target)  # what a killed restore left: the plan says so, and refuses any other
     name = side_name(target.database, RESTORE, now, facts.databases) if swapping else target.database
     rebuilt = target.with_database(name)
@@ -278,55 +292,56 @@ def _rebuild(chosen: Chosen, scene: Scene, run_id: str, progress: ProgressSink, 
     warnings: list[str] = []
     with ExitStack() as way_back:
         if options.create_roles:
-            made = create_roles(target, scene.plan.missing_roles)
+            made = create_roles(target, inspection.plan.missing_roles)
             way_back.callback(drop_roles, target, made)
             warnings += [f"role {role} was made without login" for role in made]
         done = rebuild_database(
-            lambda: chosen.open(scene.dump.files[0].path), rebuilt, written_by=written_by(scene.dump),
-            like=scene.properties if swapping else None, comment="" if swapping else UNFINISHED,
-            encoding=scene.expected.catalog.encoding if scene.expected.catalog else "",
-            locale=scene.expected.catalog.locale if scene.expected.catalog else None,
-            jobs=jobs_of(chosen), careful=options.careful, search_path=scene.expected.search_path, progress=progress,
+            lambda: selection.open(inspection.dump.files[0].path), rebuilt, written_by=written_by(inspection.dump),
+            like=inspection.properties if swapping else None, comment="" if swapping else UNFINISHED,
+            encoding=inspection.expected.catalog.encoding if inspection.expected.catalog else "",
+            locale=inspection.expected.catalog.locale if inspection.expected.catalog else None,
+            jobs=jobs_of(selection), careful=options.careful, search_path=inspection.expected.search_path,
+            progress=progress,
         )  # fmt: skip
         way_back.callback(drop_copy, rebuilt)
         numbers["restore_seconds"] = round(done.seconds, 3)
         comparison = compare_database(
-            rebuilt, scene.expected, left_out=done.left_out, jobs=jobs_of(chosen), progress=progress,
-            reparse=reparsed_by(target, lambda: chosen.open(scene.dump.files[0].path),
-                                written_by=written_by(scene.dump),
-                                encoding=scene.expected.catalog.encoding if scene.expected.catalog else ""),
+            rebuilt, inspection.expected, skipped_lines=done.skipped_lines, jobs=jobs_of(selection), progress=progress,
+            reparse=reparsed_by(target, lambda: selection.open(inspection.dump.files[0].path),
+                                written_by=written_by(inspection.dump),
+                                encoding=inspection.expected.catalog.encoding if inspection.expected.catalog else ""),
         )  # fmt: skip
-        warnings += told(done.left_out, scene.facts.user)
-        if done.settings_left_out:
-            warnings.append(f"settings of the database left out, which {scene.facts.user} may not make: "
-                            f"{', '.join(done.settings_left_out)}")  # fmt: skip
+        warnings += reported(done.skipped_lines, inspection.facts.user)
+        if done.skipped_settings:
+            warnings.append(f"settings of the database left out, which {inspection.facts.user} may not make: "
+                            f"{', '.join(done.skipped_settings)}")  # fmt: skip
         numbers |= {"compare_seconds": round(comparison.seconds, 3), "rows": comparison.rows}
         if comparison.findings:
             first = "; ".join(f"{f.subject} {f.problem}" for f in comparison.findings[:5])
             raise ValidationError(
                 f"The rebuilt database differs from the backup in {len(comparison.findings)} things: {first}.",
-                where=f"{chosen.plan_name}/{chosen.set_id} {chosen.source}",
+                where=f"{selection.plan_name}/{selection.set_id} {selection.source}",
                 remedy="What was live is untouched and the copy was removed. Drill the set; use another one.",
             )
         warnings += [f"{f.subject}: {f.problem}" for f in comparison.skipped if f.subject != REFUSED]
         state, settled = keycloak.settle(rebuilt)
         warnings += settled
         emergency, kept = "", ""
-        if swapping and scene.properties is not None:
-            if state is not None and (told_version := keycloak.version_warning(state, keycloak_state(target))):
-                warnings.append(told_version)
+        if swapping and inspection.properties is not None:
+            if state is not None and (reported_version := keycloak.version_warning(state, keycloak_state(target))):
+                warnings.append(reported_version)
             if not options.skip_emergency_backup:
                 emergency = make_emergency_set(
-                    chosen.site, chosen.plan_name, chosen.source, run_id=run_id, progress=progress
+                    selection.site, selection.plan_name, selection.source, run_id=run_id, progress=progress
                 )
             kept = side_name(target.database, BEFORE, now, facts.databases)
-        result = _result(chosen, scene, now).model_copy(update={"emergency_set": emergency})
+        result = _result(selection, inspection, now).model_copy(update={"emergency_set": emergency})
         if swapping:
             # Written first: a process that is killed from here on leaves a record, and `undo` finds the way back.
             swap = Undo(kind="database", live=target.database, kept=kept)
             before = result.model_copy(update={"restored": name, "undo": swap, "swapping": True})
-            way_back.callback(forget_result, chosen.site, before)
-            keep_result(chosen.site, before)
+            way_back.callback(forget_result, selection.site, before)
+            keep_result(selection.site, before)
             swap_began = time.monotonic()
             swap_in(target, name, kept)
             numbers["swap_seconds"] = round(time.monotonic() - swap_began, 3)
@@ -338,7 +353,7 @@ def _rebuild(chosen: Chosen, scene: Scene, run_id: str, progress: ProgressSink, 
     return result.model_copy(
         update={
             "finished_at": utc_now(),
-            "warnings": tuple(dict.fromkeys((*scene.plan.warnings, *warnings))),
+            "warnings": tuple(dict.fromkeys((*inspection.plan.warnings, *warnings))),
             "numbers": numbers,
             "undo": swap
             if swapping
@@ -348,7 +363,7 @@ def _rebuild(chosen: Chosen, scene: Scene, run_id: str, progress: ProgressSink, 
 
 
 def undo_database(
-    chosen_target: PostgresTarget, result: RestoreResult, now: datetime, *, begin: Callable[[str], None]
+    selected_target: PostgresTarget, result: RestoreResult, now: datetime, *, begin: Callable[[str], None]
 ) -> str:
     """Swap the database from before the restore back in; return the name that the restored one has now.
 
@@ -360,15 +375,15 @@ def undo_database(
     """
     from backup_pipeline.postgres.server.swap import UNDONE, swap_back
 
-    with sole_restore(chosen_target):
-        facts = server_facts(chosen_target)
-        aside = side_name(chosen_target.database, UNDONE, now, facts.databases)
-        if not result.undo.kept and chosen_target.database not in facts.databases:
+    with sole_restore(selected_target):
+        facts = server_facts(selected_target)
+        aside = side_name(selected_target.database, UNDONE, now, facts.databases)
+        if not result.undo.kept and selected_target.database not in facts.databases:
             raise RefusedError(
-                "The restored database is not there any more.", where=chosen_target.label, remedy="Nothing to undo."
+                "The restored database is not there any more.", where=selected_target.label, remedy="Nothing to undo."
             )
         begin(aside)
-        swap_back(chosen_target, result.undo.kept, aside)
+        swap_back(selected_target, result.undo.kept, aside)
         return aside
 
 

@@ -21,31 +21,31 @@ from backup_pipeline.model.record import ArtefactRecord
 from backup_pipeline.model.restore import RestoreMode, RestorePlan, RestoreResult, Undo
 from backup_pipeline.operations.backup.emergency import make_emergency_set
 from backup_pipeline.operations.restore.records import forget_result, keep_result
-from backup_pipeline.operations.restore.run import Chosen, check_confirmed
+from backup_pipeline.operations.restore.run import RestoreSource, check_confirmed
 from backup_pipeline.sources.registry import place_of
 
 _GUESSED_SPEED = 100_000_000
 
 
-def _target(chosen: Chosen) -> Path:
-    if chosen.options.into:
-        return chosen.site.folder / chosen.options.into
-    place = place_of(chosen.site, chosen.source)
+def _target(selection: RestoreSource) -> Path:
+    if selection.options.into:
+        return selection.site.folder / selection.options.into
+    place = place_of(selection.site, selection.source)
     if place is None:
         raise RefusedError(
             "The set holds files of this source, the settings say it is a database.",
-            where=chosen.source,
+            where=selection.source,
             remedy="Restore into a new place with --into.",
         )
     return place
 
 
-def _main_record(chosen: Chosen) -> ArtefactRecord:
-    record = restorable(chosen.records)
+def _main_record(selection: RestoreSource) -> ArtefactRecord:
+    record = restorable(selection.records)
     if record is None:
         raise RefusedError(
             "The set has nothing of this source that can be restored.",
-            where=f"{chosen.plan_name}/{chosen.set_id} {chosen.source}",
+            where=f"{selection.plan_name}/{selection.set_id} {selection.source}",
             remedy="Choose another set.",
         )
     return record
@@ -65,9 +65,9 @@ def _state(target: Path) -> str:
     return digest.hexdigest()
 
 
-def plan_files(chosen: Chosen) -> RestorePlan:
+def plan_files(selection: RestoreSource) -> RestorePlan:
     """Return the plan of restoring files."""
-    record, target, options = _main_record(chosen), _target(chosen), chosen.options
+    record, target, options = _main_record(selection), _target(selection), selection.options
     exists = os.path.lexists(target)
     reasons = []
     if options.mode is RestoreMode.UPSERT:
@@ -79,10 +79,10 @@ def plan_files(chosen: Chosen) -> RestorePlan:
     content = record.files[0].content_size or record.details.get("bytes")
     needed = content if isinstance(content, int) else record.size
     manifest = ""
-    if chosen.backup.manifest:
-        with chosen.open(MANIFEST_NAME) as file:
+    if selection.backup.manifest:
+        with selection.open(MANIFEST_NAME) as file:
             manifest = hashlib.sha256(file.read()).hexdigest()
-    seen = [manifest, chosen.source, options.model_dump(mode="json"), str(target), _state(target)]
+    seen = [manifest, selection.source, options.model_dump(mode="json"), str(target), _state(target)]
     steps = [f"unpack beside {target} and compare every file with the record"]
     if exists and not options.skip_emergency_backup:
         steps.append(f"make an emergency backup set of {target}")
@@ -90,9 +90,9 @@ def plan_files(chosen: Chosen) -> RestorePlan:
                  if exists else f"rename it to {target}")  # fmt: skip
     return RestorePlan(
         plan_id=hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()[:16],
-        set_id=chosen.set_id,
-        plan=chosen.plan_name,
-        source=chosen.source,
+        set_id=selection.set_id,
+        plan=selection.plan_name,
+        source=selection.source,
         options=options,
         target=str(target),
         confirm=target.name,
@@ -101,14 +101,14 @@ def plan_files(chosen: Chosen) -> RestorePlan:
         bytes_free=_free(target),
         seconds=round(0.5 + needed / _GUESSED_SPEED, 1),
         steps=tuple(steps),
-        warnings=_warnings(chosen),
+        warnings=_warnings(selection),
         reasons_against=tuple(reasons),
     )
 
 
-def _warnings(chosen: Chosen) -> tuple[str, ...]:
-    found = [] if chosen.backup.proven else ["this set has not been proven by a drill"]
-    broken = chosen.backup.manifest.broken_data if chosen.backup.manifest else ()
+def _warnings(selection: RestoreSource) -> tuple[str, ...]:
+    found = [] if selection.backup.proven else ["this set has not been proven by a drill"]
+    broken = selection.backup.manifest.broken_data if selection.backup.manifest else ()
     return (*found, *(f"its data was broken where it came from, and comes back so: {text}" for text in broken))
 
 
@@ -119,25 +119,27 @@ def _free(target: Path) -> int | None:
 
 
 def apply_files(
-    chosen: Chosen, *, plan_id: str, confirm: str, run_id: str, progress: ProgressSink, now: datetime
+    selection: RestoreSource, *, plan_id: str, confirm: str, run_id: str, progress: ProgressSink, now: datetime
 ) -> RestoreResult:
     """Apply a plan; see `restore.apply_restore`."""
     began = time.monotonic()
-    plan = plan_files(chosen)
+    plan = plan_files(selection)
     check_confirmed(plan, plan_id, confirm)
-    chosen.check_files()
-    target = _target(chosen)
+    selection.check_files()
+    target = _target(selection)
     emergency = ""
-    if plan.exists and not chosen.options.skip_emergency_backup:
-        emergency = make_emergency_set(chosen.site, chosen.plan_name, chosen.source, run_id=run_id, progress=progress)
+    if plan.exists and not selection.options.skip_emergency_backup:
+        emergency = make_emergency_set(
+            selection.site, selection.plan_name, selection.source, run_id=run_id, progress=progress
+        )
     result = RestoreResult(
-        restore_id=f"{now:%Y-%m-%dT%H%M%SZ}-{chosen.source}",
+        restore_id=f"{now:%Y-%m-%dT%H%M%SZ}-{selection.source}",
         plan_id=plan.plan_id,
-        set_id=chosen.set_id,
-        plan=chosen.plan_name,
-        source=chosen.source,
+        set_id=selection.set_id,
+        plan=selection.plan_name,
+        source=selection.source,
         kind="files",
-        options=chosen.options,
+        options=selection.options,
         target=str(target),
         restored=str(target),
         emergency_set=emergency,
@@ -148,12 +150,12 @@ def apply_files(
         swapping=True,
     )
     # Written first: a process that is killed in the swap leaves a record, and `undo` finds the way back.
-    result = keep_result(chosen.site, result)
+    result = keep_result(selection.site, result)
     try:
-        files = FilesRestore(chosen.open, _main_record(chosen), chosen.records, target, now, progress)
+        files = FilesRestore(selection.open, _main_record(selection), selection.records, target, now, progress)
         done = restore_files(files)
     except BaseException:
-        forget_result(chosen.site, result)
+        forget_result(selection.site, result)
         raise
     result = result.model_copy(
         update={
@@ -165,7 +167,7 @@ def apply_files(
             "swapping": False,
         }
     )
-    return keep_result(chosen.site, result)
+    return keep_result(selection.site, result)
 
 
 def state_of_swap(result: RestoreResult) -> Literal["swapped", "absent"]:

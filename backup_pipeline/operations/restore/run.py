@@ -26,7 +26,7 @@ from backup_pipeline.system.files import sha256_of
 
 
 @dataclass(frozen=True)
-class Chosen:
+class RestoreSource:
     """A source of a set, ready to be restored."""
 
     site: Site
@@ -76,7 +76,7 @@ class Chosen:
             )
 
 
-def choose(site: Site, plan_name: str, set_id: SetId, source: str, options: RestoreOptions) -> Chosen:
+def choose(site: Site, plan_name: str, set_id: SetId, source: str, options: RestoreOptions) -> RestoreSource:
     """Return the source of a set.
 
     Raises:
@@ -100,7 +100,7 @@ def choose(site: Site, plan_name: str, set_id: SetId, source: str, options: Rest
             remedy=f"It has: {', '.join(have)}.",
         )
     site.source(source)
-    return Chosen(site, store, backup, source, options, records)
+    return RestoreSource(site, store, backup, source, options, records)
 
 
 @within_the_plans_limit("The restore's plan")
@@ -124,14 +124,14 @@ def plan_restore(
         progress: told what is being compared.
     """
     with in_use(open_store(site, plan_name), set_id, "restore"):
-        chosen = choose(site, plan_name, set_id, source, options or RestoreOptions())
-        if chosen.record(ArtefactKind.POSTGRES_DUMP):
+        selection = choose(site, plan_name, set_id, source, options or RestoreOptions())
+        if selection.record(ArtefactKind.POSTGRES_DUMP):
             from backup_pipeline.operations.restore.database import plan_database
 
-            return plan_database(chosen, progress=progress)
+            return plan_database(selection, progress=progress)
         from backup_pipeline.operations.restore.files import plan_files
 
-        return plan_files(chosen)
+        return plan_files(selection)
 
 
 @within_the_plans_limit("The restore")
@@ -169,12 +169,12 @@ def apply_restore(
     """
     moment = now or utc_now()
     with in_use(open_store(site, plan_name), set_id, "restore"):
-        chosen = choose(site, plan_name, set_id, source, options or RestoreOptions())
-        if chosen.record(ArtefactKind.POSTGRES_DUMP):
+        selection = choose(site, plan_name, set_id, source, options or RestoreOptions())
+        if selection.record(ArtefactKind.POSTGRES_DUMP):
             from backup_pipeline.operations.restore.database import apply_database as apply
         else:
             from backup_pipeline.operations.restore.files import apply_files as apply
-        return apply(chosen, plan_id=plan_id, confirm=confirm, run_id=run_id, progress=progress, now=moment)
+        return apply(selection, plan_id=plan_id, confirm=confirm, run_id=run_id, progress=progress, now=moment)
 
 
 def check_confirmed(plan: RestorePlan, plan_id: str, confirm: str) -> None:

@@ -18,7 +18,7 @@ from backup_pipeline.model.proof import ProofKind
 from backup_pipeline.model.record import ArtefactKind, ArtefactRecord, Fingerprint
 from backup_pipeline.model.restore import RestoreMode, RestorePlan
 from backup_pipeline.operations.proof.drill import expectation_of, written_by
-from backup_pipeline.operations.restore.run import Chosen
+from backup_pipeline.operations.restore.run import RestoreSource
 from backup_pipeline.postgres.catalog.keycloak_schema import keycloak_state
 from backup_pipeline.postgres.compare.comparison import Expectation
 from backup_pipeline.postgres.load.check import catalog_of, fingerprints_of, owner_of_schema, tables_of
@@ -35,7 +35,7 @@ from backup_pipeline.postgres.server.databases import (
 )
 from backup_pipeline.postgres.server.swap import BEFORE, RESTORE
 from backup_pipeline.postgres.server.target import PostgresTarget
-from backup_pipeline.rules.left_out import foreseen, told
+from backup_pipeline.rules.skipped_statements import expected_refusals, reported
 from backup_pipeline.sources.postgres import keycloak, supabase
 
 TableName = tuple[str, str]
@@ -45,7 +45,7 @@ _SPACE_FACTOR = 2.5
 
 
 @dataclass(frozen=True)
-class Scene:
+class TargetInspection:
     """Everything that was looked at for a plan.
 
     Attributes:
@@ -66,13 +66,13 @@ class Scene:
     plan: RestorePlan
 
 
-def look(chosen: Chosen, progress: ProgressSink) -> Scene:
+def inspect_target(selection: RestoreSource, progress: ProgressSink) -> TargetInspection:
     """Look at set and target; the plan has no table counts yet."""
-    options = chosen.options
-    dump = chosen.record(ArtefactKind.POSTGRES_DUMP)
+    options = selection.options
+    dump = selection.record(ArtefactKind.POSTGRES_DUMP)
     assert dump is not None
-    expected = expectation_of(chosen.open, dump, chosen.record(ArtefactKind.POSTGRES_ROLES))
-    target = database_of(chosen.site, chosen.source)
+    expected = expectation_of(selection.open, dump, selection.record(ArtefactKind.POSTGRES_ROLES))
+    target = database_of(selection.site, selection.source)
     if options.into:
         target = target.with_database(options.into)
     facts = server_facts(target)
@@ -81,7 +81,7 @@ def look(chosen: Chosen, progress: ProgressSink) -> Scene:
     if properties is not None and not options.into:
         algorithms = dict.fromkeys(tables_of(target), "")
         algorithms |= {n: m.algorithm for n, m in expected.fingerprints.items() if n in algorithms}
-        marks = fingerprints_of(target, algorithms, jobs=jobs_of(chosen), progress=progress)
+        marks = fingerprints_of(target, algorithms, jobs=jobs_of(selection), progress=progress)
     there = properties is not None and not options.into
     platform = there and supabase.is_platform(owner_of_schema(target, "auth"))
     if facts.superuser and options.mode is RestoreMode.REBUILD:
@@ -93,7 +93,7 @@ def look(chosen: Chosen, progress: ProgressSink) -> Scene:
         and not supabase.VERSION_TABLES.isdisjoint(marks)
         and all(schema in supabase.OWNED for schema, _ in marks)
     )
-    reasons, warnings = _judge(chosen, dump, expected, target, facts, properties, platform=platform, fills=fills)
+    reasons, warnings = _judge(selection, dump, expected, target, facts, properties, platform=platform, fills=fills)
     size = sum(table.bytes for table in expected.catalog.tables) if expected.catalog else dump.size * 5
     needed = int(size * _SPACE_FACTOR) if options.mode is RestoreMode.REBUILD else size
     free = _free_bytes(target, properties)
@@ -101,14 +101,16 @@ def look(chosen: Chosen, progress: ProgressSink) -> Scene:
         text = f"about {needed / 1e6:,.0f} MB are needed where the server has its data, {free / 1e6:,.0f} MB are free"
         if free < size and options.mode is RestoreMode.REBUILD:
             # Not even the tables fit. A server whose disk runs full stops, with everything that is live on it.
-            reasons.append(f"{text} (undo {chosen.plan_name}/{chosen.source} --drop-kept removes what restores kept)")
+            reasons.append(
+                f"{text} (undo {selection.plan_name}/{selection.source} --drop-kept removes what restores kept)"
+            )
         else:
             warnings.append(text)
     plan = RestorePlan(
-        plan_id=_plan_id(chosen, target, marks, properties),
-        set_id=chosen.set_id,
-        plan=chosen.plan_name,
-        source=chosen.source,
+        plan_id=_plan_id(selection, target, marks, properties),
+        set_id=selection.set_id,
+        plan=selection.plan_name,
+        source=selection.source,
         options=options,
         target=target.label,
         confirm=target.database,
@@ -118,15 +120,15 @@ def look(chosen: Chosen, progress: ProgressSink) -> Scene:
         bytes_needed=needed,
         bytes_free=free,
         seconds=_estimate(
-            chosen, size, emergency=properties is not None and not options.into and not options.skip_emergency_backup
+            selection, size, emergency=properties is not None and not options.into and not options.skip_emergency_backup
         ),
         missing_roles=tuple(_missing_roles(expected, facts)),
         missing_extensions=tuple(_missing_extensions(expected, facts)),
-        steps=tuple(_steps(chosen, target, properties, fills=fills)),
+        steps=tuple(_steps(selection, target, properties, fills=fills)),
         warnings=tuple(warnings),
         reasons_against=tuple(reasons),
     )
-    return Scene(dump, expected, target, facts, properties, marks, platform, fills, plan)
+    return TargetInspection(dump, expected, target, facts, properties, marks, platform, fills, plan)
 
 
 def _free_bytes(target: PostgresTarget, properties: DatabaseProperties | None) -> int | None:
@@ -135,28 +137,32 @@ def _free_bytes(target: PostgresTarget, properties: DatabaseProperties | None) -
     return shutil.disk_usage(folder).free if folder else None
 
 
-def jobs_of(chosen: Chosen) -> int:
+def jobs_of(selection: RestoreSource) -> int:
     """Return the number of connections for loading and comparing."""
-    return chosen.options.jobs or max(2, min(8, os.cpu_count() or 2))
+    return selection.options.jobs or max(2, min(8, os.cpu_count() or 2))
 
 
 def _plan_id(
-    chosen: Chosen,
+    selection: RestoreSource,
     target: PostgresTarget,
     marks: dict[TableName, Fingerprint | str],
     properties: DatabaseProperties | None,
 ) -> str:
     """Return a digest of the set, the options and the target as it is now: rows, objects, identity."""
-    with chosen.open(MANIFEST_NAME) if chosen.backup.manifest else chosen.open(chosen.records[0].files[0].path) as file:
+    with (
+        selection.open(MANIFEST_NAME)
+        if selection.backup.manifest
+        else selection.open(selection.records[0].files[0].path) as file
+    ):
         manifest = hashlib.sha256(file.read()).hexdigest()
     objects = ""
-    if properties is not None and not chosen.options.into:
+    if properties is not None and not selection.options.into:
         # Sequences move by themselves and are no reason to plan again: what they number shows in the rows.
         objects = json.dumps(catalog_of(target).objects, sort_keys=True)
     seen = {
         "manifest": manifest,
-        "source": chosen.source,
-        "options": chosen.options.model_dump(mode="json"),
+        "source": selection.source,
+        "options": selection.options.model_dump(mode="json"),
         "target": [target.label, state_of_server(target)],
         "rows": sorted((list(n), m if isinstance(m, str) else [m.value, m.rows]) for n, m in marks.items()),
         "objects": hashlib.sha256(objects.encode()).hexdigest(),
@@ -173,22 +179,22 @@ def _missing_extensions(expected: Expectation, facts: ServerFacts) -> list[str]:
     return sorted((expected.roles.extension_names if expected.roles else frozenset()) - facts.extensions)
 
 
-def _estimate(chosen: Chosen, size: int, *, emergency: bool) -> float:
+def _estimate(selection: RestoreSource, size: int, *, emergency: bool) -> float:
     """Return about how long it takes: as the last drill did; an emergency set, as the set's own capture."""
-    last = chosen.backup.last_proof(ProofKind.DRILL)
-    measured = (last.details.get(chosen.source) if last else None) or {}
+    last = selection.backup.last_proof(ProofKind.DRILL)
+    measured = (last.details.get(selection.source) if last else None) or {}
     seconds = 1 + size / _GUESSED_SPEED
     if isinstance(measured, dict) and isinstance(measured.get("restore_seconds"), int | float):
         parts = (measured["restore_seconds"], measured.get("compare_seconds"))
         seconds = sum(float(part) for part in parts if isinstance(part, int | float))
     if emergency:
-        begun, ended = min(r.started_at for r in chosen.records), max(r.finished_at for r in chosen.records)
+        begun, ended = min(r.started_at for r in selection.records), max(r.finished_at for r in selection.records)
         seconds += (ended - begun).total_seconds()
     return round(seconds, 1)
 
 
 def _judge(
-    chosen: Chosen,
+    selection: RestoreSource,
     dump: ArtefactRecord,
     expected: Expectation,
     target: PostgresTarget,
@@ -199,18 +205,18 @@ def _judge(
     fills: bool,
 ) -> tuple[list[str], list[str]]:
     """Return what speaks against the restore, and what a person should know."""
-    options, reasons, warnings = chosen.options, [], []
+    options, reasons, warnings = selection.options, [], []
     wrote = written_by(dump)
     try:
         choose_client(facts.major, safe_restore=True, at_least=wrote)
     except ToolError as error:
         reasons.append(error.what)
-    if chosen.backup.manifest is None:
+    if selection.backup.manifest is None:
         warnings.append("the set was never sealed; what it holds is restored as far as it goes")
-    elif not chosen.backup.proven:
+    elif not selection.backup.proven:
         warnings.append("this set has not been proven by a drill")
-    if chosen.backup.manifest is not None:
-        broken = chosen.backup.manifest.broken_data
+    if selection.backup.manifest is not None:
+        broken = selection.backup.manifest.broken_data
         warnings += [f"its data was broken where it came from, and comes back so: {text}" for text in broken]
     backup = keycloak.recorded(dump.details)
     live = keycloak_state(target) if backup and properties is not None and not options.into else None
@@ -241,7 +247,7 @@ def _judge(
                        "(use --upsert)")  # fmt: skip
     if not facts.superuser and expected.catalog is not None:
         may_become = {*facts.may_become, *(missing if facts.may_create_roles else ())}
-        refused = told(foreseen(expected.catalog, may_become), facts.user)
+        refused = reported(expected_refusals(expected.catalog, may_become), facts.user)
         warnings += refused
         if refused and options.careful:
             reasons.append("--careful runs the dump as it stands, and this role would be refused some of it")
@@ -271,8 +277,10 @@ def _judge(
     return reasons, warnings
 
 
-def _steps(chosen: Chosen, target: PostgresTarget, properties: DatabaseProperties | None, *, fills: bool) -> list[str]:
-    options = chosen.options
+def _steps(
+    selection: RestoreSource, target: PostgresTarget, properties: DatabaseProperties | None, *, fills: bool
+) -> list[str]:
+    options = selection.options
     check = "read the files of the set again and compare their checksums"
     if options.mode is RestoreMode.UPSERT:
         return [

@@ -19,7 +19,7 @@ from backup_pipeline.model.set_id import SetId
 from backup_pipeline.operations.backup.run_log import RUN_LOG_NAME
 from backup_pipeline.operations.retention.in_use import readers_of, to_be_removed
 from backup_pipeline.operations.sites.stores import open_store, plan_lock
-from backup_pipeline.operations.status.present_files import files_not_there, in_words
+from backup_pipeline.operations.status.present_files import as_text, files_not_there
 from backup_pipeline.rules.retention import SetFacts, Verdict, decide, facts_of
 from backup_pipeline.settings.site import Site
 from backup_pipeline.stores.local import LOCK_NAME, LocalStore
@@ -116,7 +116,7 @@ def _read(store: LocalStore, *, running: bool) -> tuple[dict[SetId, SetFacts], d
 
 def _facts(store: LocalStore, known: BackupSet, *, running: bool = False) -> SetFacts:
     # A set whose files are gone must not be the last proven one, for which others are let go.
-    missing = in_words(files_not_there(store, known))
+    missing = as_text(files_not_there(store, known))
     return facts_of(known, running=running, in_use=readers_of(store, known.set_id), missing=missing)
 
 
@@ -145,7 +145,7 @@ def _apply(
         set_id = decision.set_id
         require_held(store.folder / LOCK_NAME)
         try:
-            if _look_again(store, facts, current, set_id):
+            if _check_again(store, facts, current, set_id):
                 current = _decide(site, plan, facts.values(), now)
             if reason := next(("; ".join(d.reasons) for d in current.kept if d.set_id == set_id), ""):
                 spared.append((set_id, reason))
@@ -173,7 +173,7 @@ def _apply(
     )
 
 
-def _look_again(store: LocalStore, facts: dict[SetId, SetFacts], verdict: Verdict, set_id: SetId) -> bool:
+def _check_again(store: LocalStore, facts: dict[SetId, SetFacts], verdict: Verdict, set_id: SetId) -> bool:
     """Bring `facts` up to date right before a set goes; return whether anything that matters has changed.
 
     Verifications and drills add proofs without the plan's lock: the set itself, and the sets that stand for it (the

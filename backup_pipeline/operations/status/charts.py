@@ -54,9 +54,9 @@ def calendar(days: Mapping[date, tuple[str, str]], today: date, title: str) -> s
 
 def _day(x: float, y: float, day: date, known: tuple[str, str] | None) -> str:
     state, text = known or ("none", "no set")
-    told = f"<title>{day:%Y-%m-%d}: {escape(text)}</title>"
+    reported = f"<title>{day:%Y-%m-%d}: {escape(text)}</title>"
     square = f'<rect x="{x}" y="{y}" width="{_CELL}" height="{_CELL}" rx="2"/>'
-    return f'<g class="day {state}">{told}{square}{_mark(state, x, y)}</g>'
+    return f'<g class="day {state}">{reported}{square}{_mark(state, x, y)}</g>'
 
 
 def _mark(state: str, x: float, y: float) -> str:
@@ -131,10 +131,10 @@ def chart(title: str, points: Sequence[Point], words: Callable[[float], str]) ->
     radius = 2.4 if len(points) <= 40 else 1.2
     for index, point in enumerate(points):
         size = radius + 1 if index == len(points) - 1 else radius
-        told = f"<title>{point.at:%Y-%m-%d %H:%M} UTC: {escape(words(point.value))}</title>"
+        reported = f"<title>{point.at:%Y-%m-%d %H:%M} UTC: {escape(words(point.value))}</title>"
         kind = "point" if point.good else "point failed"
         parts.append(
-            f'<circle class="{kind}" cx="{x_of(point.at)}" cy="{y_of(point.value)}" r="{size}">{told}</circle>'
+            f'<circle class="{kind}" cx="{x_of(point.at)}" cy="{y_of(point.value)}" r="{size}">{reported}</circle>'
         )
     return f"<figure>{head}{''.join(parts)}</svg></figure>"
 

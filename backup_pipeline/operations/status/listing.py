@@ -13,7 +13,7 @@ from backup_pipeline.model.backup_set import BackupSet, SetState
 from backup_pipeline.model.proof import Finding, ProofKind
 from backup_pipeline.model.record import ArtefactRecord, facts_of
 from backup_pipeline.operations.sites.stores import open_store, resolve_set
-from backup_pipeline.operations.status.present_files import files_not_there, in_words
+from backup_pipeline.operations.status.present_files import as_text, files_not_there
 from backup_pipeline.settings.site import Site
 from backup_pipeline.stores.local import LOCK_NAME
 from backup_pipeline.system.locks import living_holder
@@ -54,14 +54,14 @@ class ListedSet:
     @property
     def of_plan(self) -> str:
         """The plan that the set itself says it is of; that of its store where it says none."""
-        told = self.known.manifest or self.known.draft
-        return told.plan if told else self.known.plan
+        reported = self.known.manifest or self.known.draft
+        return reported.plan if reported else self.known.plan
 
     @property
     def partial(self) -> bool:
         """Whether it has fewer sources than its plan."""
-        told = self.known.manifest or self.known.draft
-        return bool(told and told.partial)
+        reported = self.known.manifest or self.known.draft
+        return bool(reported and reported.partial)
 
     @property
     def rows(self) -> int:
@@ -153,7 +153,7 @@ def list_plan(site: Site, plan: str) -> Iterator[ListedSet]:
     for known in store.sets():
         # The holder writes one set: the newest, unless it completes an older one, which then looks incomplete here.
         running = held and known.state is SetState.INCOMPLETE and (known.set_id,) == newest
-        missing = in_words(files_not_there(store, known)) if known.set_id in inspected else ""
+        missing = as_text(files_not_there(store, known)) if known.set_id in inspected else ""
         yield ListedSet(known, running, missing)
 
 
@@ -164,7 +164,7 @@ def show_set(site: Site, name: str) -> ListedSet:
     known = store.read(set_id)
     held = living_holder(store.folder / LOCK_NAME) is not None
     running = held and known.state is SetState.INCOMPLETE and store.ids()[-1] == set_id
-    return ListedSet(known, running, in_words(files_not_there(store, known)))
+    return ListedSet(known, running, as_text(files_not_there(store, known)))
 
 
 def artefact_dict(record: ArtefactRecord) -> dict[str, object]:

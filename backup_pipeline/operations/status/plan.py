@@ -23,7 +23,7 @@ from backup_pipeline.operations.backup.run_log import RUN_LOG_NAME
 from backup_pipeline.operations.sites.stores import is_whole_backup, open_store
 from backup_pipeline.operations.status.disks import disks_of
 from backup_pipeline.operations.status.listing import ListedSet, list_plan
-from backup_pipeline.operations.status.present_files import files_not_there, in_words
+from backup_pipeline.operations.status.present_files import as_text, files_not_there
 from backup_pipeline.rules.incidents import incident_key
 from backup_pipeline.rules.overdue import next_time, overdue
 from backup_pipeline.rules.retention import SetFacts, Verdict, decide, facts_of, problem_of
@@ -185,7 +185,7 @@ def _files(site: Site, status: PlanStatus) -> list[Problem]:
     # Older than those whose files `list_plan` looks for.
     named = {one.known.set_id: one for one in (status.last_verified, status.last_proven) if one}
     wrong = {one.known.set_id: one.missing for one in status.sets if one.missing}
-    wrong |= {set_id: in_words(found) for set_id, one in named.items() if (found := files_not_there(store, one.known))}
+    wrong |= {set_id: as_text(found) for set_id, one in named.items() if (found := files_not_there(store, one.known))}
     return [
         Problem(
             "error",

@@ -27,7 +27,7 @@ def files_not_there(store: LocalStore, known: BackupSet) -> list[str]:
     return found
 
 
-def in_words(found: list[str]) -> str:
+def as_text(found: list[str]) -> str:
     """Return the first few in one line."""
     more = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
     return "; ".join(found[:_SHOWN]) + more

@@ -22,11 +22,11 @@ from backup_pipeline.rules.retention import SetFacts, facts_of
 from backup_pipeline.stores.local import LocalStore
 
 _Mark = tuple[tuple[int, int, int], ...]
-_SEEN: dict[Path, dict[SetId, tuple[_Mark, SeenSet]]] = {}
+_SUMMARIES: dict[Path, dict[SetId, tuple[_Mark, SetSummary]]] = {}
 
 
 @dataclass(frozen=True, slots=True)
-class SeenSet:
+class SetSummary:
     """What was seen of a set: its facts, its bytes, whether it is the plan's whole backup, and its last proofs.
 
     `not_drilled_here` is the newest drill when this machine could not carry it out.
@@ -40,14 +40,14 @@ class SeenSet:
     not_drilled_here: Proof | None = None
 
 
-def seen_sets(store: LocalStore, *, running: bool) -> list[SeenSet]:
+def set_summaries(store: LocalStore, *, running: bool) -> list[SetSummary]:
     """Return all sets of a store, newest first; `running` when one is being written.
 
     Raises:
         StoreError: the store cannot be read.
     """
-    before = _SEEN.get(store.folder, {})
-    after: dict[SetId, tuple[_Mark, SeenSet]] = {}
+    before = _SUMMARIES.get(store.folder, {})
+    after: dict[SetId, tuple[_Mark, SetSummary]] = {}
     found = []
     for set_id in reversed(store.ids()):
         mark = _mark(store.folder / set_id)
@@ -63,7 +63,7 @@ def seen_sets(store: LocalStore, *, running: bool) -> list[SeenSet]:
                 continue
         after[set_id] = known
         found.append(known[1])
-    _SEEN[store.folder] = after
+    _SUMMARIES[store.folder] = after
     return found
 
 
@@ -75,8 +75,8 @@ def newest_sets(store: LocalStore) -> Iterator[BackupSet]:
             yield store.read(set_id)
 
 
-def _seen(known: BackupSet, *, running: bool) -> SeenSet:
-    return SeenSet(
+def _seen(known: BackupSet, *, running: bool) -> SetSummary:
+    return SetSummary(
         facts_of(known, running=running),
         known.size,
         is_whole_backup(known),

@@ -19,15 +19,15 @@ from backup_pipeline.errors import BackupSystemError
 from backup_pipeline.postgres.server.connection import PINNED_SETTINGS
 
 # Function, table, object, schema, column: not there, as far as this search_path shows; or of another type.
-NOT_SEEN = frozenset({"42883", "42P01", "42704", "3F000", "42703", "42725", "42804"})
+NOT_FOUND = frozenset({"42883", "42P01", "42704", "3F000", "42703", "42725", "42804"})
 _OWN = "select reset_val from pg_catalog.pg_settings where name = 'search_path'"
 
 
-def is_not_seen(error: BaseException) -> bool:
+def is_not_found(error: BaseException) -> bool:
     """Return whether an error, or the server's behind it, may come of the pinned search_path."""
     server = error if isinstance(error, psycopg.Error) else error.__cause__
     if isinstance(error, (psycopg.Error, BackupSystemError)) and isinstance(server, psycopg.Error):
-        return server.sqlstate in NOT_SEEN
+        return server.sqlstate in NOT_FOUND
     return False
 
 

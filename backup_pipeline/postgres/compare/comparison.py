@@ -27,8 +27,8 @@ from backup_pipeline.postgres.server.databases import server_facts
 from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline.rules.catalog_difference import differences, not_comparable, printed_otherwise
 from backup_pipeline.rules.dump_limits import without_limits
-from backup_pipeline.rules.left_out import Line, LineKind, told, without_left_out
 from backup_pipeline.rules.locale_difference import locale_difference
+from backup_pipeline.rules.skipped_statements import Line, LineKind, reported, without_skipped
 from backup_pipeline.rules.verification import fingerprint_findings
 
 TableName = tuple[str, str]
@@ -70,7 +70,7 @@ def compare_database(
     *,
     ignore_kinds: Collection[str] = (),
     ignore_schemas: Collection[str] = (),
-    left_out: Sequence[Line] = (),
+    skipped_lines: Sequence[Line] = (),
     reparse: Callable[[], Catalog | None] | None = None,
     jobs: int = 2,
     loading: LoadingRole | None = None,
@@ -115,11 +115,11 @@ def compare_database(
         wanted_objects, objects = expected.catalog, catalog_of(target)
         if loading is not None:
             wanted_objects, objects = _as_recorded(wanted_objects, objects, loading)
-        if left_out:
+        if skipped_lines:
             user = loading.name if loading else server_facts(target).user
-            for who, lines in _by_holder(left_out, user, loading):
-                wanted_objects, objects = without_left_out(wanted_objects, objects, lines, who)
-            texts = [_named(text, loading) if loading else text for text in told(left_out, user)]
+            for who, lines in _by_holder(skipped_lines, user, loading):
+                wanted_objects, objects = without_skipped(wanted_objects, objects, lines, who)
+            texts = [_named(text, loading) if loading else text for text in reported(skipped_lines, user)]
             skipped += [Finding(subject=REFUSED, problem=text) for text in texts]
         wanted_objects, objects, limits = without_limits(wanted_objects, objects)
         skipped += [*limits, *locale_difference(wanted_objects, objects)]

@@ -12,8 +12,8 @@ from backup_pipeline.model.proof import Finding
 from backup_pipeline.postgres.compare.comparison import Expectation, compare_database
 from backup_pipeline.postgres.compare.reparsed import reparsed_by
 from backup_pipeline.postgres.load.check import amcheck, quiet_copy
+from backup_pipeline.postgres.load.excluded_extensions import ExcludedExtensions, exclude_extensions
 from backup_pipeline.postgres.load.loading_role import LoadingRole, make_loading_role, time_limit
-from backup_pipeline.postgres.load.neutralise import LeftOut, left_out
 from backup_pipeline.postgres.load.rebuild import OpenDump, Rebuilt, rebuild_database
 from backup_pipeline.postgres.load.scratch import mark_roles, scratch_database
 from backup_pipeline.postgres.server.databases import create_roles, extension_versions, server_facts, server_features
@@ -87,7 +87,7 @@ def drill_database(
         )
     recorded = dict(expected.roles.extensions) if expected.roles else {}
     needs = needs_of(expected.catalog, recorded, written_by)
-    apart, _ = left_out(tuple(needs.extensions), facts.extensions)
+    apart, _ = exclude_extensions(tuple(needs.extensions), facts.extensions)
     name = f"the scratch server (PostgreSQL {facts.major})"
     features = server_features(server)
     outcome.missing_here += missing_from(needs, name, facts.extensions, features, apart.extensions)
@@ -169,7 +169,7 @@ class _Drill:
     open_dump: OpenDump
     expected: Expectation
     needs: Needs
-    apart: LeftOut
+    apart: ExcludedExtensions
     server: PostgresTarget
     target: PostgresTarget
     loading: LoadingRole | None
@@ -193,11 +193,11 @@ class _Drill:
         except BackupSystemError as error:
             if not error.permanent:
                 raise
-            told = f"{error.where}: {error.what}" if error.where else error.what
-            cause = cause_of_refusal(told, server, self.needs, restricted=self.loading is not None)
+            reported = f"{error.where}: {error.what}" if error.where else error.what
+            cause = cause_of_refusal(reported, server, self.needs, restricted=self.loading is not None)
             if cause is None:
                 available = extension_versions(self.server, self.needs.extensions)
-                cause = cause_in_versions(told, server, self.needs, available)
+                cause = cause_in_versions(reported, server, self.needs, available)
             if cause is not None and isinstance(error, SourceError):
                 outcome.missing_here.append(cause)
             else:
@@ -214,7 +214,8 @@ class _Drill:
         # What the copy brings along is executed by reading it, too: never as a superuser.
         copy = self.loading.target if self.loading else self.target
         comparison = compare_database(
-            copy, self.expected, ignore_schemas=self.apart.schemas, left_out=rebuilt.left_out, jobs=self.jobs or 2,
+            copy, self.expected, ignore_schemas=self.apart.schemas, skipped_lines=rebuilt.skipped_lines,
+            jobs=self.jobs or 2,
             reparse=reparsed_by(self.server, self.open_dump, written_by=self.needs.written_by,
                                 encoding=self.expected.catalog.encoding if self.expected.catalog else "",
                                 skip=self.apart if self.apart.extensions else None,

@@ -102,8 +102,8 @@ def _scrubbed(line: str, target: PostgresTarget) -> str:
 
 def _failure(code: int, lines: list[str], target: PostgresTarget) -> BackupSystemError:
     # A failed COPY is reported with the statement, which is long and of no use to the reader.
-    told = [re.sub(r"^pg_dump: (error: |detail: )?", "", line) for line in lines if "Command was:" not in line]
-    text = processes.last_lines("\n".join(told[:3]))
+    reported = [re.sub(r"^pg_dump: (error: |detail: )?", "", line) for line in lines if "Command was:" not in line]
+    text = processes.last_lines("\n".join(reported[:3]))
     if takes_no_more(text):
         return no_more_connections(text, target)
     if was_ended("", "\n".join(lines)) or any(sign in line for sign in _ENDED_SNAPSHOT for line in lines):

@@ -49,7 +49,7 @@ _UTF8 = (
     r"|\u00f0[\u0090-\u00bf][\u0080-\u00bf]{2}|[\u00f1-\u00f3][\u0080-\u00bf]{3}"
     r"|\u00f4[\u0080-\u008f][\u0080-\u00bf]{2})*$"
 )
-_LONGEST_LOOKED_AT = 64 << 20
+_LONGEST_INSPECTED = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +164,7 @@ def _raw_question(column: SourceColumn) -> sql.Composable:
     if family_of(column.base_type) not in ("text", "other"):
         return _NONE
     return sql.SQL("bool_or(case when octet_length({0}::text) > {1} then true else {0}::text !~ {2} end)::text").format(
-        sql.Identifier(column.name), sql.Literal(_LONGEST_LOOKED_AT), sql.Literal(_UTF8)
+        sql.Identifier(column.name), sql.Literal(_LONGEST_INSPECTED), sql.Literal(_UTF8)
     )
 
 

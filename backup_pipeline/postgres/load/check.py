@@ -21,8 +21,8 @@ from backup_pipeline.model.record import Fingerprint
 from backup_pipeline.postgres.catalog.details import USER_MAPPINGS
 from backup_pipeline.postgres.catalog.read import digest_of, read_catalog, read_roles
 from backup_pipeline.postgres.catalog.search_path import (
-    NOT_SEEN,
-    is_not_seen,
+    NOT_FOUND,
+    is_not_found,
     own_search_path,
     under_search_path,
     with_catalog,
@@ -116,7 +116,7 @@ def fingerprints_of(
             try:
                 return item[0], _fingerprint(mine.connection, item[0], algorithm, types)
             except psycopg.Error as error:
-                if not is_not_seen(error):
+                if not is_not_found(error):
                     raise
             with under_search_path(mine.connection, with_catalog(search_path) or own_search_path(mine.connection)):
                 return item[0], _fingerprint(mine.connection, item[0], algorithm, types)
@@ -309,11 +309,11 @@ def amcheck(target: PostgresTarget, search_path: str = "") -> tuple[list[tuple[s
         unchecked: list[str] = []
         for oid, name in connection.execute(_INDEXES).fetchall():
             state = _state_of(connection, check, oid)
-            if state in NOT_SEEN:
+            if state in NOT_FOUND:
                 # The index is over a function that needs the application's search_path.
                 with under_search_path(connection, with_catalog(search_path) or own_search_path(connection)):
                     state = _state_of(connection, check, oid)
-            if state in NOT_SEEN:
+            if state in NOT_FOUND:
                 # amcheck sets a search_path of its own since 15.20 (and 17), where such a function sees nothing.
                 unchecked.append(str(name))
             elif state:

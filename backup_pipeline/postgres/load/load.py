@@ -22,7 +22,7 @@ from psycopg.rows import TupleRow
 
 from backup_pipeline.errors import BackupSystemError
 from backup_pipeline.model.progress import Progress, ProgressSink, no_progress
-from backup_pipeline.postgres.catalog.search_path import NOT_SEEN
+from backup_pipeline.postgres.catalog.search_path import NOT_FOUND
 from backup_pipeline.postgres.load.broken_keys import BrokenKeys
 from backup_pipeline.postgres.load.input import Readable
 from backup_pipeline.postgres.load.pool import Pool, StoppedError, default_jobs
@@ -173,7 +173,7 @@ class _Loader:
         def also(refused: bytes, state: str) -> bool:
             if self._refused is not None and self.keys.take(refused, state, again):
                 return True
-            if self._refused is None or state not in NOT_SEEN or not _CALLS_FUNCTIONS.match(text):
+            if self._refused is None or state not in NOT_FOUND or not _CALLS_FUNCTIONS.match(text):
                 return tolerate is not None and tolerate(refused, state)
             with self._refused.own_path(connection):
                 execute_statement(connection, text, self._target, tolerate, alone=alone)

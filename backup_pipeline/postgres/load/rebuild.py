@@ -38,7 +38,7 @@ from backup_pipeline.postgres.server.databases import (
 )
 from backup_pipeline.postgres.server.psql import run_plain_dump
 from backup_pipeline.postgres.server.target import PostgresTarget
-from backup_pipeline.rules.left_out import OWNED_BY_SUPERUSERS, LeftOut, Line, LineKind
+from backup_pipeline.rules.skipped_statements import OWNED_BY_SUPERUSERS, Line, LineKind, SkippedStatements
 
 OpenDump = Callable[[], BinaryIO]
 # Comment of a database that is not whole yet, for those who find it after its process was killed.
@@ -53,8 +53,8 @@ class Rebuilt:
     seconds: float
     data_bytes: int
     warnings: tuple[str, ...] = ()
-    left_out: tuple[Line, ...] = ()
-    settings_left_out: tuple[str, ...] = ()
+    skipped_lines: tuple[Line, ...] = ()
+    skipped_settings: tuple[str, ...] = ()
     quieted: tuple[str, ...] = ()
 
 
@@ -94,14 +94,14 @@ def rebuild_database(
         progress: told the bytes loaded.
 
     Returns:
-        The new database. `left_out` are lines that the restoring role was refused (see `rules.left_out`).
+        The new database. `left_out` are lines that the restoring role was refused (see `rules.skipped_statements`).
 
     Raises:
         BackupSystemError: as psql, pg_restore or the server say; without data.
     """
     began = time.monotonic()
     facts = server_facts(target)
-    left = LeftOut(facts.roles, superuser=facts.superuser and loading is None)
+    left = SkippedStatements(facts.roles, superuser=facts.superuser and loading is None)
     client = choose_client(facts.major, safe_restore=True, at_least=written_by)
     create_database(target, like, encoding, locale)
     try:
@@ -160,7 +160,7 @@ def _loaded_by(
     loading: LoadingRole,
     open_dump: OpenDump,
     client: PostgresClient,
-    left: LeftOut,
+    left: SkippedStatements,
     began: float,
     jobs: int,
     skip: Skip | None,
@@ -185,7 +185,7 @@ def _loaded_by(
         rest: list[str] = []
         steward.finish(at_rest)
     kept = [Line(LineKind.SUPERUSERS_OWNER, f"{_bare(name)} to {role}") for name, role in steward.kept]
-    return Rebuilt(loading.target, seconds, size, left_out=(*left.lines, *kept), quieted=tuple(rest))
+    return Rebuilt(loading.target, seconds, size, skipped_lines=(*left.lines, *kept), quieted=tuple(rest))
 
 
 def _again(open_dump: OpenDump, client: PostgresClient) -> OpenAgain:

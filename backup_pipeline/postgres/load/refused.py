@@ -19,7 +19,7 @@ import psycopg
 from psycopg import Connection, sql
 from psycopg.rows import TupleRow
 
-from backup_pipeline.postgres.catalog.search_path import NOT_SEEN, with_catalog
+from backup_pipeline.postgres.catalog.search_path import NOT_FOUND, with_catalog
 from backup_pipeline.postgres.load.input import Readable
 from backup_pipeline.postgres.load.session import RefusedDataError, copy_rows
 from backup_pipeline.postgres.load.stream import CopyBlock, DumpParts
@@ -140,7 +140,7 @@ class RefusedTables:
         changed = False
         for table, attempt in self._open.items():
             error = attempt.error
-            if not attempt.own_path and (error.state in NOT_SEEN or error.state.startswith("P0")):
+            if not attempt.own_path and (error.state in NOT_FOUND or error.state.startswith("P0")):
                 attempt.own_path = changed = True
             elif not patient and error.state == _CHECK_VIOLATION and error.constraint not in attempt.without:
                 attempt.without.add(error.constraint)

@@ -188,8 +188,8 @@ class Upsert:
                 if (t.schema_name, t.name) in session.staged
             )
         if sequences:
-            chosen = None if request.everything else set(session.staged)
-            notes = [session.raise_sequence(name, last, called, chosen) for name, last, called in self._sequences]
+            selection = None if request.everything else set(session.staged)
+            notes = [session.raise_sequence(name, last, called, selection) for name, last, called in self._sequences]
             outcome.warnings += [note for note in notes if note]
         for name in session.staged:
             if count := session.differing_after(name):

@@ -244,12 +244,12 @@ def create_database(
         with contextlib.suppress(_UnknownLocaleError):
             _create(target, clauses)
             return
-    chosen = like.locale if like else ()
+    selection = like.locale if like else ()
     if encoding:
         usual = like or read_properties(target.with_database("template0"))
         if usual is None or dict(usual.locale)["encoding"] != encoding:
-            chosen = (("encoding", encoding), ("lc_collate", "C"), ("lc_ctype", "C"))
-    _create(target, chosen, like.tablespace if like else "pg_default")
+            selection = (("encoding", encoding), ("lc_collate", "C"), ("lc_ctype", "C"))
+    _create(target, selection, like.tablespace if like else "pg_default")
 
 
 class _UnknownLocaleError(Exception):

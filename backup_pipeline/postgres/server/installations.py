@@ -40,14 +40,14 @@ def _is_server(folder: Path) -> bool:
 
 @functools.cache
 def _offer(folder: Path, *, embedded: bool) -> Offer | None:
-    version = _told(folder / "postgres", "--version")
+    version = _reported(folder / "postgres", "--version")
     number = re.search(r"\) (\d+)", version)
     if number is None:
         return None
     major = int(number[1])
     config = folder / "pg_config"
-    options = _told(config, "--configure") + " " + _told(config, "--libs")
-    share = Path(_told(config, "--sharedir").strip() or f"/usr/share/postgresql/{major}")
+    options = _reported(config, "--configure") + " " + _reported(config, "--libs")
+    share = Path(_reported(config, "--sharedir").strip() or f"/usr/share/postgresql/{major}")
     return Offer(
         folder=folder,
         major=major,
@@ -63,7 +63,7 @@ def _offer(folder: Path, *, embedded: bool) -> Offer | None:
 def _locales() -> frozenset[str]:
     """Return the operating system's locales; none where it has no `locale` (musl)."""
     program = shutil.which("locale")
-    return frozenset(map(one_spelling, _told(Path(program), "-a").split())) if program else frozenset()
+    return frozenset(map(one_spelling, _reported(Path(program), "-a").split())) if program else frozenset()
 
 
 def _features(options: str, major: int) -> frozenset[str]:
@@ -82,7 +82,7 @@ def _extensions(folder: Path) -> dict[str, frozenset[str]]:
     return found
 
 
-def _told(program: Path, option: str) -> str:
+def _reported(program: Path, option: str) -> str:
     try:
         return processes.run([program, option], timeout=_SECONDS).stdout.decode("utf-8", "replace")
     except (ToolError, OSError):

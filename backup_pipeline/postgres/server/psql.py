@@ -78,7 +78,7 @@ def run_plain_dump(reader: Readable, target: PostgresTarget, client: PostgresCli
         code, messages = program.finish()
     lines = [line for line in messages.splitlines() if line.strip()]
     if code != 0:
-        errors = [_told(line) for line in lines if "ERROR:" in line or "error:" in line or "FATAL:" in line]
+        errors = [_reported(line) for line in lines if "ERROR:" in line or "error:" in line or "FATAL:" in line]
         raise SourceError(
             f"psql ended with exit code {code}: {' | '.join(errors[:3]) or 'no message'}",
             where=target.label,
@@ -87,7 +87,7 @@ def run_plain_dump(reader: Readable, target: PostgresTarget, client: PostgresCli
     return tuple(lines)
 
 
-def _told(line: str) -> str:
+def _reported(line: str) -> str:
     """Return an error without values of rows, for which its SQLSTATE must be known."""
     found = _ERROR.fullmatch(line)
     return f"{found[1]} {message_without_values(found[3], found[2])} (SQLSTATE {found[2]})" if found else line

@@ -47,9 +47,9 @@ def capture_pairs(context: CaptureContext, place: OrdersPlace, captured: Sequenc
     started = context.now()
     copies = [record for record in captured if record.kind in _COPIES]
     if bad := [check.name for record in copies for check in record.failed_checks if check.name not in OF_THE_DATA]:
-        told = f"Not written: the copy of the database failed {', '.join(bad)}."
-        check = CheckResult(name="pairs_written", passed=False, summary=told)
-        return _recorded(context, place, started, {"written": False, "why": told}, (check,))
+        reported = f"Not written: the copy of the database failed {', '.join(bad)}."
+        check = CheckResult(name="pairs_written", passed=False, summary=reported)
+        return _recorded(context, place, started, {"written": False, "why": reported}, (check,))
     before = _recorded_pairs(context.previous, context.source)
     if before and not (place.archive / INDEX_NAME).exists():
         raise StoreError(
@@ -57,7 +57,7 @@ def capture_pairs(context: CaptureContext, place: OrdersPlace, captured: Sequenc
             where=str(place.archive),
             remedy="Is the right folder mounted there? If the archive begins anew: backup-pipeline orders export",
         )
-    options = ExportOptions(lock_wait_seconds=place.lock_wait_seconds, reread=True, look_for_files=True)
+    options = ExportOptions(lock_wait_seconds=place.lock_wait_seconds, reread=True, find_order_files=True)
     with orders_log(place) as log, open_orders(place) as snapshot:
         result = export_orders(snapshot, place.archive, options, now=context.now, progress=context.progress, log=log)
     if result.stopped:

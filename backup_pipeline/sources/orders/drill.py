@@ -28,7 +28,7 @@ from backup_pipeline.sources.orders.format.agreement import Agreement, agreement
 from backup_pipeline.sources.orders.format.newest import instant_of
 from backup_pipeline.sources.orders.format.order import INDEX_NAME, RECORD_ID, OrderRow
 from backup_pipeline.sources.orders.format.text import data_formatter
-from backup_pipeline.sources.orders.restore import RestoreOptions, restore_orders
+from backup_pipeline.sources.orders.restore import OrdersRestoreOptions, restore_orders
 
 _SUBJECT = "order archive"
 _REMEDY = "Run `backup-pipeline orders verify`, put right what it names, export, and drill again."
@@ -63,8 +63,8 @@ class ArchiveDrill:
             if recorded is not None:
                 self._find(f"has no {INDEX_NAME}, though the set saw {recorded} orders in it")
                 return
-            told = "was never exported, so there is nothing to restore from its folders"
-            self.outcome.skipped.append(Finding(subject=_SUBJECT, problem=told))
+            reported = "was never exported, so there is nothing to restore from its folders"
+            self.outcome.skipped.append(Finding(subject=_SUBJECT, problem=reported))
             return
         began = time.monotonic()
         place = Path(tempfile.mkdtemp(dir=folder)) / "orders.sqlite"
@@ -74,7 +74,7 @@ class ArchiveDrill:
                 self.outcome.numbers["orders"] = 0
                 return
             self._exported = instant_of(head.written_at if head else None)
-            options = RestoreOptions(lock_wait_seconds=settings.lock_wait_seconds)
+            options = OrdersRestoreOptions(lock_wait_seconds=settings.lock_wait_seconds)
             restored = restore_orders(settings.archive, place, options, progress=progress)
             self.outcome.numbers["orders"] = restored.restored
             self._restored = place
@@ -132,12 +132,12 @@ class ArchiveDrill:
                 judged = agreement(row, found, same=same, captured=self._captured, exported=self._exported)
                 counts[judged] += 1
                 named.setdefault(judged, _id(row))
-        for judged, told in (
+        for judged, reported in (
             (Agreement.LOST, "orders of the set are in no folder"),
             (Agreement.UNLIKE, "orders are another in their folder than in the set"),
         ):
             if counts[judged]:
-                self._find(f"{counts[judged]} {told}, the first is record {named[judged]}")
+                self._find(f"{counts[judged]} {reported}, the first is record {named[judged]}")
         self.outcome.numbers["orders_equal"] = counts[Agreement.EQUAL]
         self.outcome.details["orders_newer_in_the_folder"] = counts[Agreement.AHEAD]
         self.outcome.details["orders_not_exported_yet"] = counts[Agreement.BEHIND]

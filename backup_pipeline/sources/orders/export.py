@@ -21,7 +21,7 @@ from pathlib import Path
 from backup_pipeline.errors import BackupSystemError, StoreError, ValidationError
 from backup_pipeline.model.progress import Progress, ProgressSink, no_progress
 from backup_pipeline.sources.orders.archive.batch import Batch, DiskStopError, Written
-from backup_pipeline.sources.orders.archive.folder import ArchiveTree, read_pair, seen_below
+from backup_pipeline.sources.orders.archive.folder import ArchiveTree, read_pair, recorded_below
 from backup_pipeline.sources.orders.archive.freshness import all_untouched
 from backup_pipeline.sources.orders.archive.index import (
     IndexHead,
@@ -81,7 +81,7 @@ class ExportOptions:
     lock_wait_seconds: float = 30.0
     batch: int = BATCH
     reread: bool = False
-    look_for_files: bool = False
+    find_order_files: bool = False
 
 
 def export_orders(
@@ -182,7 +182,7 @@ class _Exporter:
                 self._publish()
             for line in old.rest():
                 self._batch.keep(line)
-        self._tell_files()
+        self._report_files()
         if writer is not None:
             self._finish(writer)
         self.result.sync_seconds = self._batch.sync_seconds
@@ -284,8 +284,8 @@ class _Exporter:
                 unchanged = self._kept_unchanged(order)
             if not unchanged:
                 self._write(order, row)
-            if not unchanged or self.options.look_for_files:
-                self._look_for_file(order.folder, row)
+            if not unchanged or self.options.find_order_files:
+                self._find_file(order.folder, row)
         except DiskStopError:
             self._keep(line)
             raise
@@ -338,7 +338,7 @@ class _Exporter:
             parent, name = self.tree.parent(order.folder, create=False)
         except (OSError, ValidationError):
             return False
-        seen, line = seen_below(parent, name), order.line or ""
+        seen, line = recorded_below(parent, name), order.line or ""
         return seen is not None and line.startswith(entry_start(*order.start, seen)) and not line.endswith("true}")
 
     def _write(self, order: Order, row: OrderRow) -> None:
@@ -369,12 +369,12 @@ class _Exporter:
                 f"Order {order.record_id} is now in {order.folder}; its old copy stays here.", "warning",
             )  # fmt: skip
 
-    def _look_for_file(self, folder: str, row: OrderRow) -> None:
+    def _find_file(self, folder: str, row: OrderRow) -> None:
         there = self.places.holds_file(folder, row)
         self.result.beside_file += there is True
         self.result.without_file += there is False
 
-    def _tell_files(self) -> None:
+    def _report_files(self) -> None:
         """Say so where not one of several orders was written beside its file: perhaps that is not their archive."""
         result = self.result
         if result.without_file > 1 and not result.beside_file:
@@ -404,7 +404,7 @@ class _Exporter:
         entry = parse_entry(line)
         try:
             parent, name = self.tree.parent(entry.path, create=False)
-            there = seen_below(parent, name) is not None
+            there = recorded_below(parent, name) is not None
         except (OSError, ValidationError):
             there = False
         if not there:

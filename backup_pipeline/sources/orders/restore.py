@@ -26,7 +26,7 @@ from backup_pipeline.sources.orders.database.candidates import Candidate, Candid
 from backup_pipeline.sources.orders.database.rebuild import Filled, begin_database, fill_database, settle_old
 from backup_pipeline.sources.orders.database.staging import staging
 from backup_pipeline.sources.orders.format.newest import instant_of
-from backup_pipeline.sources.orders.format.order import INDEX_NAME, RECORD_ID, UPDATED_AT, RestoreResult
+from backup_pipeline.sources.orders.format.order import INDEX_NAME, RECORD_ID, UPDATED_AT, OrdersRestoreResult
 from backup_pipeline.sources.orders.format.pair import PairState
 from backup_pipeline.sources.orders.format.schema import SchemaBatch
 from backup_pipeline.sources.orders.verify import archive_lock
@@ -37,7 +37,7 @@ SIDECARS = ("-wal", "-shm", "-journal")
 
 
 @dataclass(frozen=True)
-class RestoreOptions:
+class OrdersRestoreOptions:
     """How to restore.
 
     Attributes:
@@ -58,11 +58,11 @@ class RestoreOptions:
 def restore_orders(
     archive: Path,
     target: Path | PostgresTarget,
-    options: RestoreOptions | None = None,
+    options: OrdersRestoreOptions | None = None,
     *,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
     progress: ProgressSink = no_progress,
-) -> RestoreResult:
+) -> OrdersRestoreResult:
     """Rebuild the table `auftraege` from the folders of an archive.
 
     Args:
@@ -81,9 +81,9 @@ def restore_orders(
         LockError: another process works on the archive or restores this database.
         RefusedError: a program works with the database.
     """
-    options = options or RestoreOptions()
+    options = options or OrdersRestoreOptions()
     begin = time.perf_counter()
-    result = RestoreResult(dry_run=options.dry_run)
+    result = OrdersRestoreResult(dry_run=options.dry_run)
     with archive_lock(archive, "restore of orders", options.lock_wait_seconds) as writable, candidates() as orders:
         folder = None if isinstance(target, PostgresTarget) else target.absolute().parent
         reader = _Reader(archive, options, writable, result, orders, folder)
@@ -125,9 +125,9 @@ class _Reader:
     def __init__(
         self,
         archive: Path,
-        options: RestoreOptions,
+        options: OrdersRestoreOptions,
         writable: bool,
-        result: RestoreResult,
+        result: OrdersRestoreResult,
         orders: Candidates,
         database_folder: Path | None = None,
     ) -> None:
@@ -265,13 +265,20 @@ class _Reader:
 class ArchiveIncompleteError(ValidationError):
     """The archive does not hold all that it should; `result` says what was found."""
 
-    def __init__(self, what: str, *, where: str = "", remedy: str = "", result: RestoreResult | None = None) -> None:
+    def __init__(
+        self, what: str, *, where: str = "", remedy: str = "", result: OrdersRestoreResult | None = None
+    ) -> None:
         super().__init__(what, where=where, remedy=remedy)
-        self.result = result or RestoreResult()
+        self.result = result or OrdersRestoreResult()
 
 
 def _into_sqlite(
-    archive: Path, target: Path, orders: Candidates, options: RestoreOptions, result: RestoreResult, now: datetime
+    archive: Path,
+    target: Path,
+    orders: Candidates,
+    options: OrdersRestoreOptions,
+    result: OrdersRestoreResult,
+    now: datetime,
 ) -> None:
     result.target = str(target)
     with file_swap.restoring(target, now=now, wait_seconds=options.lock_wait_seconds) as (real, new):
@@ -300,13 +307,13 @@ def _head(archive: Path, kind: str = "sqlite") -> IndexHead | None:
     return head if head is not None and head.kind == kind else None
 
 
-def _settle_numbers(orders: Candidates, result: RestoreResult) -> None:
+def _settle_numbers(orders: Candidates, result: OrdersRestoreResult) -> None:
     for number, path, winner in orders.settle("auftrag_nr"):
         result.duplicates += 1
         result.findings.add(path, "duplicate_number", f"auftrag_nr {number} is newer in {winner}.", "warning")
 
 
-def _compare(filled: Filled, orders: Candidates, result: RestoreResult, notes: tuple[str, ...]) -> None:
+def _compare(filled: Filled, orders: Candidates, result: OrdersRestoreResult, notes: tuple[str, ...]) -> None:
     expected = orders.count()
     if filled.rows != expected or filled.different:
         raise ValidationError(
@@ -316,20 +323,20 @@ def _compare(filled: Filled, orders: Candidates, result: RestoreResult, notes: t
             remedy="Compare the column types of the present table with those of the archive's index.",
         )
     result.restored = filled.rows
-    told = list(notes)
+    reported = list(notes)
     if filled.only_in_old:
-        told.append(f"{filled.only_in_old} orders of the present database are not in the archive.")
+        reported.append(f"{filled.only_in_old} orders of the present database are not in the archive.")
     if filled.newer_in_old:
-        told.append(f"{filled.newer_in_old} orders are newer in the present database than in the archive.")
-    result.notes = tuple(told)
+        reported.append(f"{filled.newer_in_old} orders are newer in the present database than in the archive.")
+    result.notes = tuple(reported)
 
 
 def _into_postgres(
     archive: Path,
     target: PostgresTarget,
     orders: Candidates,
-    options: RestoreOptions,
-    result: RestoreResult,
+    options: OrdersRestoreOptions,
+    result: OrdersRestoreResult,
     now: datetime,
 ) -> None:
     result.target = target.label

@@ -19,7 +19,7 @@ from backup_pipeline.settings.types import OrdersLog, OrdersSource
 from backup_pipeline.sources.orders.database import database as orders_database
 from backup_pipeline.sources.orders.database import postgres
 from backup_pipeline.sources.orders.database.database import OrdersSnapshot
-from backup_pipeline.sources.orders.format.order import RestoreResult, VerifyResult
+from backup_pipeline.sources.orders.format.order import OrdersRestoreResult, VerifyResult
 from backup_pipeline.sources.orders.old_settings_file import (
     DATABASE_NAME,
     WORKSHOP_FILE,
@@ -212,7 +212,7 @@ def orders_log(place: OrdersPlace) -> AbstractContextManager[LogFile]:
     return log_file(place.log.file, max_bytes=int(place.log.max_megabytes * 1_000_000), keep=place.log.keep)
 
 
-def log_findings(log: LogFile, result: VerifyResult | RestoreResult) -> None:
+def log_findings(log: LogFile, result: VerifyResult | OrdersRestoreResult) -> None:
     """Write what a verification or a restore found into the archive's log: each error, then the summary."""
     what, good = ("verify", result.valid) if isinstance(result, VerifyResult) else ("restore", result.restored)
     name = f"orders.{what}"

@@ -15,7 +15,7 @@ from backup_pipeline.settings.types import OrdersSource
 from backup_pipeline.sources.orders.archive.index import ENTRY_BYTES, parse_entry
 from backup_pipeline.sources.orders.format.order import DATA_NAME, INDEX_NAME, META_NAME
 
-_LOOKS = 25
+_SAMPLES = 25
 _LONGEST_ENTRY = 1 << 16
 Problem = tuple[str, str, str, str]
 """The source, severity ("error", "warning"), what is wrong, and the remedy."""
@@ -33,23 +33,23 @@ def archive_problems(site: Site, plan: str, last_good: Manifest | None) -> list[
     for name in site.plan(plan).sources:
         source = site.source(name)
         if isinstance(source, OrdersSource):
-            found += _of_archive(name, source.archive, plan, _says_pairs(last_good, name))
+            found += _of_archive(name, source.archive, plan, _records_pairs(last_good, name))
     return found
 
 
-def _says_pairs(last_good: Manifest | None, source: str) -> bool | None:
+def _records_pairs(last_good: Manifest | None, source: str) -> bool | None:
     if last_good is None:
         return None
     return any(r.kind is ArtefactKind.ORDER_PAIRS and r.source == source for r in last_good.artefacts)
 
 
-def _of_archive(name: str, archive: Path, plan: str, says_pairs: bool | None) -> list[Problem]:
+def _of_archive(name: str, archive: Path, plan: str, records_pairs: bool | None) -> list[Problem]:
     write = f"backup-pipeline backup {plan} writes them."
     mount = f"Is the archive mounted at {archive}? Look with: backup-pipeline orders verify --source {name}"
     if not archive.is_dir():
         return [(name, "error", f"The archive of {name} is not there: {archive}.", mount)]
     try:
-        looked, without = _look(archive)
+        inspected, without = _look(archive)
     except FileNotFoundError:
         return [
             (name, "error", f"The archive of {name} has no {INDEX_NAME}: no order has its pair.", f"{mount}. {write}")
@@ -57,22 +57,22 @@ def _of_archive(name: str, archive: Path, plan: str, says_pairs: bool | None) ->
     except OSError as error:
         return [(name, "error", f"The archive of {name} cannot be read: {error.strerror}.", mount)]
     if without:
-        told = f"Of {looked} orders of the archive of {name} that were looked at, {without} have no pair."
-        return [(name, "error", told, f"{mount}. {write}")]
-    if says_pairs is False:
-        told = f"The last good set does not say that the pairs of {name} were written."
-        return [(name, "warning", told, write)]
+        reported = f"Of {inspected} orders of the archive of {name} that were looked at, {without} have no pair."
+        return [(name, "error", reported, f"{mount}. {write}")]
+    if records_pairs is False:
+        reported = f"The last good set does not say that the pairs of {name} were written."
+        return [(name, "warning", reported, write)]
     return []
 
 
 def _look(archive: Path) -> tuple[int, int]:
     """Return how many orders were looked at, spread over the index, and how many of them lack a file of their pair."""
-    looked = without = 0
+    inspected = without = 0
     with (archive / INDEX_NAME).open("rb") as file:
         size = file.seek(0, 2)
         seen = set()
-        for number in range(_LOOKS):
-            file.seek(size * number // _LOOKS)
+        for number in range(_SAMPLES):
+            file.seek(size * number // _SAMPLES)
             file.readline(_LONGEST_ENTRY)
             begin = file.tell()
             line = file.readline(_LONGEST_ENTRY)
@@ -86,6 +86,6 @@ def _look(archive: Path) -> tuple[int, int]:
                 continue
             if entry.row_deleted:
                 continue
-            looked += 1
+            inspected += 1
             without += not all((archive / entry.path / file_name).is_file() for file_name in (DATA_NAME, META_NAME))
-    return looked, without
+    return inspected, without

@@ -26,7 +26,7 @@ from backup_pipeline.model.manifest import Failure, Purpose
 from backup_pipeline.model.record import ArtefactRecord, ColumnRecord, Fingerprint
 from backup_pipeline.postgres.catalog.keycloak_schema import keycloak_state_in
 from backup_pipeline.postgres.catalog.read import read_catalog, read_roles, read_tables
-from backup_pipeline.postgres.catalog.search_path import is_not_seen
+from backup_pipeline.postgres.catalog.search_path import is_not_found
 from backup_pipeline.postgres.export.fingerprint import (
     HashableTypes,
     fingerprint_large_objects,
@@ -373,12 +373,12 @@ class _Capture:
                 readers = HolderReaders(self.readers)
                 return read(readers)
             except SourceError as error:
-                if not is_not_seen(error):
+                if not is_not_found(error):
                     raise
                 try:
                     return read(OwnPathReaders(readers))
                 except SourceError as again:
-                    if is_not_seen(again):
+                    if is_not_found(again):
                         again.remedy = _PATH_REMEDY
                     raise
         except BackupSystemError as error:

@@ -41,11 +41,11 @@ def settle(target: PostgresTarget) -> tuple[KeycloakState | None, list[str]]:
     state = keycloak_state(target)
     if state is None:
         return None, []
-    told = [f"Keycloak {state.version or 'of unknown version'}, last change {state.last_change}"]
+    reported = [f"Keycloak {state.version or 'of unknown version'}, last change {state.last_change}"]
     if state.locked:
         free_lock(target, state.schema)
-        told.append("Liquibase's lock was taken in the backup; it is free now")
-    return state, told
+        reported.append("Liquibase's lock was taken in the backup; it is free now")
+    return state, reported
 
 
 def version_warning(backup: KeycloakState | None, live: KeycloakState | None) -> str:

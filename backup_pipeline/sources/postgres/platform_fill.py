@@ -31,7 +31,14 @@ from backup_pipeline.postgres.server.databases import server_facts
 from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline.rules.catalog_difference import differences
 from backup_pipeline.rules.dump_limits import without_limits
-from backup_pipeline.rules.left_out import LeftOut, Line, LineKind, line_of, told, without_left_out
+from backup_pipeline.rules.skipped_statements import (
+    Line,
+    LineKind,
+    SkippedStatements,
+    line_of,
+    reported,
+    without_skipped,
+)
 from backup_pipeline.rules.verification import fingerprint_findings
 from backup_pipeline.sources.postgres import supabase
 
@@ -84,7 +91,7 @@ def fill_platform(
         everything=False,
         without_triggers=True,
     )
-    left = LeftOut(facts.roles)
+    left = SkippedStatements(facts.roles)
     catalog = catalog_of(target)
     with merge_session(target, commit=commit) as session:
         # The platform's rows first: the project's tables refer to them.
@@ -108,7 +115,7 @@ def fill_platform(
         outcome.tables += [
             TableChange(table=".".join(name), backup=count, insert=count) for name, count in filling.rows.items()
         ]
-        outcome.warnings += told(left.lines, facts.user)
+        outcome.warnings += reported(left.lines, facts.user)
         if findings:
             first = "; ".join(f"{f.subject} {f.problem}" for f in findings[:5])
             raise ValidationError(
@@ -121,7 +128,7 @@ def fill_platform(
     return outcome
 
 
-def _fill(filling: Filling, parts: DumpParts, left: LeftOut, progress: ProgressSink) -> None:
+def _fill(filling: Filling, parts: DumpParts, left: SkippedStatements, progress: ProgressSink) -> None:
     for part, strict in _own_parts(parts):
         if isinstance(part, CopyBlock):
             filling.copy(part)
@@ -132,7 +139,7 @@ def _fill(filling: Filling, parts: DumpParts, left: LeftOut, progress: ProgressS
             filling.run(part, _taken(left))
 
 
-def _taken(left: LeftOut) -> Callable[[bytes, str], bool]:
+def _taken(left: SkippedStatements) -> Callable[[bytes, str], bool]:
     def take(text: bytes, state: str) -> bool:
         if state == _DUPLICATE or left.take(text, state):
             return True
@@ -170,7 +177,7 @@ def _function_schema(body: bytes) -> str:
     return (found[1] or found[2]).decode() if found else "auth"
 
 
-def _compare(filling: Filling, expected: Expectation, left: LeftOut, user: str) -> list[Finding]:
+def _compare(filling: Filling, expected: Expectation, left: SkippedStatements, user: str) -> list[Finding]:
     wanted = {name: mark for name, mark in expected.fingerprints.items() if name[0] not in supabase.OWNED}
     have: dict[TableName, Fingerprint | str] = {
         name: filling.fingerprint(name, mark.algorithm) for name, mark in wanted.items()
@@ -178,7 +185,7 @@ def _compare(filling: Filling, expected: Expectation, left: LeftOut, user: str) 
     findings = fingerprint_findings(wanted, have)
     if expected.catalog is not None:
         made = filling.catalog()
-        *objects, _ = without_limits(*without_left_out(expected.catalog, made, left.lines, user))
+        *objects, _ = without_limits(*without_skipped(expected.catalog, made, left.lines, user))
         findings += [
             finding
             for finding in differences(

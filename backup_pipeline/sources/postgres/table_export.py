@@ -213,7 +213,7 @@ class TableExport:
                 for piece in self._pieces(names, share):
                     group.add(decoder.decode(piece))
                     self.readers.check()
-                    self._tell(sink.rows, profile)
+                    self._report(sink.rows, profile)
             group.flush()
 
         threads = min(len(ranges), self.readers.size)
@@ -241,7 +241,7 @@ class TableExport:
             with self.readers.borrow() as connection:
                 yield from copy_out(connection, query)
 
-    def _tell(self, rows: int, profile: TableProfile, *, finished: bool = False) -> None:
+    def _report(self, rows: int, profile: TableProfile, *, finished: bool = False) -> None:
         name = ".".join(self.key)
         self.context.progress(Progress(name, rows, profile.fingerprint.rows, "rows", finished=finished))
 
@@ -256,15 +256,15 @@ class TableExport:
             figures.add(piece)
             validation.add(piece)
         validated = validation.result(table.pieces)
-        self._tell(rows, profile, finished=True)
+        self._report(rows, profile, finished=True)
         wrong = figures.differences(profile.columns, profile.figures)
         expected = profile.fingerprint.rows
         passed = rows == expected and not wrong
-        told = f"{rows} rows" if rows == expected else f"{rows} rows in the file, {expected} in the snapshot"
+        reported = f"{rows} rows" if rows == expected else f"{rows} rows in the file, {expected} in the snapshot"
         content = CheckResult(
             name="content_matches_snapshot",
             passed=passed,
-            summary=told + (f"; {len(wrong)} columns differ" if wrong else ", every column's figures are equal"),
+            summary=reported + (f"; {len(wrong)} columns differ" if wrong else ", every column's figures are equal"),
             table=tuple({"column": name, "problem": problem} for name, problem in wrong),
             numbers={"rows": rows, "rows_expected": expected, "columns_compared": len(profile.columns)},
         )

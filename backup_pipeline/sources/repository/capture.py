@@ -101,17 +101,17 @@ def _capture_docker_volume(context: CaptureContext, settings: RepositorySource, 
     with context.writer.scratch() as folder:
         place = folder / "volume"
         place.mkdir(mode=0o700)
-        left_out = copy_volume(name, place)
+        skipped = copy_volume(name, place)
         record = capture_tarball(
             context,
             key=(context.source, f"volume_{name}"),
             stem=f"{context.source}_volume_{name}",
             roots=(Root("", place),),
             label=f"docker volume {name}",
-            details={"docker_volume": name, "left_out": left_out},
+            details={"docker_volume": name, "left_out": skipped},
             collapse=settings.collapse,
         )
-    record = record.model_copy(update={"checks": (*record.checks, volume_check(record.details.get("files"), left_out))})
+    record = record.model_copy(update={"checks": (*record.checks, volume_check(record.details.get("files"), skipped))})
     context.writer.write_record(record)
     return record
 

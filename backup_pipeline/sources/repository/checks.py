@@ -63,35 +63,35 @@ def _head(refs: References) -> CheckResult:
 
 
 def _worktrees(refs: References) -> CheckResult:
-    told = []
+    reported = []
     if refs.linked:
-        told.append("This is a linked worktree; it is restored as a repository of its own.")
+        reported.append("This is a linked worktree; it is restored as a repository of its own.")
     if refs.worktrees:
-        told.append(
+        reported.append(
             f"{len(refs.worktrees)} other worktrees share this repository: their branches and commits are captured "
             "(a detached HEAD under refs/backup/), what is not committed in them is not."
         )
     return CheckResult(
         name="one_worktree",
-        passed=not told,
+        passed=not reported,
         severity=Severity.WARN,
-        summary=" ".join(told) or "None but this one.",
+        summary=" ".join(reported) or "None but this one.",
         table=tuple({"path": shown(path)} for path in refs.worktrees[:NAMED_AT_MOST]),
         numbers={"count": len(refs.worktrees)},
     )
 
 
-def volume_check(files: object, left_out: int) -> CheckResult:
+def volume_check(files: object, skipped: int) -> CheckResult:
     """Return the check on a Docker volume: it holds files, and nothing but files and folders."""
-    told = [] if files else ["The volume is empty."]
-    if left_out:
-        told.append(f"{left_out} links, sockets or devices are not captured.")
+    reported = [] if files else ["The volume is empty."]
+    if skipped:
+        reported.append(f"{skipped} links, sockets or devices are not captured.")
     return CheckResult(
         name="volume_captured_whole",
-        passed=not told,
+        passed=not reported,
         severity=Severity.WARN,
-        summary=" ".join(told) or f"{files} files.",
-        numbers={"left_out": left_out},
+        summary=" ".join(reported) or f"{files} files.",
+        numbers={"left_out": skipped},
     )
 
 

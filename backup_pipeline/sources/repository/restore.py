@@ -19,7 +19,7 @@ from backup_pipeline.model.record import ArtefactKind, ArtefactRecord
 from backup_pipeline.sources.repository.git_bundle import check_out, head_commit, push_stash, set_refs, set_remotes
 from backup_pipeline.sources.repository.git_refs import KEPT, STASH
 from backup_pipeline.sources.repository.inspect import open_bundle, written_name
-from backup_pipeline.system.file_swap import look_alike, restoring, swap
+from backup_pipeline.system.file_swap import restoring, swap, take_attributes
 
 _ENV = Path("env/.env")
 _ZIP_RATIO = 1100
@@ -93,7 +93,7 @@ def restore_repository(
                 ]
             finally:
                 shutil.rmtree(side, ignore_errors=True)
-        look_alike(real, new, deep=True)
+        take_attributes(real, new, deep=True)
         done = swap(real, now, label=record.set_id)
     notes += tuple(f"{path} is a link; it was written as a file that holds its target" for path in unpacked.links)
     return (RestoredFiles(done.target, done.kept, unpacked.files, unpacked.bytes, notes), *results)

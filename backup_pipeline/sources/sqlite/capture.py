@@ -52,7 +52,7 @@ def capture_sqlite(context: CaptureContext, settings: SqliteSource) -> Iterator[
     with context.writer.scratch() as folder:
         copy = folder / "copy.sqlite"
         copy_online(settings.path, copy)
-        with _told_of(settings.path, copy), opened(copy, immutable=True) as connection:
+        with _naming(settings.path, copy), opened(copy, immutable=True) as connection:
             tables = tables_of(connection)
             required = _require(settings, tables)
             record = _capture_copy(context, settings, copy, connection, tables)
@@ -67,9 +67,9 @@ def capture_sqlite(context: CaptureContext, settings: SqliteSource) -> Iterator[
         for table in chosen:
             stem = stems[SCHEMA, table.name]
             place = f"{settings.path}: table {table.name}"
-            with _told_of(place, copy), opened(copy, immutable=True) as connection:
+            with _naming(place, copy), opened(copy, immutable=True) as connection:
                 utf8 = text_is_utf8(connection, table)
-            with _told_of(place, copy), opened(copy, immutable=True, lenient=not utf8) as connection:
+            with _naming(place, copy), opened(copy, immutable=True, lenient=not utf8) as connection:
                 export = SqliteTableExport(context, settings, connection, table, stem, utf8)
                 record = export.run()
             context.writer.write_record(record)
@@ -77,7 +77,7 @@ def capture_sqlite(context: CaptureContext, settings: SqliteSource) -> Iterator[
 
 
 @contextlib.contextmanager
-def _told_of(place: Path | str, copy: Path) -> Iterator[None]:
+def _naming(place: Path | str, copy: Path) -> Iterator[None]:
     """Let errors of the private copy name what a person knows: the database."""
     try:
         yield

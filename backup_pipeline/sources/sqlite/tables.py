@@ -135,7 +135,7 @@ class SqliteTableExport:
     def _write_parquet(self, path: str, columns: list[StoredColumn]) -> tuple[FileRecord, Fingerprint]:
         with self.context.writer.create(path) as file:
             fingerprint = self._fill(file, columns)
-        self._tell(fingerprint.rows, finished=True)
+        self._report(fingerprint.rows, finished=True)
         return self.context.writer.file_record(path, file), fingerprint
 
     def _fill(self, file: Output, columns: list[StoredColumn]) -> Fingerprint:
@@ -146,7 +146,7 @@ class SqliteTableExport:
             group = RowGroup(sink)
             for batch in batches(rows_of(self.connection, self.table), fingerprint):
                 group.add(to_table(batch, columns, schema))
-                self._tell(fingerprint.rows)
+                self._report(fingerprint.rows)
             group.flush()
         finally:
             sink.close()
@@ -162,7 +162,7 @@ class SqliteTableExport:
                 _, validated = self._compare(read, path.name, columns, fingerprint)
         return validated
 
-    def _tell(self, rows: int, *, finished: bool = False) -> None:
+    def _report(self, rows: int, *, finished: bool = False) -> None:
         self.context.progress(Progress(".".join(self.key), rows, None, "rows", finished=finished))
 
     def _compare(

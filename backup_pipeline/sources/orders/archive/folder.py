@@ -177,17 +177,17 @@ def publish(folder: int) -> str:
     """Rename both new files to their names, data first; return what `seen` will find there."""
     os.rename(DATA_PART, DATA_NAME, src_dir_fd=folder, dst_dir_fd=folder)
     os.rename(META_PART, META_NAME, src_dir_fd=folder, dst_dir_fd=folder)
-    return seen_in(folder)
+    return recorded_in(folder)
 
 
-def seen_in(folder: int) -> str:
+def recorded_in(folder: int) -> str:
     """Return size, modification and change time of both files as text; equal later means untouched since."""
     data = os.stat(DATA_NAME, dir_fd=folder, follow_symlinks=False)
     meta = os.stat(META_NAME, dir_fd=folder, follow_symlinks=False)
     return f"{data.st_size}.{data.st_mtime_ns}.{data.st_ctime_ns}/{meta.st_size}.{meta.st_mtime_ns}.{meta.st_ctime_ns}"
 
 
-def seen_below(parent: int, name: str) -> str | None:
+def recorded_below(parent: int, name: str) -> str | None:
     """Return the same from the open parent; None when one of the files is not there."""
     try:
         data = os.stat(f"{name}/{DATA_NAME}", dir_fd=parent, follow_symlinks=False)

@@ -96,10 +96,10 @@ def all_untouched(tree: ArchiveTree, *, share: int = SHARE) -> int | None:
         if count is None:
             return None
         for other in others:
-            told = other.stdout.read()
+            reported = other.stdout.read()
             if other.finish()[0] != 0:
                 return None
-            count += int(told)
+            count += int(reported)
     return count
 
 

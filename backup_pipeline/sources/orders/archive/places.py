@@ -47,9 +47,9 @@ class OrderPlaces:
         places = places_of(row, year_of(row), self._ground)
         if places.certain:
             return places.default
-        return self._chosen(places)
+        return self._selected(places)
 
-    def _chosen(self, places: Places) -> str:
+    def _selected(self, places: Places) -> str:
         for folder in places.folders:
             if self._is_there(folder, places.file):
                 return folder

@@ -22,9 +22,9 @@ from backup_pipeline.sources.orders.archive.folder import (
     Pair,
     read_file,
     read_pair,
+    recorded_in,
     remove_parts,
     roll_forward,
-    seen_in,
     write_new,
     write_parts,
 )
@@ -136,7 +136,7 @@ def write_order(
                 _settle_parts(descriptor, pair.state)
             if not rewrite and _holds(pair, order):
                 if not dry_run:
-                    start = entry_start(*order.start, seen_in(descriptor))
+                    start = entry_start(*order.start, recorded_in(descriptor))
                     batch.keep(entry_line(start, hashlib.sha256(pair.meta_bytes or b"").hexdigest()))
                 return Brought(Outcome.EQUAL, foreign)
             assert pair.meta is not None

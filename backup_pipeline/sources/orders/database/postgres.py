@@ -277,9 +277,9 @@ def _quiet(connection: Connection[TupleRow], table: sql.Identifier, label: str) 
     ]
     row = connection.execute(_MAY_ALTER.encode(), (name,)).fetchone()
     if objects and not (row and row[0]):
-        told = ", ".join(f"{kind.lower()} {found}" for kind, found, _ in objects)
+        reported = ", ".join(f"{kind.lower()} {found}" for kind, found, _ in objects)
         raise RefusedError(
-            f"The table's own {told} would act on every row that is put back, and this role may not turn them off.",
+            f"The table's own {reported} would act on every row that is put back, and this role may not turn them off.",
             where=label, remedy="Restore as the owner of the table.",
         )  # fmt: skip
 

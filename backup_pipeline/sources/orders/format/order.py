@@ -113,7 +113,7 @@ class Findings:
         return sorted(self.kept, key=lambda finding: finding.level)
 
     @property
-    def left_out(self) -> int:
+    def omitted(self) -> int:
         """How many were counted and not kept."""
         return self.errors + self.warnings - len(self.kept)
 
@@ -124,7 +124,7 @@ class Findings:
             "warnings": self.warnings,
             "counts": dict(sorted(self.counts.items())),
             "findings": [finding.as_dict() for finding in self.kept],
-            "findings_left_out": self.left_out,
+            "findings_left_out": self.omitted,
         }
 
 
@@ -254,7 +254,7 @@ class VerifyResult:
 
 
 @dataclass
-class RestoreResult:
+class OrdersRestoreResult:
     """What a restore did.
 
     Attributes:

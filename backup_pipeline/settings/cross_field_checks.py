@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from backup_pipeline.settings.diagnosis import nearest
 from backup_pipeline.settings.document import Document, FieldPath, FileFault
+from backup_pipeline.settings.field_errors import nearest
 from backup_pipeline.settings.types import SiteSettings
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")

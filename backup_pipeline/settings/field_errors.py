@@ -131,11 +131,11 @@ def _model_at(path: FieldPath, data: Any) -> type[BaseModel] | None:
             annotation = get_args(annotation)[1]
         else:
             return None
-        annotation = _chosen(annotation, data)
+        annotation = _selected(annotation, data)
     return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
 
 
-def _chosen(annotation: Any, data: Any) -> Any:
+def _selected(annotation: Any, data: Any) -> Any:
     """Return the one member of a union that the data means: by its kind, or the one that is not None."""
     if get_origin(annotation) is dict:
         return annotation

@@ -44,7 +44,7 @@ ACTING_ALONE = frozenset({"pg_cron", "pg_net"})
 
 
 @dataclass(frozen=True)
-class LeftOut:
+class ExcludedExtensions:
     """Extensions that a copy does without, and the schemas that go with them."""
 
     extensions: frozenset[str]
@@ -72,8 +72,8 @@ class LeftOut:
         ]
 
 
-def left_out(needed: Collection[str], available: Collection[str]) -> tuple[LeftOut, list[str]]:
+def exclude_extensions(needed: Collection[str], available: Collection[str]) -> tuple[ExcludedExtensions, list[str]]:
     """Return what a scratch copy does without, and the extensions that are missing and cannot be left out."""
     apart = {name for name in needed if name in ACTING_ALONE or (name in APART and name not in available)}
     missing = sorted(name for name in needed if name not in available and name not in APART)
-    return LeftOut(frozenset(apart)), missing
+    return ExcludedExtensions(frozenset(apart)), missing

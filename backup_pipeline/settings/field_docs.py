@@ -14,7 +14,7 @@ import textwrap
 from pydantic import BaseModel
 
 
-def meanings(settings: type[BaseModel]) -> dict[str, str]:
+def field_docs(settings: type[BaseModel]) -> dict[str, str]:
     """Return field → text, of the class and those above it."""
     found: dict[str, str] = {}
     for owner in reversed(settings.__mro__):

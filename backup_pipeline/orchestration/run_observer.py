@@ -10,21 +10,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from backup_pipeline.operations.backup.run import Watcher
+from backup_pipeline.operations.backup.run import RunObserver
 
-_WATCHER: ContextVar[Watcher | None] = ContextVar("backup_pipeline_watcher", default=None)
+_OBSERVER: ContextVar[RunObserver | None] = ContextVar("backup_pipeline_watcher", default=None)
 
 
-def present_watcher() -> Watcher:
+def current_observer() -> RunObserver:
     """Return who looks on in this process."""
-    return _WATCHER.get() or Watcher()
+    return _OBSERVER.get() or RunObserver()
 
 
 @contextmanager
-def watched_by(watcher: Watcher) -> Iterator[None]:
+def watched_by(observer: RunObserver) -> Iterator[None]:
     """Let `watcher` look on while the block runs."""
-    token = _WATCHER.set(watcher)
+    token = _OBSERVER.set(observer)
     try:
         yield
     finally:
-        _WATCHER.reset(token)
+        _OBSERVER.reset(token)

@@ -12,7 +12,7 @@ from backup_pipeline.orchestration.metadata import failure_of
 from backup_pipeline.orchestration.names import sets_partitions
 
 
-def chosen_set(context: dg.AssetExecutionContext, plan: str) -> SetId:
+def selected_set(context: dg.AssetExecutionContext, plan: str) -> SetId:
     """Return the set that a run over one partition is about.
 
     Raises:
@@ -31,7 +31,7 @@ def chosen_set(context: dg.AssetExecutionContext, plan: str) -> SetId:
     )
 
 
-def chosen_years(context: dg.AssetExecutionContext, every: Sequence[str]) -> list[str]:
+def selected_years(context: dg.AssetExecutionContext, every: Sequence[str]) -> list[str]:
     """Return the years that a run over one partition or a range of them is about.
 
     Raises:

@@ -84,7 +84,7 @@ def line_of(statement: bytes) -> Line | None:
 
 
 @dataclass
-class LeftOut:
+class SkippedStatements:
     """Collects the lines that the server refused; see `take`.
 
     Attributes:
@@ -142,7 +142,7 @@ _WORDS = {
 }
 
 
-def told(lines: Iterable[Line], user: str) -> list[str]:
+def reported(lines: Iterable[Line], user: str) -> list[str]:
     """Return one sentence for each kind of line that was left out, with counts and names."""
     known = list(lines)
     result = []
@@ -160,7 +160,7 @@ def told(lines: Iterable[Line], user: str) -> list[str]:
     return result
 
 
-def foreseen(catalog: Catalog, may_become: Collection[str]) -> list[Line]:
+def expected_refusals(catalog: Catalog, may_become: Collection[str]) -> list[Line]:
     """Return the lines that a role without superuser rights will be refused, as far as the backup's catalog tells.
 
     Args:
@@ -192,7 +192,7 @@ def _role_of_privilege(name: str) -> str:
     return unquoted(found[1]) if found else ""
 
 
-def without_left_out(expected: Catalog, found: Catalog, lines: Sequence[Line], user: str) -> tuple[Catalog, Catalog]:
+def without_skipped(expected: Catalog, found: Catalog, lines: Sequence[Line], user: str) -> tuple[Catalog, Catalog]:
     """Return both catalogs without the differences that follow from lines that were left out, and no others.
 
     Args:
