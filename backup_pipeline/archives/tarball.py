@@ -1,4 +1,4 @@
-"""Tarballs as streams: folders go in with a listing that says what went in; members come out one by one.
+"""Tarballs as streams, written with a listing of their members and read member by member.
 
 The tarball is POSIX.1-2001 (PAX) inside gzip, compressed by ISA-L, so any `tar` reads it. The listing is JSON lines
 inside gzip, one line per member *in the tarball's order*, so that both can be read side by side in constant memory,
@@ -65,7 +65,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One line of a listing: a file or folder in the tarball, or what was left out of it."""
+    """One line of a listing: a file or folder in the tarball, or what was skipped in it."""
 
     path: str
     kind: Kind

@@ -168,7 +168,7 @@ def unpack_tarball(
     """Unpack a tarball beside its listing into `into`, which must not exist yet.
 
     Every member must be the listing's next one and have its content; sizes, times, modes and attributes are set, and
-    holes are holes again. Copies that a later one supersedes are left out.
+    holes are holes again. Copies that a later one supersedes are skipped.
 
     Args:
         archive: the tarball.
@@ -177,7 +177,7 @@ def unpack_tarball(
         into: the new folder.
         limits: what may come out at most.
         owners: also set owner and group (root may, others their own groups).
-        progress: told the bytes so far.
+        progress: receives the bytes so far.
 
     Raises:
         ValidationError: a member is not what the listing says, is unsafe, or goes beyond the limits.

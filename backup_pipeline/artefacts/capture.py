@@ -1,4 +1,4 @@
-"""What every capture is given, and what it gives back. One file per kind of artefact stands beside this one.
+"""The context of a capture: the set's writer, the source, the last set, progress and clock.
 
 A capture function is a generator: it writes the artefact's files through `writer.create`, builds the record with its
 checks, calls `writer.write_record(record)` and yields it, so that shell and Dagster see each artefact as it is done.

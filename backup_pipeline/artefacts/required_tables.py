@@ -1,4 +1,4 @@
-"""What is said of the tables that the settings require, where a missing one does not fail the source."""
+"""The check of required tables, where a missing one does not fail the source."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 The schema is the catalog's (columns, types, nulls, unique keys, foreign keys inside the set), refined by the site's or
 the project's own. Foreign keys are counted by the server inside the snapshot: only there are both tables at hand. So
 are keys whose equality the exported values do not show. Unique indexes over expressions or some of the rows are not
-looked at: their definitions would have to be run, which may call functions of the site's own with the backup's rights.
+inspected: their definitions would have to be run, which may call functions of the site's own with the backup's rights.
 """
 
 from __future__ import annotations

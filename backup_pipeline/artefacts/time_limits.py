@@ -1,4 +1,4 @@
-"""From the settings to the limits of time of an operation. What is ended then is known in `tools.limits`."""
+"""Time limits of operations, from the settings. `system.limits` enforces them."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def default_limit() -> Limit:
 
 
 def counting_progress(progress: ProgressSink) -> ProgressSink:
-    """Return a sink that counts what it is told as progress, ends work whose limit is reached, and passes it on."""
+    """Return a sink that counts every event as progress, ends work whose limit is reached, and passes it on."""
 
     def tell(event: Progress) -> None:
         progressed()

@@ -61,7 +61,7 @@ def restore_folder(
         record: of kind FOLDER_TARBALL.
         target: the folder; what is there is kept beside it.
         now: of this restore; names the kept folder.
-        progress: told the bytes.
+        progress: receives the bytes.
         wait_seconds: how long to wait for another restore of this target.
 
     Raises:
@@ -83,7 +83,7 @@ def _outermost(names: list[str]) -> list[str]:
 
 
 def reported(done: Swapped, unpacked: Unpacked, notes: tuple[str, ...] = ()) -> RestoredFiles:
-    """Return what is told of a swap."""
+    """Return what is reported about a swap."""
     return RestoredFiles(done.target, done.kept, unpacked.files, unpacked.bytes, notes)
 
 

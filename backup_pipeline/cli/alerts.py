@@ -1,4 +1,4 @@
-"""`alerts test`, `alerts list`, `alerts check`: whether people are told, and of what."""
+"""`alerts test`, `alerts list`, `alerts check`: delivery and open incidents."""
 
 from __future__ import annotations
 

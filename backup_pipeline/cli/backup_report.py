@@ -1,4 +1,4 @@
-"""What `backup` tells while it runs and when it has ended: lines and a table for people, one document for scripts."""
+"""The output of `backup`: progress lines and a table, or one JSON document."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every command shares: the site, text or JSON output, progress, and errors told once with an exit code."""
+"""Shared parts of commands: the site, text or JSON output, progress, errors with their exit codes."""
 
 from __future__ import annotations
 

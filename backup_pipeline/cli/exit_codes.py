@@ -1,4 +1,4 @@
-"""docs/exit-codes.md, generated from the error family, so that no code is without its meaning.
+"""docs/exit-codes.md, generated from the error family, so that every code is documented.
 
 `python -m backup_pipeline.cli.exit_codes > docs/exit-codes.md`; a test keeps the published file true.
 """

@@ -1,4 +1,4 @@
-"""Sizes, ages and durations in words, as every command tells them. Nothing heavy is imported here."""
+"""Formatting of sizes, ages and durations. Nothing heavy is imported here."""
 
 from __future__ import annotations
 

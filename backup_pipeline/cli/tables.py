@@ -1,4 +1,4 @@
-"""Tables of the commands, all of one look: no lines, figures to the right, whole lines where no terminal cuts them."""
+"""Tables of the commands' output: no lines, figures to the right, whole lines where no terminal cuts them."""
 
 from __future__ import annotations
 

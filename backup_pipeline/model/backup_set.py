@@ -1,4 +1,4 @@
-"""A backup set as a store shows it: sealed or incomplete, and what is known of its proof."""
+"""A backup set as a store lists it: sealed or incomplete, with its proofs."""
 
 from __future__ import annotations
 

@@ -185,7 +185,7 @@ class Membership(Frozen):
 
 
 class RoleEntry(Frozen):
-    """A role without its password. `settings` are `name=value`; values of custom settings are left out (secrets)."""
+    """A role without its password. `settings` are `name=value`; values of custom settings are skipped (secrets)."""
 
     name: str
     superuser: bool = False
@@ -208,7 +208,7 @@ class RolesDocument(Frozen):
         needed: roles that own or are granted something in this database; a restore names those that are missing.
         grants: identity of the object → its access rights, one per line as PostgreSQL writes them.
         extensions: name → version. Names that SQL quotes (`"uuid-ossp"`) are quoted: see `extension_names`.
-        database_settings: `name=value` of ALTER DATABASE SET; values of custom settings are left out.
+        database_settings: `name=value` of ALTER DATABASE SET; values of custom settings are skipped.
     """
 
     roles_version: Literal[1] = 1

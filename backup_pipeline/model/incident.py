@@ -1,6 +1,6 @@
-"""Something that somebody must look at: opened once, told once, closed once when it is over.
+"""An incident: opened once, reported once, closed once when it is over.
 
-How incidents are found stands in `rules/incidents.py`; how people are told, in `operations/alerts.py`.
+How incidents are found stands in `rules/incidents.py`; how people are notified, in `operations/alerts.py`.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class IncidentState(Frozen):
         notices: what has not been delivered yet.
         well_since: per key, the last moment at which all was well; an older sign of trouble is stale.
         inspected_at: when the stores were last inspected; None when they never were.
-        known_since: per plan, when it was first looked at; a new plan is not overdue before its first time has come.
+        known_since: per plan, when it was first inspected; a new plan is not overdue before its first time has come.
     """
 
     state_version: Literal[1] = 1

@@ -1,4 +1,4 @@
-"""How long work tells of itself: one small event and a place to send it."""
+"""Progress events and where they are sent."""
 
 from __future__ import annotations
 

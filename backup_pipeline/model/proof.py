@@ -46,7 +46,7 @@ class Proof(Frozen):
         passed: whether nothing was found, and everything could be restored where the drill ran.
         covered: keys of the artefacts that were checked, joined by dots.
         numbers: figures to plot: seconds to restore (rto_seconds), age of data (rpo_seconds), bytes, tables, rows.
-        skipped: what could not be looked at here and why; such a proof says so.
+        skipped: what could not be inspected here and why; such a proof says so.
         missing_here: what the machine of a drill lacks, so that the set could not be restored there. It says nothing
             against the set. Empty in results of before there was this outcome.
         content_sha256: digest of everything else in the file (see `proof_as_bytes`); "" in memory, and in files that

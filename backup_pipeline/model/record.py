@@ -1,4 +1,4 @@
-"""What is known of one captured artefact. Written as JSON beside the set's files when the artefact is complete."""
+"""The record of one captured artefact. Written as JSON beside the set's files when the artefact is complete."""
 
 from __future__ import annotations
 

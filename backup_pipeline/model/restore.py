@@ -1,4 +1,4 @@
-"""What a restore is asked for, what it would do (its plan), and what it did. No I/O."""
+"""Restore options, restore plan and restore result. No I/O."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sensors that tell people: of failed runs, of failed checks in green runs, and of what the stores say by themselves.
+"""Alert sensors: failed runs, failed checks in green runs, and incidents of the stores.
 
 Dagster's own alerts are part of its paid service. What is told, and once only, is decided in `operations/alerts.py`;
 runs started from the shell tell by themselves, and the same incident is not told again from here.
@@ -187,7 +187,7 @@ def _checks(site: Site, context: dg.RunStatusSensorContext, plan: str, at: datet
             continue
         check = event.asset_check_evaluation_data
         if check.check_name == CHECK_OF[ProofKind.DRILL] and check.severity is dg.AssetCheckSeverity.WARN:
-            continue  # a set that could not be drilled here: told from the store, as what it is
+            continue  # a set that could not be drilled here: reported from the store, as what it is
         path = check.asset_key.path
         owner = path[0] if path[0] in site.settings.plans else plan
         if path[0] == owner and len(path) > 1 and owner and path[1] in site.plan(owner).sources:

@@ -1,4 +1,4 @@
-"""Words that the Launchpad's form takes in any case: `apply`, `APPLY` and `Apply` are the same.
+"""Enumerations of the Launchpad's form, in any case: `apply`, `APPLY` and `Apply` are the same.
 
 Dagster's own enumerations know members by their names alone, in capitals and no other way.
 """

@@ -1,4 +1,4 @@
-"""How old a plan's newest set may be before the UI says that it is overdue."""
+"""Freshness policies: how old a plan's newest set may be before the UI calls it overdue."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How runs are started and steps executed, chosen by the environment: for one machine by default, for Celery or
+"""Run launcher and executor, selected by the environment: for one machine by default, for Celery or
 Kubernetes without a change of code (docs/scaling-out.md). Queueing and locks are elsewhere.
 """
 

@@ -29,7 +29,7 @@ from backup_pipeline.settings.site import Site
 from backup_pipeline.sources.orders.format.order import Findings, VerifyResult
 from backup_pipeline.sources.orders.source import orders_settings
 
-# Which findings fail which check, and what it looks at; findings that are in none of them are only shown.
+# Which findings fail which check, and what it inspects; findings that are in none of them are only shown.
 _CHECKS = {
     "pairs_whole": (
         ("checksum", "missing_file", "meta", "data", "version", "unreadable", "index", "unlike_index"),

@@ -28,7 +28,7 @@ from backup_pipeline.settings.site import Site
 from backup_pipeline.sources.registry import kind_of
 
 RESTORED = "restored"
-# A restore that failed is looked at by a person, never tried again by a machine.
+# A restore that failed is inspected by a person, never tried again by a machine.
 _NEVER_AGAIN = {"dagster/max_retries": "0"}
 
 

@@ -1,4 +1,4 @@
-"""Who looks on while a run happens in this process: the shell's progress, or nobody.
+"""Observer of a run in this process: the shell's progress, or none.
 
 The one piece of process-wide state in orchestration: Dagster builds resources itself, so that a command which runs a
 job in its own process has no other way to hand its watcher in.

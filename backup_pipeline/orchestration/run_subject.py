@@ -1,4 +1,4 @@
-"""What a run is about: its plan, what it does and who asked, told from its job, its selection and Dagster's own tags.
+"""The subject of a run: plan, work and requester, derived from its job, its selection and Dagster's tags.
 
 The webserver and the daemon, which tag runs, may have no backup.yaml: nothing here needs the site.
 """

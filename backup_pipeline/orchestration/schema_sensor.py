@@ -1,4 +1,4 @@
-"""A sensor that notices new, gone and altered tables between two backups, and says what to do."""
+"""A sensor for new, dropped and altered tables between two backups."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Where Dagster keeps its runs and events, chosen by the environment: SQLite on a laptop, PostgreSQL on a server.
+"""Dagster's storage, selected by the environment: SQLite on a laptop, PostgreSQL on a server.
 
 `dagster.yaml` names `EnvironmentStorage` with no configuration at all, so the connection string is read anew by each
 process and is in no instance reference, argument list, or page of the UI. What the tables hold is Dagster's business.

@@ -109,7 +109,7 @@ def _objects(
 
 def _written_otherwise(kind: str, expected: Catalog, found: Catalog) -> bool:
     """Whether two texts of this kind say nothing by being different: each major version writes queries in its own way
-    (16 leaves out the table's name where 15 wrote it before every column)."""
+    (16 omits the table's name where 15 wrote it before every column)."""
     return kind in _QUERIES and expected.server_major != found.server_major
 
 
@@ -157,7 +157,7 @@ def not_comparable(expected: Catalog, found: Catalog, *, ignore_schemas: Collect
 
 
 def _without_new_rights(grants: dict[str, str]) -> dict[str, str]:
-    """Leave out MAINTAIN, which version 17 added to what an owner has by default."""
+    """Skip MAINTAIN, which version 17 added to what an owner has by default."""
     return {name: re.sub(r"\bMAINTAIN\*?,?", "", text) for name, text in grants.items()}
 
 

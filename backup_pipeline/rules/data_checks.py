@@ -1,4 +1,4 @@
-"""Which failed checks keep a set from its seal, and which say that the data was broken where it came from. Pure.
+"""Classes of failed checks: those that keep a set from its seal, and those of broken source data. Pure.
 
 The line: a check that asks whether the set holds what is there keeps it from its seal. A check that asks whether what
 is there is right does not, for it is all there is; it fails loudly instead, and the set is not counted as a good one.

@@ -1,7 +1,7 @@
 """Judging the variables of a site: missing, empty, placeholders, wrong forms, weak and demo secrets.
 
 Pure: names, values and the time come in, faults go out; no value is ever in a fault. Connection strings are parsed,
-servers reached and disks looked at in operations/env_check.
+servers reached and disks inspected in operations/env_check.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def weakness(secret: str) -> str:
 def need_faults(needs: Iterable[Need], environment: Mapping[str, str]) -> list[EnvironmentFault]:
     """Return a fault for every need that no variable fulfils: missing, empty, a placeholder, or not a URL.
 
-    Connection strings are only looked at as text here; `env_check` parses them.
+    Connection strings are only inspected as text here; `env_check` parses them.
     """
     found: dict[tuple[str, str], EnvironmentFault] = {}
     for need in needs:
@@ -263,7 +263,7 @@ def unfilled_faults(variables: Mapping[str, str], judged: Iterable[str]) -> list
 def weak_values(variables: Mapping[str, str], now: datetime) -> tuple[tuple[str, str, str], ...]:
     """Return (name, what is wrong, how to change it safely) for each weak secret and placeholder in `.env`.
 
-    Values in angle brackets are left out: they are the template's, and named as to be filled in.
+    Values in angle brackets are skipped: they are the template's, and named as to be filled in.
     """
     found = secret_faults(variables, now)
     rest = {name: value for name, value in variables.items() if not is_example(value)}

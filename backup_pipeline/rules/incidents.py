@@ -1,4 +1,4 @@
-"""When an incident opens, when it is over, and what people are told. What was observed is passed in, with the time.
+"""State machine of incidents: opening, closing, notices. Observations and time are passed in.
 
 Reading sets, keeping the state and sending messages are not here.
 """

@@ -65,7 +65,7 @@ def _is_hourly(schedule: str) -> bool:
 def _moments(local: datetime, zone: ZoneInfo, hourly: bool) -> list[datetime]:
     """Return when a clock in a zone shows a time, in UTC, as Dagster decides it where clocks are changed.
 
-    A time that comes twice counts when it comes for the second time, one that is left out when the gap is over; a
+    A time that comes twice counts when it comes for the second time, one that is skipped when the gap is over; a
     schedule of every hour runs at both and at none.
     """
     first, second = (local.replace(tzinfo=zone, fold=fold) for fold in (0, 1))
@@ -101,7 +101,7 @@ def overdue(
         timezone: IANA name of its time zone.
         overdue_after: the age at which the newest set is too old; from the schedule when None.
         newest: start of the newest sealed backup of all of the plan's sources; None when there is none.
-        known_since: when the plan was first looked at; while there is no set, nothing before that time was due.
+        known_since: when the plan was first inspected; while there is no set, nothing before that time was due.
         now: the present moment.
     """
     had = f"The newest complete set is of {newest:%Y-%m-%d %H:%M} UTC" if newest else "There is no complete set"

@@ -1,8 +1,8 @@
 """Lines of a dump that a role without superuser rights is refused, and what of the comparison follows from them. Pure.
 
 A platform's dump (Supabase's) names owners, extensions and event triggers of roles that nobody else may act as. A
-restore tries each line; what the server refuses is left out, counted and told. Only lines that hold no data and no
-structure may be left out; anything else that is refused ends the restore. A superuser is refused one kind of line: an
+restore tries each line; what the server refuses is skipped, counted and reported. Only lines that hold no data and no
+structure may be skipped; anything else that is refused ends the restore. A superuser is refused one kind of line: an
 event trigger, foreign data wrapper or publication that is to belong to a role that is no superuser (made without rights
 for a drill, or no longer one where the dump was made).
 """
@@ -19,7 +19,7 @@ from backup_pipeline.model.catalog import Catalog, unquoted
 
 
 class LineKind(StrEnum):
-    """What a line that may be left out is about; its subject is a role for the first four, else an object's name."""
+    """What a line that may be skipped is about; its subject is a role for the first four, else an object's name."""
 
     OWNER = "owner"
     RIGHTS = "rights"
@@ -40,7 +40,7 @@ class LineKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line that may be left out. `role_missing`: rights of a role that the server has not got."""
+    """One line that may be skipped. `role_missing`: rights of a role that the server has not got."""
 
     kind: LineKind
     subject: str
@@ -70,12 +70,12 @@ _TABLESPACE = re.compile(rf"SET default_tablespace = {_NAME};\Z")
 # "invalid value for parameter": there is no such tablespace.
 _INVALID_VALUE = "22023"
 _REFUSED, _UNDEFINED_OBJECT = "42501", "42704"
-# What rights are about may belong to an extension that was left out.
+# What rights are about may belong to an extension that was skipped.
 _ALSO_MISSING = frozenset({"42883", "42P01", "3F000"})
 
 
 def line_of(statement: bytes) -> Line | None:
-    """Return what a statement is about, when it is one that may be left out."""
+    """Return what a statement is about, when it is one that may be skipped."""
     text = statement.decode("utf-8", "replace")
     for kind, pattern in _PATTERNS:
         if found := pattern.match(text):
@@ -89,7 +89,7 @@ class SkippedStatements:
 
     Attributes:
         roles: the server's roles.
-        lines: what was left out.
+        lines: what was skipped.
         superuser: the restoring role is one: everything but the owner of what only superusers may own ends the restore.
     """
 
@@ -98,7 +98,7 @@ class SkippedStatements:
     superuser: bool = False
 
     def take(self, statement: bytes, sqlstate: str) -> bool:
-        """Return whether a refused statement is left out; False means that the restore must end."""
+        """Return whether a refused statement is skipped; False means that the restore must end."""
         if sqlstate == _INVALID_VALUE and (found := _TABLESPACE.match(statement.decode("utf-8", "replace"))):
             # The session stays with the database's own.
             self.lines.append(Line(LineKind.TABLESPACE, unquoted(found[1])))
@@ -143,7 +143,7 @@ _WORDS = {
 
 
 def reported(lines: Iterable[Line], user: str) -> list[str]:
-    """Return one sentence for each kind of line that was left out, with counts and names."""
+    """Return one sentence for each kind of line that was skipped, with counts and names."""
     known = list(lines)
     result = []
     for kind in LineKind:
@@ -193,12 +193,12 @@ def _role_of_privilege(name: str) -> str:
 
 
 def without_skipped(expected: Catalog, found: Catalog, lines: Sequence[Line], user: str) -> tuple[Catalog, Catalog]:
-    """Return both catalogs without the differences that follow from lines that were left out, and no others.
+    """Return both catalogs without the differences that follow from lines that were skipped, and no others.
 
     Args:
         expected: the backup's.
         found: the restored database's.
-        lines: what was left out.
+        lines: what was skipped.
         user: the role that restored, which has what it could not give away.
     """
     subjects = {kind: {line.subject for line in lines if line.kind is kind} for kind in LineKind}

@@ -42,7 +42,7 @@ def extra_files(manifest: Manifest, present: Iterable[str]) -> list[str]:
 def record_disagreements(manifest: Manifest, records: Iterable[ArtefactRecord]) -> list[Finding]:
     """Return where the manifest and the records that were written one by one do not agree.
 
-    Every artefact is described twice, so a change in one of the two is seen even where both can still be read.
+    Every artefact is described twice, so a change in one of the two is noticed even where both can still be read.
     """
     by_key = {record.key: record for record in records}
     found = []

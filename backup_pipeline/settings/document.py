@@ -1,4 +1,4 @@
-"""backup.yaml as data with a line number for every place in it, and the faults of its form (not of its meaning)."""
+"""backup.yaml as data with a line number for every place in it, and the faults of its syntax."""
 
 from __future__ import annotations
 

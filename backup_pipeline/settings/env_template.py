@@ -1,4 +1,4 @@
-"""Every variable of the environment: its group, what it is for, and what stands in its place until it is set.
+"""Environment variables: group, purpose, and placeholder until they are set.
 
 The one source of `.env.template` (`python -m backup_pipeline.settings.env_template > .env.template`; a test keeps the
 file true), of what `env setup` writes and of what may be given as `X_FILE`. Values are never here.

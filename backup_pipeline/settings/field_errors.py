@@ -1,4 +1,4 @@
-"""Faults of single fields: what pydantic found, told in the file's words with line, path and the nearest right name."""
+"""Errors of single fields: pydantic's errors with line, path and the nearest valid name."""
 
 from __future__ import annotations
 

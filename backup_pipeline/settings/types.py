@@ -1,4 +1,4 @@
-"""The settings as frozen typed values: what may stand in backup.yaml, with meaning, units and defaults.
+"""The settings as frozen typed values, with description, units and defaults.
 
 Reading and diagnosing files is `loader`'s work. Secrets are never here: fields that end in `_env` name variables.
 """

@@ -1,7 +1,7 @@
 """What of a SQLite file only its application can read: collations and functions that it registers itself.
 
 Pages can be copied without them, and rows read wherever the order does not matter. A collation that is missing here is
-stood in for by the order of bytes, so that statements can be prepared at all; whatever depends on one is then left out
+stood in for by the order of bytes, so that statements can be prepared at all; whatever depends on one is then skipped
 of the checks, by name. Functions are
 stood in for only so that the structure of the file can be checked.
 """

@@ -258,7 +258,7 @@ def foreign_key_violations(connection: sqlite3.Connection) -> dict[str, int]:
 def tables_of(connection: sqlite3.Connection) -> list[SqliteTable]:
     """Return the tables of the database `main`, by name, with their columns in order.
 
-    Generated columns that only the application can compute are left out.
+    Generated columns that only the application can compute are skipped.
     """
     listed = connection.execute("PRAGMA main.table_list").fetchall()
     names = [str(row[1]) for row in listed if row[2] == "table" and not str(row[1]).startswith("sqlite_")]
@@ -323,7 +323,7 @@ def text_is_utf8(connection: sqlite3.Connection, table: SqliteTable) -> bool:
 
 
 def openers_of(path: Path) -> list[str]:
-    """Return the processes of this machine that have the file open, as "name (pid)"; only those that we may look at."""
+    """Return the processes of this machine that have the file open, as "name (pid)"; only those that we may inspect."""
     wanted = str(path.resolve())
     found = []
     for process in psutil.process_iter():

@@ -1,1 +1,1 @@
-"""Where backup sets live, behind one contract of streams. Knows nothing of what is in a file."""
+"""Stores of backup sets, behind one contract of streams."""

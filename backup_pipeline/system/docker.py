@@ -66,7 +66,7 @@ def require_volumes(names: tuple[str, ...]) -> None:
 
 
 def copy_volume(name: str, folder: Path) -> int:
-    """Copy a volume's folders and files into an existing folder; return how many other entries were left out.
+    """Copy a volume's folders and files into an existing folder; return how many other entries were skipped.
 
     Raises:
         ToolError: the engine refused, or the stream ended early.

@@ -1,4 +1,4 @@
-"""Two names of one folder exchanged in one step, where the system can. No decisions about what is exchanged."""
+"""Atomic exchange of two names in one folder, where the system supports it."""
 
 from __future__ import annotations
 

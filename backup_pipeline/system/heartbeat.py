@@ -1,4 +1,4 @@
-"""A dead-man's-switch that is told of every start and end, and raises the alarm when it hears nothing.
+"""Heartbeats to a dead-man's-switch, which alarms when they stay away.
 
 Protocol: https://healthchecks.io/docs/http_api/ : `<url>/start`, `<url>`, `<url>/fail`, a text as body, `rid` to pair
 start and end. Only the door is here; when it is used is decided by the operations.
@@ -18,7 +18,7 @@ _TIMEOUT_SECONDS = 5.0
 
 
 class Signal(StrEnum):
-    """What the switch is told; the value is what follows the address."""
+    """The signals of the switch; the value is what follows the address."""
 
     START = "/start"
     SUCCESS = ""
@@ -43,7 +43,7 @@ def address_of(url: str, signal: Signal, run_id: str = "") -> str:
 def ping(
     url: str, signal: Signal, *, body: str = "", run_id: str = "", attempts: int = 3, pause_seconds: float = 1.0
 ) -> str:
-    """Tell the switch; return "" or why it could not be told, without its address. Never raises."""
+    """Signal the switch; return "" or why that failed, without its address. Never raises."""
     problem = ""
     for attempt in range(attempts):
         if attempt:

@@ -1,4 +1,4 @@
-"""A lock file that works on network mounts too: created exclusively, says who holds it, outlives no process.
+"""Lock files that work on network mounts: created exclusively, with their holder, released with the process.
 
 Not flock: it is silently local or absent on SMB and NFS. The file holds PID, host, the process's start and what for;
 the holder refreshes its modification time, so that a lock left by a dead process on this host is taken over at once,
@@ -190,7 +190,7 @@ def _is_gone_by_the_clock(holder: Holder) -> bool:
 
 
 def _started(pid: int) -> float:
-    # Loaded when there is a lock to look at: `list` and `show` mostly find none.
+    # Loaded when there is a lock to inspect: `list` and `show` mostly find none.
     import psutil
 
     return psutil.Process(pid).create_time()
@@ -282,7 +282,7 @@ def hold_lock(
 
     Args:
         path: the lock file; its folder must exist.
-        purpose: told to others who wait, as in "backup of nightly, run 1f3a".
+        purpose: shown to others who wait, as in "backup of nightly, run 1f3a".
         owner: the work that several processes share (a run whose steps have processes of their own). They hold the
             lock one after the other and wait for each other without an end.
         wait_seconds: how long to wait for another holder before giving up.
@@ -385,7 +385,7 @@ def hold_mark(folder: Path, name: str, *, purpose: str = "") -> Iterator[Holder]
     Args:
         folder: where the marks are; must exist.
         name: what is worked with; no dot in it.
-        purpose: told to others, as in "drill of nightly/2026-11-21T020000Z".
+        purpose: shown to others, as in "drill of nightly/2026-11-21T020000Z".
 
     Raises:
         StoreError: the mark cannot be written.

@@ -1,4 +1,4 @@
-"""The door to people: messages through Apprise. What is said, and to whom a secret may not be told, is decided above.
+"""Notifications through Apprise. Content and redaction are decided above.
 
 Addresses hold secrets, so results name the service and never the address.
 """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-# Names in a site's folder, and in the package, where a leading dot would be left out of some archives.
+# Names in a site's folder, and in the package, where a leading dot would be missing from some archives.
 _IN_THE_PACKAGE = {".env.template": "env.template"}
 
 

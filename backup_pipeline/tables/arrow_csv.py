@@ -69,7 +69,7 @@ class CsvDecoder:
                 self._convert,
             )
         except pa.ArrowInvalid as error:
-            # Arrow's message holds the value; only the column's number may be told.
+            # Arrow's message holds the value; only the column's number may be reported.
             number = str(error).partition("CSV column #")[2].partition(":")[0]
             column = self._schema.field(int(number)).name if number.isdigit() else "unknown"
             raise ValidationError(

@@ -1,4 +1,4 @@
-"""Which allocator Arrow uses here: the one that gives memory back between pieces of work."""
+"""Arrow's memory allocator: one that returns memory between pieces of work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""JSON lines as one plain JSON array, streamed: `[`, one row a line, `]`. What is in the rows is decided elsewhere."""
+"""A streamed JSON array of JSON lines: `[`, one row a line, `]`."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def mixed(numbers: Numbers) -> Numbers:
 
 
 def key_numbers(columns: Sequence[pa.ChunkedArray], seed: int, *, nulls_distinct: bool = True) -> Numbers:
-    """Return one number per row; rows with a null in the key are left out where nulls are distinct from each other.
+    """Return one number per row; rows with a null in the key are skipped where nulls are distinct from each other.
 
     Args:
         columns: the key's, of one table.

@@ -1,7 +1,7 @@
 """Whether the keys of an exported table are unique: every key, any number of rows, in bounded memory.
 
 While the pieces of the file pass, one 64-bit number per row is kept (`key_numbers`). A table with more keys than fit is
-looked at in several passes, each over the keys of a share of all numbers; the later ones read only the keys' columns.
+inspected in several passes, each over the keys of a share of all numbers; the later ones read only the keys' columns.
 Numbers that come twice are candidates: their rows are read once more and compared exactly, so that two keys with one
 number are never a finding. What equal means here is what the exported values say; keys whose types or collations call
 more than that equal are counted by the server (`tools.postgres.duplicates`).
@@ -29,7 +29,7 @@ from backup_pipeline.tables.key_numbers import (
 
 # Numbers kept at once for all keys of a table: 48 MB.
 LIMIT = 6_000_000
-# Numbers that come twice and are looked at exactly; when some of them are real, the others are counted as they are.
+# Numbers that come twice and are inspected exactly; when some of them are real, the others are counted as they are.
 _CANDIDATES = 10_000
 _ROOM = 1.02
 _SPARE = 4096

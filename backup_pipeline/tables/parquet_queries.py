@@ -1,6 +1,6 @@
 """SQL of ours over Parquet files with DuckDB (optional extra `query`), in memory, reading nothing but the named folder.
 
-Which files belong to which table is told by the caller. No set and no manifest is known here. What a person asks is
+Which files belong to which table is reported by the caller. No set and no manifest is known here. What a person asks is
 `query_process`'s work: DuckDB's allowed folders permit writing too.
 """
 

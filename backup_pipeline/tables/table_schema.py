@@ -35,7 +35,7 @@ def derived_schema(fields: Sequence[pa.Field]) -> pandera.DataFrameSchema:
 def refined(schema: pandera.DataFrameSchema, own: pandera.DataFrameSchema | None) -> list[pandera.DataFrameSchema]:
     """Return the schemas to hold a table against: the derived one, and the site's own where there is one.
 
-    They stay two: the derived one looks at Arrow's types as they are, the site's may ask for pandas' (`coerce`). A
+    They stay two: the derived one inspects Arrow's types as they are, the site's may ask for pandas' (`coerce`). A
     site's column with a type of its own is coerced, because the frames hold Arrow types.
     """
     if own is None:

@@ -97,7 +97,7 @@ class Allowed:
             return found in self.origins and place.host == host.host
         if scheme == "https" and reported != "https":
             return False
-        # The port that a proxy's scheme leaves out.
+        # The port that a proxy's scheme implies.
         return place == Place(host.host, None if host.port == _DEFAULT_PORTS[reported] else host.port)
 
     def is_https(self, host: Place, scheme: str) -> bool:

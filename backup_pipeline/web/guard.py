@@ -1,6 +1,6 @@
 """The guard before Dagster's webserver: an ASGI application around it that every request passes.
 
-Dagster's own webserver answers anybody: it looks at no `Host` and no `Origin`, executes mutations that come as GET, and
+Dagster's own webserver answers anybody: it inspects no `Host` and no `Origin`, executes mutations that come as GET, and
 has no login. What may pass is decided in `judgement`; here it is read from the request and answered.
 """
 

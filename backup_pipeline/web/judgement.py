@@ -1,4 +1,4 @@
-"""Whether a request may pass on to Dagster. A pure decision: the request's own words in, a refusal or nothing out.
+"""Admission of requests to Dagster. A pure decision: the request's fields in, a refusal or nothing out.
 
 What a browser sends for a page of another site differs in `Host`, `Origin`, `Sec-Fetch-Site` or the content type, none
 of which that page can choose. Programs that are no browser (curl, scripts) send none of these headers but `Host`.

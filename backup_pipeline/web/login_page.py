@@ -1,4 +1,4 @@
-"""The pages of the guard itself: the login, and what a refused request is told. They need no JavaScript."""
+"""The guard's own pages: login and refusals. They need no JavaScript."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What the stores themselves say: overdue backups, failed checks, damage, drills that did not prove, disks that fill.
+"""Incidents found in the stores: overdue backups, failed checks, damage, failed drills, disks that fill.
 
-Reads only. Whether something is told stands in `rules/incidents.py`.
+Reads only. Whether something is reported stands in `rules/incidents.py`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _FINDINGS_SHOWN = 3
 def observe_site(
     site: Site, state: IncidentState, known_since: Mapping[str, datetime], now: datetime
 ) -> tuple[Observation, ...]:
-    """Return what all plans' stores say at `now`; `known_since` gives when each plan was first looked at."""
+    """Return what all plans' stores say at `now`; `known_since` gives when each plan was first inspected."""
     found: list[Observation] = []
     sized: dict[str, list[SizedSet]] = {}
     for plan in site.settings.plans:

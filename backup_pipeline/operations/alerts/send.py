@@ -1,7 +1,7 @@
-"""Telling people: incidents from runs and from the state of the stores, each told once, and once when it is over.
+"""Delivery of alerts: each incident is reported once when it opens and once when it is over.
 
 The shell, the runs and Dagster's sensors all call these functions; the incident's key makes sure that the same problem
-is told once. Nothing here ever fails a backup: what cannot be sent is logged and tried again later.
+is reported once. Nothing here ever fails a backup: what cannot be sent is logged and tried again later.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def notify_retention(
 
 
 def evaluate_incidents(site: Site, now: datetime | None = None) -> AlertReport:
-    """Look at every plan's store (overdue, failed checks, damage, drills, disk) and tell what changed; never raises.
+    """Inspect every plan's store (overdue, failed checks, damage, drills, disk) and tell what changed; never raises.
 
     Called by a sensor every few minutes, and by `backup-pipeline alerts check` where no daemon runs.
     """
@@ -143,7 +143,7 @@ def report(
         if known_since is not None:
             state = state.model_copy(update={"known_since": known_since, "inspected_at": now})
         current_state = observe(state, seen)
-        # Without an address nobody is told; what is open then is told as soon as there is one.
+        # Without an address nobody is notified; what is open then is reported as soon as there is one.
         return claim(current_state, now) if addresses(site) else (unreported(current_state), ())
 
     try:

@@ -1,4 +1,4 @@
-"""Signs that something an owner relies on is not there though no set says so. Reads only, and little.
+"""Problems of a plan that no set shows. Reads only, and little.
 
 A set tells what was well when it was sealed. Here its store is held against what is known from elsewhere: the settings
 (which sources, which checks are due), the log beside the sets, the clock, and the order archives on their disks.

@@ -1,4 +1,4 @@
-"""What is remembered of a site's incidents: `.alerts/incidents.json` in its store, changed under a lock.
+"""The stored state of a site's incidents: `.alerts/incidents.json` in its store, changed under a lock.
 
 The shell, runs and sensors share it. Where it cannot be written (a full disk is itself an incident) the process
 remembers, so that an alert is still sent, and once.

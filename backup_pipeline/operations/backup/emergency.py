@@ -1,4 +1,4 @@
-"""An emergency set: what is live is captured and sealed before a restore puts something else in its place."""
+"""The emergency set: the live state, captured and sealed before a restore replaces it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sealing a set: what was recorded is read again, what is missing or wrong is named, then the manifest is written."""
+"""Sealing a set: the records are read again, missing or failed ones are named, then the manifest is written."""
 
 from __future__ import annotations
 

@@ -208,7 +208,7 @@ def diff_live(
         set_id: a sealed set, taken as the older side.
         source: a PostgreSQL source.
         table: `schema.table`; every table when empty.
-        progress: told what is being read.
+        progress: receives what is being read.
     """
     options = RestoreOptions(mode=RestoreMode.UPSERT, insert_absent=True, tables=(table,) if table else ())
     plan = plan_restore(site, plan_name, set_id, source, options, progress=progress)

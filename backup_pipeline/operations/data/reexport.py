@@ -66,7 +66,7 @@ def reexport_set(
         set_id: a sealed set.
         form: jsonl, json (a plain array) or csv.
         source: only this source's tables.
-        progress: told the rows of each table.
+        progress: receives the rows of each table.
     """
     store = open_store(site, plan_name)
     with in_use(store, set_id, "re-export"):

@@ -48,7 +48,7 @@ def environment_faults(site: Site, plans: Sequence[str], only: Sequence[str] | N
     Args:
         site: the site.
         plans: names of plans.
-        only: names of the sources to look at; all of these plans by default.
+        only: names of the sources to inspect; all of these plans by default.
     """
     sources = database_sources(site, plans)
     if only is not None:
@@ -58,7 +58,7 @@ def environment_faults(site: Site, plans: Sequence[str], only: Sequence[str] | N
     for name, source in sources.items():
         _, value = _first_set(site, source)
         if not value or is_placeholder(value):
-            # What completes it is told now, not only after the next correction.
+            # What completes it is reported now, not only after the next correction.
             found += need_faults(_beside(source, name), site.environment)
             continue
         try:
@@ -83,7 +83,7 @@ def _beside(source: Connection, name: str) -> list[Need]:
 def _completing(source: Connection, name: str, target: PostgresTarget) -> list[Need]:
     """Return the variables that must complete a connection string which lacks user or password."""
     needs = []
-    # A value that came from its variable is looked at as well: it may be a placeholder.
+    # A value that came from its variable is inspected as well: it may be a placeholder.
     for variable, has in ((source.user_env, target.user), (source.password_env, target.password)):
         if variable and (not has or is_placeholder(has)):
             needs.append(Need((variable,), f"source {name}"))

@@ -34,7 +34,7 @@ def drill_faults(site: Site, plans: Sequence[str]) -> list[EnvironmentFault]:
             target = parse_target(url, variable=DRILL_VARIABLE, environment=site.environment)
             facts, features = server_facts(target), server_features(target)
         except BackupSystemError:
-            return found  # told with the servers
+            return found  # reported with the servers
         if facts.superuser:
             found.append(_superuser(facts))
     seen: set[str] = set()
@@ -99,7 +99,7 @@ def _needs(site: Site, plan: str, source: str) -> Needs | None:
         target = target_of(site, database_sources(site, [plan])[source], source)
         return _live_needs(target)
     except BackupSystemError:
-        return None  # told with the servers
+        return None  # reported with the servers
 
 
 def _live_needs(target: object) -> Needs:

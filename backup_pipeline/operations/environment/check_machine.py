@@ -145,7 +145,7 @@ def _space(store: LocalStore, plan: str) -> Iterator[EnvironmentFault]:
     try:
         free, last = store.free_bytes(), _last_sealed(store)
     except (BackupSystemError, OSError):
-        return  # that it cannot be read is told already
+        return  # that it cannot be read is reported already
     if free is None:
         return
     needed = last.size if last else 0

@@ -54,7 +54,7 @@ def server_faults(site: Site, plans: Sequence[str]) -> list[EnvironmentFault]:
         try:
             target = target_of(site, source, name)
         except SettingsError:
-            continue  # told with the variables
+            continue  # reported with the variables
         if not (is_placeholder(target.password) or is_placeholder(target.host)):
             targets.append((f"source {name}", target))
     drill, found = _drill_target(site, targets)

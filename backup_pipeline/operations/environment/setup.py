@@ -1,4 +1,4 @@
-"""Writing `.env`: missing secrets are made, what is set is never changed, comments and order stay.
+"""Set-up of `.env`: missing secrets are generated; existing values, comments and order stay.
 
 A value that is weak or a placeholder may be the one that a running system uses, so it is reported with the way to
 rotate it and stays. Only an empty value and the template's own `<ANGLE BRACKETS>` are filled. The former file is kept.
@@ -104,7 +104,7 @@ def setup_environment(
     variables = _wanted(site, named, present, supabase=supabase, new=old is None)
     made, left = _generated(variables, present, now, random_text)
     if old is not None and not supabase:
-        # A line that an existing file lacks may be set for the containers elsewhere; keys are told by their secret.
+        # A line that an existing file lacks may be set for the containers elsewhere; keys are reported by their secret.
         made = {name: value for name, value in made.items() if name in present or name in ROLES or name in named}
     text = _new_text(variables, named, made) if old is None else _filled(old, variables, named, made)
     after = _values(text)

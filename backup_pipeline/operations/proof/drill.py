@@ -84,7 +84,7 @@ def drill_set(
         run_id: the Dagster run, for the result.
         jobs: connections for loading and comparing; from the number of cores when 0.
         before_comparison: called with each restored database; the tests damage it there.
-        progress: told what is being restored and compared.
+        progress: receives what is being restored and compared.
         now: the clock.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Drills of what is not a PostgreSQL database: the tarball unpacked, the bundle cloned, the SQLite copy checked.
+"""Drills of files: tarballs unpacked, bundles cloned, SQLite copies checked.
 
 The restoring itself, with its comparisons, is the code that a person's restore runs, into a scratch folder.
 """

@@ -53,7 +53,7 @@ def verify_set(
         plan_name: the plan.
         set_id: a sealed set, or one whose manifest is damaged.
         run_id: the Dagster run, for the result.
-        progress: told the bytes read.
+        progress: receives the bytes read.
         now: the clock.
 
     Returns:

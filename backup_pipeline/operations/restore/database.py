@@ -1,4 +1,4 @@
-"""Restoring a PostgreSQL database: what a plan says of it, and the steps of applying it, each with its way back."""
+"""Restore of a PostgreSQL database: the plan, and the steps of applying it, each with its reverse."""
 
 from __future__ import annotations
 
@@ -371,7 +371,7 @@ def undo_database(
         chosen_target: the live database.
         result: the restore.
         now: the present moment, for names.
-        begin: told that name before anything is changed.
+        begin: receives the name before anything is changed.
     """
     from backup_pipeline.postgres.server.swap import UNDONE, swap_back
 

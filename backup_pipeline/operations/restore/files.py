@@ -1,4 +1,4 @@
-"""Restoring what is not a PostgreSQL database: folders, repositories, SQLite files. Plan and apply; the work and its
+"""Restore of files: folders, repositories, SQLite files. Plan and apply; the work and its
 undo are `restore.folder`, `restore.repository`, `restore.sqlite` and `restore.file_swap`.
 """
 

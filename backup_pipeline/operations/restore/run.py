@@ -121,7 +121,7 @@ def plan_restore(
         set_id: the set.
         source: the source to restore.
         options: how; rebuild with all safeguards by default.
-        progress: told what is being compared.
+        progress: receives what is being compared.
     """
     with in_use(open_store(site, plan_name), set_id, "restore"):
         selection = choose(site, plan_name, set_id, source, options or RestoreOptions())
@@ -159,7 +159,7 @@ def apply_restore(
         plan_id: the plan's id; refused when the set, the options or the target are not as they were then.
         confirm: the name that the plan asks for.
         run_id: the Dagster run, for the emergency set.
-        progress: told what is being done.
+        progress: receives what is being done.
         now: the present moment, for names.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Everything that is looked at before a database is restored: the set, the server, what is live, and what speaks
+"""Inspection before a database is restored: the set, the server, the live database, and what speaks
 against it. Nothing is changed here, and no rows are compared one by one.
 """
 
@@ -46,7 +46,7 @@ _SPACE_FACTOR = 2.5
 
 @dataclass(frozen=True)
 class TargetInspection:
-    """Everything that was looked at for a plan.
+    """Everything that was inspected for a plan.
 
     Attributes:
         properties: the target database's; None when it does not exist.
@@ -67,7 +67,7 @@ class TargetInspection:
 
 
 def inspect_target(selection: RestoreSource, progress: ProgressSink) -> TargetInspection:
-    """Look at set and target; the plan has no table counts yet."""
+    """Inspect set and target; the plan has no table counts yet."""
     options = selection.options
     dump = selection.record(ArtefactKind.POSTGRES_DUMP)
     assert dump is not None

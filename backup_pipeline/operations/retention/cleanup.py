@@ -88,7 +88,7 @@ def cleanup(
         dry_run: decide and touch nothing (no lock is taken).
         locked: the caller holds the plan's lock.
         wait_seconds: how long to wait for the lock; the plan's own time by default.
-        progress: told after each set, in sets.
+        progress: receives after each set, in sets.
 
     Raises:
         LockError: somebody else works on this store.

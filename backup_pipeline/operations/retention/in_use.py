@@ -1,4 +1,4 @@
-"""Saying that a set is being read, so that a clean-up does not remove it meanwhile, and finding out who says so.
+"""Marks of sets that are being read, so that a clean-up keeps them.
 
 Any number may read a set at once; each has a mark of its own in `<store>/.in-use/` (see `tools.locks`, decision 0004).
 A reader marks first and then looks for a removal; a removal marks first and then looks for readers: whichever came
@@ -29,7 +29,7 @@ def in_use(store: LocalStore, set_id: SetId, purpose: str) -> Iterator[None]:
     Args:
         store: the plan's store.
         set_id: the set.
-        purpose: told by the clean-up, as in "drill".
+        purpose: reported by the clean-up, as in "drill".
 
     Raises:
         SetNotFoundError: the set is being removed just now.

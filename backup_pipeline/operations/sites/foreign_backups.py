@@ -33,7 +33,7 @@ class ForeignBackup:
 def foreign_backups(site: Site, plan: str) -> list[ForeignBackup]:
     """Return what looks like backups of another tool in a plan's store and one level below it, oldest first.
 
-    A name with a date makes a backup; at most MOST are looked at. What cannot be read is left out.
+    A name with a date makes a backup; at most MOST are inspected. What cannot be read is skipped.
     """
     store = site.store_folder(plan)
     others = {site.store_folder(name).resolve() for name in site.settings.plans if name != plan}

@@ -1,4 +1,4 @@
-"""Where a plan's sets are, who may change them now, and which set a name means. What is done with them is not here."""
+"""The stores of a site's plans: opening, locking, and resolving the names of sets."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def plan_lock(
     Args:
         site: the site.
         plan_name: the plan.
-        purpose: told to others who wait, as in "backup of nightly, run 1f3a".
+        purpose: shown to others who wait, as in "backup of nightly, run 1f3a".
         wait_seconds: how long to wait; the plan's `wait_seconds` by default.
         owner: the run, whose other processes are waited for without an end.
         on_wait: called once with the holder when waiting begins.
@@ -70,7 +70,7 @@ def plan_lock(
 
 
 def site_at(site: Site, folder: Path) -> Site:
-    """Return the site as it looks at a folder that `backup --store` wrote to: of the plans that have a set there.
+    """Return the site with a folder that `backup --store` wrote to: of the plans that have a set there.
 
     For reading only. Where no set says its plan, every plan looks there.
 

@@ -96,7 +96,7 @@ def chart(title: str, points: Sequence[Point], words: Callable[[float], str]) ->
     Args:
         title: the heading.
         points: the values, oldest first.
-        words: how a value is told.
+        words: how a value is reported.
     """
     last = f'<span class="value">{escape(words(points[-1].value))}</span>' if points else ""
     head = f'<figcaption><span class="name">{escape(title)}</span>{last}</figcaption>'

@@ -48,7 +48,7 @@ def disks_of(
 
 
 def _free(site: Site, plans: Sequence[str]) -> int | None:
-    """Return the free bytes of the disk of these plans' stores, None when it cannot be told."""
+    """Return the free bytes of the disk of these plans' stores, None when it cannot be reported."""
     try:
         return min((free for plan in plans if (free := open_store(site, plan).free_bytes()) is not None), default=None)
     except (BackupSystemError, OSError):

@@ -1,4 +1,4 @@
-"""What sets there are and what is known of them, for `list`, `show` and `status`. Reads only, and little.
+"""The list of sets with their proofs, for `list`, `show` and `status`. Reads only, and little.
 
 Figures and words come from manifests, records and proofs; no artefact is opened. How they look is the command's work.
 """

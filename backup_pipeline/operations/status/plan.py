@@ -1,4 +1,4 @@
-"""How the plans of a site are doing: last good, last proven, next, size, trend, and what is wrong. Reads only.
+"""The status of plans: last good, last proven, next backup, size, trend, problems. Reads only.
 
 How it looks is the command's and status_page's work; what counts as overdue or as growth is decided in rules.
 """

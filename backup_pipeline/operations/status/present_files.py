@@ -1,4 +1,4 @@
-"""Are the files of a sealed set where its manifest says, and as long as it says? A glance at each, no content read.
+"""Presence of a sealed set's files, by name and size. No content is read.
 
 A seal was true when it was written; between two verifications a file may have been moved, emptied or deleted.
 """

@@ -1,4 +1,4 @@
-"""Questions to the system catalog about what is rarer, or finer, than `catalog_queries` asks.
+"""Queries of the system catalog for rarer objects and finer properties than `catalog.queries`.
 
 Sets of before these were asked did not record such kinds: see `model.catalog.LATER_KINDS`. Only SQL here; each answer
 is (identity, definition).

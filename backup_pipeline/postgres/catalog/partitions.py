@@ -1,6 +1,6 @@
-"""Where a table's rows lie: in itself, or in the partitions below it. What is read from there is not known here.
+"""Where a table's rows are stored: in itself, or in its partitions.
 
-Partitions that are foreign tables are left out: their rows are on another server, and pg_dump does not hold them.
+Partitions that are foreign tables are skipped: their rows are on another server, and pg_dump does not hold them.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def rows_of(
         schema: the table's schema.
         table: its name.
         columns: name and type (as SQL) of each column.
-        leaves: of a partitioned table; None for any other, whose inheritors are left out.
+        leaves: of a partitioned table; None for any other, whose inheritors are skipped.
         condition: see `read_condition`.
     """
     whole = sql.Identifier(schema, table)

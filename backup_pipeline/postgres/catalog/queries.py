@@ -167,7 +167,7 @@ select format('%I.%I.%I', n.nspname, c.relname, a.attname),
   join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
   join pg_type t on t.oid = a.atttypid
  where c.relkind in ('r', 'p', 'f') and c.relpersistence <> 't' and {_USER} and {_own("pg_class", "c.oid")}""",
-    # Not-null constraints are left out: before version 18 the catalog did not hold them, and `column` says the same.
+    # Not-null constraints are skipped: before version 18 the catalog did not hold them, and `column` says the same.
     # So are foreign keys that follow from a partitioned table's own: the server names and numbers them as it likes.
     "constraint": f"""
 select case when k.conrelid = 0 then format('%s.%I', k.contypid::regtype, k.conname)

@@ -17,7 +17,7 @@ class TableFacts:
     """What an upsert must know of a table of the target.
 
     Attributes:
-        key: columns by which rows are told apart: the primary key's, or where there is none those of a unique index
+        key: columns by which rows are distinguished: the primary key's, or where there is none those of a unique index
             over all rows whose columns hold no null.
         key_index: the name of that index; "" for a primary key, and where there is no key.
     """

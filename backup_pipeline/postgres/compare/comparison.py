@@ -82,12 +82,12 @@ def compare_database(
         target: the restored database.
         expected: what it must hold.
         ignore_kinds: kinds of the catalog that cannot agree here.
-        ignore_schemas: schemas that were left out of the restore on purpose.
-        left_out: lines that the restoring role was refused; what follows from them is told as skipped.
+        ignore_schemas: schemas that were skipped by the restore on purpose.
+        left_out: lines that the restoring role was refused; what follows from them is reported as skipped.
         reparse: reads the dump's definitions on this server (`reparsed_by`); called when texts differ.
         jobs: connections.
         loading: the role that loaded a drill's copy: what it may not see is asked for as the superuser.
-        progress: told the number of tables compared.
+        progress: receives the number of tables compared.
     """
     began = time.monotonic()
     findings: list[Finding] = []
@@ -141,7 +141,7 @@ def compare_database(
 
 
 def _by_holder(lines: Sequence[Line], user: str, loading: LoadingRole | None) -> Iterator[tuple[str, Sequence[Line]]]:
-    """Yield the lines that were left out with the role that has what each is about."""
+    """Yield the lines that were skipped with the role that has what each is about."""
     if loading is None:
         yield user, lines
         return

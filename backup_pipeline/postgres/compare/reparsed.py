@@ -2,7 +2,7 @@
 
 PostgreSQL does not always print a definition as it prints the same one after a dump and restore: `NULL` in a UNION
 comes back with an alias, `extract('YEAR' from …)` with the field in small letters, a cast or a pair of parentheses is
-added or left out. So texts that differ are held against the dump's own, read by the same server: its statements,
+added or skipped. So texts that differ are held against the dump's own, read by the same server: its statements,
 without rows, are loaded into a database of their own, which is dropped again.
 """
 
@@ -49,7 +49,7 @@ def reparsed_by(
         written_by: major of the pg_dump that wrote it.
         encoding: the backup's.
         like: the database whose encoding and collation the copy took over.
-        skip: what was left out of the copy.
+        skip: what was skipped in the copy.
         loading: makes the role that loads, where the server's own must not run what a dump brings along.
         only_pg_dumps: see `rebuild_database`.
     """

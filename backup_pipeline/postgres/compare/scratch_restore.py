@@ -71,7 +71,7 @@ def drill_database(
         before_comparison: called with the restored database; the tests damage it there.
         more_checks: called with the restored database after the comparison, for table exports.
         seconds: after which the drill is ended; by the size of the tables when 0 (see `time_allowed`).
-        progress: told bytes loaded and tables compared.
+        progress: receives bytes loaded and tables compared.
 
     Raises:
         RefusedError: the role may not create databases there.

@@ -57,7 +57,7 @@ def dump_command(
 
 @dataclass
 class DumpStream:
-    """A running pg_dump: iterate over `chunks()`, which raises when it failed; then look at `warnings`."""
+    """A running pg_dump: iterate over `chunks()`, which raises when it failed; then inspect `warnings`."""
 
     target: PostgresTarget
     _process: processes.Running

@@ -3,7 +3,7 @@ r"""Reading the text of a plain pg_dump as it streams by: header, end marker, an
 Form of the file (pg_dump 13 to 18): a comment `-- PostgreSQL database dump`, statements, for every table a block
 `-- Data for Name: …`, `COPY schema.table (columns) FROM stdin;`, one line per row (newlines in values are escaped), and
 `\.`; at the end `-- PostgreSQL database dump complete`. Since 2025 a random `\restrict` and `\unrestrict` line
-frame it; they are left out of the content hash.
+frame it; they are no part of the content hash.
 """
 
 from __future__ import annotations

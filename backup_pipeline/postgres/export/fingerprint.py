@@ -92,7 +92,7 @@ class HashableTypes:
     def _hashable(self, connection: Connection[TupleRow], oid: int, name: str) -> bool:
         if oid not in self.known:
             try:
-                # A null of the type is enough: the function looks up the type's hash before it looks at the value.
+                # A null of the type is enough: the function looks up the type's hash before it inspects the value.
                 # A transaction of its own, or a savepoint inside the one that is open.
                 with connection.transaction():
                     connection.execute(f"select hash_record_extended(row(null::{name}), 0)".encode())
@@ -164,7 +164,7 @@ def fingerprint_table(
 ) -> Fingerprint:
     """Return a table's fingerprint by the fastest algorithm that its column types allow.
 
-    A partitioned table's is that of all its rows in this database; any other table's leaves out its inheritors.
+    A partitioned table's is that of all its rows in this database; any other table's skips its inheritors.
 
     Args:
         connection: pinned (see `connection.PINNED_SETTINGS`), inside a snapshot where that matters.

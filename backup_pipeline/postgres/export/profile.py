@@ -41,7 +41,7 @@ _NONE = sql.SQL("null::text")
 _BYTES = "sum(octet_length({}))::text"
 _ANSWERS = 5
 
-# RFC 3629, section 4, byte for byte: what a database in SQL_ASCII holds need not be UTF-8. The text is looked at with
+# RFC 3629, section 4, byte for byte: what a database in SQL_ASCII holds need not be UTF-8. The text is inspected with
 # four bytes for each of its own, so a very long one is not: it counts as bytes.
 _UTF8 = (
     r"^([\u0001-\u007f]|[\u00c2-\u00df][\u0080-\u00bf]|\u00e0[\u00a0-\u00bf][\u0080-\u00bf]"
@@ -83,7 +83,7 @@ class TableProfile:
     """A table as the snapshot has it.
 
     Attributes:
-        rows: what stands after FROM for the rows that were looked at.
+        rows: what stands after FROM for the rows that were inspected.
         leaves: of a partitioned table; None for any other.
     """
 
@@ -119,7 +119,7 @@ def profile_table(
         schema: the table's schema.
         table: its name.
         hashable: what is known of the types of this database.
-        partitioned: whether its rows lie in partitions; foreign ones are left out.
+        partitioned: whether its rows lie in partitions; foreign ones are skipped.
         utf8: whether the server's encoding is UTF-8, so that numbers of bytes agree with the file's.
     """
     columns = read_columns(connection, schema, table)

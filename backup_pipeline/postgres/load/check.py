@@ -99,7 +99,7 @@ def fingerprints_of(
         algorithms: table → algorithm of the recorded fingerprint.
         jobs: connections.
         search_path: for tables whose functions need one; the role's and database's own by default.
-        progress: told the number of tables done.
+        progress: receives the number of tables done.
     """
     mine = local()
     opened: list[Connection[TupleRow]] = []

@@ -1,6 +1,6 @@
 """What of a dump must not, or cannot, come to life in a scratch copy: extensions that act on their own, or are absent.
 
-Pure: it decides which parts of a dump are left out; quieting what was restored is `tools.postgres.restore_check`'s.
+Pure: it decides which parts of a dump are skipped; quieting what was restored is `tools.postgres.restore_check`'s.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ class ExcludedExtensions:
 
     @property
     def schemas(self) -> frozenset[str]:
-        """Schemas that belong to what is left out."""
+        """Schemas that belong to what is skipped."""
         return frozenset(APART[name] for name in self.extensions if APART.get(name))
 
     def __call__(self, part: Statement | CopyBlock) -> bool:
-        """Return whether this part of the dump is left out."""
+        """Return whether this part of the dump is skipped."""
         if isinstance(part, CopyBlock):
             return part.table[0] in self.schemas
         if found := _EXTENSION.match(part.body):
@@ -73,7 +73,7 @@ class ExcludedExtensions:
 
 
 def exclude_extensions(needed: Collection[str], available: Collection[str]) -> tuple[ExcludedExtensions, list[str]]:
-    """Return what a scratch copy does without, and the extensions that are missing and cannot be left out."""
+    """Return what a scratch copy does without, and the extensions that are missing and cannot be skipped."""
     apart = {name for name in needed if name in ACTING_ALONE or (name in APART and name not in available)}
     missing = sorted(name for name in needed if name not in available and name not in APART)
     return ExcludedExtensions(frozenset(apart)), missing

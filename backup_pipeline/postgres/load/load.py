@@ -2,7 +2,7 @@
 
 The dump is read once, in its own order. Statements run one by one on the first connection; the data of a table is
 loaded by a worker, a large table by all of them; runs of index builds and keys are spread over them, each table's keys
-before its indexes. Everything of the file is executed: nothing is left out or reordered across a statement that is not
+before its indexes. Everything of the file is executed: nothing is skipped or reordered across a statement that is not
 understood. The database is not live yet, which is what makes the session settings below safe: a crash means that it is
 dropped and made again.
 """
@@ -286,7 +286,7 @@ class _Loader:
 
     @contextlib.contextmanager
     def _kept_back(self, table: tuple[str, str], *, partly: bool = False) -> Iterator[None]:
-        """Keep a table whose rows are refused for later; without a second look at the dump the error ends the load."""
+        """Keep a table whose rows are refused for later; without a second read of the dump the error ends the load."""
         try:
             yield
         except RefusedDataError as error:
@@ -391,13 +391,13 @@ def load_plain_dump(
         reader: the dump as plain SQL (see `restore_stream.plain_sql`).
         target: a database that nobody else uses.
         jobs: connections; the processor's cores (at most 8) by default.
-        skip: tells which parts are left out, such as an extension that this server has not got.
+        skip: returns which parts are skipped, such as an extension that this server has not got.
         tolerate: asked about every statement of its own that the server refuses; everything else must succeed.
         analyze: gather the planner's statistics of every table at the end.
         assistant: runs what the target's role may not, and refuses what no role may.
         again: opens the dump once more, for tables that are refused before others are in (see `restore_refused`).
         search_path: that the database's functions were written for; "" for the server's default.
-        progress: told the bytes of table data loaded so far.
+        progress: receives the bytes of table data loaded so far.
 
     Raises:
         SourceError: a statement or row was refused; names the statement's first line or the table, never data.

@@ -141,7 +141,7 @@ def make_loading_role(
         target: the scratch database that is to be made, as a superuser.
         needed: roles that own or are granted something in the backup.
         present: the server's roles. What of `needed` is among them is not touched: another role stands for it.
-        mark: told the names of the roles that were made, so that they are removed whatever happens.
+        mark: receives the names of the roles that were made, so that they are removed whatever happens.
         versions: extension → recorded version.
         powerful: roles that were superusers. Theirs become members of the others', so that what they own may read it.
         bypassing: roles that row level security did not concern.
@@ -229,7 +229,7 @@ class Steward:
 
     Args:
         role: who loads.
-        tolerate: asked about what may be left out.
+        tolerate: asked about what may be skipped.
     """
 
     def __init__(self, role: LoadingRole, tolerate: Tolerate) -> None:
@@ -312,7 +312,7 @@ class Steward:
                 self._execute(text.encode(self._codec, "surrogateescape"))
 
     def as_loaded(self, part: Statement | CopyBlock) -> Statement | CopyBlock | None:
-        """Return what the loading role runs of this part; None when it is left out."""
+        """Return what the loading role runs of this part; None when it is skipped."""
         if isinstance(part, CopyBlock):
             return part
         text = self._text(part)

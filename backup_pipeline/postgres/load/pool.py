@@ -1,4 +1,4 @@
-"""Several sessions that fill a database that is not live yet, each with a thread. What they do is not here."""
+"""A pool of loading sessions on a database that is not live yet, each with a thread."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Making a new database from a dump: the one way that drills, restores and upserts take.
+"""Building a new database from a dump, for drills, restores and upserts.
 
 The live database is not touched here; swapping names is `swap`'s work.
 """
@@ -87,11 +87,11 @@ def rebuild_database(
         comment: set as soon as the database is there; the caller removes it.
         jobs: connections.
         careful: one psql session instead.
-        skip: tells which parts of the dump are left out (never with `careful`).
+        skip: returns which parts of the dump are skipped (never with `careful`).
         loading: the role that loads, where `target`'s own must not run what a dump brings along.
         only_pg_dumps: refuse a statement that pg_dump never writes, as `loading` does anyway.
         search_path: that the database's functions were written for; "" for the server's default.
-        progress: told the bytes loaded.
+        progress: receives the bytes loaded.
 
     Returns:
         The new database. `left_out` are lines that the restoring role was refused (see `rules.skipped_statements`).

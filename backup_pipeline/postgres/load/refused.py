@@ -87,7 +87,7 @@ class RefusedTables:
 
         Args:
             connection: of the load, idle.
-            loaded: told table, rows and bytes.
+            loaded: receives table, rows and bytes.
 
         Raises:
             RefusedDataError: a table is refused in every way; the first one's reason.

@@ -40,7 +40,7 @@ def scratch_database(
 
     Args:
         server: any database of the server.
-        passed_over: told the name of each that a killed drill left and that this role may not remove.
+        passed_over: receives the name of each that a killed drill left and that this role may not remove.
     """
     with maintenance(server) as connection:
         major = connection.info.server_version // 10000

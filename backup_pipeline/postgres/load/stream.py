@@ -22,7 +22,7 @@ LARGEST_STATEMENT = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """One SQL statement. `body` is the text from its first word on (comments before it left out)."""
+    """One SQL statement. `body` is the text from its first word on (comments before it skipped)."""
 
     text: bytes
     body: bytes
@@ -196,7 +196,7 @@ class DumpParts:
                 continue
             if start < 0:
                 if kind == "meta":
-                    # Taken for good: a second look at the same line would be the second of the pair.
+                    # Taken for good: a second pass over the same line would be the second of the pair.
                     position = self._at = self._restrict(buffer, found.start())
                     continue
                 start = found.start()

@@ -38,10 +38,10 @@ class UpsertRequest:
 
     Attributes:
         wanted: tells whether a table takes part, by schema and name.
-        everything: no table was left out, so every sequence takes part too.
+        everything: no table was skipped, so every sequence takes part too.
         versions: tells whether a table only says which version its schema has: it must be equal and is never written.
         conditions: table → SQL condition that its rows must meet.
-        skip_refused: tables that cannot take rows are left out with a warning instead of refusing all.
+        skip_refused: tables that cannot take rows are skipped with a warning instead of refusing all.
     """
 
     wanted: Callable[[TableName], bool]
@@ -60,7 +60,7 @@ class UpsertOutcome:
     """What was (or would be) written, table by table, and what stands against it.
 
     Attributes:
-        refused_tables: reasons against single tables, which `skip_refused` leaves out; they are among
+        refused_tables: reasons against single tables, which `skip_refused` skips; they are among
             `reasons_against` too once everything was read.
     """
 
@@ -87,7 +87,7 @@ def upsert_database(
         request: which rows, and who wins.
         commit: False rolls back.
         written_by: major of the pg_dump that wrote the dump (for its pg_restore).
-        progress: told the number of tables read.
+        progress: receives the number of tables read.
 
     Raises:
         RefusedError: with `commit`, when anything stands against it: all of it is named, nothing was changed.

@@ -81,7 +81,7 @@ APPLICATION_NAME = "backup-pipeline"
 def _state_of_refusal(text: str) -> str:
     """Return the SQLSTATE that a refused connection's text means: libpq passes none on while connecting.
 
-    Only servers that speak English are understood; others are told as unreachable, with their own words.
+    Only servers that speak English are understood; others are reported as unreachable, with their own words.
     """
     missing = "does not exist" in text
     if "authentication failed" in text or "no pg_hba.conf entry" in text or (missing and 'role "' in text):

@@ -1,6 +1,6 @@
 """Databases as a whole: their properties, making, dropping, and swapping two names in one transaction.
 
-What is inside of a database is not looked at here.
+What is inside of a database is not inspected here.
 """
 
 from __future__ import annotations
@@ -303,7 +303,7 @@ def apply_properties(target: PostgresTarget, like: DatabaseProperties) -> tuple[
     """Give the target's database the owner, limit, comment, settings and grants of another, in one transaction.
 
     Returns:
-        The settings that this role may not make (a superuser's own, or another role's): they are left out.
+        The settings that this role may not make (a superuser's own, or another role's): they are skipped.
     """
     refused = []
     name = sql.Identifier(target.database)

@@ -115,7 +115,7 @@ def _recorded_pairs(previous: Manifest | None, source: str) -> int | None:
 
 
 def _files(result: ExportResult, previous: Manifest | None, source: str) -> dict[str, object]:
-    """Return how many orders lie beside their own file; as before where nothing was written and so none looked at."""
+    """Return how many orders lie beside their own file; as before where nothing was written and so none inspected."""
     found: dict[str, object] = {"beside_file": result.beside_file, "without_file": result.without_file}
     if result.beside_file or result.without_file or previous is None:
         return found

@@ -41,7 +41,7 @@ class ArchiveDrill:
         settings: the source.
         folder: an existing scratch folder.
         captured: when the set was begun.
-        progress: told orders.
+        progress: receives orders.
         recorded: how many pairs the set saw in the archive; None where it does not say.
 
     Raises:

@@ -104,7 +104,7 @@ def export_orders(
         log: the archive's own log: a line for each order, and the summary that its monitors look for.
 
     Returns:
-        Counts and findings; one bad order does not end the run, look at `ok`.
+        Counts and findings; one bad order does not end the run; check `ok`.
 
     Raises:
         LockError: another process works on the archive.
@@ -216,7 +216,7 @@ class _Exporter:
     def _all_untouched(self, state: str) -> bool:
         """Return whether no row was committed since the last complete export and no file was touched since.
 
-        Costs two looks at the file system per order; neither row nor file is read.
+        Costs two stat calls per order; neither row nor file is read.
         """
         if not state or state != self.snapshot.state or self.options.years is not None or self.options.rewrite:
             return False

@@ -42,7 +42,7 @@ class OrdersRestoreOptions:
 
     Attributes:
         skip_invalid: go on without folders that cannot be used, and without orders that the index misses.
-        skip_deleted: leave out orders whose row the last export no longer found in the database.
+        skip_deleted: skip orders whose row the last export no longer found in the database.
         dry_run: read, choose and build, but do not swap.
         lock_wait_seconds: how long to wait for another process that works on the archive or the database.
         workers: processes that read; chosen by the archive's size when None.

@@ -1,4 +1,4 @@
-"""Which archive and which database a source of kind `orders` means. Nothing is read here but by who asks for it."""
+"""Archive and database of a source of kind `orders`, opened on demand."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Whether the pairs of a plan's order archives are where they should be, as far as a short look tells. Reads only.
+"""A sample check of the pairs of a plan's order archives. Reads only.
 
-A few orders of the index are looked at, so that an archive that is gone, empty or not mounted does not stand as good.
+A few orders of the index are inspected, so that an archive that is gone, empty or not mounted does not stand as good.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def _of_archive(name: str, archive: Path, plan: str, records_pairs: bool | None)
 
 
 def _look(archive: Path) -> tuple[int, int]:
-    """Return how many orders were looked at, spread over the index, and how many of them lack a file of their pair."""
+    """Return how many orders were inspected, spread over the index, and how many of them lack a file of their pair."""
     inspected = without = 0
     with (archive / INDEX_NAME).open("rb") as file:
         size = file.seek(0, 2)

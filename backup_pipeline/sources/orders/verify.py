@@ -94,7 +94,7 @@ def verify_orders(
         progress: where to tell how far the work is, in orders.
 
     Returns:
-        Counts and findings; look at `ok`.
+        Counts and findings; check `ok`.
 
     Raises:
         LockError, StoreError: as in `archive_lock`.

@@ -64,7 +64,7 @@ def tables_to_export(tables: Sequence[CatalogTable], selection: TableSelection) 
     """Return the tables that a selection means.
 
     A partitioned table is one table: its partitions are exported with it, alone only when it is not selected itself.
-    Foreign tables hold no rows of this database and are left out (see `foreign_tables`).
+    Foreign tables hold no rows of this database and are skipped (see `foreign_tables`).
     """
     chosen = {_name(t) for t in tables if t.kind != "foreign" and is_selected(t, selection)}
     by_name = {_name(t): t for t in tables}

@@ -1,4 +1,4 @@
-"""What is particular about a Keycloak database: its version, and Liquibase's lock, which a restore must leave free.
+"""Keycloak databases: version, and Liquibase's lock, which a restore must leave free.
 
 A dump that was taken while Keycloak migrated its schema holds a taken lock, and a Keycloak that starts on it waits
 for ever. A realm export alone holds no users; that is why the database is what is backed up.

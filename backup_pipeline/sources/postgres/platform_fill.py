@@ -77,7 +77,7 @@ def fill_platform(
         expected: what was recorded with the dump.
         commit: False rolls back.
         written_by: major of the pg_dump that wrote the dump (for its pg_restore).
-        progress: told the number of tables filled.
+        progress: receives the number of tables filled.
 
     Raises:
         RefusedError: with `commit`, when anything stands against it. ValidationError: with `commit`, when what was put

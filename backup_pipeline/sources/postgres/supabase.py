@@ -1,4 +1,4 @@
-"""What a Supabase platform owns, and how rows are brought back into what it made. Pure.
+"""Supabase platforms: what the platform owns, and which rows may be written there. Pure.
 
 The platform creates and migrates the schemas below; a project's backup holds their content too, but nobody else may
 create tables or functions there. So rows of `auth` and `storage` go into the tables that the platform made, when its

@@ -2,7 +2,7 @@
 
 An order-free comparison of content: per column the number of values, and the sum of integers and decimals, the bytes
 of texts, the number of true values, the smallest and the largest date or time. A row lost, doubled or cut, a column
-swapped or a value that changed its type is seen; two texts of one length that changed places inside a column are not
+swapped or a value that changed its type is noticed; two texts of one length that changed places inside a column are not
 (the file's SHA-256 guards it from then on, and a drill compares the dump row by row).
 """
 

@@ -1,4 +1,4 @@
-"""What the checks of a captured repository say: what is whole, and what is not in the set."""
+"""Checks of a captured repository."""
 
 from __future__ import annotations
 

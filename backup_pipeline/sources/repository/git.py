@@ -286,7 +286,7 @@ class Repository:
     def pack(self, tips: Iterable[str]) -> Iterator[Running]:
         """Give the stream of a pack of these objects and everything behind them; judge it by `finish()`.
 
-        `git bundle create` itself is not used: it leaves out references whose name could also mean another one.
+        `git bundle create` itself is not used: it skips references whose name could also mean another one.
         """
         command: list[str | Path] = [self._git, "-C", str(self.path), "--no-pager", "pack-objects"]
         options = ("--stdout", "--revs", "--delta-base-offset", "--quiet")

@@ -118,7 +118,7 @@ def read_references(repository: Repository) -> References:
 def _refs(
     repository: Repository, *below: str, git_folder: Path | None = None
 ) -> tuple[dict[str, str], dict[str, str], tuple[str, ...]]:
-    """Return the references, the symbolic ones among them, and those that git warns that it leaves out."""
+    """Return the references, the symbolic ones among them, and those that git warns that it skips."""
     where = [f"--git-dir={git_folder}"] if git_folder else []
     form = "--format=%(refname)%00%(objectname)%00%(symref)"
     done = repository.call(*where, "for-each-ref", form, *below)

@@ -1,4 +1,4 @@
-"""Inspection of a repository's ZIP and bundle: is each readable to its last byte, and what its record says?"""
+"""Inspection of a repository's ZIP and bundle."""
 
 from __future__ import annotations
 

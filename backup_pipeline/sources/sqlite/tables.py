@@ -190,7 +190,7 @@ class SqliteTableExport:
 
     def _catalog_table(self, columns: list[StoredColumn]) -> CatalogTable:
         keys = [column for column in columns if column.column.key]
-        # A key column that mixes storage classes cannot be compared as numbers; integrity_check has looked at it.
+        # A key column that mixes storage classes cannot be compared as numbers; integrity_check has inspected it.
         plain = keys and all(column.storage != "mixed" for column in keys)
         key = TableKey(columns=tuple(column.column.name for column in keys), primary=True)
         return CatalogTable(schema_name=SCHEMA, name=self.table.name, keys=(key,) if plain else ())

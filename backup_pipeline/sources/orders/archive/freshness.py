@@ -1,4 +1,4 @@
-"""Whether an archive is as its index saw it: two looks at the file system per order, no file read.
+"""Freshness of the archive's index: two stat calls for each order, no file read.
 
 Large indexes are divided among processes: `python -m` this module with ARCHIVE BEGIN END
 inspects the entries that begin between two bytes of the index and ends with 0 when all are untouched, else with 3.
@@ -81,7 +81,7 @@ def count_untouched(tree: ArchiveTree, begin: int, end: int) -> int | None:
 def all_untouched(tree: ArchiveTree, *, share: int = SHARE) -> int | None:
     """Return the number of entries of the index when all are untouched, else None.
 
-    The index must be whole (`check_index`). Small ones are looked at here alone.
+    The index must be whole (`check_index`). Small ones are inspected here alone.
     """
     size = (tree.path / INDEX_NAME).stat().st_size
     parts = min(processors(), size // share + 1)
@@ -104,7 +104,7 @@ def all_untouched(tree: ArchiveTree, *, share: int = SHARE) -> int | None:
 
 
 def main() -> None:
-    """Look at one part of an index; print the number of its entries."""
+    """Inspect one part of an index; print the number of its entries."""
     tree = ArchiveTree(Path(sys.argv[1]))
     count = count_untouched(tree, int(sys.argv[2]), int(sys.argv[3]))
     if count is None:

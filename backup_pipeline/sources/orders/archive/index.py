@@ -239,7 +239,7 @@ class IndexWriter:
             self._refused = translate_os_error(error, self._path)
 
     def add(self, line: str) -> None:
-        """Add an entry's line; they come by rising record_id. What the disk refuses is told by `commit`.
+        """Add an entry's line; they come by rising record_id. What the disk refuses is reported by `commit`.
 
         So the orders that are on their way are still given their names and counted.
         """

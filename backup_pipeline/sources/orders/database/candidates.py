@@ -1,4 +1,4 @@
-"""Orders read from an archive, waiting on disk to be chosen between and written into a database.
+"""Orders read from an archive, kept on disk until the newest of each is written into a database.
 
 A nameless SQLite file holds them, so that memory stays flat; it is removed by the system with the process.
 """

@@ -106,7 +106,7 @@ class SqliteOrders:
         made = "SELECT sql FROM sqlite_master WHERE tbl_name = ? AND type IN ('table', 'index') AND sql IS NOT NULL"
         found = connection.execute(f"{made} ORDER BY type <> 'table', name", (TABLE,))
         self.schema = tuple(str(row[0]) for row in found)
-        # Read before the snapshot: a commit in between only makes the next export look at every row.
+        # Read before the snapshot: a commit in between only makes the next export inspect every row.
         self.state = database_state(path)
         self._name = ""
 

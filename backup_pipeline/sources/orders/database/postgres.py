@@ -264,7 +264,7 @@ def _quiet(connection: Connection[TupleRow], table: sql.Identifier, label: str) 
     """Keep the table's own triggers and rules from acting on the rows of the block; as they were afterwards.
 
     They would change what is put back (`updated_at = now()`) or write each row into a log. Those of its foreign keys
-    go on. All in the caller's transaction: whoever else looks at the table sees them as they always were.
+    go on. All in the caller's transaction: whoever else reads the table sees them as they always were.
 
     Raises:
         RefusedError: there are some, and the role does not own the table; they are named.

@@ -138,7 +138,7 @@ class ExportResult:
         failed: orders that could not be written; each is a finding.
         row_deleted: folders whose row is gone from the database; nothing was done to them.
         taken_over: of the exported and unchanged ones, those whose folder held a pair that the index did not know.
-        beside_file: of the orders that were looked at in their folder, those whose own file lies there too;
+        beside_file: of the orders that were inspected in their folder, those whose own file lies there too;
             without_file: those whose file does not. Orders whose row names no file are in neither.
         dry_run: nothing was written; `exported` counts what would have been.
         stopped: why the run ended early (a full disk), empty otherwise.

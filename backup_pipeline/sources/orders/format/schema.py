@@ -117,7 +117,7 @@ def _checked_columns() -> tuple[str, ...]:
 def check_orders(rows: Sequence[TextRow]) -> Iterator[SchemaFinding]:
     """Yield what does not hold of these rows; column and check only, never a value.
 
-    `unique record_id` is looked at over the whole archive, by the caller.
+    `unique record_id` is inspected over the whole archive, by the caller.
     """
     import pandas as pd
     from pandera.errors import SchemaErrors

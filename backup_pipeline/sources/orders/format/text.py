@@ -140,7 +140,7 @@ def _backslashed(whole_text: str) -> ParsedData | None:
 
 
 def _one_record(line: bytes) -> TextRow | None:
-    """Return the record of a file with our header, as nearly all are; None where the longer way has to look at it."""
+    """Return the record of a file with our header, as nearly all are; None where the longer way has to inspect it."""
     csv.field_size_limit(1 << 30)
     try:
         text = line.decode("utf-8").removesuffix("\n").removesuffix("\r")
@@ -162,7 +162,7 @@ def _one_record(line: bytes) -> TextRow | None:
 
 
 def _with_nulls(text: str, count: int) -> TextRow:
-    """Return the record's fields with NULL (nothing) and empty text (`\"\"`) told apart."""
+    """Return the record's fields with NULL (nothing) and empty text (`\"\"`) distinguished."""
     ends = [at for at in (text.find("\n"), text.find("\r")) if at >= 0]
     at = min(ends) + (2 if text[min(ends)] == "\r" and text[min(ends) + 1 : min(ends) + 2] == "\n" else 1)
     fields: list[str | None] = []

@@ -8,7 +8,7 @@ _NUMERIC_WORDS = ("INT", "REAL", "FLOA", "DOUB", "NUM", "DEC", "BOOL", "DATE")
 
 
 class TypeCheck:
-    """Says why a row cannot be kept as it is; types seen to be right once are not looked at again.
+    """Says why a row cannot be kept as it is; types seen to be right once are not inspected again.
 
     Args:
         columns: name and declared type of each column; numbers survive where the type makes numbers of text.
