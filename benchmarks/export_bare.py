@@ -12,7 +12,7 @@ from backup_pipeline.postgres.catalog.partitions import rows_of
 from backup_pipeline.postgres.catalog.read import read_tables
 from backup_pipeline.postgres.export.fingerprint import HashableTypes, fingerprint_table
 from backup_pipeline.postgres.export.profile import TableProfile, read_columns
-from backup_pipeline.postgres.server.readers import Readers
+from backup_pipeline.postgres.export.readers import Readers
 from backup_pipeline.postgres.server.snapshot import exported_snapshot
 from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline.sources.postgres.table_export import TableExport

@@ -45,7 +45,7 @@ def list_incidents(
     as_json: JsonOption = False,
 ) -> None:
     """Show what is wrong now, with reason and remedy, as it is remembered. Looks at nothing anew."""
-    from backup_pipeline.operations.alerts.state import read_state
+    from backup_pipeline.operations.status.incident_state import read_state
 
     state = read_state(load(config))
     shown = (*(state.closed if everything else ()), *state.open)
@@ -74,7 +74,7 @@ def list_incidents(
 def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Look at every plan now and tell what is new. For cron, where no daemon runs. Exit code 6 while one is open."""
     from backup_pipeline.operations.alerts.send import evaluate_incidents
-    from backup_pipeline.operations.alerts.state import read_state
+    from backup_pipeline.operations.status.incident_state import read_state
 
     site = load(config)
     report = evaluate_incidents(site)

@@ -18,7 +18,7 @@ from backup_pipeline.model.proof import ProofKind
 from backup_pipeline.model.record import CheckResult, Severity
 from backup_pipeline.operations.alerts import send as alerts
 from backup_pipeline.operations.alerts.observe import observe_check, set_of_run
-from backup_pipeline.operations.alerts.state import read_state
+from backup_pipeline.operations.status.incident_state import read_state
 from backup_pipeline.orchestration.names import PLAN_TAG
 from backup_pipeline.orchestration.proof_assets import CHECK_OF
 from backup_pipeline.orchestration.run_subject import ASSET_JOB, operation_of

@@ -13,7 +13,7 @@ import pytest
 
 from backup_pipeline.errors import BackupSystemError, RefusedError, SettingsError, StoreError
 from backup_pipeline.operations.alerts import send as alerts
-from backup_pipeline.operations.alerts.state import read_state
+from backup_pipeline.operations.status.incident_state import read_state
 from backup_pipeline.operations.status.plan import plan_status
 from backup_pipeline.orchestration import home
 from backup_pipeline.orchestration.alerts import alert_sensors, subject_of

@@ -11,7 +11,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from backup_pipeline.operations.alerts.state import read_state
+from backup_pipeline.operations.status.incident_state import read_state
 from backup_pipeline.orchestration.alerts import alert_sensors
 from backup_pipeline.orchestration.build import build_definitions
 from backup_pipeline.orchestration.names import sets_partitions, stage_key

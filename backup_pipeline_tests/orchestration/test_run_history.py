@@ -19,7 +19,7 @@ from dagster._core.workspace.context import BaseWorkspaceRequestContext, Workspa
 from dagster._daemon.monitoring.run_monitoring import execute_run_monitoring_iteration
 from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import QueuedRunCoordinatorDaemon
 
-from backup_pipeline.operations.alerts.state import read_state
+from backup_pipeline.operations.status.incident_state import read_state
 from backup_pipeline.orchestration.alerts import alert_sensors, subject_of
 from backup_pipeline.orchestration.build import build_definitions
 from backup_pipeline.orchestration.liveness import SILENT_SECONDS, death_of, end_dead_runs, marked_alive

@@ -13,12 +13,12 @@ from backup_pipeline.errors import RefusedError, SourceError
 from backup_pipeline.postgres.compare.comparison import Expectation
 from backup_pipeline.postgres.compare.scratch_restore import drill_database
 from backup_pipeline.postgres.load.load import load_plain_dump
+from backup_pipeline.postgres.load.psql import run_plain_dump
 from backup_pipeline.postgres.load.rebuild import rebuild_database
 from backup_pipeline.postgres.load.session import refused
 from backup_pipeline.postgres.server.clients import choose_client
 from backup_pipeline.postgres.server.databases import create_database, drop_database, server_facts
 from backup_pipeline.postgres.server.embedded import EmbeddedServer, scratch_server
-from backup_pipeline.postgres.server.psql import run_plain_dump
 from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline_tests.postgres.restoring import NASTY, ask, dump_of, expectation_of, opened, run
 

@@ -13,9 +13,9 @@ from psycopg import sql
 from backup_pipeline.postgres.catalog.partitions import Leaf, read_leaves
 from backup_pipeline.postgres.export import table_rows
 from backup_pipeline.postgres.export.fingerprint import fingerprint_table, fingerprint_with
+from backup_pipeline.postgres.export.readers import Readers
 from backup_pipeline.postgres.export.table_rows import PageRange, RowRange, leaf_ranges
 from backup_pipeline.postgres.server.connection import connected
-from backup_pipeline.postgres.server.readers import Readers
 from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline.sources.postgres import table_export
 from backup_pipeline.sources.postgres.dump import fingerprints_of

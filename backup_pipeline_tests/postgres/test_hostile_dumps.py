@@ -12,13 +12,13 @@ import pytest
 from backup_pipeline.errors import BackupSystemError, RefusedError, SourceError, ValidationError
 from backup_pipeline.model.restore import RestoreOptions
 from backup_pipeline.operations.restore.run import apply_restore, plan_restore
+from backup_pipeline.postgres.load.psql import run_plain_dump
 from backup_pipeline.postgres.load.rebuild import rebuild_database
 from backup_pipeline.postgres.load.stream import CopyBlock, DumpParts, Statement
 from backup_pipeline.postgres.server.clients import PostgresClient, choose_client
 from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.postgres.server.databases import drop_database, server_facts
 from backup_pipeline.postgres.server.embedded import EmbeddedServer
-from backup_pipeline.postgres.server.psql import run_plain_dump
 from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline_tests.postgres.restoring import ask, dump_of, lines_of, opened, run, sealed_set
 from backup_pipeline_tests.sites import TestSite, dsn

@@ -19,8 +19,8 @@ from backup_pipeline.model.proof import Finding, Proof, ProofKind
 from backup_pipeline.model.record import ArtefactKind, ArtefactRecord, CheckResult, FileRecord
 from backup_pipeline.model.set_id import set_id_at
 from backup_pipeline.operations.alerts import send as alerts
-from backup_pipeline.operations.alerts import state as alerts_state
 from backup_pipeline.operations.sites.stores import open_store
+from backup_pipeline.operations.status import incident_state as alerts_state
 from backup_pipeline.operations.status.set_summaries import set_summaries
 from backup_pipeline.postgres.server.embedded import free_port
 from backup_pipeline.settings.loader import load_site

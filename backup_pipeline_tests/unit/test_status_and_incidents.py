@@ -11,8 +11,8 @@ import pytest
 from backup_pipeline.model.proof import ProofKind
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.operations.alerts.send import evaluate_incidents
-from backup_pipeline.operations.alerts.state import read_state
 from backup_pipeline.operations.sites.stores import open_store
+from backup_pipeline.operations.status.incident_state import read_state
 from backup_pipeline.operations.status.plan import plan_status
 from backup_pipeline.settings.loader import load_site
 from backup_pipeline.settings.site import Site

@@ -18,10 +18,10 @@ from backup_pipeline.errors import RefusedError, SettingsError, StoreError
 from backup_pipeline.model.restore import RestoreOptions
 from backup_pipeline.operations.backup.known_tables import known_tables, remember_tables
 from backup_pipeline.operations.backup.run import BackupRun, RunIdentity
-from backup_pipeline.operations.backup.run_log import append_run_line
 from backup_pipeline.operations.proof.verify import verify_set
 from backup_pipeline.operations.restore.run import apply_restore, plan_restore
 from backup_pipeline.operations.sites import identity as site_identity
+from backup_pipeline.operations.sites.run_log import append_run_line
 from backup_pipeline.operations.sites.stores import open_store, plan_lock, resolve_set
 from backup_pipeline.settings.loader import load_site
 from backup_pipeline.system.files import append_line, read_ordinary

@@ -16,11 +16,11 @@ from backup_pipeline.model.backup_set import BackupSet
 from backup_pipeline.model.incident import Incident, IncidentKind, IncidentState, Observation
 from backup_pipeline.model.proof import Finding
 from backup_pipeline.model.record import CheckResult
-from backup_pipeline.operations.alerts.standing_signs import is_future, signs_of
 from backup_pipeline.operations.sites.stores import open_store
 from backup_pipeline.operations.status.disks import Disk, disks_of
 from backup_pipeline.operations.status.present_files import as_text, files_not_there
 from backup_pipeline.operations.status.set_summaries import SetSummary, newest_sets, set_summaries
+from backup_pipeline.operations.status.signs import is_future, signs_of
 from backup_pipeline.rules.incidents import incident_key
 from backup_pipeline.rules.overdue import overdue
 from backup_pipeline.rules.retention import SetFacts, Verdict, decide

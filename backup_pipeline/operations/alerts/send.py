@@ -16,7 +16,7 @@ from backup_pipeline.errors import SettingsError
 from backup_pipeline.model.incident import Incident, IncidentKind, IncidentState, Notice, Observation
 from backup_pipeline.model.record import ArtefactRecord
 from backup_pipeline.operations.alerts.observe import observe_check, observe_site, retention_incident, run_link
-from backup_pipeline.operations.alerts.state import change_state, read_state
+from backup_pipeline.operations.status.incident_state import change_state, read_state
 from backup_pipeline.redaction import scrub, secrets_in
 from backup_pipeline.rules.incidents import (
     Message,

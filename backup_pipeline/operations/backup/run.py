@@ -29,8 +29,8 @@ from backup_pipeline.operations.backup import seal as sealing
 from backup_pipeline.operations.backup.captures import capture_source
 from backup_pipeline.operations.backup.commands import commands_around, run_commands
 from backup_pipeline.operations.backup.known_tables import remember_tables
-from backup_pipeline.operations.backup.run_log import append_run_line
 from backup_pipeline.operations.environment.check import require_environment
+from backup_pipeline.operations.sites.run_log import append_run_line
 from backup_pipeline.operations.sites.stores import open_store, plan_lock
 from backup_pipeline.settings.site import Site
 from backup_pipeline.stores.contract import SetWriter

@@ -16,8 +16,8 @@ from backup_pipeline.errors import BackupSystemError, SetNotFoundError
 from backup_pipeline.model.backup_set import BackupSet
 from backup_pipeline.model.progress import Progress, ProgressSink, no_progress
 from backup_pipeline.model.set_id import SetId
-from backup_pipeline.operations.backup.run_log import RUN_LOG_NAME
 from backup_pipeline.operations.retention.in_use import readers_of, to_be_removed
+from backup_pipeline.operations.sites.run_log import RUN_LOG_NAME
 from backup_pipeline.operations.sites.stores import open_store, plan_lock
 from backup_pipeline.operations.status.present_files import as_text, files_not_there
 from backup_pipeline.rules.retention import SetFacts, Verdict, decide, facts_of

@@ -17,13 +17,13 @@ from backup_pipeline.model.incident import IncidentKind
 from backup_pipeline.model.manifest import Purpose
 from backup_pipeline.model.proof import ProofKind
 from backup_pipeline.model.set_id import SetId, is_set_id
-from backup_pipeline.operations.alerts.standing_signs import Sign, is_future, signs_of
-from backup_pipeline.operations.alerts.state import read_state
-from backup_pipeline.operations.backup.run_log import RUN_LOG_NAME
+from backup_pipeline.operations.sites.run_log import RUN_LOG_NAME
 from backup_pipeline.operations.sites.stores import is_whole_backup, open_store
 from backup_pipeline.operations.status.disks import disks_of
+from backup_pipeline.operations.status.incident_state import read_state
 from backup_pipeline.operations.status.listing import ListedSet, list_plan
 from backup_pipeline.operations.status.present_files import as_text, files_not_there
+from backup_pipeline.operations.status.signs import Sign, is_future, signs_of
 from backup_pipeline.rules.incidents import incident_key
 from backup_pipeline.rules.overdue import next_time, overdue
 from backup_pipeline.rules.retention import SetFacts, Verdict, decide, facts_of, problem_of

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from collections.abc import Iterable
+from typing import Any
 
 from psycopg import Connection, sql
 from psycopg.rows import TupleRow
@@ -17,7 +17,6 @@ from backup_pipeline.model.catalog import (
     LATER_KINDS,
     Catalog,
     CatalogTable,
-    DatabaseLocale,
     Equality,
     ForeignKey,
     Membership,
@@ -32,6 +31,7 @@ from backup_pipeline.model.record import ColumnRecord
 from backup_pipeline.postgres.catalog import queries
 from backup_pipeline.postgres.catalog.details import detail_queries
 from backup_pipeline.postgres.server.connection import server_version
+from backup_pipeline.postgres.server.locales import locale_of
 
 _KINDS: dict[str, TableKind] = {"r": "table", "p": "partitioned", "f": "foreign"}
 # What the query's number means.
@@ -76,23 +76,6 @@ def read_catalog(connection: Connection[TupleRow]) -> Catalog:
         roles=_needed_roles(connection, {*objects["owner"].values(), *objects["other owner"].values()}),
         kinds=LATER_KINDS,
         requirements=tuple(str(need) for (need,) in connection.execute(queries.REQUIREMENTS.encode())),
-    )
-
-
-def locale_of(collate: str, ctype: str, details: Mapping[str, Any], money: str = "") -> DatabaseLocale:
-    """Return a database's locale from its row in pg_database; `details` is that row as JSON.
-
-    Its columns are not the same in each version: the provider came with 15, ICU's rules with 16, `datlocale` with 17.
-    """
-    providers: dict[str, Literal["icu", "builtin"]] = {"i": "icu", "b": "builtin"}
-    return DatabaseLocale(
-        provider=providers.get(str(details.get("datlocprovider")), "libc"),
-        collate=collate,
-        ctype=ctype,
-        name=str(details.get("datlocale") or details.get("daticulocale") or ""),
-        rules=str(details.get("daticurules") or ""),
-        version=str(details.get("datcollversion") or ""),
-        money=money,
     )
 
 

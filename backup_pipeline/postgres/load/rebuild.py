@@ -25,6 +25,7 @@ from backup_pipeline.postgres.load.input import Readable, plain_sql
 from backup_pipeline.postgres.load.load import LoadOutcome, Skip, analyze_database, load_plain_dump
 from backup_pipeline.postgres.load.loading_role import Doorkeeper, LoadingRole, Steward, hand_over
 from backup_pipeline.postgres.load.pool import default_jobs, session_settings
+from backup_pipeline.postgres.load.psql import run_plain_dump
 from backup_pipeline.postgres.load.refused import OpenAgain
 from backup_pipeline.postgres.server.clients import PostgresClient, choose_client
 from backup_pipeline.postgres.server.databases import (
@@ -36,7 +37,6 @@ from backup_pipeline.postgres.server.databases import (
     read_money_as,
     server_facts,
 )
-from backup_pipeline.postgres.server.psql import run_plain_dump
 from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline.rules.skipped_statements import OWNED_BY_SUPERUSERS, Line, LineKind, SkippedStatements
 

@@ -18,8 +18,8 @@ from psycopg.rows import TupleRow
 
 from backup_pipeline.errors import LockError, RefusedError, SourceError, UnreachableError
 from backup_pipeline.model.catalog import DatabaseLocale
-from backup_pipeline.postgres.catalog.read import locale_of
 from backup_pipeline.postgres.server.connection import connected
+from backup_pipeline.postgres.server.locales import locale_of
 from backup_pipeline.postgres.server.target import PostgresTarget
 
 LONGEST_NAME = 63

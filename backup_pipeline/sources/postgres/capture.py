@@ -32,8 +32,8 @@ from backup_pipeline.postgres.export.fingerprint import (
     fingerprint_large_objects,
     fingerprint_table,
 )
+from backup_pipeline.postgres.export.readers import HolderReaders, OwnPathReaders, Readers
 from backup_pipeline.postgres.server.connection import LockNotGrantedError, asking, connected
-from backup_pipeline.postgres.server.readers import HolderReaders, OwnPathReaders, Readers
 from backup_pipeline.postgres.server.snapshot import Snapshot, exported_snapshot
 from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline.settings.types import PostgresSource, TableSelection

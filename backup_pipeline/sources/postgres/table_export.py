@@ -32,6 +32,7 @@ from backup_pipeline.postgres.export.duplicates import count_duplicates
 from backup_pipeline.postgres.export.fingerprint import HashableTypes
 from backup_pipeline.postgres.export.orphans import count_orphans
 from backup_pipeline.postgres.export.profile import TableProfile, profile_table
+from backup_pipeline.postgres.export.readers import Readers
 from backup_pipeline.postgres.export.table_rows import (
     RowRange,
     leaf_ranges,
@@ -39,7 +40,6 @@ from backup_pipeline.postgres.export.table_rows import (
     select_json,
     select_rows,
 )
-from backup_pipeline.postgres.server.readers import Readers
 from backup_pipeline.rules.collapse import row_count_check
 from backup_pipeline.rules.drift import column_drift
 from backup_pipeline.settings.types import PostgresSource

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from backup_pipeline.model.manifest import Manifest
 from backup_pipeline.model.record import ArtefactKind
 from backup_pipeline.model.set_id import SetId, is_set_id, set_time
-from backup_pipeline.operations.backup.run_log import RUN_LOG_NAME
+from backup_pipeline.operations.sites.run_log import RUN_LOG_NAME
 from backup_pipeline.rules.retention import SetClass, SetFacts
 from backup_pipeline.settings.site import Site
 from backup_pipeline.sources.orders.standing import archive_problems
