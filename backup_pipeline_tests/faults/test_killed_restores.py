@@ -11,7 +11,7 @@ import pytest
 from backup_pipeline.errors import LockError, RefusedError
 from backup_pipeline.model.restore import RestoreOptions, RestoreResult
 from backup_pipeline.model.set_id import SetId
-from backup_pipeline.operations.restore import database as restore_database
+from backup_pipeline.operations.restore import rebuild_and_swap
 from backup_pipeline.operations.restore.records import results
 from backup_pipeline.operations.restore.run import apply_restore, plan_restore
 from backup_pipeline.operations.restore.undo import drop_kept, plan_undo, undo_restore
@@ -32,7 +32,7 @@ plans:
 """
 
 
-class TargetInspection:
+class RestoreCase:
     """A site with a database and a folder, one set of both, and a later state of both."""
 
     def __init__(self, test_site: TestSite, target: PostgresTarget, set_id: SetId) -> None:
@@ -69,7 +69,7 @@ class TargetInspection:
 
 
 @pytest.fixture
-def inspection(tmp_path: Path, database: Callable[..., PostgresTarget]) -> Iterator[TargetInspection]:
+def case(tmp_path: Path, database: Callable[..., PostgresTarget]) -> Iterator[RestoreCase]:
     target = database()
     run(target, "create table t (what text); insert into t values ('saved')")
     site = TestSite(tmp_path)
@@ -77,7 +77,7 @@ def inspection(tmp_path: Path, database: Callable[..., PostgresTarget]) -> Itera
     site.write(SETTINGS)
     (tmp_path / "files").mkdir()
     (tmp_path / "files/a").write_text("saved")
-    made = TargetInspection(site, target, sealed_set(site.site, "nightly"))
+    made = RestoreCase(site, target, sealed_set(site.site, "nightly"))
     run(target, "update t set what = 'later'")
     (tmp_path / "files/a").write_text("later")
     yield made
@@ -105,92 +105,90 @@ def killed(module: object, step: str, work: Callable[[], object], *, after: bool
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9
 
 
-def test_killed_after_the_swap_of_a_database_it_can_be_undone(inspection: TargetInspection) -> None:
-    killed(restore_database, "swap_in", lambda: inspection.apply("shop"), after=True)
-    assert (inspection.state(), inspection.sides()) == ("saved", ["before"])
-    assert inspection.undoable()
-    inspection.undo()
-    assert (inspection.state(), inspection.sides()) == ("later", ["undone"])
-    assert not inspection.undoable()
+def test_killed_after_the_swap_of_a_database_it_can_be_undone(case: RestoreCase) -> None:
+    killed(rebuild_and_swap, "swap_in", lambda: case.apply("shop"), after=True)
+    assert (case.state(), case.sides()) == ("saved", ["before"])
+    assert case.undoable()
+    case.undo()
+    assert (case.state(), case.sides()) == ("later", ["undone"])
+    assert not case.undoable()
 
 
-def test_killed_before_the_swap_there_is_nothing_to_undo(inspection: TargetInspection) -> None:
-    killed(restore_database, "swap_in", lambda: inspection.apply("shop"), after=False)
-    assert (inspection.state(), inspection.sides()) == ("later", ["restore"])
-    assert [result.swapping for result in results(inspection.test_site.site, "nightly", "shop")] == [True]
-    assert not inspection.undoable()
-    assert results(inspection.test_site.site, "nightly", "shop") == []
+def test_killed_before_the_swap_there_is_nothing_to_undo(case: RestoreCase) -> None:
+    killed(rebuild_and_swap, "swap_in", lambda: case.apply("shop"), after=False)
+    assert (case.state(), case.sides()) == ("later", ["restore"])
+    assert [result.swapping for result in results(case.test_site.site, "nightly", "shop")] == [True]
+    assert not case.undoable()
+    assert results(case.test_site.site, "nightly", "shop") == []
 
 
 def test_what_a_restore_left_that_was_killed_before_its_swap_is_removed_by_the_next(
-    inspection: TargetInspection,
+    case: RestoreCase,
 ) -> None:
-    killed(restore_database, "swap_in", lambda: inspection.apply("shop"), after=False)
-    inspection.apply("shop")
-    assert inspection.sides() == ["before"]
-    assert [result.swapping for result in results(inspection.test_site.site, "nightly", "shop")] == [False]
+    killed(rebuild_and_swap, "swap_in", lambda: case.apply("shop"), after=False)
+    case.apply("shop")
+    assert case.sides() == ["before"]
+    assert [result.swapping for result in results(case.test_site.site, "nightly", "shop")] == [False]
 
 
-def test_a_database_of_another_name_that_is_not_whole_says_so_and_is_made_again(inspection: TargetInspection) -> None:
-    name = f"{inspection.target.database}__copy"
-    copy = inspection.target.with_database(name)
-    killed(restore_database, "compare_database", lambda: inspection.apply("shop", into=name), after=False)
+def test_a_database_of_another_name_that_is_not_whole_says_so_and_is_made_again(case: RestoreCase) -> None:
+    name = f"{case.target.database}__copy"
+    copy = case.target.with_database(name)
+    killed(rebuild_and_swap, "compare_database", lambda: case.apply("shop", into=name), after=False)
     assert (left := read_properties(copy)) is not None
     assert "not whole" in (left.comment or "")
-    inspection.apply("shop", into=name)
+    case.apply("shop", into=name)
     assert (made := read_properties(copy)) is not None
     assert made.comment is None
     assert ask(copy, "select what from t") == [("saved",)]
     with pytest.raises(RefusedError, match="exists already"):
-        inspection.apply("shop", into=name)
+        case.apply("shop", into=name)
 
 
 @pytest.mark.parametrize("after", [False, True])
-def test_an_undo_that_is_killed_before_or_after_its_swap_is_not_done_twice(
-    inspection: TargetInspection, after: bool
-) -> None:
-    inspection.apply("shop")
-    killed(swap, "swap_back", inspection.undo, after=after)
-    assert inspection.state() == ("later" if after else "saved")
-    assert inspection.undoable() is not after
+def test_an_undo_that_is_killed_before_or_after_its_swap_is_not_done_twice(case: RestoreCase, after: bool) -> None:
+    case.apply("shop")
+    killed(swap, "swap_back", case.undo, after=after)
+    assert case.state() == ("later" if after else "saved")
+    assert case.undoable() is not after
     if not after:
-        inspection.undo()
-        assert inspection.state() == "later"
-    assert not inspection.undoable()
+        case.undo()
+        assert case.state() == "later"
+    assert not case.undoable()
 
 
 @pytest.mark.parametrize("after", [False, True])
-def test_a_folders_restore_and_its_undo_are_known_after_being_killed(inspection: TargetInspection, after: bool) -> None:
-    killed(file_swap, "replace_last", lambda: inspection.apply("files"), after=after)
-    assert inspection.undoable("files"), "all that was missing is done"
-    assert inspection.state("files") == "saved"
-    killed(file_swap, "_undo_part", lambda: inspection.undo("files"), after=after)
-    assert not inspection.undoable("files"), "an undo that has begun is finished"
-    assert inspection.state("files") == "later"
+def test_a_folders_restore_and_its_undo_are_known_after_being_killed(case: RestoreCase, after: bool) -> None:
+    killed(file_swap, "replace_last", lambda: case.apply("files"), after=after)
+    assert case.undoable("files"), "all that was missing is done"
+    assert case.state("files") == "saved"
+    killed(file_swap, "_undo_part", lambda: case.undo("files"), after=after)
+    assert not case.undoable("files"), "an undo that has begun is finished"
+    assert case.state("files") == "later"
 
 
-def test_what_restores_keep_is_not_dropped_under_a_restore_that_runs(inspection: TargetInspection) -> None:
-    with sole_restore(inspection.target), pytest.raises(LockError):
-        drop_kept(inspection.test_site.site, "nightly", "shop", confirm=inspection.target.database)
+def test_what_restores_keep_is_not_dropped_under_a_restore_that_runs(case: RestoreCase) -> None:
+    with sole_restore(case.target), pytest.raises(LockError):
+        drop_kept(case.test_site.site, "nightly", "shop", confirm=case.target.database)
 
 
 def test_a_copy_with_a_subscription_is_removed_when_the_restore_fails(
-    inspection: TargetInspection, monkeypatch: pytest.MonkeyPatch
+    case: RestoreCase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(inspection.target, "create subscription feed connection 'host=127.0.0.1 port=1 dbname=x' publication p"
+    run(case.target, "create subscription feed connection 'host=127.0.0.1 port=1 dbname=x' publication p"
                       " with (connect = false, slot_name = none)")  # fmt: skip
     try:
-        inspection.set_id = sealed_set(inspection.test_site.site, "nightly")
+        case.set_id = sealed_set(case.test_site.site, "nightly")
 
         def fail(*_: object, **__: object) -> None:
             raise RefusedError("Injected.")
 
-        monkeypatch.setattr(restore_database, "swap_in", fail)
+        monkeypatch.setattr(rebuild_and_swap, "swap_in", fail)
         with pytest.raises(RefusedError, match="Injected"):
-            inspection.apply("shop")
-        assert inspection.sides() == []
-        assert results(inspection.test_site.site, "nightly", "shop") == []
+            case.apply("shop")
+        assert case.sides() == []
+        assert results(case.test_site.site, "nightly", "shop") == []
         with pytest.raises(RefusedError, match="DROP SUBSCRIPTION"):
-            drop_database(inspection.target)
+            drop_database(case.target)
     finally:
-        run(inspection.target, "drop subscription feed")
+        run(case.target, "drop subscription feed")

@@ -15,7 +15,7 @@ from backup_pipeline.errors import BackupSystemError, LockError, RefusedError, V
 from backup_pipeline.model.manifest import Purpose
 from backup_pipeline.model.restore import ConflictRule, RestoreMode, RestoreOptions, RestorePlan, RestoreResult
 from backup_pipeline.model.set_id import SetId
-from backup_pipeline.operations.restore import database as restore_database
+from backup_pipeline.operations.restore import rebuild_and_swap
 from backup_pipeline.operations.restore.run import apply_restore, plan_restore
 from backup_pipeline.operations.restore.undo import drop_kept, plan_undo, undo_restore
 from backup_pipeline.postgres.server.databases import read_properties, server_facts, sole_restore
@@ -243,14 +243,14 @@ def test_connections_of_the_application_are_ended_and_it_finds_the_restored_data
 def test_a_copy_that_differs_is_removed_and_the_live_database_untouched(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = restore_database.rebuild_database
+    real = rebuild_and_swap.rebuild_database
 
     def damaged(*arguments: object, **named: object) -> object:
         done = real(*arguments, **named)  # type: ignore[arg-type]
         run(done.target, "delete from orders where id = 11")
         return done
 
-    monkeypatch.setattr(restore_database, "rebuild_database", damaged)
+    monkeypatch.setattr(rebuild_and_swap, "rebuild_database", damaged)
     before = lines_of(dump_of(shop.target))
     with pytest.raises(ValidationError, match=r"public\.orders 299 rows, 300 in the backup"):
         shop.apply()
@@ -266,7 +266,7 @@ def test_whatever_fails_before_the_swap_leaves_everything_as_it_was(
     def fail(*_: object, **__: object) -> None:
         raise BackupSystemError("Injected.")
 
-    monkeypatch.setattr(restore_database, step, fail)
+    monkeypatch.setattr(rebuild_and_swap, step, fail)
     with pytest.raises(BackupSystemError, match="Injected"):
         shop.apply()
     assert shop.databases() == {shop.target.database}
@@ -324,7 +324,7 @@ def test_careful_without_superuser_rights_is_refused_where_a_line_would_be_and_c
     try:
         with pytest.raises(RefusedError, match="--careful runs the dump as it stands"):
             shop.apply(careful)
-        monkeypatch.setattr("backup_pipeline.operations.restore.target_inspection.expected_refusals", lambda *_: [])
+        monkeypatch.setattr("backup_pipeline.operations.restore.restore_checks.expected_refusals", lambda *_: [])
         with pytest.raises(BackupSystemError, match=rf'SET ROLE "{name}_other" \(SQLSTATE 42501\)'):
             shop.apply(careful)
         assert shop.databases() == {name}

@@ -10,30 +10,25 @@ from typing import Literal
 
 from backup_pipeline.artefacts.capture import utc_now
 from backup_pipeline.artefacts.targets import database_of
-from backup_pipeline.errors import BackupSystemError, RefusedError, ValidationError
-from backup_pipeline.model.progress import Progress, ProgressSink, no_progress
+from backup_pipeline.errors import BackupSystemError, RefusedError
+from backup_pipeline.model.progress import ProgressSink, no_progress
 from backup_pipeline.model.record import ArtefactKind, Fingerprint
 from backup_pipeline.model.restore import RestoreMode, RestorePlan, RestoreResult, TableChange, Undo
 from backup_pipeline.operations.backup.emergency import make_emergency_set
 from backup_pipeline.operations.proof.drill import written_by
-from backup_pipeline.operations.restore.records import forget_result, keep_result, results
+from backup_pipeline.operations.restore.rebuild_and_swap import Rebuild, begun_result
+from backup_pipeline.operations.restore.records import keep_result
 from backup_pipeline.operations.restore.run import RestoreSource, check_confirmed
-from backup_pipeline.operations.restore.target_inspection import TargetInspection, inspect_target, jobs_of
-from backup_pipeline.postgres.catalog.keycloak_schema import keycloak_state
-from backup_pipeline.postgres.compare.comparison import REFUSED, compare_database
-from backup_pipeline.postgres.compare.reparsed import reparsed_by
-from backup_pipeline.postgres.load.rebuild import UNFINISHED, drop_copy, rebuild_database
+from backup_pipeline.operations.restore.target_inspection import TargetInspection, inspect_target
 from backup_pipeline.postgres.merge.upsert import UpsertOutcome, UpsertRequest, matches, parse_rows, upsert_database
 from backup_pipeline.postgres.server.databases import (
-    comment_on_database,
     create_roles,
     drop_roles,
     server_facts,
     sole_restore,
 )
-from backup_pipeline.postgres.server.swap import BEFORE, RESTORE, is_side_of, side_name, swap_in
+from backup_pipeline.postgres.server.swap import side_name
 from backup_pipeline.postgres.server.target import PostgresTarget
-from backup_pipeline.rules.skipped_statements import reported
 from backup_pipeline.sources.postgres import keycloak, supabase
 from backup_pipeline.sources.postgres.platform_fill import fill_platform
 from backup_pipeline.sources.registry import kind_of
@@ -175,25 +170,8 @@ def apply_database(
         elif inspection.fills:
             result = _fill(selection, inspection, run_id, progress, now)
         else:
-            result = _rebuild(selection, inspection, run_id, progress, now)
+            result = Rebuild(selection, inspection, run_id, progress, now).run()
         return keep_result(selection.site, result)
-
-
-def _result(selection: RestoreSource, inspection: TargetInspection, now: datetime) -> RestoreResult:
-    return RestoreResult(
-        restore_id=f"{now:%Y-%m-%dT%H%M%SZ}-{selection.source}",
-        plan_id=inspection.plan.plan_id,
-        set_id=selection.set_id,
-        plan=selection.plan_name,
-        source=selection.source,
-        kind="postgres",
-        options=selection.options,
-        target=inspection.target.label,
-        restored=inspection.target.database,
-        started_at=now,
-        finished_at=now,
-        warnings=inspection.plan.warnings,
-    )
 
 
 def _upsert(
@@ -208,7 +186,7 @@ def _upsert(
         _request(selection, inspection), commit=True, written_by=written_by(inspection.dump), progress=progress,
     )  # fmt: skip
     written = sum((change.insert or 0) + (change.update or 0) for change in outcome.tables)
-    return _result(selection, inspection, now).model_copy(
+    return begun_result(selection, inspection, now).model_copy(
         update={
             "emergency_set": emergency,
             "finished_at": utc_now(),
@@ -254,7 +232,7 @@ def _fill(
         outcome = _filled(selection, inspection, progress, commit=True)
         way_back.pop_all()
     warnings = (*inspection.plan.warnings, *(f"role {role} was made without login" for role in made), *outcome.warnings)
-    return _result(selection, inspection, now).model_copy(
+    return begun_result(selection, inspection, now).model_copy(
         update={
             "emergency_set": emergency,
             "finished_at": utc_now(),
@@ -268,98 +246,6 @@ def _fill(
                                 "schemas, or make a new project"),
         }
     )  # fmt: skip
-
-
-def _rebuild(
-    selection: RestoreSource, inspection: TargetInspection, run_id: str, progress: ProgressSink, now: datetime
-) -> RestoreResult:
-    """Build beside, compare, capture what is there, swap. Each step has its way back until the swap has happened."""
-    began = time.monotonic()
-    target, options, facts = inspection.target, selection.options, inspection.facts
-    swapping = not options.into
-    for left in sorted(facts.databases):
-        # Of a restore that was killed while it built; the lock says that nobody builds here now.
-        if is_side_of(left, target.database, RESTORE):
-            drop_copy(target.with_database(left))
-            for known in results(selection.site, selection.plan_name, selection.source):
-                if known.swapping and known.restored == left:
-                    forget_result(selection.site, known)
-    if not swapping and inspection.properties is not None:
-        drop_copy(target)  # what a killed restore left: the plan says so, and refuses any other
-    name = side_name(target.database, RESTORE, now, facts.databases) if swapping else target.database
-    rebuilt = target.with_database(name)
-    numbers: dict[str, float | int] = {}
-    warnings: list[str] = []
-    with ExitStack() as way_back:
-        if options.create_roles:
-            made = create_roles(target, inspection.plan.missing_roles)
-            way_back.callback(drop_roles, target, made)
-            warnings += [f"role {role} was made without login" for role in made]
-        done = rebuild_database(
-            lambda: selection.open(inspection.dump.files[0].path), rebuilt, written_by=written_by(inspection.dump),
-            like=inspection.properties if swapping else None, comment="" if swapping else UNFINISHED,
-            encoding=inspection.expected.catalog.encoding if inspection.expected.catalog else "",
-            locale=inspection.expected.catalog.locale if inspection.expected.catalog else None,
-            jobs=jobs_of(selection), careful=options.careful, search_path=inspection.expected.search_path,
-            progress=progress,
-        )  # fmt: skip
-        way_back.callback(drop_copy, rebuilt)
-        numbers["restore_seconds"] = round(done.seconds, 3)
-        comparison = compare_database(
-            rebuilt, inspection.expected, skipped_lines=done.skipped_lines, jobs=jobs_of(selection), progress=progress,
-            reparse=reparsed_by(target, lambda: selection.open(inspection.dump.files[0].path),
-                                written_by=written_by(inspection.dump),
-                                encoding=inspection.expected.catalog.encoding if inspection.expected.catalog else ""),
-        )  # fmt: skip
-        warnings += reported(done.skipped_lines, inspection.facts.user)
-        if done.skipped_settings:
-            warnings.append(f"settings of the database left out, which {inspection.facts.user} may not make: "
-                            f"{', '.join(done.skipped_settings)}")  # fmt: skip
-        numbers |= {"compare_seconds": round(comparison.seconds, 3), "rows": comparison.rows}
-        if comparison.findings:
-            first = "; ".join(f"{f.subject} {f.problem}" for f in comparison.findings[:5])
-            raise ValidationError(
-                f"The rebuilt database differs from the backup in {len(comparison.findings)} things: {first}.",
-                where=f"{selection.plan_name}/{selection.set_id} {selection.source}",
-                remedy="What was live is untouched and the copy was removed. Drill the set; use another one.",
-            )
-        warnings += [f"{f.subject}: {f.problem}" for f in comparison.skipped if f.subject != REFUSED]
-        state, settled = keycloak.settle(rebuilt)
-        warnings += settled
-        emergency, kept = "", ""
-        if swapping and inspection.properties is not None:
-            if state is not None and (reported_version := keycloak.version_warning(state, keycloak_state(target))):
-                warnings.append(reported_version)
-            if not options.skip_emergency_backup:
-                emergency = make_emergency_set(
-                    selection.site, selection.plan_name, selection.source, run_id=run_id, progress=progress
-                )
-            kept = side_name(target.database, BEFORE, now, facts.databases)
-        result = _result(selection, inspection, now).model_copy(update={"emergency_set": emergency})
-        if swapping:
-            # Written first: a process that is killed from here on leaves a record, and `undo` finds the way back.
-            swap = Undo(kind="database", live=target.database, kept=kept)
-            before = result.model_copy(update={"restored": name, "undo": swap, "swapping": True})
-            way_back.callback(forget_result, selection.site, before)
-            keep_result(selection.site, before)
-            swap_began = time.monotonic()
-            swap_in(target, name, kept)
-            numbers["swap_seconds"] = round(time.monotonic() - swap_began, 3)
-        else:
-            comment_on_database(rebuilt, None)
-        way_back.pop_all()
-    numbers["seconds"] = round(time.monotonic() - began, 3)
-    progress(Progress("restore", done.data_bytes, done.data_bytes, finished=True))
-    return result.model_copy(
-        update={
-            "finished_at": utc_now(),
-            "warnings": tuple(dict.fromkeys((*inspection.plan.warnings, *warnings))),
-            "numbers": numbers,
-            "undo": swap
-            if swapping
-            else Undo(remedy=f"drop database {target.database} when it is not needed any more"),
-        }
-    )
 
 
 def undo_database(

@@ -11,32 +11,32 @@ import shutil
 from dataclasses import dataclass
 
 from backup_pipeline.artefacts.targets import database_of
-from backup_pipeline.errors import ToolError
 from backup_pipeline.model.manifest import MANIFEST_NAME
 from backup_pipeline.model.progress import ProgressSink
 from backup_pipeline.model.proof import ProofKind
 from backup_pipeline.model.record import ArtefactKind, ArtefactRecord, Fingerprint
 from backup_pipeline.model.restore import RestoreMode, RestorePlan
-from backup_pipeline.operations.proof.drill import expectation_of, written_by
+from backup_pipeline.operations.proof.drill import expectation_of
+from backup_pipeline.operations.restore.restore_checks import (
+    Situation,
+    judge,
+    missing_extensions,
+    missing_roles,
+)
 from backup_pipeline.operations.restore.run import RestoreSource
-from backup_pipeline.postgres.catalog.keycloak_schema import keycloak_state
 from backup_pipeline.postgres.compare.comparison import Expectation
 from backup_pipeline.postgres.load.check import catalog_of, fingerprints_of, owner_of_schema, tables_of
-from backup_pipeline.postgres.load.rebuild import UNFINISHED
-from backup_pipeline.postgres.server.clients import choose_client
 from backup_pipeline.postgres.server.databases import (
     DatabaseProperties,
     ServerFacts,
     data_folder,
-    obstacles_to_rename,
     read_properties,
     server_facts,
     state_of_server,
 )
 from backup_pipeline.postgres.server.swap import BEFORE, RESTORE
 from backup_pipeline.postgres.server.target import PostgresTarget
-from backup_pipeline.rules.skipped_statements import expected_refusals, reported
-from backup_pipeline.sources.postgres import keycloak, supabase
+from backup_pipeline.sources.postgres import supabase
 
 TableName = tuple[str, str]
 # Bytes of table data loaded per second where no drill has measured it.
@@ -93,7 +93,7 @@ def inspect_target(selection: RestoreSource, progress: ProgressSink) -> TargetIn
         and not supabase.VERSION_TABLES.isdisjoint(marks)
         and all(schema in supabase.OWNED for schema, _ in marks)
     )
-    reasons, warnings = _judge(selection, dump, expected, target, facts, properties, platform=platform, fills=fills)
+    reasons, warnings = judge(Situation(selection, dump, expected, target, facts, properties, platform, fills))
     size = sum(table.bytes for table in expected.catalog.tables) if expected.catalog else dump.size * 5
     needed = int(size * _SPACE_FACTOR) if options.mode is RestoreMode.REBUILD else size
     free = _free_bytes(target, properties)
@@ -122,8 +122,8 @@ def inspect_target(selection: RestoreSource, progress: ProgressSink) -> TargetIn
         seconds=_estimate(
             selection, size, emergency=properties is not None and not options.into and not options.skip_emergency_backup
         ),
-        missing_roles=tuple(_missing_roles(expected, facts)),
-        missing_extensions=tuple(_missing_extensions(expected, facts)),
+        missing_roles=tuple(missing_roles(expected, facts)),
+        missing_extensions=tuple(missing_extensions(expected, facts)),
         steps=tuple(_steps(selection, target, properties, fills=fills)),
         warnings=tuple(warnings),
         reasons_against=tuple(reasons),
@@ -170,15 +170,6 @@ def _plan_id(
     return hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _missing_roles(expected: Expectation, facts: ServerFacts) -> list[str]:
-    needed = {*(expected.roles.needed if expected.roles else ()), *(expected.catalog.roles if expected.catalog else ())}
-    return sorted(needed - facts.roles)
-
-
-def _missing_extensions(expected: Expectation, facts: ServerFacts) -> list[str]:
-    return sorted((expected.roles.extension_names if expected.roles else frozenset()) - facts.extensions)
-
-
 def _estimate(selection: RestoreSource, size: int, *, emergency: bool) -> float:
     """Return about how long it takes: as the last drill did; an emergency set, as the set's own capture."""
     last = selection.backup.last_proof(ProofKind.DRILL)
@@ -191,90 +182,6 @@ def _estimate(selection: RestoreSource, size: int, *, emergency: bool) -> float:
         begun, ended = min(r.started_at for r in selection.records), max(r.finished_at for r in selection.records)
         seconds += (ended - begun).total_seconds()
     return round(seconds, 1)
-
-
-def _judge(
-    selection: RestoreSource,
-    dump: ArtefactRecord,
-    expected: Expectation,
-    target: PostgresTarget,
-    facts: ServerFacts,
-    properties: DatabaseProperties | None,
-    *,
-    platform: bool,
-    fills: bool,
-) -> tuple[list[str], list[str]]:
-    """Return what speaks against the restore, and what a person should know."""
-    options, reasons, warnings = selection.options, [], []
-    wrote = written_by(dump)
-    try:
-        choose_client(facts.major, safe_restore=True, at_least=wrote)
-    except ToolError as error:
-        reasons.append(error.what)
-    if selection.backup.manifest is None:
-        warnings.append("the set was never sealed; what it holds is restored as far as it goes")
-    elif not selection.backup.proven:
-        warnings.append("this set has not been proven by a drill")
-    if selection.backup.manifest is not None:
-        broken = selection.backup.manifest.broken_data
-        warnings += [f"its data was broken where it came from, and comes back so: {text}" for text in broken]
-    backup = keycloak.recorded(dump.details)
-    live = keycloak_state(target) if backup and properties is not None and not options.into else None
-    if other_version := keycloak.version_warning(backup, live):
-        warnings.append(other_version)
-    if options.mode is RestoreMode.UPSERT:
-        if properties is None:
-            reasons.append("the database does not exist; rebuild it")
-        if platform:
-            warnings.append("Supabase: rows of auth and storage go into the platform's own tables; the rest of the "
-                            "platform's schemas is left alone")  # fmt: skip
-        return reasons, warnings
-    if facts.major < wrote:
-        reasons.append(f"the server is of version {facts.major}, the dump was written by pg_dump {wrote}")
-    if not facts.may_create_databases and not fills:
-        reasons.append(f"role {facts.user} may not create databases (use --upsert)")
-    missing = _missing_roles(expected, facts)
-    if missing and not facts.superuser and not facts.may_create_roles:
-        warnings.append(
-            f"roles are missing and {facts.user} may not make them; their rights are left out: {', '.join(missing)}"
-        )
-    elif missing and not options.create_roles:
-        reasons.append(f"roles are missing: {', '.join(missing)} (--create-roles makes them, without login)")
-    if missing := _missing_extensions(expected, facts):
-        reasons.append(f"extensions are not available on the server: {', '.join(missing)}")
-    if not fills and expected.roles and "pg_cron" in expected.roles.extension_names:
-        reasons.append("pg_cron can live in one database of a server only, so no copy can be built beside it "
-                       "(use --upsert)")  # fmt: skip
-    if not facts.superuser and expected.catalog is not None:
-        may_become = {*facts.may_become, *(missing if facts.may_create_roles else ())}
-        refused = reported(expected_refusals(expected.catalog, may_become), facts.user)
-        warnings += refused
-        if refused and options.careful:
-            reasons.append("--careful runs the dump as it stands, and this role would be refused some of it")
-    if fills:
-        if options.careful:
-            reasons.append("--careful cannot fill a platform's database")
-        warnings.append("Supabase: the platform's own schemas are left as they are; rows of auth and storage go into "
-                        "its tables")  # fmt: skip
-    elif options.into:
-        if properties is not None and properties.comment == UNFINISHED:
-            warnings.append(f"database {options.into} is what a restore left that was killed: it is removed first")
-        elif properties is not None:
-            reasons.append(f"database {options.into} exists already")
-    elif properties is not None:
-        if not facts.superuser and properties.owner != facts.user:
-            reasons.append(f"role {facts.user} does not own {target.database}, so it cannot be renamed (use --upsert, "
-                           "or --into for a new database)")  # fmt: skip
-        if platform:
-            reasons.append("a Supabase platform's database that holds tables of a project cannot be swapped "
-                           "(use --upsert, or --into)")  # fmt: skip
-        for text in obstacles_to_rename(target):
-            (reasons if "prepared" in text else warnings).append(text)
-        warnings.append(
-            "the application's connections are ended for the swap; what it writes after the emergency backup stays "
-            "in the old database only"
-        )
-    return reasons, warnings
 
 
 def _steps(
