@@ -19,9 +19,9 @@ from backup_pipeline.orchestration.build import build_definitions
 from backup_pipeline.postgres.server.embedded import EmbeddedServer
 from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline_tests.documents.scenes import SUPABASE
+from backup_pipeline_tests.operations.invented_sets import make_set
 from backup_pipeline_tests.orchestration.workspaces import instance_in
 from backup_pipeline_tests.sites import IDENTITIES, TestSite, gustav_variables, limited_role, write_storage
-from backup_pipeline_tests.unit.invented_sets import make_set
 
 SETTINGS = """
 sources:

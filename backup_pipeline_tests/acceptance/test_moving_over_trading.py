@@ -25,9 +25,9 @@ from backup_pipeline.postgres.server.clients import choose_client
 from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline_tests.archive_sets import git
+from backup_pipeline_tests.operations.invented_sets import make_set
 from backup_pipeline_tests.orchestration.workspaces import instance_in
 from backup_pipeline_tests.sites import Output, TestSite
-from backup_pipeline_tests.unit.invented_sets import make_set
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guide-trading-and-repository.md"
 TABLES = ("signals", "orders", "trades", "positions", "portfolio_snapshots")

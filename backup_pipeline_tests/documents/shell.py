@@ -33,15 +33,15 @@ ELSEWHERE = {
     ),
     r"^useradd\b|^systemctl\b|^mount\b": (
         "changes this machine",
-        "unit/test_deployment.py::test_systemd_accepts_the_units",
+        "documents/test_deployment.py::test_systemd_accepts_the_units",
     ),
     r"^docker/pin-digests$": (
         "needs an engine and the network",
-        "unit/test_deployment.py::test_digests_are_written_into_every_file_and_written_anew",
+        "documents/test_deployment.py::test_digests_are_written_into_every_file_and_written_anew",
     ),
     r"^(\w+=\S+ )?docker (compose .* up|run)\b": (
         "needs an engine",
-        "unit/test_deployment.py::test_compose_files_fulfil_the_compose_specification",
+        "documents/test_deployment.py::test_compose_files_fulfil_the_compose_specification",
     ),
 }
 _INSIDE = re.compile(r"^docker compose .* exec code ")

@@ -20,7 +20,7 @@ from backup_pipeline.sources.orders.format.newest import instant_of
 from backup_pipeline.sources.orders.format.order import DATA_NAME, META_NAME
 from backup_pipeline_tests.postgres.restoring import sealed_set
 from backup_pipeline_tests.sites import TestSite, dsn
-from backup_pipeline_tests.unit.orders_samples import DDL, Workshop, order
+from backup_pipeline_tests.sources.orders_samples import DDL, Workshop, order
 
 SETTINGS = """
 store: backups

@@ -19,7 +19,7 @@ from backup_pipeline.sources.orders.export import ExportOptions, export_orders
 from backup_pipeline.sources.orders.restore import OrdersRestoreOptions, restore_orders, undo_restore
 from backup_pipeline_tests.postgres.restoring import sealed_set
 from backup_pipeline_tests.sites import TestSite, dsn
-from backup_pipeline_tests.unit.orders_samples import Workshop, order
+from backup_pipeline_tests.sources.orders_samples import Workshop, order
 
 TYPED = """create table public.auftraege (record_id bigint generated always as identity primary key,
     auftrag_nr text not null unique, kunde_name text, kunden_nr text, kennzeichen text, vin text, datum date,

@@ -1,6 +1,6 @@
 """Golden tables of retention: invented histories, and what is kept of them and why, as a person reads it.
 
-`REGENERATE_GOLDEN=1 pytest backup_pipeline_tests/unit/test_retention_golden.py` writes the tables anew; read the
+`REGENERATE_GOLDEN=1 pytest backup_pipeline_tests/rules/test_retention_golden.py` writes the tables anew; read the
 difference before you keep it.
 """
 

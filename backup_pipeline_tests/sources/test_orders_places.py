@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from backup_pipeline.sources.orders.format.order import COLUMNS, DATA_NAME, META_NAME
-from backup_pipeline_tests.unit.orders_samples import Workshop, kinds, order
+from backup_pipeline_tests.sources.orders_samples import Workshop, kinds, order
 
 PRINTED = order(
     12, auftrag_nr="076329", kunde_name="Müller", kunden_nr="K12345", kennzeichen="B-AB 1234", vin="WVW1234567890",

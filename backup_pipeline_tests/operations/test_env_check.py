@@ -19,7 +19,7 @@ from backup_pipeline.operations.environment.check_servers import clock_fault, ro
 from backup_pipeline.postgres.server.clients import installed_clients
 from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.settings.loader import load_site
-from backup_pipeline_tests.unit.test_env_rules import NOW, SECRET
+from backup_pipeline_tests.settings.test_env_rules import NOW, SECRET
 
 SITE = """\
 sources:
