@@ -23,7 +23,7 @@ PROGRAMS = frozenset(
     }
 )  # fmt: skip
 # Kinds that hold nothing to run; a fenced block says so by its name.
-SILENT = ("mermaid", "text", "json")
+SILENT = ("mermaid", "text", "json", "python")
 _BEGIN = re.compile(r"^(?:case|for|if|while)\b")
 _END = re.compile(r"^(?:esac|done|fi)\b")
 _CRON = re.compile(r"^(?:[\d*/,-]+\s+){5}\S")

@@ -6,6 +6,7 @@ The runbook is followed in acceptance/test_deployment_runbook.py. What cannot ru
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 import subprocess
@@ -54,6 +55,13 @@ def test_every_section_of_the_runbook_with_commands_is_followed() -> None:
     sections = {part.split("\n", 1)[0]: part for part in text.split("\n## ")[1:]}
     with_commands = {title for title, part in sections.items() if blocks_of(part, Path("runbook.md"))}
     assert with_commands == set(FOLLOWED)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.stem)
+def test_python_in_the_documents_is_python(document: Path) -> None:
+    for block in blocks(document):
+        if block.kind == "python":
+            assert ast.parse(block.text).body, block.where
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.stem)

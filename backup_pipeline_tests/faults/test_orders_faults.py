@@ -36,10 +36,10 @@ with sqlite_orders(folder / "werkstatt.db") as snapshot:
 RESTORE = """
 import sys
 from pathlib import Path
-from backup_pipeline.sources.orders.restore import RestoreOptions, restore_orders
+from backup_pipeline.sources.orders.restore import OrdersRestoreOptions, restore_orders
 folder = Path(sys.argv[1])
 print("begin", flush=True)
-restore_orders(folder / "Archiv", folder / "werkstatt.db", RestoreOptions(workers=1))
+restore_orders(folder / "Archiv", folder / "werkstatt.db", OrdersRestoreOptions(workers=1))
 """
 
 
