@@ -126,6 +126,8 @@ class ObjectPlace(Protocol):
     def list_folders(self, prefix: str) -> tuple[str, ...]:
         """Return the names below `prefix` cut behind their next "/", once each, sorted: `chunks/` → `chunks/ab/`, ….
 
+        A folder whose last object was removed a moment ago may still be named (SeaweedFS does so).
+
         Args:
             prefix: "" or a folder's prefix (ends with "/").
         """

@@ -1,0 +1,332 @@
+"""A folder as a place of objects, on a mounted NAS or a USB disk: files 0600 and folders 0700, synced."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from backup_pipeline.errors import StoreError
+from backup_pipeline.stores.objects.contract import BucketLock, LockState, ObjectInfo
+from backup_pipeline.stores.objects.errors import (
+    ObjectNotFoundError,
+    PlaceFullError,
+    PlaceRefusedError,
+    PlaceUnreachableError,
+)
+from backup_pipeline.stores.objects.names import checked_name
+from backup_pipeline.stores.objects.options import PlaceOptions
+from backup_pipeline.stores.objects.repeating import Repeater
+
+_INCOMING = ".incoming"
+_LEFTOVER_SECONDS = 24 * 3600
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
+# What NFS and SMB say of a server that is away for a while.
+_AWAY = {errno.ESTALE, errno.EIO, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENOTCONN, errno.EAGAIN}
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+
+
+class FolderPlace:
+    """Objects as files below a folder.
+
+    `create` links a synced file to its name, which no file system does when the name is taken. Where there are no hard
+    links (FAT, exFAT, some SMB shares) a lock file stands in, which other machines may not see: `conditional_create`
+    is False there.
+    """
+
+    def __init__(self, root: Path, options: PlaceOptions | None = None) -> None:
+        self._root = root
+        self._repeater = Repeater((options or PlaceOptions()).limits)
+        self._links: bool | None = None
+        self._check_root()
+        self._remove_leftovers()
+
+    @property
+    def label(self) -> str:
+        """The folder's path as a URL."""
+        return f"file://{self._root}"
+
+    @property
+    def conditional_create(self) -> bool:
+        """Whether the file system has hard links; tried once."""
+        if self._links is None:
+            try:
+                self._links = self._try_links()
+            except StoreError:
+                return True  # Nothing can be written at all, and every attempt says why.
+        return self._links
+
+    def create(self, name: str, data: bytes, *, lock_until: datetime | None = None) -> bool:
+        """Write a file unless its name is taken."""
+        path = self._path(name)
+        return self._repeater.run(lambda attempt: self._create(path, data, attempt))
+
+    def put(self, name: str, data: bytes, *, lock_until: datetime | None = None) -> None:
+        """Write a file aside and rename it to its name."""
+        path = self._path(name)
+
+        def write(_: int) -> None:
+            with self._translated(name), self._written(data) as incoming:
+                self._make_parents(path)
+                incoming.replace(path)
+                _sync_folder(path.parent)
+
+        self._repeater.run(write)
+
+    def get(self, name: str) -> bytes:
+        """Read a whole file."""
+        path = self._path(name)
+
+        def read(_: int) -> bytes:
+            with self._translated(name):
+                return path.read_bytes()
+
+        return self._repeater.run(read)
+
+    def get_range(self, name: str, start: int, length: int) -> bytes:
+        """Read a part of a file."""
+        path = self._path(name)
+
+        def read(_: int) -> bytes:
+            with self._translated(name), path.open("rb") as file:
+                file.seek(start)
+                return file.read(length)
+
+        return self._repeater.run(read)
+
+    def info(self, name: str) -> ObjectInfo | None:
+        """Return a file's size and time."""
+        path = self._path(name)
+
+        def look_up(_: int) -> ObjectInfo | None:
+            try:
+                with self._translated(name):
+                    status = path.stat()
+            except ObjectNotFoundError:
+                return None
+            return _info(name, status) if path.is_file() else None
+
+        return self._repeater.run(look_up)
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """Walk the folders that names with this prefix can stand in."""
+        self._check_root()
+        top = prefix.rpartition("/")[0]
+        yield from self._walk(f"{top}/" if top else "", prefix)
+
+    def list_folders(self, prefix: str) -> tuple[str, ...]:
+        """Return the sub-folders that hold an object."""
+        self._check_root()
+        folders = [entry.name for entry in self._entries(prefix) if entry.is_dir(follow_symlinks=False)]
+        names = (f"{prefix}{folder}/" for folder in folders)
+        return tuple(sorted((name for name in names if next(self._walk(name, name), None)), key=str.encode))
+
+    def delete(self, name: str) -> None:
+        """Remove a file."""
+        path = self._path(name)
+
+        def remove(_: int) -> None:
+            with contextlib.suppress(ObjectNotFoundError), self._translated(name):
+                path.unlink()
+                _sync_folder(path.parent)
+
+        self._repeater.run(remove)
+
+    def lock_state(self, name: str) -> LockState:
+        """Folders cannot lock."""
+        return LockState(supported=False, until=None, mode=None)
+
+    def extend_lock(self, name: str, until: datetime) -> None:
+        """Refuse: folders cannot lock."""
+        raise PlaceRefusedError(
+            "A folder cannot lock objects against deletion.",
+            where=self.label,
+            remedy="Remove lock_days, or use a bucket with Object Lock.",
+        )
+
+    def bucket_lock(self) -> BucketLock:
+        """Folders cannot lock."""
+        return BucketLock(False, False, None, None, "A folder cannot lock objects: whoever may write may also delete.")
+
+    def server_time(self) -> datetime | None:
+        """Return the time that the file system gives to a new file: a NAS gives its own."""
+        try:
+            with self._translated(_INCOMING), self._written(b"") as incoming:
+                return datetime.fromtimestamp(incoming.stat().st_mtime, UTC)
+        except StoreError:
+            return None
+
+    def close(self) -> None:
+        """End pauses; nothing else is open."""
+        self._repeater.close()
+
+    def _path(self, name: str) -> Path:
+        return self._root / checked_name(name)
+
+    def _create(self, path: Path, data: bytes, attempt: int) -> bool:
+        name = path.relative_to(self._root).as_posix()
+        with self._translated(name):
+            if path.exists():
+                return attempt > 1 and path.read_bytes() == data
+            with self._written(data) as incoming:
+                self._make_parents(path)
+                try:
+                    created = self._link(incoming, path)
+                except FileExistsError:
+                    return False
+                _sync_folder(path.parent)
+                return created
+
+    def _link(self, incoming: Path, path: Path) -> bool:
+        if self._links is not False:
+            try:
+                path.hardlink_to(incoming)
+            except OSError as error:
+                if error.errno not in _NO_LINKS or self._try_links():
+                    raise
+                self._links = False
+            else:
+                return True
+        with (self._root / _INCOMING / "lock").open("ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if path.exists():
+                return False
+            incoming.replace(path)
+            return True
+
+    def _try_links(self) -> bool:
+        with self._translated(_INCOMING), self._written(b"") as first:
+            second = first.with_name(f"{first.name}-link")
+            try:
+                second.hardlink_to(first)
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+                return False
+            second.unlink()
+            return True
+
+    @contextlib.contextmanager
+    def _written(self, data: bytes) -> Iterator[Path]:
+        """Give a synced file with these bytes; removed when left, unless it was renamed."""
+        folder = self._root / _INCOMING
+        folder.mkdir(mode=0o700, exist_ok=True)
+        path = folder / secrets.token_hex(12)
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            yield path
+        finally:
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+
+    def _make_parents(self, path: Path) -> None:
+        if not path.parent.is_dir():
+            for parent in reversed(path.relative_to(self._root).parents):
+                folder = self._root / parent
+                if not folder.is_dir():
+                    folder.mkdir(mode=0o700, exist_ok=True)
+                    _sync_folder(folder.parent)
+
+    def _walk(self, folder: str, prefix: str) -> Iterator[ObjectInfo]:
+        for entry in self._entries(folder):
+            name = folder + entry.name
+            if entry.is_dir(follow_symlinks=False):
+                if f"{name}/".startswith(prefix) or prefix.startswith(f"{name}/"):
+                    yield from self._walk(f"{name}/", prefix)
+            elif name.startswith(prefix) and entry.is_file(follow_symlinks=False):
+                with contextlib.suppress(FileNotFoundError):
+                    yield _info(name, entry.stat(follow_symlinks=False))
+
+    def _entries(self, folder: str) -> tuple[os.DirEntry[str], ...]:
+        """Return a folder's visible entries in the order of the names below them; none when it does not exist."""
+
+        def read(_: int) -> tuple[os.DirEntry[str], ...]:
+            with self._translated(folder), os.scandir(self._root / folder) as entries:
+                visible = [entry for entry in entries if not entry.name.startswith(".")]
+            return tuple(sorted(visible, key=_order))
+
+        with contextlib.suppress(ObjectNotFoundError):
+            return self._repeater.run(read)
+        return ()
+
+    @contextlib.contextmanager
+    def _translated(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise self._error(error, name) from error
+
+    def _error(self, error: OSError, name: str) -> StoreError:
+        where = f"{self.label}/{name}"
+        if error.errno in _NO_SPACE:
+            return PlaceFullError(
+                "No space is left.", where=where, remedy="Make room there, or let `vault clean` remove old copies."
+            )
+        if error.errno in _REFUSED:
+            read_only = error.errno == errno.EROFS
+            return PlaceRefusedError(
+                "The file system is read-only." if read_only else "The permissions do not allow it.",
+                where=where,
+                remedy="Mount it for writing." if read_only else "Give this user the right to read and write there.",
+            )
+        if error.errno in _AWAY:
+            return PlaceUnreachableError(
+                f"The file system does not answer ({os.strerror(error.errno or 0)}).",
+                where=where,
+                remedy="Look whether the disk or the server of this mount is there.",
+            )
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR):
+            self._check_root()
+            return ObjectNotFoundError("There is no object of this name.", where=where)
+        return StoreError(f"The file system says: {os.strerror(error.errno or 0)}.", where=where)
+
+    def _check_root(self) -> None:
+        """Raise PlaceRefusedError when the folder is gone.
+
+        It is never made here: the copies for a disk that is not mounted would land on the machine's own.
+        """
+        try:
+            if self._root.is_dir():
+                return
+            what = "This is not a folder." if self._root.exists() else "There is no such folder."
+        except PermissionError:
+            what = "The permissions do not allow to enter this folder."
+        raise PlaceRefusedError(what, where=self.label, remedy="Mount the disk, or make the folder (mode 0700).")
+
+    def _remove_leftovers(self) -> None:
+        """Remove what killed writers left, a day later."""
+        with contextlib.suppress(OSError):
+            for path in (self._root / _INCOMING).iterdir():
+                if path.name != "lock" and path.stat().st_mtime < time.time() - _LEFTOVER_SECONDS:
+                    path.unlink()
+
+
+def _order(entry: os.DirEntry[str]) -> bytes:
+    return os.fsencode(entry.name) + b"/" * entry.is_dir(follow_symlinks=False)
+
+
+def _info(name: str, status: os.stat_result) -> ObjectInfo:
+    return ObjectInfo(name, status.st_size, datetime.fromtimestamp(status.st_mtime, UTC))
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems have no sync of folders.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)

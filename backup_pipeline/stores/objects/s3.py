@@ -1,0 +1,280 @@
+"""S3 and compatible services: data by obstore; locks, and objects with versions, by botocore.
+
+Object Lock: https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-lock.html. A bucket that has it keeps
+versions: what is deleted without naming one only gets a marker and stays paid for, so `delete` removes the versions.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+
+from obstore.store import S3Store
+
+from backup_pipeline.stores.objects.cloud import CloudPlace
+from backup_pipeline.stores.objects.cloud_errors import error_of_answer, locked, unreachable
+from backup_pipeline.stores.objects.contract import BucketLock, LockState
+from backup_pipeline.stores.objects.errors import ObjectNotFoundError, PlaceRefusedError
+from backup_pipeline.stores.objects.names import checked_name
+from backup_pipeline.stores.objects.options import PlaceOptions
+
+T = TypeVar("T")
+_DEFAULT_REGION = "us-east-1"
+_DAYS_A_YEAR = 365
+_NO_LOCK_CODES = {"ObjectLockConfigurationNotFoundError", "NoSuchObjectLockConfiguration"}
+
+
+class S3Place(CloudPlace):
+    """A bucket, or a prefix of it.
+
+    Args:
+        bucket: its name.
+        prefix: without slashes at its ends; "" for the whole bucket.
+        label: the URL of the settings.
+        options: credentials, endpoint, region, limits.
+    """
+
+    def __init__(self, bucket: str, prefix: str, *, label: str, options: PlaceOptions) -> None:
+        self._bucket = bucket
+        self._key_prefix = f"{prefix}/" if prefix else ""
+        self._region = options.region or _DEFAULT_REGION
+        self._endpoint = options.endpoint()
+        self._access_key = options.required_credential("access_key")
+        self._secret_key = options.required_credential("secret_key")
+        self._session_token = options.credential("session_token")
+        super().__init__(
+            self._data_store(prefix, options),
+            label=label,
+            address=self._endpoint or f"https://s3.{self._region}.amazonaws.com",
+            options=options,
+        )
+
+    def delete(self, name: str) -> None:
+        """Remove an object; where the bucket has Object Lock, all its versions, the newest first."""
+        if not self._has_locks:
+            super().delete(name)
+            return
+        for version in self._versions(name):
+            try:
+                self._locking(name, functools.partial(self._delete_version, name, version))
+            except PlaceRefusedError:
+                if (until := self._locked_until(name, version)) is not None:
+                    raise locked(f"{self._label}/{name}", until) from None
+                raise
+
+    def lock_state(self, name: str) -> LockState:
+        """Ask for the object's retention."""
+        if not self._has_locks:
+            return LockState(supported=False, until=None, mode=None)
+        return self._retention(name)
+
+    def extend_lock(self, name: str, until: datetime) -> None:
+        """Set a later date; the object's mode stays."""
+        if not self._has_locks:
+            raise PlaceRefusedError(
+                "This bucket has no Object Lock.",
+                where=self._label,
+                remedy="Make a bucket with Object Lock and a new vault in it, or remove lock_days.",
+            )
+        state = self._retention(name)
+        if state.until is not None and state.until >= until:
+            return
+        retention = {"Mode": state.mode or self._options.lock_mode, "RetainUntilDate": _whole_second(until)}
+        self._locking(name, lambda: self._client.put_object_retention(**self._key(name), Retention=retention))
+
+    def bucket_lock(self) -> BucketLock:
+        """Ask for the bucket's Object Lock and its default retention."""
+        try:
+            answer = self._locking("", lambda: self._client.get_object_lock_configuration(Bucket=self._bucket))
+        except _NoLockError:
+            return BucketLock(True, False, None, None, "The bucket has no Object Lock.")
+        except PlaceRefusedError as error:
+            if "HTTP 403" not in error.what and "HTTP 501" not in error.what and "HTTP 405" not in error.what:
+                raise
+            supported = "HTTP 403" in error.what
+            return BucketLock(supported, False, None, None, f"The bucket's Object Lock cannot be read: {error.what}")
+        found = answer.get("ObjectLockConfiguration", {})
+        if found.get("ObjectLockEnabled") != "Enabled":
+            return BucketLock(True, False, None, None, "The bucket has no Object Lock.")
+        default = found.get("Rule", {}).get("DefaultRetention", {})
+        days = default.get("Days") or default.get("Years", 0) * _DAYS_A_YEAR or None
+        detail = (
+            f"Every new object is locked for {days} days ({default.get('Mode')})."
+            if days
+            else "The bucket has Object Lock, but locks no object by itself."
+        )
+        return BucketLock(True, True, days, default.get("Mode") if days else None, detail)
+
+    def close(self) -> None:
+        """End pauses and the connections for locks."""
+        super().close()
+        if "_client" in self.__dict__:
+            self._client.close()
+
+    def _write(self, name: str, data: bytes, lock_until: datetime | None, *, only_new: bool) -> bool:
+        if lock_until is None or not self._has_locks or self._default_lock_holds(lock_until):
+            return super()._write(name, data, None, only_new=only_new)
+        condition = {"IfNoneMatch": "*"} if only_new else {}
+        try:
+            self._once_locking(
+                name,
+                lambda: self._client.put_object(
+                    **self._key(name),
+                    Body=data,
+                    # Named by ourselves: botocore's own would be sent as a trailer, which few services understand.
+                    ChecksumSHA256=base64.b64encode(hashlib.sha256(data).digest()).decode(),
+                    ObjectLockMode=self._options.lock_mode,
+                    ObjectLockRetainUntilDate=_whole_second(lock_until),
+                    **condition,
+                ),
+            )
+        except _NameTakenError:
+            return False
+        return True
+
+    def _data_store(self, prefix: str, options: PlaceOptions) -> S3Store:
+        config: dict[str, Any] = {
+            "region": self._region,
+            "access_key_id": self._access_key,
+            "secret_access_key": self._secret_key,
+            "virtual_hosted_style_request": not options.path_style,
+        }
+        if self._endpoint:
+            config["endpoint"] = self._endpoint
+        if self._session_token:
+            config["session_token"] = self._session_token
+        if options.checksums:
+            config["checksum_algorithm"] = "SHA256"
+        return S3Store(self._bucket, prefix=prefix or None, config=config, **client_options(options, self._endpoint))  # type: ignore[arg-type]
+
+    @functools.cached_property
+    def _client(self) -> Any:
+        from botocore.config import Config
+        from botocore.session import Session
+
+        limits = self._options.limits
+        return Session().create_client(
+            "s3",
+            region_name=self._region,
+            endpoint_url=self._endpoint or None,
+            aws_access_key_id=self._access_key,
+            aws_secret_access_key=self._secret_key,
+            aws_session_token=self._session_token or None,
+            config=Config(
+                signature_version="s3v4",
+                connect_timeout=limits.connect,
+                read_timeout=limits.read,
+                retries={"total_max_attempts": 1},
+                max_pool_connections=self._options.connections,
+                request_checksum_calculation="when_required",
+                response_checksum_validation="when_required",
+                s3={"addressing_style": "path" if self._options.path_style else "virtual"},
+            ),
+        )
+
+    @functools.cached_property
+    def _bucket_lock(self) -> BucketLock:
+        return self.bucket_lock()
+
+    @property
+    def _has_locks(self) -> bool:
+        return self._bucket_lock.enabled
+
+    def _default_lock_holds(self, until: datetime) -> bool:
+        days = self._bucket_lock.default_days
+        return days is not None and datetime.now(UTC) + timedelta(days=days) >= until
+
+    def _key(self, name: str) -> dict[str, str]:
+        return {"Bucket": self._bucket, "Key": self._key_prefix + checked_name(name)}
+
+    def _versions(self, name: str) -> Iterator[str]:
+        """Yield the ids of an object's versions and deletion markers, the newest first."""
+        key = self._key(name)["Key"]
+        after: dict[str, str] = {}
+        while True:
+            page = self._locking(name, functools.partial(self._version_page, key, after))
+            entries = [*page.get("DeleteMarkers", []), *page.get("Versions", [])]
+            entries.sort(key=lambda entry: (entry["IsLatest"], entry["LastModified"]), reverse=True)
+            yield from (entry["VersionId"] for entry in entries if entry["Key"] == key)
+            if not page.get("IsTruncated") or page.get("NextKeyMarker", "") > key:
+                return
+            after = {"KeyMarker": page["NextKeyMarker"], "VersionIdMarker": page.get("NextVersionIdMarker", "")}
+
+    def _version_page(self, key: str, after: dict[str, str]) -> Any:
+        return self._client.list_object_versions(Bucket=self._bucket, Prefix=key, **after)
+
+    def _delete_version(self, name: str, version: str) -> None:
+        self._client.delete_object(**self._key(name), VersionId=version)
+
+    def _locked_until(self, name: str, version: str) -> str | None:
+        """Return until when a version is locked, for people; None when it is not."""
+        until = self._retention(name, VersionId=version).until
+        if until is not None and until > datetime.now(UTC):
+            return until.isoformat()
+        try:
+            hold = self._locking(name, lambda: self._client.get_object_legal_hold(**self._key(name), VersionId=version))
+        except (_NoLockError, PlaceRefusedError, ObjectNotFoundError):
+            return None
+        return "its legal hold is taken away" if hold.get("LegalHold", {}).get("Status") == "ON" else None
+
+    def _retention(self, name: str, **version: str) -> LockState:
+        try:
+            answer = self._locking(name, lambda: self._client.get_object_retention(**self._key(name), **version))
+        except _NoLockError:
+            return LockState(supported=True, until=None, mode=None)
+        retention = answer.get("Retention", {})
+        until = retention.get("RetainUntilDate")
+        return LockState(True, until.astimezone(UTC) if until else None, retention.get("Mode") if until else None)
+
+    def _locking(self, name: str, call: Callable[[], T]) -> T:
+        return self._repeater.run(lambda _: self._once_locking(name, call))
+
+    def _once_locking(self, name: str, call: Callable[[], T]) -> T:
+        """Call and translate what botocore raises."""
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        where = f"{self._label}/{name}" if name else self._label
+        try:
+            return call()
+        except ClientError as error:
+            answer: Any = error.response
+            code = answer.get("Error", {}).get("Code", "")
+            status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+            if code in _NO_LOCK_CODES:
+                raise _NoLockError from None
+            if code == "PreconditionFailed" or status == 412:
+                raise _NameTakenError from None
+            raise error_of_answer(status, code, where) from None
+        except BotoCoreError:
+            raise unreachable(None, where) from None
+
+
+class _NoLockError(Exception):
+    """The bucket has no Object Lock, or the object no retention."""
+
+
+class _NameTakenError(Exception):
+    """An object of that name exists."""
+
+
+def client_options(options: PlaceOptions, endpoint: str) -> dict[str, Any]:
+    """Return obstore's limits of time; repetition is ours, so that every place repeats alike."""
+    limits = options.limits
+    return {
+        "client_options": {
+            "allow_http": endpoint.startswith("http://"),
+            "connect_timeout": timedelta(seconds=limits.connect),
+            "read_timeout": timedelta(seconds=limits.read),
+            "timeout": timedelta(seconds=limits.total),
+        },
+        "retry_config": {"max_retries": 0, "retry_timeout": timedelta(seconds=1)},
+    }
+
+
+def _whole_second(moment: datetime) -> datetime:
+    """Return the next whole second: services drop fractions, which would shorten the lock."""
+    return (moment + timedelta(seconds=1)).astimezone(UTC).replace(microsecond=0)

