@@ -2,13 +2,13 @@
 
 The tarball is POSIX.1-2001 (PAX) inside gzip, compressed by ISA-L, so any `tar` reads it. The listing is JSON lines
 inside gzip, one line per member *in the tarball's order*, so that both can be read side by side in constant memory,
-with 100,000s of files. Reading is `tarball_reader`'s and unpacking `unpack`'s work; which folders are captured, and
-what a changed file means, is decided in `artefacts`.
+with 100,000s of files. Reading is `archives.tarball_reader`'s and unpacking `unpack`'s work; which folders are
+captured, and what a changed file means, is decided in `artefacts`.
 
 A line of the listing: `{"path", "kind", "size", "mtime_ns", "mode", "uid", "gid", "sha256", "state"}`, and where they
-are needed `"attributes"` (keyword of the PAX record → value in Base64, see `file_attributes`) and `"sparse": true` (the
-file had holes). `path` uses forward slashes; bytes that are not UTF-8 stand in it as Python's surrogate escapes
-(`\\udc80` … `\\udcff`).
+are needed `"attributes"` (keyword of the PAX record → value in Base64, see `archives.file_attributes`) and `"sparse":
+true` (the file had holes). `path` uses forward slashes; bytes that are not UTF-8 stand in it as Python's surrogate
+escapes (`\\udc80` … `\\udcff`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Restore of a SQLite file from its copy: unpacked beside, checked and compared, then swapped in.
 
 What was there is kept with its `-wal` and `-shm`, so that no log of the old file meets the new one. Undo is
-`file_swap.undo`.
+`system.file_swap.undo`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Restore of a folder tree from its tarball: unpacked beside, compared, then swapped in. Undo is `file_swap.undo`.
+"""Restore of a folder tree from its tarball: unpacked beside, compared, then swapped in. Undo is
+`system.file_swap.undo`.
 
 When buckets were captured and the root is there, only these buckets are swapped (all or none); what else stands in the
 root is not touched. Otherwise the whole root is swapped.

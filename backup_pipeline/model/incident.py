@@ -1,6 +1,6 @@
 """An incident: opened once, reported once, closed once when it is over.
 
-How incidents are found stands in `rules/incidents.py`; how people are notified, in `operations/alerts.py`.
+How incidents are found stands in `rules/incidents.py`; how people are notified, in `operations/alerts/send.py`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Alert sensors: failed runs, failed checks in green runs, and incidents of the stores.
 
-Dagster's own alerts are part of its paid service. What is told, and once only, is decided in `operations/alerts.py`;
-runs started from the shell tell by themselves, and the same incident is not told again from here.
+Dagster's own alerts are part of its paid service. What is told, and once only, is decided in
+`operations/alerts/send.py`; runs started from the shell tell by themselves, and the same incident is not told again
+from here.
 """
 
 from __future__ import annotations

@@ -132,7 +132,7 @@ def weakness(secret: str) -> str:
 def need_faults(needs: Iterable[Need], environment: Mapping[str, str]) -> list[EnvironmentFault]:
     """Return a fault for every need that no variable fulfils: missing, empty, a placeholder, or not a URL.
 
-    Connection strings are only inspected as text here; `env_check` parses them.
+    Connection strings are only inspected as text here; `environment.check` parses them.
     """
     found: dict[tuple[str, str], EnvironmentFault] = {}
     for need in needs:

@@ -118,7 +118,7 @@ def choose(offers: Sequence[Offer], needs: Needs, without: Collection[str]) -> O
     Among those that have everything, one whose files have the recorded versions of the extensions goes first.
 
     Args:
-        offers: installed ones first, lowest major first (see `tools.postgres.installations`).
+        offers: installed ones first, lowest major first (see `postgres.server.installations`).
         needs: the database's.
         without: extensions that a copy does without.
     """
@@ -277,7 +277,7 @@ def cause_of_refusal(reported: str, server: str, needs: Needs, *, restricted: bo
     """Return what a restore's error says of the scratch server; None when it is the dump's own fault.
 
     Args:
-        told: the error, with its SQLSTATE in the words of `restore_session`.
+        told: the error, with its SQLSTATE in the words of `load.session`.
         server: the server's name, for the message.
         needs: the database's.
         restricted: whether the copy was loaded by a role without superuser rights.
@@ -301,7 +301,7 @@ def cause_in_versions(
     """Return what a refusal may say of the scratch server's versions of extensions; None when it says nothing of them.
 
     Args:
-        told: the error, with its SQLSTATE in the words of `restore_session`.
+        told: the error, with its SQLSTATE in the words of `load.session`.
         server: the server's name, for the message.
         needs: the database's, with the versions that were recorded where the dump was made.
         available: the versions that the server has of each extension.

@@ -139,7 +139,7 @@ def opened(path: Path, *, immutable: bool = False, lenient: bool = False) -> Ite
     Args:
         path: the file.
         immutable: promise that nobody writes it (a private copy): no lock, no -wal, no -shm. What only its application
-            has is stood in for (see `sqlite_application`).
+            has is stood in for (see `sqlite.application`).
         lenient: let text that is not UTF-8 through, as surrogate escapes.
     """
     unchanging = immutable or _lies_on_read_only_disk(path)

@@ -1,7 +1,7 @@
 """One 64-bit number for the key of each row of an Arrow table: equal exported keys have equal numbers. Pure.
 
 A key of one column of at most 64 bits gives a number of its own to each value; any other key is hashed with a seed that
-is drawn anew, so that no data can be made to collide. Whether equal numbers are equal keys is `table_keys`' matter.
+is drawn anew, so that no data can be made to collide. Whether equal numbers are equal keys is `tables.keys`' matter.
 """
 
 from __future__ import annotations

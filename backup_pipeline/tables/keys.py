@@ -1,10 +1,10 @@
 """Whether the keys of an exported table are unique: every key, any number of rows, in bounded memory.
 
-While the pieces of the file pass, one 64-bit number per row is kept (`key_numbers`). A table with more keys than fit is
-inspected in several passes, each over the keys of a share of all numbers; the later ones read only the keys' columns.
-Numbers that come twice are candidates: their rows are read once more and compared exactly, so that two keys with one
-number are never a finding. What equal means here is what the exported values say; keys whose types or collations call
-more than that equal are counted by the server (`tools.postgres.duplicates`).
+While the pieces of the file pass, one 64-bit number per row is kept (`tables.key_numbers`). A table with more keys than
+fit is inspected in several passes, each over the keys of a share of all numbers; the later ones read only the keys'
+columns. Numbers that come twice are candidates: their rows are read once more and compared exactly, so that two keys
+with one number are never a finding. What equal means here is what the exported values say; keys whose types or
+collations call more than that equal are counted by the server (`postgres.export.duplicates`).
 """
 
 from __future__ import annotations

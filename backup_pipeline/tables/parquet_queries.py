@@ -1,7 +1,7 @@
 """SQL of ours over Parquet files with DuckDB (optional extra `query`), in memory, reading nothing but the named folder.
 
 Which files belong to which table is reported by the caller. No set and no manifest is known here. What a person asks is
-`query_process`'s work: DuckDB's allowed folders permit writing too.
+`tables.query_process`'s work: DuckDB's allowed folders permit writing too.
 """
 
 # ruff: noqa: S608 - every name goes through quoted(), every path is a literal of ours

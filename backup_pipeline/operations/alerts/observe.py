@@ -149,7 +149,7 @@ def _not_there(
     state: IncidentState,
     now: datetime,
 ) -> Iterator[Observation]:
-    """Yield what lasts until somebody acts though no set says it (`standing_signs`), and the end of what is over."""
+    """Yield what lasts until somebody acts though no set says it (`status.signs`), and the end of what is over."""
     manifest = None
     with contextlib.suppress(SetNotFoundError):
         manifest = store.read(newest.set_id).manifest if newest else None

@@ -1,7 +1,7 @@
 """One run of a plan: lock, open the set, capture each source, seal. Called step by step by the orchestration.
 
 Dagster decides the order of the steps; what a step does stands here. How a kind of source is captured stands in
-`artefacts`; the seal's rules stand in `operations/seal.py`.
+`artefacts`; the seal's rules stand in `operations/backup/seal.py`.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """Restore of files: folders, repositories, SQLite files. Plan and apply; the work and its
-undo are `restore.folder`, `restore.repository`, `restore.sqlite` and `restore.file_swap`.
+undo are `artefacts.tree_restore`, `sources.repository.restore`, `artefacts.sqlite_restore` and `system.file_swap`.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ select format('user mapping %I on %I', m.usename, m.srvname),
        (select string_agg(split_part(x, '=', 1), ',' order by x collate "C") from unnest(m.umoptions) x)
   from pg_user_mappings m"""
 
-# What the dump says of an object beyond what `catalog_queries` asks. Only columns that versions 13 to 18 have, or that
+# What the dump says of an object beyond what `catalog.queries` asks. Only columns that versions 13 to 18 have, or that
 # are asked for by way of JSON, where a column that is not there is null.
 _COLUMN_OPTIONS = f"""
 select format('%I.%I.%I', n.nspname, c.relname, a.attname),
@@ -213,7 +213,7 @@ select 'large objects', sum(hashtextextended(concat_ws(' ', l.oid, pg_get_userby
   from pg_largeobject_metadata l having count(*) > 0""",
 )
 
-# The classes whose comments `catalog_queries` does not ask for. Extensions bring their own.
+# The classes whose comments `catalog.queries` does not ask for. Extensions bring their own.
 _COMMENTED = (
     "pg_event_trigger", "pg_foreign_data_wrapper", "pg_foreign_server", "pg_publication", "pg_collation",
     "pg_conversion", "pg_operator", "pg_opclass", "pg_opfamily", "pg_ts_dict", "pg_ts_config", "pg_ts_parser",

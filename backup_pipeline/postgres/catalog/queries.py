@@ -439,7 +439,7 @@ select 'superuser used by ' || case p.prokind when 'p' then 'procedure ' else 'f
   from pg_proc p join pg_namespace n on n.oid = p.pronamespace join pg_language l on l.oid = p.prolang
  where not l.lanpltrusted and l.lanname <> 'sql' and p.prokind <> 'a' and {_USER} and {_own("pg_proc", "p.oid")}
    and not (l.lanname = 'internal' and p.prosrc ~ '^(multi)?range_constructor[0-9]$')
-   -- A drill makes this one all the same (see `dump_statements`).
+   -- A drill makes this one all the same (see `load.dump_statements`).
    and not (l.lanname = 'c' and p.probin = '$libdir/unaccent' and p.prosrc = 'unaccent_dict' and p.proisstrict
             and oidvectortypes(p.proargtypes) = 'regdictionary, text')
 union

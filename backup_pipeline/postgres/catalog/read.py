@@ -1,6 +1,6 @@
 """Reading a database's catalog into `model.catalog`, for the record of a dump and for comparing a restored database.
 
-The comparison itself is `rules.catalog_difference`. The SQL is in `catalog_queries`.
+The comparison itself is `rules.catalog_difference`. The SQL is in `catalog.queries`.
 """
 
 from __future__ import annotations

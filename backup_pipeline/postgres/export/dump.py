@@ -1,4 +1,5 @@
-"""Running pg_dump inside a snapshot and reading its output as a stream; what the output means is in `dump_content`."""
+"""Running pg_dump inside a snapshot and reading its output as a stream; what the output means is in
+`export.dump_content`."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What of a dump must not, or cannot, come to life in a scratch copy: extensions that act on their own, or are absent.
 
-Pure: it decides which parts of a dump are skipped; quieting what was restored is `tools.postgres.restore_check`'s.
+Pure: it decides which parts of a dump are skipped; quieting what was restored is `postgres.load.check`'s.
 """
 
 from __future__ import annotations

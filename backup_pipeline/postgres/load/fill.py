@@ -1,6 +1,6 @@
 """Statements and rows of a dump into an existing database, inside a transaction that is not committed here.
 
-Which parts are taken is the caller's decision. For a new database `restore_load` is the faster way.
+Which parts are taken is the caller's decision. For a new database `load.load` is the faster way.
 """
 
 from __future__ import annotations

@@ -80,7 +80,7 @@ Skip = Callable[["Statement | CopyBlock"], bool]
 
 
 class Assistant(Protocol):
-    """Another session that runs parts of the dump which the loading role may not; see `loading_role.Steward`."""
+    """Another session that runs parts of the dump which the loading role may not; see `load.loading_role.Steward`."""
 
     def takes(self, part: Statement | CopyBlock, /) -> bool:
         """Return whether it runs this part; RefusedError where nobody may."""
@@ -388,14 +388,14 @@ def load_plain_dump(
     """Load a plain dump into the target's new, empty database.
 
     Args:
-        reader: the dump as plain SQL (see `restore_stream.plain_sql`).
+        reader: the dump as plain SQL (see `load.stream.plain_sql`).
         target: a database that nobody else uses.
         jobs: connections; the processor's cores (at most 8) by default.
         skip: returns which parts are skipped, such as an extension that this server has not got.
         tolerate: asked about every statement of its own that the server refuses; everything else must succeed.
         analyze: gather the planner's statistics of every table at the end.
         assistant: runs what the target's role may not, and refuses what no role may.
-        again: opens the dump once more, for tables that are refused before others are in (see `restore_refused`).
+        again: opens the dump once more, for tables that are refused before others are in (see `load.refused`).
         search_path: that the database's functions were written for; "" for the server's default.
         progress: receives the bytes of table data loaded so far.
 

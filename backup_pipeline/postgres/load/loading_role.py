@@ -2,7 +2,7 @@
 
 A dump is somebody else's program: what it brings along is executed by CHECKs, defaults, indexes and triggers while it
 is loaded and compared. So nothing of that is done as a superuser. The superuser's own session runs only what
-`dump_statements` recognises: extensions of a known list, owners, and a few objects that only a superuser may make.
+`load.dump_statements` recognises: extensions of a known list, owners, and a few objects that only a superuser may make.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What a restore runs in one session: a statement of the dump as it stands, and the rows of one table.
 
-Which statement is run where is `restore_load`'s and `fill`'s decision.
+Which statement is run where is `load.load`'s and `fill`'s decision.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The order archive's part in a drill: its table rebuilt from the folders, and held against what the set holds of it.
 
 The restore is the one that a person would run without the database. What a difference means stands in
-`rules.orders_agreement`; the set's own copy of the database is drilled elsewhere.
+`sources.orders.format.agreement`; the set's own copy of the database is drilled elsewhere.
 """
 
 from __future__ import annotations

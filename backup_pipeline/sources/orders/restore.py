@@ -1,7 +1,7 @@
 """Restore of `auftraege` from an order archive, without the old database: read, choose, build beside, compare, swap.
 
 Nothing that is there is destroyed: the old database stays for `undo`. The database is a SQLite file here; a
-PostgreSQL table is reached through the same steps in `tools.postgres.orders`.
+PostgreSQL table is reached through the same steps in `sources.orders.database.postgres`.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 The order: look whether what is required is there; lock and export the snapshot; read the catalog; write roles; then
 dump and tables at once on a bounded number of connections, each artefact's record yielded as it is complete.
-What each artefact is made of stands in `postgres_dump`, `postgres_roles` and `table_export`.
+What each artefact is made of stands in `postgres.dump`, `postgres.roles` and `postgres.table_export`.
 """
 
 from __future__ import annotations

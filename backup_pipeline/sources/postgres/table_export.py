@@ -1,7 +1,7 @@
 """One table of a PostgreSQL database as Parquet with exact types, and as JSON lines or CSV where asked for.
 
 Export, comparison of what was written with the snapshot, and inspection of a sealed export. Which tables there are and
-how many at once is `postgres_database`'s matter; the checks on schema are in `table_validation`.
+how many at once is `postgres.capture`'s matter; the checks on schema are in `table_validation`.
 """
 
 from __future__ import annotations

@@ -4,13 +4,13 @@ Writes `<source>_repo_YYYY-MM-DD_HHMM_<commit>.zip` (the set's time in the site'
 commit; `file_name` is the pattern),
 `<source>_repo.bundle`, and where asked for `<source>_extras.tar.gz` with its listing (`env/.env`, `volumes/<name>/…`).
 
-The bundle holds every reference by its full name, all stashes, and what linked worktrees hold apart (`tools.git_refs`).
-Where HEAD names a branch that does not exist there is no ZIP, and a warning.
+The bundle holds every reference by its full name, all stashes, and what linked worktrees hold apart
+(`sources.repository.git_refs`). Where HEAD names a branch that does not exist there is no ZIP, and a warning.
 
 Not captured: untracked files, uncommitted changes (counted, and a warning), ignored files (counted), content of
 submodules and of Git LFS (both warned of), the repository's own configuration and hooks, logs of references other than
 the stashes'. A tracked `.env` is part of HEAD and of the history, so it stays in both, with a warning that secrets are
-committed. How git is called safely is `tools.git`'s business.
+committed. How git is called safely is `sources.repository.git`'s business.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Restore of a git repository: from its bundle (all history) or its ZIP (the files of HEAD), then swapped in.
 
 With `.env` where it was captured; volumes only where a place is named for each. Hooks and the configuration of the old
-repository are not in a backup; remotes are set without credentials. Undo is `file_swap.undo`, for each volume its own.
+repository are not in a backup; remotes are set without credentials. Undo is `system.file_swap.undo`, for each volume
+its own.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 JSON lines: one object per row; a blob is `{"$blob": "<base64>"}`, text that is not UTF-8 `{"$text": "<base64>"}`,
 infinity `{"$real": "inf"}`. CSV: a header, every text quoted, NULL nothing at all, a blob `X'<hex>'` unquoted.
-How values stand in Parquet, and the fingerprint: `sqlite_columns`. The tables are read from the set's own copy, never
+How values stand in Parquet, and the fingerprint: `sqlite.columns`. The tables are read from the set's own copy, never
 from the live file.
 """
 

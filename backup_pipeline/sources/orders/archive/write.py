@@ -1,6 +1,6 @@
 """One order brought into its folder: its new files complete beside their names, unless the folder holds them already.
 
-Giving them their names is the batch's (`orders_batch`). Which orders are inspected is decided elsewhere.
+Giving them their names is the batch's (`archive.batch`). Which orders are inspected is decided elsewhere.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ def _as_kept(name: str, kind: str) -> sql.Composable:
 
 
 class PostgresOrders:
-    """See `tools.orders_database.OrdersSnapshot`. Made by `postgres_orders`."""
+    """See `sources.orders.database.database.OrdersSnapshot`. Made by `postgres_orders`."""
 
     kind = "postgres"
     state = ""

@@ -1,7 +1,7 @@
 """Where an order's folder is, from its row: which folders `file_path` can mean, and which of them is meant by default.
 
 `file_path` says it relative to the archive, to a folder above it (where the application was started), to the database's
-folder, or absolutely. What the disk holds decides between them (`artefacts.orders_places`); nothing is read here.
+folder, or absolutely. What the disk holds decides between them (`sources.orders.archive.places`); nothing is read here.
 """
 
 from __future__ import annotations
