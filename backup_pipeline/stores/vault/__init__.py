@@ -1,0 +1,1 @@
+"""Vaults: encrypted, deduplicated, signed copies of sealed sets off the machine (docs/formats-vault.md)."""

@@ -1,0 +1,121 @@
+"""What stands in a vault: its copies with their headers, its chunks, what is marked for removal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from backup_pipeline.errors import BackupSystemError
+from backup_pipeline.stores.objects.contract import ObjectPlace
+from backup_pipeline.stores.objects.errors import ObjectNotFoundError
+from backup_pipeline.stores.vault.copy_object import CopyHeader, StoredCopy
+from backup_pipeline.stores.vault.description import Description
+from backup_pipeline.stores.vault.names import CHUNKS, COPIES, MARKS, is_chunk_name, is_copy_name
+
+GRACE = timedelta(hours=72)
+"""How long a marked copy and its chunks, and chunks that no copy names, stay at least."""
+FRESH = timedelta(hours=24)
+"""How young a chunk that no copy names must be for a writer to rely on it, and how soon it must commit after it looked.
+
+Twice this is less than GRACE, and the rest of it covers lists that are stale and clocks that are wrong.
+"""
+
+Clock = Callable[[], datetime]
+
+
+def utc_now() -> datetime:
+    """Return this machine's time."""
+    return datetime.now(UTC)
+
+
+def vault_time(place: ObjectPlace, clock: Clock) -> datetime:
+    """Return the place's time, which the times of its objects are of; this machine's where it does not tell."""
+    return place.server_time() or clock()
+
+
+@dataclass(frozen=True, slots=True)
+class StoredChunk:
+    """A chunk as the place lists it: size in bytes, when it was written."""
+
+    size: int
+    modified: datetime | None
+
+
+@dataclass(frozen=True)
+class DamagedCopy:
+    """A copy whose header cannot be trusted, and why."""
+
+    name: str
+    error: BackupSystemError
+
+
+class Catalog:
+    """Reads what stands in a vault. Headers are kept: copies never change but by `reencrypt`, which changes their size.
+
+    Args:
+        place: the vault's place.
+        description: the vault's.
+        trusted: public keys whose copies count.
+    """
+
+    def __init__(self, place: ObjectPlace, description: Description, trusted: Collection[str] = ()) -> None:
+        self.place = place
+        self.description = description
+        self.trusted = trusted
+        self._known: dict[str, tuple[object, StoredCopy]] = {}
+
+    def chunks(self) -> dict[str, StoredChunk]:
+        """Return every chunk by name."""
+        found = {}
+        for info in self.place.list(CHUNKS):
+            name = info.name.rpartition("/")[2]
+            if is_chunk_name(name):
+                found[name] = StoredChunk(info.size, info.modified)
+        return found
+
+    def copy_names(self) -> list[str]:
+        """Return the names of all copies, oldest first."""
+        return sorted(self._listed())
+
+    def _listed(self) -> dict[str, object]:
+        listed = ((info.name.removeprefix(COPIES), info) for info in self.place.list(COPIES))
+        return {name: (info.size, info.modified) for name, info in listed if is_copy_name(name)}
+
+    def marks(self) -> dict[str, datetime | None]:
+        """Return when each copy was marked for removal."""
+        listed = ((info.name.removeprefix(MARKS), info.modified) for info in self.place.list(MARKS))
+        return {name: modified for name, modified in listed if is_copy_name(name)}
+
+    def copies(self) -> tuple[list[StoredCopy], list[DamagedCopy]]:
+        """Return the copies whose headers are right, and the others, oldest first."""
+        good, bad = [], []
+        listed = self._listed()
+        for name in sorted(listed):
+            known = self._known.get(name)
+            if known is not None and known[0] == listed[name]:
+                good.append(known[1])
+                continue
+            try:
+                copy = self.copy(name)
+            except ObjectNotFoundError:
+                continue
+            except BackupSystemError as error:
+                if not error.permanent:
+                    raise
+                bad.append(DamagedCopy(name, error))
+                continue
+            self._known[name] = (listed[name], copy)
+            good.append(copy)
+        return good, bad
+
+    def copy(self, name: str) -> StoredCopy:
+        """Return one copy; as StoredCopy raises."""
+        return StoredCopy(self.place, self.description, name, self.trusted)
+
+    def usable_headers(self) -> Iterator[CopyHeader]:
+        """Yield the headers of copies that are not marked: a writer relies on their chunks."""
+        marks = self.marks()
+        for copy in self.copies()[0]:
+            if copy.name not in marks:
+                yield copy.header

@@ -1,0 +1,142 @@
+"""Checking a vault: without an identity what is stored, with one what it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from backup_pipeline.errors import BackupSystemError, ValidationError
+from backup_pipeline.model.progress import Progress, ProgressSink, no_progress
+from backup_pipeline.model.proof import Finding
+from backup_pipeline.stores.objects.contract import ObjectPlace
+from backup_pipeline.stores.vault.catalog import Catalog, StoredChunk
+from backup_pipeline.stores.vault.copy_object import ChunkRef, StoredCopy
+from backup_pipeline.stores.vault.encryption import Opener
+from backup_pipeline.stores.vault.names import COPIES, chunk_object
+from backup_pipeline.stores.vault.reading import CopyReader, read_stored_chunk
+
+_WORKERS = 4
+_BATCH = 64
+
+
+@dataclass
+class CheckResult:
+    """What was found: copies and chunks that were checked, stored bytes that were read, what is wrong by copy."""
+
+    copies: int = 0
+    chunks: int = 0
+    read_bytes: int = 0
+    decrypted: list[str] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    bad_copies: set[str] = field(default_factory=set)
+    unused_chunks: int = 0
+    unused_bytes: int = 0
+
+    def add(self, copy: str, subject: str, problem: str, remedy: str = "") -> None:
+        """Note what is wrong with a copy."""
+        self.bad_copies.add(copy)
+        self.findings.append(Finding(subject=subject, problem=problem, remedy=remedy))
+
+
+def check_stored(
+    catalog: Catalog, *, names: Collection[str] = (), sizes_only: bool = False, progress: ProgressSink = no_progress
+) -> CheckResult:
+    """Check that every copy is signed and whole, and every chunk there with its size and the hash of its stored bytes.
+
+    Args:
+        catalog: the vault.
+        names: only these copies; all when empty.
+        sizes_only: do not read the chunks.
+        progress: who watches.
+    """
+    result = CheckResult()
+    copies, damaged = catalog.copies()
+    chosen = [copy for copy in copies if not names or copy.name in names]
+    for bad in damaged:
+        if not names or bad.name in names:
+            result.add(bad.name, bad.error.where, bad.error.what, bad.error.remedy)
+    listed = catalog.chunks()
+    users: dict[ChunkRef, list[str]] = {}
+    for copy in chosen:
+        _check_account(copy, result)
+        for chunk in dict.fromkeys(copy.header.chunks):
+            users.setdefault(chunk, []).append(copy.name)
+    result.copies, result.chunks = len(chosen), len(users)
+    present = [chunk for chunk in users if _is_listed(catalog.place, chunk, listed, users[chunk], result)]
+    if not names:
+        used = {chunk.name for chunk in users}
+        unused = [stored.size for name, stored in listed.items() if name not in used]
+        result.unused_chunks, result.unused_bytes = len(unused), sum(unused)
+    if not sizes_only:
+        _read_all(catalog.place, present, users, result, progress)
+    return result
+
+
+def _check_account(copy: StoredCopy, result: CheckResult) -> None:
+    try:
+        copy.sealed_content()
+    except BackupSystemError as error:
+        if not error.permanent:
+            raise
+        result.add(copy.name, error.where, error.what, error.remedy)
+
+
+def _is_listed(
+    place: ObjectPlace, chunk: ChunkRef, listed: dict[str, StoredChunk], users: list[str], result: CheckResult
+) -> bool:
+    found = listed.get(chunk.name)
+    if found is not None and found.size == chunk.size:
+        return True
+    problem = "A chunk is missing." if found is None else f"A chunk has {found.size:,} bytes instead of {chunk.size:,}."
+    for copy in users:
+        result.add(copy, f"{place.label}/{chunk_object(chunk.name)}", f"{problem} It is needed by {COPIES}{copy}.")
+    return False
+
+
+def _read_all(
+    place: ObjectPlace, chunks: list[ChunkRef], users: dict[ChunkRef, list[str]], result: CheckResult,
+    progress: ProgressSink,
+) -> None:  # fmt: skip
+    total = sum(chunk.size for chunk in chunks)
+
+    def problem_of(chunk: ChunkRef) -> BackupSystemError | None:
+        try:
+            read_stored_chunk(place, chunk)
+        except ValidationError as error:
+            return error
+        return None
+
+    with ThreadPoolExecutor(_WORKERS, "vault-check") as pool:
+        for batch in _batches(chunks):
+            for chunk, error in zip(batch, pool.map(problem_of, batch), strict=True):
+                result.read_bytes += chunk.size
+                for copy in users[chunk] if error else ():
+                    result.add(copy, error.where if error else "", error.what if error else "")
+            progress(Progress("check", result.read_bytes, total))
+    progress(Progress("check", total, total, finished=True))
+
+
+def _batches(chunks: list[ChunkRef]) -> Iterator[list[ChunkRef]]:
+    for start in range(0, len(chunks), _BATCH):
+        yield chunks[start : start + _BATCH]
+
+
+def check_content(
+    catalog: Catalog, copies: list[StoredCopy], opener: Opener, id_key: bytes, result: CheckResult,
+    progress: ProgressSink = no_progress,
+) -> None:  # fmt: skip
+    """Decrypt copies whole and compare every file with what the manifest and the account say.
+
+    Raises:
+        RefusedError: the identity opens nothing here.
+    """
+    for copy in copies:
+        try:
+            content = copy.content(opener, id_key)
+            CopyReader(catalog.place, copy, content, opener, id_key).verify(progress)
+            result.decrypted.append(f"{content.plan}/{content.set_id}")
+        except BackupSystemError as error:
+            if not error.permanent or "identity" in error.what:
+                raise
+            result.add(copy.name, error.where, error.what, error.remedy)

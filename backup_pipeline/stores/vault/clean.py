@@ -1,0 +1,157 @@
+"""Removing copies: marked first, removed after a grace time, their chunks with them unless another copy names them.
+
+Why no copy ever lacks a chunk, whatever runs beside this: docs/decisions/ on cleaning a vault.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import secrets
+import socket
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from backup_pipeline.errors import LockError, RefusedError
+from backup_pipeline.model.progress import Progress, ProgressSink, no_progress
+from backup_pipeline.stores.objects.contract import ObjectPlace
+from backup_pipeline.stores.objects.errors import ObjectLockedError, ObjectNotFoundError
+from backup_pipeline.stores.vault.catalog import GRACE, Catalog, Clock, StoredChunk, utc_now, vault_time
+from backup_pipeline.stores.vault.names import COPIES, LEASES, MARKS, chunk_object
+from backup_pipeline.system import limits
+
+_LEASE_LENGTH = timedelta(hours=6)
+
+
+@dataclass
+class CleanResult:
+    """What cleaning did: names of copies that are marked and wait, that were removed, and what became of chunks."""
+
+    waiting: list[str] = field(default_factory=list)
+    removed_copies: list[str] = field(default_factory=list)
+    removed_chunks: int = 0
+    removed_bytes: int = 0
+    locked: list[str] = field(default_factory=list)
+
+
+def mark(catalog: Catalog, names: Iterable[str], reason: str = "") -> None:
+    """Mark copies for removal. They stay readable, and their chunks stay, for the grace time; no writer relies on them.
+
+    Raises:
+        RefusedError: there is no such copy.
+    """
+    there = set(catalog.copy_names())
+    for name in names:
+        if name not in there:
+            raise RefusedError(
+                "There is no such copy.", where=f"{catalog.place.label}/{COPIES}{name}",
+                remedy="backup-pipeline vault list shows the copies.",
+            )  # fmt: skip
+        note = json.dumps({"reason": reason, "nonce": secrets.token_hex(8)}).encode()
+        catalog.place.create(MARKS + name, note)
+
+
+def clean(catalog: Catalog, clock: Clock = utc_now, progress: ProgressSink = no_progress) -> CleanResult:
+    """Remove copies that were marked long enough ago, and chunks that no copy names and that are old enough.
+
+    Raises:
+        LockError: another cleaner works here.
+        RefusedError: a copy cannot be read: what it needs is not known, so nothing is removed.
+    """
+    with _lease(catalog.place, clock):
+        return _clean(catalog, clock, progress)
+
+
+def _clean(catalog: Catalog, clock: Clock, progress: ProgressSink) -> CleanResult:
+    now = vault_time(catalog.place, clock)
+    # Chunks before copies: a copy that appears in between is seen, and one that appears later relies on nothing that
+    # was old and that no copy named when the chunks were listed.
+    chunks = catalog.chunks()
+    marks = catalog.marks()
+    copies, damaged = catalog.copies()
+    doomed = {name for name, since in marks.items() if since is not None and now - since >= GRACE}
+    unreadable = [copy for copy in damaged if copy.name not in doomed]
+    if unreadable:
+        raise RefusedError(
+            f"{len(unreadable)} copies cannot be read, and what they need is not known: {unreadable[0].error.what}",
+            where=f"{catalog.place.label}/{COPIES}{unreadable[0].name}",
+            remedy="backup-pipeline vault check names them. Mark a copy for removal that is of no use any more.",
+        )
+    result = CleanResult(waiting=sorted(set(marks) - doomed))
+    needed = {chunk.name for copy in copies if copy.name not in doomed for chunk in copy.header.chunks}
+    there = {copy.name for copy in copies} | {copy.name for copy in damaged}
+    for name in sorted(doomed):
+        if name in there and not _removed(catalog.place, COPIES + name, result):
+            # Its lock outlives its mark: it stays whole until a later cleaning.
+            needed |= {chunk.name for copy in copies if copy.name == name for chunk in copy.header.chunks}
+            continue
+        if name in there:
+            result.removed_copies.append(name)
+        catalog.place.delete(MARKS + name)
+    _remove_chunks(catalog.place, _old(chunks, needed, now), result, progress)
+    return result
+
+
+def _old(chunks: dict[str, StoredChunk], needed: Collection[str], now: datetime) -> dict[str, int]:
+    return {
+        name: chunk.size
+        for name, chunk in chunks.items()
+        if name not in needed and chunk.modified is not None and now - chunk.modified >= GRACE
+    }
+
+
+def _remove_chunks(place: ObjectPlace, old: dict[str, int], result: CleanResult, progress: ProgressSink) -> None:
+    for number, (name, size) in enumerate(old.items(), 1):
+        if _removed(place, chunk_object(name), result):
+            result.removed_chunks += 1
+            result.removed_bytes += size
+        limits.progressed()
+        progress(Progress("clean", number, len(old), unit="chunks", finished=number == len(old)))
+
+
+def _removed(place: ObjectPlace, name: str, result: CleanResult) -> bool:
+    try:
+        place.delete(name)
+    except ObjectLockedError:
+        result.locked.append(name)
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _lease(place: ObjectPlace, clock: Clock) -> Iterator[None]:
+    """Be the only cleaner. Leases are numbered, and the highest number is never removed: only one can take the next.
+
+    Raises:
+        LockError: another holds it.
+    """
+    names = sorted(info.name for info in place.list(LEASES))
+    last = names[-1] if names else ""
+    now = vault_time(place, clock)
+    if last and (holder := _holder(place, last)) and now < datetime.fromisoformat(holder["until"]):
+        raise LockError(
+            f"Another cleaner works here ({holder['who']}).", where=place.label,
+            remedy=f"Wait for it; after {holder['until']} it counts as dead.",
+        )  # fmt: skip
+    number = int(last.rpartition("-")[2]) + 1 if last else 1
+    name = f"{LEASES}clean-{number:012d}"
+    note = {"who": f"{socket.gethostname()}", "until": (now + _LEASE_LENGTH).isoformat(), "nonce": secrets.token_hex(8)}
+    if not place.create(name, json.dumps(note).encode()):
+        raise LockError("Another cleaner began in this moment.", where=place.label, remedy="Wait for it.")
+    try:
+        for old in names:
+            with contextlib.suppress(ObjectLockedError):
+                place.delete(old)
+        yield
+    finally:
+        place.put(name, json.dumps(note | {"until": now.isoformat()}).encode())
+
+
+def _holder(place: ObjectPlace, name: str) -> dict[str, str] | None:
+    try:
+        document = json.loads(place.get(name))
+        datetime.fromisoformat(document["until"])
+        return {"who": str(document["who"]), "until": str(document["until"])}
+    except (ObjectNotFoundError, ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,120 @@
+"""Encryption to age's public keys (age-encryption.org/v1), and decryption with an identity."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import pyrage
+
+from backup_pipeline.errors import RefusedError, SettingsError, ValidationError
+
+Encryption = Literal["age", "none"]
+
+
+class Sealer:
+    """Encrypts to recipients; without them, only where `encryption` says none in so many words.
+
+    Raises:
+        RefusedError: there is no recipient and encryption is not none.
+        SettingsError: one of them is not a public key of age.
+    """
+
+    def __init__(self, recipients: Sequence[str], encryption: Encryption = "age", *, where: str = "") -> None:
+        if encryption == "age" and not recipients:
+            raise RefusedError(
+                "The vault has no recipients, and nothing leaves this machine unencrypted by accident.", where=where,
+                remedy="List age public keys in `recipients`, or write `encryption: none`.",
+            )  # fmt: skip
+        self._recipients = [_recipient(text, where) for text in recipients]
+        self.encryption = encryption
+
+    def seal(self, data: bytes) -> bytes:
+        """Return the encrypted bytes."""
+        return data if self.encryption == "none" else pyrage.encrypt(data, self._recipients)
+
+
+def _recipient(text: str, where: str) -> pyrage.x25519.Recipient:
+    try:
+        return pyrage.x25519.Recipient.from_str(text)
+    except pyrage.RecipientError as error:
+        raise SettingsError(
+            f"{text[:16]!r}… is not a public key of age.", where=where,
+            remedy="It begins with age1 and has 62 characters: `age-keygen -y FILE` prints it.",
+        ) from error  # fmt: skip
+
+
+def is_recipient(text: str) -> bool:
+    """Return whether `text` is a public key of age (X25519)."""
+    try:
+        pyrage.x25519.Recipient.from_str(text)
+    except pyrage.RecipientError:
+        return False
+    return True
+
+
+class Opener:
+    """Decrypts with the identities of a file as `age-keygen` writes it.
+
+    Args:
+        text: the file's text; lines that begin with # are comments. "" for a vault without encryption.
+        encryption: the vault's.
+        where: the file, for errors.
+
+    Raises:
+        SettingsError: there is no identity in it.
+    """
+
+    def __init__(self, text: str, encryption: Encryption = "age", *, where: str = "") -> None:
+        lines = [line.strip() for line in text.splitlines()]
+        self.encryption = encryption
+        self._where = where
+        try:
+            self._identities = [
+                pyrage.x25519.Identity.from_str(line) for line in lines if line and not line.startswith("#")
+            ]
+        except pyrage.IdentityError:
+            self._identities = []
+        if encryption == "age" and not self._identities:
+            raise SettingsError(
+                "This is no identity of age.", where=where,
+                remedy="Name the file with the line AGE-SECRET-KEY-1…, as `vault init --new-identity` or age-keygen "
+                "wrote it.",
+            )  # fmt: skip
+
+    @property
+    def recipients(self) -> tuple[str, ...]:
+        """Public keys that belong to the identities."""
+        return tuple(str(one.to_public()) for one in self._identities)
+
+    def open(self, data: bytes, *, name: str) -> bytes:
+        """Return the plain bytes of the object `name`.
+
+        Raises:
+            RefusedError: it is encrypted to other keys.
+            ValidationError: it was changed or cut short.
+        """
+        if self.encryption == "none":
+            return data
+        try:
+            plain: bytes = pyrage.decrypt(data, self._identities)
+            return plain
+        except pyrage.DecryptError as error:
+            if "no matching" in str(error).lower():
+                raise RefusedError(
+                    "This identity does not open the vault.", where=name,
+                    remedy=f"It belongs to {', '.join(self.recipients)}; use the identity of one of the vault's "
+                    "recipients, which vault.json lists.",
+                ) from error  # fmt: skip
+            raise ValidationError(
+                "The object was changed, cut short, or is not encrypted with age.", where=name,
+                remedy="Use another copy, then find out who writes to the vault.",
+            ) from error  # fmt: skip
+        except ValueError as error:
+            raise ValidationError("The object cannot be decrypted.", where=name, remedy="Use another copy.") from error
+
+
+def new_identity() -> tuple[str, str]:
+    """Return a new identity (secret) and its public key."""
+    made = pyrage.x25519.Identity.generate()
+    return str(made), str(made.to_public())

@@ -1,0 +1,100 @@
+"""What a machine that writes to vaults keeps: signing key, id keys, notes. Nothing that decrypts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from backup_pipeline.errors import StoreError
+from backup_pipeline.stores.vault.copy_object import ChunkRef
+from backup_pipeline.stores.vault.names import is_chunk_name
+from backup_pipeline.stores.vault.signing import Signer, new_private_key
+from backup_pipeline.system.files import append_line, make_folders, read_ordinary, translate_os_error, write_atomically
+
+_SIGNING = "signing.key"
+_PRIVATE_MODE = 0o700
+
+
+class MachineKeys:
+    """A private folder (0700, files 0600) of the site's state."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def signer(self, *, make: bool = False) -> Signer | None:
+        """Return the site's signer; None where there is none and none is to be made."""
+        key = self._read(_SIGNING)
+        if key is None and make:
+            key = new_private_key()
+            self._write(_SIGNING, key)
+        return Signer(key) if key is not None else None
+
+    def id_key(self, vault: str) -> bytes | None:
+        """Return the id key of a vault; None where this machine has not joined it."""
+        return self._read(f"{vault}.id-key")
+
+    def keep_id_key(self, vault: str, key: bytes) -> None:
+        """Keep a vault's id key."""
+        self._write(f"{vault}.id-key", key)
+
+    def _read(self, name: str) -> bytes | None:
+        place = self.folder / name
+        try:
+            key = bytes.fromhex(read_ordinary(place, at_most=1024).decode("ascii"))
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise translate_os_error(error, place) from error
+        except ValueError as error:
+            raise StoreError("The key is damaged.", where=str(place), remedy="Put it back from a backup.") from error
+        if len(key) != 32:
+            raise StoreError("The key is damaged.", where=str(place), remedy="Put it back from a backup.")
+        return key
+
+    def _write(self, name: str, key: bytes) -> None:
+        make_folders(self.folder, _PRIVATE_MODE)
+        write_atomically(self.folder / name, key.hex().encode() + b"\n")
+
+    def uploads(self, vault: str) -> UploadNotes:
+        """Return the notes of what this machine has uploaded to a vault and no copy names yet."""
+        return UploadNotes(self.folder / f"{vault}.uploads")
+
+
+class UploadNotes:
+    """Which chunks were uploaded by a copy that is not complete yet: a later try does not send them again.
+
+    Only this machine's own notes are believed: what another put there could hold anything, and the machine that writes
+    cannot read.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def add(self, chunk: ChunkRef, generation: int) -> None:
+        """Note one uploaded chunk."""
+        make_folders(self._file.parent, _PRIVATE_MODE)
+        try:
+            append_line(self._file, json.dumps([*chunk, generation]) + "\n")
+        except OSError as error:
+            raise translate_os_error(error, self._file) from error
+
+    def read(self, generation: int) -> Iterator[ChunkRef]:
+        """Yield what was noted of this generation; a line that was cut off is passed over."""
+        try:
+            lines = read_ordinary(self._file, at_most=1 << 30).splitlines()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise translate_os_error(error, self._file) from error
+        for line in lines:
+            try:
+                name, size, sha256, of = json.loads(line)
+            except ValueError:
+                continue
+            if of == generation and is_chunk_name(str(name)):
+                yield ChunkRef(str(name), int(size), str(sha256))
+
+    def clear(self) -> None:
+        """Forget them: a copy names them now."""
+        self._file.unlink(missing_ok=True)

@@ -1,0 +1,224 @@
+"""Reading copies: chunks decrypted and checked in order, single files, whole sets."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from backup_pipeline.errors import RefusedError, StoreError, ValidationError
+from backup_pipeline.model.manifest import MANIFEST_NAME
+from backup_pipeline.model.progress import Progress, ProgressSink, no_progress
+from backup_pipeline.stores.objects.contract import ObjectPlace
+from backup_pipeline.stores.objects.errors import ObjectNotFoundError
+from backup_pipeline.stores.vault.copy_object import ChunkRef, CopyContent, StoredCopy
+from backup_pipeline.stores.vault.encryption import Opener
+from backup_pipeline.stores.vault.names import chunk_id, chunk_object, keyed
+from backup_pipeline.system import limits
+from backup_pipeline.system.files import PART_SUFFIX, give_mode, make_folders, sync_folder, write_atomically
+
+WORKERS = 3
+_AHEAD = 4
+_REMEDY = "Use another copy, and copy the set again where it still is."
+
+
+def read_stored_chunk(place: ObjectPlace, chunk: ChunkRef) -> bytes:
+    """Return a chunk's stored bytes, as its copy's header says they are.
+
+    Raises:
+        ValidationError: it is missing, cut short or changed; the chunk is named.
+    """
+    where = f"{place.label}/{chunk_object(chunk.name)}"
+    try:
+        data = place.get(chunk_object(chunk.name))
+    except ObjectNotFoundError as error:
+        raise ValidationError("A chunk is missing.", where=where, remedy=_REMEDY) from error
+    if len(data) != chunk.size:
+        raise ValidationError(
+            f"A chunk has {len(data):,} bytes, its copy says {chunk.size:,}.", where=where, remedy=_REMEDY
+        )
+    if hashlib.sha256(data).hexdigest() != chunk.sha256:
+        raise ValidationError("A chunk was changed.", where=where, remedy=_REMEDY)
+    return data
+
+
+class CopyReader:
+    """Reads what a copy holds.
+
+    Args:
+        place: the vault's place.
+        copy: the copy.
+        content: its decrypted account.
+        opener: decrypts.
+        id_key: checks that a chunk is the one that its id stands for.
+    """
+
+    def __init__(
+        self, place: ObjectPlace, copy: StoredCopy, content: CopyContent, opener: Opener, id_key: bytes,
+        *, workers: int = WORKERS,
+    ) -> None:  # fmt: skip
+        self._place = place
+        self.copy = copy
+        self.content = content
+        self._opener = opener
+        self._id_key = id_key
+        self._workers = workers
+
+    def chunk(self, index: int) -> bytes:
+        """Return the plain bytes of one chunk.
+
+        Raises:
+            ValidationError: it is missing, changed, or another chunk than its id says.
+        """
+        ref = self.copy.header.chunks[index]
+        where = f"{self._place.label}/{chunk_object(ref.name)}"
+        data = self._opener.open(read_stored_chunk(self._place, ref), name=where)
+        if keyed(self._id_key, data) != chunk_id(ref.name) or len(data) != self.content.plain_sizes[index]:
+            raise ValidationError("The chunk holds other bytes than its id stands for.", where=where, remedy=_REMEDY)
+        limits.progressed()
+        return data
+
+    def chunks(self, first: int = 0, end: int | None = None) -> Iterator[bytes]:
+        """Yield the plain chunks in order, some of them read ahead by threads."""
+        end = len(self.copy.header.chunks) if end is None else end
+        waiting: deque[Future[bytes]] = deque()
+        with ThreadPoolExecutor(self._workers, "vault-read") as pool:
+            try:
+                for index in range(first, end):
+                    waiting.append(pool.submit(self.chunk, index))
+                    if len(waiting) >= self._workers * _AHEAD:
+                        yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
+            finally:
+                for future in waiting:
+                    future.cancel()
+
+    def files(self, on_bytes: Callable[[int], None] = lambda _: None) -> Iterator[tuple[str, Iterator[memoryview]]]:
+        """Yield each file's path and its bytes in pieces; each must be read to its end before the next.
+
+        Raises:
+            ValidationError: a file is not what the account says.
+        """
+        source = _Pieces(self.chunks())
+        done = 0
+        for file in self.content.files:
+            digest = hashlib.sha256()
+
+            def pieces(size: int = file.size, digest: hashlib._Hash = digest) -> Iterator[memoryview]:
+                for piece in source.take(size):
+                    digest.update(piece)
+                    yield piece
+
+            yield file.path, pieces()
+            if digest.hexdigest() != file.sha256:
+                raise ValidationError("The file is not what was copied.", where=file.path, remedy=_REMEDY)
+            done += file.size
+            on_bytes(done)
+
+    def verify(self, progress: ProgressSink = no_progress) -> int:
+        """Read and decrypt everything and compare it; returns the bytes read."""
+        label, total = f"check {self.copy.name}", self.content.size
+        done = 0
+        for _, pieces in self.files():
+            for piece in pieces:
+                done += len(piece)
+                progress(Progress(label, done, total))
+        progress(Progress(label, done, total, finished=True))
+        return done
+
+    def fetch(
+        self, parent: Path, progress: ProgressSink = no_progress, *, modes: tuple[int, int] = (0o600, 0o700)
+    ) -> Path:
+        """Bring the set into `parent` (a store's folder), equal to the byte; it appears whole, under its own name.
+
+        Args:
+            parent: the folder of the plan's sets.
+            progress: who watches.
+            modes: of files and of folders.
+
+        Raises:
+            RefusedError: a set of that name is there.
+            ValidationError: the copy is damaged; nothing appears.
+        """
+        target = parent / self.content.set_id
+        if target.exists():
+            raise RefusedError("A set of this name is there already.", where=str(target), remedy="Fetch it elsewhere.")
+        part = parent / f".{self.content.set_id}{PART_SUFFIX}"
+        shutil.rmtree(part, ignore_errors=True)
+        make_folders(part, modes[1])
+        label, total = f"fetch {self.content.plan}/{self.content.set_id}", self.content.size
+        try:
+            done = 0
+            for path, pieces in self.files():
+                place = part / path
+                make_folders(place.parent, modes[1])
+                with open(place, "xb", opener=lambda name, flags: os.open(name, flags, modes[0])) as file:
+                    give_mode(place, modes[0])
+                    for piece in pieces:
+                        file.write(piece)
+                        done += len(piece)
+                        progress(Progress(label, done, total))
+            os.sync()  # once: for each of many small files it would take most of the time
+            # The manifest is the seal: last.
+            write_atomically(part / MANIFEST_NAME, self.content.manifest.encode(), mode=modes[0])
+            try:
+                part.rename(target)
+            except OSError as error:
+                raise RefusedError(
+                    "A set of this name appeared meanwhile.", where=str(target), remedy="Fetch it elsewhere."
+                ) from error
+            sync_folder(parent)
+        except BaseException:
+            shutil.rmtree(part, ignore_errors=True)
+            raise
+        progress(Progress(label, total, total, finished=True))
+        return target
+
+    def read_file(self, path: str) -> bytes:
+        """Return one file of the set, reading only the chunks that hold it.
+
+        Raises:
+            StoreError: the set has no such file.
+        """
+        if path == MANIFEST_NAME:
+            return self.content.manifest.encode()
+        start = 0
+        for file in self.content.files:
+            if file.path == path:
+                return self._range(start, file.size)
+            start += file.size
+        raise StoreError("The set has no such file.", where=path, remedy="backup-pipeline show lists its files.")
+
+    def _range(self, start: int, size: int) -> bytes:
+        offset, first, end = 0, None, 0
+        skipped = 0
+        for index, length in enumerate(self.content.plain_sizes):
+            if offset + length > start and offset < start + size:
+                if first is None:
+                    first, skipped = index, start - offset
+                end = index + 1
+            offset += length
+        if first is None:
+            return b""
+        return b"".join(self.chunks(first, end))[skipped : skipped + size]
+
+
+class _Pieces:
+    """Chunks cut anew at the borders of files."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+        self._rest = memoryview(b"")
+
+    def take(self, size: int) -> Iterator[memoryview]:
+        while size:
+            if not self._rest:
+                self._rest = memoryview(next(self._chunks))
+            piece, self._rest = self._rest[:size], self._rest[size:]
+            size -= len(piece)
+            yield piece

@@ -1,0 +1,201 @@
+#!/usr/bin/env python3
+"""Brings backup sets back from a vault with Python's standard library and the program `age`. See RECOVERY.md.
+
+It lies in every vault and imports nothing of the project that wrote it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import gzip
+import hashlib
+import hmac
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+# Ed25519 (RFC 8032, section 5.1): signatures can be checked without any library.
+_P = 2**255 - 19
+_L = 2**252 + 27742317777372353535851937790883648493
+_D = -121665 * pow(121666, _P - 2, _P) % _P
+_ROOT = pow(2, (_P - 1) // 4, _P)
+Point = tuple[int, int, int, int]
+
+
+class BadVaultError(Exception):
+    """What is wrong, and where."""
+
+
+def _add(a: Point, b: Point) -> Point:
+    e, f = (a[1] - a[0]) * (b[1] - b[0]) % _P, (a[1] + a[0]) * (b[1] + b[0]) % _P
+    g, h = 2 * a[3] * b[3] * _D % _P, 2 * a[2] * b[2] % _P
+    e, f, g, h = f - e, h - g, h + g, f + e
+    return (e * f % _P, g * h % _P, f * g % _P, e * h % _P)
+
+
+def _times(count: int, point: Point) -> Point:
+    result: Point = (0, 1, 1, 0)
+    while count:
+        if count & 1:
+            result = _add(result, point)
+        point = _add(point, point)
+        count >>= 1
+    return result
+
+
+def _point(data: bytes) -> Point:
+    y = int.from_bytes(data, "little")
+    sign, y = y >> 255, y & ((1 << 255) - 1)
+    square = (y * y - 1) * pow(_D * y * y + 1, _P - 2, _P) % _P
+    x = pow(square, (_P + 3) // 8, _P)
+    if (x * x - square) % _P:
+        x = x * _ROOT % _P
+    if (x * x - square) % _P or y >= _P or (x == 0 and sign):
+        raise ValueError("not a point")
+    if x & 1 != sign:
+        x = _P - x
+    return (x, y, 1, x * y % _P)
+
+
+_BASE = _point((4 * pow(5, _P - 2, _P) % _P).to_bytes(32, "little"))
+
+
+def is_signed(public: str, message: bytes, signature: str) -> bool:
+    """Return whether `signature` (base64) is that of `public` (`ed25519:<base64>`) over `message`."""
+    try:
+        key = base64.b64decode(public.split(":", 1)[1], validate=True)
+        sig = base64.b64decode(signature, validate=True)
+        if len(key) != 32 or len(sig) != 64 or int.from_bytes(sig[32:], "little") >= _L:
+            return False
+        a, r = _point(key), _point(sig[:32])
+    except (ValueError, IndexError):
+        return False
+    h = int.from_bytes(hashlib.sha512(sig[:32] + key + message).digest(), "little") % _L
+    left, right = _times(int.from_bytes(sig[32:], "little"), _BASE), _add(r, _times(h, a))
+    return not ((left[0] * right[2] - right[0] * left[2]) % _P or (left[1] * right[2] - right[1] * left[2]) % _P)
+
+
+class Vault:
+    """A vault in a folder, with an identity."""
+
+    def __init__(self, folder: Path, identity: str, age: str, signer: str) -> None:
+        self.folder, self._identity, self._age = folder, identity, age
+        self.description: dict[str, Any] = json.loads((folder / "vault.json").read_bytes())
+        if self.description.get("vault_version") != 1:
+            raise BadVaultError("vault.json: not of version 1")
+        unsigned = {key: value for key, value in self.description.items() if key != "signature"}
+        text = json.dumps(unsigned, sort_keys=True, separators=(",", ":")).encode()
+        first = self.description["signed_by"][0]
+        signed = b"backup-pipeline vault description 1\n" + text
+        if not is_signed(first, signed, self.description["signature"]) or (signer and first != signer):
+            raise BadVaultError("vault.json: not signed, or signed by another key than the kit's")
+        self.signers = [signer] if signer else list(self.description["signed_by"])
+        self.key = self.decrypt(base64.b64decode(self.description["id_key"]), "vault.json")
+
+    def decrypt(self, data: bytes, name: str) -> bytes:
+        """Return the plain bytes."""
+        if self.description["encryption"] == "none":
+            return data
+        done = subprocess.run([self._age, "-d", "-i", self._identity], input=data, capture_output=True, check=False)
+        if done.returncode:
+            raise BadVaultError(f"{name}: {done.stderr.decode(errors='replace').strip()}")
+        return done.stdout
+
+    def names(self) -> list[str]:
+        """Return the names of the copies, oldest first."""
+        return sorted(path.name for path in (self.folder / "copies").iterdir() if not path.name.startswith("."))
+
+    def copy(self, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return a copy's header and its account, both checked."""
+        data = (self.folder / "copies" / name).read_bytes()
+        first, _, rest = data.partition(b"\n")
+        words = first.split(b" ")
+        if words[:-2] != [b"backup-pipeline", b"vault", b"copy", b"1"]:
+            raise BadVaultError(f"copies/{name}: not a copy of version 1")
+        line, rest = rest[: int(words[-2])], rest[int(words[-2]) + 1 :]
+        signature, _, sealed = rest.partition(b"\n")
+        proof = json.loads(signature)
+        if proof["key"] not in self.signers or not is_signed(
+            proof["key"], b"backup-pipeline vault copy 1\n" + line, proof["signature"]
+        ):
+            raise BadVaultError(f"copies/{name}: not signed by this site")
+        header: dict[str, Any] = json.loads(line)
+        if header["vault"] != self.description["vault"] or header["copy_name"] != name:
+            raise BadVaultError(f"copies/{name}: it belongs elsewhere")
+        if hashlib.sha256(sealed).hexdigest() != header["content_sha256"]:
+            raise BadVaultError(f"copies/{name}: changed or cut short")
+        return header, json.loads(gzip.decompress(self.decrypt(sealed, f"copies/{name}")))
+
+    def chunks(self, header: dict[str, Any]) -> Iterator[bytes]:
+        """Yield the plain chunks of a copy in order, each checked."""
+        for name, size, sha256 in header["chunks"]:
+            path = self.folder / "chunks" / name[:2] / name
+            data = path.read_bytes()
+            if len(data) != size or hashlib.sha256(data).hexdigest() != sha256:
+                raise BadVaultError(f"{path}: changed or cut short")
+            plain = self.decrypt(data, str(path))
+            if hmac.new(self.key, plain, hashlib.sha256).hexdigest() != name[:64]:
+                raise BadVaultError(f"{path}: other bytes than its name stands for")
+            yield plain
+
+
+def fetch(vault: Vault, name: str, target: Path) -> Path:
+    """Bring a set back into `target/<plan>/<set>`, with `backup.yaml` in `target`; manifest.json is written last."""
+    header, content = vault.copy(name)
+    folder: Path = target / content["plan"] / content["set_id"]
+    folder.mkdir(parents=True, mode=0o700)
+    source, rest = vault.chunks(header), b""
+    for entry in content["files"]:
+        path = PurePosixPath(entry["path"])
+        if path.is_absolute() or ".." in path.parts:
+            raise BadVaultError(f"{path}: not a path inside a set")
+        (folder / path).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        digest, left = hashlib.sha256(), entry["size"]
+        with open(folder / path, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+            while left:
+                rest = rest or next(source)
+                piece, rest = rest[:left], rest[left:]
+                file.write(piece)
+                digest.update(piece)
+                left -= len(piece)
+        if digest.hexdigest() != entry["sha256"]:
+            raise BadVaultError(f"{path}: not what was copied")
+    (folder / "manifest.json").write_bytes(content["manifest"].encode())
+    if content["settings"] and not (target / "backup.yaml").exists():
+        (target / "backup.yaml").write_bytes(content["settings"].encode())
+    return folder
+
+
+def main() -> int:
+    """List the copies, or bring one back."""
+    parser = argparse.ArgumentParser(description="Brings backup sets back from a vault. See RECOVERY.md.")
+    parser.add_argument("vault", type=Path, help="the vault's folder, or a copy of its bucket")
+    parser.add_argument("--identity", default="", help="file with the line AGE-SECRET-KEY-1…")
+    parser.add_argument("--signer", default="", help="the site's public key from the kit: ed25519:…")
+    parser.add_argument("--copy", help="name of the copy to bring back")
+    parser.add_argument("--to", type=Path, help="folder for it")
+    parser.add_argument("--age", default=shutil.which("age") or "age", help="the program age")
+    given = parser.parse_args()
+    try:
+        vault = Vault(given.vault, given.identity, given.age, given.signer)
+        if given.copy and given.to:
+            sys.stdout.write(f"{fetch(vault, given.copy, given.to)}\n")
+            return 0
+        for name in vault.names():
+            content = vault.copy(name)[1]
+            size = sum(entry["size"] for entry in content["files"])
+            sys.stdout.write(f"{name}  {content['plan']}/{content['set_id']}  {size:,} bytes\n")
+    except (BadVaultError, OSError, ValueError, KeyError, StopIteration) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
