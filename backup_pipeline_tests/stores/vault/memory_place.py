@@ -1,0 +1,89 @@
+"""A place of objects in memory, whose clock the tests set and whose calls they can hold or break."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+
+from backup_pipeline.stores.objects.contract import BucketLock, LockState, ObjectInfo
+from backup_pipeline.stores.objects.errors import ObjectNotFoundError
+
+START = datetime(2026, 11, 21, 4, tzinfo=UTC)
+
+
+class MemoryPlace:
+    """See contract.ObjectPlace. `before` is called before each call with its name and the object's."""
+
+    label = "memory:"
+    conditional_create = True
+
+    def __init__(self, before: Callable[[str, str], None] | None = None) -> None:
+        self.objects: dict[str, tuple[bytes, datetime]] = {}
+        self.now = START
+        self.before = before or (lambda call, name: None)
+        self.lock = threading.Lock()
+        self.calls = 0
+
+    def _enter(self, call: str, name: str) -> None:
+        self.calls += 1
+        self.before(call, name)
+
+    def create(self, name: str, data: bytes, *, lock_until: datetime | None = None) -> bool:
+        self._enter("create", name)
+        with self.lock:
+            if name in self.objects:
+                return self.objects[name][0] == data
+            self.objects[name] = (bytes(data), self.now)
+            return True
+
+    def put(self, name: str, data: bytes, *, lock_until: datetime | None = None) -> None:
+        self._enter("put", name)
+        with self.lock:
+            self.objects[name] = (bytes(data), self.now)
+
+    def get(self, name: str) -> bytes:
+        self._enter("get", name)
+        with self.lock:
+            if name not in self.objects:
+                raise ObjectNotFoundError("No such object.", where=name)
+            return self.objects[name][0]
+
+    def get_range(self, name: str, start: int, length: int) -> bytes:
+        return self.get(name)[start : start + length]
+
+    def info(self, name: str) -> ObjectInfo | None:
+        self._enter("info", name)
+        with self.lock:
+            found = self.objects.get(name)
+        return ObjectInfo(name, len(found[0]), found[1]) if found else None
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        self._enter("list", prefix)
+        with self.lock:
+            found = [ObjectInfo(name, len(data), at) for name, (data, at) in self.objects.items()]
+        return iter(sorted((one for one in found if one.name.startswith(prefix)), key=lambda one: one.name))
+
+    def list_folders(self, prefix: str) -> tuple[str, ...]:
+        names = {one.name[len(prefix) :].partition("/") for one in self.list(prefix)}
+        return tuple(sorted(prefix + first + "/" for first, slash, _ in names if slash))
+
+    def delete(self, name: str) -> None:
+        self._enter("delete", name)
+        with self.lock:
+            self.objects.pop(name, None)
+
+    def lock_state(self, name: str) -> LockState:
+        return LockState(False, None, None)
+
+    def extend_lock(self, name: str, until: datetime) -> None:
+        raise NotImplementedError
+
+    def bucket_lock(self) -> BucketLock:
+        return BucketLock(False, False, None, None, "memory")
+
+    def server_time(self) -> datetime | None:
+        return self.now
+
+    def close(self) -> None:
+        pass

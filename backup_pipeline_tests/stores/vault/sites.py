@@ -1,0 +1,103 @@
+"""What tests of vaults share: a sealed set, a vault, its identity."""
+
+from __future__ import annotations
+
+import random
+from datetime import timedelta
+from pathlib import Path
+
+from backup_pipeline.model.manifest import Draft, Manifest
+from backup_pipeline.model.record import ArtefactKind, ArtefactRecord
+from backup_pipeline.model.set_id import SetId, set_id_at
+from backup_pipeline.stores.local import LocalStore
+from backup_pipeline.stores.vault.encryption import Encryption, new_identity
+from backup_pipeline.stores.vault.machine_keys import MachineKeys
+from backup_pipeline.stores.vault.vault import VaultAccess, VaultReader, initialise, open_writer
+from backup_pipeline.stores.vault.write_copy import CopyResult, WriterOptions
+from backup_pipeline_tests.archive_sets import NOW
+from backup_pipeline_tests.stores.vault.memory_place import MemoryPlace
+
+SETTINGS = "plans:\n  nightly: {sources: [werkstatt]}\n"
+PLAN = "nightly"
+FILES = {
+    "werkstatt_db.sql": random.Random(1).randbytes(5_000_000),
+    "tables/werkstatt/main.auftraege.parquet": b"Kunde Meier, Auftrag 076329\n" * 400,
+    "empty.txt": b"",
+} | {f"many/{number:03}.txt": f"row {number}".encode() for number in range(200)}
+
+
+class VaultSite:
+    """A store with a plan's sets, and a vault for it."""
+
+    def __init__(self, folder: Path, *, encryption: Encryption = "age", place: MemoryPlace | None = None) -> None:
+        self.folder = folder
+        self.store = LocalStore(folder / "store", PLAN)
+        self.place = place or MemoryPlace()
+        self.identity, self.recipient = new_identity()
+        self.recipients: tuple[str, ...] = () if encryption == "none" else (self.recipient,)
+        self.encryption: Encryption = encryption
+        self.keys = MachineKeys(folder / "keys")
+
+    @property
+    def access(self) -> VaultAccess:
+        return VaultAccess("offsite", self.place, self.recipients, self.encryption, (), self.keys)
+
+    def init(self) -> VaultSite:
+        initialise(self.access)
+        return self
+
+    def seal(self, number: int = 0, files: dict[str, bytes] | None = None) -> SetId:
+        moment = NOW + timedelta(seconds=number)
+        writer = self.store.begin(
+            Draft(set_id=set_id_at(moment), plan=PLAN, root_run_id="r", sources=("s",), started_at=moment)
+        )
+        records = []
+        for path, data in (FILES if files is None else files).items():
+            with writer.create(path) as file:
+                file.write(data)
+            records.append(writer.file_record(path, file))
+        writer.write_record(
+            ArtefactRecord(
+                key=("s", "files"),
+                source="s",
+                kind=ArtefactKind.FOLDER_TARBALL,
+                set_id=writer.draft.set_id,
+                files=tuple(records),
+                source_label="s",
+                started_at=NOW,
+                finished_at=NOW,
+            )
+        )
+        writer.seal(
+            Manifest(
+                set_id=writer.draft.set_id,
+                plan=PLAN,
+                sources=("s",),
+                started_at=NOW,
+                sealed_at=NOW,
+                run_id="r",
+                root_run_id="r",
+                pipeline_version="1",
+                artefacts=writer.records(),
+            )
+        )
+        return writer.draft.set_id
+
+    def copy(self, set_id: SetId, **options: object) -> CopyResult:
+        made = WriterOptions(clock=lambda: self.place.now, **options)  # type: ignore[arg-type]
+        return open_writer(self.access, made).copy(self.store, PLAN, set_id, settings=SETTINGS)
+
+    def reader(self) -> VaultReader:
+        return VaultReader(self.place, "" if self.encryption == "none" else self.identity, self.access.trusted())
+
+    def fetch(self, name: str, folder: Path) -> Path:
+        reader = self.reader()
+        return reader.reader(reader.catalog.copy(name)).fetch(folder)
+
+    def write_out(self, folder: Path) -> Path:
+        """Write the vault's objects as files, as a bucket is downloaded."""
+        for name, (data, _) in self.place.objects.items():
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        return folder
