@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from backup_pipeline.artefacts.inspection import inspect
+from backup_pipeline.artefacts.types import inspect
 from backup_pipeline.model.record import ArtefactKind
 from backup_pipeline.operations.backup.run import BackupRun, RunIdentity
 from backup_pipeline.operations.proof.verify import verification_of
