@@ -1,15 +1,22 @@
 """Real servers of objects on the loopback address, and a proxy before them that makes trouble when told. No assertions.
 
-S3 with Object Lock by SeaweedFS, S3 by moto, SFTP by OpenSSH, Azure Blob by Azurite, Google Cloud Storage by
-gcp-storage-emulator. What is not installed is skipped with its name.
+S3 with Object Lock by SeaweedFS, S3 by moto, SFTP by OpenSSH, Azure Blob by Azurite. What is not installed is skipped
+with its name.
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import email.utils
+import getpass
+import hashlib
+import hmac
 import http.client
 import json
+import os
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -100,9 +107,103 @@ def moto_server(folder: Path) -> Iterator[S3Server]:
         yield server
 
 
-def _program(name: str, remedy: str) -> str:
+@dataclass(frozen=True)
+class SftpServer:
+    """An SFTP server that lets the user of the tests in by a key."""
+
+    port: int
+    user: str
+    key: Path
+    known_hosts: Path
+
+    def url(self, folder: Path, port: int = 0) -> str:
+        """Return the URL of a folder there, by the server's port or a proxy's."""
+        return f"sftp://{self.user}@127.0.0.1:{port or self.port}{folder}"
+
+    def options(self, limits: TimeLimits = LIMITS, **others: Any) -> PlaceOptions:
+        """Return the options of a place there."""
+        return replace(PlaceOptions(key_file=self.key, known_hosts=self.known_hosts, limits=limits), **others)
+
+    def know(self, port: int) -> None:
+        """Have the host key known at a proxy's port too."""
+        public = self.known_hosts.read_text().split(" ", 1)[1]
+        with self.known_hosts.open("a") as file:
+            file.write(f"[127.0.0.1]:{port} {public.splitlines()[0]}\n")
+
+
+@contextlib.contextmanager
+def ssh_server(folder: Path) -> Iterator[SftpServer]:
+    """Run OpenSSH's server with throwaway keys."""
+    sshd = _program("sshd", "apt install openssh-server", "/usr/sbin/sshd")
+    for name in ("host", "user"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)], check=True)
+    port = free_port()
+    lines = [
+        *("ListenAddress 127.0.0.1", f"Port {port}", f"HostKey {folder / 'host'}", f"PidFile {folder / 'pid'}"),
+        *(f"AuthorizedKeysFile {folder / 'user.pub'}", "StrictModes no", "UsePAM no", "PermitRootLogin yes"),
+        *("PasswordAuthentication no", "Subsystem sftp internal-sftp", "MaxStartups 100"),
+    ]
+    (folder / "sshd_config").write_text("\n".join(lines) + "\n")
+    if os.geteuid() == 0:
+        Path("/run/sshd").mkdir(exist_ok=True)
+    server = SftpServer(port, getpass.getuser(), folder / "user", folder / "known_hosts")
+    server.known_hosts.write_text(f"[127.0.0.1]:{port} {(folder / 'host.pub').read_text()}")
+    with _running([sshd, "-D", "-e", "-f", str(folder / "sshd_config")], folder):
+        _wait(lambda: socket.create_connection(("127.0.0.1", port)).close(), folder)
+        yield server
+
+
+_AZURITE_ACCOUNT = "devstoreaccount1"
+# The account that Azurite documents for everybody.
+_AZURITE_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+
+
+@contextlib.contextmanager
+def azurite_server(folder: Path) -> Iterator[PlaceOptions]:
+    """Run Azurite's blob service with a container `copies`; give the options of places there."""
+    azurite = _program("azurite-blob", "npm install azurite, and its .bin in PATH")
+    port = free_port()
+    address = f"http://127.0.0.1:{port}/{_AZURITE_ACCOUNT}"
+    options = PlaceOptions(
+        credentials_env={"account": "TEST_AZURE_ACCOUNT", "key": "TEST_AZURE_KEY"},
+        endpoint_env="TEST_AZURE_ENDPOINT",
+        limits=LIMITS,
+        environment={
+            "TEST_AZURE_ACCOUNT": _AZURITE_ACCOUNT,
+            "TEST_AZURE_KEY": _AZURITE_KEY,
+            "TEST_AZURE_ENDPOINT": address,
+        },
+    )
+    command = [azurite, "--blobPort", str(port), "--location", str(folder), "--silent", "--skipApiVersionCheck"]
+    with _running(command, folder):
+        _wait(lambda: socket.create_connection(("127.0.0.1", port)).close(), folder)
+        _make_container(port)
+        yield options
+
+
+def _make_container(port: int) -> None:
+    """Sign a request by Azure's shared key scheme: object_store cannot make containers."""
+    date = email.utils.formatdate(usegmt=True)
+    path = f"/{_AZURITE_ACCOUNT}/copies"
+    text = f"PUT{chr(10) * 12}x-ms-date:{date}\nx-ms-version:2023-11-03\n/{_AZURITE_ACCOUNT}{path}\nrestype:container"
+    digest = hmac.new(base64.b64decode(_AZURITE_KEY), text.encode(), hashlib.sha256).digest()
+    headers = {
+        "x-ms-date": date,
+        "x-ms-version": "2023-11-03",
+        "Authorization": f"SharedKey {_AZURITE_ACCOUNT}:{base64.b64encode(digest).decode()}",
+        "Content-Length": "0",
+    }
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection.request("PUT", f"{path}?restype=container", headers=headers)
+    answer = connection.getresponse()
+    if answer.status != 201:
+        raise RuntimeError(answer.read().decode())
+    connection.close()
+
+
+def _program(name: str, remedy: str, *others: str) -> str:
     beside = Path(sys.executable).parent / name
-    found = str(beside) if beside.exists() else shutil.which(name)
+    found = str(beside) if beside.exists() else next(filter(None, map(shutil.which, (name, *others))), None)
     if not found:
         pytest.skip(f"{name} is not installed ({remedy})")
     return found

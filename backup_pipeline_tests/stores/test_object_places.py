@@ -1,9 +1,11 @@
-"""Every place of objects keeps one contract: a folder, S3 (SeaweedFS with and without Object Lock, moto)."""
+"""Every place of objects keeps one contract: folder, S3 (SeaweedFS with and without Object Lock, moto), SFTP, Azure."""
 
 from __future__ import annotations
 
 import secrets
+import socket
 import stat
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -28,14 +30,18 @@ from backup_pipeline_tests.object_servers import (
     LIMITS,
     HttpTrouble,
     S3Server,
+    SftpServer,
+    azurite_server,
     http_trouble,
     moto_server,
+    ssh_server,
     weed_server,
 )
+from backup_pipeline_tests.proxies import Proxy
 
 pytestmark = pytest.mark.takes(seconds=0.2, together="places of objects")
 
-PLACES = ["folder", "s3", "s3 with locks", "moto"]
+PLACES = ["folder", "s3", "s3 with locks", "moto", "sftp", "azure"]
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,20 @@ def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def ssh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SftpServer]:
+    """OpenSSH's server."""
+    with ssh_server(tmp_path_factory.mktemp("ssh")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PlaceOptions]:
+    """Azurite with a container."""
+    with azurite_server(tmp_path_factory.mktemp("azurite")) as options:
+        yield options
+
+
 @pytest.fixture
 def served(request: pytest.FixtureRequest, tmp_path: Path) -> Served:
     """Each kind of place by its name, with a prefix of its own."""
@@ -74,6 +94,11 @@ def served(request: pytest.FixtureRequest, tmp_path: Path) -> Served:
     kind = request.param
     if kind == "folder":
         return Served(f"file://{tmp_path}", PlaceOptions(limits=LIMITS))
+    if kind == "sftp":
+        ssh: SftpServer = request.getfixturevalue("ssh")
+        return Served(ssh.url(tmp_path), ssh.options())
+    if kind == "azure":
+        return Served(f"az://copies/{prefix}", request.getfixturevalue("azurite"))
     server: S3Server = request.getfixturevalue("moto" if kind == "moto" else "weed")
     bucket = "locking" if kind == "s3 with locks" else "plain"
     return Served(f"s3://{bucket}/{prefix}", server.options())
@@ -221,10 +246,13 @@ def test_the_clock_of_the_place_is_read(place: ObjectPlace) -> None:
 
 
 @everywhere
-def test_two_prefixes_of_one_place_do_not_mix(served: Served, place: ObjectPlace) -> None:
+def test_two_prefixes_of_one_place_do_not_mix(
+    request: pytest.FixtureRequest, served: Served, place: ObjectPlace
+) -> None:
     place.create("one/sub/x", b"inner")
     place.create("one-more/x", b"beside")
     inner = replace(served, url=f"{served.url}/one").open()
+    request.addfinalizer(inner.close)
     assert [info.name for info in inner.list("")] == ["sub/x"]
     assert inner.list_folders("") == ("sub/",)
     assert inner.get("sub/x") == b"inner"
@@ -520,3 +548,57 @@ class TestFolder:
         (tmp_path / ".DS_Store").write_bytes(b"x")
         assert [info.name for info in place.list("")] == ["a/real"]
         assert place.list_folders("") == ("a/",)
+
+
+class TestSftp:
+    """What only an SFTP server can be."""
+
+    def test_a_host_key_that_is_not_known_is_refused_with_a_remedy(self, ssh: SftpServer, tmp_path: Path) -> None:
+        other = tmp_path / "known"
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "key")], check=True)
+        for content in ("", f"[127.0.0.1]:{ssh.port} {(tmp_path / 'key.pub').read_text()}"):
+            other.write_text(content)
+            with pytest.raises(PlaceRefusedError, match="ssh-keyscan"):
+                open_place(ssh.url(tmp_path), ssh.options(known_hosts=other))
+        with pytest.raises(PlaceRefusedError, match="ssh-keyscan"):
+            open_place(ssh.url(tmp_path), ssh.options(known_hosts=tmp_path / "none"))
+
+    def test_a_key_that_the_server_does_not_know_is_refused(self, ssh: SftpServer, tmp_path: Path) -> None:
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "key")], check=True)
+        with pytest.raises(PlaceRefusedError, match="authorized_keys"):
+            open_place(ssh.url(tmp_path), ssh.options(key_file=tmp_path / "key"))
+        with pytest.raises(PlaceRefusedError, match="cannot be read"):
+            open_place(ssh.url(tmp_path), ssh.options(key_file=tmp_path / "none"))
+
+    def test_a_folder_that_is_missing_there_is_never_made(self, ssh: SftpServer, tmp_path: Path) -> None:
+        with pytest.raises(PlaceRefusedError, match="no such folder"):
+            open_place(ssh.url(tmp_path / "nas"), ssh.options())
+        assert list(tmp_path.iterdir()) == []
+
+    def test_files_are_the_users_alone_and_nothing_is_left_aside(self, ssh: SftpServer, tmp_path: Path) -> None:
+        place = open_place(ssh.url(tmp_path), ssh.options())
+        place.create("a/b", b"x")
+        place.put("a/c", b"x")
+        assert not place.create("a/b", b"y")
+        place.close()
+        found = {path.relative_to(tmp_path).as_posix(): path.stat().st_mode for path in tmp_path.rglob("*")}
+        modes = {name: stat.S_IMODE(mode) for name, mode in found.items()}
+        assert modes == {".incoming": 0o700, "a": 0o700, "a/b": 0o600, "a/c": 0o600}
+
+    def test_a_connection_that_was_reset_is_made_again(self, ssh: SftpServer, tmp_path: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            proxy = Proxy(listener, ("127.0.0.1", ssh.port))
+            threading.Thread(target=proxy.serve, daemon=True).start()
+            port = listener.getsockname()[1]
+            ssh.know(port)
+            place = open_place(ssh.url(tmp_path, port), ssh.options(limits=replace(LIMITS, read=1, total=3)))
+            place.create("one", b"x")
+            proxy.trouble_at("", "reset")
+            proxy.mend()
+            assert place.get("one") == b"x"
+            proxy.trouble_at("", "stall")
+            with pytest.raises(PlaceUnreachableError, match=r"Tried \d+ times"):
+                place.get("one")
+            proxy.mend()
+            assert place.get("one") == b"x"
+            place.close()

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import obstore
 import requests
@@ -200,6 +200,20 @@ class CloudPlace:
             raise
         except (BaseError, FileNotFoundError, OSError) as error:
             raise error_of_text(str(error), f"{self._label}/{name}") from None
+
+
+def client_options(options: PlaceOptions, endpoint: str) -> dict[str, Any]:
+    """Return obstore's limits of time; repetition is ours, so that every place repeats alike."""
+    limits = options.limits
+    return {
+        "client_options": {
+            "allow_http": endpoint.startswith("http://"),
+            "connect_timeout": timedelta(seconds=limits.connect),
+            "read_timeout": timedelta(seconds=limits.read),
+            "timeout": timedelta(seconds=limits.total),
+        },
+        "retry_config": {"max_retries": 0, "retry_timeout": timedelta(seconds=1)},
+    }
 
 
 def _info(meta: ObjectMeta) -> ObjectInfo:

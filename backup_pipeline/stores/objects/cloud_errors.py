@@ -19,6 +19,8 @@ from backup_pipeline.stores.objects.errors import (
 
 _STATUS = re.compile(r"status code: (\d{3})|\bstatus: (\d{3})")
 _CODE = re.compile(r"<Code>(\w+)</Code>")
+# Of one object in the answer to a request that deletes several (Azure's batch, S3's DeleteObjects).
+_CODE_OF_ONE = re.compile(r"\(code: (\w+)\)")
 _KIND = re.compile(r"\bkind: (\w+)")
 _TRANSIENT_STATUS = {408, 425, 429, 500, 502, 503, 504}
 _TRANSIENT_CODES = {
@@ -60,6 +62,11 @@ def error_of_text(text: str, where: str) -> StoreError | ObjectLockedError:
     head, _, debug = text.partition("Debug source:")
     status = next((int(one or other) for one, other in _STATUS.findall(text)), None)
     code = match.group(1) if (match := _CODE.search(head)) else ""
+    if match := _CODE_OF_ONE.search(head):
+        found = match.group(1)
+        return error_of_answer(int(found), "", where) if found.isdigit() else error_of_answer(403, found, where)
+    if "StartTooLarge" in debug:  # Answered with the whole object, which ends before.
+        return OutOfRangeError("The object is shorter.", where=where)
     if status is None:
         kind = match.group(1) if (match := _KIND.search(debug)) else ""
         return unreachable(

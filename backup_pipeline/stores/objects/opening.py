@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from backup_pipeline.errors import SettingsError, ToolError
 from backup_pipeline.stores.objects.contract import ObjectPlace
@@ -42,13 +42,30 @@ def open_place(url: str, options: PlaceOptions | None = None) -> ObjectPlace:
         if parts.netloc not in ("", "localhost") or parts.path.strip("/") == "":
             raise SettingsError("The URL holds no absolute path.", where=url, remedy="Write file:///absolute/path")
         return FolderPlace(Path(unquote(parts.path)), options)
+    if parts.scheme == "sftp":
+        return _open_sftp(parts, url, options)
     if not parts.netloc or "@" in parts.netloc:
         raise SettingsError("The URL names no bucket.", where=url, remedy=f"Write {parts.scheme}://bucket/prefix")
     prefix = "/".join(checked_name(part) for part in unquote(parts.path).split("/") if part)
     with _library("obstore"):
+        from backup_pipeline.stores.objects.azure_google import azure_place, google_place
         from backup_pipeline.stores.objects.s3 import S3Place
 
-        return S3Place(parts.netloc, prefix, label=url.rstrip("/"), options=options)
+        kinds = {"s3": S3Place, "az": azure_place, "gs": google_place}
+        return kinds[parts.scheme](parts.netloc, prefix, label=url.rstrip("/"), options=options)
+
+
+def _open_sftp(parts: SplitResult, url: str, options: PlaceOptions) -> ObjectPlace:
+    if not parts.hostname or not parts.username or parts.path.strip("/") == "":
+        raise SettingsError(
+            "The URL names no user, server or folder.", where=url, remedy="Write sftp://user@host:port/path"
+        )
+    with _library("asyncssh"):
+        from backup_pipeline.stores.objects.sftp import SftpPlace
+
+        return SftpPlace(
+            parts.hostname, parts.port or 22, unquote(parts.username), unquote(parts.path), options=options
+        )
 
 
 @contextlib.contextmanager

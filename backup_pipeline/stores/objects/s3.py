@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from obstore.store import S3Store
 
-from backup_pipeline.stores.objects.cloud import CloudPlace
+from backup_pipeline.stores.objects.cloud import CloudPlace, client_options
 from backup_pipeline.stores.objects.cloud_errors import error_of_answer, locked, unreachable
 from backup_pipeline.stores.objects.contract import BucketLock, LockState
 from backup_pipeline.stores.objects.errors import ObjectNotFoundError, PlaceRefusedError
@@ -137,7 +137,7 @@ class S3Place(CloudPlace):
         return True
 
     def _data_store(self, prefix: str, options: PlaceOptions) -> S3Store:
-        config: dict[str, Any] = {
+        config: Any = {
             "region": self._region,
             "access_key_id": self._access_key,
             "secret_access_key": self._secret_key,
@@ -149,7 +149,7 @@ class S3Place(CloudPlace):
             config["session_token"] = self._session_token
         if options.checksums:
             config["checksum_algorithm"] = "SHA256"
-        return S3Store(self._bucket, prefix=prefix or None, config=config, **client_options(options, self._endpoint))  # type: ignore[arg-type]
+        return S3Store(self._bucket, prefix=prefix or None, config=config, **client_options(options, self._endpoint))
 
     @functools.cached_property
     def _client(self) -> Any:
@@ -259,20 +259,6 @@ class _NoLockError(Exception):
 
 class _NameTakenError(Exception):
     """An object of that name exists."""
-
-
-def client_options(options: PlaceOptions, endpoint: str) -> dict[str, Any]:
-    """Return obstore's limits of time; repetition is ours, so that every place repeats alike."""
-    limits = options.limits
-    return {
-        "client_options": {
-            "allow_http": endpoint.startswith("http://"),
-            "connect_timeout": timedelta(seconds=limits.connect),
-            "read_timeout": timedelta(seconds=limits.read),
-            "timeout": timedelta(seconds=limits.total),
-        },
-        "retry_config": {"max_retries": 0, "retry_timeout": timedelta(seconds=1)},
-    }
 
 
 def _whole_second(moment: datetime) -> datetime:
