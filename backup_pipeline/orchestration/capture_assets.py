@@ -1,15 +1,18 @@
 """Capture assets: one subsettable multi-asset per source of a plan. What a capture does stands in `artefacts`."""
 
 from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
 
 from backup_pipeline.artefacts.types import COMPARED_IN_PARQUET, artefact_type
-from backup_pipeline.model.record import ArtefactKind, ArtefactRecord
+from backup_pipeline.model.record import ArtefactKind, ArtefactRecord, CheckResult
+from backup_pipeline.model.set_id import SetId
 from backup_pipeline.operations.backup.known_tables import known_tables
 from backup_pipeline.orchestration.capture_checks import (
     EXPORTED_AS,
+    TABLES_DESCRIPTION,
     TABLES_KNOWN,
     TABLES_KNOWN_DESCRIPTION,
 )
@@ -23,6 +26,13 @@ from backup_pipeline.orchestration.metadata import (
 )
 from backup_pipeline.orchestration.names import PLAN_TAG, artefact_key, key_part, source_key
 from backup_pipeline.orchestration.run_resource import RUNS, BackupRuns
+from backup_pipeline.orchestration.table_group import (
+    are_grouped,
+    group_checks,
+    group_metadata,
+    group_version,
+    tables_key,
+)
 from backup_pipeline.settings.site import Site
 from backup_pipeline.settings.types import SourceSettings
 from backup_pipeline.sources.kind import Key
@@ -31,11 +41,25 @@ from backup_pipeline.sources.registry import kind_of
 CODE_VERSION = "1"
 
 
-def expected_artefacts(site: Site, plan: str, name: str) -> list[tuple[Key, str]]:
-    """Return the keys that definitions are built for: the fixed ones and the tables known from the last capture."""
+@dataclass(frozen=True)
+class _Expected:
+    """What definitions are built for: the fixed artefacts, and the tables known from the last capture.
+
+    Attributes:
+        assets: key in the set and type of each artefact that is an asset of its own.
+        tables: the known tables where they are one asset; none otherwise.
+    """
+
+    assets: tuple[tuple[Key, str], ...]
+    tables: frozenset[Key] = frozenset()
+
+
+def _expected_artefacts(site: Site, plan: str, name: str) -> _Expected:
     kind, source = kind_of(site, name)
-    tables = [(key, ArtefactKind.TABLE_EXPORT) for key in known_tables(site.store_folder(plan), name)]
-    return [*kind.artefacts(source), *tables]
+    tables = known_tables(site.store_folder(plan), name)
+    if are_grouped(site, len(tables)):
+        return _Expected(tuple(kind.artefacts(source)), frozenset(tables))
+    return _Expected((*kind.artefacts(source), *((key, ArtefactKind.TABLE_EXPORT) for key in tables)))
 
 
 def _description(key: Key, artefact: str, source: SourceSettings) -> str:
@@ -57,9 +81,7 @@ def _checks_of(artefact: str, formats: Sequence[str]) -> Mapping[str, str]:
     return described
 
 
-def _specs(
-    site: Site, plan: str, name: str, expected: Sequence[tuple[Key, str]]
-) -> tuple[list[dg.AssetSpec], list[dg.AssetCheckSpec]]:
+def _specs(site: Site, plan: str, name: str, expected: _Expected) -> tuple[list[dg.AssetSpec], list[dg.AssetCheckSpec]]:
     kind, configured = kind_of(site, name)
     source = site.source(name)
     formats = kind.export_formats(configured)
@@ -71,7 +93,7 @@ def _specs(
         "skippable": True,
     }
     specs, checks = [], []
-    for key, artefact in expected:
+    for key, artefact in expected.assets:
         asset = artefact_key(plan, key)
         metadata = {"dagster/table_name": ".".join(key)} if len(key) == 3 else {}
         specs.append(
@@ -87,10 +109,24 @@ def _specs(
         )
         described = _checks_of(artefact, formats)
         checks += [dg.AssetCheckSpec(check, asset=asset, description=text) for check, text in described.items()]
+    if expected.tables:
+        group = tables_key(plan, name)
+        described = _checks_of(ArtefactKind.TABLE_EXPORT, formats)
+        checks += [dg.AssetCheckSpec(check, asset=group, description=text) for check, text in described.items()]
+        specs.append(
+            dg.AssetSpec(
+                group,
+                deps=upstream,
+                kinds={*artefact_type(ArtefactKind.TABLE_EXPORT).labels},
+                description=f"{source.description} {TABLES_DESCRIPTION}".strip(),
+                tags={"source": name, "kind": str(ArtefactKind.TABLE_EXPORT)},
+                **common,
+            )
+        )
     specs.append(
         dg.AssetSpec(
             source_key(plan, name),
-            deps=[artefact_key(plan, key) for key, _ in expected],
+            deps=[spec.key for spec in specs],
             kinds={kind.name},
             description=f"{source.description} Source `{name}`, captured whole: every artefact recorded.".strip(),
             tags={"source": name},
@@ -119,10 +155,8 @@ def _tables_known(whole: dg.AssetKey, new: list[str], gone: list[str]) -> dg.Ass
 
 def capture_asset(site: Site, plan: str, name: str) -> dg.AssetsDefinition:
     """Return the assets of one source of a plan, captured together so that they share one snapshot."""
-    expected = expected_artefacts(site, plan, name)
-    by_key = {artefact_key(plan, key): key for key, _ in expected}
+    expected = _expected_artefacts(site, plan, name)
     specs, check_specs = _specs(site, plan, name, expected)
-    whole = source_key(plan, name)
 
     @dg.multi_asset(
         name=f"{plan}__{key_part(name)}",
@@ -135,43 +169,17 @@ def capture_asset(site: Site, plan: str, name: str) -> dg.AssetsDefinition:
     )
     def capture(context: dg.AssetExecutionContext) -> Iterator[Any]:
         backups: BackupRuns = getattr(context.resources, RUNS)
-        selected_keys = set(context.selected_asset_keys)
-        if not selected_keys:
+        if not context.selected_asset_keys:
             raise _no_check_alone(context.selected_asset_check_keys)
-        declared_checks = set(context.selected_asset_check_keys)
-        selected = None if whole in selected_keys else frozenset(by_key[k] for k in selected_keys if k in by_key)
-        done: set[dg.AssetKey] = set()
-        new: list[str] = []
-        size = rows = count = 0
+        shown = _Shown(context, plan, name, expected, backups)
         try:
             backup = backups.of_plan(plan)
-            store = backups.site(plan).store_folder(plan)
-            for record in backup.capture(name, selected):
-                asset = artefact_key(plan, record.key)
-                done.add(asset)
-                if asset not in by_key:
-                    new.append(record.name)
-                size, rows, count = size + record.size, rows + (record.rows or 0), count + 1
-                yield from _events(context, asset, record, str(store), asset in selected_keys, declared_checks)
+            for record in backup.capture(name, shown.selected()):
+                yield from shown.events(record)
         except Exception as error:  # noqa: BLE001 - at this edge everything becomes a Failure
+            shown.log_new()
             raise failure_of(error) from None
-        if whole in selected_keys:
-            metadata: dict[str, Any] = {
-                "set": backup.set_id,
-                "artefacts": count,
-                "size_bytes": size,
-                "dagster/row_count": rows,
-            }
-            gone = sorted(key.path[-1] for key in selected_keys - done - {whole})
-            if gone:
-                metadata["no_longer_there"] = ", ".join(gone)
-                context.log.warning(f"Known from the last capture and no longer there: {', '.join(gone)}")
-            yield dg.MaterializeResult(whole, metadata=metadata)
-            if dg.AssetCheckKey(whole, TABLES_KNOWN) in declared_checks:
-                yield _tables_known(whole, new, gone)
-        elif missing := selected_keys - done:
-            names = ", ".join(sorted(key.to_user_string() for key in missing))
-            raise dg.Failure(f"Not there any more: {names}. Remedy: reload the definitions.", allow_retries=False)
+        yield from shown.ended(backup.set_id)
 
     return capture
 
@@ -187,24 +195,121 @@ def _no_check_alone(checks: Set[dg.AssetCheckKey]) -> dg.Failure:
     )
 
 
-def _events(
-    context: dg.AssetExecutionContext,
-    asset: dg.AssetKey,
-    record: ArtefactRecord,
-    store: str,
-    selected: bool,
-    declared: set[dg.AssetCheckKey],
-) -> Iterator[Any]:
-    """Yield a record as Dagster's results; what the definitions do not know yet is logged as an event."""
-    metadata = record_metadata(record, store=store)
-    results = []
-    for check in record.checks:
-        if dg.AssetCheckKey(asset, check.name) in declared:
-            results.append(check_result(asset, check))
+class _Shown:
+    """What one capture of a source becomes in Dagster; what the definitions do not know yet is logged as events."""
+
+    def __init__(
+        self, context: dg.AssetExecutionContext, plan: str, source: str, expected: _Expected, backups: BackupRuns
+    ) -> None:
+        self._context = context
+        self._plan = plan
+        self._site = backups.site(plan)
+        self._store = str(self._site.store_folder(plan))
+        self._expected = expected
+        self._whole = source_key(plan, source)
+        self._group = tables_key(plan, source)
+        self._by_key = {artefact_key(plan, key): key for key, _ in expected.assets}
+        self._selected = set(context.selected_asset_keys)
+        self._checks = set(context.selected_asset_check_keys)
+        self._done: set[dg.AssetKey] = set()
+        self._tables: list[ArtefactRecord] = []
+        self._new: list[ArtefactRecord] = []
+        self._size = self._rows = self._count = 0
+
+    def selected(self) -> frozenset[Key] | None:
+        """Return the artefacts to capture; None for all."""
+        if self._whole in self._selected:
+            return None
+        tables = self._expected.tables if self._group in self._selected else frozenset()
+        return tables | {self._by_key[key] for key in self._selected if key in self._by_key}
+
+    def events(self, record: ArtefactRecord) -> Iterator[Any]:
+        """Take a record; yield its results where it is an asset of its own that the definitions know."""
+        self._size, self._rows, self._count = self._size + record.size, self._rows + (record.rows or 0), self._count + 1
+        asset = artefact_key(self._plan, record.key)
+        if self._expected.tables and record.kind == ArtefactKind.TABLE_EXPORT:
+            self._tables.append(record)
+        elif asset in self._selected:
+            self._done.add(asset)
+            yield dg.MaterializeResult(
+                asset,
+                metadata=record_metadata(record, store=self._store),
+                check_results=self._results(asset, record.checks),
+                data_version=data_version(record),
+            )
         else:
-            context.log_event(check_event(asset, check))
-    if selected:
-        yield dg.MaterializeResult(asset, metadata=metadata, check_results=results, data_version=data_version(record))
-        return
-    context.log.info(f"{record.name} is new since the definitions were loaded; reload them to see it in the graph.")
-    context.log_event(dg.AssetMaterialization(asset, metadata=metadata))
+            self._new.append(record)
+
+    def _results(self, asset: dg.AssetKey, checks: Sequence[CheckResult]) -> list[dg.AssetCheckResult]:
+        """Return the results of declared checks; log the others as events."""
+        results = []
+        for check in checks:
+            if dg.AssetCheckKey(asset, check.name) in self._checks:
+                results.append(check_result(asset, check))
+            else:
+                self._context.log_event(check_event(asset, check))
+        return results
+
+    def log_new(self) -> None:
+        """Log what is new since the definitions were loaded: each artefact, or all tables together."""
+        known = sum(len(key) == 3 for key in self._by_key.values())
+        tables = [record for record in self._new if record.kind == ArtefactKind.TABLE_EXPORT]
+        alone = self._new
+        if are_grouped(self._site, known + len(tables)):
+            alone = [record for record in self._new if record.kind != ArtefactKind.TABLE_EXPORT]
+            self._context.log.info(f"{len(tables)} tables are new since the definitions were loaded; reload them.")
+            self._log(self._group, group_metadata(tables), group_checks(tables, ()))
+        for record in alone:
+            self._context.log.info(
+                f"{record.name} is new since the definitions were loaded; reload them to see it in the graph."
+            )
+            asset = artefact_key(self._plan, record.key)
+            self._log(asset, record_metadata(record, store=self._store), record.checks)
+
+    def _log(self, asset: dg.AssetKey, metadata: Mapping[str, Any], checks: Sequence[CheckResult]) -> None:
+        for check in checks:
+            self._context.log_event(check_event(asset, check))
+        self._context.log_event(dg.AssetMaterialization(asset, metadata=metadata))
+
+    def ended(self, set_id: SetId) -> Iterator[Any]:
+        """Yield what can be said when all is captured.
+
+        Raises:
+            dg.Failure: an asset was asked for that is no longer there.
+        """
+        self.log_new()
+        captured = {record.key for record in self._tables}
+        absent = sorted(".".join(key[1:]) for key in self._expected.tables - captured)
+        if self._group in self._selected:
+            yield self._group_result(absent)
+            self._done.add(self._group)
+        missing = self._selected - self._done - {self._whole}
+        if self._whole in self._selected:
+            new = [r.name for r in self._new] + [r.name for r in self._tables if r.key not in self._expected.tables]
+            yield from self._whole_results(set_id, new, sorted([*(key.path[-1] for key in missing), *absent]))
+        elif missing:
+            names = ", ".join(sorted(key.to_user_string() for key in missing))
+            raise dg.Failure(f"Not there any more: {names}. Remedy: reload the definitions.", allow_retries=False)
+
+    def _group_result(self, absent: Sequence[str]) -> dg.MaterializeResult[None]:
+        declared = [check.name for check in self._checks if check.asset_key == self._group]
+        return dg.MaterializeResult(
+            self._group,
+            metadata=group_metadata(self._tables, absent),
+            check_results=self._results(self._group, group_checks(self._tables, declared)),
+            data_version=group_version(self._tables),
+        )
+
+    def _whole_results(self, set_id: SetId, new: list[str], gone: list[str]) -> Iterator[Any]:
+        metadata: dict[str, Any] = {
+            "set": set_id,
+            "artefacts": self._count,
+            "size_bytes": self._size,
+            "dagster/row_count": self._rows,
+        }
+        if gone:
+            metadata["no_longer_there"] = ", ".join(gone)
+            self._context.log.warning(f"Known from the last capture and no longer there: {', '.join(gone)}")
+        yield dg.MaterializeResult(self._whole, metadata=metadata)
+        if dg.AssetCheckKey(self._whole, TABLES_KNOWN) in self._checks:
+            yield _tables_known(self._whole, new, gone)

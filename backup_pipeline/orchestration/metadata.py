@@ -14,12 +14,14 @@ from backup_pipeline.model.record import ArtefactRecord, CheckResult, Severity
 _MAX_TABLE_ROWS = 200
 
 
-def table_of(rows: tuple[dict[str, Any], ...] | list[dict[str, Any]]) -> dg.TableMetadataValue:
+def table_of(
+    rows: tuple[dict[str, Any], ...] | list[dict[str, Any]], *, at_most: int = _MAX_TABLE_ROWS
+) -> dg.TableMetadataValue:
     """Return rows of a check or record as a table for the UI; long tables are cut and say so in their last row."""
-    shown = [{str(k): _cell(v) for k, v in row.items()} for row in rows[:_MAX_TABLE_ROWS]]
-    if len(rows) > _MAX_TABLE_ROWS and shown:
+    shown = [{str(k): _cell(v) for k, v in row.items()} for row in rows[:at_most]]
+    if len(rows) > at_most and shown:
         first, *others = shown[0]
-        shown.append({first: f"… {len(rows) - _MAX_TABLE_ROWS} more", **dict.fromkeys(others, "")})
+        shown.append({first: f"… {len(rows) - at_most} more", **dict.fromkeys(others, "")})
     return dg.MetadataValue.table(
         [dg.TableRecord(row) for row in shown],
         schema=dg.TableSchema([dg.TableColumn(name) for name in (shown[0] if shown else {})]),

@@ -491,6 +491,8 @@ class SiteSettings(Settings):
     """Where alerts go."""
     schemas: Path | None = None
     """Folder with pandera schemas of the site's own (YAML or Python), named `<source>.<schema>.<table>`."""
+    table_assets: int = Field(default=100, ge=0, le=1000)
+    """Up to so many tables of a source are assets of their own in Dagster; the tables of a source with more are one."""
     embedded_postgres: EmbeddedPostgres | None = None
     """For laptops and the demo: a PostgreSQL server that comes and goes with the work."""
     environment: str = Field(default="", max_length=60)
