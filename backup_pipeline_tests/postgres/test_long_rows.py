@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -102,6 +103,17 @@ def test_after_a_long_row_the_pieces_are_as_small_as_before() -> None:
     long = next(index for index, size in enumerate(pieces) if size > 9000)
     assert max(pieces[:long]) <= 1000
     assert max(pieces[long + 1 :]) <= 1000
+
+
+def test_room_for_a_long_row_grows_in_place_and_by_no_more_than_an_eighth() -> None:
+    row = b'1,"' + b"x" * 8_000_000 + b'"\n'
+    tracemalloc.start()
+    try:
+        assert [len(piece) for piece in whole_rows(BytesIO(row), 1_000_000)] == [len(row)]
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 1.5 * len(row)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 5000])

@@ -90,6 +90,33 @@ def test_tables_whose_checks_read_others_are_loaded_after_them(
     assert "a_rate_is_known" in str(drilled.skipped)
 
 
+def test_a_check_that_held_while_another_table_was_empty_is_tested_again(
+    database: Callable[[], PostgresTarget], tmp_path: Path
+) -> None:
+    # Loaded first, `a_quiet` satisfies its CHECK whatever it holds; with the rows of `b_blocked` it does not.
+    target = database()
+    run(
+        target,
+        "create table b_blocked (id int); create function free(id int) returns boolean language sql stable"
+        " as 'select not exists (select from public.b_blocked b where b.id = $1)';"
+        "create table a_quiet (id int constraint is_free check (public.free(id)));"
+        "create table c_fine (id int constraint is_free_too check (public.free(id)));"
+        "insert into a_quiet values (1), (2); insert into c_fine values (3); insert into b_blocked values (2)",
+    )
+    for form in ("plain", "custom"):
+        copy, skipped_lines = _restored(target, tmp_path, form)
+        try:
+            assert skipped_lines == ("public.a_quiet.is_free",)
+            valid = "select conname::text from pg_constraint where conname like 'is_free%' and convalidated"
+            assert ask(copy, valid) == [("is_free_too",)]
+            assert ask(copy, "select count(*) from a_quiet") == [(2,)]
+        finally:
+            drop_database(copy)
+    drilled = drill_database(opened(dump_of(target)), expectation_of(target), target)
+    assert drilled.findings == []
+    assert "is_free" in str(drilled.skipped)
+
+
 @pytest.mark.parametrize("kind", ["embedded", "installed"])
 def test_functions_that_name_others_without_a_schema_are_restored(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path

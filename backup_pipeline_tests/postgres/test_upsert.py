@@ -204,6 +204,22 @@ def test_a_trigger_that_fails_is_named_with_its_table_and_no_value(shop: tuple[P
     assert "(" not in caught.value.what.split("(SQLSTATE")[0]
 
 
+def test_a_unique_index_that_allows_nulls_is_named_as_no_key_with_the_remedy(
+    database: Callable[..., PostgresTarget],
+) -> None:
+    target = database()
+    run(target, "create table codes (code int, \"Land\" text, note text); insert into codes values (1, 'CH', 'a');"
+                "create unique index code_of_land on codes (code, \"Land\")")  # fmt: skip
+    dump = dump_of(target)
+    run(target, "update codes set note = 'b'")
+    request = UpsertRequest(lambda name: True)
+    with pytest.raises(RefusedError, match=r'unique index code_of_land is none, because code, "Land" may be null'):
+        upsert_database(opened(dump), target, request, commit=True)
+    run(target, 'alter table codes alter code set not null, alter "Land" set not null')
+    assert changes(upsert_database(opened(dump), target, request, commit=True))["public.codes"].update == 1
+    assert ask(target, "select note from codes") == [("a",)]
+
+
 def test_a_column_that_the_target_has_not_got_is_refused_and_one_more_takes_its_default(
     shop: tuple[PostgresTarget, bytes],
 ) -> None:

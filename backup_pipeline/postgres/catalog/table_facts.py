@@ -20,6 +20,8 @@ class TableFacts:
         key: columns by which rows are distinguished: the primary key's, or where there is none those of a unique index
             over all rows whose columns hold no null.
         key_index: the name of that index; "" for a primary key, and where there is no key.
+        nullable_keys: where there is no key, unique indexes that would be one but for columns that allow nulls, each
+            with these columns.
     """
 
     key: tuple[str, ...]
@@ -31,22 +33,27 @@ class TableFacts:
     row_security: bool
     kind: str
     key_index: str = ""
+    nullable_keys: tuple[tuple[str, str], ...] = ()
 
 
 # The index whose columns are the key: the primary key's; else one that is valid, over plain columns and all rows, with
 # the types' own equality, and without nulls: the replica identity first, then the fewest columns.
-_KEY = f"""
-select i.indexrelid, i.indisprimary, array_agg(a.attname order by k.n) as names
+_CANDIDATES = f"""
+select i.indexrelid, i.indisprimary, i.indisreplident, i.indnkeyatts, array_agg(a.attname order by k.n) as names,
+       string_agg(quote_ident(a.attname), ', ' order by k.n) filter (where {NULLABLE}) as nullable
   from pg_catalog.pg_index i
  cross join unnest(i.indkey::int2[]) with ordinality k(attnum, n)
   left join pg_catalog.pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
  where i.indrelid = c.oid and i.indisunique and i.indisvalid and i.indpred is null and k.n <= i.indnkeyatts
  group by i.indexrelid, i.indisprimary, i.indisreplident, i.indnkeyatts, i.indclass
-having bool_and(a.attnum is not null and not {NULLABLE})
+having bool_and(a.attnum is not null)
    and not exists (select from unnest(i.indclass::oid[]) with ordinality u(class, n)
                      join pg_catalog.pg_opclass o on o.oid = u.class
                     where u.n <= i.indnkeyatts and not o.opcdefault and o.opcname !~ '(pattern|varchar|cidr)_ops$')
- order by i.indisprimary desc, i.indisreplident desc, i.indnkeyatts, i.indexrelid limit 1
+"""  # noqa: S608 - put together from constants of this package only
+_KEY = f"""
+select * from ({_CANDIDATES}) candidate where nullable is null
+ order by indisprimary desc, indisreplident desc, indnkeyatts, indexrelid limit 1
 """  # noqa: S608 - put together from constants of this package only
 _FACTS = f"""
 select c.relkind, c.relrowsecurity, key.names,
@@ -61,7 +68,10 @@ select c.relkind, c.relrowsecurity, key.names,
        (select array_agg(r.rulename) from pg_catalog.pg_rewrite r
          where r.ev_class = c.oid and r.ev_type in ('2', '3') and r.ev_enabled <> 'D'),
        case when not key.indisprimary
-            then (select x.relname from pg_catalog.pg_class x where x.oid = key.indexrelid) end
+            then (select x.relname from pg_catalog.pg_class x where x.oid = key.indexrelid) end,
+       case when key.indexrelid is null
+            then (select array_agg(array[x.relname::text, other.nullable] order by x.relname)
+                    from ({_CANDIDATES}) other join pg_catalog.pg_class x on x.oid = other.indexrelid) end
   from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
   left join lateral ({_KEY}) key on true
  where n.nspname = %s and c.relname = %s
@@ -83,4 +93,5 @@ def table_facts(connection: Connection[TupleRow], table: TableName) -> TableFact
         triggers=tuple((str(name), str(state)) for name, state in row[6] or ()),
         rules=tuple(row[7] or ()),
         key_index=str(row[8] or ""),
+        nullable_keys=tuple((str(index), str(columns)) for index, columns in row[9] or ()),
     )

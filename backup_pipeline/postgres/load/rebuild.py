@@ -26,7 +26,7 @@ from backup_pipeline.postgres.load.load import LoadOutcome, Skip, analyze_databa
 from backup_pipeline.postgres.load.loading_role import Doorkeeper, LoadingRole, Steward, hand_over
 from backup_pipeline.postgres.load.pool import default_jobs, session_settings
 from backup_pipeline.postgres.load.psql import run_plain_dump
-from backup_pipeline.postgres.load.refused import OpenAgain
+from backup_pipeline.postgres.load.refused import OpenAgain, checks_that_do_not_hold
 from backup_pipeline.postgres.server.clients import PostgresClient, choose_client
 from backup_pipeline.postgres.server.databases import (
     DatabaseProperties,
@@ -148,6 +148,8 @@ def rebuild_database(
                         )  # fmt: skip
                         size = loaded.data_bytes
                         left.lines += _broken(loaded)
+            if archive is not None or careful:
+                left.lines += _broken(LoadOutcome(not_valid=checks_that_do_not_hold(target, search_path)))
         settings = apply_properties(target, like) if like is not None else ()
     except BaseException:
         with suppress(BackupSystemError):

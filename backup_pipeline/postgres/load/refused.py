@@ -5,7 +5,8 @@ Whether such a table can be loaded depends on what is there already and on the s
 chooses. So what was refused is tried again when everything else is in, under the search_path that the functions were
 written for, and at last with the one constraint off, which is then added as NOT VALID, validated, and reported when its
 rows do not satisfy it. A column that is NOT NULL and null in a row (a catalog changed by hand) may be null afterwards,
-and is reported. The same dump has the same outcome every time, whichever connection was quicker.
+and is reported. A CHECK that passed only because another table was not in yet is tested once more at the end. The same
+dump has the same outcome every time, whichever connection was quicker.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from io import BytesIO
 
 import psycopg
 from psycopg import Connection, sql
@@ -23,18 +25,34 @@ from backup_pipeline.postgres.catalog.search_path import NOT_FOUND, with_catalog
 from backup_pipeline.postgres.load.input import Readable
 from backup_pipeline.postgres.load.session import RefusedDataError, copy_rows
 from backup_pipeline.postgres.load.stream import CopyBlock, DumpParts
-from backup_pipeline.postgres.server.connection import translated
+from backup_pipeline.postgres.server.connection import connected, translated
 from backup_pipeline.postgres.server.target import PostgresTarget
 
 TableName = tuple[str, str]
 OpenAgain = Callable[[], AbstractContextManager[Readable]]
 _DEFAULT_PATH = '"$user", public'
 _CHECK_VIOLATION, _NULL = "23514", "23502"
+# Classes of SQLSTATE: connection, resources, locks, interruption, system, internal.
+_NOT_OF_THE_ROW = ("08", "53", "55", "57", "58", "XX")
 _DEFINITION = """
 select pg_catalog.pg_get_constraintdef(k.oid), pg_catalog.obj_description(k.oid, 'pg_constraint')
   from pg_catalog.pg_constraint k join pg_catalog.pg_class c on c.oid = k.conrelid
   join pg_catalog.pg_namespace n on n.oid = c.relnamespace
  where n.nspname = %s and c.relname = %s and k.conname = %s and k.contype = 'c'
+"""
+
+# CHECKs of the database's own functions: they may have read tables that were only half loaded.
+_READING = """
+select n.nspname, c.relname, k.conname, pg_catalog.pg_get_expr(k.conbin, k.conrelid)
+  from pg_catalog.pg_constraint k join pg_catalog.pg_class c on c.oid = k.conrelid
+  join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+ where k.contype = 'c' and k.convalidated and k.coninhcount = 0 and c.relkind in ('r', 'p')
+   and exists (select from pg_catalog.pg_depend d join pg_catalog.pg_proc f on f.oid = d.refobjid
+                where d.classid = 'pg_catalog.pg_constraint'::pg_catalog.regclass and d.objid = k.oid
+                  and d.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass
+                  and not exists (select from pg_catalog.pg_depend e where e.objid = f.oid and e.deptype = 'e'
+                                     and e.classid = d.refclassid))
+ order by 1, 2, 3
 """
 
 
@@ -109,6 +127,27 @@ class RefusedTables:
                 raise next(iter(self._open.values())).error
         for table, name, definition, comment in dropped:
             self._bring_back(connection, table, name, definition, comment)
+        self.check_again(connection)
+
+    def check_again(self, connection: Connection[TupleRow]) -> None:
+        """Test CHECKs that read other tables, now that these are whole; what does not hold becomes NOT VALID."""
+        with translated(self._target):
+            found = connection.execute(_READING).fetchall()
+        for schema, table, name, expression in found:
+            count = sql.SQL("select exists (select from {} where not ({}))").format(
+                sql.Identifier(schema, table), sql.SQL(expression)
+            )
+            with translated(self._target):
+                try:
+                    with self.own_path(connection), connection.transaction():
+                        violated = bool(connection.execute(count.as_bytes(connection)).fetchall()[0][0])
+                except psycopg.DatabaseError as error:
+                    if connection.closed or (error.sqlstate or "08")[:2] in _NOT_OF_THE_ROW:
+                        raise
+                    # A function that fails on a row does not let it pass either.
+                    violated = True
+            if violated and (dropped := self._drop(connection, (schema, table), name)) is not None:
+                self._bring_back(connection, (schema, table), name, *dropped)
 
     def _try(
         self, connection: Connection[TupleRow], block: CopyBlock, loaded: Callable[[TableName, int, int], None]
@@ -203,3 +242,16 @@ class RefusedTables:
                 )
             except psycopg.DatabaseError:
                 self.not_valid.append(self._named(connection, *table, name))
+
+
+def checks_that_do_not_hold(target: PostgresTarget, search_path: str) -> list[str]:
+    """Test the CHECKs of a database that another program has loaded, as `RefusedTables` does after a load of its own.
+
+    Returns:
+        The constraints that its rows do not satisfy, NOT VALID now.
+    """
+    tables = RefusedTables(lambda: contextlib.nullcontext(BytesIO()), target, search_path)
+    with connected(target) as connection:
+        connection.execute("select pg_catalog.set_config('search_path', '', false)")
+        tables.check_again(connection)
+    return tables.not_valid

@@ -245,9 +245,13 @@ def _reasons_against(block: CopyBlock, facts: TableFacts | None, request: Upsert
     if facts.rules:
         reasons.append(f"table {name} has rewrite rules for writing: {', '.join(facts.rules)}")
     if not facts.key and not request.insert_absent:
+        why = "".join(
+            f"; its unique index {index} is none, because {columns} may be null (SET NOT NULL makes it one)"
+            for index, columns in facts.nullable_keys
+        )
         reasons.append(
-            f"table {name} has no primary key, nor a unique index over columns without nulls (--insert-absent inserts "
-            "the rows that it has not got)"
+            f"table {name} has no primary key, nor a unique index over columns without nulls{why} (--insert-absent "
+            "inserts the rows that it has not got)"
         )
     if facts.key and not set(facts.key) <= set(block.columns):
         reasons.append(f"table {name} has another key than the backup")
