@@ -9,9 +9,10 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
+import os
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from obstore.store import S3Store
 
@@ -21,6 +22,9 @@ from backup_pipeline.stores.objects.contract import BucketLock, LockState
 from backup_pipeline.stores.objects.errors import ObjectNotFoundError, PlaceRefusedError
 from backup_pipeline.stores.objects.names import checked_name
 from backup_pipeline.stores.objects.options import PlaceOptions
+
+if TYPE_CHECKING:
+    from obstore.store import S3Credential
 
 T = TypeVar("T")
 _DEFAULT_REGION = "us-east-1"
@@ -139,17 +143,32 @@ class S3Place(CloudPlace):
     def _data_store(self, prefix: str, options: PlaceOptions) -> S3Store:
         config: Any = {
             "region": self._region,
-            "access_key_id": self._access_key,
-            "secret_access_key": self._secret_key,
+            # Said although it is the default: obstore would take what AWS_* variables of the environment say.
+            "skip_signature": False,
+            "endpoint": self._endpoint or self._own_address(options.path_style),
             "virtual_hosted_style_request": not options.path_style,
         }
-        if self._endpoint:
-            config["endpoint"] = self._endpoint
-        if self._session_token:
-            config["session_token"] = self._session_token
         if options.checksums:
             config["checksum_algorithm"] = "SHA256"
-        return S3Store(self._bucket, prefix=prefix or None, config=config, **client_options(options, self._endpoint))
+        return S3Store(
+            self._bucket,
+            prefix=prefix or None,
+            config=config,
+            credential_provider=self._credential,
+            **client_options(options, self._endpoint),
+        )
+
+    def _own_address(self, path_style: bool) -> str:
+        """Return Amazon's address; with the bucket in the host's name it belongs to the address for obstore."""
+        return f"https://{'' if path_style else f'{self._bucket}.'}s3.{self._region}.amazonaws.com"
+
+    def _credential(self) -> S3Credential:
+        return {
+            "access_key_id": self._access_key,
+            "secret_access_key": self._secret_key,
+            "token": self._session_token or None,
+            "expires_at": None,
+        }
 
     @functools.cached_property
     def _client(self) -> Any:
@@ -157,7 +176,9 @@ class S3Place(CloudPlace):
         from botocore.session import Session
 
         limits = self._options.limits
-        return Session().create_client(
+        # Neither AWS_PROFILE nor a file in the user's home has a say: the settings name everything.
+        session = Session({"profile": (None, None, None, None), "config_file": (None, None, os.devnull, None)})
+        return session.create_client(
             "s3",
             region_name=self._region,
             endpoint_url=self._endpoint or None,
