@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import json
+import secrets
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from backup_pipeline.errors import BackupSystemError
+from backup_pipeline.errors import BackupSystemError, RefusedError
 from backup_pipeline.stores.objects.contract import ObjectPlace
 from backup_pipeline.stores.objects.errors import ObjectNotFoundError
 from backup_pipeline.stores.vault.copy_object import CopyHeader, StoredCopy
 from backup_pipeline.stores.vault.description import Description
-from backup_pipeline.stores.vault.names import CHUNKS, COPIES, MARKS, is_chunk_name, is_copy_name
+from backup_pipeline.stores.vault.names import CHUNKS, COPIES, MARKS, PENDING, is_chunk_name, is_copy_name
 
 GRACE = timedelta(hours=72)
 """How long a marked copy and its chunks, and chunks that no copy names, stay at least."""
 FRESH = timedelta(hours=24)
-"""How young a chunk that no copy names must be for a writer to rely on it, and how soon it must commit after it looked.
+"""How young a chunk that no copy names must be for a writer to rely on it.
 
 Twice this is less than GRACE, and the rest of it covers lists that are stale and clocks that are wrong.
 """
+
+PENDING_KEPT = timedelta(days=90)
+"""How long cleaning keeps the chunks that an announced copy names, whatever became of its writer."""
+PENDING_TRUSTED = timedelta(days=30)
+"""How soon after its announcement a copy must become visible; far less than PENDING_KEPT, for clocks that are wrong."""
 
 Clock = Callable[[], datetime]
 
@@ -86,6 +93,37 @@ class Catalog:
         """Return when each copy was marked for removal."""
         listed = ((info.name.removeprefix(MARKS), info.modified) for info in self.place.list(MARKS))
         return {name: modified for name, modified in listed if is_copy_name(name)}
+
+    def announce(self, chunks: Collection[str]) -> str:
+        """Name the chunks of a copy that is about to become visible; returns the announcement's name."""
+        name = PENDING + secrets.token_hex(16)
+        self.place.create(name, json.dumps(sorted(chunks)).encode())
+        return name
+
+    def announced(self, now: datetime) -> tuple[set[str], list[str]]:
+        """Return the chunks that announced copies name, and the announcements that are too old to count.
+
+        Raises:
+            RefusedError: one cannot be read: what it needs is not known.
+        """
+        chunks: set[str] = set()
+        old = []
+        for info in self.place.list(PENDING):
+            if info.modified is not None and now - info.modified >= PENDING_KEPT:
+                old.append(info.name)
+                continue
+            try:
+                found = json.loads(self.place.get(info.name))
+                chunks |= {str(one) for one in found}
+            except ObjectNotFoundError:
+                continue
+            except (ValueError, TypeError) as error:
+                raise RefusedError(
+                    "An announced copy cannot be read, and what it needs is not known.",
+                    where=f"{self.place.label}/{info.name}",
+                    remedy=f"Find out who writes there; {PENDING_KEPT.days} days after it was made it is removed.",
+                ) from error
+        return chunks, old
 
     def copies(self) -> tuple[list[StoredCopy], list[DamagedCopy]]:
         """Return the copies whose headers are right, and the others, oldest first."""

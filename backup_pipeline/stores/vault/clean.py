@@ -65,9 +65,10 @@ def clean(catalog: Catalog, clock: Clock = utc_now, progress: ProgressSink = no_
 
 def _clean(catalog: Catalog, clock: Clock, progress: ProgressSink) -> CleanResult:
     now = vault_time(catalog.place, clock)
-    # Chunks before copies: a copy that appears in between is seen, and one that appears later relies on nothing that
-    # was old and that no copy named when the chunks were listed.
+    # Chunks first, then announcements, then copies: a copy that becomes visible in between is among one or the other,
+    # and one that is announced later relies on nothing that was old and that no copy named when chunks were listed.
     chunks = catalog.chunks()
+    announced, old_announcements = catalog.announced(now)
     marks = catalog.marks()
     copies, damaged = catalog.copies()
     doomed = {name for name, since in marks.items() if since is not None and now - since >= GRACE}
@@ -79,7 +80,7 @@ def _clean(catalog: Catalog, clock: Clock, progress: ProgressSink) -> CleanResul
             remedy="backup-pipeline vault check names them. Mark a copy for removal that is of no use any more.",
         )
     result = CleanResult(waiting=sorted(set(marks) - doomed))
-    needed = {chunk.name for copy in copies if copy.name not in doomed for chunk in copy.header.chunks}
+    needed = announced | {chunk.name for copy in copies if copy.name not in doomed for chunk in copy.header.chunks}
     there = {copy.name for copy in copies} | {copy.name for copy in damaged}
     for name in sorted(doomed):
         if name in there and not _removed(catalog.place, COPIES + name, result):
@@ -90,6 +91,8 @@ def _clean(catalog: Catalog, clock: Clock, progress: ProgressSink) -> CleanResul
             result.removed_copies.append(name)
         catalog.place.delete(MARKS + name)
     _remove_chunks(catalog.place, _old(chunks, needed, now), result, progress)
+    for name in old_announcements:
+        _removed(catalog.place, name, result)
     return result
 
 

@@ -16,6 +16,7 @@ CHUNKS = "chunks/"
 COPIES = "copies/"
 MARKS = "marks/"
 LEASES = "leases/"
+PENDING = "pending/"
 _CHUNK = re.compile(r"[0-9a-f]{64}(\.[0-9a-f]{8})?")
 _COPY = re.compile(r"\d{4}-\d{2}-\d{2}T\d{6}Z-[0-9a-f]{32}")
 _PLAN_DIGITS = 8

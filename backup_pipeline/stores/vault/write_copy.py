@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import threading
 from collections.abc import Collection
@@ -15,7 +16,16 @@ from backup_pipeline.model.manifest import MANIFEST_NAME
 from backup_pipeline.model.progress import Progress, ProgressSink, no_progress
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.stores.contract import Store
-from backup_pipeline.stores.vault.catalog import FRESH, Catalog, Clock, StoredChunk, utc_now, vault_time
+from backup_pipeline.stores.objects.errors import ObjectLockedError
+from backup_pipeline.stores.vault.catalog import (
+    FRESH,
+    PENDING_TRUSTED,
+    Catalog,
+    Clock,
+    StoredChunk,
+    utc_now,
+    vault_time,
+)
 from backup_pipeline.stores.vault.copy_object import ChunkRef, CopiedFile, CopyContent, CopyHeader, encode_copy
 from backup_pipeline.stores.vault.cutting import SetStream, cut, stream_names
 from backup_pipeline.stores.vault.encryption import Sealer
@@ -120,8 +130,10 @@ class VaultWriter:
             settings=settings, pipeline_version=__version__,
         )  # fmt: skip
         header, data = encode_copy(header, content, self._sealer, self._signer)
-        job.require_recent_look()
-        if not self._catalog.place.create(COPIES + name, data, lock_until=self._options.lock_until):
+        job.require_recent_announcement()
+        created = self._catalog.place.create(COPIES + name, data, lock_until=self._options.lock_until)
+        job.withdraw()
+        if not created:
             return self._present(name, content.size)
         self._notes.clear()
         return CopyResult(name, False, content.size, len(refs), job.sent, job.sent_bytes)
@@ -150,8 +162,10 @@ class _CopyJob:
         self._lock = threading.Lock()
         self._known: dict[str, ChunkRef] = {}
         self._under_way: set[str] = set()
+        self._named: set[str] = set()
         self._listed: Collection[str] = ()
-        self._looked_at: datetime | None = None
+        self._announced = ""
+        self._announced_at: datetime | None = None
         self.sent = 0
         self.sent_bytes = 0
 
@@ -160,20 +174,36 @@ class _CopyJob:
         self._look()
         for _ in range(_ROUNDS):
             files, ids, sizes = self._pass()
+            self._announce({self._known[one].name for one in ids})
+            # What is there after the announcement stays, however long this takes: see docs/formats-vault.md.
             self._look()
-            if all(one in self._known for one in ids):
-                return files, [self._known[one] for one in ids], sizes
+            refs = [self._known.get(one) for one in ids]
+            whole = [ref for ref in refs if ref is not None]
+            if len(whole) == len(ids) and {ref.name for ref in whole} <= self._named:
+                return files, whole, sizes
         raise StoreError(
             "Chunks that were sent are not there, time and again.", where=self._catalog.place.label,
             remedy="Who removes objects there? backup-pipeline vault check says what is missing.",
         )  # fmt: skip
 
-    def require_recent_look(self) -> None:
-        """Refuse to make a copy visible when so much time has passed that chunks may have gone since the last look."""
-        if self._looked_at is None or self._time() - self._looked_at > FRESH:
+    def _announce(self, names: set[str]) -> None:
+        self.withdraw()
+        self._announced_at, self._named = self._time(), names
+        self._announced = self._catalog.announce(names)
+
+    def withdraw(self) -> None:
+        """Remove the announcement: the copy is visible, or another one is announced."""
+        if self._announced:
+            with contextlib.suppress(ObjectLockedError):
+                self._catalog.place.delete(self._announced)
+            self._announced = ""
+
+    def require_recent_announcement(self) -> None:
+        """Refuse to make a copy visible when its announcement may not count any more, and its chunks have gone."""
+        if self._announced_at is None or self._time() - self._announced_at > PENDING_TRUSTED:
             raise StoreError(
-                "The copy took too long between its last look at the vault and its end.", where=self._where,
-                remedy="Run it again; it goes on where it stopped.",
+                f"More than {PENDING_TRUSTED.days} days lie between the copy's announcement and its end.",
+                where=self._where, remedy="Run it again; it goes on where it stopped.",
             )  # fmt: skip
 
     def _time(self) -> datetime:
@@ -181,7 +211,7 @@ class _CopyJob:
 
     def _look(self) -> None:
         """Find out which chunks can be relied on: listed with the right size now, and named by a copy or fresh."""
-        self._looked_at = now = self._time()
+        now = self._time()
         generation = self._catalog.description.generation
         listed = self._catalog.chunks()
         known: dict[str, ChunkRef] = {}

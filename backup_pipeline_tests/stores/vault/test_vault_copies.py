@@ -15,9 +15,10 @@ import pytest
 from backup_pipeline.errors import BackupSystemError, RefusedError, SetNotFoundError, ValidationError
 from backup_pipeline.stores.vault import recover
 from backup_pipeline.stores.vault.check import check_content, check_stored
+from backup_pipeline.stores.vault.clean import clean
 from backup_pipeline.stores.vault.encryption import new_identity
 from backup_pipeline.stores.vault.machine_keys import MachineKeys
-from backup_pipeline.stores.vault.names import COPIES, DESCRIPTION
+from backup_pipeline.stores.vault.names import COPIES, DESCRIPTION, chunk_object
 from backup_pipeline.stores.vault.signing import Signer, new_private_key
 from backup_pipeline.stores.vault.vault import VaultReader, change_recipients, initialise, join
 from backup_pipeline_tests.archive_sets import tree
@@ -195,9 +196,11 @@ def test_a_copy_killed_at_any_call_is_invisible_and_goes_on(tmp_path: Path) -> N
     allowed = 0
     while True:
         left = [allowed]
+        calls: list[str] = []
 
-        def stop(call: str, name: str, left: list[int] = left) -> None:
+        def stop(call: str, name: str, left: list[int] = left, calls: list[str] = calls) -> None:
             left[0] -= 1
+            calls.append(f"{call} {name}")
             if left[0] < 0:
                 raise KeyboardInterrupt
 
@@ -207,7 +210,10 @@ def test_a_copy_killed_at_any_call_is_invisible_and_goes_on(tmp_path: Path) -> N
             break
         except KeyboardInterrupt:
             site.place.before = lambda call, name: None
-            assert not site.access.catalog().copy_names()
+            for copy in site.access.catalog().copies()[0]:
+                # It is visible as soon as it is whole: all that is left is to withdraw its announcement.
+                assert calls[-1].startswith("delete pending/")
+                assert all(chunk_object(chunk.name) in site.place.objects for chunk in copy.header.chunks)
         allowed += 1
     site.place.before = lambda call, name: None
     assert allowed > 8
@@ -243,19 +249,41 @@ def test_a_place_without_a_vault_says_so(tmp_path: Path) -> None:
         VaultReader(MemoryPlace(), "")
 
 
-def test_a_copy_that_took_too_long_to_commit_is_refused(site: VaultSite) -> None:
+def test_a_copy_that_became_visible_too_long_after_its_announcement_is_refused(site: VaultSite) -> None:
     set_id = site.seal()
-    looks = []
+
+    announced = []
 
     def later(call: str, name: str) -> None:
-        if call == "list" and name == "copies/":
-            looks.append(name)
-            if len(looks) == 2:
-                site.place.now += timedelta(hours=30)
+        if call == "create" and name.startswith("pending/"):
+            announced.append(name)
+        if call == "list" and name == "chunks/" and len(announced) == 1:
+            announced.append(name)
+            site.place.now += timedelta(days=31)
 
     site.place.before = later
-    with pytest.raises(BackupSystemError, match="took too long"):
+    with pytest.raises(BackupSystemError, match="More than 30 days"):
         site.copy(set_id)
+    assert not site.access.catalog().copy_names()
+
+
+def test_what_an_announced_copy_needs_is_kept_however_long_its_writer_sleeps(site: VaultSite) -> None:
+    set_id = site.seal()
+    asleep = []
+
+    def sleep(call: str, name: str) -> None:
+        if call == "create" and name.startswith("copies/") and not asleep:
+            asleep.append(name)
+            # The machine was suspended for three days in the middle of this call; a cleaner runs meanwhile.
+            site.place.now += timedelta(hours=75)
+            clean(site.access.catalog(), lambda: site.place.now)
+
+    site.place.before = sleep
+    copy = site.copy(set_id).copy
+    [stored] = site.access.catalog().copies()[0]
+    assert stored.name == copy
+    assert all(chunk_object(chunk.name) in site.place.objects for chunk in stored.header.chunks)
+    assert not [name for name in site.place.objects if name.startswith("pending/")]
 
 
 AGE = shutil.which("age")
