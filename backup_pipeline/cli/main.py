@@ -36,6 +36,7 @@ COMMAND_MODULES: dict[str, str] = {
     "orders": "orders",
     "cleanup": "cleanup",
     "status": "status",
+    "vault": "vault",
     "env": "env",
     "schedule": "schedule",
     "alerts": "alerts",

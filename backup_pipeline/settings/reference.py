@@ -27,6 +27,7 @@ from backup_pipeline.settings.types import (
     SiteSettings,
     SourceSettings,
     TableSelection,
+    Vault,
     source_kinds,
 )
 
@@ -57,6 +58,7 @@ _SECTIONS: tuple[tuple[str, type[Settings]], ...] = (
     ("The order archive's log: `log`", OrdersLog),
     ("Plans: `plans.<name>`", Plan),
     ("Retention: `plans.<name>.retention`", Retention),
+    ("Vaults: `vaults.<name>`", Vault),
     ("Alerts: `alerts`", Alerts),
     ("Embedded PostgreSQL: `embedded_postgres`", EmbeddedPostgres),
 )

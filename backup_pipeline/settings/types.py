@@ -476,6 +476,29 @@ class EmbeddedPostgres(Settings):
     """TCP port on 127.0.0.1; a free one when absent."""
 
 
+class Vault(Settings):
+    """A place off the machine for encrypted copies of sealed sets."""
+
+    url: str = Field(pattern=r"^(s3|gs|az|sftp|file)://")
+    """Where it is: `s3://bucket/prefix`, `gs://…`, `az://…`, `sftp://user@host/path`, `file:///mnt/nas/backups`."""
+    endpoint_env: str = ""
+    """Variable with the address of an S3-compatible service."""
+    region: str = ""
+    """Region of an S3 bucket."""
+    credentials_env: dict[str, str] = {}
+    """Variables with the credentials, as in `{access_key: OFFSITE_ACCESS_KEY, secret_key: OFFSITE_SECRET_KEY}`."""
+    recipients: Names = ()
+    """age's public keys (`age1…`) that copies are encrypted to; their identities are kept elsewhere."""
+    encryption: Literal["age", "none"] = "age"
+    """none keeps copies in plain text; without recipients nothing else does."""
+    signers: Names = ()
+    """Public keys (`ed25519:…`) of other machines whose copies count, too."""
+    lock_days: int = Field(default=0, ge=0, le=3650)
+    """For how long the storage itself shall forbid to delete what is written; 0 leaves that to its own default."""
+    megabytes_per_second: float = Field(default=0.0, ge=0)
+    """Limit of what is sent; 0 is none."""
+
+
 class SiteSettings(Settings):
     """All of backup.yaml."""
 
@@ -485,6 +508,8 @@ class SiteSettings(Settings):
     """What to protect, by name."""
     plans: dict[Name, Plan]
     """Backup policies, by name."""
+    vaults: dict[Name, Vault] = {}
+    """Places off the machine for copies of sets, by name."""
     timezone: str = "UTC"
     """IANA name of the time zone of schedules and retention."""
     alerts: Alerts = Alerts()

@@ -86,8 +86,13 @@ def _kept_in(site: Site) -> Path | None:
     return Path(named) if named else None
 
 
+def state_folder(site: Site) -> Path:
+    """Return the private folder of what a site remembers; it may not be there yet."""
+    return (_kept_in(site) or site.folder) / MEMORY_FOLDER
+
+
 def _memory(site: Site) -> Path:
-    return (_kept_in(site) or site.folder) / MEMORY_FOLDER / "stores.json"
+    return state_folder(site) / "stores.json"
 
 
 def _used_stores(site: Site) -> list[str]:

@@ -1,0 +1,164 @@
+"""`vault init`, `copy`, `list`, `check`, `fetch`, `recover`: copies of sets off the machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from backup_pipeline.cli.common import ConfigOption, JsonOption, console, exit_with, load, print_json, shown_progress
+from backup_pipeline.errors import ExitCode
+
+VaultArgument = Annotated[str, typer.Argument(metavar="VAULT", help="The vault's name in backup.yaml.")]
+IdentityOption = Annotated[
+    Path | None, typer.Option("--identity", metavar="FILE", help="File with the identity (AGE-SECRET-KEY-1…).")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    group = typer.Typer(help="Encrypted copies of sets off the machine.", no_args_is_help=True)
+    for name, command in (
+        ("init", init), ("copy", copy), ("list", list_copies), ("check", check), ("fetch", fetch), ("recover", recover),
+    ):  # fmt: skip
+        group.command(name)(command)
+    app.add_typer(group, name="vault", rich_help_panel="Keep in order")
+
+
+def init(
+    vault: VaultArgument,
+    new_identity: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Make a key pair too; the identity is written to FILE (0600).")
+    ] = None,
+    identity: IdentityOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a vault. With `--identity`, let this machine write to one that is there."""
+    from backup_pipeline.operations.copies.vaults import join_vault, make_vault
+
+    site = load(config)
+    recipient = ""
+    if identity is not None:
+        made = join_vault(site, vault, identity)
+    else:
+        made, recipient = make_vault(site, vault, new_identity)
+    if as_json:
+        print_json({"vault": made.vault, "recipients": made.recipients, "signed_by": made.signed_by})
+        return
+    out = console()
+    out.print(f"Vault {vault} ({made.vault}), encrypted to {', '.join(made.recipients) or 'nobody'}.", markup=False)
+    out.print(f"Copies are signed by {made.signed_by[0]}: keep that key with the identity.", markup=False)
+    if recipient:
+        out.print(f"Write into backup.yaml: vaults.{vault}.recipients: [{recipient}]", markup=False)
+        out.print(f"Move {new_identity} to a safe place now: without it no copy can be read.", markup=False)
+
+
+def copy(
+    vault: VaultArgument,
+    set_name: Annotated[str, typer.Argument(metavar="SET", help="PLAN/SET or PLAN/latest.")] = "latest",
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Copy a sealed set into a vault; what is there already is not sent again."""
+    from backup_pipeline.operations.copies.vaults import copy_set
+
+    site = load(config)
+    with shown_progress(quiet=as_json) as progress:
+        name, done = copy_set(site, vault, set_name, progress)
+    if as_json:
+        print_json({"set": name, **vars(done)})
+    elif done.already_there:
+        console().print(f"{name} is in {vault} already.", markup=False)
+    else:
+        sent = f"{done.sent_bytes / 1e6:,.1f} MB of {done.size / 1e6:,.1f} MB sent"
+        console().print(f"{name} copied into {vault}: {sent}.", markup=False)
+
+
+def list_copies(
+    vault: VaultArgument, identity: IdentityOption = None, config: ConfigOption = None, as_json: JsonOption = False
+) -> None:
+    """List the copies; with the identity, of which sets they are."""
+    from backup_pipeline.operations.copies.vaults import open_access, open_reader, read_identity
+
+    site = load(config)
+    rows = []
+    if read_identity(identity, site)[0] or site.settings.vaults.get(vault, None) is None:
+        reader = open_reader(site, vault, identity)
+        for found in reader.catalog.copies()[0]:
+            content = reader.content(found)
+            rows.append({"copy": found.name, "set": f"{content.plan}/{content.set_id}", "size": content.size})
+    else:
+        stored = open_access(site, vault).catalog().copies()[0]
+        rows = [{"copy": found.name, "set": "", "size": found.header.stored_size} for found in stored]
+    if as_json:
+        print_json({"copies": rows})
+        return
+    for row in rows:
+        console().print(f"{row['copy']}  {row['set']}  {int(str(row['size'])):,} bytes", markup=False)
+
+
+def check(
+    vault: VaultArgument, identity: IdentityOption = None, config: ConfigOption = None, as_json: JsonOption = False
+) -> None:
+    """Check every copy and chunk as stored; with the identity, decrypt them and compare with the manifests (6: bad)."""
+    from backup_pipeline.operations.copies.vaults import open_access, open_reader, read_identity
+    from backup_pipeline.stores.vault.check import check_content, check_stored
+
+    site = load(config)
+    with shown_progress(quiet=as_json) as progress:
+        result = check_stored(open_access(site, vault).catalog(), progress=progress)
+        if read_identity(identity, site)[0]:
+            reader = open_reader(site, vault, identity)
+            check_content(reader.catalog, reader.catalog.copies()[0], reader.opener, reader.id_key, result, progress)
+    if as_json:
+        print_json({**vars(result), "bad_copies": sorted(result.bad_copies)})
+    else:
+        for finding in result.findings:
+            console().print(f"{finding.subject}: {finding.problem}", markup=False)
+        bad = f"{len(result.bad_copies)} bad" if result.findings else "all whole"
+        console().print(f"{result.copies} copies, {result.chunks} chunks: {bad}.", markup=False)
+    if result.findings:
+        exit_with(ExitCode.CHECKS)
+
+
+def fetch(
+    vault: VaultArgument,
+    set_name: Annotated[str, typer.Argument(metavar="SET", help="PLAN/SET or PLAN/latest.")],
+    identity: IdentityOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Bring a set back into the local store, equal to the byte; it has to be proven anew."""
+    from backup_pipeline.operations.copies.vaults import find_copy, open_reader
+    from backup_pipeline.operations.sites.stores import open_store, plan_lock
+
+    site = load(config)
+    reader = open_reader(site, vault, identity)
+    found, content = find_copy(reader, set_name)
+    store = open_store(site, content.plan)
+    with plan_lock(site, content.plan, f"fetch from {vault}"), shown_progress(quiet=as_json) as progress:
+        folder = reader.reader(found).fetch(store.folder, progress, modes=(store.file_mode, store.folder_mode))
+    if as_json:
+        print_json({"set": f"{content.plan}/{content.set_id}", "folder": str(folder)})
+    else:
+        console().print(f"{content.plan}/{content.set_id} is in {folder}.", markup=False)
+
+
+def recover(
+    url: Annotated[str, typer.Argument(help="The vault's URL.")],
+    identity: Annotated[Path, typer.Option(metavar="FILE", help="File with the identity.")],
+    to: Annotated[Path, typer.Option(metavar="FOLDER", help="Where sets and backup.yaml are written.")],
+    set_name: Annotated[str | None, typer.Option("--set", metavar="SET", help="Only this set.")] = None,
+    signer: Annotated[str, typer.Option(help="The site's public key from the kit (ed25519:…).")] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """On a bare machine, without settings: bring back the newest set of each plan and backup.yaml."""
+    from backup_pipeline.operations.copies.vaults import recover as bring_back
+
+    folders = bring_back(url, identity, to, set_name, signer)
+    if as_json:
+        print_json({"folders": [str(folder) for folder in folders]})
+    for folder in folders if not as_json else ():
+        console().print(f"{folder}", markup=False)

@@ -1,0 +1,1 @@
+"""Copies of sets in vaults off the machine."""

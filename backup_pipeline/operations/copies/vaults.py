@@ -1,0 +1,173 @@
+"""What is done with a site's vaults: opened as the settings say, made, joined, copied to, listed, fetched from."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from backup_pipeline.errors import RefusedError, SetNotFoundError, SettingsError, StoreError
+from backup_pipeline.model.progress import ProgressSink, no_progress
+from backup_pipeline.operations.sites.identity import state_folder
+from backup_pipeline.operations.sites.stores import open_store, plan_lock, resolve_set
+from backup_pipeline.settings.site import Site
+from backup_pipeline.stores.objects.opening import open_place
+from backup_pipeline.stores.objects.options import PlaceOptions
+from backup_pipeline.stores.vault.copy_object import CopyContent, StoredCopy
+from backup_pipeline.stores.vault.description import Description, read_description
+from backup_pipeline.stores.vault.encryption import Opener, new_identity
+from backup_pipeline.stores.vault.machine_keys import MachineKeys
+from backup_pipeline.stores.vault.vault import VaultAccess, VaultReader, initialise, join, open_writer
+from backup_pipeline.stores.vault.write_copy import CopyResult, WriterOptions
+from backup_pipeline.system.files import read_ordinary, translate_os_error
+
+IDENTITY_VARIABLE = "VAULT_IDENTITY_FILE"
+
+
+def open_access(site: Site, name: str, *, more_recipients: tuple[str, ...] = ()) -> VaultAccess:
+    """Return a vault of the settings.
+
+    Raises:
+        SettingsError: no vault of that name, or a variable that it names is not set.
+        StoreError: its place cannot be reached.
+    """
+    if name not in site.settings.vaults:
+        known = ", ".join(site.settings.vaults) or "none"
+        raise SettingsError(
+            f"No vault is called {name!r}.", where=f"{site.file}: vaults", remedy=f"There are: {known}."
+        )
+    given = site.settings.vaults[name]
+    options = PlaceOptions(
+        credentials_env=given.credentials_env,
+        endpoint_env=given.endpoint_env,
+        region=given.region,
+        environment=site.environment,
+    )
+    keys = MachineKeys(state_folder(site) / "vault-keys")
+    recipients = (*given.recipients, *more_recipients)
+    return VaultAccess(name, open_place(given.url, options), recipients, given.encryption, given.signers, keys)
+
+
+def read_identity(file: Path | None, site: Site | None = None) -> tuple[str, str]:
+    """Return an identity's text and where it stands; "" without a file.
+
+    Raises:
+        StoreError: the file cannot be read.
+    """
+    named = site.value(IDENTITY_VARIABLE) if site else ""
+    file = file or (Path(named) if named else None)
+    if file is None:
+        return "", ""
+    try:
+        return read_ordinary(file, at_most=1 << 20).decode(errors="replace"), str(file)
+    except OSError as error:
+        raise translate_os_error(error, file) from error
+
+
+def make_vault(site: Site, name: str, new_identity_file: Path | None) -> tuple[Description, str]:
+    """Make a vault; with a file, an identity too, written there with mode 0600. Returns its new recipient, or "".
+
+    Raises:
+        RefusedError: there is a vault, there are no recipients, or the file exists.
+    """
+    import os
+
+    recipient = ""
+    access = open_access(site, name)
+    if new_identity_file is not None:
+        identity, recipient = new_identity()
+        try:
+            descriptor = os.open(new_identity_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError as error:
+            raise RefusedError(
+                "The file exists.", where=str(new_identity_file), remedy="Name another; an identity is not replaced."
+            ) from error
+        except OSError as error:
+            raise translate_os_error(error, new_identity_file) from error
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(f"# public key: {recipient}\n{identity}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        access = open_access(site, name, more_recipients=(recipient,))
+    return initialise(access), recipient
+
+
+def join_vault(site: Site, name: str, identity_file: Path) -> Description:
+    """Let this machine write to a vault that is there; the identity is used once and not kept."""
+    access = open_access(site, name)
+    text, where = read_identity(identity_file)
+    known = read_description(access.place, access.trusted() if access.signers else ())
+    return join(access, Opener(text, known.encryption, where=where))
+
+
+def copy_set(site: Site, name: str, set_name: str, progress: ProgressSink = no_progress) -> tuple[str, CopyResult]:
+    """Copy a set into a vault. Returns `PLAN/SET` and what was done; no set is removed meanwhile."""
+    given = open_access(site, name)
+    plan, set_id = resolve_set(site, set_name)
+    settings = site.settings.vaults[name]
+    lock_until = datetime.now(UTC) + timedelta(days=settings.lock_days) if settings.lock_days else None
+    options = WriterOptions(
+        bytes_per_second=settings.megabytes_per_second * 1e6, lock_until=lock_until, progress=progress
+    )
+    writer = open_writer(given, options)
+    try:
+        text = site.file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise translate_os_error(error, site.file) from error
+    with plan_lock(site, plan, f"copy of {plan}/{set_id} into {name}"):
+        return f"{plan}/{set_id}", writer.copy(open_store(site, plan), plan, set_id, settings=text)
+
+
+def open_reader(site: Site, name: str, identity_file: Path | None) -> VaultReader:
+    """Return a vault of the settings opened with an identity."""
+    access = open_access(site, name)
+    text, where = read_identity(identity_file, site)
+    if not text and access.encryption != "none":
+        raise SettingsError(
+            "No identity is named.", where=f"vault {name}", remedy=f"Use --identity FILE, or set {IDENTITY_VARIABLE}."
+        )
+    return VaultReader(access.place, text, access.trusted(), where=where)
+
+
+def find_copy(reader: VaultReader, set_name: str) -> tuple[StoredCopy, CopyContent]:
+    """Return the copy that `PLAN/SET` or `PLAN/latest` means.
+
+    Raises:
+        SetNotFoundError: there is none.
+    """
+    plan, _, wanted = set_name.partition("/")
+    for copy in reversed(reader.catalog.copies()[0]):
+        content = reader.content(copy)
+        if content.plan == plan and wanted in (content.set_id, "latest"):
+            return copy, content
+    raise SetNotFoundError(
+        "The vault has no such copy.", where=set_name, remedy="backup-pipeline vault list NAME --identity FILE."
+    )
+
+
+def recover(url: str, identity_file: Path, target: Path, set_name: str | None, signer: str = "") -> list[Path]:
+    """Bring sets back without any settings: the newest copy of each plan, or one; `backup.yaml` beside them.
+
+    Raises:
+        StoreError: the vault cannot be read, or a file is in the way.
+    """
+    text, where = read_identity(identity_file)
+    reader = VaultReader(open_place(url), text, (signer,) if signer else (), where=where)
+    newest: dict[str, StoredCopy] = {}
+    if set_name:
+        copy, content = find_copy(reader, set_name)
+        newest[content.plan] = copy
+    else:
+        for copy in reader.catalog.copies()[0]:
+            newest[reader.content(copy).plan] = copy
+    if not newest:
+        raise SetNotFoundError("The vault holds no copy.", where=url, remedy="Is it the right URL?")
+    done = []
+    for plan, copy in newest.items():
+        done.append(reader.reader(copy).fetch(target / "backups" / plan))
+        settings = target / "backup.yaml"
+        if (given := reader.content(copy).settings) and not settings.exists():
+            try:
+                settings.write_text(given, encoding="utf-8")
+            except OSError as error:
+                raise StoreError("It cannot be written.", where=str(settings), remedy="Is the disk full?") from error
+    return done
