@@ -13,7 +13,7 @@ import dagster, psycopg, pyarrow, pandas, pandera.pandas, psutil, rich, typer, y
 import apprise, requests, croniter, asyncio, multiprocessing, subprocess, socket, tempfile, ssl
 import dagster._core.execution.api, dagster._core.launcher
 try:
-    import duckdb, starlette
+    import duckdb, starlette, asyncssh, obstore, botocore.session, pyrage
 except ImportError:
     pass
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import secrets
 import time
@@ -195,6 +194,8 @@ class FolderPlace:
             else:
                 return True
         with (self._root / _INCOMING / "lock").open("ab") as lock:
+            import fcntl  # of POSIX only
+
             fcntl.flock(lock, fcntl.LOCK_EX)
             if path.exists():
                 return False
