@@ -34,7 +34,7 @@ sources: {files: {kind: folder, path: /site/files}}
 plans: {nightly: {sources: [files], store: /site/sets}}
 """
 
-pytestmark = [pytest.mark.story, pytest.mark.takes(seconds=300)]
+pytestmark = [pytest.mark.story, pytest.mark.takes(seconds=300, together="image")]
 
 
 @pytest.fixture(scope="module")
