@@ -48,8 +48,12 @@ def made(
     return site, sealed_set(site.site, "nightly")
 
 
-def test_a_good_set_is_proven_and_leaves_nothing_behind(made: tuple[TestSite, SetId], server: EmbeddedServer) -> None:
+def test_a_good_set_is_proven_and_leaves_nothing_behind(
+    made: tuple[TestSite, SetId], server: EmbeddedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     site, set_id = made
+    # Of its own: drills of other tests run beside this one.
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     before = server_facts(server.target())
     proof = drill_set(site.site, "nightly", set_id)
     assert proof.findings == ()
