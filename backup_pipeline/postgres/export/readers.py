@@ -17,6 +17,10 @@ from backup_pipeline.postgres.server.snapshot import Snapshot, in_snapshot, kept
 from backup_pipeline.system import limits
 
 
+class CaptureStoppedError(UnreachableError):
+    """Work that was ended because something else of the capture failed; never the cause itself."""
+
+
 class Readers:
     """Lends up to `size` connections that see what the snapshot sees; opened when first needed.
 
@@ -63,7 +67,9 @@ class Readers:
         """Raise UnreachableError when the capture was stopped; for use between pieces of work."""
         limits.check()
         if self._stopped:
-            raise UnreachableError("The capture was stopped.", where=self.snapshot.target.label, remedy="Run it again.")
+            raise CaptureStoppedError(
+                "The capture was stopped.", where=self.snapshot.target.label, remedy="Run it again."
+            )
 
     def _take(self) -> Connection[TupleRow]:
         self.check()

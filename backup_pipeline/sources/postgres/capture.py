@@ -32,7 +32,7 @@ from backup_pipeline.postgres.export.fingerprint import (
     fingerprint_large_objects,
     fingerprint_table,
 )
-from backup_pipeline.postgres.export.readers import HolderReaders, OwnPathReaders, Readers
+from backup_pipeline.postgres.export.readers import CaptureStoppedError, HolderReaders, OwnPathReaders, Readers
 from backup_pipeline.postgres.server.connection import LockNotGrantedError, asking, connected
 from backup_pipeline.postgres.server.snapshot import Snapshot, exported_snapshot
 from backup_pipeline.postgres.server.target import PostgresTarget
@@ -302,7 +302,7 @@ class _Capture:
                 self.readers.stop()
             pool.shutdown(wait=True, cancel_futures=True)
         if errors:
-            raise errors[0]
+            raise next((error for error in errors if not isinstance(error, CaptureStoppedError)), errors[0])
 
     def _wait_for_locks(self, written: Future[WrittenDump]) -> None:
         """Wait until pg_dump has all its locks (tables are exported meanwhile); raise when it was not granted them."""
