@@ -158,6 +158,12 @@ def recover(
     from backup_pipeline.operations.copies.vaults import recover as bring_back
 
     folders = bring_back(url, identity, to, set_name, signer)
+    if not signer:
+        typer.echo(
+            "Without --signer nobody knows who wrote this vault: read backup.yaml, above all its run_before and "
+            "run_after, before you use it.",
+            err=True,
+        )
     if as_json:
         print_json({"folders": [str(folder) for folder in folders]})
     for folder in folders if not as_json else ():

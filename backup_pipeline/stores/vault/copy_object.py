@@ -24,7 +24,7 @@ from pydantic import ValidationError as PydanticError
 from backup_pipeline.errors import RefusedError, StoreError, ValidationError
 from backup_pipeline.model.base import Frozen
 from backup_pipeline.model.manifest import MANIFEST_NAME
-from backup_pipeline.model.set_id import SetId
+from backup_pipeline.model.set_id import SetId, is_set_id
 from backup_pipeline.stores.objects.contract import ObjectPlace
 from backup_pipeline.stores.vault.description import Description
 from backup_pipeline.stores.vault.encryption import Opener, Sealer
@@ -84,6 +84,12 @@ def _is_path_inside(text: str) -> str:
     return text
 
 
+def _is_set(text: str) -> str:
+    if not is_set_id(text):
+        raise ValueError("not a set's name")
+    return text
+
+
 class CopiedFile(Frozen):
     """One file of the set; its bytes follow those of the file before in the stream."""
 
@@ -100,11 +106,14 @@ class CopyContent(Frozen):
         files: every other file of the set but its proofs, in the order of the stream.
         plain_sizes: how many bytes of the stream each chunk of the header holds.
         settings: the site's backup.yaml, which holds no secret.
+
+    Plan, set and paths become folders where a copy is brought back. Whoever can write to the vault can make a whole one
+    to the same recipients, so each must be what a site's own can be.
     """
 
     copy_version: Literal[1] = 1
-    plan: str
-    set_id: SetId
+    plan: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,59}$")]
+    set_id: Annotated[SetId, AfterValidator(_is_set)]
     manifest: str
     files: tuple[CopiedFile, ...]
     plain_sizes: tuple[int, ...]

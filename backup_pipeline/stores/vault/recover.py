@@ -13,6 +13,7 @@ import hashlib
 import hmac
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -26,6 +27,11 @@ _L = 2**252 + 27742317777372353535851937790883648493
 _D = -121665 * pow(121666, _P - 2, _P) % _P
 _ROOT = pow(2, (_P - 1) // 4, _P)
 Point = tuple[int, int, int, int]
+
+
+_PLAN = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,59}")
+_SET = re.compile(r"\d{4}-\d{2}-\d{2}T\d{6}Z")
+_CHUNK = re.compile(r"[0-9a-f]{64}(\.[0-9a-f]{8})?")
 
 
 class BadVaultError(Exception):
@@ -135,6 +141,8 @@ class Vault:
     def chunks(self, header: dict[str, Any]) -> Iterator[bytes]:
         """Yield the plain chunks of a copy in order, each checked."""
         for name, size, sha256 in header["chunks"]:
+            if not _CHUNK.fullmatch(name):
+                raise BadVaultError(f"{name!r}: no chunk's name")
             path = self.folder / "chunks" / name[:2] / name
             data = path.read_bytes()
             if len(data) != size or hashlib.sha256(data).hexdigest() != sha256:
@@ -148,12 +156,14 @@ class Vault:
 def fetch(vault: Vault, name: str, target: Path) -> Path:
     """Bring a set back into `target/<plan>/<set>`, with `backup.yaml` in `target`; manifest.json is written last."""
     header, content = vault.copy(name)
+    if not _PLAN.fullmatch(content["plan"]) or not _SET.fullmatch(content["set_id"]):
+        raise BadVaultError(f"copies/{name}: its plan or set is no name")
     folder: Path = target / content["plan"] / content["set_id"]
     folder.mkdir(parents=True, mode=0o700)
     source, rest = vault.chunks(header), b""
     for entry in content["files"]:
         path = PurePosixPath(entry["path"])
-        if path.is_absolute() or ".." in path.parts:
+        if path.is_absolute() or ".." in path.parts or not path.parts:
             raise BadVaultError(f"{path}: not a path inside a set")
         (folder / path).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         digest, left = hashlib.sha256(), entry["size"]
@@ -184,6 +194,8 @@ def main() -> int:
     given = parser.parse_args()
     try:
         vault = Vault(given.vault, given.identity, given.age, given.signer)
+        if not given.signer:
+            sys.stderr.write("without --signer nobody knows who wrote this vault: read backup.yaml before you use it\n")
         if given.copy and given.to:
             sys.stdout.write(f"{fetch(vault, given.copy, given.to)}\n")
             return 0

@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 
 from backup_pipeline.errors import BackupSystemError, RefusedError, SetNotFoundError, ValidationError
-from backup_pipeline.stores.vault import recover
+from backup_pipeline.stores.vault import recover, write_copy
 from backup_pipeline.stores.vault.check import check_content, check_stored
 from backup_pipeline.stores.vault.clean import clean
+from backup_pipeline.stores.vault.copy_object import CopyContent
 from backup_pipeline.stores.vault.encryption import new_identity
 from backup_pipeline.stores.vault.machine_keys import MachineKeys
-from backup_pipeline.stores.vault.names import COPIES, DESCRIPTION, chunk_object
+from backup_pipeline.stores.vault.names import COPIES, DESCRIPTION, chunk_object, copy_name
 from backup_pipeline.stores.vault.signing import Signer, new_private_key
 from backup_pipeline.stores.vault.vault import VaultReader, change_recipients, initialise, join
 from backup_pipeline_tests.archive_sets import tree
@@ -287,6 +288,33 @@ def test_what_an_announced_copy_needs_is_kept_however_long_its_writer_sleeps(sit
 
 
 AGE = shutil.which("age")
+
+
+@pytest.mark.parametrize("plan", ["../../outside", "/tmp/outside", "a/b", "", "quote'and\nnewline"])
+def test_a_forged_vault_writes_nothing_outside_of_the_target(
+    plan: str, site: VaultSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The recipients are public: whoever can write to the place can make a vault with keys and names of his own.
+    set_id = site.seal()
+    forged = lambda **fields: CopyContent.model_construct(**{**fields, "plan": plan})  # noqa: E731
+    monkeypatch.setattr(write_copy, "CopyContent", forged)
+    monkeypatch.setattr(write_copy, "copy_name", lambda key, _, one: copy_name(key, plan, one))
+    copy = site.copy(set_id).copy
+    with pytest.raises(BackupSystemError):
+        site.fetch(copy, tmp_path / "deep" / "to")
+    assert not (tmp_path / "deep").exists()
+    if AGE is None:
+        return
+    vault = site.write_out(tmp_path / "vault")
+    (tmp_path / "identity.txt").write_text(f"{site.identity}\n")
+    before = sorted(tmp_path.iterdir())
+    program = [sys.executable, "-I", "-S", str(vault / "recover.py"), str(vault), "--identity", "identity.txt"]
+    done = subprocess.run([*program, "--copy", copy, "--to", str(tmp_path / "deep" / "to")], cwd=tmp_path,
+                          capture_output=True, text=True, check=False)  # fmt: skip
+    assert done.returncode == 1
+    assert "no name" in done.stderr
+    assert "without --signer" in done.stderr
+    assert sorted(tmp_path.iterdir()) == before
 
 
 @pytest.mark.skipif(AGE is None, reason="needs the program age")
