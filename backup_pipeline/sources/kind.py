@@ -15,17 +15,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import ClassVar, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, Protocol, TypeVar
 
 from backup_pipeline.artefacts.capture import CaptureContext
 from backup_pipeline.artefacts.types import ArtefactType, OpenFile
 from backup_pipeline.model.progress import ProgressSink
 from backup_pipeline.model.record import ArtefactRecord, ColumnRecord
-from backup_pipeline.postgres.compare.scratch_restore import DrillOutcome
-from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline.rules.environment import EnvironmentFault
 from backup_pipeline.settings.site import Site
 from backup_pipeline.settings.types import SourceSettings
+
+if TYPE_CHECKING:
+    # A site of folders loads no client of PostgreSQL.
+    from backup_pipeline.postgres.compare.scratch_restore import DrillOutcome
+    from backup_pipeline.postgres.server.target import PostgresTarget
 
 Key = tuple[str, ...]
 """Of an artefact below its plan: (source, "dump") or (source, schema, table)."""

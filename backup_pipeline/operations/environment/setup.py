@@ -109,7 +109,8 @@ def setup_environment(
     text = _new_text(variables, named, made) if old is None else _filled(old, variables, named, made)
     after = _values(text)
     # Of several variables for one connection string, one is enough.
-    alternatives = [source.dsn_env for source in site.settings.sources.values() if hasattr(source, "dsn_env")]
+    connections = (source.connection for source in site.settings.sources.values())
+    alternatives = [connection.dsn_env for connection in connections if connection is not None]
     served = {name for group in alternatives if any(_is_set(after, one) for one in group) for name in group}
     to_fill = tuple(
         (v.name, v.description)
