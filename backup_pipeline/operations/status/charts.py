@@ -1,4 +1,4 @@
-"""Pictures of the status page as inline SVG: a calendar of days, and values over time. Pure; no page around them."""
+"""Geometry of the status page's charts: a calendar of days, and values over time. charts.html.jinja draws it as SVG."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
-from html import escape
 
 WEEKS = 53
-_CELL, _GAP, _LEFT, _TOP = 11, 3, 30, 18
-_WIDTH, _HEIGHT = 340, 150
+_STEP, _LEFT, _TOP = 14, 30, 18
 _PLOT = (46, 12, 330, 122)  # left, top, right, bottom of the plot
-DAY_WORDS = {
+DAY_STATES = {
     "proven": "proven by a restore",
     "verified": "complete and verified",
     "complete": "complete",
@@ -21,64 +19,64 @@ DAY_WORDS = {
 }
 
 
-def calendar(days: Mapping[date, tuple[str, str]], today: date, title: str) -> str:
+@dataclass(frozen=True, slots=True)
+class CalendarLabel:
+    """A month above or a weekday beside the calendar."""
+
+    x: int
+    y: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class CalendarDay:
+    """A day's square; its state is a key of DAY_STATES, or `none`."""
+
+    x: int
+    y: int
+    state: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Calendar:
+    """A year of days."""
+
+    title: str
+    labels: Sequence[CalendarLabel]
+    days: Sequence[CalendarDay]
+    width: int = _LEFT + WEEKS * _STEP
+    height: int = _TOP + 7 * _STEP
+
+
+def calendar(days: Mapping[date, tuple[str, str]], today: date, title: str) -> Calendar:
     """Return a year of days as weeks of seven squares, Monday above.
 
     Args:
-        days: state (a key of DAY_WORDS) and a text for each day that has one.
+        days: state (a key of DAY_STATES) and a text for each day that has one.
         today: the last day shown.
         title: what it shows, for screen readers.
     """
     monday = today - timedelta(days=today.weekday())
     first = monday - timedelta(weeks=WEEKS - 1)
-    step = _CELL + _GAP
-    parts = [
-        f'<svg class="calendar" role="img" viewBox="0 0 {_LEFT + WEEKS * step} {_TOP + 7 * step}" '
-        f'aria-label="{escape(title)}"><title>{escape(title)}</title>'
+    labels = [
+        CalendarLabel(0, _TOP + row * _STEP + 9, name) for row, name in ((0, "Mon"), (2, "Wed"), (4, "Fri"), (6, "Sun"))
     ]
-    for row, name in ((0, "Mon"), (2, "Wed"), (4, "Fri"), (6, "Sun")):
-        parts.append(f'<text class="label" x="0" y="{_TOP + row * step + 9}">{name}</text>')
+    squares = []
     month = 0
     for week in range(WEEKS):
         begin = first + timedelta(weeks=week)
+        x = _LEFT + week * _STEP
         if begin.month != month and week < WEEKS - 2:
             if month or begin.day <= 7:
-                parts.append(f'<text class="label" x="{_LEFT + week * step}" y="11">{begin:%b}</text>')
+                labels.append(CalendarLabel(x, 11, f"{begin:%b}"))
             month = begin.month
         for row in range(7):
             day = begin + timedelta(days=row)
             if day <= today:
-                parts.append(_day(_LEFT + week * step, _TOP + row * step, day, days.get(day)))
-    return "".join(parts) + "</svg>"
-
-
-def _day(x: float, y: float, day: date, known: tuple[str, str] | None) -> str:
-    state, text = known or ("none", "no set")
-    reported = f"<title>{day:%Y-%m-%d}: {escape(text)}</title>"
-    square = f'<rect x="{x}" y="{y}" width="{_CELL}" height="{_CELL}" rx="2"/>'
-    return f'<g class="day {state}">{reported}{square}{_mark(state, x, y)}</g>'
-
-
-def _mark(state: str, x: float, y: float) -> str:
-    """Return a sign besides the colour: prints in grey and eyes that see no red must tell states apart too."""
-    if state == "failed":
-        return f'<path d="M{x + 3} {y + 3}l5 5m0 -5l-5 5"/>'
-    if state == "proven":
-        return f'<path d="M{x + 2.5} {y + 5.5}l2.2 2.4l4 -4.6"/>'
-    if state == "verified":
-        return f'<circle cx="{x + 5.5}" cy="{y + 5.5}" r="1.6"/>'
-    return ""
-
-
-def legend() -> str:
-    """Return the calendar's legend."""
-    items = []
-    for state, words in DAY_WORDS.items():
-        square = f'<g class="day {state}"><rect x="0" y="0" width="11" height="11" rx="2"/>{_mark(state, 0, 0)}</g>'
-        items.append(
-            f'<span><svg viewBox="0 0 11 11" width="11" height="11" aria-hidden="true">{square}</svg>{words}</span>'
-        )
-    return f'<p class="legend">{"".join(items)}</p>'
+                state, text = days.get(day) or ("none", "no set")
+                squares.append(CalendarDay(x, _TOP + row * _STEP, state, f"{day:%Y-%m-%d}: {text}"))
+    return Calendar(title, labels, squares)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,53 +88,74 @@ class Point:
     good: bool = True
 
 
-def chart(title: str, points: Sequence[Point], words: Callable[[float], str]) -> str:
-    """Return values over time as a line with a point for each, from zero.
+@dataclass(frozen=True, slots=True)
+class Dot:
+    """A point at its place in the plot."""
+
+    x: float
+    y: float
+    radius: float
+    good: bool
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """Values over time; without dots, nothing is recorded yet."""
+
+    title: str
+    newest: str = ""
+    grid: Sequence[tuple[float, str]] = ()
+    ends: Sequence[tuple[float, str, str]] = ()
+    line: str = ""
+    dots: Sequence[Dot] = ()
+    left: int = _PLOT[0]
+    right: int = _PLOT[2]
+    bottom: int = _PLOT[3]
+
+
+def chart(title: str, points: Sequence[Point], value_text: Callable[[float], str]) -> Chart:
+    """Return values over time as a line with a dot for each, from zero.
 
     Args:
         title: the heading.
         points: the values, oldest first.
-        words: how a value is reported.
+        value_text: formats a value.
     """
-    last = f'<span class="value">{escape(words(points[-1].value))}</span>' if points else ""
-    head = f'<figcaption><span class="name">{escape(title)}</span>{last}</figcaption>'
     if not points:
-        return f'<figure>{head}<p class="empty">nothing recorded yet</p></figure>'
+        return Chart(title)
     left, top, right, bottom = _PLOT
     high = nice_ceiling(max(point.value for point in points))
     begin, end = points[0].at, points[-1].at
-    span = (end - begin) / timedelta(seconds=1)
+    span = end - begin
 
     def x_of(at: datetime) -> float:
         # A single point stands in the middle.
-        return round(left + (right - left) * (((at - begin) / timedelta(seconds=1)) / span if span else 0.5), 1)
+        return round(left + (right - left) * ((at - begin) / span if span else 0.5), 1)
 
     def y_of(value: float) -> float:
-        return round(bottom - (bottom - top) * (value / high if high else 0), 1)
+        return round(bottom - (bottom - top) * value / high, 1)
 
-    parts = [f'<svg role="img" viewBox="0 0 {_WIDTH} {_HEIGHT}" aria-label="{escape(title)} over time">']
-    for share in (0, 0.5, 1):
-        y = y_of(high * share)
-        parts.append(f'<line class="grid" x1="{left}" x2="{right}" y1="{y}" y2="{y}"/>')
-        parts.append(f'<text class="label" x="{left - 5}" y="{y + 3}" text-anchor="end">{words(high * share)}</text>')
     ends = [(begin, "start"), (end, "end")] if span else [(begin, "middle")]
-    for at, anchor in ends:
-        parts.append(
-            f'<text class="label" x="{x_of(at)}" y="{bottom + 16}" text-anchor="{anchor}">{at:%Y-%m-%d}</text>'
-        )
-    if len(points) > 1:
-        line = " ".join(f"{x_of(point.at)},{y_of(point.value)}" for point in points)
-        parts.append(f'<polygon class="area" points="{left},{bottom} {line} {right},{bottom}"/>')
-        parts.append(f'<polyline class="line" points="{line}"/>')
     radius = 2.4 if len(points) <= 40 else 1.2
-    for index, point in enumerate(points):
-        size = radius + 1 if index == len(points) - 1 else radius
-        reported = f"<title>{point.at:%Y-%m-%d %H:%M} UTC: {escape(words(point.value))}</title>"
-        kind = "point" if point.good else "point failed"
-        parts.append(
-            f'<circle class="{kind}" cx="{x_of(point.at)}" cy="{y_of(point.value)}" r="{size}">{reported}</circle>'
+    dots = [
+        Dot(
+            x_of(point.at),
+            y_of(point.value),
+            radius + (point is points[-1]),
+            point.good,
+            f"{point.at:%Y-%m-%d %H:%M} UTC: {value_text(point.value)}",
         )
-    return f"<figure>{head}{''.join(parts)}</svg></figure>"
+        for point in points
+    ]
+    return Chart(
+        title,
+        newest=value_text(points[-1].value),
+        grid=[(y_of(high * share), value_text(high * share)) for share in (0, 0.5, 1)],
+        ends=[(x_of(at), anchor, f"{at:%Y-%m-%d}") for at, anchor in ends],
+        line=" ".join(f"{dot.x},{dot.y}" for dot in dots) if len(dots) > 1 else "",
+        dots=dots,
+    )
 
 
 def nice_ceiling(value: float) -> float:

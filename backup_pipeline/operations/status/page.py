@@ -1,41 +1,50 @@
 """The status of all plans as one self-contained HTML page, to read on a screen or to print for an auditor.
 
-Pure: a text from values. Nothing is fetched by the page: styles and pictures stand in it (page.css,
-status_charts). Names, counts, sizes and times only; no content of any source.
+Pure: a text from values, drawn by templates/page.html.jinja. Nothing is fetched by the page: styles and pictures stand
+in it. Names, counts, sizes and times only; no content of any source.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from functools import cache
-from html import escape
-from importlib.resources import files
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
+import jinja2
+
 from backup_pipeline import __version__
 from backup_pipeline.model.backup_set import SetState
+from backup_pipeline.model.manifest import Purpose
 from backup_pipeline.model.proof import ProofKind
 from backup_pipeline.model.set_id import set_time
 from backup_pipeline.operations.sites.stores import is_whole_backup
-from backup_pipeline.operations.status.charts import Point, calendar, chart, legend
+from backup_pipeline.operations.status.charts import DAY_STATES, Calendar, Chart, Point, calendar, chart
 from backup_pipeline.operations.status.listing import ListedSet
-from backup_pipeline.operations.status.plan import PlanStatus
+from backup_pipeline.operations.status.plan import PlanStatus, Problem
 from backup_pipeline.rules.retention import problem_of
 from backup_pipeline.system.files import read_ordinary
 
 _STANDINGS = {"good": "✓ Good", "attention": "! Needs attention", "failing": "✕ Failing"}
 _LISTED_SETS = 12
 
-
-@cache
-def _style() -> str:
-    return files("backup_pipeline.operations.status").joinpath("page.css").read_text("utf-8")
-
-
 # Pages of earlier releases carry no generator.
 _OWN = (b'<meta name="generator" content="backup-pipeline">', b'<header class="site"><div><h1>Backups of ')
+
+
+@cache
+def templates() -> jinja2.Environment:
+    """Return the page's templates; every value that they insert is escaped."""
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("backup_pipeline.operations.status"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
 
 
 def is_status_page(path: Path) -> bool:
@@ -45,6 +54,36 @@ def is_status_page(path: Path) -> bool:
     except OSError:
         return False
     return any(mark in content for mark in _OWN)
+
+
+@dataclass(frozen=True, slots=True)
+class SetRow:
+    """A line of the table of newest sets, formatted."""
+
+    set_id: str
+    state: str
+    failed: bool
+    age: str
+    size: str
+    rows: str
+    checks: str
+    verified: str
+    proven: str
+    notes: str
+
+
+@dataclass(frozen=True, slots=True)
+class PlanSection:
+    """A plan's part of the page, formatted; facts are name, value (None for none) and small print."""
+
+    name: str
+    standing: str
+    store: str
+    facts: Sequence[tuple[str, str | None, str]]
+    problems: Sequence[Problem]
+    calendar: Calendar
+    charts: Sequence[Chart]
+    rows: Sequence[SetRow]
 
 
 def status_page(plans: Sequence[PlanStatus], *, now: datetime, site: str, timezone: str) -> str:
@@ -57,36 +96,20 @@ def status_page(plans: Sequence[PlanStatus], *, now: datetime, site: str, timezo
         timezone: IANA name of the zone in which days are counted.
     """
     zone = ZoneInfo(timezone)
-    local = now.astimezone(zone)
-    body = "".join(_plan(plan, now, zone) for plan in plans)
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="generator" content="backup-pipeline">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<title>Backups of {escape(site)}, {local:%Y-%m-%d}</title>
-<style>
-{_style()}</style>
-</head>
-<body>
-<main>
-<header class="site"><div><h1>Backups of {escape(site)}</h1><p>{_summary(plans)}</p></div>
-<p class="when">{local:%Y-%m-%d %H:%M} {escape(timezone)}</p></header>
-{body}
-<footer>
-<p><b>Complete</b>: every artefact of every source was written, re-read and sealed with a manifest of checksums.
-<b>Verified</b>: every file was read again later and equals the manifest.
-<b>Proven</b>: the set was restored into a scratch server and found equal, table by table.
-<b>RTO</b>: how long that restore took.</p>
-<p>Made by backup-pipeline {escape(__version__)} from the manifests, proofs and logs in the stores. Set names are the
-UTC time of their start; days are counted in {escape(timezone)}.</p>
-</footer>
-</main>
-</body>
-</html>
-"""
+    return (
+        templates()
+        .get_template("page.html.jinja")
+        .render(
+            plans=[_section(plan, now, zone) for plan in plans],
+            summary=_summary(plans),
+            site=site,
+            now=now.astimezone(zone),
+            timezone=timezone,
+            standings=_STANDINGS,
+            day_states=DAY_STATES,
+            version=__version__,
+        )
+    )
 
 
 def _summary(plans: Sequence[PlanStatus]) -> str:
@@ -98,34 +121,24 @@ def _summary(plans: Sequence[PlanStatus]) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    *others, last = map(escape, names)
+    *others, last = names
     return f"{', '.join(others)} and {last}" if others else last
 
 
-def _plan(plan: PlanStatus, now: datetime, zone: ZoneInfo) -> str:
-    problems = "".join(
-        f'<li class="{p.severity}"><b>{p.severity}</b>: {escape(p.what)}'
-        + (f"<span>{escape(p.remedy)}</span>" if p.remedy else "")
-        + "</li>"
-        for p in plan.problems
+def _section(plan: PlanStatus, now: datetime, zone: ZoneInfo) -> PlanSection:
+    return PlanSection(
+        name=plan.plan,
+        standing=plan.standing,
+        store=str(plan.store),
+        facts=_facts(plan, now, zone),
+        problems=plan.problems,
+        calendar=calendar(_days(plan, zone), now.astimezone(zone).date(), f"Backups of {plan.plan} by day"),
+        charts=_charts(plan),
+        rows=[_row(one, now) for one in reversed(plan.sets[-_LISTED_SETS:])],
     )
-    today = now.astimezone(zone).date()
-    return f"""<section class="plan" id="plan-{escape(plan.plan)}">
-<header><h2>{escape(plan.plan)}</h2><span class="standing {plan.standing}">{_STANDINGS[plan.standing]}</span>
-<span class="store">{escape(plan.store)}</span></header>
-{_facts(plan, now, zone)}
-{f'<ul class="problems">{problems}</ul>' if problems else ""}
-<div class="calendar-box"><h3>A year of backups</h3>
-{calendar(_days(plan, zone), today, f"Backups of {plan.plan} by day")}{legend()}</div>
-<h3>Over time</h3>
-<div class="charts">{_charts(plan)}</div>
-<h3>Newest sets</h3>
-{_table(plan, now)}
-</section>
-"""
 
 
-def _facts(plan: PlanStatus, now: datetime, zone: ZoneInfo) -> str:
+def _facts(plan: PlanStatus, now: datetime, zone: ZoneInfo) -> list[tuple[str, str | None, str]]:
     proof = plan.last_proven.known.last_proof(ProofKind.DRILL) if plan.last_proven else None
     rto = proof.numbers.get("rto_seconds") if proof else None
     measured = "measured by the last proof" if rto is not None else "measured by a proof"
@@ -134,7 +147,7 @@ def _facts(plan: PlanStatus, now: datetime, zone: ZoneInfo) -> str:
     next_at = plan.next_backup.astimezone(zone) if plan.next_backup else None
     upcoming = (f"{next_at:%a %H:%M}", f"{next_at:%Y-%m-%d}") if next_at else ("by hand", "no schedule")
     size = short_bytes(plan.last_good.known.size) if plan.last_good else None
-    facts = [
+    return [
         ("Last good backup", _ago(plan.last_good, now), _stamp(plan.last_good, zone)),
         ("Last proven", _ago(plan.last_proven, now), _stamp(plan.last_proven, zone)),
         ("Last verified", _ago(plan.last_verified, now), _stamp(plan.last_verified, zone)),
@@ -143,13 +156,7 @@ def _facts(plan: PlanStatus, now: datetime, zone: ZoneInfo) -> str:
         ("All sets", short_bytes(plan.size), f"{len(plan.sets)} kept"),
         ("Free space", short_bytes(plan.free) if plan.free is not None else "unknown", full),
         ("Time to restore (RTO)", short_seconds(rto) if rto is not None else None, measured),
-    ]  # fmt: skip
-    cells = "".join(
-        f'<div><dt>{name}</dt><dd class="{"" if value else "missing"}">{value or "none"}'
-        f"<small>{small}</small></dd></div>"
-        for name, value, small in facts
-    )
-    return f'<dl class="facts">{cells}</dl>'
+    ]
 
 
 def _ago(one: ListedSet | None, now: datetime) -> str | None:
@@ -164,7 +171,7 @@ def _age(age: timedelta) -> str:
 
 
 def _stamp(one: ListedSet | None, zone: ZoneInfo) -> str:
-    return f"{one.known.started_at.astimezone(zone):%Y-%m-%d %H:%M}" if one else "&nbsp;"
+    return f"{one.known.started_at.astimezone(zone):%Y-%m-%d %H:%M}" if one else ""
 
 
 def short_bytes(size: float) -> str:
@@ -219,7 +226,7 @@ def _days(plan: PlanStatus, zone: ZoneInfo) -> dict[date, tuple[str, str]]:
     }
 
 
-def _charts(plan: PlanStatus) -> str:
+def _charts(plan: PlanStatus) -> list[Chart]:
     whole = [one for one in plan.sets if is_whole_backup(one.known)]
     drills = sorted(
         (
@@ -233,11 +240,11 @@ def _charts(plan: PlanStatus) -> str:
     good = {one.known.set_id: not problem_of(one.known) for one in whole}
     sizes = [Point(one.known.started_at, one.known.size, good[one.known.set_id]) for one in whole]
     rows = [Point(one.known.started_at, one.rows, good[one.known.set_id]) for one in whole]
-    return (
-        chart("Size of a set", sizes, short_bytes)
-        + chart("Rows of its tables", rows, short_count)
-        + chart("Time to restore (RTO)", drills, short_seconds)
-    )
+    return [
+        chart("Size of a set", sizes, short_bytes),
+        chart("Rows of its tables", rows, short_count),
+        chart("Time to restore (RTO)", drills, short_seconds),
+    ]
 
 
 def _proven(one: ListedSet) -> str:
@@ -246,25 +253,18 @@ def _proven(one: ListedSet) -> str:
     return "not here" if one.known.not_drilled_here else "–"
 
 
-def _table(plan: PlanStatus, now: datetime) -> str:
-    if not plan.sets:
-        return '<p class="empty">no sets yet</p>'
-    rows = []
-    for one in reversed(plan.sets[-_LISTED_SETS:]):
-        passed, failed = one.checks
-        state = "failed" if day_state(one) == "failed" else one.state
-        bad = ' class="bad"' if state == "failed" else ""
-        kinds = [
-            w for w, holds in (("partial", one.partial), ("emergency", one.known.purpose.value == "emergency")) if holds
-        ]
-        note = escape("; ".join((*kinds, *one.notes)))
-        rows.append(
-            f"<tr><td>{one.known.set_id}</td><td{bad}>{one.state}</td>"
-            f'<td class="n">{_age(now - one.known.started_at)}</td><td class="n">{short_bytes(one.known.size)}</td>'
-            f'<td class="n">{one.rows:,}</td><td class="n">{passed} of {passed + failed}</td>'
-            f"<td>{'yes' if one.verified else '–'}</td><td>{_proven(one)}</td>"
-            f"<td>{note}</td></tr>"
-        )
-    heads = '<th>Set</th><th>State</th><th class="n">Age</th><th class="n">Size</th><th class="n">Rows</th>'
-    heads += '<th class="n">Checks</th><th>Verified</th><th>Proven</th><th></th>'
-    return f'<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+def _row(one: ListedSet, now: datetime) -> SetRow:
+    passed, failed = one.checks
+    apart = (("partial", one.partial), ("emergency", one.known.purpose is Purpose.EMERGENCY))
+    return SetRow(
+        set_id=one.known.set_id,
+        state=one.state,
+        failed=day_state(one) == "failed" or one.state == "failed",
+        age=_age(now - one.known.started_at),
+        size=short_bytes(one.known.size),
+        rows=f"{one.rows:,}",
+        checks=f"{passed} of {passed + failed}",
+        verified="yes" if one.verified else "–",
+        proven=_proven(one),
+        notes="; ".join([*(name for name, holds in apart if holds), *one.notes]),
+    )
