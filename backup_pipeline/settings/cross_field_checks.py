@@ -31,13 +31,16 @@ def coherence_faults(document: Document, folder: Path) -> list[FileFault]:
     if not isinstance(data, dict):
         return []
     sources, plans = _mapping(data.get("sources")), _mapping(data.get("plans"))
+    vaults = _mapping(data.get("vaults"))
     found: list[FileFault] = []
     for path, what in (
         *_same_but_for_case("sources", sources),
         *_same_but_for_case("plans", plans),
+        *_same_but_for_case("vaults", vaults),
         *_sources(sources),
         *_circles(sources),
         *_plans(plans, sources),
+        *_copies(plans, vaults),
         *_stores(data, plans, folder),
         *_stores_inside_sources(data, sources, plans, folder),
         *_schedules(sources, plans),
@@ -157,6 +160,32 @@ def _plans(plans: dict[str, dict[str, Any]], sources: dict[str, dict[str, Any]])
                         )
 
 
+def _entries(plan: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return a plan's entries of `copies`; {} for one that is no mapping."""
+    given = plan.get("copies")
+    return [one if isinstance(one, dict) else {} for one in given] if isinstance(given, list) else []
+
+
+def _copies(plans: dict[str, dict[str, Any]], vaults: dict[str, dict[str, Any]]) -> Found:
+    for plan_name, plan in plans.items():
+        base: FieldPath = ("plans", plan_name, "copies")
+        if isinstance(plan.get("copies"), (str, dict)):
+            yield base, "write a list, as in [{to: offsite}]"
+        seen: set[str] = set()
+        for index, entry in enumerate(_entries(plan)):
+            vault = entry.get("to")
+            if not isinstance(vault, str):
+                continue
+            if vault not in vaults:
+                yield (*base, index, "to"), f"there is no vault {vault!r}{nearest(vault, vaults) or _NO_VAULTS}"
+            elif vault in seen:
+                yield (*base, index, "to"), f"{vault} stands twice; a set has one copy in a vault"
+            seen.add(vault)
+
+
+_NO_VAULTS = "; describe it under vaults (docs/settings.md)"
+
+
 def _store_of(data: dict[str, Any], plan_name: str, plan: dict[str, Any], folder: Path) -> Path:
     own = plan.get("store")
     site = data.get("store")
@@ -201,6 +230,12 @@ def _schedules(sources: dict[str, dict[str, Any]], plans: dict[str, dict[str, An
     ]
     places += [
         (("sources", name, "export_schedule"), source.get("export_schedule")) for name, source in sources.items()
+    ]
+    places += [
+        (("plans", name, "copies", index, key), entry.get(key))
+        for name, plan in plans.items()
+        for index, entry in enumerate(_entries(plan))
+        for key in ("check", "drill")
     ]
     for path, value in places:
         if isinstance(value, str) and (what := cron_fault(value)):

@@ -22,6 +22,7 @@ from backup_pipeline.settings.types import (
     EmbeddedPostgres,
     OrdersLog,
     Plan,
+    PlanCopies,
     Retention,
     Settings,
     SiteSettings,
@@ -58,6 +59,7 @@ _SECTIONS: tuple[tuple[str, type[Settings]], ...] = (
     ("The order archive's log: `log`", OrdersLog),
     ("Plans: `plans.<name>`", Plan),
     ("Retention: `plans.<name>.retention`", Retention),
+    ("Copies off the machine: `plans.<name>.copies`", PlanCopies),
     ("Vaults: `vaults.<name>`", Vault),
     ("Alerts: `alerts`", Alerts),
     ("Embedded PostgreSQL: `embedded_postgres`", EmbeddedPostgres),
@@ -105,6 +107,8 @@ def _default(field: FieldInfo) -> str:
         return "**required**"
     if isinstance(default, Retention):
         given = default.model_dump(exclude_defaults=True)
+        if not given:
+            return "–"
         return f"`{', '.join(f'{k}: {v}' for k, v in given.items())}`"
     if isinstance(default, TableSelection) and default != TableSelection():
         return f"`include: [{', '.join(default.include)}]`"

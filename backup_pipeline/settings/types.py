@@ -429,6 +429,19 @@ class Retention(Settings):
         return max(timedelta(days=2), timedelta(days=self.keep_daily), self.keep_within or timedelta())
 
 
+class PlanCopies(Settings):
+    """Copies of a plan's sets in one vault: made when a set is sealed, with retention and schedules of their own."""
+
+    to: Name
+    """The vault, as named in `vaults`."""
+    retention: Retention = Retention()
+    """Which copies stay there; a policy that names nothing, as by default, keeps every copy."""
+    check: str | None = None
+    """Cron expression of the check of the plan's copies as they are stored; it needs no identity."""
+    drill: str | None = None
+    """Cron expression of the drill of the newest copy, read from the vault; it needs VAULT_IDENTITY_FILE."""
+
+
 class Plan(Settings):
     """A named backup policy: which sources, when, where to, how long kept."""
 
@@ -448,6 +461,8 @@ class Plan(Settings):
     """Cron expression of the drill of the newest set."""
     retention: Retention = Retention(keep_last=30)
     """What is kept."""
+    copies: tuple[PlanCopies, ...] = ()
+    """Vaults that every sealed set of the plan is copied into: `[{to: offsite, retention: {keep_daily: 30}}]`."""
     ping_env: str | None = None
     """Variable with the URL of a dead-man's-switch (healthchecks.io's protocol)."""
     overdue_after: Annotated[Duration, AfterValidator(_some_time)] | None = None
@@ -497,6 +512,8 @@ class Vault(Settings):
     """For how long the storage itself shall forbid to delete what is written; 0 leaves that to its own default."""
     megabytes_per_second: float = Field(default=0.0, ge=0)
     """Limit of what is sent; 0 is none."""
+    off_site: bool | None = None
+    """Whether it is in another building; by default every place but a folder and a server on this machine."""
 
 
 class SiteSettings(Settings):

@@ -13,6 +13,8 @@ from backup_pipeline.settings.env_template import TEMPLATE_VARIABLES, Kind
 from backup_pipeline.settings.types import SiteSettings
 
 FILE_SUFFIX = "_FILE"
+# Parts of `credentials_env` whose values name somebody and open nothing.
+_PUBLIC_CREDENTIALS = ("access_key", "account")
 
 
 def named_variables(settings: SiteSettings) -> tuple[str, ...]:
@@ -23,6 +25,8 @@ def named_variables(settings: SiteSettings) -> tuple[str, ...]:
             value = getattr(source, field)
             names += [value] if isinstance(value, str) else value or ()
     names += [plan.ping_env for plan in settings.plans.values()]
+    for vault in settings.vaults.values():
+        names += [vault.endpoint_env, *vault.credentials_env.values()]
     names += [*settings.alerts.urls_env, settings.alerts.ui_url_env]
     return tuple(dict.fromkeys(name for name in names if name))
 
@@ -37,6 +41,8 @@ def secret_variables(settings: SiteSettings) -> tuple[str, ...]:
             names += [value] if isinstance(value, str) else value or ()
     names += [plan.ping_env for plan in settings.plans.values()]
     names += settings.alerts.urls_env
+    for vault in settings.vaults.values():
+        names += [name for part, name in vault.credentials_env.items() if part not in _PUBLIC_CREDENTIALS]
     return tuple(dict.fromkeys(name for name in names if name))
 
 

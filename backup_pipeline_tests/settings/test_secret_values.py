@@ -128,3 +128,16 @@ def test_no_file_of_a_site_holds_what_a_failing_server_or_program_repeats(tmp_pa
     for name, secret in secrets.items():
         assert [where for where, text in texts.items() if secret.encode() in text] == [], name
     assert "login: ***" in done.text
+
+
+def test_the_credentials_of_a_vault_go_out_in_no_message_and_may_come_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "backup.yaml").write_text(
+        "sources: {files: {kind: folder, path: files}}\n"
+        "plans: {nightly: {sources: [files]}}\n"
+        "vaults: {offsite: {url: 's3://b/p', credentials_env: {access_key: OFF_ID, secret_key: OFF_SECRET}}}\n"
+    )
+    (tmp_path / "secret").write_text("s3cret-Word-of-the-vault\n")
+    site = load_site(tmp_path, environment={"OFF_ID": "AKIAPUBLIC", "OFF_SECRET_FILE": str(tmp_path / "secret")})
+    assert site.value("OFF_SECRET") == "s3cret-Word-of-the-vault"
+    told = scrub("AKIAPUBLIC with s3cret-Word-of-the-vault was refused", hidden_texts(site))
+    assert told == "AKIAPUBLIC with *** was refused"

@@ -227,3 +227,41 @@ def test_a_variable_of_the_process_wins_over_a_file_named_in_the_env_file(folder
     (folder / ".env").write_text(f"DATABASE_URL_FILE={folder / 'secret'}\n")
     assert load_site(folder, environment={}).environment["DATABASE_URL"] == "from-secret"
     assert load_site(folder, environment={"DATABASE_URL": "mine"}).environment["DATABASE_URL"] == "mine"
+
+
+VAULTS = """
+vaults:
+  offsite: {url: "s3://bucket/prefix", recipients: [age1xyz]}
+  attic: {url: "file:///mnt/attic", recipients: [age1xyz]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("copies", "expected"),
+    [
+        ("[{to: offsit}]", "9: plans.nightly.copies.0.to: there is no vault 'offsit'; did you mean offsite?"),
+        ("[{to: attic}, {to: attic}]", "9: plans.nightly.copies.1.to: attic stands twice; a set has one copy"),
+        ("[{to: attic, drill: '0 6 1 *'}]", "9: plans.nightly.copies.0.drill: a cron expression has five fields"),
+        ("[{to: attic, check: never}]", "9: plans.nightly.copies.0.check: a cron expression has five fields"),
+        ("[{to: attic, retain: {}}]", "9: plans.nightly.copies.0.retain: unknown setting"),
+        ("{to: attic}", "9: plans.nightly.copies: write a list, as in [{to: offsite}]"),
+    ],
+)
+def test_faults_of_copies_are_named_with_line_and_remedy(faults, copies, expected):
+    text = GOOD.replace('"0 2 * * *"\n', f'"0 2 * * *"\n    copies: {copies}\n') + VAULTS
+    assert any(fault.startswith(expected) for fault in faults(text)), faults(text)
+
+
+def test_a_vault_that_is_described_nowhere_is_named_with_the_remedy(faults):
+    text = GOOD.replace('"0 2 * * *"\n', '"0 2 * * *"\n    copies: [{to: offsite}]\n')
+    assert faults(text) == [
+        "9: plans.nightly.copies.0.to: there is no vault 'offsite'; describe it under vaults (docs/settings.md)"
+    ]
+
+
+def test_copies_are_read_with_their_retention_and_schedules(tmp_path):
+    entry = '[{to: offsite, retention: {keep_daily: 30, keep_yearly: 5}, drill: "0 6 1 * *", check: "0 7 * * 0"}]'
+    (tmp_path / "backup.yaml").write_text(GOOD.replace('"0 2 * * *"\n', f'"0 2 * * *"\n    copies: {entry}\n') + VAULTS)
+    [copies] = load_site(tmp_path, environment={}).plan("nightly").copies
+    assert (copies.to, copies.retention.keep_daily, copies.retention.keep_yearly) == ("offsite", 30, 5)
+    assert (copies.drill, copies.check) == ("0 6 1 * *", "0 7 * * 0")
