@@ -11,8 +11,8 @@ from backup_pipeline.artefacts.capture import CaptureContext
 from backup_pipeline.model.manifest import Draft
 from backup_pipeline.model.set_id import set_id_at
 from backup_pipeline.postgres.server.target import PostgresTarget
-from backup_pipeline.settings.types import PostgresSource
 from backup_pipeline.sources.postgres.capture import capture_postgres, discover_tables
+from backup_pipeline.sources.postgres.settings import PostgresSource
 from backup_pipeline.stores.local import LocalStore
 
 SOURCE = "bench"

@@ -20,8 +20,8 @@ from pathlib import Path
 from backup_pipeline.artefacts.capture import CaptureContext
 from backup_pipeline.model.manifest import Draft
 from backup_pipeline.model.set_id import set_id_at
-from backup_pipeline.settings.types import FolderSource
 from backup_pipeline.sources.folder.capture import capture_folder, inspect_folder
+from backup_pipeline.sources.folder.settings import FolderSource
 from backup_pipeline.stores.local import LocalStore
 from benchmarks.report import Report, in_fresh_process
 

@@ -8,7 +8,7 @@ import dagster as dg
 
 from backup_pipeline.orchestration.names import key_part
 from backup_pipeline.settings.site import Site
-from backup_pipeline.settings.types import OrdersSource
+from backup_pipeline.sources.orders.settings import OrdersSource
 from backup_pipeline.sources.orders.source import orders_settings
 
 FOLDERS, VERIFICATION, RESTORED = "order_folders", "order_verification", "restored_orders"

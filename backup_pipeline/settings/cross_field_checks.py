@@ -1,20 +1,20 @@
 """Faults between the fields of backup.yaml: names that nobody has, circles, cron, time zones, colliding stores.
 
-Works on the raw data, which may be wrong in any way, so that these faults are told together with those of the single
-fields. Nothing outside the file is looked at.
+Works on the raw data, which may be wrong in any way, so that these faults are reported together with those of single
+fields. Nothing outside the file is read.
 """
 
 from __future__ import annotations
 
 import os.path
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from backup_pipeline.settings.document import Document, FieldPath, FileFault
+from backup_pipeline.settings.document import Document, FileFault
 from backup_pipeline.settings.field_errors import nearest
-from backup_pipeline.settings.types import SiteSettings
+from backup_pipeline.settings.raw_values import FieldPath, FoundFaults, item_path, names_in
+from backup_pipeline.settings.types import SiteSettings, SourceSettings, source_kinds
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _CRON_LIMITS = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))
@@ -51,9 +51,6 @@ def coherence_faults(document: Document, folder: Path) -> list[FileFault]:
     return found
 
 
-Found = Iterator[tuple[FieldPath, str]]
-
-
 def _mapping(value: Any) -> dict[str, dict[str, Any]]:
     """Return the part of a mapping that can be looked into: text keys with mappings below."""
     if not isinstance(value, dict):
@@ -61,17 +58,7 @@ def _mapping(value: Any) -> dict[str, dict[str, Any]]:
     return {key: item for key, item in value.items() if isinstance(key, str) and isinstance(item, dict)}
 
 
-def _names(value: Any) -> list[str]:
-    if isinstance(value, str):
-        return [value]
-    return [item if isinstance(item, str) else "" for item in value] if isinstance(value, list) else []
-
-
-def _at(path: FieldPath, value: Any, index: int) -> FieldPath:
-    return (*path, index) if isinstance(value, list) else path
-
-
-def _same_but_for_case(kind: str, named: dict[str, dict[str, Any]]) -> Found:
+def _same_but_for_case(kind: str, named: dict[str, dict[str, Any]]) -> FoundFaults:
     seen: dict[str, str] = {}
     for name in named:
         plain = name.lower().replace("-", "_")
@@ -84,47 +71,29 @@ def _same_but_for_case(kind: str, named: dict[str, dict[str, Any]]) -> Found:
         seen.setdefault(plain, name)
 
 
-def _sources(sources: dict[str, dict[str, Any]]) -> Found:
+def _sources(sources: dict[str, dict[str, Any]]) -> FoundFaults:
     for name, source in sources.items():
-        for index, other in enumerate(_names(source.get("after"))):
-            path = _at(("sources", name, "after"), source["after"], index)
+        for index, other in enumerate(names_in(source.get("after"))):
+            path = item_path(("sources", name, "after"), source["after"], index)
             if other == name:
                 yield path, "a source cannot wait for itself"
             elif other and other not in sources:
                 yield path, f"there is no source {other!r}{nearest(other, sources)}"
-        if source.get("kind") == "orders":
-            if not source.get("database") and not source.get("dsn_env"):
-                yield ("sources", name), "needs database (a SQLite file) or dsn_env (PostgreSQL); neither is given"
-            if source.get("database") and source.get("dsn_env"):
-                yield ("sources", name, "dsn_env"), "database is given too; an order archive has one database"
-        if source.get("kind") == "folder":
-            for index, bucket in enumerate(_names(source.get("buckets"))):
-                if bucket.startswith("/") or ".." in Path(bucket).parts:
-                    path = _at(("sources", name, "buckets"), source["buckets"], index)
-                    yield path, "a bucket is a folder below path; it cannot leave it"
-        if source.get("kind") in ("postgres", "sqlite"):
-            yield from _patterns(name, source)
+        for below, what in _model(source).cross_field_faults(source):
+            yield ("sources", name, *below), what
 
 
-def _patterns(name: str, source: dict[str, Any]) -> Found:
-    tables = source.get("tables") if isinstance(source.get("tables"), dict) else {}
-    places: list[tuple[FieldPath, Any]] = [
-        (("sources", name, "tables", key), (tables or {}).get(key)) for key in ("include", "exclude")
-    ]
-    places.append((("sources", name, "master_tables"), source.get("master_tables")))
-    for path, value in places:
-        for index, pattern in enumerate(_names(value)):
-            if pattern and "." not in pattern:
-                schema = "main" if source.get("kind") == "sqlite" else "public"
-                yield _at(path, value, index), f"a pattern is schema.table; did you mean {schema}.{pattern}?"
+def _model(source: dict[str, Any]) -> type[SourceSettings]:
+    """Return the model of a source's kind; of all kinds where it names none that is known."""
+    return source_kinds().get(str(source.get("kind")), SourceSettings)
 
 
-def _circles(sources: dict[str, dict[str, Any]]) -> Found:
+def _circles(sources: dict[str, dict[str, Any]]) -> FoundFaults:
     """Yield every circle of `after` once, at the source of it that stands first in the file."""
-    after = {name: [n for n in _names(s.get("after")) if n in sources and n != name] for name, s in sources.items()}
+    after = {name: [n for n in names_in(s.get("after")) if n in sources and n != name] for name, s in sources.items()}
     done: set[str] = set()
 
-    def walk(name: str, way: tuple[str, ...]) -> Found:
+    def walk(name: str, way: tuple[str, ...]) -> FoundFaults:
         if name in way:
             circle = way[way.index(name) :]
             yield ("sources", circle[0], "after"), f"goes round in a circle: {' → '.join((*circle, circle[0]))}"
@@ -139,20 +108,20 @@ def _circles(sources: dict[str, dict[str, Any]]) -> Found:
         yield from walk(name, ())
 
 
-def _plans(plans: dict[str, dict[str, Any]], sources: dict[str, dict[str, Any]]) -> Found:
+def _plans(plans: dict[str, dict[str, Any]], sources: dict[str, dict[str, Any]]) -> FoundFaults:
     for plan_name, plan in plans.items():
-        named = _names(plan.get("sources"))
+        named = names_in(plan.get("sources"))
         base: FieldPath = ("plans", plan_name, "sources")
         if isinstance(plan.get("sources"), str):
             yield base, f"write a list, as in [{plan['sources']}]"
         for index, source in enumerate(named):
-            path = _at(base, plan.get("sources"), index)
+            path = item_path(base, plan.get("sources"), index)
             if source and source not in sources:
                 yield path, f"there is no source {source!r}{nearest(source, sources)}"
             elif source in named[:index]:
                 yield path, f"{source} stands twice"
             else:
-                for before in _names(sources.get(source, {}).get("after")):
+                for before in names_in(sources.get(source, {}).get("after")):
                     if before in sources and before not in named:
                         yield (
                             path,
@@ -166,7 +135,7 @@ def _entries(plan: dict[str, Any]) -> list[dict[str, Any]]:
     return [one if isinstance(one, dict) else {} for one in given] if isinstance(given, list) else []
 
 
-def _copies(plans: dict[str, dict[str, Any]], vaults: dict[str, dict[str, Any]]) -> Found:
+def _copies(plans: dict[str, dict[str, Any]], vaults: dict[str, dict[str, Any]]) -> FoundFaults:
     for plan_name, plan in plans.items():
         base: FieldPath = ("plans", plan_name, "copies")
         if isinstance(plan.get("copies"), (str, dict)):
@@ -194,7 +163,7 @@ def _store_of(data: dict[str, Any], plan_name: str, plan: dict[str, Any], folder
     return Path(os.path.normpath(folder / place.expanduser()))
 
 
-def _stores(data: dict[str, Any], plans: dict[str, dict[str, Any]], folder: Path) -> Found:
+def _stores(data: dict[str, Any], plans: dict[str, dict[str, Any]], folder: Path) -> FoundFaults:
     seen: dict[Path, str] = {}
     for name, plan in plans.items():
         store = _store_of(data, name, plan, folder)
@@ -206,17 +175,11 @@ def _stores(data: dict[str, Any], plans: dict[str, dict[str, Any]], folder: Path
 
 def _stores_inside_sources(
     data: dict[str, Any], sources: dict[str, dict[str, Any]], plans: dict[str, dict[str, Any]], folder: Path
-) -> Found:
+) -> FoundFaults:
     roots: list[tuple[FieldPath, Path]] = []
     for name, source in sources.items():
-        if source.get("kind") == "folder" and isinstance(source.get("path"), str):
-            root = folder / Path(source["path"]).expanduser()
-            roots += [(("sources", name, "path"), root / b) for b in _names(source.get("buckets")) or [""]]
-        if source.get("kind") == "repository":
-            roots += [
-                (("sources", name, "volumes", index), folder / Path(volume).expanduser())
-                for index, volume in enumerate(_names(source.get("volumes")))
-            ]
+        for below, place in _model(source).captured_trees(source):
+            roots.append((("sources", name, *below), folder / Path(place).expanduser()))
     for path, root in roots:
         for plan_name, plan in plans.items():
             store = _store_of(data, plan_name, plan, folder)
@@ -224,7 +187,7 @@ def _stores_inside_sources(
                 yield path, f"holds the store of plan {plan_name} ({store}): it would back up its own sets"
 
 
-def _schedules(sources: dict[str, dict[str, Any]], plans: dict[str, dict[str, Any]]) -> Found:
+def _schedules(sources: dict[str, dict[str, Any]], plans: dict[str, dict[str, Any]]) -> FoundFaults:
     places: list[tuple[FieldPath, Any]] = [
         (("plans", name, key), plan.get(key)) for name, plan in plans.items() for key in ("schedule", "verify", "drill")
     ]
@@ -269,17 +232,17 @@ def cron_fault(text: str) -> str:
     return ""
 
 
-def _variables(value: Any, path: FieldPath, depth: int) -> Found:
+def _variables(value: Any, path: FieldPath, depth: int) -> FoundFaults:
     """Yield fields that must name a variable and hold something else, perhaps a secret: its text is not repeated."""
     if depth > 6 or not isinstance(value, dict):
         return
     for key, item in value.items():
         here = (*path, str(key))
         if isinstance(key, str) and key.endswith("_env") and key != "include_env":
-            for index, name in enumerate(_names(item)):
+            for index, name in enumerate(names_in(item)):
                 if not _VARIABLE.fullmatch(name):
                     yield (
-                        _at(here, item, index),
+                        item_path(here, item, index),
                         "must be the name of a variable (letters, digits, _); the value itself belongs in .env, "
                         "and if it held a secret, change that secret",
                     )
@@ -287,7 +250,7 @@ def _variables(value: Any, path: FieldPath, depth: int) -> Found:
             yield from _variables(item, here, depth + 1)
 
 
-def _timezone(data: dict[str, Any]) -> Found:
+def _timezone(data: dict[str, Any]) -> FoundFaults:
     name = data.get("timezone")
     if not isinstance(name, str) or name == "UTC":
         return

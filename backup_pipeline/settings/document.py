@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-FieldPath = tuple[str | int, ...]
+from backup_pipeline.settings.raw_values import FieldPath
 
 
 @dataclass(frozen=True, slots=True, order=True)

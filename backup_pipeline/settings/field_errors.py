@@ -11,7 +11,8 @@ from pydantic import BaseModel
 from pydantic import ValidationError as PydanticError
 from pydantic_core import ErrorDetails
 
-from backup_pipeline.settings.document import Document, FieldPath, FileFault
+from backup_pipeline.settings.document import Document, FileFault
+from backup_pipeline.settings.raw_values import FieldPath
 from backup_pipeline.settings.types import site_settings, source_kinds
 
 _SECRET_WORDS = ("password", "passwd", "secret", "token", "dsn", "url", "key")

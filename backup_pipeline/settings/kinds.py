@@ -1,4 +1,4 @@
-"""Kinds of sources that other packages bring: found by entry points, asked for their settings' model.
+"""Which kinds of sources there are: the built-in ones, and those that other packages bring by entry points.
 
 A package names its kind in its metadata:
 
@@ -12,12 +12,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
+from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from backup_pipeline.errors import SettingsError
 
 GROUP = "backup_pipeline.sources"
+BUILT_IN: Mapping[str, tuple[str, str]] = {
+    "postgres": ("PostgresKind", "PostgresSource"),
+    "sqlite": ("SqliteKind", "SqliteSource"),
+    "orders": ("OrdersKind", "OrdersSource"),
+    "folder": ("FolderKind", "FolderSource"),
+    "repository": ("RepositoryKind", "RepositorySource"),
+}
+"""By name: the class in `sources/<name>/kind.py`, and the model in `sources/<name>/settings.py`.
+
+They stand in a layer above this one and are imported by name; the class only when the first source of its kind is met.
+"""
 
 
 @cache
@@ -43,7 +55,13 @@ def load_kind(name: str) -> Any:
         ) from error
 
 
-def source_models(built_in: Mapping[str, type[Any]]) -> dict[str, type[Any]]:
+def load_built_in(name: str) -> Any:
+    """Return the class of a built-in kind."""
+    return getattr(import_module(f"{GROUP}.{name}.kind"), BUILT_IN[name][0])
+
+
+def source_models() -> dict[str, type[Any]]:
     """Return the settings' models of all kinds by name; a built-in kind is never replaced."""
+    built_in = {n: getattr(import_module(f"{GROUP}.{n}.settings"), model) for n, (_, model) in BUILT_IN.items()}
     others = {name: load_kind(name).settings for name in external_kinds() if name not in built_in}
     return {**built_in, **others}

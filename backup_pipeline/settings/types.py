@@ -6,17 +6,18 @@ Reading and diagnosing files is `loader`'s work. Secrets are never here: fields 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, Union
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from backup_pipeline.model.file_name import name_fault
 from backup_pipeline.settings.kinds import source_models
+from backup_pipeline.settings.raw_values import FieldPath, FoundFaults
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$", max_length=60)]
 SourceName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$", max_length=60)]
@@ -128,6 +129,8 @@ class SourceSettings(Settings):
     # Those of them whose values are secret.
     run_fields: ClassVar[tuple[str, ...]] = ()
     # Fields that one run may set otherwise (`backup --include-env`).
+    groups: ClassVar[Mapping[str, type[Settings]]] = {}
+    # Settings of its own below its fields, each by its title in the reference.
 
     run_before: Commands = ()
     """Commands run before its capture, as `docker compose start cdb_postgres`; when one fails nothing is captured."""
@@ -148,6 +151,16 @@ class SourceSettings(Settings):
     collapse: CollapseCheck = CollapseCheck()
     """Alarm on collapsed row counts or sizes."""
 
+    @classmethod
+    def cross_field_faults(cls, source: Mapping[str, Any]) -> FoundFaults:
+        """Yield what is wrong between the fields of a source as it stands in the file; paths begin below its name."""
+        return iter(())
+
+    @classmethod
+    def captured_trees(cls, source: Mapping[str, Any]) -> Iterator[tuple[FieldPath, str]]:
+        """Yield the folders whose whole content it captures, as written in the file, each with its field."""
+        return iter(())
+
     @property
     def kind_name(self) -> str:
         """The kind, as in `kind:` of backup.yaml."""
@@ -164,185 +177,16 @@ class SourceSettings(Settings):
         return False
 
 
-_Source = TypeVar("_Source", bound=SourceSettings)
+_S = TypeVar("_S", bound=SourceSettings)
 
 
-def _named(source: _Source, pattern: str | None, fields: tuple[str, ...], endings: tuple[str, ...]) -> _Source:
+def check_file_name(source: _S, pattern: str | None, fields: tuple[str, ...], endings: tuple[str, ...]) -> _S:
+    """Return the settings of a source whose `file_name` names what there is; raise ValueError as pydantic takes it."""
     if pattern is not None and (fault := name_fault(pattern, fields, endings)):
         raise ValueError(f"file_name: {fault}")
     return source
 
 
-class PostgresSource(SourceSettings):
-    """A PostgreSQL database."""
-
-    variable_fields: ClassVar[tuple[str, ...]] = ("dsn_env", "user_env", "password_env")
-    secret_fields: ClassVar[tuple[str, ...]] = ("dsn_env", "password_env")
-
-    kind: Literal["postgres"]
-    dsn_env: Names
-    """Variables that may hold the connection string; the first that is set counts. URL, JDBC or key=value form."""
-    user_env: str | None = None
-    """Variable with the user, where the connection string has none (Keycloak's KC_DB_USERNAME)."""
-    password_env: str | None = None
-    """Variable with the password, where the connection string has none."""
-    dump_format: Literal["plain", "custom"] = "plain"
-    """plain: `<source>_db.sql.gz`, readable everywhere; custom: `<source>_db.dump` for pg_restore."""
-    compression: Literal["gzip", "none"] | None = None
-    """Of a plain dump: gzip, or none for `psql < file`; none by default where `file_name` ends with `.sql`."""
-    file_name: str | None = None
-    """Name of the dump instead: `cdb_backup_{time:%Y-%m-%d_%H%M}.sql` (or `.sql.gz`, `.dump`), may hold folders."""
-    tables: TableSelection = TableSelection()
-    """Tables exported beside the dump."""
-    master_tables: Names = ()
-    """Tables of master data (`schema.table`, patterns allowed); all others are transaction tables."""
-    required_tables: Names = ()
-    """Tables that must exist (`table` means public.table)."""
-    lost_keys: Literal["ERROR", "WARN"] = "ERROR"
-    """When a table has lost its primary key since the last set: ERROR keeps the set from being sealed."""
-    missing_tables: Literal["error", "warning"] = "error"
-    """What a missing one of `required_tables` does: fails the source, or warns while the others are captured."""
-    connections: int = Field(default=3, ge=1, le=32)
-    """Connections used at once for table exports, beside the dump's own."""
-    lock_timeout_seconds: float = Field(default=60.0, gt=0)
-    """How long to wait for a table that a migration holds."""
-
-    @model_validator(mode="after")
-    def _dump_name(self) -> PostgresSource:
-        if self.compression is not None and self.dump_format != "plain":
-            raise ValueError("compression: is of plain dumps; pg_dump compresses its custom format itself")
-        # gzip with `.sql` adds `.gz`; a name that says gzip for a file that is none would mislead every program.
-        plain = (".sql",) if self.compression == "none" else (".sql", ".sql.gz")
-        return _named(self, self.file_name, ("source",), plain if self.dump_format == "plain" else (".dump",))
-
-    @property
-    def connection(self) -> Connection:
-        """How the database is reached."""
-        return Connection(self.dsn_env, self.user_env, self.password_env)
-
-    @property
-    def dump_compression(self) -> Literal["gzip", "none"]:
-        """How a plain dump is kept: as `compression` says, else as the file's name says, else gzip."""
-        if self.compression is not None:
-            return self.compression
-        return "none" if (self.file_name or "").endswith(".sql") else "gzip"
-
-
-class SqliteSource(SourceSettings):
-    """A SQLite database file."""
-
-    kind: Literal["sqlite"]
-    path: Path
-    """The database file."""
-    tables: TableSelection = TableSelection(include=("main.*",))
-    """Tables exported beside the copy; their schema is `main`."""
-    master_tables: Names = ()
-    """Tables of master data."""
-    required_tables: Names = ()
-    """Tables that must exist."""
-    lost_keys: Literal["ERROR", "WARN"] = "ERROR"
-    """When a table has lost its primary key since the last set: ERROR keeps the set from being sealed."""
-    missing_tables: Literal["error", "warning"] = "error"
-    """What a missing one of `required_tables` does: fails the source, or warns while the others are captured."""
-
-
-class OrdersLog(Settings):
-    """The log file of an order archive, for monitors that read one."""
-
-    file: Path = Path("backup_system.log")
-    """The file; relative paths count from backup.yaml."""
-    max_megabytes: float = Field(default=10.0, ge=0)
-    """From this size on it is put aside as `<file>.1` when the next run begins; 0 leaves that to logrotate."""
-    keep: int = Field(default=5, ge=0, le=1000)
-    """How many files that were put aside stay."""
-
-
-class OrdersSource(SourceSettings):
-    """A workshop's order archive: a database with the table `auftraege` and one folder per order."""
-
-    variable_fields: ClassVar[tuple[str, ...]] = ("dsn_env",)
-    secret_fields: ClassVar[tuple[str, ...]] = ("dsn_env",)
-
-    kind: Literal["orders"]
-    database: Path | None = None
-    """SQLite file with the table `auftraege`."""
-    dsn_env: Names = ()
-    """Variables with the connection string, when `auftraege` lives in PostgreSQL instead."""
-    archive: Path
-    """Folder of the archive: `<year>/<auftrag_nr>/`."""
-    first_year: int = Field(default=2015, ge=1970, le=2100)
-    """First year of the yearly partitions."""
-    lock_wait_seconds: float = Field(default=30.0, ge=0)
-    """How long to wait for another process that works on the archive."""
-    export_schedule: str | None = None
-    """Cron expression of exports into the folders beside those that each backup makes."""
-    log: OrdersLog | None = None
-    """A log file with a line for each order and the summary `Export abgeschlossen: … erfolgreich, … Fehler`."""
-
-    @property
-    def connection(self) -> Connection | None:
-        """How the database is reached, when the orders' table is in PostgreSQL."""
-        return Connection(self.dsn_env) if self.dsn_env else None
-
-
-class FolderSource(SourceSettings):
-    """A folder tree, such as storage buckets."""
-
-    kind: Literal["folder"]
-    path: Path
-    """Root of the tree."""
-    buckets: Names = ()
-    """Folders below the root that must exist and are captured; all of the root when empty."""
-    allow_empty: bool = False
-    """Whether an empty root is right."""
-
-
-class RepositorySource(SourceSettings):
-    """A git repository."""
-
-    run_fields: ClassVar[tuple[str, ...]] = ("include_env", "include_volumes")
-
-    kind: Literal["repository"]
-    path: Path
-    """The working tree or bare repository."""
-    file_name: str = "{source}_repo_{time:%Y-%m-%d_%H%M}_{commit}.zip"
-    """Name of the ZIP, in the site's time zone; may hold `{branch}` and folders."""
-    include_env: bool = False
-    """Also capture `.env`, which holds secrets."""
-    volumes: tuple[Path, ...] = ()
-    """Folders outside git to capture with it, named one by one."""
-    docker_volumes: Names = ()
-    """Docker's named volumes to capture with it (`docker volume ls`), read through its client."""
-    include_volumes: bool = True
-    """Whether the volumes are captured; `backup --include-volumes` and `--no-include-volumes` decide it for one run."""
-
-    @property
-    def names_volumes(self) -> bool:
-        """Whether there is a volume that could be captured."""
-        return bool(self.volumes or self.docker_volumes)
-
-    @property
-    def captured_volumes(self) -> tuple[Path, ...]:
-        """The folders that are captured with it."""
-        return self.volumes if self.include_volumes else ()
-
-    @property
-    def captured_docker_volumes(self) -> tuple[str, ...]:
-        """The named volumes that are captured with it."""
-        return self.docker_volumes if self.include_volumes else ()
-
-    @model_validator(mode="after")
-    def _zip_name(self) -> RepositorySource:
-        return _named(self, self.file_name, ("source", "commit", "branch"), (".zip",))
-
-
-_BUILT_IN: dict[str, type[SourceSettings]] = {
-    "postgres": PostgresSource,
-    "sqlite": SqliteSource,
-    "orders": OrdersSource,
-    "folder": FolderSource,
-    "repository": RepositorySource,
-}
 if TYPE_CHECKING:
     Source = SourceSettings
 
@@ -354,7 +198,7 @@ def source_kinds() -> Mapping[str, type[SourceSettings]]:
     Raises:
         SettingsError: a package that brings a kind cannot be imported.
     """
-    return source_models(_BUILT_IN)
+    return source_models()
 
 
 @cache

@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from backup_pipeline.settings.kinds import external_kinds, load_kind
+from backup_pipeline.settings.kinds import BUILT_IN, external_kinds, load_built_in, load_kind
 from backup_pipeline.settings.site import Site
 from backup_pipeline.sources.kind import SiteSource, SourceKind
-
-# Imported when the first source of the kind is met: a site of folders loads no PostgreSQL client.
-_BUILT_IN = {
-    "postgres": "PostgresKind",
-    "sqlite": "SqliteKind",
-    "orders": "OrdersKind",
-    "folder": "FolderKind",
-    "repository": "RepositoryKind",
-}
 
 
 @cache
@@ -28,9 +18,8 @@ def kind_named(name: str) -> SourceKind[Any]:
     Raises:
         KeyError: there is none; the settings' loader has refused such a source before.
     """
-    if name in _BUILT_IN:
-        module = importlib.import_module(f"backup_pipeline.sources.{name}.kind")
-        return getattr(module, _BUILT_IN[name])()  # type: ignore[no-any-return]
+    if name in BUILT_IN:
+        return load_built_in(name)()  # type: ignore[no-any-return]
     if name in external_kinds():
         return load_kind(name)()  # type: ignore[no-any-return]
     raise KeyError(name)

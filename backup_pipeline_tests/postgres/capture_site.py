@@ -16,8 +16,8 @@ from backup_pipeline.model.proof import Finding
 from backup_pipeline.model.record import ArtefactRecord, CheckResult
 from backup_pipeline.model.set_id import set_id_at
 from backup_pipeline.postgres.server.target import PostgresTarget
-from backup_pipeline.settings.types import PostgresSource
 from backup_pipeline.sources.postgres.capture import capture_postgres
+from backup_pipeline.sources.postgres.settings import PostgresSource
 from backup_pipeline.stores.local import LocalSetWriter, LocalStore
 
 NASTY = (Path(__file__).parent / "nasty.sql").read_text()

@@ -10,8 +10,8 @@ import pytest
 
 from backup_pipeline.errors import BackupSystemError, SourceError, ToolError
 from backup_pipeline.model.record import ArtefactRecord
-from backup_pipeline.settings.types import RepositorySource
 from backup_pipeline.sources.repository.capture import capture_repository, inspect_repository
+from backup_pipeline.sources.repository.settings import RepositorySource
 from backup_pipeline.stores.local import LocalSetWriter
 from backup_pipeline_tests.archive_sets import check_of, context_of, new_set, repository
 

@@ -16,8 +16,8 @@ from backup_pipeline.artefacts import tree_restore as restoring
 from backup_pipeline.artefacts.tree_restore import restore_folder
 from backup_pipeline.model.record import ArtefactRecord
 from backup_pipeline.operations.proof.drill_files import drill_files
-from backup_pipeline.settings.types import FolderSource
 from backup_pipeline.sources.folder.capture import capture_folder, inspect_folder
+from backup_pipeline.sources.folder.settings import FolderSource
 from backup_pipeline.stores.local import LocalSetWriter
 from backup_pipeline_tests.archive_sets import NOW, check_of, context_of, new_set
 

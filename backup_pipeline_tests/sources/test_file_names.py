@@ -9,9 +9,10 @@ import pytest
 
 from backup_pipeline.artefacts.capture import CaptureContext
 from backup_pipeline.model.file_name import name_fault, name_from
-from backup_pipeline.settings.types import PostgresSource, RepositorySource
 from backup_pipeline.sources.postgres.dump import dump_path
+from backup_pipeline.sources.postgres.settings import PostgresSource
 from backup_pipeline.sources.repository.capture import capture_repository
+from backup_pipeline.sources.repository.settings import RepositorySource
 from backup_pipeline_tests.archive_sets import git, new_set, repository
 
 BERLIN = ZoneInfo("Europe/Berlin")

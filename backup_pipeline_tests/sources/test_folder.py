@@ -17,8 +17,8 @@ from backup_pipeline.artefacts.capture import CaptureContext
 from backup_pipeline.errors import SourceError
 from backup_pipeline.model.manifest import Manifest
 from backup_pipeline.model.record import ArtefactRecord
-from backup_pipeline.settings.types import FolderSource
 from backup_pipeline.sources.folder.capture import capture_folder, inspect_folder
+from backup_pipeline.sources.folder.settings import FolderSource
 from backup_pipeline.stores.local import LocalSetWriter
 from backup_pipeline_tests.archive_sets import NOW, check_of, context_of, new_set, tree
 

@@ -11,8 +11,8 @@ from backup_pipeline.settings.types import source_kinds
 
 ROOT = Path(backup_pipeline.__file__).parent
 MODELS = {model.__name__ for model in source_kinds().values()}
-# Where the models are defined, and where each kind is at home.
-AT_HOME = ("sources/", "settings/types.py", "settings/reference.py")
+# Where each kind is at home.
+AT_HOME = ("sources/",)
 
 
 def _names(node: ast.AST) -> set[str]:

@@ -8,9 +8,9 @@ import pytest
 
 from backup_pipeline.errors import SourceError
 from backup_pipeline.model.record import ArtefactRecord
-from backup_pipeline.settings.types import RepositorySource
 from backup_pipeline.sources.repository.capture import capture_repository, inspect_repository
 from backup_pipeline.sources.repository.git import is_environment_file, without_credentials
+from backup_pipeline.sources.repository.settings import RepositorySource
 from backup_pipeline.stores.local import LocalSetWriter
 from backup_pipeline_tests.archive_sets import check_of, context_of, git, new_set, repository
 

@@ -9,9 +9,9 @@ import pytest
 
 from backup_pipeline.errors import SourceError, ToolError
 from backup_pipeline.model.record import ArtefactRecord
-from backup_pipeline.settings.types import RepositorySource
 from backup_pipeline.sources.repository.capture import capture_repository
 from backup_pipeline.sources.repository.restore import restore_repository
+from backup_pipeline.sources.repository.settings import RepositorySource
 from backup_pipeline.stores.local import LocalSetWriter
 from backup_pipeline_tests.archive_sets import NOW, check_of, context_of, git, new_set
 

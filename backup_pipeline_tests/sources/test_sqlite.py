@@ -23,8 +23,9 @@ from backup_pipeline.artefacts.sqlite_copy import compare_sqlite, inspect_sqlite
 from backup_pipeline.artefacts.types import inspect
 from backup_pipeline.errors import SourceError, StoreError, UnreachableError
 from backup_pipeline.model.record import ArtefactRecord
-from backup_pipeline.settings.types import SqliteSource, TableSelection
+from backup_pipeline.settings.types import TableSelection
 from backup_pipeline.sources.sqlite.capture import capture_sqlite
+from backup_pipeline.sources.sqlite.settings import SqliteSource
 from backup_pipeline.sqlite.columns import (
     RowsFingerprint,
     StoredColumn,

@@ -10,8 +10,9 @@ import pytest
 from backup_pipeline.artefacts.sqlite_restore import restore_sqlite
 from backup_pipeline.errors import SourceError
 from backup_pipeline.model.record import ArtefactRecord
-from backup_pipeline.settings.types import SqliteSource, TableSelection
+from backup_pipeline.settings.types import TableSelection
 from backup_pipeline.sources.sqlite.capture import capture_sqlite
+from backup_pipeline.sources.sqlite.settings import SqliteSource
 from backup_pipeline.stores.local import LocalSetWriter
 from backup_pipeline_tests.archive_sets import NOW, check_of, context_of, new_set
 

@@ -12,11 +12,13 @@ from backup_pipeline.artefacts.sqlite_restore import restore_sqlite
 from backup_pipeline.artefacts.tree_restore import restore_folder
 from backup_pipeline.errors import RefusedError, StoreError, ValidationError
 from backup_pipeline.model.record import ArtefactRecord
-from backup_pipeline.settings.types import FolderSource, RepositorySource, SqliteSource
 from backup_pipeline.sources.folder.capture import capture_folder
+from backup_pipeline.sources.folder.settings import FolderSource
 from backup_pipeline.sources.repository.capture import capture_repository
 from backup_pipeline.sources.repository.restore import restore_repository
+from backup_pipeline.sources.repository.settings import RepositorySource
 from backup_pipeline.sources.sqlite.capture import capture_sqlite
+from backup_pipeline.sources.sqlite.settings import SqliteSource
 from backup_pipeline.stores.local import LocalSetWriter
 from backup_pipeline.system import file_exchange, file_swap
 from backup_pipeline.system.file_swap import discard, heal, last_swap, restoring, swap, undo

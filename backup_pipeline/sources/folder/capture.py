@@ -25,7 +25,7 @@ from backup_pipeline.artefacts.tree_tarball import Root, capture_tarball, inspec
 from backup_pipeline.errors import SourceError
 from backup_pipeline.model.proof import Finding
 from backup_pipeline.model.record import ArtefactRecord
-from backup_pipeline.settings.types import FolderSource
+from backup_pipeline.sources.folder.settings import FolderSource
 
 
 def capture_folder(context: CaptureContext, settings: FolderSource) -> Iterator[ArtefactRecord]:

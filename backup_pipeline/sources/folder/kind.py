@@ -9,7 +9,8 @@ from typing import ClassVar
 from backup_pipeline.artefacts.capture import CaptureContext
 from backup_pipeline.model.record import ArtefactKind, ArtefactRecord
 from backup_pipeline.rules.environment import EnvironmentFault
-from backup_pipeline.settings.types import FolderSource, SourceSettings
+from backup_pipeline.settings.types import SourceSettings
+from backup_pipeline.sources.folder.settings import FolderSource
 from backup_pipeline.sources.kind import Key, SiteSource, SourceKind, path_faults
 
 

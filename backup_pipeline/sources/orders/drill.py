@@ -20,7 +20,6 @@ from backup_pipeline.model.proof import Finding
 from backup_pipeline.model.record import ArtefactKind, ArtefactRecord
 from backup_pipeline.postgres.compare.scratch_restore import DrillOutcome
 from backup_pipeline.postgres.server.target import PostgresTarget
-from backup_pipeline.settings.types import OrdersSource
 from backup_pipeline.sources.orders.archive.index import check_index, index_lines
 from backup_pipeline.sources.orders.database.database import OrdersSnapshot, UnreadableRow, sqlite_orders
 from backup_pipeline.sources.orders.database.postgres import postgres_orders
@@ -29,6 +28,7 @@ from backup_pipeline.sources.orders.format.newest import instant_of
 from backup_pipeline.sources.orders.format.order import INDEX_NAME, RECORD_ID, OrderRow
 from backup_pipeline.sources.orders.format.text import data_formatter
 from backup_pipeline.sources.orders.restore import OrdersRestoreOptions, restore_orders
+from backup_pipeline.sources.orders.settings import OrdersSource
 
 _SUBJECT = "order archive"
 _REMEDY = "Run `backup-pipeline orders verify`, put right what it names, export, and drill again."

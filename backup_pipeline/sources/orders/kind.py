@@ -12,9 +12,10 @@ from backup_pipeline.artefacts.capture import CaptureContext
 from backup_pipeline.model.progress import ProgressSink
 from backup_pipeline.model.record import ArtefactKind, ArtefactRecord
 from backup_pipeline.rules.environment import EnvironmentFault
-from backup_pipeline.settings.types import OrdersSource, PostgresSource, SourceSettings, SqliteSource, TableSelection
+from backup_pipeline.settings.types import SourceSettings, source_kinds
 from backup_pipeline.sources.kind import DrillBeside, Key, SiteSource, SourceKind, path_faults
 from backup_pipeline.sources.orders.format.order import PAIRS
+from backup_pipeline.sources.orders.settings import OrdersSource
 from backup_pipeline.sources.registry import kind_named
 
 AUFTRAEGE = "auftraege"
@@ -78,25 +79,17 @@ class OrdersKind(SourceKind[OrdersSource]):
         return ArchiveDrill(source.settings, folder, captured, progress, recorded)
 
 
-def database_source(source: SiteSource[OrdersSource]) -> SiteSource[SqliteSource] | SiteSource[PostgresSource]:
+def database_source(source: SiteSource[OrdersSource]) -> SiteSource[SourceSettings]:
     """Return the source that the archive's database is for itself."""
     settings = source.settings
+    fields: dict[str, object] = {
+        "required_tables": (AUFTRAEGE,),
+        "owners": settings.owners,
+        "collapse": settings.collapse,
+    }
     if settings.database is not None:
-        file = SqliteSource(
-            kind="sqlite",
-            path=settings.database,
-            tables=TableSelection(include=("main.*",)),
-            required_tables=(AUFTRAEGE,),
-            owners=settings.owners,
-            collapse=settings.collapse,
-        )
-        return SiteSource(source.site, source.name, file)
-    server = PostgresSource(
-        kind="postgres",
-        dsn_env=settings.dsn_env,
-        tables=TableSelection(include=(f"public.{AUFTRAEGE}",)),
-        required_tables=(AUFTRAEGE,),
-        owners=settings.owners,
-        collapse=settings.collapse,
-    )
-    return SiteSource(source.site, source.name, server)
+        fields |= {"kind": "sqlite", "path": settings.database, "tables": {"include": ("main.*",)}}
+    else:
+        fields |= {"kind": "postgres", "dsn_env": settings.dsn_env, "tables": {"include": (f"public.{AUFTRAEGE}",)}}
+    database = source_kinds()[str(fields["kind"])].model_validate(fields)
+    return SiteSource(source.site, source.name, database)

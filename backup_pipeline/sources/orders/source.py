@@ -15,7 +15,6 @@ from backup_pipeline.errors import SettingsError
 from backup_pipeline.postgres.server.target import PostgresTarget, parse_target
 from backup_pipeline.settings.loader import find_settings_file, load_site
 from backup_pipeline.settings.site import Site
-from backup_pipeline.settings.types import OrdersLog, OrdersSource
 from backup_pipeline.sources.orders.database import database as orders_database
 from backup_pipeline.sources.orders.database import postgres
 from backup_pipeline.sources.orders.database.database import OrdersSnapshot
@@ -26,6 +25,7 @@ from backup_pipeline.sources.orders.old_settings_file import (
     is_workshop_file,
     read_workshop_file,
 )
+from backup_pipeline.sources.orders.settings import OrdersLog, OrdersSource
 from backup_pipeline.system.limits import Limit, limited
 from backup_pipeline.system.log_file import LogFile, log_file
 

@@ -11,9 +11,9 @@ from backup_pipeline.errors import ValidationError
 from backup_pipeline.model.manifest import Manifest
 from backup_pipeline.model.record import ArtefactKind
 from backup_pipeline.settings.site import Site
-from backup_pipeline.settings.types import OrdersSource
 from backup_pipeline.sources.orders.archive.index import ENTRY_BYTES, parse_entry
 from backup_pipeline.sources.orders.format.order import DATA_NAME, INDEX_NAME, META_NAME
+from backup_pipeline.sources.orders.settings import OrdersSource
 
 _SAMPLES = 25
 _LONGEST_ENTRY = 1 << 16

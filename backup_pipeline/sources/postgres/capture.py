@@ -36,9 +36,10 @@ from backup_pipeline.postgres.export.readers import CaptureStoppedError, HolderR
 from backup_pipeline.postgres.server.connection import LockNotGrantedError, asking, connected
 from backup_pipeline.postgres.server.snapshot import Snapshot, exported_snapshot
 from backup_pipeline.postgres.server.target import PostgresTarget
-from backup_pipeline.settings.types import PostgresSource, TableSelection
+from backup_pipeline.settings.types import TableSelection
 from backup_pipeline.sources.postgres.dump import TableName, WrittenDump, dump_record, write_dump
 from backup_pipeline.sources.postgres.roles import capture_roles
+from backup_pipeline.sources.postgres.settings import PostgresSource
 from backup_pipeline.tables.file_stems import file_stems
 
 Key = tuple[str, ...]

@@ -39,7 +39,7 @@ from backup_pipeline.postgres.server.snapshot import Snapshot
 from backup_pipeline.rules.collapse import size_check
 from backup_pipeline.rules.drift import keys_kept, object_drift
 from backup_pipeline.rules.dump_limits import limits_of
-from backup_pipeline.settings.types import PostgresSource
+from backup_pipeline.sources.postgres.settings import PostgresSource
 from backup_pipeline.system.streams import CHUNK, gunzip, gzip_sink
 
 TableName = tuple[str, str]

@@ -9,8 +9,9 @@ from backup_pipeline.artefacts.capture import CaptureContext
 from backup_pipeline.artefacts.targets import target_of
 from backup_pipeline.model.record import ArtefactKind, ArtefactRecord
 from backup_pipeline.rules.environment import EnvironmentFault
-from backup_pipeline.settings.types import PostgresSource, SourceSettings
+from backup_pipeline.settings.types import SourceSettings
 from backup_pipeline.sources.kind import Key, KnownTable, SiteSource, SourceKind
+from backup_pipeline.sources.postgres.settings import PostgresSource
 
 
 class PostgresKind(SourceKind[PostgresSource]):

@@ -42,7 +42,7 @@ from backup_pipeline.postgres.export.table_rows import (
 )
 from backup_pipeline.rules.collapse import row_count_check
 from backup_pipeline.rules.drift import column_drift
-from backup_pipeline.settings.types import PostgresSource
+from backup_pipeline.sources.postgres.settings import PostgresSource
 from backup_pipeline.sources.postgres.table_figures import TableFigures
 from backup_pipeline.system.files import read_chunks
 from backup_pipeline.system.streams import gunzip, gzip_sink

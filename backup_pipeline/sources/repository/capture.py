@@ -31,12 +31,12 @@ from backup_pipeline.model.file_name import name_from
 from backup_pipeline.model.progress import Progress
 from backup_pipeline.model.proof import Finding
 from backup_pipeline.model.record import ArtefactKind, ArtefactRecord, FileRecord, ToolRecord
-from backup_pipeline.settings.types import RepositorySource
 from backup_pipeline.sources.repository.checks import archive_checks, outcome, repository_checks, volume_check
 from backup_pipeline.sources.repository.git import Commit, Repository, TreeEntry, is_lfs_pointer
 from backup_pipeline.sources.repository.git_bundle import bundle_header
 from backup_pipeline.sources.repository.git_refs import References, read_references
 from backup_pipeline.sources.repository.inspect import inspect_archive, inspect_bundle, written_name
+from backup_pipeline.sources.repository.settings import RepositorySource
 from backup_pipeline.system.docker import copy_volume, require_volumes
 from backup_pipeline.system.processes import last_lines
 

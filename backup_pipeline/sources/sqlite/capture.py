@@ -24,7 +24,8 @@ from backup_pipeline.model.progress import Progress
 from backup_pipeline.model.record import ArtefactKind, ArtefactRecord, CheckResult, Severity, ToolRecord
 from backup_pipeline.rules.collapse import size_check
 from backup_pipeline.rules.drift import keys_kept, object_drift
-from backup_pipeline.settings.types import SqliteSource, TableSelection
+from backup_pipeline.settings.types import TableSelection
+from backup_pipeline.sources.sqlite.settings import SqliteSource
 from backup_pipeline.sources.sqlite.tables import SCHEMA, SqliteTableExport
 from backup_pipeline.sqlite.application import application_of
 from backup_pipeline.sqlite.database import (

@@ -32,7 +32,7 @@ from backup_pipeline.model.record import (
 )
 from backup_pipeline.rules.collapse import row_count_check
 from backup_pipeline.rules.drift import column_drift
-from backup_pipeline.settings.types import SqliteSource
+from backup_pipeline.sources.sqlite.settings import SqliteSource
 from backup_pipeline.sqlite.columns import (
     RowsFingerprint,
     StoredColumn,

@@ -1,0 +1,71 @@
+"""Settings of a source of the kind `postgres`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from backup_pipeline.settings.raw_values import FoundFaults, unqualified_patterns
+from backup_pipeline.settings.types import Connection, Names, SourceSettings, TableSelection, check_file_name
+
+
+class PostgresSource(SourceSettings):
+    """A PostgreSQL database."""
+
+    variable_fields: ClassVar[tuple[str, ...]] = ("dsn_env", "user_env", "password_env")
+    secret_fields: ClassVar[tuple[str, ...]] = ("dsn_env", "password_env")
+
+    kind: Literal["postgres"]
+    dsn_env: Names
+    """Variables that may hold the connection string; the first that is set counts. URL, JDBC or key=value form."""
+    user_env: str | None = None
+    """Variable with the user, where the connection string has none (Keycloak's KC_DB_USERNAME)."""
+    password_env: str | None = None
+    """Variable with the password, where the connection string has none."""
+    dump_format: Literal["plain", "custom"] = "plain"
+    """plain: `<source>_db.sql.gz`, readable everywhere; custom: `<source>_db.dump` for pg_restore."""
+    compression: Literal["gzip", "none"] | None = None
+    """Of a plain dump: gzip, or none for `psql < file`; none by default where `file_name` ends with `.sql`."""
+    file_name: str | None = None
+    """Name of the dump instead: `cdb_backup_{time:%Y-%m-%d_%H%M}.sql` (or `.sql.gz`, `.dump`), may hold folders."""
+    tables: TableSelection = TableSelection()
+    """Tables exported beside the dump."""
+    master_tables: Names = ()
+    """Tables of master data (`schema.table`, patterns allowed); all others are transaction tables."""
+    required_tables: Names = ()
+    """Tables that must exist (`table` means public.table)."""
+    lost_keys: Literal["ERROR", "WARN"] = "ERROR"
+    """When a table has lost its primary key since the last set: ERROR keeps the set from being sealed."""
+    missing_tables: Literal["error", "warning"] = "error"
+    """What a missing one of `required_tables` does: fails the source, or warns while the others are captured."""
+    connections: int = Field(default=3, ge=1, le=32)
+    """Connections used at once for table exports, beside the dump's own."""
+    lock_timeout_seconds: float = Field(default=60.0, gt=0)
+    """How long to wait for a table that a migration holds."""
+
+    @model_validator(mode="after")
+    def _dump_name(self) -> PostgresSource:
+        if self.compression is not None and self.dump_format != "plain":
+            raise ValueError("compression: is of plain dumps; pg_dump compresses its custom format itself")
+        # gzip with `.sql` adds `.gz`; a name that says gzip for a file that is none would mislead every program.
+        plain = (".sql",) if self.compression == "none" else (".sql", ".sql.gz")
+        return check_file_name(self, self.file_name, ("source",), plain if self.dump_format == "plain" else (".dump",))
+
+    @classmethod
+    def cross_field_faults(cls, source: Mapping[str, Any]) -> FoundFaults:
+        """Yield the patterns of tables that name no schema."""
+        return unqualified_patterns(source, "public")
+
+    @property
+    def connection(self) -> Connection:
+        """How the database is reached."""
+        return Connection(self.dsn_env, self.user_env, self.password_env)
+
+    @property
+    def dump_compression(self) -> Literal["gzip", "none"]:
+        """How a plain dump is kept: as `compression` says, else as the file's name says, else gzip."""
+        if self.compression is not None:
+            return self.compression
+        return "none" if (self.file_name or "").endswith(".sql") else "gzip"
