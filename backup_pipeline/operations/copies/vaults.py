@@ -16,8 +16,9 @@ from backup_pipeline.stores.vault.copy_object import CopyContent, StoredCopy
 from backup_pipeline.stores.vault.description import Description, read_description
 from backup_pipeline.stores.vault.encryption import Opener, new_identity
 from backup_pipeline.stores.vault.machine_keys import MachineKeys
+from backup_pipeline.stores.vault.sending import WriterOptions
 from backup_pipeline.stores.vault.vault import VaultAccess, VaultReader, initialise, join, open_writer
-from backup_pipeline.stores.vault.write_copy import CopyResult, WriterOptions
+from backup_pipeline.stores.vault.write_copy import CopyResult
 from backup_pipeline.system.files import read_ordinary, translate_os_error
 
 IDENTITY_VARIABLE = "VAULT_IDENTITY_FILE"

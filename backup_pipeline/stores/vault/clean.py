@@ -24,15 +24,30 @@ from backup_pipeline.system import limits
 _LEASE_LENGTH = timedelta(hours=6)
 
 
+@dataclass(frozen=True)
+class Locked:
+    """An object that the storage itself keeps: its name, and what the storage says of it."""
+
+    name: str
+    why: str
+
+
 @dataclass
 class CleanResult:
-    """What cleaning did: names of copies that are marked and wait, that were removed, and what became of chunks."""
+    """What cleaning did, or would do.
 
-    waiting: list[str] = field(default_factory=list)
+    Attributes:
+        waiting: copies that are marked, by the end of their grace time.
+        removed_copies: names of copies.
+        removed_chunks: chunks that no copy named, of `removed_bytes` as stored.
+        locked: what the storage forbids to remove.
+    """
+
+    waiting: dict[str, datetime] = field(default_factory=dict)
     removed_copies: list[str] = field(default_factory=list)
     removed_chunks: int = 0
     removed_bytes: int = 0
-    locked: list[str] = field(default_factory=list)
+    locked: list[Locked] = field(default_factory=list)
 
 
 def mark(catalog: Catalog, names: Iterable[str], reason: str = "") -> None:
@@ -52,18 +67,60 @@ def mark(catalog: Catalog, names: Iterable[str], reason: str = "") -> None:
         catalog.place.create(MARKS + name, note)
 
 
-def clean(catalog: Catalog, clock: Clock = utc_now, progress: ProgressSink = no_progress) -> CleanResult:
+def clean(
+    catalog: Catalog, clock: Clock = utc_now, progress: ProgressSink = no_progress, *, dry_run: bool = False
+) -> CleanResult:
     """Remove copies that were marked long enough ago, and chunks that no copy names and that are old enough.
+
+    Args:
+        catalog: the vault.
+        clock: this machine's; the place's own counts where it tells.
+        progress: who watches.
+        dry_run: remove nothing and take no lease; the result says what would be done. Locks are asked for one by one.
 
     Raises:
         LockError: another cleaner works here.
         RefusedError: a copy cannot be read: what it needs is not known, so nothing is removed.
     """
+    if dry_run:
+        return _clean(catalog, clock, progress, _Trial(catalog.place))
     with _lease(catalog.place, clock):
-        return _clean(catalog, clock, progress)
+        return _clean(catalog, clock, progress, _Removal(catalog.place))
 
 
-def _clean(catalog: Catalog, clock: Clock, progress: ProgressSink) -> CleanResult:
+class _Removal:
+    """Removes objects; returns why the storage does not let one go, "" when it is gone."""
+
+    def __init__(self, place: ObjectPlace) -> None:
+        self.place = place
+
+    def remove(self, name: str) -> str:
+        try:
+            self.place.delete(name)
+        except ObjectLockedError as error:
+            return error.what
+        return ""
+
+
+class _Trial(_Removal):
+    """Says what a removal would meet."""
+
+    def __init__(self, place: ObjectPlace) -> None:
+        super().__init__(place)
+        self._locks = place.bucket_lock().enabled
+
+    def remove(self, name: str) -> str:
+        if not self._locks:
+            return ""
+        try:
+            until = self.place.lock_state(name).until
+        except ObjectNotFoundError:
+            return ""
+        now = self.place.server_time() or utc_now()
+        return f"The storage forbids to delete it until {until.isoformat()}." if until and until > now else ""
+
+
+def _clean(catalog: Catalog, clock: Clock, progress: ProgressSink, removal: _Removal) -> CleanResult:
     now = vault_time(catalog.place, clock)
     # Chunks first, then announcements, then copies: a copy that becomes visible in between is among one or the other,
     # and one that is announced later relies on nothing that was old and that no copy named when chunks were listed.
@@ -79,20 +136,21 @@ def _clean(catalog: Catalog, clock: Clock, progress: ProgressSink) -> CleanResul
             where=f"{catalog.place.label}/{COPIES}{unreadable[0].name}",
             remedy="backup-pipeline vault check names them. Mark a copy for removal that is of no use any more.",
         )
-    result = CleanResult(waiting=sorted(set(marks) - doomed))
+    result = CleanResult(waiting={name: (marks[name] or now) + GRACE for name in sorted(set(marks) - doomed)})
     needed = announced | {chunk.name for copy in copies if copy.name not in doomed for chunk in copy.header.chunks}
     there = {copy.name for copy in copies} | {copy.name for copy in damaged}
     for name in sorted(doomed):
-        if name in there and not _removed(catalog.place, COPIES + name, result):
+        if name in there and not _removed(removal, COPIES + name, result):
             # Its lock outlives its mark: it stays whole until a later cleaning.
             needed |= {chunk.name for copy in copies if copy.name == name for chunk in copy.header.chunks}
             continue
         if name in there:
             result.removed_copies.append(name)
-        catalog.place.delete(MARKS + name)
-    _remove_chunks(catalog.place, _old(chunks, needed, now), result, progress)
+        # A bucket that locks everything locks marks too; one without its copy does no harm.
+        removal.remove(MARKS + name)
+    _remove_chunks(removal, _old(chunks, needed, now), result, progress)
     for name in old_announcements:
-        _removed(catalog.place, name, result)
+        _removed(removal, name, result)
     return result
 
 
@@ -104,22 +162,19 @@ def _old(chunks: dict[str, StoredChunk], needed: Collection[str], now: datetime)
     }
 
 
-def _remove_chunks(place: ObjectPlace, old: dict[str, int], result: CleanResult, progress: ProgressSink) -> None:
+def _remove_chunks(removal: _Removal, old: dict[str, int], result: CleanResult, progress: ProgressSink) -> None:
     for number, (name, size) in enumerate(old.items(), 1):
-        if _removed(place, chunk_object(name), result):
+        if _removed(removal, chunk_object(name), result):
             result.removed_chunks += 1
             result.removed_bytes += size
         limits.progressed()
         progress(Progress("clean", number, len(old), unit="chunks", finished=number == len(old)))
 
 
-def _removed(place: ObjectPlace, name: str, result: CleanResult) -> bool:
-    try:
-        place.delete(name)
-    except ObjectLockedError:
-        result.locked.append(name)
-        return False
-    return True
+def _removed(removal: _Removal, name: str, result: CleanResult) -> bool:
+    if why := removal.remove(name):
+        result.locked.append(Locked(name, why))
+    return not why
 
 
 @contextlib.contextmanager

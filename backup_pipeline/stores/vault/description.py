@@ -181,7 +181,7 @@ def require_recipients(known: Description, recipients: Sequence[str], encryption
             f"The vault is encrypted to {_listed(known.recipients)}, the settings name {_listed(recipients)}.",
             where=where,
             remedy="Was vault.json replaced? If the settings were changed on purpose: "
-            "backup-pipeline vault init NAME --change-recipients.",
+            "backup-pipeline vault recipients NAME --change.",
         )
 
 

@@ -1,9 +1,11 @@
-"""What a machine that writes to vaults keeps: signing key, id keys, notes. Nothing that decrypts."""
+"""What a machine that writes to vaults keeps: keys that decrypt nothing, notes, when kits were printed."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from backup_pipeline.errors import StoreError
@@ -14,6 +16,14 @@ from backup_pipeline.system.files import append_line, make_folders, read_ordinar
 
 _SIGNING = "signing.key"
 _PRIVATE_MODE = 0o700
+
+
+@dataclass(frozen=True)
+class KitNote:
+    """That a kit was printed: when, and the public keys of the identities on it."""
+
+    printed_at: datetime
+    recipients: tuple[str, ...]
 
 
 class MachineKeys:
@@ -37,6 +47,20 @@ class MachineKeys:
     def keep_id_key(self, vault: str, key: bytes) -> None:
         """Keep a vault's id key."""
         self._write(f"{vault}.id-key", key)
+
+    def note_kit(self, vault: str, note: KitNote) -> None:
+        """Remember that a kit of a vault was printed, so that nobody has to be reminded of it."""
+        make_folders(self.folder, _PRIVATE_MODE)
+        document = {"printed_at": note.printed_at.isoformat(), "recipients": note.recipients}
+        write_atomically(self.folder / f"{vault}.kit.json", json.dumps(document).encode() + b"\n")
+
+    def kit(self, vault: str) -> KitNote | None:
+        """Return when a kit of a vault was printed here last; None where none was, or the note is damaged."""
+        try:
+            document = json.loads(read_ordinary(self.folder / f"{vault}.kit.json", at_most=1 << 20))
+            return KitNote(datetime.fromisoformat(document["printed_at"]), tuple(map(str, document["recipients"])))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
 
     def _read(self, name: str) -> bytes | None:
         place = self.folder / name

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,8 +22,10 @@ from backup_pipeline.stores.vault.encryption import Encryption, Opener, Sealer
 from backup_pipeline.stores.vault.machine_keys import MachineKeys
 from backup_pipeline.stores.vault.names import DESCRIPTION, RECOVERY_PROGRAM, RECOVERY_TEXT
 from backup_pipeline.stores.vault.reading import CopyReader
+from backup_pipeline.stores.vault.reencrypt import ReencryptResult, reencrypt
+from backup_pipeline.stores.vault.sending import WriterKeys, WriterOptions
 from backup_pipeline.stores.vault.signing import Signer
-from backup_pipeline.stores.vault.write_copy import VaultWriter, WriterOptions
+from backup_pipeline.stores.vault.write_copy import VaultWriter
 
 _HERE = Path(__file__).parent
 
@@ -149,13 +151,26 @@ def open_writer(access: VaultAccess, options: WriterOptions | None = None) -> Va
         RefusedError: no recipients, or others than the settings'; a vault or signer that this machine does not know.
         SetNotFoundError: there is no vault.
     """
+    catalog, keys = _writing(access)
+    return VaultWriter(catalog, keys, options)
+
+
+def open_reencryption(
+    access: VaultAccess, opener: Opener, options: WriterOptions | None = None
+) -> Callable[[], ReencryptResult]:
+    """Return what encrypts the copies of earlier recipients anew; refuses as open_writer does."""
+    catalog, keys = _writing(access)
+    return lambda: reencrypt(catalog, keys, opener, options or WriterOptions())
+
+
+def _writing(access: VaultAccess) -> tuple[Catalog, WriterKeys]:
     sealer = Sealer(access.recipients, access.encryption, where=access.where)
     signer = _own_signer(access)
     known = read_description(access.place, access.trusted())
     require_recipients(known, access.recipients, access.encryption, where=access.where)
     key = _own_id_key(access, known)
-    catalog = Catalog(access.place, known, access.trusted())
-    return VaultWriter(catalog, sealer, signer, key, access.keys.uploads(known.vault), options)
+    keys = WriterKeys(sealer, signer, key, access.keys.uploads(known.vault))
+    return Catalog(access.place, known, access.trusted()), keys
 
 
 class VaultReader:

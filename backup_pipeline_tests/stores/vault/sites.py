@@ -12,8 +12,9 @@ from backup_pipeline.model.set_id import SetId, set_id_at
 from backup_pipeline.stores.local import LocalStore
 from backup_pipeline.stores.vault.encryption import Encryption, new_identity
 from backup_pipeline.stores.vault.machine_keys import MachineKeys
+from backup_pipeline.stores.vault.sending import WriterOptions
 from backup_pipeline.stores.vault.vault import VaultAccess, VaultReader, initialise, open_writer
-from backup_pipeline.stores.vault.write_copy import CopyResult, WriterOptions
+from backup_pipeline.stores.vault.write_copy import CopyResult
 from backup_pipeline_tests.archive_sets import NOW
 from backup_pipeline_tests.stores.vault.memory_place import MemoryPlace
 

@@ -1,0 +1,206 @@
+"""Sending the chunks of a copy: reliable ones are not sent again, announced ones stay (docs/formats-vault.md)."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import threading
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from datetime import datetime
+
+from backup_pipeline.errors import StoreError
+from backup_pipeline.model.progress import ProgressSink, no_progress
+from backup_pipeline.stores.objects.errors import ObjectLockedError
+from backup_pipeline.stores.vault.catalog import (
+    FRESH,
+    PENDING_TRUSTED,
+    Catalog,
+    Clock,
+    StoredChunk,
+    utc_now,
+    vault_time,
+)
+from backup_pipeline.stores.vault.copy_object import ChunkRef
+from backup_pipeline.stores.vault.encryption import Sealer
+from backup_pipeline.stores.vault.machine_keys import UploadNotes
+from backup_pipeline.stores.vault.names import another_name, chunk_id, chunk_object, keyed
+from backup_pipeline.stores.vault.signing import Signer
+from backup_pipeline.stores.vault.throttle import Throttle
+from backup_pipeline.system import limits
+
+WORKERS = 3
+_IN_FLIGHT = 4
+"""Chunks per worker that are on the way: with the largest of 4 MiB, plain and sealed, some 100 MB at most."""
+_ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class WriterOptions:
+    """How a copy is made: threads, a limit in bytes per second (0: none), end of the lock, whose clock, who watches."""
+
+    workers: int = WORKERS
+    bytes_per_second: float = 0
+    lock_until: datetime | None = None
+    clock: Clock = utc_now
+    progress: ProgressSink = no_progress
+
+
+@dataclass(frozen=True)
+class WriterKeys:
+    """What a machine that writes holds; nothing of it decrypts.
+
+    Args:
+        sealer: encrypts to the vault's recipients.
+        signer: signs as the site.
+        id_key: the key of the ids.
+        notes: what this machine uploaded for copies that are not complete yet.
+    """
+
+    sealer: Sealer
+    signer: Signer
+    id_key: bytes
+    notes: UploadNotes
+
+
+class ChunkSender:
+    """The chunks of one copy on their way.
+
+    Args:
+        catalog: the vault.
+        keys: what encrypts and names.
+        options: how.
+        read: yields the plain chunks of the copy in order; called again when chunks have to be sent again.
+        where: plan and set, for errors.
+    """
+
+    def __init__(
+        self, catalog: Catalog, keys: WriterKeys, options: WriterOptions, read: Callable[[], Iterator[bytes]],
+        where: str,
+    ) -> None:  # fmt: skip
+        self._catalog = catalog
+        self._keys = keys
+        self._options = options
+        self._read = read
+        self._where = where
+        self._throttle = Throttle(options.bytes_per_second)
+        self._lock = threading.Lock()
+        self._known: dict[str, ChunkRef] = {}
+        self._under_way: set[str] = set()
+        self._named: set[str] = set()
+        self._listed: Collection[str] = ()
+        self._announced = ""
+        self._announced_at: datetime | None = None
+        self.sent = 0
+        self.sent_bytes = 0
+
+    def send_all(self) -> tuple[list[ChunkRef], list[int]]:
+        """Return the stored chunks in order and their plain sizes, every chunk seen in the vault."""
+        self._look()
+        for _ in range(_ROUNDS):
+            ids, sizes = self._pass()
+            self._announce({self._known[one].name for one in ids})
+            # What is there after the announcement stays, however long this takes: see docs/formats-vault.md.
+            self._look()
+            refs = [self._known.get(one) for one in ids]
+            whole = [ref for ref in refs if ref is not None]
+            if len(whole) == len(ids) and {ref.name for ref in whole} <= self._named:
+                return whole, sizes
+        raise StoreError(
+            "Chunks that were sent are not there, time and again.", where=self._catalog.place.label,
+            remedy="Who removes objects there? backup-pipeline vault check says what is missing.",
+        )  # fmt: skip
+
+    def _announce(self, names: set[str]) -> None:
+        self.withdraw()
+        self._announced_at, self._named = self._time(), names
+        self._announced = self._catalog.announce(names)
+
+    def withdraw(self) -> None:
+        """Remove the announcement: the copy is visible, or another one is announced."""
+        if self._announced:
+            with contextlib.suppress(ObjectLockedError):
+                self._catalog.place.delete(self._announced)
+            self._announced = ""
+
+    def require_recent_announcement(self) -> None:
+        """Refuse to make a copy visible when its announcement may not count any more, and its chunks have gone."""
+        if self._announced_at is None or self._time() - self._announced_at > PENDING_TRUSTED:
+            raise StoreError(
+                f"More than {PENDING_TRUSTED.days} days lie between the copy's announcement and its end.",
+                where=self._where, remedy="Run it again; it goes on where it stopped.",
+            )  # fmt: skip
+
+    def _time(self) -> datetime:
+        return vault_time(self._catalog.place, self._options.clock)
+
+    def _look(self) -> None:
+        """Find out which chunks can be relied on: listed with the right size now, and named by a copy or fresh."""
+        now = self._time()
+        generation = self._catalog.description.generation
+        listed = self._catalog.chunks()
+        known: dict[str, ChunkRef] = {}
+        for header in self._catalog.usable_headers():
+            if header.generation == generation:
+                for chunk in header.chunks:
+                    if _is_there(listed.get(chunk.name), chunk):
+                        known[chunk_id(chunk.name)] = chunk
+        for chunk in self._keys.notes.read(generation):
+            found = listed.get(chunk.name)
+            if _is_there(found, chunk) and found and found.modified and abs(now - found.modified) < FRESH:
+                known.setdefault(chunk_id(chunk.name), chunk)
+        self._known, self._listed = known, listed.keys()
+
+    def _pass(self) -> tuple[list[str], list[int]]:
+        """Read the copy's bytes once, sending what cannot be relied on."""
+        ids: list[Future[str]] = []
+        sizes = []
+        running: set[Future[str]] = set()
+        with ThreadPoolExecutor(self._options.workers, "vault-copy") as pool:
+            for data in self._read():
+                sizes.append(len(data))
+                future = pool.submit(self._send, data)
+                ids.append(future)
+                running.add(future)
+                if len(running) >= self._options.workers * _IN_FLIGHT:
+                    running = _some_done(running)
+            while running:
+                running = _some_done(running)
+        return [future.result() for future in ids], sizes
+
+    def _send(self, data: bytes) -> str:
+        """Make sure that one chunk is in the vault; returns its id."""
+        name = keyed(self._keys.id_key, data)
+        with self._lock:
+            if name in self._known or name in self._under_way:
+                return name
+            self._under_way.add(name)
+        sealed = self._keys.sealer.seal(data)
+        digest = hashlib.sha256(sealed).hexdigest()
+        self._throttle.wait(len(sealed))
+        # What has the plain name already cannot be relied on, and no object is written over: see docs/formats-vault.md.
+        stored = another_name(name) if name in self._listed else name
+        while not self._catalog.place.create(chunk_object(stored), sealed, lock_until=self._options.lock_until):
+            stored = another_name(name)
+        limits.progressed()
+        chunk = ChunkRef(stored, len(sealed), digest)
+        with self._lock:
+            self._keys.notes.add(chunk, self._catalog.description.generation)
+            self._known[name] = chunk
+            self._under_way.discard(name)
+            self.sent += 1
+            self.sent_bytes += len(sealed)
+        return name
+
+
+def _is_there(found: StoredChunk | None, chunk: ChunkRef) -> bool:
+    return found is not None and found.size == chunk.size
+
+
+def _some_done(running: set[Future[str]]) -> set[Future[str]]:
+    """Wait for one of them; returns the others. Raises what one has raised."""
+    done, rest = wait(running, timeout=600, return_when=FIRST_COMPLETED)
+    for future in done:
+        future.result()
+    return rest
