@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from backup_pipeline.cli import vault_upkeep
 from backup_pipeline.cli.common import ConfigOption, JsonOption, console, exit_with, load, print_json, shown_progress
 from backup_pipeline.errors import ExitCode
 
@@ -23,6 +24,7 @@ def register(app: typer.Typer) -> None:
         ("init", init), ("copy", copy), ("list", list_copies), ("check", check), ("fetch", fetch), ("recover", recover),
     ):  # fmt: skip
         group.command(name)(command)
+    vault_upkeep.register(group)
     app.add_typer(group, name="vault", rich_help_panel="Keep in order")
 
 
@@ -133,13 +135,20 @@ def fetch(
     """Bring a set back into the local store, equal to the byte; it has to be proven anew."""
     from backup_pipeline.operations.copies.vaults import find_copy, open_reader
     from backup_pipeline.operations.sites.stores import open_store, plan_lock
+    from backup_pipeline.system.locks import hold_lock
 
     site = load(config)
     reader = open_reader(site, vault, identity)
     found, content = find_copy(reader, set_name)
     store = open_store(site, content.plan)
-    with plan_lock(site, content.plan, f"fetch from {vault}"), shown_progress(quiet=as_json) as progress:
-        folder = reader.reader(found).fetch(store.folder, progress, modes=(store.file_mode, store.folder_mode))
+    store.prepare()
+    # One fetch at a time; the plan's own lock only for the moment in which the set appears, so that no backup waits.
+    own = hold_lock(store.folder / ".fetch.lock", purpose=f"fetch of {content.plan}/{content.set_id}", wait_seconds=0)
+    with own, shown_progress(quiet=as_json) as progress:
+        folder = reader.reader(found).fetch(
+            store.folder, progress, modes=(store.file_mode, store.folder_mode),
+            publishing=plan_lock(site, content.plan, f"fetch from {vault}"),
+        )  # fmt: skip
     if as_json:
         print_json({"set": f"{content.plan}/{content.set_id}", "folder": str(folder)})
     else:
@@ -148,16 +157,23 @@ def fetch(
 
 def recover(
     url: Annotated[str, typer.Argument(help="The vault's URL.")],
-    identity: Annotated[Path, typer.Option(metavar="FILE", help="File with the identity.")],
     to: Annotated[Path, typer.Option(metavar="FOLDER", help="Where sets and backup.yaml are written.")],
+    identity: IdentityOption = None,
     set_name: Annotated[str | None, typer.Option("--set", metavar="SET", help="Only this set.")] = None,
+    endpoint: Annotated[str, typer.Option(metavar="ADDRESS", help="Address of an S3-compatible service.")] = "",
+    region: Annotated[str, typer.Option(help="Region of an S3 bucket.")] = "",
     signer: Annotated[str, typer.Option(help="The site's public key from the kit (ed25519:…).")] = "",
     as_json: JsonOption = False,
 ) -> None:
-    """On a bare machine, without settings: bring back the newest set of each plan and backup.yaml."""
+    """On a bare machine, without settings: bring back the newest set of each plan and backup.yaml.
+
+    The storage's credentials are read from the variables of its provider: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY;
+    AZURE_STORAGE_ACCOUNT and AZURE_STORAGE_KEY or AZURE_STORAGE_SAS_TOKEN; GOOGLE_APPLICATION_CREDENTIALS;
+    SFTP_PASSWORD, where no key in ~/.ssh lets in.
+    """
     from backup_pipeline.operations.copies.vaults import recover as bring_back
 
-    folders = bring_back(url, identity, to, set_name, signer)
+    folders = bring_back(url, identity, to, set_name, signer, endpoint=endpoint, region=region)
     if not signer:
         typer.echo(
             "Without --signer nobody knows who wrote this vault: read backup.yaml, above all its run_before and "

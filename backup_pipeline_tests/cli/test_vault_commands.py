@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import filecmp
 import json
+import os
+import shlex
 import shutil
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from backup_pipeline.cli.common import run_app
 from backup_pipeline.cli.main import build_app
+from backup_pipeline.operations.copies.vaults import open_access
+from backup_pipeline.stores.vault import clean as clean_module
+from backup_pipeline.stores.vault.clean import mark
+from backup_pipeline.stores.vault.encryption import new_identity
 from backup_pipeline_tests.sites import TestSite
 
 SETTINGS = """
@@ -104,3 +112,112 @@ def test_a_vault_without_recipients_is_refused(tmp_path: Path) -> None:
     assert done.code != 0
     assert "recipients" in done.text
     assert list((tmp_path / "vault").iterdir()) == []
+
+
+def _json(site: TestSite, *arguments: str) -> dict[str, Any]:
+    done = site.run("vault", *arguments, "--json")
+    assert done.code == 0, done.text
+    found: dict[str, Any] = json.loads(done.out)
+    return found
+
+
+def test_a_marked_copy_is_kept_for_its_grace_time_and_cleaning_says_so(site: TestSite, tmp_path: Path) -> None:
+    _json(site, "copy", "offsite", "nightly/latest")
+    catalog = open_access(site.site, "offsite").catalog()
+    [copy] = catalog.copy_names()
+    mark(catalog, [copy])
+    found = _json(site, "clean", "offsite")
+    assert list(found["waiting"]) == [copy]
+    assert not found["removed_copies"]
+    old = time.time() - 73 * 3600
+    for path in (tmp_path / "vault").rglob("*"):
+        os.utime(path, (old, old))
+    trial = _json(site, "clean", "offsite", "--dry-run")
+    assert trial["removed_copies"] == [copy]
+    assert trial["removed_chunks"] > 0
+    assert catalog.copy_names() == [copy]
+    assert not list((tmp_path / "vault" / "leases").glob("*2"))
+    done = _json(site, "clean", "offsite")
+    assert {**trial, "dry_run": False} == done
+    assert not [path for path in (tmp_path / "vault").glob("c*/**/*") if path.is_file()]
+
+
+def test_a_second_cleaner_waits_for_the_first(site: TestSite) -> None:
+    with clean_module._lease(open_access(site.site, "offsite").place, clean_module.utc_now):
+        done = site.run("vault", "clean", "offsite")
+    assert done.code == 4
+    assert "Another cleaner" in done.err
+
+
+def test_a_kit_holds_what_the_worst_day_needs_and_is_remembered(
+    site: TestSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _json(site, "copy", "offsite", "nightly/latest")
+    identity = tmp_path / "identity.txt"
+    line = identity.read_text().splitlines()[-1]
+    keys = open_access(site.site, "offsite").keys
+    vault = open_access(site.site, "offsite").catalog().description.vault
+    assert keys.kit(vault) is None
+    printed = site.run("vault", "kit", "offsite", "--identity", str(identity))
+    assert printed.code == 0, printed.text
+    assert line in printed.out
+    assert "█" in printed.out
+    note = keys.kit(vault)
+    assert note is not None
+    assert note.recipients == site.site.settings.vaults["offsite"].recipients
+    page = tmp_path / "kit.html"
+    assert site.run("vault", "kit", "offsite", "--identity", str(identity), "--html", str(page)).code == 0
+    assert page.stat().st_mode & 0o777 == 0o600
+    assert line in page.read_text()
+    assert "data:image/svg+xml" in page.read_text()
+    assert site.run("vault", "kit", "offsite", "--identity", str(identity), "--html", str(page)).code == 8
+    # The first command of the page is run as it stands, on a bare machine.
+    [command] = [row.strip() for row in printed.out.splitlines() if "vault recover" in row]
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    (bare / "identity.txt").write_text(line + "\n")
+    monkeypatch.chdir(bare)
+    assert run_app(build_app(), shlex.split(command)[1:]) == 0
+    assert (bare / "recovered" / "backup.yaml").is_file()
+    kept = [path for path in site.folder.rglob("*") if path.is_file() and line.encode() in path.read_bytes()]
+    assert not kept
+
+
+def test_a_kit_without_the_identity_or_with_another_is_refused(site: TestSite, tmp_path: Path) -> None:
+    missing = site.run("vault", "kit", "offsite")
+    assert missing.code == 3
+    assert "--identity FILE" in missing.err
+    other = tmp_path / "other.txt"
+    other.write_text(new_identity()[0] + "\n")
+    wrong = site.run("vault", "kit", "offsite", "--identity", str(other))
+    assert wrong.code == 8
+    assert other.read_text().strip() not in wrong.text
+
+
+def test_recipients_change_and_old_copies_are_encrypted_anew(site: TestSite, tmp_path: Path) -> None:
+    copied = _json(site, "copy", "offsite", "nightly/latest")["set"]
+    secret, public = new_identity()
+    new = tmp_path / "new.txt"
+    new.write_text(secret + "\n")
+    text = (site.folder / "backup.yaml").read_text()
+    [before] = site.site.settings.vaults["offsite"].recipients
+    (site.folder / "backup.yaml").write_text(text.replace(before, public))
+    refused = site.run("vault", "copy", "offsite")
+    assert refused.code == 8
+    assert "vault recipients" in refused.err
+    found = _json(site, "recipients", "offsite", "--change")
+    assert (found["vault"], found["earlier_copies"]) == ([public], 1)
+    assert _json(site, "recipients", "offsite", "--change")["generation"] == found["generation"]
+    # Who reads the vault anew cannot read what was there, until the earlier identity encrypts it to him.
+    assert site.run("vault", "fetch", "offsite", copied, "--identity", str(new)).code == 8
+    done = _json(site, "reencrypt", "offsite", "--identity", str(tmp_path / "identity.txt"))
+    assert len(done["done"]) == 1
+    assert done["sent"]
+    again = _json(site, "reencrypt", "offsite", "--identity", str(tmp_path / "identity.txt"))
+    assert (again["done"], again["sent"], len(again["present"])) == ([], 0, 1)
+    shutil.move(site.folder / "backups" / copied, tmp_path / "original")
+    fetched = site.run("vault", "fetch", "offsite", copied, "--identity", str(new))
+    assert fetched.code == 0, fetched.text
+    assert _same(tmp_path / "original", site.folder / "backups" / copied)
+    assert site.run("vault", "check", "offsite", "--identity", str(new)).code == 0
+    assert site.run("vault", "check", "offsite", "--identity", str(tmp_path / "identity.txt")).code == 8

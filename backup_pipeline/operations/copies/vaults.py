@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from backup_pipeline.errors import RefusedError, SetNotFoundError, SettingsError, StoreError
 from backup_pipeline.model.progress import ProgressSink, no_progress
+from backup_pipeline.operations.copies.recovery_credentials import recovery_credentials, recovery_variables
+from backup_pipeline.operations.retention.in_use import in_use
 from backup_pipeline.operations.sites.identity import state_folder
-from backup_pipeline.operations.sites.stores import open_store, plan_lock, resolve_set
+from backup_pipeline.operations.sites.stores import open_store, resolve_set
 from backup_pipeline.settings.site import Site
+from backup_pipeline.stores.objects.contract import ObjectPlace
 from backup_pipeline.stores.objects.opening import open_place
 from backup_pipeline.stores.objects.options import PlaceOptions
 from backup_pipeline.stores.vault.copy_object import CopyContent, StoredCopy
@@ -70,8 +74,6 @@ def make_vault(site: Site, name: str, new_identity_file: Path | None) -> tuple[D
     Raises:
         RefusedError: there is a vault, there are no recipients, or the file exists.
     """
-    import os
-
     recipient = ""
     access = open_access(site, name)
     if new_identity_file is not None:
@@ -114,8 +116,10 @@ def copy_set(site: Site, name: str, set_name: str, progress: ProgressSink = no_p
         text = site.file.read_text(encoding="utf-8")
     except OSError as error:
         raise translate_os_error(error, site.file) from error
-    with plan_lock(site, plan, f"copy of {plan}/{set_id} into {name}"):
-        return f"{plan}/{set_id}", writer.copy(open_store(site, plan), plan, set_id, settings=text)
+    store = open_store(site, plan)
+    # A mark, not the plan's lock: an upload may take hours, and the next backup must not wait for it.
+    with in_use(store, set_id, f"copy into {name}"):
+        return f"{plan}/{set_id}", writer.copy(store, plan, set_id, settings=text)
 
 
 def open_reader(site: Site, name: str, identity_file: Path | None) -> VaultReader:
@@ -145,14 +149,17 @@ def find_copy(reader: VaultReader, set_name: str) -> tuple[StoredCopy, CopyConte
     )
 
 
-def recover(url: str, identity_file: Path, target: Path, set_name: str | None, signer: str = "") -> list[Path]:
+def recover(
+    url: str, identity_file: Path | None, target: Path, set_name: str | None, signer: str = "",
+    *, endpoint: str = "", region: str = "",
+) -> list[Path]:  # fmt: skip
     """Bring sets back without any settings: the newest copy of each plan, or one; `backup.yaml` beside them.
 
     Raises:
         StoreError: the vault cannot be read, or a file is in the way.
     """
     text, where = read_identity(identity_file)
-    reader = VaultReader(open_place(url), text, (signer,) if signer else (), where=where)
+    reader = VaultReader(_bare_place(url, endpoint, region), text, (signer,) if signer else (), where=where)
     newest: dict[str, StoredCopy] = {}
     if set_name:
         copy, content = find_copy(reader, set_name)
@@ -172,3 +179,16 @@ def recover(url: str, identity_file: Path, target: Path, set_name: str | None, s
             except OSError as error:
                 raise StoreError("It cannot be written.", where=str(settings), remedy="Is the disk full?") from error
     return done
+
+
+def _bare_place(url: str, endpoint: str, region: str) -> ObjectPlace:
+    """Open a place by the variables that its provider's own programs read."""
+    environment = {**os.environ, "--endpoint": endpoint}
+    names = recovery_credentials(url)
+    given = {part: name for part, name in names.items() if environment.get(name) or name in recovery_variables(url)}
+    if url.startswith("az://") and "sas" in given and not environment.get(names["key"]):
+        del given["key"]
+    options = PlaceOptions(
+        credentials_env=given, endpoint_env="--endpoint" if endpoint else "", region=region, environment=environment
+    )
+    return open_place(url, options)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from backup_pipeline.errors import RefusedError, StoreError, ValidationError
@@ -23,6 +25,7 @@ from backup_pipeline.system.files import PART_SUFFIX, give_mode, make_folders, s
 
 WORKERS = 3
 _AHEAD = 4
+_ALONE = contextlib.nullcontext()
 _REMEDY = "Use another copy, and copy the set again where it still is."
 
 
@@ -132,14 +135,16 @@ class CopyReader:
         return done
 
     def fetch(
-        self, parent: Path, progress: ProgressSink = no_progress, *, modes: tuple[int, int] = (0o600, 0o700)
-    ) -> Path:
+        self, parent: Path, progress: ProgressSink = no_progress, *, modes: tuple[int, int] = (0o600, 0o700),
+        publishing: AbstractContextManager[object] = _ALONE,
+    ) -> Path:  # fmt: skip
         """Bring the set into `parent` (a store's folder), equal to the byte; it appears whole, under its own name.
 
         Args:
             parent: the folder of the plan's sets.
             progress: who watches.
             modes: of files and of folders.
+            publishing: held while the whole set gets its name: the store's lock.
 
         Raises:
             RefusedError: a set of that name is there.
@@ -166,13 +171,14 @@ class CopyReader:
             os.sync()  # once: for each of many small files it would take most of the time
             # The manifest is the seal: last.
             write_atomically(part / MANIFEST_NAME, self.content.manifest.encode(), mode=modes[0])
-            try:
-                part.rename(target)
-            except OSError as error:
-                raise RefusedError(
-                    "A set of this name appeared meanwhile.", where=str(target), remedy="Fetch it elsewhere."
-                ) from error
-            sync_folder(parent)
+            with publishing:
+                try:
+                    part.rename(target)
+                except OSError as error:
+                    raise RefusedError(
+                        "A set of this name appeared meanwhile.", where=str(target), remedy="Fetch it elsewhere."
+                    ) from error
+                sync_folder(parent)
         except BaseException:
             shutil.rmtree(part, ignore_errors=True)
             raise

@@ -1,4 +1,4 @@
-"""Encrypting copies anew to the vault's present recipients: chunks under new names first, then the copy's own object."""
+"""Encrypting copies anew to the present recipients: chunks under new names first, then the copy's own object."""
 
 from __future__ import annotations
 

@@ -1,0 +1,144 @@
+"""`vault clean`, `kit`, `recipients`, `reencrypt`: keeping a vault in order."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from backup_pipeline.cli.common import (
+    ConfigOption,
+    DryRunOption,
+    JsonOption,
+    console,
+    exit_with,
+    load,
+    print_json,
+    shown_progress,
+)
+from backup_pipeline.cli.formatting import bytes_text
+from backup_pipeline.errors import ExitCode
+
+VaultArgument = Annotated[str, typer.Argument(metavar="VAULT", help="The vault's name in backup.yaml.")]
+IdentityOption = Annotated[
+    Path | None, typer.Option("--identity", metavar="FILE", help="File with the identity (AGE-SECRET-KEY-1…).")
+]
+
+
+def register(group: typer.Typer) -> None:
+    """Add the commands to `vault`."""
+    for name, command in (("clean", clean), ("kit", kit), ("recipients", recipients), ("reencrypt", reencrypt)):
+        group.command(name)(command)
+
+
+def clean(
+    vault: VaultArgument, config: ConfigOption = None, dry_run: DryRunOption = False, as_json: JsonOption = False
+) -> None:
+    """Remove copies that were marked 72 hours ago or earlier, and chunks that no copy names. Locks are respected.
+
+    Which copies are marked is decided by the retention of `plans.*.copies`. Two cleaners never work at once (4).
+    """
+    from backup_pipeline.operations.copies.upkeep import clean_vault
+
+    site = load(config)
+    with shown_progress(quiet=as_json) as progress:
+        result = clean_vault(site, vault, dry_run=dry_run, progress=progress)
+    if as_json:
+        document = {**vars(result), "waiting": {name: end.isoformat() for name, end in result.waiting.items()}}
+        print_json({"dry_run": dry_run, **document, "locked": [vars(one) for one in result.locked]})
+        return
+    out = console()
+    verb = "would be removed" if dry_run else "removed"
+    for name, end in result.waiting.items():
+        out.print(f"copy {name} is marked, and stays until {end:%Y-%m-%d %H:%M} UTC", markup=False)
+    for name in result.removed_copies:
+        out.print(f"copy {name} {verb}", markup=False)
+    for locked in result.locked:
+        out.print(f"{locked.name} stays: {locked.why}", markup=False)
+    size = bytes_text(result.removed_bytes)
+    out.print(f"{len(result.removed_copies)} copies and {result.removed_chunks} chunks ({size}) {verb}.", markup=False)
+
+
+def kit(
+    vault: VaultArgument,
+    identity: IdentityOption = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page to print to FILE (0600).")] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Print the page for the safe: what, where, the identity as text and QR code, the three commands.
+
+    Run it where the identity is. Whoever reads the page reads every copy: print it, then remove the file.
+
+    Examples: `backup-pipeline vault kit offsite --identity /media/stick/identity.txt --html kit.html`
+    """
+    from backup_pipeline.operations.copies.kit import kit_as_html, kit_as_text, make_kit, note_printed, write_kit
+
+    site = load(config)
+    made = make_kit(site, vault, identity)
+    if html is None:
+        sys.stdout.write(kit_as_text(made))
+    else:
+        write_kit(html, kit_as_html(made))
+        console().print(f"Print {html}, put it into a safe, and remove the file.", markup=False)
+    note_printed(site, made)
+
+
+def recipients(
+    vault: VaultArgument,
+    change: Annotated[bool, typer.Option("--change", help="Encrypt to those of the settings from now on.")] = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show to whom the vault is encrypted; with `--change`, take the recipients of the settings for new copies.
+
+    Copies that are there stay as they are until `vault reencrypt` is run where an identity is that reads them.
+    """
+    from backup_pipeline.operations.copies.upkeep import recipients_of, take_recipients
+
+    site = load(config)
+    if change:
+        take_recipients(site, vault)
+    found = recipients_of(site, vault)
+    if as_json:
+        print_json(vars(found))
+        return
+    out = console()
+    for one in found.vault:
+        out.print(one if one in found.settings else f"{one} (not in the settings)", markup=False)
+    for one in found.settings:
+        if one not in found.vault:
+            out.print(f"{one} (only in the settings: `vault recipients {vault} --change`)", markup=False)
+    if found.earlier_copies:
+        out.print(
+            f"{found.earlier_copies} copies are encrypted to earlier recipients; `vault reencrypt {vault} --identity "
+            "FILE` changes that.", markup=False,
+        )  # fmt: skip
+
+
+def reencrypt(
+    vault: VaultArgument, identity: IdentityOption = None, config: ConfigOption = None, as_json: JsonOption = False
+) -> None:
+    """Encrypt the copies of earlier recipients to the present ones; run it where an identity is that reads them.
+
+    What was encrypted to earlier recipients is removed by `vault clean`, 72 hours after it was written and when its
+    lock has ended; until then the earlier identities read it. Exit code 6: some copies could not be encrypted anew.
+    """
+    from backup_pipeline.operations.copies.upkeep import reencrypt_vault
+
+    site = load(config)
+    with shown_progress(quiet=as_json) as progress:
+        result = reencrypt_vault(site, vault, identity, progress)
+    if as_json:
+        print_json(vars(result))
+    else:
+        out = console()
+        for name, why in result.failed.items():
+            out.print(f"copy {name} stays as it is: {why}", markup=False)
+        sent = bytes_text(result.sent_bytes)
+        out.print(
+            f"{len(result.done)} copies encrypted anew ({sent} sent), {len(result.present)} were already.", markup=False
+        )
+    if result.failed:
+        exit_with(ExitCode.CHECKS)

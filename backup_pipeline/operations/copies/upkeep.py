@@ -1,0 +1,83 @@
+"""Keeping a vault in order: removing what retention let go, other recipients, encrypting anew."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from backup_pipeline.errors import SettingsError
+from backup_pipeline.model.progress import ProgressSink, no_progress
+from backup_pipeline.operations.copies.vaults import open_access, read_identity
+from backup_pipeline.settings.site import Site
+from backup_pipeline.stores.vault.clean import CleanResult, clean
+from backup_pipeline.stores.vault.description import Description, read_description
+from backup_pipeline.stores.vault.encryption import Opener
+from backup_pipeline.stores.vault.reencrypt import ReencryptResult
+from backup_pipeline.stores.vault.sending import WriterOptions
+from backup_pipeline.stores.vault.vault import change_recipients, open_reencryption
+
+
+def writer_options(site: Site, name: str, progress: ProgressSink = no_progress) -> WriterOptions:
+    """Return how the settings of a vault have it written: limit of speed, end of the locks."""
+    given = site.settings.vaults[name]
+    lock_until = datetime.now(UTC) + timedelta(days=given.lock_days) if given.lock_days else None
+    return WriterOptions(
+        bytes_per_second=given.megabytes_per_second * 1e6, lock_until=lock_until, progress=progress
+    )  # fmt: skip
+
+
+def clean_vault(site: Site, name: str, *, dry_run: bool = False, progress: ProgressSink = no_progress) -> CleanResult:
+    """Remove copies whose grace time has ended, and chunks that no copy names; as `stores.vault.clean` raises."""
+    return clean(open_access(site, name).catalog(), progress=progress, dry_run=dry_run)
+
+
+@dataclass(frozen=True)
+class Recipients:
+    """To whom a vault is encrypted and to whom the settings say; how many copies are still of earlier recipients."""
+
+    vault: tuple[str, ...]
+    settings: tuple[str, ...]
+    generation: int
+    earlier_copies: int
+
+
+def recipients_of(site: Site, name: str) -> Recipients:
+    """Return the recipients of a vault beside those of the settings."""
+    access = open_access(site, name)
+    known = read_description(access.place, access.trusted())
+    earlier = [copy for copy in access.catalog().copies()[0] if copy.header.generation != known.generation]
+    return Recipients(known.recipients, tuple(access.recipients), known.generation, len(earlier))
+
+
+def take_recipients(site: Site, name: str) -> Description:
+    """Encrypt to the recipients of the settings from now on; nothing is changed where they are the vault's already.
+
+    Raises:
+        RefusedError: this machine has not joined the vault, or there are no recipients.
+    """
+    access = open_access(site, name)
+    known = read_description(access.place, access.trusted())
+    if set(known.recipients) == set(access.recipients):
+        return known
+    return change_recipients(access)
+
+
+def reencrypt_vault(
+    site: Site, name: str, identity_file: Path | None, progress: ProgressSink = no_progress
+) -> ReencryptResult:
+    """Encrypt the copies of earlier recipients to the present ones, where an identity is that reads them.
+
+    Raises:
+        SettingsError: no identity is named.
+        RefusedError: the settings name other recipients than the vault.
+    """
+    access = open_access(site, name)
+    text, where = read_identity(identity_file, site)
+    if not text and access.encryption != "none":
+        raise SettingsError(
+            "Copies are decrypted to encrypt them anew, and no identity is named.", where=f"vault {name}",
+            remedy="Run it where the identity of the earlier recipients is: --identity FILE.",
+        )  # fmt: skip
+    opener = Opener(text, access.encryption, where=where)
+    return open_reencryption(access, opener, writer_options(site, name, progress))()
