@@ -209,7 +209,7 @@ def test_disaster_recovery_needs_only_the_mounted_archive(workshop: Workshop, tm
 
 
 @pytest.mark.takes(seconds=15)
-def test_the_cron_line_of_a_backup_writes_the_pairs_and_the_monitors_find_what_they_look_for(
+def test_the_cron_line_of_a_backup_writes_the_pairs_that_the_monitors_expect(
     workshop: Workshop,
 ) -> None:
     workshop.move_over()
@@ -249,7 +249,7 @@ def partitioned(site: TestSite, job: str, instance: dg.DagsterInstance, **option
 
 
 @pytest.mark.takes(seconds=15)
-def test_in_dagster_the_backup_writes_the_pairs_as_an_asset_with_checks_and_failures_are_seen(
+def test_in_dagster_the_backup_writes_the_pairs_with_checks_and_failures_show(
     workshop: Workshop,
 ) -> None:
     workshop.move_over()

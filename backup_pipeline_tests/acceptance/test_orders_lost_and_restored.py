@@ -84,7 +84,7 @@ def pdfs(site: TestSite) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in (site.folder / "Archiv").rglob("*.pdf")}
 
 
-def test_from_the_shell_the_lost_archive_comes_back_equal_and_a_restore_can_be_undone(workshop: TestSite) -> None:
+def test_the_shell_brings_the_lost_archive_back_equal_and_undoes_a_restore(workshop: TestSite) -> None:
     before, files = table(workshop), pdfs(workshop)
     assert len(before) == len(files) == ORDERS
     done = workshop.run("orders", "export")

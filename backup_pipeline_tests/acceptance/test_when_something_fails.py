@@ -44,7 +44,7 @@ def test_a_good_run_leaves_the_named_files_a_manifest_and_a_line_in_the_log(gust
     assert all(path.stat().st_mode & 0o077 == 0 for path in folder.rglob("*"))
 
 
-def test_missing_empty_and_placeholder_variables_are_all_named_at_once_and_no_set_is_made(gustav: TestSite) -> None:
+def test_missing_empty_and_placeholder_variables_are_all_named_and_no_set_is_made(gustav: TestSite) -> None:
     gustav.variables |= {"KC_DB_PASSWORD": "", "KC_DB_USERNAME": "changeme"}
     del gustav.variables["DATABASE_URL"]
     gustav.write_env()
@@ -110,7 +110,7 @@ def test_a_failed_keycloak_dump_keeps_the_rest_and_resume_completes_that_same_se
 
 
 @pytest.mark.takes(seconds=25)
-def test_a_run_that_is_killed_leaves_nothing_that_looks_finished_and_nothing_that_stops_the_next(
+def test_a_killed_run_leaves_nothing_that_looks_finished_or_stops_the_next(
     gustav: TestSite,
 ) -> None:
     assert gustav.run("backup", "nightly").code == 0
@@ -151,7 +151,7 @@ def test_a_killed_run_can_be_resumed_into_the_same_set(gustav: TestSite) -> None
 
 
 @pytest.mark.takes(seconds=27)
-def test_a_server_that_goes_away_in_the_middle_fails_the_run_and_the_next_one_succeeds(
+def test_a_server_lost_in_the_middle_fails_the_run_and_the_next_one_succeeds(
     gustav: TestSite, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     import tempfile

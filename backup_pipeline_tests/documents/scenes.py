@@ -13,7 +13,7 @@ import sqlite3
 import subprocess
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
@@ -55,6 +55,7 @@ class Stage:
     database: Callable[..., PostgresTarget]
     template: Callable[[str, str], str]
     server: EmbeddedServer
+    shells: list[Shell] = field(default_factory=list)
 
     def made(self, name: str, sql: str) -> PostgresTarget:
         return self.database(self.template(name, sql))
@@ -76,6 +77,7 @@ class Stage:
     def shell(self, **variables: str) -> Shell:
         shell = Shell(self.site, variables)
         shell.names["/srv/backup"] = str(self.site)
+        self.shells.append(shell)
         return shell
 
 

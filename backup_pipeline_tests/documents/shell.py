@@ -63,6 +63,7 @@ class Shell:
         names: texts of the document, each with what stands for it here.
         before: called before a command that begins so, once.
         codes: exit codes other than 0 that a command, written so, may end with.
+        followed: the document's commands that were run here, or are run elsewhere, as they are written.
     """
 
     folder: Path
@@ -73,6 +74,7 @@ class Shell:
     cwd: Path = field(init=False)
     exported: list[str] = field(default_factory=list)
     printed: dict[str, Output] = field(default_factory=dict)
+    followed: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.cwd = self.folder
@@ -106,6 +108,7 @@ class Shell:
             self.do(command)
 
     def do(self, command: Command) -> Output:
+        self.followed.append(command.text)
         text = _INSIDE.sub("", command.text)
         for beginning in list(self.before):
             if text.startswith(beginning):

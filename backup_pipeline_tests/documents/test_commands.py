@@ -24,7 +24,7 @@ from backup_pipeline.postgres.server.embedded import EmbeddedServer
 from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline_tests.acceptance.test_deployment_runbook import FOLLOWED
 from backup_pipeline_tests.documents.blocks import DOCUMENTS, ROOT, SILENT, Block, blocks, blocks_of, commands
-from backup_pipeline_tests.documents.scenes import SCENES, Stage
+from backup_pipeline_tests.documents.scenes import SCENES, Stage, document
 from backup_pipeline_tests.documents.shell import ELSEWHERE, elsewhere
 
 KINDS = {"sh", "script", "makefile", "crontab", "env", "yaml", *SILENT}
@@ -43,7 +43,11 @@ def test_every_command_of_the_document_runs(
     name: str, tmp_path: Path, database: Callable[..., PostgresTarget], template: Callable[[str, str], str],
     server: EmbeddedServer,
 ) -> None:  # fmt: skip
-    SCENES[name](Stage(tmp_path, database, template, server))
+    stage = Stage(tmp_path, database, template, server)
+    SCENES[name](stage)
+    written = {command.text for block in blocks(document(name)) if block.kind == "sh" for command in commands(block)}
+    assert stage.shells
+    assert written - {text for shell in stage.shells for text in shell.followed} == set()
 
 
 def test_every_document_with_commands_is_followed() -> None:

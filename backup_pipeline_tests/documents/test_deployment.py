@@ -62,7 +62,7 @@ def test_the_image_runs_as_an_ordinary_user_with_all_clients_and_no_server() -> 
     assert re.search(r"^HEALTHCHECK ", text, re.MULTILINE)
 
 
-def test_what_the_image_copies_is_what_its_context_lets_through_and_no_secret_is_in_it() -> None:
+def test_the_image_copies_what_its_context_lets_through_and_no_secret() -> None:
     allowed = (DOCKER / "Dockerfile.dockerignore").read_text("utf-8").splitlines()
     assert "*" in allowed
     assert "!.env" not in allowed

@@ -93,9 +93,7 @@ def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         yield Path(name)
 
 
-def test_the_embedded_server_of_a_killed_drill_is_stopped_and_its_folder_removed_by_the_next(
-    site: TestSite, place: Path
-) -> None:
+def test_the_next_drill_stops_a_killed_drills_server_and_removes_its_folder(site: TestSite, place: Path) -> None:
     def made() -> list[Path]:
         return [path for path in place.glob("bp-scratch-*") if server_of(path)]
 

@@ -68,7 +68,7 @@ def content(folder: Path) -> tuple[PairState, str | None]:
     return pair.state, parse_data(pair.data)[1][2]
 
 
-def test_killed_at_any_moment_an_export_leaves_the_old_or_the_new_pair_of_every_order(tmp_path: Path) -> None:
+def test_an_export_killed_at_any_moment_leaves_every_orders_old_or_new_pair(tmp_path: Path) -> None:
     workshop = Workshop(tmp_path, [order(i, kunde_name="alt") for i in range(1, 401)])
     workshop.export()
     chance = random.Random(7)
@@ -258,7 +258,7 @@ def test_a_folder_without_permission_is_one_failed_order(tmp_path: Path) -> None
     assert result.findings.kept[0].path == "order 000001"
 
 
-def test_an_index_that_the_disk_refuses_stops_the_run_with_what_was_done_and_the_old_one_stays(tmp_path: Path) -> None:
+def test_an_index_that_the_disk_refuses_stops_the_run_and_the_old_one_stays(tmp_path: Path) -> None:
     resource = pytest.importorskip("resource")
     workshop = Workshop(tmp_path, [order(1)])
     workshop.execute(("PRAGMA journal_mode = WAL", ()))

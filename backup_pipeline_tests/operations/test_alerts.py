@@ -100,9 +100,7 @@ def add_proof(site: Site, at: datetime, kind: ProofKind, *findings: Finding, fou
     store.add_proof(set_id_at(at), proof)
 
 
-def test_a_failed_run_is_told_once_also_when_the_sensor_sees_it_too_and_once_when_it_is_over(
-    site: Site, web: Requests
-) -> None:
+def test_a_failed_run_is_reported_once_though_the_sensor_sees_it_and_once_when_over(site: Site, web: Requests) -> None:
     for _ in range(2):
         alerts.notify_run_finished(
             site, "nightly", succeeded=False, run_id="run-1", set_id="2026-11-21T020000Z", artefact="shop.dump",
@@ -186,9 +184,7 @@ def test_retention_that_refused_is_told_and_its_end_too(site: Site, web: Request
     assert "over" in messages(web)[1]
 
 
-def test_sets_that_retention_holds_back_because_the_newest_is_bad_are_told_by_the_store_itself(
-    site: Site, web: Requests
-) -> None:
+def test_the_store_itself_reports_sets_kept_because_the_newest_is_bad(site: Site, web: Requests) -> None:
     for hours in range(40 * 24, 0, -24):
         seal_set(site, NOON - (hours - 20) * HOUR)
     alerts.evaluate_incidents(site, NOON)

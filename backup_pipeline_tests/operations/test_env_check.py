@@ -14,7 +14,7 @@ from backup_pipeline.cli.main import build_app
 from backup_pipeline.errors import ExitCode, SettingsError
 from backup_pipeline.model.record import Severity
 from backup_pipeline.model.set_id import set_id_at
-from backup_pipeline.operations.environment.check import check_environment, require_environment
+from backup_pipeline.operations.environment.check import check_environment, environment_faults, require_environment
 from backup_pipeline.operations.environment.check_servers import clock_fault, row_security_fault
 from backup_pipeline.postgres.server.clients import installed_clients
 from backup_pipeline.postgres.server.connection import connected
@@ -76,13 +76,14 @@ def test_what_completes_a_connection_string_is_named_while_that_is_still_missing
 
 
 def test_a_plan_without_databases_needs_no_variables(site):
+    assert environment_faults(site(), ["small"]) == []
     require_environment(site(), "small")
 
 
 def test_good_variables_let_the_run_begin(site):
-    require_environment(
-        site(DATABASE_URL="postgresql://u:p@h/d", KC_DB_URL="jdbc:postgresql://h/kc?user=kc&password=x"), "nightly"
-    )
+    good = site(DATABASE_URL="postgresql://u:p@h/d", KC_DB_URL="jdbc:postgresql://h/kc?user=kc&password=x")
+    assert environment_faults(good, ["nightly"]) == []
+    require_environment(good, "nightly")
 
 
 @pytest.mark.parametrize(
@@ -124,7 +125,7 @@ def test_a_healthy_site_has_no_errors(reachable):
     assert [fault for fault in faults if fault.severity is Severity.ERROR] == []
 
 
-def test_a_server_on_this_machine_is_a_warning_in_production_too_for_there_is_often_no_other(reachable):
+def test_a_server_on_this_machine_is_a_warning_in_production_too(reachable):
     faults = check_environment(reachable(), now=NOW, production=True)
     # Said once for all of them.
     (reported,) = [fault for fault in faults if "on this machine" in fault.what]

@@ -80,7 +80,7 @@ def test_an_incomplete_partial_or_emergency_set_is_a_warning(site, store, nights
     assert "partial or emergency set 2026-11-21T110000Z is incomplete" in status.problems[0].what
 
 
-def test_damage_in_the_newest_set_is_an_error_and_the_set_before_is_the_last_good_one(site, store, nights):
+def test_damage_in_the_newest_set_is_an_error_and_the_set_before_is_the_last_good(site, store, nights):
     add_proof(store, nights[-1], ProofKind.VERIFICATION, NOW, passed=False, findings=["changed"])
     status = plan_status(site, "nightly", NOW)
     assert status.standing == "failing"

@@ -75,7 +75,7 @@ def test_a_table_that_appeared_since_the_definitions_is_exported_and_shown(
     assert record.rows == 2
 
 
-def test_a_table_that_was_dropped_since_the_definitions_is_told_and_the_set_is_still_sealed(
+def test_a_table_dropped_since_the_definitions_is_reported_and_the_set_is_sealed(
     gustav: TestSite, instance: dg.DagsterInstance
 ) -> None:
     _sql(gustav, "create table soon_gone (id int primary key)")
@@ -142,7 +142,7 @@ def test_sets_copied_in_or_removed_by_hand_appear_and_disappear_in_the_partition
     ]
 
 
-def test_a_verification_from_the_shell_is_shown_once_and_a_failed_one_fails_its_check(
+def test_a_verification_from_the_shell_shows_once_and_a_failed_one_fails_its_check(
     gustav: TestSite, instance: dg.DagsterInstance
 ) -> None:
     assert _run(gustav, instance).success

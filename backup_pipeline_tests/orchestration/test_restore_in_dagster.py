@@ -127,7 +127,7 @@ def test_the_tables_of_a_sealed_set_are_exported_again_as_json_lines_beside_the_
     assert gustav.digests("nightly") == before
 
 
-def test_all_that_a_plans_group_holds_is_unpartitioned_so_that_materialising_all_is_a_backup(gustav: TestSite) -> None:
+def test_a_plans_group_is_unpartitioned_so_that_materialising_all_is_a_backup(gustav: TestSite) -> None:
     specs = [s for s in build_definitions(gustav.site).resolve_all_asset_specs() if s.group_name == "nightly"]
     assert {s.key.path[1] for s in specs} == {"supabase", "storage", "keycloak", "manifest", "retention"}
     assert all(s.partitions_def is None for s in specs)

@@ -192,7 +192,7 @@ def _open_files(folder: Path) -> list[str]:
     return [file.path for file in psutil.Process().open_files() if file.path.startswith(str(folder))]
 
 
-def test_files_of_runs_stay_open_while_they_are_used_but_never_many_and_none_at_the_end(dagster_home: Path) -> None:
+def test_files_of_runs_stay_open_while_used_but_never_many_and_none_at_the_end(dagster_home: Path) -> None:
     with dg.DagsterInstance.get() as instance:
         runs = [trivial.execute_in_process(instance=instance).run_id for _ in range(18)]
         events = [path for path in _open_files(dagster_home) if path.endswith(".db") and "/history/runs/" in path]

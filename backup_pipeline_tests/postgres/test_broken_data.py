@@ -150,7 +150,7 @@ def test_a_set_of_broken_data_is_drilled_and_restored_with_what_is_broken_named(
     assert ask(target, "select count(*) from tags where name = 'tag 3'") == [(2,)]
 
 
-def test_a_column_that_is_null_against_its_not_null_is_restored_as_nullable_and_named(
+def test_a_null_column_against_its_not_null_is_restored_as_nullable_and_named(
     installed_database: Make,
 ) -> None:
     # Since version 18 NOT NULL is a constraint of its own, which a catalog changed by hand has not got.

@@ -97,7 +97,7 @@ def test_a_platforms_rows_go_into_its_own_tables_when_the_versions_agree(
         upsert_database(opened(dump), target, platform_request(), commit=True)
 
 
-def test_a_role_that_does_not_own_the_tables_leaves_triggers_out_as_a_replica_and_keys_are_checked(
+def test_a_role_that_owns_no_tables_skips_triggers_as_a_replica_and_keys_are_checked(
     server: EmbeddedServer, database: Callable[..., PostgresTarget]
 ) -> None:
     target = database()
@@ -157,7 +157,7 @@ def test_keycloaks_version_is_recorded_with_the_backup_and_told_in_the_plan(
     assert "start the Keycloak version of the backup" in str(plan_restore(site.site, "nightly", set_id, "kc").warnings)
 
 
-def test_extensions_that_act_alone_are_left_out_of_a_copy_and_others_are_named_when_missing() -> None:
+def test_a_copy_skips_extensions_that_act_alone_and_names_others_that_are_missing() -> None:
     apart, missing = exclude_extensions(["pg_cron", "pg_stat_statements", "citext", "postgis"], ["citext", "pg_cron"])
     assert (apart.extensions, missing) == (frozenset({"pg_cron", "pg_stat_statements"}), ["postgis"])
     assert apart(CopyBlock(b"COPY cron.job (jobid) FROM stdin;", iter(())))

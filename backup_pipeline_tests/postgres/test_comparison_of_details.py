@@ -123,7 +123,7 @@ def test_each_loss_or_change_of_a_detail_is_found_by_its_name(rare: PostgresTarg
     assert missed == {}
 
 
-def test_all_of_it_comes_back_and_roles_that_only_a_policy_names_are_made_for_the_drill(
+def test_all_of_it_comes_back_and_roles_named_only_by_a_policy_are_made(
     rare: PostgresTarget, expected: Expectation, server: EmbeddedServer
 ) -> None:
     dump = dump_of(rare)
@@ -148,7 +148,7 @@ def test_what_an_older_release_did_not_record_is_neither_missed_nor_too_much(
     assert not object_drift(now, {**objects, "definition": {}}).passed
 
 
-def test_rights_that_a_newer_major_version_adds_are_no_difference_in_default_privileges() -> None:
+def test_rights_added_by_a_newer_version_are_no_difference_in_default_privileges() -> None:
     name = "for role a on tables"
     older = Catalog(server_major=16, objects={"default privilege": {name: "b=SELECT/a\na=INSERT,REFERENCES/a"}})
     newer = Catalog(

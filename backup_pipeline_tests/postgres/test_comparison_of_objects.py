@@ -52,7 +52,7 @@ def copies(server: EmbeddedServer, database: Callable[..., PostgresTarget]) -> C
     return differences
 
 
-def test_a_partitions_foreign_key_cannot_be_lost_alone_and_its_tables_or_partitions_loss_is_noticed(
+def test_the_loss_of_a_foreign_key_s_partition_or_table_is_noticed(
     copies: Callable[[str], list[str]], database: Callable[..., PostgresTarget]
 ) -> None:
     assert copies("select 1") == []

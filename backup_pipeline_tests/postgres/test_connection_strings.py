@@ -22,7 +22,7 @@ from backup_pipeline.postgres.server.target import parse_target
         "host=db dbname=shop password='hush",
     ],
 )
-def test_a_string_that_is_not_understood_names_its_variable_and_nothing_of_the_password(text: str) -> None:
+def test_an_unreadable_string_names_its_variable_and_nothing_of_the_password(text: str) -> None:
     with pytest.raises(SettingsError) as caught:
         parse_target(text, variable="SHOP_URL")
     reported = str(caught.value)

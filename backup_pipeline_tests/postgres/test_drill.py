@@ -66,7 +66,7 @@ def test_a_good_set_is_proven_and_leaves_nothing_behind(
     assert not list(Path(tempfile.gettempdir()).glob("backup-pipeline-drill-*"))
 
 
-def test_a_set_is_not_proven_when_the_copy_has_one_row_too_many_and_the_export_shows_it_too(
+def test_a_copy_with_one_row_too_many_is_no_proof_and_the_export_shows_it_too(
     made: tuple[TestSite, SetId],
 ) -> None:
     site, set_id = made
@@ -159,7 +159,7 @@ def test_a_set_that_was_never_sealed_is_refused(made: tuple[TestSite, SetId]) ->
         manifest.write_bytes(data)
 
 
-def test_a_set_that_needs_what_this_machine_lacks_could_not_be_drilled_here_and_is_not_bad(
+def test_a_set_that_needs_what_this_machine_lacks_is_not_drillable_here_and_not_bad(
     made: tuple[TestSite, SetId], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site, set_id = made

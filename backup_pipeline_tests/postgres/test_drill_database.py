@@ -193,7 +193,7 @@ def test_subscriptions_and_cron_jobs_never_come_alive(
 
 
 @pytest.mark.parametrize("way", ["plain", "custom"])
-def test_what_only_superusers_may_own_stays_with_the_restoring_one_where_the_role_is_made_without_rights(
+def test_what_only_superusers_may_own_stays_with_the_restoring_superuser(
     server: EmbeddedServer, database: Callable[..., PostgresTarget], tmp_path: Path, way: str
 ) -> None:
     source = database()
@@ -280,7 +280,7 @@ grant execute on function named(text, "odd kind", integer[]), total(integer), lo
 
 
 @pytest.mark.parametrize("where", ["server", "installed_server"])
-def test_rights_on_functions_with_named_arguments_and_superusers_settings_of_functions_are_proven(
+def test_rights_on_named_arguments_and_superusers_settings_of_functions_are_proven(
     where: str, request: pytest.FixtureRequest
 ) -> None:
     server = request.getfixturevalue(where)

@@ -101,7 +101,7 @@ create domain app.d as text check (xpath_exists('/a', value::xml));
 """
 
 
-def test_what_no_row_executed_on_a_server_without_xml_is_listed_and_the_rest_is_proven(
+def test_a_server_without_xml_lists_what_no_row_executed_and_proves_the_rest(
     server: EmbeddedServer, installed_database: Callable[[str], PostgresTarget]
 ) -> None:
     assert (server_features(server.target()), server.target().port) == (frozenset(), server.port)

@@ -283,7 +283,7 @@ def limited(shared: EmbeddedServer) -> Iterator[PostgresTarget]:
     run(shared.target(), "drop role if exists limited")
 
 
-def test_a_role_without_superuser_rights_is_given_no_statement_that_pg_dump_does_not_write(
+def test_a_role_without_superuser_rights_runs_only_what_pg_dump_writes(
     shared: EmbeddedServer, limited: PostgresTarget
 ) -> None:
     before = state_of(shared)
@@ -295,7 +295,7 @@ def test_a_role_without_superuser_rights_is_given_no_statement_that_pg_dump_does
     assert "tables" in good.numbers, (good.findings, good.missing_here)
 
 
-def test_the_drills_time_ends_what_a_role_without_superuser_rights_loads_and_nothing_else_of_it(
+def test_the_drills_time_limit_ends_what_a_role_without_superuser_rights_loads(
     shared: EmbeddedServer, limited: PostgresTarget
 ) -> None:
     dump = HEAD + (

@@ -165,7 +165,7 @@ def test_the_databases_properties_are_kept(shop: Shop, server: EmbeddedServer) -
     run(server.target(), f"drop owned by {name}_owner; drop role {name}_owner")
 
 
-def test_an_owner_without_superuser_rights_swaps_its_database_and_is_told_the_settings_that_it_may_not_make(
+def test_an_owner_without_superuser_rights_swaps_and_sees_which_settings_stay_behind(
     shop: Shop, server: EmbeddedServer
 ) -> None:
     name = shop.target.database
@@ -211,7 +211,7 @@ def test_apply_refuses_without_the_databases_name_or_with_other_options(shop: Sh
         shop.apply(UPSERT, plan_id=shop.plan().plan_id)
 
 
-def test_connections_of_the_application_are_ended_and_it_finds_the_restored_database_at_once(shop: Shop) -> None:
+def test_the_application_is_disconnected_and_finds_the_restored_database_at_once(shop: Shop) -> None:
     stop, seen = threading.Event(), {"ended": 0, "again": 0}
 
     def application() -> None:
@@ -308,7 +308,7 @@ def test_careful_restores_through_psql_with_the_same_outcome(shop: Shop) -> None
     assert lines_of(dump_of(shop.target)) == saved
 
 
-def test_careful_without_superuser_rights_is_refused_where_a_line_would_be_and_changes_nothing(
+def test_careful_is_refused_without_superuser_rights_and_changes_nothing(
     shop: Shop, server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     there, name = shop.target, shop.target.database

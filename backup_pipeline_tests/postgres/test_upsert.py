@@ -81,7 +81,7 @@ def test_a_second_upsert_finds_nothing_to_do(shop: tuple[PostgresTarget, bytes])
         assert (change.insert, change.update, change.unchanged) == (0, 0, change.backup)
 
 
-def test_a_table_without_primary_key_is_refused_by_name_and_inserted_where_absent_on_request(
+def test_a_table_without_primary_key_is_refused_or_on_request_filled_where_absent(
     shop: tuple[PostgresTarget, bytes],
 ) -> None:
     target, _ = shop
@@ -220,7 +220,7 @@ def test_a_unique_index_that_allows_nulls_is_named_as_no_key_with_the_remedy(
     assert ask(target, "select note from codes") == [("a",)]
 
 
-def test_a_column_that_the_target_has_not_got_is_refused_and_one_more_takes_its_default(
+def test_a_column_missing_in_the_target_is_refused_and_one_more_takes_its_default(
     shop: tuple[PostgresTarget, bytes],
 ) -> None:
     target, _ = shop
@@ -308,7 +308,7 @@ def test_no_error_of_an_upsert_holds_a_value_of_a_row(shop: tuple[PostgresTarget
         upsert(shop)
 
 
-def test_bytes_of_no_encoding_are_checked_before_they_go_into_a_database_that_has_one(
+def test_bytes_of_no_encoding_are_checked_before_a_database_with_one_takes_them(
     server: EmbeddedServer, database: Callable[..., PostgresTarget]
 ) -> None:
     target, source = database(), server.target("no_encoding")

@@ -60,7 +60,7 @@ def test_an_old_success_does_not_end_a_later_failure() -> None:
     assert len(state.open) == 1
 
 
-def test_a_notice_taken_by_one_process_is_left_alone_by_others_until_its_claim_runs_out() -> None:
+def test_a_notice_claimed_by_a_process_is_not_sent_by_others_until_the_claim_expires() -> None:
     state = observe(IncidentState(), [trouble()])
     state, first = claim(state, NOON)
     state, second = claim(state, NOON + timedelta(minutes=1))

@@ -31,7 +31,7 @@ def test_a_server_with_the_recorded_versions_of_the_extensions_goes_first() -> N
     assert choose([FULL, newer], Needs(written_by=15, extensions={"hstore": "1.6"}), ()) is FULL, "better than none"
 
 
-def test_a_locale_is_asked_of_the_system_in_any_spelling_and_nobody_asked_claims_nothing() -> None:
+def test_a_locale_is_known_in_any_spelling_and_without_an_answer_nothing_is_claimed() -> None:
     german = replace(FULL, locales=frozenset({"C", "de_DE.utf8"}))
     wanting = needs_of(Catalog(server_major=15, requirements=("locale de_DE.UTF-8", "locale fr_FR.utf8")), {}, 15)
     (missing,) = lacking(wanting, german, ())

@@ -25,7 +25,7 @@ def test_errors_are_kept_however_many_warnings_came_before_them() -> None:
     assert [finding.level for finding in findings.worst_first()] == ["error"] * 3 + ["warning"] * 3
 
 
-def test_a_damaged_order_among_many_odd_plates_is_named_by_verify_and_stops_the_restore(
+def test_verify_names_a_damaged_order_among_odd_plates_and_the_restore_stops(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(model, "KEPT_FINDINGS", 5)

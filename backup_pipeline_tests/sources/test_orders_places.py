@@ -87,7 +87,7 @@ def test_the_pair_lies_beside_the_pdf_whatever_file_path_is_relative_to(
     assert workshop.export().unchanged == 1
 
 
-def test_without_a_pdf_the_folder_is_where_the_path_says_and_never_an_archive_in_the_archive(tmp_path: Path) -> None:
+def test_without_a_pdf_the_folder_is_where_the_path_says_never_a_nested_archive(tmp_path: Path) -> None:
     for number, archive in enumerate(("test_archiv", "mnt")):
         folder = tmp_path / str(number)
         folder.mkdir()

@@ -84,9 +84,7 @@ def build(folder: Path, state: State, versions: dict[str, dict[str, bytes]]) -> 
 
 
 @pytest.mark.parametrize("name", STATES)
-def test_every_state_that_a_folder_can_be_in_is_told_restored_and_exported_as_the_format_says(
-    tmp_path: Path, name: str
-) -> None:
+def test_every_state_of_a_folder_is_reported_restored_and_exported_as_specified(tmp_path: Path, name: str) -> None:
     state = STATES[name]
     workshop = Workshop(tmp_path, [order(1, kunde_name=OLD), order(2)])
     folder = workshop.archive / "2020" / "000001"
@@ -125,7 +123,7 @@ def test_every_state_that_a_folder_can_be_in_is_told_restored_and_exported_as_th
     assert workshop.verify(database=True).findings.kept == []
 
 
-def test_a_first_export_that_was_broken_off_is_missing_where_the_index_knew_the_order(tmp_path: Path) -> None:
+def test_an_interrupted_first_export_is_missing_where_the_index_knew_the_order(tmp_path: Path) -> None:
     workshop = Workshop(tmp_path, [order(1), order(2)])
     workshop.export()
     folder = workshop.archive / "2020" / "000001"

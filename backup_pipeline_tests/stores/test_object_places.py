@@ -161,7 +161,7 @@ def test_of_many_who_create_one_name_exactly_one_succeeds(place: ObjectPlace) ->
 
 
 @everywhere
-def test_put_replaces(place: ObjectPlace) -> None:
+def test_put_replaces_what_is_there(place: ObjectPlace) -> None:
     place.put("state", b"old and longer")
     place.put("state", b"new")
     assert place.get("state") == b"new"

@@ -75,7 +75,7 @@ def test_a_stream_that_is_cut_off_anywhere_is_refused(read: Callable[[bytes], by
             read(whole[:end])
 
 
-def test_a_byte_changed_anywhere_in_a_tarball_is_refused_in_the_words_of_the_family_or_read_as_it_is() -> None:
+def test_a_byte_changed_anywhere_in_a_tarball_is_a_clear_error_or_changes_nothing() -> None:
     whole = tarball()
     members(gzip.compress(whole))
     refused = set()

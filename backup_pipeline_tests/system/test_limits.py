@@ -69,13 +69,15 @@ def test_a_thread_that_computes_for_ever_is_ended_and_the_caller_hears_of_it(mon
 
 
 def test_work_that_moves_on_or_computes_is_not_ended_for_want_of_progress() -> None:
-    with limited("The work", _STALLED):
+    with limited("The work", _STALLED) as moving:
         until = time.monotonic() + 1
         while time.monotonic() < until:
             limits.progressed()
             time.sleep(0.01)
-    with limited("The work", _STALLED):
+    assert moving.error is None
+    with limited("The work", _STALLED) as computing:
         processes.run([sys.executable, "-c", "import time\nwhile time.process_time() < 1: pass"])
+    assert computing.error is None
 
 
 _FOREGROUND = """

@@ -261,7 +261,8 @@ def test_a_damaged_number_of_a_process_is_nobody(tmp_path: Path, pid: int) -> No
     holder = Holder(pid=pid, host=socket.gethostname(), process_started=1.0, since="2026-11-21", token="x")
     lock.write_text(json.dumps(holder.model_dump()))
     with hold_lock(lock, wait_seconds=0):
-        pass
+        assert (now := read_holder(lock)) is not None
+        assert now.pid == os.getpid()
 
 
 def test_a_dead_lock_that_may_not_be_moved_is_told_and_not_tried_for_ever(

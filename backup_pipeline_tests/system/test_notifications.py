@@ -45,7 +45,7 @@ def test_a_service_that_stumbles_is_tried_again() -> None:
     assert len(web.seen) == 3
 
 
-def test_what_cannot_be_delivered_is_said_without_its_address_and_the_others_still_get_it() -> None:
+def test_a_failed_delivery_is_reported_without_its_address_and_others_still_get_it() -> None:
     with http_server() as web:
         sent = deliver(
             [f"json://user:geheim@127.0.0.1:{free_port()}/token", "nonsense", web.url.replace("http", "json")],
