@@ -1,9 +1,10 @@
 """Tarballs as streams, written with a listing of their members and read member by member.
 
-The tarball is POSIX.1-2001 (PAX) inside gzip, compressed by ISA-L, so any `tar` reads it. The listing is JSON lines
-inside gzip, one line per member *in the tarball's order*, so that both can be read side by side in constant memory,
-with 100,000s of files. Reading is `archives.tarball_reader`'s and unpacking `unpack`'s work; which folders are
-captured, and what a changed file means, is decided in `artefacts`.
+The tarball is POSIX.1-2001 (PAX) inside gzip, in members that are cut by content: any `tar` reads it, and unchanged
+files become the same bytes again. The listing is JSON lines inside gzip, one line per member *in the tarball's order*,
+so that both can be read side by side in constant memory, with 100,000s of files. Reading is
+`archives.tarball_reader`'s and unpacking `unpack`'s work; which folders are captured, and what a changed file means, is
+decided in `artefacts`.
 
 A line of the listing: `{"path", "kind", "size", "mtime_ns", "mode", "uid", "gid", "sha256", "state"}`, and where they
 are needed `"attributes"` (keyword of the PAX record → value in Base64, see `archives.file_attributes`) and `"sparse":
@@ -14,7 +15,6 @@ escapes (`\\udc80` … `\\udcff`).
 from __future__ import annotations
 
 import base64
-import contextlib
 import functools
 import hashlib
 import json
@@ -22,15 +22,13 @@ import os
 import stat
 import tarfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import IO, Any
-
-from isal import igzip_threaded
+from typing import Any
 
 from backup_pipeline.archives.file_attributes import Attributes, read_attributes
+from backup_pipeline.system.streams import compressed_sink
 
 BLOCK = 512
 CHUNK = 1 << 20
@@ -38,7 +36,6 @@ SMALL = 4 << 20
 """Files up to this many bytes are read whole before their header is written, so that a changed one is read again."""
 ATTEMPTS = 3
 PAUSE_SECONDS = 0.05
-COMPRESSION_LEVEL = 1
 
 
 _LINE = b'{"path":%s,"kind":"%s","size":%d,"mtime_ns":%d,"mode":%d,"uid":%d,"gid":%d,"sha256":"%s","state":"%s"%s}\n'
@@ -102,23 +99,6 @@ class Member:
 def shown(path: str) -> str:
     """Return a path fit for messages: newlines and bytes that are not UTF-8 escaped."""
     return path.encode("utf-8", "backslashreplace").decode().replace("\n", "\\n").replace("\r", "\\r")
-
-
-@contextlib.contextmanager
-def gzip_writer(sink: Any, threads: int = 0) -> Iterator[IO[bytes]]:
-    """Give a stream that compresses into `sink` (which stays open) with ISA-L at level 1, in threads."""
-    threads = threads or min(4, os.cpu_count() or 1)
-    stream: IO[bytes] = igzip_threaded.open(  # type: ignore[no-untyped-call]
-        sink, "wb", compresslevel=COMPRESSION_LEVEL, threads=threads, block_size=CHUNK
-    )
-    try:
-        yield stream
-    except BaseException:
-        # What is still in the pipe does not matter any more; its own errors must not hide the first.
-        with contextlib.suppress(Exception):
-            stream.close()
-        raise
-    stream.close()
 
 
 _USTAR = b"%s\0%07o\0%07o\0%07o\0%011o\0%011o\0        %s" + bytes(100) + b"ustar\00000" + bytes(64)
@@ -214,7 +194,7 @@ class TarballWriter:
     def __init__(self, sink: Any, *, threads: int = 0) -> None:
         self.lost: list[tuple[str, str]] = []
         self.allocated = 0
-        self._gzip = gzip_writer(sink, threads)
+        self._gzip = compressed_sink(sink, threads=threads, hashed=False)
         self._buffer = bytearray(CHUNK)
 
     def __enter__(self) -> TarballWriter:

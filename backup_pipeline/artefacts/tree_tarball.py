@@ -9,14 +9,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import BinaryIO
 
 from backup_pipeline.archives.tarball import (
     Kind,
     Member,
     State,
     TarballWriter,
-    gzip_writer,
     shown,
 )
 from backup_pipeline.archives.tarball_reader import compare_members, read_listing
@@ -28,6 +27,7 @@ from backup_pipeline.model.proof import Finding
 from backup_pipeline.model.record import ArtefactKind, ArtefactRecord, CheckResult, Severity
 from backup_pipeline.rules.collapse import size_check
 from backup_pipeline.settings.types import CollapseCheck
+from backup_pipeline.system.streams import Sink, compressed_sink
 
 NAMED_AT_MOST = 20
 """Paths that a record or an error names one by one; the rest is counted (all are in the listing)."""
@@ -130,7 +130,7 @@ def capture_tarball(
     found = _Found()
     tarball, listing = stem + TARBALL_SUFFIX, stem + LISTING_SUFFIX
     with writer.create(listing) as listing_file, writer.create(tarball) as tarball_file:
-        with gzip_writer(listing_file, 1) as lines, TarballWriter(tarball_file) as archive:
+        with compressed_sink(listing_file, hashed=False) as lines, TarballWriter(tarball_file) as archive:
             _write(context, roots, archive, lines, found)
         _refuse_unreadable(found, label)
         for path, name in archive.lost:
@@ -156,7 +156,7 @@ def capture_tarball(
 
 
 def _write(
-    context: CaptureContext, roots: tuple[Root, ...], archive: TarballWriter, lines: IO[bytes], found: _Found
+    context: CaptureContext, roots: tuple[Root, ...], archive: TarballWriter, lines: Sink, found: _Found
 ) -> None:
     def unreadable(path: str, error: OSError) -> None:
         found.too_long = found.too_long or error.errno == errno.ENAMETOOLONG
@@ -212,7 +212,7 @@ def _look(path: str, entry: os.DirEntry[str] | Path, unreadable: Callable[[str, 
         unreadable(path, PermissionError(13, "Permission denied"))
 
 
-def _again(archive: TarballWriter, path: str, place: str, lines: IO[bytes], found: _Found) -> None:
+def _again(archive: TarballWriter, path: str, place: str, lines: Sink, found: _Found) -> None:
     for attempt in range(1, _TRIES + 1):
         try:
             member = archive.add_file(path, place)
@@ -226,7 +226,7 @@ def _again(archive: TarballWriter, path: str, place: str, lines: IO[bytes], foun
             return
 
 
-def _keep(member: Member, lines: IO[bytes], found: _Found, here: Counter[str]) -> None:
+def _keep(member: Member, lines: Sink, found: _Found, here: Counter[str]) -> None:
     lines.write(member.line())
     if member.state is State.SUPERSEDED:
         found.counts["superseded"] += 1

@@ -17,7 +17,7 @@ from backup_pipeline.rules.environment import EnvironmentFault
 from backup_pipeline.settings.types import SourceSettings
 from backup_pipeline.sources.kind import Key, SiteSource, SourceKind, path_faults
 from backup_pipeline.system.file_swap import restoring, swap
-from backup_pipeline.system.streams import gunzip, gzip_sink
+from backup_pipeline.system.streams import compressed_sink, gunzip
 
 _CHUNK = 1 << 20
 
@@ -60,7 +60,7 @@ class MailboxKind(SourceKind[MailboxSource]):
             raise SourceError("There is no such mailbox.", where=str(path), remedy="Correct `path` of the source.")
         headless, count = _count(path)
         name = f"{source.name}.mbox.gz"
-        with context.writer.create(name) as file, path.open("rb") as original, gzip_sink(file) as sink:
+        with context.writer.create(name) as file, path.open("rb") as original, compressed_sink(file) as sink:
             while piece := original.read(_CHUNK):
                 sink.write(piece)
         record = ArtefactRecord(

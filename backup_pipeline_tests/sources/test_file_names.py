@@ -66,8 +66,13 @@ def test_names_say_the_time_of_the_set_in_the_zone_of_the_site(tmp_path: Path) -
         ({"file_name": "a.sql", "compression": "gzip"}, "a.sql.gz", "gzip"),
         ({"file_name": "a.sql.gz"}, "a.sql.gz", "gzip"),
         ({"file_name": "a.sql.gz", "compression": "none"}, "must end with .sql", ""),
+        ({"compression": "zstd"}, "claire_db.sql.zst", "zstd"),
+        ({"file_name": "a.sql.zst"}, "a.sql.zst", "zstd"),
+        ({"file_name": "a.sql", "compression": "zstd"}, "a.sql.zst", "zstd"),
+        ({"file_name": "a.sql.gz", "compression": "zstd"}, "must end with .sql or .sql.zst", ""),
         ({"dump_format": "custom"}, "claire_db.dump", None),
-        ({"dump_format": "custom", "compression": "none"}, "compression: is of plain dumps", ""),
+        ({"dump_format": "custom", "compression": "none"}, "claire_db.dump", "none"),
+        ({"dump_format": "custom", "compression": "zstd"}, "compression: zstd is of plain dumps", ""),
     ],
 )
 def test_a_dump_is_compressed_as_the_settings_or_its_name_say(

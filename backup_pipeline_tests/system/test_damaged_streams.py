@@ -1,4 +1,4 @@
-"""A damaged gzip stream is told as that, wherever the damage lies and whatever the decompressor makes of it."""
+"""A damaged stream is reported as that, wherever the damage lies and whatever the decompressor makes of it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from backup_pipeline.archives.tarball_reader import read_members
 from backup_pipeline.errors import ValidationError
 from backup_pipeline.postgres.load.input import plain_sql
 from backup_pipeline.postgres.server.clients import PostgresClient
-from backup_pipeline.system.streams import gunzip
+from backup_pipeline.system.streams import Compression, compressed_sink, gunzip, unzstd
 
 CONTENT = b"".join(
     b"insert into t values (%d, '%s');\n" % (i, random.Random(i).randbytes(6).hex().encode()) for i in range(120)
@@ -73,6 +73,32 @@ def test_a_stream_that_is_cut_off_anywhere_is_refused(read: Callable[[bytes], by
     for end in range(2, len(whole)):
         with pytest.raises(ValidationError, match="gzip stream"):
             read(whole[:end])
+
+
+def written(content: bytes, compression: Compression) -> bytes:
+    file = io.BytesIO()
+    with compressed_sink(file, compression=compression) as sink:
+        sink.write(content)
+    return file.getvalue()
+
+
+def unpacked(data: bytes) -> bytes:
+    return b"".join(unzstd(io.BytesIO(data), name="dump"))
+
+
+@pytest.mark.parametrize("read", [restored, unpacked])
+def test_a_zstandard_stream_that_is_cut_off_anywhere_is_refused(read: Callable[[bytes], bytes]) -> None:
+    whole = written(CONTENT, "zstd")
+    assert read(whole) == CONTENT
+    for end in range(4, len(whole)):
+        with pytest.raises(ValidationError, match="Zstandard stream"):
+            read(whole[:end])
+
+
+@pytest.mark.parametrize("read", [restored, unpacked])
+def test_zstandard_frames_with_anything_behind_them_are_refused(read: Callable[[bytes], bytes]) -> None:
+    with pytest.raises(ValidationError, match="Zstandard stream"):
+        read(written(CONTENT, "zstd") + b"-- more of it\n")
 
 
 def test_a_byte_changed_anywhere_in_a_tarball_is_a_clear_error_or_changes_nothing() -> None:

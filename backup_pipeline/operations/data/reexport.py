@@ -28,7 +28,7 @@ from backup_pipeline.operations.sites.stores import open_store
 from backup_pipeline.settings.site import Site
 from backup_pipeline.stores.local import LocalStore
 from backup_pipeline.system.files import AtomicFile, make_folders
-from backup_pipeline.system.streams import gzip_sink
+from backup_pipeline.system.streams import compressed_sink
 from backup_pipeline.tables.arrow_types import POSTGRES_TYPE
 from backup_pipeline.tables.json_array import json_array
 from backup_pipeline.tables.parquet import ParquetTable
@@ -88,7 +88,7 @@ def _reexport(
         with path.open("rb") as stream, AtomicFile(place, mode=mode) as file:
             table = ParquetTable(stream, path.name)
             rows = 0
-            with json_array(file) if form == "json" else gzip_sink(file) as sink:
+            with json_array(file) if form == "json" else compressed_sink(file) as sink:
                 lines = _csv_lines if form == "csv" else _json_lines
                 for count, data in lines(table.schema, _batches(table.pieces())):
                     sink.write(data)

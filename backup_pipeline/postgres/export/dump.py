@@ -37,14 +37,16 @@ def dump_command(
     snapshot: str,
     encoding: str,
     format: DumpFormat = "plain",  # noqa: A002 — pg_dump's own word
+    compressed: bool = True,
     lock_timeout_seconds: float = 60.0,
 ) -> list[str | Path]:
     """Return the argument list of a whole dump inside an exported snapshot; no secret is in it.
 
     `encoding` is the database's own: a role's setting could make pg_dump write another, which may lack characters.
-    The custom format is compressed at level 1: it is for pg_restore's choice of objects, not for the smallest file.
+    The custom format is `compressed` at level 1, for it is for pg_restore's choice of objects, not for the smallest
+    file; or not at all, so that what is unchanged becomes the same bytes again.
     """
-    shape = ["--format=plain"] if format == "plain" else ["--format=custom", "--compress=1"]
+    shape = ["--format=plain"] if format == "plain" else ["--format=custom", f"--compress={int(compressed)}"]
     return [
         client.program("pg_dump"),
         *shape,

@@ -1,4 +1,5 @@
-"""A dump in any of its forms (plain, gzip, custom archive) as one stream of plain SQL, which is not understood here."""
+"""A dump in any of its forms (plain, gzip, Zstandard, custom archive) as one stream of plain SQL, which is not
+understood here."""
 
 from __future__ import annotations
 
@@ -12,9 +13,8 @@ from backup_pipeline.errors import ToolError, ValidationError
 from backup_pipeline.postgres.server.clients import PostgresClient
 from backup_pipeline.system import processes
 from backup_pipeline.system.files import CHUNK
-from backup_pipeline.system.streams import GZIP_DAMAGE
+from backup_pipeline.system.streams import GZIP_DAMAGE, GZIP_MAGIC, ZSTD_MAGIC, unzstd
 
-GZIP_MAGIC = b"\x1f\x8b"
 CUSTOM_MAGIC = b"PGDMP"
 
 
@@ -27,14 +27,14 @@ class Readable(Protocol):
 
 @contextlib.contextmanager
 def plain_sql(file: BinaryIO, client: PostgresClient) -> Iterator[Readable]:
-    """Give the plain SQL of a dump in any of its forms (plain, gzip, custom), as a stream.
+    """Give the plain SQL of a dump in any of its forms (plain, gzip, Zstandard, custom), as a stream.
 
     Args:
         file: the dump, at its beginning, seekable.
         client: programs whose pg_restore reads a custom archive; never older than what wrote it.
 
     Raises:
-        ToolError: pg_restore failed. ValidationError: the gzip stream is damaged or cut short.
+        ToolError: pg_restore failed. ValidationError: the compressed stream is damaged or cut short.
     """
     magic = file.read(5)
     file.seek(0)
@@ -43,6 +43,8 @@ def plain_sql(file: BinaryIO, client: PostgresClient) -> Iterator[Readable]:
 
         with igzip_threaded.open(file, "rb", threads=1) as reader:  # type: ignore[no-untyped-call]
             yield _Damaged(reader)
+    elif magic.startswith(ZSTD_MAGIC):
+        yield _Pieces(unzstd(file, name=str(getattr(file, "name", "dump"))))
     elif magic == CUSTOM_MAGIC:
         with _through_pg_restore(file, client) as reader:
             yield reader
@@ -65,6 +67,22 @@ class _Damaged:
                 where=str(getattr(self._reader, "name", "dump")),
                 remedy="Verify the set and restore from another one.",
             ) from error
+
+
+class _Pieces:
+    """Gives what an iterator yields, as a file does; a read is as long as a piece at most."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
+        self._rest = b""
+
+    def read(self, size: int = -1, /) -> bytes:
+        if size < 0:
+            return self._rest + b"".join(self._pieces)
+        if not self._rest:
+            self._rest = next(self._pieces, b"")
+        data, self._rest = self._rest[:size], self._rest[size:]
+        return data
 
 
 @contextlib.contextmanager

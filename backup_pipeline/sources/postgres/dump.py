@@ -1,7 +1,7 @@
-"""The whole database as one dump: `<source>_db.sql.gz` (or `.sql`, `.dump`), and its catalog for later comparison.
+"""The whole database as one dump: `<source>_db.sql.gz` (or `.sql.zst`, `.sql`, `.dump`), and its catalog.
 
-One pass: pg_dump's output is looked through for completeness, hashed, compressed, hashed again and written while it
-comes; nothing is stored in between. Restoring it is `restore`'s matter.
+One pass: pg_dump's output is read for completeness, hashed, compressed, hashed again and written while it comes;
+nothing is stored in between. Restoring it is `restore`'s matter.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any, BinaryIO, cast
 
 from pydantic import ValidationError as PydanticError
@@ -39,8 +40,9 @@ from backup_pipeline.postgres.server.snapshot import Snapshot
 from backup_pipeline.rules.collapse import size_check
 from backup_pipeline.rules.drift import keys_kept, object_drift
 from backup_pipeline.rules.dump_limits import limits_of
-from backup_pipeline.sources.postgres.settings import PostgresSource
-from backup_pipeline.system.streams import CHUNK, gunzip, gzip_sink
+from backup_pipeline.sources.postgres.settings import ENDINGS, Compressed, PostgresSource
+from backup_pipeline.system.files import read_chunks
+from backup_pipeline.system.streams import Sink, compressed_sink, gunzip, unzstd
 
 TableName = tuple[str, str]
 _NAMED = 5
@@ -48,6 +50,13 @@ _NAMED = 5
 # others behind him. So all is given back soon, and tried anew.
 _LOCK_SECONDS = 1.0
 _MARKS = ("header", "end marker")
+
+
+def _as_it_is(stream: BinaryIO, *, name: str) -> Iterator[bytes]:
+    return read_chunks(stream)
+
+
+_READ: Mapping[str, Callable[..., Iterator[bytes]]] = {"none": _as_it_is, "zstd": unzstd}
 
 
 @dataclass
@@ -65,7 +74,7 @@ def dump_path(context: CaptureContext, settings: PostgresSource) -> str:
     """Return the dump's path in the set."""
     pattern = settings.file_name or f"{{source}}_db.{'sql' if settings.dump_format == 'plain' else 'dump'}"
     path = name_from(pattern, context.moment, source=context.source)
-    return f"{path}.gz" if path.endswith(".sql") and settings.dump_compression == "gzip" else path
+    return path + ENDINGS.get(settings.dump_compression, "") if path.endswith(".sql") else path
 
 
 def _go_on() -> None:
@@ -97,6 +106,7 @@ def write_dump(
         snapshot=snapshot.id,
         encoding=snapshot.connection.info.parameter_status("server_encoding") or "UTF8",
         format=settings.dump_format,
+        compressed=settings.dump_compression != "none",
         lock_timeout_seconds=min(_LOCK_SECONDS, settings.lock_timeout_seconds),
     )
     path = dump_path(context, settings)
@@ -107,8 +117,7 @@ def write_dump(
     expected = 0
     with dumping(command, snapshot.target) as stream, writer.create(path) as file:
         if plain:
-            packed = settings.dump_compression == "gzip"
-            with gzip_sink(file, hashed=False) if packed else contextlib.nullcontext(file) as sink:
+            with _packed(file, settings.dump_compression) as sink:
                 for piece in stream.chunks():
                     begun()
                     expected = expected or sum(table.bytes for table in read().tables) or 1
@@ -134,6 +143,12 @@ def write_dump(
         rows=dict(content.rows) if plain else _archived(context, path),
         faults=_marks(content) if plain else [],
     )
+
+
+def _packed(file: Sink, compression: Compressed) -> contextlib.AbstractContextManager[Sink]:
+    if compression == "none":
+        return contextlib.nullcontext(file)
+    return compressed_sink(file, compression=compression, hashed=False)
 
 
 def _marks(content: DumpContent) -> list[str]:
@@ -187,7 +202,7 @@ def dump_record(
     )
     details: dict[str, JsonValue] = {
         "format": settings.dump_format,
-        "compression": settings.dump_compression if settings.dump_format == "plain" else None,
+        "compression": settings.dump_compression if settings.dump_format == "plain" else settings.compression,
         "snapshot": snapshot.id,
         "server_major": snapshot.server_major,
         "catalog": written.files[1].path,
@@ -228,10 +243,10 @@ def dump_record(
 
 
 def _sizes(now: FileRecord, before: FileRecord | None) -> tuple[int, int | None]:
-    """Return what to compare: the files' sizes, or those of their content where only one of them is compressed."""
+    """Return what to compare: the files' sizes, or those of their content where they are compressed differently."""
     if before is None:
         return now.size, None
-    if now.path.endswith(".gz") != before.path.endswith(".gz") and now.content_size and before.content_size:
+    if PurePath(now.path).suffix != PurePath(before.path).suffix and now.content_size and before.content_size:
         return now.content_size, before.content_size
     return now.size, before.size
 
@@ -375,10 +390,10 @@ def inspect_dump(open_file: Callable[[str], BinaryIO], record: ArtefactRecord) -
         yield from _row_findings(file.path, rows, catalog, record)
         return
     content = DumpContent()
+    # Sets of earlier releases do not say it: they are all gzip.
+    read = _READ.get(str(record.details.get("compression")), gunzip)
     with open_file(file.path) as stream:
-        # Sets of earlier releases do not say it: they are all gzip.
-        plain = record.details.get("compression") == "none"
-        for piece in iter(lambda: stream.read(CHUNK), b"") if plain else gunzip(stream, name=file.path):
+        for piece in read(stream, name=file.path):
             content.feed(piece)
     content.finish()
     for mark in _marks(content):

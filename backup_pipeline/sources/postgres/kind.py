@@ -49,9 +49,11 @@ class PostgresKind(SourceKind[PostgresSource]):
         return source.settings.tables.formats
 
     def labels(self, source: SiteSource[PostgresSource], artefact: str) -> frozenset[str] | None:
-        """Return what an uncompressed dump is labelled with."""
-        plain = artefact == ArtefactKind.POSTGRES_DUMP and source.settings.dump_compression == "none"
-        return frozenset({"postgres", "sql"}) if plain else None
+        """Return what a dump that is not compressed by gzip is labelled with."""
+        compression = source.settings.dump_compression
+        if artefact != ArtefactKind.POSTGRES_DUMP or compression == "gzip":
+            return None
+        return frozenset({"postgres", "sql" if compression == "none" else compression})
 
     def master_tables(self, source: SiteSource[PostgresSource]) -> tuple[str, ...]:
         """Return the patterns that the settings name."""

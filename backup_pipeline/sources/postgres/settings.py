@@ -10,6 +10,10 @@ from pydantic import Field, model_validator
 from backup_pipeline.settings.raw_values import FoundFaults, unqualified_patterns
 from backup_pipeline.settings.types import Connection, Names, SourceSettings, TableSelection, check_file_name
 
+Compressed = Literal["gzip", "zstd", "none"]
+ENDINGS: Mapping[str, str] = {"gzip": ".gz", "zstd": ".zst"}
+"""What the name of a compressed dump ends with."""
+
 
 class PostgresSource(SourceSettings):
     """A PostgreSQL database."""
@@ -26,10 +30,12 @@ class PostgresSource(SourceSettings):
     """Variable with the password, where the connection string has none."""
     dump_format: Literal["plain", "custom"] = "plain"
     """plain: `<source>_db.sql.gz`, readable everywhere; custom: `<source>_db.dump` for pg_restore."""
-    compression: Literal["gzip", "none"] | None = None
-    """Of a plain dump: gzip, or none for `psql < file`; none by default where `file_name` ends with `.sql`."""
+    compression: Compressed | None = None
+    """gzip; zstd, smaller and as quick; none for `psql < file`, the rule where `file_name` ends with `.sql`, or in a
+    custom dump for storage that compresses or deduplicates itself."""
     file_name: str | None = None
-    """Name of the dump instead: `cdb_backup_{time:%Y-%m-%d_%H%M}.sql` (or `.sql.gz`, `.dump`), may hold folders."""
+    """Name of the dump instead: `cdb_backup_{time:%Y-%m-%d_%H%M}.sql` (or `.sql.gz`, `.sql.zst`, `.dump`), may hold
+    folders."""
     tables: TableSelection = TableSelection()
     """Tables exported beside the dump."""
     master_tables: Names = ()
@@ -47,11 +53,17 @@ class PostgresSource(SourceSettings):
 
     @model_validator(mode="after")
     def _dump_name(self) -> PostgresSource:
-        if self.compression is not None and self.dump_format != "plain":
-            raise ValueError("compression: is of plain dumps; pg_dump compresses its custom format itself")
-        # gzip with `.sql` adds `.gz`; a name that says gzip for a file that is none would mislead every program.
-        plain = (".sql",) if self.compression == "none" else (".sql", ".sql.gz")
-        return check_file_name(self, self.file_name, ("source",), plain if self.dump_format == "plain" else (".dump",))
+        if self.dump_format == "custom":
+            if self.compression not in (None, "none"):
+                raise ValueError(
+                    f"compression: {self.compression} is of plain dumps; pg_dump compresses its custom format itself, "
+                    "or not at all (none)"
+                )
+            return check_file_name(self, self.file_name, ("source",), (".dump",))
+        # With `.sql` the ending is added; a name that says gzip for a file that is none would mislead every program.
+        known = ENDINGS if self.compression is None else [one for one in ENDINGS if one == self.compression]
+        endings = (".sql", *(f".sql{ENDINGS[one]}" for one in known))
+        return check_file_name(self, self.file_name, ("source",), endings)
 
     @classmethod
     def cross_field_faults(cls, source: Mapping[str, Any]) -> FoundFaults:
@@ -64,8 +76,9 @@ class PostgresSource(SourceSettings):
         return Connection(self.dsn_env, self.user_env, self.password_env)
 
     @property
-    def dump_compression(self) -> Literal["gzip", "none"]:
-        """How a plain dump is kept: as `compression` says, else as the file's name says, else gzip."""
+    def dump_compression(self) -> Compressed:
+        """How a dump is kept: as `compression` says, else as a plain dump's name says, else gzip."""
         if self.compression is not None:
             return self.compression
-        return "none" if (self.file_name or "").endswith(".sql") else "gzip"
+        name = self.file_name or ""
+        return "none" if name.endswith(".sql") else "zstd" if name.endswith(ENDINGS["zstd"]) else "gzip"

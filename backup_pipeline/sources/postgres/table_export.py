@@ -45,7 +45,7 @@ from backup_pipeline.rules.drift import column_drift
 from backup_pipeline.sources.postgres.settings import PostgresSource
 from backup_pipeline.sources.postgres.table_figures import TableFigures
 from backup_pipeline.system.files import read_chunks
-from backup_pipeline.system.streams import gunzip, gzip_sink
+from backup_pipeline.system.streams import compressed_sink, gunzip
 from backup_pipeline.tables.arrow_csv import CsvDecoder, LineCount
 from backup_pipeline.tables.arrow_memory import use_lean_memory
 from backup_pipeline.tables.arrow_types import POSTGRES_TYPE
@@ -286,7 +286,7 @@ class TableExport:
                         lines.add(piece)
                         array.write(piece)
             else:
-                with gzip_sink(file) as sink:
+                with compressed_sink(file) as sink:
                     for piece in pieces:
                         lines.add(piece)
                         sink.write(piece)

@@ -38,7 +38,7 @@ from backup_pipeline.sqlite.database import (
     tables_of,
     text_is_utf8,
 )
-from backup_pipeline.system.streams import CHUNK, gzip_sink
+from backup_pipeline.system.streams import CHUNK, compressed_sink
 from backup_pipeline.tables.file_stems import file_stems
 
 
@@ -119,7 +119,7 @@ def _capture_copy(
     key = (context.source, "copy")
     path = f"{context.source}_db.sqlite.gz"
     size = copy.stat().st_size
-    with writer.create(path) as file, gzip_sink(file) as sink, copy.open("rb") as content:
+    with writer.create(path) as file, compressed_sink(file) as sink, copy.open("rb") as content:
         while piece := content.read(CHUNK):
             sink.write(piece)
             context.progress(Progress(f"{context.source} copy", sink.size, size))

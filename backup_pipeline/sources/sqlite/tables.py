@@ -42,7 +42,7 @@ from backup_pipeline.sqlite.columns import (
     to_table,
 )
 from backup_pipeline.sqlite.database import Row, SqliteTable, Value, rows_of, storage_classes
-from backup_pipeline.system.streams import gzip_sink
+from backup_pipeline.system.streams import compressed_sink
 from backup_pipeline.tables.json_array import json_array
 from backup_pipeline.tables.parquet import Output, ParquetSink, ParquetTable, RowGroup
 
@@ -204,7 +204,7 @@ class SqliteTableExport:
                 for batch in batches(rows_of(self.connection, self.table), fingerprint):
                     array.write("".join(map(write, batch)).encode("utf-8", "surrogateescape"))
             return self.context.writer.file_record(path, plain), fingerprint.result()
-        with self.context.writer.create(path) as file, gzip_sink(file) as sink:
+        with self.context.writer.create(path) as file, compressed_sink(file) as sink:
             if form == "csv":
                 sink.write(_csv_line(tuple(names)).encode())
             for batch in batches(rows_of(self.connection, self.table), fingerprint):
