@@ -59,11 +59,15 @@ def counting_progress(progress: ProgressSink) -> ProgressSink:
 
 def operation_limit(site: Site, plan_name: str, source: str = "") -> Limit:
     """Return the limit of work on a plan's sets; without progress, that of the source, or the longest of the plan's."""
-    plan = site.plan(plan_name)
+    # Copies in a vault (`VAULT:PLAN`) may be of a plan that the settings have no more.
+    in_vault, _, bare = plan_name.rpartition(":")
+    if in_vault and bare not in site.settings.plans:
+        return Limit(_DEFAULT_TOTAL, "timeout, by default", _DEFAULT_STALL, "stall_timeout, by default")
+    plan = site.plan(bare)
     names = [source] if source in site.settings.sources else [n for n in plan.sources if n in site.settings.sources]
     stalls = [(site.source(name).stall_timeout.total_seconds(), name) for name in names]
     stall, name = max(stalls, default=(_DEFAULT_STALL, "NAME"))
-    return Limit(plan.timeout.total_seconds(), f"plans.{plan_name}.timeout", stall, f"sources.{name}.stall_timeout")
+    return Limit(plan.timeout.total_seconds(), f"plans.{bare}.timeout", stall, f"sources.{name}.stall_timeout")
 
 
 def within_the_plans_limit(what: str) -> Callable[[Callable[_P, _T]], Callable[_P, _T]]:

@@ -30,6 +30,12 @@ ElsewhereOption = Annotated[
     Path | None,
     typer.Option("--store", metavar="FOLDER", help="Look into FOLDER instead, where `backup --store` wrote to."),
 ]
+IdentityOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--identity", metavar="FILE", help="For sets in a vault: file with the identity (or VAULT_IDENTITY_FILE)."
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document for scripts instead of text.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show what would be done and change nothing.")]
 
@@ -39,12 +45,22 @@ _INTERRUPTED_IN_DAGSTER = "DagsterExecutionInterruptedError"
 _UsageProblem: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 
-def load(config: Path | None, elsewhere: Path | None = None) -> Site:
-    """Return the site of a command, with its stores `elsewhere`; SettingsError with every fault of its file."""
+def load(config: Path | None, elsewhere: Path | None = None, identity: Path | None = None) -> Site:
+    """Return the site of a command; SettingsError with every fault of its file.
+
+    Args:
+        config: backup.yaml or its folder.
+        elsewhere: folder of the stores instead of those of the settings.
+        identity: file with the identity that sets in a vault are read with.
+    """
     from backup_pipeline.settings.loader import load_site
 
     _given[:] = [config] if config else []
     site = load_site(config)
+    if identity is not None:
+        from backup_pipeline.operations.sites.vaults import with_identity
+
+        site = with_identity(site, identity)
     if elsewhere is None:
         return site
     from backup_pipeline.operations.sites.stores import site_at

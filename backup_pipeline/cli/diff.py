@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from backup_pipeline.cli.common import ConfigOption, JsonOption, console, load, print_json, shown_progress
+from backup_pipeline.cli.common import (
+    ConfigOption,
+    IdentityOption,
+    JsonOption,
+    console,
+    load,
+    print_json,
+    shown_progress,
+)
+from backup_pipeline.cli.completion import SET_NAMES, complete_set
 
 LIVE = "live"
 
@@ -18,13 +27,21 @@ def register(app: typer.Typer) -> None:
 
 
 def diff(
-    older: Annotated[str, typer.Argument(metavar="SET1", help="The older set: PLAN/SET, PLAN/latest or latest.")],
+    older: Annotated[
+        str,
+        typer.Argument(
+            metavar="SET1",
+            help=f"The older set: {SET_NAMES}",
+            autocompletion=complete_set,
+        ),
+    ],
     newer: Annotated[str, typer.Argument(metavar="SET2", help="The newer set, or `live` for the database as it is.")],
     table: Annotated[
         str | None, typer.Argument(metavar="[TABLE]", help="Only schema.table; its rows' keys too.")
     ] = None,
     source: Annotated[str, typer.Option("--source", help="The source to compare with, for `live`.")] = "",
     limit: Annotated[int, typer.Option("--limit", min=1, help="Keys to show.")] = 20,
+    identity: IdentityOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -33,7 +50,7 @@ def diff(
     Examples: `backup-pipeline diff nightly/2026-11-20T020000Z nightly/latest public.orders` ·
     `backup-pipeline diff nightly/latest live --source supabase`
     """
-    site = load(config)
+    site = load(config, identity=identity)
     from backup_pipeline.operations.data import diff as comparing
     from backup_pipeline.operations.sites.embedded import embedded_server_up
     from backup_pipeline.operations.sites.stores import resolve_set

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from backup_pipeline.cli.common import ConfigOption, JsonOption, console, exit_with, load, print_json, shown_progress
+from backup_pipeline.cli.common import (
+    ConfigOption,
+    IdentityOption,
+    JsonOption,
+    console,
+    exit_with,
+    load,
+    print_json,
+    shown_progress,
+)
+from backup_pipeline.cli.completion import SetArgument
 from backup_pipeline.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -20,8 +30,9 @@ def register(app: typer.Typer) -> None:
 
 
 def drill(
-    name: Annotated[str, typer.Argument(metavar="SET", help="PLAN/SET, PLAN/latest or latest.")],
+    name: SetArgument,
     jobs: Annotated[int, typer.Option("--jobs", min=0, help="Connections for loading (0: by the cores).")] = 0,
+    identity: IdentityOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -33,7 +44,7 @@ def drill(
 
     Examples: `backup-pipeline drill nightly/latest` · `backup-pipeline drill latest --json`
     """
-    site = load(config)
+    site = load(config, identity=identity)
     from backup_pipeline.cli.verify import as_document, print_proof
     from backup_pipeline.model.proof import ProofOutcome
     from backup_pipeline.operations.proof.drill import DRILL_VARIABLE, drill_set

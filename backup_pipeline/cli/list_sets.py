@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,12 +11,14 @@ import typer
 from backup_pipeline.cli.common import (
     ConfigOption,
     ElsewhereOption,
+    IdentityOption,
     JsonOption,
     config_argument,
     console,
     load,
     print_json,
 )
+from backup_pipeline.cli.completion import complete_place
 from backup_pipeline.cli.formatting import age_text, bytes_text
 from backup_pipeline.cli.tables import new_table, print_table
 
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from backup_pipeline.model.proof import ProofKind
     from backup_pipeline.operations.sites.foreign_backups import ForeignBackup
     from backup_pipeline.operations.status.listing import ListedSet
+    from backup_pipeline.settings.site import Site
 
 STATE_STYLES = {"complete": "green", "incomplete": "red", "damaged": "bold red", "running": "cyan"}
 
@@ -36,19 +40,31 @@ def register(app: typer.Typer) -> None:
 
 
 def list_sets(
-    plan: Annotated[str | None, typer.Argument(help="Only this plan's sets.")] = None,
+    plan: Annotated[
+        str | None,
+        typer.Argument(
+            help="Only this plan's sets; VAULT: or VAULT:PLAN for copies in a vault.", autocompletion=complete_place
+        ),
+    ] = None,
     store: ElsewhereOption = None,
+    identity: IdentityOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """List the backup sets, newest last: state, size, rows, age, checks, and whether they are verified and proven.
 
-    A *proven* set has been restored and compared, table by table. Incomplete sets are shown with what failed.
+    A *proven* set has been restored and compared, table by table. Incomplete sets are shown with what failed. Copies in
+    a vault need the identity; without it their times, sizes and proofs are listed.
+
+    Examples: `backup-pipeline list nightly` · `backup-pipeline list offsite: --identity FILE`
     """
     from backup_pipeline.operations.sites.foreign_backups import foreign_backups
     from backup_pipeline.operations.status.listing import list_plan
 
-    site = load(config, store)
+    site = load(config, store, identity)
+    if plan and (":" in plan or (plan in site.settings.vaults and plan not in site.settings.plans)):
+        _list_vault(site, plan if ":" in plan else f"{plan}:", as_json=as_json)
+        return
     plans = [plan] if plan else list(site.settings.plans)
     if plan:
         site.plan(plan)
@@ -67,6 +83,40 @@ def list_sets(
     for name, found in sets.items():
         _print_plan(name, found, now)
         _print_foreign(foreign[name])
+
+
+def _list_vault(site: Site, place: str, *, as_json: bool) -> None:
+    from rich.markup import escape
+
+    from backup_pipeline.operations.status.vault_listing import has_identity, list_plain, list_vault
+
+    now = datetime.now(UTC)
+    if has_identity(site, place.partition(":")[0]):
+        sets = list_vault(site, place)
+        if as_json:
+            print_json({"sets": [one.as_dict(now) for found in sets.values() for one in found]})
+            return
+        for name, found in sets.items():
+            _print_plan(name, found, now)
+        if not sets:
+            console().print(f"[bold]{escape(place)}[/] holds no copies yet")
+        return
+    copies = list_plain(site, place)
+    if as_json:
+        print_json({"copies": [asdict(copy) for copy in copies]})
+        return
+    table = new_table(place, "set", "plan", ">stored", ">age", "proven", "copy")
+    for copy in copies:
+        age = age_text(now - copy.copied_at) if copy.copied_at else ""
+        proven = "[green]yes[/]" if copy.proven else "–"
+        table.add_row(
+            copy.set_id, escape(copy.plan or "?"), bytes_text(copy.stored_size), age, proven, f"[dim]{copy.copy}[/]"
+        )
+    print_table(console(), table)
+    for copy in copies:
+        if copy.problem:
+            console().print(f"[red]![/] {copy.set_id}  {escape(copy.problem)}")
+    console().print("[dim]what the copies hold is shown with --identity FILE, or VAULT_IDENTITY_FILE[/]")
 
 
 def _print_foreign(foreign: list[ForeignBackup]) -> None:
@@ -88,6 +138,9 @@ def _print_plan(plan: str, found: list[ListedSet], now: datetime) -> None:
     from backup_pipeline.model.proof import ProofKind
 
     out = console()
+    if not found and ":" in plan:
+        out.print(f"[bold]{plan}[/]: no copies yet")
+        return
     if not found:
         out.print(f"[bold]{plan}[/]: no sets yet; backup-pipeline backup {plan}{config_argument()} makes one")
         return

@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from backup_pipeline.cli.common import ConfigOption, JsonOption, console, load, print_json
+from backup_pipeline.cli.common import ConfigOption, IdentityOption, JsonOption, console, load, print_json
+from backup_pipeline.cli.completion import SetArgument
 
 
 def register(app: typer.Typer) -> None:
@@ -15,11 +16,12 @@ def register(app: typer.Typer) -> None:
 
 
 def query(
-    name: Annotated[str, typer.Argument(metavar="SET", help="PLAN/SET, PLAN/latest or latest.")],
+    name: SetArgument,
     sql: Annotated[str, typer.Argument(metavar="SQL", help="A query; tables are schema.table.")],
     limit: Annotated[int, typer.Option("--limit", min=1, help="Rows to show.")] = 100,
     timeout: Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds after which it is ended.")] = 300,
     memory: Annotated[int, typer.Option("--memory", min=64, help="Memory for the query (MiB).")] = 1024,
+    identity: IdentityOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -27,7 +29,7 @@ def query(
 
     Example: `backup-pipeline query nightly/latest "select state, count(*) from public.orders group by state"`
     """
-    site = load(config)
+    site = load(config, identity=identity)
     from backup_pipeline.operations.data.query import query_set
     from backup_pipeline.operations.sites.stores import resolve_set
 

@@ -8,6 +8,7 @@ import typer
 
 from backup_pipeline.cli.common import (
     ConfigOption,
+    IdentityOption,
     JsonOption,
     config_argument,
     console,
@@ -16,6 +17,7 @@ from backup_pipeline.cli.common import (
     print_json,
     shown_progress,
 )
+from backup_pipeline.cli.completion import SetArgument
 from backup_pipeline.errors import ExitCode, RefusedError
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ def register(app: typer.Typer) -> None:
 
 
 def restore(
-    name: Annotated[str, typer.Argument(metavar="SET", help="PLAN/SET, PLAN/latest or latest.")],
+    name: SetArgument,
     source: Annotated[str, typer.Argument(help="The source to restore.")],
     plan_only: Annotated[bool, typer.Option("--plan", help="Only show what would happen (the default).")] = False,
     apply: Annotated[bool, typer.Option("--apply", help="Do what the plan says.")] = False,
@@ -74,6 +76,7 @@ def restore(
         bool, typer.Option("--allow-incomplete", help="Restore from a set that was never sealed.")
     ] = False,
     jobs: Annotated[int, typer.Option("--jobs", min=0, max=64, help="Connections (0: by the cores).")] = 0,
+    identity: IdentityOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -89,7 +92,7 @@ def restore(
     """
     if plan_only and apply:
         raise typer.BadParameter("choose one of --plan and --apply", param_hint="--apply")
-    site = load(config)
+    site = load(config, identity=identity)
     from backup_pipeline.operations.restore.run import apply_restore, plan_restore
     from backup_pipeline.operations.sites.embedded import embedded_server_up
     from backup_pipeline.operations.sites.stores import resolve_set

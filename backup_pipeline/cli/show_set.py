@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
-from backup_pipeline.cli.common import ConfigOption, ElsewhereOption, JsonOption, console, load, print_json
+from backup_pipeline.cli.common import (
+    ConfigOption,
+    ElsewhereOption,
+    IdentityOption,
+    JsonOption,
+    console,
+    load,
+    print_json,
+)
+from backup_pipeline.cli.completion import SetArgument
 from backup_pipeline.cli.formatting import age_text, bytes_text, figure_text
 from backup_pipeline.cli.tables import new_table, print_table
 
@@ -25,17 +34,16 @@ def register(app: typer.Typer) -> None:
 
 
 def show(
-    name: Annotated[
-        str, typer.Argument(metavar="SET", help="PLAN/SET, PLAN/latest or PLAN/latest-proven; latest with one plan.")
-    ],
+    name: SetArgument,
     store: ElsewhereOption = None,
+    identity: IdentityOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show one set: per artefact its size, rows, time, checks and SHA-256; then what failed, and the proofs."""
     from backup_pipeline.operations.status.listing import artefact_dict, show_set
 
-    found = show_set(load(config, store), name)
+    found = show_set(load(config, store, identity), name)
     now = datetime.now(UTC)
     if as_json:
         print_json(

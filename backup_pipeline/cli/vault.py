@@ -82,7 +82,7 @@ def list_copies(
     vault: VaultArgument, identity: IdentityOption = None, config: ConfigOption = None, as_json: JsonOption = False
 ) -> None:
     """List the copies; with the identity, of which sets they are."""
-    from backup_pipeline.operations.copies.vaults import open_access, open_reader, read_identity
+    from backup_pipeline.operations.sites.vaults import open_access, open_reader, read_identity
 
     site = load(config)
     rows = []
@@ -105,7 +105,7 @@ def check(
     vault: VaultArgument, identity: IdentityOption = None, config: ConfigOption = None, as_json: JsonOption = False
 ) -> None:
     """Check every copy and chunk as stored; with the identity, decrypt them and compare with the manifests (6: bad)."""
-    from backup_pipeline.operations.copies.vaults import open_access, open_reader, read_identity
+    from backup_pipeline.operations.sites.vaults import open_access, open_reader, read_identity
     from backup_pipeline.stores.vault.check import check_content, check_stored
 
     site = load(config)
@@ -133,8 +133,9 @@ def fetch(
     as_json: JsonOption = False,
 ) -> None:
     """Bring a set back into the local store, equal to the byte; it has to be proven anew."""
-    from backup_pipeline.operations.copies.vaults import find_copy, open_reader
+    from backup_pipeline.operations.copies.vaults import find_copy
     from backup_pipeline.operations.sites.stores import open_store, plan_lock
+    from backup_pipeline.operations.sites.vaults import open_reader
     from backup_pipeline.system.locks import hold_lock
 
     site = load(config)

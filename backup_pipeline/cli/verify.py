@@ -9,6 +9,7 @@ import typer
 from backup_pipeline.cli.common import (
     ConfigOption,
     ElsewhereOption,
+    IdentityOption,
     JsonOption,
     console,
     exit_with,
@@ -16,6 +17,7 @@ from backup_pipeline.cli.common import (
     print_json,
     shown_progress,
 )
+from backup_pipeline.cli.completion import complete_set
 from backup_pipeline.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -30,10 +32,16 @@ def register(app: typer.Typer) -> None:
 def verify(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="SET", help="PLAN/SET, PLAN/latest or latest.", show_default=False),
+        typer.Argument(
+            metavar="SET",
+            help="PLAN/SET, PLAN/latest or latest; VAULT:PLAN/SET in a vault.",
+            show_default=False,
+            autocompletion=complete_set,
+        ),
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="Verify every sealed set of every plan.")] = False,
     store: ElsewhereOption = None,
+    identity: IdentityOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -46,7 +54,7 @@ def verify(
     """
     if (name is None) == (not every):
         raise typer.BadParameter("name one set, or give --all", param_hint="SET")
-    site = load(config, store)
+    site = load(config, store, identity)
     from backup_pipeline.operations.proof.verify import verify_all, verify_set
     from backup_pipeline.operations.sites.stores import resolve_set
 

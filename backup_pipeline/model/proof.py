@@ -6,7 +6,7 @@ import hashlib
 import json
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Literal
+from typing import Literal, Protocol
 
 from pydantic import AwareDatetime, Field
 
@@ -81,7 +81,19 @@ class Proof(Frozen):
 _FILE_TIME = "%Y-%m-%dT%H%M%S_%fZ"
 
 
-def proof_file_name(proof: Proof) -> str:
+class Dated(Protocol):
+    """A result, or what is known of one."""
+
+    @property
+    def kind(self) -> ProofKind:
+        """Verification or drill."""
+
+    @property
+    def finished_at(self) -> datetime:
+        """When it was finished."""
+
+
+def proof_file_name(proof: Dated) -> str:
     """Return the name of a result's file: when it was finished, and its kind."""
     return f"{proof.finished_at.astimezone(UTC):{_FILE_TIME}}_{proof.kind}.json"
 

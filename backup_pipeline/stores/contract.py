@@ -105,6 +105,9 @@ class Store(Protocol):
     def open(self, set_id: SetId, path: str) -> BinaryIO:
         """Open a file of a set for reading (seekable)."""
 
+    def path_of(self, set_id: SetId, path: str = "") -> Path | None:
+        """Return the real path of a set or of a file in it, for tools that need one; None where there is none."""
+
     def files(self, set_id: SetId) -> Iterator[tuple[str, int]]:
         """Yield path and size of every file of the set, manifest and records included, by path."""
 

@@ -21,7 +21,6 @@ from backup_pipeline.model.manifest import (
     CHECKSUM_NAME,
     DRAFT_NAME,
     MANIFEST_NAME,
-    MANIFEST_VERSION,
     Draft,
     Failure,
     Manifest,
@@ -31,6 +30,7 @@ from backup_pipeline.model.record import ArtefactRecord, FileRecord
 from backup_pipeline.model.set_id import SetId, is_set_id
 from backup_pipeline.model.source_done import SourceDone
 from backup_pipeline.stores.contract import ArtefactFile
+from backup_pipeline.stores.read_manifest import parse_manifest
 from backup_pipeline.system.files import (
     PART_SUFFIX,
     AtomicFile,
@@ -415,24 +415,7 @@ class LocalStore:
             return None, ""
         except OSError as error:
             return None, str(translate_os_error(error, path))
-        try:
-            manifest = Manifest.model_validate_json(data)
-        except PydanticError as error:
-            import json
-
-            with contextlib.suppress(ValueError, RecursionError):
-                document = json.loads(data)
-                version = document.get("manifest_version") if isinstance(document, dict) else None
-                if version not in (None, MANIFEST_VERSION):
-                    return (
-                        None,
-                        f"manifest version {version} is not known to this release (it reads up to {MANIFEST_VERSION})",
-                    )
-            first = error.errors(include_input=False, include_url=False)[0]
-            return None, f"manifest cannot be read: {'.'.join(map(str, first['loc']))}: {first['msg']}"
-        if manifest.set_id != folder.name:
-            return None, f"manifest belongs to set {manifest.set_id}"
-        return manifest, ""
+        return parse_manifest(data, SetId(folder.name))
 
     def _read_proofs(self, folder: Path, set_id: SetId) -> tuple[tuple[Proof, ...], tuple[str, ...]]:
         """Return the results, and the names of files that hold none any more."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 import pyarrow as pa
@@ -233,3 +234,19 @@ class ParquetTable:
                     where=self._name,
                     remedy="Use another set.",
                 ) from error
+
+
+def write_empty_like(source: BinaryIO, target: Path) -> None:
+    """Write a file without rows that has the columns of another; only the other's end is read.
+
+    Raises:
+        ValidationError: it is no Parquet file.
+    """
+    try:
+        schema = pq.read_schema(source)
+        pq.write_table(schema.empty_table(), target)
+    except (OSError, pa.ArrowException) as error:
+        raise ValidationError(
+            "The table export is missing or damaged.", where=target.name,
+            remedy="backup-pipeline verify says what else is wrong with the set; take another one.",
+        ) from error  # fmt: skip

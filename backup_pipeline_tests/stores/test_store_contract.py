@@ -20,8 +20,9 @@ from backup_pipeline.model.set_id import SetId, set_id_at
 from backup_pipeline.model.source_done import SourceDone
 from backup_pipeline.stores.contract import SetWriter, Store
 from backup_pipeline.stores.local import LocalStore
-from backup_pipeline.system.files import make_folders, write_atomically
+from backup_pipeline.system.files import make_folders, sha256_of, write_atomically
 from backup_pipeline_tests.archive_sets import NOW
+from backup_pipeline_tests.stores.vault.sites import VaultSite
 
 STORES: dict[str, Callable[[Path], Store]] = {"local": lambda folder: LocalStore(folder / "store", "nightly")}
 
@@ -235,6 +236,82 @@ def test_scratch_space_is_private_and_gone_afterwards(store: Store) -> None:
 def test_free_space_is_known_before_the_first_set(store: Store) -> None:
     free = store.free_bytes()
     assert free is None or free > 0
+
+
+# --- Stores that are read: a folder, and a vault into which its sets were copied
+
+READERS: dict[str, Callable[[VaultSite], Store]] = {"local": lambda site: site.store, "vault": VaultSite.copied}
+
+
+@pytest.fixture(params=sorted(READERS))
+def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Store]:
+    site = VaultSite(tmp_path / "site").init()
+    site.seal(2, {"b.txt": b"second"})
+    site.seal(0, {"a/x.bin": bytes(range(256)) * 9000, "empty.txt": b"", "a/y.txt": b"1234"})
+    return lambda: READERS[request.param](site)
+
+
+def test_what_is_read_of_a_set_is_what_was_sealed(opened: Callable[[], Store]) -> None:
+    reading = opened()
+    first, second = reading.ids()
+    assert first < second
+    assert reading.sealed_ids() == (first, second)
+    assert [known.set_id for known in reading.sets()] == [first, second]
+    known = reading.read(first)
+    assert known.state is SetState.COMPLETE
+    assert known.manifest is not None
+    assert known.records == known.manifest.artefacts
+    files = list(reading.files(first))
+    assert files == sorted(files)
+    for record in known.records:
+        for file in record.files:
+            assert (file.path, file.size) in files
+            with reading.open(first, file.path) as stream:
+                assert sha256_of(stream) == (file.size, file.sha256)
+    assert list(reading.unexpected_entries(first)) == []
+
+
+def test_a_file_of_a_set_is_read_from_any_place_in_it(opened: Callable[[], Store]) -> None:
+    reading = opened()
+    whole = bytes(range(256)) * 9000
+    with reading.open(reading.ids()[0], "a/x.bin") as file:
+        assert file.seek(-3, os.SEEK_END) == len(whole) - 3
+        assert file.read() == whole[-3:]
+        for place in (0, 1, 300_001, 1_000_000, len(whole)):
+            file.seek(place)
+            assert file.read(70_000) == whole[place : place + 70_000]
+        assert file.read() == b""
+    with reading.open(reading.ids()[0], "empty.txt") as file:
+        assert file.read() == b""
+
+
+@pytest.mark.parametrize("path", ["../x", "/etc/x", "a/../../x", "", ".", "a\0b", "a/missing.bin", "a"])
+def test_what_is_no_file_of_a_set_is_not_opened(opened: Callable[[], Store], path: str) -> None:
+    reading = opened()
+    with pytest.raises(StoreError):
+        reading.open(reading.ids()[0], path)
+
+
+@pytest.mark.parametrize("name", ["..", "latest", "2026-13-01T000000Z", "2020-01-01T000000Z", ""])
+def test_a_set_that_is_not_there_is_not_found(opened: Callable[[], Store], name: str) -> None:
+    reading = opened()
+    with pytest.raises(SetNotFoundError):
+        reading.read(SetId(name))
+    if name != "2020-01-01T000000Z":
+        with pytest.raises(SetNotFoundError):
+            reading.remove(SetId(name))
+
+
+def test_proofs_are_seen_by_who_opens_the_store_next(opened: Callable[[], Store]) -> None:
+    reading = opened()
+    set_id = reading.ids()[0]
+    for number in (2, 3, 1):
+        reading.add_proof(set_id, proof(set_id, number))
+    known = opened().read(set_id)
+    assert known.proofs == tuple(proof(set_id, number) for number in (1, 2, 3))
+    assert known.verified
+    assert not known.damaged_proofs
+    assert not opened().read(opened().ids()[1]).proofs
 
 
 # --- The local folder in particular

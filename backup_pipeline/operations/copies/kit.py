@@ -16,7 +16,7 @@ from typing import Any
 from backup_pipeline import __version__
 from backup_pipeline.errors import RefusedError, SettingsError, StoreError
 from backup_pipeline.operations.copies.recovery_credentials import recovery_variables
-from backup_pipeline.operations.copies.vaults import open_access, read_identity
+from backup_pipeline.operations.sites.vaults import open_access, read_identity
 from backup_pipeline.settings.site import Site
 from backup_pipeline.stores.vault.description import Description, opened_id_key, read_description
 from backup_pipeline.stores.vault.encryption import Opener

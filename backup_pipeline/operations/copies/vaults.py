@@ -6,12 +6,12 @@ import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from backup_pipeline.errors import RefusedError, SetNotFoundError, SettingsError, StoreError
+from backup_pipeline.errors import RefusedError, SetNotFoundError, StoreError
 from backup_pipeline.model.progress import ProgressSink, no_progress
 from backup_pipeline.operations.copies.recovery_credentials import recovery_credentials, recovery_variables
 from backup_pipeline.operations.retention.in_use import in_use
-from backup_pipeline.operations.sites.identity import state_folder
 from backup_pipeline.operations.sites.stores import open_store, resolve_set
+from backup_pipeline.operations.sites.vaults import open_access, read_identity
 from backup_pipeline.settings.site import Site
 from backup_pipeline.stores.objects.contract import ObjectPlace
 from backup_pipeline.stores.objects.opening import open_place
@@ -19,53 +19,10 @@ from backup_pipeline.stores.objects.options import PlaceOptions
 from backup_pipeline.stores.vault.copy_object import CopyContent, StoredCopy
 from backup_pipeline.stores.vault.description import Description, read_description
 from backup_pipeline.stores.vault.encryption import Opener, new_identity
-from backup_pipeline.stores.vault.machine_keys import MachineKeys
 from backup_pipeline.stores.vault.sending import WriterOptions
-from backup_pipeline.stores.vault.vault import VaultAccess, VaultReader, initialise, join, open_writer
+from backup_pipeline.stores.vault.vault import VaultReader, initialise, join, open_writer
 from backup_pipeline.stores.vault.write_copy import CopyResult
-from backup_pipeline.system.files import read_ordinary, translate_os_error
-
-IDENTITY_VARIABLE = "VAULT_IDENTITY_FILE"
-
-
-def open_access(site: Site, name: str, *, more_recipients: tuple[str, ...] = ()) -> VaultAccess:
-    """Return a vault of the settings.
-
-    Raises:
-        SettingsError: no vault of that name, or a variable that it names is not set.
-        StoreError: its place cannot be reached.
-    """
-    if name not in site.settings.vaults:
-        known = ", ".join(site.settings.vaults) or "none"
-        raise SettingsError(
-            f"No vault is called {name!r}.", where=f"{site.file}: vaults", remedy=f"There are: {known}."
-        )
-    given = site.settings.vaults[name]
-    options = PlaceOptions(
-        credentials_env=given.credentials_env,
-        endpoint_env=given.endpoint_env,
-        region=given.region,
-        environment=site.environment,
-    )
-    keys = MachineKeys(state_folder(site) / "vault-keys")
-    recipients = (*given.recipients, *more_recipients)
-    return VaultAccess(name, open_place(given.url, options), recipients, given.encryption, given.signers, keys)
-
-
-def read_identity(file: Path | None, site: Site | None = None) -> tuple[str, str]:
-    """Return an identity's text and where it stands; "" without a file.
-
-    Raises:
-        StoreError: the file cannot be read.
-    """
-    named = site.value(IDENTITY_VARIABLE) if site else ""
-    file = file or (Path(named) if named else None)
-    if file is None:
-        return "", ""
-    try:
-        return read_ordinary(file, at_most=1 << 20).decode(errors="replace"), str(file)
-    except OSError as error:
-        raise translate_os_error(error, file) from error
+from backup_pipeline.system.files import translate_os_error
 
 
 def make_vault(site: Site, name: str, new_identity_file: Path | None) -> tuple[Description, str]:
@@ -120,17 +77,6 @@ def copy_set(site: Site, name: str, set_name: str, progress: ProgressSink = no_p
     # A mark, not the plan's lock: an upload may take hours, and the next backup must not wait for it.
     with in_use(store, set_id, f"copy into {name}"):
         return f"{plan}/{set_id}", writer.copy(store, plan, set_id, settings=text)
-
-
-def open_reader(site: Site, name: str, identity_file: Path | None) -> VaultReader:
-    """Return a vault of the settings opened with an identity."""
-    access = open_access(site, name)
-    text, where = read_identity(identity_file, site)
-    if not text and access.encryption != "none":
-        raise SettingsError(
-            "No identity is named.", where=f"vault {name}", remedy=f"Use --identity FILE, or set {IDENTITY_VARIABLE}."
-        )
-    return VaultReader(access.place, text, access.trusted(), where=where)
 
 
 def find_copy(reader: VaultReader, set_name: str) -> tuple[StoredCopy, CopyContent]:

@@ -3,25 +3,28 @@
 # ruff: noqa: S608 - every name goes through quoted(), every path is a literal of ours
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from backup_pipeline.artefacts.time_limits import within_the_plans_limit
-from backup_pipeline.model.backup_set import BackupSet
 from backup_pipeline.model.progress import ProgressSink, no_progress
 from backup_pipeline.model.record import ArtefactKind
 from backup_pipeline.model.restore import RestoreMode, RestoreOptions
 from backup_pipeline.model.set_id import SetId
-from backup_pipeline.operations.data.query import parquet_files, sealed
+from backup_pipeline.operations.data.table_files import TableFiles, sealed
 from backup_pipeline.operations.restore.run import plan_restore
-from backup_pipeline.operations.retention.in_use import in_use
-from backup_pipeline.operations.sites.stores import open_store
+from backup_pipeline.operations.retention.in_use import reading
 from backup_pipeline.settings.site import Site
 from backup_pipeline.sources.postgres.dump import catalog_of
-from backup_pipeline.stores.local import LocalStore
+from backup_pipeline.stores.contract import Store
+from backup_pipeline.system.scratch_folders import scratch_folder
 from backup_pipeline.tables.parquet_queries import Answer, ViewName, ask, parquet_views, quoted
+
+_SCRATCH = "backup-pipeline-tables-"
 
 
 @dataclass(frozen=True)
@@ -53,17 +56,25 @@ def diff_sets(
         newer: plan and set.
         table: `schema.table` or `source.schema.table`; every table of both when empty.
     """
+    with _sides(site, older, newer) as sides:
+        return _diff(sides, table)
+
+
+@contextlib.contextmanager
+def _sides(site: Site, older: tuple[str, SetId], newer: tuple[str, SetId]) -> Iterator[list[_Side]]:
     with ExitStack() as stack:
-        for plan, set_id in (older, newer):
-            stack.enter_context(in_use(open_store(site, plan), set_id, "diff"))
-        return _diff([_Side(site, *side) for side in (older, newer)], table)
+        sides = []
+        for place, set_id in (older, newer):
+            store = stack.enter_context(reading(site, place, set_id, "diff"))
+            sides.append(_Side(store, set_id, stack.enter_context(scratch_folder(_SCRATCH))))
+        yield sides
 
 
 def _diff(sides: list[_Side], table: str) -> list[TableDifference]:
-    names = sorted(name for name in {*sides[0].files, *sides[1].files} if _is_meant(name, table))
+    names = sorted(name for name in {*sides[0].files.paths, *sides[1].files.paths} if _is_meant(name, table))
     found = []
     for name in names:
-        here = [side.files.get(name) for side in sides]
+        here = [side.files.paths.get(name) for side in sides]
         label = f"{name[1]}.{name[2]}"
         if here[0] is None or here[1] is None:
             missing, rows = ("older", sides[1].rows(name)) if here[0] is None else ("newer", sides[0].rows(name))
@@ -79,10 +90,10 @@ def _diff(sides: list[_Side], table: str) -> list[TableDifference]:
 
 
 class _Side:
-    def __init__(self, site: Site, plan: str, set_id: SetId) -> None:
-        self.store: LocalStore = open_store(site, plan)
-        self.known: BackupSet = sealed(self.store, set_id)
-        self.files: dict[ViewName, Path] = parquet_files(self.store, self.known)
+    def __init__(self, store: Store, set_id: SetId, folder: Path) -> None:
+        self.store = store
+        self.known = sealed(store, set_id)
+        self.files = TableFiles(store, self.known, folder)
 
     def rows(self, name: ViewName) -> int:
         record = self.known.manifest.record(*name) if self.known.manifest else None
@@ -131,8 +142,9 @@ def _compare(sides: list[_Side], name: ViewName, label: str) -> TableDifference:
 
 
 def _on_both(sides: list[_Side], name: ViewName, query: str, limit: int | None = None) -> Answer:
-    files = {("older", "main", "rows"): sides[0].files[name], ("newer", "main", "rows"): sides[1].files[name]}
-    with parquet_views(files, [side.store.path_of(side.known.set_id) for side in sides]) as connection:
+    old, new = (side.files.path(name) for side in sides)
+    files = {("older", "main", "rows"): old, ("newer", "main", "rows"): new}
+    with parquet_views(files, [old.parent, new.parent]) as connection:
         return ask(connection, query, limit)
 
 
@@ -180,19 +192,19 @@ def differing_keys(
         table: as for `diff_sets`; the first that matches.
         limit: rows to return at most.
     """
-    sides = [_Side(site, *side) for side in (older, newer)]
-    for name in sorted(set(sides[0].files) & set(sides[1].files)):
-        key = sides[1].key(name)
-        shared = [column for column in sides[0].columns(name) if column in sides[1].columns(name)]
-        if not _is_meant(name, table) or not key or not set(key) <= set(shared):
-            continue
-        listed = ", ".join(f"coalesce(n.{quoted(c)}, o.{quoted(c)}) as {quoted(c)}" for c in key)
-        query = (
-            "select case when o.__there is null then 'added' when n.__there is null then 'removed' else 'changed' end"
-            f" as what, {listed} from {_joined(key)} where o.__there is null or n.__there is null"
-            f" or {_changed(shared, key)} order by 2"
-        )
-        return _on_both(sides, name, query, limit)
+    with _sides(site, older, newer) as sides:
+        for name in sorted(set(sides[0].files.paths) & set(sides[1].files.paths)):
+            key = sides[1].key(name)
+            shared = [column for column in sides[0].columns(name) if column in sides[1].columns(name)]
+            if not _is_meant(name, table) or not key or not set(key) <= set(shared):
+                continue
+            listed = ", ".join(f"coalesce(n.{quoted(c)}, o.{quoted(c)}) as {quoted(c)}" for c in key)
+            query = (
+                "select case when o.__there is null then 'added' when n.__there is null then 'removed'"
+                f" else 'changed' end as what, {listed} from {_joined(key)}"
+                f" where o.__there is null or n.__there is null or {_changed(shared, key)} order by 2"
+            )
+            return _on_both(sides, name, query, limit)
     return Answer((), ())
 
 

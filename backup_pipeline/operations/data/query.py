@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from backup_pipeline.errors import RefusedError
-from backup_pipeline.model.backup_set import BackupSet
-from backup_pipeline.model.record import ArtefactKind
 from backup_pipeline.model.set_id import SetId
-from backup_pipeline.operations.retention.in_use import in_use
-from backup_pipeline.operations.sites.stores import open_store
+from backup_pipeline.operations.data.table_files import TableFiles, sealed
+from backup_pipeline.operations.retention.in_use import reading
 from backup_pipeline.settings.site import Site
-from backup_pipeline.stores.local import LocalStore
+from backup_pipeline.system.scratch_folders import scratch_folder
 from backup_pipeline.tables.parquet_queries import Answer, ViewName
 from backup_pipeline.tables.query_process import MEMORY_MB, TIMEOUT_SECONDS, ask_apart
+
+_SCRATCH = "backup-pipeline-tables-"
 
 
 def query_set(
@@ -30,7 +31,7 @@ def query_set(
 
     Args:
         site: the site.
-        plan_name: the plan.
+        plan_name: the plan, or `VAULT:PLAN`: then only the files of tables that the query names come down.
         set_id: a sealed set.
         query: SQL of DuckDB; tables are `source.schema.table`; `schema.table` means the first source's, or the only
             one's that has such a table.
@@ -43,38 +44,33 @@ def query_set(
             goes beyond a limit.
         ToolError: DuckDB is not installed.
     """
-    store = open_store(site, plan_name)
-    with in_use(store, set_id, "query"):
-        files = _files(store, set_id)
-        return ask_apart(files, query, limit=limit, memory_mb=memory_mb, timeout_seconds=timeout_seconds)
-
-
-def _files(store: LocalStore, set_id: SetId) -> dict[ViewName, Path]:
-    files = parquet_files(store, sealed(store, set_id))
-    if not files:
-        raise RefusedError(
-            "The set has no table exports in Parquet.",
-            where=f"{store.plan}/{set_id}",
-            remedy="Add parquet to `tables: {formats: …}` of the source; the next set has them.",
+    with reading(site, plan_name, set_id, "query") as store, scratch_folder(_SCRATCH) as folder:
+        files = TableFiles(store, sealed(store, set_id), folder)
+        if not files.paths:
+            raise RefusedError(
+                "The set has no table exports in Parquet.", where=f"{plan_name}/{set_id}",
+                remedy="Add parquet to `tables: {formats: …}` of the source; the next set has them.",
+            )  # fmt: skip
+        return ask_apart(
+            _needed(files, query), query, limit=limit, memory_mb=memory_mb, timeout_seconds=timeout_seconds
         )
-    return files
 
 
-def sealed(store: LocalStore, set_id: SetId) -> BackupSet:
-    """Return a set; RefusedError when it is not sealed."""
-    known = store.read(set_id)
-    if known.manifest is None:
-        raise RefusedError(f"The set is {known.state}.", where=f"{known.plan}/{set_id}", remedy="Choose a sealed set.")
-    return known
+def _needed(files: TableFiles, query: str) -> dict[ViewName, Path]:
+    """Return the files that a query may read: all where they are at hand, else those of tables that it names.
+
+    A query that names none asks what tables there are, and needs no rows.
+    """
+    if files.are_here:
+        return {name: files.path(name) for name in files.paths}
+    named = [name for name in files.paths if _names(query, name[2])]
+    if named:
+        return {name: files.path(name) for name in named}
+    return {name: files.empty(name) for name in files.paths}
 
 
-def parquet_files(store: LocalStore, known: BackupSet) -> dict[ViewName, Path]:
-    """Return (source, schema, table) → Parquet file of every table export of a set."""
-    found: dict[ViewName, Path] = {}
-    for record in known.records:
-        if record.kind is not ArtefactKind.TABLE_EXPORT or len(record.key) != 3:
-            continue
-        for file in record.files:
-            if file.path.endswith(".parquet"):
-                found[record.key[0], record.key[1], record.key[2]] = store.path_of(known.set_id, file.path)
-    return found
+def _names(query: str, table: str) -> bool:
+    return any(
+        re.search(rf"(?<!\w){re.escape(written)}(?!\w)", query, re.IGNORECASE)
+        for written in (table, table.replace('"', '""'))
+    )

@@ -22,7 +22,7 @@ import pyarrow as pa
 from backup_pipeline.artefacts.time_limits import within_the_plans_limit
 from backup_pipeline.model.progress import Progress, ProgressSink, no_progress
 from backup_pipeline.model.set_id import SetId
-from backup_pipeline.operations.data.query import parquet_files, sealed
+from backup_pipeline.operations.data.table_files import export_paths, sealed
 from backup_pipeline.operations.retention.in_use import in_use
 from backup_pipeline.operations.sites.stores import open_store
 from backup_pipeline.settings.site import Site
@@ -79,14 +79,15 @@ def _reexport(
     known = sealed(store, set_id)
     mode = int(site.settings.file_mode, 8)
     written = []
-    for (owner, _, _), path in parquet_files(store, known).items():
+    for (owner, _, _), path in export_paths(known).items():
         if source and owner != source:
             continue
         folder = store.folder / EXPORTS_FOLDER / set_id / form / owner
         make_folders(folder, int(site.settings.folder_mode, 8))
-        place = folder / f"{path.name.removesuffix('.parquet')}{_SUFFIX[form]}"
-        with path.open("rb") as stream, AtomicFile(place, mode=mode) as file:
-            table = ParquetTable(stream, path.name)
+        name = path.rpartition("/")[2]
+        place = folder / f"{name.removesuffix('.parquet')}{_SUFFIX[form]}"
+        with store.open(set_id, path) as stream, AtomicFile(place, mode=mode) as file:
+            table = ParquetTable(stream, name)
             rows = 0
             with json_array(file) if form == "json" else compressed_sink(file) as sink:
                 lines = _csv_lines if form == "csv" else _json_lines

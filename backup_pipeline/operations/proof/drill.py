@@ -32,8 +32,7 @@ from backup_pipeline.model.record import ArtefactKind, ArtefactRecord
 from backup_pipeline.model.server_offer import Offer
 from backup_pipeline.model.set_id import SetId, set_time
 from backup_pipeline.operations.proof.verify import keep_proof, verification_of
-from backup_pipeline.operations.retention.in_use import in_use
-from backup_pipeline.operations.sites.stores import open_store
+from backup_pipeline.operations.retention.in_use import reading
 from backup_pipeline.postgres.compare.comparison import Expectation
 from backup_pipeline.postgres.compare.scratch_restore import SECONDS_VARIABLE, DrillOutcome, drill_database
 from backup_pipeline.postgres.load.excluded_extensions import WITHOUT
@@ -79,7 +78,7 @@ def drill_set(
 
     Args:
         site: the site; `DRILL_DATABASE_URL` in its environment names a scratch server of its own.
-        plan_name: the plan.
+        plan_name: the plan, or `VAULT:PLAN`.
         set_id: a sealed set.
         run_id: the Dagster run, for the result.
         jobs: connections for loading and comparing; from the number of cores when 0.
@@ -94,8 +93,7 @@ def drill_set(
         RefusedError: the set is not sealed. StoreError: not enough disk for the scratch area.
         BackupSystemError: the scratch server cannot be had; no result is stored then.
     """
-    store = open_store(site, plan_name)
-    with in_use(store, set_id, "drill"):
+    with reading(site, plan_name, set_id, "drill", proves=True) as store:
         proof = _drill(site, store, set_id, run_id, jobs, before_comparison, progress, now)
         # Work that was ended by a limit proves nothing, and says nothing against the set.
         limits.check()

@@ -24,7 +24,7 @@ from backup_pipeline.model.progress import Progress, ProgressSink, no_progress
 from backup_pipeline.model.proof import PROOFS_FOLDER, Finding, Proof, ProofKind
 from backup_pipeline.model.record import ArtefactRecord, FileRecord
 from backup_pipeline.model.set_id import SetId
-from backup_pipeline.operations.retention.in_use import in_use
+from backup_pipeline.operations.retention.in_use import reading
 from backup_pipeline.operations.sites.stores import open_store
 from backup_pipeline.rules.verification import RECORDS_FOLDER, extra_files, file_problem, record_disagreements
 from backup_pipeline.settings.site import Site
@@ -33,6 +33,8 @@ from backup_pipeline.system.files import sha256_of
 
 # Hashing and decompression release the interpreter's lock; more threads than cores only fight for the disk.
 _READERS = max(2, min(4, os.cpu_count() or 2))
+# What a verification from a vault keeps for its second reading: a set up to this size comes down once.
+_KEPT = 1 << 30
 _DAMAGED = "Do not restore from this set without need; make a new backup and look at the disk."
 
 
@@ -50,7 +52,7 @@ def verify_set(
 
     Args:
         site: the site.
-        plan_name: the plan.
+        plan_name: the plan, or `VAULT:PLAN`.
         set_id: a sealed set, or one whose manifest is damaged.
         run_id: the Dagster run, for the result.
         progress: receives the bytes read.
@@ -62,8 +64,7 @@ def verify_set(
     Raises:
         SetNotFoundError: no such set. RefusedError: the set was never sealed.
     """
-    store = open_store(site, plan_name)
-    with in_use(store, set_id, "verification"):
+    with reading(site, plan_name, set_id, "verification", proves=True, keep_bytes=_KEPT) as store:
         proof = verification_of(store, set_id, run_id=run_id, progress=progress, now=now)
         keep_proof(store, proof)
     return proof

@@ -17,11 +17,10 @@ from backup_pipeline.model.progress import ProgressSink, no_progress
 from backup_pipeline.model.record import ArtefactKind, ArtefactRecord
 from backup_pipeline.model.restore import RestoreOptions, RestorePlan, RestoreResult
 from backup_pipeline.model.set_id import SetId
-from backup_pipeline.operations.retention.in_use import in_use
-from backup_pipeline.operations.sites.stores import open_store
+from backup_pipeline.operations.retention.in_use import reading
 from backup_pipeline.rules.verification import file_problem
 from backup_pipeline.settings.site import Site
-from backup_pipeline.stores.local import LocalStore
+from backup_pipeline.stores.contract import Store
 from backup_pipeline.system.files import sha256_of
 
 
@@ -30,7 +29,7 @@ class RestoreSource:
     """A source of a set, ready to be restored."""
 
     site: Site
-    store: LocalStore
+    store: Store
     backup: BackupSet
     source: str
     options: RestoreOptions
@@ -76,15 +75,15 @@ class RestoreSource:
             )
 
 
-def choose(site: Site, plan_name: str, set_id: SetId, source: str, options: RestoreOptions) -> RestoreSource:
+def choose(site: Site, store: Store, set_id: SetId, source: str, options: RestoreOptions) -> RestoreSource:
     """Return the source of a set.
 
     Raises:
         SetNotFoundError: no such set, or it has no such source. RefusedError: the set was never sealed.
         SettingsError: the site has no such source.
     """
-    store = open_store(site, plan_name)
     backup = store.read(set_id)
+    plan_name = backup.plan
     if backup.state is SetState.DAMAGED or (backup.state is SetState.INCOMPLETE and not options.allow_incomplete):
         raise RefusedError(
             f"The set is {backup.state}{f': {backup.problem}' if backup.problem else ''}.",
@@ -117,14 +116,14 @@ def plan_restore(
 
     Args:
         site: the site.
-        plan_name: the plan whose store holds the set.
+        plan_name: the plan whose store holds the set, or `VAULT:PLAN`.
         set_id: the set.
         source: the source to restore.
         options: how; rebuild with all safeguards by default.
         progress: receives what is being compared.
     """
-    with in_use(open_store(site, plan_name), set_id, "restore"):
-        selection = choose(site, plan_name, set_id, source, options or RestoreOptions())
+    with reading(site, plan_name, set_id, "restore") as store:
+        selection = choose(site, store, set_id, source, options or RestoreOptions())
         if selection.record(ArtefactKind.POSTGRES_DUMP):
             from backup_pipeline.operations.restore.database import plan_database
 
@@ -152,7 +151,7 @@ def apply_restore(
 
     Args:
         site: the site.
-        plan_name: the plan whose store holds the set.
+        plan_name: the plan whose store holds the set, or `VAULT:PLAN`.
         set_id: the set.
         source: the source to restore.
         options: the same as those of the plan.
@@ -168,8 +167,8 @@ def apply_restore(
         BackupSystemError: as tools and servers say; what was live is live.
     """
     moment = now or utc_now()
-    with in_use(open_store(site, plan_name), set_id, "restore"):
-        selection = choose(site, plan_name, set_id, source, options or RestoreOptions())
+    with reading(site, plan_name, set_id, "restore") as store:
+        selection = choose(site, store, set_id, source, options or RestoreOptions())
         if selection.record(ArtefactKind.POSTGRES_DUMP):
             from backup_pipeline.operations.restore.database import apply_database as apply
         else:

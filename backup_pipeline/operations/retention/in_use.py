@@ -12,11 +12,16 @@ from collections.abc import Iterator
 
 from backup_pipeline.errors import SetNotFoundError, StoreError
 from backup_pipeline.model.set_id import SetId
+from backup_pipeline.operations.sites.stores import open_store, split_place
+from backup_pipeline.settings.site import Site
+from backup_pipeline.stores.contract import Store
 from backup_pipeline.stores.local import LocalStore
 from backup_pipeline.system.files import give_mode
 from backup_pipeline.system.locks import hold_mark, living_marks
+from backup_pipeline.system.scratch_folders import scratch_folder
 
 FOLDER = ".in-use"
+_SCRATCH = "backup-pipeline-vault-"
 _REMOVAL = "-removal"
 
 
@@ -50,6 +55,41 @@ def in_use(store: LocalStore, set_id: SetId, purpose: str) -> Iterator[None]:
                     remedy="Choose another set; backup-pipeline list shows them.",
                 )
         yield
+
+
+@contextlib.contextmanager
+def reading(
+    site: Site, place: str, set_id: SetId, purpose: str, *, proves: bool = False, keep_bytes: int | None = None
+) -> Iterator[Store]:
+    """Give the store that a set is read from, and keep the set there, while the block runs.
+
+    What comes down from a vault is kept in scratch space for the block, or until the next one where this is killed. A
+    copy that is marked for removal meanwhile stays for the vault's time of grace.
+
+    Args:
+        site: the site.
+        place: `PLAN`, or `VAULT:PLAN`.
+        set_id: the set.
+        purpose: as for `in_use`.
+        proves: whether a result is to be kept with the set.
+        keep_bytes: at most so many bytes are kept in scratch space; None as the disk allows.
+
+    Raises:
+        SetNotFoundError: the set is being removed just now.
+        BackupSystemError: the vault cannot be opened.
+    """
+    vault, plan = split_place(place)
+    if not vault:
+        local = open_store(site, plan)
+        with in_use(local, set_id, purpose):
+            yield local
+        return
+    with scratch_folder(_SCRATCH) as folder:
+        from backup_pipeline.operations.sites.vaults import open_vault_store
+
+        store = open_vault_store(site, vault, plan, proves=proves, scratch=folder, keep_bytes=keep_bytes)
+        with contextlib.closing(store):
+            yield store
 
 
 def readers_of(store: LocalStore, set_id: SetId) -> str:

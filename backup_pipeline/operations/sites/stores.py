@@ -14,6 +14,7 @@ from backup_pipeline.model.manifest import Purpose
 from backup_pipeline.model.set_id import SetId, is_set_id, set_time
 from backup_pipeline.operations.sites.identity import claim_store
 from backup_pipeline.settings.site import Site
+from backup_pipeline.stores.contract import Store
 from backup_pipeline.stores.local import LOCK_NAME, LocalStore
 from backup_pipeline.system.files import give_mode
 from backup_pipeline.system.locks import Holder, hold_lock
@@ -31,6 +32,26 @@ def open_store(site: Site, plan_name: str) -> LocalStore:
         file_mode=int(site.settings.file_mode, 8),
         folder_mode=int(site.settings.folder_mode, 8),
     )
+
+
+def split_place(place: str) -> tuple[str, str]:
+    """Return vault and plan of `VAULT:PLAN`; ("", plan) for a plan's own store."""
+    vault, colon, plan = place.partition(":")
+    return (vault, plan) if colon else ("", place)
+
+
+def open_sets(site: Site, place: str) -> Store:
+    """Return where sets are read from: `PLAN` for the plan's own store, `VAULT:PLAN` for its copies in a vault.
+
+    Raises:
+        SettingsError: no such plan or vault, or no identity for the vault is named.
+    """
+    vault, plan = split_place(place)
+    if not vault:
+        return open_store(site, plan)
+    from backup_pipeline.operations.sites.vaults import open_vault_store
+
+    return open_vault_store(site, vault, plan)
 
 
 @contextlib.contextmanager
@@ -105,14 +126,18 @@ def resolve_set(site: Site, name: str) -> tuple[str, SetId]:
     Args:
         site: the site.
         name: `PLAN/SET`, `PLAN/latest`, `PLAN/latest-proven`; without the plan where the site has one plan, or where
-            only one plan has that set. `latest` is the newest sealed backup of all of the plan's sources: incomplete,
-            partial and emergency sets, and sets whose time has not come yet, are only reached by their own name.
+            only one plan has that set. With `VAULT:` before it the copy in a vault is meant, and the plan is returned
+            as `VAULT:PLAN` (see `open_sets`). `latest` is the newest sealed backup of all of the plan's sources:
+            incomplete, partial and emergency sets, and sets whose time has not come yet, are only reached by their
+            own name.
 
     Raises:
         SettingsError: no such plan.
         SetNotFoundError: no such set, or several are meant; the message names the choices.
     """
     plan, slash, wanted = name.partition("/")
+    if ":" in plan:
+        return _in_vault(site, name)
     if slash:
         site.plan(plan)
         return plan, _find(site, plan, wanted)
@@ -143,9 +168,44 @@ def resolve_set(site: Site, name: str) -> tuple[str, SetId]:
     )
 
 
+def _in_vault(site: Site, name: str) -> tuple[str, SetId]:
+    vault, rest = split_place(name)
+    plan, slash, wanted = rest.partition("/")
+    if not slash:
+        plans = list(site.settings.plans)
+        if len(plans) != 1:
+            raise SetNotFoundError(
+                "The plan is not named.", where=name,
+                remedy=f"Sets in a vault are named VAULT:PLAN/SET, as in {vault}:{plans[0]}/{LATEST}.",
+            )  # fmt: skip
+        plan, wanted = plans[0], rest
+    place = f"{vault}:{plan}"
+    return place, _find(site, place, wanted)
+
+
+def _makes_one(place: str) -> str:
+    vault, plan = split_place(place)
+    return f"backup-pipeline vault copy {vault} {plan}/latest" if vault else f"backup-pipeline backup {plan}"
+
+
+def _require_copies(site: Site, place: str) -> None:
+    """Refuse a plan of which a vault has no copies, naming those of which it has."""
+    from backup_pipeline.operations.sites.vaults import open_reader, plans_in
+
+    vault, plan = split_place(place)
+    there = plans_in(open_reader(site, vault, None))
+    if plan not in there and plan not in site.settings.plans:
+        raise SetNotFoundError(
+            f"The vault has no copies of a plan {plan!r}.", where=place,
+            remedy=f"It has copies of: {', '.join(there) or 'none'}.",
+        )  # fmt: skip
+
+
 def _find(site: Site, plan: str, wanted: str) -> SetId:
-    store = open_store(site, plan)
+    store = open_sets(site, plan)
     ids = store.ids()
+    if not ids and split_place(plan)[0]:
+        _require_copies(site, plan)
     if is_set_id(wanted) and SetId(wanted) in ids:
         return SetId(wanted)
     if wanted in (LATEST, LATEST_PROVEN):
@@ -162,7 +222,7 @@ def _find(site: Site, plan: str, wanted: str) -> SetId:
             where=f"{plan} in {store.label}",
             remedy=f"backup-pipeline drill {plan}/latest proves a set."
             if wanted == LATEST_PROVEN and ids
-            else f"backup-pipeline backup {plan} makes one.",
+            else f"{_makes_one(plan)} makes one.",
         )
     near = [known for known in ids if wanted and known.startswith(wanted)]
     shown = near or list(ids[-5:])
@@ -171,5 +231,5 @@ def _find(site: Site, plan: str, wanted: str) -> SetId:
         where=f"{plan}/{wanted}",
         remedy=f"{'Did you mean' if near else 'The newest are'} {', '.join(shown)}?"
         if shown
-        else f"This plan has no sets yet: backup-pipeline backup {plan} makes one.",
+        else f"There are no sets yet: {_makes_one(plan)} makes one.",
     )

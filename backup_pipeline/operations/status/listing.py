@@ -12,7 +12,7 @@ from datetime import datetime
 from backup_pipeline.model.backup_set import BackupSet, SetState
 from backup_pipeline.model.proof import Finding, ProofKind
 from backup_pipeline.model.record import ArtefactRecord, facts_of
-from backup_pipeline.operations.sites.stores import open_store, resolve_set
+from backup_pipeline.operations.sites.stores import open_sets, open_store, resolve_set, split_place
 from backup_pipeline.operations.status.present_files import as_text, files_not_there
 from backup_pipeline.settings.site import Site
 from backup_pipeline.stores.local import LOCK_NAME
@@ -30,11 +30,12 @@ class ListedSet:
     known: BackupSet
     running: bool = False
     missing: str = ""
+    vault: str = ""
 
     @property
     def name(self) -> str:
-        """`PLAN/SET`."""
-        return f"{self.known.plan}/{self.known.set_id}"
+        """`PLAN/SET`; `VAULT:PLAN/SET` for a copy."""
+        return f"{f'{self.vault}:' if self.vault else ''}{self.known.plan}/{self.known.set_id}"
 
     @property
     def state(self) -> str:
@@ -105,6 +106,7 @@ class ListedSet:
         passed, failed = self.checks
         tried = self.known.not_drilled_here
         return {
+            **({"vault": self.vault} if self.vault else {}),
             "plan": self.known.plan,
             "set": self.known.set_id,
             "state": self.state,
@@ -145,7 +147,16 @@ def _first(found: Sequence[Finding]) -> str:
 
 
 def list_plan(site: Site, plan: str) -> Iterator[ListedSet]:
-    """Yield every set of a plan, oldest first; unsealed ones are running while somebody holds the plan's lock."""
+    """Yield every set of a plan, oldest first; unsealed ones are running while somebody holds the plan's lock.
+
+    Args:
+        site: the site.
+        plan: the plan; `VAULT:PLAN` for its copies in a vault, of which only what they say of themselves is read.
+    """
+    vault, _ = split_place(plan)
+    if vault:
+        yield from (ListedSet(known, vault=vault) for known in open_sets(site, plan).sets())
+        return
     store = open_store(site, plan)
     held = living_holder(store.folder / LOCK_NAME) is not None
     ids = store.ids()
@@ -160,6 +171,9 @@ def list_plan(site: Site, plan: str) -> Iterator[ListedSet]:
 def show_set(site: Site, name: str) -> ListedSet:
     """Return the set that a name means (see `resolve_set`)."""
     plan, set_id = resolve_set(site, name)
+    vault, _ = split_place(plan)
+    if vault:
+        return ListedSet(open_sets(site, plan).read(set_id), vault=vault)
     store = open_store(site, plan)
     known = store.read(set_id)
     held = living_holder(store.folder / LOCK_NAME) is not None

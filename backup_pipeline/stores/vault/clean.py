@@ -18,7 +18,8 @@ from backup_pipeline.model.progress import Progress, ProgressSink, no_progress
 from backup_pipeline.stores.objects.contract import ObjectPlace
 from backup_pipeline.stores.objects.errors import ObjectLockedError, ObjectNotFoundError
 from backup_pipeline.stores.vault.catalog import GRACE, Catalog, Clock, StoredChunk, utc_now, vault_time
-from backup_pipeline.stores.vault.names import COPIES, LEASES, MARKS, chunk_object
+from backup_pipeline.stores.vault.names import COPIES, LEASES, MARKS, PROOFS, chunk_object
+from backup_pipeline.stores.vault.proofs import proof_names
 from backup_pipeline.system import limits
 
 _LEASE_LENGTH = timedelta(hours=6)
@@ -146,7 +147,9 @@ def _clean(catalog: Catalog, clock: Clock, progress: ProgressSink, removal: _Rem
             continue
         if name in there:
             result.removed_copies.append(name)
-        # A bucket that locks everything locks marks too; one without its copy does no harm.
+        # A bucket that locks everything locks marks and proofs too; one without its copy does no harm.
+        for proof in proof_names(catalog.place, name):
+            removal.remove(PROOFS + proof)
         removal.remove(MARKS + name)
     _remove_chunks(removal, _old(chunks, needed, now), result, progress)
     for name in old_announcements:

@@ -17,8 +17,10 @@ COPIES = "copies/"
 MARKS = "marks/"
 LEASES = "leases/"
 PENDING = "pending/"
+PROOFS = "proofs/"
 _CHUNK = re.compile(r"[0-9a-f]{64}(\.[0-9a-f]{8})?")
 _COPY = re.compile(r"\d{4}-\d{2}-\d{2}T\d{6}Z-[0-9a-f]{32}")
+_PROOF = re.compile(r"[^/]+/\d{4}-\d{2}-\d{2}T\d{6}Z-[0-9a-f]{8}")
 _PLAN_DIGITS = 8
 _SET_DIGITS = 24
 
@@ -51,6 +53,11 @@ def is_chunk_name(text: str) -> bool:
 def is_copy_name(text: str) -> bool:
     """Return whether `text` has the form of a copy's name."""
     return _COPY.fullmatch(text) is not None
+
+
+def is_proof_name(text: str) -> bool:
+    """Return whether `text` has the form of a proof's name: its copy's, then when it was finished."""
+    return _PROOF.fullmatch(text) is not None
 
 
 def plan_tag(key: bytes, plan: str) -> str:

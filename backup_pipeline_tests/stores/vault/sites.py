@@ -7,12 +7,15 @@ from datetime import timedelta
 from pathlib import Path
 
 from backup_pipeline.model.manifest import Draft, Manifest
+from backup_pipeline.model.proof import Proof
 from backup_pipeline.model.record import ArtefactKind, ArtefactRecord
 from backup_pipeline.model.set_id import SetId, set_id_at
 from backup_pipeline.stores.local import LocalStore
 from backup_pipeline.stores.vault.encryption import Encryption, new_identity
 from backup_pipeline.stores.vault.machine_keys import MachineKeys
+from backup_pipeline.stores.vault.proofs import write_proof
 from backup_pipeline.stores.vault.sending import WriterOptions
+from backup_pipeline.stores.vault.store import VaultStore
 from backup_pipeline.stores.vault.vault import VaultAccess, VaultReader, initialise, open_writer
 from backup_pipeline.stores.vault.write_copy import CopyResult
 from backup_pipeline_tests.archive_sets import NOW
@@ -90,6 +93,19 @@ class VaultSite:
 
     def reader(self) -> VaultReader:
         return VaultReader(self.place, "" if self.encryption == "none" else self.identity, self.access.trusted())
+
+    def copied(self) -> VaultStore:
+        """Copy every set, and return the copies as a store."""
+        for set_id in self.store.ids():
+            self.copy(set_id)
+        reader = self.reader()
+
+        def keep(copy: str, proof: Proof) -> None:
+            signer = self.keys.signer()
+            assert signer is not None
+            write_proof(self.place, reader.description, copy, proof, signer)
+
+        return VaultStore("offsite", reader, PLAN, keep_proof=keep)
 
     def fetch(self, name: str, folder: Path) -> Path:
         reader = self.reader()
