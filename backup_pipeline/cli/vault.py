@@ -104,22 +104,29 @@ def list_copies(
 def check(
     vault: VaultArgument, identity: IdentityOption = None, config: ConfigOption = None, as_json: JsonOption = False
 ) -> None:
-    """Check every copy and chunk as stored; with the identity, decrypt them and compare with the manifests (6: bad)."""
+    """Check every copy and chunk as stored; with the identity, decrypt them and compare with the manifests (6: bad).
+
+    The storage is asked for the lock of every object, and for what somebody deleted or replaced below its lock.
+    """
     from backup_pipeline.operations.sites.vaults import open_access, open_reader, read_identity
     from backup_pipeline.stores.vault.check import check_content, check_stored
+    from backup_pipeline.stores.vault.check_locks import check_locks
 
     site = load(config)
     with shown_progress(quiet=as_json) as progress:
-        result = check_stored(open_access(site, vault).catalog(), progress=progress)
+        catalog = open_access(site, vault).catalog()
+        result = check_stored(catalog, progress=progress)
         if read_identity(identity, site)[0]:
             reader = open_reader(site, vault, identity)
             check_content(reader.catalog, reader.catalog.copies()[0], reader.opener, reader.id_key, result, progress)
+        check_locks(catalog, site.settings.vaults[vault].lock_days, result)
     if as_json:
         print_json({**vars(result), "bad_copies": sorted(result.bad_copies)})
     else:
         for finding in result.findings:
             console().print(f"{finding.subject}: {finding.problem}", markup=False)
-        bad = f"{len(result.bad_copies)} bad" if result.findings else "all whole"
+        bad = f"{len(result.bad_copies)} bad" if result.bad_copies else "all whole"
+        console().print(f"Locks: {result.lock} {result.locks} objects were asked for theirs.", markup=False)
         console().print(f"{result.copies} copies, {result.chunks} chunks: {bad}.", markup=False)
     if result.findings:
         exit_with(ExitCode.CHECKS)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import obstore
 import pytest
 
 from backup_pipeline.errors import SettingsError, StoreError
@@ -26,6 +27,7 @@ from backup_pipeline.stores.objects.errors import (
 )
 from backup_pipeline.stores.objects.opening import open_place
 from backup_pipeline.stores.objects.options import PlaceOptions
+from backup_pipeline.stores.objects.s3 import S3Place
 from backup_pipeline_tests.object_servers import (
     LIMITS,
     HttpTrouble,
@@ -353,6 +355,27 @@ class TestLocks:
         assert state.until > datetime.now(UTC) + timedelta(days=2)
         with pytest.raises(ObjectLockedError):
             place.delete("one")
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "path_style", "address"),
+    [
+        ("", True, "https://s3.eu-central-1.amazonaws.com/bucket/x/one?"),
+        ("", False, "https://bucket.s3.eu-central-1.amazonaws.com/x/one?"),
+        ("https://s3.example.org", True, "https://s3.example.org/bucket/x/one?"),
+        ("https://s3.example.org:8443", False, "https://bucket.s3.example.org:8443/x/one?"),
+    ],
+)
+def test_a_bucket_is_addressed_as_the_settings_say(endpoint: str, path_style: bool, address: str) -> None:
+    environment = {"KEY": "k", "SECRET": "s", "ENDPOINT": endpoint}
+    options = PlaceOptions(
+        credentials_env={"access_key": "KEY", "secret_key": "SECRET"}, endpoint_env="ENDPOINT" if endpoint else "",
+        region="eu-central-1", path_style=path_style, environment=environment,
+    )  # fmt: skip
+    place = S3Place("bucket", "x", label="s3://bucket/x", options=options)
+    signed = [obstore.sign(place._store, "GET", "one", timedelta(minutes=1))]  # type: ignore[arg-type]
+    signed += [place._client.generate_presigned_url("get_object", Params=place._key("one"))]
+    assert all(url.startswith(address) for url in signed), signed
 
 
 class TestTroubleOfS3:

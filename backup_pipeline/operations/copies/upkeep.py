@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from backup_pipeline.errors import SettingsError
 from backup_pipeline.model.progress import ProgressSink, no_progress
+from backup_pipeline.operations.copies.vaults import writer_options
 from backup_pipeline.operations.sites.vaults import open_access, read_identity
 from backup_pipeline.settings.site import Site
 from backup_pipeline.stores.vault.clean import CleanResult, clean
 from backup_pipeline.stores.vault.description import Description, read_description
 from backup_pipeline.stores.vault.encryption import Opener
 from backup_pipeline.stores.vault.reencrypt import ReencryptResult
-from backup_pipeline.stores.vault.sending import WriterOptions
 from backup_pipeline.stores.vault.vault import change_recipients, open_reencryption
-
-
-def writer_options(site: Site, name: str, progress: ProgressSink = no_progress) -> WriterOptions:
-    """Return how the settings of a vault have it written: limit of speed, end of the locks."""
-    given = site.settings.vaults[name]
-    lock_until = datetime.now(UTC) + timedelta(days=given.lock_days) if given.lock_days else None
-    return WriterOptions(
-        bytes_per_second=given.megabytes_per_second * 1e6, lock_until=lock_until, progress=progress
-    )  # fmt: skip
 
 
 def clean_vault(site: Site, name: str, *, dry_run: bool = False, progress: ProgressSink = no_progress) -> CleanResult:
@@ -80,4 +70,4 @@ def reencrypt_vault(
             remedy="Run it where the identity of the earlier recipients is: --identity FILE.",
         )  # fmt: skip
     opener = Opener(text, access.encryption, where=where)
-    return open_reencryption(access, opener, writer_options(site, name, progress))()
+    return open_reencryption(access, opener, writer_options(site, access, progress))()

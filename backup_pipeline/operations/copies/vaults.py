@@ -19,8 +19,9 @@ from backup_pipeline.stores.objects.options import PlaceOptions
 from backup_pipeline.stores.vault.copy_object import CopyContent, StoredCopy
 from backup_pipeline.stores.vault.description import Description, read_description
 from backup_pipeline.stores.vault.encryption import Opener, new_identity
+from backup_pipeline.stores.vault.locks import lock_end
 from backup_pipeline.stores.vault.sending import WriterOptions
-from backup_pipeline.stores.vault.vault import VaultReader, initialise, join, open_writer
+from backup_pipeline.stores.vault.vault import VaultAccess, VaultReader, initialise, join, open_writer
 from backup_pipeline.stores.vault.write_copy import CopyResult
 from backup_pipeline.system.files import translate_os_error
 
@@ -59,15 +60,23 @@ def join_vault(site: Site, name: str, identity_file: Path) -> Description:
     return join(access, Opener(text, known.encryption, where=where))
 
 
+def writer_options(site: Site, access: VaultAccess, progress: ProgressSink = no_progress) -> WriterOptions:
+    """Return how a vault is written: the settings' limit of speed, and locks as long as they or the storage say."""
+    given, bucket, now = site.settings.vaults[access.name], access.place.bucket_lock(), datetime.now(UTC)
+    lock_until = None
+    if bucket.enabled and bucket.extendable and (days := given.lock_days or bucket.default_days):
+        lock_until = lock_end(now, days)
+    elif bucket.enabled and 0 < given.lock_days <= (bucket.default_days or 0):
+        # What cannot be made longer is sent again when it comes to that: not for a day more than was asked for.
+        lock_until = now + timedelta(days=given.lock_days)
+    return WriterOptions(bytes_per_second=given.megabytes_per_second * 1e6, lock_until=lock_until, progress=progress)
+
+
 def copy_set(site: Site, name: str, set_name: str, progress: ProgressSink = no_progress) -> tuple[str, CopyResult]:
     """Copy a set into a vault. Returns `PLAN/SET` and what was done; no set is removed meanwhile."""
     given = open_access(site, name)
     plan, set_id = resolve_set(site, set_name)
-    settings = site.settings.vaults[name]
-    lock_until = datetime.now(UTC) + timedelta(days=settings.lock_days) if settings.lock_days else None
-    options = WriterOptions(
-        bytes_per_second=settings.megabytes_per_second * 1e6, lock_until=lock_until, progress=progress
-    )
+    options = writer_options(site, given, progress)
     writer = open_writer(given, options)
     try:
         text = site.file.read_text(encoding="utf-8")

@@ -16,7 +16,7 @@ import requests
 from obstore.exceptions import AlreadyExistsError, BaseError
 
 from backup_pipeline.stores.objects.cloud_errors import OutOfRangeError, error_of_text, unreachable
-from backup_pipeline.stores.objects.contract import BucketLock, LockState, ObjectInfo
+from backup_pipeline.stores.objects.contract import BucketLock, LockState, ObjectInfo, ObjectVersion
 from backup_pipeline.stores.objects.errors import ObjectNotFoundError, PlaceRefusedError
 from backup_pipeline.stores.objects.names import checked_name
 from backup_pipeline.stores.objects.options import PlaceOptions
@@ -142,6 +142,14 @@ class CloudPlace:
         return BucketLock(
             False, False, None, None, "A retention policy of this kind of place is obeyed, but it is not read."
         )
+
+    def versions(self, prefix: str) -> Iterator[ObjectVersion]:
+        """Yield nothing: versions are read from S3 only."""
+        return iter(())
+
+    def get_version(self, name: str, version: str) -> bytes:
+        """Refuse: there are no versions."""
+        raise ObjectNotFoundError("No versions are kept here.", where=f"{self.label}/{name}")
 
     def server_time(self) -> datetime | None:
         """Return the `Date` of an answer to a request without credentials."""

@@ -57,6 +57,7 @@ class BucketLock:
         default_days: days for which each new object is locked by itself; None when it is not.
         mode: mode of that default, as in LockState.
         detail: one sentence for people: what was found, or why it could not be read.
+        extendable: whether the lock of an object can be made longer (`extend_lock`); it is written anew otherwise.
     """
 
     supported: bool
@@ -64,6 +65,28 @@ class BucketLock:
     default_days: int | None
     mode: str | None
     detail: str
+    extendable: bool = False
+
+
+@dataclass(frozen=True)
+class ObjectVersion:
+    """One of the versions that a bucket with locks keeps below a name.
+
+    Args:
+        name: relative to the place.
+        version: the storage's id of it.
+        size: in bytes; 0 for a deletion marker.
+        modified: when it was written, aware, UTC.
+        latest: whether it is what a reader of the name gets.
+        marker: whether it is no object, but hides those below it.
+    """
+
+    name: str
+    version: str
+    size: int
+    modified: datetime
+    latest: bool
+    marker: bool
 
 
 class ObjectPlace(Protocol):
@@ -156,6 +179,19 @@ class ObjectPlace(Protocol):
 
     def bucket_lock(self) -> BucketLock:
         """Return what the storage promises for every new object, asked from the storage."""
+
+    def versions(self, prefix: str) -> Iterator[ObjectVersion]:
+        """Yield every version and deletion marker of names that begin with `prefix`, the newest of each name first.
+
+        Nothing where the place keeps no versions under locks: what is gone or replaced there is lost.
+        """
+
+    def get_version(self, name: str, version: str) -> bytes:
+        """Return the bytes of one version.
+
+        Raises:
+            ObjectNotFoundError: there is none.
+        """
 
     def server_time(self) -> datetime | None:
         """Return the place's clock (aware, UTC; whole seconds may be all it says); None where it does not tell."""

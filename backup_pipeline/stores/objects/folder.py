@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from backup_pipeline.errors import StoreError
-from backup_pipeline.stores.objects.contract import BucketLock, LockState, ObjectInfo
+from backup_pipeline.stores.objects.contract import BucketLock, LockState, ObjectInfo, ObjectVersion
 from backup_pipeline.stores.objects.errors import (
     ObjectNotFoundError,
     PlaceFullError,
@@ -153,6 +153,14 @@ class FolderPlace:
     def bucket_lock(self) -> BucketLock:
         """Folders cannot lock."""
         return BucketLock(False, False, None, None, "A folder cannot lock objects: whoever may write may also delete.")
+
+    def versions(self, prefix: str) -> Iterator[ObjectVersion]:
+        """Yield nothing: a folder keeps no versions."""
+        return iter(())
+
+    def get_version(self, name: str, version: str) -> bytes:
+        """Refuse: there are no versions."""
+        raise ObjectNotFoundError("No versions are kept here.", where=f"{self.label}/{name}")
 
     def server_time(self) -> datetime | None:
         """Return the time that the file system gives to a new file: a NAS gives its own."""

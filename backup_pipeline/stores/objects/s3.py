@@ -18,7 +18,7 @@ from obstore.store import S3Store
 
 from backup_pipeline.stores.objects.cloud import CloudPlace, client_options
 from backup_pipeline.stores.objects.cloud_errors import error_of_answer, locked, unreachable
-from backup_pipeline.stores.objects.contract import BucketLock, LockState
+from backup_pipeline.stores.objects.contract import BucketLock, LockState, ObjectVersion
 from backup_pipeline.stores.objects.errors import ObjectNotFoundError, PlaceRefusedError
 from backup_pipeline.stores.objects.names import checked_name
 from backup_pipeline.stores.objects.options import PlaceOptions
@@ -58,15 +58,19 @@ class S3Place(CloudPlace):
         )
 
     def delete(self, name: str) -> None:
-        """Remove an object; where the bucket has Object Lock, all its versions, the newest first."""
+        """Remove an object; where the bucket has Object Lock, all its versions.
+
+        The oldest first: when a lock keeps it, what readers get has not changed.
+        """
         if not self._has_locks:
             super().delete(name)
             return
-        for version in self._versions(name):
+        for found in reversed([one for one in self.versions(checked_name(name)) if one.name == name]):
+            version = found.version
             try:
                 self._locking(name, functools.partial(self._delete_version, name, version))
             except PlaceRefusedError:
-                if (until := self._locked_until(name, version)) is not None:
+                if not found.marker and (until := self._locked_until(name, version)) is not None:
                     raise locked(f"{self._label}/{name}", until) from None
                 raise
 
@@ -111,7 +115,7 @@ class S3Place(CloudPlace):
             if days
             else "The bucket has Object Lock, but locks no object by itself."
         )
-        return BucketLock(True, True, days, default.get("Mode") if days else None, detail)
+        return BucketLock(True, True, days, default.get("Mode") if days else None, detail, extendable=True)
 
     def close(self) -> None:
         """End pauses and the connections for locks."""
@@ -130,6 +134,7 @@ class S3Place(CloudPlace):
                     **self._key(name),
                     Body=data,
                     # Named by ourselves: botocore's own would be sent as a trailer, which few services understand.
+                    ChecksumAlgorithm="SHA256",
                     ChecksumSHA256=base64.b64encode(hashlib.sha256(data).digest()).decode(),
                     ObjectLockMode=self._options.lock_mode,
                     ObjectLockRetainUntilDate=_whole_second(lock_until),
@@ -145,7 +150,7 @@ class S3Place(CloudPlace):
             "region": self._region,
             # Said although it is the default: obstore would take what AWS_* variables of the environment say.
             "skip_signature": False,
-            "endpoint": self._endpoint or self._own_address(options.path_style),
+            "endpoint": self._address_of_data(options.path_style),
             "virtual_hosted_style_request": not options.path_style,
         }
         if options.checksums:
@@ -158,9 +163,11 @@ class S3Place(CloudPlace):
             **client_options(options, self._endpoint),
         )
 
-    def _own_address(self, path_style: bool) -> str:
-        """Return Amazon's address; with the bucket in the host's name it belongs to the address for obstore."""
-        return f"https://{'' if path_style else f'{self._bucket}.'}s3.{self._region}.amazonaws.com"
+    def _address_of_data(self, path_style: bool) -> str:
+        """Return the address for obstore: with the bucket in the host's name it stands in there already."""
+        address = self._endpoint or f"https://s3.{self._region}.amazonaws.com"
+        scheme, _, host = address.partition("://")
+        return address if path_style else f"{scheme}://{self._bucket}.{host}"
 
     def _credential(self) -> S3Credential:
         return {
@@ -212,21 +219,38 @@ class S3Place(CloudPlace):
     def _key(self, name: str) -> dict[str, str]:
         return {"Bucket": self._bucket, "Key": self._key_prefix + checked_name(name)}
 
-    def _versions(self, name: str) -> Iterator[str]:
-        """Yield the ids of an object's versions and deletion markers, the newest first."""
-        key = self._key(name)["Key"]
+    def versions(self, prefix: str) -> Iterator[ObjectVersion]:
+        """Read the pages of the list of versions, where the bucket has Object Lock."""
         after: dict[str, str] = {}
-        while True:
-            page = self._locking(name, functools.partial(self._version_page, key, after))
-            entries = [*page.get("DeleteMarkers", []), *page.get("Versions", [])]
-            entries.sort(key=lambda entry: (entry["IsLatest"], entry["LastModified"]), reverse=True)
-            yield from (entry["VersionId"] for entry in entries if entry["Key"] == key)
-            if not page.get("IsTruncated") or page.get("NextKeyMarker", "") > key:
+        waiting: list[ObjectVersion] = []
+        while self._has_locks:
+            page = self._locking(prefix, functools.partial(self._version_page, self._key_prefix + prefix, after))
+            waiting += [self._version(one, marker=False) for one in page.get("Versions", [])]
+            waiting += [self._version(one, marker=True) for one in page.get("DeleteMarkers", [])]
+            # A name's versions may go on in the next page.
+            whole = page["NextKeyMarker"].removeprefix(self._key_prefix) if page.get("IsTruncated") else None
+            done = [one for one in waiting if whole is None or one.name.encode() < whole.encode()]
+            yield from sorted(done, key=lambda one: (one.name.encode(), not one.latest, -one.modified.timestamp()))
+            if whole is None:
                 return
+            waiting = [one for one in waiting if one.name.encode() >= whole.encode()]
             after = {"KeyMarker": page["NextKeyMarker"], "VersionIdMarker": page.get("NextVersionIdMarker", "")}
+
+    def get_version(self, name: str, version: str) -> bytes:
+        """Read one version of an object."""
+        return self._locking(name, lambda: self._read_version(name, version))
+
+    def _read_version(self, name: str, version: str) -> bytes:
+        body: bytes = self._client.get_object(**self._key(name), VersionId=version)["Body"].read()
+        return body
 
     def _version_page(self, key: str, after: dict[str, str]) -> Any:
         return self._client.list_object_versions(Bucket=self._bucket, Prefix=key, **after)
+
+    def _version(self, entry: Any, *, marker: bool) -> ObjectVersion:
+        name = str(entry["Key"]).removeprefix(self._key_prefix)
+        modified = entry["LastModified"].astimezone(UTC)
+        return ObjectVersion(name, entry["VersionId"], entry.get("Size", 0), modified, entry["IsLatest"], marker)
 
     def _delete_version(self, name: str, version: str) -> None:
         self._client.delete_object(**self._key(name), VersionId=version)

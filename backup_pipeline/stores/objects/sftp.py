@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import asyncssh
 
 from backup_pipeline.errors import StoreError
-from backup_pipeline.stores.objects.contract import BucketLock, LockState, ObjectInfo
+from backup_pipeline.stores.objects.contract import BucketLock, LockState, ObjectInfo, ObjectVersion
 from backup_pipeline.stores.objects.errors import (
     ObjectNotFoundError,
     PlaceFullError,
@@ -163,6 +163,14 @@ class SftpPlace:
     def bucket_lock(self) -> BucketLock:
         """SFTP cannot lock."""
         return BucketLock(False, False, None, None, "SFTP cannot lock objects: whoever may write may also delete.")
+
+    def versions(self, prefix: str) -> Iterator[ObjectVersion]:
+        """Yield nothing: files have no versions."""
+        return iter(())
+
+    def get_version(self, name: str, version: str) -> bytes:
+        """Refuse: there are no versions."""
+        raise ObjectNotFoundError("No versions are kept here.", where=f"{self.label}/{name}")
 
     def server_time(self) -> datetime | None:
         """Return the time that the server gives to a new file."""

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from backup_pipeline.errors import BackupSystemError, RefusedError
-from backup_pipeline.stores.objects.contract import ObjectPlace
-from backup_pipeline.stores.objects.errors import ObjectNotFoundError
+from backup_pipeline.stores.objects.contract import ObjectPlace, ObjectVersion
+from backup_pipeline.stores.objects.errors import ObjectNotFoundError, PlaceFullError, PlaceRefusedError
 from backup_pipeline.stores.vault.copy_object import CopyHeader, StoredCopy
 from backup_pipeline.stores.vault.description import Description
+from backup_pipeline.stores.vault.locks import earlier_versions, hidden_objects
 from backup_pipeline.stores.vault.names import CHUNKS, COPIES, MARKS, PENDING, is_chunk_name, is_copy_name
 
 GRACE = timedelta(hours=72)
@@ -87,7 +90,20 @@ class Catalog:
 
     def _listed(self) -> dict[str, object]:
         listed = ((info.name.removeprefix(COPIES), info) for info in self.place.list(COPIES))
-        return {name: (info.size, info.modified) for name, info in listed if is_copy_name(name)}
+        found: dict[str, object] = {name: (info.size, info.modified) for name, info in listed if is_copy_name(name)}
+        for name, version in self._hidden_copies():
+            found.setdefault(name, version)
+        return found
+
+    def _hidden_copies(self) -> Iterator[tuple[str, ObjectVersion]]:
+        """Yield copies that somebody deleted although the storage keeps them under their lock."""
+        try:
+            hidden = hidden_objects(self.place, COPIES, replaced=False)
+        except PlaceRefusedError:
+            return  # These credentials may not list versions.
+        for name, version in hidden.items():
+            if is_copy_name(name.removeprefix(COPIES)):
+                yield name.removeprefix(COPIES), version
 
     def marks(self) -> dict[str, datetime | None]:
         """Return when each copy was marked for removal."""
@@ -148,8 +164,22 @@ class Catalog:
         return good, bad
 
     def copy(self, name: str) -> StoredCopy:
-        """Return one copy; as StoredCopy raises."""
-        return StoredCopy(self.place, self.description, name, self.trusted)
+        """Return one copy; as StoredCopy raises.
+
+        Where somebody deleted or replaced it, it is read from the version below that its lock keeps.
+        """
+        try:
+            return StoredCopy(self.place, self.description, name, self.trusted)
+        except (PlaceRefusedError, PlaceFullError):
+            raise
+        except BackupSystemError as error:
+            if not error.permanent:
+                raise
+            for _, data in earlier_versions(self.place, COPIES + name):
+                with contextlib.suppress(BackupSystemError):
+                    read = partial(_part, data)
+                    return StoredCopy(self.place, self.description, name, self.trusted, read=read)
+            raise
 
     def usable_headers(self) -> Iterator[CopyHeader]:
         """Yield the headers of copies that are not marked: a writer relies on their chunks."""
@@ -157,3 +187,7 @@ class Catalog:
         for copy in self.copies()[0]:
             if copy.name not in marks:
                 yield copy.header
+
+
+def _part(data: bytes, start: int, length: int) -> bytes:
+    return data[start : start + length]

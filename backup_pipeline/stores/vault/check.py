@@ -22,7 +22,16 @@ _BATCH = 64
 
 @dataclass
 class CheckResult:
-    """What was found: copies and chunks that were checked, stored bytes that were read, what is wrong by copy."""
+    """What was found.
+
+    Attributes:
+        copies, chunks: that were checked; `read_bytes` of them were read as stored.
+        decrypted: sets whose copies were decrypted and compared.
+        findings: everything that is wrong; `bad_copies` are those that cannot be brought back whole.
+        unused_chunks: chunks that no copy names, of `unused_bytes`.
+        lock: one sentence on what the storage promises; `locks` objects were asked for theirs.
+        hidden: objects that somebody deleted or replaced, and that the storage keeps below.
+    """
 
     copies: int = 0
     chunks: int = 0
@@ -32,6 +41,9 @@ class CheckResult:
     bad_copies: set[str] = field(default_factory=set)
     unused_chunks: int = 0
     unused_bytes: int = 0
+    lock: str = ""
+    locks: int = 0
+    hidden: list[str] = field(default_factory=list)
 
     def add(self, copy: str, subject: str, problem: str, remedy: str = "") -> None:
         """Note what is wrong with a copy."""
@@ -87,6 +99,12 @@ def _is_listed(
 ) -> bool:
     found = listed.get(chunk.name)
     if found is not None and found.size == chunk.size:
+        return True
+    try:
+        read_stored_chunk(place, chunk)  # From below what somebody put there, where a lock keeps it.
+    except ValidationError:
+        pass
+    else:
         return True
     problem = "A chunk is missing." if found is None else f"A chunk has {found.size:,} bytes instead of {chunk.size:,}."
     for copy in users:

@@ -14,7 +14,7 @@ import gzip
 import hashlib
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import PurePosixPath
 from typing import Annotated, Literal, NamedTuple
 
@@ -28,6 +28,7 @@ from backup_pipeline.model.set_id import SetId, is_set_id
 from backup_pipeline.stores.objects.contract import ObjectPlace
 from backup_pipeline.stores.vault.description import Description
 from backup_pipeline.stores.vault.encryption import Opener, Sealer
+from backup_pipeline.stores.vault.locks import earlier_versions
 from backup_pipeline.stores.vault.names import COPIES, copy_name, is_chunk_name
 from backup_pipeline.stores.vault.signing import Signer, is_signed
 
@@ -61,6 +62,7 @@ class CopyHeader(Frozen):
         copy_name: the object's name, for a copy that was put under another one.
         generation: of the recipients (see Description).
         content_sha256: SHA-256 in hex of the encrypted account.
+        locked_until: until when the storage was asked to forbid deletion of the copy and all its chunks.
         chunks: the chunks of the set's stream, in order; one may be there several times.
     """
 
@@ -69,6 +71,7 @@ class CopyHeader(Frozen):
     generation: int
     created_at: AwareDatetime
     content_sha256: str
+    locked_until: AwareDatetime | None = None
     chunks: tuple[ChunkRef, ...]
 
     @property
@@ -145,6 +148,7 @@ class StoredCopy:
         description: the vault's.
         name: the copy's.
         trusted: public keys whose copies count; the vault's own list when empty.
+        read: reads `length` bytes from `start` on of another version than the one that readers of the name get.
 
     Raises:
         StoreError: it is damaged or of a later version.
@@ -152,11 +156,16 @@ class StoredCopy:
         ObjectNotFoundError: it is not there.
     """
 
-    def __init__(self, place: ObjectPlace, description: Description, name: str, trusted: Collection[str] = ()) -> None:
+    def __init__(
+        self, place: ObjectPlace, description: Description, name: str, trusted: Collection[str] = (),
+        *, read: Callable[[int, int], bytes] | None = None,
+    ) -> None:  # fmt: skip
+        self._read = read or (lambda start, length: place.get_range(COPIES + name, start, length))
+        self.hidden = read is not None
         self._place = place
         self.name = name
         self.where = f"{place.label}/{COPIES}{name}"
-        start = place.get_range(COPIES + name, 0, _FIRST_READ)
+        start = self._read(0, _FIRST_READ)
         first = _FIRST_LINE.match(start)
         if first is None:
             raise StoreError("This is no copy, or its beginning is damaged.", where=self.where, remedy=_DAMAGED)
@@ -169,7 +178,7 @@ class StoredCopy:
         begin = first.end()
         wanted = begin + length + 1 + _LARGEST_SIGNATURE_LINE
         if len(start) < wanted and len(start) == _FIRST_READ:
-            start += place.get_range(COPIES + name, len(start), wanted - len(start))
+            start += self._read(len(start), wanted - len(start))
         line, rest = start[begin : begin + length], start[begin + length :]
         signature, feed, _ = rest[1:].partition(b"\n")
         if rest[:1] != b"\n" or not feed:
@@ -211,10 +220,17 @@ class StoredCopy:
         """
         if self._content_size > _LARGEST_CONTENT:
             raise StoreError("The copy's account is larger than any can be.", where=self.where, remedy=_DAMAGED)
-        sealed = self._place.get_range(COPIES + self.name, self._content_start, self._content_size + 1)
-        if hashlib.sha256(sealed).hexdigest() != self.header.content_sha256:
-            raise ValidationError("The copy's account was changed or cut short.", where=self.where, remedy=_DAMAGED)
-        return sealed
+        sealed = self._read(self._content_start, self._content_size + 1)
+        if self._is_content(sealed):
+            return sealed
+        for _, data in earlier_versions(self._place, COPIES + self.name):
+            kept = data[self._content_start :]
+            if self._is_content(kept):
+                return kept
+        raise ValidationError("The copy's account was changed or cut short.", where=self.where, remedy=_DAMAGED)
+
+    def _is_content(self, sealed: bytes) -> bool:
+        return hashlib.sha256(sealed).hexdigest() == self.header.content_sha256
 
     def content(self, opener: Opener, id_key: bytes) -> CopyContent:
         """Return the decrypted account.

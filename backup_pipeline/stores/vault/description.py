@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import secrets
 from collections.abc import Collection, Sequence
@@ -12,11 +13,12 @@ from typing import Literal
 from pydantic import AwareDatetime, Field
 from pydantic import ValidationError as PydanticError
 
-from backup_pipeline.errors import RefusedError, SetNotFoundError, StoreError
+from backup_pipeline.errors import BackupSystemError, RefusedError, SetNotFoundError, StoreError
 from backup_pipeline.model.base import Frozen
 from backup_pipeline.stores.objects.contract import ObjectPlace
 from backup_pipeline.stores.objects.errors import ObjectNotFoundError
 from backup_pipeline.stores.vault.encryption import Encryption, Opener, Sealer
+from backup_pipeline.stores.vault.locks import earlier_versions
 from backup_pipeline.stores.vault.names import DESCRIPTION
 from backup_pipeline.stores.vault.signing import Signer, is_signed
 
@@ -114,11 +116,28 @@ def read_description(place: ObjectPlace, trusted: Collection[str] = ()) -> Descr
     try:
         data = place.get(DESCRIPTION)
     except ObjectNotFoundError as error:
-        raise SetNotFoundError(
+        missing = SetNotFoundError(
             "There is no vault here.",
             where=place.label,
             remedy="backup-pipeline vault init makes one; is the URL right?",
-        ) from error
+        )
+        missing.__cause__ = error
+        return _earlier_description(place, trusted, missing)
+    try:
+        return _checked(data, trusted, where)
+    except (RefusedError, StoreError) as error:
+        return _earlier_description(place, trusted, error)
+
+
+def _earlier_description(place: ObjectPlace, trusted: Collection[str], problem: BackupSystemError) -> Description:
+    """Return what was deleted or replaced by somebody and is kept by its lock; raises `problem` otherwise."""
+    for _, data in earlier_versions(place, DESCRIPTION):
+        with contextlib.suppress(RefusedError, StoreError):
+            return _checked(data, trusted, f"{place.label}/{DESCRIPTION}")
+    raise problem
+
+
+def _checked(data: bytes, trusted: Collection[str], where: str) -> Description:
     known = _parsed(data, where)
     first = known.signed_by[0]
     if not is_signed(first, _SIGNED_FOR, known.signed_bytes(), known.signature):

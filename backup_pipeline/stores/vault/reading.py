@@ -19,6 +19,7 @@ from backup_pipeline.stores.objects.contract import ObjectPlace
 from backup_pipeline.stores.objects.errors import ObjectNotFoundError
 from backup_pipeline.stores.vault.copy_object import ChunkRef, CopyContent, StoredCopy
 from backup_pipeline.stores.vault.encryption import Opener
+from backup_pipeline.stores.vault.locks import earlier_versions
 from backup_pipeline.stores.vault.names import chunk_id, chunk_object, keyed
 from backup_pipeline.system import limits
 from backup_pipeline.system.files import PART_SUFFIX, give_mode, make_folders, sync_folder, write_atomically
@@ -32,21 +33,29 @@ _REMEDY = "Use another copy, and copy the set again where it still is."
 def read_stored_chunk(place: ObjectPlace, chunk: ChunkRef) -> bytes:
     """Return a chunk's stored bytes, as its copy's header says they are.
 
+    Where somebody deleted or replaced it and the storage keeps the version below under its lock, that one is read.
+
     Raises:
         ValidationError: it is missing, cut short or changed; the chunk is named.
     """
-    where = f"{place.label}/{chunk_object(chunk.name)}"
+    name = chunk_object(chunk.name)
     try:
-        data = place.get(chunk_object(chunk.name))
-    except ObjectNotFoundError as error:
-        raise ValidationError("A chunk is missing.", where=where, remedy=_REMEDY) from error
+        data = place.get(name)
+        problem = _problem(data, chunk)
+    except ObjectNotFoundError:
+        data, problem = b"", "A chunk is missing."
+    if not problem:
+        return data
+    for _, kept in earlier_versions(place, name):
+        if not _problem(kept, chunk):
+            return kept
+    raise ValidationError(problem, where=f"{place.label}/{name}", remedy=_REMEDY)
+
+
+def _problem(data: bytes, chunk: ChunkRef) -> str:
     if len(data) != chunk.size:
-        raise ValidationError(
-            f"A chunk has {len(data):,} bytes, its copy says {chunk.size:,}.", where=where, remedy=_REMEDY
-        )
-    if hashlib.sha256(data).hexdigest() != chunk.sha256:
-        raise ValidationError("A chunk was changed.", where=where, remedy=_REMEDY)
-    return data
+        return f"A chunk has {len(data):,} bytes, its copy says {chunk.size:,}."
+    return "" if hashlib.sha256(data).hexdigest() == chunk.sha256 else "A chunk was changed."
 
 
 class CopyReader:

@@ -74,9 +74,15 @@ def _reencrypt_one(
     sender = ChunkSender(catalog, keys, options, lambda: _read(reader, content, options), where)
     refs, _ = sender.send_all()
     header = copy.header.model_copy(
-        update={"generation": catalog.description.generation, "chunks": tuple(refs), "created_at": options.clock()}
+        update={
+            "generation": catalog.description.generation,
+            "chunks": tuple(refs),
+            "created_at": options.clock(),
+            "locked_until": sender.locked_until,
+        }
     )
     _, data = encode_copy(header, content, keys.sealer, keys.signer)
+    sender.lock_what_opens_it()
     sender.require_recent_announcement()
     catalog.place.put(COPIES + copy.name, data, lock_until=options.lock_until)
     sender.withdraw()

@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 
 from backup_pipeline.errors import StoreError
 from backup_pipeline.model.progress import ProgressSink, no_progress
-from backup_pipeline.stores.objects.errors import ObjectLockedError
+from backup_pipeline.stores.objects.errors import ObjectLockedError, ObjectNotFoundError, PlaceRefusedError
 from backup_pipeline.stores.vault.catalog import (
     FRESH,
     PENDING_TRUSTED,
@@ -25,7 +25,15 @@ from backup_pipeline.stores.vault.catalog import (
 from backup_pipeline.stores.vault.copy_object import ChunkRef
 from backup_pipeline.stores.vault.encryption import Sealer
 from backup_pipeline.stores.vault.machine_keys import UploadNotes
-from backup_pipeline.stores.vault.names import another_name, chunk_id, chunk_object, keyed
+from backup_pipeline.stores.vault.names import (
+    DESCRIPTION,
+    RECOVERY_PROGRAM,
+    RECOVERY_TEXT,
+    another_name,
+    chunk_id,
+    chunk_object,
+    keyed,
+)
 from backup_pipeline.stores.vault.signing import Signer
 from backup_pipeline.stores.vault.throttle import Throttle
 from backup_pipeline.system import limits
@@ -34,6 +42,7 @@ WORKERS = 3
 _IN_FLIGHT = 4
 """Chunks per worker that are on the way: with the largest of 4 MiB, plain and sealed, some 100 MB at most."""
 _ROUNDS = 3
+_NEVER = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -87,9 +96,12 @@ class ChunkSender:
         self._throttle = Throttle(options.bytes_per_second)
         self._lock = threading.Lock()
         self._known: dict[str, ChunkRef] = {}
+        self._sent: dict[str, ChunkRef] = {}
+        self._lock_ends: dict[str, datetime] = {}
+        self._bucket = catalog.place.bucket_lock() if options.lock_until else None
         self._under_way: set[str] = set()
         self._named: set[str] = set()
-        self._listed: Collection[str] = ()
+        self._listed: Mapping[str, StoredChunk] = {}
         self._announced = ""
         self._announced_at: datetime | None = None
         self.sent = 0
@@ -124,6 +136,16 @@ class ChunkSender:
                 self._catalog.place.delete(self._announced)
             self._announced = ""
 
+    def lock_what_opens_it(self) -> None:
+        """Lock what a copy cannot be read without, beside its chunks: the vault's description, the way back."""
+        until = self.locked_until
+        if until is None or self._bucket is None or not self._bucket.extendable:
+            return
+        for name in (DESCRIPTION, RECOVERY_TEXT, RECOVERY_PROGRAM):
+            # What may not be locked longer, or is gone, is what `vault check` finds.
+            with contextlib.suppress(PlaceRefusedError, ObjectNotFoundError):
+                self._catalog.place.extend_lock(name, until)
+
     def require_recent_announcement(self) -> None:
         """Refuse to make a copy visible when its announcement may not count any more, and its chunks have gone."""
         if self._announced_at is None or self._time() - self._announced_at > PENDING_TRUSTED:
@@ -131,6 +153,11 @@ class ChunkSender:
                 f"More than {PENDING_TRUSTED.days} days lie between the copy's announcement and its end.",
                 where=self._where, remedy="Run it again; it goes on where it stopped.",
             )  # fmt: skip
+
+    @property
+    def locked_until(self) -> datetime | None:
+        """Until when every chunk is locked; None where the place locks none."""
+        return self._options.lock_until if self._bucket is not None and self._bucket.enabled else None
 
     def _time(self) -> datetime:
         return vault_time(self._catalog.place, self._options.clock)
@@ -146,11 +173,39 @@ class ChunkSender:
                 for chunk in header.chunks:
                     if _is_there(listed.get(chunk.name), chunk):
                         known[chunk_id(chunk.name)] = chunk
+                        self._note_lock(chunk, header.locked_until)
         for chunk in self._keys.notes.read(generation):
             found = listed.get(chunk.name)
             if _is_there(found, chunk) and found and found.modified and abs(now - found.modified) < FRESH:
                 known.setdefault(chunk_id(chunk.name), chunk)
-        self._known, self._listed = known, listed.keys()
+        for name, chunk in self._sent.items():
+            # Rather this one: what it stands for may be under a lock that ends too early.
+            if name in known and _is_there(listed.get(chunk.name), chunk):
+                known[name] = chunk
+        self._known, self._listed = known, listed
+
+    def _note_lock(self, chunk: ChunkRef, until: datetime | None) -> None:
+        if until is not None and until > self._lock_ends.get(chunk.name, until - timedelta(1)):
+            self._lock_ends[chunk.name] = until
+
+    def _stays_locked(self, chunk: ChunkRef) -> bool:
+        """Make sure that a chunk which is there is locked as long as the copy; False when it has to be sent again."""
+        until = self.locked_until
+        if until is None or self._lock_ends.get(chunk.name, _NEVER) >= until:
+            return True
+        place, found = self._catalog.place, self._listed.get(chunk.name)
+        assert self._bucket is not None
+        if self._bucket.extendable:
+            try:
+                place.extend_lock(chunk_object(chunk.name), until)
+            except (PlaceRefusedError, ObjectNotFoundError):
+                return False
+        else:
+            days = self._bucket.default_days or 0
+            if found is None or found.modified is None or found.modified + timedelta(days=days) < until:
+                return False
+        self._lock_ends[chunk.name] = until
+        return True
 
     def _pass(self) -> tuple[list[str], list[int]]:
         """Read the copy's bytes once, sending what cannot be relied on."""
@@ -173,9 +228,14 @@ class ChunkSender:
         """Make sure that one chunk is in the vault; returns its id."""
         name = keyed(self._keys.id_key, data)
         with self._lock:
-            if name in self._known or name in self._under_way:
+            known = self._known.get(name)
+            if name in self._under_way:
                 return name
             self._under_way.add(name)
+        if known is not None and self._stays_locked(known):
+            with self._lock:
+                self._under_way.discard(name)
+            return name
         sealed = self._keys.sealer.seal(data)
         digest = hashlib.sha256(sealed).hexdigest()
         self._throttle.wait(len(sealed))
@@ -187,7 +247,9 @@ class ChunkSender:
         chunk = ChunkRef(stored, len(sealed), digest)
         with self._lock:
             self._keys.notes.add(chunk, self._catalog.description.generation)
-            self._known[name] = chunk
+            self._known[name] = self._sent[name] = chunk
+            if self._options.lock_until:
+                self._lock_ends[stored] = self._options.lock_until
             self._under_way.discard(name)
             self.sent += 1
             self.sent_bytes += len(sealed)

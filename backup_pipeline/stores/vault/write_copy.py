@@ -81,12 +81,14 @@ class VaultWriter:
         header = CopyHeader(
             vault=self._catalog.description.vault, copy_name=name, content_sha256="", chunks=tuple(refs),
             generation=self._catalog.description.generation, created_at=self._options.clock(),
+            locked_until=sender.locked_until,
         )  # fmt: skip
         content = CopyContent(
             plan=plan, set_id=set_id, manifest=manifest, files=tuple(source.files), plain_sizes=tuple(sizes),
             settings=settings, pipeline_version=__version__,
         )  # fmt: skip
         header, data = encode_copy(header, content, self._keys.sealer, self._keys.signer)
+        sender.lock_what_opens_it()
         sender.require_recent_announcement()
         created = self._catalog.place.create(COPIES + name, data, lock_until=self._options.lock_until)
         sender.withdraw()

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
-from backup_pipeline.stores.objects.contract import BucketLock, LockState, ObjectInfo
+from backup_pipeline.stores.objects.contract import BucketLock, LockState, ObjectInfo, ObjectVersion
 from backup_pipeline.stores.objects.errors import ObjectNotFoundError
 
 START = datetime(2026, 11, 21, 4, tzinfo=UTC)
@@ -81,6 +81,14 @@ class MemoryPlace:
 
     def bucket_lock(self) -> BucketLock:
         return BucketLock(False, False, None, None, "memory")
+
+    def versions(self, prefix: str) -> Iterator[ObjectVersion]:
+        """Yield nothing: nothing is kept."""
+        return iter(())
+
+    def get_version(self, name: str, version: str) -> bytes:
+        """Refuse: there are no versions."""
+        raise ObjectNotFoundError("No versions are kept here.", where=f"{self.label}/{name}")
 
     def server_time(self) -> datetime | None:
         return self.now

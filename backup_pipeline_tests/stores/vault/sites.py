@@ -5,12 +5,15 @@ from __future__ import annotations
 import random
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from backup_pipeline.model.manifest import Draft, Manifest
 from backup_pipeline.model.proof import Proof
 from backup_pipeline.model.record import ArtefactKind, ArtefactRecord
 from backup_pipeline.model.set_id import SetId, set_id_at
 from backup_pipeline.stores.local import LocalStore
+from backup_pipeline.stores.objects.contract import ObjectPlace
+from backup_pipeline.stores.vault.catalog import utc_now
 from backup_pipeline.stores.vault.encryption import Encryption, new_identity
 from backup_pipeline.stores.vault.machine_keys import MachineKeys
 from backup_pipeline.stores.vault.proofs import write_proof
@@ -33,10 +36,11 @@ FILES = {
 class VaultSite:
     """A store with a plan's sets, and a vault for it."""
 
-    def __init__(self, folder: Path, *, encryption: Encryption = "age", place: MemoryPlace | None = None) -> None:
+    def __init__(self, folder: Path, *, encryption: Encryption = "age", place: ObjectPlace | None = None) -> None:
         self.folder = folder
         self.store = LocalStore(folder / "store", PLAN)
-        self.place = place or MemoryPlace()
+        self.place: Any = place or MemoryPlace()
+        self.clock = utc_now if place else lambda: self.place.now
         self.identity, self.recipient = new_identity()
         self.recipients: tuple[str, ...] = () if encryption == "none" else (self.recipient,)
         self.encryption: Encryption = encryption
@@ -88,7 +92,7 @@ class VaultSite:
         return writer.draft.set_id
 
     def copy(self, set_id: SetId, **options: object) -> CopyResult:
-        made = WriterOptions(clock=lambda: self.place.now, **options)  # type: ignore[arg-type]
+        made = WriterOptions(clock=self.clock, **options)  # type: ignore[arg-type]
         return open_writer(self.access, made).copy(self.store, PLAN, set_id, settings=SETTINGS)
 
     def reader(self) -> VaultReader:

@@ -1,0 +1,122 @@
+"""Checking what the storage itself promises: locks that hold as long as asked, and what was hidden above them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
+
+from backup_pipeline.model.proof import Finding
+from backup_pipeline.stores.objects.contract import ObjectPlace
+from backup_pipeline.stores.objects.errors import ObjectNotFoundError, PlaceRefusedError
+from backup_pipeline.stores.vault.catalog import Catalog, Clock, utc_now, vault_time
+from backup_pipeline.stores.vault.check import CheckResult
+from backup_pipeline.stores.vault.locks import hidden_objects
+from backup_pipeline.stores.vault.names import (
+    CHUNKS,
+    COPIES,
+    DESCRIPTION,
+    RECOVERY_PROGRAM,
+    RECOVERY_TEXT,
+    chunk_object,
+)
+
+_WORKERS = 8
+# Services drop fractions of seconds.
+_TOLERANCE = timedelta(seconds=2)
+_WHO = "Find out who deletes or overwrites there and change the credentials; the locked version is what is read."
+
+
+def check_locks(catalog: Catalog, lock_days: int, result: CheckResult, clock: Clock = utc_now) -> None:
+    """Ask the storage for the locks of all copies and chunks, and add what does not hold to the findings.
+
+    One request per object whose copy says that it is locked now. Nothing is believed that the settings say.
+
+    Args:
+        catalog: the vault.
+        lock_days: what the settings ask for; 0 for what the storage does by itself.
+        result: where findings go, and in one sentence what the storage says.
+        clock: this machine's; the place's own counts where it tells.
+    """
+    place = catalog.place
+    bucket = place.bucket_lock()
+    result.lock = bucket.detail
+    if lock_days and not bucket.enabled:
+        result.findings.append(Finding(
+            subject=place.label,
+            problem=f"The settings say lock_days: {lock_days}, and nothing here is locked. {bucket.detail}",
+            remedy="Make a bucket with Object Lock and a new vault in it, or remove lock_days.",
+        ))  # fmt: skip
+    if not bucket.enabled:
+        return
+    if not bucket.extendable and lock_days > (bucket.default_days or 0):
+        result.findings.append(Finding(
+            subject=place.label,
+            problem=f"The settings say lock_days: {lock_days}, the storage locks for {bucket.default_days or 0} days.",
+            remedy="Give the bucket a retention policy of that many days at least.",
+        ))  # fmt: skip
+    if bucket.extendable:
+        _check_ends(place, dict(_expected(catalog, vault_time(place, clock))), result)
+        _find_hidden(catalog, result)
+
+
+def _expected(catalog: Catalog, now: datetime) -> Iterator[tuple[str, datetime]]:
+    """Yield every object that is to be locked now, and until when; ends that come later in the order are later."""
+    copies = [copy for copy in catalog.copies()[0] if copy.header.locked_until and copy.header.locked_until > now]
+    for copy in sorted(copies, key=lambda copy: copy.header.locked_until or now):
+        until = copy.header.locked_until or now
+        for name in (DESCRIPTION, RECOVERY_TEXT, RECOVERY_PROGRAM, COPIES + copy.name):
+            yield name, until
+        for chunk in copy.header.chunks:
+            yield chunk_object(chunk.name), until
+
+
+def _check_ends(place: ObjectPlace, expected: dict[str, datetime], result: CheckResult) -> None:
+    def problem_of(name: str) -> str:
+        try:
+            until = place.lock_state(name).until
+        except ObjectNotFoundError:
+            return ""  # Missing or hidden: found as that.
+        if until is None:
+            return f"It is not locked, and should be until {expected[name]:%Y-%m-%d}."
+        if until < expected[name] - _TOLERANCE:
+            return f"It is locked until {until:%Y-%m-%d}, and should be until {expected[name]:%Y-%m-%d}."
+        return ""
+
+    with ThreadPoolExecutor(_WORKERS, "vault-locks") as pool:
+        for name, problem in zip(expected, pool.map(problem_of, expected), strict=True):
+            result.locks += 1
+            if problem:
+                result.findings.append(Finding(
+                    subject=f"{place.label}/{name}", problem=problem,
+                    remedy="Does lock_mode let these credentials lock? A new copy locks again what it needs.",
+                ))  # fmt: skip
+
+
+def _find_hidden(catalog: Catalog, result: CheckResult) -> None:
+    """Find what was deleted or replaced below its lock: chunks are never written over, copies never deleted so."""
+    place = catalog.place
+    names = {COPIES + copy.name for copy in catalog.copies()[0] if copy.hidden}
+    try:
+        names |= set(hidden_objects(place, CHUNKS, replaced=True))
+        names |= set(hidden_objects(place, COPIES, replaced=False))
+        if catalog.description.signature.encode() not in _shown(place, DESCRIPTION):
+            names.add(DESCRIPTION)
+    except PlaceRefusedError as error:
+        result.findings.append(Finding(
+            subject=place.label, problem=f"What is hidden below other versions is not known: {error.what}",
+            remedy="Give the credentials the right to list versions (s3:ListBucketVersions).",
+        ))  # fmt: skip
+    for name in sorted(names):
+        result.hidden.append(name)
+        result.findings.append(Finding(
+            subject=f"{place.label}/{name}",
+            problem="Somebody deleted or replaced it; the storage keeps the version below.", remedy=_WHO,
+        ))  # fmt: skip
+
+
+def _shown(place: ObjectPlace, name: str) -> bytes:
+    try:
+        return place.get(name)
+    except ObjectNotFoundError:
+        return b""
