@@ -27,6 +27,7 @@ class ExitCode(IntEnum):
     STORE = 9
     NOT_DRILLABLE = 10
     BROKEN_DATA = 11
+    NOT_COPIED = 12
     INTERRUPTED = 130
     TERMINATED = 143
 

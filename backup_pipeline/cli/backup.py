@@ -64,7 +64,8 @@ def backup(
 
     Runs the same Dagster job as the UI and the schedules, so that every run is in one history. Fit for a hook before
     a work session: it ends with exit code 0 only when the set was written, re-read and sealed, and every order of an
-    archive has its pair.
+    archive has its pair. Then the set is copied into the plan's vaults (`copies`); exit code 12 says that the set is
+    sealed and a copy could not be made.
 
     Examples: `backup-pipeline backup nightly` · `backup-pipeline backup session --only trading --json` ·
     `backup-pipeline backup nightly --resume` · `backup-pipeline backup session --include-env --store /mnt/usb`
@@ -124,6 +125,7 @@ def run_plan(
         verbose: tell of each artefact and check.
     """
     from backup_pipeline.cli.backup_report import JsonReport, TextReport
+    from backup_pipeline.cli.copies_report import copy_after_seal
     from backup_pipeline.errors import BackupSystemError
     from backup_pipeline.model.record import left_undone
     from backup_pipeline.operations.alerts.send import notify_run_finished, ping_fail
@@ -167,6 +169,11 @@ def run_plan(
         if not as_json:
             _report_undone(undone, plan)
         document |= {"exit_code": int(ExitCode.CHECKS), "undone": list(undone)}
+    # A set that was written elsewhere (--store) is none of the plan's store, from which copies are made.
+    if outcome.success and options.store is None:
+        document["copies"] = copy_after_seal(site, plan, as_json=as_json)
+        if not document["exit_code"] and not all(one["copied"] for one in document["copies"]):
+            document["exit_code"] = int(ExitCode.NOT_COPIED)
     return document
 
 

@@ -18,6 +18,7 @@ _OWN_MEANINGS = {
     "against the set.",
     ExitCode.BROKEN_DATA: "`backup`: the set is sealed and holds what is there, but that breaks the source's own rules "
     "(a foreign key without its row, a key that is there twice, a schema of the site): repair the data.",
+    ExitCode.NOT_COPIED: "`backup`: the set is sealed, and its copy in a vault could not be made; it is tried again.",
     ExitCode.INTERRUPTED: "Stopped by Ctrl-C, or a question was answered with no.",
     ExitCode.TERMINATED: "Stopped by SIGTERM, as a service manager or `kill` sends it.",
 }
@@ -49,6 +50,7 @@ In a script:
     case $? in
       0) ;;
       4) echo "another backup is running" ;;
+      12) echo "backed up, and not copied off the machine" >&2 ;;
       11) echo "backed up, and the data needs repair" >&2 ;;
       *) echo "the backup failed" >&2; exit 1 ;;
     esac

@@ -14,6 +14,7 @@ from backup_pipeline.cli.formatting import age_text, bytes_text
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from backup_pipeline.operations.status.copies import CopiesStatus
     from backup_pipeline.operations.status.listing import ListedSet
     from backup_pipeline.operations.status.plan import PlanStatus
 
@@ -96,12 +97,43 @@ def _print(out: Console, one: PlanStatus, now: datetime) -> None:
     size = bytes_text(one.last_good.known.size) if one.last_good else "–"
     free = f", {bytes_text(one.free)} free" if one.free is not None else ""
     out.print(f"  size         {size}{growth}; {len(one.sets)} sets, {bytes_text(one.size)}{free}")
+    for copies in one.copies:
+        _print_copies(out, copies, now)
+    out.print(f"  3-2-1-1-0    {_rules_text(one)}")
     for problem in one.problems:
         style = "red" if problem.severity == "error" else "yellow"
         out.print(f"  [{style}]{problem.severity}[/] {escape(problem.what)}")
         if problem.remedy:
             out.print(f"    [dim]→ {escape(problem.remedy)}[/]")
     out.print()
+
+
+def _print_copies(out: Console, copies: CopiesStatus, now: datetime) -> None:
+    from rich.markup import escape
+
+    newest = copies.newest
+    age = f"{newest.set_id}, {age_text(now - newest.at)} ago" if newest else "[red]none[/]"
+    stored = copies.record.stored_bytes
+    size = f", vault {bytes_text(stored)}" if stored is not None else ""
+    growth = f" ({copies.growth / 1e6:+,.1f} MB in 30 days)" if copies.growth is not None else ""
+    out.print(f"  copies       [bold]{copies.vault}[/]: {len(copies.copies)}, newest {age}{size}{growth}")
+    known = copies.record.inspected_at
+    asked = f"asked {age_text(now - known)} ago" if known else "never asked"
+    out.print(f"               {escape(copies.lock_text(now))} [dim]({asked})[/]")
+
+
+def _rules_text(one: PlanStatus) -> str:
+    from rich.markup import escape
+
+    if not one.copies:
+        missing = [answer.rule for answer in one.answers if not answer.holds]
+        return f"no: {', '.join(missing)} missing [dim]→ give the plan copies in a vault (docs/vaults.md)[/]"
+    lines = []
+    for answer in one.answers:
+        mark = "[green]yes[/]" if answer.holds else "[yellow]no[/]"
+        remedy = "" if answer.holds else f" [dim]→ {escape(answer.remedy)}[/]"
+        lines.append(f"{answer.rule}: {mark}, {escape(answer.what)}{remedy}")
+    return "\n               ".join(lines)
 
 
 def _set_words(one: ListedSet | None, now: datetime) -> str:

@@ -64,11 +64,14 @@ def copy(
     as_json: JsonOption = False,
 ) -> None:
     """Copy a sealed set into a vault; what is there already is not sent again."""
-    from backup_pipeline.operations.copies.vaults import copy_set
+    from backup_pipeline.operations.copies.copying import copy_into
+    from backup_pipeline.operations.sites.stores import resolve_set
 
     site = load(config)
+    plan, set_id = resolve_set(site, set_name)
+    name = f"{plan}/{set_id}"
     with shown_progress(quiet=as_json) as progress:
-        name, done = copy_set(site, vault, set_name, progress)
+        done = copy_into(site, vault, plan, set_id, progress=progress)
     if as_json:
         print_json({"set": name, **vars(done)})
     elif done.already_there:

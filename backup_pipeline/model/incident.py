@@ -28,6 +28,7 @@ class IncidentKind(StrEnum):
     DISK_FILLING = "disk_filling"
     STORE_UNREADABLE = "store_unreadable"
     NOT_THERE = "not_there"
+    COPIES = "copies"
 
 
 class Incident(Frozen):

@@ -20,7 +20,7 @@ from backup_pipeline.model.record import CheckResult, Severity
 from backup_pipeline.operations.alerts import send as alerts
 from backup_pipeline.operations.alerts.observe import observe_check, set_of_run
 from backup_pipeline.operations.status.incident_state import read_state
-from backup_pipeline.orchestration.names import PLAN_TAG
+from backup_pipeline.orchestration.names import COPY, PLAN_TAG
 from backup_pipeline.orchestration.proof_assets import CHECK_OF
 from backup_pipeline.orchestration.run_subject import ASSET_JOB, operation_of
 from backup_pipeline.settings.site import Site
@@ -105,6 +105,10 @@ def _report_of(site: Site, context: dg.RunStatusSensorContext, *, succeeded: boo
     if not succeeded and _refused_a_person(context, work):
         return f"{work} of {plan or 'no plan'} was refused, and nothing was changed: whoever asked has been answered."
     at = _end_of(context)
+    if plan and work.startswith(COPY):
+        # What a copy did is recorded, wherever it was made: the same incident as from the shell.
+        reported = alerts.notify_copies(site, plan, at).reported
+        return f"{work} of {plan} {'succeeded' if succeeded else 'failed'}; {reported} incidents told."
     written = _written(site, plan, run) if plan else None
     artefact, reason, remedy = ("", "", "") if succeeded else _why(context, written)
     reported = alerts.notify_run_finished(

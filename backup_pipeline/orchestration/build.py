@@ -9,6 +9,7 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 
 from backup_pipeline.orchestration.alerts import alert_sensors
 from backup_pipeline.orchestration.capture_assets import capture_asset
+from backup_pipeline.orchestration.copy_assets import copy_definitions
 from backup_pipeline.orchestration.housekeeping import housekeeping_definitions
 from backup_pipeline.orchestration.launcher import executor_from_environment
 from backup_pipeline.orchestration.manifest_asset import manifest_asset
@@ -87,7 +88,8 @@ def plan_definitions(site: Site, plan: str) -> dg.Definitions:
             *([schema_sensor(site, plan)] if has_databases(site, plan) else []),
         ],
     )
-    return dg.Definitions.merge(own, *(orders_definitions(site, plan, name) for name in order_sources(site, plan)))
+    orders = (orders_definitions(site, plan, name) for name in order_sources(site, plan))
+    return dg.Definitions.merge(own, *orders, *copy_definitions(site, plan))
 
 
 def selection_of(site: Site, plan: str, sources: tuple[str, ...]) -> list[dg.AssetKey]:

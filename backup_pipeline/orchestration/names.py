@@ -59,3 +59,12 @@ def sets_group(plan: str) -> str:
 def sets_partitions(plan: str) -> dg.DynamicPartitionsDefinition:
     """Return the partitions of everything that happens to sealed sets: one per set."""
     return dg.DynamicPartitionsDefinition(name=f"{plan}_sets")
+
+
+COPY, CHECK, COPY_DRILL = "copy_in_", "check_in_", "drill_from_"
+"""How the stages of copies begin; the vault's name follows."""
+
+
+def copies_subject(plan: str, vault: str) -> str:
+    """Return what runs over a plan's copies are counted as (PLAN_TAG): a long copy must keep no backup waiting."""
+    return f"{vault}:{plan}"

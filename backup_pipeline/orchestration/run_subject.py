@@ -13,7 +13,16 @@ from contextlib import suppress
 
 import dagster as dg
 
-from backup_pipeline.orchestration.names import OPERATION_TAG, PLAN_TAG, PLANS_TAG, STARTED_BY_TAG
+from backup_pipeline.orchestration.names import (
+    CHECK,
+    COPY,
+    COPY_DRILL,
+    OPERATION_TAG,
+    PLAN_TAG,
+    PLANS_TAG,
+    STARTED_BY_TAG,
+    copies_subject,
+)
 
 ASSET_JOB = "__ASSET_JOB"
 BACKUP, CAPTURE, RESTORE = "backup", "capture", "restore"
@@ -67,9 +76,17 @@ def operation_of(job_name: str, selection: Iterable[dg.AssetKey], plan: str) -> 
 
 def _operation_of_key(key: dg.AssetKey) -> str:
     path = key.path
+    if _vault_of(key):
+        return path[-1]
     # A table may have any of these names: it stands deeper.
     known = len(path) == 2 or (len(path) == 3 and path[-1] in ("restored", *_ORDERS))
     return _OPERATIONS.get(path[-1], CAPTURE) if known else CAPTURE
+
+
+def _vault_of(key: dg.AssetKey) -> str:
+    """Return the vault whose copies an asset is about, "" for any other asset."""
+    stage = key.path[-1] if len(key.path) == 2 else ""
+    return next((stage.removeprefix(begin) for begin in (COPY, CHECK, COPY_DRILL) if stage.startswith(begin)), "")
 
 
 _ORDERS = tuple(name for name in _OPERATIONS if "order" in name)
@@ -97,9 +114,11 @@ def missing_tags(run: dg.DagsterRun, asked: str = "") -> dict[str, str]:
     checks = frozenset(check.asset_key for check in run.asset_check_selection or ())
     keys = selection or checks
     plan = plan_of(run.job_name, keys, run.tags)
+    vaults = {_vault_of(key) for key in keys}
+    counted = copies_subject(plan, vaults.pop()) if len(vaults) == 1 and vaults != {""} else plan
     plans = sorted({key.path[0] for key in keys})
     wanted = {
-        PLAN_TAG: plan,
+        PLAN_TAG: counted,
         PLANS_TAG: _BETWEEN.join(plans) if len(plans) > 1 and PLAN_TAG not in run.tags else "",
         OPERATION_TAG: operation_of(run.job_name, selection, plan) if selection or not checks else "check",
         STARTED_BY_TAG: asked or asked_by(run.tags),

@@ -17,6 +17,7 @@ from backup_pipeline.model.incident import Incident, IncidentKind, IncidentState
 from backup_pipeline.model.proof import Finding
 from backup_pipeline.model.record import CheckResult
 from backup_pipeline.operations.sites.stores import open_store
+from backup_pipeline.operations.status.copies import copy_signs
 from backup_pipeline.operations.status.disks import Disk, disks_of
 from backup_pipeline.operations.status.present_files import as_text, files_not_there
 from backup_pipeline.operations.status.set_summaries import SetSummary, newest_sets, set_summaries
@@ -132,6 +133,7 @@ def _observe_plan(
     yield from _not_drilled(plan, sets, now)
     yield _damage(plan, sets, now, *_newest_files(store, newest))
     yield from _not_there(site, plan, store, sets, newest, state, now)
+    yield from observe_copies(site, plan, state, now)
     facts = [one.facts for one in sets]
     yield _retention(
         plan,
@@ -183,6 +185,24 @@ def _not_there(
         yield Observation(key, now, incident)
     for incident in state.open:
         if incident.kind is IncidentKind.NOT_THERE and incident.plan == plan and incident.key not in seen:
+            yield Observation(incident.key, now)
+
+
+def observe_copies(site: Site, plan: str, state: IncidentState, now: datetime) -> Iterator[Observation]:
+    """Yield what is recorded as wrong with a plan's copies, and the end of what is over. No vault is asked."""
+    seen = set()
+    sealed = open_store(site, plan).sealed_ids() if site.plan(plan).copies else ()
+    for sign in copy_signs(site, plan, sealed, now):
+        key = incident_key(IncidentKind.COPIES, plan, sign.subject)
+        seen.add(key)
+        vault = sign.subject.partition(":")[2]
+        incident = Incident(
+            key=key, kind=IncidentKind.COPIES, plan=plan, artefact=f"copies in {vault}", what=sign.what,
+            remedy=sign.remedy, opened_at=now,
+        )  # fmt: skip
+        yield Observation(key, now, incident)
+    for incident in state.open:
+        if incident.kind is IncidentKind.COPIES and incident.plan == plan and incident.key not in seen:
             yield Observation(incident.key, now)
 
 

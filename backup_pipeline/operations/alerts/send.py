@@ -15,7 +15,13 @@ from backup_pipeline.artefacts.capture import utc_now
 from backup_pipeline.errors import SettingsError
 from backup_pipeline.model.incident import Incident, IncidentKind, IncidentState, Notice, Observation
 from backup_pipeline.model.record import ArtefactRecord
-from backup_pipeline.operations.alerts.observe import observe_check, observe_site, retention_incident, run_link
+from backup_pipeline.operations.alerts.observe import (
+    observe_check,
+    observe_copies,
+    observe_site,
+    retention_incident,
+    run_link,
+)
 from backup_pipeline.operations.status.incident_state import change_state, read_state
 from backup_pipeline.redaction import scrub, secrets_in
 from backup_pipeline.rules.incidents import (
@@ -111,6 +117,17 @@ def notify_retention(
     incident = retention_incident(plan, refused, remedy, at) if refused else None
     key = incident_key(IncidentKind.RETENTION_REFUSED, plan)
     return report(site, [Observation(key, at, incident)], at)
+
+
+def notify_copies(site: Site, plan: str, at: datetime | None = None) -> AlertReport:
+    """Tell what a copy or check that has just ended changed of what is known of a plan's copies; never raises."""
+    at = at or utc_now()
+    try:
+        seen = tuple(observe_copies(site, plan, read_state(site), at))
+    except Exception as error:
+        LOG.error("the copies could not be looked at: %s", type(error).__name__, exc_info=True)
+        return AlertReport()
+    return report(site, seen, at)
 
 
 def evaluate_incidents(site: Site, now: datetime | None = None) -> AlertReport:

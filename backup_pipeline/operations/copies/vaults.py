@@ -9,8 +9,6 @@ from pathlib import Path
 from backup_pipeline.errors import RefusedError, SetNotFoundError, StoreError
 from backup_pipeline.model.progress import ProgressSink, no_progress
 from backup_pipeline.operations.copies.recovery_credentials import recovery_credentials, recovery_variables
-from backup_pipeline.operations.retention.in_use import in_use
-from backup_pipeline.operations.sites.stores import open_store, resolve_set
 from backup_pipeline.operations.sites.vaults import open_access, read_identity
 from backup_pipeline.settings.site import Site
 from backup_pipeline.stores.objects.contract import ObjectPlace
@@ -21,8 +19,7 @@ from backup_pipeline.stores.vault.description import Description, read_descripti
 from backup_pipeline.stores.vault.encryption import Opener, new_identity
 from backup_pipeline.stores.vault.locks import lock_end
 from backup_pipeline.stores.vault.sending import WriterOptions
-from backup_pipeline.stores.vault.vault import VaultAccess, VaultReader, initialise, join, open_writer
-from backup_pipeline.stores.vault.write_copy import CopyResult
+from backup_pipeline.stores.vault.vault import VaultAccess, VaultReader, initialise, join
 from backup_pipeline.system.files import translate_os_error
 
 
@@ -70,22 +67,6 @@ def writer_options(site: Site, access: VaultAccess, progress: ProgressSink = no_
         # What cannot be made longer is sent again when it comes to that: not for a day more than was asked for.
         lock_until = now + timedelta(days=given.lock_days)
     return WriterOptions(bytes_per_second=given.megabytes_per_second * 1e6, lock_until=lock_until, progress=progress)
-
-
-def copy_set(site: Site, name: str, set_name: str, progress: ProgressSink = no_progress) -> tuple[str, CopyResult]:
-    """Copy a set into a vault. Returns `PLAN/SET` and what was done; no set is removed meanwhile."""
-    given = open_access(site, name)
-    plan, set_id = resolve_set(site, set_name)
-    options = writer_options(site, given, progress)
-    writer = open_writer(given, options)
-    try:
-        text = site.file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise translate_os_error(error, site.file) from error
-    store = open_store(site, plan)
-    # A mark, not the plan's lock: an upload may take hours, and the next backup must not wait for it.
-    with in_use(store, set_id, f"copy into {name}"):
-        return f"{plan}/{set_id}", writer.copy(store, plan, set_id, settings=text)
 
 
 def find_copy(reader: VaultReader, set_name: str) -> tuple[StoredCopy, CopyContent]:

@@ -19,6 +19,7 @@ from backup_pipeline.model.proof import ProofKind
 from backup_pipeline.model.set_id import SetId, is_set_id
 from backup_pipeline.operations.sites.run_log import RUN_LOG_NAME
 from backup_pipeline.operations.sites.stores import is_whole_backup, open_store
+from backup_pipeline.operations.status.copies import CopiesStatus, answers_of, copies_of, copy_signs
 from backup_pipeline.operations.status.disks import disks_of
 from backup_pipeline.operations.status.incident_state import read_state
 from backup_pipeline.operations.status.listing import ListedSet, list_plan
@@ -27,6 +28,7 @@ from backup_pipeline.operations.status.signs import Sign, is_future, signs_of
 from backup_pipeline.rules.incidents import incident_key
 from backup_pipeline.rules.overdue import next_time, overdue
 from backup_pipeline.rules.retention import SetFacts, Verdict, decide, facts_of, problem_of
+from backup_pipeline.rules.three_two_one import Answer
 from backup_pipeline.rules.trend import SizedSet, Trend, trend_of
 from backup_pipeline.settings.site import Site
 
@@ -63,6 +65,8 @@ class PlanStatus:
         full_at: when the disk will be full; None when not within the forecast.
         shares: the plans whose stores are on this disk, itself among them.
         problems: what is wrong, errors first.
+        copies: its copies by vault, as last recorded.
+        answers: how far it fulfils 3-2-1-1-0.
     """
 
     plan: str
@@ -79,6 +83,8 @@ class PlanStatus:
     full_at: datetime | None = None
     shares: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
+    copies: tuple[CopiesStatus, ...] = ()
+    answers: tuple[Answer, ...] = ()
 
     @property
     def standing(self) -> str:
@@ -107,6 +113,11 @@ class PlanStatus:
             "growth_percent_per_30_days": round(self.trend.per_month_percent, 1) if self.trend else None,
             "free_bytes": self.free,
             "disk_full_at": self.full_at.isoformat() if self.full_at else None,
+            "copies": [one.as_dict(now) for one in self.copies],
+            "three_two_one_one_zero": [
+                {"rule": one.rule, "holds": one.holds, "what": one.what, "remedy": None if one.holds else one.remedy}
+                for one in self.answers
+            ],
             "problems": [{"severity": p.severity, "what": p.what, "remedy": p.remedy} for p in self.problems],
         }
 
@@ -139,7 +150,7 @@ def site_status(site: Site, now: datetime) -> list[PlanStatus]:
                 facts, site.plan(plan).retention, now, ZoneInfo(site.settings.timezone), site.plan(plan).sources
             )
             problems = sorted(_problems(site, standing, verdict, now), key=lambda problem: problem.severity)
-            found[plan] = replace(standing, problems=tuple(problems))
+            found[plan] = _with_answers(site, replace(standing, problems=tuple(problems)), now)
     return list(found.values())
 
 
@@ -163,6 +174,23 @@ def _standing(site: Site, plan: str, sets: tuple[ListedSet, ...], now: datetime)
         last_verified=next((one for one in reversed(good) if one.verified), None),
         last_proven=next((one for one in reversed(good) if one.proven), None),
         next_backup=next_time(settings.schedule, site.settings.timezone, now) if settings.schedule else None,
+        copies=tuple(copies_of(site, plan, _sealed(sets))),
+    )
+
+
+def _sealed(sets: tuple[ListedSet, ...]) -> list[SetId]:
+    return [one.known.set_id for one in sets if one.known.state is SetState.COMPLETE]
+
+
+def _with_answers(site: Site, status: PlanStatus, now: datetime) -> PlanStatus:
+    """Return the standing with its answers to 3-2-1-1-0."""
+    drill = status.last_proven.known.last_proof(ProofKind.DRILL) if status.last_proven else None
+    proven = f"on {drill.finished_at:%Y-%m-%d} from the store" if drill else ""
+    errors = [one.what for one in status.problems if one.severity == "error"]
+    newest = status.last_good.known.set_id if status.last_good else None
+    return replace(
+        status,
+        answers=answers_of(site, status.plan, status.copies, newest, proven=proven, errors=errors, now=now),
     )
 
 
@@ -213,6 +241,8 @@ def _signs(site: Site, status: PlanStatus, now: datetime) -> Iterator[Sign]:
 def _problems(site: Site, status: PlanStatus, verdict: Verdict, now: datetime) -> list[Problem]:
     found = _freshness(site, status, now)
     found += [Problem(sign.severity, sign.what, sign.remedy) for sign in _signs(site, status, now)]
+    signs = copy_signs(site, status.plan, _sealed(status.sets), now)
+    found += [Problem(sign.severity, sign.what, sign.remedy) for sign in signs]
     finished = [one for one in status.sets if not one.running]
     found += _broken_data(status)
     found += _files(site, status)

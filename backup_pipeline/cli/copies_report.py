@@ -1,0 +1,81 @@
+"""The copies that `backup` makes after the seal: Dagster runs of their own, which never fail the backup."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from backup_pipeline.cli.common import config_argument, console, shown_progress
+from backup_pipeline.cli.formatting import bytes_text
+from backup_pipeline.errors import BackupSystemError, ValidationError
+
+if TYPE_CHECKING:
+    from backup_pipeline.model.set_id import SetId
+    from backup_pipeline.orchestration.launch import RunOutcome
+    from backup_pipeline.settings.site import Site
+
+
+def copy_after_seal(site: Site, plan: str, *, as_json: bool) -> list[dict[str, Any]]:
+    """Copy what the plan's vaults lack and return what became of each set, as `--json` has it."""
+    if not site.plan(plan).copies:
+        return []
+    from backup_pipeline.operations.alerts.send import notify_copies
+    from backup_pipeline.operations.copies.copying import missing_copies
+
+    results = []
+    for entry in site.plan(plan).copies:
+        for set_id in missing_copies(site, plan, entry.to):
+            error = _copy(site, plan, entry.to, set_id, as_json=as_json)
+            results.append(_document(site, plan, entry.to, set_id, error))
+            if not as_json:
+                _print(results[-1], error)
+            # A set that is damaged here keeps no other from being copied; what is wrong with the vault does.
+            if error is not None and not isinstance(error, ValidationError):
+                break
+    notify_copies(site, plan)
+    return results
+
+
+def _copy(site: Site, plan: str, vault: str, set_id: SetId, *, as_json: bool) -> BackupSystemError | None:
+    from backup_pipeline.cli.backup_report import showing
+    from backup_pipeline.orchestration.copy_assets import copy_job_name
+    from backup_pipeline.orchestration.launch import run_job
+    from backup_pipeline.orchestration.names import PLAN_TAG, copies_subject
+    from backup_pipeline.orchestration.run_observer import watched_by
+
+    with shown_progress(quiet=as_json) as sink, watched_by(showing(sink)):
+        outcome: RunOutcome = run_job(
+            site.file,
+            copy_job_name(plan, vault),
+            partition=set_id,
+            tags={PLAN_TAG: copies_subject(plan, vault), "backup_pipeline/from": "shell"},
+        )
+    if outcome.success:
+        return None
+    return outcome.errors[0] if outcome.errors else BackupSystemError("The copy failed.", where=vault)
+
+
+def _document(site: Site, plan: str, vault: str, set_id: SetId, error: BackupSystemError | None) -> dict[str, Any]:
+    from backup_pipeline.operations.sites.copy_records import vault_record
+
+    known = vault_record(site, vault).copy_of(plan, set_id)
+    return {
+        "to": vault,
+        "set": f"{plan}/{set_id}",
+        "copied": error is None,
+        "size": known.size if known and error is None else None,
+        "sent_bytes": known.sent_bytes if known and error is None else None,
+        "error": error.as_dict() if error else None,
+    }
+
+
+def _print(done: dict[str, Any], error: BackupSystemError | None) -> None:
+    if error is None:
+        sent = f": {bytes_text(done['sent_bytes'])} sent" if done["sent_bytes"] is not None else ""
+        console().print(f"{done['set']} copied into {done['to']}{sent}", markup=False)
+        return
+    errors = console(stderr=True)
+    errors.print("[bold red]not copied[/]", end=" ")
+    errors.print(f"{done['set']} is sealed here and has no copy in {done['to']}: {error.what}", markup=False)
+    errors.print("[bold]remedy[/]", end=" ")
+    again = f"backup-pipeline vault copy {done['to']} {done['set']}{config_argument()}"
+    errors.print(f"{error.remedy} It is tried again by the daemon and the next backup, or now: {again}", markup=False)

@@ -1,0 +1,253 @@
+"""The copies of a plan's sets in vaults, as last recorded: where, how old, proven, locked, how large. Asks no vault."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from urllib.parse import urlsplit
+
+from backup_pipeline.model.copy_records import CopyRecord, VaultRecord
+from backup_pipeline.model.set_id import SetId, set_time
+from backup_pipeline.operations.sites.copy_records import device_of, missing_in, vault_record
+from backup_pipeline.operations.sites.stores import open_store
+from backup_pipeline.rules.three_two_one import Answer, Holding, three_two_one_one_zero
+from backup_pipeline.settings.site import Site
+from backup_pipeline.settings.types import PlanCopies, Vault
+
+COPY_GRACE = timedelta(hours=6)
+"""How long after its beginning a set may lack its copy before that is a warning; a failure is one at once."""
+COPY_OVERDUE = timedelta(days=3)
+"""How old the newest copied set may be, while newer ones wait, before that is an error."""
+KNOWLEDGE_OLD = timedelta(days=35)
+"""How old what is known of a vault, or its last check, may be where the plan asks for checks."""
+_GROWTH_DAYS = 30
+_LOCAL_HOSTS = {"localhost", "127.0.0.1", "::1"}
+
+
+@dataclass(frozen=True, slots=True)
+class CopySign:
+    """One thing that is not as it should be with a plan's copies: subject, severity, what, remedy (as status.signs)."""
+
+    subject: str
+    severity: str
+    what: str
+    remedy: str
+
+
+@dataclass(frozen=True)
+class CopiesStatus:
+    """A plan's copies in one vault.
+
+    Attributes:
+        vault: its name.
+        url: where it is.
+        record: what is recorded of the vault.
+        copies: the plan's copies that are not marked for removal, oldest first.
+        missing: sealed sets since the newest copy that have none, oldest first.
+        off_site: whether it is in another building.
+    """
+
+    plan: str
+    vault: str
+    url: str
+    record: VaultRecord
+    copies: tuple[CopyRecord, ...]
+    missing: tuple[SetId, ...]
+    off_site: bool
+
+    @property
+    def newest(self) -> CopyRecord | None:
+        """The copy of the newest set."""
+        return self.copies[-1] if self.copies else None
+
+    @property
+    def growth(self) -> int | None:
+        """Bytes that the vault has grown by in 30 days, from the sizes recorded; None with less than a day of them."""
+        sizes = self.record.sizes
+        if not sizes:
+            return None
+        begin = sizes[-1].at - timedelta(days=_GROWTH_DAYS)
+        first = next(one for one in sizes if one.at >= begin)
+        days = (sizes[-1].at - first.at) / timedelta(days=1)
+        return round((sizes[-1].size - first.size) * _GROWTH_DAYS / days) if days >= 1 else None
+
+    @property
+    def locked(self) -> tuple[CopyRecord, ...]:
+        """The copies that the storage was said to protect, marked ones among them."""
+        return tuple(one for one in self.record.copies.get(self.plan, ()) if one.locked_until is not None)
+
+    def lock_text(self, now: datetime) -> str:
+        """Return what the storage forbids to delete, in words."""
+        held = [one.locked_until for one in self.locked if one.locked_until and one.locked_until > now]
+        if held:
+            return f"{len(held)} of {len(self.copies)} copies cannot be deleted, the last until {max(held):%Y-%m-%d}"
+        detail = self.record.lock.detail if self.record.lock else "not known yet"
+        return f"nothing is forbidden to delete: {detail}"
+
+    def as_dict(self, now: datetime) -> dict[str, object]:
+        """Return it for `--json`."""
+        newest, failure, check = self.newest, self.record.failures.get(self.plan), self.record.checks.get(self.plan)
+        lock = self.record.lock
+        return {
+            "vault": self.vault,
+            "url": self.url,
+            "off_site": self.off_site,
+            "copies": len(self.copies),
+            "newest": newest.set_id if newest else None,
+            "newest_age_seconds": int((now - newest.at).total_seconds()) if newest else None,
+            "missing": list(self.missing),
+            "stored_bytes": self.record.stored_bytes,
+            "growth_bytes_per_30_days": self.growth,
+            "checked_at": check.at.isoformat() if check else None,
+            "findings": list(check.findings) if check else [],
+            "lock": lock.model_dump() if lock else None,
+            "locked_copies": [
+                {"set": one.set_id, "until": one.locked_until.isoformat()}
+                for one in self.locked
+                if one.locked_until and one.locked_until > now
+            ],
+            "marked_for_removal": [
+                one.set_id for one in self.record.copies.get(self.plan, ()) if one.marked_at is not None
+            ],
+            "kit_printed_at": self.record.kit_printed_at.isoformat() if self.record.kit_printed_at else None,
+            "last_failure": failure.model_dump(mode="json") if failure else None,
+            "known_as_of": self.record.inspected_at.isoformat() if self.record.inspected_at else None,
+        }
+
+
+def copies_of(site: Site, plan: str, sealed: Sequence[SetId]) -> list[CopiesStatus]:
+    """Return the plan's copies by vault, in the order of the settings.
+
+    Args:
+        site: the site.
+        plan: the plan.
+        sealed: its sealed sets, oldest first.
+    """
+    found = []
+    for entry in site.plan(plan).copies:
+        record = vault_record(site, entry.to)
+        missing = missing_in(record, plan, sealed)
+        settings = site.settings.vaults[entry.to]
+        found.append(
+            CopiesStatus(
+                plan, entry.to, settings.url, record, record.of_plan(plan), missing, is_off_site(site, settings)
+            )
+        )
+    return found
+
+
+def is_off_site(site: Site, vault: Vault) -> bool:
+    """Return whether a vault is in another building: as its settings say, else by its address."""
+    if vault.off_site is not None:
+        return vault.off_site
+    parts = urlsplit(vault.url)
+    if parts.scheme == "file":
+        return False
+    address = site.value(vault.endpoint_env) if vault.endpoint_env else ""
+    host = urlsplit(address).hostname if address else parts.hostname
+    return host not in _LOCAL_HOSTS
+
+
+def copy_signs(site: Site, plan: str, sealed: Sequence[SetId], now: datetime) -> Iterator[CopySign]:
+    """Yield what is not as it should be with the plan's copies."""
+    entries = {entry.to: entry for entry in site.plan(plan).copies}
+    for status in copies_of(site, plan, sealed):
+        yield from _not_copied(status, now)
+        yield from _checked(status, entries[status.vault], now)
+        yield from _lock(status, site.settings.vaults[status.vault])
+        yield from _kit(status, site.settings.vaults[status.vault])
+
+
+def _not_copied(status: CopiesStatus, now: datetime) -> Iterator[CopySign]:
+    if not status.missing:
+        return
+    failure = status.record.failures.get(status.plan)
+    if failure is None and now - set_time(status.missing[0]) < COPY_GRACE:
+        return
+    newest = status.newest
+    old = now - (newest.at if newest else set_time(status.missing[0])) > COPY_OVERDUE
+    since = f"The newest that has one is {newest.set_id}." if newest else "No set has one."
+    why = f" The last try, on {failure.at:%Y-%m-%d %H:%M} UTC: {failure.what}" if failure else ""
+    remedy = failure.remedy + " " if failure and failure.remedy else ""
+    yield CopySign(
+        f"copy:{status.vault}",
+        "error" if old else "warning",
+        f"Set {status.missing[-1]} has no copy in {status.vault}. {since}{why}",
+        f"{remedy}backup-pipeline vault copy {status.vault} {status.plan}/{status.missing[-1]} copies it now.",
+    )
+
+
+def _checked(status: CopiesStatus, entry: PlanCopies, now: datetime) -> Iterator[CopySign]:
+    check = status.record.checks.get(status.plan)
+    if check is not None and check.findings:
+        more = f" and {len(check.findings) - 1} more" if len(check.findings) > 1 else ""
+        yield CopySign(
+            f"check:{status.vault}",
+            "error",
+            f"Copies in {status.vault} are not whole (checked {check.at:%Y-%m-%d}): {check.findings[0]}{more}",
+            f"backup-pipeline vault check {status.vault} names them all; copy the sets again while they are here.",
+        )
+    begin = check.at if check else min((one.copied_at or one.at for one in status.copies), default=now)
+    if entry.check and now - begin > KNOWLEDGE_OLD:
+        yield CopySign(
+            f"check_due:{status.vault}",
+            "warning",
+            f"The copies in {status.vault} were not checked for {(now - begin).days} days.",
+            f"The plan asks for it at {entry.check}: is the daemon running, or the schedule installed? "
+            f"backup-pipeline vault check {status.vault} does it now.",
+        )
+
+
+def _lock(status: CopiesStatus, settings: Vault) -> Iterator[CopySign]:
+    lock = status.record.lock
+    if settings.lock_days and lock is not None and not lock.enabled:
+        yield CopySign(
+            f"lock:{status.vault}",
+            "warning",
+            f"lock_days is {settings.lock_days}, and the storage of {status.vault} locks nothing: {lock.detail}",
+            "Use a bucket with Object Lock, or remove lock_days: nothing protects these copies from deletion.",
+        )
+
+
+def _kit(status: CopiesStatus, settings: Vault) -> Iterator[CopySign]:
+    if settings.encryption != "none" and status.copies and status.record.kit_printed_at is None:
+        yield CopySign(
+            f"kit:{status.vault}",
+            "warning",
+            f"No kit of {status.vault} was printed: whoever loses its identity can read no copy, ever.",
+            f"backup-pipeline vault kit {status.vault} prints the page for the safe.",
+        )
+
+
+def answers_of(
+    site: Site, plan: str, copies: Sequence[CopiesStatus], newest: SetId | None, *, proven: str, errors: Sequence[str],
+    now: datetime,
+) -> tuple[Answer, ...]:  # fmt: skip
+    """Return how far the plan fulfils 3-2-1-1-0.
+
+    Args:
+        site: the site.
+        plan: the plan.
+        copies: its copies by vault.
+        newest: its newest good set; None when there is none.
+        proven: when and from where a set was last proven, in words; "" where none is.
+        errors: what is known to be wrong with its sets and copies.
+        now: the present moment.
+    """
+    holdings = []
+    if newest is not None:
+        folder = open_store(site, plan).folder
+        try:
+            medium = device_of(folder.stat().st_dev)
+        except OSError:
+            medium = f"folder {folder}"
+        holdings.append(Holding("the store", medium))
+    for status in copies:
+        copy = status.newest
+        if copy is None or copy.problem or len(status.missing) > 1:
+            continue
+        until = copy.locked_until
+        locked = f"until {until:%Y-%m-%d}" if until and until > now else ""
+        holdings.append(Holding(status.vault, status.record.medium or status.url, status.off_site, locked))
+    return three_two_one_one_zero(holdings, proven=proven, errors=errors, plan=plan)

@@ -1,0 +1,159 @@
+"""Copies in Dagster: an asset per vault partitioned by set, asked for by a sensor, tried again, and alerted once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from backup_pipeline.operations.sites.copy_records import vault_record
+from backup_pipeline.operations.status.incident_state import read_state
+from backup_pipeline.orchestration.alerts import alert_sensors
+from backup_pipeline.orchestration.build import build_definitions
+from backup_pipeline.orchestration.copy_assets import due_copies, next_try
+from backup_pipeline.orchestration.names import PLAN_TAG, sets_partitions, stage_key
+from backup_pipeline.orchestration.run_subject import missing_tags
+from backup_pipeline_tests.copies_site import CopiesSite
+from backup_pipeline_tests.orchestration.workspaces import instance_in
+from backup_pipeline_tests.receivers import Requests, http_server
+
+COPY = stage_key("nightly", "copy_in_offsite")
+QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
+
+@pytest.fixture
+def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    with instance_in(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def web() -> Iterator[Requests]:
+    with http_server() as running:
+        yield running
+
+
+@pytest.fixture
+def site(tmp_path: Path, web: Requests) -> CopiesSite:
+    made = CopiesSite(tmp_path)
+    made.variables["ALERT_URLS"] = web.url.replace("http", "json")
+    return made.begin()
+
+
+def backed_up(site: CopiesSite, instance: dg.DagsterInstance) -> None:
+    job = build_definitions(site.site).resolve_job_def("nightly_backup")
+    assert job.execute_in_process(instance=instance, raise_on_error=False, run_config=QUIET).success
+
+
+def copied(site: CopiesSite, instance: dg.DagsterInstance, set_id: str) -> dg.ExecuteInProcessResult:
+    job = build_definitions(site.site).resolve_job_def("nightly_copy_in_offsite")
+    return job.execute_in_process(instance=instance, partition_key=set_id, raise_on_error=False, run_config=QUIET)
+
+
+def asked(site: CopiesSite, instance: dg.DagsterInstance, now: datetime | None = None) -> list[str | None]:
+    found = due_copies(site.site, "nightly", "offsite", instance, now or datetime.now(UTC))
+    requests = found.run_requests if isinstance(found, dg.SensorResult) else []
+    return [request.partition_key for request in requests or []]
+
+
+def told_by_sensor(
+    site: CopiesSite, name: str, result: dg.ExecuteInProcessResult, instance: dg.DagsterInstance
+) -> None:
+    (sensor,) = [sensor for sensor in alert_sensors(site.site) if sensor.name == name]
+    ended = (dg.DagsterEventType.RUN_SUCCESS, dg.DagsterEventType.RUN_FAILURE)
+    event = next(event for event in result.all_events if event.event_type in ended)
+    context = dg.build_run_status_sensor_context(
+        sensor_name=name, dagster_instance=instance, dagster_run=result.dagster_run, dagster_event=event
+    )
+    sensor(context)
+
+
+def test_a_sealed_set_is_asked_for_once_copied_and_shown_in_the_grid(
+    site: CopiesSite, instance: dg.DagsterInstance
+) -> None:
+    backed_up(site, instance)
+    [set_id] = site.store("nightly").sealed_ids()
+    # The backup's own run copies nothing: a vault that is slow or away is no part of it.
+    assert vault_record(site.site, "offsite").copies == {}
+    assert asked(site, instance) == [set_id]
+    result = copied(site, instance, set_id)
+    assert result.success
+    assert instance.get_materialized_partitions(COPY) == {set_id}
+    event = instance.get_latest_materialization_event(COPY)
+    assert event is not None
+    assert event.asset_materialization is not None
+    assert event.asset_materialization.metadata["sent_bytes"].value > 0
+    assert asked(site, instance) == []
+
+
+def test_a_copy_that_fails_alerts_once_is_tried_again_later_and_is_over_when_made(
+    site: CopiesSite, instance: dg.DagsterInstance, web: Requests
+) -> None:
+    backed_up(site, instance)
+    [set_id] = site.store("nightly").sealed_ids()
+    away = site.vault.rename(site.parent / "unplugged")
+    for _ in range(2):
+        result = copied(site, instance, set_id)
+        assert not result.success
+        told_by_sensor(site, "alert_on_failed_runs", result, instance)
+    told = [json.loads(body)["message"] for _, body in web.seen]
+    assert len(told) == 1
+    assert f"Set {set_id} has no copy in offsite" in told[0]
+    failure = vault_record(site.site, "offsite").failures["nightly"]
+    assert failure.attempts == 2
+    assert asked(site, instance, failure.at + timedelta(minutes=9)) == []
+    assert asked(site, instance, failure.at + timedelta(minutes=11)) == [set_id]
+
+    away.rename(site.vault)
+    result = copied(site, instance, set_id)
+    assert result.success
+    told_by_sensor(site, "alert_on_failed_checks", result, instance)
+    assert not [found for found in read_state(site.site).open if "no copy in offsite" in found.what]
+
+
+def test_the_pauses_between_tries_grow_to_six_hours() -> None:
+    moment = datetime(2026, 11, 26, 12, tzinfo=UTC)
+    pauses = [(next_try(moment, attempts) - moment) / timedelta(minutes=1) for attempts in (1, 2, 3, 8, 100)]
+    assert pauses == [5, 10, 20, 360, 360]
+
+
+def test_a_backfill_copies_older_sets(site: CopiesSite, instance: dg.DagsterInstance) -> None:
+    for text in ("first", "second"):
+        site.change_files(text)
+        backed_up(site, instance)
+    first, second = site.store("nightly").sealed_ids()
+    assert asked(site, instance) == [second]
+    assert copied(site, instance, second).success
+    assert asked(site, instance) == []
+    name = sets_partitions("nightly").name
+    assert name is not None
+    assert set(instance.get_dynamic_partitions(name)) == {first, second}
+    assert copied(site, instance, first).success
+    assert instance.get_materialized_partitions(COPY) == {first, second}
+
+
+def test_a_copy_keeps_no_backup_of_its_plan_waiting(site: CopiesSite, instance: dg.DagsterInstance) -> None:
+    """The queue lets one run per value of the plan's tag start at a time."""
+    backed_up(site, instance)
+    [set_id] = site.store("nightly").sealed_ids()
+    assert copied(site, instance, set_id).dagster_run.tags[PLAN_TAG] == "offsite:nightly"
+    # Runs from the pages of assets have no job of ours, and are counted in the same way.
+    from_the_page = dg.DagsterRun("__ASSET_JOB", asset_selection=frozenset([COPY]))
+    assert missing_tags(from_the_page)[PLAN_TAG] == "offsite:nightly"
+    both = dg.DagsterRun("__ASSET_JOB", asset_selection=frozenset([COPY, stage_key("nightly", "manifest")]))
+    assert missing_tags(both)[PLAN_TAG] == "nightly"
+
+
+def test_a_copy_under_way_is_not_asked_for_again(site: CopiesSite, instance: dg.DagsterInstance) -> None:
+    backed_up(site, instance)
+    [set_id] = site.store("nightly").sealed_ids()
+    job = build_definitions(site.site).resolve_job_def("nightly_copy_in_offsite")
+    run = instance.create_run_for_job(job, tags={"dagster/partition": set_id})
+    instance.report_engine_event("begun", run)
+    assert asked(site, instance) == []
+    instance.report_run_failed(run)
+    assert asked(site, instance) == [set_id]
