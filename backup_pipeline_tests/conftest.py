@@ -20,7 +20,7 @@ from alembic.script import ScriptDirectory
 from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.postgres.server.embedded import EmbeddedServer, scratch_server
 from backup_pipeline.postgres.server.target import PostgresTarget
-from backup_pipeline_tests.sites import GUSTAV, IDENTITIES, SHOP, TestSite, gustav_variables, write_storage
+from backup_pipeline_tests.support.sites import GUSTAV, IDENTITIES, SHOP, TestSite, gustav_variables, write_storage
 
 _NUMBER = itertools.count(1)
 # Four processes, each with a server, rows of 200 MB and files of a log.

@@ -8,12 +8,11 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parent
 PACKAGE = ROOT.name
 FILES = sorted(ROOT.rglob("test_*.py"))
 LONGEST_NAME = 80
+SENTENCE = re.compile(r"test(_[a-z0-9]+){3,}")
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -82,12 +81,18 @@ def called_helpers(called: ast.expr, path: Path) -> list[tuple[Path, Function]]:
     return []
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_every_name_is_a_sentence_and_every_test_can_fail(path: Path) -> None:
-    for function in written_in(path):
-        assert len(function.name) <= LONGEST_NAME, f"longer than {LONGEST_NAME} characters: {function.name}"
-        assert re.fullmatch(r"test(_[a-z0-9]+){3,}", function.name), f"no sentence: {function.name}"
-        assert has_assertion(function, path), f"neither an assertion nor an expected error: {function.name}"
+def all_tests() -> Iterator[tuple[Path, Function]]:
+    return ((path, function) for path in FILES for function in written_in(path))
+
+
+def test_every_name_is_a_sentence_of_at_most_80_characters() -> None:
+    names = [function.name for _, function in all_tests()]
+    assert [name for name in names if len(name) > LONGEST_NAME or not SENTENCE.fullmatch(name)] == []
+
+
+def test_every_test_has_an_assertion_or_an_expected_error() -> None:
+    found = [f"{path.relative_to(ROOT)}::{test.name}" for path, test in all_tests() if not has_assertion(test, path)]
+    assert found == []
 
 
 def test_a_test_without_an_assertion_is_found(tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ from backup_pipeline.operations.demo.files import write_workshop
 from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.postgres.server.embedded import EmbeddedServer
 from backup_pipeline.postgres.server.target import PostgresTarget
-from backup_pipeline_tests.acceptance.running_ui import Ui, ui_of
-from backup_pipeline_tests.postgres.restoring import sealed_set
-from backup_pipeline_tests.sites import GUSTAV, IDENTITIES, SHOP, TestSite, dsn, gustav_variables, write_storage
+from backup_pipeline_tests.support.postgres_restore import sealed_set
+from backup_pipeline_tests.support.running_ui import Ui, ui_of
+from backup_pipeline_tests.support.sites import GUSTAV, IDENTITIES, SHOP, TestSite, dsn, gustav_variables, write_storage
 
 ORDERS = 80
 # A plan for each test, whose sources no other has.

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from backup_pipeline_tests.documents.blocks import ROOT
+from backup_pipeline_tests.support.documents.blocks import ROOT
 
 
 @pytest.mark.takes(seconds=150)

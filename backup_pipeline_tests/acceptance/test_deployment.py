@@ -31,12 +31,12 @@ from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.postgres.server.embedded import EmbeddedServer, free_port, scratch_server
 from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline.system.locks import hold_lock
-from backup_pipeline_tests.acceptance.test_deployment_runbook import follow
-from backup_pipeline_tests.documents.blocks import ROOT
-from backup_pipeline_tests.documents.scenes import SUPABASE, Stage, a_checkout, fill_in, keep_only
-from backup_pipeline_tests.documents.shell import Shell
-from backup_pipeline_tests.receivers import Requests, http_server
-from backup_pipeline_tests.sites import TestSite, dsn, write_storage
+from backup_pipeline_tests.support.documents.blocks import ROOT
+from backup_pipeline_tests.support.documents.runbook import follow
+from backup_pipeline_tests.support.documents.shell import Shell
+from backup_pipeline_tests.support.documents.walkthroughs import SUPABASE, Stage, a_checkout, fill_in, keep_only
+from backup_pipeline_tests.support.receivers import Requests, http_server
+from backup_pipeline_tests.support.sites import TestSite, dsn, write_storage
 
 SERVICES = yaml.safe_load((ROOT / "docker" / "compose.yaml").read_text("utf-8"))["services"]
 PATIENCE_SECONDS = 300

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 from backup_pipeline.postgres.server.embedded import free_port
-from backup_pipeline_tests.receivers import http_server
-from backup_pipeline_tests.sites import TestSite
+from backup_pipeline_tests.support.receivers import http_server
+from backup_pipeline_tests.support.sites import TestSite
 
 SETTINGS = """
 store: backups

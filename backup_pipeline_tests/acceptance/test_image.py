@@ -21,8 +21,8 @@ import pytest
 import yaml
 
 from backup_pipeline.postgres.server.target import PostgresTarget
-from backup_pipeline_tests.documents.blocks import ROOT
-from backup_pipeline_tests.sites import dsn
+from backup_pipeline_tests.support.documents.blocks import ROOT
+from backup_pipeline_tests.support.sites import dsn
 
 BUILD = ROOT / "docker" / "build-without-engine"
 COMPOSE = yaml.safe_load((ROOT / "docker" / "compose.yaml").read_text("utf-8"))

@@ -23,9 +23,9 @@ from backup_pipeline.operations.sites.stores import open_store
 from backup_pipeline.orchestration.build import build_definitions
 from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.postgres.server.target import PostgresTarget
-from backup_pipeline_tests.operations.invented_sets import make_set
-from backup_pipeline_tests.orchestration.workspaces import instance_in
-from backup_pipeline_tests.sites import SHOP, TestSite, dsn
+from backup_pipeline_tests.support.dagster_runs import instance_in
+from backup_pipeline_tests.support.invented_sets import make_set
+from backup_pipeline_tests.support.sites import SHOP, TestSite, dsn
 
 SETTINGS = """
 store: ./backups

@@ -18,10 +18,10 @@ from backup_pipeline.operations.sites.stores import open_store
 from backup_pipeline.orchestration.build import build_definitions
 from backup_pipeline.postgres.server.embedded import EmbeddedServer
 from backup_pipeline.postgres.server.target import PostgresTarget
-from backup_pipeline_tests.documents.scenes import SUPABASE
-from backup_pipeline_tests.operations.invented_sets import make_set
-from backup_pipeline_tests.orchestration.workspaces import instance_in
-from backup_pipeline_tests.sites import IDENTITIES, TestSite, gustav_variables, limited_role, write_storage
+from backup_pipeline_tests.support.dagster_runs import instance_in
+from backup_pipeline_tests.support.documents.walkthroughs import SUPABASE
+from backup_pipeline_tests.support.invented_sets import make_set
+from backup_pipeline_tests.support.sites import IDENTITIES, TestSite, gustav_variables, limited_role, write_storage
 
 SETTINGS = """
 sources:

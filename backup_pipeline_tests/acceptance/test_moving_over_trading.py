@@ -24,10 +24,10 @@ from backup_pipeline.orchestration.build import build_definitions
 from backup_pipeline.postgres.server.clients import choose_client
 from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.postgres.server.target import PostgresTarget
-from backup_pipeline_tests.archive_sets import git
-from backup_pipeline_tests.operations.invented_sets import make_set
-from backup_pipeline_tests.orchestration.workspaces import instance_in
-from backup_pipeline_tests.sites import Output, TestSite
+from backup_pipeline_tests.support.archive_sets import git
+from backup_pipeline_tests.support.dagster_runs import instance_in
+from backup_pipeline_tests.support.invented_sets import make_set
+from backup_pipeline_tests.support.sites import Output, TestSite
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guide-trading-and-repository.md"
 TABLES = ("signals", "orders", "trades", "positions", "portfolio_snapshots")

@@ -21,9 +21,8 @@ import pytest
 from backup_pipeline.operations.demo.files import small_pdf
 from backup_pipeline.orchestration.build import build_definitions
 from backup_pipeline.sources.orders.format.order import DATA_NAME, META_NAME
-from backup_pipeline_tests.sites import Output, TestSite
-from backup_pipeline_tests.sources.orders_samples import order
-from backup_pipeline_tests.sources.test_orders_places import PRINTED, old_pair
+from backup_pipeline_tests.support.orders_samples import PRINTED, old_pair, order
+from backup_pipeline_tests.support.sites import Output, TestSite
 
 # As the workshop's application makes it.
 TABLE = """CREATE TABLE auftraege (record_id INTEGER PRIMARY KEY AUTOINCREMENT, auftrag_nr TEXT NOT NULL UNIQUE,

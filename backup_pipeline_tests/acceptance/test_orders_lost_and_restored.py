@@ -13,8 +13,8 @@ import pytest
 
 from backup_pipeline.operations.demo.files import write_workshop
 from backup_pipeline_tests.acceptance.conftest import ORDERS, Served
-from backup_pipeline_tests.acceptance.running_ui import Ui
-from backup_pipeline_tests.sites import TestSite
+from backup_pipeline_tests.support.running_ui import Ui
+from backup_pipeline_tests.support.sites import TestSite
 
 SETTINGS = """
 store: backups

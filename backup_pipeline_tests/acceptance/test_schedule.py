@@ -15,7 +15,7 @@ import pytest
 
 from backup_pipeline.operations.environment import schedule
 from backup_pipeline.rules.timetable import on_calendar
-from backup_pipeline_tests.sites import TestSite
+from backup_pipeline_tests.support.sites import TestSite
 
 SETTINGS = """
 store: ./backups

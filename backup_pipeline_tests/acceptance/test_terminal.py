@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from backup_pipeline_tests.sites import TestSite
+from backup_pipeline_tests.support.sites import TestSite
 
 COMMAND = [sys.executable, "-c", "from backup_pipeline.cli.main import main; main()"]
 BAR = "━"

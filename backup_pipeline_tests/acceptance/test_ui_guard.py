@@ -13,7 +13,7 @@ import pytest
 from playwright.sync_api import expect
 
 from backup_pipeline_tests.acceptance.conftest import Served
-from backup_pipeline_tests.browser import chromium
+from backup_pipeline_tests.support.browser import chromium
 
 pytestmark = pytest.mark.story
 MUTATION = "mutation { setAutoMaterializePaused(paused: %s) }"

@@ -10,8 +10,8 @@ from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.postgres.server.databases import drop_database, server_facts
 from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline_tests.acceptance.conftest import Served
-from backup_pipeline_tests.acceptance.running_ui import Ui
-from backup_pipeline_tests.postgres.restoring import ask, run
+from backup_pipeline_tests.support.postgres_restore import ask, run
+from backup_pipeline_tests.support.running_ui import Ui
 
 _SELECTOR = '{repositoryLocationName: "backup-pipeline", repositoryName: "__repository__", %s: $job}'
 DEFAULTS = f"""

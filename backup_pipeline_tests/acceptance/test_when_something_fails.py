@@ -16,7 +16,7 @@ from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.postgres.server.embedded import EmbeddedServer
 from backup_pipeline.postgres.server.target import parse_target
 from backup_pipeline.system.locks import hold_lock
-from backup_pipeline_tests.sites import TestSite, limited_role
+from backup_pipeline_tests.support.sites import TestSite, limited_role
 
 
 def _only_set(site: TestSite) -> Path:

@@ -19,7 +19,7 @@ from backup_pipeline.operations.copies.vaults import open_access
 from backup_pipeline.stores.vault import clean as clean_module
 from backup_pipeline.stores.vault.clean import mark
 from backup_pipeline.stores.vault.encryption import new_identity
-from backup_pipeline_tests.sites import TestSite
+from backup_pipeline_tests.support.sites import TestSite
 
 SETTINGS = """
 store: backups

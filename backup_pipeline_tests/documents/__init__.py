@@ -1,1 +1,0 @@
-"""What the documents say is done here: every command of theirs runs."""

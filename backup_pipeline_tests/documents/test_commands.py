@@ -22,10 +22,10 @@ from typer.main import get_command
 from backup_pipeline.cli.main import build_app
 from backup_pipeline.postgres.server.embedded import EmbeddedServer
 from backup_pipeline.postgres.server.target import PostgresTarget
-from backup_pipeline_tests.acceptance.test_deployment_runbook import FOLLOWED
-from backup_pipeline_tests.documents.blocks import DOCUMENTS, ROOT, SILENT, Block, blocks, blocks_of, commands
-from backup_pipeline_tests.documents.scenes import SCENES, Stage, document
-from backup_pipeline_tests.documents.shell import ELSEWHERE, elsewhere
+from backup_pipeline_tests.support.documents.blocks import DOCUMENTS, ROOT, SILENT, Block, blocks, blocks_of, commands
+from backup_pipeline_tests.support.documents.runbook import FOLLOWED
+from backup_pipeline_tests.support.documents.shell import ELSEWHERE, elsewhere
+from backup_pipeline_tests.support.documents.walkthroughs import WALKTHROUGHS, Stage, document
 
 KINDS = {"sh", "script", "makefile", "crontab", "env", "yaml", *SILENT}
 TO_RUN = {"sh", "script", "makefile", "crontab"}
@@ -36,7 +36,7 @@ WITH_COMMANDS = [path for path in DOCUMENTS if any(block.kind in TO_RUN for bloc
     "name",
     [
         pytest.param(name, marks=pytest.mark.takes(seconds=50 if name == "deployment" else 10))
-        for name in sorted(SCENES)
+        for name in sorted(WALKTHROUGHS)
     ],
 )
 def test_every_command_of_the_document_runs(
@@ -44,14 +44,14 @@ def test_every_command_of_the_document_runs(
     server: EmbeddedServer,
 ) -> None:  # fmt: skip
     stage = Stage(tmp_path, database, template, server)
-    SCENES[name](stage)
+    WALKTHROUGHS[name](stage)
     written = {command.text for block in blocks(document(name)) if block.kind == "sh" for command in commands(block)}
     assert stage.shells
     assert written - {text for shell in stage.shells for text in shell.followed} == set()
 
 
 def test_every_document_with_commands_is_followed() -> None:
-    assert {path.stem for path in WITH_COMMANDS} == {*SCENES, "runbook"}
+    assert {path.stem for path in WITH_COMMANDS} == {*WALKTHROUGHS, "runbook"}
 
 
 def test_every_section_of_the_runbook_with_commands_is_followed() -> None:

@@ -11,7 +11,7 @@ import yaml
 
 from backup_pipeline.orchestration.launcher import executor_from_environment
 from backup_pipeline.settings.loader import load_site
-from backup_pipeline_tests.documents.blocks import DOCUMENTS, ROOT, blocks, commands
+from backup_pipeline_tests.support.documents.blocks import DOCUMENTS, ROOT, blocks, commands
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.stem)

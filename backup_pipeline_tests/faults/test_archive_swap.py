@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from backup_pipeline.system.file_swap import heal, last_swap, restoring, undo
-from backup_pipeline_tests.archive_sets import NOW
+from backup_pipeline_tests.support.archive_sets import NOW
 
 # Swaps and undoes for ever; each content says which round wrote it. Killed from outside.
 WORKER = """
@@ -23,7 +23,7 @@ from datetime import timedelta
 from pathlib import Path
 from backup_pipeline.system.file_swap import restoring, swap, undo
 from backup_pipeline.system import file_exchange
-from backup_pipeline_tests.archive_sets import NOW
+from backup_pipeline_tests.support.archive_sets import NOW
 target, plain, start = Path(sys.argv[1]), sys.argv[2] == "plain", int(sys.argv[3])
 if plain:
     file_exchange._renameat2 = lambda: None

@@ -11,7 +11,7 @@ import pytest
 
 from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.postgres.server.target import PostgresTarget
-from backup_pipeline_tests.sites import SHOP, TestSite, dsn
+from backup_pipeline_tests.support.sites import SHOP, TestSite, dsn
 
 _SESSIONS = """select count(*) from pg_stat_activity
  where datname = current_database() and pid <> pg_backend_pid() and application_name in ('backup-pipeline', 'pg_dump')

@@ -18,8 +18,8 @@ from backup_pipeline.postgres.server.databases import create_database, server_fa
 from backup_pipeline.postgres.server.embedded import EmbeddedServer
 from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline.system.scratch_folders import scratch_folder
-from backup_pipeline_tests.postgres.restoring import run, sealed_set
-from backup_pipeline_tests.sites import TestSite, dsn
+from backup_pipeline_tests.support.postgres_restore import run, sealed_set
+from backup_pipeline_tests.support.sites import TestSite, dsn
 
 SETTINGS = """
 store: backups

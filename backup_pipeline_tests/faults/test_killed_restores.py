@@ -19,8 +19,8 @@ from backup_pipeline.postgres.server import swap
 from backup_pipeline.postgres.server.databases import drop_database, read_properties, server_facts, sole_restore
 from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline.system import file_swap
-from backup_pipeline_tests.postgres.restoring import ask, run, sealed_set
-from backup_pipeline_tests.sites import TestSite, dsn
+from backup_pipeline_tests.support.postgres_restore import ask, run, sealed_set
+from backup_pipeline_tests.support.sites import TestSite, dsn
 
 SETTINGS = """
 store: backups

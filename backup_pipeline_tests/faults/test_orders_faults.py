@@ -20,7 +20,7 @@ from backup_pipeline.sources.orders.format.order import DATA_NAME, DATA_PART, IN
 from backup_pipeline.sources.orders.format.pair import PairState
 from backup_pipeline.sources.orders.format.text import parse_data
 from backup_pipeline.sources.orders.restore import undo_restore
-from backup_pipeline_tests.sources.orders_samples import Workshop, order
+from backup_pipeline_tests.support.orders_samples import Workshop, order
 
 EXPORT = """
 import sys

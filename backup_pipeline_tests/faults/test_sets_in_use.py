@@ -20,7 +20,7 @@ from backup_pipeline.operations.sites.stores import open_store
 from backup_pipeline.settings.loader import load_site
 from backup_pipeline.settings.site import Site
 from backup_pipeline.stores.local import LocalStore
-from backup_pipeline_tests.operations.invented_sets import SITE, at, make_set
+from backup_pipeline_tests.support.invented_sets import SITE, at, make_set
 
 NOW = at("2026-11-21 12:00")
 _CONTEXT = multiprocessing.get_context("spawn")

@@ -18,9 +18,9 @@ from backup_pipeline.operations.proof.drill import drill_set
 from backup_pipeline.operations.restore.run import plan_restore
 from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.postgres.server.target import PostgresTarget
-from backup_pipeline_tests.postgres.restoring import sealed_set
-from backup_pipeline_tests.proxies import Behaviour, Proxy, proxy_before
-from backup_pipeline_tests.sites import SHOP, TestSite, dsn
+from backup_pipeline_tests.support.postgres_restore import sealed_set
+from backup_pipeline_tests.support.proxies import Behaviour, Proxy, proxy_before
+from backup_pipeline_tests.support.sites import SHOP, TestSite, dsn
 
 _OPEN = """select count(*) from pg_stat_activity where datname = %s and pid <> pg_backend_pid()
  and application_name in ('backup-pipeline', 'pg_dump', 'psql', 'pg_restore')"""

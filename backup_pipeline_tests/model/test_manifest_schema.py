@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 
 from backup_pipeline.model.schema import SCHEMA_NAME, manifest_schema, schema_text
-from backup_pipeline_tests.sites import TestSite
+from backup_pipeline_tests.support.sites import TestSite
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -26,7 +26,7 @@ from backup_pipeline.postgres.server.embedded import free_port
 from backup_pipeline.settings.loader import load_site
 from backup_pipeline.settings.site import Site
 from backup_pipeline.stores.local import LocalStore
-from backup_pipeline_tests.receivers import Requests, http_server, smtp_server
+from backup_pipeline_tests.support.receivers import Requests, http_server, smtp_server
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)

@@ -17,7 +17,7 @@ from backup_pipeline.operations.retention.cleanup import cleanup
 from backup_pipeline.operations.sites.stores import open_store, plan_lock
 from backup_pipeline.settings.loader import load_site
 from backup_pipeline.stores.local import LocalStore
-from backup_pipeline_tests.operations.invented_sets import SITE, add_proof, at, make_set
+from backup_pipeline_tests.support.invented_sets import SITE, add_proof, at, make_set
 
 NOW = at("2026-11-21 12:00")
 

@@ -8,7 +8,7 @@ from backup_pipeline.errors import BackupSystemError
 from backup_pipeline.model.manifest import Manifest
 from backup_pipeline.operations.backup.commands import masked
 from backup_pipeline.operations.backup.run import BackupRun, RunIdentity
-from backup_pipeline_tests.sites import TestSite
+from backup_pipeline_tests.support.sites import TestSite
 
 SECRET = "s3cret-4711"
 SETTINGS = """

@@ -19,7 +19,7 @@ from backup_pipeline.operations.environment.check_servers import clock_fault, ro
 from backup_pipeline.postgres.server.clients import installed_clients
 from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.settings.loader import load_site
-from backup_pipeline_tests.settings.test_env_rules import NOW, SECRET
+from backup_pipeline_tests.support.sites import NOW, SECRET
 
 SITE = """\
 sources:
@@ -114,7 +114,13 @@ def reachable(site, server, tmp_path):
     def make(**variables: str):
         (tmp_path / ".env").touch(mode=0o600)
         return site(
-            **{"DATABASE_URL": dsn, "KC_DB_URL": dsn, "KC_DB_USERNAME": "u", "KC_DB_PASSWORD": SECRET, **variables}
+            **{
+                "DATABASE_URL": dsn,
+                "KC_DB_URL": dsn,
+                "KC_DB_USERNAME": "u",
+                "KC_DB_PASSWORD": SECRET,
+                **variables,
+            }
         )
 
     return make

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from backup_pipeline_tests.operations.invented_sets import SITE, at, make_set
-from backup_pipeline_tests.sites import TestSite
+from backup_pipeline_tests.support.invented_sets import SITE, at, make_set
+from backup_pipeline_tests.support.sites import TestSite
 
 
 def test_old_backups_are_listed_by_date_and_nothing_else(tmp_path: Path) -> None:

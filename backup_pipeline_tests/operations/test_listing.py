@@ -15,7 +15,7 @@ from backup_pipeline.model.manifest import Purpose
 from backup_pipeline.model.proof import ProofKind
 from backup_pipeline.operations.sites.stores import open_store, plan_lock, resolve_set
 from backup_pipeline.settings.loader import load_site
-from backup_pipeline_tests.operations.invented_sets import SITE, add_proof, at, make_set
+from backup_pipeline_tests.support.invented_sets import SITE, add_proof, at, make_set
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.operations.proof.drill import drill_set
 from backup_pipeline.operations.proof.verify import verify_set
-from backup_pipeline_tests.sites import TestSite
+from backup_pipeline_tests.support.sites import TestSite
 
 SETTINGS = """
 sources:

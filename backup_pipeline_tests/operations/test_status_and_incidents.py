@@ -17,7 +17,7 @@ from backup_pipeline.operations.status.plan import plan_status
 from backup_pipeline.settings.loader import load_site
 from backup_pipeline.settings.site import Site
 from backup_pipeline.stores.local import LocalStore
-from backup_pipeline_tests.operations.invented_sets import SITE, add_proof, at, make_set
+from backup_pipeline_tests.support.invented_sets import SITE, add_proof, at, make_set
 
 NOW = at("2026-11-21 12:00")
 Change = Callable[[LocalStore, list[SetId]], None]

@@ -24,7 +24,7 @@ from backup_pipeline.operations.status.charts import DAY_STATES, Point, calendar
 from backup_pipeline.operations.status.page import short_bytes, short_count, short_seconds, status_page
 from backup_pipeline.operations.status.plan import plan_status
 from backup_pipeline.settings.loader import load_site
-from backup_pipeline_tests.operations.invented_sets import SITE, add_proof, at, make_set
+from backup_pipeline_tests.support.invented_sets import SITE, add_proof, at, make_set
 
 NOW = at("2026-11-21 12:00")
 LONG = "a_plan_whose_name_is_as_long_as_the_settings_let_any_name_be"

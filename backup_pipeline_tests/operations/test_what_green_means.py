@@ -14,8 +14,8 @@ from backup_pipeline.model.set_id import SetId
 from backup_pipeline.operations.retention.cleanup import cleanup
 from backup_pipeline.operations.sites.stores import open_store
 from backup_pipeline.stores.local import LocalStore
-from backup_pipeline_tests.operations.invented_sets import SITE, add_proof, make_set
-from backup_pipeline_tests.sites import TestSite
+from backup_pipeline_tests.support.invented_sets import SITE, add_proof, make_set
+from backup_pipeline_tests.support.sites import TestSite
 
 DUMP = "files_db.sql.gz"
 DAY = timedelta(days=1)

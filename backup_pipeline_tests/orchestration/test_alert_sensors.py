@@ -22,7 +22,7 @@ from backup_pipeline.orchestration.metadata import failure_of
 from backup_pipeline.orchestration.names import PLAN_TAG, sets_partitions
 from backup_pipeline.settings.loader import load_site
 from backup_pipeline.settings.site import Site
-from backup_pipeline_tests.receivers import Requests, http_server
+from backup_pipeline_tests.support.receivers import Requests, http_server
 
 SETTINGS = """
 sources:

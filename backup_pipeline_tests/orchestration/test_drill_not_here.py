@@ -17,10 +17,10 @@ from backup_pipeline.orchestration.build import build_definitions
 from backup_pipeline.orchestration.names import sets_partitions, stage_key
 from backup_pipeline.postgres.server import installations
 from backup_pipeline.postgres.server.target import PostgresTarget
-from backup_pipeline_tests.orchestration.workspaces import instance_in
-from backup_pipeline_tests.postgres.restoring import sealed_set
-from backup_pipeline_tests.receivers import Requests, http_server
-from backup_pipeline_tests.sites import TestSite, dsn
+from backup_pipeline_tests.support.dagster_runs import instance_in
+from backup_pipeline_tests.support.postgres_restore import sealed_set
+from backup_pipeline_tests.support.receivers import Requests, http_server
+from backup_pipeline_tests.support.sites import TestSite, dsn
 
 SETTINGS = """
 store: backups

@@ -12,8 +12,8 @@ from backup_pipeline.orchestration.build import build_definitions
 from backup_pipeline.orchestration.names import artefact_key, source_key
 from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.postgres.server.target import parse_target
-from backup_pipeline_tests.orchestration.workspaces import instance_in
-from backup_pipeline_tests.sites import GUSTAV, TestSite
+from backup_pipeline_tests.support.dagster_runs import instance_in
+from backup_pipeline_tests.support.sites import GUSTAV, TestSite
 
 _TABLES = 120
 _GROUP = artefact_key("nightly", ("supabase", "tables"))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from dagster._core.definitions.run_request import InstigatorType
 
-from backup_pipeline_tests.orchestration.workspaces import loaded
+from backup_pipeline_tests.support.dagster_runs import loaded
 
 SETTINGS = """
 sources:

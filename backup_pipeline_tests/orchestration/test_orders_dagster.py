@@ -11,7 +11,7 @@ import pytest
 from backup_pipeline.orchestration.orders import changed_years, orders_definitions
 from backup_pipeline.orchestration.orders_years import years_of
 from backup_pipeline.settings.loader import load_site
-from backup_pipeline_tests.sources.orders_samples import Workshop, order
+from backup_pipeline_tests.support.orders_samples import Workshop, order
 
 RANGE = "dagster/asset_partition_range"
 YAML = """

@@ -10,7 +10,7 @@ import pytest
 from dagster._core.test_utils import freeze_time
 
 from backup_pipeline.orchestration.names import manifest_key
-from backup_pipeline_tests.orchestration.workspaces import loaded
+from backup_pipeline_tests.support.dagster_runs import loaded
 
 SETTINGS = """
 sources:

@@ -19,7 +19,7 @@ import pytest
 from backup_pipeline.operations.demo.files import write_workshop
 from backup_pipeline.orchestration.build import build_definitions
 from backup_pipeline.postgres.server.embedded import free_port
-from backup_pipeline_tests.sites import TestSite
+from backup_pipeline_tests.support.sites import TestSite
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = Path(sys.executable).parent

@@ -16,8 +16,8 @@ from backup_pipeline.orchestration.schema_sensor import schema_sensor
 from backup_pipeline.orchestration.set_partitions import partitions_sensor
 from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.postgres.server.target import parse_target
-from backup_pipeline_tests.orchestration.workspaces import instance_in
-from backup_pipeline_tests.sites import GUSTAV, TestSite
+from backup_pipeline_tests.support.dagster_runs import instance_in
+from backup_pipeline_tests.support.sites import GUSTAV, TestSite
 
 
 @pytest.fixture

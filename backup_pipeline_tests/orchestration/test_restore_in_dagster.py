@@ -13,8 +13,8 @@ from backup_pipeline.orchestration.build import build_definitions
 from backup_pipeline.orchestration.restore_assets import restored_key
 from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.postgres.server.target import parse_target
-from backup_pipeline_tests.orchestration.workspaces import instance_in
-from backup_pipeline_tests.sites import TestSite
+from backup_pipeline_tests.support.dagster_runs import instance_in
+from backup_pipeline_tests.support.sites import TestSite
 
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 

@@ -26,8 +26,8 @@ from backup_pipeline.orchestration.liveness import SILENT_SECONDS, death_of, end
 from backup_pipeline.orchestration.names import OPERATION_TAG, PLAN_TAG, PLANS_TAG, STARTED_BY_TAG
 from backup_pipeline.orchestration.run_subject import missing_tags
 from backup_pipeline.settings.loader import load_site
-from backup_pipeline_tests.orchestration.workspaces import loaded
-from backup_pipeline_tests.sites import TestSite
+from backup_pipeline_tests.support.dagster_runs import loaded
+from backup_pipeline_tests.support.sites import TestSite
 
 SETTINGS = """
 sources:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from backup_pipeline.orchestration.build import build_definitions
 from backup_pipeline.orchestration.names import source_key
-from backup_pipeline_tests.sites import TestSite
+from backup_pipeline_tests.support.sites import TestSite
 
 SETTINGS = """
 sources:

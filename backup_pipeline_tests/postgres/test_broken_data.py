@@ -13,8 +13,8 @@ from backup_pipeline.errors import ExitCode
 from backup_pipeline.model.manifest import Purpose
 from backup_pipeline.postgres.compare.scratch_restore import drill_database
 from backup_pipeline.postgres.server.target import PostgresTarget
-from backup_pipeline_tests.postgres.restoring import ask, dump_of, expectation_of, opened, run, sealed_set
-from backup_pipeline_tests.sites import TestSite, dsn
+from backup_pipeline_tests.support.postgres_restore import ask, dump_of, expectation_of, opened, run, sealed_set
+from backup_pipeline_tests.support.sites import TestSite, dsn
 
 Make = Callable[..., PostgresTarget]
 SETTINGS = """

@@ -14,8 +14,8 @@ from backup_pipeline.errors import UnreachableError
 from backup_pipeline.model.progress import Progress
 from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.postgres.server.target import PostgresTarget
-from backup_pipeline_tests.postgres.capture_site import begin, capture
-from backup_pipeline_tests.sites import SHOP
+from backup_pipeline_tests.support.postgres_capture import begin, capture
+from backup_pipeline_tests.support.sites import SHOP
 
 Make = Callable[..., PostgresTarget]
 _TABLES = """

@@ -23,7 +23,7 @@ from backup_pipeline.rules.catalog_difference import differences
 from backup_pipeline.sources.postgres.dump import catalog_of, fingerprints_of
 from backup_pipeline.sources.postgres.roles import roles_of
 from backup_pipeline.system.streams import gunzip
-from backup_pipeline_tests.postgres.capture_site import NASTY, Capture, begin, capture
+from backup_pipeline_tests.support.postgres_capture import NASTY, Capture, begin, capture
 
 Make = Callable[..., PostgresTarget]
 _SMALL = """

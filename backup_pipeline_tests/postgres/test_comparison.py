@@ -20,8 +20,8 @@ from backup_pipeline.postgres.server.embedded import EmbeddedServer
 from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline.rules.upsert_order import order_of_leaves, upsert_order
 from backup_pipeline.sources.postgres import keycloak, supabase
-from backup_pipeline_tests.postgres.restoring import ask, dump_of, expectation_of, opened, run, sealed_set
-from backup_pipeline_tests.sites import TestSite, dsn
+from backup_pipeline_tests.support.postgres_restore import ask, dump_of, expectation_of, opened, run, sealed_set
+from backup_pipeline_tests.support.sites import TestSite, dsn
 
 AUTH = """
 create schema auth;

@@ -16,9 +16,9 @@ from backup_pipeline.postgres.server.embedded import EmbeddedServer
 from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline.rules.catalog_difference import differences
 from backup_pipeline.rules.drift import object_drift
-from backup_pipeline_tests.postgres.restoring import NASTY, dump_of, expectation_of, opened, run
+from backup_pipeline_tests.support.postgres_restore import NASTY, dump_of, expectation_of, opened, run
 
-RARE = (Path(__file__).parent / "rare_schema.sql").read_text()
+RARE = (Path(__file__).parents[1] / "support" / "sql" / "rare_schema.sql").read_text()
 # One change in each line, and a part of the name of what is found to differ.
 CHANGES = """
 options of column x.t.a              | alter table x.t alter column a set statistics 100

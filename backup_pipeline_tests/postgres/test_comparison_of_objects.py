@@ -12,7 +12,7 @@ from backup_pipeline.postgres.load.rebuild import rebuild_database
 from backup_pipeline.postgres.server.databases import drop_database
 from backup_pipeline.postgres.server.embedded import EmbeddedServer
 from backup_pipeline.postgres.server.target import PostgresTarget
-from backup_pipeline_tests.postgres.restoring import ask, dump_of, expectation_of, opened, run
+from backup_pipeline_tests.support.postgres_restore import ask, dump_of, expectation_of, opened, run
 
 SCHEMA = """
 create table customers (id integer, region text, primary key (id, region)) partition by list (region);

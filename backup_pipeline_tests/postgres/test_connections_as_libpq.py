@@ -16,7 +16,7 @@ from backup_pipeline.postgres.server.connection import connected, server_version
 from backup_pipeline.postgres.server.embedded import EmbeddedServer
 from backup_pipeline.postgres.server.target import PostgresTarget, parse_target
 from backup_pipeline.system import processes
-from backup_pipeline_tests.poolers import free_port
+from backup_pipeline_tests.support.poolers import free_port
 
 
 def _reached(target: PostgresTarget) -> None:

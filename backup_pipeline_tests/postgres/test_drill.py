@@ -20,8 +20,8 @@ from backup_pipeline.postgres.server.databases import server_facts
 from backup_pipeline.postgres.server.embedded import EmbeddedServer
 from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline.rules.retention import problem_of
-from backup_pipeline_tests.postgres.restoring import NASTY, run, sealed_set
-from backup_pipeline_tests.sites import TestSite, dsn, write_storage
+from backup_pipeline_tests.support.postgres_restore import NASTY, run, sealed_set
+from backup_pipeline_tests.support.sites import TestSite, dsn, write_storage
 
 SETTINGS = """
 store: backups

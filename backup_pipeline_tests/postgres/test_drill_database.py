@@ -20,7 +20,7 @@ from backup_pipeline.postgres.server.clients import choose_client
 from backup_pipeline.postgres.server.databases import create_database, drop_database, server_facts
 from backup_pipeline.postgres.server.embedded import EmbeddedServer, scratch_server
 from backup_pipeline.postgres.server.target import PostgresTarget
-from backup_pipeline_tests.postgres.restoring import NASTY, ask, dump_of, expectation_of, opened, run
+from backup_pipeline_tests.support.postgres_restore import NASTY, ask, dump_of, expectation_of, opened, run
 
 Captured = tuple[bytes, Expectation]
 
@@ -182,7 +182,7 @@ def test_subscriptions_and_cron_jobs_never_come_alive(
     seen: list[object] = []
 
     def look(target: PostgresTarget) -> None:
-        from backup_pipeline_tests.postgres.restoring import ask
+        from backup_pipeline_tests.support.postgres_restore import ask
 
         seen.extend(ask(target, "select subenabled, subslotname from pg_subscription"))
         seen.extend(ask(target, "select active from cron.job"))

@@ -16,8 +16,8 @@ from backup_pipeline.postgres.server import installations
 from backup_pipeline.postgres.server.databases import server_features
 from backup_pipeline.postgres.server.embedded import EmbeddedServer
 from backup_pipeline.postgres.server.target import PostgresTarget
-from backup_pipeline_tests.postgres.restoring import dump_of, expectation_of, opened
-from backup_pipeline_tests.sites import TestSite, dsn
+from backup_pipeline_tests.support.postgres_restore import dump_of, expectation_of, opened
+from backup_pipeline_tests.support.sites import TestSite, dsn
 
 SETTINGS = """
 store: backups

@@ -12,8 +12,8 @@ from backup_pipeline.errors import UnreachableError
 from backup_pipeline.operations.proof.drill import drill_set
 from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.postgres.server.target import PostgresTarget
-from backup_pipeline_tests.postgres.restoring import sealed_set
-from backup_pipeline_tests.sites import TestSite, dsn
+from backup_pipeline_tests.support.postgres_restore import sealed_set
+from backup_pipeline_tests.support.sites import TestSite, dsn
 
 _HEAVY = """
 create table first (n int primary key, t text);

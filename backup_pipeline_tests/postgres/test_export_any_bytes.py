@@ -16,7 +16,7 @@ from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.postgres.server.embedded import EmbeddedServer
 from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline.sources.postgres.drill_exports import compare_exports
-from backup_pipeline_tests.postgres.capture_site import capture
+from backup_pipeline_tests.support.postgres_capture import capture
 
 _T = ("s", "public", "t")
 _FORMATS = ["parquet", "jsonl", "csv"]

@@ -14,7 +14,7 @@ from backup_pipeline.postgres.catalog.read import read_tables
 from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline.tables import keys as table_keys
-from backup_pipeline_tests.postgres.capture_site import Capture, capture
+from backup_pipeline_tests.support.postgres_capture import Capture, capture
 
 Make = Callable[..., PostgresTarget]
 _T = ("s", "public", "t")

@@ -19,7 +19,7 @@ from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline.sources.postgres import table_export
 from backup_pipeline.sources.postgres.dump import fingerprints_of
-from backup_pipeline_tests.postgres.capture_site import capture
+from backup_pipeline_tests.support.postgres_capture import capture
 
 Make = Callable[..., PostgresTarget]
 _DUMP, _P = ("s", "dump"), ("s", "public", "p")

@@ -22,7 +22,7 @@ from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline.sources.postgres.drill_exports import compare_exports
 from backup_pipeline.sources.postgres.table_export import inspect_table_export
 from backup_pipeline.tables.arrow_csv import LineCount
-from backup_pipeline_tests.postgres.capture_site import NASTY, Capture, capture
+from backup_pipeline_tests.support.postgres_capture import NASTY, Capture, capture
 
 _FORMATS = ["parquet", "jsonl", "csv"]
 Make = Callable[..., PostgresTarget]

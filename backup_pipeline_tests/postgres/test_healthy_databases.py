@@ -18,9 +18,9 @@ from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.postgres.server.databases import drop_database
 from backup_pipeline.postgres.server.embedded import EmbeddedServer
 from backup_pipeline.postgres.server.target import PostgresTarget
-from backup_pipeline_tests.postgres.capture_site import capture
-from backup_pipeline_tests.postgres.restoring import ask, dump_of, expectation_of, opened, run, sealed_set
-from backup_pipeline_tests.sites import TestSite, dsn
+from backup_pipeline_tests.support.postgres_capture import capture
+from backup_pipeline_tests.support.postgres_restore import ask, dump_of, expectation_of, opened, run, sealed_set
+from backup_pipeline_tests.support.sites import TestSite, dsn
 
 # PostgreSQL prints each of these otherwise before a dump and restore than after it.
 PRINTED_OTHERWISE = """

@@ -16,7 +16,7 @@ from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.postgres.server.databases import server_facts
 from backup_pipeline.postgres.server.embedded import EmbeddedServer, scratch_server
 from backup_pipeline.postgres.server.target import PostgresTarget
-from backup_pipeline_tests.postgres.restoring import ask, opened, run
+from backup_pipeline_tests.support.postgres_restore import ask, opened, run
 
 HEAD = "SET client_encoding = 'UTF8';\nSET standard_conforming_strings = on;\n"
 SECRET = "what only the operator may read"

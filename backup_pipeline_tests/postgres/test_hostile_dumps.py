@@ -20,8 +20,8 @@ from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.postgres.server.databases import drop_database, server_facts
 from backup_pipeline.postgres.server.embedded import EmbeddedServer
 from backup_pipeline.postgres.server.target import PostgresTarget
-from backup_pipeline_tests.postgres.restoring import ask, dump_of, lines_of, opened, run, sealed_set
-from backup_pipeline_tests.sites import TestSite, dsn
+from backup_pipeline_tests.support.postgres_restore import ask, dump_of, lines_of, opened, run, sealed_set
+from backup_pipeline_tests.support.sites import TestSite, dsn
 
 HEAD = b"--\n-- PostgreSQL database dump\n--\n\n\\restrict KEY\n\nSET client_encoding = 'UTF8';\n"
 TAIL = b"\n--\n-- PostgreSQL database dump complete\n--\n\n\\unrestrict KEY\n\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from backup_pipeline.postgres.server.target import PostgresTarget
-from backup_pipeline_tests.postgres.restoring import ask
+from backup_pipeline_tests.support.postgres_restore import ask
 
 
 def test_the_installed_server_has_contrib(installed_database: Callable[[str], PostgresTarget]) -> None:

@@ -29,7 +29,7 @@ _CAPTURE = """
 import json, os, resource, sys
 from pathlib import Path
 from backup_pipeline.postgres.server.target import PostgresTarget
-from backup_pipeline_tests.postgres.capture_site import capture
+from backup_pipeline_tests.support.postgres_capture import capture
 import backup_pipeline.sources.postgres.table_export, backup_pipeline.sources.postgres.drill_exports
 host, port, database, user, password, folder, what = sys.argv[1:]
 def peak():

@@ -18,9 +18,9 @@ from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline.sources.orders.format.agreement import Agreement, agreement
 from backup_pipeline.sources.orders.format.newest import instant_of
 from backup_pipeline.sources.orders.format.order import DATA_NAME, META_NAME
-from backup_pipeline_tests.postgres.restoring import sealed_set
-from backup_pipeline_tests.sites import TestSite, dsn
-from backup_pipeline_tests.sources.orders_samples import DDL, Workshop, order
+from backup_pipeline_tests.support.orders_samples import DDL, Workshop, order
+from backup_pipeline_tests.support.postgres_restore import sealed_set
+from backup_pipeline_tests.support.sites import TestSite, dsn
 
 SETTINGS = """
 store: backups

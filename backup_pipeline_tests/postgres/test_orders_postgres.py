@@ -17,9 +17,9 @@ from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline.sources.orders.database.postgres import postgres_orders, year_states
 from backup_pipeline.sources.orders.export import ExportOptions, export_orders
 from backup_pipeline.sources.orders.restore import OrdersRestoreOptions, restore_orders, undo_restore
-from backup_pipeline_tests.postgres.restoring import sealed_set
-from backup_pipeline_tests.sites import TestSite, dsn
-from backup_pipeline_tests.sources.orders_samples import Workshop, order
+from backup_pipeline_tests.support.orders_samples import Workshop, order
+from backup_pipeline_tests.support.postgres_restore import sealed_set
+from backup_pipeline_tests.support.sites import TestSite, dsn
 
 TYPED = """create table public.auftraege (record_id bigint generated always as identity primary key,
     auftrag_nr text not null unique, kunde_name text, kunden_nr text, kennzeichen text, vin text, datum date,

@@ -14,7 +14,7 @@ from backup_pipeline.postgres.load.rebuild import rebuild_database
 from backup_pipeline.postgres.server.databases import create_database
 from backup_pipeline.postgres.server.embedded import EmbeddedServer, scratch_server
 from backup_pipeline.postgres.server.target import PostgresTarget
-from backup_pipeline_tests.postgres.restoring import NASTY, dump_of, expectation_of, opened, run
+from backup_pipeline_tests.support.postgres_restore import NASTY, dump_of, expectation_of, opened, run
 
 INSTALLED = sorted(
     (folder for folder in Path("/usr/lib/postgresql").glob("*/bin") if (folder / "initdb").exists()),

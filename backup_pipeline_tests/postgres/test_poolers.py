@@ -10,8 +10,8 @@ import pytest
 from backup_pipeline.errors import SourceError
 from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.postgres.server.target import PostgresTarget
-from backup_pipeline_tests.poolers import pgbouncer
-from backup_pipeline_tests.sites import SHOP, TestSite, dsn
+from backup_pipeline_tests.support.poolers import pgbouncer
+from backup_pipeline_tests.support.sites import SHOP, TestSite, dsn
 
 _LEFT_BEHIND = "select count(*) from pg_locks where locktype = 'advisory'"
 

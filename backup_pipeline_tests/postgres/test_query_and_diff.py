@@ -18,8 +18,8 @@ from backup_pipeline.operations.data.query import query_set
 from backup_pipeline.operations.data.reexport import reexport_set
 from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline.tables.query_process import Question, answer
-from backup_pipeline_tests.postgres.restoring import run, sealed_set
-from backup_pipeline_tests.sites import TestSite, dsn
+from backup_pipeline_tests.support.postgres_restore import run, sealed_set
+from backup_pipeline_tests.support.sites import TestSite, dsn
 
 TABLES = """
 create table customers (id bigint primary key, name text, balance numeric(12, 4), data jsonb, raw bytea, tags text[],

@@ -12,7 +12,7 @@ from backup_pipeline.postgres.load import load as restore_load
 from backup_pipeline.postgres.load.rebuild import rebuild_database
 from backup_pipeline.postgres.server.databases import drop_database
 from backup_pipeline.postgres.server.target import PostgresTarget
-from backup_pipeline_tests.postgres.restoring import ask, dump_of, expectation_of, opened, run
+from backup_pipeline_tests.support.postgres_restore import ask, dump_of, expectation_of, opened, run
 
 Make = Callable[[str], PostgresTarget]
 # `a_orders` is loaded before the table that its CHECK reads, and `b_rates` before `c_currencies`.

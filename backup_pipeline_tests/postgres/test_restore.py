@@ -21,8 +21,8 @@ from backup_pipeline.operations.restore.undo import drop_kept, plan_undo, undo_r
 from backup_pipeline.postgres.server.databases import read_properties, server_facts, sole_restore
 from backup_pipeline.postgres.server.embedded import EmbeddedServer
 from backup_pipeline.postgres.server.target import PostgresTarget
-from backup_pipeline_tests.postgres.restoring import ask, dump_of, lines_of, run, sealed_set
-from backup_pipeline_tests.sites import SHOP, TestSite, dsn
+from backup_pipeline_tests.support.postgres_restore import ask, dump_of, lines_of, run, sealed_set
+from backup_pipeline_tests.support.sites import SHOP, TestSite, dsn
 
 SETTINGS = """
 store: backups

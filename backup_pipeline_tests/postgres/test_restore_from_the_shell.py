@@ -15,8 +15,8 @@ from backup_pipeline.model.set_id import SetId
 from backup_pipeline.postgres.server.databases import server_facts
 from backup_pipeline.postgres.server.embedded import EmbeddedServer
 from backup_pipeline.postgres.server.target import PostgresTarget
-from backup_pipeline_tests.postgres.restoring import ask, run, sealed_set
-from backup_pipeline_tests.sites import SHOP, TestSite, dsn, write_storage
+from backup_pipeline_tests.support.postgres_restore import ask, run, sealed_set
+from backup_pipeline_tests.support.sites import SHOP, TestSite, dsn, write_storage
 
 SETTINGS = """
 store: backups

@@ -12,7 +12,7 @@ from backup_pipeline.postgres.load.rebuild import rebuild_database
 from backup_pipeline.postgres.server.databases import create_database, drop_database, read_properties
 from backup_pipeline.postgres.server.embedded import scratch_server
 from backup_pipeline.postgres.server.target import PostgresTarget
-from backup_pipeline_tests.postgres.restoring import NASTY, dump_of, expectation_of, lines_of, opened, run
+from backup_pipeline_tests.support.postgres_restore import NASTY, dump_of, expectation_of, lines_of, opened, run
 
 
 @pytest.fixture(scope="module", params=[16, 18])

@@ -10,8 +10,8 @@ import pytest
 from backup_pipeline.errors import SourceError
 from backup_pipeline.postgres.compare.comparison import compare_database
 from backup_pipeline.postgres.server.target import PostgresTarget
-from backup_pipeline_tests.postgres.capture_site import capture
-from backup_pipeline_tests.postgres.restoring import expectation_of, run
+from backup_pipeline_tests.support.postgres_capture import capture
+from backup_pipeline_tests.support.postgres_restore import expectation_of, run
 
 Make = Callable[..., PostgresTarget]
 # Planning any query on `art` inlines the second function, whose body names the first one without its schema.

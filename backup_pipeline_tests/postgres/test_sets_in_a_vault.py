@@ -19,8 +19,8 @@ from backup_pipeline.operations.sites.copy_proofs import is_proven, known_copy_p
 from backup_pipeline.operations.sites.vaults import open_access
 from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline.stores.vault.encryption import new_identity
-from backup_pipeline_tests.postgres.restoring import ask, run
-from backup_pipeline_tests.sites import Output, TestSite, dsn
+from backup_pipeline_tests.support.postgres_restore import ask, run
+from backup_pipeline_tests.support.sites import Output, TestSite, dsn
 
 TABLES = """
 create table customers (id bigint primary key, name text);

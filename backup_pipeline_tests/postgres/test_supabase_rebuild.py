@@ -21,8 +21,8 @@ from backup_pipeline.postgres.server.databases import drop_database
 from backup_pipeline.postgres.server.embedded import EmbeddedServer, scratch_server
 from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline.rules.skipped_statements import Line, LineKind, SkippedStatements, line_of, reported
-from backup_pipeline_tests.postgres.restoring import ask, dump_of, expectation_of, opened, run, sealed_set
-from backup_pipeline_tests.sites import TestSite, dsn
+from backup_pipeline_tests.support.postgres_restore import ask, dump_of, expectation_of, opened, run, sealed_set
+from backup_pipeline_tests.support.sites import TestSite, dsn
 
 ROLES = """
 create role supabase_admin superuser login password 'admin';

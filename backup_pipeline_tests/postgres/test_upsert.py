@@ -12,7 +12,7 @@ from backup_pipeline.postgres.load.check import fingerprints_of, tables_of
 from backup_pipeline.postgres.merge.upsert import UpsertOutcome, UpsertRequest, matches, parse_rows, upsert_database
 from backup_pipeline.postgres.server.embedded import EmbeddedServer
 from backup_pipeline.postgres.server.target import PostgresTarget
-from backup_pipeline_tests.postgres.restoring import NASTY, ask, dump_of, opened, run
+from backup_pipeline_tests.support.postgres_restore import NASTY, ask, dump_of, opened, run
 
 SHOP = """
 create table customers (id integer primary key, name text unique, note text,

@@ -17,8 +17,8 @@ from backup_pipeline.model.set_id import SetId
 from backup_pipeline.operations.proof.verify import verify_all, verify_set
 from backup_pipeline.postgres.server.embedded import EmbeddedServer
 from backup_pipeline.stores.local import LocalStore
-from backup_pipeline_tests.postgres.restoring import sealed_set
-from backup_pipeline_tests.sites import SHOP, TestSite, dsn, write_storage
+from backup_pipeline_tests.support.postgres_restore import sealed_set
+from backup_pipeline_tests.support.sites import SHOP, TestSite, dsn, write_storage
 
 SETTINGS = """
 store: backups

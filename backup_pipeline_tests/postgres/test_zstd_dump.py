@@ -12,8 +12,8 @@ from backup_pipeline.postgres.compare.scratch_restore import drill_database
 from backup_pipeline.postgres.server.clients import choose_client
 from backup_pipeline.postgres.server.embedded import EmbeddedServer
 from backup_pipeline.postgres.server.script import create_database
-from backup_pipeline_tests.postgres.capture_site import NASTY, Capture, capture
-from backup_pipeline_tests.postgres.restoring import ask, expectation_of
+from backup_pipeline_tests.support.postgres_capture import NASTY, Capture, capture
+from backup_pipeline_tests.support.postgres_restore import ask, expectation_of
 
 ROWS = "create table public.many as select i, 'customer ' || i as name from generate_series(1, 200000) i;"
 

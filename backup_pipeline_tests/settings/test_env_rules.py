@@ -6,7 +6,7 @@ import base64
 import hashlib
 import hmac
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import pytest
 
@@ -23,9 +23,8 @@ from backup_pipeline.rules.environment import (
 )
 from backup_pipeline.rules.supabase_keys import DEMO_JWT_SECRET, KEY_LIFETIME, is_signed_with, make_key, read_key
 from backup_pipeline.settings.env_template import TEMPLATE_VARIABLES
+from backup_pipeline_tests.support.sites import NOW, SECRET
 
-NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
-SECRET = "q8ZrT2vLk0XbN5mWc7YdJ4hGf1sPa9Ue"
 # As published in Supabase's example of a self-hosted project, for everybody to read.
 DEMO_ANON = (
     "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyAgCiAgICAicm9sZSI6ICJhbm9uIiwKICAgICJpc3MiOiAic3VwYWJhc2UtZGVtbyIsCiAgICAia"
@@ -131,7 +130,10 @@ def _reported(environment: dict[str, str], now: datetime = NOW) -> dict[str, str
 
 
 def test_good_secrets_have_no_faults():
-    keys = {"ANON_KEY": make_key("anon", SECRET, NOW), "SERVICE_ROLE_KEY": make_key("service_role", SECRET, NOW)}
+    keys = {
+        "ANON_KEY": make_key("anon", SECRET, NOW),
+        "SERVICE_ROLE_KEY": make_key("service_role", SECRET, NOW),
+    }
     assert _reported({"JWT_SECRET": SECRET, "POSTGRES_PASSWORD": SECRET, **keys}) == {}
 
 

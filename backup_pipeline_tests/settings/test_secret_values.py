@@ -13,7 +13,7 @@ from backup_pipeline.operations.alerts.send import hidden_texts
 from backup_pipeline.redaction import redacted, redacting_hook, scrub
 from backup_pipeline.settings.loader import load_site
 from backup_pipeline.settings.types import source_kinds
-from backup_pipeline_tests.sites import TestSite
+from backup_pipeline_tests.support.sites import TestSite
 
 # Fields that name variables whose values everybody may see.
 PUBLIC = {"user_env"}

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from backup_pipeline_tests.sites import Output
 from backup_pipeline_tests.sixth_kind import mailbox_kind
+from backup_pipeline_tests.support.sites import Output
 
 SETTINGS = """
 store: backups

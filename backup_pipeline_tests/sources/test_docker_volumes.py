@@ -13,7 +13,7 @@ from backup_pipeline.model.record import ArtefactRecord
 from backup_pipeline.sources.repository.capture import capture_repository, inspect_repository
 from backup_pipeline.sources.repository.settings import RepositorySource
 from backup_pipeline.stores.local import LocalSetWriter
-from backup_pipeline_tests.archive_sets import check_of, context_of, new_set, repository
+from backup_pipeline_tests.support.archive_sets import check_of, context_of, new_set, repository
 
 # The commands of Docker's client that are used, with its exit codes, output and streams, on volumes that are folders.
 CLIENT = """\

@@ -19,7 +19,7 @@ from backup_pipeline.operations.proof.drill_files import drill_files
 from backup_pipeline.sources.folder.capture import capture_folder, inspect_folder
 from backup_pipeline.sources.folder.settings import FolderSource
 from backup_pipeline.stores.local import LocalSetWriter
-from backup_pipeline_tests.archive_sets import NOW, check_of, context_of, new_set
+from backup_pipeline_tests.support.archive_sets import NOW, check_of, context_of, new_set
 
 LONG = "long" * 30
 pytestmark = pytest.mark.skipif(not hasattr(os, "setxattr"), reason="extended attributes of Linux")

@@ -13,7 +13,7 @@ from backup_pipeline.sources.postgres.dump import dump_path
 from backup_pipeline.sources.postgres.settings import PostgresSource
 from backup_pipeline.sources.repository.capture import capture_repository
 from backup_pipeline.sources.repository.settings import RepositorySource
-from backup_pipeline_tests.archive_sets import git, new_set, repository
+from backup_pipeline_tests.support.archive_sets import git, new_set, repository
 
 BERLIN = ZoneInfo("Europe/Berlin")
 OWNERS = "PostgreSQL/cdb_backup_{time:%Y-%m-%d_%H%M}.sql"

@@ -20,7 +20,7 @@ from backup_pipeline.model.record import ArtefactRecord
 from backup_pipeline.sources.folder.capture import capture_folder, inspect_folder
 from backup_pipeline.sources.folder.settings import FolderSource
 from backup_pipeline.stores.local import LocalSetWriter
-from backup_pipeline_tests.archive_sets import NOW, check_of, context_of, new_set, tree
+from backup_pipeline_tests.support.archive_sets import NOW, check_of, context_of, new_set, tree
 
 
 def settings(root: Path, *buckets: str, **more: object) -> FolderSource:

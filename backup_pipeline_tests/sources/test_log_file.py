@@ -12,7 +12,7 @@ from backup_pipeline.sources.orders.database.database import sqlite_orders
 from backup_pipeline.sources.orders.export import ExportOptions, export_orders
 from backup_pipeline.sources.orders.format.order import ExportResult
 from backup_pipeline.system.log_file import LogFile, log_file
-from backup_pipeline_tests.sources.orders_samples import Workshop, order
+from backup_pipeline_tests.support.orders_samples import Workshop, order
 
 LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d - orders\.export - (DEBUG|INFO|ERROR) - .+")
 

@@ -25,7 +25,7 @@ from backup_pipeline.sources.orders.export import ExportOptions, export_orders
 from backup_pipeline.sources.orders.format.order import COLUMNS, DATA_NAME, INDEX_NAME, LOCK_NAME, META_NAME
 from backup_pipeline.sources.orders.restore import undo_restore
 from backup_pipeline.system.locks import hold_lock
-from backup_pipeline_tests.sources.orders_samples import DDL, Workshop, kinds, order
+from backup_pipeline_tests.support.orders_samples import DDL, Workshop, kinds, order
 
 TEXT = (
     st.none() | st.text(st.characters(codec="utf-8"), max_size=40) | st.sampled_from(["", "007", '"', "\r\n", "NULL"])

@@ -17,7 +17,7 @@ from backup_pipeline.errors import BackupSystemError
 from backup_pipeline.sources.orders.database.database import sqlite_orders
 from backup_pipeline.sources.orders.export import export_orders
 from backup_pipeline.system.files import user_name
-from backup_pipeline_tests.sources.orders_samples import Workshop, order
+from backup_pipeline_tests.support.orders_samples import Workshop, order
 
 LOG_LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d - orders\.\w+ - (INFO|ERROR|WARNING) - .+")
 YAML = """

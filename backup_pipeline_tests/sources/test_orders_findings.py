@@ -9,7 +9,7 @@ import pytest
 from backup_pipeline.errors import ValidationError
 from backup_pipeline.sources.orders.format import order as model
 from backup_pipeline.sources.orders.format.order import DATA_NAME, Findings
-from backup_pipeline_tests.sources.orders_samples import Workshop, kinds, order
+from backup_pipeline_tests.support.orders_samples import Workshop, kinds, order
 
 
 def test_errors_are_kept_however_many_warnings_came_before_them() -> None:

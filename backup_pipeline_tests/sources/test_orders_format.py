@@ -26,7 +26,7 @@ from backup_pipeline.sources.orders.format.text import (
     parse_data,
     parse_meta,
 )
-from backup_pipeline_tests.sources.orders_samples import order
+from backup_pipeline_tests.support.orders_samples import order
 
 TEXT = (
     st.none() | st.text(st.characters(codec="utf-8")) | st.sampled_from(["", ",", '"', '""', "\r", "\n", "\r\n", " "])

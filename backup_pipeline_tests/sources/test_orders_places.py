@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import io
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from backup_pipeline.sources.orders.format.order import COLUMNS, DATA_NAME, META_NAME
-from backup_pipeline_tests.sources.orders_samples import Workshop, kinds, order
-
-PRINTED = order(
-    12, auftrag_nr="076329", kunde_name="Müller", kunden_nr="K12345", kennzeichen="B-AB 1234", vin="WVW1234567890",
-    datum="2024-07-29", formular_version="neu", file_path="test_archiv/2024/076329/076329_Auftrag.pdf",
-    hash="abc123", data_complete=1, created_at="2024-07-29T10:00:00", updated_at="2024-07-29T10:00:00",
-)  # fmt: skip
-"""The order as the old tool's document prints it: its path counts from the folder that the archive lies in."""
+from backup_pipeline.sources.orders.format.order import DATA_NAME, META_NAME
+from backup_pipeline_tests.support.orders_samples import PRINTED, Workshop, kinds, old_pair, order
 
 
 def workshop_at(folder: Path, archive: str, database: str, rows: list[tuple[Any, ...]]) -> Workshop:
@@ -41,22 +30,6 @@ def pdf(folder: Path, name: str = "076329_Auftrag.pdf") -> None:
 
 def pairs(workshop: Workshop) -> list[str]:
     return sorted(path.parent.relative_to(workshop.archive).as_posix() for path in workshop.archive.rglob(META_NAME))
-
-
-def old_pair(folder: Path, row: tuple[Any, ...], *, escape: str = "double", ending: str = "\r\n") -> None:
-    """A pair as the old tool wrote it: NULL and empty alike, CRLF, times without a zone; quotes in either form."""
-    text = io.StringIO()
-    forms: dict[str, dict[str, Any]] = {"double": {}, "backslash": {"escapechar": "\\", "doublequote": False}}
-    writer = csv.writer(text, lineterminator=ending, **forms[escape])
-    writer.writerows([COLUMNS, row])
-    data = text.getvalue().encode()
-    meta = {
-        "schema_version": "1.0", "checksum": hashlib.sha256(data).hexdigest(), "exported_at": "2024-07-29T10:30:00",
-        "auftrag_nr": row[1], "record_id": row[0], "file_size": len(data),
-    }  # fmt: skip
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / DATA_NAME).write_bytes(data)
-    (folder / META_NAME).write_text(json.dumps(meta, indent=2), "utf-8")
 
 
 @pytest.mark.parametrize(

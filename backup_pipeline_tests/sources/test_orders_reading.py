@@ -11,7 +11,7 @@ from backup_pipeline.errors import ValidationError
 from backup_pipeline.sources.orders.archive import reading as orders_reading
 from backup_pipeline.sources.orders.archive.reading import read_archive
 from backup_pipeline.sources.orders.format.order import DATA_NAME, DATA_PART, INDEX_NAME, META_NAME, META_PART
-from backup_pipeline_tests.sources.orders_samples import Workshop, kinds, order
+from backup_pipeline_tests.support.orders_samples import Workshop, kinds, order
 
 OLD, NEW, TORN = "old", "new", "torn"
 

@@ -12,7 +12,7 @@ from backup_pipeline.sources.repository.capture import capture_repository, inspe
 from backup_pipeline.sources.repository.git import is_environment_file, without_credentials
 from backup_pipeline.sources.repository.settings import RepositorySource
 from backup_pipeline.stores.local import LocalSetWriter
-from backup_pipeline_tests.archive_sets import check_of, context_of, git, new_set, repository
+from backup_pipeline_tests.support.archive_sets import check_of, context_of, git, new_set, repository
 
 
 def capture(writer: LocalSetWriter, path: Path, **more: object) -> dict[str, ArtefactRecord]:

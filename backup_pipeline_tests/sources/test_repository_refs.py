@@ -13,7 +13,7 @@ from backup_pipeline.sources.repository.capture import capture_repository
 from backup_pipeline.sources.repository.restore import restore_repository
 from backup_pipeline.sources.repository.settings import RepositorySource
 from backup_pipeline.stores.local import LocalSetWriter
-from backup_pipeline_tests.archive_sets import NOW, check_of, context_of, git, new_set
+from backup_pipeline_tests.support.archive_sets import NOW, check_of, context_of, git, new_set
 
 
 def capture(writer: LocalSetWriter, path: Path) -> dict[str, ArtefactRecord]:

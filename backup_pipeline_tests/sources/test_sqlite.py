@@ -36,7 +36,7 @@ from backup_pipeline.sqlite.columns import (
 )
 from backup_pipeline.sqlite.database import Row, SqliteColumn, copy_online, nameless_database
 from backup_pipeline.stores.local import LocalSetWriter
-from backup_pipeline_tests.archive_sets import check_of, context_of, new_set
+from backup_pipeline_tests.support.archive_sets import check_of, context_of, new_set
 
 SCHEMA = """
 create table auftraege (record_id integer primary key, auftrag_nr text not null, preis real, bild blob, note);

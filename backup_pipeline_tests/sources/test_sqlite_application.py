@@ -14,7 +14,7 @@ from backup_pipeline.settings.types import TableSelection
 from backup_pipeline.sources.sqlite.capture import capture_sqlite
 from backup_pipeline.sources.sqlite.settings import SqliteSource
 from backup_pipeline.stores.local import LocalSetWriter
-from backup_pipeline_tests.archive_sets import NOW, check_of, context_of, new_set
+from backup_pipeline_tests.support.archive_sets import NOW, check_of, context_of, new_set
 
 ORDINARY = """
 create table ordinary (id integer primary key, name text unique check (length(name) > 0));

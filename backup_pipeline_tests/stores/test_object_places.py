@@ -28,7 +28,7 @@ from backup_pipeline.stores.objects.errors import (
 from backup_pipeline.stores.objects.opening import open_place
 from backup_pipeline.stores.objects.options import PlaceOptions
 from backup_pipeline.stores.objects.s3 import S3Place
-from backup_pipeline_tests.object_servers import (
+from backup_pipeline_tests.support.object_servers import (
     LIMITS,
     HttpTrouble,
     S3Server,
@@ -39,7 +39,7 @@ from backup_pipeline_tests.object_servers import (
     ssh_server,
     weed_server,
 )
-from backup_pipeline_tests.proxies import Proxy
+from backup_pipeline_tests.support.proxies import Proxy
 
 pytestmark = pytest.mark.takes(seconds=0.2, together="places of objects")
 

@@ -25,8 +25,8 @@ from backup_pipeline.operations.sites.run_log import append_run_line
 from backup_pipeline.operations.sites.stores import open_store, plan_lock, resolve_set
 from backup_pipeline.settings.loader import load_site
 from backup_pipeline.system.files import append_line, read_ordinary
-from backup_pipeline_tests.operations.invented_sets import make_set
-from backup_pipeline_tests.sites import TestSite
+from backup_pipeline_tests.support.invented_sets import make_set
+from backup_pipeline_tests.support.sites import TestSite
 
 SETTINGS = "sources: {files: {kind: folder, path: files}}\nplans: {nightly: {sources: [files]}}\n"
 

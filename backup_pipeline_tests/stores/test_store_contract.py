@@ -21,8 +21,8 @@ from backup_pipeline.model.source_done import SourceDone
 from backup_pipeline.stores.contract import SetWriter, Store
 from backup_pipeline.stores.local import LocalStore
 from backup_pipeline.system.files import make_folders, sha256_of, write_atomically
-from backup_pipeline_tests.archive_sets import NOW
-from backup_pipeline_tests.stores.vault.sites import VaultSite
+from backup_pipeline_tests.support.archive_sets import NOW
+from backup_pipeline_tests.support.vault_sites import VaultSite
 
 STORES: dict[str, Callable[[Path], Store]] = {"local": lambda folder: LocalStore(folder / "store", "nightly")}
 

@@ -23,7 +23,7 @@ from backup_pipeline.stores.local import LocalSetWriter
 from backup_pipeline.system import file_exchange, file_swap
 from backup_pipeline.system.file_swap import discard, heal, last_swap, restoring, swap, undo
 from backup_pipeline.system.file_swap_note import SwapState, note_path, read_note
-from backup_pipeline_tests.archive_sets import NOW, context_of, git, new_set, repository, tree
+from backup_pipeline_tests.support.archive_sets import NOW, context_of, git, new_set, repository, tree
 
 LATER = NOW + timedelta(minutes=1)
 

@@ -12,7 +12,7 @@ import threading
 from backup_pipeline.postgres.server.embedded import free_port
 from backup_pipeline.system.heartbeat import Signal, address_of, ping
 from backup_pipeline.system.notifications import deliver, understood
-from backup_pipeline_tests.receivers import http_server, smtp_server
+from backup_pipeline_tests.support.receivers import http_server, smtp_server
 
 RUN = "0e4fbd3a-0000-4000-8000-000000000001"
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from backup_pipeline.postgres.server.embedded import free_port
 from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline.web.daemon import watch_history
-from backup_pipeline_tests.sites import dsn
+from backup_pipeline_tests.support.sites import dsn
 
 
 def test_a_lost_history_is_reported_once_and_its_return_too(database: Callable[..., PostgresTarget]) -> None:

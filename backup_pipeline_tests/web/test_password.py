@@ -20,7 +20,7 @@ from backup_pipeline.postgres.server.embedded import free_port
 from backup_pipeline.web.access import UiAccess, ui_access
 from backup_pipeline.web.guard import Guard
 from backup_pipeline.web.sessions import GUESS_SECONDS, GUESSES, SESSION_SECONDS, Guesses, Sessions
-from backup_pipeline_tests.browser import chromium
+from backup_pipeline_tests.support.browser import chromium
 
 PASSWORD = "correct horse battery"
 

@@ -18,8 +18,8 @@ from backup_pipeline.errors import BackupSystemError
 from backup_pipeline.stores.vault.clean import clean, mark
 from backup_pipeline.stores.vault.names import chunk_object
 from backup_pipeline.stores.vault.vault import VaultReader
-from backup_pipeline_tests.stores.vault.memory_place import MemoryPlace
-from backup_pipeline_tests.stores.vault.sites import VaultSite
+from backup_pipeline_tests.support.memory_place import MemoryPlace
+from backup_pipeline_tests.support.vault_sites import VaultSite
 
 _CONTENTS = ({"a": b"1" * 3000}, {"a": b"1" * 3000, "b": b"2"}, {"c": b"3" * 500})
 

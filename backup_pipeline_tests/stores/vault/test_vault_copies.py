@@ -22,9 +22,9 @@ from backup_pipeline.stores.vault.machine_keys import MachineKeys
 from backup_pipeline.stores.vault.names import COPIES, DESCRIPTION, chunk_object, copy_name
 from backup_pipeline.stores.vault.signing import Signer, new_private_key
 from backup_pipeline.stores.vault.vault import VaultReader, change_recipients, initialise, join
-from backup_pipeline_tests.archive_sets import tree
-from backup_pipeline_tests.stores.vault.memory_place import MemoryPlace
-from backup_pipeline_tests.stores.vault.sites import FILES, PLAN, SETTINGS, VaultSite
+from backup_pipeline_tests.support.archive_sets import tree
+from backup_pipeline_tests.support.memory_place import MemoryPlace
+from backup_pipeline_tests.support.vault_sites import FILES, PLAN, SETTINGS, VaultSite
 
 
 @pytest.fixture

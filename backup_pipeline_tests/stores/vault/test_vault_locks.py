@@ -18,9 +18,9 @@ from backup_pipeline.stores.vault.clean import clean
 from backup_pipeline.stores.vault.locks import lock_end
 from backup_pipeline.stores.vault.names import COPIES, DESCRIPTION
 from backup_pipeline.stores.vault.vault import VaultReader
-from backup_pipeline_tests.object_servers import S3Server, weed_server
-from backup_pipeline_tests.stores.vault.sites import FILES, VaultSite
 from backup_pipeline_tests.stores.vault.test_vault_copies import contents
+from backup_pipeline_tests.support.object_servers import S3Server, weed_server
+from backup_pipeline_tests.support.vault_sites import FILES, VaultSite
 
 pytestmark = pytest.mark.takes(seconds=3, together="locks of vaults")
 _BUCKET = "locking"

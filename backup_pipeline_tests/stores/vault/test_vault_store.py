@@ -16,8 +16,8 @@ from backup_pipeline.stores.vault.names import CHUNKS, COPIES, PROOFS
 from backup_pipeline.stores.vault.proofs import write_proof
 from backup_pipeline.stores.vault.signing import Signer, new_private_key
 from backup_pipeline.stores.vault.store import VaultStore
-from backup_pipeline_tests.archive_sets import NOW
-from backup_pipeline_tests.stores.vault.sites import FILES, PLAN, VaultSite
+from backup_pipeline_tests.support.archive_sets import NOW
+from backup_pipeline_tests.support.vault_sites import FILES, PLAN, VaultSite
 
 TABLE = "tables/werkstatt/main.auftraege.parquet"
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from unittest import mock
 
 from backup_pipeline.postgres.server.clients import embedded_folders
-from backup_pipeline_tests.documents.blocks import Block, Command, blocks, commands
-from backup_pipeline_tests.sites import Output
+from backup_pipeline_tests.support.documents.blocks import Block, Command, blocks, commands
+from backup_pipeline_tests.support.sites import Output
 
 # Why a command is not run here, and the test that looks at it instead.
 ELSEWHERE = {

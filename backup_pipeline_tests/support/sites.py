@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from unittest import mock
 from urllib.parse import quote
@@ -18,6 +19,8 @@ from backup_pipeline.settings.loader import load_site
 from backup_pipeline.settings.site import Site
 from backup_pipeline.stores.local import LocalStore
 
+NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
+SECRET = "q8ZrT2vLk0XbN5mWc7YdJ4hGf1sPa9Ue"
 SHOP = """
 create table customers (id bigint generated always as identity primary key, name text not null, vip boolean);
 create table orders (id bigint generated always as identity primary key,

@@ -1,6 +1,6 @@
 """A fitting site for each document: built as the document says, with its own backup.yaml and the variables of its .env.
 
-One function per document that has commands; `SCENES` is their list. Nothing is asserted but in the functions' checks.
+One function per document that has commands, which checks what they leave behind; `WALKTHROUGHS` lists them.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ import yaml
 from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.postgres.server.embedded import EmbeddedServer
 from backup_pipeline.postgres.server.target import PostgresTarget
-from backup_pipeline_tests.documents.blocks import ROOT, Block, blocks, commands
-from backup_pipeline_tests.documents.shell import Shell
-from backup_pipeline_tests.receivers import http_server
-from backup_pipeline_tests.sites import IDENTITIES, SHOP, dsn, write_storage
+from backup_pipeline_tests.support.documents.blocks import ROOT, Block, blocks, commands
+from backup_pipeline_tests.support.documents.shell import Shell
+from backup_pipeline_tests.support.receivers import http_server
+from backup_pipeline_tests.support.sites import IDENTITIES, SHOP, dsn, write_storage
 
 SUPABASE = (
     SHOP
@@ -49,7 +49,7 @@ data_complete integer, created_at text, updated_at text)"""
 
 @dataclass
 class Stage:
-    """What a scene is made with: a folder of its own, real databases."""
+    """What a walkthrough is made with: a folder of its own, real databases."""
 
     root: Path
     database: Callable[..., PostgresTarget]
@@ -423,7 +423,7 @@ def the_hooks_stop_what_they_guard(stage: Stage, shell: Shell) -> None:
     assert git(stage.root / "there.git", "log", "--format=%s", "main").stdout.split() == ["first"]
 
 
-SCENES: dict[str, Callable[[Stage], None]] = {
+WALKTHROUGHS: dict[str, Callable[[Stage], None]] = {
     "README": readme,
     "alerts": alerts,
     "contributing": contributing,

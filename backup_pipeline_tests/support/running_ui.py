@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 
 from backup_pipeline.postgres.server.embedded import free_port
-from backup_pipeline_tests.sites import TestSite
+from backup_pipeline_tests.support.sites import TestSite
 
 
 class Ui:

@@ -26,7 +26,7 @@ from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline.settings.site import Site
 from backup_pipeline.system import processes
 
-NASTY = (Path(__file__).parent / "nasty_schema.sql").read_text()
+NASTY = (Path(__file__).parent / "sql" / "nasty_schema.sql").read_text()
 
 
 def dump_of(target: PostgresTarget, *arguments: str) -> bytes:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import hashlib
+import io
+import json
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +13,7 @@ from typing import Any
 
 from backup_pipeline.sources.orders.database.database import sqlite_orders
 from backup_pipeline.sources.orders.export import ExportOptions, export_orders
-from backup_pipeline.sources.orders.format.order import COLUMNS, ExportResult, VerifyResult
+from backup_pipeline.sources.orders.format.order import COLUMNS, DATA_NAME, META_NAME, ExportResult, VerifyResult
 from backup_pipeline.sources.orders.restore import OrdersRestoreOptions, restore_orders
 from backup_pipeline.sources.orders.verify import VerifyOptions, verify_orders
 
@@ -29,6 +33,30 @@ def order(record_id: int, **changes: Any) -> tuple[Any, ...]:
         "data_complete": record_id % 2, "created_at": f"{year}-05-01T08:00:00", "updated_at": f"{year}-06-01T08:00:00Z",
     }  # fmt: skip
     return tuple({**row, **changes}[name] for name in COLUMNS)
+
+
+PRINTED = order(
+    12, auftrag_nr="076329", kunde_name="Müller", kunden_nr="K12345", kennzeichen="B-AB 1234", vin="WVW1234567890",
+    datum="2024-07-29", formular_version="neu", file_path="test_archiv/2024/076329/076329_Auftrag.pdf",
+    hash="abc123", data_complete=1, created_at="2024-07-29T10:00:00", updated_at="2024-07-29T10:00:00",
+)  # fmt: skip
+"""The order as the old tool's document prints it: its path counts from the folder that the archive lies in."""
+
+
+def old_pair(folder: Path, row: tuple[Any, ...], *, escape: str = "double", ending: str = "\r\n") -> None:
+    """A pair as the old tool wrote it: NULL and empty alike, CRLF, times without a zone; quotes in either form."""
+    text = io.StringIO()
+    forms: dict[str, dict[str, Any]] = {"double": {}, "backslash": {"escapechar": "\\", "doublequote": False}}
+    writer = csv.writer(text, lineterminator=ending, **forms[escape])
+    writer.writerows([COLUMNS, row])
+    data = text.getvalue().encode()
+    meta = {
+        "schema_version": "1.0", "checksum": hashlib.sha256(data).hexdigest(), "exported_at": "2024-07-29T10:30:00",
+        "auftrag_nr": row[1], "record_id": row[0], "file_size": len(data),
+    }  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / DATA_NAME).write_bytes(data)
+    (folder / META_NAME).write_text(json.dumps(meta, indent=2), "utf-8")
 
 
 class Workshop:

@@ -21,8 +21,8 @@ from backup_pipeline.stores.vault.sending import WriterOptions
 from backup_pipeline.stores.vault.store import VaultStore
 from backup_pipeline.stores.vault.vault import VaultAccess, VaultReader, initialise, open_writer
 from backup_pipeline.stores.vault.write_copy import CopyResult
-from backup_pipeline_tests.archive_sets import NOW
-from backup_pipeline_tests.stores.vault.memory_place import MemoryPlace
+from backup_pipeline_tests.support.archive_sets import NOW
+from backup_pipeline_tests.support.memory_place import MemoryPlace
 
 SETTINGS = "plans:\n  nightly: {sources: [werkstatt]}\n"
 PLAN = "nightly"

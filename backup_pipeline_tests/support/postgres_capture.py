@@ -20,7 +20,7 @@ from backup_pipeline.sources.postgres.capture import capture_postgres
 from backup_pipeline.sources.postgres.settings import PostgresSource
 from backup_pipeline.stores.local import LocalSetWriter, LocalStore
 
-NASTY = (Path(__file__).parent / "nasty.sql").read_text()
+NASTY = (Path(__file__).parent / "sql" / "nasty.sql").read_text()
 
 
 @dataclass
