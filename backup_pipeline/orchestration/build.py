@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 
 import dagster as dg
-from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from backup_pipeline.orchestration.alerts import alert_sensors
 from backup_pipeline.orchestration.capture_assets import capture_asset
@@ -26,7 +25,7 @@ from backup_pipeline.orchestration.proof_assets import (
 from backup_pipeline.orchestration.reexport_asset import reexport_asset, reexport_job
 from backup_pipeline.orchestration.restore_assets import restore_asset, restore_job, undo_job
 from backup_pipeline.orchestration.retention_asset import RETENTION, retention_asset
-from backup_pipeline.orchestration.run_resource import RUNS, backup_runs_resource
+from backup_pipeline.orchestration.run_resource import RUNS, BackupRuns
 from backup_pipeline.orchestration.schema_sensor import has_databases, schema_sensor
 from backup_pipeline.orchestration.set_partitions import partitions_sensor
 from backup_pipeline.settings.site import Site
@@ -62,9 +61,6 @@ def plan_definitions(site: Site, plan: str) -> dg.Definitions:
                 tags={PLAN_TAG: plan},
             )
         )
-    restore: list[UnresolvedAssetJobDefinition | dg.JobDefinition] = (
-        [restore_job(site, plan), undo_job(site, plan)] if restored else []
-    )
     own = dg.Definitions(
         assets=[
             *captures,
@@ -75,21 +71,18 @@ def plan_definitions(site: Site, plan: str) -> dg.Definitions:
             reexport_asset(site, plan),
             *([restored] if restored else []),
         ],
-        jobs=[
-            job,
-            stage_job(plan, VERIFICATION),
-            stage_job(plan, DRILL),
-            reexport_job(plan),
-            *restore,
-        ],
+        jobs=[job, *([undo_job(site, plan)] if restored else [])],
         schedules=schedules,
         sensors=[
             partitions_sensor(site, plan),
             *([schema_sensor(site, plan)] if has_databases(site, plan) else []),
         ],
     )
+    stages = [stage_job(plan, VERIFICATION), stage_job(plan, DRILL), reexport_job(plan)]
+    if restored:
+        stages.append(restore_job(site, plan))
     orders = (orders_definitions(site, plan, name) for name in order_sources(site, plan))
-    return dg.Definitions.merge(own, *orders, *copy_definitions(site, plan))
+    return dg.Definitions.merge(own, *stages, *orders, *copy_definitions(site, plan))
 
 
 def selection_of(site: Site, plan: str, sources: tuple[str, ...]) -> list[dg.AssetKey]:
@@ -110,7 +103,7 @@ def build_definitions(site: Site) -> dg.Definitions:
         jobs=[prune_job],
         schedules=[prune_schedule],
         sensors=alert_sensors(site),
-        resources={RUNS: backup_runs_resource(site)},
+        resources={RUNS: BackupRuns(settings=site)},
         executor=executor_from_environment(),
     )
     return dg.Definitions.merge(common, *plans)

@@ -25,7 +25,7 @@ from backup_pipeline.orchestration.metadata import (
     table_of,
 )
 from backup_pipeline.orchestration.names import PLAN_TAG, artefact_key, key_part, source_key
-from backup_pipeline.orchestration.run_resource import RUNS, BackupRuns
+from backup_pipeline.orchestration.run_resource import BackupRuns
 from backup_pipeline.orchestration.table_group import (
     are_grouped,
     group_checks,
@@ -163,17 +163,15 @@ def capture_asset(site: Site, plan: str, name: str) -> dg.AssetsDefinition:
         specs=specs,
         check_specs=check_specs,
         can_subset=True,
-        required_resource_keys={RUNS},
         op_tags={PLAN_TAG: plan},
         group_name=None,
     )
-    def capture(context: dg.AssetExecutionContext) -> Iterator[Any]:
-        backups: BackupRuns = getattr(context.resources, RUNS)
+    def capture(context: dg.AssetExecutionContext, backup_runs: BackupRuns) -> Iterator[Any]:
         if not context.selected_asset_keys:
             raise _no_check_alone(context.selected_asset_check_keys)
-        shown = _Shown(context, plan, name, expected, backups)
+        shown = _Shown(context, plan, name, expected, backup_runs)
         try:
-            backup = backups.of_plan(plan)
+            backup = backup_runs.of_plan(plan)
             for record in backup.capture(name, shown.selected()):
                 yield from shown.events(record)
         except Exception as error:  # noqa: BLE001 - at this edge everything becomes a Failure

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dagster import DagsterRun
-from dagster._core.run_coordinator import QueuedRunCoordinator, SubmitRunContext
+from dagster import DagsterRun, QueuedRunCoordinator, SubmitRunContext
 from dagster._core.run_coordinator.queued_run_coordinator import RunQueueConfig
 from dagster._utils.tags import TagConcurrencyLimitsCounter
 

@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
-from dagster._core.storage.dagster_run import DagsterRunStatus
 
 from backup_pipeline.errors import BackupSystemError
 from backup_pipeline.orchestration.home import default_home
@@ -27,7 +26,7 @@ LOG = logging.getLogger("backup-pipeline.runs")
 SILENT_SECONDS = 4 * HEARTBEAT_SECONDS
 _KEPT_SECONDS = 24 * 3600
 _FOLDER = "running"
-_UNFINISHED = [DagsterRunStatus.STARTED, DagsterRunStatus.STARTING, DagsterRunStatus.CANCELING]
+_UNFINISHED = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.CANCELING]
 
 
 def _mark(run_id: str) -> Path:
@@ -95,7 +94,7 @@ def end_dead_runs(instance: dg.DagsterInstance) -> list[str]:
         if current is None or current.is_finished:
             continue
         message = f"Its process was killed or crashed: {dead}."
-        if current.status is DagsterRunStatus.CANCELING:
+        if current.status is dg.DagsterRunStatus.CANCELING:
             instance.report_run_canceled(current, message)
         else:
             instance.report_run_failed(current, message)

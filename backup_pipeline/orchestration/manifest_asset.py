@@ -11,7 +11,7 @@ from backup_pipeline.orchestration.names import (
     sets_partitions,
     source_key,
 )
-from backup_pipeline.orchestration.run_resource import RUNS, BackupRuns
+from backup_pipeline.orchestration.run_resource import BackupRuns
 from backup_pipeline.settings.site import Site
 
 
@@ -29,19 +29,17 @@ def manifest_asset(site: Site, plan: str) -> dg.AssetsDefinition:
         owners=sorted({owner for name in settings.sources for owner in site.source(name).owners}),
         code_version="1",
         freshness_policy=freshness_of(settings, site.settings.timezone),
-        required_resource_keys={RUNS},
         op_tags={PLAN_TAG: plan},
     )
-    def manifest(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
-        backups: BackupRuns = getattr(context.resources, RUNS)
+    def manifest(context: dg.AssetExecutionContext, backup_runs: BackupRuns) -> dg.MaterializeResult[None]:
         try:
-            backup = backups.of_plan(plan)
+            backup = backup_runs.of_plan(plan)
             sealed = backup.seal()
             # A sealed set needs no lock any more; what comes after it (retention) takes its own.
             backup.close()
         except Exception as error:  # noqa: BLE001 - at this edge everything becomes a Failure
             raise failure_of(error) from None
-        store = backups.site(plan).store_folder(plan)
+        store = backup_runs.site(plan).store_folder(plan)
         if store == site.store_folder(plan):
             partitions = sets_partitions(plan)
             assert partitions.name is not None

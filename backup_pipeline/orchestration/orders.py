@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 import dagster as dg
-from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from backup_pipeline.errors import BackupSystemError
 from backup_pipeline.orchestration.names import PLAN_TAG, artefact_key
@@ -30,15 +29,10 @@ from backup_pipeline.sources.orders.source import orders_settings
 _SENSOR_SECONDS = 60
 
 
-def _jobs(site: Site, plan: str, name: str) -> list[UnresolvedAssetJobDefinition]:
+def _jobs(site: Site, plan: str, name: str) -> dg.Definitions:
     partitions = year_partitions(orders_settings(site, name), site.settings.timezone)
-    made = []
-    for what, asset, text in (
-        ("export", FOLDERS, "Write changed orders into their folders."),
-        ("verification", VERIFICATION, "Check the folders of the orders."),
-        ("restore", RESTORED, "Rebuild the table from the folders and swap it in."),
-    ):
-        made.append(
+    return dg.Definitions(
+        jobs=[
             dg.define_asset_job(
                 job_name(plan, name, what),
                 selection=dg.AssetSelection.assets(artefact_key(plan, (name, asset))),
@@ -46,8 +40,13 @@ def _jobs(site: Site, plan: str, name: str) -> list[UnresolvedAssetJobDefinition
                 tags={PLAN_TAG: plan, **NEVER_AGAIN},
                 description=f"{text} Source {name} of plan {plan}.",
             )
-        )
-    return made
+            for what, asset, text in (
+                ("export", FOLDERS, "Write changed orders into their folders."),
+                ("verification", VERIFICATION, "Check the folders of the orders."),
+                ("restore", RESTORED, "Rebuild the table from the folders and swap it in."),
+            )
+        ]
+    )
 
 
 def _schedule(site: Site, plan: str, name: str, what: str, cron: str) -> dg.ScheduleDefinition:
@@ -117,13 +116,14 @@ def orders_definitions(site: Site, plan: str, name: str) -> dg.Definitions:
     if source.export_schedule:
         # The plan's own backup writes the pairs too; this is for sites that want them more often.
         schedules.append(_schedule(site, plan, name, "export", source.export_schedule))
-    return dg.Definitions(
+    own = dg.Definitions(
         assets=[
             folders_asset(site, plan, name),
             verification_asset(site, plan, name),
             restored_asset(site, plan, name),
         ],
-        jobs=[*_jobs(site, plan, name), undo_job(site, plan, name)],
+        jobs=[undo_job(site, plan, name)],
         schedules=schedules,
         sensors=[changed_sensor(site, plan, name)],
     )
+    return dg.Definitions.merge(own, _jobs(site, plan, name))

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import dagster as dg
-from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from backup_pipeline.model.manifest import Purpose
 from backup_pipeline.model.proof import Proof, ProofKind, ProofOutcome
@@ -147,9 +146,9 @@ def drill_asset(site: Site, plan: str) -> dg.AssetsDefinition:
     )  # fmt: skip
 
 
-def stage_job(plan: str, stage: str) -> UnresolvedAssetJobDefinition:
+def stage_job(plan: str, stage: str) -> dg.Definitions:
     """Return the job `<plan>_<stage>`, one run per set."""
-    return dg.define_asset_job(
+    job = dg.define_asset_job(
         f"{plan}_{stage}",
         selection=dg.AssetSelection.assets(stage_key(plan, stage)),
         partitions_def=sets_partitions(plan),
@@ -157,6 +156,7 @@ def stage_job(plan: str, stage: str) -> UnresolvedAssetJobDefinition:
         tags={PLAN_TAG: plan, "dagster/max_retries": "0"},
         description=f"The {stage} of one set of plan {plan}; a backfill does several.",
     )
+    return dg.Definitions(jobs=[job])
 
 
 def stage_schedule(site: Site, plan: str, stage: str, cron: str, *, newest_only: bool) -> dg.ScheduleDefinition:

@@ -3,7 +3,6 @@
 from typing import Annotated, cast
 
 import dagster as dg
-from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 from pydantic import Field
 
 from backup_pipeline.orchestration.choices import any_case
@@ -79,12 +78,13 @@ def reexport_asset(site: Site, plan: str) -> dg.AssetsDefinition:
     return reexport
 
 
-def reexport_job(plan: str) -> UnresolvedAssetJobDefinition:
+def reexport_job(plan: str) -> dg.Definitions:
     """Return the job `<plan>_reexport`."""
-    return dg.define_asset_job(
+    job = dg.define_asset_job(
         f"{plan}_{REEXPORT}",
         selection=dg.AssetSelection.assets(stage_key(plan, REEXPORT)),
         partitions_def=sets_partitions(plan),
         tags={PLAN_TAG: plan},
         description=f"The tables of sets of plan {plan} in another format.",
     )
+    return dg.Definitions(jobs=[job])

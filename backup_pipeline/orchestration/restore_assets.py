@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from typing import Annotated, Any
 
 import dagster as dg
-from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 from pydantic import Field
 
 from backup_pipeline.model.restore import (
@@ -235,15 +234,16 @@ def restore_asset(site: Site, plan: str) -> dg.AssetsDefinition | None:
     return restored
 
 
-def restore_job(site: Site, plan: str) -> UnresolvedAssetJobDefinition:
+def restore_job(site: Site, plan: str) -> dg.Definitions:
     """Return the job `<plan>_restore`: pick the set as the partition, fill in the Launchpad's form."""
-    return dg.define_asset_job(
+    job = dg.define_asset_job(
         f"{plan}_restore",
         selection=dg.AssetSelection.assets(*(restored_key(plan, name) for name in _restorable(site, plan))),
         partitions_def=sets_partitions(plan),
         tags={PLAN_TAG: plan, **_NEVER_AGAIN},
         description=f"Restore one source of a set of plan {plan}: first `step: plan`, then `step: apply`.",
     )
+    return dg.Definitions(jobs=[job])
 
 
 def undo_job(site: Site, plan: str) -> dg.JobDefinition:

@@ -9,7 +9,7 @@ from backup_pipeline.artefacts.capture import utc_now
 from backup_pipeline.operations.retention.cleanup import CleanupResult, cleanup
 from backup_pipeline.orchestration.metadata import failure_of, table_of
 from backup_pipeline.orchestration.names import PLAN_TAG, manifest_key, stage_key
-from backup_pipeline.orchestration.run_resource import RUNS, BackupRuns
+from backup_pipeline.orchestration.run_resource import BackupRuns
 from backup_pipeline.orchestration.set_partitions import synchronise_partitions
 from backup_pipeline.settings.site import Site
 
@@ -58,13 +58,11 @@ def retention_asset(site: Site, plan: str) -> dg.AssetsDefinition:
                 CHECK, asset=key, description="Nothing had to be held back because the newest set or the clock is bad."
             )
         ],
-        required_resource_keys={RUNS},
         op_tags={PLAN_TAG: plan},
     )
-    def retention(context: dg.AssetExecutionContext) -> Iterator[Any]:
-        backups: BackupRuns = getattr(context.resources, RUNS)
+    def retention(context: dg.AssetExecutionContext, backup_runs: BackupRuns) -> Iterator[Any]:
         try:
-            result = cleanup(backups.site(plan), plan, now=utc_now())
+            result = cleanup(backup_runs.site(plan), plan, now=utc_now())
         except Exception as error:  # noqa: BLE001 - at this edge everything becomes a Failure
             raise failure_of(error) from None
         synchronise_partitions(site, plan, context.instance)

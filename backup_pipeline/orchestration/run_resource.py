@@ -1,13 +1,15 @@
-"""The resource that holds a run's sets: one `BackupRun` per plan, opened by the first step, closed with the run."""
+"""Dagster resource of the sets that a run writes: one `BackupRun` per plan, opened by the first step that needs it.
 
-from __future__ import annotations
+In-process it lives for the whole run, else for one step.
+"""
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack
+# Dagster reads the annotations when the class is made: none may be postponed here.
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
-from typing import Any
 
 import dagster as dg
+from pydantic import Field, PrivateAttr
 
 from backup_pipeline.operations.backup.run import BackupRun, RunIdentity
 from backup_pipeline.orchestration.names import SET_IDENTITY_TAG, source_key
@@ -15,35 +17,51 @@ from backup_pipeline.orchestration.run_observer import current_observer
 from backup_pipeline.settings.run_options import run_options, site_with
 from backup_pipeline.settings.site import Site
 
+# The parameter by which assets take the resource, and its name in run configurations.
 RUNS = "backup_runs"
 
 
-class BackupRuns:
-    """The sets that one run writes, by plan."""
+class BackupRuns(dg.ConfigurableResource["BackupRuns"]):
+    """The sets that a run writes: lock, folder, records, seal."""
 
-    def __init__(
-        self,
-        site: Site,
-        instance: dg.DagsterInstance,
-        run: dg.DagsterRun,
-        stack: ExitStack,
-        options: Mapping[str, Any] | None = None,
-    ) -> None:
-        self._site = site
-        self._options = options or {}
-        self._instance = instance
-        self._run = run
-        self._stack = stack
-        self._open: dict[str, BackupRun] = {}
+    settings: dg.ResourceDependency[Site]
+    store: str | None = Field(
+        default=None, description="The plan's store for this run: sets and backup_log.txt stand right below it."
+    )
+    include_env: bool | None = Field(default=None, description="Capture repositories with their .env.")
+    include_volumes: bool | None = Field(default=None, description="Capture repositories with their volumes.")
+    keep_within: str | None = Field(
+        default=None, description="How long sets are kept (14d), instead of the plan's own keep_within."
+    )
+
+    _instance: dg.DagsterInstance = PrivateAttr()
+    _run: dg.DagsterRun = PrivateAttr()
+    _stack: ExitStack = PrivateAttr(default_factory=ExitStack)
+    _open: dict[str, BackupRun] = PrivateAttr(default_factory=dict)
+
+    @contextmanager
+    def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator["BackupRuns"]:
+        """Hold the sets until the run, or the step's process, ends."""
+        if context.instance is None or context.run is None:
+            raise dg.DagsterInvariantViolationError("backup runs exist only inside a run")
+        self._instance, self._run = context.instance, context.run
+        with self._stack:
+            yield self
 
     def site(self, plan: str) -> Site:
         """Return the site as this run of a plan sees it, with what the run's configuration says otherwise."""
-        return site_with(self._site, plan, run_options(self._options))
+        options = {
+            "store": self.store,
+            "include_env": self.include_env,
+            "include_volumes": self.include_volumes,
+            "keep_within": self.keep_within,
+        }
+        return site_with(self.settings, plan, run_options(options))
 
     def of_plan(self, plan: str) -> BackupRun:
         """Return the run's hold on the plan's set."""
         if plan not in self._open:
-            sources, partial = selected_sources(self._site, plan, self._run.asset_selection)
+            sources, partial = selected_sources(self.settings, plan, self._run.asset_selection)
             backup = BackupRun(
                 self.site(plan),
                 plan,
@@ -87,26 +105,3 @@ def selected_sources(site: Site, plan: str, selection: Iterable[dg.AssetKey] | N
         # Only the manifest was selected (re-execution from failure): the set that exists knows its sources.
         return every, False
     return sources, any(source_key(plan, name) not in keys for name in every)
-
-
-def backup_runs_resource(site: Site) -> dg.ResourceDefinition:
-    """Return the resource, bound to a site. In-process it lives for the whole run, else for one step."""
-
-    def resource(context: dg.InitResourceContext) -> Iterator[BackupRuns]:
-        if context.instance is None or context.run is None:
-            raise dg.DagsterInvariantViolationError("backup runs exist only inside a run")
-        with ExitStack() as stack:
-            yield BackupRuns(site, context.instance, context.run, stack, context.resource_config)
-
-    def described(kind: type, what: str) -> dg.Field:
-        return dg.Field(dg.Noneable(kind), is_required=False, description=what)
-
-    options = {
-        "store": described(str, "The plan's store for this run: sets and backup_log.txt stand right below it."),
-        "include_env": described(bool, "Capture repositories with their .env."),
-        "include_volumes": described(bool, "Capture repositories with their volumes."),
-        "keep_within": described(str, "How long sets are kept (14d), instead of the plan's own keep_within."),
-    }
-    return dg.ResourceDefinition(
-        resource, options, description="The sets that a run writes: lock, folder, records, seal."
-    )

@@ -9,8 +9,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Mapping
-
-from dagster._daemon.cli import main
+from importlib.metadata import entry_points
 
 from backup_pipeline.errors import BackupSystemError
 from backup_pipeline.orchestration.storage import require_history
@@ -50,4 +49,5 @@ if __name__ == "__main__":
     threading.Thread(
         target=watch_history, args=(os.environ, threading.Event(), LOG.error), name="history", daemon=True
     ).start()
-    run_and_leave(main)
+    (daemon,) = entry_points(group="console_scripts", name="dagster-daemon")
+    run_and_leave(daemon.load())

@@ -15,7 +15,6 @@ from typing import Any
 
 import dagster_webserver.cli as webserver
 import uvicorn
-from dagster._core.workspace.context import IWorkspaceProcessContext
 from dagster_webserver.app import create_app_from_workspace_process_context
 
 from backup_pipeline.errors import BackupSystemError
@@ -27,7 +26,7 @@ LOG = logging.getLogger(webserver.WEBSERVER_LOGGER_NAME)
 
 
 def serve(
-    workspace: IWorkspaceProcessContext[Any],
+    workspace: Any,
     host: str | None,
     port: int | None,
     path_prefix: str,
