@@ -354,8 +354,20 @@ class Vault(Settings):
     """Public keys (`ed25519:…`) of other machines whose copies count, too."""
     lock_days: int = Field(default=0, ge=0, le=3650)
     """For how long the storage itself shall forbid to delete what is written; 0 leaves that to its own default."""
+    lock_mode: Literal["COMPLIANCE", "GOVERNANCE"] = "COMPLIANCE"
+    """Of S3's Object Lock: COMPLIANCE lets nobody shorten a lock, GOVERNANCE people with a right of their own."""
     megabytes_per_second: float = Field(default=0.0, ge=0)
     """Limit of what is sent; 0 is none."""
+    path_style: bool = True
+    """false puts the bucket of S3 into the host's name, as a few services want it."""
+    checksums: bool = True
+    """false sends no SHA-256 with objects to S3: a few old services refuse it, buckets with Object Lock ask for it."""
+    conditional_create: bool = True
+    """false where a service cannot create only what is absent; one machine alone may write to such a vault."""
+    key_file: Path | None = None
+    """Private key for SFTP; by default the keys in ~/.ssh."""
+    known_hosts: Path | None = None
+    """Host keys for SFTP; by default ~/.ssh/known_hosts."""
     off_site: bool | None = None
     """Whether it is in another building; by default every place but a folder and a server on this machine."""
 

@@ -38,6 +38,12 @@ def open_access(site: Site, name: str, *, more_recipients: tuple[str, ...] = ())
         credentials_env=given.credentials_env,
         endpoint_env=given.endpoint_env,
         region=given.region,
+        path_style=given.path_style,
+        checksums=given.checksums,
+        conditional_create=given.conditional_create,
+        lock_mode=given.lock_mode,
+        key_file=given.key_file,
+        known_hosts=given.known_hosts,
         environment=site.environment,
     )
     keys = MachineKeys(state_folder(site) / "vault-keys")
