@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +16,25 @@ from backup_pipeline.stores.vault.description import Description, read_descripti
 from backup_pipeline.stores.vault.encryption import Opener
 from backup_pipeline.stores.vault.reencrypt import ReencryptResult
 from backup_pipeline.stores.vault.vault import change_recipients, open_reencryption
+from backup_pipeline.system.locks import hold_lock
 
 
 def clean_vault(site: Site, name: str, *, dry_run: bool = False, progress: ProgressSink = no_progress) -> CleanResult:
-    """Remove copies whose grace time has ended, and chunks that no copy names; as `stores.vault.clean` raises."""
-    return clean(open_access(site, name).catalog(), progress=progress, dry_run=dry_run)
+    """Remove copies whose grace time has ended, and chunks that no copy names.
+
+    Raises:
+        LockError: another cleaner works there.
+        RefusedError: a copy cannot be read: what it needs is not known, so nothing is removed.
+    """
+    access = open_access(site, name)
+    catalog = access.catalog()
+    signer = access.keys.signer()
+    if dry_run or signer is None:
+        return clean(catalog, progress=progress, dry_run=dry_run)
+    # One cleaner on this machine: a lease of its own in the vault is then one that a killed cleaner left.
+    lock = access.keys.folder / f"{catalog.description.vault}.clean.lock"
+    with hold_lock(lock, purpose=f"cleaning of {name}", wait_seconds=0):
+        return clean(catalog, progress=progress, owner=hashlib.sha256(signer.public.encode()).hexdigest()[:16])
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from backup_pipeline.errors import RefusedError, SetNotFoundError, StoreError
+from backup_pipeline.errors import RefusedError, SetNotFoundError
 from backup_pipeline.model.progress import ProgressSink, no_progress
 from backup_pipeline.operations.copies.recovery_credentials import recovery_credentials, recovery_variables
 from backup_pipeline.operations.sites.vaults import open_access, read_identity
@@ -20,7 +20,7 @@ from backup_pipeline.stores.vault.encryption import Opener, new_identity
 from backup_pipeline.stores.vault.locks import lock_end
 from backup_pipeline.stores.vault.sending import WriterOptions
 from backup_pipeline.stores.vault.vault import VaultAccess, VaultReader, initialise, join
-from backup_pipeline.system.files import translate_os_error
+from backup_pipeline.system.files import translate_os_error, write_atomically
 
 
 def make_vault(site: Site, name: str, new_identity_file: Path | None) -> tuple[Description, str]:
@@ -107,13 +107,17 @@ def recover(
         raise SetNotFoundError("The vault holds no copy.", where=url, remedy="Is it the right URL?")
     done = []
     for plan, copy in newest.items():
-        done.append(reader.reader(copy).fetch(target / "backups" / plan))
+        content = reader.content(copy)
+        folder = target / "backups" / plan
+        there = folder / content.set_id
+        # A set appears whole or not at all: what an earlier try brought back needs no other.
+        done.append(there if there.exists() else reader.reader(copy).fetch(folder))
         settings = target / "backup.yaml"
-        if (given := reader.content(copy).settings) and not settings.exists():
+        if content.settings and not settings.exists():
             try:
-                settings.write_text(given, encoding="utf-8")
+                write_atomically(settings, content.settings.encode())
             except OSError as error:
-                raise StoreError("It cannot be written.", where=str(settings), remedy="Is the disk full?") from error
+                raise translate_os_error(error, settings) from error
     return done
 
 

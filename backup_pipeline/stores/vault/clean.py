@@ -69,8 +69,9 @@ def mark(catalog: Catalog, names: Iterable[str], reason: str = "") -> None:
 
 
 def clean(
-    catalog: Catalog, clock: Clock = utc_now, progress: ProgressSink = no_progress, *, dry_run: bool = False
-) -> CleanResult:
+    catalog: Catalog, clock: Clock = utc_now, progress: ProgressSink = no_progress, *, dry_run: bool = False,
+    owner: str = "",
+) -> CleanResult:  # fmt: skip
     """Remove copies that were marked long enough ago, and chunks that no copy names and that are old enough.
 
     Args:
@@ -78,6 +79,7 @@ def clean(
         clock: this machine's; the place's own counts where it tells.
         progress: who watches.
         dry_run: remove nothing and take no lease; the result says what would be done. Locks are asked for one by one.
+        owner: who cleans, when no other process of that name can: a lease that one of them left is taken over at once.
 
     Raises:
         LockError: another cleaner works here.
@@ -85,7 +87,7 @@ def clean(
     """
     if dry_run:
         return _clean(catalog, clock, progress, _Trial(catalog.place))
-    with _lease(catalog.place, clock):
+    with _lease(catalog.place, clock, owner):
         return _clean(catalog, clock, progress, _Removal(catalog.place))
 
 
@@ -181,7 +183,7 @@ def _removed(removal: _Removal, name: str, result: CleanResult) -> bool:
 
 
 @contextlib.contextmanager
-def _lease(place: ObjectPlace, clock: Clock) -> Iterator[None]:
+def _lease(place: ObjectPlace, clock: Clock, owner: str = "") -> Iterator[None]:
     """Be the only cleaner. Leases are numbered, and the highest number is never removed: only one can take the next.
 
     Raises:
@@ -190,14 +192,19 @@ def _lease(place: ObjectPlace, clock: Clock) -> Iterator[None]:
     names = sorted(info.name for info in place.list(LEASES))
     last = names[-1] if names else ""
     now = vault_time(place, clock)
-    if last and (holder := _holder(place, last)) and now < datetime.fromisoformat(holder["until"]):
+    holder = _holder(place, last) if last else None
+    dead = holder is not None and owner != "" and holder["owner"] == owner
+    if holder is not None and not dead and now < datetime.fromisoformat(holder["until"]):
         raise LockError(
             f"Another cleaner works here ({holder['who']}).", where=place.label,
             remedy=f"Wait for it; after {holder['until']} it counts as dead.",
         )  # fmt: skip
     number = int(last.rpartition("-")[2]) + 1 if last else 1
     name = f"{LEASES}clean-{number:012d}"
-    note = {"who": f"{socket.gethostname()}", "until": (now + _LEASE_LENGTH).isoformat(), "nonce": secrets.token_hex(8)}
+    note = {
+        "who": socket.gethostname(), "owner": owner, "until": (now + _LEASE_LENGTH).isoformat(),
+        "nonce": secrets.token_hex(8),
+    }  # fmt: skip
     if not place.create(name, json.dumps(note).encode()):
         raise LockError("Another cleaner began in this moment.", where=place.label, remedy="Wait for it.")
     try:
@@ -213,6 +220,6 @@ def _holder(place: ObjectPlace, name: str) -> dict[str, str] | None:
     try:
         document = json.loads(place.get(name))
         datetime.fromisoformat(document["until"])
-        return {"who": str(document["who"]), "until": str(document["until"])}
+        return {name: str(document.get(name, "")) for name in ("who", "owner", "until")}
     except (ObjectNotFoundError, ValueError, KeyError, TypeError):
         return None

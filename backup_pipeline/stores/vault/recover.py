@@ -154,11 +154,15 @@ class Vault:
 
 
 def fetch(vault: Vault, name: str, target: Path) -> Path:
-    """Bring a set back into `target/<plan>/<set>`, with `backup.yaml` in `target`; manifest.json is written last."""
+    """Bring a set back into `target/<plan>/<set>`, with `backup.yaml` in `target`; it appears whole, last."""
     header, content = vault.copy(name)
     if not _PLAN.fullmatch(content["plan"]) or not _SET.fullmatch(content["set_id"]):
         raise BadVaultError(f"copies/{name}: its plan or set is no name")
-    folder: Path = target / content["plan"] / content["set_id"]
+    whole: Path = target / content["plan"] / content["set_id"]
+    if whole.exists():
+        raise BadVaultError(f"{whole}: it is there already")
+    folder = whole.with_name(f".{whole.name}.part")
+    shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, mode=0o700)
     source, rest = vault.chunks(header), b""
     for entry in content["files"]:
@@ -178,8 +182,10 @@ def fetch(vault: Vault, name: str, target: Path) -> Path:
             raise BadVaultError(f"{path}: not what was copied")
     (folder / "manifest.json").write_bytes(content["manifest"].encode())
     if content["settings"] and not (target / "backup.yaml").exists():
-        (target / "backup.yaml").write_bytes(content["settings"].encode())
-    return folder
+        (target / ".backup.yaml.part").write_bytes(content["settings"].encode())
+        (target / ".backup.yaml.part").rename(target / "backup.yaml")
+    folder.rename(whole)
+    return whole
 
 
 def main() -> int:

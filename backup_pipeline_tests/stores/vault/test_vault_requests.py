@@ -1,0 +1,102 @@
+"""How many requests copies cost, and how much memory: counted on a folder, whatever the set."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from backup_pipeline.stores.objects.folder import FolderPlace
+from backup_pipeline.stores.vault.check import check_stored
+from backup_pipeline.stores.vault.throttle import Throttle
+from backup_pipeline_tests.support.counting_place import CountingPlace
+from backup_pipeline_tests.support.vault_sites import VaultSite
+
+_MIB = 1 << 20
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> CountingPlace:
+    (tmp_path / "vault").mkdir()
+    return CountingPlace(FolderPlace(tmp_path / "vault"))
+
+
+@pytest.fixture
+def site(tmp_path: Path, place: CountingPlace) -> VaultSite:
+    return VaultSite(tmp_path, place=place).init()
+
+
+def _added(site: VaultSite, count: int, size: int) -> str:
+    """Seal a set and put many small files into it, as a source of many small files does."""
+    set_id = site.seal()
+    numbers = random.Random(3)
+    for number in range(count):
+        path = site.store.path_of(set_id, f"many/{number // 1000:03}/{number:06}.txt")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(numbers.randbytes(size))
+    return set_id
+
+
+def test_a_copy_costs_at_most_a_request_a_mebibyte(site: VaultSite, place: CountingPlace, tmp_path: Path) -> None:
+    size = 96 * _MIB
+    set_id = site.seal(0, {"big.bin": random.Random(4).randbytes(size)})
+    place.calls.clear()
+    copy = site.copy(set_id).copy
+    assert place.requests <= size / _MIB
+    place.calls.clear()
+    site.fetch(copy, tmp_path / "to")
+    assert place.requests <= size / _MIB
+    place.calls.clear()
+    check_stored(site.access.catalog())
+    assert place.requests <= size / _MIB
+
+
+def test_many_small_files_share_chunks(site: VaultSite, place: CountingPlace, tmp_path: Path) -> None:
+    set_id = _added(site, 4000, 300)
+    place.calls.clear()
+    copy = site.copy(set_id).copy
+    assert place.requests <= 4000 / 50
+    place.calls.clear()
+    site.fetch(copy, tmp_path / "to")
+    assert place.requests <= 4000 / 50
+
+
+@pytest.mark.story
+def test_a_hundred_thousand_small_files_cost_at_most_two_thousand_requests(
+    site: VaultSite, place: CountingPlace, tmp_path: Path
+) -> None:
+    set_id = _added(site, 100_000, 4000)
+    place.calls.clear()
+    copy = site.copy(set_id).copy
+    assert place.requests <= 2000
+    place.calls.clear()
+    fetched = site.fetch(copy, tmp_path / "to")
+    assert place.requests <= 2000
+    assert sum(1 for path in (fetched / "many").rglob("*.txt")) == 100_200
+
+
+def test_a_copy_that_is_there_costs_a_few_requests(site: VaultSite, place: CountingPlace) -> None:
+    set_id = site.seal()
+    site.copy(set_id)
+    place.calls.clear()
+    assert site.copy(set_id).already_there
+    assert place.requests <= 6
+
+
+def test_a_set_that_changed_little_costs_little_more_than_its_lists(site: VaultSite, place: CountingPlace) -> None:
+    data = random.Random(5).randbytes(48 * _MIB)
+    site.copy(site.seal(0, {"big.bin": data}))
+    place.calls.clear()
+    sent = site.copy(site.seal(1, {"big.bin": data + b"one more row"})).sent
+    assert place.calls["create"] <= sent + 2
+    assert place.requests <= 20
+
+
+def test_the_limit_of_speed_holds_whatever_the_sizes() -> None:
+    now = [100.0]
+    throttle = Throttle(2_000_000, clock=lambda: now[0], sleep=lambda seconds: now.append(now.pop() + seconds))
+    for size in (200_000, 4_000_000, 1, 1_799_999):
+        throttle.wait(size)
+    throttle.wait(1)  # Begins when all of the six megabytes before it have gone.
+    assert now[0] == pytest.approx(103.0)
