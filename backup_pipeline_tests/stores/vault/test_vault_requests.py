@@ -14,6 +14,8 @@ from backup_pipeline_tests.support.counting_place import CountingPlace
 from backup_pipeline_tests.support.vault_sites import VaultSite
 
 _MIB = 1 << 20
+# For lists, announcement and the copy itself; and cuts depend on a random key: some sets have a few chunks more.
+_BESIDE = 40
 
 
 @pytest.fixture
@@ -43,13 +45,13 @@ def test_a_copy_costs_at_most_a_request_a_mebibyte(site: VaultSite, place: Count
     set_id = site.seal(0, {"big.bin": random.Random(4).randbytes(size)})
     place.calls.clear()
     copy = site.copy(set_id).copy
-    assert place.requests <= size / _MIB
+    assert place.requests <= size / _MIB + _BESIDE
     place.calls.clear()
     site.fetch(copy, tmp_path / "to")
-    assert place.requests <= size / _MIB
+    assert place.requests <= size / _MIB + _BESIDE
     place.calls.clear()
     check_stored(site.access.catalog())
-    assert place.requests <= size / _MIB
+    assert place.requests <= size / _MIB + _BESIDE
 
 
 def test_many_small_files_share_chunks(site: VaultSite, place: CountingPlace, tmp_path: Path) -> None:
