@@ -67,6 +67,7 @@ class FilesRestore:
 
 
 Restore = Callable[[FilesRestore], RestoredFiles]
+PrimaryKey = Callable[[OpenFile, ArtefactRecord, str, str], tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,11 @@ class ArtefactType:
         restore: brings it back from its files, compared with its record; "" where it is no file of the source's own.
         drill: the same into an empty place, without keeping what was there.
         rank: of several of one source a restore brings back the one with the lowest.
+        restorer: the class that restores, undoes and drills its source as a whole (`artefacts.restorer.Restorer`), as a
+            database; "" for files, for which `restore` and `drill` are called.
+        is_database: whether a set that holds no row of its source is suspicious.
+        primary_key: gives the columns of a table's primary key as the set recorded them, for differences row by row.
+        scratch_factor: bytes that a drill takes in the scratch area for each byte of its files.
     """
 
     labels: frozenset[str]
@@ -91,6 +97,10 @@ class ArtefactType:
     restore: str = ""
     drill: str = ""
     rank: int = 0
+    restorer: str = ""
+    is_database: bool = False
+    primary_key: str = ""
+    scratch_factor: int = 4
 
 
 _NOT_COLLAPSED = {
@@ -122,13 +132,16 @@ BUILT_IN: Mapping[str, ArtefactType] = {
             **_NO_DRIFT,
             **_KEYS_KEPT,
         },
-        inspect="backup_pipeline.sources.postgres.dump:inspect_dump",
+        inspect="backup_pipeline.sources.postgres.inspect:inspect_dump",
+        restorer="backup_pipeline.sources.postgres.restore:PostgresRestorer",
+        is_database=True,
+        primary_key="backup_pipeline.sources.postgres.recorded:primary_key",
     ),
     ArtefactKind.POSTGRES_ROLES: ArtefactType(
         labels=frozenset({"postgres", "json"}),
         description="Roles, memberships, grants and extensions, without passwords.",
         checks={},
-        inspect="backup_pipeline.sources.postgres.roles:inspect_roles",
+        inspect="backup_pipeline.sources.postgres.inspect:inspect_roles",
     ),
     ArtefactKind.TABLE_EXPORT: ArtefactType(
         labels=frozenset({"table", "parquet"}),
@@ -142,6 +155,7 @@ BUILT_IN: Mapping[str, ArtefactType] = {
             **_NO_DRIFT,
         },
         inspect="backup_pipeline.sources.postgres.table_export:inspect_table_export",
+        scratch_factor=0,
     ),
     ArtefactKind.SQLITE_COPY: ArtefactType(
         labels=frozenset({"sqlite", "gzip"}),
@@ -157,6 +171,7 @@ BUILT_IN: Mapping[str, ArtefactType] = {
         restore="backup_pipeline.artefacts.sqlite_restore:restore",
         drill="backup_pipeline.artefacts.sqlite_restore:restore",
         rank=3,
+        is_database=True,
     ),
     ArtefactKind.FOLDER_TARBALL: ArtefactType(
         labels=frozenset({"folder", "gzip"}),
@@ -280,3 +295,11 @@ def drill_files(restore: FilesRestore) -> RestoredFiles | None:
     """Bring an artefact's files into an empty place; None where the type has no files of its own."""
     name = artefact_type(restore.record.kind).drill
     return cast(Restore, _function(name))(restore) if name else None
+
+
+def primary_key(open_file: OpenFile, records: Sequence[ArtefactRecord], schema: str, table: str) -> tuple[str, ...]:
+    """Return the columns of a table's primary key as a source's artefacts have it; empty where none says."""
+    for record in records:
+        if (known := artefact_types().get(record.kind)) and (name := known.primary_key):
+            return cast(PrimaryKey, _function(name))(open_file, record, schema, table)
+    return ()

@@ -45,11 +45,13 @@ def drill(
     Examples: `backup-pipeline drill nightly/latest` · `backup-pipeline drill latest --json`
     """
     site = load(config, identity=identity)
+    from backup_pipeline.artefacts.drilling import DrillOptions
     from backup_pipeline.cli.verify import as_document, print_proof
     from backup_pipeline.model.proof import ProofOutcome
-    from backup_pipeline.operations.proof.drill import DRILL_VARIABLE, drill_set
+    from backup_pipeline.operations.proof.drill import drill_set
     from backup_pipeline.operations.sites.embedded import embedded_server_up
     from backup_pipeline.operations.sites.stores import resolve_set
+    from backup_pipeline.rules.scratch_server import DRILL_VARIABLE
 
     plan, set_id = resolve_set(site, name)
     with ExitStack() as stack:
@@ -57,7 +59,7 @@ def drill(
             # It may name the site's own embedded server.
             stack.enter_context(embedded_server_up(site))
         progress = stack.enter_context(shown_progress(quiet=as_json))
-        proof = drill_set(site, plan, set_id, jobs=jobs, progress=progress)
+        proof = drill_set(site, plan, set_id, options=DrillOptions(jobs), progress=progress)
     if as_json:
         print_json(as_document(proof))
     else:

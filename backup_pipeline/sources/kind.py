@@ -2,7 +2,8 @@
 
 A kind is a class without state. Each method is given a source as it stands in a site: its name and its settings, which
 are an instance of the kind's `settings`. What is done with a sealed set follows from the types of its artefacts instead
-(`artefacts.types`), for a source may have left the settings by then.
+(`artefacts.types`), which name the restorer that plans, applies, undoes and drills (`artefacts.restorer`), for a source
+may have left the settings by then.
 
 Nothing outside of `sources` asks which kind a source is. `docs/adding-a-source.md` walks through a new one.
 """
@@ -15,20 +16,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Generic, Protocol, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 from backup_pipeline.artefacts.capture import CaptureContext
-from backup_pipeline.artefacts.types import ArtefactType, OpenFile
+from backup_pipeline.artefacts.drilling import DrillBeside
+from backup_pipeline.artefacts.types import ArtefactType
 from backup_pipeline.model.progress import ProgressSink
 from backup_pipeline.model.record import ArtefactRecord, ColumnRecord
 from backup_pipeline.rules.environment import EnvironmentFault
 from backup_pipeline.settings.site import Site
 from backup_pipeline.settings.types import SourceSettings
-
-if TYPE_CHECKING:
-    # A site of folders loads no client of PostgreSQL.
-    from backup_pipeline.postgres.compare.scratch_restore import DrillOutcome
-    from backup_pipeline.postgres.server.target import PostgresTarget
 
 Key = tuple[str, ...]
 """Of an artefact below its plan: (source, "dump") or (source, schema, table)."""
@@ -57,22 +54,6 @@ class KnownTable:
     schema: str
     name: str
     columns: tuple[ColumnRecord, ...]
-
-
-class DrillBeside(Protocol):
-    """Something outside of the set that a drill restores too, and compares with what it restored of the set.
-
-    Attributes:
-        outcome: grows with what is found.
-    """
-
-    outcome: DrillOutcome
-
-    def compare_server(self, target: PostgresTarget) -> None:
-        """Compare with a database that was restored from the set."""
-
-    def compare_copy(self, open_file: OpenFile, records: Sequence[ArtefactRecord], folder: Path, now: datetime) -> None:
-        """Compare with the files of the set; `folder` is for what is put there on the way."""
 
 
 class SourceKind(ABC, Generic[S]):

@@ -11,13 +11,13 @@ import pytest
 from backup_pipeline.errors import LockError, RefusedError
 from backup_pipeline.model.restore import RestoreOptions, RestoreResult
 from backup_pipeline.model.set_id import SetId
-from backup_pipeline.operations.restore import rebuild_and_swap
 from backup_pipeline.operations.restore.records import results
 from backup_pipeline.operations.restore.run import apply_restore, plan_restore
 from backup_pipeline.operations.restore.undo import drop_kept, plan_undo, undo_restore
-from backup_pipeline.postgres.server import swap
 from backup_pipeline.postgres.server.databases import drop_database, read_properties, server_facts, sole_restore
 from backup_pipeline.postgres.server.target import PostgresTarget
+from backup_pipeline.sources.postgres import rebuild_and_swap
+from backup_pipeline.sources.postgres import restore as database_restore
 from backup_pipeline.system import file_swap
 from backup_pipeline_tests.support.postgres_restore import ask, run, sealed_set
 from backup_pipeline_tests.support.sites import TestSite, dsn
@@ -148,7 +148,7 @@ def test_a_database_of_another_name_that_is_not_whole_says_so_and_is_made_again(
 @pytest.mark.parametrize("after", [False, True])
 def test_an_undo_that_is_killed_before_or_after_its_swap_is_not_done_twice(case: RestoreCase, after: bool) -> None:
     case.apply("shop")
-    killed(swap, "swap_back", case.undo, after=after)
+    killed(database_restore, "swap_back", case.undo, after=after)
     assert case.state() == ("later" if after else "saved")
     assert case.undoable() is not after
     if not after:

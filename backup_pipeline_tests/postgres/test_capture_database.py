@@ -20,8 +20,7 @@ from backup_pipeline.postgres.export.fingerprint import fingerprint_with
 from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline.rules.catalog_difference import differences
-from backup_pipeline.sources.postgres.dump import catalog_of, fingerprints_of
-from backup_pipeline.sources.postgres.roles import roles_of
+from backup_pipeline.sources.postgres.recorded import catalog_of, fingerprints_of, roles_of
 from backup_pipeline.system.streams import gunzip
 from backup_pipeline_tests.support.postgres_capture import NASTY, Capture, begin, capture
 

@@ -10,16 +10,18 @@ from typing import Any
 
 import pytest
 
+from backup_pipeline.artefacts.drilling import DrillOptions
 from backup_pipeline.errors import RefusedError, StoreError
 from backup_pipeline.model.proof import ProofKind, ProofOutcome
 from backup_pipeline.model.set_id import SetId
-from backup_pipeline.operations.proof import drill as drilling
+from backup_pipeline.operations.proof import drill as operation
 from backup_pipeline.operations.proof.drill import drill_set
 from backup_pipeline.postgres.compare.comparison import Expectation
 from backup_pipeline.postgres.server.databases import server_facts
 from backup_pipeline.postgres.server.embedded import EmbeddedServer
 from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline.rules.retention import problem_of
+from backup_pipeline.sources.postgres import drill as database_drill
 from backup_pipeline_tests.support.postgres_restore import NASTY, run, sealed_set
 from backup_pipeline_tests.support.sites import TestSite, dsn, write_storage
 
@@ -48,6 +50,11 @@ def made(
     return site, sealed_set(site.site, "nightly")
 
 
+def damaging(statements: str) -> DrillOptions:
+    """Return options of a drill that damages each restored database before it is compared."""
+    return DrillOptions(before_comparison=lambda target: run(target, statements))
+
+
 def test_a_good_set_is_proven_and_leaves_nothing_behind(
     made: tuple[TestSite, SetId], server: EmbeddedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -71,7 +78,7 @@ def test_a_copy_with_one_row_too_many_is_no_proof_and_the_export_shows_it_too(
 ) -> None:
     site, set_id = made
     damage = "insert into app.no_key values (9, null)"
-    proof = drill_set(site.site, "nightly", set_id, before_comparison=lambda target: run(target, damage))
+    proof = drill_set(site.site, "nightly", set_id, options=damaging(damage))
     reported = [f"{finding.subject}: {finding.problem}" for finding in proof.findings]
     assert not proof.passed
     assert not site.store("nightly").read(set_id).proven
@@ -82,7 +89,7 @@ def test_a_copy_with_one_row_too_many_is_no_proof_and_the_export_shows_it_too(
 def test_an_export_with_another_value_is_found(made: tuple[TestSite, SetId]) -> None:
     site, set_id = made
     damage = "alter table app.customers disable trigger user; update app.customers set name = 'Hanna' where id = 1"
-    proof = drill_set(site.site, "nightly", set_id, before_comparison=lambda target: run(target, damage))
+    proof = drill_set(site.site, "nightly", set_id, options=damaging(damage))
     reported = {finding.subject: finding.problem for finding in proof.findings}
     assert any("customers.parquet" in subject and "other values" in reported[subject] for subject in reported), reported
 
@@ -141,7 +148,7 @@ def test_without_a_server_of_its_own_an_embedded_one_of_a_fitting_version_is_use
 def test_too_little_disk_is_told_before_anything_begins(
     made: tuple[TestSite, SetId], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(drilling, "_SPACE_AT_LEAST", 1 << 60)
+    monkeypatch.setattr(operation, "_SPACE_AT_LEAST", 1 << 60)
     site, set_id = made
     with pytest.raises(StoreError, match="scratch area"):
         drill_set(site.site, "nightly", set_id)
@@ -164,14 +171,14 @@ def test_a_set_that_needs_what_this_machine_lacks_is_not_drillable_here_and_not_
 ) -> None:
     site, set_id = made
     earlier = site.store("nightly").read(set_id)
-    recorded = drilling.expectation_of
+    recorded = database_drill.expectation_of
 
     def needing(*arguments: Any) -> Expectation:
         known = recorded(*arguments)
         assert known.roles is not None
         return replace(known, roles=known.roles.model_copy(update={"extensions": {"vectorised_dreams": "1.0"}}))
 
-    monkeypatch.setattr(drilling, "expectation_of", needing)
+    monkeypatch.setattr(database_drill, "expectation_of", needing)
     proof = drill_set(site.site, "nightly", set_id)
     assert (proof.passed, proof.findings) == (False, ())
     assert proof.outcome is ProofOutcome.NOT_HERE
@@ -193,7 +200,7 @@ def test_a_source_whose_dump_was_changed_is_never_loaded(made: tuple[TestSite, S
     loaded: list[PostgresTarget] = []
     try:
         path.write_bytes(whole[:-1] + b"?")
-        proof = drill_set(site.site, "nightly", set_id, before_comparison=loaded.append)
+        proof = drill_set(site.site, "nightly", set_id, options=DrillOptions(before_comparison=loaded.append))
     finally:
         path.write_bytes(whole)
     assert loaded == []

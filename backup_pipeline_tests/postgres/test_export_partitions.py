@@ -18,7 +18,7 @@ from backup_pipeline.postgres.export.table_rows import PageRange, RowRange, leaf
 from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline.sources.postgres import table_export
-from backup_pipeline.sources.postgres.dump import fingerprints_of
+from backup_pipeline.sources.postgres.recorded import fingerprints_of
 from backup_pipeline_tests.support.postgres_capture import capture
 
 Make = Callable[..., PostgresTarget]

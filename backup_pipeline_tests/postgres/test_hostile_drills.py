@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from backup_pipeline.model.drill_outcome import DrillOutcome
 from backup_pipeline.postgres.compare.comparison import Expectation
-from backup_pipeline.postgres.compare.scratch_restore import DrillOutcome, drill_database
+from backup_pipeline.postgres.compare.scratch_restore import drill_database
 from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.postgres.server.databases import server_facts
 from backup_pipeline.postgres.server.embedded import EmbeddedServer, scratch_server

@@ -15,12 +15,13 @@ from backup_pipeline.errors import BackupSystemError, LockError, RefusedError, V
 from backup_pipeline.model.manifest import Purpose
 from backup_pipeline.model.restore import ConflictRule, RestoreMode, RestoreOptions, RestorePlan, RestoreResult
 from backup_pipeline.model.set_id import SetId
-from backup_pipeline.operations.restore import rebuild_and_swap
+from backup_pipeline.operations.restore import run as restore_run
 from backup_pipeline.operations.restore.run import apply_restore, plan_restore
 from backup_pipeline.operations.restore.undo import drop_kept, plan_undo, undo_restore
 from backup_pipeline.postgres.server.databases import read_properties, server_facts, sole_restore
 from backup_pipeline.postgres.server.embedded import EmbeddedServer
 from backup_pipeline.postgres.server.target import PostgresTarget
+from backup_pipeline.sources.postgres import rebuild_and_swap
 from backup_pipeline_tests.support.postgres_restore import ask, dump_of, lines_of, run, sealed_set
 from backup_pipeline_tests.support.sites import SHOP, TestSite, dsn
 
@@ -266,7 +267,7 @@ def test_whatever_fails_before_the_swap_leaves_everything_as_it_was(
     def fail(*_: object, **__: object) -> None:
         raise BackupSystemError("Injected.")
 
-    monkeypatch.setattr(rebuild_and_swap, step, fail)
+    monkeypatch.setattr(restore_run if step == "make_emergency_set" else rebuild_and_swap, step, fail)
     with pytest.raises(BackupSystemError, match="Injected"):
         shop.apply()
     assert shop.databases() == {shop.target.database}
@@ -324,7 +325,7 @@ def test_careful_is_refused_without_superuser_rights_and_changes_nothing(
     try:
         with pytest.raises(RefusedError, match="--careful runs the dump as it stands"):
             shop.apply(careful)
-        monkeypatch.setattr("backup_pipeline.operations.restore.restore_checks.expected_refusals", lambda *_: [])
+        monkeypatch.setattr("backup_pipeline.sources.postgres.restore_checks.expected_refusals", lambda *_: [])
         with pytest.raises(BackupSystemError, match=rf'SET ROLE "{name}_other" \(SQLSTATE 42501\)'):
             shop.apply(careful)
         assert shop.databases() == {name}
@@ -361,7 +362,7 @@ def test_a_restore_that_would_fill_the_disk_of_the_live_server_is_refused(
             asked.append(folder)
             return _Usage(2 * free, free, free)
 
-        monkeypatch.setattr("backup_pipeline.operations.restore.target_inspection.shutil.disk_usage", answer)
+        monkeypatch.setattr("backup_pipeline.sources.postgres.target_inspection.shutil.disk_usage", answer)
 
     usage(size - 1000)
     assert "MB are needed where the server has its data" in str(shop.plan().reasons_against)

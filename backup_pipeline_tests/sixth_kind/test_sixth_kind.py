@@ -1,4 +1,7 @@
-"""A kind of source that another package brings goes the whole way; nothing in the product knows it."""
+"""Kinds of sources that another package brings go the whole way; nothing in the product knows them.
+
+One is a file (a mailbox), restored by the pipeline; the other a database (a ledger) that restores and drills itself.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from backup_pipeline_tests.sixth_kind import mailbox_kind
+from backup_pipeline_tests.sixth_kind import ledger_kind, mailbox_kind
+from backup_pipeline_tests.sixth_kind.ledger_kind import Ledger
 from backup_pipeline_tests.support.sites import Output
 
 SETTINGS = """
@@ -20,6 +24,12 @@ store: backups
 sources: {mail: {kind: mailbox, path: inbox.mbox, description: The inbox.}}
 plans: {nightly: {sources: [mail], schedule: "0 2 * * *", drill: "0 5 * * 0"}}
 """
+LEDGER_SETTINGS = """
+store: backups
+sources: {books: {kind: ledger, path: books}, mail: {kind: mailbox, path: inbox.mbox}}
+plans: {nightly: {sources: [books, mail], drill: "0 5 * * 0"}}
+"""
+ENTRIES = {"cash": "100", "bank": "2500", "loan": "-700"}
 DEFINITIONS = """
 import json, os
 from pathlib import Path
@@ -33,7 +43,7 @@ print(json.dumps(sorted(f"{check.asset_key.path[-1]}:{check.name}" for check in 
 
 
 class Package:
-    """The kind's package as pip would install it, and a site that uses it."""
+    """The kinds' package as pip would install it, and a site that uses it."""
 
     def __init__(self, folder: Path) -> None:
         self.site = folder / "site"
@@ -41,10 +51,12 @@ class Package:
         metadata = self.place / "mailbox_kind-1.0.dist-info"
         metadata.mkdir(parents=True)
         self.site.mkdir()
-        (self.place / "mailbox_kind.py").write_bytes(Path(mailbox_kind.__file__).read_bytes())
+        for module in (mailbox_kind, ledger_kind):
+            path = Path(str(module.__file__))
+            (self.place / path.name).write_bytes(path.read_bytes())
         (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: mailbox-kind\nVersion: 1.0\n")
         (metadata / "entry_points.txt").write_text(
-            "[backup_pipeline.sources]\nmailbox = mailbox_kind:MailboxKind\n", "utf-8"
+            "[backup_pipeline.sources]\nmailbox = mailbox_kind:MailboxKind\nledger = ledger_kind:LedgerKind\n", "utf-8"
         )
 
     def python(self, program: str, *arguments: str) -> Output:
@@ -139,3 +151,86 @@ def test_a_package_that_cannot_be_imported_is_one_clear_error(package: Package) 
     assert done.code == 3
     assert "The kind of sources mailbox cannot be loaded (ModuleNotFoundError" in done.text
     assert "Traceback" not in done.text
+
+
+@pytest.fixture
+def books(package: Package) -> Ledger:
+    """A ledger beside the mailbox, both in one plan."""
+    (package.site / "backup.yaml").write_text(LEDGER_SETTINGS)
+    ledger = Ledger(package.site / "books")
+    ledger.folder.mkdir()
+    ledger.switch(ledger.add(ENTRIES))
+    return ledger
+
+
+def applied(package: Package, made: str) -> Output:
+    plan = json.loads(package.run("restore", made, "books", "--json").out)
+    return package.run(
+        "restore", made, "books", "--apply", "--plan-id", plan["plan_id"], "--confirm", "books", "--json"
+    )
+
+
+@pytest.mark.takes(seconds=60)
+def test_a_database_from_outside_is_drilled_restored_and_undone_by_itself(package: Package, books: Ledger) -> None:
+    assert package.run("env", "check").code == 0
+    made = f"nightly/{json.loads(package.run('backup', 'nightly', '--json').out)['set']}"
+    assert package.run("verify", made).code == 0
+    drilled = json.loads(package.run("drill", made, "--json").out)
+    assert (drilled["passed"], drilled["numbers"]["rows"], drilled["numbers"]["files"]) == (True, 3, 1), drilled
+
+    later = {"cash": "90", "bank": "2500", "till": "10"}
+    books.switch(books.add(later))
+    plan = json.loads(package.run("restore", made, "books", "--json").out)
+    [change] = plan["tables"]
+    assert [change[n] for n in ("insert", "update", "unchanged", "only_in_target")] == [1, 1, 1, 1]
+    refused = package.run("restore", made, "books", "--apply", "--plan-id", "0" * 16, "--confirm", "books")
+    assert refused.code == 8, refused.text
+    assert books.entries() == later
+    done = applied(package, made)
+    assert done.code == 0, done.text
+    assert books.entries() == ENTRIES
+    [emergency] = [
+        one for one in json.loads(package.run("list", "--json").out)["sets"] if one["purpose"] == "emergency"
+    ]
+    assert emergency["set"] == json.loads(done.out)["emergency_set"]
+
+    undone = package.run("undo", "nightly/books", "--apply", "--confirm", "books")
+    assert undone.code == 0, undone.text
+    assert books.entries() == later
+    dropped = package.run("undo", "nightly/books", "--drop-kept", "--apply", "--confirm", "books")
+    assert dropped.code == 0, dropped.text
+    assert [path.name for path in books.folder.glob("*.jsonl")] == [books.live]
+
+
+@pytest.mark.takes(seconds=30)
+def test_a_restore_of_a_database_from_outside_that_was_killed_is_settled(package: Package, books: Ledger) -> None:
+    made = f"nightly/{json.loads(package.run('backup', 'nightly', '--json').out)['set']}"
+    before = books.live
+    assert applied(package, made).code == 0
+    [kept] = (package.site / "backups" / "nightly" / "restores").glob("*.json")
+    known = json.loads(kept.read_text())
+    # As a process leaves it that is killed before it switched.
+    kept.write_text(json.dumps(known | {"swapping": True}))
+    books.switch(before)
+    assert package.run("undo", "nightly/books").code == 8
+    assert not kept.exists()
+
+
+@pytest.mark.takes(seconds=30)
+def test_a_database_from_outside_is_drilled_when_its_source_has_left(package: Package, books: Ledger) -> None:
+    made = f"nightly/{json.loads(package.run('backup', 'nightly', '--json').out)['set']}"
+    (package.site / "backup.yaml").write_text(SETTINGS)
+    drilled = json.loads(package.run("drill", made, "--json").out)
+    assert (drilled["passed"], drilled["numbers"]["rows"]) == (True, 3), drilled
+
+
+@pytest.mark.takes(seconds=30)
+def test_a_restore_whose_kind_is_not_installed_any_more_is_named(package: Package, books: Ledger) -> None:
+    made = f"nightly/{json.loads(package.run('backup', 'nightly', '--json').out)['set']}"
+    assert applied(package, made).code == 0
+    [kept] = (package.site / "backups" / "nightly" / "restores").glob("*.json")
+    kept.write_text(kept.read_text().replace('"kind": "ledger"', '"kind": "ledgers_of_old"'))
+    refused = package.run("undo", "nightly/books", "--apply", "--confirm", "books")
+    assert refused.code == 8
+    assert "ledgers_of_old" in refused.text
+    assert books.entries() == ENTRIES

@@ -15,7 +15,7 @@ from backup_pipeline.archives.file_attributes import acl_binary, acl_text, read_
 from backup_pipeline.artefacts import tree_restore as restoring
 from backup_pipeline.artefacts.tree_restore import restore_folder
 from backup_pipeline.model.record import ArtefactRecord
-from backup_pipeline.operations.proof.drill_files import drill_files
+from backup_pipeline.sources.file_drill import drill_files
 from backup_pipeline.sources.folder.capture import capture_folder, inspect_folder
 from backup_pipeline.sources.folder.settings import FolderSource
 from backup_pipeline.stores.local import LocalSetWriter

@@ -11,15 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from backup_pipeline.artefacts.time_limits import within_the_plans_limit
+from backup_pipeline.artefacts.types import primary_key
 from backup_pipeline.model.progress import ProgressSink, no_progress
-from backup_pipeline.model.record import ArtefactKind
 from backup_pipeline.model.restore import RestoreMode, RestoreOptions
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.operations.data.table_files import TableFiles, sealed
 from backup_pipeline.operations.restore.run import plan_restore
 from backup_pipeline.operations.retention.in_use import reading
 from backup_pipeline.settings.site import Site
-from backup_pipeline.sources.postgres.dump import catalog_of
 from backup_pipeline.stores.contract import Store
 from backup_pipeline.system.scratch_folders import scratch_folder
 from backup_pipeline.tables.parquet_queries import Answer, ViewName, ask, parquet_views, quoted
@@ -108,15 +107,9 @@ class _Side:
         return [column.name for column in record.columns] if record else []
 
     def key(self, name: ViewName) -> tuple[str, ...]:
-        """Return the table's primary key as the catalog beside the dump has it; empty when there is none."""
-        dump = next(
-            (r for r in self.known.records if r.source == name[0] and r.kind is ArtefactKind.POSTGRES_DUMP), None
-        )
-        if dump is None:
-            return ()
-        catalog = catalog_of(lambda path: self.store.open(self.known.set_id, path), dump)
-        table = catalog.table(name[1], name[2])
-        return next((key.columns for key in table.keys if key.primary), ()) if table else ()
+        """Return the table's primary key as the set recorded it; empty when it did not."""
+        records = [record for record in self.known.records if record.source == name[0]]
+        return primary_key(lambda path: self.store.open(self.known.set_id, path), records, name[1], name[2])
 
 
 def _is_meant(name: ViewName, table: str) -> bool:
@@ -218,7 +211,7 @@ def diff_live(
         site: the site.
         plan_name: the plan.
         set_id: a sealed set, taken as the older side.
-        source: a PostgreSQL source.
+        source: a source that is a database of PostgreSQL.
         table: `schema.table`; every table when empty.
         progress: receives what is being read.
     """

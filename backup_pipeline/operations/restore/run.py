@@ -1,4 +1,4 @@
-"""Restoring one source of a set: plan, then apply. What a kind of source needs stands in the files beside this one.
+"""Restoring one source of a set: plan, then apply. How, is the restorer's that the set's artefacts name.
 
 A plan changes nothing. Applying needs the plan's id, so that what was read is what is done, and the target's name.
 """
@@ -7,72 +7,46 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import BinaryIO
 
 from backup_pipeline.artefacts.capture import utc_now
+from backup_pipeline.artefacts.restorer import Application, Restorer, RestoreSource, restorer_of
 from backup_pipeline.artefacts.time_limits import within_the_plans_limit
-from backup_pipeline.errors import RefusedError, SetNotFoundError, ValidationError
-from backup_pipeline.model.backup_set import BackupSet, SetState
+from backup_pipeline.errors import RefusedError, SetNotFoundError
+from backup_pipeline.model.backup_set import SetState
 from backup_pipeline.model.progress import ProgressSink, no_progress
-from backup_pipeline.model.record import ArtefactKind, ArtefactRecord
 from backup_pipeline.model.restore import RestoreOptions, RestorePlan, RestoreResult
 from backup_pipeline.model.set_id import SetId
+from backup_pipeline.operations.backup.emergency import make_emergency_set
+from backup_pipeline.operations.restore.records import forget_result, keep_result, results
 from backup_pipeline.operations.retention.in_use import reading
-from backup_pipeline.rules.verification import file_problem
 from backup_pipeline.settings.site import Site
 from backup_pipeline.stores.contract import Store
-from backup_pipeline.system.files import sha256_of
 
 
 @dataclass(frozen=True)
-class RestoreSource:
-    """A source of a set, ready to be restored."""
+class _Journal:
+    """What a restore leaves in the plan's store."""
 
-    site: Site
-    store: Store
-    backup: BackupSet
-    source: str
-    options: RestoreOptions
-    records: tuple[ArtefactRecord, ...]
+    selection: RestoreSource
+    run_id: str
+    progress: ProgressSink
 
-    @property
-    def plan_name(self) -> str:
-        """The plan."""
-        return self.backup.plan
+    def emergency_set(self) -> SetId:
+        """Capture the source as it is now into a sealed set."""
+        one = self.selection
+        return make_emergency_set(one.site, one.plan_name, one.source, run_id=self.run_id, progress=self.progress)
 
-    @property
-    def set_id(self) -> SetId:
-        """The set."""
-        return self.backup.set_id
+    def keep(self, result: RestoreResult) -> RestoreResult:
+        """Store a result."""
+        return keep_result(self.selection.site, result)
 
-    def record(self, kind: ArtefactKind) -> ArtefactRecord | None:
-        """Return the source's artefact of that kind."""
-        return next((record for record in self.records if record.kind is kind), None)
+    def forget(self, result: RestoreResult) -> None:
+        """Remove a result."""
+        forget_result(self.selection.site, result)
 
-    def open(self, path: str) -> BinaryIO:
-        """Open a file of the set."""
-        return self.store.open(self.set_id, path)
-
-    def check_files(self, *kinds: ArtefactKind) -> None:
-        """Read the artefacts' files again; ValidationError naming every one that is not what was sealed."""
-        sizes = dict(self.store.files(self.set_id))
-        wrong = []
-        for record in self.records:
-            if kinds and record.kind not in kinds:
-                continue
-            for file in record.files:
-                problem = file_problem(file, sizes.get(file.path), None)
-                if not problem:
-                    with self.open(file.path) as stream:
-                        problem = file_problem(file, *sha256_of(stream))
-                if problem:
-                    wrong.append(f"{file.path} {problem}")
-        if wrong:
-            raise ValidationError(
-                f"The set is damaged: {'; '.join(wrong)}.",
-                where=f"{self.plan_name}/{self.set_id}",
-                remedy="Restore from another set; backup-pipeline verify --all shows which are whole.",
-            )
+    def earlier(self) -> list[RestoreResult]:
+        """Return the restores of the source, oldest first."""
+        return results(self.selection.site, self.selection.plan_name, self.selection.source)
 
 
 def choose(site: Site, store: Store, set_id: SetId, source: str, options: RestoreOptions) -> RestoreSource:
@@ -124,13 +98,7 @@ def plan_restore(
     """
     with reading(site, plan_name, set_id, "restore") as store:
         selection = choose(site, store, set_id, source, options or RestoreOptions())
-        if selection.record(ArtefactKind.POSTGRES_DUMP):
-            from backup_pipeline.operations.restore.database import plan_database
-
-            return plan_database(selection, progress=progress)
-        from backup_pipeline.operations.restore.files import plan_files
-
-        return plan_files(selection)
+        return _restorer(selection).plan(selection, progress)
 
 
 @within_the_plans_limit("The restore")
@@ -169,31 +137,9 @@ def apply_restore(
     moment = now or utc_now()
     with reading(site, plan_name, set_id, "restore") as store:
         selection = choose(site, store, set_id, source, options or RestoreOptions())
-        if selection.record(ArtefactKind.POSTGRES_DUMP):
-            from backup_pipeline.operations.restore.database import apply_database as apply
-        else:
-            from backup_pipeline.operations.restore.files import apply_files as apply
-        return apply(selection, plan_id=plan_id, confirm=confirm, run_id=run_id, progress=progress, now=moment)
+        journal = _Journal(selection, run_id, progress)
+        return _restorer(selection).apply(selection, Application(plan_id, confirm, journal, progress, moment))
 
 
-def check_confirmed(plan: RestorePlan, plan_id: str, confirm: str) -> None:
-    """Raise RefusedError unless this very plan was read and its target named, and nothing speaks against it."""
-    if plan.reasons_against:
-        raise RefusedError(
-            f"This restore cannot be applied: {'; '.join(plan.reasons_against)}.",
-            where=plan.target,
-            remedy="Remove the cause, or choose another way (--upsert, --into).",
-        )
-    if plan_id != plan.plan_id:
-        raise RefusedError(
-            f"The plan {plan_id or '(none)'} does not hold any more: the target, the set or the options have changed "
-            f"since. The plan is now {plan.plan_id}.",
-            where=plan.target,
-            remedy="Read the new plan, then apply it. Stop the application first if it goes on writing.",
-        )
-    if confirm != plan.confirm:
-        raise RefusedError(
-            "The name given as confirmation is not the target's.",
-            where=plan.target,
-            remedy=f"Confirm with --confirm {plan.confirm}",
-        )
+def _restorer(selection: RestoreSource) -> Restorer:
+    return restorer_of(record.kind for record in selection.records)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from datetime import datetime
 
 from backup_pipeline.artefacts.capture import utc_now
-from backup_pipeline.artefacts.targets import database_of
+from backup_pipeline.artefacts.restorer import restorer_named, restorer_of
 from backup_pipeline.artefacts.time_limits import within_the_plans_limit
 from backup_pipeline.errors import RefusedError
 from backup_pipeline.model.restore import RestoreResult
 from backup_pipeline.operations.restore.records import forget_result, last_to_undo, results, write_result
-from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline.settings.site import Site
+from backup_pipeline.sources.registry import kind_of
 
 
 def plan_undo(site: Site, plan_name: str, source: str) -> RestoreResult:
@@ -43,18 +43,9 @@ def undo_restore(
             where=f"{plan_name}/{source}",
             remedy=f"Confirm with --confirm {result.undo.live}",
         )
-    if result.undo.kind == "database":
-        from backup_pipeline.operations.restore.database import undo_database
-
-        undo_database(
-            _target(site, source).with_database(result.undo.live), result, moment,
-            begin=lambda aside: write_result(site, _begun(result, aside)),
-        )  # fmt: skip
-    else:
-        from backup_pipeline.operations.restore.files import undo_files
-
-        write_result(site, _begun(result, "yes"))
-        undo_files(result, moment)
+    restorer_named(result.kind).undo(
+        site, result, moment, begin=lambda aside: write_result(site, _begun(result, aside))
+    )
     undone = _begun(result, "").model_copy(update={"undone_at": moment})
     write_result(site, undone)
     return undone
@@ -68,14 +59,7 @@ def _last(site: Site, plan_name: str, source: str, now: datetime) -> RestoreResu
     """Return the restore to undo, once it is known what became of one (or of an undo) that was killed in the swap."""
 
     def settle(result: RestoreResult) -> RestoreResult | None:
-        if result.undo.kind == "database":
-            from backup_pipeline.operations.restore.database import state_of_swap
-
-            state = state_of_swap(_target(site, source).with_database(result.undo.live), result)
-        else:
-            from backup_pipeline.operations.restore.files import state_of_swap as state_of_files
-
-            state = state_of_files(result)
+        state = restorer_named(result.kind).state_of_swap(site, result)
         if state == "absent" and result.swapping:
             forget_result(site, result)
             return None
@@ -95,34 +79,17 @@ def drop_kept(site: Site, plan_name: str, source: str, *, confirm: str) -> tuple
     Args:
         site: the site.
         plan_name: the plan.
-        source: a PostgreSQL source.
+        source: a source that is a database.
         confirm: the live database's name.
 
     Returns:
         Names of the databases that were dropped. Their restores cannot be undone any more.
     """
-    from backup_pipeline.postgres.server.databases import drop_database, server_facts, sole_restore
-    from backup_pipeline.postgres.server.swap import is_side_of
-
-    target = _target(site, source)
-    if confirm != target.database:
-        raise RefusedError(
-            "The name given as confirmation is not the live database's.",
-            where=target.label,
-            remedy=f"Confirm with --confirm {target.database}",
-        )
-    with sole_restore(target):
-        names = sorted(name for name in server_facts(target).databases if is_side_of(name, target.database))
-        for name in names:
-            drop_database(target.with_database(name))
+    kind, configured = kind_of(site, source)
+    restorer = restorer_of(artefact for _, artefact in kind.artefacts(configured))
+    names = restorer.drop_kept(site, source, confirm)
     for result in results(site, plan_name, source):
-        if result.undo.kind == "database" and result.undone_at is None:
+        if result.kind == restorer.name and result.undo.kind != "none" and result.undone_at is None:
             write_result(site, result.model_copy(update={"undo": result.undo.model_copy(update={
                 "kind": "none", "remedy": f"restore the emergency set {result.emergency_set}"})}))  # fmt: skip
-    return tuple(names)
-
-
-def _target(site: Site, source: str) -> PostgresTarget:
-    if site.source(source).connection is None:
-        raise RefusedError("Not a database.", where=source, remedy="Only databases leave others beside them.")
-    return database_of(site, source)
+    return names

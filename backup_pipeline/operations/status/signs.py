@@ -11,8 +11,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from backup_pipeline.artefacts.types import artefact_types
 from backup_pipeline.model.manifest import Manifest
-from backup_pipeline.model.record import ArtefactKind
+from backup_pipeline.model.record import ArtefactRecord
 from backup_pipeline.model.set_id import SetId, is_set_id, set_time
 from backup_pipeline.operations.sites.run_log import RUN_LOG_NAME
 from backup_pipeline.rules.retention import SetClass, SetFacts
@@ -25,7 +26,6 @@ CLOCKS_DIFFER = timedelta(minutes=5)
 """A set that is newer than now by less than this was made by a machine whose clock is a little ahead."""
 _SEALED = re.compile(r" - backup - \w+ - (?P<plan>\w+)/(?P<set>\S+) complete,")
 _REMOVED = re.compile(r" - cleanup - \w+ - (?P<plan>\w+)/(?P<set>\S+) removed,")
-_DATABASES = (ArtefactKind.POSTGRES_DUMP, ArtefactKind.SQLITE_COPY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +153,7 @@ def _not_held(site: Site, plan: str, newest: Manifest) -> Iterator[Sign]:
             what = f"The last good set does not hold {name}, which is in the plan."
             yield Sign(f"source:{name}", "warning", what, remedy, lasting=False)
     for name in newest.sources:
-        databases = [one for one in newest.artefacts if one.source == name and one.kind in _DATABASES]
+        databases = [one for one in newest.artefacts if one.source == name and _is_database(one)]
         if databases and not _rows(newest, name):
             yield Sign(
                 f"rows:{name}",
@@ -162,6 +162,11 @@ def _not_held(site: Site, plan: str, newest: Manifest) -> Iterator[Sign]:
                 f"Is it the right database? The set was made from {databases[0].source_label}.",
                 lasting=False,
             )
+
+
+def _is_database(record: ArtefactRecord) -> bool:
+    known = artefact_types().get(record.kind)
+    return known is not None and known.is_database
 
 
 def _rows(newest: Manifest, source: str) -> int:

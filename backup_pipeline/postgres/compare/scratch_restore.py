@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from backup_pipeline.errors import BackupSystemError, RefusedError, SourceError
-from backup_pipeline.model.base import JsonValue
+from backup_pipeline.model.drill_outcome import DrillOutcome
 from backup_pipeline.model.progress import ProgressSink, no_progress
 from backup_pipeline.model.proof import Finding
 from backup_pipeline.postgres.compare.comparison import Expectation, compare_database
@@ -32,20 +32,6 @@ Hook = Callable[[PostgresTarget], list[Finding]]
 SECONDS_VARIABLE = "DRILL_TIMEOUT_SECONDS"
 LEAST_SECONDS = 3600.0
 BYTES_PER_SECOND = 1_000_000
-
-
-@dataclass
-class DrillOutcome:
-    """What a drill of one source found. `numbers` are seconds and amounts, to be added up over sources.
-
-    `missing_here` is what the scratch server lacks; where there is something in it, nothing was restored.
-    """
-
-    findings: list[Finding] = field(default_factory=list)
-    missing_here: list[Finding] = field(default_factory=list)
-    skipped: list[Finding] = field(default_factory=list)
-    numbers: dict[str, float | int] = field(default_factory=dict)
-    details: dict[str, JsonValue] = field(default_factory=dict)
 
 
 def drill_database(

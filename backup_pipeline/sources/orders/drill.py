@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from backup_pipeline.errors import BackupSystemError
+from backup_pipeline.model.drill_outcome import DrillOutcome
 from backup_pipeline.model.progress import ProgressSink
 from backup_pipeline.model.proof import Finding
 from backup_pipeline.model.record import ArtefactKind, ArtefactRecord
-from backup_pipeline.postgres.compare.scratch_restore import DrillOutcome
 from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline.sources.orders.archive.index import check_index, index_lines
 from backup_pipeline.sources.orders.database.database import OrdersSnapshot, UnreadableRow, sqlite_orders

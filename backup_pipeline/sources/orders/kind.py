@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import ClassVar
 
 from backup_pipeline.artefacts.capture import CaptureContext
+from backup_pipeline.artefacts.drilling import DrillBeside
 from backup_pipeline.model.progress import ProgressSink
 from backup_pipeline.model.record import ArtefactKind, ArtefactRecord
 from backup_pipeline.rules.environment import EnvironmentFault
 from backup_pipeline.settings.types import SourceSettings, source_kinds
-from backup_pipeline.sources.kind import DrillBeside, Key, SiteSource, SourceKind, path_faults
+from backup_pipeline.sources.kind import Key, SiteSource, SourceKind, path_faults
 from backup_pipeline.sources.orders.format.order import PAIRS
 from backup_pipeline.sources.orders.settings import OrdersSource
 from backup_pipeline.sources.registry import kind_named

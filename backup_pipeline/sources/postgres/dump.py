@@ -1,21 +1,18 @@
 """The whole database as one dump: `<source>_db.sql.gz` (or `.sql.zst`, `.sql`, `.dump`), and its catalog.
 
 One pass: pg_dump's output is read for completeness, hashed, compressed, hashed again and written while it comes;
-nothing is stored in between. Restoring it is `restore`'s matter.
+nothing is stored in between. `recorded` reads what a sealed dump says of itself, `inspect` its structure.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath
-from typing import Any, BinaryIO, cast
-
-from pydantic import ValidationError as PydanticError
+from typing import Any, cast
 
 from backup_pipeline.artefacts.capture import CaptureContext
-from backup_pipeline.errors import ValidationError
 from backup_pipeline.model.base import JsonValue
 from backup_pipeline.model.catalog import Catalog, CatalogTable
 from backup_pipeline.model.file_name import name_from
@@ -40,23 +37,15 @@ from backup_pipeline.postgres.server.snapshot import Snapshot
 from backup_pipeline.rules.collapse import size_check
 from backup_pipeline.rules.drift import keys_kept, object_drift
 from backup_pipeline.rules.dump_limits import limits_of
+from backup_pipeline.sources.postgres.inspect import missing_marks
 from backup_pipeline.sources.postgres.settings import ENDINGS, Compressed, PostgresSource
-from backup_pipeline.system.files import read_chunks
-from backup_pipeline.system.streams import Sink, compressed_sink, gunzip, unzstd
+from backup_pipeline.system.streams import Sink, compressed_sink
 
 TableName = tuple[str, str]
 _NAMED = 5
 # The snapshot's session has the locks that pg_dump asks for: who keeps it waiting waits for that session himself, and
 # others behind him. So all is given back soon, and tried anew.
 _LOCK_SECONDS = 1.0
-_MARKS = ("header", "end marker")
-
-
-def _as_it_is(stream: BinaryIO, *, name: str) -> Iterator[bytes]:
-    return read_chunks(stream)
-
-
-_READ: Mapping[str, Callable[..., Iterator[bytes]]] = {"none": _as_it_is, "zstd": unzstd}
 
 
 @dataclass
@@ -141,7 +130,7 @@ def write_dump(
         tool=ToolRecord(name="pg_dump", version=client.version_text, warnings=stream.warnings),
         started=started,
         rows=dict(content.rows) if plain else _archived(context, path),
-        faults=_marks(content) if plain else [],
+        faults=missing_marks(content) if plain else [],
     )
 
 
@@ -149,10 +138,6 @@ def _packed(file: Sink, compression: Compressed) -> contextlib.AbstractContextMa
     if compression == "none":
         return contextlib.nullcontext(file)
     return compressed_sink(file, compression=compression, hashed=False)
-
-
-def _marks(content: DumpContent) -> list[str]:
-    return [mark for mark, there in zip(_MARKS, (content.header, content.complete), strict=True) if not there]
 
 
 def _archived(context: CaptureContext, path: str) -> dict[TableName, int]:
@@ -344,77 +329,3 @@ def _warning(name: str, findings: Sequence[Finding], unit: str, fine: str) -> Ch
         table=tuple({"object": one.subject, "problem": one.problem, "remedy": one.remedy} for one in findings),
         numbers={unit: len(findings)},
     )
-
-
-def fingerprints_of(record: ArtefactRecord) -> dict[TableName, Fingerprint]:
-    """Return what a dump's record says of every table of its snapshot: (schema, table) → fingerprint."""
-    listed = cast("list[dict[str, Any]]", record.details.get("tables") or [])
-    return {
-        (entry["schema"], entry["table"]): Fingerprint(
-            algorithm=entry["algorithm"],
-            server_major=entry["server_major"],
-            value=entry["fingerprint"],
-            rows=entry["rows"],
-        )
-        for entry in listed
-    }
-
-
-def large_objects_of(record: ArtefactRecord) -> Fingerprint | None:
-    """Return count and hash of the large objects at the time of the dump; None when they could not be read."""
-    found = record.details.get("large_objects")
-    return None if found is None else Fingerprint.model_validate(found)
-
-
-def catalog_of(open_file: Callable[[str], BinaryIO], record: ArtefactRecord) -> Catalog:
-    """Return the catalog that was read in the dump's snapshot; ValidationError when it cannot be read."""
-    path = str(record.details.get("catalog"))
-    with open_file(path) as file:
-        data = file.read()
-    try:
-        return Catalog.model_validate_json(data)
-    except PydanticError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        raise ValidationError(
-            f"Not a catalog: {'.'.join(map(str, first['loc']))}: {first['msg']}.", where=path, remedy="Use another set."
-        ) from None
-
-
-def inspect_dump(open_file: Callable[[str], BinaryIO], record: ArtefactRecord) -> Iterator[Finding]:
-    """Yield what is wrong with a sealed dump: gzip to its end, header, end marker, every table's rows, content hash."""
-    catalog = catalog_of(open_file, record)
-    file = record.files[0]
-    if record.details.get("format") == "custom":
-        with open_file(file.path) as stream:
-            rows = archive_rows(stream, file.path)
-        yield from _row_findings(file.path, rows, catalog, record)
-        return
-    content = DumpContent()
-    # Sets of earlier releases do not say it: they are all gzip.
-    read = _READ.get(str(record.details.get("compression")), gunzip)
-    with open_file(file.path) as stream:
-        for piece in read(stream, name=file.path):
-            content.feed(piece)
-    content.finish()
-    for mark in _marks(content):
-        yield Finding(subject=file.path, problem=f"the {mark} is missing")
-    if file.content_sha256 not in (None, content.content_sha256):
-        yield Finding(subject=file.path, problem="its content is not what was written")
-    yield from _row_findings(file.path, content.rows, catalog, record)
-
-
-def _row_findings(
-    path: str, rows: Mapping[TableName, int], catalog: Catalog, record: ArtefactRecord
-) -> Iterator[Finding]:
-    expected = fingerprints_of(record)
-    for table in catalog.tables:
-        if table.kind != "table":
-            continue
-        name = (table.schema_name, table.name)
-        found = rows.get(name)
-        if found is None:
-            yield Finding(subject=path, problem=f"lacks the table {table.label}")
-        elif name in expected and found != expected[name].rows:
-            yield Finding(
-                subject=path, problem=f"has {found} rows of {table.label}, the record says {expected[name].rows}"
-            )

@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import BinaryIO
-
-from pydantic import ValidationError as PydanticError
-
 from backup_pipeline.artefacts.capture import CaptureContext
-from backup_pipeline.errors import ValidationError
 from backup_pipeline.model.catalog import RolesDocument
-from backup_pipeline.model.proof import Finding
 from backup_pipeline.model.record import ArtefactKind, ArtefactRecord
 from backup_pipeline.postgres.server.snapshot import Snapshot
 
@@ -37,29 +30,3 @@ def capture_roles(context: CaptureContext, snapshot: Snapshot, document: RolesDo
             "extensions": dict(document.extensions),
         },
     )
-
-
-def roles_of(open_file: Callable[[str], BinaryIO], record: ArtefactRecord) -> RolesDocument:
-    """Return the document of a roles artefact; ValidationError when it cannot be read."""
-    path = record.files[0].path
-    with open_file(path) as file:
-        data = file.read()
-    try:
-        return RolesDocument.model_validate_json(data)
-    except PydanticError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        raise ValidationError(
-            f"Not a document of roles: {'.'.join(map(str, first['loc']))}: {first['msg']}.",
-            where=path,
-            remedy="Use another set.",
-        ) from None
-
-
-def inspect_roles(open_file: Callable[[str], BinaryIO], record: ArtefactRecord) -> Iterator[Finding]:
-    """Yield what is wrong with the document of a sealed set."""
-    document = roles_of(open_file, record)
-    expected = record.details.get("roles")
-    if expected is not None and len(document.roles) != expected:
-        yield Finding(
-            subject=record.files[0].path, problem=f"holds {len(document.roles)} roles, the record says {expected}"
-        )

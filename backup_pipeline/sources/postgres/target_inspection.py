@@ -10,20 +10,13 @@ import os
 import shutil
 from dataclasses import dataclass
 
+from backup_pipeline.artefacts.restorer import Application, RestoreSource
 from backup_pipeline.artefacts.targets import database_of
 from backup_pipeline.model.manifest import MANIFEST_NAME
 from backup_pipeline.model.progress import ProgressSink
 from backup_pipeline.model.proof import ProofKind
 from backup_pipeline.model.record import ArtefactKind, ArtefactRecord, Fingerprint
-from backup_pipeline.model.restore import RestoreMode, RestorePlan
-from backup_pipeline.operations.proof.drill import expectation_of
-from backup_pipeline.operations.restore.restore_checks import (
-    Situation,
-    judge,
-    missing_extensions,
-    missing_roles,
-)
-from backup_pipeline.operations.restore.run import RestoreSource
+from backup_pipeline.model.restore import RestoreMode, RestorePlan, RestoreResult
 from backup_pipeline.postgres.compare.comparison import Expectation
 from backup_pipeline.postgres.load.check import catalog_of, fingerprints_of, owner_of_schema, tables_of
 from backup_pipeline.postgres.server.databases import (
@@ -37,8 +30,16 @@ from backup_pipeline.postgres.server.databases import (
 from backup_pipeline.postgres.server.swap import BEFORE, RESTORE
 from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline.sources.postgres import supabase
+from backup_pipeline.sources.postgres.recorded import expectation_of
+from backup_pipeline.sources.postgres.restore_checks import (
+    Situation,
+    judge,
+    missing_extensions,
+    missing_roles,
+)
 
 TableName = tuple[str, str]
+RESTORER_NAME = "postgres"
 # Bytes of table data loaded per second where no drill has measured it.
 _GUESSED_SPEED = 25_000_000
 _SPACE_FACTOR = 2.5
@@ -129,6 +130,12 @@ def inspect_target(selection: RestoreSource, progress: ProgressSink) -> TargetIn
         reasons_against=tuple(reasons),
     )
     return TargetInspection(dump, expected, target, facts, properties, marks, platform, fills, plan)
+
+
+def begun_result(selection: RestoreSource, inspection: TargetInspection, application: Application) -> RestoreResult:
+    """Return the result of a restore that has just begun."""
+    begun = application.begun(selection, inspection.plan, RESTORER_NAME)
+    return begun.model_copy(update={"restored": inspection.target.database})
 
 
 def _free_bytes(target: PostgresTarget, properties: DatabaseProperties | None) -> int | None:

@@ -9,11 +9,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from backup_pipeline.artefacts.restorer import RestoreSource
 from backup_pipeline.errors import ToolError
 from backup_pipeline.model.record import ArtefactRecord
 from backup_pipeline.model.restore import RestoreMode
-from backup_pipeline.operations.proof.drill import written_by
-from backup_pipeline.operations.restore.run import RestoreSource
 from backup_pipeline.postgres.catalog.keycloak_schema import keycloak_state
 from backup_pipeline.postgres.compare.comparison import Expectation
 from backup_pipeline.postgres.load.rebuild import UNFINISHED
@@ -22,6 +21,7 @@ from backup_pipeline.postgres.server.databases import DatabaseProperties, Server
 from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline.rules.skipped_statements import expected_refusals, reported
 from backup_pipeline.sources.postgres import keycloak
+from backup_pipeline.sources.postgres.recorded import written_by
 
 
 @dataclass(frozen=True)

@@ -7,18 +7,13 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack
-from datetime import datetime
 from typing import BinaryIO
 
 from backup_pipeline.artefacts.capture import utc_now
+from backup_pipeline.artefacts.restorer import Application, RestoreSource
 from backup_pipeline.errors import ValidationError
-from backup_pipeline.model.progress import Progress, ProgressSink
+from backup_pipeline.model.progress import Progress
 from backup_pipeline.model.restore import RestoreResult, Undo
-from backup_pipeline.operations.backup.emergency import make_emergency_set
-from backup_pipeline.operations.proof.drill import written_by
-from backup_pipeline.operations.restore.records import forget_result, keep_result, results
-from backup_pipeline.operations.restore.run import RestoreSource
-from backup_pipeline.operations.restore.target_inspection import TargetInspection, jobs_of
 from backup_pipeline.postgres.catalog.keycloak_schema import keycloak_state
 from backup_pipeline.postgres.compare.comparison import REFUSED, compare_database
 from backup_pipeline.postgres.compare.reparsed import reparsed_by
@@ -27,24 +22,8 @@ from backup_pipeline.postgres.server.databases import comment_on_database, creat
 from backup_pipeline.postgres.server.swap import BEFORE, RESTORE, is_side_of, side_name, swap_in
 from backup_pipeline.rules.skipped_statements import reported
 from backup_pipeline.sources.postgres import keycloak
-
-
-def begun_result(selection: RestoreSource, inspection: TargetInspection, now: datetime) -> RestoreResult:
-    """Return the result of a restore that has just begun."""
-    return RestoreResult(
-        restore_id=f"{now:%Y-%m-%dT%H%M%SZ}-{selection.source}",
-        plan_id=inspection.plan.plan_id,
-        set_id=selection.set_id,
-        plan=selection.plan_name,
-        source=selection.source,
-        kind="postgres",
-        options=selection.options,
-        target=inspection.target.label,
-        restored=inspection.target.database,
-        started_at=now,
-        finished_at=now,
-        warnings=inspection.plan.warnings,
-    )
+from backup_pipeline.sources.postgres.recorded import written_by
+from backup_pipeline.sources.postgres.target_inspection import TargetInspection, begun_result, jobs_of
 
 
 class Rebuild:
@@ -53,24 +32,16 @@ class Rebuild:
     Args:
         selection: set, source and options.
         inspection: of the target, with the plan that was confirmed.
-        run_id: of the Dagster run, for the emergency set.
-        progress: receives what is being done.
-        now: names the new database and the one that is kept.
+        application: of that plan.
     """
 
-    def __init__(
-        self,
-        selection: RestoreSource,
-        inspection: TargetInspection,
-        run_id: str,
-        progress: ProgressSink,
-        now: datetime,
-    ) -> None:
+    def __init__(self, selection: RestoreSource, inspection: TargetInspection, application: Application) -> None:
         self._selection = selection
         self._inspection = inspection
-        self._run_id = run_id
-        self._progress = progress
-        self._now = now
+        self._journal = application.journal
+        self._progress = application.progress
+        self._now = application.now
+        self._begun = begun_result(selection, inspection, application)
         self._swapping = not selection.options.into
         self._numbers: dict[str, float | int] = {}
         self._warnings: list[str] = []
@@ -90,8 +61,7 @@ class Rebuild:
             done = self._build(name, way_back)
             self._compare(done)
             emergency = self._settle_and_capture(done)
-            result = begun_result(self._selection, self._inspection, self._now)
-            result = result.model_copy(update={"emergency_set": emergency})
+            result = self._begun.model_copy(update={"emergency_set": emergency})
             undo = self._put_in_place(result, name, way_back)
             way_back.pop_all()
         self._numbers["seconds"] = round(time.monotonic() - began, 3)
@@ -111,13 +81,13 @@ class Rebuild:
 
     def _remove_leftovers(self) -> None:
         """Remove what restores left that were killed while they built; the lock says that nobody builds here now."""
-        selection, target = self._selection, self._inspection.target
+        target = self._inspection.target
         for left in sorted(self._inspection.facts.databases):
             if is_side_of(left, target.database, RESTORE):
                 drop_copy(target.with_database(left))
-                for known in results(selection.site, selection.plan_name, selection.source):
+                for known in self._journal.earlier():
                     if known.swapping and known.restored == left:
-                        forget_result(selection.site, known)
+                        self._journal.forget(known)
         if not self._swapping and self._inspection.properties is not None:
             drop_copy(target)  # the plan says so, and refuses any other
 
@@ -187,13 +157,10 @@ class Rebuild:
                 self._warnings.append(warning)
         if self._selection.options.skip_emergency_backup:
             return ""
-        selection = self._selection
-        return make_emergency_set(
-            selection.site, selection.plan_name, selection.source, run_id=self._run_id, progress=self._progress
-        )
+        return self._journal.emergency_set()
 
     def _put_in_place(self, result: RestoreResult, name: str, way_back: ExitStack) -> Undo:
-        inspection, selection, target = self._inspection, self._selection, self._inspection.target
+        inspection, target = self._inspection, self._inspection.target
         if not self._swapping:
             comment_on_database(target.with_database(name), None)
             return Undo(remedy=f"drop database {target.database} when it is not needed any more")
@@ -202,8 +169,8 @@ class Rebuild:
         undo = Undo(kind="database", live=target.database, kept=kept)
         # Written first: a process that is killed from here on leaves a record, and `undo` finds the way back.
         before = result.model_copy(update={"restored": name, "undo": undo, "swapping": True})
-        way_back.callback(forget_result, selection.site, before)
-        keep_result(selection.site, before)
+        way_back.callback(self._journal.forget, before)
+        self._journal.keep(before)
         began = time.monotonic()
         swap_in(target, name, kept)
         self._numbers["swap_seconds"] = round(time.monotonic() - began, 3)

@@ -1,39 +1,143 @@
-"""Restore of a PostgreSQL database: the plan, and the steps of applying it, each with its reverse."""
+"""Restore of a PostgreSQL database: the plan, applying it by rebuild, upsert or filling, its undo, its drills."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack, suppress
 from datetime import datetime
-from typing import Literal
+from typing import ClassVar, Literal
 
 from backup_pipeline.artefacts.capture import utc_now
+from backup_pipeline.artefacts.drilling import DrillArea, Drills, SealedPart
+from backup_pipeline.artefacts.restorer import Application, PlannedDrill, Restorer, RestoreSource
 from backup_pipeline.artefacts.targets import database_of
-from backup_pipeline.errors import BackupSystemError, RefusedError
+from backup_pipeline.errors import BackupSystemError, MissingFileError, RefusedError, ValidationError
 from backup_pipeline.model.progress import ProgressSink, no_progress
 from backup_pipeline.model.record import ArtefactKind, Fingerprint
 from backup_pipeline.model.restore import RestoreMode, RestorePlan, RestoreResult, TableChange, Undo
-from backup_pipeline.operations.backup.emergency import make_emergency_set
-from backup_pipeline.operations.proof.drill import written_by
-from backup_pipeline.operations.restore.rebuild_and_swap import Rebuild, begun_result
-from backup_pipeline.operations.restore.records import keep_result
-from backup_pipeline.operations.restore.run import RestoreSource, check_confirmed
-from backup_pipeline.operations.restore.target_inspection import TargetInspection, inspect_target
 from backup_pipeline.postgres.merge.upsert import UpsertOutcome, UpsertRequest, matches, parse_rows, upsert_database
 from backup_pipeline.postgres.server.databases import (
     create_roles,
+    drop_database,
     drop_roles,
     server_facts,
     sole_restore,
 )
-from backup_pipeline.postgres.server.swap import side_name
+from backup_pipeline.postgres.server.swap import UNDONE, is_side_of, side_name, swap_back
 from backup_pipeline.postgres.server.target import PostgresTarget
+from backup_pipeline.rules.environment import EnvironmentFault
+from backup_pipeline.settings.site import Site
 from backup_pipeline.sources.postgres import keycloak, supabase
 from backup_pipeline.sources.postgres.platform_fill import fill_platform
+from backup_pipeline.sources.postgres.rebuild_and_swap import Rebuild
+from backup_pipeline.sources.postgres.recorded import catalog_of, written_by
+from backup_pipeline.sources.postgres.target_inspection import (
+    RESTORER_NAME,
+    TargetInspection,
+    begun_result,
+    inspect_target,
+)
 from backup_pipeline.sources.registry import kind_of
 
 TableName = tuple[str, str]
+
+# Restored tables with their indexes, against the bytes of the tables in the live database.
+_SPACE_FACTOR = 2.5
+
+
+class PostgresRestorer(Restorer):
+    """Restores databases of PostgreSQL, whichever kind of source they belong to: compared, swapped in, kept."""
+
+    name: ClassVar[str] = RESTORER_NAME
+
+    def plan(self, selection: RestoreSource, progress: ProgressSink) -> RestorePlan:
+        """Find out what would become of each table's rows."""
+        return plan_database(selection, progress=progress)
+
+    def apply(self, selection: RestoreSource, application: Application) -> RestoreResult:
+        """Apply a plan under the lock of the target's name on its server."""
+        target = database_of(selection.site, selection.source)
+        with sole_restore(target.with_database(selection.options.into) if selection.options.into else target):
+            inspection = inspect_target(selection, application.progress)
+            application.check(inspection.plan)
+            selection.check_files(ArtefactKind.POSTGRES_DUMP, ArtefactKind.POSTGRES_ROLES)
+            if selection.options.mode is RestoreMode.UPSERT:
+                result = _upsert(selection, inspection, application)
+            elif inspection.fills:
+                result = _fill(selection, inspection, application)
+            else:
+                result = Rebuild(selection, inspection, application).run()
+            return application.journal.keep(result)
+
+    def state_of_swap(self, site: Site, result: RestoreResult) -> Literal["swapped", "absent"]:
+        """Return what became of a swap. Both names change in one transaction, so one of them tells."""
+        target = _live(site, result.source).with_database(result.undo.live)
+        with sole_restore(target):
+            names = server_facts(target).databases
+        kept, begun = result.undo.kept, result.undo.begun
+        if begun:
+            return "absent" if begun in names and kept not in names else "swapped"
+        return "absent" if result.restored in names or (kept and kept not in names) else "swapped"
+
+    def undo(self, site: Site, result: RestoreResult, now: datetime, begin: Callable[[str], None]) -> None:
+        """Swap the database from before the restore back in."""
+        live = _live(site, result.source).with_database(result.undo.live)
+        with sole_restore(live):
+            facts = server_facts(live)
+            aside = side_name(live.database, UNDONE, now, facts.databases)
+            if not result.undo.kept and live.database not in facts.databases:
+                raise RefusedError(
+                    "The restored database is not there any more.", where=live.label, remedy="Nothing to undo."
+                )
+            begin(aside)
+            swap_back(live, result.undo.kept, aside)
+
+    def drop_kept(self, site: Site, source: str, confirm: str) -> tuple[str, ...]:
+        """Drop the databases that restores and undos left beside the live one."""
+        target = _live(site, source)
+        if confirm != target.database:
+            raise RefusedError(
+                "The name given as confirmation is not the live database's.",
+                where=target.label,
+                remedy=f"Confirm with --confirm {target.database}",
+            )
+        with sole_restore(target):
+            names = sorted(name for name in server_facts(target).databases if is_side_of(name, target.database))
+            for name in names:
+                drop_database(target.with_database(name))
+        return tuple(names)
+
+    def drills(self, area: DrillArea) -> Drills:
+        """Return drills that share their scratch servers."""
+        from backup_pipeline.sources.postgres.drill import DatabaseDrills
+
+        return DatabaseDrills(area)
+
+    def scratch_bytes(self, part: SealedPart) -> int:
+        """Return what the restored tables and their indexes take, and the files of the rest."""
+        needed = 0
+        for record in part.records:
+            if record.kind == ArtefactKind.POSTGRES_DUMP:
+                # A catalog that is damaged or missing is found by the drill itself.
+                with suppress(ValidationError, MissingFileError):
+                    tables = catalog_of(part.open_file, record).tables
+                    needed += int(_SPACE_FACTOR * sum(table.bytes for table in tables))
+            else:
+                needed += super().scratch_bytes(SealedPart(part.open_file, (record,)))
+        return needed
+
+    def drill_faults(self, site: Site, planned: Sequence[PlannedDrill]) -> Iterable[EnvironmentFault]:
+        """Yield what a scratch server lacks for them."""
+        from backup_pipeline.sources.postgres.drill_environment import drill_faults
+
+        return drill_faults(site, planned)
+
+
+def _live(site: Site, source: str) -> PostgresTarget:
+    if site.source(source).connection is None:
+        raise RefusedError("Not a database.", where=source, remedy="Only databases leave others beside them.")
+    return database_of(site, source)
 
 
 def plan_database(selection: RestoreSource, *, progress: ProgressSink = no_progress) -> RestorePlan:
@@ -156,37 +260,16 @@ def _request(selection: RestoreSource, inspection: TargetInspection) -> UpsertRe
     )
 
 
-def apply_database(
-    selection: RestoreSource, *, plan_id: str, confirm: str, run_id: str, progress: ProgressSink, now: datetime
-) -> RestoreResult:
-    """Apply a plan; see `restore.apply_restore`."""
-    target = database_of(selection.site, selection.source)
-    with sole_restore(target.with_database(selection.options.into) if selection.options.into else target):
-        inspection = inspect_target(selection, progress)
-        check_confirmed(inspection.plan, plan_id, confirm)
-        selection.check_files(ArtefactKind.POSTGRES_DUMP, ArtefactKind.POSTGRES_ROLES)
-        if selection.options.mode is RestoreMode.UPSERT:
-            result = _upsert(selection, inspection, run_id, progress, now)
-        elif inspection.fills:
-            result = _fill(selection, inspection, run_id, progress, now)
-        else:
-            result = Rebuild(selection, inspection, run_id, progress, now).run()
-        return keep_result(selection.site, result)
-
-
-def _upsert(
-    selection: RestoreSource, inspection: TargetInspection, run_id: str, progress: ProgressSink, now: datetime
-) -> RestoreResult:
+def _upsert(selection: RestoreSource, inspection: TargetInspection, application: Application) -> RestoreResult:
     began = time.monotonic()
-    emergency = make_emergency_set(
-        selection.site, selection.plan_name, selection.source, run_id=run_id, progress=progress
-    )
+    emergency = application.journal.emergency_set()
     outcome = upsert_database(
         lambda: selection.open(inspection.dump.files[0].path), inspection.target,
-        _request(selection, inspection), commit=True, written_by=written_by(inspection.dump), progress=progress,
+        _request(selection, inspection), commit=True, written_by=written_by(inspection.dump),
+        progress=application.progress,
     )  # fmt: skip
     written = sum((change.insert or 0) + (change.update or 0) for change in outcome.tables)
-    return begun_result(selection, inspection, now).model_copy(
+    return begun_result(selection, inspection, application).model_copy(
         update={
             "emergency_set": emergency,
             "finished_at": utc_now(),
@@ -210,9 +293,7 @@ def _filled(
     )  # fmt: skip
 
 
-def _fill(
-    selection: RestoreSource, inspection: TargetInspection, run_id: str, progress: ProgressSink, now: datetime
-) -> RestoreResult:
+def _fill(selection: RestoreSource, inspection: TargetInspection, application: Application) -> RestoreResult:
     """Put the project into the platform's new database; what is there already is captured first when it holds rows."""
     began = time.monotonic()
     emergency = ""
@@ -221,18 +302,16 @@ def _fill(
         for name, mark in inspection.marks.items()
     )
     if holds_rows and not selection.options.skip_emergency_backup:
-        emergency = make_emergency_set(
-            selection.site, selection.plan_name, selection.source, run_id=run_id, progress=progress
-        )
+        emergency = application.journal.emergency_set()
     with ExitStack() as way_back:
         made: tuple[str, ...] = ()
         if selection.options.create_roles:
             made = create_roles(inspection.target, inspection.plan.missing_roles)
             way_back.callback(drop_roles, inspection.target, made)
-        outcome = _filled(selection, inspection, progress, commit=True)
+        outcome = _filled(selection, inspection, application.progress, commit=True)
         way_back.pop_all()
     warnings = (*inspection.plan.warnings, *(f"role {role} was made without login" for role in made), *outcome.warnings)
-    return begun_result(selection, inspection, now).model_copy(
+    return begun_result(selection, inspection, application).model_copy(
         update={
             "emergency_set": emergency,
             "finished_at": utc_now(),
@@ -246,43 +325,3 @@ def _fill(
                                 "schemas, or make a new project"),
         }
     )  # fmt: skip
-
-
-def undo_database(
-    selected_target: PostgresTarget, result: RestoreResult, now: datetime, *, begin: Callable[[str], None]
-) -> str:
-    """Swap the database from before the restore back in; return the name that the restored one has now.
-
-    Args:
-        chosen_target: the live database.
-        result: the restore.
-        now: the present moment, for names.
-        begin: receives the name before anything is changed.
-    """
-    from backup_pipeline.postgres.server.swap import UNDONE, swap_back
-
-    with sole_restore(selected_target):
-        facts = server_facts(selected_target)
-        aside = side_name(selected_target.database, UNDONE, now, facts.databases)
-        if not result.undo.kept and selected_target.database not in facts.databases:
-            raise RefusedError(
-                "The restored database is not there any more.", where=selected_target.label, remedy="Nothing to undo."
-            )
-        begin(aside)
-        swap_back(selected_target, result.undo.kept, aside)
-        return aside
-
-
-def state_of_swap(target: PostgresTarget, result: RestoreResult) -> Literal["swapped", "absent"]:
-    """Return what became of a restore, or of its undo, whose process was killed while names were swapped.
-
-    Both names change in one transaction, so one of them tells.
-
-    Raises:
-        LockError: a restore into this database is running.
-    """
-    with sole_restore(target):
-        names = server_facts(target).databases
-    if result.undo.begun:
-        return "absent" if result.undo.begun in names and result.undo.kept not in names else "swapped"
-    return "absent" if result.restored in names or (result.undo.kept and result.undo.kept not in names) else "swapped"

@@ -7,23 +7,36 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import BinaryIO
 
 from backup_pipeline.artefacts import types
-from backup_pipeline.artefacts.types import FilesRestore
+from backup_pipeline.artefacts.drilling import DrillArea, DrillBeside, Drills, SealedPart
+from backup_pipeline.artefacts.types import FilesRestore, OpenFile
 from backup_pipeline.errors import BackupSystemError
+from backup_pipeline.model.drill_outcome import DrillOutcome
 from backup_pipeline.model.proof import Finding
 from backup_pipeline.model.record import ArtefactRecord
-from backup_pipeline.postgres.compare.scratch_restore import DrillOutcome
-
-OpenFile = Callable[[str], BinaryIO]
 
 
-def drill_files(open_file: OpenFile, records: list[ArtefactRecord], folder: Path, *, now: datetime) -> DrillOutcome:
+class FileDrills(Drills):
+    """The drills of one set's sources that are files."""
+
+    def __init__(self, area: DrillArea) -> None:
+        self._area = area
+
+    def drill(self, part: SealedPart, beside: DrillBeside | None) -> DrillOutcome:
+        """Restore each artefact's files, and compare the copy of a database with what is beside the set."""
+        folder, now = self._area.folder, self._area.now
+        outcome = drill_files(part.open_file, part.records, folder, now=now)
+        if beside is not None:
+            beside.compare_copy(part.open_file, part.records, folder, now)
+        return outcome
+
+
+def drill_files(open_file: OpenFile, records: Sequence[ArtefactRecord], folder: Path, *, now: datetime) -> DrillOutcome:
     """Restore a source's files into a scratch folder and compare them with their records.
 
     Args:

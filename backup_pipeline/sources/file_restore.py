@@ -1,5 +1,6 @@
-"""Restore of files: folders, repositories, SQLite files. Plan and apply; the work and its
-undo are `artefacts.tree_restore`, `sources.repository.restore`, `artefacts.sqlite_restore` and `system.file_swap`.
+"""Restore of files, as folders, repositories and SQLite databases: plan, apply and undo.
+
+The work itself is each artefact type's `restore` and `system.file_swap`.
 """
 
 from __future__ import annotations
@@ -7,24 +8,90 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import time
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from backup_pipeline.artefacts.capture import utc_now
+from backup_pipeline.artefacts.drilling import DrillArea, Drills
+from backup_pipeline.artefacts.restorer import Application, Restorer, RestoreSource
 from backup_pipeline.artefacts.types import FilesRestore, restorable, restore_files
 from backup_pipeline.errors import RefusedError
 from backup_pipeline.model.manifest import MANIFEST_NAME
 from backup_pipeline.model.progress import ProgressSink
 from backup_pipeline.model.record import ArtefactRecord
 from backup_pipeline.model.restore import RestoreMode, RestorePlan, RestoreResult, Undo
-from backup_pipeline.operations.backup.emergency import make_emergency_set
-from backup_pipeline.operations.restore.records import forget_result, keep_result
-from backup_pipeline.operations.restore.run import RestoreSource, check_confirmed
+from backup_pipeline.settings.site import Site
+from backup_pipeline.sources.file_drill import FileDrills
 from backup_pipeline.sources.registry import place_of
+from backup_pipeline.system.file_swap import is_swapped
+from backup_pipeline.system.file_swap import undo as swap_back
 
 _GUESSED_SPEED = 100_000_000
+
+
+class FileRestorer(Restorer):
+    """Restores a source's files beside what is there, compared with their record, and swaps them in by rename."""
+
+    name: ClassVar[str] = "files"
+
+    def plan(self, selection: RestoreSource, progress: ProgressSink) -> RestorePlan:
+        """Find out what a restore would replace."""
+        return plan_files(selection)
+
+    def apply(self, selection: RestoreSource, application: Application) -> RestoreResult:
+        """Apply a plan; the target is locked while it is swapped."""
+        began = time.monotonic()
+        plan = plan_files(selection)
+        application.check(plan)
+        selection.check_files()
+        target, now = _target(selection), application.now
+        emergency = ""
+        if plan.exists and not selection.options.skip_emergency_backup:
+            emergency = application.journal.emergency_set()
+        undo = Undo(kind="path", live=target.name, kept=str(target))
+        begun = application.begun(selection, plan, self.name)
+        # Written first: a process that is killed in the swap leaves a record, and `undo` finds the way back.
+        result = application.journal.keep(
+            begun.model_copy(update={"emergency_set": emergency, "undo": undo, "swapping": True})
+        )
+        record = _main_record(selection)
+        try:
+            done = restore_files(
+                FilesRestore(selection.open, record, selection.records, target, now, application.progress)
+            )
+        except BaseException:
+            application.journal.forget(result)
+            raise
+        numbers = {"seconds": round(time.monotonic() - began, 3), "files": done.files, "bytes": done.bytes}
+        return application.journal.keep(
+            result.model_copy(
+                update={
+                    "restored": str(done.target),
+                    "finished_at": utc_now(),
+                    "warnings": (*result.warnings, *done.notes),
+                    "numbers": numbers,
+                    "undo": undo.model_copy(update={"kept": str(done.target)}),
+                    "swapping": False,
+                }
+            )
+        )
+
+    def state_of_swap(self, site: Site, result: RestoreResult) -> Literal["swapped", "absent"]:
+        """Return what became of a swap that was killed; it is healed first."""
+        return "swapped" if is_swapped(Path(result.undo.kept), result.started_at) else "absent"
+
+    def undo(self, site: Site, result: RestoreResult, now: datetime, begin: Callable[[str], None]) -> None:
+        """Swap back what was there before a restore."""
+        begin("yes")
+        swap_back(Path(result.undo.kept), now=now)
+
+    def drills(self, area: DrillArea) -> Drills:
+        """Return the drills of a set's files."""
+        return FileDrills(area)
 
 
 def _target(selection: RestoreSource) -> Path:
@@ -113,76 +180,4 @@ def _warnings(selection: RestoreSource) -> tuple[str, ...]:
 
 
 def _free(target: Path) -> int | None:
-    import shutil
-
     return shutil.disk_usage(target.parent).free if target.parent.is_dir() else None
-
-
-def apply_files(
-    selection: RestoreSource, *, plan_id: str, confirm: str, run_id: str, progress: ProgressSink, now: datetime
-) -> RestoreResult:
-    """Apply a plan; see `restore.apply_restore`."""
-    began = time.monotonic()
-    plan = plan_files(selection)
-    check_confirmed(plan, plan_id, confirm)
-    selection.check_files()
-    target = _target(selection)
-    emergency = ""
-    if plan.exists and not selection.options.skip_emergency_backup:
-        emergency = make_emergency_set(
-            selection.site, selection.plan_name, selection.source, run_id=run_id, progress=progress
-        )
-    result = RestoreResult(
-        restore_id=f"{now:%Y-%m-%dT%H%M%SZ}-{selection.source}",
-        plan_id=plan.plan_id,
-        set_id=selection.set_id,
-        plan=selection.plan_name,
-        source=selection.source,
-        kind="files",
-        options=selection.options,
-        target=str(target),
-        restored=str(target),
-        emergency_set=emergency,
-        started_at=now,
-        finished_at=now,
-        warnings=plan.warnings,
-        undo=Undo(kind="path", live=target.name, kept=str(target)),
-        swapping=True,
-    )
-    # Written first: a process that is killed in the swap leaves a record, and `undo` finds the way back.
-    result = keep_result(selection.site, result)
-    try:
-        files = FilesRestore(selection.open, _main_record(selection), selection.records, target, now, progress)
-        done = restore_files(files)
-    except BaseException:
-        forget_result(selection.site, result)
-        raise
-    result = result.model_copy(
-        update={
-            "restored": str(done.target),
-            "finished_at": utc_now(),
-            "warnings": (*result.warnings, *done.notes),
-            "numbers": {"seconds": round(time.monotonic() - began, 3), "files": done.files, "bytes": done.bytes},
-            "undo": Undo(kind="path", live=target.name, kept=str(done.target)),
-            "swapping": False,
-        }
-    )
-    return keep_result(selection.site, result)
-
-
-def state_of_swap(result: RestoreResult) -> Literal["swapped", "absent"]:
-    """Return what became of a restore, or of its undo, whose process was killed in the swap; it is healed first.
-
-    Raises:
-        LockError: a restore of this target is running.
-    """
-    from backup_pipeline.system.file_swap import is_swapped
-
-    return "swapped" if is_swapped(Path(result.undo.kept), result.started_at) else "absent"
-
-
-def undo_files(result: RestoreResult, now: datetime) -> None:
-    """Swap back what was there before a restore."""
-    from backup_pipeline.system.file_swap import undo
-
-    undo(Path(result.undo.kept), now=now)

@@ -1,0 +1,66 @@
+"""Drill of a PostgreSQL database: its dump loaded into a scratch server, compared with what the set recorded."""
+
+from __future__ import annotations
+
+from backup_pipeline.artefacts.drilling import DrillArea, DrillBeside, Drills, SealedPart
+from backup_pipeline.errors import SettingsError
+from backup_pipeline.model.drill_outcome import DrillOutcome
+from backup_pipeline.model.proof import Finding
+from backup_pipeline.model.record import ArtefactKind
+from backup_pipeline.postgres.compare.scratch_restore import SECONDS_VARIABLE, drill_database
+from backup_pipeline.postgres.server.target import PostgresTarget
+from backup_pipeline.rules.scratch_server import DRILL_VARIABLE
+from backup_pipeline.settings.site import Site
+from backup_pipeline.sources.postgres.drill_exports import compare_exports
+from backup_pipeline.sources.postgres.recorded import expectation_of, needs_of_dump, written_by
+from backup_pipeline.sources.postgres.scratch_servers import ScratchServers
+
+
+class DatabaseDrills(Drills):
+    """The drills of one set's databases."""
+
+    def __init__(self, area: DrillArea) -> None:
+        self._area = area
+        self._servers = ScratchServers(area)
+
+    def drill(self, part: SealedPart, beside: DrillBeside | None) -> DrillOutcome:
+        """Load the dump into a database of its own, compare rows, objects and exports, and remove it again."""
+        kinds = {str(record.kind): record for record in part.records}
+        dump = kinds[ArtefactKind.POSTGRES_DUMP]
+        exports = [record for record in part.records if record.kind == ArtefactKind.TABLE_EXPORT]
+        expected = expectation_of(part.open_file, dump, kinds.get(ArtefactKind.POSTGRES_ROLES))
+        utf8 = expected.catalog is None or expected.catalog.encoding == "UTF8"
+
+        def more_checks(target: PostgresTarget) -> list[Finding]:
+            if beside is not None:
+                beside.compare_server(target)
+            return compare_exports(part.open_file, exports, target, utf8=utf8)
+
+        place = self._servers.server(needs_of_dump(expected, dump))
+        if place.target is None:
+            return DrillOutcome(missing_here=list(place.missing))
+        outcome = drill_database(
+            lambda: part.open_file(dump.files[0].path),
+            expected,
+            place.target,
+            written_by=written_by(dump),
+            seconds=_seconds(self._area.site),
+            jobs=self._area.options.jobs,
+            before_comparison=self._area.options.before_comparison,
+            more_checks=more_checks,
+            progress=self._area.progress,
+        )
+        outcome.skipped += [Finding(subject=DRILL_VARIABLE, problem=reported) for reported in place.warnings]
+        outcome.details["scratch_server"] = place.label
+        return outcome
+
+
+def _seconds(site: Site) -> float:
+    """Return how long the drill of a database may take; 0 for as long as its size allows."""
+    text = site.value(SECONDS_VARIABLE)
+    try:
+        return float(text) if text else 0
+    except ValueError:
+        raise SettingsError(
+            "Not a number of seconds.", where=SECONDS_VARIABLE, remedy="Write 7200, or remove the variable."
+        ) from None

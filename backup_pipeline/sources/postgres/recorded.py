@@ -1,0 +1,95 @@
+"""What a set recorded of a database beside its dump: catalog, roles, fingerprints, the version of pg_dump."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from pydantic import ValidationError as PydanticError
+
+from backup_pipeline.artefacts.types import OpenFile
+from backup_pipeline.errors import ValidationError
+from backup_pipeline.model.catalog import Catalog, RolesDocument
+from backup_pipeline.model.record import ArtefactRecord, Fingerprint
+from backup_pipeline.postgres.compare.comparison import Expectation
+from backup_pipeline.rules.scratch_server import Needs, needs_of
+
+TableName = tuple[str, str]
+
+
+def fingerprints_of(record: ArtefactRecord) -> dict[TableName, Fingerprint]:
+    """Return what a dump's record says of every table of its snapshot: (schema, table) → fingerprint."""
+    listed = cast("list[dict[str, Any]]", record.details.get("tables") or [])
+    return {
+        (entry["schema"], entry["table"]): Fingerprint(
+            algorithm=entry["algorithm"],
+            server_major=entry["server_major"],
+            value=entry["fingerprint"],
+            rows=entry["rows"],
+        )
+        for entry in listed
+    }
+
+
+def large_objects_of(record: ArtefactRecord) -> Fingerprint | None:
+    """Return count and hash of the large objects at the time of the dump; None when they could not be read."""
+    found = record.details.get("large_objects")
+    return None if found is None else Fingerprint.model_validate(found)
+
+
+def catalog_of(open_file: OpenFile, record: ArtefactRecord) -> Catalog:
+    """Return the catalog that was read in the dump's snapshot; ValidationError when it cannot be read."""
+    path = str(record.details.get("catalog"))
+    with open_file(path) as file:
+        data = file.read()
+    try:
+        return Catalog.model_validate_json(data)
+    except PydanticError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        raise ValidationError(
+            f"Not a catalog: {'.'.join(map(str, first['loc']))}: {first['msg']}.", where=path, remedy="Use another set."
+        ) from None
+
+
+def roles_of(open_file: OpenFile, record: ArtefactRecord) -> RolesDocument:
+    """Return the document of a roles artefact; ValidationError when it cannot be read."""
+    path = record.files[0].path
+    with open_file(path) as file:
+        data = file.read()
+    try:
+        return RolesDocument.model_validate_json(data)
+    except PydanticError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        raise ValidationError(
+            f"Not a document of roles: {'.'.join(map(str, first['loc']))}: {first['msg']}.",
+            where=path,
+            remedy="Use another set.",
+        ) from None
+
+
+def expectation_of(open_file: OpenFile, dump: ArtefactRecord, roles: ArtefactRecord | None) -> Expectation:
+    """Return what a set recorded of a database beside its dump."""
+    return Expectation(
+        catalog=catalog_of(open_file, dump),
+        roles=roles_of(open_file, roles) if roles else None,
+        fingerprints=fingerprints_of(dump),
+        large_objects=large_objects_of(dump),
+    )
+
+
+def written_by(dump: ArtefactRecord) -> int:
+    """Return the major version of the pg_dump that wrote a dump; 0 when it was not recorded."""
+    version = dump.tool.version if dump.tool else ""
+    major = version.partition(".")[0]
+    return int(major) if major.isdigit() else 0
+
+
+def needs_of_dump(expected: Expectation, dump: ArtefactRecord) -> Needs:
+    """Return what a recorded database needs of the server that it is restored into."""
+    extensions = dict(expected.roles.extensions) if expected.roles else {}
+    return needs_of(expected.catalog, extensions, written_by(dump))
+
+
+def primary_key(open_file: OpenFile, dump: ArtefactRecord, schema: str, table: str) -> tuple[str, ...]:
+    """Return the columns of a table's primary key as the catalog beside the dump has it; empty when there is none."""
+    found = catalog_of(open_file, dump).table(schema, table)
+    return next((key.columns for key in found.keys if key.primary), ()) if found else ()
