@@ -14,6 +14,7 @@ from typing import Any
 from backup_pipeline.settings.document import Document, FileFault
 from backup_pipeline.settings.field_errors import nearest
 from backup_pipeline.settings.raw_values import FieldPath, FoundFaults, item_path, names_in
+from backup_pipeline.settings.site import vault_named
 from backup_pipeline.settings.types import SiteSettings, SourceSettings, source_kinds
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -41,6 +42,7 @@ def coherence_faults(document: Document, folder: Path) -> list[FileFault]:
         *_circles(sources),
         *_plans(plans, sources),
         *_copies(plans, vaults),
+        *_vault_stores(plans, vaults),
         *_stores(data, plans, folder),
         *_stores_inside_sources(data, sources, plans, folder),
         *_schedules(sources, plans),
@@ -155,10 +157,30 @@ def _copies(plans: dict[str, dict[str, Any]], vaults: dict[str, dict[str, Any]])
 _NO_VAULTS = "; describe it under vaults (docs/settings.md)"
 
 
+def _is_vault(store: Any) -> bool:
+    return isinstance(store, str) and (store.startswith("vault:") or "://" in store)
+
+
+def _vault_stores(plans: dict[str, dict[str, Any]], vaults: dict[str, dict[str, Any]]) -> FoundFaults:
+    urls = {name: str(vault.get("url", "")) for name, vault in vaults.items()}
+    for name, plan in plans.items():
+        own = plan.get("store")
+        if not _is_vault(own):
+            continue
+        path: FieldPath = ("plans", name, "store")
+        vault = vault_named(own, urls)
+        if not vault:
+            what = str(own).removeprefix("vault:")
+            yield path, f"there is no vault {what!r}{nearest(what, vaults) or _NO_VAULTS}"
+        elif any(entry.get("to") == vault for entry in _entries(plan)):
+            yield path, f"the plan's sets are in {vault} already; name other vaults in copies"
+
+
 def _store_of(data: dict[str, Any], plan_name: str, plan: dict[str, Any], folder: Path) -> Path:
     own = plan.get("store")
     site = data.get("store")
     default = SiteSettings.model_fields["store"].default
+    own = None if _is_vault(own) else own
     place = Path(own) if isinstance(own, str) else Path(site if isinstance(site, str) else default) / plan_name
     return Path(os.path.normpath(folder / place.expanduser()))
 

@@ -9,6 +9,16 @@ from pathlib import Path
 from backup_pipeline.settings.types import Connection, Plan, SiteSettings, SourceSettings
 
 
+def vault_named(store: object, urls: Mapping[str, str]) -> str:
+    """Return the vault that a plan's `store` means: `vault:NAME`, or the URL of one of them; "" where it means none."""
+    if not isinstance(store, str):
+        return ""
+    if store.startswith("vault:"):
+        name = store.removeprefix("vault:")
+        return name if name in urls else ""
+    return next((name for name, url in urls.items() if url.rstrip("/") == store.rstrip("/")), "")
+
+
 @dataclass(frozen=True)
 class Site:
     """What every operation is given.
@@ -45,8 +55,14 @@ class Site:
         return self.settings.sources[name]
 
     def store_folder(self, plan: str) -> Path:
-        """Return the folder of a plan's sets."""
-        return self.plan(plan).store or self.settings.store / plan
+        """Return the folder of a plan's sets; of what is known of them where the sets themselves are in a vault."""
+        own = self.plan(plan).store
+        return own if isinstance(own, Path) else self.settings.store / plan
+
+    def vault_of(self, plan: str) -> str:
+        """Return the vault that a plan keeps its sets in, "" for a plan with a folder."""
+        own = self.plan(plan).store
+        return vault_named(own, {name: vault.url for name, vault in self.settings.vaults.items()}) if own else ""
 
     def dsn(self, connection: Connection) -> tuple[str, str]:
         """Return the first set variable of `dsn_env` and its value; ("", "") when none is set."""

@@ -20,6 +20,7 @@ from backup_pipeline.settings.kinds import source_models
 from backup_pipeline.settings.raw_values import FieldPath, FoundFaults
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$", max_length=60)]
+VaultLocation = Annotated[str, Field(pattern=r"^(vault:[A-Za-z][A-Za-z0-9_]*|(s3|gs|az|sftp|file)://.+)$")]
 SourceName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$", max_length=60)]
 TableFormat = Literal["parquet", "jsonl", "json", "csv"]
 
@@ -295,8 +296,8 @@ class Plan(Settings):
     """Commands run before the first source."""
     run_after: Commands = ()
     """Commands run after the last source and before the set is sealed, or when the run has failed."""
-    store: Path | None = None
-    """Its own store; `<store>/<plan>` when absent."""
+    store: Annotated[VaultLocation | Path | None, Field(union_mode="left_to_right")] = None
+    """Its own store; `<store>/<plan>` when absent. `vault:NAME`, or the URL of a vault, keeps its sets there alone."""
     schedule: str | None = None
     """Cron expression of the backup."""
     verify: str | None = None

@@ -73,6 +73,9 @@ class SetWriter(Protocol):
     def records(self) -> tuple[ArtefactRecord, ...]:
         """Return the records written so far, by key."""
 
+    def check_file(self, file: FileRecord) -> str:
+        """Return what is wrong with a file that was written, against its record; "" when nothing is."""
+
     def seal(self, manifest: Manifest) -> None:
         """Write the manifest. Nothing can be added afterwards."""
 

@@ -15,7 +15,7 @@ from typing import BinaryIO
 from pydantic import BaseModel
 from pydantic import ValidationError as PydanticError
 
-from backup_pipeline.errors import MissingFileError, SetNotFoundError, StoreError
+from backup_pipeline.errors import BackupSystemError, MissingFileError, SetNotFoundError, StoreError
 from backup_pipeline.model.backup_set import BackupSet, SetState
 from backup_pipeline.model.manifest import (
     CHECKSUM_NAME,
@@ -39,6 +39,7 @@ from backup_pipeline.system.files import (
     make_folders,
     open_ordinary,
     read_ordinary,
+    sha256_of,
     sync_folder,
     translate_os_error,
     write_atomically,
@@ -224,22 +225,44 @@ class LocalSetWriter:
         """Return the records written so far, by key."""
         return _read_records(self._folder)
 
+    def check_file(self, file: FileRecord) -> str:
+        """Return what is wrong with a file against its record, reading it again; "" when nothing is."""
+        try:
+            with self.open(file.path) as stream:
+                size, digest = sha256_of(stream)
+        except BackupSystemError as error:
+            return f"{file.path}: {error.what}"
+        if size != file.size:
+            return f"{file.path}: {size} bytes on disk, {file.size} recorded"
+        return "" if digest == file.sha256 else f"{file.path}: the content is not what was written"
+
     def seal(self, manifest: Manifest) -> None:
         """Write the manifest, after everything below the set's folder has reached the disk."""
-        place = self._folder / MANIFEST_NAME
+        self._refuse_sealed()
+        self._clear_parts()
+        self._publish(self._with_checksums(manifest))
+
+    def _refuse_sealed(self) -> None:
         self._require_lock()
+        place = self._folder / MANIFEST_NAME
         if place.exists():
             raise StoreError("The set is sealed already.", where=str(place), remedy="Start a new backup.")
+
+    def _clear_parts(self) -> None:
+        """Remove what ended runs have left half-written."""
         for part in list(self._folder.rglob(f".*{PART_SUFFIX}")):
             if part.is_dir() and not part.is_symlink():
                 shutil.rmtree(part, ignore_errors=True)
             else:
                 part.unlink(missing_ok=True)
+
+    def _with_checksums(self, manifest: Manifest) -> bytes:
+        """Return the manifest's bytes, with the checksums of it and of the records written beside."""
         data = _json(manifest)
         if len(data) > _LARGEST_MANIFEST:
             raise StoreError(
-                f"The manifest would have {len(data) / 1e6:,.0f} MB and could not be read again.", where=str(place),
-                remedy="Spread the sources over several plans.",
+                f"The manifest would have {len(data) / 1e6:,.0f} MB and could not be read again.",
+                where=str(self._folder / MANIFEST_NAME), remedy="Spread the sources over several plans.",
             )  # fmt: skip
         # The manifest vouches for every artefact; this vouches for the manifest and the records (`sha256sum -c`).
         records = sorted((self._folder / _RECORDS).glob("*.json"))
@@ -247,8 +270,11 @@ class LocalSetWriter:
         lines = "".join(f"{hashlib.sha256(content).hexdigest()}  {path}\n" for path, content in sums.items())
         self._require_lock()
         write_atomically(self._folder / CHECKSUM_NAME, lines.encode(), mode=self._file_mode)
+        return data
+
+    def _publish(self, data: bytes) -> None:
         self._require_lock()
-        write_atomically(place, data, mode=self._file_mode)
+        write_atomically(self._folder / MANIFEST_NAME, data, mode=self._file_mode)
 
 
 def _open(place: Path) -> BinaryIO:
@@ -295,6 +321,9 @@ class LocalStore:
         folder: `<store>/<plan>`, or the plan's own store. Made when the first set begins.
         plan: the plan's name.
     """
+
+    artefacts_elsewhere = False
+    """Whether the artefacts of sealed sets are not in the folder."""
 
     def __init__(self, folder: Path, plan: str, *, file_mode: int = FILE_MODE, folder_mode: int = FOLDER_MODE) -> None:
         self.folder = folder
@@ -349,7 +378,7 @@ class LocalStore:
         except OSError as error:
             raise translate_os_error(error, folder) from error
         sync_folder(self.folder)
-        writer = LocalSetWriter(folder, draft, self._file_mode, self._folder_mode)
+        writer = self.writer_at(folder, draft)
         write_atomically(writer._place(DRAFT_NAME), _json(draft), mode=self._file_mode)
         return writer
 
@@ -361,7 +390,11 @@ class LocalStore:
                 f"The set is {known.state} and cannot be completed.", where=f"{self.plan}/{set_id}",
                 remedy="Start a new backup.",
             )  # fmt: skip
-        return LocalSetWriter(self.folder / set_id, known.draft, self._file_mode, self._folder_mode)
+        return self.writer_at(self.folder / set_id, known.draft)
+
+    def writer_at(self, folder: Path, draft: Draft) -> LocalSetWriter:
+        """Return the writer of an unsealed set."""
+        return LocalSetWriter(folder, draft, self._file_mode, self._folder_mode)
 
     def ids(self) -> tuple[SetId, ...]:
         """Return the ids of all sets, oldest first."""

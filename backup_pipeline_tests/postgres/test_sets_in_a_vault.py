@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import signal
 import tempfile
@@ -207,3 +208,51 @@ def test_scratch_space_of_a_killed_drill_is_removed_by_the_next(offsite: Offsite
     assert list(scratch.glob("backup-pipeline-vault-*"))
     assert offsite.json("verify", "offsite:nightly/latest")["passed"]
     assert not list(scratch.glob("backup-pipeline-vault-*"))
+
+
+def test_a_plan_whose_only_store_is_a_vault_is_proven_from_there(
+    tmp_path: Path, database: Callable[..., PostgresTarget], template: Callable[[str, str], str]
+) -> None:
+    target = database(template("offsite", TABLES))
+    site = TestSite(tmp_path / "site")
+    (site.folder / "files").mkdir(parents=True)
+    (site.folder / "files" / "large.bin").write_bytes(random.Random(5).randbytes(3_000_000))
+    (tmp_path / "vault").mkdir()
+    secret, recipient = new_identity()
+    identity = tmp_path / "identity.txt"
+    identity.write_text(secret + "\n")
+    site.variables["SHOP_URL"] = dsn(target)
+    settings = SETTINGS.format(vault=tmp_path / "vault", recipient=recipient)
+    site.write(settings.replace("[shop, files]", "[shop, files], store: 'vault:offsite', retention: {keep_last: 1}"))
+    assert site.run("vault", "init", "offsite").code == 0
+    assert (done := site.run("backup", "nightly")).code == 0, done.text
+    folder = site.site.store_folder("nightly")
+    (first,) = site.store("nightly").ids()
+    assert not [path for path in folder.rglob("*") if path.suffix in (".gz", ".parquet", ".part", ".tar")]
+    assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < 1_000_000
+    listed = json.loads(site.run("list", "--json").out)["sets"]
+    assert [(one["set"], one["state"], one["proven"]) for one in listed] == [(first, "complete", False)]
+    missing = site.run("verify", "nightly/latest")
+    assert (missing.code, "--identity FILE" in missing.err) == (3, True)
+    for command in (["verify", "nightly/latest"], ["drill", "nightly/latest"]):
+        assert (done := site.run(*command, "--identity", str(identity))).code == 0, done.text
+    assert [one["proven"] for one in json.loads(site.run("list", "--json").out)["sets"]] == [True]
+    assert (
+        done := site.run("query", "nightly/latest", "select 1 from public.log", "--identity", str(identity))
+    ).code == 0
+
+    (site.folder / "files" / "large.bin").write_bytes(b"lost")
+    planned = site.run("restore", "nightly/latest", "files", "--json", "--identity", str(identity))
+    plan = json.loads(planned.out)
+    named = ["--plan-id", plan["plan_id"], "--confirm", plan["confirm"]]
+    done = site.run("restore", "nightly/latest", "files", "--apply", *named, "--identity", str(identity))
+    assert done.code == 0, done.text
+    assert (site.folder / "files" / "large.bin").stat().st_size == 3_000_000
+
+    assert (done := site.run("backup", "nightly")).code == 0, done.text
+    assert (done := site.run("cleanup", "nightly")).code == 0, done.text
+    assert {path.name.rpartition("-")[0] for path in (tmp_path / "vault" / "copies").iterdir()} >= {first}
+    # On another day nothing of this machine is left but its settings and the identity.
+    shutil.rmtree(folder)
+    done = site.run("drill", f"offsite:nightly/{first}", "--identity", str(identity), "--json")
+    assert (done.code, json.loads(done.out)["passed"]) == (0, True), done.text

@@ -24,7 +24,10 @@ from backup_pipeline.system.files import make_folders, sha256_of, write_atomical
 from backup_pipeline_tests.support.archive_sets import NOW
 from backup_pipeline_tests.support.vault_sites import VaultSite
 
-STORES: dict[str, Callable[[Path], Store]] = {"local": lambda folder: LocalStore(folder / "store", "nightly")}
+STORES: dict[str, Callable[[Path], Store]] = {
+    "local": lambda folder: LocalStore(folder / "store", "nightly"),
+    "vault alone": lambda folder: VaultSite(folder / "site").init().plan_store(),
+}
 
 
 @pytest.fixture(params=sorted(STORES))

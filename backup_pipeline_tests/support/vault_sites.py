@@ -14,8 +14,10 @@ from backup_pipeline.model.set_id import SetId, set_id_at
 from backup_pipeline.stores.local import LocalStore
 from backup_pipeline.stores.objects.contract import ObjectPlace
 from backup_pipeline.stores.vault.catalog import utc_now
+from backup_pipeline.stores.vault.clean import mark
 from backup_pipeline.stores.vault.encryption import Encryption, new_identity
 from backup_pipeline.stores.vault.machine_keys import MachineKeys
+from backup_pipeline.stores.vault.plan_store import KEPT_BELOW, PlanVault, VaultPlanStore
 from backup_pipeline.stores.vault.proofs import write_proof
 from backup_pipeline.stores.vault.sending import WriterOptions
 from backup_pipeline.stores.vault.store import VaultStore
@@ -110,6 +112,23 @@ class VaultSite:
             write_proof(self.place, reader.description, copy, proof, signer)
 
         return VaultStore("offsite", reader, PLAN, keep_proof=keep)
+
+    def plan_store(self, folder: str = "plan", kept_below: int = KEPT_BELOW) -> VaultPlanStore:
+        """Return the store of a plan that has nothing but this vault."""
+
+        def mark_copy(set_id: SetId) -> None:
+            catalog = self.access.catalog()
+            mark(catalog, [name for name in catalog.copy_names() if name.startswith(set_id)])
+
+        vault = PlanVault(
+            name="offsite",
+            open_writer=lambda notes: open_writer(self.access, WriterOptions(clock=lambda: self.place.now), notes),
+            open_copies=lambda: VaultStore("offsite", self.reader(), PLAN),
+            mark=mark_copy,
+            settings=lambda: SETTINGS,
+            kept_below=kept_below,
+        )
+        return VaultPlanStore(self.folder / folder, PLAN, vault, file_mode=0o600, folder_mode=0o700)
 
     def fetch(self, name: str, folder: Path) -> Path:
         reader = self.reader()

@@ -270,7 +270,6 @@ class BackupRun:
             self._run_after()
             with limited("The sealing of the set", operation_limit(self._site, self._plan_name)):
                 manifest = sealing.seal(
-                    self._store,
                     writer,
                     run_id=self._identity.run_id,
                     pipeline_version=__version__,

@@ -6,16 +6,15 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 
-from backup_pipeline.errors import BackupSystemError, ValidationError
+from backup_pipeline.errors import ValidationError
 from backup_pipeline.model.command_record import CommandRecord
 from backup_pipeline.model.manifest import Draft, Manifest, Purpose
 from backup_pipeline.model.progress import Progress, ProgressSink, no_progress
-from backup_pipeline.model.record import ArtefactRecord, FileRecord
+from backup_pipeline.model.record import ArtefactRecord
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.model.source_done import SourceDone
 from backup_pipeline.rules.data_checks import keeps_from_seal
 from backup_pipeline.stores.contract import SetWriter, Store
-from backup_pipeline.system.files import sha256_of
 
 # Hashing releases the interpreter's lock; more threads than this only fight for the disk.
 _READERS = 2
@@ -67,20 +66,7 @@ def reasons_against(draft: Draft, done: Sequence[SourceDone], records: Sequence[
     return reasons
 
 
-def reread(store: Store, set_id: SetId, file: FileRecord) -> str:
-    """Return what is wrong with a file on disk against its record, "" when nothing is."""
-    try:
-        with store.open(set_id, file.path) as stream:
-            size, digest = sha256_of(stream)
-    except BackupSystemError as error:
-        return f"{file.path}: {error.what}"
-    if size != file.size:
-        return f"{file.path}: {size} bytes on disk, {file.size} recorded"
-    return "" if digest == file.sha256 else f"{file.path}: the content is not what was written"
-
-
 def seal(
-    store: Store,
     writer: SetWriter,
     *,
     run_id: str,
@@ -103,7 +89,7 @@ def seal(
         total = sum(file.size for file in files)
         read = 0
         with ThreadPoolExecutor(_READERS, "reread") as pool:
-            for file, fault in zip(files, pool.map(lambda file: reread(store, draft.set_id, file), files), strict=True):
+            for file, fault in zip(files, pool.map(writer.check_file, files), strict=True):
                 read += file.size
                 progress(Progress("re-reading the set", read, total, finished=read == total))
                 if fault:

@@ -14,8 +14,7 @@ from backup_pipeline.model.copy_records import CopyRecord, VaultRecord
 from backup_pipeline.model.progress import ProgressSink, no_progress
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.operations.copies.inspection import described, inspect_vault
-from backup_pipeline.operations.copies.vaults import writer_options
-from backup_pipeline.operations.retention.in_use import in_use
+from backup_pipeline.operations.retention.in_use import reading
 from backup_pipeline.operations.sites.copy_records import (
     change_record,
     missing_in,
@@ -26,11 +25,10 @@ from backup_pipeline.operations.sites.copy_records import (
     with_size,
 )
 from backup_pipeline.operations.sites.stores import open_store
-from backup_pipeline.operations.sites.vaults import open_access
+from backup_pipeline.operations.sites.vaults import open_access, settings_text, writer_options
 from backup_pipeline.settings.site import Site
 from backup_pipeline.stores.vault.vault import open_writer
 from backup_pipeline.stores.vault.write_copy import CopyResult
-from backup_pipeline.system.files import translate_os_error
 from backup_pipeline.system.locks import hold_lock
 
 LOG = logging.getLogger("vault")
@@ -74,12 +72,11 @@ def copy_into(
 def _copy(
     site: Site, vault: str, plan: str, set_id: SetId, progress: ProgressSink, now: Callable[[], datetime]
 ) -> CopyResult:
-    store = open_store(site, plan)
-    try:
-        settings = site.file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise translate_os_error(error, site.file) from error
-    with _alone(site, vault, f"copy of {plan}/{set_id} into {vault}"), in_use(store, set_id, f"copy into {vault}"):
+    settings = settings_text(site)
+    with (
+        _alone(site, vault, f"copy of {plan}/{set_id} into {vault}"),
+        reading(site, plan, set_id, f"copy into {vault}") as store,
+    ):
         access = open_access(site, vault)
         writer = open_writer(access, writer_options(site, access, progress))
         result = writer.copy(store, plan, set_id, settings=settings)

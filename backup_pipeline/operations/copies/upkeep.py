@@ -8,8 +8,7 @@ from pathlib import Path
 
 from backup_pipeline.errors import SettingsError
 from backup_pipeline.model.progress import ProgressSink, no_progress
-from backup_pipeline.operations.copies.vaults import writer_options
-from backup_pipeline.operations.sites.vaults import open_access, read_identity
+from backup_pipeline.operations.sites.vaults import open_access, read_identity, writer_options
 from backup_pipeline.settings.site import Site
 from backup_pipeline.stores.vault.clean import CleanResult, clean
 from backup_pipeline.stores.vault.description import Description, read_description

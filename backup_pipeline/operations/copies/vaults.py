@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from backup_pipeline.errors import RefusedError, SetNotFoundError
-from backup_pipeline.model.progress import ProgressSink, no_progress
 from backup_pipeline.operations.copies.recovery_credentials import recovery_credentials, recovery_variables
 from backup_pipeline.operations.sites.vaults import open_access, read_identity
 from backup_pipeline.settings.site import Site
@@ -17,9 +15,7 @@ from backup_pipeline.stores.objects.options import PlaceOptions
 from backup_pipeline.stores.vault.copy_object import CopyContent, StoredCopy
 from backup_pipeline.stores.vault.description import Description, read_description
 from backup_pipeline.stores.vault.encryption import Opener, new_identity
-from backup_pipeline.stores.vault.locks import lock_end
-from backup_pipeline.stores.vault.sending import WriterOptions
-from backup_pipeline.stores.vault.vault import VaultAccess, VaultReader, initialise, join
+from backup_pipeline.stores.vault.vault import VaultReader, initialise, join
 from backup_pipeline.system.files import translate_os_error, write_atomically
 
 
@@ -55,18 +51,6 @@ def join_vault(site: Site, name: str, identity_file: Path) -> Description:
     text, where = read_identity(identity_file)
     known = read_description(access.place, access.trusted() if access.signers else ())
     return join(access, Opener(text, known.encryption, where=where))
-
-
-def writer_options(site: Site, access: VaultAccess, progress: ProgressSink = no_progress) -> WriterOptions:
-    """Return how a vault is written: the settings' limit of speed, and locks as long as they or the storage say."""
-    given, bucket, now = site.settings.vaults[access.name], access.place.bucket_lock(), datetime.now(UTC)
-    lock_until = None
-    if bucket.enabled and bucket.extendable and (days := given.lock_days or bucket.default_days):
-        lock_until = lock_end(now, days)
-    elif bucket.enabled and 0 < given.lock_days <= (bucket.default_days or 0):
-        # What cannot be made longer is sent again when it comes to that: not for a day more than was asked for.
-        lock_until = now + timedelta(days=given.lock_days)
-    return WriterOptions(bytes_per_second=given.megabytes_per_second * 1e6, lock_until=lock_until, progress=progress)
 
 
 def find_copy(reader: VaultReader, set_name: str) -> tuple[StoredCopy, CopyContent]:

@@ -100,7 +100,8 @@ def _stores(site: Site, now: datetime) -> Iterator[EnvironmentFault]:
             yield from _modes(site, store.folder, plan)
             with contextlib.suppress(BackupSystemError):
                 yield from _from_the_future(store, plan, now)
-        yield from _space(store, plan)
+        if not store.artefacts_elsewhere:
+            yield from _space(store, plan)
 
 
 def _writable(folder: Path, plan: str) -> Iterator[EnvironmentFault]:

@@ -79,17 +79,20 @@ def reading(
         BackupSystemError: the vault cannot be opened.
     """
     vault, plan = split_place(place)
-    if not vault:
-        local = open_store(site, plan)
-        with in_use(local, set_id, purpose):
-            yield local
-        return
-    with scratch_folder(_SCRATCH) as folder:
-        from backup_pipeline.operations.sites.vaults import open_vault_store
+    with contextlib.ExitStack() as stack:
+        if not vault:
+            local = open_store(site, plan)
+            stack.enter_context(in_use(local, set_id, purpose))
+            if not (local.artefacts_elsewhere and set_id in local.sealed_ids()):
+                yield local
+                return
+            vault = site.vault_of(plan)
+        from backup_pipeline.operations.sites.vaults import open_vault_store, proof_keeper
 
-        store = open_vault_store(site, vault, plan, proves=proves, scratch=folder, keep_bytes=keep_bytes)
-        with contextlib.closing(store):
-            yield store
+        keep = proof_keeper(site, vault, plan) if proves else None
+        folder = stack.enter_context(scratch_folder(_SCRATCH))
+        store = open_vault_store(site, vault, plan, keep_proof=keep, scratch=folder, keep_bytes=keep_bytes)
+        yield stack.enter_context(contextlib.closing(store))
 
 
 def readers_of(store: LocalStore, set_id: SetId) -> str:

@@ -16,9 +16,10 @@ from backup_pipeline.model.base import Frozen
 from backup_pipeline.model.proof import Proof, ProofKind, ProofOutcome
 from backup_pipeline.operations.sites.identity import state_folder
 from backup_pipeline.settings.site import Site
+from backup_pipeline.stores.vault.description import read_description
 from backup_pipeline.stores.vault.proofs import StoredProof, proof_names, stored_proofs, write_proof
 from backup_pipeline.stores.vault.signing import Signer
-from backup_pipeline.stores.vault.vault import VaultAccess, VaultReader
+from backup_pipeline.stores.vault.vault import VaultAccess
 from backup_pipeline.system.files import make_folders, read_ordinary, write_atomically
 
 LOG = logging.getLogger("vault")
@@ -103,17 +104,18 @@ def proof_signer(access: VaultAccess) -> Signer:
     return signer
 
 
-def keep_copy_proof(site: Site, access: VaultAccess, reader: VaultReader, copy: str, proof: Proof) -> None:
+def keep_copy_proof(site: Site, access: VaultAccess, copy: str, proof: Proof) -> None:
     """Put a result beside its copy, and note it here.
 
     Raises:
         StoreError: the vault cannot be written.
     """
-    name = write_proof(access.place, reader.description, copy, proof, proof_signer(access))
+    description = read_description(access.place, access.trusted())
+    name = write_proof(access.place, description, copy, proof, proof_signer(access))
     before = _noted(site, access.name)
     made = CopyProof(copy_name=copy, kind=proof.kind, outcome=proof.outcome, finished_at=proof.finished_at)
-    kept = before.proofs if before.vault == reader.description.vault else {}
-    _write(site, access.name, _Notes(vault=reader.description.vault, proofs={**kept, name: made}))
+    kept = before.proofs if before.vault == description.vault else {}
+    _write(site, access.name, _Notes(vault=description.vault, proofs={**kept, name: made}))
 
 
 def _finished(proof: CopyProof) -> AwareDatetime:

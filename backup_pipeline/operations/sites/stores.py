@@ -26,6 +26,10 @@ LATEST_PROVEN = "latest-proven"
 
 def open_store(site: Site, plan_name: str) -> LocalStore:
     """Return the store of a plan, with the modes of the settings; SettingsError for an unknown plan."""
+    if vault := site.vault_of(plan_name):
+        from backup_pipeline.operations.sites.vaults import open_plan_store
+
+        return open_plan_store(site, vault, plan_name)
     return LocalStore(
         site.store_folder(plan_name),
         plan_name,

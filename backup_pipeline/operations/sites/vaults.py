@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from backup_pipeline.errors import SettingsError
+from backup_pipeline.model.progress import ProgressSink, no_progress
+from backup_pipeline.model.proof import Proof
+from backup_pipeline.model.set_id import SetId
 from backup_pipeline.operations.sites.copy_proofs import keep_copy_proof, proof_signer
 from backup_pipeline.operations.sites.identity import state_folder
 from backup_pipeline.settings.site import Site
 from backup_pipeline.stores.objects.opening import open_place
 from backup_pipeline.stores.objects.options import PlaceOptions
-from backup_pipeline.stores.vault.machine_keys import MachineKeys
-from backup_pipeline.stores.vault.names import tag_of
+from backup_pipeline.stores.vault.clean import mark
+from backup_pipeline.stores.vault.locks import lock_end
+from backup_pipeline.stores.vault.machine_keys import MachineKeys, UploadNotes
+from backup_pipeline.stores.vault.names import COPIES, copy_name, tag_of
+from backup_pipeline.stores.vault.plan_store import PlanVault, VaultPlanStore
+from backup_pipeline.stores.vault.sending import WriterOptions
 from backup_pipeline.stores.vault.store import VaultStore
-from backup_pipeline.stores.vault.vault import VaultAccess, VaultReader
+from backup_pipeline.stores.vault.vault import VaultAccess, VaultReader, open_writer
+from backup_pipeline.stores.vault.write_copy import VaultWriter
 from backup_pipeline.system.files import read_ordinary, translate_os_error
 
 IDENTITY_VARIABLE = "VAULT_IDENTITY_FILE"
@@ -89,8 +98,8 @@ def with_identity(site: Site, file: Path | None) -> Site:
 
 
 def open_vault_store(
-    site: Site, vault: str, plan: str, *, proves: bool = False, scratch: Path | None = None,
-    keep_bytes: int | None = None,
+    site: Site, vault: str, plan: str, *, keep_proof: Callable[[str, Proof], None] | None = None,
+    scratch: Path | None = None, keep_bytes: int | None = None,
 ) -> VaultStore:  # fmt: skip
     """Return the copies of a plan in a vault, opened with the identity that the site's environment names.
 
@@ -98,21 +107,83 @@ def open_vault_store(
         site: the site.
         vault: the vault's name.
         plan: the plan, which the settings may not have any more.
-        proves: whether a result is to be kept with a copy.
+        keep_proof: see VaultStore.
         scratch: see VaultStore.
         keep_bytes: see VaultStore.
 
     Raises:
         SettingsError: no such vault, or no identity is named.
-        RefusedError: the identity does not open it, or this machine cannot sign what it is to keep.
+        RefusedError: the identity does not open it.
     """
     reader = open_reader(site, vault, None)
-    if not proves:
-        return VaultStore(vault, reader, plan, scratch=scratch, keep_bytes=keep_bytes)
+    return VaultStore(vault, reader, plan, keep_proof=keep_proof, scratch=scratch, keep_bytes=keep_bytes)
+
+
+def proof_keeper(site: Site, vault: str, plan: str) -> Callable[[str, Proof], None]:
+    """Return what keeps a result beside a copy, and with what is known here of a plan whose only store is the vault.
+
+    Raises:
+        RefusedError: this machine cannot sign a result.
+    """
     access = open_access(site, vault)
     proof_signer(access)
-    keep = partial(keep_copy_proof, site, access, reader)
-    return VaultStore(vault, reader, plan, keep_proof=keep, scratch=scratch, keep_bytes=keep_bytes)
+
+    def keep(copy: str, proof: Proof) -> None:
+        keep_copy_proof(site, access, copy, proof)
+        if plan in site.settings.plans and site.vault_of(plan) == vault:
+            known = open_plan_store(site, vault, plan)
+            if proof.set_id in known.sealed_ids():
+                known.add_proof(proof.set_id, proof)
+
+    return keep
+
+
+def writer_options(site: Site, access: VaultAccess, progress: ProgressSink = no_progress) -> WriterOptions:
+    """Return how a vault is written: the settings' limit of speed, and locks as long as they or the storage say."""
+    given, bucket, now = site.settings.vaults[access.name], access.place.bucket_lock(), datetime.now(UTC)
+    lock_until = None
+    if bucket.enabled and bucket.extendable and (days := given.lock_days or bucket.default_days):
+        lock_until = lock_end(now, days)
+    elif bucket.enabled and 0 < given.lock_days <= (bucket.default_days or 0):
+        # What cannot be made longer is sent again when it comes to that: not for a day more than was asked for.
+        lock_until = now + timedelta(days=given.lock_days)
+    return WriterOptions(bytes_per_second=given.megabytes_per_second * 1e6, lock_until=lock_until, progress=progress)
+
+
+def open_plan_store(site: Site, vault: str, plan: str) -> VaultPlanStore:
+    """Return the store of a plan whose sets are in a vault alone; nothing is asked of the vault yet."""
+
+    def open_plan_writer(notes: UploadNotes) -> VaultWriter:
+        access = open_access(site, vault)
+        return open_writer(access, writer_options(site, access), notes)
+
+    def mark_copy(set_id: SetId) -> None:
+        access = open_access(site, vault)
+        catalog = access.catalog()
+        key = access.keys.id_key(catalog.description.vault)
+        name = copy_name(key, plan, set_id) if key else ""
+        if name and access.place.info(COPIES + name) is not None:
+            mark(catalog, [name], f"retention of {plan}")
+
+    held = PlanVault(
+        name=vault,
+        open_writer=open_plan_writer,
+        open_copies=lambda: open_vault_store(site, vault, plan),
+        mark=mark_copy,
+        settings=lambda: settings_text(site),
+    )
+    return VaultPlanStore(
+        site.store_folder(plan), plan, held, file_mode=int(site.settings.file_mode, 8),
+        folder_mode=int(site.settings.folder_mode, 8),
+    )  # fmt: skip
+
+
+def settings_text(site: Site) -> str:
+    """Return the text of backup.yaml, which every copy holds."""
+    try:
+        return site.file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise translate_os_error(error, site.file) from error
 
 
 def plans_in(reader: VaultReader) -> tuple[str, ...]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 from backup_pipeline.errors import StoreError
 from backup_pipeline.model.progress import ProgressSink, no_progress
@@ -73,6 +74,17 @@ class WriterKeys:
     notes: UploadNotes
 
 
+class SentChunk(NamedTuple):
+    """A chunk that was sent before, and is not at hand any more: its id, and how many plain bytes it holds."""
+
+    id: str
+    size: int
+
+
+Pieces = Iterable[bytes | SentChunk]
+"""The plain chunks of a copy in order; of some only the id."""
+
+
 class ChunkSender:
     """The chunks of one copy on their way.
 
@@ -80,12 +92,12 @@ class ChunkSender:
         catalog: the vault.
         keys: what encrypts and names.
         options: how.
-        read: yields the plain chunks of the copy in order; called again when chunks have to be sent again.
+        read: gives the chunks of the copy in order; called again when chunks have to be sent again.
         where: plan and set, for errors.
     """
 
     def __init__(
-        self, catalog: Catalog, keys: WriterKeys, options: WriterOptions, read: Callable[[], Iterator[bytes]],
+        self, catalog: Catalog, keys: WriterKeys, options: WriterOptions, read: Callable[[], Pieces],
         where: str,
     ) -> None:  # fmt: skip
         self._catalog = catalog
@@ -95,6 +107,8 @@ class ChunkSender:
         self._where = where
         self._throttle = Throttle(options.bytes_per_second)
         self._lock = threading.Lock()
+        self._looking = threading.Lock()
+        self._looked = False
         self._known: dict[str, ChunkRef] = {}
         self._sent: dict[str, ChunkRef] = {}
         self._lock_ends: dict[str, datetime] = {}
@@ -111,7 +125,7 @@ class ChunkSender:
         """Return the stored chunks in order and their plain sizes, every chunk seen in the vault."""
         self._look()
         for _ in range(_ROUNDS):
-            ids, sizes = self._pass()
+            ids, sizes = self._pass(self._read())
             self._announce({self._known[one].name for one in ids})
             # What is there after the announcement stays, however long this takes: see docs/formats-vault.md.
             self._look()
@@ -123,6 +137,14 @@ class ChunkSender:
             "Chunks that were sent are not there, time and again.", where=self._catalog.place.label,
             remedy="Who removes objects there? backup-pipeline vault check says what is missing.",
         )  # fmt: skip
+
+    def send(self, pieces: Iterable[bytes]) -> list[SentChunk]:
+        """Send chunks of a copy that is not whole yet; several threads may call this at once."""
+        with self._looking:
+            if not self._looked:
+                self._look()
+                self._looked = True
+        return [SentChunk(*one) for one in zip(*self._pass(pieces), strict=True)]
 
     def _announce(self, names: set[str]) -> None:
         self.withdraw()
@@ -207,13 +229,17 @@ class ChunkSender:
         self._lock_ends[chunk.name] = until
         return True
 
-    def _pass(self) -> tuple[list[str], list[int]]:
+    def _pass(self, pieces: Pieces) -> tuple[list[str], list[int]]:
         """Read the copy's bytes once, sending what cannot be relied on."""
         ids: list[Future[str]] = []
         sizes = []
         running: set[Future[str]] = set()
         with ThreadPoolExecutor(self._options.workers, "vault-copy") as pool:
-            for data in self._read():
+            for data in pieces:
+                if isinstance(data, SentChunk):
+                    sizes.append(data.size)
+                    ids.append(self._sent_before(data.id))
+                    continue
                 sizes.append(len(data))
                 future = pool.submit(self._send, data)
                 ids.append(future)
@@ -223,6 +249,24 @@ class ChunkSender:
             while running:
                 running = _some_done(running)
         return [future.result() for future in ids], sizes
+
+    def _sent_before(self, name: str) -> Future[str]:
+        known = self._known.get(name)
+        remedy = "Make a new backup; what is in the vault still is not sent again."
+        if known is None:
+            hours = FRESH.total_seconds() / 3600
+            raise StoreError(
+                f"A chunk that was sent is not in the vault any more, or was sent more than {hours:.0f} hours ago: "
+                "cleaning may take it.", where=self._where, remedy=remedy,
+            )  # fmt: skip
+        if not self._stays_locked(known):
+            raise StoreError(
+                "A chunk that was sent is locked for less time than the set, and its lock cannot be made longer.",
+                where=self._where, remedy=remedy,
+            )  # fmt: skip
+        done: Future[str] = Future()
+        done.set_result(name)
+        return done
 
     def _send(self, data: bytes) -> str:
         """Make sure that one chunk is in the vault; returns its id."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from backup_pipeline.errors import RefusedError
@@ -19,7 +19,7 @@ from backup_pipeline.stores.vault.description import (
     with_recipients,
 )
 from backup_pipeline.stores.vault.encryption import Encryption, Opener, Sealer
-from backup_pipeline.stores.vault.machine_keys import MachineKeys
+from backup_pipeline.stores.vault.machine_keys import MachineKeys, UploadNotes
 from backup_pipeline.stores.vault.names import DESCRIPTION, RECOVERY_PROGRAM, RECOVERY_TEXT
 from backup_pipeline.stores.vault.reading import CopyReader
 from backup_pipeline.stores.vault.reencrypt import ReencryptResult, reencrypt
@@ -144,15 +144,22 @@ def _own_id_key(access: VaultAccess, known: Description) -> bytes:
 _JOIN = "backup-pipeline vault init NAME --identity FILE, once; the identity is not kept."
 
 
-def open_writer(access: VaultAccess, options: WriterOptions | None = None) -> VaultWriter:
+def open_writer(
+    access: VaultAccess, options: WriterOptions | None = None, notes: UploadNotes | None = None
+) -> VaultWriter:
     """Return a writer, with everything that could be wrong refused before a byte leaves.
+
+    Args:
+        access: the vault.
+        options: how.
+        notes: of what was uploaded and no copy names yet; those of this machine's copies by default.
 
     Raises:
         RefusedError: no recipients, or others than the settings'; a vault or signer that this machine does not know.
         SetNotFoundError: there is no vault.
     """
     catalog, keys = _writing(access)
-    return VaultWriter(catalog, keys, options)
+    return VaultWriter(catalog, keys if notes is None else replace(keys, notes=notes), options)
 
 
 def open_reencryption(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from backup_pipeline import __version__
@@ -12,10 +12,10 @@ from backup_pipeline.model.progress import Progress
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.stores.contract import Store
 from backup_pipeline.stores.vault.catalog import Catalog
-from backup_pipeline.stores.vault.copy_object import CopiedFile, CopyContent, CopyHeader, encode_copy
+from backup_pipeline.stores.vault.copy_object import ChunkRef, CopiedFile, CopyContent, CopyHeader, encode_copy
 from backup_pipeline.stores.vault.cutting import SetStream, cut, stream_names
 from backup_pipeline.stores.vault.names import COPIES, copy_name
-from backup_pipeline.stores.vault.sending import ChunkSender, WriterKeys, WriterOptions
+from backup_pipeline.stores.vault.sending import ChunkSender, Pieces, WriterKeys, WriterOptions
 
 
 @dataclass(frozen=True)
@@ -65,37 +65,59 @@ class VaultWriter:
                 f"The set is {known.state}; only sealed sets are copied.", where=f"{plan}/{set_id}",
                 remedy="backup-pipeline list shows the sets.",
             )  # fmt: skip
+        self.require_unmarked(plan, set_id)
         name = copy_name(self._keys.id_key, plan, set_id)
-        if name in self._catalog.marks():
-            raise RefusedError(
-                "The copy of this set is marked for removal.", where=f"{plan}/{set_id}",
-                remedy="It can be copied again when `vault clean` has removed it, 72 hours after it was marked.",
-            )  # fmt: skip
-        if self._catalog.place.info(COPIES + name) is not None:
+        if self.has_copy(plan, set_id):
             return self._present(name, known.manifest.size)
         with store.open(set_id, MANIFEST_NAME) as file:
             manifest = file.read().decode()
         source = _SetChunks(self, store, set_id, known.manifest, f"{plan}/{set_id}")
-        sender = ChunkSender(self._catalog, self._keys, self._options, source.read, f"{plan}/{set_id}")
+        sender = self.sender(f"{plan}/{set_id}", source.read)
         refs, sizes = sender.send_all()
+        content = CopyContent(
+            plan=plan, set_id=set_id, manifest=manifest, files=tuple(source.files), plain_sizes=tuple(sizes),
+            settings=settings, pipeline_version=__version__,
+        )  # fmt: skip
+        if not self.commit(content, refs, sender):
+            return self._present(name, content.size)
+        return CopyResult(name, False, content.size, len(refs), sender.sent, sender.sent_bytes)
+
+    def require_unmarked(self, plan: str, set_id: SetId) -> None:
+        """Refuse a set whose copy is marked for removal."""
+        if copy_name(self._keys.id_key, plan, set_id) in self._catalog.marks():
+            raise RefusedError(
+                "The copy of this set is marked for removal.", where=f"{plan}/{set_id}",
+                remedy="It can be copied again when `vault clean` has removed it, 72 hours after it was marked.",
+            )  # fmt: skip
+
+    def has_copy(self, plan: str, set_id: SetId) -> bool:
+        """Return whether the set has a copy."""
+        return self._catalog.place.info(COPIES + copy_name(self._keys.id_key, plan, set_id)) is not None
+
+    def sender(self, where: str, read: Callable[[], Pieces]) -> ChunkSender:
+        """Return what sends the chunks of one copy."""
+        return ChunkSender(self._catalog, self._keys, self._options, read, where)
+
+    def cut(self, stream: SetStream) -> Iterator[bytes]:
+        """Yield a stream's chunks, as this vault cuts."""
+        return cut(stream, self._catalog.description.cutting, self._keys.id_key)
+
+    def commit(self, content: CopyContent, refs: list[ChunkRef], sender: ChunkSender) -> bool:
+        """Make a copy visible whose chunks were sent; False when there is one already."""
+        name = copy_name(self._keys.id_key, content.plan, content.set_id)
         header = CopyHeader(
             vault=self._catalog.description.vault, copy_name=name, content_sha256="", chunks=tuple(refs),
             generation=self._catalog.description.generation, created_at=self._options.clock(),
             locked_until=sender.locked_until,
         )  # fmt: skip
-        content = CopyContent(
-            plan=plan, set_id=set_id, manifest=manifest, files=tuple(source.files), plain_sizes=tuple(sizes),
-            settings=settings, pipeline_version=__version__,
-        )  # fmt: skip
-        header, data = encode_copy(header, content, self._keys.sealer, self._keys.signer)
+        _, data = encode_copy(header, content, self._keys.sealer, self._keys.signer)
         sender.lock_what_opens_it()
         sender.require_recent_announcement()
         created = self._catalog.place.create(COPIES + name, data, lock_until=self._options.lock_until)
         sender.withdraw()
-        if not created:
-            return self._present(name, content.size)
-        self._keys.notes.clear()
-        return CopyResult(name, False, content.size, len(refs), sender.sent, sender.sent_bytes)
+        if created:
+            self._keys.notes.clear()
+        return created
 
     def _present(self, name: str, size: int) -> CopyResult:
         found = self._catalog.copy(name)
@@ -122,7 +144,7 @@ class _SetChunks:
             lambda done: show(Progress(label, done, total)), where=self._where,
         )  # fmt: skip
         try:
-            yield from cut(stream, self._writer._catalog.description.cutting, self._writer._keys.id_key)
+            yield from self._writer.cut(stream)
         finally:
             stream.close()
             show(Progress(label, total, total, finished=True))

@@ -1,0 +1,333 @@
+"""The store of a plan whose only store is a vault: artefacts go there, what is known of them stays in a folder too.
+
+The folder holds the plan's lock and log, and of each set draft, records, manifest and proofs, so that sets are listed
+and retention decides without an identity. An artefact is in it from its capture until its record is written, and a
+small one until the seal, because the machine that writes cannot read what it has sent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from pydantic import ValidationError as PydanticError
+
+from backup_pipeline import __version__
+from backup_pipeline.errors import BackupSystemError, MissingFileError, RefusedError, StoreError
+from backup_pipeline.model.base import Frozen
+from backup_pipeline.model.manifest import MANIFEST_NAME, Draft, Manifest
+from backup_pipeline.model.proof import PROOFS_FOLDER
+from backup_pipeline.model.record import ArtefactRecord, FileRecord
+from backup_pipeline.model.set_id import SetId
+from backup_pipeline.stores.local import LocalSetWriter, LocalStore
+from backup_pipeline.stores.read_manifest import parse_manifest
+from backup_pipeline.stores.vault.copy_object import CopiedFile, CopyContent
+from backup_pipeline.stores.vault.cutting import SetStream
+from backup_pipeline.stores.vault.machine_keys import UploadNotes
+from backup_pipeline.stores.vault.sending import ChunkSender, SentChunk
+from backup_pipeline.stores.vault.store import VaultStore
+from backup_pipeline.stores.vault.write_copy import VaultWriter
+from backup_pipeline.system.files import make_folder, read_ordinary, write_atomically
+
+KEPT_BELOW = 1 << 20
+"""Files of fewer bytes are sent with the seal, cut together, so that many small ones cost few requests."""
+_SENT_FOLDER = ".sent.part"
+_MANIFEST = "manifest.json"
+
+
+class SentFile(Frozen):
+    """A file of an unsealed set that is in the vault and not on this machine any more.
+
+    Attributes:
+        path: in the set.
+        size: in bytes.
+        sha256: SHA-256 in hex of its bytes.
+        chunks: its chunks in order.
+    """
+
+    path: str
+    size: int
+    sha256: str
+    chunks: tuple[SentChunk, ...]
+
+
+@dataclass(frozen=True)
+class PlanVault:
+    """What a plan's store needs of its vault.
+
+    Args:
+        name: the vault's name in the settings.
+        open_writer: gives a writer that keeps its notes in a file; refuses before a byte leaves.
+        open_copies: gives the plan's copies, where an identity is.
+        mark: marks a set's copy for removal, where there is one.
+        settings: the text of backup.yaml.
+        kept_below: see KEPT_BELOW.
+    """
+
+    name: str
+    open_writer: Callable[[UploadNotes], VaultWriter]
+    open_copies: Callable[[], VaultStore]
+    mark: Callable[[SetId], None]
+    settings: Callable[[], str]
+    kept_below: int = KEPT_BELOW
+
+
+class VaultSetWriter(LocalSetWriter):
+    """Adds files and records to one unsealed set; see `contract.SetWriter`."""
+
+    def __init__(self, folder: Path, draft: Draft, modes: tuple[int, int], vault: PlanVault) -> None:
+        super().__init__(folder, draft, *modes)
+        self._vault = vault
+        self._where = f"{draft.plan}/{draft.set_id}"
+        self._sent = _SentFiles(folder / _SENT_FOLDER)
+        self._lock = threading.Lock()
+        # Opened now: what is wrong with the vault is known before anything is captured.
+        self._writer = vault.open_writer(UploadNotes(folder / _SENT_FOLDER / "uploads"))
+        self._writer.require_unmarked(draft.plan, draft.set_id)
+        self._sender: ChunkSender | None = None
+
+    def open(self, path: str) -> BinaryIO:
+        """Open a file that was written, for reading; StoreError for one that was sent: it cannot be read here."""
+        try:
+            return super().open(path)
+        except MissingFileError:
+            if self._sent.find(path) is None:
+                raise
+            raise StoreError(
+                "The file is in the vault already, and this machine cannot read it there.",
+                where=f"{self._where}/{path}", remedy="This is a fault of the program.",
+            ) from None  # fmt: skip
+
+    def write_record(self, record: ArtefactRecord) -> None:
+        """Send the artefact's large files, and store its record."""
+        for file in record.files:
+            if file.size < self._vault.kept_below:
+                self._sent.forget(file.path)
+            elif (self._folder / file.path).exists():
+                self._send(file)
+        super().write_record(record)
+
+    def _send(self, file: FileRecord) -> None:
+        if problem := super().check_file(file):
+            raise StoreError(problem, where=self._where, remedy="Look at the disk, then run the backup again.")
+        with self._lock:
+            self._sender = self._sender or self._writer.sender(self._where, tuple)
+            sender = self._sender
+        stream = SetStream(
+            [file.path], super().open, {file.path: file.sha256}, lambda done: None, where=self._where
+        )  # fmt: skip
+        try:
+            chunks = tuple(sender.send(self._writer.cut(stream)))
+        finally:
+            stream.close()
+        self._require_lock()
+        self._sent.note(SentFile(path=file.path, size=file.size, sha256=file.sha256, chunks=chunks), self._file_mode)
+        (self._folder / file.path).unlink()
+
+    def _drop_files(self, gone: ArtefactRecord) -> None:
+        super()._drop_files(gone)
+        kept = {file.path for record in self.records() for file in record.files}
+        for file in gone.files:
+            if file.path not in kept:
+                self._sent.forget(file.path)
+
+    def check_file(self, file: FileRecord) -> str:
+        """Return what is wrong with a file against its record: read again, or as it was when it was sent.
+
+        That its chunks are in the vault is found out once more before the set is sealed.
+        """
+        sent = self._sent.find(file.path)
+        if sent is None or (self._folder / file.path).exists():
+            return super().check_file(file)
+        if (sent.size, sent.sha256) != (file.size, file.sha256):
+            return f"{file.path}: what was sent is not what was recorded"
+        return ""
+
+    def seal(self, manifest: Manifest) -> None:
+        """Send what is left, make the copy visible with every chunk seen in the vault, then write the manifest here."""
+        self._refuse_sealed()
+        data = self._with_checksums(manifest)
+        if self._writer.has_copy(manifest.plan, manifest.set_id):
+            data = self._manifest_of_copy(manifest)
+        else:
+            self._commit(manifest, data)
+        self._publish(data)
+        self._clear_parts()
+        for record in manifest.artefacts:
+            for file in record.files:
+                (self._folder / file.path).unlink(missing_ok=True)
+        _remove_empty(self._folder)
+
+    def _manifest_of_copy(self, manifest: Manifest) -> bytes:
+        """Return the manifest with which a run that was killed right then has made the copy visible."""
+        try:
+            data = read_ordinary(self._folder / _SENT_FOLDER / _MANIFEST)
+        except OSError:
+            data = b""
+        made, _ = parse_manifest(data, manifest.set_id)
+        if made is None or made.artefacts != manifest.artefacts:
+            raise RefusedError(
+                "The vault has a copy of this set already, with other artefacts.", where=self._where,
+                remedy="Make a new backup; the copy there stays readable.",
+            )  # fmt: skip
+        self._with_checksums(made)
+        return data
+
+    def _commit(self, manifest: Manifest, data: bytes) -> None:
+        wanted = {file.path: file.sha256 for record in manifest.artefacts for file in record.files}
+        sent = [one for one in self._sent.all() if one.path in wanted and not (self._folder / one.path).exists()]
+        here = sorted(path for path, _ in _present(self._folder) if path != MANIFEST_NAME)
+        streams: list[SetStream] = []
+
+        def read() -> Iterator[bytes | SentChunk]:
+            for one in sent:
+                yield from one.chunks
+            stream = SetStream(here, super(VaultSetWriter, self).open, wanted, lambda done: None, where=self._where)
+            streams[:] = [stream]
+            try:
+                yield from self._writer.cut(stream)
+            finally:
+                stream.close()
+
+        sender = self._writer.sender(self._where, read)
+        refs, sizes = sender.send_all()
+        files = [CopiedFile(path=one.path, size=one.size, sha256=one.sha256) for one in sent] + streams[0].files
+        content = CopyContent(
+            plan=manifest.plan, set_id=manifest.set_id, manifest=data.decode(), files=tuple(files),
+            plain_sizes=tuple(sizes), settings=self._vault.settings(), pipeline_version=__version__,
+        )  # fmt: skip
+        self._sent.make(self._folder_mode)
+        write_atomically(self._folder / _SENT_FOLDER / _MANIFEST, data, mode=self._file_mode)
+        if not self._writer.commit(content, refs, sender):
+            raise StoreError("A copy of this set appeared meanwhile.", where=self._where, remedy="Make a new backup.")
+
+
+class VaultPlanStore(LocalStore):
+    """See `contract.Store`.
+
+    Args:
+        folder: what is known of the sets, on this machine.
+        plan: the plan.
+        vault: where its artefacts are.
+        file_mode: of files.
+        folder_mode: of folders.
+    """
+
+    artefacts_elsewhere = True
+
+    def __init__(self, folder: Path, plan: str, vault: PlanVault, *, file_mode: int, folder_mode: int) -> None:
+        super().__init__(folder, plan, file_mode=file_mode, folder_mode=folder_mode)
+        self._vault = vault
+        self._copies: VaultStore | None = None
+
+    @property
+    def label(self) -> str:
+        """The vault, and the folder of what is known."""
+        return f"vault {self._vault.name} (what is known of the sets: {self.folder})"
+
+    def begin(self, draft: Draft) -> LocalSetWriter:
+        """Make the set's folder and write its draft; refuses before, where the vault cannot be written."""
+        try:
+            return super().begin(draft)
+        except BackupSystemError:
+            with contextlib.suppress(OSError):  # only while nothing is in it
+                (self.folder / draft.set_id).rmdir()
+            raise
+
+    def writer_at(self, folder: Path, draft: Draft) -> VaultSetWriter:
+        """Return the writer of an unsealed set."""
+        return VaultSetWriter(folder, draft, (self.file_mode, self.folder_mode), self._vault)
+
+    def copies(self) -> VaultStore:
+        """Return the plan's copies, as the identity of the site's environment opens them; as the vault raises."""
+        if self._copies is None:
+            self._copies = self._vault.open_copies()
+        return self._copies
+
+    def open(self, set_id: SetId, path: str) -> BinaryIO:
+        """Open a file of a set for reading: here what is known, in the vault what was captured."""
+        try:
+            return super().open(set_id, path)
+        except MissingFileError:
+            if self.read(set_id).manifest is None:
+                raise
+        return self.copies().open(set_id, path)
+
+    def files(self, set_id: SetId) -> Iterator[tuple[str, int]]:
+        """Yield path and size of every file of the set, by path: as the copy has them, once it is sealed."""
+        folder = self.path_of(set_id)
+        if (folder / MANIFEST_NAME).is_file():
+            proofs = [(path, size) for path, size in super().files(set_id) if path.startswith(f"{PROOFS_FOLDER}/")]
+            yield from sorted([*self.copies().files(set_id), *proofs])
+            return
+        sent = {one.path: one.size for one in _SentFiles(folder / _SENT_FOLDER).all()}
+        yield from sorted((sent | dict(_present(folder))).items())
+
+    def remove(self, set_id: SetId) -> None:
+        """Mark the set's copy for removal, then remove what is known of it."""
+        self.path_of(set_id)
+        self._vault.mark(set_id)
+        super().remove(set_id)
+
+
+def _present(folder: Path) -> Iterator[tuple[str, int]]:
+    for path in sorted(folder.rglob("*")):
+        inside = path.relative_to(folder)
+        if path.is_file() and not path.is_symlink() and inside.parts[0] != _SENT_FOLDER and not _is_part(inside):
+            yield inside.as_posix(), path.stat().st_size
+
+
+def _is_part(path: Path) -> bool:
+    return any(part.startswith(".") and part.endswith(".part") for part in path.parts)
+
+
+def _remove_empty(folder: Path) -> None:
+    for path in sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True):
+        if not any(path.iterdir()):
+            path.rmdir()
+
+
+class _SentFiles:
+    """Which files of an unsealed set are in the vault: one small file for each, beside the records."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def make(self, mode: int = 0o700) -> None:
+        """Make the folder."""
+        if not self._folder.is_dir():
+            make_folder(self._folder, mode, exist_ok=True)
+
+    def _place(self, path: str) -> Path:
+        return self._folder / f"{hashlib.sha256(path.encode('utf-8', 'surrogateescape')).hexdigest()}.json"
+
+    def note(self, file: SentFile, mode: int) -> None:
+        """Note a file."""
+        self.make()
+        write_atomically(self._place(file.path), file.model_dump_json().encode(), mode=mode)
+
+    def find(self, path: str) -> SentFile | None:
+        """Return what is noted of a file."""
+        try:
+            return SentFile.model_validate_json(read_ordinary(self._place(path), at_most=1 << 30))
+        except (OSError, PydanticError):
+            return None
+
+    def forget(self, path: str) -> None:
+        """Forget a file: it is written again, or its record is gone."""
+        self._place(path).unlink(missing_ok=True)
+
+    def all(self) -> list[SentFile]:
+        """Return all that are noted, by path."""
+        places = self._folder.glob("*.json") if self._folder.is_dir() else ()
+        found = [
+            SentFile.model_validate_json(read_ordinary(place, at_most=1 << 30))
+            for place in places
+            if place.name != _MANIFEST
+        ]
+        return sorted(found, key=lambda one: one.path)
