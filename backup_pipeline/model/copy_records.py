@@ -110,7 +110,6 @@ class VaultRecord(Frozen):
         checks: by plan.
         lock: what its storage promised then; None when not known.
         sizes: bytes of all chunks over time, oldest first.
-        kit_printed_at: when the page for the safe was last printed.
     """
 
     record_version: Literal[1] = 1
@@ -123,7 +122,6 @@ class VaultRecord(Frozen):
     checks: dict[str, CheckRecord] = Field(default_factory=dict)
     lock: LockRecord | None = None
     sizes: tuple[SizeRecord, ...] = ()
-    kit_printed_at: AwareDatetime | None = None
 
     def of_plan(self, plan: str) -> tuple[CopyRecord, ...]:
         """Return the copies of a plan that are not marked for removal, oldest first."""

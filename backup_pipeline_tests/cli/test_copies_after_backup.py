@@ -127,3 +127,29 @@ def test_a_copy_that_is_days_late_is_an_error(site: CopiesSite) -> None:
         status = plan_status(site.site, "nightly", datetime.now(UTC) + timedelta(days=days))
         [found] = [problem for problem in status.problems if "has no copy" in problem.what]
         assert found.severity == severity
+
+
+def test_status_asks_for_a_kit_and_a_drill_from_the_vault_until_both_were_made(site: CopiesSite) -> None:
+    assert site.run("backup", "nightly").code == 0
+    assert site.run("drill", "nightly/latest").code == 0
+
+    def asked_for() -> list[str]:
+        problems = plan_status(site.site, "nightly", datetime.now(UTC)).problems
+        return [word for word in ("No kit of offsite", "drilled from offsite") if any(word in p.what for p in problems)]
+
+    assert asked_for() == ["No kit of offsite", "drilled from offsite"]
+    kit = site.run("vault", "kit", "offsite", "--identity", str(site.identity), "--html", str(site.parent / "kit.html"))
+    assert kit.code == 0, kit.text
+    assert asked_for() == ["drilled from offsite"]
+    drilled = site.run("drill", "offsite:nightly/latest", "--identity", str(site.identity))
+    assert drilled.code == 0, drilled.text
+    assert asked_for() == []
+    [status] = json.loads(site.run("status", "nightly", "--json").out)["plans"]
+    set_id = site.store("nightly").sealed_ids()[-1]
+    assert status["copies"][0]["proven_from_vault"] == set_id
+    assert status["standing"] == "good"
+    zero = status["three_two_one_one_zero"][-1]
+    assert zero["holds"]
+    assert "from the store" in zero["what"]
+    assert "from offsite" in zero["what"]
+    assert f"{set_id} proven from there" in site.run("status", "nightly").out

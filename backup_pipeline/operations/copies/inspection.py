@@ -13,6 +13,7 @@ from backup_pipeline.model.backup_set import BackupSet
 from backup_pipeline.model.copy_records import CopyRecord, LockRecord, VaultRecord
 from backup_pipeline.model.proof import ProofKind
 from backup_pipeline.model.set_id import SetId, is_set_id
+from backup_pipeline.operations.sites.copy_proofs import note_copy_proofs
 from backup_pipeline.operations.sites.copy_records import change_record, device_of, vault_record, with_size
 from backup_pipeline.operations.sites.stores import open_store
 from backup_pipeline.settings.site import Site
@@ -59,6 +60,8 @@ def inspect_vault(
         stored_bytes = sum(chunk.size for chunk in catalog.chunks().values())
     medium = _medium(site.settings.vaults[access.name].url)
     others = len(names) - sum(len(sets) for sets in found.values())
+
+    note_copy_proofs(site, access)
 
     def change(current: VaultRecord) -> VaultRecord:
         after = _same_vault(current, vault).model_copy(

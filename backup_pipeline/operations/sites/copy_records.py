@@ -113,11 +113,6 @@ def note_check(
     return change_record(site, vault, change)
 
 
-def note_kit(site: Site, vault: str, at: datetime) -> None:
-    """Record that the kit of a vault was printed."""
-    change_record(site, vault, lambda record: record.model_copy(update={"kit_printed_at": at}))
-
-
 def device_of(number: int) -> str:
     """Return the medium of a folder (see VaultRecord.medium) from its device number (os.stat's st_dev)."""
     return f"device {number}"

@@ -30,6 +30,11 @@ from backup_pipeline.system.files import read_ordinary, translate_os_error
 IDENTITY_VARIABLE = "VAULT_IDENTITY_FILE"
 
 
+def machine_keys(site: Site) -> MachineKeys:
+    """Return what this machine keeps for its vaults."""
+    return MachineKeys(state_folder(site) / "vault-keys")
+
+
 def open_access(site: Site, name: str, *, more_recipients: tuple[str, ...] = ()) -> VaultAccess:
     """Return a vault of the settings.
 
@@ -55,7 +60,7 @@ def open_access(site: Site, name: str, *, more_recipients: tuple[str, ...] = ())
         known_hosts=given.known_hosts,
         environment=site.environment,
     )
-    keys = MachineKeys(state_folder(site) / "vault-keys")
+    keys = machine_keys(site)
     recipients = (*given.recipients, *more_recipients)
     return VaultAccess(name, open_place(given.url, options), recipients, given.encryption, given.signers, keys)
 

@@ -5,15 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from backup_pipeline.model.copy_records import CopyRecord, VaultRecord
+from backup_pipeline.model.proof import ProofKind, ProofOutcome
 from backup_pipeline.model.set_id import SetId, set_time
 from backup_pipeline.operations.sites.copy_records import device_of, missing_in, vault_record
 from backup_pipeline.operations.sites.stores import open_store
 from backup_pipeline.rules.three_two_one import Answer, Holding, three_two_one_one_zero
 from backup_pipeline.settings.site import Site
 from backup_pipeline.settings.types import PlanCopies, Vault
+
+if TYPE_CHECKING:
+    from backup_pipeline.operations.sites.copy_proofs import CopyProof
+    from backup_pipeline.stores.vault.machine_keys import KitNote
 
 COPY_GRACE = timedelta(hours=6)
 """How long after its beginning a set may lack its copy before that is a warning; a failure is one at once."""
@@ -46,6 +52,8 @@ class CopiesStatus:
         copies: the plan's copies that are not marked for removal, oldest first.
         missing: sealed sets since the newest copy that have none, oldest first.
         off_site: whether it is in another building.
+        drills: results of drills from the vault, oldest first, with the copies' names.
+        kit: when a kit was printed and for which public keys; None where none was.
     """
 
     plan: str
@@ -55,6 +63,19 @@ class CopiesStatus:
     copies: tuple[CopyRecord, ...]
     missing: tuple[SetId, ...]
     off_site: bool
+    drills: tuple[CopyProof, ...] = ()
+    kit: KitNote | None = None
+
+    @property
+    def proven(self) -> tuple[SetId, datetime] | None:
+        """The newest copy that passed a drill read from the vault, and when; None where none did."""
+        from backup_pipeline.operations.sites.copy_proofs import is_proven
+
+        passed = {one.copy_name: one for one in self.drills if one.outcome is ProofOutcome.PASSED}
+        for copy in reversed(self.copies):
+            if copy.copy_name in passed and is_proven(copy.copy_name, self.drills):
+                return copy.set_id, passed[copy.copy_name].finished_at
+        return None
 
     @property
     def newest(self) -> CopyRecord | None:
@@ -110,7 +131,9 @@ class CopiesStatus:
             "marked_for_removal": [
                 one.set_id for one in self.record.copies.get(self.plan, ()) if one.marked_at is not None
             ],
-            "kit_printed_at": self.record.kit_printed_at.isoformat() if self.record.kit_printed_at else None,
+            "proven_from_vault": self.proven[0] if self.proven else None,
+            "proven_from_vault_at": self.proven[1].isoformat() if self.proven else None,
+            "kit_printed_at": self.kit.printed_at.isoformat() if self.kit else None,
             "last_failure": failure.model_dump(mode="json") if failure else None,
             "known_as_of": self.record.inspected_at.isoformat() if self.record.inspected_at else None,
         }
@@ -124,6 +147,12 @@ def copies_of(site: Site, plan: str, sealed: Sequence[SetId]) -> list[CopiesStat
         plan: the plan.
         sealed: its sealed sets, oldest first.
     """
+    if not site.plan(plan).copies:
+        return []
+    # The libraries of vaults load only where there is one.
+    from backup_pipeline.operations.sites.copy_proofs import known_copy_proofs
+    from backup_pipeline.operations.sites.vaults import machine_keys
+
     found = []
     for entry in site.plan(plan).copies:
         record = vault_record(site, entry.to)
@@ -131,9 +160,10 @@ def copies_of(site: Site, plan: str, sealed: Sequence[SetId]) -> list[CopiesStat
         settings = site.settings.vaults[entry.to]
         found.append(
             CopiesStatus(
-                plan, entry.to, settings.url, record, record.of_plan(plan), missing, is_off_site(site, settings)
+                plan, entry.to, settings.url, record, record.of_plan(plan), missing, is_off_site(site, settings),
+                known_copy_proofs(site, entry.to), machine_keys(site).kit(record.vault),
             )
-        )
+        )  # fmt: skip
     return found
 
 
@@ -157,6 +187,7 @@ def copy_signs(site: Site, plan: str, sealed: Sequence[SetId], now: datetime) ->
         yield from _checked(status, entries[status.vault], now)
         yield from _lock(status, site.settings.vaults[status.vault])
         yield from _kit(status, site.settings.vaults[status.vault])
+        yield from _drilled(status, entries[status.vault], now)
 
 
 def _not_copied(status: CopiesStatus, now: datetime) -> Iterator[CopySign]:
@@ -211,13 +242,37 @@ def _lock(status: CopiesStatus, settings: Vault) -> Iterator[CopySign]:
 
 
 def _kit(status: CopiesStatus, settings: Vault) -> Iterator[CopySign]:
-    if settings.encryption != "none" and status.copies and status.record.kit_printed_at is None:
+    if settings.encryption == "none" or not status.copies:
+        return
+    remedy = f"backup-pipeline vault kit {status.vault} --identity FILE prints the page for the safe."
+    if status.kit is None:
+        what = f"No kit of {status.vault} was printed: whoever loses its identity can read no copy, ever."
+        yield CopySign(f"kit:{status.vault}", "warning", what, remedy)
+    elif not set(status.kit.recipients) & set(settings.recipients):
+        what = f"The kit of {status.vault} of {status.kit.printed_at:%Y-%m-%d} opens no new copy: other recipients now."
+        yield CopySign(f"kit:{status.vault}", "warning", what, remedy)
+
+
+def _drilled(status: CopiesStatus, entry: PlanCopies, now: datetime) -> Iterator[CopySign]:
+    """Yield what drills from the vault found, or that none was made: a key never used may be the wrong one."""
+    own = {one.copy_name: one for one in status.copies}
+    told = [one for one in status.drills if one.copy_name in own and one.outcome is not ProofOutcome.NOT_HERE]
+    last = max((one for one in told if one.kind is ProofKind.DRILL), key=lambda one: one.finished_at, default=None)
+    name = f"{status.vault}:{status.plan}"
+    remedy = f"backup-pipeline drill {name}/latest --identity FILE, where the identity may be."
+    if last is not None and last.outcome is ProofOutcome.FAILED:
         yield CopySign(
-            f"kit:{status.vault}",
-            "warning",
-            f"No kit of {status.vault} was printed: whoever loses its identity can read no copy, ever.",
-            f"backup-pipeline vault kit {status.vault} prints the page for the safe.",
+            f"not_proven:{status.vault}",
+            "error",
+            f"The drill of {own[last.copy_name].set_id} from {status.vault} failed on {last.finished_at:%Y-%m-%d}.",
+            f"backup-pipeline show {name}/{own[last.copy_name].set_id} lists the findings.",
         )
+    elif last is None and status.copies:
+        what = f"No set was drilled from {status.vault}: nobody knows that what lies there can be restored."
+        yield CopySign(f"drill:{status.vault}", "warning", what, remedy)
+    elif last is not None and entry.drill and now - last.finished_at > KNOWLEDGE_OLD:
+        what = f"The last drill from {status.vault} is {(now - last.finished_at).days} days old."
+        yield CopySign(f"drill:{status.vault}", "warning", f"{what} The plan asks for it at {entry.drill}.", remedy)
 
 
 def answers_of(
