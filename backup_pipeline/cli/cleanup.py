@@ -40,11 +40,14 @@ def clean_up(
 ) -> None:
     """Remove the sets that retention lets go. Every set is listed with the reason for which it stays or goes.
 
+    Copies in vaults follow the retention of `copies`: those that go are marked, and removed 72 hours later.
+
     Never removed: the last complete, the last verified and the last proven set, bad sets, and anything at all while
     the newest set is bad or a set is newer than the clock (exit code 8).
 
     Examples: `backup-pipeline cleanup --dry-run` · `backup-pipeline cleanup nightly --yes`
     """
+    from backup_pipeline.cli.copies_report import cleaning_document, cleanings, print_cleaning, print_errors
     from backup_pipeline.operations.retention.cleanup import cleanup
 
     site = load(config)
@@ -53,35 +56,54 @@ def clean_up(
     plans = [plan] if plan else list(site.settings.plans)
     now = datetime.now(UTC)
     results = [cleanup(site, name, now=now, dry_run=True) for name in plans]
+    copies, errors = cleanings(site, plans, dry_run=True, quiet=as_json)
     if not as_json:
         for result in results:
             _print(result)
-    if not dry_run and any(result.verdict.removed for result in results):
-        _confirm(results, yes=yes, as_json=as_json)
+        for vault in copies:
+            print_cleaning(vault, dry_run=True)
+    count = sum(len(result.verdict.removed) for result in results)
+    leaving = sum(len(one.verdict.removed) - len(one.forbidden) for vault in copies for one in vault.plans)
+    chunks = any(vault.cleaned.removed_copies or vault.cleaned.removed_chunks for vault in copies)
+    if not dry_run and (count or leaving):
+        _confirm(count, leaving, yes=yes, as_json=as_json)
+    if not dry_run and count:
         with shown_progress(quiet=as_json) as progress:
             results = [cleanup(site, name, now=datetime.now(UTC), progress=progress) for name in plans]
         if not as_json:
             for result in results:
                 _print_done(result)
+    # What was marked long ago goes without a question: it was asked when it was marked.
+    if not dry_run and (leaving or chunks):
+        copies, errors = cleanings(site, plans, dry_run=False, quiet=as_json)
+        if not as_json:
+            for vault in copies:
+                print_cleaning(vault, dry_run=False)
+    print_errors(errors)
     if as_json:
-        print_json({"dry_run": dry_run, "plans": [_as_dict(result) for result in results]})
-    if any(result.failed for result in results):
+        vaults = [cleaning_document(vault) for vault in copies]
+        failed = [error.as_dict() for error in errors]
+        print_json(
+            {"dry_run": dry_run, "plans": [_as_dict(one) for one in results], "vaults": vaults, "errors": failed}
+        )
+    if errors or any(result.failed for result in results):
         exit_with(ExitCode.STORE)
-    if any(result.refused for result in results):
+    if any(result.refused for result in results) or any(one.verdict.held for v in copies for one in v.plans):
         exit_with(ExitCode.REFUSED)
 
 
-def _confirm(results: list[CleanupResult], *, yes: bool, as_json: bool) -> None:
+def _confirm(count: int, leaving: int, *, yes: bool, as_json: bool) -> None:
     if yes:
         return
-    count = sum(len(result.verdict.removed) for result in results)
+    what = f"{count} sets would be removed" + (f" and {leaving} copies in vaults marked" if leaving else "")
     if as_json or not sys.stdin.isatty():
         raise RefusedError(
-            f"{count} sets would be removed, and nobody can be asked here.",
+            f"{what}, and nobody can be asked here.",
             where="cleanup",
             remedy="Add --yes to remove them, or --dry-run to look only.",
         )
-    typer.confirm(f"Remove {count} sets?", abort=True)
+    copies = f", and mark {leaving} copies in vaults for removal" if leaving else ""
+    typer.confirm(f"Remove {count} sets{copies}?", abort=True)
 
 
 def _print(result: CleanupResult) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -111,6 +112,8 @@ def check(
 
     The storage is asked for the lock of every object, and for what somebody deleted or replaced below its lock.
     """
+    from backup_pipeline.operations.alerts.send import notify_copies
+    from backup_pipeline.operations.copies.checking import record_check, record_contents
     from backup_pipeline.operations.sites.vaults import open_access, open_reader, read_identity
     from backup_pipeline.stores.vault.check import check_content, check_stored
     from backup_pipeline.stores.vault.check_locks import check_locks
@@ -119,10 +122,16 @@ def check(
     with shown_progress(quiet=as_json) as progress:
         catalog = open_access(site, vault).catalog()
         result = check_stored(catalog, progress=progress)
+        reader = None
         if read_identity(identity, site)[0]:
             reader = open_reader(site, vault, identity)
             check_content(reader.catalog, reader.catalog.copies()[0], reader.opener, reader.id_key, result, progress)
         check_locks(catalog, site.settings.vaults[vault].lock_days, result)
+    record_check(site, vault, result, datetime.now(UTC))
+    if reader is not None:
+        record_contents(site, vault, reader)
+    for plan in site.settings.plans:
+        notify_copies(site, plan)
     if as_json:
         print_json({**vars(result), "bad_copies": sorted(result.bad_copies)})
     else:

@@ -36,29 +36,26 @@ def register(group: typer.Typer) -> None:
 def clean(
     vault: VaultArgument, config: ConfigOption = None, dry_run: DryRunOption = False, as_json: JsonOption = False
 ) -> None:
-    """Remove copies that were marked 72 hours ago or earlier, and chunks that no copy names. Locks are respected.
+    """Mark the copies that retention lets go, and remove those marked 72 hours ago or earlier, with their chunks.
 
-    Which copies are marked is decided by the retention of `plans.*.copies`. Two cleaners never work at once (4).
+    Every copy of the plans with `copies` in this vault is listed with the reason for which it stays or goes. The last
+    good and the last proven copy stay; nothing goes while the newest is bad (8). What the storage forbids to delete
+    stays, and is named with the end of its lock. Two cleaners never work at once (4).
     """
-    from backup_pipeline.operations.copies.upkeep import clean_vault
+    from datetime import UTC, datetime
+
+    from backup_pipeline.cli.copies_report import cleaning_document, print_cleaning
+    from backup_pipeline.operations.copies.retention import clean_copies
 
     site = load(config)
     with shown_progress(quiet=as_json) as progress:
-        result = clean_vault(site, vault, dry_run=dry_run, progress=progress)
+        result = clean_copies(site, vault, datetime.now(UTC), dry_run=dry_run, progress=progress)
     if as_json:
-        document = {**vars(result), "waiting": {name: end.isoformat() for name, end in result.waiting.items()}}
-        print_json({"dry_run": dry_run, **document, "locked": [vars(one) for one in result.locked]})
-        return
-    out = console()
-    verb = "would be removed" if dry_run else "removed"
-    for name, end in result.waiting.items():
-        out.print(f"copy {name} is marked, and stays until {end:%Y-%m-%d %H:%M} UTC", markup=False)
-    for name in result.removed_copies:
-        out.print(f"copy {name} {verb}", markup=False)
-    for locked in result.locked:
-        out.print(f"{locked.name} stays: {locked.why}", markup=False)
-    size = bytes_text(result.removed_bytes)
-    out.print(f"{len(result.removed_copies)} copies and {result.removed_chunks} chunks ({size}) {verb}.", markup=False)
+        print_json({"dry_run": dry_run, **cleaning_document(result)})
+    else:
+        print_cleaning(result, dry_run=dry_run)
+    if any(one.verdict.held for one in result.plans):
+        exit_with(ExitCode.REFUSED)
 
 
 def kit(

@@ -7,6 +7,7 @@ from here.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 
@@ -20,7 +21,7 @@ from backup_pipeline.model.record import CheckResult, Severity
 from backup_pipeline.operations.alerts import send as alerts
 from backup_pipeline.operations.alerts.observe import observe_check, set_of_run
 from backup_pipeline.operations.status.incident_state import read_state
-from backup_pipeline.orchestration.names import COPY, PLAN_TAG
+from backup_pipeline.orchestration.names import CHECK, COPY, COPY_DRILL, PLAN_TAG
 from backup_pipeline.orchestration.proof_assets import CHECK_OF
 from backup_pipeline.orchestration.run_subject import ASSET_JOB, operation_of
 from backup_pipeline.settings.site import Site
@@ -29,6 +30,8 @@ RUNS_SECONDS = 30
 STORES_SECONDS = 300
 _OF_ONE_SOURCE = ("restore", "undo")
 _ASKED_BY_A_PERSON = (*_OF_ONE_SOURCE, "check")
+# check_in_offsite, drill_from_offsite.
+_WORDS = re.compile(r"^(check|drill)_(in|from)_")
 _NO_REASON = "The run's log in the UI has the details."
 
 
@@ -108,6 +111,7 @@ def _report_of(site: Site, context: dg.RunStatusSensorContext, *, succeeded: boo
     if plan and work.startswith(COPY):
         # What a copy did is recorded, wherever it was made: the same incident as from the shell.
         reported = alerts.notify_copies(site, plan, at).reported
+        reported += alerts.report(site, tuple(_checks(site, context, plan, at)), at).reported
         return f"{work} of {plan} {'succeeded' if succeeded else 'failed'}; {reported} incidents told."
     written = _written(site, plan, run) if plan else None
     artefact, reason, remedy = ("", "", "") if succeeded else _why(context, written)
@@ -116,7 +120,7 @@ def _report_of(site: Site, context: dg.RunStatusSensorContext, *, succeeded: boo
         plan,
         succeeded=succeeded,
         run_id=run.run_id,
-        work=work,
+        work=_WORDS.sub(lambda found: f"{found[1]} {found[2]} ", work),
         set_id=str(written.set_id) if written else "",
         artefact=artefact,
         reason=reason,
@@ -126,6 +130,8 @@ def _report_of(site: Site, context: dg.RunStatusSensorContext, *, succeeded: boo
         at=at,
     ).reported
     reported += alerts.report(site, tuple(_checks(site, context, plan, at)), at).reported
+    if plan and work.startswith((CHECK, COPY_DRILL)):
+        reported += alerts.notify_copies(site, plan, at).reported
     return f"{work} of {plan or 'no plan'} {'succeeded' if succeeded else 'failed'}; {reported} incidents told."
 
 

@@ -1,6 +1,7 @@
 """Copies of sealed sets in vaults, partitioned by set: copied after the seal by a sensor, tried again, backfilled.
 
-A copy is a run of its own, so that it never fails a backup. How a set is copied stands in `operations.copies`.
+A copy is a run of its own, so that it never fails a backup. How a set is copied stands in `operations.copies`. Checks
+of the copies as they are stored, and drills read from the vault, are assets beside it, with schedules.
 """
 
 from collections.abc import Iterator
@@ -11,10 +12,16 @@ import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from backup_pipeline.artefacts.capture import utc_now
+from backup_pipeline.errors import BackupSystemError, LockError
+from backup_pipeline.model.proof import Proof, ProofKind
+from backup_pipeline.model.set_id import SetId
 from backup_pipeline.operations.sites.copy_records import vault_record
-from backup_pipeline.orchestration.metadata import failure_of
+from backup_pipeline.operations.sites.stores import open_store
+from backup_pipeline.orchestration.metadata import failure_of, table_of
 from backup_pipeline.orchestration.names import (
+    CHECK,
     COPY,
+    COPY_DRILL,
     PLAN_TAG,
     SET_TAG,
     copies_subject,
@@ -23,10 +30,13 @@ from backup_pipeline.orchestration.names import (
     sets_partitions,
     stage_key,
 )
+from backup_pipeline.orchestration.proof_assets import CHECK_OF, proof_asset
 from backup_pipeline.orchestration.run_observer import current_observer
 from backup_pipeline.orchestration.selected_partition import selected_set
 from backup_pipeline.settings.site import Site
 
+RETENTION_CHECK = "retention_not_refused"
+WHOLE_CHECK = "whole"
 _FIRST_PAUSE = timedelta(minutes=5)
 _LONGEST_PAUSE = timedelta(hours=6)
 _UNFINISHED = [
@@ -45,17 +55,29 @@ def copy_job_name(plan: str, vault: str) -> str:
 def copy_asset(site: Site, plan: str, vault: str) -> dg.AssetsDefinition:
     """Return the copies of a plan's sets in a vault, one partition per set."""
 
-    @dg.asset(
-        key=stage_key(plan, COPY + vault),
-        deps=[manifest_key(plan)],
-        group_name=sets_group(plan),
-        kinds={"copy"},
-        description=f"The set's copy in the vault {vault}, whole and seen there. A backfill copies older sets.",
-        partitions_def=sets_partitions(plan),
-        code_version="1",
+    key = stage_key(plan, COPY + vault)
+
+    @dg.multi_asset(
+        name=f"{plan}__{COPY}{vault}",
+        specs=[
+            dg.AssetSpec(
+                key,
+                deps=[manifest_key(plan)],
+                group_name=sets_group(plan),
+                kinds={"copy"},
+                description=f"The set's copy in the vault {vault}, whole and seen there. A backfill copies older sets.",
+                partitions_def=sets_partitions(plan),
+                code_version="1",
+            )
+        ],
+        check_specs=[
+            dg.AssetCheckSpec(
+                RETENTION_CHECK, asset=key, description="What the policy lets go was marked, old marks were cleaned."
+            )
+        ],
         op_tags={PLAN_TAG: copies_subject(plan, vault)},
     )
-    def copied(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
+    def copied(context: dg.AssetExecutionContext) -> Iterator[Any]:
         from backup_pipeline.operations.copies.copying import copy_into
 
         set_id = selected_set(context, plan)
@@ -76,9 +98,106 @@ def copy_asset(site: Site, plan: str, vault: str) -> dg.AssetsDefinition:
         }
         if known is not None and known.locked_until is not None:
             metadata["locked_until"] = dg.MetadataValue.timestamp(known.locked_until)
-        return dg.MaterializeResult(metadata=metadata)
+        retained, more = _retain(site, plan, vault)
+        yield dg.MaterializeResult(asset_key=key, metadata={**metadata, **more}, check_results=[retained])
 
     return copied
+
+
+def _retain(site: Site, plan: str, vault: str) -> tuple[dg.AssetCheckResult, dict[str, Any]]:
+    """Clean the plan's copies; what keeps it from that is a warning, for the copy itself was made."""
+    from backup_pipeline.operations.copies.retention import clean_copies
+
+    def result(problem: str) -> dg.AssetCheckResult:
+        return dg.AssetCheckResult(
+            asset_key=stage_key(plan, COPY + vault), check_name=RETENTION_CHECK, passed=not problem,
+            severity=dg.AssetCheckSeverity.WARN, description=problem or None,
+        )  # fmt: skip
+
+    try:
+        done = clean_copies(site, vault, utc_now(), plans=[plan])
+    except LockError:
+        return result(""), {}  # another run cleans there
+    except BackupSystemError as error:
+        return result(str(error)), {}
+    [own] = done.plans
+    rows = [
+        {
+            "set": one.set_id,
+            "decision": "keep" if one.keep else "locked" if one.set_id in own.forbidden else "marked",
+            "why": "; ".join(one.reasons),
+        }
+        for one in own.verdict.decisions
+    ]
+    metadata: dict[str, Any] = {
+        "copies": table_of(rows),
+        "copies_marked": len(own.marked),
+        "copies_locked": len(own.forbidden),
+        "removed_bytes": done.cleaned.removed_bytes,
+    }
+    return result(own.verdict.refusal if own.verdict.held else ""), metadata
+
+
+def check_asset(site: Site, plan: str, vault: str) -> dg.AssetsDefinition:
+    """Return the check of a plan's copies as they are stored; it needs no identity."""
+    key = stage_key(plan, CHECK + vault)
+
+    @dg.multi_asset(
+        name=f"{plan}__{CHECK}{vault}",
+        specs=[
+            dg.AssetSpec(
+                key,
+                deps=[stage_key(plan, COPY + vault)],
+                group_name=sets_group(plan),
+                kinds={"check"},
+                description=f"Every copy of the plan in {vault} is signed and whole; each chunk is read as stored.",
+                code_version="1",
+            )
+        ],
+        check_specs=[dg.AssetCheckSpec(WHOLE_CHECK, asset=key, description="Nothing is missing, changed or unlocked.")],
+        op_tags={PLAN_TAG: copies_subject(plan, vault)},
+    )
+    def checked(context: dg.AssetExecutionContext) -> Iterator[Any]:
+        from backup_pipeline.operations.copies.checking import check_plan_copies
+
+        try:
+            found = check_plan_copies(site, vault, plan, utc_now(), current_observer().progress)
+        except Exception as error:  # noqa: BLE001 - at this edge everything becomes a Failure
+            raise failure_of(error) from None
+        metadata: dict[str, Any] = {
+            "copies": found.copies, "chunks": found.chunks, "read_bytes": found.read_bytes,
+            "bad_copies": len(found.bad_copies), "findings": len(found.findings), "lock": found.lock,
+        }  # fmt: skip
+        if found.findings:
+            metadata["what was found"] = table_of(
+                [{"subject": one.subject, "problem": one.problem, "remedy": one.remedy} for one in found.findings]
+            )
+        first = f"{found.findings[0].subject}: {found.findings[0].problem}" if found.findings else ""
+        yield dg.AssetCheckResult(
+            asset_key=key, check_name=WHOLE_CHECK, passed=not found.findings, description=first or None,
+            metadata=metadata,
+        )  # fmt: skip
+        if found.findings:
+            raise dg.Failure(f"Copies in {vault} are not whole. First: {first}", metadata=metadata, allow_retries=False)
+        yield dg.MaterializeResult(asset_key=key, metadata=metadata)
+
+    return checked
+
+
+def copy_drill_asset(site: Site, plan: str, vault: str) -> dg.AssetsDefinition:
+    """Return the drill of a set read from the vault; it needs the identity that VAULT_IDENTITY_FILE names."""
+
+    def prove(set_id: SetId, run_id: str) -> Proof:
+        from backup_pipeline.operations.proof.drill import drill_set
+
+        return drill_set(site, f"{vault}:{plan}", set_id, run_id=run_id, progress=current_observer().progress)
+
+    return proof_asset(
+        plan, COPY_DRILL + vault, CHECK_OF[ProofKind.DRILL],
+        f"The set is read from the vault {vault}, restored into a scratch server and compared. Only then its copy is "
+        "proven.",
+        [stage_key(plan, COPY + vault)], prove,
+    )  # fmt: skip
 
 
 def copy_job(plan: str, vault: str) -> UnresolvedAssetJobDefinition:
@@ -146,11 +265,72 @@ def due_copies(
     return dg.SensorResult(run_requests=[request], dynamic_partitions_requests=add)
 
 
+def _stage_job(plan: str, vault: str, stage: str, what: str, *, by_set: bool) -> UnresolvedAssetJobDefinition:
+    return dg.define_asset_job(
+        f"{plan}_{stage}{vault}",
+        selection=dg.AssetSelection.assets(stage_key(plan, stage + vault)),
+        partitions_def=sets_partitions(plan) if by_set else None,
+        tags={PLAN_TAG: copies_subject(plan, vault), "dagster/max_retries": "0"},
+        description=what,
+    )
+
+
+def _schedule(site: Site, plan: str, vault: str, stage: str, cron: str) -> dg.ScheduleDefinition:
+    """Return the schedule of checks, or of drills: of the newest copy whose set is here still."""
+
+    @dg.schedule(
+        name=f"{plan}_{stage}{vault}_schedule",
+        job_name=f"{plan}_{stage}{vault}",
+        cron_schedule=cron,
+        execution_timezone=site.settings.timezone,
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        tags={PLAN_TAG: copies_subject(plan, vault)},
+    )
+    def schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        copies = vault_record(site, vault).of_plan(plan)
+        if not copies:
+            return dg.SkipReason(f"No set of plan {plan} has a copy in {vault} yet.")
+        tags = {PLAN_TAG: copies_subject(plan, vault)}
+        moment = f"{context.scheduled_execution_time:%Y%m%dT%H%M}"
+        if stage == CHECK:
+            return dg.RunRequest(run_key=f"check-{vault}-{moment}", tags=tags)
+        here = set(open_store(site, plan).sealed_ids())
+        newest = next((one.set_id for one in reversed(copies) if one.set_id in here and not one.partial), None)
+        if newest is None:
+            return dg.SkipReason("No set with a copy is in the store any more.")
+        partitions = sets_partitions(plan)
+        assert partitions.name is not None
+        context.instance.add_dynamic_partitions(partitions.name, [newest])
+        tags[SET_TAG] = f"{vault}:{plan}/{newest}"
+        return dg.RunRequest(run_key=f"drill-{vault}-{newest}-{moment}", partition_key=newest, tags=tags)
+
+    return schedule
+
+
 def copy_definitions(site: Site, plan: str) -> Iterator[dg.Definitions]:
-    """Yield the copies of a plan: an asset, a job and a sensor for each vault."""
+    """Yield the copies of a plan: for each vault copies, checks and drills, with their jobs, sensor and schedules."""
     for entry in site.plan(plan).copies:
+        vault = entry.to
+        times = ((CHECK, entry.check), (COPY_DRILL, entry.drill))
         yield dg.Definitions(
-            assets=[copy_asset(site, plan, entry.to)],
-            jobs=[copy_job(plan, entry.to)],
-            sensors=[copies_sensor(site, plan, entry.to)],
+            assets=[
+                copy_asset(site, plan, vault),
+                check_asset(site, plan, vault),
+                copy_drill_asset(site, plan, vault),
+            ],
+            jobs=[
+                copy_job(plan, vault),
+                _stage_job(
+                    plan,
+                    vault,
+                    CHECK,
+                    f"The check of plan {plan}'s copies in {vault} as they are stored.",
+                    by_set=False,
+                ),
+                _stage_job(
+                    plan, vault, COPY_DRILL, f"The drill of one set of plan {plan}, read from {vault}.", by_set=True
+                ),
+            ],
+            schedules=[_schedule(site, plan, vault, stage, cron) for stage, cron in times if cron],
+            sensors=[copies_sensor(site, plan, vault)],
         )

@@ -54,7 +54,7 @@ def proof_summary(proof: Proof) -> str:
     return f"{len(proof.covered)} artefacts looked at, {len(proof.findings)} findings"
 
 
-def _proof_asset(
+def proof_asset(
     plan: str,
     stage: str,
     check: str,
@@ -62,6 +62,16 @@ def _proof_asset(
     upstream: Sequence[dg.AssetKey],
     prove: Callable[[SetId, str], Proof],
 ) -> dg.AssetsDefinition:
+    """Return an asset partitioned by set whose partitions are those that passed.
+
+    Args:
+        plan: the plan.
+        stage: the last part of its key.
+        check: its check's name.
+        description: for the UI.
+        upstream: what it comes after.
+        prove: does it for a set and a run's id.
+    """
     key = stage_key(plan, stage)
 
     @dg.multi_asset(
@@ -124,7 +134,7 @@ def verification_asset(site: Site, plan: str) -> dg.AssetsDefinition:
 
         return verify_set(site, plan, set_id, run_id=run_id, progress=current_observer().progress)
 
-    return _proof_asset(
+    return proof_asset(
         plan, VERIFICATION, CHECK_OF[ProofKind.VERIFICATION],
         "Every file of the set is read again and compared with its manifest, and its structure inspected.",
         [manifest_key(plan)], prove,
@@ -139,7 +149,7 @@ def drill_asset(site: Site, plan: str) -> dg.AssetsDefinition:
 
         return drill_set(site, plan, set_id, run_id=run_id, progress=current_observer().progress)
 
-    return _proof_asset(
+    return proof_asset(
         plan, DRILL, CHECK_OF[ProofKind.DRILL],
         "The set is restored for real into a scratch server and compared, table by table. Only then it is proven.",
         [manifest_key(plan)], prove,

@@ -20,7 +20,7 @@ Removing is operations/cleanup's work. Described for users in docs/retention.md.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, tzinfo
 from enum import StrEnum
@@ -236,7 +236,13 @@ def refusal(sets: Iterable[SetFacts], now: datetime) -> str:
 
 
 def decide(
-    sets: Sequence[SetFacts], policy: Policy, now: datetime, zone: tzinfo, sources: Iterable[str] | None = None
+    sets: Sequence[SetFacts],
+    policy: Policy,
+    now: datetime,
+    zone: tzinfo,
+    sources: Iterable[str] | None = None,
+    *,
+    protected: Mapping[SetId, str] | None = None,
 ) -> Verdict:
     """Decide on every set of one plan.
 
@@ -246,6 +252,7 @@ def decide(
         now: the present moment, aware.
         zone: the site's time zone, in which days, weeks, months and years are counted.
         sources: what the plan captures now; the last set of any other source stays. None: not known.
+        protected: sets that stay for a reason that the caller knows.
 
     Returns:
         One decision per set, newest first, each with its reasons.
@@ -259,6 +266,8 @@ def decide(
     _protect(known, reasons)
     if sources is not None:
         _protect_dropped(known, frozenset(sources), reasons)
+    for set_id, reason in (protected or {}).items():
+        reasons[set_id].append(reason)
     stop = refusal(known, now)
     decisions = []
     for one in known:

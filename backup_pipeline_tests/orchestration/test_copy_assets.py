@@ -12,6 +12,7 @@ import pytest
 
 from backup_pipeline.operations.sites.copy_records import vault_record
 from backup_pipeline.operations.status.incident_state import read_state
+from backup_pipeline.operations.status.plan import plan_status
 from backup_pipeline.orchestration.alerts import alert_sensors
 from backup_pipeline.orchestration.build import build_definitions
 from backup_pipeline.orchestration.copy_assets import due_copies, next_try
@@ -157,3 +158,71 @@ def test_a_copy_under_way_is_not_asked_for_again(site: CopiesSite, instance: dg.
     assert asked(site, instance) == []
     instance.report_run_failed(run)
     assert asked(site, instance) == [set_id]
+
+
+def test_a_check_reads_what_is_stored_fails_on_damage_and_alerts(
+    site: CopiesSite, instance: dg.DagsterInstance, web: Requests
+) -> None:
+    backed_up(site, instance)
+    [set_id] = site.store("nightly").sealed_ids()
+    assert copied(site, instance, set_id).success
+    job = build_definitions(site.site).resolve_job_def("nightly_check_in_offsite")
+    good = job.execute_in_process(instance=instance, raise_on_error=False, run_config=QUIET)
+    assert good.success
+    assert vault_record(site.site, "offsite").checks["nightly"].findings == ()
+
+    chunk = next(path for path in (site.vault / "chunks").rglob("*") if path.is_file())
+    chunk.write_bytes(chunk.read_bytes()[:-1] + b"?")
+    bad = job.execute_in_process(instance=instance, raise_on_error=False, run_config=QUIET)
+    assert not bad.success
+    [evaluation] = bad.get_asset_check_evaluations()
+    assert not evaluation.passed
+    told_by_sensor(site, "alert_on_failed_runs", bad, instance)
+    told = json.loads(web.seen[-1][1])["message"]
+    assert "Copies in offsite are not whole" in told
+
+
+def test_a_drill_from_the_vault_is_shown_and_needs_the_identity(site: CopiesSite, instance: dg.DagsterInstance) -> None:
+    backed_up(site, instance)
+    [set_id] = site.store("nightly").sealed_ids()
+    assert copied(site, instance, set_id).success
+
+    def drilled() -> dg.ExecuteInProcessResult:
+        job = build_definitions(site.site).resolve_job_def("nightly_drill_from_offsite")
+        return job.execute_in_process(instance=instance, partition_key=set_id, raise_on_error=False, run_config=QUIET)
+
+    without = drilled()
+    assert not without.success
+    [failure] = without.get_step_failure_events()
+    assert failure.step_failure_data.user_failure_data is not None
+    assert "VAULT_IDENTITY_FILE" in str(failure.step_failure_data.user_failure_data.metadata["remedy"].value)
+    site.variables["VAULT_IDENTITY_FILE"] = str(site.identity)
+    site.write_env()
+    assert drilled().success
+    assert instance.get_materialized_partitions(stage_key("nightly", "drill_from_offsite")) == {set_id}
+    [copies] = plan_status(site.site, "nightly", datetime.now(UTC)).copies
+    assert copies.proven is not None
+    assert copies.proven[0] == set_id
+
+
+def test_checks_and_drills_of_copies_have_schedules_for_what_is_there(
+    site: CopiesSite, instance: dg.DagsterInstance
+) -> None:
+    site.entry = ', check: "0 7 * * 0", drill: "0 6 1 * *"'
+    site.settle()
+
+    def ticks() -> dict[str, list[str | None]]:
+        found = {}
+        for name in ("check_in", "drill_from"):
+            schedule = build_definitions(site.site).resolve_schedule_def(f"nightly_{name}_offsite_schedule")
+            moment = datetime(2026, 12, 1, 6, tzinfo=UTC)
+            with dg.build_schedule_context(instance=instance, scheduled_execution_time=moment) as context:
+                requests = schedule.evaluate_tick(context).run_requests
+            found[name] = [request.partition_key for request in requests or []]
+        return found
+
+    assert ticks() == {"check_in": [], "drill_from": []}
+    backed_up(site, instance)
+    [set_id] = site.store("nightly").sealed_ids()
+    assert copied(site, instance, set_id).success
+    assert ticks() == {"check_in": [None], "drill_from": [set_id]}

@@ -61,7 +61,10 @@ def inspect_vault(
     medium = _medium(site.settings.vaults[access.name].url)
     others = len(names) - sum(len(sets) for sets in found.values())
 
-    note_copy_proofs(site, access)
+    try:
+        note_copy_proofs(site, access)
+    except BackupSystemError as error:
+        LOG.warning("the proofs in %s could not be noted: %s", access.name, error)
 
     def change(current: VaultRecord) -> VaultRecord:
         after = _same_vault(current, vault).model_copy(

@@ -1,4 +1,4 @@
-"""Keeping a vault in order: removing what retention let go, other recipients, encrypting anew."""
+"""Keeping a vault in order: removing what was marked, other recipients, encrypting anew."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ class Scheduled:
 
 
 def jobs_of(site: Site) -> list[Job]:
-    """Return what runs by itself: backups, verifications and drills of the plans, and the check that tells of overdue.
+    """Return what runs by itself: backups, verifications, drills, checks of copies, and the check for what is overdue.
 
     Raises:
         RefusedError: no plan has a schedule.
@@ -67,6 +67,16 @@ def jobs_of(site: Site) -> list[Job]:
         Job(f"drill-{name}", plan.drill, ("drill", f"{name}/latest"), "drill.log")
         for name, plan in plans.items()
         if plan.drill
+    ]
+    copies = [(name, entry) for name, plan in plans.items() for entry in plan.copies]
+    # `vault check` is of all plans' copies in a vault: once for each time that is named.
+    checks = dict.fromkeys((entry.to, entry.check) for _, entry in copies if entry.check)
+    for number, (vault, cron) in enumerate(checks, 1):
+        jobs.append(Job(f"vault-check-{number}", str(cron), ("vault", "check", vault), "vault.log"))
+    jobs += [
+        Job(f"drill-{name}-from-{entry.to}", entry.drill, ("drill", f"{entry.to}:{name}/latest"), "drill.log")
+        for name, entry in copies
+        if entry.drill
     ]
     return [*jobs, Job("alerts", CHECK_CRON, ("alerts", "check"), "alerts.log", fresh=True)]
 
