@@ -15,8 +15,8 @@ from backup_pipeline.model.proof import ProofKind
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.operations.copies.copying import copy_into
 from backup_pipeline.operations.sites.copy_records import vault_record
-from backup_pipeline_tests.copies_site import CopiesSite
-from backup_pipeline_tests.operations.invented_sets import add_proof, make_set
+from backup_pipeline_tests.support.copies_site import CopiesSite
+from backup_pipeline_tests.support.invented_sets import add_proof, make_set
 
 
 @pytest.fixture

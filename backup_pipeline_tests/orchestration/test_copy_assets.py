@@ -217,8 +217,8 @@ def test_checks_and_drills_of_copies_have_schedules_for_what_is_there(
             schedule = build_definitions(site.site).resolve_schedule_def(f"nightly_{name}_offsite_schedule")
             moment = datetime(2026, 12, 1, 6, tzinfo=UTC)
             with dg.build_schedule_context(instance=instance, scheduled_execution_time=moment) as context:
-                requests = schedule.evaluate_tick(context).run_requests
-            found[name] = [request.partition_key for request in requests or []]
+                request = schedule(context)
+            found[name] = [request.partition_key] if isinstance(request, dg.RunRequest) else []
         return found
 
     assert ticks() == {"check_in": [], "drill_from": []}

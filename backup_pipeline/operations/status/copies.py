@@ -291,7 +291,12 @@ def answers_of(
         now: the present moment.
     """
     holdings = []
-    if newest is not None:
+    vault = site.vault_of(plan)
+    if newest is not None and vault:
+        settings = site.settings.vaults[vault]
+        medium = vault_record(site, vault).medium or settings.url
+        holdings.append(Holding(f"the store in {vault}", medium, is_off_site(site, settings)))
+    elif newest is not None:
         folder = open_store(site, plan).folder
         try:
             medium = device_of(folder.stat().st_dev)
