@@ -17,6 +17,9 @@ from backup_pipeline.model.record import ArtefactRecord, FileRecord
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.model.source_done import SourceDone
 
+LOCK_NAME = ".backup.lock"
+"""File beside the sets of a plan that whoever adds or removes sets has locked."""
+
 
 class ArtefactFile(Protocol):
     """A file of a set that is being written: bytes in, hashed; appears complete or not at all."""
@@ -125,3 +128,36 @@ class Store(Protocol):
 
     def free_bytes(self) -> int | None:
         """Return the free space, where the store can tell."""
+
+
+class PlanStore(Store, Protocol):
+    """The store that a plan's backups are written to, on this machine, with room for locks and logs beside the sets."""
+
+    @property
+    def plan(self) -> str:
+        """The plan's name."""
+
+    @property
+    def artefacts_elsewhere(self) -> bool:
+        """Whether the artefacts of sealed sets are not in the folder."""
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the sets, and of locks, marks and logs beside them."""
+
+    @property
+    def file_mode(self) -> int:
+        """Mode of every file in the store."""
+
+    @property
+    def folder_mode(self) -> int:
+        """Mode of every folder in the store."""
+
+    def prepare(self) -> None:
+        """Make the store's folder; StoreError when that is not possible."""
+
+    def folder_beside(self, name: str) -> Path:
+        """Return a folder beside the sets, made when it is missing; StoreError when that is not possible."""
+
+    def path_of(self, set_id: SetId, path: str = "") -> Path:
+        """Return the real path of a set or of a file in it."""

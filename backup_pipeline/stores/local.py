@@ -29,7 +29,7 @@ from backup_pipeline.model.proof import PROOFS_FOLDER, Proof, proof_as_bytes, pr
 from backup_pipeline.model.record import ArtefactRecord, FileRecord
 from backup_pipeline.model.set_id import SetId, is_set_id
 from backup_pipeline.model.source_done import SourceDone
-from backup_pipeline.stores.contract import ArtefactFile
+from backup_pipeline.stores.contract import LOCK_NAME, ArtefactFile
 from backup_pipeline.stores.read_manifest import parse_manifest
 from backup_pipeline.system.files import (
     PART_SUFFIX,
@@ -46,7 +46,6 @@ from backup_pipeline.system.files import (
 )
 from backup_pipeline.system.locks import require_held
 
-LOCK_NAME = ".backup.lock"
 FILE_MODE = 0o600
 FOLDER_MODE = 0o700
 _RECORDS = "records"

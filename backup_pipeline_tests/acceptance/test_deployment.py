@@ -26,10 +26,10 @@ import pytest
 import requests
 import yaml
 
-from backup_pipeline.operations.sites.stores import LOCK_NAME
 from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.postgres.server.embedded import EmbeddedServer, free_port, scratch_server
 from backup_pipeline.postgres.server.target import PostgresTarget
+from backup_pipeline.stores.contract import LOCK_NAME
 from backup_pipeline.system.locks import hold_lock
 from backup_pipeline_tests.support.documents.blocks import ROOT
 from backup_pipeline_tests.support.documents.runbook import follow

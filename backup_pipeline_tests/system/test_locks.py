@@ -165,7 +165,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from backup_pipeline.errors import LockError
 from backup_pipeline.model.manifest import Draft, Manifest
-from backup_pipeline.stores.local import LOCK_NAME, LocalStore
+from backup_pipeline.stores.contract import LOCK_NAME
+from backup_pipeline.stores.local import LocalStore
 from backup_pipeline.system.locks import hold_lock
 store, now = LocalStore(Path(sys.argv[1]), "nightly"), datetime(2026, 11, 21, tzinfo=UTC)
 same = dict(set_id="2026-11-21T000000Z", plan="nightly", started_at=now, sources=("shop",), root_run_id="r")

@@ -27,7 +27,7 @@ from backup_pipeline.rules.overdue import overdue
 from backup_pipeline.rules.retention import SetFacts, Verdict, decide
 from backup_pipeline.rules.trend import SizedSet
 from backup_pipeline.settings.site import Site
-from backup_pipeline.stores.local import LOCK_NAME, LocalStore
+from backup_pipeline.stores.contract import LOCK_NAME, PlanStore
 from backup_pipeline.system.locks import read_holder
 
 # A run that has just ended wrote one of the newest sets.
@@ -115,7 +115,7 @@ def _unreadable(key: str, plan: str, error: BackupSystemError, now: datetime) ->
 def _observe_plan(
     site: Site,
     plan: str,
-    store: LocalStore,
+    store: PlanStore,
     sets: list[SetSummary],
     state: IncidentState,
     known_since: datetime,
@@ -145,7 +145,7 @@ def _observe_plan(
 def _not_there(
     site: Site,
     plan: str,
-    store: LocalStore,
+    store: PlanStore,
     sets: Sequence[SetSummary],
     newest: SetFacts | None,
     state: IncidentState,
@@ -355,7 +355,7 @@ def _not_drilled(plan: str, sets: Sequence[SetSummary], now: datetime) -> Iterat
     yield Observation(key, last.finished_at, incident)
 
 
-def _newest_files(store: LocalStore, newest: SetFacts | None) -> tuple[str, str]:
+def _newest_files(store: PlanStore, newest: SetFacts | None) -> tuple[str, str]:
     """Return the newest good set and what of its files is not there, ("", "") when all are."""
     if newest is not None:
         with contextlib.suppress(SetNotFoundError):

@@ -26,7 +26,7 @@ from backup_pipeline.operations.data.table_files import export_paths, sealed
 from backup_pipeline.operations.retention.in_use import in_use
 from backup_pipeline.operations.sites.stores import open_store
 from backup_pipeline.settings.site import Site
-from backup_pipeline.stores.local import LocalStore
+from backup_pipeline.stores.contract import PlanStore
 from backup_pipeline.system.files import AtomicFile, make_folders
 from backup_pipeline.system.streams import compressed_sink
 from backup_pipeline.tables.arrow_types import POSTGRES_TYPE
@@ -74,7 +74,7 @@ def reexport_set(
 
 
 def _reexport(
-    site: Site, store: LocalStore, set_id: SetId, form: ExportFormat, source: str, progress: ProgressSink
+    site: Site, store: PlanStore, set_id: SetId, form: ExportFormat, source: str, progress: ProgressSink
 ) -> list[Reexported]:
     known = sealed(store, set_id)
     mode = int(site.settings.file_mode, 8)

@@ -21,7 +21,7 @@ from backup_pipeline.rules.environment import EnvironmentFault
 from backup_pipeline.settings.loader import ENV_NAME
 from backup_pipeline.settings.site import Site
 from backup_pipeline.sources.registry import kind_of
-from backup_pipeline.stores.local import LocalStore
+from backup_pipeline.stores.contract import PlanStore
 from backup_pipeline.system.processes import find_program
 
 _PRIVATE_ENV = 0o600
@@ -82,7 +82,7 @@ def _time_zone(site: Site, now: datetime) -> Iterator[EnvironmentFault]:
     )
 
 
-def _from_the_future(store: LocalStore, plan: str, now: datetime) -> Iterator[EnvironmentFault]:
+def _from_the_future(store: PlanStore, plan: str, now: datetime) -> Iterator[EnvironmentFault]:
     newest = next(iter(reversed(store.ids())), None)
     if newest is not None and set_time(newest) > now:
         yield EnvironmentFault(
@@ -134,7 +134,7 @@ def _modes(site: Site, folder: Path, plan: str) -> Iterator[EnvironmentFault]:
         )
 
 
-def _last_sealed(store: LocalStore) -> BackupSet | None:
+def _last_sealed(store: PlanStore) -> BackupSet | None:
     for set_id in reversed(store.ids()):
         known = store.read(set_id)
         if known.state is SetState.COMPLETE:
@@ -142,7 +142,7 @@ def _last_sealed(store: LocalStore) -> BackupSet | None:
     return None
 
 
-def _space(store: LocalStore, plan: str) -> Iterator[EnvironmentFault]:
+def _space(store: PlanStore, plan: str) -> Iterator[EnvironmentFault]:
     try:
         free, last = store.free_bytes(), _last_sealed(store)
     except (BackupSystemError, OSError):

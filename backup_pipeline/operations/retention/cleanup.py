@@ -22,7 +22,7 @@ from backup_pipeline.operations.sites.stores import open_store, plan_lock
 from backup_pipeline.operations.status.present_files import as_text, files_not_there
 from backup_pipeline.rules.retention import SetFacts, Verdict, decide, facts_of
 from backup_pipeline.settings.site import Site
-from backup_pipeline.stores.local import LOCK_NAME, LocalStore
+from backup_pipeline.stores.contract import LOCK_NAME, PlanStore
 from backup_pipeline.system.files import append_line
 from backup_pipeline.system.locks import living_holder, require_held
 
@@ -106,7 +106,7 @@ def cleanup(
         return _apply(site, plan, store, facts, sizes, verdict, now, progress)
 
 
-def _read(store: LocalStore, *, running: bool) -> tuple[dict[SetId, SetFacts], dict[SetId, int]]:
+def _read(store: PlanStore, *, running: bool) -> tuple[dict[SetId, SetFacts], dict[SetId, int]]:
     facts, sizes = {}, {}
     for known in store.sets():
         facts[known.set_id] = _facts(store, known, running=running)
@@ -114,7 +114,7 @@ def _read(store: LocalStore, *, running: bool) -> tuple[dict[SetId, SetFacts], d
     return facts, sizes
 
 
-def _facts(store: LocalStore, known: BackupSet, *, running: bool = False) -> SetFacts:
+def _facts(store: PlanStore, known: BackupSet, *, running: bool = False) -> SetFacts:
     # A set whose files are gone must not be the last proven one, for which others are let go.
     missing = as_text(files_not_there(store, known))
     return facts_of(known, running=running, in_use=readers_of(store, known.set_id), missing=missing)
@@ -128,7 +128,7 @@ def _decide(site: Site, plan: str, facts: Iterable[SetFacts], now: datetime) -> 
 def _apply(
     site: Site,
     plan: str,
-    store: LocalStore,
+    store: PlanStore,
     facts: dict[SetId, SetFacts],
     sizes: dict[SetId, int],
     verdict: Verdict,
@@ -173,7 +173,7 @@ def _apply(
     )
 
 
-def _check_again(store: LocalStore, facts: dict[SetId, SetFacts], verdict: Verdict, set_id: SetId) -> bool:
+def _check_again(store: PlanStore, facts: dict[SetId, SetFacts], verdict: Verdict, set_id: SetId) -> bool:
     """Bring `facts` up to date right before a set goes; return whether anything that matters has changed.
 
     Verifications and drills add proofs without the plan's lock: the set itself, and the sets that stand for it (the
@@ -186,7 +186,7 @@ def _check_again(store: LocalStore, facts: dict[SetId, SetFacts], verdict: Verdi
     return changed
 
 
-def _note(store: LocalStore, text: str, now: datetime) -> None:
+def _note(store: PlanStore, text: str, now: datetime) -> None:
     """Append a line to the log beside the sets: what was removed must be known when it is gone."""
     line = f"{now:%Y-%m-%d %H:%M:%S} - cleanup - INFO - {text}\n"
     try:

@@ -14,8 +14,7 @@ from backup_pipeline.errors import SetNotFoundError, StoreError
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.operations.sites.stores import open_store, split_place
 from backup_pipeline.settings.site import Site
-from backup_pipeline.stores.contract import Store
-from backup_pipeline.stores.local import LocalStore
+from backup_pipeline.stores.contract import PlanStore, Store
 from backup_pipeline.system.files import give_mode
 from backup_pipeline.system.locks import hold_mark, living_marks
 from backup_pipeline.system.scratch_folders import scratch_folder
@@ -26,7 +25,7 @@ _REMOVAL = "-removal"
 
 
 @contextlib.contextmanager
-def in_use(store: LocalStore, set_id: SetId, purpose: str) -> Iterator[None]:
+def in_use(store: PlanStore, set_id: SetId, purpose: str) -> Iterator[None]:
     """Keep a set from being removed by a clean-up while the block runs.
 
     A store that cannot be written (a copy on a read-only medium) is read without a mark.
@@ -95,14 +94,14 @@ def reading(
         yield stack.enter_context(contextlib.closing(store))
 
 
-def readers_of(store: LocalStore, set_id: SetId) -> str:
+def readers_of(store: PlanStore, set_id: SetId) -> str:
     """Return who reads a set now, as a reason to keep it; "" when nobody does."""
     readers = living_marks(store.folder / FOLDER, set_id)
     return f"in use by {', '.join(reader.describe() for reader in readers)}" if readers else ""
 
 
 @contextlib.contextmanager
-def to_be_removed(store: LocalStore, set_id: SetId) -> Iterator[str]:
+def to_be_removed(store: PlanStore, set_id: SetId) -> Iterator[str]:
     """Keep new readers from a set for the block; gives who reads it already ("" when it may be removed)."""
     folder = store.folder_beside(FOLDER)
     with hold_mark(folder, set_id + _REMOVAL, purpose=f"removal of {store.plan}/{set_id}") as mark:

@@ -20,7 +20,7 @@ from pydantic import BaseModel
 
 from backup_pipeline.errors import RefusedError, StoreError
 from backup_pipeline.settings.site import Site
-from backup_pipeline.stores.local import LocalStore
+from backup_pipeline.stores.contract import PlanStore
 from backup_pipeline.system.files import read_ordinary, write_atomically
 from backup_pipeline.system.former_files import private_folder
 
@@ -39,7 +39,7 @@ class _Mark(BaseModel):
     host: str = ""
 
 
-def claim_store(site: Site, store: LocalStore) -> None:
+def claim_store(site: Site, store: PlanStore) -> None:
     """Remember that a plan's store is this site's; called under the plan's lock.
 
     Raises:

@@ -14,8 +14,8 @@ from backup_pipeline.model.manifest import Purpose
 from backup_pipeline.model.set_id import SetId, is_set_id, set_time
 from backup_pipeline.operations.sites.identity import claim_store
 from backup_pipeline.settings.site import Site
-from backup_pipeline.stores.contract import Store
-from backup_pipeline.stores.local import LOCK_NAME, LocalStore
+from backup_pipeline.stores.contract import LOCK_NAME, PlanStore, Store
+from backup_pipeline.stores.opening import folder_store
 from backup_pipeline.system.files import give_mode
 from backup_pipeline.system.locks import Holder, hold_lock
 
@@ -24,13 +24,13 @@ LATEST = "latest"
 LATEST_PROVEN = "latest-proven"
 
 
-def open_store(site: Site, plan_name: str) -> LocalStore:
+def open_store(site: Site, plan_name: str) -> PlanStore:
     """Return the store of a plan, with the modes of the settings; SettingsError for an unknown plan."""
     if vault := site.vault_of(plan_name):
         from backup_pipeline.operations.sites.vaults import open_plan_store
 
         return open_plan_store(site, vault, plan_name)
-    return LocalStore(
+    return folder_store(
         site.store_folder(plan_name),
         plan_name,
         file_mode=int(site.settings.file_mode, 8),
@@ -108,7 +108,7 @@ def site_at(site: Site, folder: Path) -> Site:
             "No such folder.", where=f"--store {folder}", remedy="Name the folder that `backup --store` wrote to."
         )
     plans = site.settings.plans
-    said = [(known.manifest or known.draft) for known in LocalStore(folder, next(iter(plans))).sets()]
+    said = [(known.manifest or known.draft) for known in folder_store(folder, next(iter(plans))).sets()]
     there = {each.plan for each in said if each} & set(plans) or set(plans)
     moved = {name: plan.model_copy(update={"store": folder}) for name, plan in plans.items() if name in there}
     return replace(site, settings=site.settings.model_copy(update={"plans": moved}))

@@ -15,7 +15,7 @@ from backup_pipeline.model.record import ArtefactRecord, facts_of
 from backup_pipeline.operations.sites.stores import open_sets, open_store, resolve_set, split_place
 from backup_pipeline.operations.status.present_files import as_text, files_not_there
 from backup_pipeline.settings.site import Site
-from backup_pipeline.stores.local import LOCK_NAME
+from backup_pipeline.stores.contract import LOCK_NAME
 from backup_pipeline.system.locks import living_holder
 
 RUNNING = "running"

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from backup_pipeline.errors import StoreError
 from backup_pipeline.model.backup_set import BackupSet
-from backup_pipeline.stores.local import LocalStore
+from backup_pipeline.stores.contract import PlanStore
 
 _SHOWN = 3
 
 
-def files_not_there(store: LocalStore, known: BackupSet) -> list[str]:
+def files_not_there(store: PlanStore, known: BackupSet) -> list[str]:
     """Return what is wrong with a sealed set's files at a glance, one text for each; empty when all are there."""
     found: list[str] = []
     if store.artefacts_elsewhere:

@@ -19,7 +19,7 @@ from backup_pipeline.model.proof import PROOFS_FOLDER, Proof, ProofKind
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.operations.sites.stores import is_whole_backup
 from backup_pipeline.rules.retention import SetFacts, facts_of
-from backup_pipeline.stores.local import LocalStore
+from backup_pipeline.stores.contract import PlanStore
 
 _Mark = tuple[tuple[int, int, int], ...]
 _SUMMARIES: dict[Path, dict[SetId, tuple[_Mark, SetSummary]]] = {}
@@ -40,7 +40,7 @@ class SetSummary:
     not_drilled_here: Proof | None = None
 
 
-def set_summaries(store: LocalStore, *, running: bool) -> list[SetSummary]:
+def set_summaries(store: PlanStore, *, running: bool) -> list[SetSummary]:
     """Return all sets of a store, newest first; `running` when one is being written.
 
     Raises:
@@ -67,7 +67,7 @@ def set_summaries(store: LocalStore, *, running: bool) -> list[SetSummary]:
     return found
 
 
-def newest_sets(store: LocalStore) -> Iterator[BackupSet]:
+def newest_sets(store: PlanStore) -> Iterator[BackupSet]:
     """Yield the sets of a store in full, newest first."""
     for set_id in reversed(store.ids()):
         # Retention may remove a set while this reads.
