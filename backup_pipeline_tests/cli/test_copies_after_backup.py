@@ -13,7 +13,7 @@ from backup_pipeline.operations.copies.copying import missing_copies
 from backup_pipeline.operations.sites.copy_records import vault_record
 from backup_pipeline.operations.status.incident_state import read_state
 from backup_pipeline.operations.status.plan import plan_status
-from backup_pipeline_tests.copies_site import CopiesSite
+from backup_pipeline_tests.support.copies_site import CopiesSite
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from backup_pipeline.orchestration.build import build_definitions
 from backup_pipeline.orchestration.copy_assets import due_copies, next_try
 from backup_pipeline.orchestration.names import PLAN_TAG, sets_partitions, stage_key
 from backup_pipeline.orchestration.run_subject import missing_tags
-from backup_pipeline_tests.copies_site import CopiesSite
+from backup_pipeline_tests.support.copies_site import CopiesSite
 from backup_pipeline_tests.support.dagster_runs import instance_in
 from backup_pipeline_tests.support.receivers import Requests, http_server
 
