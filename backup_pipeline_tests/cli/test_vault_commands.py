@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 import shutil
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -221,3 +222,40 @@ def test_recipients_change_and_old_copies_are_encrypted_anew(site: TestSite, tmp
     assert _same(tmp_path / "original", site.folder / "backups" / copied)
     assert site.run("vault", "check", "offsite", "--identity", str(new)).code == 0
     assert site.run("vault", "check", "offsite", "--identity", str(tmp_path / "identity.txt")).code == 8
+
+
+def test_a_vault_holds_no_name_no_row_and_no_secret_in_plain(site: TestSite, tmp_path: Path) -> None:
+    (site.folder / "files" / "Kundenliste Meier.csv").write_text(
+        "Meier;Hauptstrasse 7;IBAN DE02120300000000202051\n" * 50
+    )
+    (site.folder / "files" / "unterordner").mkdir()
+    (site.folder / "files" / "unterordner" / "einzeln.txt").write_text("nur-einmal-4711")
+    site.variables["WEBHOOK_TOKEN"] = "a-token-of-the-site"
+    site.write_env()
+    assert site.run("backup", "nightly").code == 0
+    identity = tmp_path / "identity.txt"
+    _json(site, "copy", "offsite", "nightly/latest")
+    assert site.run("verify", "offsite:nightly/latest", "--identity", str(identity)).code == 0
+    catalog = open_access(site.site, "offsite").catalog()
+    mark(catalog, catalog.copy_names()[:1], "kept too long")
+    _json(site, "clean", "offsite")
+    access = open_access(site.site, "offsite")
+    id_key = access.keys.id_key(catalog.description.vault)
+    assert id_key is not None
+    private = [path.read_bytes().strip() for path in access.keys.folder.iterdir() if path.suffix.endswith("key")]
+    manifest = next((site.folder / "backups").rglob("manifest.json")).read_bytes()
+    words = [
+        *(b"nightly", b"files", b"folder", b"offsite", b"backup.yaml", b"manifest", b"secret", b"a secret row"),
+        *(b"Kundenliste", b"Meier", b"Hauptstrasse", b"DE02120300000000202051", b"unterordner", b"einzeln", b"4711"),
+        *(b"WEBHOOK_TOKEN", b"a-token-of-the-site", socket.gethostname().encode(), str(site.folder).encode()),
+        *(identity.read_bytes().split()[-1], id_key, id_key.hex().encode(), *private),
+        *(json.loads(manifest)["artefacts"][0]["files"][0]["sha256"].encode(),),
+    ]
+    found = [path for path in (tmp_path / "vault").rglob("*") if path.is_file()]
+    assert {path.relative_to(tmp_path / "vault").parts[0] for path in found} >= {"copies", "chunks", "proofs", "marks"}
+    for path in found:
+        # The way back is the same in every vault.
+        own = path.name in ("RECOVERY.md", "recover.py")
+        readable = b"" if own else path.name.encode() + b"\n" + path.read_bytes()
+        for word in words:
+            assert word not in readable, f"{word!r} stands in {path}"

@@ -132,7 +132,7 @@ class SftpServer:
 
 
 @contextlib.contextmanager
-def ssh_server(folder: Path) -> Iterator[SftpServer]:
+def ssh_server(folder: Path, *, read_only: bool = False) -> Iterator[SftpServer]:
     """Run OpenSSH's server with throwaway keys."""
     sshd = _program("sshd", "apt install openssh-server", "/usr/sbin/sshd")
     for name in ("host", "user"):
@@ -141,7 +141,7 @@ def ssh_server(folder: Path) -> Iterator[SftpServer]:
     lines = [
         *("ListenAddress 127.0.0.1", f"Port {port}", f"HostKey {folder / 'host'}", f"PidFile {folder / 'pid'}"),
         *(f"AuthorizedKeysFile {folder / 'user.pub'}", "StrictModes no", "UsePAM no", "PermitRootLogin yes"),
-        *("PasswordAuthentication no", "Subsystem sftp internal-sftp", "MaxStartups 100"),
+        *("PasswordAuthentication no", f"Subsystem sftp internal-sftp{' -R' * read_only}", "MaxStartups 100"),
     ]
     (folder / "sshd_config").write_text("\n".join(lines) + "\n")
     if os.geteuid() == 0:
@@ -237,7 +237,7 @@ def _wait(ready: Any, folder: Path) -> None:
             return
 
 
-Trouble = int | Literal["lose the answer", "reset", "stall"]
+Trouble = int | Literal["pass", "lose the answer", "reset", "stall"]
 
 
 @dataclass
@@ -245,7 +245,8 @@ class HttpTrouble:
     """A proxy's address and what becomes of the next requests, one each; everything passes afterwards.
 
     A number is answered as status without asking the server; with "lose the answer" the server acts, and the connection
-    ends before its answer; "reset" ends it at once; "stall" never answers. `always` is done to every request.
+    ends before its answer; "reset" ends it at once; "stall" never answers; "pass" does nothing. `always` is done to
+    every request.
     """
 
     address: str = ""
@@ -267,7 +268,7 @@ def http_trouble(server: str) -> Iterator[HttpTrouble]:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             trouble.requests += 1
             what = trouble.always or (trouble.coming.pop(0) if trouble.coming else None)
-            self.close_connection = what is not None
+            self.close_connection = what not in (None, "pass")
             if isinstance(what, int):
                 self._answer(what, [], b"")
             elif what == "stall":

@@ -15,7 +15,13 @@ import obstore
 import requests
 from obstore.exceptions import AlreadyExistsError, BaseError
 
-from backup_pipeline.stores.objects.cloud_errors import OutOfRangeError, error_of_text, unreachable
+from backup_pipeline.stores.objects.cloud_errors import (
+    TRANSIENT_STATUS,
+    OutOfRangeError,
+    error_of_answer,
+    error_of_text,
+    unreachable,
+)
 from backup_pipeline.stores.objects.contract import BucketLock, LockState, ObjectInfo, ObjectVersion
 from backup_pipeline.stores.objects.errors import ObjectNotFoundError, PlaceRefusedError
 from backup_pipeline.stores.objects.names import checked_name
@@ -155,12 +161,18 @@ class CloudPlace:
         """Return the `Date` of an answer to a request without credentials."""
         if not self._address:
             return None
+        return self._repeater.run(lambda _: self._date())
+
+    def _date(self) -> datetime | None:
         limits = self._options.limits
         try:
             answer = requests.head(self._address, timeout=(limits.connect, limits.read), allow_redirects=False)
         except requests.RequestException as error:
             raise unreachable(None, self._label) from error
         date = answer.headers.get("Date")
+        if date is None and answer.status_code in TRANSIENT_STATUS:
+            # Something before the service answered: this machine's clock is no stand-in.
+            raise error_of_answer(answer.status_code, "", self._label)
         return parsedate_to_datetime(date).astimezone(UTC) if date else None
 
     def close(self) -> None:

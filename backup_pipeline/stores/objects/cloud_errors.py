@@ -22,7 +22,7 @@ _CODE = re.compile(r"<Code>(\w+)</Code>")
 # Of one object in the answer to a request that deletes several (Azure's batch, S3's DeleteObjects).
 _CODE_OF_ONE = re.compile(r"\(code: (\w+)\)")
 _KIND = re.compile(r"\bkind: (\w+)")
-_TRANSIENT_STATUS = {408, 425, 429, 500, 502, 503, 504}
+TRANSIENT_STATUS = {408, 425, 429, 500, 502, 503, 504}
 _TRANSIENT_CODES = {
     "ConditionalRequestConflict",
     "InternalError",
@@ -95,7 +95,7 @@ def error_of_answer(status: int, code: str, where: str) -> StoreError | ObjectLo
             where=where,
             remedy="Make room there, raise the quota, or let `vault clean` remove old copies.",
         )
-    if code in _TRANSIENT_CODES or status in _TRANSIENT_STATUS:
+    if code in _TRANSIENT_CODES or status in TRANSIENT_STATUS:
         return PlaceUnreachableError(
             f"The service is overloaded or asks for fewer requests ({said}).", where=where, remedy="Try again later."
         )

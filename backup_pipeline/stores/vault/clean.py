@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import secrets
-import socket
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -196,13 +195,13 @@ def _lease(place: ObjectPlace, clock: Clock, owner: str = "") -> Iterator[None]:
     dead = holder is not None and owner != "" and holder["owner"] == owner
     if holder is not None and not dead and now < datetime.fromisoformat(holder["until"]):
         raise LockError(
-            f"Another cleaner works here ({holder['who']}).", where=place.label,
+            f"Another cleaner works here, since {holder['since']}.", where=place.label,
             remedy=f"Wait for it; after {holder['until']} it counts as dead.",
         )  # fmt: skip
     number = int(last.rpartition("-")[2]) + 1 if last else 1
     name = f"{LEASES}clean-{number:012d}"
     note = {
-        "who": socket.gethostname(), "owner": owner, "until": (now + _LEASE_LENGTH).isoformat(),
+        "owner": owner, "since": now.isoformat(), "until": (now + _LEASE_LENGTH).isoformat(),
         "nonce": secrets.token_hex(8),
     }  # fmt: skip
     if not place.create(name, json.dumps(note).encode()):
@@ -220,6 +219,6 @@ def _holder(place: ObjectPlace, name: str) -> dict[str, str] | None:
     try:
         document = json.loads(place.get(name))
         datetime.fromisoformat(document["until"])
-        return {name: str(document.get(name, "")) for name in ("who", "owner", "until")}
+        return {name: str(document.get(name, "")) for name in ("since", "owner", "until")}
     except (ObjectNotFoundError, ValueError, KeyError, TypeError):
         return None

@@ -22,7 +22,14 @@ from backup_pipeline.stores.vault.encryption import Opener
 from backup_pipeline.stores.vault.locks import earlier_versions
 from backup_pipeline.stores.vault.names import chunk_id, chunk_object, keyed
 from backup_pipeline.system import limits
-from backup_pipeline.system.files import PART_SUFFIX, give_mode, make_folders, sync_folder, write_atomically
+from backup_pipeline.system.files import (
+    PART_SUFFIX,
+    give_mode,
+    make_folders,
+    sync_folder,
+    translate_os_error,
+    write_atomically,
+)
 
 WORKERS = 3
 _AHEAD = 4
@@ -158,6 +165,7 @@ class CopyReader:
         Raises:
             RefusedError: a set of that name is there.
             ValidationError: the copy is damaged; nothing appears.
+            StoreError: the set cannot be written, as on a full disk; nothing appears.
         """
         target = parent / self.content.set_id
         if target.exists():
@@ -188,8 +196,10 @@ class CopyReader:
                         "A set of this name appeared meanwhile.", where=str(target), remedy="Fetch it elsewhere."
                     ) from error
                 sync_folder(parent)
-        except BaseException:
+        except BaseException as error:
             shutil.rmtree(part, ignore_errors=True)
+            if isinstance(error, OSError):
+                raise translate_os_error(error, parent) from error
             raise
         progress(Progress(label, total, total, finished=True))
         return target

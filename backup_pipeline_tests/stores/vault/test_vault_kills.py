@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from backup_pipeline.errors import ExitCode
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.operations.sites.vaults import open_access
 from backup_pipeline.stores.vault.check import check_stored
@@ -200,6 +201,24 @@ def test_nothing_is_lost_when_a_command_is_killed_at_some_instants(
 ) -> None:
     phase(site, 4)
     assert site.killed
+
+
+def test_a_disk_that_is_full_is_named_and_leaves_nothing_half(site: Site) -> None:
+    set_id = site.seal(0)
+    there = site.own.folder / "backups" / "nightly" / set_id
+    where = ("--config", str(site.own.folder))
+    copy = ("vault", "copy", "offsite", f"nightly/{set_id}", *where)
+    assert site.commands.run(*copy, largest_file=100_000)[0] == ExitCode.STORE
+    assert site.require_whole() == []
+    assert site.commands.run(*copy)[0] == 0
+    original = contents(there)
+    shutil.rmtree(there)
+    fetch = ("vault", "fetch", "offsite", f"nightly/{set_id}", "--identity", str(site.identity), *where)
+    assert site.commands.run(*fetch, largest_file=100_000)[0] == ExitCode.STORE
+    assert not list((site.own.folder / "backups" / "nightly").glob("*T*"))
+    assert not list((site.own.folder / "backups" / "nightly").glob(".*.part"))
+    assert site.commands.run(*fetch)[0] == 0
+    assert contents(there) == original
 
 
 @pytest.mark.story
