@@ -1,12 +1,14 @@
 """One Parquet file written by several threads, and the same file read again. No database here.
 
-Row groups stand in the order in which they became full; a table has no order of its own.
+The same rows in the same order make the same bytes, whatever the threads: row groups stand in the order of the shares
+that they come from and end where their content says, and pages are cut by content. So what is unchanged in a table is
+unchanged in most of its file.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -29,6 +31,9 @@ _REPEATING = 0.3
 _LARGEST_ROW_GROUP = (1 << 30) + (64 << 20)
 # Rows of fixed width, and texts from a dictionary, take room in memory that no file needs.
 _LARGEST_IN_MEMORY = 256 << 20
+# Row groups of a share that are complete before it is its turn; each takes ROW_GROUP_BYTES.
+_GROUPS_HELD = 1
+_CHECKED_EVERY_SECONDS = 1.0
 _MOST_EXPANSION = 200
 
 
@@ -77,6 +82,7 @@ class ParquetSink:
                 # Smallest and largest of texts and bytes would be held in memory, as long as they are.
                 write_statistics=[field.name for field in self._schema if _is_short(field.type)],
                 store_schema=True,
+                use_content_defined_chunking=True,
             )
         return self._writer
 
@@ -107,26 +113,102 @@ def repeating_columns(table: pa.Table) -> list[str]:
     ]
 
 
-class RowGroup:
-    """Gathers the tables of one thread until they are worth a row group."""
+class WritingStoppedError(Exception):
+    """Another share has failed; never the cause itself."""
 
-    def __init__(self, sink: ParquetSink) -> None:
+
+class WritingOrder:
+    """Whose turn it is to write, of shares that are numbered from 0 and read by several threads.
+
+    Shares must be begun in their order, so that the one whose turn it is never waits for another.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._number = 0
+        self._stopped = False
+
+    def comes_now(self, number: int) -> bool:
+        """Return whether it is this share's turn."""
+        return self._number == number
+
+    def wait_for(self, number: int, check: Callable[[], None]) -> None:
+        """Wait until it is this share's turn, calling `check` now and then.
+
+        Raises:
+            WritingStoppedError: another share has failed.
+        """
+        with self._changed:
+            while self._number != number and not self._stopped:
+                check()
+                self._changed.wait(_CHECKED_EVERY_SECONDS)
+            if self._stopped:
+                raise WritingStoppedError
+
+    def pass_on(self) -> None:
+        """Give the turn to the next share."""
+        with self._changed:
+            self._number += 1
+            self._changed.notify_all()
+
+    def stop(self) -> None:
+        """End all waiting: one of the shares has failed."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+
+
+def _never_stop() -> None:
+    """Never ask to stop."""
+
+
+class RowGroups:
+    """Gathers the tables of one share of the rows into row groups, and writes them when it is the share's turn.
+
+    Its methods raise WritingStoppedError when another share has failed.
+
+    Args:
+        sink: the file.
+        order: of the shares; without it there is only this one.
+        number: of this share.
+        check: raises when the work is to stop.
+    """
+
+    def __init__(
+        self, sink: ParquetSink, order: WritingOrder | None = None, number: int = 0,
+        check: Callable[[], None] = _never_stop,
+    ) -> None:  # fmt: skip
         self._sink = sink
+        self._order = order or WritingOrder()
+        self._number = number
+        self._check = check
         self._tables: list[pa.Table] = []
         self._bytes = 0
+        self._held: list[list[pa.Table]] = []
 
     def add(self, table: pa.Table) -> None:
-        """Take a table; write when enough has come together."""
+        """Take a table; may wait for the share's turn."""
         self._tables.append(table)
         self._bytes += table.nbytes
-        if self._bytes >= ROW_GROUP_BYTES:
-            self.flush()
-
-    def flush(self) -> None:
-        """Write what is there."""
-        if self._tables:
-            self._sink.write(self._tables)
+        if self._bytes < ROW_GROUP_BYTES:
+            return
+        self._held.append(self._tables)
         self._tables, self._bytes = [], 0
+        if len(self._held) > _GROUPS_HELD or self._order.comes_now(self._number):
+            self._write()
+
+    def finish(self) -> None:
+        """Write what is left and give the turn to the next share."""
+        if self._tables:
+            self._held.append(self._tables)
+        self._tables = []
+        self._write()
+        self._order.pass_on()
+
+    def _write(self) -> None:
+        self._order.wait_for(self._number, self._check)
+        while self._held:
+            self._sink.write(self._held.pop(0))
 
 
 class ParquetTable:

@@ -50,6 +50,8 @@ def copy_program(snapshot: Snapshot, query: bytes, *, piece: int = 4 << 20) -> I
     target = snapshot.target
     psql = choose_client(snapshot.server_major).program("psql")
     pinned = "; ".join(f"set {name} = '{value}'" for name, value in PINNED_SETTINGS.items() if name != "search_path")
+    # Rows in the order in which they are stored, every time.
+    pinned += "; set max_parallel_workers_per_gather = 0"
     # The snapshot's own session holds the table's lock; who waits here waits for somebody who waits for that.
     pinned += f"; set lock_timeout = '{READER_LOCK_SECONDS}s'"
     if snapshot.server_major >= _TRANSACTION_TIMEOUT_SINCE:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -37,16 +38,18 @@ class PageRange:
 def page_ranges(pages: int, size: int, server_major: int, *, range_bytes: int = RANGE_BYTES) -> list[PageRange]:
     """Cut a table into ranges of about `range_bytes`, TOAST included; one range when it is small.
 
+    A range has a power of two pages, so that the ranges of a table that grows stay the same.
+
     Args:
         pages: pages of the table without TOAST.
         size: bytes with TOAST.
         server_major: older servers would scan the whole table for each range.
         range_bytes: bytes of one range.
     """
-    count = min(pages, size // range_bytes)
-    if count < 2 or server_major < _TID_RANGE_SINCE:
+    if size < 2 * range_bytes or pages < 2 or server_major < _TID_RANGE_SINCE:
         return [PageRange()]
-    bounds = [pages * index // count for index in range(count)]
+    step = 1 << max(0, round(math.log2(range_bytes * pages / size)))
+    bounds = range(0, pages, step)
     return [PageRange(first, end) for first, end in zip(bounds, [*bounds[1:], None], strict=True)]
 
 
@@ -71,7 +74,8 @@ def leaf_ranges(
     columns: Sequence[str], leaves: Sequence[Leaf], server_major: int, *, range_bytes: int = RANGE_BYTES
 ) -> list[RowRange]:
     """Return the ranges of a partitioned table: large leaves in ranges of pages, small ones several in one."""
-    local = sorted((leaf for leaf in leaves if not leaf.foreign), key=lambda leaf: -leaf.bytes)
+    # In the order that they come in, by name: by size it would change from set to set.
+    local = [leaf for leaf in leaves if not leaf.foreign]
     found = []
     together: list[Leaf] = []
 
@@ -83,6 +87,7 @@ def leaf_ranges(
 
     for leaf in local:
         if leaf.bytes >= range_bytes:
+            flush()
             own = rows_of_leaves(columns, [leaf])
             found += row_ranges(own, leaf.pages, leaf.bytes, server_major, range_bytes=range_bytes)
             continue

@@ -6,6 +6,7 @@ how many at once is `postgres.capture`'s matter; the checks on schema are in `ta
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -50,7 +51,15 @@ from backup_pipeline.tables.arrow_csv import CsvDecoder, LineCount
 from backup_pipeline.tables.arrow_memory import use_lean_memory
 from backup_pipeline.tables.arrow_types import POSTGRES_TYPE
 from backup_pipeline.tables.json_array import json_array, rows_in_array
-from backup_pipeline.tables.parquet import ROWS_WITHOUT_COLUMNS, Output, ParquetSink, ParquetTable, RowGroup
+from backup_pipeline.tables.parquet import (
+    ROWS_WITHOUT_COLUMNS,
+    Output,
+    ParquetSink,
+    ParquetTable,
+    RowGroups,
+    WritingOrder,
+    WritingStoppedError,
+)
 
 # Below this, starting a program costs more than it saves.
 _THROUGH_PROGRAM = 8 << 20
@@ -200,46 +209,54 @@ class TableExport:
             ranges = row_ranges(profile.rows, self.table.pages, max(self.table.bytes, _text_bytes(profile)), major)
         else:
             ranges = leaf_ranges(names, profile.leaves, major)
-        todo = iter(ranges)
+        todo = enumerate(ranges)
         guard = threading.Lock()
+        order = WritingOrder()
 
         def work() -> None:
-            group = RowGroup(sink)
             while True:
-                with guard:
-                    share = next(todo, None)
-                if share is None:
-                    break
-                for piece in self._pieces(names, share):
-                    group.add(decoder.decode(piece))
-                    self.readers.check()
-                    self._report(sink.rows, profile)
-            group.flush()
+                with contextlib.ExitStack() as reading:
+                    # Under the lock: a later share that has a connection waits for the earlier ones, which need one.
+                    with guard:
+                        number, share = next(todo, (0, None))
+                        if share is None:
+                            return
+                        pieces = reading.enter_context(self._pieces(names, share))
+                    groups = RowGroups(sink, order, number, self.readers.check)
+                    for piece in pieces:
+                        groups.add(decoder.decode(piece))
+                        self.readers.check()
+                        self._report(sink.rows, profile)
+                    groups.finish()
+
+        def work_or_stop() -> None:
+            try:
+                work()
+            except WritingStoppedError:
+                return
+            except BaseException:
+                # The other ranges are of no use any more.
+                order.stop()
+                raise
 
         threads = min(len(ranges), self.readers.size)
         if threads <= 1:
             work()
             return
         with ThreadPoolExecutor(threads, thread_name_prefix="export") as pool:
-            running = [pool.submit(work) for _ in range(threads)]
-            try:
-                for done in as_completed(running):
-                    done.result()
-            except BaseException:
-                # The other ranges are of no use any more.
-                with guard:
-                    todo = iter(())
-                raise
+            for done in as_completed([pool.submit(work_or_stop) for _ in range(threads)]):
+                done.result()
 
-    def _pieces(self, names: Sequence[str], share: RowRange) -> Iterator[bytes | memoryview]:
+    @contextlib.contextmanager
+    def _pieces(self, names: Sequence[str], share: RowRange) -> Iterator[Iterator[bytes | memoryview]]:
         """Read a range: a large one through psql, a small one on a connection that is open already."""
         query = select_rows(share.rows, names, pages=share.pages)
         if share.bytes >= _THROUGH_PROGRAM and len(query) <= LONGEST_QUERY and self.readers.programs:
             with self.readers.permit():
-                yield from copy_program(self.readers.snapshot, query)
+                yield copy_program(self.readers.snapshot, query)
         else:
             with self.readers.borrow() as connection:
-                yield from copy_out(connection, query)
+                yield copy_out(connection, query)
 
     def _report(self, rows: int, profile: TableProfile, *, finished: bool = False) -> None:
         name = ".".join(self.key)

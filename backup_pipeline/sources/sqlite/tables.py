@@ -44,7 +44,7 @@ from backup_pipeline.sqlite.columns import (
 from backup_pipeline.sqlite.database import Row, SqliteTable, Value, rows_of, storage_classes
 from backup_pipeline.system.streams import compressed_sink
 from backup_pipeline.tables.json_array import json_array
-from backup_pipeline.tables.parquet import Output, ParquetSink, ParquetTable, RowGroup
+from backup_pipeline.tables.parquet import Output, ParquetSink, ParquetTable, RowGroups
 
 SCHEMA = "main"
 _SUFFIX = {"parquet": ".parquet", "jsonl": ".jsonl.gz", "json": ".json", "csv": ".csv.gz"}
@@ -143,11 +143,11 @@ class SqliteTableExport:
         fingerprint = RowsFingerprint()
         sink = ParquetSink(file, schema)
         try:
-            group = RowGroup(sink)
+            groups = RowGroups(sink)
             for batch in batches(rows_of(self.connection, self.table), fingerprint):
-                group.add(to_table(batch, columns, schema))
+                groups.add(to_table(batch, columns, schema))
                 self._report(fingerprint.rows)
-            group.flush()
+            groups.finish()
         finally:
             sink.close()
         return fingerprint.result()

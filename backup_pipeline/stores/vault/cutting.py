@@ -1,4 +1,8 @@
-"""A set's files as one stream in path order, cut by content (FastCDC), so that many small files share chunks."""
+"""A set's files as one stream in path order, cut by content (FastCDC), so that many small files share chunks.
+
+A large file shares no chunk with its neighbours, and is cut finer near its two ends: a dump differs there each time
+(the key of `\\restrict`, the time in an archive's head), and as little as possible of the rest is to differ with it.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +22,16 @@ from backup_pipeline.stores.vault.copy_object import CopiedFile
 from backup_pipeline.stores.vault.description import Cutting
 from backup_pipeline.system import limits
 
+_LARGE = 16
+"""From so many average chunks on a file is large."""
+_FINER = 8
+
 
 class SetStream:
     """Reads the files of a sealed set one after the other, hashing each and comparing it with the manifest.
 
     Args:
-        names: paths in the order of the stream.
+        listed: paths in the order of the stream, with the sizes that they should have.
         open_file: opens one of them.
         expected: SHA-256 in hex by path, for the files that the manifest lists.
         on_bytes: called with the number of bytes read so far.
@@ -31,10 +39,11 @@ class SetStream:
     """
 
     def __init__(
-        self, names: Sequence[str], open_file: Callable[[str], BinaryIO], expected: Mapping[str, str],
+        self, listed: Mapping[str, int], open_file: Callable[[str], BinaryIO], expected: Mapping[str, str],
         on_bytes: Callable[[int], None], *, where: str,
     ) -> None:  # fmt: skip
-        self._names = iter(names)
+        self.sizes = tuple(listed.values())
+        self._names = iter(listed)
         self._open = open_file
         self._expected = expected
         self._on_bytes = on_bytes
@@ -95,24 +104,77 @@ class SetStream:
             self._file = None
 
 
-def stream_names(store: Store, set_id: SetId) -> tuple[list[str], int]:
-    """Return the paths of the set's stream in order and their size: all but the manifest and what was added later."""
-    found = [
-        (path, size)
-        for path, size in store.files(set_id)
-        if path != MANIFEST_NAME and not path.startswith(f"{PROOFS_FOLDER}/")
-    ]
-    return sorted(path for path, _ in found), sum(size for _, size in found)
+def stream_files(store: Store, set_id: SetId) -> dict[str, int]:
+    """Return the files of a set's stream in order, with their sizes: all but the manifest and what was added later."""
+    return dict(
+        sorted(
+            (path, size)
+            for path, size in store.files(set_id)
+            if path != MANIFEST_NAME and not path.startswith(f"{PROOFS_FOLDER}/")
+        )
+    )
 
 
 def cut(stream: SetStream, cutting: Cutting, id_key: bytes) -> Iterator[bytes]:
     """Yield the chunks of a stream. The cuts depend on the id key, so that sizes tell nobody what is there."""
-    cutter = FastCDC(
-        cutting.average, min_size=cutting.smallest, max_size=cutting.largest,
-        normalized_chunking=cutting.normalization, seed=_seed(id_key),
+    coarse, fine = (_cutter(cutting, id_key, finer=finer) for finer in (1, _FINER))
+    buffer = _Buffer(stream, 4 * cutting.largest)
+    for size in _parts(stream.sizes, _LARGE * cutting.average):
+        large = size >= _LARGE * cutting.average
+        position = 0
+        while position < size and (view := buffer.view(min(size - position, cutting.largest))):
+            at_an_end = position < cutting.average or size - position < 2 * cutting.average
+            chunk = next(iter((fine if large and at_an_end else coarse).cut_buf(view)))
+            yield buffer.take(chunk.length)
+            position += chunk.length
+    # A file that is longer than it was listed: its hash decides whether that is right.
+    while view := buffer.view(cutting.largest):
+        yield buffer.take(next(iter(coarse.cut_buf(view))).length)
+
+
+def _parts(sizes: Sequence[int], large: int) -> Iterator[int]:
+    """Yield sizes of what is cut on its own: each large file, and the files between."""
+    together = 0
+    for size in sizes:
+        if size < large:
+            together += size
+            continue
+        if together:
+            yield together
+        together = 0
+        yield size
+    if together:
+        yield together
+
+
+class _Buffer:
+    """Looks ahead in a stream."""
+
+    def __init__(self, stream: SetStream, size: int) -> None:
+        self._stream = stream
+        self._bytes = memoryview(bytearray(size))
+        self._start = 0
+        self._end = 0
+
+    def view(self, most: int) -> memoryview:
+        """Return up to `most` of the next bytes; fewer only at the end of the stream."""
+        if self._end - self._start < most:
+            rest = self._end - self._start
+            self._bytes[:rest] = self._bytes[self._start : self._end]
+            self._start, self._end = 0, rest + self._stream.readinto(self._bytes[rest:])
+        return self._bytes[self._start : min(self._start + most, self._end)]
+
+    def take(self, count: int) -> bytes:
+        """Return the next bytes, and go on behind them."""
+        self._start += count
+        return bytes(self._bytes[self._start - count : self._start])
+
+
+def _cutter(cutting: Cutting, id_key: bytes, *, finer: int) -> FastCDC:
+    return FastCDC(
+        max(256, cutting.average // finer), min_size=max(64, cutting.smallest // finer),
+        max_size=max(1024, cutting.largest // finer), normalized_chunking=cutting.normalization, seed=_seed(id_key),
     )  # fmt: skip
-    for chunk in cutter.cut_stream(stream):
-        yield bytes(chunk.data)
 
 
 def _seed(id_key: bytes) -> int:

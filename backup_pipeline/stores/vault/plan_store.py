@@ -119,7 +119,7 @@ class VaultSetWriter(LocalSetWriter):
             self._sender = self._sender or self._writer.sender(self._where, tuple)
             sender = self._sender
         stream = SetStream(
-            [file.path], super().open, {file.path: file.sha256}, lambda done: None, where=self._where
+            {file.path: file.size}, super().open, {file.path: file.sha256}, lambda done: None, where=self._where
         )  # fmt: skip
         try:
             chunks = tuple(sender.send(self._writer.cut(stream)))
@@ -181,7 +181,7 @@ class VaultSetWriter(LocalSetWriter):
     def _commit(self, manifest: Manifest, data: bytes) -> None:
         wanted = {file.path: file.sha256 for record in manifest.artefacts for file in record.files}
         sent = [one for one in self._sent.all() if one.path in wanted and not (self._folder / one.path).exists()]
-        here = sorted(path for path, _ in _present(self._folder) if path != MANIFEST_NAME)
+        here = dict(sorted((path, size) for path, size in _present(self._folder) if path != MANIFEST_NAME))
         streams: list[SetStream] = []
 
         def read() -> Iterator[bytes | SentChunk]:

@@ -13,7 +13,7 @@ from backup_pipeline.model.set_id import SetId
 from backup_pipeline.stores.contract import Store
 from backup_pipeline.stores.vault.catalog import Catalog
 from backup_pipeline.stores.vault.copy_object import ChunkRef, CopiedFile, CopyContent, CopyHeader, encode_copy
-from backup_pipeline.stores.vault.cutting import SetStream, cut, stream_names
+from backup_pipeline.stores.vault.cutting import SetStream, cut, stream_files
 from backup_pipeline.stores.vault.names import COPIES, copy_name
 from backup_pipeline.stores.vault.sending import ChunkSender, Pieces, WriterKeys, WriterOptions
 
@@ -136,11 +136,12 @@ class _SetChunks:
         self.files: list[CopiedFile] = []
 
     def read(self) -> Iterator[bytes]:
-        names, total = stream_names(self._store, self._set_id)
+        listed = stream_files(self._store, self._set_id)
+        total = sum(listed.values())
         show = self._writer._options.progress
         label = f"copy {self._where}"
         stream = SetStream(
-            names, lambda path: self._store.open(self._set_id, path), self._expected,
+            listed, lambda path: self._store.open(self._set_id, path), self._expected,
             lambda done: show(Progress(label, done, total)), where=self._where,
         )  # fmt: skip
         try:
