@@ -11,16 +11,21 @@ import re
 import shutil
 import sqlite3
 import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import pytest
 import yaml
 
+from backup_pipeline.postgres.server.clients import embedded_folders
 from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.postgres.server.embedded import EmbeddedServer
 from backup_pipeline.postgres.server.target import PostgresTarget
+from backup_pipeline.settings.loader import load_site
+from backup_pipeline.stores.vault.encryption import new_identity
 from backup_pipeline_tests.support.documents.blocks import ROOT, Block, blocks, commands
 from backup_pipeline_tests.support.documents.shell import Shell
 from backup_pipeline_tests.support.receivers import http_server
@@ -423,6 +428,117 @@ def the_hooks_stop_what_they_guard(stage: Stage, shell: Shell) -> None:
     assert git(stage.root / "there.git", "log", "--format=%s", "main").stdout.split() == ["first"]
 
 
+VAULT_SITE = """
+sources:
+  shop: {{kind: postgres, dsn_env: SHOP_URL}}
+  files: {{kind: folder, path: files}}
+plans: {{nightly: {{sources: [shop, files]}}}}
+vaults: {{offsite: {{url: "file://{vault}", recipients: [{recipient}]}}}}
+"""
+
+
+def a_site_with_a_vault(stage: Stage) -> tuple[Path, str, str]:
+    """A site with a sealed set in a vault; returns the folder of the vault, its identity and the site's public key."""
+    vault = stage.root / "nas"
+    vault.mkdir()
+    (stage.site / "files").mkdir()
+    (stage.site / "files" / "order.txt").write_text("an order\n" * 100)
+    identity, recipient = new_identity()
+    (stage.site / "backup.yaml").write_text(VAULT_SITE.format(vault=vault, recipient=recipient))
+    write_env(stage.site, {"SHOP_URL": dsn(stage.made("shop", SHOP))})
+    shell = stage.shell()
+    made = shell.call(["vault", "init", "offsite", "--json"])
+    assert made.code == 0, made.text
+    for words in (["backup", "nightly"], ["vault", "copy", "offsite", "nightly/latest"]):
+        assert (done := shell.call(words)).code == 0, done.text
+    stage.shells.remove(shell)
+    return vault, identity, json.loads(made.out)["signed_by"][0]
+
+
+def vaults(stage: Stage) -> None:
+    _, identity, _ = a_site_with_a_vault(stage)
+    shell = stage.shell()
+    (stage.site / "key.txt").write_text(f"{identity}\n")
+    store = stage.site / "backups" / "nightly"
+    shell.names["nightly/<set>"] = f"nightly/{sealed(store)[0].name}"
+    shell.follow(document("vaults"))
+    assert len(sealed(store)) == 1, "nothing came into the local store"
+
+
+def vault_places(stage: Stage) -> None:
+    """The commands on a vault in a folder; every section's settings are read as they stand there."""
+    _, recipient = new_identity()
+    for block in blocks(document("guide-vault-places")):
+        if block.kind == "yaml":
+            given = yaml.safe_load(block.text.replace("age1…", recipient))
+            base = yaml.safe_load(VAULT_SITE.format(vault=stage.root / "nas", recipient=recipient))
+            (stage.site / "backup.yaml").write_text(yaml.safe_dump({**base, "vaults": given["vaults"]}))
+            assert load_site(stage.site, environment={}).settings.vaults
+    (stage.root / "nas").mkdir()
+    (stage.site / "files").mkdir()
+    (stage.site / "files" / "order.txt").write_text("an order\n" * 100)
+
+    def settle(recipients: str) -> None:
+        text = VAULT_SITE.format(vault=stage.root / "nas", recipient=recipients)
+        (stage.site / "backup.yaml").write_text(text)
+
+    settle("")
+    write_env(stage.site, {"SHOP_URL": dsn(stage.made("shop", SHOP))})
+    shell = stage.shell()
+    assert shell.call(["backup", "nightly"]).code == 0
+
+    def write_the_recipient() -> None:
+        settle(json.loads((stage.root / "nas" / "vault.json").read_text())["recipients"][0])
+
+    shell.before["backup-pipeline vault copy"] = write_the_recipient
+    shell.follow(document("guide-vault-places"))
+    assert "yes" in shell.printed["backup-pipeline list offsite:"].out
+    assert (stage.site / "kit.html").is_file()
+
+
+def recover_from_a_vault(stage: Stage) -> None:
+    vault, identity, signer = a_site_with_a_vault(stage)
+    (set_id,) = (path.name for path in sealed(stage.site / "backups" / "nightly"))
+    (copy,) = (path.name for path in (vault / "copies").iterdir())
+    target = stage.database()
+    # The old machine is gone; the new one has a few programs, and neither this project nor a library of Python.
+    shutil.rmtree(stage.site)
+    bare = stage.root / "bare"
+    bare.mkdir()
+    for program in ("age", "age-keygen", "bash", "cat", "cp", "gunzip", "gzip", "install", "mkdir", "sha256sum", "tar"):
+        (bare / program).symlink_to(shutil.which(program) or pytest.skip(f"{program} is not installed"))
+    (bare / "psql").symlink_to(embedded_folders()[0] / "psql")
+    (bare / "python3").write_text(f'#!/bin/bash\nexec {os.path.realpath(sys.executable)} -I -S "$@"\n')
+    (bare / "python3").chmod(0o755)
+    shell = stage.shell()
+    shell.environment["PATH"] = str(bare)
+    shell.environment |= {
+        "PGHOST": target.host, "PGPORT": str(target.port), "PGUSER": target.user, "PGPASSWORD": target.password,
+        "PGDATABASE": "postgres",
+    }  # fmt: skip
+    named = f"shop_{set_id[-5:-1]}"
+    shell.names |= {
+        "/mnt/nas/backups": str(vault), "ed25519:KEY": signer, "COPY": copy, "nightly/SET": f"nightly/{set_id}",
+        "database shop": f"database {named}", "-d shop": f"-d {named}", "shop_again": f"{named}_again",
+    }  # fmt: skip
+    blocks_there = [block for block in blocks(document("recover-from-a-vault")) if block.kind == "sh"]
+    for block in blocks_there:
+        for command in commands(block):
+            if command.text.startswith("backup-pipeline env check"):
+                live = replace(target, database=named)
+                write_env(shell.cwd, {"SHOP_URL": dsn(live)})
+                (shell.cwd / "files").mkdir()
+                (shell.cwd / "files" / "order.txt").write_text("back\n")
+            done = shell.do(command)
+            if command.text.startswith("install"):
+                (shell.cwd / "identity.txt").write_text(f"{identity}\n")
+            if "select count" in command.text:
+                assert "40" in done.out
+    with connected(replace(target, database=f"{named}_again")) as connection:
+        assert connection.execute("select count(*) from public.orders").fetchone() == (300,)
+    assert len(list((vault / "copies").iterdir())) >= 1
+
+
 WALKTHROUGHS: dict[str, Callable[[Stage], None]] = {
     "README": readme,
     "alerts": alerts,
@@ -434,8 +550,11 @@ WALKTHROUGHS: dict[str, Callable[[Stage], None]] = {
     "guide-supabase-keycloak-storage": supabase_guide,
     "guide-trading-and-repository": trading_guide,
     "guide-workshop-archive": workshop_guide,
+    "guide-vault-places": vault_places,
     "how-it-works": how_it_works,
+    "recover-from-a-vault": recover_from_a_vault,
     "restore": restore,
     "security": security,
     "settings": settings,
+    "vaults": vaults,
 }
