@@ -1,6 +1,6 @@
 """Removing copies: marked first, removed after a grace time, their chunks with them unless another copy names them.
 
-Why no copy ever lacks a chunk, whatever runs beside this: docs/decisions/ on cleaning a vault.
+Why no copy ever lacks a chunk, whatever runs beside this: docs/formats-vault.md, and a model test.
 """
 
 from __future__ import annotations
