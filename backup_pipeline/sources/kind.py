@@ -21,6 +21,7 @@ from typing import ClassVar, Generic, TypeVar
 from backup_pipeline.artefacts.capture import CaptureContext
 from backup_pipeline.artefacts.drilling import DrillBeside
 from backup_pipeline.artefacts.types import ArtefactType
+from backup_pipeline.model.manifest import Manifest
 from backup_pipeline.model.progress import ProgressSink
 from backup_pipeline.model.record import ArtefactRecord, ColumnRecord
 from backup_pipeline.rules.environment import EnvironmentFault
@@ -54,6 +55,23 @@ class KnownTable:
     schema: str
     name: str
     columns: tuple[ColumnRecord, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StandingProblem:
+    """Something of a source that is not as it should be, which no set shows.
+
+    Attributes:
+        subject: what it is about, the same whenever it is found ("archive").
+        severity: "error" or "warning".
+        what: one sentence.
+        remedy: what to do.
+    """
+
+    subject: str
+    severity: str
+    what: str
+    remedy: str
 
 
 class SourceKind(ABC, Generic[S]):
@@ -125,6 +143,18 @@ class SourceKind(ABC, Generic[S]):
     def watches_tables(self) -> bool:
         """Return whether `discover_tables` gives them."""
         return type(self).discover_tables is not SourceKind.discover_tables
+
+    def standing_problems(
+        self, source: SiteSource[S], plan: str, last_good: Manifest | None
+    ) -> Sequence[StandingProblem]:
+        """Return what is wrong with the source between backups, by little reading; for `status` and alerts.
+
+        Args:
+            source: the source.
+            plan: a plan that has it.
+            last_good: the plan's newest good set; None where there is none.
+        """
+        return ()
 
     def drill_beside(
         self, source: SiteSource[S], records: Sequence[ArtefactRecord], folder: Path, captured: datetime,

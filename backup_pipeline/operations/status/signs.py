@@ -18,7 +18,7 @@ from backup_pipeline.model.set_id import SetId, is_set_id, set_time
 from backup_pipeline.operations.sites.run_log import RUN_LOG_NAME
 from backup_pipeline.rules.retention import SetClass, SetFacts
 from backup_pipeline.settings.site import Site
-from backup_pipeline.sources.orders.standing import archive_problems
+from backup_pipeline.sources.registry import kind_of
 
 PROOF_WARNING = timedelta(days=35)
 """Verifications and drills that a plan asks for are missed when the last one is older than this."""
@@ -76,8 +76,10 @@ def signs_of(
     yield from _clock(facts, now)
     yield from _gone(site, plan, facts, now)
     yield from _not_checked(site, plan, facts, now, verified_at, drilled_at)
-    for name, severity, what, remedy in archive_problems(site, plan, newest):
-        yield Sign(f"archive:{name}", severity, what, remedy, lasting=newest is not None)
+    for name in site.plan(plan).sources:
+        kind, source = kind_of(site, name)
+        for one in kind.standing_problems(source, plan, newest):
+            yield Sign(f"{one.subject}:{name}", one.severity, one.what, one.remedy, lasting=newest is not None)
     if newest is not None:
         yield from _not_held(site, plan, newest)
 

@@ -10,11 +10,12 @@ from typing import ClassVar
 
 from backup_pipeline.artefacts.capture import CaptureContext
 from backup_pipeline.artefacts.drilling import DrillBeside
+from backup_pipeline.model.manifest import Manifest
 from backup_pipeline.model.progress import ProgressSink
 from backup_pipeline.model.record import ArtefactKind, ArtefactRecord
 from backup_pipeline.rules.environment import EnvironmentFault
 from backup_pipeline.settings.types import SourceSettings, source_kinds
-from backup_pipeline.sources.kind import Key, SiteSource, SourceKind, path_faults
+from backup_pipeline.sources.kind import Key, SiteSource, SourceKind, StandingProblem, path_faults
 from backup_pipeline.sources.orders.format.order import PAIRS
 from backup_pipeline.sources.orders.settings import OrdersSource
 from backup_pipeline.sources.registry import kind_named
@@ -67,6 +68,14 @@ class OrdersKind(SourceKind[OrdersSource]):
                 f"the archive of {source.name} cannot be written, so no order gets its pair",
                 "Give this user the right to write there.",
             )
+
+    def standing_problems(
+        self, source: SiteSource[OrdersSource], plan: str, last_good: Manifest | None
+    ) -> Sequence[StandingProblem]:
+        """Return what a few orders of the archive show."""
+        from backup_pipeline.sources.orders.standing import archive_problems
+
+        return archive_problems(source, plan, last_good)
 
     def drill_beside(
         self, source: SiteSource[OrdersSource], records: Sequence[ArtefactRecord], folder: Path, captured: datetime,

@@ -1,4 +1,4 @@
-"""A sample check of the pairs of a plan's order archives. Reads only.
+"""A sample check of the pairs of an order archive. Reads only.
 
 A few orders of the index are inspected, so that an archive that is gone, empty or not mounted does not stand as good.
 """
@@ -10,31 +10,24 @@ from pathlib import Path
 from backup_pipeline.errors import ValidationError
 from backup_pipeline.model.manifest import Manifest
 from backup_pipeline.model.record import ArtefactKind
-from backup_pipeline.settings.site import Site
+from backup_pipeline.sources.kind import SiteSource, StandingProblem
 from backup_pipeline.sources.orders.archive.index import ENTRY_BYTES, parse_entry
 from backup_pipeline.sources.orders.format.order import DATA_NAME, INDEX_NAME, META_NAME
 from backup_pipeline.sources.orders.settings import OrdersSource
 
 _SAMPLES = 25
 _LONGEST_ENTRY = 1 << 16
-Problem = tuple[str, str, str, str]
-"""The source, severity ("error", "warning"), what is wrong, and the remedy."""
 
 
-def archive_problems(site: Site, plan: str, last_good: Manifest | None) -> list[Problem]:
-    """Return what is wrong with the archives of a plan's order sources.
+def archive_problems(source: SiteSource[OrdersSource], plan: str, last_good: Manifest | None) -> list[StandingProblem]:
+    """Return what is wrong with a source's archive.
 
     Args:
-        site: the site.
-        plan: the plan.
-        last_good: its newest good set; None where there is none.
+        source: the source.
+        plan: the plan that captures it.
+        last_good: the plan's newest good set; None where there is none.
     """
-    found: list[Problem] = []
-    for name in site.plan(plan).sources:
-        source = site.source(name)
-        if isinstance(source, OrdersSource):
-            found += _of_archive(name, source.archive, plan, _records_pairs(last_good, name))
-    return found
+    return _of_archive(source.name, source.settings.archive, plan, _records_pairs(last_good, source.name))
 
 
 def _records_pairs(last_good: Manifest | None, source: str) -> bool | None:
@@ -43,29 +36,33 @@ def _records_pairs(last_good: Manifest | None, source: str) -> bool | None:
     return any(r.kind is ArtefactKind.ORDER_PAIRS and r.source == source for r in last_good.artefacts)
 
 
-def _of_archive(name: str, archive: Path, plan: str, records_pairs: bool | None) -> list[Problem]:
+def _of_archive(name: str, archive: Path, plan: str, records_pairs: bool | None) -> list[StandingProblem]:
     write = f"backup-pipeline backup {plan} writes them."
     mount = f"Is the archive mounted at {archive}? Look with: backup-pipeline orders verify --source {name}"
     if not archive.is_dir():
-        return [(name, "error", f"The archive of {name} is not there: {archive}.", mount)]
+        return [_problem("error", f"The archive of {name} is not there: {archive}.", mount)]
     try:
-        inspected, without = _look(archive)
+        inspected, without = _sample(archive)
     except FileNotFoundError:
         return [
-            (name, "error", f"The archive of {name} has no {INDEX_NAME}: no order has its pair.", f"{mount}. {write}")
+            _problem("error", f"The archive of {name} has no {INDEX_NAME}: no order has its pair.", f"{mount}. {write}")
         ]
     except OSError as error:
-        return [(name, "error", f"The archive of {name} cannot be read: {error.strerror}.", mount)]
+        return [_problem("error", f"The archive of {name} cannot be read: {error.strerror}.", mount)]
     if without:
         reported = f"Of {inspected} orders of the archive of {name} that were looked at, {without} have no pair."
-        return [(name, "error", reported, f"{mount}. {write}")]
+        return [_problem("error", reported, f"{mount}. {write}")]
     if records_pairs is False:
         reported = f"The last good set does not say that the pairs of {name} were written."
-        return [(name, "warning", reported, write)]
+        return [_problem("warning", reported, write)]
     return []
 
 
-def _look(archive: Path) -> tuple[int, int]:
+def _problem(severity: str, what: str, remedy: str) -> StandingProblem:
+    return StandingProblem("archive", severity, what, remedy)
+
+
+def _sample(archive: Path) -> tuple[int, int]:
     """Return how many orders were inspected, spread over the index, and how many of them lack a file of their pair."""
     inspected = without = 0
     with (archive / INDEX_NAME).open("rb") as file:
