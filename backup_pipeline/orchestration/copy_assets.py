@@ -9,7 +9,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import dagster as dg
-from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from backup_pipeline.artefacts.capture import utc_now
 from backup_pipeline.errors import BackupSystemError, LockError
@@ -200,18 +199,6 @@ def copy_drill_asset(site: Site, plan: str, vault: str) -> dg.AssetsDefinition:
     )  # fmt: skip
 
 
-def copy_job(plan: str, vault: str) -> UnresolvedAssetJobDefinition:
-    """Return the job that copies one set; a backfill of it copies several."""
-    return dg.define_asset_job(
-        copy_job_name(plan, vault),
-        selection=dg.AssetSelection.assets(stage_key(plan, COPY + vault)),
-        partitions_def=sets_partitions(plan),
-        # The sensor tries again, with pauses that grow; what was sent is not sent again.
-        tags={PLAN_TAG: copies_subject(plan, vault), "dagster/max_retries": "0"},
-        description=f"The copy of one set of plan {plan} in the vault {vault}; a backfill copies older sets.",
-    )
-
-
 def next_try(failed_at: datetime, attempts: int) -> datetime:
     """Return when a copy that failed is tried again: after 5, 10, 20, … minutes, at most 6 hours."""
     pause: timedelta = _FIRST_PAUSE * (1 << min(attempts - 1, 10))
@@ -265,14 +252,17 @@ def due_copies(
     return dg.SensorResult(run_requests=[request], dynamic_partitions_requests=add)
 
 
-def _stage_job(plan: str, vault: str, stage: str, what: str, *, by_set: bool) -> UnresolvedAssetJobDefinition:
-    return dg.define_asset_job(
+def _job(plan: str, vault: str, stage: str, what: str) -> dg.Definitions:
+    """Return the job of a stage; one run per set, but of checks, which are of all copies at once."""
+    job = dg.define_asset_job(
         f"{plan}_{stage}{vault}",
         selection=dg.AssetSelection.assets(stage_key(plan, stage + vault)),
-        partitions_def=sets_partitions(plan) if by_set else None,
+        partitions_def=None if stage == CHECK else sets_partitions(plan),
+        # A copy is tried again by its sensor, with pauses that grow; what was sent is not sent again.
         tags={PLAN_TAG: copies_subject(plan, vault), "dagster/max_retries": "0"},
         description=what,
     )
+    return dg.Definitions(jobs=[job])
 
 
 def _schedule(site: Site, plan: str, vault: str, stage: str, cron: str) -> dg.ScheduleDefinition:
@@ -312,25 +302,17 @@ def copy_definitions(site: Site, plan: str) -> Iterator[dg.Definitions]:
     for entry in site.plan(plan).copies:
         vault = entry.to
         times = ((CHECK, entry.check), (COPY_DRILL, entry.drill))
-        yield dg.Definitions(
-            assets=[
-                copy_asset(site, plan, vault),
-                check_asset(site, plan, vault),
-                copy_drill_asset(site, plan, vault),
-            ],
-            jobs=[
-                copy_job(plan, vault),
-                _stage_job(
-                    plan,
-                    vault,
-                    CHECK,
-                    f"The check of plan {plan}'s copies in {vault} as they are stored.",
-                    by_set=False,
-                ),
-                _stage_job(
-                    plan, vault, COPY_DRILL, f"The drill of one set of plan {plan}, read from {vault}.", by_set=True
-                ),
-            ],
-            schedules=[_schedule(site, plan, vault, stage, cron) for stage, cron in times if cron],
-            sensors=[copies_sensor(site, plan, vault)],
+        yield dg.Definitions.merge(
+            _job(plan, vault, COPY, f"The copy of one set of plan {plan} in {vault}; a backfill copies older sets."),
+            _job(plan, vault, CHECK, f"The check of plan {plan}'s copies in {vault} as they are stored."),
+            _job(plan, vault, COPY_DRILL, f"The drill of one set of plan {plan}, read from {vault}."),
+            dg.Definitions(
+                assets=[
+                    copy_asset(site, plan, vault),
+                    check_asset(site, plan, vault),
+                    copy_drill_asset(site, plan, vault),
+                ],
+                schedules=[_schedule(site, plan, vault, stage, cron) for stage, cron in times if cron],
+                sensors=[copies_sensor(site, plan, vault)],
+            ),
         )

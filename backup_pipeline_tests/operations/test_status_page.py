@@ -24,6 +24,7 @@ from backup_pipeline.operations.status.charts import DAY_STATES, Point, calendar
 from backup_pipeline.operations.status.page import short_bytes, short_count, short_seconds, status_page
 from backup_pipeline.operations.status.plan import plan_status
 from backup_pipeline.settings.loader import load_site
+from backup_pipeline_tests.support.copies_site import CopiesSite
 from backup_pipeline_tests.support.invented_sets import SITE, add_proof, at, make_set
 
 NOW = at("2026-11-21 12:00")
@@ -253,3 +254,16 @@ def test_a_browser_finds_nothing_to_complain_of_and_prints_a_page_per_plan(page,
     printed = (tmp_path / "page.pdf").read_bytes()
     assert printed.startswith(b"%PDF")
     assert len(re.findall(rb"/Type\s*/Page\b", printed)) == 2
+
+
+def test_the_page_says_where_copies_are_and_what_is_missing_of_3_2_1_1_0(tmp_path):
+    site = CopiesSite(tmp_path).begin()
+    assert site.run("backup", "nightly").code == 0
+    written = tmp_path / "status.html"
+    assert site.run("status", "--html", str(written)).code == 0
+    shown = " ".join(" ".join(Parsed(written.read_text()).texts).split())
+    assert "Copies off this machine" in shown
+    assert "A folder cannot lock objects" in shown
+    assert "1 off-site ✕ nothing outside of this building" in shown
+    assert "identity" in shown
+    assert site.recipient not in written.read_text()

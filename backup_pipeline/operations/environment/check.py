@@ -117,11 +117,13 @@ def check_environment(site: Site, *, now: datetime, production: bool = False) ->
     from backup_pipeline.operations.environment.check_drills import drill_faults
     from backup_pipeline.operations.environment.check_machine import machine_faults
     from backup_pipeline.operations.environment.check_servers import server_faults
+    from backup_pipeline.operations.environment.check_vaults import vault_faults, vault_needs
 
     plans = list(site.settings.plans)
     judged = [
         *environment_faults(site, plans),
         *need_faults(_optional_needs(site), site.environment),
+        *need_faults(vault_needs(site), site.environment),
         *_address_faults(site),
         *secret_faults(site.environment, now),
     ]
@@ -132,6 +134,7 @@ def check_environment(site: Site, *, now: datetime, production: bool = False) ->
         *machine_faults(site, now),
         *server_faults(site, plans),
         *drill_faults(site, plans),
+        *vault_faults(site),
     ]
     graded = dict.fromkeys(fault.graded(production=production) for fault in found)
     return sorted(graded, key=lambda fault: fault.severity is not Severity.ERROR)
@@ -207,7 +210,7 @@ def _target_faults(site: Site, plans: Sequence[str]) -> list[EnvironmentFault]:
                 ", ".join(local),
                 f"source{'s' if names[1:] else ''} {', '.join(names)} {'are' if names[1:] else 'is'} on this machine: "
                 "a backup beside its source is lost with it",
-                "Keep a copy of the store elsewhere, or back up from another machine.",
+                "Copy the sets into a vault elsewhere (docs/vaults.md), or back up from another machine.",
                 # Right for many sites, so not an error in production either.
                 Severity.WARN,
             )

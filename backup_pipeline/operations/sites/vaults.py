@@ -15,7 +15,7 @@ from backup_pipeline.operations.sites.copy_proofs import keep_copy_proof, proof_
 from backup_pipeline.operations.sites.identity import state_folder
 from backup_pipeline.settings.site import Site
 from backup_pipeline.stores.objects.opening import open_place
-from backup_pipeline.stores.objects.options import PlaceOptions
+from backup_pipeline.stores.objects.options import PlaceOptions, TimeLimits
 from backup_pipeline.stores.vault.clean import mark
 from backup_pipeline.stores.vault.locks import lock_end
 from backup_pipeline.stores.vault.machine_keys import MachineKeys, UploadNotes
@@ -35,8 +35,16 @@ def machine_keys(site: Site) -> MachineKeys:
     return MachineKeys(state_folder(site) / "vault-keys")
 
 
-def open_access(site: Site, name: str, *, more_recipients: tuple[str, ...] = ()) -> VaultAccess:
+def open_access(
+    site: Site, name: str, *, more_recipients: tuple[str, ...] = (), limits: TimeLimits | None = None
+) -> VaultAccess:
     """Return a vault of the settings.
+
+    Args:
+        site: the site.
+        name: the vault's name.
+        more_recipients: public keys beside those of the settings.
+        limits: how long its place may take to answer; as usual by default.
 
     Raises:
         SettingsError: no vault of that name, or a variable that it names is not set.
@@ -58,6 +66,7 @@ def open_access(site: Site, name: str, *, more_recipients: tuple[str, ...] = ())
         lock_mode=given.lock_mode,
         key_file=given.key_file,
         known_hosts=given.known_hosts,
+        limits=limits or TimeLimits(),
         environment=site.environment,
     )
     keys = machine_keys(site)

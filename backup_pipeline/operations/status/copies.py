@@ -102,7 +102,7 @@ class CopiesStatus:
         """Return what the storage forbids to delete, in words."""
         held = [one.locked_until for one in self.locked if one.locked_until and one.locked_until > now]
         if held:
-            return f"{len(held)} of {len(self.copies)} copies cannot be deleted, the last until {max(held):%Y-%m-%d}"
+            return f"{len(held)} of {len(self.copies)} copies cannot be deleted, the last until {max(held):%Y-%m-%d}."
         detail = self.record.lock.detail if self.record.lock else "not known yet"
         return f"nothing is forbidden to delete: {detail}"
 

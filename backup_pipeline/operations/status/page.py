@@ -22,9 +22,11 @@ from backup_pipeline.model.proof import ProofKind
 from backup_pipeline.model.set_id import set_time
 from backup_pipeline.operations.sites.stores import is_whole_backup
 from backup_pipeline.operations.status.charts import DAY_STATES, Calendar, Chart, Point, calendar, chart
+from backup_pipeline.operations.status.copies import CopiesStatus
 from backup_pipeline.operations.status.listing import ListedSet
 from backup_pipeline.operations.status.plan import PlanStatus, Problem
 from backup_pipeline.rules.retention import problem_of
+from backup_pipeline.rules.three_two_one import Answer
 from backup_pipeline.system.files import read_ordinary
 
 _STANDINGS = {"good": "✓ Good", "attention": "! Needs attention", "failing": "✕ Failing"}
@@ -73,6 +75,20 @@ class SetRow:
 
 
 @dataclass(frozen=True, slots=True)
+class CopiesRow:
+    """A line of the table of copies, formatted."""
+
+    vault: str
+    copies: str
+    newest: str
+    age: str
+    size: str
+    proven: str
+    checked: str
+    notes: str
+
+
+@dataclass(frozen=True, slots=True)
 class PlanSection:
     """A plan's part of the page, formatted; facts are name, value (None for none) and small print."""
 
@@ -84,6 +100,8 @@ class PlanSection:
     calendar: Calendar
     charts: Sequence[Chart]
     rows: Sequence[SetRow]
+    copies: Sequence[CopiesRow]
+    answers: Sequence[Answer]
 
 
 def status_page(plans: Sequence[PlanStatus], *, now: datetime, site: str, timezone: str) -> str:
@@ -135,6 +153,25 @@ def _section(plan: PlanStatus, now: datetime, zone: ZoneInfo) -> PlanSection:
         calendar=calendar(_days(plan, zone), now.astimezone(zone).date(), f"Backups of {plan.plan} by day"),
         charts=_charts(plan),
         rows=[_row(one, now) for one in reversed(plan.sets[-_LISTED_SETS:])],
+        copies=[_copies_row(one, now) for one in plan.copies],
+        answers=plan.answers,
+    )
+
+
+def _copies_row(one: CopiesStatus, now: datetime) -> CopiesRow:
+    newest, check, known = one.newest, one.record.checks.get(one.plan), one.record.inspected_at
+    stored, growth = one.record.stored_bytes, one.growth
+    more = f" ({short_bytes(abs(growth))} {'more' if growth >= 0 else 'less'} in 30 days)" if growth is not None else ""
+    asked = f"The vault was asked {_age(now - known)} ago." if known else "The vault was never asked."
+    return CopiesRow(
+        vault=one.vault,
+        copies=str(len(one.copies)),
+        newest=str(newest.set_id) if newest else "none",
+        age=_age(now - newest.at) if newest else "–",
+        size=f"{short_bytes(stored)}{more}" if stored is not None else "unknown",
+        proven=str(one.proven[0]) if one.proven else "none",
+        checked=f"{check.at:%Y-%m-%d}" if check else "never",
+        notes=f"{one.lock_text(now)} {asked}",
     )
 
 
