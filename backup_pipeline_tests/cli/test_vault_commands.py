@@ -15,7 +15,9 @@ import pytest
 
 from backup_pipeline.cli.common import run_app
 from backup_pipeline.cli.main import build_app
-from backup_pipeline.operations.copies.vaults import open_access
+from backup_pipeline.operations.retention.in_use import readers_of
+from backup_pipeline.operations.sites.stores import plan_lock
+from backup_pipeline.operations.sites.vaults import open_access
 from backup_pipeline.stores.vault import clean as clean_module
 from backup_pipeline.stores.vault.clean import mark
 from backup_pipeline.stores.vault.encryption import new_identity
@@ -258,3 +260,23 @@ def test_a_vault_holds_no_name_no_row_and_no_secret_in_plain(site: TestSite, tmp
         readable = b"" if own else path.name.encode() + b"\n" + path.read_bytes()
         for word in words:
             assert word not in readable, f"{word!r} stands in {path}"
+
+
+def test_a_backup_need_not_wait_for_an_upload_and_cleanup_keeps_its_set(site: TestSite, tmp_path: Path) -> None:
+    text = (site.folder / "backup.yaml").read_text()
+    (site.folder / "files" / "big.bin").write_bytes(os.urandom(3_000_000))
+    assert site.run("backup", "nightly").code == 0
+    set_id = site.store("nightly").sealed_ids()[-1]
+    slow = text.replace("{url:", "{megabytes_per_second: 0.3, url:")
+    (site.folder / "backup.yaml").write_text(slow)
+    copying = site.start("vault", "copy", "offsite", f"nightly/{set_id}")
+    try:
+        while not list((tmp_path / "vault").glob("chunks/*/*")):
+            assert copying.poll() is None, copying.communicate()
+            time.sleep(0.05)
+        with plan_lock(site.site, "nightly", "backup", wait_seconds=0):
+            assert "copy into offsite" in readers_of(site.store("nightly"), set_id)
+        assert copying.poll() is None
+    finally:
+        copying.terminate()
+        copying.communicate()
