@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+from backup_pipeline.errors import BackupSystemError
 from backup_pipeline.model.backup_set import BackupSet
 from backup_pipeline.model.manifest import Draft, Failure, Manifest
 from backup_pipeline.model.proof import Proof
@@ -125,6 +126,9 @@ class Store(Protocol):
 
     def remove(self, set_id: SetId) -> None:
         """Remove a set: manifest first, then its files; resumable."""
+
+    def trouble(self) -> BackupSystemError | None:
+        """Return what kept files from being read and says nothing against them (a network, credentials), or None."""
 
     def free_bytes(self) -> int | None:
         """Return the free space, where the store can tell."""

@@ -514,6 +514,10 @@ class LocalStore:
         except OSError as error:
             raise translate_os_error(error, folder) from error
 
+    def trouble(self) -> BackupSystemError | None:
+        """Return None: what cannot be read from a folder is damage of it."""
+        return None
+
     def free_bytes(self) -> int | None:
         """Return the free space of the file system."""
         folder = self.folder

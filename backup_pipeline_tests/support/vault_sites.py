@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +113,9 @@ class VaultSite:
 
         return VaultStore("offsite", reader, PLAN, keep_proof=keep)
 
-    def plan_store(self, folder: str = "plan", kept_below: int = KEPT_BELOW) -> VaultPlanStore:
+    def plan_store(
+        self, folder: str = "plan", kept_below: int = KEPT_BELOW, lock_until: datetime | None = None
+    ) -> VaultPlanStore:
         """Return the store of a plan that has nothing but this vault."""
 
         def mark_copy(set_id: SetId) -> None:
@@ -122,7 +124,9 @@ class VaultSite:
 
         vault = PlanVault(
             name="offsite",
-            open_writer=lambda notes: open_writer(self.access, WriterOptions(clock=lambda: self.place.now), notes),
+            open_writer=lambda notes: open_writer(
+                self.access, WriterOptions(clock=self.clock, lock_until=lock_until), notes
+            ),
             open_copies=lambda: VaultStore("offsite", self.reader(), PLAN),
             mark=mark_copy,
             settings=lambda: SETTINGS,

@@ -74,8 +74,12 @@ def keep_proof(store: Store, proof: Proof) -> None:
     """Store a result with its set.
 
     Raises:
+        BackupSystemError: the place of the set could not be read to the end; nothing is stored then, for such a result
+            says nothing of the set.
         StoreError: that is not possible; says what was found, so that the work was not for nothing.
     """
+    if (trouble := store.trouble()) is not None:
+        raise trouble
     try:
         store.add_proof(proof.set_id, proof)
     except StoreError as error:

@@ -8,18 +8,22 @@ import shutil
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import accumulate
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from backup_pipeline.errors import BackupSystemError
+from backup_pipeline.stores.objects.errors import PlaceFullError, PlaceRefusedError, PlaceUnreachableError
 from backup_pipeline.stores.vault.reading import WORKERS, CopyReader
 
 _IN_MEMORY = 24
 """Chunks that are held decrypted: some 24 MiB as chunks are cut, 96 MiB at most."""
 _AHEAD = 4
 _LEFT_FREE = 1 << 30
+PLACE_TROUBLE = (PlaceRefusedError, PlaceFullError, PlaceUnreachableError)
+"""What may go wrong with a vault's place while a copy in it is whole."""
 _BUFFER = 256 << 10
 
 
@@ -30,9 +34,14 @@ class ChunkCache:
         reader: the copy.
         folder: private scratch space in which chunks are kept while this lives; None keeps the latest few in memory.
         keep_bytes: at most so many bytes are kept in the folder, and none while less than 1 GiB is free there.
+        on_trouble: called with an error of the vault's place, which says nothing against the copy.
     """
 
-    def __init__(self, reader: CopyReader, folder: Path | None = None, keep_bytes: int | None = None) -> None:
+    def __init__(
+        self, reader: CopyReader, folder: Path | None = None, keep_bytes: int | None = None,
+        on_trouble: Callable[[BackupSystemError], None] = lambda _: None,
+    ) -> None:  # fmt: skip
+        self._on_trouble = on_trouble
         self._reader = reader
         self._folder = folder
         self._room = keep_bytes
@@ -74,7 +83,11 @@ class ChunkCache:
         if place is not None:
             with contextlib.suppress(FileNotFoundError):
                 return place.read_bytes()
-        data = self._reader.chunk(index)
+        try:
+            data = self._reader.chunk(index)
+        except PLACE_TROUBLE as error:
+            self._on_trouble(error)
+            raise
         if place is not None and self._may_keep(len(data)):
             part = place.with_suffix(".part")
             try:

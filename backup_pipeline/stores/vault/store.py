@@ -23,7 +23,7 @@ from backup_pipeline.model.set_id import SetId, is_set_id
 from backup_pipeline.stores.contract import SetWriter
 from backup_pipeline.stores.objects.errors import ObjectNotFoundError
 from backup_pipeline.stores.read_manifest import parse_manifest
-from backup_pipeline.stores.vault.copy_files import ChunkCache, CopyFiles
+from backup_pipeline.stores.vault.copy_files import PLACE_TROUBLE, ChunkCache, CopyFiles
 from backup_pipeline.stores.vault.names import copy_name, plan_tag, tag_of
 from backup_pipeline.stores.vault.proofs import StoredProof, proof_names, stored_proofs
 from backup_pipeline.stores.vault.reading import CopyReader
@@ -55,6 +55,7 @@ class VaultStore:
         self._keep_proof = keep_proof
         self._scratch = scratch
         self._keep_bytes = keep_bytes
+        self._trouble: BackupSystemError | None = None
         self._open: dict[SetId, tuple[CopyReader, ChunkCache, CopyFiles]] = {}
 
     @property
@@ -130,9 +131,16 @@ class VaultStore:
             if self._scratch is not None:
                 folder = self._scratch / name
                 folder.mkdir(mode=0o700, exist_ok=True)
-            cache = ChunkCache(reader, folder, self._keep_bytes)
+            cache = ChunkCache(reader, folder, self._keep_bytes, self._note_trouble)
             self._open[set_id] = (reader, cache, CopyFiles(reader, cache))
         return self._open[set_id]
+
+    def _note_trouble(self, error: BackupSystemError) -> None:
+        self._trouble = self._trouble or error
+
+    def trouble(self) -> BackupSystemError | None:
+        """Return the first error of the vault's place, which says nothing against the set; None without one."""
+        return self._trouble
 
     def read(self, set_id: SetId) -> BackupSet:
         """Return a set from its copy and the proofs beside it; no chunk is read. A copy that is bad is damaged."""
@@ -141,7 +149,7 @@ class VaultStore:
     def _read(self, set_id: SetId, names: Sequence[str] | None = None) -> BackupSet:
         try:
             content = self._opened(set_id)[0].content
-        except SetNotFoundError:
+        except (SetNotFoundError, *PLACE_TROUBLE):
             raise
         except BackupSystemError as error:
             if not error.permanent or "identity" in error.what:

@@ -19,6 +19,8 @@ from backup_pipeline.stores.vault.locks import lock_end
 from backup_pipeline.stores.vault.names import COPIES, DESCRIPTION
 from backup_pipeline.stores.vault.vault import VaultReader
 from backup_pipeline_tests.stores.vault.test_vault_copies import contents
+from backup_pipeline_tests.stores.vault.test_vault_plan_store import capture, draft, seal
+from backup_pipeline_tests.stores.vault.test_vault_store import drilled
 from backup_pipeline_tests.support.object_servers import S3Server, weed_server
 from backup_pipeline_tests.support.vault_sites import FILES, VaultSite
 
@@ -183,3 +185,22 @@ def test_the_end_of_a_lock_is_never_early_and_at_most_a_quarter_late(days: int) 
         moment = now + timedelta(hours=hours)
         end = lock_end(moment, days)
         assert timedelta(days=days) <= end - moment <= timedelta(days=days + max(1, days / 4))
+
+
+def test_a_plan_without_another_store_is_locked_and_proven_where_it_lies(site: VaultSite) -> None:
+    store = site.plan_store(lock_until=_in_days(2))
+    writer = store.begin(draft())
+    capture(writer, {"large.bin": FILES["werkstatt_db.sql"], "small.txt": b"1"})
+    set_id = seal(writer)
+    for name in (info.name for info in site.place.list("")):
+        if name.startswith(("chunks/", COPIES)):
+            until = site.place.lock_state(name).until
+            assert until is not None
+            assert until >= _in_days(2) - timedelta(seconds=1), name
+    copies = site.copied()
+    with copies.open(set_id, "large.bin") as file:
+        assert file.read() == FILES["werkstatt_db.sql"]
+    copies.add_proof(set_id, drilled(set_id))
+    assert copies.read(set_id).proven
+    store.remove(set_id)
+    assert not clean(site.access.catalog()).removed_copies, "marked a moment ago"

@@ -11,6 +11,8 @@ from backup_pipeline.errors import ValidationError
 from backup_pipeline.model.backup_set import SetState
 from backup_pipeline.model.proof import Proof, ProofKind
 from backup_pipeline.model.set_id import SetId
+from backup_pipeline.operations.proof.verify import keep_proof, verification_of
+from backup_pipeline.stores.objects.errors import PlaceUnreachableError
 from backup_pipeline.stores.vault.clean import clean, mark
 from backup_pipeline.stores.vault.names import CHUNKS, COPIES, PROOFS
 from backup_pipeline.stores.vault.proofs import write_proof
@@ -134,3 +136,24 @@ def test_proofs_go_with_their_copy(site: VaultSite) -> None:
     site.place.now += timedelta(hours=73)
     clean(catalog, lambda: site.place.now)
     assert not [name for name in site.place.objects if name.startswith((PROOFS, COPIES))]
+
+
+def test_a_network_that_breaks_off_says_nothing_against_a_set(site: VaultSite) -> None:
+    set_id = site.seal(0, FILES)
+    store = site.copied()
+    left = 1
+
+    def breaks_off(call: str, name: str) -> None:
+        nonlocal left
+        left -= call == "get" and name.startswith(CHUNKS)
+        if left < 0:
+            raise PlaceUnreachableError("It did not answer.", where=name)
+
+    site.place.before = breaks_off
+    with pytest.raises(PlaceUnreachableError):
+        keep_proof(store, verification_of(store, set_id))
+    site.place.before = lambda call, name: None
+    assert not [name for name in site.place.objects if name.startswith(PROOFS)]
+    again = site.copied()
+    keep_proof(again, verification_of(again, set_id))
+    assert [name for name in site.place.objects if name.startswith(PROOFS)]
