@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import secrets
 import socket
 import stat
@@ -12,11 +14,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import obstore
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from backup_pipeline.errors import SettingsError, StoreError
+from backup_pipeline.stores.objects.azure_google import google_lock
 from backup_pipeline.stores.objects.contract import ObjectPlace
 from backup_pipeline.stores.objects.errors import (
     ObjectLockedError,
@@ -28,6 +36,7 @@ from backup_pipeline.stores.objects.errors import (
 from backup_pipeline.stores.objects.opening import open_place
 from backup_pipeline.stores.objects.options import PlaceOptions
 from backup_pipeline.stores.objects.s3 import S3Place
+from backup_pipeline.stores.objects.signed_requests import google_token
 from backup_pipeline_tests.support.object_servers import (
     LIMITS,
     HttpTrouble,
@@ -284,7 +293,7 @@ class TestLocks:
         """A place in a bucket with Object Lock and no default."""
         return open_place(f"s3://locking/{secrets.token_hex(4)}", weed.options())
 
-    @pytest.mark.parametrize("served", ["folder", "s3", "moto"], indirect=True)
+    @pytest.mark.parametrize("served", ["folder", "s3", "moto", "azure"], indirect=True)
     def test_a_place_without_locks_says_so(self, place: ObjectPlace) -> None:
         place.create("one", b"x", lock_until=datetime.now(UTC) + timedelta(days=1))
         assert not place.bucket_lock().enabled
@@ -376,6 +385,46 @@ def test_a_bucket_is_addressed_as_the_settings_say(endpoint: str, path_style: bo
     signed = [obstore.sign(place._store, "GET", "one", timedelta(minutes=1))]  # type: ignore[arg-type]
     signed += [place._client.generate_presigned_url("get_object", Params=place._key("one"))]
     assert all(url.startswith(address) for url in signed), signed
+
+
+def test_the_immutability_of_a_container_is_asked_from_azure(azurite: PlaceOptions) -> None:
+    place = open_place("az://copies/some where", azurite)
+    place.create("a/b c", b"x")
+    assert place.bucket_lock().detail == "The container has no immutability policy."
+    assert not place.lock_state("a/b c").supported
+    with pytest.raises(ObjectNotFoundError):
+        place.lock_state("none")
+    wrong = {**azurite.environment, "TEST_AZURE_KEY": base64.b64encode(b"another key").decode()}
+    refused = open_place("az://copies/x", replace(azurite, environment=wrong)).bucket_lock()
+    assert not refused.enabled
+    assert "cannot be read: HTTP 403" in refused.detail
+
+
+@pytest.mark.parametrize(
+    ("policy", "found"),
+    [
+        ({}, (False, None, None)),
+        ({"retentionPolicy": {"retentionPeriod": "3600", "isLocked": True}}, (False, None, None)),
+        ({"retentionPolicy": {"retentionPeriod": "2592000", "effectiveTime": "2026-01-01T00:00:00Z"}},
+         (True, 30, "GOVERNANCE")),
+        ({"retentionPolicy": {"retentionPeriod": "2592000", "isLocked": True}}, (True, 30, "COMPLIANCE")),
+    ],
+)  # fmt: skip
+def test_a_retention_policy_of_google_is_read_as_google_documents_it(policy: dict[str, Any], found: object) -> None:
+    lock = google_lock(policy)
+    assert (lock.enabled, lock.default_days, lock.mode) == found
+
+
+def test_a_token_for_google_is_signed_by_the_service_account() -> None:
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    account = {"client_email": "writer@site.iam.gserviceaccount.com", "private_key": pem, "private_key_id": "k1"}
+    signed, _, signature = google_token(account, "https://storage.googleapis.com").rpartition(".")
+    padded = signature + "=" * (-len(signature) % 4)
+    key.public_key().verify(base64.urlsafe_b64decode(padded), signed.encode(), PKCS1v15(), SHA256())
+    claims = json.loads(base64.urlsafe_b64decode(signed.split(".")[1] + "=="))
+    assert claims["iss"] == claims["sub"] == account["client_email"]
+    assert claims["aud"] == "https://storage.googleapis.com/"
 
 
 class TestTroubleOfS3:

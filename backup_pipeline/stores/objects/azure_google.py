@@ -1,51 +1,184 @@
-"""Azure Blob Storage and Google Cloud Storage as places of objects: their credentials and addresses for obstore."""
+"""Azure Blob Storage and Google Cloud Storage as places of objects: credentials and addresses, and what they lock.
+
+Data goes by obstore. Locks are read by plain requests: "Buckets: get" and "Objects: get" of Google's JSON API
+(retentionPolicy, retentionExpirationTime), "Get Container Properties" and "Get Blob Properties" of Azure
+(x-ms-has-immutability-policy, x-ms-immutability-policy-until-date).
+"""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from email.utils import parsedate_to_datetime
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
+import requests
 from obstore.store import AzureStore, GCSStore
 
 from backup_pipeline.errors import SettingsError
 from backup_pipeline.stores.objects.cloud import CloudPlace, client_options
+from backup_pipeline.stores.objects.cloud_errors import error_of_answer, unreachable
+from backup_pipeline.stores.objects.contract import BucketLock, LockState
 from backup_pipeline.stores.objects.options import PlaceOptions
+from backup_pipeline.stores.objects.signed_requests import azure_headers, google_token
 
 _GOOGLE = "https://storage.googleapis.com"
 
 
-def azure_place(container: str, prefix: str, *, label: str, options: PlaceOptions) -> CloudPlace:
-    """Return the place of a container; credentials are an account and its key or a shared access signature.
+class AzurePlace(CloudPlace):
+    """A container, or a prefix of it; credentials are an account and its key or a shared access signature.
 
     Raises:
         SettingsError: the settings name no account, or neither key nor sas.
     """
-    account = options.required_credential("account")
-    endpoint = options.endpoint() or f"https://{account}.blob.core.windows.net"
-    config: Any = {"account_name": account, "endpoint": endpoint}
-    if sas := options.credential("sas"):
-        config["sas_key"] = sas
-    elif key := options.credential("key"):
-        config["account_key"] = key
-    else:
-        raise SettingsError(
-            "The settings name neither a key nor a shared access signature.",
-            where="credentials_env",
-            remedy="Write credentials_env: {account: …, key: …} or {account: …, sas: …}.",
+
+    def __init__(self, container: str, prefix: str, *, label: str, options: PlaceOptions) -> None:
+        self._account = options.required_credential("account")
+        self._endpoint = options.endpoint() or f"https://{self._account}.blob.core.windows.net"
+        self._container = container
+        self._prefix = f"{prefix}/" if prefix else ""
+        self._sas = options.credential("sas").lstrip("?")
+        self._key = "" if self._sas else options.credential("key")
+        if not self._sas and not self._key:
+            raise SettingsError(
+                "The settings name neither a key nor a shared access signature.",
+                where="credentials_env",
+                remedy="Write credentials_env: {account: …, key: …} or {account: …, sas: …}.",
+            )
+        config: Any = {"account_name": self._account, "endpoint": self._endpoint}
+        config |= {"sas_key": self._sas} if self._sas else {"account_key": self._key}
+        store = AzureStore(container, prefix=prefix or None, config=config, **client_options(options, self._endpoint))
+        super().__init__(store, label=label, address=self._endpoint, options=options)
+
+    def bucket_lock(self) -> BucketLock:
+        """Ask for the container's immutability policy; for how many days is told to administrators only."""
+        answer = self._repeater.run(lambda _: self._asked("", {"restype": "container"}))
+        if isinstance(answer, str):
+            return BucketLock(True, False, None, None, f"The container's immutability cannot be read: {answer}")
+        if _says(answer, "x-ms-has-immutability-policy") or _says(
+            answer, "x-ms-immutable-storage-with-versioning-enabled"
+        ):
+            return BucketLock(
+                True, True, None, None, "The container has an immutability policy; for how many days is not told here."
+            )
+        hold = " It has a legal hold." if _says(answer, "x-ms-has-legal-hold") else ""
+        return BucketLock(True, False, None, None, f"The container has no immutability policy.{hold}")
+
+    def lock_state(self, name: str) -> LockState:
+        """Ask for the object's own immutability; that of a container's policy is not told by object."""
+        answer = self._repeater.run(lambda _: self._asked(self._prefix + name, {}))
+        until = None if isinstance(answer, str) else answer.get("x-ms-immutability-policy-until-date")
+        if until is None:
+            return LockState(supported=False, until=None, mode=None)
+        locked = (
+            str(answer["x-ms-immutability-policy-mode"]).lower() == "locked" if isinstance(answer, Mapping) else False
         )
-    store = AzureStore(container, prefix=prefix or None, config=config, **client_options(options, endpoint))
-    return CloudPlace(store, label=label, address=endpoint, options=options)
+        return LockState(True, parsedate_to_datetime(until), "COMPLIANCE" if locked else "GOVERNANCE")
+
+    def _asked(self, name: str, query: dict[str, str]) -> Mapping[str, str] | str:
+        """Return the headers of an answer, or what the service says of a right that is missing."""
+        path = "/".join(filter(None, (f"/{self._container}", quote(name))))
+        given = "&".join(filter(None, ("&".join(f"{key}={value}" for key, value in query.items()), self._sas)))
+        headers = {} if self._sas else azure_headers("HEAD", self._account, self._key, self._endpoint + path, query)
+        answer = _request("HEAD", f"{self._endpoint}{path}?{given}", headers, self._options, self._label)
+        return answer.headers if isinstance(answer, requests.Response) else answer
 
 
-def google_place(bucket: str, prefix: str, *, label: str, options: PlaceOptions) -> CloudPlace:
-    """Return the place of a bucket; the credential is a service account: its JSON, or the path of its file.
+class GooglePlace(CloudPlace):
+    """A bucket, or a prefix of it; the credential is a service account: its JSON, or the path of its file.
 
     Raises:
         SettingsError: the settings name no service account.
     """
-    account = options.required_credential("service_account")
-    endpoint = options.endpoint()
-    config: Any = {"service_account_key" if account.startswith("{") else "service_account": account}
-    if endpoint:
-        config["base_url"] = endpoint
-    store = GCSStore(bucket, prefix=prefix or None, config=config, **client_options(options, endpoint))
-    return CloudPlace(store, label=label, address=endpoint or _GOOGLE, options=options)
+
+    def __init__(self, bucket: str, prefix: str, *, label: str, options: PlaceOptions) -> None:
+        self._account = options.required_credential("service_account")
+        self._bucket = bucket
+        self._prefix = f"{prefix}/" if prefix else ""
+        endpoint = options.endpoint()
+        config: Any = {"service_account_key" if self._account.startswith("{") else "service_account": self._account}
+        if endpoint:
+            config["base_url"] = endpoint
+        self._base = endpoint or _GOOGLE
+        store = GCSStore(bucket, prefix=prefix or None, config=config, **client_options(options, endpoint))
+        super().__init__(store, label=label, address=self._base, options=options)
+
+    def bucket_lock(self) -> BucketLock:
+        """Ask for the bucket's retention policy."""
+        answer = self._repeater.run(lambda _: self._asked("", "retentionPolicy"))
+        if isinstance(answer, str):
+            right = "give the service account the right storage.buckets.get (role Storage Legacy Bucket Reader)"
+            return BucketLock(True, False, None, None, f"The retention policy cannot be read ({answer}); {right}.")
+        return google_lock(answer)
+
+    def lock_state(self, name: str) -> LockState:
+        """Ask until when the object is retained."""
+        answer = self._repeater.run(lambda _: self._asked(f"/o/{quote(self._prefix + name, safe='')}",
+                                                          "retentionExpirationTime"))  # fmt: skip
+        if isinstance(answer, str):
+            return LockState(supported=False, until=None, mode=None)
+        until = answer.get("retentionExpirationTime")
+        return LockState(True, datetime.fromisoformat(until) if until else None, None)
+
+    def _asked(self, path: str, fields: str) -> Mapping[str, Any] | str:
+        url = f"{self._base}/storage/v1/b/{quote(self._bucket, safe='')}{path}?fields={fields}"
+        account = self._service_account()
+        token = "" if account.get("disable_oauth") else google_token(account, _GOOGLE)
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        answer = _request("GET", url, headers, self._options, self._label)
+        if isinstance(answer, str):
+            return answer
+        document: Mapping[str, Any] = answer.json()
+        return document
+
+    def _service_account(self) -> dict[str, Any]:
+        try:
+            text = self._account if self._account.startswith("{") else Path(self._account).read_text(encoding="utf-8")
+            document: dict[str, Any] = json.loads(text)
+        except (OSError, ValueError):
+            raise SettingsError(
+                "The service account cannot be read.", where="credentials_env.service_account",
+                remedy="Name a variable that holds the path of its JSON file, or the JSON.",
+            ) from None  # fmt: skip
+        return document
+
+
+def google_lock(bucket: Mapping[str, Any]) -> BucketLock:
+    """Return what a bucket's `retentionPolicy` promises; who may change the bucket shortens one that is not locked."""
+    policy = bucket.get("retentionPolicy") or {}
+    days = timedelta(seconds=int(policy.get("retentionPeriod", 0))).days
+    if not days:
+        return BucketLock(True, False, None, None, "The bucket has no retention policy of a day or more.")
+    locked = bool(policy.get("isLocked"))
+    how = "the policy is locked" if locked else "the policy is not locked: who may change the bucket can shorten it"
+    mode = "COMPLIANCE" if locked else "GOVERNANCE"
+    return BucketLock(True, True, days, mode, f"Every object is retained for {days} days; {how}.")
+
+
+def _says(headers: Mapping[str, str], name: str) -> bool:
+    return headers.get(name, "").lower() == "true"
+
+
+def _request(
+    method: str, url: str, headers: Mapping[str, str], options: PlaceOptions, label: str
+) -> requests.Response | str:
+    """Return the answer; as text what is said of a right that is missing.
+
+    Raises:
+        StoreError: as other calls of a place.
+    """
+    limits = options.limits
+    try:
+        answer = requests.request(
+            method, url, headers=dict(headers), timeout=(limits.connect, limits.read), allow_redirects=False
+        )
+    except requests.RequestException:
+        raise unreachable(None, label) from None
+    if answer.status_code in (401, 403):
+        return f"HTTP {answer.status_code}"
+    if answer.status_code >= 300:
+        raise error_of_answer(answer.status_code, answer.headers.get("x-ms-error-code", ""), label)
+    return answer

@@ -48,10 +48,10 @@ def open_place(url: str, options: PlaceOptions | None = None) -> ObjectPlace:
         raise SettingsError("The URL names no bucket.", where=url, remedy=f"Write {parts.scheme}://bucket/prefix")
     prefix = "/".join(checked_name(part) for part in unquote(parts.path).split("/") if part)
     with _library("obstore"):
-        from backup_pipeline.stores.objects.azure_google import azure_place, google_place
+        from backup_pipeline.stores.objects.azure_google import AzurePlace, GooglePlace
         from backup_pipeline.stores.objects.s3 import S3Place
 
-        kinds = {"s3": S3Place, "az": azure_place, "gs": google_place}
+        kinds = {"s3": S3Place, "az": AzurePlace, "gs": GooglePlace}
         return kinds[parts.scheme](parts.netloc, prefix, label=url.rstrip("/"), options=options)
 
 

@@ -49,24 +49,25 @@ def check_locks(catalog: Catalog, lock_days: int, result: CheckResult, clock: Cl
         ))  # fmt: skip
     if not bucket.enabled:
         return
-    if not bucket.extendable and lock_days > (bucket.default_days or 0):
+    if bucket.default_days is not None and not bucket.extendable and lock_days > bucket.default_days:
         result.findings.append(Finding(
             subject=place.label,
-            problem=f"The settings say lock_days: {lock_days}, the storage locks for {bucket.default_days or 0} days.",
+            problem=f"The settings say lock_days: {lock_days}, the storage locks for {bucket.default_days} days.",
             remedy="Give the bucket a retention policy of that many days at least.",
         ))  # fmt: skip
-    if bucket.extendable:
-        _check_ends(place, dict(_expected(catalog, vault_time(place, clock))), result)
-        _find_hidden(catalog, result)
+    _check_ends(place, dict(_expected(catalog, vault_time(place, clock), bucket.extendable)), result)
+    _find_hidden(catalog, result)
 
 
-def _expected(catalog: Catalog, now: datetime) -> Iterator[tuple[str, datetime]]:
+def _expected(catalog: Catalog, now: datetime, extendable: bool) -> Iterator[tuple[str, datetime]]:
     """Yield every object that is to be locked now, and until when; ends that come later in the order are later."""
     copies = [copy for copy in catalog.copies()[0] if copy.header.locked_until and copy.header.locked_until > now]
     for copy in sorted(copies, key=lambda copy: copy.header.locked_until or now):
         until = copy.header.locked_until or now
-        for name in (DESCRIPTION, RECOVERY_TEXT, RECOVERY_PROGRAM, COPIES + copy.name):
+        # What is older than the copy has the lock of its own time where that cannot be made longer.
+        for name in (DESCRIPTION, RECOVERY_TEXT, RECOVERY_PROGRAM) if extendable else ():
             yield name, until
+        yield COPIES + copy.name, until
         for chunk in copy.header.chunks:
             yield chunk_object(chunk.name), until
 
@@ -74,9 +75,12 @@ def _expected(catalog: Catalog, now: datetime) -> Iterator[tuple[str, datetime]]
 def _check_ends(place: ObjectPlace, expected: dict[str, datetime], result: CheckResult) -> None:
     def problem_of(name: str) -> str:
         try:
-            until = place.lock_state(name).until
+            state = place.lock_state(name)
         except ObjectNotFoundError:
             return ""  # Missing or hidden: found as that.
+        until = state.until
+        if not state.supported:
+            return ""  # Not told object by object.
         if until is None:
             return f"It is not locked, and should be until {expected[name]:%Y-%m-%d}."
         if until < expected[name] - _TOLERANCE:
