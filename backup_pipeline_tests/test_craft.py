@@ -34,3 +34,52 @@ def _imports_private_dagster(tree: ast.Module) -> bool:
 
 def test_private_modules_of_dagster_are_imported_only_where_nothing_public_serves() -> None:
     assert {path for path, tree in TREES.items() if _imports_private_dagster(tree)} == MAY_IMPORT_PRIVATE_DAGSTER
+
+
+LINES, PARAMETERS = 60, 7
+# Shrinks only.
+TOO_LONG = {
+    "operations/copies/retention.py": {"_retain"},
+    "operations/restore/run.py": {"apply_restore"},
+    "sources/orders/archive/write.py": {"write_order"},
+    "sources/orders/export.py": {"export_orders"},
+    "sources/postgres/dump.py": {"dump_record", "write_dump"},
+    "sources/postgres/platform_fill.py": {"fill_platform"},
+    "sources/postgres/table_export.py": {"run"},
+    "sources/postgres/target_inspection.py": {"inspect_target"},
+    "sources/sqlite/capture.py": {"_capture_copy"},
+}
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def _parameters(function: Function) -> int:
+    arguments = function.args
+    named = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
+    return len([each for each in named if each.arg not in ("self", "cls")])
+
+
+def _is_command(function: Function) -> bool:
+    """Whether a function's parameters are a command's arguments and options: Typer reads them."""
+    return any("Annotated" in ast.unparse(each.annotation) for each in function.args.args if each.annotation)
+
+
+def _is_too_long(function: Function) -> bool:
+    if _is_command(function):
+        return (function.end_lineno or 0) - function.body[0].lineno >= LINES
+    return (function.end_lineno or 0) - function.lineno >= LINES or _parameters(function) > PARAMETERS
+
+
+def test_functions_have_at_most_60_lines_and_7_parameters() -> None:
+    found = {
+        path: names
+        for path, tree in TREES.items()
+        if (names := {node.name for node in ast.walk(tree) if isinstance(node, Function) and _is_too_long(node)})
+    }
+    assert found == TOO_LONG
+
+
+def test_a_long_function_and_one_of_many_parameters_are_recognised() -> None:
+    long = ast.parse("def f():\n" + "    pass\n" * LINES)
+    many = ast.parse("def f(a, b, c, d, *, e, g, h, i): pass")
+    short = ast.parse("def f(self, a, b, c, d, *, e, g, h):\n" + "    pass\n" * (LINES - 1))
+    assert [_is_too_long(tree.body[0]) for tree in (long, many, short)] == [True, True, False]  # type: ignore[arg-type]

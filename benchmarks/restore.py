@@ -27,7 +27,7 @@ from backup_pipeline.postgres.load.check import (
 )
 from backup_pipeline.postgres.load.input import plain_sql
 from backup_pipeline.postgres.load.load import load_plain_dump
-from backup_pipeline.postgres.load.rebuild import rebuild_database
+from backup_pipeline.postgres.load.rebuild import LoadOptions, rebuild_database
 from backup_pipeline.postgres.server.clients import PostgresClient, choose_client
 from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.postgres.server.databases import create_database, drop_database, server_facts
@@ -81,7 +81,7 @@ def run(server: EmbeddedServer, folder: Path, options: argparse.Namespace, repor
     compared: list[float] = []
 
     def ours() -> None:
-        rebuild_database(lambda: plain.open("rb"), target, jobs=options.jobs)
+        rebuild_database(lambda: plain.open("rb"), target, options=LoadOptions(jobs=options.jobs))
 
     def ours_alone() -> None:
         create_database(target)
@@ -89,7 +89,7 @@ def run(server: EmbeddedServer, folder: Path, options: argparse.Namespace, repor
             load_plain_dump(reader, target, jobs=options.jobs, analyze=False)
 
     def ours_through_custom() -> None:
-        rebuild_database(lambda: custom.open("rb"), target, jobs=options.jobs)
+        rebuild_database(lambda: custom.open("rb"), target, options=LoadOptions(jobs=options.jobs))
 
     def psql() -> None:
         create_database(target)

@@ -113,7 +113,7 @@ def run_plan(
     options: RunOptions | None = None,
     verbose: bool = False,
 ) -> dict[str, Any]:
-    """Run one plan and tell of it; return the document of the run, with its exit code.
+    """Run one plan and report it; return the document of the run, with its exit code.
 
     Args:
         site: the site.
@@ -122,55 +122,71 @@ def run_plan(
         resume: complete the newest, incomplete set.
         as_json: say nothing while it runs.
         options: what this run has otherwise than the settings.
-        verbose: tell of each artefact and check.
+        verbose: report each artefact and check.
     """
     from backup_pipeline.cli.backup_report import JsonReport, TextReport
-    from backup_pipeline.cli.copies_report import copy_after_seal
     from backup_pipeline.errors import BackupSystemError
-    from backup_pipeline.model.record import left_undone
-    from backup_pipeline.operations.alerts.send import notify_run_finished, ping_fail
+    from backup_pipeline.operations.alerts.send import FinishedRun, notify_run_finished, ping_fail
     from backup_pipeline.operations.backup.known_tables import refresh_known_tables
-    from backup_pipeline.operations.backup.run import check_sources, newest_unfinished
+    from backup_pipeline.operations.backup.run import check_sources
     from backup_pipeline.operations.environment.check import require_environment
-    from backup_pipeline.operations.sites.stores import plan_lock
     from backup_pipeline.settings.run_options import RunOptions, site_with
 
     options = options or RunOptions()
     own = site_with(site, plan, options)
     sources = check_sources(site, plan, only)
-    unfinished = newest_unfinished(own, plan) if resume else None
-    if unfinished:
-        # Whoever still writes that set holds this lock, and is not to be declared dead.
-        with plan_lock(own, plan, "backup --resume", 0):
-            pass
-    elsewhere = options.store
+    partial = sources != site.plan(plan).sources
+    root_run_id = _unfinished_run(own, plan) if resume else ""
     report: TextReport | JsonReport = (
-        JsonReport(plan) if as_json else TextReport(plan, sources, verbose=verbose, store=elsewhere)
+        JsonReport(plan) if as_json else TextReport(plan, sources, verbose=verbose, store=options.store)
     )
     try:
         # Before the second that Dagster's import takes: what cannot work is said at once.
         require_environment(own, plan, sources)
         refresh_known_tables(site, plan, sources)
         with report:
-            if unfinished:
-                outcome = _resume(site, unfinished[1].root_run_id, report.observer)
+            if root_run_id:
+                outcome = _resume(site, root_run_id, report.observer)
             else:
                 outcome = _start(site, plan, sources, report.observer, options)
     except BackupSystemError as error:
-        if sources == site.plan(plan).sources:
+        if not partial:
             ping_fail(site, plan, error.what)
-        notify_run_finished(site, plan, succeeded=False, reason=f"{error.where}: {error.what}", remedy=error.remedy)
+        failure = FinishedRun(succeeded=False, reason=f"{error.where}: {error.what}", remedy=error.remedy)
+        notify_run_finished(site, plan, failure)
         if not as_json:
             raise
         return report.failed(error)
-    _notify(site, plan, outcome, report.seen, partial=sources != site.plan(plan).sources)
+    _notify(site, plan, outcome, report.seen, partial=partial)
     document = report.finished(outcome, own.store_folder(plan))
-    if (undone := left_undone(report.seen.records)) and not document["exit_code"]:
+    # A set that was written elsewhere (--store) is none of the plan's store, from which copies are made.
+    sealed_here = outcome.success and options.store is None
+    return _completed(document, site, plan, report.seen, copied=sealed_here, as_json=as_json)
+
+
+def _unfinished_run(site: Site, plan: str) -> str:
+    """Return the root run of the newest, incomplete set."""
+    from backup_pipeline.operations.backup.run import newest_unfinished
+    from backup_pipeline.operations.sites.stores import plan_lock
+
+    _, draft, _ = newest_unfinished(site, plan)
+    # Whoever still writes that set holds this lock, and is not to be declared dead.
+    with plan_lock(site, plan, "backup --resume", 0):
+        return draft.root_run_id
+
+
+def _completed(
+    document: dict[str, Any], site: Site, plan: str, seen: Gathering, *, copied: bool, as_json: bool
+) -> dict[str, Any]:
+    """Return the document with what was left undone, and with the copies that are made of a sealed set."""
+    from backup_pipeline.cli.copies_report import copy_after_seal
+    from backup_pipeline.model.record import left_undone
+
+    if (undone := left_undone(seen.records)) and not document["exit_code"]:
         if not as_json:
             _report_undone(undone, plan)
         document |= {"exit_code": int(ExitCode.CHECKS), "undone": list(undone)}
-    # A set that was written elsewhere (--store) is none of the plan's store, from which copies are made.
-    if outcome.success and options.store is None:
+    if copied:
         document["copies"] = copy_after_seal(site, plan, as_json=as_json)
         if not document["exit_code"] and not all(one["copied"] for one in document["copies"]):
             document["exit_code"] = int(ExitCode.NOT_COPIED)
@@ -186,14 +202,12 @@ def _report_undone(undone: Sequence[str], plan: str) -> None:
 
 
 def _notify(site: Site, plan: str, outcome: RunOutcome, seen: Gathering, *, partial: bool) -> None:
-    """Tell people at once: the daemon that watches runs may not be there."""
-    from backup_pipeline.operations.alerts.send import notify_run_finished
+    """Alert people at once: the daemon that watches runs may not be there."""
+    from backup_pipeline.operations.alerts.send import FinishedRun, notify_run_finished
 
     first = outcome.errors[0] if outcome.errors else None
-    notify_run_finished(
-        site,
-        plan,
-        succeeded=outcome.success,
+    finished = FinishedRun(
+        outcome.success,
         run_id=outcome.run_id,
         set_id=seen.set_id or "",
         reason=f"{first.where}: {first.what}" if first else "",
@@ -201,6 +215,7 @@ def _notify(site: Site, plan: str, outcome: RunOutcome, seen: Gathering, *, part
         records=seen.records,
         partial=partial,
     )
+    notify_run_finished(site, plan, finished)
 
 
 def _start(site: Site, plan: str, sources: tuple[str, ...], observer: RunObserver, options: RunOptions) -> RunOutcome:

@@ -62,7 +62,7 @@ def restore(
         bool, typer.Option("--without-triggers", help="Upsert: the tables' own triggers do not fire.")
     ] = False,
     skip_refused: Annotated[
-        bool, typer.Option("--skip-refused", help="Upsert: leave out tables that cannot take rows, with a warning.")
+        bool, typer.Option("--skip-refused", help="Upsert: skip tables that cannot take rows, with a warning.")
     ] = False,
     create_roles: Annotated[
         bool, typer.Option("--create-roles", help="Make missing roles, without login, instead of refusing.")
@@ -91,7 +91,7 @@ def restore(
     `backup-pipeline restore nightly/latest supabase --upsert --rows 'public.orders: id in (7, 8, 9)'`
     """
     if plan_only and apply:
-        raise typer.BadParameter("choose one of --plan and --apply", param_hint="--apply")
+        raise typer.BadParameter("give one of --plan and --apply", param_hint="--apply")
     site = load(config, identity=identity)
     from backup_pipeline.operations.restore.run import apply_restore, plan_restore
     from backup_pipeline.operations.sites.embedded import embedded_server_up
@@ -105,26 +105,35 @@ def restore(
         skip_emergency_backup=no_emergency, allow_incomplete=allow_incomplete, jobs=jobs,
     )  # fmt: skip
     if not upsert and (tables or only or rows or insert_absent or without_triggers or skip_refused):
-        raise typer.BadParameter("tables and rows are chosen for an upsert only", param_hint="--upsert")
+        raise typer.BadParameter("tables and rows are named for an upsert only", param_hint="--upsert")
+    if apply and not (plan_id and confirm):
+        raise RefusedError(
+            "Applying needs the id of the plan that was read, and the target's name.",
+            where="--apply",
+            remedy=f"backup-pipeline restore {plan_name}/{set_id} {source} shows both.",
+        )
     with embedded_server_up(site), shown_progress(quiet=as_json) as progress:
-        if not apply:
-            plan = plan_restore(site, plan_name, set_id, source, options, progress=progress)
-        else:
-            if not plan_id or not confirm:
-                raise RefusedError(
-                    "Applying needs the id of the plan that was read, and the target's name.",
-                    where="--apply",
-                    remedy=f"backup-pipeline restore {plan_name}/{set_id} {source} shows both.",
-                )
-            result = apply_restore(
+        found: RestorePlan | RestoreResult
+        if apply:
+            found = apply_restore(
                 site, plan_name, set_id, source, options, plan_id=plan_id, confirm=confirm, progress=progress
             )
-    if not apply:
-        print_json(plan.model_dump(mode="json")) if as_json else _print_plan(plan)
-        if plan.reasons_against:
-            exit_with(ExitCode.REFUSED)
+        else:
+            found = plan_restore(site, plan_name, set_id, source, options, progress=progress)
+    _report(found, as_json=as_json)
+
+
+def _report(found: RestorePlan | RestoreResult, *, as_json: bool) -> None:
+    from backup_pipeline.model.restore import RestorePlan
+
+    if as_json:
+        print_json(found.model_dump(mode="json"))
+    elif isinstance(found, RestorePlan):
+        _print_plan(found)
     else:
-        print_json(result.model_dump(mode="json")) if as_json else _print_result(result)
+        _print_result(found)
+    if isinstance(found, RestorePlan) and found.reasons_against:
+        exit_with(ExitCode.REFUSED)
 
 
 def _options(**values: Any) -> RestoreOptions:

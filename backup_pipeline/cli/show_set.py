@@ -21,7 +21,13 @@ from backup_pipeline.cli.formatting import age_text, bytes_text, figure_text
 from backup_pipeline.cli.tables import new_table, print_table
 
 if TYPE_CHECKING:
-    from backup_pipeline.model.record import ArtefactRecord
+    from collections.abc import Sequence
+
+    from rich.console import Console
+
+    from backup_pipeline.model.command_record import CommandRecord
+    from backup_pipeline.model.proof import Proof
+    from backup_pipeline.model.record import ArtefactRecord, CheckResult
     from backup_pipeline.operations.status.listing import ListedSet
 
 
@@ -61,26 +67,45 @@ def show(
 
 
 def _print(found: ListedSet, now: datetime) -> None:
+    out = console()
+    _print_head(out, found, now)
+    _print_artefacts(out, found.known.records)
+    for record in found.known.records:
+        for check in record.checks:
+            if not check.passed:
+                _print_check(out, record.name, check)
+    for command in found.known.manifest.commands if found.known.manifest else ():
+        _print_command(out, command)
+    _print_faults(out, found)
+    for proof in found.known.proofs:
+        _print_proof(out, proof)
+
+
+def _print_head(out: Console, found: ListedSet, now: datetime) -> None:
     from rich.markup import escape
 
     from backup_pipeline.model.record import facts_of, facts_text
 
-    out = console()
-    known = found.known
+    known, manifest = found.known, found.known.manifest
     out.print(f"[bold]{found.name}[/]  {found.state}{', partial' if found.partial else ''}")
     out.print(f"  started {known.started_at:%Y-%m-%d %H:%M:%S} UTC, {age_text(now - known.started_at)} ago")
-    if known.manifest:
-        seconds = (known.manifest.sealed_at - known.manifest.started_at).total_seconds()
-        out.print(f"  sealed  {known.manifest.sealed_at:%Y-%m-%d %H:%M:%S} UTC, after {seconds:.0f} s")
-        if known.manifest.environment:
-            out.print(f"  from    {escape(known.manifest.environment)}")
-        out.print(f"  run     {known.manifest.run_id or '–'}, backup-pipeline {known.manifest.pipeline_version}")
+    if manifest:
+        seconds = (manifest.sealed_at - manifest.started_at).total_seconds()
+        out.print(f"  sealed  {manifest.sealed_at:%Y-%m-%d %H:%M:%S} UTC, after {seconds:.0f} s")
+        if manifest.environment:
+            out.print(f"  from    {escape(manifest.environment)}")
+        out.print(f"  run     {manifest.run_id or '–'}, backup-pipeline {manifest.pipeline_version}")
     out.print(f"  {bytes_text(known.size)}, {found.rows:,} rows, {len(known.records)} artefacts")
     for source, facts in facts_of(known.records).items():
         out.print(f"  {source}: {facts_text(facts)}", markup=False)
     out.print("")
+
+
+def _print_artefacts(out: Console, records: Sequence[ArtefactRecord]) -> None:
+    from rich.markup import escape
+
     table = new_table("", "artefact", ">size", ">rows", ">time", "checks", "sha-256")
-    for record in known.records:
+    for record in records:
         table.add_row(
             escape(record.name),
             bytes_text(record.size),
@@ -90,41 +115,54 @@ def _print(found: ListedSet, now: datetime) -> None:
             f"[dim]{record.files[0].sha256[:12]}[/]" if record.files else "",
         )
     print_table(out, table)
-    for record in known.records:
-        for check in record.checks:
-            if not check.passed:
-                style = "red" if check.severity.value == "ERROR" else "yellow"
-                text = f"{record.name}: {check.name}: {check.summary}"
-                out.print(f"[{style}]{check.severity.value.lower()}[/] {escape(text)}")
-                for row in check.table[:_ROWS_SHOWN]:
-                    cells = ", ".join(f"{name} {value}" for name, value in row.items() if value not in ("", None))
-                    out.print(f"        [dim]{escape(cells)}[/]")
-                if len(check.table) > _ROWS_SHOWN:
-                    out.print(f"        [dim]… and {len(check.table) - _ROWS_SHOWN} more: show --json[/]")
-    for command in known.manifest.commands if known.manifest else ():
-        outcome = "ended at its limit" if command.exit_code is None else f"exit code {command.exit_code}"
-        seconds = (command.finished_at - command.started_at).total_seconds()
-        out.print(f"{command.when}: {' '.join(command.command)}: {outcome}, {seconds:.1f} s", markup=False)
-        for line in command.output.splitlines()[-5:]:
-            out.print(f"  {line}", markup=False)
-    for failure in known.failures:
+
+
+def _print_check(out: Console, artefact: str, check: CheckResult) -> None:
+    from rich.markup import escape
+
+    style = "red" if check.severity.value == "ERROR" else "yellow"
+    text = f"{artefact}: {check.name}: {check.summary}"
+    out.print(f"[{style}]{check.severity.value.lower()}[/] {escape(text)}")
+    for row in check.table[:_ROWS_SHOWN]:
+        cells = ", ".join(f"{name} {value}" for name, value in row.items() if value not in ("", None))
+        out.print(f"        [dim]{escape(cells)}[/]")
+    if len(check.table) > _ROWS_SHOWN:
+        out.print(f"        [dim]… and {len(check.table) - _ROWS_SHOWN} more: show --json[/]")
+
+
+def _print_command(out: Console, command: CommandRecord) -> None:
+    outcome = "ended at its limit" if command.exit_code is None else f"exit code {command.exit_code}"
+    seconds = (command.finished_at - command.started_at).total_seconds()
+    out.print(f"{command.when}: {' '.join(command.command)}: {outcome}, {seconds:.1f} s", markup=False)
+    for line in command.output.splitlines()[-5:]:
+        out.print(f"  {line}", markup=False)
+
+
+def _print_faults(out: Console, found: ListedSet) -> None:
+    from rich.markup import escape
+
+    for failure in found.known.failures:
         out.print(f"[red]missing[/] {escape('.'.join(failure.key))}: {escape(failure.what)}")
         if failure.remedy:
             out.print(f"        [dim]→ {escape(failure.remedy)}[/]")
     if found.missing:
         out.print(f"[red]damaged[/] not whole any more: {escape(found.missing)}")
-    if known.problem:
-        out.print(f"[red]damaged[/] {escape(known.problem)}")
-    for proof in known.proofs:
-        style = {"passed": "green", "failed": "red"}.get(proof.outcome.value, "yellow")
-        what = f"[{style}]{proof.outcome.value}[/]"
-        numbers = ", ".join(figure_text(name, value) for name, value in proof.numbers.items())
-        out.print(f"{proof.kind.value} {what} {proof.finished_at:%Y-%m-%d %H:%M} UTC  [dim]{escape(numbers)}[/]")
-        for finding in proof.findings:
-            out.print(f"  {escape(finding.subject)}: {escape(finding.problem)}")
-        for missing in proof.missing_here:
-            out.print(f"  {escape(missing.subject)}: {escape(missing.problem)}")
-            out.print(f"    [dim]→ {escape(missing.remedy)}[/]")
+    if found.known.problem:
+        out.print(f"[red]damaged[/] {escape(found.known.problem)}")
+
+
+def _print_proof(out: Console, proof: Proof) -> None:
+    from rich.markup import escape
+
+    style = {"passed": "green", "failed": "red"}.get(proof.outcome.value, "yellow")
+    what = f"[{style}]{proof.outcome.value}[/]"
+    numbers = ", ".join(figure_text(name, value) for name, value in proof.numbers.items())
+    out.print(f"{proof.kind.value} {what} {proof.finished_at:%Y-%m-%d %H:%M} UTC  [dim]{escape(numbers)}[/]")
+    for finding in proof.findings:
+        out.print(f"  {escape(finding.subject)}: {escape(finding.problem)}")
+    for missing in proof.missing_here:
+        out.print(f"  {escape(missing.subject)}: {escape(missing.problem)}")
+        out.print(f"    [dim]→ {escape(missing.remedy)}[/]")
 
 
 def _checks(record: ArtefactRecord) -> str:

@@ -115,10 +115,8 @@ def _report_of(site: Site, context: dg.RunStatusSensorContext, *, succeeded: boo
         return f"{work} of {plan} {'succeeded' if succeeded else 'failed'}; {reported} incidents told."
     written = _written(site, plan, run) if plan else None
     artefact, reason, remedy = ("", "", "") if succeeded else _why(context, written)
-    reported = alerts.notify_run_finished(
-        site,
-        plan,
-        succeeded=succeeded,
+    finished = alerts.FinishedRun(
+        succeeded,
         run_id=run.run_id,
         work=_WORDS.sub(lambda found: f"{found[1]} {found[2]} ", work),
         set_id=str(written.set_id) if written else "",
@@ -127,8 +125,8 @@ def _report_of(site: Site, context: dg.RunStatusSensorContext, *, succeeded: boo
         remedy=remedy,
         records=written.records if written else (),
         partial=bool(written and written.draft and written.draft.partial),
-        at=at,
-    ).reported
+    )
+    reported = alerts.notify_run_finished(site, plan, finished, at).reported
     reported += alerts.report(site, tuple(_checks(site, context, plan, at)), at).reported
     if plan and work.startswith((CHECK, COPY_DRILL)):
         reported += alerts.notify_copies(site, plan, at).reported

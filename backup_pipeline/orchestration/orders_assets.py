@@ -4,6 +4,7 @@ How orders are exported, verified and restored stands in `operations`; jobs, sch
 """
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -26,7 +27,7 @@ from backup_pipeline.orchestration.orders_years import (
 from backup_pipeline.orchestration.run_observer import current_observer
 from backup_pipeline.orchestration.selected_partition import selected_years
 from backup_pipeline.settings.site import Site
-from backup_pipeline.sources.orders.format.order import Findings, VerifyResult
+from backup_pipeline.sources.orders.format.order import ExportResult, Findings, VerifyResult
 from backup_pipeline.sources.orders.source import orders_settings
 
 # Which findings fail which check, and what it inspects; findings that are in none of them are only shown.
@@ -135,17 +136,7 @@ def folders_asset(site: Site, plan: str, name: str) -> dg.AssetsDefinition:
             exported = sum(n for y, n in result.per_year.items() if mine is None or y in mine)
             if year in selection:
                 context.add_asset_metadata({"exported of this year": exported}, partition_key=year)
-        metadata: dict[str, Any] = {
-            "exported": result.exported,
-            "unchanged": result.unchanged,
-            "failed": result.failed,
-            "folders without a row": result.row_deleted,
-            "seconds": round(result.seconds, 3),
-            "sync_seconds": round(result.sync_seconds, 3),
-            "dagster/uri": place.archive.absolute().as_uri(),
-            "by year": table_of([{"year": year, "exported": n} for year, n in sorted(result.per_year.items())]),
-            **findings_metadata(result.findings),
-        }
+        metadata = _export_metadata(result, place.archive)
         try:
             result.raise_for_failure(str(place.archive))
         except BackupSystemError as error:
@@ -153,6 +144,20 @@ def folders_asset(site: Site, plan: str, name: str) -> dg.AssetsDefinition:
         return dg.MaterializeResult(metadata=metadata)
 
     return order_folders
+
+
+def _export_metadata(result: ExportResult, archive: Path) -> dict[str, Any]:
+    return {
+        "exported": result.exported,
+        "unchanged": result.unchanged,
+        "failed": result.failed,
+        "folders without a row": result.row_deleted,
+        "seconds": round(result.seconds, 3),
+        "sync_seconds": round(result.sync_seconds, 3),
+        "dagster/uri": archive.absolute().as_uri(),
+        "by year": table_of([{"year": year, "exported": n} for year, n in sorted(result.per_year.items())]),
+        **findings_metadata(result.findings),
+    }
 
 
 def year_check(year: str) -> str:
@@ -205,13 +210,29 @@ def _check_results(key: dg.AssetKey, result: VerifyResult, selected: Sequence[st
     )
 
 
+def _check_specs(key: dg.AssetKey, years: Sequence[str]) -> list[dg.AssetCheckSpec]:
+    texts = {check: text for check, (_, text) in _CHECKS.items()} | {"advice": _ADVICE}
+    texts |= {year_check(year): f"Every folder of {year} is whole and valid." for year in years}
+    return [dg.AssetCheckSpec(check, asset=key, description=text) for check, text in texts.items()]
+
+
+def _verification_metadata(result: VerifyResult) -> dict[str, Any]:
+    return {
+        "folders": result.folders,
+        "valid": result.valid,
+        "errors": result.findings.errors,
+        "warnings": result.findings.warnings,
+        "rolled_forward": result.rolled_forward,
+        "seconds": round(result.seconds, 3),
+        **findings_metadata(result.findings),
+    }
+
+
 def verification_asset(site: Site, plan: str, name: str) -> dg.AssetsDefinition:
     """Return the verification of the folders, one partition per year, with its checks."""
     source = orders_settings(site, name)
     key = artefact_key(plan, (name, VERIFICATION))
     partitions = year_partitions(source, site.settings.timezone)
-    description = "Every order's pair is read and checked, and compared with the index and the database."
-    years = partitions.get_partition_keys()
 
     @dg.multi_asset(
         name=f"{plan}__{key_part(name)}__{VERIFICATION}",
@@ -221,21 +242,12 @@ def verification_asset(site: Site, plan: str, name: str) -> dg.AssetsDefinition:
                 deps=[artefact_key(plan, (name, FOLDERS))],
                 group_name=orders_group(plan),
                 kinds={"check"},
-                description=description,
+                description="Every order's pair is read and checked, and compared with the index and the database.",
                 partitions_def=partitions,
                 code_version="1",
             )
         ],
-        check_specs=[
-            *(dg.AssetCheckSpec(check, asset=key, description=text) for check, (_, text) in _CHECKS.items()),
-            dg.AssetCheckSpec("advice", asset=key, description=_ADVICE),
-            *(
-                dg.AssetCheckSpec(
-                    year_check(year), asset=key, description=f"Every folder of {year} is whole and valid."
-                )
-                for year in years
-            ),
-        ],
+        check_specs=_check_specs(key, partitions.get_partition_keys()),
         # A run over some years gives the checks of those years only.
         can_subset=True,
         backfill_policy=dg.BackfillPolicy.single_run(),
@@ -264,15 +276,7 @@ def verification_asset(site: Site, plan: str, name: str) -> dg.AssetsDefinition:
         for check in (*_check_results(key, result, selected), *_year_results(key, result, selected, every)):
             if check.check_name in wanted:
                 yield check
-        metadata = {
-            "folders": result.folders,
-            "valid": result.valid,
-            "errors": result.findings.errors,
-            "warnings": result.findings.warnings,
-            "rolled_forward": result.rolled_forward,
-            "seconds": round(result.seconds, 3),
-            **findings_metadata(result.findings),
-        }
+        metadata = _verification_metadata(result)
         if not result.ok:
             raise dg.Failure(
                 f"The archive of {name} did not pass: {result.summary()}.", metadata=metadata, allow_retries=False

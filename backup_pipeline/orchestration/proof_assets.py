@@ -54,6 +54,15 @@ def proof_summary(proof: Proof) -> str:
     return f"{len(proof.covered)} artefacts looked at, {len(proof.findings)} findings"
 
 
+def _not_passed(proof: Proof, name: str, stage: str) -> dg.Failure:
+    first = f" First: {proof.findings[0].subject}: {proof.findings[0].problem}." if proof.findings else ""
+    return dg.Failure(
+        f"Set {name} did not pass its {stage}: {proof_summary(proof)}.{first}",
+        metadata=proof_metadata(proof),
+        allow_retries=False,
+    )
+
+
 def proof_asset(
     plan: str,
     stage: str,
@@ -100,27 +109,20 @@ def proof_asset(
         except Exception as error:  # noqa: BLE001 - at this edge everything becomes a Failure
             raise failure_of(error) from None
         metadata = proof_metadata(proof)
-        summary = proof_summary(proof)
         not_here = proof.outcome is ProofOutcome.NOT_HERE
         yield dg.AssetCheckResult(
             asset_key=key,
             check_name=check,
             passed=proof.passed,
             severity=dg.AssetCheckSeverity.WARN if not_here else dg.AssetCheckSeverity.ERROR,
-            description=summary,
+            description=proof_summary(proof),
             metadata=metadata,
         )
         if not_here:
-            context.log.warning(f"Set {plan}/{set_id} {summary}")
+            context.log.warning(f"Set {plan}/{set_id} {proof_summary(proof)}")
             return
         if not proof.passed:
-            first = proof.findings[0] if proof.findings else None
-            raise dg.Failure(
-                f"Set {plan}/{set_id} did not pass its {stage}: {summary}."
-                + (f" First: {first.subject}: {first.problem}." if first else ""),
-                metadata=metadata,
-                allow_retries=False,
-            )
+            raise _not_passed(proof, f"{plan}/{set_id}", stage)
         yield dg.MaterializeResult(asset_key=key, metadata=metadata)
 
     return prove_set

@@ -165,6 +165,12 @@ def result_metadata(result: RestoreResult) -> dict[str, Any]:
     return metadata
 
 
+def _report_plan(context: dg.AssetExecutionContext, found: RestorePlan) -> None:
+    context.log.info(f"To apply it, run again with step: apply, plan_id: {found.plan_id}, confirm: {found.confirm}")
+    key = restored_key(found.plan, found.source)
+    context.log_event(dg.AssetObservation(key, partition=found.set_id, metadata=plan_metadata(found)))
+
+
 def restore_asset(site: Site, plan: str) -> dg.AssetsDefinition | None:
     """Return the restored sources of a plan, partitioned by set; None for a plan that has none of its own."""
     names = _restorable(site, plan)
@@ -203,14 +209,7 @@ def restore_asset(site: Site, plan: str) -> dg.AssetsDefinition | None:
         try:
             if config.step == "plan":
                 found = plan_restore(site, plan, set_id, config.source, config.options(), progress=progress)
-                context.log.info(
-                    f"To apply it, run again with step: apply, plan_id: {found.plan_id}, confirm: {found.confirm}"
-                )
-                context.log_event(
-                    dg.AssetObservation(
-                        restored_key(plan, config.source), partition=set_id, metadata=plan_metadata(found)
-                    )
-                )
+                _report_plan(context, found)
                 return
             result = apply_restore(
                 site,

@@ -103,12 +103,21 @@ def add_proof(site: Site, at: datetime, kind: ProofKind, *findings: Finding, fou
 def test_a_failed_run_is_reported_once_though_the_sensor_sees_it_and_once_when_over(site: Site, web: Requests) -> None:
     for _ in range(2):
         alerts.notify_run_finished(
-            site, "nightly", succeeded=False, run_id="run-1", set_id="2026-11-21T020000Z", artefact="shop.dump",
-            reason=f"No answer from shop with {PASSWORD}.", remedy="Start the server.", at=NOON,
-        )  # fmt: skip
-    alerts.notify_run_finished(site, "nightly", succeeded=True, run_id="run-2", at=NOON + HOUR)
+            site,
+            "nightly",
+            alerts.FinishedRun(
+                succeeded=False,
+                run_id="run-1",
+                set_id="2026-11-21T020000Z",
+                artefact="shop.dump",
+                reason=f"No answer from shop with {PASSWORD}.",
+                remedy="Start the server.",
+            ),
+            NOON,
+        )
+    alerts.notify_run_finished(site, "nightly", alerts.FinishedRun(succeeded=True, run_id="run-2"), NOON + HOUR)
     # The daemon was asleep and only now reports the run that failed.
-    alerts.notify_run_finished(site, "nightly", succeeded=False, run_id="run-1", at=NOON)
+    alerts.notify_run_finished(site, "nightly", alerts.FinishedRun(succeeded=False, run_id="run-1"), NOON)
     first, second = messages(web)
     for text in ("nightly", "2026-11-21T020000Z", "shop.dump", "Start the server.", "http://ui:3000/runs/run-1"):
         assert text in first
@@ -117,8 +126,8 @@ def test_a_failed_run_is_reported_once_though_the_sensor_sees_it_and_once_when_o
 
 
 def test_the_success_of_a_partial_run_ends_nothing(site: Site, web: Requests) -> None:
-    alerts.notify_run_finished(site, "nightly", succeeded=False, at=NOON)
-    alerts.notify_run_finished(site, "nightly", succeeded=True, partial=True, at=NOON + HOUR)
+    alerts.notify_run_finished(site, "nightly", alerts.FinishedRun(succeeded=False), NOON)
+    alerts.notify_run_finished(site, "nightly", alerts.FinishedRun(succeeded=True, partial=True), NOON + HOUR)
     assert len(alerts_state.read_state(site).open) == 1
 
 
@@ -268,7 +277,7 @@ def test_what_could_not_be_delivered_is_sent_later_with_the_next_look(
     monkeypatch.setattr("time.sleep", lambda _: None)
     port = free_port()
     site = make_site(tmp_path, ALERT_URLS=f"json://127.0.0.1:{port}")
-    report = alerts.notify_run_finished(site, "nightly", succeeded=False, at=NOON)
+    report = alerts.notify_run_finished(site, "nightly", alerts.FinishedRun(succeeded=False), NOON)
     assert [delivery.delivered for delivery in report.deliveries] == [False]
     with http_server() as web:
         later = make_site(tmp_path, ALERT_URLS=web.url.replace("http", "json") + "/hook")
@@ -281,10 +290,10 @@ def test_what_could_not_be_delivered_is_sent_later_with_the_next_look(
 def test_a_store_that_cannot_be_written_still_alerts_and_once(site: Site, web: Requests) -> None:
     site.settings.store.write_text("a file where the folder should be")
     for _ in range(2):
-        alerts.notify_run_finished(site, "nightly", succeeded=False, reason="The disk is full.", at=NOON)
+        alerts.notify_run_finished(site, "nightly", alerts.FinishedRun(False, reason="The disk is full."), NOON)
     assert len(messages(web)) == 1
     site.settings.store.unlink()
-    alerts.notify_run_finished(site, "nightly", succeeded=True, at=NOON + HOUR)
+    alerts.notify_run_finished(site, "nightly", alerts.FinishedRun(succeeded=True), NOON + HOUR)
     assert alerts_state.state_file(site).is_file()
     assert len(messages(web)) == 2
 
@@ -300,8 +309,8 @@ def test_two_processes_at_once_tell_one_incident_once(site: Site, web: Requests,
     program = (
         "import sys; from pathlib import Path; from datetime import datetime, UTC\n"
         "from backup_pipeline.settings.loader import load_site; from backup_pipeline.operations.alerts import send\n"
-        "send.notify_run_finished(load_site(Path(sys.argv[1])), 'nightly', succeeded=False,"
-        " at=datetime(2026, 11, 21, 12, tzinfo=UTC))"
+        "send.notify_run_finished(load_site(Path(sys.argv[1])), 'nightly', send.FinishedRun(False),"
+        " datetime(2026, 11, 21, 12, tzinfo=UTC))"
     )
     environment = os.environ | {"ALERT_URLS": site.environment["ALERT_URLS"], "SHOP_URL": "x"}
     running = [subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], env=environment) for _ in range(3)]
@@ -311,12 +320,12 @@ def test_two_processes_at_once_tell_one_incident_once(site: Site, web: Requests,
 
 def test_what_opened_without_an_address_is_told_once_there_is_one(tmp_path: Path, web: Requests) -> None:
     site = make_site(tmp_path)
-    failed = alerts.notify_run_finished(site, "nightly", succeeded=False, reason="no disk", at=NOON)
+    failed = alerts.notify_run_finished(site, "nightly", alerts.FinishedRun(succeeded=False, reason="no disk"), NOON)
     assert (failed.reported, failed.deliveries) == (0, ())
     # Days later it still lasts, for another reason; of what is over meanwhile nobody need be told.
-    alerts.notify_run_finished(site, "nightly", succeeded=False, work="drill", at=NOON + HOUR)
-    alerts.notify_run_finished(site, "nightly", succeeded=True, work="drill", at=NOON + 2 * HOUR)
-    alerts.notify_run_finished(site, "nightly", succeeded=False, reason="no network", at=NOON + 72 * HOUR)
+    alerts.notify_run_finished(site, "nightly", alerts.FinishedRun(succeeded=False, work="drill"), NOON + HOUR)
+    alerts.notify_run_finished(site, "nightly", alerts.FinishedRun(succeeded=True, work="drill"), NOON + 2 * HOUR)
+    alerts.notify_run_finished(site, "nightly", alerts.FinishedRun(False, reason="no network"), NOON + 72 * HOUR)
     state = alerts_state.read_state(site)
     assert [incident.reason for incident in state.open] == ["no network"]
     assert state.open[0].opened_at == NOON
@@ -330,16 +339,16 @@ def test_what_opened_without_an_address_is_told_once_there_is_one(tmp_path: Path
 
 
 def test_what_is_remembered_is_closed_to_others(site: Site) -> None:
-    alerts.notify_run_finished(site, "nightly", succeeded=False, at=NOON)
+    alerts.notify_run_finished(site, "nightly", alerts.FinishedRun(succeeded=False), NOON)
     file = alerts_state.state_file(site)
     modes = {path: path.stat().st_mode & 0o777 for path in (file, file.parent, site.settings.store)}
     assert modes == {file: 0o600, file.parent: 0o700, site.settings.store: 0o700}
 
 
 def test_a_damaged_memory_is_begun_anew_and_people_are_still_told(site: Site, web: Requests) -> None:
-    alerts.notify_run_finished(site, "nightly", succeeded=False, at=NOON)
+    alerts.notify_run_finished(site, "nightly", alerts.FinishedRun(succeeded=False), NOON)
     alerts_state.state_file(site).write_text("{ torn")
-    alerts.notify_run_finished(site, "nightly", succeeded=False, at=NOON + HOUR)
+    alerts.notify_run_finished(site, "nightly", alerts.FinishedRun(succeeded=False), NOON + HOUR)
     assert len(messages(web)) == 2
     assert len(alerts_state.read_state(site).open) == 1
 

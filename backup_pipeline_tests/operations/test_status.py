@@ -155,7 +155,9 @@ def test_runs_that_failed_are_told_by_status_and_by_the_incidents_alike(site, ni
 
     def note(work: str, succeeded: bool, minute: int) -> None:
         moment = at(f"2026-11-21 11:{minute}")
-        alerts.notify_run_finished(site, "nightly", succeeded=succeeded, work=work, reason="no server", at=moment)
+        alerts.notify_run_finished(
+            site, "nightly", alerts.FinishedRun(succeeded=succeeded, work=work, reason="no server"), moment
+        )
 
     note("undo of shop", False, 10)
     note("backup", False, 11)

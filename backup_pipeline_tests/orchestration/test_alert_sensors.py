@@ -99,7 +99,7 @@ def test_a_failed_run_is_told_with_reason_and_remedy_and_not_again_after_the_she
     assert "nightly: The backup failed." in text
     assert "shop: No answer." in text
     assert "Start the server." in text
-    alerts.notify_run_finished(site, "nightly", succeeded=False, run_id=result.run_id)
+    alerts.notify_run_finished(site, "nightly", alerts.FinishedRun(succeeded=False, run_id=result.run_id))
     assert len(texts(web)) == 1
 
 

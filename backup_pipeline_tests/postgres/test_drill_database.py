@@ -11,7 +11,7 @@ import pytest
 
 from backup_pipeline.errors import RefusedError, SourceError
 from backup_pipeline.postgres.compare.comparison import Expectation
-from backup_pipeline.postgres.compare.scratch_restore import drill_database
+from backup_pipeline.postgres.compare.scratch_restore import DrillHooks, drill_database
 from backup_pipeline.postgres.load.load import load_plain_dump
 from backup_pipeline.postgres.load.psql import run_plain_dump
 from backup_pipeline.postgres.load.rebuild import rebuild_database
@@ -44,7 +44,7 @@ def drilled(captured: Captured, server: PostgresTarget, damage: str = "") -> lis
         opened(dump),
         expected,
         server,
-        before_comparison=(lambda target: run(target, damage)) if damage else None,
+        hooks=DrillHooks((lambda target: run(target, damage)) if damage else None),
     )
     return [f"{finding.subject}: {finding.problem}" for finding in [*outcome.findings, *outcome.missing_here]]
 
@@ -187,7 +187,7 @@ def test_subscriptions_and_cron_jobs_never_come_alive(
         seen.extend(ask(target, "select subenabled, subslotname from pg_subscription"))
         seen.extend(ask(target, "select active from cron.job"))
 
-    outcome = drill_database(opened(dump), expected, server.target(), before_comparison=look)
+    outcome = drill_database(opened(dump), expected, server.target(), hooks=DrillHooks(look))
     assert seen == [(False, None), (False,)]
     assert "subscription feed disabled" in str(outcome.details["quieted"])
 

@@ -107,7 +107,7 @@ def test_a_server_without_xml_lists_what_no_row_executed_and_proves_the_rest(
     assert (server_features(server.target()), server.target().port) == (frozenset(), server.port)
     source = installed_database(NEVER_EXECUTED)
     assert server_features(source) == {"xml", "icu", "lz4"}
-    outcome = drill_database(opened(dump_of(source)), expectation_of(source), server.target(), written_by=15)
+    outcome = drill_database(opened(dump_of(source)), replace(expectation_of(source), written_by=15), server.target())
     assert (outcome.findings, outcome.missing_here) == ([], [])
     listed = {one.subject for one in outcome.skipped if "not executed" in one.problem}
     assert listed == {
@@ -131,7 +131,7 @@ def test_locales_and_functions_that_need_a_superuser_are_foretold(
     )
     catalog = catalog_of(source)
     assert catalog.requirements == (f"locale {known[0]}", "superuser used by function public.f(text)")
-    outcome = drill_database(opened(dump_of(source)), expectation_of(source), server.target(), written_by=15)
+    outcome = drill_database(opened(dump_of(source)), replace(expectation_of(source), written_by=15), server.target())
     (missing,) = outcome.missing_here
     assert (missing.subject, outcome.findings) == ("superuser rights", [])
     assert "function public.f(text) is in C or in a language that only superusers may use" in missing.problem

@@ -13,7 +13,7 @@ from backup_pipeline.model.record import Severity
 from backup_pipeline.model.restore import RestoreMode, RestoreOptions
 from backup_pipeline.operations.proof.drill import drill_set
 from backup_pipeline.operations.restore.run import apply_restore, plan_restore
-from backup_pipeline.postgres.compare.scratch_restore import drill_database
+from backup_pipeline.postgres.compare.scratch_restore import DrillHooks, drill_database
 from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.postgres.server.databases import drop_database
 from backup_pipeline.postgres.server.embedded import EmbeddedServer
@@ -195,7 +195,7 @@ def test_real_changes_of_such_definitions_are_found_by_name(
     def change(copy: PostgresTarget) -> None:
         run(copy, ";".join(changes.values()))
 
-    outcome = drill_database(opened(dump_of(target)), expectation_of(target), server.target(), before_comparison=change)
+    outcome = drill_database(opened(dump_of(target)), expectation_of(target), server.target(), hooks=DrillHooks(change))
     found = {finding.subject for finding in outcome.findings}
     assert found == {name.strip() for name in changes}
 
@@ -216,7 +216,7 @@ def test_options_are_equal_in_whatever_order_they_were_given(
 
     dump, expected = dump_of(target), expectation_of(target)
     assert drill_database(opened(dump), expected, installed_server.target()).findings == []
-    changed = drill_database(opened(dump), expected, installed_server.target(), before_comparison=change)
+    changed = drill_database(opened(dump), expected, installed_server.target(), hooks=DrillHooks(change))
     assert {finding.subject for finding in changed.findings} == set(changes)
 
 
@@ -244,7 +244,7 @@ def test_limits_of_pg_dump_are_reported_and_are_no_damage(
     def lose(copy: PostgresTarget) -> None:
         run(copy, "delete from spatial_ref_sys where srid = 990123")
 
-    lost = drill_database(opened(dump), expected, installed_server.target(), before_comparison=lose)
+    lost = drill_database(opened(dump), expected, installed_server.target(), hooks=DrillHooks(lose))
     assert ["spatial_ref_sys" in finding.subject for finding in lost.findings] == [True]
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from backup_pipeline.model.drill_outcome import DrillOutcome
 from backup_pipeline.postgres.compare.comparison import Expectation
-from backup_pipeline.postgres.compare.scratch_restore import drill_database
+from backup_pipeline.postgres.compare.scratch_restore import DrillHooks, drill_database
 from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.postgres.server.databases import server_facts
 from backup_pipeline.postgres.server.embedded import EmbeddedServer, scratch_server
@@ -176,7 +176,11 @@ def drilled(
         loot.extend(str(row[0]) for row in ask(target, "select x from public.loot"))
 
     outcome = drill_database(
-        opened(dump.encode()), Expectation(), server, seconds=seconds, before_comparison=looking if look else None
+        opened(dump.encode()),
+        Expectation(),
+        server,
+        seconds=seconds,
+        hooks=DrillHooks(looking if look else None),
     )
     return outcome, loot
 
@@ -256,7 +260,7 @@ def test_a_dump_that_names_the_scratch_servers_own_roles_gets_none_of_their_righ
     def looking(target: PostgresTarget) -> None:
         owners.extend(ask(target, "select nspowner::regrole::text from pg_namespace where nspname = 's'"))
 
-    drill_database(opened(dump.encode()), Expectation(), shared.target(), before_comparison=looking)
+    drill_database(opened(dump.encode()), Expectation(), shared.target(), hooks=DrillHooks(looking))
     assert owners
     assert owners != [("bystander",)]
     assert state_of(shared) == before
@@ -350,7 +354,7 @@ def test_a_copy_connects_to_no_other_server(installed_server: EmbeddedServer) ->
             asked.extend(str(row[0]) for row in ask(target, "select fdwhandler from pg_foreign_data_wrapper"))
 
         scratch = installed_server.target()
-        outcome = drill_database(opened(dump.encode()), Expectation(), scratch, before_comparison=look)
+        outcome = drill_database(opened(dump.encode()), Expectation(), scratch, hooks=DrillHooks(look))
         assert "tables" in outcome.numbers, (outcome.findings, outcome.missing_here)
         assert set(asked) == {"0"}
         with pytest.raises(BlockingIOError):

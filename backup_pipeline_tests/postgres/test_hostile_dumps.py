@@ -13,7 +13,7 @@ from backup_pipeline.errors import BackupSystemError, RefusedError, SourceError,
 from backup_pipeline.model.restore import RestoreOptions
 from backup_pipeline.operations.restore.run import apply_restore, plan_restore
 from backup_pipeline.postgres.load.psql import run_plain_dump
-from backup_pipeline.postgres.load.rebuild import rebuild_database
+from backup_pipeline.postgres.load.rebuild import LoadOptions, rebuild_database
 from backup_pipeline.postgres.load.stream import CopyBlock, DumpParts, Statement
 from backup_pipeline.postgres.server.clients import PostgresClient, choose_client
 from backup_pipeline.postgres.server.connection import connected
@@ -51,7 +51,7 @@ def test_a_meta_command_is_never_obeyed(fresh: PostgresTarget, tmp_path: Path, b
     mark = tmp_path / "obeyed"
     dump = HEAD + body.replace(b"{mark}", str(mark).encode()) + TAIL
     with pytest.raises(BackupSystemError):
-        rebuild_database(opened(dump), fresh, careful=careful)
+        rebuild_database(opened(dump), fresh, options=LoadOptions(careful=careful))
     assert not mark.exists()
     assert fresh.database not in server_facts(fresh).databases
 

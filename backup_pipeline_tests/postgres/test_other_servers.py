@@ -9,8 +9,8 @@ from unittest import mock
 import pytest
 
 from backup_pipeline.postgres.compare.comparison import compare_database
-from backup_pipeline.postgres.compare.scratch_restore import drill_database
-from backup_pipeline.postgres.load.rebuild import rebuild_database
+from backup_pipeline.postgres.compare.scratch_restore import DrillHooks, drill_database
+from backup_pipeline.postgres.load.rebuild import DumpOrigin, rebuild_database
 from backup_pipeline.postgres.server.databases import create_database
 from backup_pipeline.postgres.server.embedded import EmbeddedServer, scratch_server
 from backup_pipeline.postgres.server.target import PostgresTarget
@@ -53,7 +53,7 @@ def test_rows_of_an_older_major_are_really_compared_on_a_newer_one(installed: Em
         for role in ROLES:
             run(newer.target(), f"create role {role}")
         copy = newer.target("copy")
-        rebuild_database(opened(dump), copy, written_by=MAJOR)
+        rebuild_database(opened(dump), copy, DumpOrigin(written_by=MAJOR))
         comparison = compare_database(copy, expected)
         assert comparison.findings == ()
         assert comparison.rows > 80
@@ -80,7 +80,10 @@ def test_amcheck_finds_an_index_that_does_not_agree_with_its_table(installed: Em
 
     def drilled(damage: str) -> tuple[list[str], list[str]]:
         outcome = drill_database(
-            opened(dump), expected, installed.target(), before_comparison=lambda target: run(target, damage)
+            opened(dump),
+            expected,
+            installed.target(),
+            hooks=DrillHooks(lambda target: run(target, damage)),
         )
         return [f"{f.subject}: {f.problem}" for f in outcome.findings], [f.subject for f in outcome.skipped]
 

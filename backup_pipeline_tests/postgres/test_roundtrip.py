@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from backup_pipeline.postgres.compare.comparison import compare_database
-from backup_pipeline.postgres.load.rebuild import rebuild_database
+from backup_pipeline.postgres.load.rebuild import DumpOrigin, LoadOptions, rebuild_database
 from backup_pipeline.postgres.server.databases import create_database, drop_database, read_properties
 from backup_pipeline.postgres.server.embedded import scratch_server
 from backup_pipeline.postgres.server.target import PostgresTarget
@@ -30,7 +30,8 @@ def test_the_nasty_schema_comes_back_the_same(source: PostgresTarget, way: str) 
     stored = dump_of(source, "--format=custom") if way == "custom" else before
     copy = source.with_database(f"copy_{way}")
     try:
-        rebuild_database(opened(stored), copy, like=read_properties(source), careful=way == "careful")
+        options = LoadOptions(careful=way == "careful")
+        rebuild_database(opened(stored), copy, options=options, like=read_properties(source))
         difference = list(difflib.unified_diff(lines_of(before), lines_of(dump_of(copy)), lineterm="", n=0))
         assert difference == []
         assert compare_database(copy, expectation_of(source)).findings == ()
@@ -46,7 +47,7 @@ def test_an_older_dump_restores_into_a_newer_server_and_is_found_equal() -> None
         for role in ("nasty_reader", '"nasty-owner = x"'):
             run(new.target(), f"create role {role}")
         copy = new.target("copy")
-        rebuild_database(opened(dump_of(target)), copy, written_by=16)
+        rebuild_database(opened(dump_of(target)), copy, DumpOrigin(written_by=16))
         comparison = compare_database(copy, expectation_of(target))
         rows = [finding for finding in comparison.findings if finding.subject.startswith("table ")]
         assert rows == []

@@ -15,7 +15,7 @@ from backup_pipeline.model.restore import RestoreMode, RestoreOptions, RestorePl
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.operations.restore.run import apply_restore, plan_restore
 from backup_pipeline.postgres.compare.comparison import compare_database
-from backup_pipeline.postgres.compare.scratch_restore import drill_database
+from backup_pipeline.postgres.compare.scratch_restore import DrillHooks, drill_database
 from backup_pipeline.postgres.load.rebuild import rebuild_database
 from backup_pipeline.postgres.server.databases import drop_database
 from backup_pipeline.postgres.server.embedded import EmbeddedServer, scratch_server
@@ -202,7 +202,7 @@ def test_a_drill_by_such_a_role_says_what_it_could_not_look_at_and_proves_the_re
     assert any("left with tenant" in skipped.problem for skipped in outcome.skipped)
     lost = drill_database(
         opened(dump), expected, project.as_tenant("postgres"),
-        before_comparison=lambda target: run(target, "revoke select on public.notes from anon"),
+        hooks=DrillHooks(lambda target: run(target, "revoke select on public.notes from anon")),
     )  # fmt: skip
     assert [finding.subject for finding in lost.findings] == ["grant table public.notes"]
 

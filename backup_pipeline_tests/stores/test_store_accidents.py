@@ -85,9 +85,7 @@ def test_links_planted_in_a_store_are_not_followed(tmp_path: Path) -> None:
     log, known = store / "backup_log.txt", store / ".known"
     for plant in (log.symlink_to, log.hardlink_to):
         plant(victim)
-        append_run_line(
-            store, plan="p", set_id=None, manifest=None, failures=("x",), began=datetime.now(UTC), now=datetime.now(UTC)
-        )
+        append_run_line(store, "line")
         with pytest.raises(OSError):
             append_line(log, "line")
         assert victim.read_text() == "precious"

@@ -69,7 +69,8 @@ def ask(target: PostgresTarget, query: str) -> list[tuple[object, ...]]:
 def sealed_set(site: Site, plan: str, purpose: Purpose = Purpose.BACKUP) -> SetId:
     """Run a plan without Dagster and return its sealed set."""
     moment = datetime.now(UTC)
-    run = BackupRun(site, plan, RunIdentity(f"test-{uuid4().hex}", f"test-{uuid4().hex}", moment), purpose=purpose)
+    identity = RunIdentity(f"test-{uuid4().hex}", f"test-{uuid4().hex}", moment, purpose)
+    run = BackupRun(site, plan, identity)
     try:
         for source in site.plan(plan).sources:
             for _ in run.capture(source):

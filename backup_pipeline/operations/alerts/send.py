@@ -50,27 +50,12 @@ class AlertReport:
     deliveries: tuple[Delivery, ...] = ()
 
 
-def notify_run_finished(
-    site: Site,
-    plan: str,
-    *,
-    succeeded: bool,
-    run_id: str = "",
-    work: str = BACKUP,
-    set_id: str = "",
-    artefact: str = "",
-    reason: str = "",
-    remedy: str = "",
-    records: Iterable[ArtefactRecord] = (),
-    partial: bool = False,
-    at: datetime | None = None,
-) -> AlertReport:
-    """Tell of a run that has ended, and of the checks of its artefacts; never raises.
+@dataclass(frozen=True, slots=True)
+class FinishedRun:
+    """A run that has ended.
 
-    Args:
-        site: the site.
-        plan: the plan, "" for work that belongs to none.
-        succeeded: whether the run did.
+    Attributes:
+        succeeded: whether it did.
         run_id: Dagster's id of the run, for the link.
         work: what the run did: "backup", "verification", "drill", "restore", or a job's name.
         set_id: the set it worked on.
@@ -79,32 +64,52 @@ def notify_run_finished(
         remedy: what to do.
         records: artefacts of the run, whose failed checks are incidents too.
         partial: whether the run captured fewer sources than the plan has; its success ends no incident of the plan.
+    """
+
+    succeeded: bool
+    run_id: str = ""
+    work: str = BACKUP
+    set_id: str = ""
+    artefact: str = ""
+    reason: str = ""
+    remedy: str = ""
+    records: Iterable[ArtefactRecord] = ()
+    partial: bool = False
+
+
+def notify_run_finished(site: Site, plan: str, run: FinishedRun, at: datetime | None = None) -> AlertReport:
+    """Report a run that has ended, and the checks of its artefacts; never raises.
+
+    Args:
+        site: the site.
+        plan: the plan, "" for work that belongs to none.
+        run: the run.
         at: when it ended; now by default.
     """
     at = at or utc_now()
     observations = [
-        observe_check(site, plan, record.key, check, at=at, set_id=str(record.set_id), run_id=run_id)
-        for record in records
+        observe_check(site, plan, record.key, check, at=at, set_id=str(record.set_id), run_id=run.run_id)
+        for record in run.records
         for check in record.checks
     ]
-    key = incident_key(IncidentKind.RUN_FAILED, plan, work)
-    if not succeeded:
+    key = incident_key(IncidentKind.RUN_FAILED, plan, run.work)
+    if not run.succeeded:
         incident = Incident(
             key=key,
             kind=IncidentKind.RUN_FAILED,
             plan=plan,
-            set_id=set_id,
-            artefact=artefact,
-            what=f"The {work} failed." if plan else f"The run of {work} failed.",
-            reason=reason,
-            remedy=remedy or "Look at the run's log; when the cause is removed, run it again.",
-            link=run_link(site, run_id),
+            set_id=run.set_id,
+            artefact=run.artefact,
+            what=f"The {run.work} failed." if plan else f"The run of {run.work} failed.",
+            reason=run.reason,
+            remedy=run.remedy or "Read the run's log; when the cause is removed, run it again.",
+            link=run_link(site, run.run_id),
             opened_at=at,
         )
         observations.append(Observation(key, at, incident))
-    elif not partial:
+    elif not run.partial:
         observations.append(Observation(key, at))
-        if work == BACKUP and plan:
+        if run.work == BACKUP and plan:
             observations.append(Observation(incident_key(IncidentKind.OVERDUE, plan), at))
     return report(site, observations, at)
 

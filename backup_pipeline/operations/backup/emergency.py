@@ -40,14 +40,15 @@ def make_emergency_set(
         RefusedError: it could not be captured or sealed; the restore must not go on.
         LockError: the plan's store is busy.
     """
-    identity = RunIdentity(run_id or f"restore-{uuid4().hex}", f"emergency-{uuid4().hex}", now or utc_now())
+    identity = RunIdentity(
+        run_id or f"restore-{uuid4().hex}", f"emergency-{uuid4().hex}", now or utc_now(), Purpose.EMERGENCY
+    )
     run = BackupRun(
         site,
         plan_name,
         identity,
         sources=(source,),
         partial=len(site.plan(plan_name).sources) > 1,
-        purpose=Purpose.EMERGENCY,
         observer=_Shown(progress),
     )
     try:

@@ -14,7 +14,6 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
-from backup_pipeline import __version__
 from backup_pipeline.artefacts.capture import CaptureContext, utc_now
 from backup_pipeline.artefacts.time_limits import capture_limit, counting_progress, operation_limit
 from backup_pipeline.errors import BackupSystemError, RefusedError
@@ -30,7 +29,7 @@ from backup_pipeline.operations.backup.captures import capture_source
 from backup_pipeline.operations.backup.commands import commands_around, run_commands
 from backup_pipeline.operations.backup.known_tables import remember_tables
 from backup_pipeline.operations.environment.check import require_environment
-from backup_pipeline.operations.sites.run_log import append_run_line
+from backup_pipeline.operations.sites.run_log import append_run_line, run_line
 from backup_pipeline.operations.sites.stores import open_store, plan_lock
 from backup_pipeline.settings.site import Site
 from backup_pipeline.stores.contract import SetWriter
@@ -41,7 +40,7 @@ LOG = logging.getLogger("backup")
 
 
 class RunObserver:
-    """Someone who looks on while a plan runs; every method may stay as it is."""
+    """Receives what happens while a plan runs; all methods are no-ops by default."""
 
     def progress(self, event: Progress) -> None:
         """Work in one artefact has moved on."""
@@ -71,11 +70,15 @@ class RunObserver:
 
 @dataclass(frozen=True)
 class RunIdentity:
-    """Which run this is. Re-executions share `root_run_id` and so complete the same set; `started_at` is the root's."""
+    """Which run this is, and why it makes a set: a backup, or what is live before a restore.
+
+    Re-executions share `root_run_id` and so complete the same set; `started_at` is the root's.
+    """
 
     run_id: str
     root_run_id: str
     started_at: datetime
+    purpose: Purpose = Purpose.BACKUP
 
 
 class BackupRun:
@@ -87,8 +90,7 @@ class BackupRun:
         identity: the run.
         sources: sources that this run captures.
         partial: whether that is less than the plan, so that the set is no backup of the plan.
-        purpose: backup, or emergency before a restore.
-        watcher: who looks on.
+        observer: receives the progress.
         now: the clock.
     """
 
@@ -100,7 +102,6 @@ class BackupRun:
         *,
         sources: tuple[str, ...] | None = None,
         partial: bool = False,
-        purpose: Purpose = Purpose.BACKUP,
         observer: RunObserver | None = None,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
@@ -109,7 +110,7 @@ class BackupRun:
         self._identity = identity
         self._sources = sources or site.plan(plan_name).sources
         self._partial = partial
-        self._purpose = purpose
+        self._purpose = identity.purpose
         self._observer = observer or RunObserver()
         self._now = now
         self._store = open_store(site, plan_name)
@@ -272,7 +273,6 @@ class BackupRun:
                 manifest = sealing.seal(
                     writer,
                     run_id=self._identity.run_id,
-                    pipeline_version=__version__,
                     environment=self._site.settings.environment,
                     now=self._now(),
                     progress=self._observer.progress,
@@ -308,18 +308,17 @@ class BackupRun:
                     self._run_after()
                 except BackupSystemError as error:
                     self._failures.append(_reason(error))
-            append_run_line(
-                self._store.folder,
+            line = run_line(
                 plan=self._plan_name,
                 set_id=self._writer.draft.set_id if self._writer else None,
                 manifest=self._manifest,
                 failures=tuple(self._failures),
                 began=self._began,
                 now=self._now(),
-                file_mode=self._store.file_mode,
-                folder_mode=self._store.folder_mode,
                 timezone=ZoneInfo(self._site.settings.timezone),
             )
+            store = self._store
+            append_run_line(store.folder, line, file_mode=store.file_mode, folder_mode=store.folder_mode)
             self._ping(begins=False)
             self._writer = None
             self._failures = []

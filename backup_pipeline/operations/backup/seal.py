@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 
+from backup_pipeline import __version__
 from backup_pipeline.errors import ValidationError
 from backup_pipeline.model.command_record import CommandRecord
 from backup_pipeline.model.manifest import Draft, Manifest, Purpose
@@ -70,7 +71,6 @@ def seal(
     writer: SetWriter,
     *,
     run_id: str,
-    pipeline_version: str,
     now: datetime,
     environment: str = "",
     progress: ProgressSink = no_progress,
@@ -111,7 +111,7 @@ def seal(
         sealed_at=now,
         run_id=run_id,
         root_run_id=draft.root_run_id,
-        pipeline_version=pipeline_version,
+        pipeline_version=__version__,
         environment=environment,
         artefacts=records,
         commands=(*commands, *(each for done in writer.sources_done() for each in done.commands)),

@@ -102,8 +102,7 @@ def cleanup(
         if not locked:
             stack.enter_context(plan_lock(site, plan, f"clean-up of {plan}", wait_seconds))
         facts, sizes = _read(store, running=False)
-        verdict = _decide(site, plan, facts.values(), now)
-        return _apply(site, plan, store, facts, sizes, verdict, now, progress)
+        return _apply(site, plan, store, facts, sizes, now, progress)
 
 
 def _read(store: PlanStore, *, running: bool) -> tuple[dict[SetId, SetFacts], dict[SetId, int]]:
@@ -131,10 +130,10 @@ def _apply(
     store: PlanStore,
     facts: dict[SetId, SetFacts],
     sizes: dict[SetId, int],
-    verdict: Verdict,
     now: datetime,
     progress: ProgressSink,
 ) -> CleanupResult:
+    verdict = _decide(site, plan, facts.values(), now)
     removed: list[SetId] = []
     failed: list[tuple[SetId, str]] = []
     spared: list[tuple[SetId, str]] = []

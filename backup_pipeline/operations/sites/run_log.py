@@ -51,26 +51,10 @@ def run_line(
     return f"{moment:%Y-%m-%d %H:%M:%S} - backup - {level} - {name} {outcome}, {seconds:.1f} s{reported}"
 
 
-def append_run_line(
-    folder: Path,
-    *,
-    plan: str,
-    set_id: SetId | None,
-    manifest: Manifest | None,
-    failures: tuple[str, ...],
-    began: datetime,
-    now: datetime,
-    file_mode: int = 0o600,
-    folder_mode: int = 0o700,
-    timezone: tzinfo = UTC,
-) -> None:
+def append_run_line(folder: Path, line: str, *, file_mode: int = 0o600, folder_mode: int = 0o700) -> None:
     """Append a run's line; a store that cannot be written has been reported already and is only logged."""
-    line = run_line(
-        plan=plan, set_id=set_id, manifest=manifest, failures=failures, began=began, now=now, timezone=timezone
-    )
-    line = " ".join(line.split()) + "\n"
     try:
         make_folders(folder, folder_mode)
-        append_line(folder / RUN_LOG_NAME, line, mode=file_mode)
+        append_line(folder / RUN_LOG_NAME, " ".join(line.split()) + "\n", mode=file_mode)
     except (OSError, StoreError) as error:
         LOG.error("the run's line could not be written: %s", error)

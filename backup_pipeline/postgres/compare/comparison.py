@@ -23,6 +23,7 @@ from backup_pipeline.postgres.load.check import (
     user_mappings_of,
 )
 from backup_pipeline.postgres.load.loading_role import LoadingRole
+from backup_pipeline.postgres.load.rebuild import DumpOrigin
 from backup_pipeline.postgres.server.databases import server_facts
 from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline.rules.catalog_difference import differences, not_comparable, printed_otherwise
@@ -39,12 +40,29 @@ REFUSED = "what this role may not do"
 
 @dataclass(frozen=True)
 class Expectation:
-    """What a database must hold, as recorded with its dump. None or empty where an older set did not record it."""
+    """What a database must hold, as recorded with its dump. None or empty where an older set did not record it.
+
+    Attributes:
+        catalog: its objects.
+        roles: its roles and settings.
+        fingerprints: of its tables.
+        large_objects: of all its large objects.
+        written_by: major of the pg_dump that wrote the dump; 0 where unknown.
+        skipped_schemas: schemas that a restore skips on purpose.
+    """
 
     catalog: Catalog | None = None
     roles: RolesDocument | None = None
     fingerprints: Mapping[TableName, Fingerprint] = field(default_factory=dict)
     large_objects: Fingerprint | None = None
+    written_by: int = 0
+    skipped_schemas: tuple[str, ...] = ()
+
+    @property
+    def origin(self) -> DumpOrigin:
+        """What is known of the database that the dump is of."""
+        encoding, locale = (self.catalog.encoding, self.catalog.locale) if self.catalog is not None else ("", None)
+        return DumpOrigin(self.written_by, encoding, locale, self.search_path)
 
     @property
     def search_path(self) -> str:
@@ -68,8 +86,6 @@ def compare_database(
     target: PostgresTarget,
     expected: Expectation,
     *,
-    ignore_kinds: Collection[str] = (),
-    ignore_schemas: Collection[str] = (),
     skipped_lines: Sequence[Line] = (),
     reparse: Callable[[], Catalog | None] | None = None,
     jobs: int = 2,
@@ -81,9 +97,7 @@ def compare_database(
     Args:
         target: the restored database.
         expected: what it must hold.
-        ignore_kinds: kinds of the catalog that cannot agree here.
-        ignore_schemas: schemas that were skipped by the restore on purpose.
-        left_out: lines that the restoring role was refused; what follows from them is reported as skipped.
+        skipped_lines: lines that the restoring role was refused; what follows from them is reported as skipped.
         reparse: reads the dump's definitions on this server (`reparsed_by`); called when texts differ.
         jobs: connections.
         loading: the role that loaded a drill's copy: what it may not see is asked for as the superuser.
@@ -92,45 +106,23 @@ def compare_database(
     began = time.monotonic()
     findings: list[Finding] = []
     skipped: list[Finding] = []
-    wanted = {name: mark for name, mark in expected.fingerprints.items() if name[0] not in set(ignore_schemas)}
-    found = fingerprints_of(
-        target, {n: m.algorithm for n, m in wanted.items()},
-        jobs=jobs, search_path=expected.search_path, progress=progress,
-    )  # fmt: skip
+    wanted = {n: mark for n, mark in expected.fingerprints.items() if n[0] not in expected.skipped_schemas}
+    algorithms = {name: mark.algorithm for name, mark in wanted.items()}
+    found = fingerprints_of(target, algorithms, jobs=jobs, search_path=expected.search_path, progress=progress)
     if expected.catalog is not None:
         found |= _in_recorded_order(target, expected.catalog, wanted, found)
     findings += fingerprint_findings(wanted, found)
-    if expected.large_objects is not None:
-        blobs = large_objects_of(target)
-        if blobs is None:
-            skipped.append(Finding(subject="large objects", problem="this role may not read pg_largeobject"))
-        elif (blobs.value, blobs.rows) != (expected.large_objects.value, expected.large_objects.rows):
-            findings.append(
-                Finding(
-                    subject="large objects",
-                    problem=f"{blobs.rows} with other content than the {expected.large_objects.rows} in the backup",
-                )
-            )
-    if expected.catalog is not None:
-        wanted_objects, objects = expected.catalog, catalog_of(target)
-        if loading is not None:
-            wanted_objects, objects = _as_recorded(wanted_objects, objects, loading)
-        if skipped_lines:
-            user = loading.name if loading else server_facts(target).user
-            for who, lines in _by_holder(skipped_lines, user, loading):
-                wanted_objects, objects = without_skipped(wanted_objects, objects, lines, who)
-            texts = [_named(text, loading) if loading else text for text in reported(skipped_lines, user)]
-            skipped += [Finding(subject=REFUSED, problem=text) for text in texts]
-        wanted_objects, objects, limits = without_limits(wanted_objects, objects)
-        skipped += [*limits, *locale_difference(wanted_objects, objects)]
-        reparsed = reparse() if reparse is not None and printed_otherwise(wanted_objects, objects) else None
-        if reparsed is None:
-            skipped += not_comparable(wanted_objects, objects, ignore_schemas=ignore_schemas)
-        findings += differences(
-            wanted_objects, objects, ignore_kinds=ignore_kinds, ignore_schemas=ignore_schemas, reparsed=reparsed
-        )
-    else:
+    large, unread = _large_object_differences(target, expected)
+    findings += large
+    skipped += unread
+    if expected.catalog is None:
         skipped.append(Finding(subject="catalog", problem="the set recorded none, so objects were not compared"))
+    else:
+        objects, not_compared = _object_differences(
+            target, expected.catalog, expected.skipped_schemas, skipped_lines, reparse, loading
+        )
+        findings += objects
+        skipped += not_compared
     if not wanted:
         skipped.append(Finding(subject="tables", problem="the set recorded no fingerprints"))
     # A partition's rows are its parent's too: they are counted once.
@@ -138,6 +130,47 @@ def compare_database(
     again = {(t.schema_name, t.name) for t in tables if t.leaf_of in found}
     rows = sum(mark.rows for name, mark in found.items() if isinstance(mark, Fingerprint) and name not in again)
     return Comparison(tuple(findings), tuple(skipped), len(found), rows, time.monotonic() - began)
+
+
+def _large_object_differences(target: PostgresTarget, expected: Expectation) -> tuple[list[Finding], list[Finding]]:
+    """Return the differences of large objects, and what could not be compared."""
+    recorded = expected.large_objects
+    if recorded is None:
+        return [], []
+    blobs = large_objects_of(target)
+    if blobs is None:
+        return [], [Finding(subject="large objects", problem="this role may not read pg_largeobject")]
+    if (blobs.value, blobs.rows) == (recorded.value, recorded.rows):
+        return [], []
+    problem = f"{blobs.rows} with other content than the {recorded.rows} in the backup"
+    return [Finding(subject="large objects", problem=problem)], []
+
+
+def _object_differences(
+    target: PostgresTarget,
+    catalog: Catalog,
+    skipped_schemas: Collection[str],
+    skipped_lines: Sequence[Line],
+    reparse: Callable[[], Catalog | None] | None,
+    loading: LoadingRole | None,
+) -> tuple[list[Finding], list[Finding]]:
+    """Return the differences of objects, and what could not be compared."""
+    skipped: list[Finding] = []
+    wanted, objects = catalog, catalog_of(target)
+    if loading is not None:
+        wanted, objects = _as_recorded(wanted, objects, loading)
+    if skipped_lines:
+        user = loading.name if loading else server_facts(target).user
+        for who, lines in _by_holder(skipped_lines, user, loading):
+            wanted, objects = without_skipped(wanted, objects, lines, who)
+        texts = [_named(text, loading) if loading else text for text in reported(skipped_lines, user)]
+        skipped += [Finding(subject=REFUSED, problem=text) for text in texts]
+    wanted, objects, limits = without_limits(wanted, objects)
+    skipped += [*limits, *locale_difference(wanted, objects)]
+    reparsed = reparse() if reparse is not None and printed_otherwise(wanted, objects) else None
+    if reparsed is None:
+        skipped += not_comparable(wanted, objects, ignore_schemas=skipped_schemas)
+    return differences(wanted, objects, ignore_schemas=skipped_schemas, reparsed=reparsed), skipped
 
 
 def _by_holder(lines: Sequence[Line], user: str, loading: LoadingRole | None) -> Iterator[tuple[str, Sequence[Line]]]:

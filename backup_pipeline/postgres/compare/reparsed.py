@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 
 from backup_pipeline.errors import BackupSystemError
 from backup_pipeline.model.catalog import Catalog
 from backup_pipeline.postgres.load.check import catalog_of
 from backup_pipeline.postgres.load.load import Skip
 from backup_pipeline.postgres.load.loading_role import LoadingRole
-from backup_pipeline.postgres.load.rebuild import OpenDump, rebuild_database
+from backup_pipeline.postgres.load.rebuild import DumpOrigin, LoadOptions, OpenDump, rebuild_database
 from backup_pipeline.postgres.load.scratch import scratch_database
 from backup_pipeline.postgres.load.stream import CopyBlock, Statement
-from backup_pipeline.postgres.server.databases import DatabaseProperties
 from backup_pipeline.postgres.server.target import PostgresTarget
 
 _LARGE_OBJECT = re.compile(
@@ -31,10 +31,8 @@ _LARGE_OBJECT = re.compile(
 def reparsed_by(
     server: PostgresTarget,
     open_dump: OpenDump,
+    origin: DumpOrigin,
     *,
-    written_by: int = 0,
-    encoding: str = "",
-    like: DatabaseProperties | None = None,
     skip: Skip | None = None,
     loading: Callable[[PostgresTarget], LoadingRole] | None = None,
     only_pg_dumps: bool = False,
@@ -46,9 +44,7 @@ def reparsed_by(
     Args:
         server: any database of the server that the restored copy is on.
         open_dump: opens the dump.
-        written_by: major of the pg_dump that wrote it.
-        encoding: the backup's.
-        like: the database whose encoding and collation the copy took over.
+        origin: what is known of the database that it is of.
         skip: what was skipped in the copy.
         loading: makes the role that loads, where the server's own must not run what a dump brings along.
         only_pg_dumps: see `rebuild_database`.
@@ -61,10 +57,9 @@ def reparsed_by(
         try:
             with scratch_database(server) as target:
                 role = loading(target) if loading is not None else None
-                rebuild_database(
-                    open_dump, target, written_by=written_by, like=like, encoding=encoding, jobs=2, skip=without_rows,
-                    loading=role, only_pg_dumps=only_pg_dumps,
-                )  # fmt: skip
+                options = LoadOptions(jobs=2, skip=without_rows, loading=role, only_pg_dumps=only_pg_dumps)
+                # How a definition is printed does not hang on the locale.
+                rebuild_database(open_dump, target, replace(origin, locale=None), options)
                 return catalog_of(role.target if role is not None else target)
         except BackupSystemError as error:
             if not error.permanent:

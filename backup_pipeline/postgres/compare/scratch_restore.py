@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from backup_pipeline.errors import BackupSystemError, RefusedError, SourceError
 from backup_pipeline.model.drill_outcome import DrillOutcome
@@ -13,10 +13,17 @@ from backup_pipeline.postgres.compare.comparison import Expectation, compare_dat
 from backup_pipeline.postgres.compare.reparsed import reparsed_by
 from backup_pipeline.postgres.load.check import amcheck, quiet_copy
 from backup_pipeline.postgres.load.excluded_extensions import ExcludedExtensions, exclude_extensions
+from backup_pipeline.postgres.load.load import Skip
 from backup_pipeline.postgres.load.loading_role import LoadingRole, make_loading_role, time_limit
-from backup_pipeline.postgres.load.rebuild import OpenDump, Rebuilt, rebuild_database
+from backup_pipeline.postgres.load.rebuild import LoadOptions, OpenDump, Rebuilt, rebuild_database
 from backup_pipeline.postgres.load.scratch import mark_roles, scratch_database
-from backup_pipeline.postgres.server.databases import create_roles, extension_versions, server_facts, server_features
+from backup_pipeline.postgres.server.databases import (
+    ServerFacts,
+    create_roles,
+    extension_versions,
+    server_facts,
+    server_features,
+)
 from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline.rules.scratch_server import (
     Needs,
@@ -34,15 +41,21 @@ LEAST_SECONDS = 3600.0
 BYTES_PER_SECOND = 1_000_000
 
 
+@dataclass(frozen=True)
+class DrillHooks:
+    """What is called with the restored database: before the comparison (tests damage it there), and after it."""
+
+    before_comparison: Callable[[PostgresTarget], None] | None = None
+    more_checks: Hook | None = None
+
+
 def drill_database(
     open_dump: OpenDump,
     expected: Expectation,
     server: PostgresTarget,
+    hooks: DrillHooks = DrillHooks(),
     *,
-    written_by: int = 0,
     jobs: int = 0,
-    before_comparison: Callable[[PostgresTarget], None] | None = None,
-    more_checks: Hook | None = None,
     seconds: float = 0,
     progress: ProgressSink = no_progress,
 ) -> DrillOutcome:
@@ -52,10 +65,8 @@ def drill_database(
         open_dump: opens the dump.
         expected: what was recorded in the dump's snapshot.
         server: any database of the scratch server.
-        written_by: major of the pg_dump that wrote it.
+        hooks: what is called with the restored database.
         jobs: connections.
-        before_comparison: called with the restored database; the tests damage it there.
-        more_checks: called with the restored database after the comparison, for table exports.
         seconds: after which the drill is ended; by the size of the tables when 0 (see `time_allowed`).
         progress: receives bytes loaded and tables compared.
 
@@ -63,7 +74,6 @@ def drill_database(
         RefusedError: the role may not create databases there.
         BackupSystemError: the server is away, too old or full; a dump that cannot be restored is a finding instead.
     """
-    outcome = DrillOutcome()
     facts = server_facts(server)
     if not facts.may_create_databases:
         raise RefusedError(
@@ -71,64 +81,92 @@ def drill_database(
             where=server.label,
             remedy="Name a role with CREATEDB in DRILL_DATABASE_URL.",
         )
-    recorded = dict(expected.roles.extensions) if expected.roles else {}
-    needs = needs_of(expected.catalog, recorded, written_by)
+    needs = needs_of(expected.catalog, dict(expected.roles.extensions) if expected.roles else {}, expected.written_by)
     apart, _ = exclude_extensions(tuple(needs.extensions), facts.extensions)
-    name = f"the scratch server (PostgreSQL {facts.major})"
-    features = server_features(server)
-    outcome.missing_here += missing_from(needs, name, facts.extensions, features, apart.extensions)
-    if facts.major < written_by:
-        outcome.missing_here.append(too_old(name, written_by))
+    outcome = _what_is_missing(needs, facts, server, apart)
     if outcome.missing_here:
         return outcome
-    outcome.skipped += apart.as_skipped()
-    outcome.skipped += unexercised(needs, features)
-    roles = (*(expected.roles.needed if expected.roles else ()), *(expected.catalog.roles if expected.catalog else ()))
-
-    def passed_over(left: str) -> None:
-        outcome.skipped.append(
-            Finding(
-                subject=f"database {left}",
-                problem="was left by a killed drill of another role, which this role may not remove",
-                remedy=f'As its owner or a superuser: drop database "{left}" with (force);',
-            )
-        )
-
-    with scratch_database(server, passed_over) as target:
-        loading = role_for = None
-        if facts.superuser:
-            described = expected.roles.roles if expected.roles else ()
-
-            def role_for(database: PostgresTarget) -> LoadingRole:
-                return make_loading_role(
-                    database, roles, server_facts(server).roles, lambda made: mark_roles(database, made),
-                    dict(needs.extensions),
-                    powerful={role.name for role in described if role.superuser},
-                    bypassing={role.name for role in described if role.bypass_row_security},
-                )  # fmt: skip
-
-            loading = role_for(target)
-            outcome.details["roles_made_for_the_drill"] = [*sorted(loading.owners - {*loading.stand_ins.values()})]
+    with scratch_database(server, lambda name: outcome.skipped.append(_left_behind(name))) as target:
+        role_for = _role_maker(expected, needs, server) if facts.superuser else None
+        loading = role_for(target) if role_for is not None else None
+        if loading is not None:
+            made = sorted(loading.owners - {*loading.stand_ins.values()})
         else:
-            # Asked now: what a killed drill left has just been removed.
-            present = server_facts(server).roles
-            made = create_roles(server, sorted({role for role in roles if role not in present}))
-            mark_roles(target, made)
-            outcome.details["roles_made_for_the_drill"] = list(made)
+            made = _make_roles(expected, server, target)
+        outcome.details["roles_made_for_the_drill"] = [*made]
         drill = _Drill(
-            open_dump, expected, needs, apart, server, target, loading, role_for, jobs, before_comparison, more_checks,
-            progress,
+            open_dump, replace(expected, skipped_schemas=tuple(apart.schemas)), needs, apart, server, target,
+            loading, role_for, hooks, jobs, progress,
         )  # fmt: skip
         who = loading.name if loading else facts.user
         with time_limit(server, target.database, who, seconds or time_allowed(expected)) as watch:
             try:
-                drill.run(outcome, name, written_by)
+                drill.run(outcome, _name_of(facts))
             except BackupSystemError:
                 if not watch.reached:
                     raise
-        if watch.reached:
-            return _ended(watch.seconds)
-        return outcome
+        return _ended(watch.seconds) if watch.reached else outcome
+
+
+def _left_behind(database: str) -> Finding:
+    return Finding(
+        subject=f"database {database}",
+        problem="was left by a killed drill of another role, which this role may not remove",
+        remedy=f'As its owner or a superuser: drop database "{database}" with (force);',
+    )
+
+
+def _name_of(facts: ServerFacts) -> str:
+    return f"the scratch server (PostgreSQL {facts.major})"
+
+
+def _what_is_missing(
+    needs: Needs, facts: ServerFacts, server: PostgresTarget, apart: ExcludedExtensions
+) -> DrillOutcome:
+    """Return an outcome with what the server lacks; where it lacks nothing, with what cannot be exercised there."""
+    features = server_features(server)
+    outcome = DrillOutcome()
+    outcome.missing_here += missing_from(needs, _name_of(facts), facts.extensions, features, apart.extensions)
+    if facts.major < needs.written_by:
+        outcome.missing_here.append(too_old(_name_of(facts), needs.written_by))
+    if not outcome.missing_here:
+        outcome.skipped += apart.as_skipped()
+        outcome.skipped += unexercised(needs, features)
+    return outcome
+
+
+def _recorded_roles(expected: Expectation) -> tuple[str, ...]:
+    return (
+        *(expected.roles.needed if expected.roles else ()),
+        *(expected.catalog.roles if expected.catalog else ()),
+    )
+
+
+def _make_roles(expected: Expectation, server: PostgresTarget, target: PostgresTarget) -> list[str]:
+    """Make the recorded roles that are missing, marked for removal, and return them."""
+    # Asked now: what a killed drill left has just been removed.
+    present = server_facts(server).roles
+    made = create_roles(server, sorted({role for role in _recorded_roles(expected) if role not in present}))
+    mark_roles(target, made)
+    return list(made)
+
+
+def _role_maker(expected: Expectation, needs: Needs, server: PostgresTarget) -> Callable[[PostgresTarget], LoadingRole]:
+    """Return what makes the role that loads a database in a superuser's place."""
+    described = expected.roles.roles if expected.roles else ()
+
+    def role_for(database: PostgresTarget) -> LoadingRole:
+        return make_loading_role(
+            database,
+            _recorded_roles(expected),
+            server_facts(server).roles,
+            lambda made: mark_roles(database, made),
+            dict(needs.extensions),
+            powerful={role.name for role in described if role.superuser},
+            bypassing={role.name for role in described if role.bypass_row_security},
+        )
+
+    return role_for
 
 
 def time_allowed(expected: Expectation) -> float:
@@ -144,7 +182,7 @@ def _ended(seconds: float) -> DrillOutcome:
             subject="time",
             problem=f"the drill was ended after {seconds:,.0f} s; a function of the database may never return, or this "
             "machine is too slow",
-            remedy=f"Give it more in {SECONDS_VARIABLE}, or look at the functions that CHECKs and indexes call.",
+            remedy=f"Give it more in {SECONDS_VARIABLE}, or inspect the functions that CHECKs and indexes call.",
         )
     )
     return outcome
@@ -160,22 +198,21 @@ class _Drill:
     target: PostgresTarget
     loading: LoadingRole | None
     role_for: Callable[[PostgresTarget], LoadingRole] | None
+    hooks: DrillHooks
     jobs: int
-    before_comparison: Callable[[PostgresTarget], None] | None
-    more_checks: Hook | None
     progress: ProgressSink
 
-    def run(self, outcome: DrillOutcome, server: str, written_by: int) -> None:
+    @property
+    def _skip(self) -> Skip | None:
+        return self.apart if self.apart.extensions else None
+
+    def run(self, outcome: DrillOutcome, server: str) -> None:
         """Restore, compare and check; what was found goes into the outcome."""
-        catalog = self.expected.catalog
+        options = LoadOptions(jobs=self.jobs, skip=self._skip, loading=self.loading, only_pg_dumps=True)
         try:
             rebuilt = rebuild_database(
-                self.open_dump, self.target, written_by=written_by,
-                encoding=catalog.encoding if catalog else "", locale=catalog.locale if catalog else None,
-                jobs=self.jobs, skip=self.apart if self.apart.extensions else None,
-                loading=self.loading, only_pg_dumps=True, search_path=self.expected.search_path,
-                progress=self.progress,
-            )  # fmt: skip
+                self.open_dump, self.target, self.expected.origin, options, progress=self.progress
+            )
         except BackupSystemError as error:
             if not error.permanent:
                 raise
@@ -192,22 +229,29 @@ class _Drill:
         outcome.numbers |= {"restore_seconds": round(rebuilt.seconds, 3), "data_bytes": rebuilt.data_bytes}
         quieted = rebuilt.quieted if self.loading else quiet_copy(self.target)
         outcome.details["quieted"] = list(quieted)
-        if self.before_comparison is not None:
-            self.before_comparison(self.loading.superuser if self.loading else self.target)
+        if self.hooks.before_comparison is not None:
+            self.hooks.before_comparison(self.loading.superuser if self.loading else self.target)
         self._compare(outcome, rebuilt)
 
     def _compare(self, outcome: DrillOutcome, rebuilt: Rebuilt) -> None:
         # What the copy brings along is executed by reading it, too: never as a superuser.
         copy = self.loading.target if self.loading else self.target
         comparison = compare_database(
-            copy, self.expected, ignore_schemas=self.apart.schemas, skipped_lines=rebuilt.skipped_lines,
+            copy,
+            self.expected,
+            skipped_lines=rebuilt.skipped_lines,
+            reparse=reparsed_by(
+                self.server,
+                self.open_dump,
+                self.expected.origin,
+                skip=self._skip,
+                loading=self.role_for,
+                only_pg_dumps=True,
+            ),
             jobs=self.jobs or 2,
-            reparse=reparsed_by(self.server, self.open_dump, written_by=self.needs.written_by,
-                                encoding=self.expected.catalog.encoding if self.expected.catalog else "",
-                                skip=self.apart if self.apart.extensions else None,
-                                loading=self.role_for, only_pg_dumps=True),
-            loading=self.loading, progress=self.progress,
-        )  # fmt: skip
+            loading=self.loading,
+            progress=self.progress,
+        )
         known = {f"extension {name}" for name in self.needs.extensions}
         hidden = {f"extension {name}" for name in self.apart.extensions} | ({"extension amcheck"} - known)
         for finding in comparison.findings:
@@ -226,5 +270,5 @@ class _Drill:
         outcome.findings += [Finding(subject=f"index {name}", problem=problem) for name, problem in damaged]
         if why_not:
             outcome.skipped.append(Finding(subject="amcheck", problem=why_not))
-        if self.more_checks is not None:
-            outcome.findings += self.more_checks(copy)
+        if self.hooks.more_checks is not None:
+            outcome.findings += self.hooks.more_checks(copy)

@@ -372,16 +372,30 @@ class _Loader:
             self._progress(Progress("restore", self.outcome.data_bytes))
 
 
+@dataclass(frozen=True)
+class LoadHooks:
+    """What is asked while a dump is loaded.
+
+    Attributes:
+        skip: returns which parts are skipped, such as an extension that this server has not got.
+        tolerate: asked about every statement of its own that the server refuses; everything else must succeed.
+        assistant: runs what the target's role may not, and refuses what no role may.
+        again: opens the dump once more, for tables that are refused before others are in (see `load.refused`).
+    """
+
+    skip: Skip | None = None
+    tolerate: Tolerate | None = None
+    assistant: Assistant | None = None
+    again: OpenAgain | None = None
+
+
 def load_plain_dump(
     reader: Readable,
     target: PostgresTarget,
+    hooks: LoadHooks = LoadHooks(),
     *,
     jobs: int = 0,
-    skip: Skip | None = None,
-    tolerate: Tolerate | None = None,
     analyze: bool = True,
-    assistant: Assistant | None = None,
-    again: OpenAgain | None = None,
     search_path: str = "",
     progress: ProgressSink = no_progress,
 ) -> LoadOutcome:
@@ -390,12 +404,9 @@ def load_plain_dump(
     Args:
         reader: the dump as plain SQL (see `load.stream.plain_sql`).
         target: a database that nobody else uses.
+        hooks: what is asked while it is loaded.
         jobs: connections; the processor's cores (at most 8) by default.
-        skip: returns which parts are skipped, such as an extension that this server has not got.
-        tolerate: asked about every statement of its own that the server refuses; everything else must succeed.
         analyze: gather the planner's statistics of every table at the end.
-        assistant: runs what the target's role may not, and refuses what no role may.
-        again: opens the dump once more, for tables that are refused before others are in (see `load.refused`).
         search_path: that the database's functions were written for; "" for the server's default.
         progress: receives the bytes of table data loaded so far.
 
@@ -406,9 +417,9 @@ def load_plain_dump(
     jobs = jobs or default_jobs()
     try:
         with Pool(target, jobs) as pool:
-            refused = RefusedTables(again, target, search_path) if again is not None else None
-            loader = _Loader(pool, target, progress, tolerate, assistant, refused)
-            outcome = loader.load(DumpParts(reader), skip)
+            refused = RefusedTables(hooks.again, target, search_path) if hooks.again is not None else None
+            loader = _Loader(pool, target, progress, hooks.tolerate, hooks.assistant, refused)
+            outcome = loader.load(DumpParts(reader), hooks.skip)
             if refused is not None:
                 outcome.not_valid = refused.not_valid + loader.keys.not_valid
                 outcome.not_made = loader.keys.not_made

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO
 
 from backup_pipeline.errors import BackupSystemError, SourceError
@@ -22,7 +23,14 @@ from backup_pipeline.postgres.load.check import (
     tables_of,
 )
 from backup_pipeline.postgres.load.input import Readable, plain_sql
-from backup_pipeline.postgres.load.load import LoadOutcome, Skip, analyze_database, load_plain_dump
+from backup_pipeline.postgres.load.load import (
+    Assistant,
+    LoadHooks,
+    LoadOutcome,
+    Skip,
+    analyze_database,
+    load_plain_dump,
+)
 from backup_pipeline.postgres.load.loading_role import Doorkeeper, LoadingRole, Steward, hand_over
 from backup_pipeline.postgres.load.pool import default_jobs, session_settings
 from backup_pipeline.postgres.load.psql import run_plain_dump
@@ -58,21 +66,50 @@ class Rebuilt:
     quieted: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class DumpOrigin:
+    """What is known of the database that a dump is of.
+
+    Attributes:
+        written_by: major of the pg_dump that wrote it; an older server or client is refused.
+        encoding: which the new database must have; "" for the server's.
+        locale: taken where no other database's properties are taken over and the server has it.
+        search_path: that its functions were written for; "" for the server's default.
+    """
+
+    written_by: int = 0
+    encoding: str = ""
+    locale: DatabaseLocale | None = None
+    search_path: str = ""
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """How a dump is loaded.
+
+    Attributes:
+        jobs: connections; by the cores when 0.
+        careful: one psql session instead.
+        skip: returns which parts of the dump are skipped (never with `careful`).
+        loading: the role that loads, where the target's own must not run what a dump brings along.
+        only_pg_dumps: refuse a statement that pg_dump never writes, as `loading` does anyway.
+    """
+
+    jobs: int = 0
+    careful: bool = False
+    skip: Skip | None = None
+    loading: LoadingRole | None = None
+    only_pg_dumps: bool = False
+
+
 def rebuild_database(
     open_dump: OpenDump,
     target: PostgresTarget,
+    origin: DumpOrigin = DumpOrigin(),
+    options: LoadOptions = LoadOptions(),
     *,
-    written_by: int = 0,
     like: DatabaseProperties | None = None,
-    encoding: str = "",
-    locale: DatabaseLocale | None = None,
     comment: str = "",
-    jobs: int = 0,
-    careful: bool = False,
-    skip: Skip | None = None,
-    loading: LoadingRole | None = None,
-    only_pg_dumps: bool = False,
-    search_path: str = "",
     progress: ProgressSink = no_progress,
 ) -> Rebuilt:
     """Make the target's database, which must not exist, and load a dump into it; on failure it is dropped again.
@@ -80,114 +117,146 @@ def rebuild_database(
     Args:
         open_dump: opens the dump (plain, gzip or custom), at its beginning.
         target: the new database.
-        written_by: major of the pg_dump that wrote it; an older server or client is refused.
+        origin: what is known of the database that the dump is of.
+        options: how it is loaded.
         like: the database whose encoding, collation, owner, grants and settings it takes over.
-        encoding: the backup's, which the new database must have.
-        locale: the backup's, taken where `like` is None and the server has it.
         comment: set as soon as the database is there; the caller removes it.
-        jobs: connections.
-        careful: one psql session instead.
-        skip: returns which parts of the dump are skipped (never with `careful`).
-        loading: the role that loads, where `target`'s own must not run what a dump brings along.
-        only_pg_dumps: refuse a statement that pg_dump never writes, as `loading` does anyway.
-        search_path: that the database's functions were written for; "" for the server's default.
         progress: receives the bytes loaded.
 
     Returns:
-        The new database. `left_out` are lines that the restoring role was refused (see `rules.skipped_statements`).
+        The new database. `skipped_lines` are lines that the restoring role was refused (see
+        `rules.skipped_statements`).
 
     Raises:
         BackupSystemError: as psql, pg_restore or the server say; without data.
     """
-    began = time.monotonic()
-    facts = server_facts(target)
-    left = SkippedStatements(facts.roles, superuser=facts.superuser and loading is None)
-    client = choose_client(facts.major, safe_restore=True, at_least=written_by)
-    create_database(target, like, encoding, locale)
+    rebuild = _Rebuild(open_dump, target, origin, options, like, comment, progress)
+    rebuild.create()
     try:
-        if locale is not None and locale.money:
-            read_money_as(target, locale.money)
-        if comment:
-            comment_on_database(target, comment)
-        if loading is not None:
-            return _loaded_by(loading, open_dump, client, left, began, jobs, skip, search_path, progress)
-        warnings: tuple[str, ...] = ()
-        size = 0
-        with open_dump() as file:
-            by_lines = careful or skip is not None or only_pg_dumps or not facts.superuser
-            archive = None if by_lines else archive_path(file)
-            if archive is not None and archive_holds(archive, client, OWNED_BY_SUPERUSERS):
-                archive = None  # pg_restore cannot leave a line out
-            if archive is not None and not archive_tablespaces(archive, client) <= facts.tablespaces:
-                archive = None
-            if archive is not None:
-                count = jobs or default_jobs()
-                try:
-                    warnings = run_archive(archive, target, client, jobs=count, settings=session_settings(count))
-                    analyze_database(target, tables_of(target), jobs=count)
-                except SourceError as error:
-                    if not error.permanent:
-                        raise
-                    # What pg_restore is refused may go in another order or under another search_path.
-                    archive = None
-                    drop_copy(target)
-                    create_database(target, like, encoding, locale)
-                    if locale is not None and locale.money:
-                        read_money_as(target, locale.money)
-                    if comment:
-                        comment_on_database(target, comment)
-            if archive is None:
-                with plain_sql(file, client) as reader:
-                    if careful:
-                        warnings = run_plain_dump(reader, target, client)
-                    else:
-                        loaded = load_plain_dump(
-                            reader, target, jobs=jobs, skip=skip, tolerate=left.take,
-                            assistant=Doorkeeper() if only_pg_dumps else None,
-                            again=_again(open_dump, client), search_path=search_path, progress=progress,
-                        )  # fmt: skip
-                        size = loaded.data_bytes
-                        left.lines += _broken(loaded)
-            if archive is not None or careful:
-                left.lines += _broken(LoadOutcome(not_valid=checks_that_do_not_hold(target, search_path)))
-        settings = apply_properties(target, like) if like is not None else ()
+        return rebuild.load_as_role(options.loading) if options.loading is not None else rebuild.load()
     except BaseException:
         with suppress(BackupSystemError):
             drop_copy(target)
         raise
-    return Rebuilt(target, time.monotonic() - began, size, warnings, tuple(left.lines), settings)
 
 
-def _loaded_by(
-    loading: LoadingRole,
-    open_dump: OpenDump,
-    client: PostgresClient,
-    left: SkippedStatements,
-    began: float,
-    jobs: int,
-    skip: Skip | None,
-    search_path: str,
-    progress: ProgressSink,
-) -> Rebuilt:
-    """Load a dump as a role without superuser rights; what needs them is run beside it, when it is recognised."""
-    hand_over(loading)
-    with open_dump() as file, plain_sql(file, client) as reader, Steward(loading, left.take) as steward:
-        loaded = load_plain_dump(
-            reader, loading.target, jobs=jobs, skip=skip, tolerate=left.take, assistant=steward,
-            again=_again(open_dump, client), search_path=search_path, progress=progress,
-        )  # fmt: skip
-        size = loaded.data_bytes
-        left.lines += _broken(loaded)
-        seconds = time.monotonic() - began
+class _Rebuild:
+    def __init__(
+        self,
+        open_dump: OpenDump,
+        target: PostgresTarget,
+        origin: DumpOrigin,
+        options: LoadOptions,
+        like: DatabaseProperties | None,
+        comment: str,
+        progress: ProgressSink,
+    ) -> None:
+        self._began = time.monotonic()
+        self._open_dump, self._target, self._origin, self._options = open_dump, target, origin, options
+        self._like, self._comment, self._progress = like, comment, progress
+        self._facts = server_facts(target)
+        self._skipped = SkippedStatements(
+            self._facts.roles, superuser=self._facts.superuser and options.loading is None
+        )
+        self._client = choose_client(self._facts.major, safe_restore=True, at_least=origin.written_by)
+
+    def create(self) -> None:
+        """Make the empty database; one that could not be finished is dropped."""
+        locale = self._origin.locale
+        create_database(self._target, self._like, self._origin.encoding, locale)
+        try:
+            if locale is not None and locale.money:
+                read_money_as(self._target, locale.money)
+            if self._comment:
+                comment_on_database(self._target, self._comment)
+        except BaseException:
+            with suppress(BackupSystemError):
+                drop_copy(self._target)
+            raise
+
+    def load(self) -> Rebuilt:
+        """Load the dump as the target's own role: by pg_restore where that can do it all, else by statements."""
+        size = 0
+        with self._open_dump() as file:
+            archive = self._restorable_archive(file)
+            warnings = self._run_archive(archive) if archive is not None else None
+            by_client = warnings is not None or self._options.careful
+            if warnings is None and self._options.careful:
+                with plain_sql(file, self._client) as reader:
+                    warnings = run_plain_dump(reader, self._target, self._client)
+            elif warnings is None:
+                assistant = Doorkeeper() if self._options.only_pg_dumps else None
+                with plain_sql(file, self._client) as reader:
+                    size = self._load_plain(reader, self._target, assistant)
+        if by_client:
+            broken = checks_that_do_not_hold(self._target, self._origin.search_path)
+            self._skipped.lines += _broken(LoadOutcome(not_valid=broken))
+        settings = apply_properties(self._target, self._like) if self._like is not None else ()
+        return Rebuilt(self._target, self._seconds(), size, warnings or (), tuple(self._skipped.lines), settings)
+
+    def load_as_role(self, loading: LoadingRole) -> Rebuilt:
+        """Load the dump as a role without superuser rights; what needs them is run beside it, when it is recognised."""
+        hand_over(loading)
+        quieted: list[str] = []
 
         def at_rest() -> None:
-            rest.extend(quiet_copy(loading.target, loading.superuser))
+            quieted.extend(quiet_copy(loading.target, loading.superuser))
             provide_amcheck(loading.superuser, loading.name)
 
-        rest: list[str] = []
-        steward.finish(at_rest)
-    kept = [Line(LineKind.SUPERUSERS_OWNER, f"{_bare(name)} to {role}") for name, role in steward.kept]
-    return Rebuilt(loading.target, seconds, size, skipped_lines=(*left.lines, *kept), quieted=tuple(rest))
+        with (
+            self._open_dump() as file,
+            plain_sql(file, self._client) as reader,
+            Steward(loading, self._skipped.take) as steward,
+        ):
+            size = self._load_plain(reader, loading.target, steward)
+            seconds = self._seconds()
+            steward.finish(at_rest)
+        kept = [Line(LineKind.SUPERUSERS_OWNER, f"{_bare(name)} to {role}") for name, role in steward.kept]
+        lines = (*self._skipped.lines, *kept)
+        return Rebuilt(loading.target, seconds, size, skipped_lines=lines, quieted=tuple(quieted))
+
+    def _seconds(self) -> float:
+        return time.monotonic() - self._began
+
+    def _restorable_archive(self, file: BinaryIO) -> Path | None:
+        """Return the archive's path where pg_restore can load all of it as this role; None where lines are read."""
+        options = self._options
+        if options.careful or options.skip is not None or options.only_pg_dumps or not self._facts.superuser:
+            return None
+        archive = archive_path(file)
+        if archive is None or archive_holds(archive, self._client, OWNED_BY_SUPERUSERS):
+            return None  # pg_restore cannot skip a line
+        return archive if archive_tablespaces(archive, self._client) <= self._facts.tablespaces else None
+
+    def _run_archive(self, archive: Path) -> tuple[str, ...] | None:
+        """Load by pg_restore and return its warnings; None, with a new empty database, where it was refused something.
+
+        What pg_restore is refused may go in another order or under another search_path.
+        """
+        count = self._options.jobs or default_jobs()
+        try:
+            warnings = run_archive(archive, self._target, self._client, jobs=count, settings=session_settings(count))
+            analyze_database(self._target, tables_of(self._target), jobs=count)
+        except SourceError as error:
+            if not error.permanent:
+                raise
+            drop_copy(self._target)
+            self.create()
+            return None
+        return warnings
+
+    def _load_plain(self, reader: Readable, target: PostgresTarget, assistant: Assistant | None) -> int:
+        hooks = LoadHooks(self._options.skip, self._skipped.take, assistant, _again(self._open_dump, self._client))
+        loaded = load_plain_dump(
+            reader,
+            target,
+            hooks,
+            jobs=self._options.jobs,
+            search_path=self._origin.search_path,
+            progress=self._progress,
+        )
+        self._skipped.lines += _broken(loaded)
+        return loaded.data_bytes
 
 
 def _again(open_dump: OpenDump, client: PostgresClient) -> OpenAgain:

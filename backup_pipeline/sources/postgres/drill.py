@@ -7,12 +7,12 @@ from backup_pipeline.errors import SettingsError
 from backup_pipeline.model.drill_outcome import DrillOutcome
 from backup_pipeline.model.proof import Finding
 from backup_pipeline.model.record import ArtefactKind
-from backup_pipeline.postgres.compare.scratch_restore import SECONDS_VARIABLE, drill_database
+from backup_pipeline.postgres.compare.scratch_restore import SECONDS_VARIABLE, DrillHooks, drill_database
 from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline.rules.scratch_server import DRILL_VARIABLE
 from backup_pipeline.settings.site import Site
 from backup_pipeline.sources.postgres.drill_exports import compare_exports
-from backup_pipeline.sources.postgres.recorded import expectation_of, needs_of_dump, written_by
+from backup_pipeline.sources.postgres.recorded import expectation_of, needs_of_dump
 from backup_pipeline.sources.postgres.scratch_servers import ScratchServers
 
 
@@ -43,11 +43,9 @@ class DatabaseDrills(Drills):
             lambda: part.open_file(dump.files[0].path),
             expected,
             place.target,
-            written_by=written_by(dump),
+            DrillHooks(self._area.options.before_comparison, more_checks),
             seconds=_seconds(self._area.site),
             jobs=self._area.options.jobs,
-            before_comparison=self._area.options.before_comparison,
-            more_checks=more_checks,
             progress=self._area.progress,
         )
         outcome.skipped += [Finding(subject=DRILL_VARIABLE, problem=reported) for reported in place.warnings]

@@ -17,12 +17,11 @@ from backup_pipeline.model.restore import RestoreResult, Undo
 from backup_pipeline.postgres.catalog.keycloak_schema import keycloak_state
 from backup_pipeline.postgres.compare.comparison import REFUSED, compare_database
 from backup_pipeline.postgres.compare.reparsed import reparsed_by
-from backup_pipeline.postgres.load.rebuild import UNFINISHED, Rebuilt, drop_copy, rebuild_database
+from backup_pipeline.postgres.load.rebuild import UNFINISHED, LoadOptions, Rebuilt, drop_copy, rebuild_database
 from backup_pipeline.postgres.server.databases import comment_on_database, create_roles, drop_roles
 from backup_pipeline.postgres.server.swap import BEFORE, RESTORE, is_side_of, side_name, swap_in
 from backup_pipeline.rules.skipped_statements import reported
 from backup_pipeline.sources.postgres import keycloak
-from backup_pipeline.sources.postgres.recorded import written_by
 from backup_pipeline.sources.postgres.target_inspection import TargetInspection, begun_result, jobs_of
 
 
@@ -74,11 +73,6 @@ class Rebuild:
     def _open_dump(self) -> BinaryIO:
         return self._selection.open(self._inspection.dump.files[0].path)
 
-    @property
-    def _encoding(self) -> str:
-        catalog = self._inspection.expected.catalog
-        return catalog.encoding if catalog else ""
-
     def _remove_leftovers(self) -> None:
         """Remove what restores left that were killed while they built; the lock says that nobody builds here now."""
         target = self._inspection.target
@@ -100,18 +94,13 @@ class Rebuild:
 
     def _build(self, name: str, way_back: ExitStack) -> Rebuilt:
         inspection, options = self._inspection, self._selection.options
-        catalog = inspection.expected.catalog
         done = rebuild_database(
             self._open_dump,
             inspection.target.with_database(name),
-            written_by=written_by(inspection.dump),
+            inspection.expected.origin,
+            LoadOptions(jobs=jobs_of(self._selection), careful=options.careful),
             like=inspection.properties if self._swapping else None,
             comment="" if self._swapping else UNFINISHED,
-            encoding=self._encoding,
-            locale=catalog.locale if catalog else None,
-            jobs=jobs_of(self._selection),
-            careful=options.careful,
-            search_path=inspection.expected.search_path,
             progress=self._progress,
         )
         way_back.callback(drop_copy, done.target)
@@ -126,9 +115,7 @@ class Rebuild:
             skipped_lines=done.skipped_lines,
             jobs=jobs_of(selection),
             progress=self._progress,
-            reparse=reparsed_by(
-                inspection.target, self._open_dump, written_by=written_by(inspection.dump), encoding=self._encoding
-            ),
+            reparse=reparsed_by(inspection.target, self._open_dump, inspection.expected.origin),
         )
         user = inspection.facts.user
         self._warnings += reported(done.skipped_lines, user)

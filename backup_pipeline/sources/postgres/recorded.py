@@ -73,6 +73,7 @@ def expectation_of(open_file: OpenFile, dump: ArtefactRecord, roles: ArtefactRec
         roles=roles_of(open_file, roles) if roles else None,
         fingerprints=fingerprints_of(dump),
         large_objects=large_objects_of(dump),
+        written_by=written_by(dump),
     )
 
 
