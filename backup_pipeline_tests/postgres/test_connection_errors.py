@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
 from backup_pipeline.errors import SourceError, UnreachableError
-from backup_pipeline.postgres.server.connection import connected
-from backup_pipeline.postgres.server.target import PostgresTarget
+from backup_pipeline.postgres.server.connection import connected, open_connection
+from backup_pipeline.postgres.server.target import PostgresTarget, parse_target
 
 
 @pytest.mark.parametrize(
@@ -56,3 +57,16 @@ def test_a_server_that_takes_no_more_connections_is_not_told_as_one_that_is_down
         finally:
             connection.execute("drop role narrow")
     assert "connections" in caught.value.remedy
+
+
+def test_a_login_that_was_given_up_leaves_no_half_open_connection() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        url = f"postgresql://nobody@127.0.0.1:{mute.getsockname()[1]}/x?connect_timeout=2&sslmode=disable"
+        target = parse_target(url, variable="SHOP_URL")
+        with pytest.raises(UnreachableError) as given_up:
+            open_connection(target)
+        link, _ = mute.accept()
+        link.settimeout(30)
+        while link.recv(4096):
+            pass
+        assert given_up.value.where == target.label, "handled, and kept, while the server already sees the end"

@@ -278,6 +278,19 @@ def pin_session(connection: Connection[TupleRow], settings: Mapping[str, str]) -
     )
 
 
+def _logged_in(arguments: Mapping[str, str | int]) -> WatchedConnection:
+    """Connect; an attempt that failed or was interrupted leaves no half-open connection.
+
+    While a login waits for its client, the server can drop no database. psycopg keeps the attempt in its frame, which
+    an exception's traceback keeps for as long as it is handled: clean-up after an interrupt waited for the server's
+    `authentication_timeout`.
+    """
+    try:
+        return WatchedConnection.connect(**arguments, autocommit=True)  # type: ignore[arg-type]
+    except BaseException as error:  # noqa: BLE001
+        raise error.with_traceback(None) from None
+
+
 def open_connection(target: PostgresTarget, *, autocommit: bool = True, pinned: bool = True) -> Connection[TupleRow]:
     """Open a connection; with `pinned` its session has PINNED_SETTINGS.
 
@@ -289,7 +302,7 @@ def open_connection(target: PostgresTarget, *, autocommit: bool = True, pinned: 
     if limits.ending():
         arguments["connect_timeout"] = _CLEANING_SECONDS
     with translated(target):
-        connection = WatchedConnection.connect(**arguments, autocommit=True)  # type: ignore[arg-type]
+        connection = _logged_in(arguments)
         try:
             connection.watch(target)
             with cut_off_after(_OPENING_SECONDS, connection):
