@@ -232,8 +232,9 @@ def test_a_plan_whose_only_store_is_a_vault_is_proven_from_there(
     assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < 1_000_000
     listed = json.loads(site.run("list", "--json").out)["sets"]
     assert [(one["set"], one["state"], one["proven"]) for one in listed] == [(first, "complete", False)]
-    missing = site.run("verify", "nightly/latest")
-    assert (missing.code, "--identity FILE" in missing.err) == (3, True)
+    for words in (["nightly/latest"], ["--all"]):
+        missing = site.run("verify", *words)
+        assert (missing.code, "--identity FILE" in missing.err) == (3, True)
     for command in (["verify", "nightly/latest"], ["drill", "nightly/latest"]):
         assert (done := site.run(*command, "--identity", str(identity))).code == 0, done.text
     assert [one["proven"] for one in json.loads(site.run("list", "--json").out)["sets"]] == [True]

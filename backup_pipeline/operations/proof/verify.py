@@ -17,7 +17,7 @@ from pydantic import ValidationError as PydanticError
 from backup_pipeline.artefacts.capture import utc_now
 from backup_pipeline.artefacts.time_limits import within_the_plans_limit
 from backup_pipeline.artefacts.types import inspect
-from backup_pipeline.errors import BackupSystemError, RefusedError, StoreError
+from backup_pipeline.errors import BackupSystemError, RefusedError, SettingsError, StoreError
 from backup_pipeline.model.backup_set import BackupSet, SetState
 from backup_pipeline.model.manifest import CHECKSUM_NAME, MANIFEST_NAME, Manifest
 from backup_pipeline.model.progress import Progress, ProgressSink, no_progress
@@ -100,12 +100,24 @@ def verify_all(
     progress: ProgressSink = no_progress,
     now: Callable[[], datetime] = utc_now,
 ) -> Iterator[Proof]:
-    """Verify every sealed or damaged set of the plans (all plans by default), oldest first, yielding each result."""
+    """Verify every sealed or damaged set of the plans (all plans by default), oldest first, yielding each result.
+
+    Raises:
+        SettingsError: a plan's sets are in a vault and no identity is named; those of the others are verified before.
+    """
+    refused: SettingsError | None = None
     for plan_name in plans or tuple(site.settings.plans):
         store = open_store(site, plan_name)
         for known in store.sets():
-            if known.state is not SetState.INCOMPLETE:
+            if known.state is SetState.INCOMPLETE:
+                continue
+            try:
                 yield verify_set(site, plan_name, known.set_id, run_id=run_id, progress=progress, now=now)
+            except SettingsError as error:
+                refused = error
+                break
+    if refused is not None:
+        raise refused
 
 
 def verification_of(

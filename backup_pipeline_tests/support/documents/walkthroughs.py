@@ -468,7 +468,7 @@ def vaults(stage: Stage) -> None:
 def vault_places(stage: Stage) -> None:
     """The commands on a vault in a folder; every section's settings are read as they stand there."""
     _, recipient = new_identity()
-    for block in blocks(document("guide-vault-places")):
+    for block in blocks(document("vault-places")):
         if block.kind == "yaml":
             given = yaml.safe_load(block.text.replace("age1…", recipient))
             base = yaml.safe_load(VAULT_SITE.format(vault=stage.root / "nas", recipient=recipient))
@@ -491,7 +491,7 @@ def vault_places(stage: Stage) -> None:
         settle(json.loads((stage.root / "nas" / "vault.json").read_text())["recipients"][0])
 
     shell.before["backup-pipeline vault copy"] = write_the_recipient
-    shell.follow(document("guide-vault-places"))
+    shell.follow(document("vault-places"))
     assert "yes" in shell.printed["backup-pipeline list offsite:"].out
     assert (stage.site / "kit.html").is_file()
 
@@ -550,7 +550,7 @@ WALKTHROUGHS: dict[str, Callable[[Stage], None]] = {
     "guide-supabase-keycloak-storage": supabase_guide,
     "guide-trading-and-repository": trading_guide,
     "guide-workshop-archive": workshop_guide,
-    "guide-vault-places": vault_places,
+    "vault-places": vault_places,
     "how-it-works": how_it_works,
     "recover-from-a-vault": recover_from_a_vault,
     "restore": restore,
