@@ -342,6 +342,21 @@ class TestLocks:
         assert not found.get("Versions")
         assert not found.get("DeleteMarkers")
 
+    def test_versions_and_deletion_markers_are_listed_over_pages(self, weed: S3Server, locking: ObjectPlace) -> None:
+        names = [f"chunks/{number % 7:02}/{number:04}" for number in range(600)]
+        with ThreadPoolExecutor(8) as pool:
+            for data in (b"first", b"second one"):
+                list(pool.map(lambda name, data=data: locking.put(name, data), names))
+        prefix = locking.label.rpartition("/")[2]
+        weed.client.delete_object(Bucket="locking", Key=f"{prefix}/{names[3]}")
+        found = list(locking.versions("chunks/"))
+        assert [one.name for one in found if one.latest] == sorted(names)
+        assert len(found) == 1201
+        three = [one for one in found if one.name == names[3]]
+        assert [(one.marker, one.latest) for one in three] == [(True, True), (False, False), (False, False)]
+        assert [locking.get_version(one.name, one.version) for one in three[1:]] == [b"second one", b"first"]
+        assert [one.name for one in locking.versions("chunks/03/")] == [one.name for one in found if "/03/" in one.name]
+
     def test_a_lock_of_an_object_that_is_missing_is_no_lock(self, locking: ObjectPlace) -> None:
         with pytest.raises(ObjectNotFoundError):
             locking.lock_state("none")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import secrets
+import shlex
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,11 +12,15 @@ from pathlib import Path
 import pytest
 from botocore.exceptions import ClientError
 
+from backup_pipeline.cli.common import run_app
+from backup_pipeline.cli.main import build_app
 from backup_pipeline.errors import RefusedError
+from backup_pipeline.model.set_id import SetId
 from backup_pipeline.stores.objects.opening import open_place
 from backup_pipeline.stores.vault.check import CheckResult, check_content, check_stored
 from backup_pipeline.stores.vault.check_locks import check_locks
 from backup_pipeline.stores.vault.clean import clean
+from backup_pipeline.stores.vault.encryption import new_identity
 from backup_pipeline.stores.vault.locks import lock_end
 from backup_pipeline.stores.vault.names import COPIES, DESCRIPTION
 from backup_pipeline.stores.vault.vault import VaultReader
@@ -22,6 +28,7 @@ from backup_pipeline_tests.stores.vault.test_vault_copies import contents
 from backup_pipeline_tests.stores.vault.test_vault_plan_store import capture, draft, seal
 from backup_pipeline_tests.stores.vault.test_vault_store import drilled
 from backup_pipeline_tests.support.object_servers import S3Server, weed_server
+from backup_pipeline_tests.support.sites import TestSite
 from backup_pipeline_tests.support.vault_sites import FILES, VaultSite
 
 pytestmark = pytest.mark.takes(seconds=3, together="locks of vaults")
@@ -204,3 +211,56 @@ def test_a_plan_without_another_store_is_locked_and_proven_where_it_lies(site: V
     assert copies.read(set_id).proven
     store.remove(set_id)
     assert not clean(site.access.catalog()).removed_copies, "marked a moment ago"
+
+
+_SETTINGS = """
+store: backups
+sources: {{files: {{kind: folder, path: files}}}}
+plans: {{nightly: {{sources: [files]}}}}
+vaults:
+  offsite:
+    url: s3://locking/{prefix}
+    endpoint_env: OFFSITE_ENDPOINT
+    credentials_env: {{access_key: OFFSITE_KEY, secret_key: OFFSITE_SECRET}}
+    lock_days: 2
+    recipients: [{recipient}]
+"""
+
+
+def test_a_bare_machine_recovers_what_an_intruder_deleted_and_overwrote(
+    server: S3Server, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = server.options().environment
+    site = TestSite(tmp_path / "site")
+    (site.folder / "files").mkdir(parents=True)
+    (site.folder / "files" / "rows.csv").write_bytes(secrets.token_bytes(3_000_000))
+    site.variables = {
+        "OFFSITE_ENDPOINT": own["TEST_S3_ENDPOINT"], "OFFSITE_KEY": own["TEST_S3_KEY"],
+        "OFFSITE_SECRET": own["TEST_S3_SECRET"],
+    }  # fmt: skip
+    secret, recipient = new_identity()
+    (tmp_path / "identity.txt").write_text(secret + "\n")
+    site.write(_SETTINGS.format(prefix=prefix, recipient=recipient))
+    assert site.run("vault", "init", "offsite").code == 0
+    assert site.run("backup", "nightly").code == 0
+    assert site.run("vault", "copy", "offsite", "nightly/latest").code == 0
+    whole = site.run("vault", "check", "offsite", "--json")
+    assert whole.code == 0, whole.text
+    assert json.loads(whole.out)["locks"] > 5
+    kit = site.run("vault", "kit", "offsite", "--identity", str(tmp_path / "identity.txt"))
+    assert kit.code == 0, kit.text
+    assert "AWS_ACCESS_KEY_ID" in kit.out
+    assert own["TEST_S3_SECRET"] not in kit.out
+    assert _destroy(server, prefix)[0] == 0
+    checked = site.run("vault", "check", "offsite", "--json")
+    assert checked.code == 6
+    assert "vault.json" in json.loads(checked.out)["hidden"]
+    [command] = [row.strip() for row in kit.out.splitlines() if "vault recover" in row]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", own["TEST_S3_KEY"])
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", own["TEST_S3_SECRET"])
+    assert run_app(build_app(), shlex.split(command)[1:]) == 0
+    [found] = (tmp_path / "recovered" / "backups" / "nightly").iterdir()
+    there = {path: data for path, data in contents(found).items() if data}
+    kept = contents(site.store("nightly").path_of(SetId(found.name)))
+    assert there == {path: data for path, data in kept.items() if data and not path.startswith("proofs/")}
