@@ -41,10 +41,12 @@ gc.set_threshold(100_000)
 ScriptDirectory.from_config = functools.cache(ScriptDirectory.from_config)  # type: ignore[method-assign]
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let the long tests begin first, each process with some: one that begins last would keep all others waiting.
 
-    Each process is first given an equal share of the list, from its beginning on.
+    Each process is first given an equal share of the list, from its beginning on. Last of the hooks: what is not
+    selected must not count.
     """
 
     jobs: dict[str, tuple[int, list[pytest.Item]]] = {}

@@ -11,9 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from backup_pipeline.operations.demo.site import build_demo_site
 from backup_pipeline_tests.support.documents.blocks import ROOT
+from backup_pipeline_tests.support.sites import TestSite
 
 
+@pytest.mark.story
 @pytest.mark.takes(seconds=150)
 def test_the_demo_ends_with_every_plan_proven_and_can_be_removed(tmp_path: Path) -> None:
     planned = subprocess.run(
@@ -36,3 +39,15 @@ def test_the_demo_ends_with_every_plan_proven_and_can_be_removed(tmp_path: Path)
     assert [plan["plan"] for plan in plans if plan["standing"] == "failing"] == []
     run("demo", "--folder", f"{tmp_path}/demo", "--remove")
     assert not (tmp_path / "demo").exists()
+
+
+def test_the_demos_site_can_be_backed_up_and_is_removed_with_its_server(tmp_path: Path) -> None:
+    site = TestSite(tmp_path / "demo")
+    try:
+        build_demo_site(site.folder, lambda _: None, orders=20)
+        done = site.run("backup", "session", "--json")
+        assert (done.code, json.loads(done.out)["sealed"]) == (0, True), done.text
+    finally:
+        removed = site.run_alone("demo", "--folder", str(site.folder), "--remove")
+    assert removed.code == 0, removed.text
+    assert not site.folder.exists()

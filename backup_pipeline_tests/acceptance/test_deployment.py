@@ -323,7 +323,8 @@ def content(shop: EmbeddedServer) -> list[tuple[Any, ...]]:
         return [connection.execute(question.format(table).encode()).fetchone() or () for table in tables]
 
 
-@pytest.mark.takes(seconds=300)
+@pytest.mark.story
+@pytest.mark.takes(seconds=200)
 def test_a_site_runs_on_its_schedule_alerts_once_and_comes_back_by_the_runbook(
     layout: Layout, shop: EmbeddedServer, web: Requests, history: PostgresTarget
 ) -> None:

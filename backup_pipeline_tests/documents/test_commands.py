@@ -35,7 +35,7 @@ WITH_COMMANDS = [path for path in DOCUMENTS if any(block.kind in TO_RUN for bloc
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=pytest.mark.takes(seconds=50 if name == "deployment" else 10))
+        pytest.param(name, marks=pytest.mark.story if name == "deployment" else pytest.mark.takes(seconds=8))
         for name in sorted(WALKTHROUGHS)
     ],
 )

@@ -32,7 +32,7 @@ plans: {nightly: {sources: [shop]}}
 def site(tmp_path: Path, database: Callable[..., PostgresTarget]) -> TestSite:
     source = database()
     run(source, "create role short_lived; create table big as select i, repeat('x', 100) as x from generate_series(1,"
-                " 300000) i; create index on big (x); alter table big owner to short_lived")  # fmt: skip
+                " 100000) i; create index on big (x); alter table big owner to short_lived")  # fmt: skip
     made = TestSite(tmp_path)
     made.variables["SHOP_URL"] = dsn(source)
     made.write(SETTINGS)
@@ -120,7 +120,7 @@ def test_a_drill_that_is_terminated_leaves_neither_server_nor_folder(
     if programs == "installed":
         source: PostgresTarget = request.getfixturevalue("installed_database")(
             "create extension hstore; create table big as select i, repeat('x', 100) as x from generate_series(1,"
-            " 300000) i; create index on big (x)"
+            " 100000) i; create index on big (x)"
         )
         site.variables["SHOP_URL"] = dsn(source)
         site.write_env()

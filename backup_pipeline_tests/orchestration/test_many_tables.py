@@ -15,7 +15,7 @@ from backup_pipeline.postgres.server.target import parse_target
 from backup_pipeline_tests.support.dagster_runs import instance_in
 from backup_pipeline_tests.support.sites import GUSTAV, TestSite
 
-_TABLES = 120
+_TABLES = 30
 _GROUP = artefact_key("nightly", ("supabase", "tables"))
 
 

@@ -185,6 +185,7 @@ def drilled(
     return outcome, loot
 
 
+@pytest.mark.parametrize("shared", ["embedded", pytest.param("installed", marks=pytest.mark.story)], indirect=True)
 def test_a_statement_that_was_appended_to_a_dump_harms_nothing(shared: EmbeddedServer, tmp_path: Path) -> None:
     before = state_of(shared)
     for text in APPENDED:

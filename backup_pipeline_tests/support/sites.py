@@ -89,6 +89,10 @@ class TestSite:
 
     def run(self, *arguments: str) -> Output:
         """Run the command line in this process."""
+        return self.run_alone(*arguments, "--config", str(self.folder))
+
+    def run_alone(self, *arguments: str) -> Output:
+        """Run a command in this process that takes no settings."""
         from backup_pipeline.cli.main import build_app, run_app
 
         out, err = io.StringIO(), io.StringIO()
@@ -97,7 +101,7 @@ class TestSite:
             contextlib.redirect_stdout(out),
             contextlib.redirect_stderr(err),
         ):
-            code = run_app(build_app(), [*arguments, "--config", str(self.folder)])
+            code = run_app(build_app(), list(arguments))
         return Output(code, out.getvalue(), err.getvalue())
 
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:

@@ -10,6 +10,7 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -177,7 +178,14 @@ class VaultModel(RuleBasedStateMachine):
         shutil.rmtree(self.folder)
 
 
+def _examples(number: int) -> settings:
+    return settings(max_examples=number, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck))
+
+
 TestVaultModel = VaultModel.TestCase
-TestVaultModel.settings = settings(
-    max_examples=150, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
-)
+TestVaultModel.settings = _examples(50)
+
+
+@pytest.mark.story
+class TestVaultModelAtLength(TestVaultModel):  # type: ignore[misc, valid-type]
+    settings = _examples(300)
