@@ -24,7 +24,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(INSTALL) -c constraints.txt -e '.[dev]'
 	@touch $@
 
-demo: $(VENV)/.installed ## Build a small real site, back it up, prove the sets
+demo: $(VENV)/.installed ## Build a small real site, back it up, prove the sets, recover them from a vault
 	@$(BIN)/backup-pipeline demo --folder $(DEMO)
 
 up: $(VENV)/.installed ## The UI with the demo's runs on http://127.0.0.1:3000

@@ -22,10 +22,12 @@ def demo(
     ] = 1000,
     remove: Annotated[bool, typer.Option("--remove", help="Stop the demo's server and delete its site.")] = False,
 ) -> None:
-    """Build a small but real site with an embedded PostgreSQL, back it up, and prove the sets.
+    """Build a small but real site with an embedded PostgreSQL, back it up, prove the sets, and recover them.
 
     Supabase-like, Keycloak-like and trading databases, storage buckets, a workshop's order archive, a git repository,
-    and Dagster's own database. A second call reuses what exists and makes new sets.
+    and Dagster's own database. Each set is copied into a vault, a folder with an identity of its own; at the end the
+    newest of each plan is recovered from there into an empty folder and compared. A second call reuses what exists and
+    makes new sets.
     """
     from backup_pipeline.operations.demo.site import build_demo_site, remove_demo_site
     from backup_pipeline.operations.sites.embedded import stop_embedded_server

@@ -1,4 +1,4 @@
-"""What the demo does with its site once it stands: back up, export, verify, drill, and show what came of it."""
+"""What the demo does with its site: back up, copy, export, verify, drill, recover, and show what came of it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from backup_pipeline.cli.backup import run_plan
 from backup_pipeline.cli.common import console, heading, shown_progress
 from backup_pipeline.cli.formatting import bytes_text
 from backup_pipeline.errors import ExitCode
+from backup_pipeline.operations.demo.recovery import VAULT
 
 if TYPE_CHECKING:
     from backup_pipeline.settings.site import Site
@@ -24,8 +25,22 @@ def run_steps(site: Site) -> int:
     heading("proof: every set is restored and compared")
     for plan in site.settings.plans:
         worst = worst or _prove(site, plan)
+    if VAULT in site.settings.vaults:
+        heading("the worst day: every set comes back from the vault into an empty folder, and is compared")
+        _recover(site)
     _summary(site)
     return worst
+
+
+def _recover(site: Site) -> None:
+    """Recover the newest set of each plan with the vault and its identity alone."""
+    from backup_pipeline.operations.demo.recovery import IDENTITY_NAME, RECOVERED_FOLDER, recover_and_compare
+
+    vault, identity, to = site.settings.vaults[VAULT].url, site.folder / IDENTITY_NAME, site.folder / RECOVERED_FOLDER
+    out = console(stderr=True)
+    out.print(f"  backup-pipeline vault recover {vault} --identity {identity} --to {to}", markup=False, soft_wrap=True)
+    for one in recover_and_compare(site):
+        out.print(f"  {one.name} [green]equal[/]: {one.files} files, {bytes_text(one.size)}")
 
 
 def _export_orders(site: Site, plan: str) -> int:

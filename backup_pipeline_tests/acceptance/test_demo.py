@@ -29,13 +29,19 @@ def test_the_demo_ends_with_every_plan_proven_and_can_be_removed(tmp_path: Path)
     def run(*words: str) -> str:
         done = subprocess.run([*program, *words], cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        return done.stdout + done.stderr if words[0] == "demo" else done.stdout
 
     reported = run(*shlex.split(found[1]), "--orders", "20")
     assert "What was backed up" in reported
+    # The newest set of each plan came back from the vault, and is still where it was recovered to.
+    assert len(re.findall(r"/\S+Z equal: \d+ files", reported)) == 4
+    assert len(list((tmp_path / "demo" / "recovered" / "backups").glob("*/*Z/manifest.json"))) == 4
+    assert (tmp_path / "demo" / "recovered" / "backup.yaml").is_file()
+    assert (tmp_path / "demo" / "identity.txt").stat().st_mode & 0o777 == 0o600
     plans = json.loads(run("status", "--json", "--config", f"{tmp_path}/demo"))["plans"]
     assert {plan["plan"] for plan in plans} == {"nightly", "session", "workshop", "history"}
     assert all(plan["last_proven"] for plan in plans)
+    assert all(plan["copies"][0]["missing"] == [] for plan in plans)
     assert [plan["plan"] for plan in plans if plan["standing"] == "failing"] == []
     run("demo", "--folder", f"{tmp_path}/demo", "--remove")
     assert not (tmp_path / "demo").exists()

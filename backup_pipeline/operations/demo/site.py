@@ -1,4 +1,4 @@
-"""Building the demo's site: real databases, files, an order archive and a repository, in one folder.
+"""Building the demo's site: real databases, files, an order archive, a repository and a vault, in one folder.
 
 What is made here is content; it is backed up by the same commands as any other site. A second call keeps what exists.
 """
@@ -10,15 +10,21 @@ import shutil
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
+from urllib.parse import quote
 
 from backup_pipeline.errors import RefusedError
+from backup_pipeline.operations.copies.vaults import make_vault
 from backup_pipeline.operations.demo import files as demo_files
+from backup_pipeline.operations.demo.recovery import IDENTITY_NAME, VAULT
 from backup_pipeline.postgres.server.embedded import EmbeddedServer, free_port
 from backup_pipeline.postgres.server.script import create_database, create_login, database_exists, run_script
 from backup_pipeline.postgres.server.target import PostgresTarget
+from backup_pipeline.settings.loader import load_site
+from backup_pipeline.stores.vault.encryption import new_identity
 from backup_pipeline.system.files import write_atomically
 
 _MARK = ".backup-pipeline-demo"
+_VAULT_FOLDER = "vault"
 # Database, script, variables of the connection string.
 _DATABASES = (
     ("supabase", "supabase.sql"),
@@ -53,7 +59,7 @@ def build_demo_site(folder: Path, tell: Report, *, orders: int = 1000) -> Path:
     (folder / _MARK).touch()
     settings = folder / "backup.yaml"
     if not settings.exists():
-        write_atomically(settings, _content("backup.yaml").replace("@PORT@", str(free_port())).encode(), mode=0o644)
+        _write_settings(folder, settings)
     server = _server(folder, settings)
     tell("starting the embedded PostgreSQL")
     server.start()
@@ -69,10 +75,30 @@ def build_demo_site(folder: Path, tell: Report, *, orders: int = 1000) -> Path:
     if not (folder / "werkstatt.db").exists():
         tell(f"writing the workshop's archive of {orders} orders")
         demo_files.write_workshop(folder / "werkstatt.db", folder / "Archiv", orders)
+    if (folder / IDENTITY_NAME).exists() and not (folder / _VAULT_FOLDER / "vault.json").exists():
+        tell("making a vault for copies, with an identity of its own")
+        (folder / _VAULT_FOLDER).mkdir(mode=0o700, exist_ok=True)
+        make_vault(load_site(settings), VAULT, None)
     if not (folder / "claire").exists():
         tell("making the git repository")
         demo_files.write_repository(folder / "claire")
     return settings
+
+
+def _write_settings(folder: Path, settings: Path) -> None:
+    """Write backup.yaml, and before it the identity of the vault that it names."""
+    identity, recipient = new_identity()
+    text = f"# The demo's own; a real one is kept off the machine.\n# public key: {recipient}\n{identity}\n"
+    write_atomically(folder / IDENTITY_NAME, text.encode())
+    values = {
+        "@PORT@": str(free_port()),
+        "@VAULT@": f"file://{quote(str(folder / _VAULT_FOLDER))}",
+        "@RECIPIENT@": recipient,
+    }
+    content = _content("backup.yaml")
+    for mark, value in values.items():
+        content = content.replace(mark, value)
+    write_atomically(settings, content.encode(), mode=0o644)
 
 
 def remove_demo_site(folder: Path) -> None:
@@ -116,8 +142,6 @@ def run_script_alone(target: PostgresTarget, statement: str) -> None:
 
 
 def _write_env(folder: Path, server: EmbeddedServer) -> None:
-    from urllib.parse import quote
-
     admin = server.target()
     dagster = secrets.token_urlsafe(18)
     create_login(admin, "dagster", dagster)
