@@ -154,6 +154,7 @@ class RestoreResult(Frozen):
     """What a restore did; stored as JSON beside the sets, so that `undo` finds it.
 
     Attributes:
+        kind: the name of its restorer ("postgres", "files", or another package's).
         restored: the name of the database (or the path) that holds what was restored.
         emergency_set: the sealed set of what was live before.
         findings: differences from the backup that were found; a restore with any is not swapped in.
