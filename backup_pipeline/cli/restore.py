@@ -93,7 +93,7 @@ def restore(
     if plan_only and apply:
         raise typer.BadParameter("give one of --plan and --apply", param_hint="--apply")
     site = load(config, identity=identity)
-    from backup_pipeline.operations.restore.run import apply_restore, plan_restore
+    from backup_pipeline.operations.restore.run import Confirmation, apply_restore, plan_restore
     from backup_pipeline.operations.sites.embedded import embedded_server_up
     from backup_pipeline.operations.sites.stores import resolve_set
 
@@ -116,7 +116,7 @@ def restore(
         found: RestorePlan | RestoreResult
         if apply:
             found = apply_restore(
-                site, plan_name, set_id, source, options, plan_id=plan_id, confirm=confirm, progress=progress
+                site, plan_name, set_id, source, options, confirmation=Confirmation(plan_id, confirm), progress=progress
             )
         else:
             found = plan_restore(site, plan_name, set_id, source, options, progress=progress)

@@ -201,7 +201,7 @@ def restore_asset(site: Site, plan: str) -> dg.AssetsDefinition | None:
         op_tags={PLAN_TAG: plan},
     )
     def restored(context: dg.AssetExecutionContext, config: PlanRestoreConfig) -> Iterator[Any]:
-        from backup_pipeline.operations.restore.run import apply_restore, plan_restore
+        from backup_pipeline.operations.restore.run import Confirmation, apply_restore, plan_restore
 
         set_id = selected_set(context, plan)
         context.instance.add_run_tags(context.run_id, {SET_TAG: f"{plan}/{set_id}"})
@@ -217,9 +217,7 @@ def restore_asset(site: Site, plan: str) -> dg.AssetsDefinition | None:
                 set_id,
                 config.source,
                 config.options(),
-                plan_id=config.plan_id,
-                confirm=config.confirm,
-                run_id=context.run_id,
+                confirmation=Confirmation(config.plan_id, config.confirm, context.run_id),
                 progress=progress,
             )
         except Exception as error:  # noqa: BLE001 - at this edge everything becomes a Failure

@@ -12,7 +12,7 @@ from backup_pipeline.errors import LockError, RefusedError
 from backup_pipeline.model.restore import RestoreOptions, RestoreResult
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.operations.restore.records import results
-from backup_pipeline.operations.restore.run import apply_restore, plan_restore
+from backup_pipeline.operations.restore.run import Confirmation, apply_restore, plan_restore
 from backup_pipeline.operations.restore.undo import drop_kept, plan_undo, undo_restore
 from backup_pipeline.postgres.server.databases import drop_database, read_properties, server_facts, sole_restore
 from backup_pipeline.postgres.server.target import PostgresTarget
@@ -42,7 +42,7 @@ class RestoreCase:
         site, options = self.test_site.site, RestoreOptions(into=into)
         plan = plan_restore(site, "nightly", self.set_id, source, options)
         return apply_restore(
-            site, "nightly", self.set_id, source, options, plan_id=plan.plan_id, confirm=plan.confirm
+            site, "nightly", self.set_id, source, options, confirmation=Confirmation(plan.plan_id, plan.confirm)
         )  # fmt: skip
 
     def undo(self, source: str = "shop") -> None:

@@ -14,7 +14,7 @@ import pytest
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.operations.proof.drill import drill_set
 from backup_pipeline.operations.proof.verify import verify_set
-from backup_pipeline.operations.restore.run import apply_restore, plan_restore
+from backup_pipeline.operations.restore.run import Confirmation, apply_restore, plan_restore
 from backup_pipeline.postgres.server.databases import drop_database
 from backup_pipeline.postgres.server.embedded import EmbeddedServer
 from backup_pipeline_tests.support.postgres_restore import ask
@@ -58,7 +58,7 @@ def test_every_source_of_a_set_of_a_released_format_is_restored(
         which = (site.site, "daily", SetId(made.name), source)
         plan = plan_restore(*which)
         assert plan.reasons_against == ()
-        result = apply_restore(*which, plan_id=plan.plan_id, confirm=plan.confirm)
+        result = apply_restore(*which, confirmation=Confirmation(plan.plan_id, plan.confirm))
         assert result.findings == ()
     try:
         rows = "select count(*), sum(total), count(note), count(distinct customer_id) from orders"

@@ -12,7 +12,7 @@ import psycopg
 from backup_pipeline.model.record import Severity
 from backup_pipeline.model.restore import RestoreMode, RestoreOptions
 from backup_pipeline.operations.proof.drill import drill_set
-from backup_pipeline.operations.restore.run import apply_restore, plan_restore
+from backup_pipeline.operations.restore.run import Confirmation, apply_restore, plan_restore
 from backup_pipeline.postgres.compare.scratch_restore import DrillHooks, drill_database
 from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.postgres.server.databases import drop_database
@@ -260,7 +260,7 @@ def test_locale_and_its_provider_come_back_or_their_difference_is_reported(
     set_id = sealed_set(site.site, "nightly")
     drop_database(target)
     plan = plan_restore(site.site, "nightly", set_id, "shop")
-    apply_restore(site.site, "nightly", set_id, "shop", plan_id=plan.plan_id, confirm=plan.confirm)
+    apply_restore(site.site, "nightly", set_id, "shop", confirmation=Confirmation(plan.plan_id, plan.confirm))
     provider = "select datlocprovider, daticulocale from pg_database where datname = current_database()"
     assert ask(target, provider) == [("i", "de-DE")]
     assert ask(target, "select string_agg(a, '' order by a) from t") == [("aäz",)]
@@ -292,7 +292,9 @@ def test_no_setting_of_a_role_or_database_bends_what_is_read_or_restored(
         assert not [check for r in manifest.artefacts for check in r.checks if not check.passed]
         options = RestoreOptions(careful=True)
         plan = plan_restore(site.site, "nightly", set_id, "shop", options)
-        apply_restore(site.site, "nightly", set_id, "shop", options, plan_id=plan.plan_id, confirm=plan.confirm)
+        apply_restore(
+            site.site, "nightly", set_id, "shop", options, confirmation=Confirmation(plan.plan_id, plan.confirm)
+        )
     finally:
         run_alone(installed_server.target(), "alter role postgres reset all")
     assert ask(target, "select texts[1] is null, texts[2] is null from public.t") == [(False, True)]

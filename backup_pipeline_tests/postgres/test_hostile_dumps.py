@@ -11,7 +11,7 @@ import pytest
 
 from backup_pipeline.errors import BackupSystemError, RefusedError, SourceError, ValidationError
 from backup_pipeline.model.restore import RestoreOptions
-from backup_pipeline.operations.restore.run import apply_restore, plan_restore
+from backup_pipeline.operations.restore.run import Confirmation, apply_restore, plan_restore
 from backup_pipeline.postgres.load.psql import run_plain_dump
 from backup_pipeline.postgres.load.rebuild import LoadOptions, rebuild_database
 from backup_pipeline.postgres.load.stream import CopyBlock, DumpParts, Statement
@@ -96,7 +96,7 @@ def test_odd_database_names_are_only_names(server: EmbeddedServer, tmp_path: Pat
         run(target, "drop table t")
         plan = plan_restore(site.site, "nightly", set_id, "odd")
         result = apply_restore(
-            site.site, "nightly", set_id, "odd", RestoreOptions(), plan_id=plan.plan_id, confirm=plan.confirm
+            site.site, "nightly", set_id, "odd", RestoreOptions(), confirmation=Confirmation(plan.plan_id, plan.confirm)
         )
         assert lines_of(dump_of(target)) == saved
         drop_database(server.target(result.undo.kept))

@@ -16,7 +16,7 @@ from backup_pipeline.model.manifest import Purpose
 from backup_pipeline.model.restore import ConflictRule, RestoreMode, RestoreOptions, RestorePlan, RestoreResult
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.operations.restore import run as restore_run
-from backup_pipeline.operations.restore.run import apply_restore, plan_restore
+from backup_pipeline.operations.restore.run import Confirmation, apply_restore, plan_restore
 from backup_pipeline.operations.restore.undo import drop_kept, plan_undo, undo_restore
 from backup_pipeline.postgres.server.databases import read_properties, server_facts, sole_restore
 from backup_pipeline.postgres.server.embedded import EmbeddedServer
@@ -48,8 +48,10 @@ class Shop:
     def apply(self, options: RestoreOptions | None = None, plan_id: str = "", confirm: str = "") -> RestoreResult:
         return apply_restore(
             self.test_site.site, "nightly", self.set_id, "shop", options,
-            plan_id=plan_id or self.plan(options).plan_id,
-            confirm=confirm or (options.into if options and options.into else "") or self.target.database,
+            confirmation=Confirmation(
+                plan_id or self.plan(options).plan_id,
+                confirm or (options.into if options and options.into else "") or self.target.database,
+            ),
         )  # fmt: skip
 
     def databases(self) -> set[str]:

@@ -13,7 +13,7 @@ import pytest
 from backup_pipeline.errors import RefusedError
 from backup_pipeline.model.restore import RestoreMode, RestoreOptions, RestorePlan, RestoreResult
 from backup_pipeline.model.set_id import SetId
-from backup_pipeline.operations.restore.run import apply_restore, plan_restore
+from backup_pipeline.operations.restore.run import Confirmation, apply_restore, plan_restore
 from backup_pipeline.postgres.compare.comparison import compare_database
 from backup_pipeline.postgres.compare.scratch_restore import DrillHooks, drill_database
 from backup_pipeline.postgres.load.rebuild import rebuild_database
@@ -129,7 +129,7 @@ class Project:
     def apply(self, plan: RestorePlan) -> RestoreResult:
         return apply_restore(
             self.site.site, "nightly", self.set_id, "supabase", plan.options,
-            plan_id=plan.plan_id, confirm=plan.confirm,
+            confirmation=Confirmation(plan.plan_id, plan.confirm),
         )  # fmt: skip
 
 

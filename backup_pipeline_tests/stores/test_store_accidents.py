@@ -19,7 +19,7 @@ from backup_pipeline.model.restore import RestoreOptions
 from backup_pipeline.operations.backup.known_tables import known_tables, remember_tables
 from backup_pipeline.operations.backup.run import BackupRun, RunIdentity
 from backup_pipeline.operations.proof.verify import verify_set
-from backup_pipeline.operations.restore.run import apply_restore, plan_restore
+from backup_pipeline.operations.restore.run import Confirmation, apply_restore, plan_restore
 from backup_pipeline.operations.sites import identity as site_identity
 from backup_pipeline.operations.sites.run_log import append_run_line
 from backup_pipeline.operations.sites.stores import open_store, plan_lock, resolve_set
@@ -70,7 +70,9 @@ def test_a_read_only_store_restores_and_says_what_it_cannot_keep(tmp_path: Path,
     with read_only(site.site.store_folder("nightly")):
         options = RestoreOptions(skip_emergency_backup=not lost)
         plan = plan_restore(site.site, "nightly", set_id, "files", options)
-        done = apply_restore(site.site, "nightly", set_id, "files", options, plan_id=plan.plan_id, confirm=plan.confirm)
+        done = apply_restore(
+            site.site, "nightly", set_id, "files", options, confirmation=Confirmation(plan.plan_id, plan.confirm)
+        )
         assert (tmp_path / "files" / "a").read_text() == "content"
         assert any("cannot be kept in the store" in warning and "undo" in warning for warning in done.warnings)
         with pytest.raises(StoreError, match=r"cannot be kept with the set.*nothing found"):

@@ -24,6 +24,23 @@ from backup_pipeline.stores.contract import Store
 
 
 @dataclass(frozen=True)
+class Confirmation:
+    """What is given to apply a plan.
+
+    Attributes:
+        plan_id: of the plan that was read.
+        confirm: the name that it asks for.
+        run_id: the Dagster run, for the emergency set.
+        now: the present moment, for names; that of the clock when None.
+    """
+
+    plan_id: str
+    confirm: str
+    run_id: str = ""
+    now: datetime | None = None
+
+
+@dataclass(frozen=True)
 class _Journal:
     """What a restore leaves in the plan's store."""
 
@@ -109,11 +126,8 @@ def apply_restore(
     source: str,
     options: RestoreOptions | None = None,
     *,
-    plan_id: str,
-    confirm: str,
-    run_id: str = "",
+    confirmation: Confirmation,
     progress: ProgressSink = no_progress,
-    now: datetime | None = None,
 ) -> RestoreResult:
     """Do what a plan says.
 
@@ -123,22 +137,21 @@ def apply_restore(
         set_id: the set.
         source: the source to restore.
         options: the same as those of the plan.
-        plan_id: the plan's id; refused when the set, the options or the target are not as they were then.
-        confirm: the name that the plan asks for.
-        run_id: the Dagster run, for the emergency set.
+        confirmation: which plan was read, and the name that it asks for; refused when the set, the options or the
+            target are not as they were then.
         progress: receives what is being done.
-        now: the present moment, for names.
 
     Raises:
         RefusedError: not confirmed, changed since, or something speaks against it: nothing was changed.
         ValidationError: the restored copy is not equal to the backup: it was removed, nothing was changed.
         BackupSystemError: as tools and servers say; what was live is live.
     """
-    moment = now or utc_now()
+    moment = confirmation.now or utc_now()
     with reading(site, plan_name, set_id, "restore") as store:
         selection = choose(site, store, set_id, source, options or RestoreOptions())
-        journal = _Journal(selection, run_id, progress)
-        return _restorer(selection).apply(selection, Application(plan_id, confirm, journal, progress, moment))
+        journal = _Journal(selection, confirmation.run_id, progress)
+        application = Application(confirmation.plan_id, confirmation.confirm, journal, progress, moment)
+        return _restorer(selection).apply(selection, application)
 
 
 def _restorer(selection: RestoreSource) -> Restorer:

@@ -136,15 +136,19 @@ def export_orders(
         raise
     result = exporter.result
     result.seconds = time.perf_counter() - begin
+    _report(result, log, dry_run=options.dry_run)
+    return result
+
+
+def _report(result: ExportResult, log: LogFile, *, dry_run: bool) -> None:
     for finding in result.findings.worst_first()[:100]:
         LOG.log(logging.ERROR if finding.level == "error" else logging.WARNING, "%s: %s", finding.path, finding.reason)
     LOG.log(logging.INFO if result.ok else logging.ERROR, "%s", result.summary())
-    if not options.dry_run:
+    if not dry_run:
         if result.stopped:
             log.write(LOG.name, "ERROR", f"Export abgebrochen: {result.stopped}")
         LOG.info("%s", result.monitor_line())
         log.write(LOG.name, "INFO", result.monitor_line())
-    return result
 
 
 class _Exporter:

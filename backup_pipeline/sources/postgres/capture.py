@@ -37,7 +37,7 @@ from backup_pipeline.postgres.server.connection import LockNotGrantedError, aski
 from backup_pipeline.postgres.server.snapshot import Snapshot, exported_snapshot
 from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline.settings.types import TableSelection
-from backup_pipeline.sources.postgres.dump import TableName, WrittenDump, dump_record, write_dump
+from backup_pipeline.sources.postgres.dump import SnapshotFacts, TableName, WrittenDump, dump_record, write_dump
 from backup_pipeline.sources.postgres.roles import capture_roles
 from backup_pipeline.sources.postgres.settings import PostgresSource
 from backup_pipeline.tables.file_stems import file_stems
@@ -391,15 +391,13 @@ class _Capture:
         with self.snapshot.guard:
             large_objects = fingerprint_large_objects(self.snapshot.connection)
             keycloak = keycloak_state_in(self.snapshot.connection)
-        return dump_record(
-            self.context,
-            self.settings,
-            self.snapshot,
+        tables = self.catalog.tables
+        facts = SnapshotFacts(
             self.catalog,
-            written,
             self.fingerprints,
             large_objects,
-            foreign_tables(self.catalog.tables, self.settings.tables),
-            keycloak,
-            required_check(self.settings.required_tables, missing_tables(self.catalog.tables, self.settings)),
+            foreign=foreign_tables(tables, self.settings.tables),
+            keycloak=keycloak,
+            required=required_check(self.settings.required_tables, missing_tables(tables, self.settings)),
         )
+        return dump_record(self.context, self.settings, self.snapshot, written, facts)

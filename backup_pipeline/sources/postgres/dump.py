@@ -7,9 +7,9 @@ nothing is stored in between. `recorded` reads what a sealed dump says of itself
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any, cast
 
 from backup_pipeline.artefacts.capture import CaptureContext
@@ -32,7 +32,7 @@ from backup_pipeline.postgres.catalog.restorability import restore_hazards
 from backup_pipeline.postgres.export.archive_list import archive_rows
 from backup_pipeline.postgres.export.dump import dump_command, dumping
 from backup_pipeline.postgres.export.dump_content import DumpContent
-from backup_pipeline.postgres.server.clients import choose_client
+from backup_pipeline.postgres.server.clients import PostgresClient, choose_client
 from backup_pipeline.postgres.server.snapshot import Snapshot
 from backup_pipeline.rules.collapse import size_check
 from backup_pipeline.rules.drift import keys_kept, object_drift
@@ -42,6 +42,7 @@ from backup_pipeline.sources.postgres.settings import ENDINGS, Compressed, Postg
 from backup_pipeline.system.streams import Sink, compressed_sink
 
 TableName = tuple[str, str]
+Objects = dict[str, dict[str, str]]
 _NAMED = 5
 # The snapshot's session has the locks that pg_dump asks for: who keeps it waiting waits for that session himself, and
 # others behind him. So all is given back soon, and tried anew.
@@ -89,15 +90,7 @@ def write_dump(
     """
     started = context.now()
     client = choose_client(snapshot.server_major)
-    command = dump_command(
-        client,
-        snapshot.target,
-        snapshot=snapshot.id,
-        encoding=snapshot.connection.info.parameter_status("server_encoding") or "UTF8",
-        format=settings.dump_format,
-        compressed=settings.dump_compression != "none",
-        lock_timeout_seconds=min(_LOCK_SECONDS, settings.lock_timeout_seconds),
-    )
+    command = _command(client, snapshot, settings)
     path = dump_path(context, settings)
     writer = context.writer
     plain = settings.dump_format == "plain"
@@ -134,6 +127,18 @@ def write_dump(
     )
 
 
+def _command(client: PostgresClient, snapshot: Snapshot, settings: PostgresSource) -> list[str | Path]:
+    return dump_command(
+        client,
+        snapshot.target,
+        snapshot=snapshot.id,
+        encoding=snapshot.connection.info.parameter_status("server_encoding") or "UTF8",
+        format=settings.dump_format,
+        compressed=settings.dump_compression != "none",
+        lock_timeout_seconds=min(_LOCK_SECONDS, settings.lock_timeout_seconds),
+    )
+
+
 def _packed(file: Sink, compression: Compressed) -> contextlib.AbstractContextManager[Sink]:
     if compression == "none":
         return contextlib.nullcontext(file)
@@ -152,39 +157,78 @@ def _write_catalog(context: CaptureContext, catalog: Catalog) -> FileRecord:
     return context.writer.file_record(path, file)
 
 
-def dump_record(
-    context: CaptureContext,
-    settings: PostgresSource,
-    snapshot: Snapshot,
-    catalog: Catalog,
-    written: WrittenDump,
-    fingerprints: Mapping[TableName, Fingerprint],
-    large_objects: Fingerprint | None,
-    foreign: Sequence[str] = (),
-    keycloak: KeycloakState | None = None,
-    required: CheckResult | None = None,
-) -> ArtefactRecord:
-    """Return the record of a dump, key (source, "dump"), with the fingerprints of every table that it holds.
+@dataclass(frozen=True)
+class SnapshotFacts:
+    """What was found out in the dump's snapshot.
 
-    `foreign` are the foreign tables whose rows the settings ask for; `keycloak` is what such a database says of itself.
+    Attributes:
+        catalog: of the database.
+        fingerprints: of every table that the dump holds.
+        large_objects: count and hash; None where they could not be read.
+        foreign: labels of the foreign tables whose rows the settings ask for.
+        keycloak: what a database of Keycloak says of itself; None for others.
+        required: the check on required tables; None where the settings name none.
     """
-    before = context.previous.record(context.source, "dump") if context.previous else None
-    objects = _object_digests(catalog)
-    keys = {t.label: [*next((key.columns for key in t.keys if key.primary), ())] for t in catalog.tables}
-    checks = (
-        completeness(written, catalog.tables, fingerprints),
-        size_check(
-            *_sizes(written.files[0], before.files[0] if before else None),
-            drop=settings.collapse.drop,
-            severity=settings.collapse.severity,
+
+    catalog: Catalog
+    fingerprints: Mapping[TableName, Fingerprint]
+    large_objects: Fingerprint | None
+    foreign: Sequence[str] = ()
+    keycloak: KeycloakState | None = None
+    required: CheckResult | None = None
+
+    def primary_keys(self) -> dict[str, list[str]]:
+        """Return the columns of every table's primary key, by the table's label; empty where it has none."""
+        tables = self.catalog.tables
+        return {t.label: [*next((key.columns for key in t.keys if key.primary), ())] for t in tables}
+
+
+def dump_record(
+    context: CaptureContext, settings: PostgresSource, snapshot: Snapshot, written: WrittenDump, facts: SnapshotFacts
+) -> ArtefactRecord:
+    """Return the record of a dump, key (source, "dump"), with the fingerprints of every table that it holds."""
+    objects, required = _object_digests(facts.catalog), facts.required
+    return ArtefactRecord(
+        key=(context.source, "dump"),
+        source=context.source,
+        kind=ArtefactKind.POSTGRES_DUMP,
+        set_id=context.writer.draft.set_id,
+        files=tuple(written.files),
+        source_label=snapshot.target.label,
+        server_version=snapshot.server_version,
+        tool=written.tool,
+        started_at=written.started,
+        finished_at=context.now(),
+        checks=(
+            *_checks(context, settings, written, facts, objects),
+            restorable_as_written(restore_hazards(snapshot.connection)),
+            *([required] if required else []),
         ),
-        object_drift(objects, cast(Any, before.details.get("objects")) if before else None),
-        keys_kept(keys, _keys_before(before), severity=context.grave(settings.lost_keys)),
-        no_foreign_tables(foreign),
-        nothing_beyond_pg_dump(limits_of(catalog)),
-        restorable_as_written(restore_hazards(snapshot.connection)),
-        *([required] if required else []),
+        facts={"tables": required.summary.partition(" ")[0] if required else str(len(facts.fingerprints))},
+        details=_details(settings, snapshot, written, facts, objects),
     )
+
+
+def _checks(
+    context: CaptureContext, settings: PostgresSource, written: WrittenDump, facts: SnapshotFacts, objects: Objects
+) -> Iterator[CheckResult]:
+    """Yield the checks that need nothing but what was written, what is known, and the last set."""
+    before = context.previous.record(context.source, "dump") if context.previous else None
+    yield completeness(written, facts.catalog.tables, facts.fingerprints)
+    yield size_check(
+        *_sizes(written.files[0], before.files[0] if before else None),
+        drop=settings.collapse.drop,
+        severity=settings.collapse.severity,
+    )
+    yield object_drift(objects, cast(Any, before.details.get("objects")) if before else None)
+    yield keys_kept(facts.primary_keys(), _keys_before(before), severity=context.grave(settings.lost_keys))
+    yield no_foreign_tables(facts.foreign)
+    yield nothing_beyond_pg_dump(limits_of(facts.catalog))
+
+
+def _details(
+    settings: PostgresSource, snapshot: Snapshot, written: WrittenDump, facts: SnapshotFacts, objects: Objects
+) -> dict[str, JsonValue]:
     details: dict[str, JsonValue] = {
         "format": settings.dump_format,
         "compression": settings.dump_compression if settings.dump_format == "plain" else settings.compression,
@@ -200,31 +244,17 @@ def dump_record(
                 "algorithm": mark.algorithm,
                 "server_major": mark.server_major,
             }
-            for (schema, table), mark in sorted(fingerprints.items())
+            for (schema, table), mark in sorted(facts.fingerprints.items())
         ],
         # Their rows are on another server: neither a dump nor an export holds them.
-        "foreign_tables": [t.label for t in catalog.tables if t.kind == "foreign"],
+        "foreign_tables": [t.label for t in facts.catalog.tables if t.kind == "foreign"],
         "objects": cast(JsonValue, objects),
-        "primary_keys": cast(JsonValue, keys),
-        "large_objects": None if large_objects is None else large_objects.model_dump(mode="json"),
+        "primary_keys": cast(JsonValue, facts.primary_keys()),
+        "large_objects": None if facts.large_objects is None else facts.large_objects.model_dump(mode="json"),
     }
-    if keycloak is not None:
-        details["keycloak"] = {"version": keycloak.version, "last_change": keycloak.last_change}
-    return ArtefactRecord(
-        key=(context.source, "dump"),
-        source=context.source,
-        kind=ArtefactKind.POSTGRES_DUMP,
-        set_id=context.writer.draft.set_id,
-        files=tuple(written.files),
-        source_label=snapshot.target.label,
-        server_version=snapshot.server_version,
-        tool=written.tool,
-        started_at=written.started,
-        finished_at=context.now(),
-        checks=checks,
-        facts={"tables": required.summary.partition(" ")[0] if required else str(len(fingerprints))},
-        details=details,
-    )
+    if facts.keycloak is not None:
+        details["keycloak"] = {"version": facts.keycloak.version, "last_change": facts.keycloak.last_change}
+    return details
 
 
 def _sizes(now: FileRecord, before: FileRecord | None) -> tuple[int, int | None]:
@@ -252,7 +282,7 @@ def _keys_before(before: ArtefactRecord | None) -> Mapping[str, Sequence[str]] |
     }
 
 
-def _object_digests(catalog: Catalog) -> dict[str, dict[str, str]]:
+def _object_digests(catalog: Catalog) -> Objects:
     import hashlib
 
     def digests(texts: Mapping[str, str]) -> dict[str, str]:

@@ -10,7 +10,7 @@ refused: that is what an upsert is for.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from backup_pipeline.errors import ValidationError
 from backup_pipeline.model.catalog import Catalog
@@ -111,21 +111,24 @@ def fill_platform(
             _fill(filling, DumpParts(reader), left, progress)
         filling.pin()
         filling.resume_default_privileges()
-        findings = _compare(filling, expected, left, facts.user)
+        _require_equal(_compare(filling, expected, left, facts.user), target)
         outcome.tables += [
             TableChange(table=".".join(name), backup=count, insert=count) for name, count in filling.rows.items()
         ]
         outcome.warnings += reported(left.lines, facts.user)
-        if findings:
-            first = "; ".join(f"{f.subject} {f.problem}" for f in findings[:5])
-            raise ValidationError(
-                f"What was put into the database differs from the backup in {len(findings)} things: {first}.",
-                where=target.label,
-                remedy="Nothing was changed. Restore into a server of your own, or bring tables back with --upsert.",
-            )
         if commit:
             filling.analyze()
     return outcome
+
+
+def _require_equal(findings: Sequence[Finding], target: PostgresTarget) -> None:
+    if findings:
+        first = "; ".join(f"{f.subject} {f.problem}" for f in findings[:5])
+        raise ValidationError(
+            f"What was put into the database differs from the backup in {len(findings)} things: {first}.",
+            where=target.label,
+            remedy="Nothing was changed. Restore into a server of your own, or bring tables back with --upsert.",
+        )
 
 
 def _fill(filling: Filling, parts: DumpParts, left: SkippedStatements, progress: ProgressSink) -> None:

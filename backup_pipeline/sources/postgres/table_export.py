@@ -109,21 +109,9 @@ class TableExport:
         columns = tuple(
             ColumnRecord(name=c.name, type=c.type, nullable=c.nullable, generated=c.generated) for c in profile.columns
         )
-        files, checks = [], []
         validation = TableValidation(self.context, self.table, list(_schema(profile)), profile.fingerprint.rows)
         self._ask_the_server(validation)
-        if "parquet" not in self.settings.tables.formats:
-            checks.append(self._validated_alone(profile, validation))
-        for form in dict.fromkeys(self.settings.tables.formats):
-            path = self.stem + _SUFFIX[form]
-            if form == "parquet":
-                files.append(self.write_parquet(path, profile))
-                with self.context.writer.open(path) as file:
-                    checks += self._compare(file, path, profile, validation)
-            else:
-                written, rows_there = self._write_text(path, form, profile)
-                files.append(written)
-                checks.append(_count_check(form, rows_there, profile.fingerprint.rows))
+        files, checks = self._write(profile, validation)
         before = self.context.previous.record(*self.key) if self.context.previous else None
         collapse = self.settings.collapse
         checks += [
@@ -158,6 +146,23 @@ class TableExport:
                 **({"foreign_partitions": away} if (away := _foreign(profile)) else {}),
             },
         )
+
+    def _write(self, profile: TableProfile, validation: TableValidation) -> tuple[list[FileRecord], list[CheckResult]]:
+        """Write each format that the settings name, read it again, and return the files with their checks."""
+        files, checks = [], []
+        if "parquet" not in self.settings.tables.formats:
+            checks.append(self._validated_alone(profile, validation))
+        for form in dict.fromkeys(self.settings.tables.formats):
+            path = self.stem + _SUFFIX[form]
+            if form == "parquet":
+                files.append(self.write_parquet(path, profile))
+                with self.context.writer.open(path) as file:
+                    checks += self._compare(file, path, profile, validation)
+            else:
+                written, rows_there = self._write_text(path, form, profile)
+                files.append(written)
+                checks.append(_count_check(form, rows_there, profile.fingerprint.rows))
+        return files, checks
 
     def _ask_the_server(self, validation: TableValidation) -> None:
         """Count inside the snapshot what the export cannot say: rows of other tables, equality of the types' own."""

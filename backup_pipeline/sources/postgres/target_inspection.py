@@ -78,12 +78,8 @@ def inspect_target(selection: RestoreSource, progress: ProgressSink) -> TargetIn
         target = target.with_database(options.into)
     facts = server_facts(target)
     properties = read_properties(target)
-    marks: dict[TableName, Fingerprint | str] = {}
-    if properties is not None and not options.into:
-        algorithms = dict.fromkeys(tables_of(target), "")
-        algorithms |= {n: m.algorithm for n, m in expected.fingerprints.items() if n in algorithms}
-        marks = fingerprints_of(target, algorithms, jobs=jobs_of(selection), progress=progress)
     there = properties is not None and not options.into
+    marks = _marks_of(selection, target, expected, progress) if there else {}
     platform = there and supabase.is_platform(owner_of_schema(target, "auth"))
     if facts.superuser and options.mode is RestoreMode.REBUILD:
         # On a platform nobody but the platform is a superuser: this server is the site's own, and may be rebuilt.
@@ -102,9 +98,8 @@ def inspect_target(selection: RestoreSource, progress: ProgressSink) -> TargetIn
         text = f"about {needed / 1e6:,.0f} MB are needed where the server has its data, {free / 1e6:,.0f} MB are free"
         if free < size and options.mode is RestoreMode.REBUILD:
             # Not even the tables fit. A server whose disk runs full stops, with everything that is live on it.
-            reasons.append(
-                f"{text} (undo {selection.plan_name}/{selection.source} --drop-kept removes what restores kept)"
-            )
+            restores = f"{selection.plan_name}/{selection.source}"
+            reasons.append(f"{text} (undo {restores} --drop-kept removes what restores kept)")
         else:
             warnings.append(text)
     plan = RestorePlan(
@@ -120,9 +115,7 @@ def inspect_target(selection: RestoreSource, progress: ProgressSink) -> TargetIn
         backup_version=dump.server_version or "",
         bytes_needed=needed,
         bytes_free=free,
-        seconds=_estimate(
-            selection, size, emergency=properties is not None and not options.into and not options.skip_emergency_backup
-        ),
+        seconds=_estimate(selection, size, emergency=there and not options.skip_emergency_backup),
         missing_roles=tuple(missing_roles(expected, facts)),
         missing_extensions=tuple(missing_extensions(expected, facts)),
         steps=tuple(_steps(selection, target, properties, fills=fills)),
@@ -130,6 +123,15 @@ def inspect_target(selection: RestoreSource, progress: ProgressSink) -> TargetIn
         reasons_against=tuple(reasons),
     )
     return TargetInspection(dump, expected, target, facts, properties, marks, platform, fills, plan)
+
+
+def _marks_of(
+    selection: RestoreSource, target: PostgresTarget, expected: Expectation, progress: ProgressSink
+) -> dict[TableName, Fingerprint | str]:
+    """Return the fingerprint of every table of the target, by the algorithm that the set recorded for it."""
+    algorithms = dict.fromkeys(tables_of(target), "")
+    algorithms |= {n: m.algorithm for n, m in expected.fingerprints.items() if n in algorithms}
+    return fingerprints_of(target, algorithms, jobs=jobs_of(selection), progress=progress)
 
 
 def begun_result(selection: RestoreSource, inspection: TargetInspection, application: Application) -> RestoreResult:

@@ -11,9 +11,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 from backup_pipeline.artefacts.capture import CaptureContext
 from backup_pipeline.artefacts.required_tables import required_check
@@ -21,7 +22,7 @@ from backup_pipeline.artefacts.sqlite_copy import inspect_sqlite
 from backup_pipeline.errors import SourceError
 from backup_pipeline.model.base import JsonValue
 from backup_pipeline.model.progress import Progress
-from backup_pipeline.model.record import ArtefactKind, ArtefactRecord, CheckResult, Severity, ToolRecord
+from backup_pipeline.model.record import ArtefactKind, ArtefactRecord, CheckResult, FileRecord, Severity, ToolRecord
 from backup_pipeline.rules.collapse import size_check
 from backup_pipeline.rules.drift import keys_kept, object_drift
 from backup_pipeline.settings.types import TableSelection
@@ -115,74 +116,84 @@ def _capture_copy(
     connection: sqlite3.Connection,
     tables: list[SqliteTable],
 ) -> ArtefactRecord:
-    writer = context.writer
-    key = (context.source, "copy")
-    path = f"{context.source}_db.sqlite.gz"
-    size = copy.stat().st_size
-    with writer.create(path) as file, compressed_sink(file) as sink, copy.open("rb") as content:
-        while piece := content.read(CHUNK):
-            sink.write(piece)
-            context.progress(Progress(f"{context.source} copy", sink.size, size))
-    context.progress(Progress(f"{context.source} copy", size, size, finished=True))
-    written = writer.file_record(path, file)
-    written = written.model_copy(update={"content_sha256": sink.content_sha256, "content_size": sink.size})
-    before = context.previous.record(*key) if context.previous else None
-    objects = {
-        kind: {name: hashlib.sha256(sql.encode("utf-8", "surrogateescape")).hexdigest() for name, sql in each.items()}
-        for kind, each in objects_of(connection).items()
-    }
-    earlier = before.details.get("objects") if before else None
-    keys = {table.name: _primary_key(connection, table.name) for table in tables}
-    keys_before = before.details.get("primary_keys") if before else None
-    not_checked = application_of(connection).described()
+    written = _written(context, copy)
     record = ArtefactRecord(
-        key=key,
+        key=(context.source, "copy"),
         source=context.source,
         kind=ArtefactKind.SQLITE_COPY,
-        set_id=writer.draft.set_id,
+        set_id=context.writer.draft.set_id,
         files=(written,),
         source_label=str(settings.path),
         server_version=f"SQLite {sqlite3.sqlite_version}",
         tool=ToolRecord(name="sqlite3", version=sqlite3.sqlite_version),
         started_at=context.now(),
         finished_at=context.now(),
-        details={
-            "tables": {table.name: row_count(connection, table.name) for table in tables},
-            "objects": {kind: dict(each) for kind, each in objects.items()},
-            "primary_keys": {name: [*key] for name, key in keys.items()},
-            "user_version": _pragma(connection, "user_version"),
-            "application_id": _pragma(connection, "application_id"),
-            "page_size": _pragma(connection, "page_size"),
-            "encoding": _pragma(connection, "encoding"),
-            **({"application": not_checked} if not_checked else {}),
-        },
+        details=_details(connection, tables),
     )
-    problems = tuple(inspect_sqlite(writer.open, record))
-    checks = (
-        CheckResult(
-            name="integrity_check",
-            passed=not problems,
-            summary=problems[0].problem
-            if problems
-            else f"The copy was unpacked again and is sound. {not_checked}".strip(),
-            table=tuple({"file": each.subject, "problem": each.problem} for each in problems),
-            numbers={"bytes": sink.size},
-        ),
-        _references(connection),
-        size_check(
-            written.size,
-            before.size if before else None,
-            drop=settings.collapse.drop,
-            severity=settings.collapse.severity,
-        ),
-        object_drift(objects, earlier if isinstance(earlier, dict) else None),  # type: ignore[arg-type]
-        keys_kept(
-            keys,
-            keys_before if isinstance(keys_before, dict) else None,  # type: ignore[arg-type]
-            severity=context.grave(settings.lost_keys),
-        ),
+    return record.model_copy(update={"checks": tuple(_checks(context, settings, record, connection))})
+
+
+def _written(context: CaptureContext, copy: Path) -> FileRecord:
+    """Write the copy into the set, compressed."""
+    path = f"{context.source}_db.sqlite.gz"
+    size = copy.stat().st_size
+    with context.writer.create(path) as file, compressed_sink(file) as sink, copy.open("rb") as content:
+        while piece := content.read(CHUNK):
+            sink.write(piece)
+            context.progress(Progress(f"{context.source} copy", sink.size, size))
+    context.progress(Progress(f"{context.source} copy", size, size, finished=True))
+    written = context.writer.file_record(path, file)
+    return written.model_copy(update={"content_sha256": sink.content_sha256, "content_size": sink.size})
+
+
+def _details(connection: sqlite3.Connection, tables: list[SqliteTable]) -> dict[str, JsonValue]:
+    not_checked = application_of(connection).described()
+    objects: dict[str, JsonValue] = {
+        kind: {name: hashlib.sha256(sql.encode("utf-8", "surrogateescape")).hexdigest() for name, sql in each.items()}
+        for kind, each in objects_of(connection).items()
+    }
+    return {
+        "tables": {table.name: row_count(connection, table.name) for table in tables},
+        "objects": objects,
+        "primary_keys": {table.name: [*_primary_key(connection, table.name)] for table in tables},
+        "user_version": _pragma(connection, "user_version"),
+        "application_id": _pragma(connection, "application_id"),
+        "page_size": _pragma(connection, "page_size"),
+        "encoding": _pragma(connection, "encoding"),
+        **({"application": not_checked} if not_checked else {}),
+    }
+
+
+def _checks(
+    context: CaptureContext, settings: SqliteSource, record: ArtefactRecord, connection: sqlite3.Connection
+) -> Iterator[CheckResult]:
+    before = context.previous.record(*record.key) if context.previous else None
+    earlier, written = before.details if before else {}, record.files[0]
+    problems = tuple(inspect_sqlite(context.writer.open, record))
+    sound = f"The copy was unpacked again and is sound. {record.details.get('application', '')}".strip()
+    yield CheckResult(
+        name="integrity_check",
+        passed=not problems,
+        summary=problems[0].problem if problems else sound,
+        table=tuple({"file": each.subject, "problem": each.problem} for each in problems),
+        numbers={"bytes": written.content_size or 0},
     )
-    return record.model_copy(update={"checks": checks})
+    yield _references(connection)
+    yield size_check(
+        written.size,
+        before.size if before else None,
+        drop=settings.collapse.drop,
+        severity=settings.collapse.severity,
+    )
+    yield object_drift(_mapping(record.details, "objects") or {}, _mapping(earlier, "objects"))
+    keys = _mapping(record.details, "primary_keys") or {}
+    yield keys_kept(keys, _mapping(earlier, "primary_keys"), severity=context.grave(settings.lost_keys))
+
+
+def _mapping(details: Mapping[str, JsonValue], name: str) -> Any:
+    """Return a mapping from a record's details; None where a set of an earlier release does not have it."""
+    found = details.get(name)
+    return found if isinstance(found, dict) else None
 
 
 def _primary_key(connection: sqlite3.Connection, table: str) -> tuple[str, ...]:

@@ -139,9 +139,7 @@ def write_order(
                     start = entry_start(*order.start, recorded_in(descriptor))
                     batch.keep(entry_line(start, hashlib.sha256(pair.meta_bytes or b"").hexdigest()))
                 return Brought(Outcome.EQUAL, foreign)
-            assert pair.meta is not None
-            if pair.meta.record_id != order.record_id and claims(pair.meta.record_id, order.folder):
-                raise _owned(order.folder, pair.meta.record_id)
+            _require_own(pair, order, claims)
         if dry_run:
             return Brought(Outcome.WOULD_WRITE, foreign)
         kept = keep_copy(descriptor, pair, order) if pair is not None else ""
@@ -154,6 +152,13 @@ def write_order(
     checksum = hashlib.sha256(meta).hexdigest()
     batch.add(Written(order.record_id, order.folder, order.year, order.start, checksum, order.line))
     return Brought(Outcome.WRITTEN, foreign, kept)
+
+
+def _require_own(pair: Pair, order: Order, claims: Callable[[int, str], bool]) -> None:
+    """Raise ValidationError when the pair in the folder is another order's."""
+    assert pair.meta is not None
+    if pair.meta.record_id != order.record_id and claims(pair.meta.record_id, order.folder):
+        raise _owned(order.folder, pair.meta.record_id)
 
 
 def keep_copy(folder: int, pair: Pair, order: Order) -> str:
