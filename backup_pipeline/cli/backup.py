@@ -158,7 +158,7 @@ def run_plan(
             raise
         return report.failed(error)
     _notify(site, plan, outcome, report.seen, partial=partial)
-    document = report.finished(outcome, own.store_folder(plan))
+    document = report.finished(outcome, own.store_folder(plan), own.vault_of(plan))
     # A set that was written elsewhere (--store) is none of the plan's store, from which copies are made.
     sealed_here = outcome.success and options.store is None
     return _completed(document, site, plan, report.seen, copied=sealed_here, as_json=as_json)

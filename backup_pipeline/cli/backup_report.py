@@ -156,7 +156,7 @@ class TextReport:
         """Never called: errors are told by the command line itself."""
         raise error
 
-    def finished(self, outcome: RunOutcome, store: Path) -> dict[str, Any]:
+    def finished(self, outcome: RunOutcome, store: Path, vault: str = "") -> dict[str, Any]:
         """Print the table of what was captured, or why it was not; return the exit code."""
         from backup_pipeline.orchestration.launch import exit_code_of
 
@@ -172,7 +172,8 @@ class TextReport:
                 f"{bytes_text(manifest.size)} in {seconds:.1f} s",
                 markup=False,
             )
-            out.print(f"{store / manifest.set_id}", markup=False)
+            where = f"{vault}:{self._plan}/{manifest.set_id}" if vault else f"{store / manifest.set_id}"
+            out.print(where, markup=False)
             for broken in manifest.broken_data:
                 errors.print("[bold red]broken data[/]", end=" ")
                 errors.print(broken, markup=False)
@@ -271,7 +272,7 @@ class JsonReport:
             "exit_code": int(error.exit_code),
         }
 
-    def finished(self, outcome: RunOutcome, store: Path) -> dict[str, Any]:
+    def finished(self, outcome: RunOutcome, store: Path, vault: str = "") -> dict[str, Any]:
         """Return the document of a run: set, artefacts with sizes, rows and checks, errors, exit code."""
         from backup_pipeline.orchestration.launch import exit_code_of
 
@@ -280,6 +281,7 @@ class JsonReport:
             "plan": self._plan,
             "set": self._seen.set_id,
             "path": str(store / self._seen.set_id) if self._seen.set_id else None,
+            **({"vault": vault} if vault else {}),
             "run_id": outcome.run_id,
             "sealed": manifest is not None,
             "partial": manifest.partial if manifest else None,

@@ -226,7 +226,9 @@ def test_a_plan_whose_only_store_is_a_vault_is_proven_from_there(
     site.write(settings.replace("[shop, files]", "[shop, files], store: 'vault:offsite', retention: {keep_last: 1}"))
     assert site.run("vault", "init", "offsite").code == 0
     assert (done := site.run("backup", "nightly")).code == 0, done.text
+    assert "offsite:nightly/" in done.out
     folder = site.site.store_folder("nightly")
+    assert json.loads(site.run("status", "--json").out)["plans"][0]["free_bytes"] is None
     (first,) = site.store("nightly").ids()
     assert not [path for path in folder.rglob("*") if path.suffix in (".gz", ".parquet", ".part", ".tar")]
     assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < 1_000_000

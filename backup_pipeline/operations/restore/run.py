@@ -89,6 +89,8 @@ def choose(site: Site, store: Store, set_id: SetId, source: str, options: Restor
             where=f"{plan_name}/{set_id}",
             remedy=f"It has: {', '.join(have)}.",
         )
+    # Its store keeps the way back, and the emergency set.
+    site.plan(plan_name)
     site.source(source)
     return RestoreSource(site, store, backup, source, options, records)
 

@@ -35,10 +35,15 @@ def disks_of(
         horizon: how far to look.
     """
     together: dict[int, list[str]] = {}
-    for plan in sets:
-        together.setdefault(_device(open_store(site, plan).folder), []).append(plan)
-    zone = ZoneInfo(site.settings.timezone)
     found = []
+    for plan in sets:
+        store = open_store(site, plan)
+        if store.artefacts_elsewhere:
+            # Nobody knows how much room a vault has.
+            found.append(Disk((plan,), None, None))
+        else:
+            together.setdefault(_device(store.folder), []).append(plan)
+    zone = ZoneInfo(site.settings.timezone)
     for plans in together.values():
         free = _free(site, plans)
         stocks = [Stock(sets[plan], site.plan(plan).retention) for plan in plans]

@@ -268,6 +268,10 @@ class VaultPlanStore(LocalStore):
         sent = {one.path: one.size for one in _SentFiles(folder / _SENT_FOLDER).all()}
         yield from sorted((sent | dict(_present(folder))).items())
 
+    def free_bytes(self) -> int | None:
+        """Return None: nobody knows how much room a vault has."""
+        return None
+
     def remove(self, set_id: SetId) -> None:
         """Mark the set's copy for removal, then remove what is known of it."""
         self.path_of(set_id)
