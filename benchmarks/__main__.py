@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-PROGRAMS = ("overhead", "dump", "table_exports", "memory", "tarball", "orders", "restore", "upsert", "verify")
+PROGRAMS = ("overhead", "dump", "table_exports", "memory", "tarball", "orders", "restore", "upsert", "verify", "vault")
 
 
 def main() -> int:

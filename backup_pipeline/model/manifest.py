@@ -13,6 +13,7 @@ from backup_pipeline.model.record import ArtefactRecord
 from backup_pipeline.model.set_id import SetId
 
 MANIFEST_NAME = "manifest.json"
+RECORDS_FOLDER = "records/"
 DRAFT_NAME = "records/set.json"
 CHECKSUM_NAME = "records/sealed.sha256"
 MANIFEST_VERSION = 1

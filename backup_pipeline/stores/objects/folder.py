@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import secrets
+import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -22,8 +23,12 @@ from backup_pipeline.stores.objects.errors import (
 from backup_pipeline.stores.objects.names import checked_name
 from backup_pipeline.stores.objects.options import PlaceOptions
 from backup_pipeline.stores.objects.repeating import Repeater
+from backup_pipeline.system.file_system import sync_file_system
 
 _INCOMING = ".incoming"
+_MANY = "chunks/"
+"""Objects of which there are many, and which count only when an object elsewhere names them."""
+_SYNCED_ONE_BY_ONE = 8
 _LEFTOVER_SECONDS = 24 * 3600
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
@@ -44,6 +49,8 @@ class FolderPlace:
         self._root = root
         self._repeater = Repeater((options or PlaceOptions()).limits)
         self._links: bool | None = None
+        self._guard = threading.Lock()
+        self._unsynced: set[Path] = set()
         self._check_root()
         self._remove_leftovers()
 
@@ -73,9 +80,10 @@ class FolderPlace:
 
         def write(_: int) -> None:
             with self._translated(name), self._written(data) as incoming:
+                self._settle(path)
                 self._make_parents(path)
                 incoming.replace(path)
-                _sync_folder(path.parent)
+                self._sync(path)
 
         self._repeater.run(write)
 
@@ -183,12 +191,13 @@ class FolderPlace:
             if path.exists():
                 return attempt > 1 and path.read_bytes() == data
             with self._written(data) as incoming:
+                self._settle(path)
                 self._make_parents(path)
                 try:
                     created = self._link(incoming, path)
                 except FileExistsError:
                     return False
-                _sync_folder(path.parent)
+                self._sync(path)
                 return created
 
     def _link(self, incoming: Path, path: Path) -> bool:
@@ -245,7 +254,30 @@ class FolderPlace:
                 folder = self._root / parent
                 if not folder.is_dir():
                     folder.mkdir(mode=0o700, exist_ok=True)
-                    _sync_folder(folder.parent)
+                    self._sync(folder)
+
+    def _sync(self, path: Path) -> None:
+        """Make the entry of a new file or folder durable; entries of many objects wait for `_settle`."""
+        if self._is_one_of_many(path):
+            with self._guard:
+                self._unsynced.add(path.parent)
+        else:
+            _sync_folder(path.parent)
+
+    def _settle(self, path: Path) -> None:
+        """Make waiting entries durable before another object is written; the files themselves are already."""
+        if self._is_one_of_many(path):
+            return
+        with self._guard:
+            waiting, self._unsynced = self._unsynced, set()
+        if len(waiting) > _SYNCED_ONE_BY_ONE and _sync_all(self._root):
+            return
+        for folder in waiting:
+            with contextlib.suppress(FileNotFoundError):
+                _sync_folder(folder)
+
+    def _is_one_of_many(self, path: Path) -> bool:
+        return path.relative_to(self._root).as_posix().startswith(_MANY)
 
     def _walk(self, folder: str, prefix: str) -> Iterator[ObjectInfo]:
         for entry in self._entries(folder):
@@ -327,6 +359,14 @@ def _order(entry: os.DirEntry[str]) -> bytes:
 
 def _info(name: str, status: os.stat_result) -> ObjectInfo:
     return ObjectInfo(name, status.st_size, datetime.fromtimestamp(status.st_mtime, UTC))
+
+
+def _sync_all(root: Path) -> bool:
+    descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        return sync_file_system(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -2,19 +2,21 @@
 
 A large file shares no chunk with its neighbours, and is cut finer near its two ends: a dump differs there each time
 (the key of `\\restrict`, the time in an archive's head), and as little as possible of the rest is to differ with it.
+Records differ in every set, and share no chunk with other files either.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import BinaryIO
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from typing import BinaryIO, NamedTuple
 
 from pyfastcdc import FastCDC
 
 from backup_pipeline.errors import ValidationError
-from backup_pipeline.model.manifest import MANIFEST_NAME
+from backup_pipeline.model.manifest import MANIFEST_NAME, RECORDS_FOLDER
 from backup_pipeline.model.proof import PROOFS_FOLDER
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.stores.contract import Store
@@ -42,7 +44,7 @@ class SetStream:
         self, listed: Mapping[str, int], open_file: Callable[[str], BinaryIO], expected: Mapping[str, str],
         on_bytes: Callable[[int], None], *, where: str,
     ) -> None:  # fmt: skip
-        self.sizes = tuple(listed.values())
+        self.listed = listed
         self._names = iter(listed)
         self._open = open_file
         self._expected = expected
@@ -119,32 +121,39 @@ def cut(stream: SetStream, cutting: Cutting, id_key: bytes) -> Iterator[bytes]:
     """Yield the chunks of a stream. The cuts depend on the id key, so that sizes tell nobody what is there."""
     coarse, fine = (_cutter(cutting, id_key, finer=finer) for finer in (1, _FINER))
     buffer = _Buffer(stream, 4 * cutting.largest)
-    for size in _parts(stream.sizes, _LARGE * cutting.average):
-        large = size >= _LARGE * cutting.average
+    for part in _parts(stream.listed, cutting.average):
         position = 0
-        while position < size and (view := buffer.view(min(size - position, cutting.largest))):
-            at_an_end = position < cutting.average or size - position < 2 * cutting.average
-            chunk = next(iter((fine if large and at_an_end else coarse).cut_buf(view)))
-            yield buffer.take(chunk.length)
-            position += chunk.length
+        while position < part.size and (view := buffer.view(min(part.size - position, cutting.largest))):
+            cutter = coarse if part.coarse_from <= position <= part.coarse_until else fine
+            data = buffer.take(next(iter(cutter.cut_buf(view))).length)
+            position += len(data)
+            yield data
     # A file that is longer than it was listed: its hash decides whether that is right.
     while view := buffer.view(cutting.largest):
         yield buffer.take(next(iter(coarse.cut_buf(view))).length)
 
 
-def _parts(sizes: Sequence[int], large: int) -> Iterator[int]:
-    """Yield sizes of what is cut on its own: each large file, and the files between."""
-    together = 0
-    for size in sizes:
-        if size < large:
-            together += size
-            continue
-        if together:
-            yield together
-        together = 0
-        yield size
-    if together:
-        yield together
+class _Part(NamedTuple):
+    """What is cut on its own: its bytes, and from where to where chunks of the usual size begin in it."""
+
+    size: int
+    coarse_from: int
+    coarse_until: int
+
+
+def _parts(listed: Mapping[str, int], average: int) -> Iterator[_Part]:
+    """Yield each large file, and what stands between: records, which differ in every set, and other small files."""
+    for (large, records), files in itertools.groupby(
+        listed.items(),
+        lambda file: (file[0] if file[1] >= _LARGE * average else "", file[0].startswith(RECORDS_FOLDER)),
+    ):
+        size = sum(size for _, size in files)
+        if large:
+            yield _Part(size, average, size - 2 * average)
+        elif records and size < _LARGE * average:
+            yield _Part(size, size, size)
+        else:
+            yield _Part(size, 0, size)
 
 
 class _Buffer:

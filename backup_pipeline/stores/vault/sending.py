@@ -39,8 +39,9 @@ from backup_pipeline.stores.vault.signing import Signer
 from backup_pipeline.stores.vault.throttle import Throttle
 from backup_pipeline.system import limits
 
-WORKERS = 3
-_IN_FLIGHT = 4
+WORKERS = 6
+"""Most of a chunk's time is waiting for a disk or a network."""
+_IN_FLIGHT = 2
 """Chunks per worker that are on the way: with the largest of 4 MiB, plain and sealed, some 100 MB at most."""
 _ROUNDS = 3
 _NEVER = datetime.min.replace(tzinfo=UTC)

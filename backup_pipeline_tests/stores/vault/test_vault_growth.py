@@ -114,8 +114,10 @@ def test_rows_that_were_appended_add_little_and_the_others_nothing(
         if last > TRADES:
             with connected(target, pinned=False) as connection:
                 connection.execute(ROWS.format(first=TRADES + 1, last=last).encode())
-        store = LocalStore(tmp_path / "store", "p")
-        done = capture(tmp_path / "store", target, selected=key, into=begin(tmp_path / "store"), **values)
+        # A store for each: sets are named by the second.
+        folder = tmp_path / f"store{len(shares)}"
+        store = LocalStore(folder, "p")
+        done = capture(folder, target, selected=key, into=begin(folder), **values)
         done.writer.seal(done.manifest())
         shares.append(vault.grown_by(store, "p"))
     first, again, more = shares
