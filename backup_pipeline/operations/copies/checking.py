@@ -42,6 +42,7 @@ def check_plan_copies(
         return CheckResult()
     result = check_stored(catalog, names=names, progress=progress)
     check_locks(catalog, site.settings.vaults[vault].lock_days, result)
+    access.keys.note_bad_chunks(catalog.description.vault, result.bad_chunks, whole=False)
     _note(site, vault, plan, result, now)
     return result
 
@@ -53,6 +54,7 @@ def record_check(site: Site, vault: str, result: CheckResult, now: datetime) -> 
         BackupSystemError: the vault cannot be asked for its copies.
     """
     access = open_access(site, vault)
+    access.keys.note_bad_chunks(access.catalog().description.vault, result.bad_chunks, whole=True)
     record = inspect_vault(site, access, now, stored_bytes=result.read_bytes + result.unused_bytes)
     for plan in record.copies:
         if record.copies[plan]:

@@ -28,6 +28,7 @@ class CheckResult:
         copies, chunks: that were checked; `read_bytes` of them were read as stored.
         decrypted: sets whose copies were decrypted and compared.
         findings: everything that is wrong; `bad_copies` are those that cannot be brought back whole.
+        bad_chunks: names of chunks that are missing or not what a copy says.
         unused_chunks: chunks that no copy names, of `unused_bytes`.
         lock: one sentence on what the storage promises; `locks` objects were asked for theirs.
         hidden: objects that somebody deleted or replaced, and that the storage keeps below.
@@ -39,6 +40,7 @@ class CheckResult:
     decrypted: list[str] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     bad_copies: set[str] = field(default_factory=set)
+    bad_chunks: set[str] = field(default_factory=set)
     unused_chunks: int = 0
     unused_bytes: int = 0
     lock: str = ""
@@ -106,6 +108,7 @@ def _is_listed(
         pass
     else:
         return True
+    result.bad_chunks.add(chunk.name)
     problem = "A chunk is missing." if found is None else f"A chunk has {found.size:,} bytes instead of {chunk.size:,}."
     for copy in users:
         result.add(copy, f"{place.label}/{chunk_object(chunk.name)}", f"{problem} It is needed by {COPIES}{copy}.")
@@ -129,6 +132,7 @@ def _read_all(
         for batch in _batches(chunks):
             for chunk, error in zip(batch, pool.map(problem_of, batch), strict=True):
                 result.read_bytes += chunk.size
+                result.bad_chunks |= {chunk.name} if error else set()
                 for copy in users[chunk] if error else ():
                     result.add(copy, error.where if error else "", error.what if error else "")
             progress(Progress("check", result.read_bytes, total))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -61,6 +61,26 @@ class MachineKeys:
             return KitNote(datetime.fromisoformat(document["printed_at"]), tuple(map(str, document["recipients"])))
         except (OSError, ValueError, KeyError, TypeError):
             return None
+
+    def note_bad_chunks(self, vault: str, names: Collection[str], *, whole: bool) -> None:
+        """Remember which stored chunks a check found bad, so that no copy relies on them.
+
+        Args:
+            vault: the vault's id.
+            names: of the chunks.
+            whole: whether all of the vault was checked: what was noted before counts no more.
+        """
+        known = set() if whole else set(self.bad_chunks(vault))
+        if known | set(names) or self.bad_chunks(vault):
+            make_folders(self.folder, _PRIVATE_MODE)
+            write_atomically(self.folder / f"{vault}.bad-chunks", json.dumps(sorted(known | set(names))).encode())
+
+    def bad_chunks(self, vault: str) -> frozenset[str]:
+        """Return the names of chunks that a check found bad."""
+        try:
+            return frozenset(map(str, json.loads(read_ordinary(self.folder / f"{vault}.bad-chunks", at_most=1 << 28))))
+        except (OSError, ValueError, TypeError):
+            return frozenset()
 
     def _read(self, name: str) -> bytes | None:
         place = self.folder / name

@@ -67,12 +67,14 @@ class WriterKeys:
         signer: signs as the site.
         id_key: the key of the ids.
         notes: what this machine uploaded for copies that are not complete yet.
+        bad_chunks: names of chunks that a check found bad; no copy relies on them.
     """
 
     sealer: Sealer
     signer: Signer
     id_key: bytes
     notes: UploadNotes
+    bad_chunks: frozenset[str] = frozenset()
 
 
 class SentChunk(NamedTuple):
@@ -194,18 +196,21 @@ class ChunkSender:
         for header in self._catalog.usable_headers():
             if header.generation == generation:
                 for chunk in header.chunks:
-                    if _is_there(listed.get(chunk.name), chunk):
+                    if self._is_good(listed, chunk):
                         known[chunk_id(chunk.name)] = chunk
                         self._note_lock(chunk, header.locked_until)
         for chunk in self._keys.notes.read(generation):
             found = listed.get(chunk.name)
-            if _is_there(found, chunk) and found and found.modified and abs(now - found.modified) < FRESH:
+            if self._is_good(listed, chunk) and found and found.modified and abs(now - found.modified) < FRESH:
                 known.setdefault(chunk_id(chunk.name), chunk)
         for name, chunk in self._sent.items():
             # Rather this one: what it stands for may be under a lock that ends too early.
-            if name in known and _is_there(listed.get(chunk.name), chunk):
+            if name in known and self._is_good(listed, chunk):
                 known[name] = chunk
         self._known, self._listed = known, listed
+
+    def _is_good(self, listed: Mapping[str, StoredChunk], chunk: ChunkRef) -> bool:
+        return is_listed(listed, chunk) and chunk.name not in self._keys.bad_chunks
 
     def _note_lock(self, chunk: ChunkRef, until: datetime | None) -> None:
         if until is not None and until > self._lock_ends.get(chunk.name, until - timedelta(1)):
@@ -301,7 +306,9 @@ class ChunkSender:
         return name
 
 
-def _is_there(found: StoredChunk | None, chunk: ChunkRef) -> bool:
+def is_listed(listed: Mapping[str, StoredChunk], chunk: ChunkRef) -> bool:
+    """Return whether the place lists a chunk with the size that its copy says."""
+    found = listed.get(chunk.name)
     return found is not None and found.size == chunk.size
 
 

@@ -176,7 +176,7 @@ def _writing(access: VaultAccess) -> tuple[Catalog, WriterKeys]:
     known = read_description(access.place, access.trusted())
     require_recipients(known, access.recipients, access.encryption, where=access.where)
     key = _own_id_key(access, known)
-    keys = WriterKeys(sealer, signer, key, access.keys.uploads(known.vault))
+    keys = WriterKeys(sealer, signer, key, access.keys.uploads(known.vault), access.keys.bad_chunks(known.vault))
     return Catalog(access.place, known, access.trusted()), keys
 
 

@@ -6,16 +6,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from backup_pipeline import __version__
-from backup_pipeline.errors import RefusedError
+from backup_pipeline.errors import RefusedError, StoreError
 from backup_pipeline.model.manifest import MANIFEST_NAME, Manifest
 from backup_pipeline.model.progress import Progress
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.stores.contract import Store
+from backup_pipeline.stores.objects.errors import PlaceFullError, PlaceRefusedError
 from backup_pipeline.stores.vault.catalog import Catalog
 from backup_pipeline.stores.vault.copy_object import ChunkRef, CopiedFile, CopyContent, CopyHeader, encode_copy
 from backup_pipeline.stores.vault.cutting import SetStream, cut, stream_files
 from backup_pipeline.stores.vault.names import COPIES, copy_name
-from backup_pipeline.stores.vault.sending import ChunkSender, Pieces, WriterKeys, WriterOptions
+from backup_pipeline.stores.vault.sending import ChunkSender, Pieces, WriterKeys, WriterOptions, is_listed
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class VaultWriter:
         self._options = options or WriterOptions()
 
     def copy(self, store: Store, plan: str, set_id: SetId, *, settings: str = "") -> CopyResult:
-        """Copy a sealed set; one that is there already is left alone.
+        """Copy a sealed set; one that is there already is left alone, unless it lacks chunks: then it is mended.
 
         Raises:
             RefusedError: the set is not sealed, or its copy is marked for removal or not ours.
@@ -67,7 +68,8 @@ class VaultWriter:
             )  # fmt: skip
         self.require_unmarked(plan, set_id)
         name = copy_name(self._keys.id_key, plan, set_id)
-        if self.has_copy(plan, set_id):
+        there = self.has_copy(plan, set_id)
+        if there and self._is_whole(name):
             return self._present(name, known.manifest.size)
         with store.open(set_id, MANIFEST_NAME) as file:
             manifest = file.read().decode()
@@ -78,7 +80,7 @@ class VaultWriter:
             plan=plan, set_id=set_id, manifest=manifest, files=tuple(source.files), plain_sizes=tuple(sizes),
             settings=settings, pipeline_version=__version__,
         )  # fmt: skip
-        if not self.commit(content, refs, sender):
+        if not self.commit(content, refs, sender, replace=there):
             return self._present(name, content.size)
         return CopyResult(name, False, content.size, len(refs), sender.sent, sender.sent_bytes)
 
@@ -102,8 +104,10 @@ class VaultWriter:
         """Yield a stream's chunks, as this vault cuts."""
         return cut(stream, self._catalog.description.cutting, self._keys.id_key)
 
-    def commit(self, content: CopyContent, refs: list[ChunkRef], sender: ChunkSender) -> bool:
-        """Make a copy visible whose chunks were sent; False when there is one already."""
+    def commit(
+        self, content: CopyContent, refs: list[ChunkRef], sender: ChunkSender, *, replace: bool = False
+    ) -> bool:  # fmt: skip
+        """Make a copy visible whose chunks were sent; False when there is one already that is not to be replaced."""
         name = copy_name(self._keys.id_key, content.plan, content.set_id)
         header = CopyHeader(
             vault=self._catalog.description.vault, copy_name=name, content_sha256="", chunks=tuple(refs),
@@ -113,11 +117,32 @@ class VaultWriter:
         _, data = encode_copy(header, content, self._keys.sealer, self._keys.signer)
         sender.lock_what_opens_it()
         sender.require_recent_announcement()
-        created = self._catalog.place.create(COPIES + name, data, lock_until=self._options.lock_until)
+        created = replace
+        if replace:
+            self._catalog.place.put(COPIES + name, data, lock_until=self._options.lock_until)
+        else:
+            created = self._catalog.place.create(COPIES + name, data, lock_until=self._options.lock_until)
         sender.withdraw()
         if created:
             self._keys.notes.clear()
         return created
+
+    def _is_whole(self, name: str) -> bool:
+        """Return whether a copy's chunks are listed and no check found one of them bad; a damaged header is not whole.
+
+        Raises:
+            RefusedError: the copy is not the site's own.
+        """
+        try:
+            header = self._catalog.copy(name).header
+        except (PlaceRefusedError, PlaceFullError):
+            raise
+        except StoreError as error:
+            if not error.permanent:
+                raise
+            return False
+        listed = self._catalog.chunks()
+        return all(is_listed(listed, chunk) and chunk.name not in self._keys.bad_chunks for chunk in header.chunks)
 
     def _present(self, name: str, size: int) -> CopyResult:
         found = self._catalog.copy(name)

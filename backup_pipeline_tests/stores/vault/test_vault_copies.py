@@ -163,6 +163,43 @@ def test_lost_changed_cut_and_swapped_chunks_are_found_and_named(site: VaultSite
         assert not list((tmp_path / "elsewhere").iterdir())
 
 
+@pytest.mark.parametrize("damage", ["missing", "changed", "account"])
+def test_a_damaged_copy_is_mended_from_its_set_and_no_copy_relies_on_it(
+    site: VaultSite, tmp_path: Path, damage: str
+) -> None:
+    set_id = site.seal()
+    copy = site.copy(set_id).copy
+    [name, *_] = [name for name in site.place.objects if name.startswith("chunks/")]
+    whole = site.place.get(name)
+    if damage == "account":
+        site.place.put(COPIES + copy, b"rubbish")
+    elif damage == "missing":
+        site.place.delete(name)
+    else:
+        site.place.put(name, bytes([whole[0] ^ 1]) + whole[1:])
+    catalog = site.access.catalog()
+    found = check_stored(catalog)
+    assert found.bad_copies == {copy}
+    site.keys.note_bad_chunks(catalog.description.vault, found.bad_chunks, whole=True)
+    like = site.copy(site.seal(1)).copy
+    site.fetch(like, tmp_path / "like")
+    mended = site.copy(set_id)
+    assert (mended.copy, mended.already_there) == (copy, False)
+    assert contents(site.fetch(copy, tmp_path / "to")) == contents(site.store.path_of(set_id))
+    again = check_stored(site.access.catalog())
+    assert not again.findings
+    site.keys.note_bad_chunks(catalog.description.vault, again.bad_chunks, whole=True)
+    assert site.copy(set_id).already_there
+
+
+def test_a_copy_of_another_in_the_place_of_ones_own_is_not_replaced(site: VaultSite) -> None:
+    set_id = site.seal()
+    first, second = site.copy(set_id), site.copy(site.seal(1))
+    site.place.objects[COPIES + first.copy] = site.place.objects[COPIES + second.copy]
+    with pytest.raises(RefusedError, match="under another name"):
+        site.copy(set_id)
+
+
 def test_a_whole_vault_is_found_whole_with_and_without_the_identity(site: VaultSite) -> None:
     site.copy(site.seal())
     reader = site.reader()
