@@ -63,6 +63,19 @@ def _not_passed(proof: Proof, name: str, stage: str) -> dg.Failure:
     )
 
 
+def check_result(proof: Proof, key: dg.AssetKey, check: str) -> dg.AssetCheckResult:
+    """Return a verification's or drill's result as that of its check; what a machine lacks is a warning."""
+    not_here = proof.outcome is ProofOutcome.NOT_HERE
+    return dg.AssetCheckResult(
+        asset_key=key,
+        check_name=check,
+        passed=proof.passed,
+        severity=dg.AssetCheckSeverity.WARN if not_here else dg.AssetCheckSeverity.ERROR,
+        description=proof_summary(proof),
+        metadata=proof_metadata(proof),
+    )
+
+
 def proof_asset(
     plan: str,
     stage: str,
@@ -108,22 +121,13 @@ def proof_asset(
             proof = prove(set_id, context.run_id)
         except Exception as error:  # noqa: BLE001 - at this edge everything becomes a Failure
             raise failure_of(error) from None
-        metadata = proof_metadata(proof)
-        not_here = proof.outcome is ProofOutcome.NOT_HERE
-        yield dg.AssetCheckResult(
-            asset_key=key,
-            check_name=check,
-            passed=proof.passed,
-            severity=dg.AssetCheckSeverity.WARN if not_here else dg.AssetCheckSeverity.ERROR,
-            description=proof_summary(proof),
-            metadata=metadata,
-        )
-        if not_here:
+        yield check_result(proof, key, check)
+        if proof.outcome is ProofOutcome.NOT_HERE:
             context.log.warning(f"Set {plan}/{set_id} {proof_summary(proof)}")
-            return
-        if not proof.passed:
+        elif not proof.passed:
             raise _not_passed(proof, f"{plan}/{set_id}", stage)
-        yield dg.MaterializeResult(asset_key=key, metadata=metadata)
+        else:
+            yield dg.MaterializeResult(asset_key=key, metadata=proof_metadata(proof))
 
     return prove_set
 
