@@ -51,13 +51,17 @@ def read_condition(connection: Connection[TupleRow], schema: str, table: str) ->
 
     The other rows of such a table come with the extension: pg_dump writes only those that meet the clause.
     """
-    row = connection.execute(
-        "select e.extcondition[array_position(e.extconfig, c.oid)] from pg_catalog.pg_class c"
+    return read_conditions(connection).get((schema, table), "")
+
+
+def read_conditions(connection: Connection[TupleRow]) -> dict[tuple[str, str], str]:
+    """Return the WHERE clauses of all extensions' configuration tables (see `read_condition`), by schema and name."""
+    rows = connection.execute(
+        "select n.nspname, c.relname, e.extcondition[array_position(e.extconfig, c.oid)]"
+        " from pg_catalog.pg_extension e join pg_catalog.pg_class c on c.oid = any(e.extconfig)"
         " join pg_catalog.pg_namespace n on n.oid = c.relnamespace"
-        " join pg_catalog.pg_extension e on c.oid = any(e.extconfig) where n.nspname = %s and c.relname = %s",
-        [schema, table],
-    ).fetchone()
-    return str(row[0] or "") if row else ""
+    )
+    return {(str(schema), str(table)): str(condition or "") for schema, table, condition in rows}
 
 
 def rows_of(

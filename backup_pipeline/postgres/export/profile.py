@@ -6,13 +6,15 @@ integers and decimals, bytes of texts, true values, smallest and largest date or
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from psycopg import Connection, sql
 from psycopg.rows import TupleRow
 
 from backup_pipeline.model.record import Fingerprint
-from backup_pipeline.postgres.catalog.partitions import Leaf, read_condition, read_leaves, rows_of
+from backup_pipeline.postgres.catalog.partitions import Leaf, read_conditions, read_leaves, rows_of
 from backup_pipeline.postgres.catalog.queries import NULLABLE
 from backup_pipeline.postgres.export.copy import takes_any_bytes
 from backup_pipeline.postgres.export.fingerprint import HASH_RECORD, HASH_TEXT, HashableTypes, row_alias, row_hash
@@ -21,18 +23,20 @@ from backup_pipeline.tables.arrow_types import ColumnForm, family_of
 # A domain may lie over another: follow them down, keeping the first modifier that is set.
 _COLUMNS = f"""
 with recursive columns as (
-    select a.attnum, a.attname::text as name, a.atttypid as type, a.atttypmod as modifier,
+    select n.nspname::text as schema, c.relname::text as table, a.attnum, a.attname::text as name,
+           a.atttypid as type, a.atttypmod as modifier,
            a.atttypid as declared, a.atttypmod as declared_modifier, {NULLABLE} as nullable,
            a.attgenerated <> '' as generated
       from pg_attribute a join pg_class c on c.oid = a.attrelid join pg_namespace n on n.oid = c.relnamespace
-     where n.nspname = %s and c.relname = %s and a.attnum > 0 and not a.attisdropped
+     where n.nspname = any(%s) and (%s::text is null or c.relname = %s) and a.attnum > 0 and not a.attisdropped
     union all
-    select k.attnum, k.name, t.typbasetype, case when k.modifier = -1 then t.typtypmod else k.modifier end,
+    select k.schema, k."table", k.attnum, k.name, t.typbasetype,
+           case when k.modifier = -1 then t.typtypmod else k.modifier end,
            k.declared, k.declared_modifier, k.nullable, k.generated
       from columns k join pg_type t on t.oid = k.type where t.typtype = 'd'
 )
 select k.name, format_type(k.declared, k.declared_modifier), format_type(k.type, k.modifier), k.nullable, k.generated,
-       k.declared::bigint
+       k.declared::bigint, k.schema, k."table"
   from columns k join pg_type t on t.oid = k.type where t.typtype <> 'd' order by k.attnum
 """  # noqa: S608
 
@@ -97,10 +101,44 @@ class TableProfile:
 
 def read_columns(connection: Connection[TupleRow], schema: str, table: str) -> tuple[SourceColumn, ...]:
     """Return the columns of a table, in order."""
-    return tuple(
-        SourceColumn(str(name), str(kind), str(base), bool(nullable), bool(generated), int(oid))
-        for name, kind, base, nullable, generated, oid in connection.execute(_COLUMNS, [schema, table])
-    )
+    return _columns_by_table(connection, [schema], table).get((schema, table), ())
+
+
+def _columns_by_table(
+    connection: Connection[TupleRow], schemas: Sequence[str], table: str | None = None
+) -> dict[tuple[str, str], tuple[SourceColumn, ...]]:
+    found: dict[tuple[str, str], list[SourceColumn]] = {}
+    for name, kind, base, nullable, generated, oid, schema, of in connection.execute(
+        _COLUMNS, [list(schemas), table, table]
+    ):
+        column = SourceColumn(str(name), str(kind), str(base), bool(nullable), bool(generated), int(oid))
+        found.setdefault((str(schema), str(of)), []).append(column)
+    return {name: tuple(columns) for name, columns in found.items()}
+
+
+class KnownTables:
+    """What the catalog of one snapshot says of many tables, read at once when first asked for: a query for each of
+    thousands takes longer than their rows.
+
+    Args:
+        names: schema and name of each table.
+    """
+
+    def __init__(self, names: Iterable[tuple[str, str]]) -> None:
+        self._names = frozenset(names)
+        self._guard = threading.Lock()
+        self._columns: dict[tuple[str, str], tuple[SourceColumn, ...]] | None = None
+        self._conditions: dict[tuple[str, str], str] = {}
+
+    def of(self, connection: Connection[TupleRow], schema: str, table: str) -> tuple[tuple[SourceColumn, ...], str]:
+        """Return a table's columns in order, and its condition (see `read_condition`)."""
+        with self._guard:
+            if self._columns is None:
+                alone = table if len(self._names) == 1 else None
+                found = _columns_by_table(connection, sorted({schema for schema, _ in self._names}), alone)
+                self._conditions = read_conditions(connection)
+                self._columns = {name: columns for name, columns in found.items() if name in self._names}
+        return self._columns.get((schema, table), ()), self._conditions.get((schema, table), "")
 
 
 def profile_table(
@@ -111,6 +149,7 @@ def profile_table(
     hashable: HashableTypes,
     partitioned: bool = False,
     utf8: bool = True,
+    known: KnownTables | None = None,
 ) -> TableProfile:
     """Read a table once on the server.
 
@@ -121,8 +160,9 @@ def profile_table(
         hashable: what is known of the types of this database.
         partitioned: whether its rows lie in partitions; foreign ones are skipped.
         utf8: whether the server's encoding is UTF-8, so that numbers of bytes agree with the file's.
+        known: what the catalog says of this table among others.
     """
-    columns = read_columns(connection, schema, table)
+    columns, condition = (known or KnownTables([(schema, table)])).of(connection, schema, table)
     algorithm = HASH_RECORD if hashable.all_of(connection, [(c.type_id, c.type) for c in columns]) else HASH_TEXT
     alias = row_alias([c.name for c in columns])
     any_bytes = takes_any_bytes(connection)
@@ -133,7 +173,6 @@ def profile_table(
         for part in (*_questions(column, utf8 or any_bytes), _raw_question(column) if any_bytes else _NONE)
     ]
     leaves = read_leaves(connection, schema, table) if partitioned else None
-    condition = read_condition(connection, schema, table)
     rows = rows_of(schema, table, [(c.name, c.type) for c in columns], leaves, condition)
     # One array: a result has at most 1664 columns, fewer than a table may need answers.
     query = sql.SQL("select coalesce(sum({}::numeric), 0)::text, count(*), array[{}]::text[] from {} as {}").format(

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from backup_pipeline.artefacts.capture import CaptureContext
 from backup_pipeline.artefacts.required_tables import required_check
@@ -41,6 +41,9 @@ from backup_pipeline.sources.postgres.dump import SnapshotFacts, TableName, Writ
 from backup_pipeline.sources.postgres.roles import capture_roles
 from backup_pipeline.sources.postgres.settings import PostgresSource
 from backup_pipeline.tables.file_stems import file_stems
+
+if TYPE_CHECKING:
+    from backup_pipeline.sources.postgres.table_export import TableExport
 
 Key = tuple[str, ...]
 _Read = TypeVar("_Read")
@@ -274,7 +277,7 @@ class _Capture:
         pool = ThreadPoolExecutor(self.readers.size, thread_name_prefix=f"capture-{source}")
         try:
             jobs: list[Callable[[], ArtefactRecord | None]] = [
-                *(self._export_job(t, stems[t.schema_name, t.name]) for t in exports),
+                *self._export_jobs(exports, stems),
                 *(self._fingerprint_job(t) for t in sorted(others, key=lambda t: -t.bytes)),
             ]
             for job in jobs:
@@ -328,13 +331,26 @@ class _Capture:
                 sizes[above] += table.bytes
         return sizes
 
-    def _export_job(self, table: CatalogTable, stem: str) -> Callable[[], ArtefactRecord | None]:
+    def _export_jobs(
+        self, tables: Sequence[CatalogTable], stems: Mapping[TableName, str]
+    ) -> Iterator[Callable[[], ArtefactRecord | None]]:
+        if not tables:
+            return
         # Arrow, pandas and pandera are loaded only when a table is exported: a dump alone needs none of them.
+        from backup_pipeline.postgres.export.profile import KnownTables
         from backup_pipeline.sources.postgres.table_export import TableExport
 
-        export = TableExport(
-            self.context, self.settings, self.readers, self.hashable, table, stem, self.catalog.encoding == "UTF8"
-        )
+        known = KnownTables(_name(table) for table in tables)
+        utf8 = self.catalog.encoding == "UTF8"
+        for table in tables:
+            yield self._export_job(
+                TableExport(
+                    self.context, self.settings, self.readers, self.hashable, known, table, stems[_name(table)], utf8
+                )
+            )
+
+    def _export_job(self, export: TableExport) -> Callable[[], ArtefactRecord | None]:
+        table = export.table
 
         def job() -> ArtefactRecord | None:
             try:

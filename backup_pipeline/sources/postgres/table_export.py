@@ -32,7 +32,7 @@ from backup_pipeline.postgres.export.copy_program import LONGEST_QUERY, copy_pro
 from backup_pipeline.postgres.export.duplicates import count_duplicates
 from backup_pipeline.postgres.export.fingerprint import HashableTypes
 from backup_pipeline.postgres.export.orphans import count_orphans
-from backup_pipeline.postgres.export.profile import TableProfile, profile_table
+from backup_pipeline.postgres.export.profile import KnownTables, TableProfile, profile_table
 from backup_pipeline.postgres.export.readers import Readers
 from backup_pipeline.postgres.export.table_rows import (
     RowRange,
@@ -80,6 +80,7 @@ class TableExport:
     settings: PostgresSource
     readers: Readers
     hashable: HashableTypes
+    known: KnownTables
     table: CatalogTable
     stem: str
     utf8: bool = True
@@ -103,6 +104,8 @@ class TableExport:
                 self.table.schema_name,
                 self.table.name,
                 hashable=self.hashable,
+                # Under another search_path names of types are written otherwise.
+                known=self.known if self.readers.programs else None,
                 partitioned=self._partitioned,
                 utf8=self.utf8,
             )
