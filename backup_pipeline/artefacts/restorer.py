@@ -257,7 +257,7 @@ def restorer_of(kinds: Iterable[str]) -> Restorer:
 
 
 def restorer_named(name: str) -> Restorer:
-    """Return a restorer by its name, as the result of a restore has it.
+    """Return a restorer by its name, as the result of a restore has it; a built-in one is never replaced.
 
     Raises:
         RefusedError: nothing that is installed brings it.

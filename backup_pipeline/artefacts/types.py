@@ -237,7 +237,7 @@ def artefact_types() -> Mapping[str, ArtefactType]:
     found: dict[str, ArtefactType] = {}
     for name in external_kinds():
         found.update(load_kind(name).artefact_types)
-    return {**found, **BUILT_IN}
+    return {**BUILT_IN, **{name: brought for name, brought in found.items() if name not in BUILT_IN}}
 
 
 def artefact_type(kind: str) -> ArtefactType:

@@ -234,3 +234,15 @@ def test_a_restore_whose_kind_is_not_installed_any_more_is_named(package: Packag
     assert refused.code == 8
     assert "ledgers_of_old" in refused.text
     assert books.entries() == ENTRIES
+
+
+def test_a_package_replaces_no_built_in_restorer(package: Package) -> None:
+    module = package.place / "ledger_kind.py"
+    ours = module.read_text()
+    for name in ("postgres", "files"):
+        module.write_text(ours.replace('name: ClassVar[str] = "ledger"', f'name: ClassVar[str] = "{name}"', 2))
+        asked = (
+            f"from backup_pipeline.artefacts.restorer import restorer_named as r; print(type(r({name!r})).__module__)"
+        )
+        done = package.python(asked)
+        assert done.out.startswith("backup_pipeline.sources."), done.text
