@@ -1,4 +1,4 @@
-"""What no text that leaves the program may hold: the secrets of the site's environment, and passwords in addresses.
+"""Redaction of secrets: values of the site's environment and passwords in addresses, which no text may hold.
 
 Every error, log record and event of Dagster's passes here, so that a server or program that repeats a secret in its
 message (a connection string, a token in an address) cannot carry it into a log, a set or the UI. Lies below all else.

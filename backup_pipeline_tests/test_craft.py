@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import re
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import backup_pipeline
@@ -61,11 +64,12 @@ def _is_too_long(function: Function) -> bool:
 
 def test_functions_have_at_most_60_lines_and_7_parameters() -> None:
     found = {
-        path: names
+        (path, node.name)
         for path, tree in TREES.items()
-        if (names := {node.name for node in ast.walk(tree) if isinstance(node, Function) and _is_too_long(node)})
+        for node in ast.walk(tree)
+        if isinstance(node, Function) and _is_too_long(node) and node.name not in TOO_LONG.get(path, ())
     }
-    assert found == TOO_LONG
+    assert found == set()
 
 
 def test_a_long_function_and_one_of_many_parameters_are_recognised() -> None:
@@ -73,3 +77,78 @@ def test_a_long_function_and_one_of_many_parameters_are_recognised() -> None:
     many = ast.parse("def f(a, b, c, d, *, e, g, h, i): pass")
     short = ast.parse("def f(self, a, b, c, d, *, e, g, h):\n" + "    pass\n" * (LINES - 1))
     assert [_is_too_long(tree.body[0]) for tree in (long, many, short)] == [True, True, False]  # type: ignore[arg-type]
+
+
+# Shrinks only.
+DOUBLED = {"Catalog", "CheckResult"}
+
+
+def test_no_two_classes_have_the_same_name() -> None:
+    names = Counter(node.name for tree in TREES.values() for node in ast.walk(tree) if isinstance(node, ast.ClassDef))
+    assert {name for name, count in names.items() if count > 1} <= DOUBLED
+
+
+# Plain English and the field's terms: reported, recorded, inspect, skipped, unexpected, formatting, selected.
+BANNED = {
+    *("told", "foretold", "foreseen", "look", "looks", "looked", "seen", "scene", "scenes", "stranger", "strangers"),
+    *("leftout", "words", "meanings", "chosen", "neutralise", "neutralised"),
+}
+# Shrinks only; `seen` is a field of the archive's index (docs/formats-orders.md).
+NOT_PLAIN = {
+    "operations/environment/check_machine.py: seen",
+    "operations/environment/schedule.py: words",
+    "operations/proof/verify.py: look",
+    "settings/cross_field_checks.py: seen",
+    "settings/field_errors.py: _SECRET_WORDS",
+    "settings/field_errors.py: _WORDS",
+    "settings/field_errors.py: words",
+    "settings/loader.py: _public_words",
+    "settings/types.py: _words",
+    "sources/file_restore.py: seen",
+    "sources/orders/archive/batch.py: seen",
+    "sources/orders/archive/freshness.py: seen",
+    "sources/orders/archive/index.py: seen",
+    "sources/orders/archive/reading.py: _look",
+    "sources/orders/export.py: seen",
+    "sources/orders/format/migrations.py: seen",
+    "sources/orders/format/types.py: _NUMERIC_WORDS",
+    "sources/orders/standing.py: seen",
+    "sources/postgres/capture.py: chosen",
+    "sources/postgres/target_inspection.py: seen",
+    "sources/repository/capture.py: Seen",
+    "sources/repository/capture.py: _look",
+    "sources/repository/capture.py: seen",
+    "sources/repository/inspect.py: seen",
+    "sources/sqlite/capture.py: chosen",
+    "stores/objects/folder.py: look_up",
+    "stores/vault/check.py: chosen",
+    "stores/vault/recover.py: words",
+    "stores/vault/sending.py: _look",
+    "stores/vault/sending.py: _looked",
+}
+
+
+def _parts(name: str) -> set[str]:
+    return set(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower().replace("left_out", "leftout").split("_"))
+
+
+def _identifiers(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef | Function):
+            yield node.name
+        elif isinstance(node, ast.arg):
+            yield node.arg
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            yield node.attr
+
+
+def test_names_and_first_lines_of_modules_are_plain_english() -> None:
+    found = set()
+    for path, tree in TREES.items():
+        first = (ast.get_docstring(tree) or "").partition("\n")[0]
+        if BANNED & set(re.findall(r"[a-z]+", first.lower().replace("left out", "leftout"))):
+            found.add(f"{path}: {first}")
+        found |= {f"{path}: {name}" for name in _identifiers(tree) if BANNED & _parts(name)}
+    assert found <= NOT_PLAIN, found - NOT_PLAIN

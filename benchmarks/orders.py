@@ -6,7 +6,7 @@ orders, scaled to the number of orders; the fair peer runs here: one process, pe
 thousand orders lie in memory, so the archive is verified twice: for the first time, when the system may have to read
 again from the disk what was exported minutes ago, and once more, which is held against the old tool.
 
-Nothing is deleted before the end: ext4 does not use an inode again for minutes after its file was deleted, and looks
+Nothing is deleted before the end: ext4 does not use an inode again for minutes after its file was deleted, and searches
 past each of them whenever it makes a new one, which would be measured here. For the same reason each size begins by
 making a few folders, again and again until that costs no more than it should, for five minutes at most; after deleting
 very many files on that disk name a fresh file system with `--folder`.

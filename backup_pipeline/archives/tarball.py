@@ -42,7 +42,7 @@ _LINE = b'{"path":%s,"kind":"%s","size":%d,"mtime_ns":%d,"mode":%d,"uid":%d,"gid
 _ENCODE = json.JSONEncoder().encode
 
 
-class Kind(StrEnum):
+class EntryKind(StrEnum):
     """What a line of the listing is; only files and folders are in the tarball."""
 
     FILE = "file"
@@ -65,7 +65,7 @@ class Member:
     """One line of a listing: a file or folder in the tarball, or what was skipped in it."""
 
     path: str
-    kind: Kind
+    kind: EntryKind
     size: int = 0
     mtime_ns: int = 0
     mode: int = 0
@@ -79,7 +79,7 @@ class Member:
     @property
     def stored(self) -> bool:
         """Whether the tarball has it."""
-        return self.kind in (Kind.FILE, Kind.FOLDER)
+        return self.kind in (EntryKind.FILE, EntryKind.FOLDER)
 
     def line(self) -> bytes:
         """Return it as a line of a listing."""
@@ -117,7 +117,7 @@ def header(member: Member) -> bytes:
     The usual case is written here, ten times as fast as by the library, which is what 10,000s of small files cost;
     whatever does not fit (long or odd names, huge files, large ids) is the library's.
     """
-    path = member.path + "/" if member.kind is Kind.FOLDER else member.path
+    path = member.path + "/" if member.kind is EntryKind.FOLDER else member.path
     seconds, nanoseconds = divmod(member.mtime_ns, 1_000_000_000)
     try:
         raw = path.encode("ascii")
@@ -128,7 +128,7 @@ def header(member: Member) -> bytes:
     easy = 0 < len(raw) < 100 and b"\n" not in raw and b"\0" not in raw
     if not (easy and 0 <= seconds < 1 << 33 and member.size < 1 << 33 and max(member.uid, member.gid) < 1 << 21):
         return _library_header(member)
-    own = _ustar(raw, member, member.size, seconds, b"5" if member.kind is Kind.FOLDER else b"0")
+    own = _ustar(raw, member, member.size, seconds, b"5" if member.kind is EntryKind.FOLDER else b"0")
     if not nanoseconds:
         return own
     body = b"mtime=%d.%09d\n" % (seconds, nanoseconds)
@@ -151,7 +151,7 @@ def _header_with_attributes(member: Member, path: str) -> bytes:
         records.insert(0, ("hdrcharset", b"BINARY"))
     body = b"".join(_pax_record(keyword, value) for keyword, value in (*records, *member.attributes))
     small = replace(member, uid=member.uid % (1 << 21), gid=member.gid % (1 << 21))
-    kind = b"5" if member.kind is Kind.FOLDER else b"0"
+    kind = b"5" if member.kind is EntryKind.FOLDER else b"0"
     seconds = min(max(member.mtime_ns // 1_000_000_000, 0), (1 << 33) - 1)
     own = _ustar(raw.replace(b"\0", b"")[:99], small, member.size % (1 << 33), seconds, kind)
     return _pax_header(len(body)) + body + bytes(-len(body) % BLOCK) + own
@@ -168,12 +168,12 @@ def _pax_record(keyword: str, value: bytes) -> bytes:
 
 @functools.lru_cache(maxsize=8)
 def _pax_header(size: int) -> bytes:
-    return _ustar(b"././@PaxHeader", Member("", Kind.FILE), size, 0, b"x")
+    return _ustar(b"././@PaxHeader", Member("", EntryKind.FILE), size, 0, b"x")
 
 
 def _library_header(member: Member) -> bytes:
     info = tarfile.TarInfo(member.path)
-    info.type = tarfile.DIRTYPE if member.kind is Kind.FOLDER else tarfile.REGTYPE
+    info.type = tarfile.DIRTYPE if member.kind is EntryKind.FOLDER else tarfile.REGTYPE
     info.size, info.mode, info.uid, info.gid = member.size, member.mode, member.uid, member.gid
     seconds, nanoseconds = divmod(member.mtime_ns, 1_000_000_000)
     info.mtime = max(seconds, 0)
@@ -216,7 +216,7 @@ class TarballWriter:
 
     def add_folder(self, path: str, status: os.stat_result, place: Path | str) -> Member:
         """Add the folder at `place` and return its line."""
-        member = replace(_member(path, Kind.FOLDER, status, 0), attributes=self._attributes(path, place))
+        member = replace(_member(path, EntryKind.FOLDER, status, 0), attributes=self._attributes(path, place))
         self._header(member)
         return member
 
@@ -232,7 +232,7 @@ class TarballWriter:
         try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
-                return _member(path, Kind.SPECIAL, status, 0)
+                return _member(path, EntryKind.SPECIAL, status, 0)
             attributes = self._attributes(path, descriptor)
             self.allocated += min(status.st_size, _on_disk(status))
             if status.st_size <= SMALL:
@@ -258,7 +258,7 @@ class TarballWriter:
                 status = os.fstat(descriptor)
                 os.lseek(descriptor, 0, os.SEEK_SET)
         member = replace(
-            _member(path, Kind.FILE, status, len(data)),
+            _member(path, EntryKind.FILE, status, len(data)),
             sha256=hashlib.sha256(data).hexdigest(),
             state=State.WHOLE if whole else State.CHANGED,
             attributes=attributes,
@@ -270,7 +270,7 @@ class TarballWriter:
 
     def _add_large(self, path: str, descriptor: int, status: os.stat_result, attributes: Attributes) -> Member:
         size = status.st_size
-        member = replace(_member(path, Kind.FILE, status, size), attributes=attributes)
+        member = replace(_member(path, EntryKind.FILE, status, size), attributes=attributes)
         self._header(member)
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
@@ -306,9 +306,9 @@ def _decimal_seconds(nanoseconds: int) -> str:
     return f"{sign}{seconds}.{rest:09d}"
 
 
-def _member(path: str, kind: Kind, status: os.stat_result, size: int) -> Member:
+def _member(path: str, kind: EntryKind, status: os.stat_result, size: int) -> Member:
     mode = stat.S_IMODE(status.st_mode)
-    sparse = kind is Kind.FILE and size > SMALL and _on_disk(status) < size
+    sparse = kind is EntryKind.FILE and size > SMALL and _on_disk(status) < size
     return Member(path, kind, size, status.st_mtime_ns, mode, status.st_uid, status.st_gid, sparse=sparse)
 
 

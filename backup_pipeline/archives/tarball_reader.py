@@ -20,7 +20,7 @@ from typing import IO, Any, BinaryIO, cast
 from isal import igzip, igzip_threaded
 
 from backup_pipeline.archives.file_attributes import PREFIXES, Attributes
-from backup_pipeline.archives.tarball import BLOCK, CHUNK, Kind, Member, State, header, shown
+from backup_pipeline.archives.tarball import BLOCK, CHUNK, EntryKind, Member, State, header, shown
 from backup_pipeline.errors import ValidationError
 from backup_pipeline.system import limits
 from backup_pipeline.system.streams import GZIP_DAMAGE
@@ -32,7 +32,7 @@ MAXIMUM_LINE = 1 << 20
 DAMAGE: tuple[type[Exception], ...] = (tarfile.TarError, OverflowError, *GZIP_DAMAGE)
 """What reading a damaged gzip or tar stream raises; numbers in extended headers, as ValueError or OverflowError."""
 _DECODE = json.JSONDecoder().decode
-_KINDS = {kind.value: kind for kind in Kind}
+_KINDS = {kind.value: kind for kind in EntryKind}
 _STATES = {state.value: state for state in State}
 _LINE_DAMAGE: tuple[type[Exception], ...] = (TypeError, KeyError, AttributeError, *DAMAGE)
 
@@ -118,7 +118,7 @@ def read_members(archive: BinaryIO, name: str) -> Iterator[tuple[Member, TarCont
                 while (info := tar.next()) is not None:
                     tar.members.clear()  # type: ignore[attr-defined]  # or every header stays in memory
                     member = _from_header(info)
-                    content = tar.extractfile(info) if member.kind is Kind.FILE else None
+                    content = tar.extractfile(info) if member.kind is EntryKind.FILE else None
                     yield member, TarContent(content, name, member.path) if content else None
                     last = shown(member.path)
             while stream.read(CHUNK):
@@ -133,14 +133,14 @@ def _damaged(error: Exception, name: str, last: str) -> ValidationError:
 
 
 def _from_header(info: tarfile.TarInfo) -> Member:
-    kind = Kind.SPECIAL
+    kind = EntryKind.SPECIAL
     if info.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and not info.issparse():
-        kind = Kind.FILE
+        kind = EntryKind.FILE
     elif info.isdir():
-        kind = Kind.FOLDER
+        kind = EntryKind.FOLDER
     elif info.issym() or info.islnk():
-        kind = Kind.LINK
-    size = info.size if kind is Kind.FILE else 0
+        kind = EntryKind.LINK
+    size = info.size if kind is EntryKind.FILE else 0
     attributes = tuple(
         sorted(
             (keyword, value.encode("utf-8", "surrogateescape"))
@@ -220,7 +220,7 @@ def _compare_quickly(stream: IO[bytes], member: Member) -> str | None:
         return None
     if len(piece) < end + padding:
         raise EOFError("the archive ends in the middle of a file")
-    if member.kind is Kind.FOLDER or hashlib.sha256(memoryview(piece)[begin:end]).hexdigest() == member.sha256:
+    if member.kind is EntryKind.FOLDER or hashlib.sha256(memoryview(piece)[begin:end]).hexdigest() == member.sha256:
         return ""
     return _OTHER_CONTENT
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from backup_pipeline.archives.file_attributes import clear_acls, write_attributes
-from backup_pipeline.archives.tarball import CHUNK, Kind, Member, State, shown
+from backup_pipeline.archives.tarball import CHUNK, EntryKind, Member, State, shown
 from backup_pipeline.archives.tarball_reader import TarContent, read_members
 from backup_pipeline.archives.zipfiles import DAMAGE, entry_mode
 from backup_pipeline.errors import ValidationError
@@ -54,9 +54,9 @@ class Unpacked:
 
     def notes(self) -> tuple[str, ...]:
         """Return a sentence for each thing that could not be set, with up to three of the paths."""
-        words = {"owner": "owner or group", "mode": "mode"}
+        names = {"owner": "owner or group", "mode": "mode"}
         return tuple(
-            f"{words.get(what, what)} of {len(paths)} files or folders could not be set: "
+            f"{names.get(what, what)} of {len(paths)} files or folders could not be set: "
             + ", ".join(map(shown, paths[:3])) + (", …" if len(paths) > 3 else "")
             for what, paths in sorted(self.lost.items())
         )  # fmt: skip
@@ -140,7 +140,7 @@ def _take_attributes(place: int | Path, member: Member, done: Unpacked, *, owner
     if not (same_user and same_group):
         lost("owner")
     mode = member.mode & _MODE_BITS
-    if member.kind is Kind.FILE:
+    if member.kind is EntryKind.FILE:
         # With another owner it would lend the rights of somebody who has never said so.
         mode &= ~((0 if same_user else stat.S_ISUID) | (0 if same_group else stat.S_ISGID))
     with contextlib.suppress(PermissionError):
@@ -196,7 +196,7 @@ def unpack_tarball(
             if count > limits.members or done.bytes + wanted.size > limits.bytes:
                 raise _refuse(name, wanted.path, "goes beyond what the record says")
             parts = safe_parts(wanted.path, name)
-            if wanted.kind is Kind.FOLDER:
+            if wanted.kind is EntryKind.FOLDER:
                 folder.make_folder(parts, wanted)
             elif wanted.state is not State.SUPERSEDED and content is not None:
                 _write_member(folder, parts, wanted, content, name, done, owners=owners)
@@ -212,7 +212,7 @@ def unpack_tarball(
 
 
 def _check_member(actual: Member, wanted: Member | None, name: str) -> None:
-    if actual.kind not in (Kind.FILE, Kind.FOLDER):
+    if actual.kind not in (EntryKind.FILE, EntryKind.FOLDER):
         raise _refuse(name, actual.path, "is a link or a device")
     safe_parts(actual.path, name)
     if wanted is None or (actual.path, actual.kind, actual.size) != (wanted.path, wanted.kind, wanted.size):

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from backup_pipeline.archives.file_attributes import attribute_name, read_attributes
-from backup_pipeline.archives.tarball import Kind, Member, State, shown
+from backup_pipeline.archives.tarball import EntryKind, Member, State, shown
 from backup_pipeline.archives.tarball_reader import read_listing
 from backup_pipeline.archives.unpack import Limits, Unpacked, unpack_tarball
 from backup_pipeline.artefacts.types import FilesRestore, RestoredFiles
@@ -181,7 +181,7 @@ def compare_folder(
     for member in listing:
         if not member.stored or member.state is State.SUPERSEDED:
             continue
-        files += member.kind is Kind.FILE
+        files += member.kind is EntryKind.FILE
         if problem := _difference(folder / member.path, member, except_for.get(member.path, set())):
             yield Finding(subject=shown(member.path), problem=problem)
     present = sum(len(names) for _, _, names in os.walk(folder))
@@ -194,7 +194,7 @@ def _difference(place: Path, member: Member, except_for: set[str]) -> str:
         status = place.lstat()
     except (FileNotFoundError, NotADirectoryError):
         return "is missing"
-    if member.kind is Kind.FOLDER:
+    if member.kind is EntryKind.FOLDER:
         if not stat.S_ISDIR(status.st_mode):
             return "is not a folder"
         return _other_attributes(place, status, member, except_for)

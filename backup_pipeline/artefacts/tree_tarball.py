@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from backup_pipeline.archives.tarball import (
-    Kind,
+    EntryKind,
     Member,
     State,
     TarballWriter,
@@ -170,7 +170,7 @@ def _write(
         for path, entry in walk(root, unreadable):
             if found.counts["unreadable"]:
                 # There will be no tarball: only find out what else cannot be read, so that one message names all.
-                _look(path, entry, unreadable)
+                _inspect(path, entry, unreadable)
                 continue
             member = _add(archive, path, entry, unreadable)
             if member is not None:
@@ -198,15 +198,15 @@ def _add(
         status = entry.stat(follow_symlinks=False)
         if stat.S_ISDIR(status.st_mode):
             return archive.add_folder(path, status, entry.path)
-        return Member(path, Kind.LINK if stat.S_ISLNK(status.st_mode) else Kind.SPECIAL)
+        return Member(path, EntryKind.LINK if stat.S_ISLNK(status.st_mode) else EntryKind.SPECIAL)
     except FileNotFoundError:
-        return Member(path, Kind.VANISHED)
+        return Member(path, EntryKind.VANISHED)
     except OSError as error:
         unreadable(path, error)
         return None
 
 
-def _look(path: str, entry: os.DirEntry[str] | Path, unreadable: Callable[[str, OSError], None]) -> None:
+def _inspect(path: str, entry: os.DirEntry[str] | Path, unreadable: Callable[[str, OSError], None]) -> None:
     regular = isinstance(entry, Path) or entry.is_file(follow_symlinks=False)
     if regular and not os.access(entry, os.R_OK):
         unreadable(path, PermissionError(13, "Permission denied"))
@@ -218,7 +218,7 @@ def _again(archive: TarballWriter, path: str, place: str, lines: Sink, found: _F
             member = archive.add_file(path, place)
         except OSError:
             # Gone or locked by now; the line before already says that this copy does not count.
-            member = Member(path, Kind.VANISHED)
+            member = Member(path, EntryKind.VANISHED)
         if member.state is State.CHANGED and attempt < _TRIES:
             member = replace(member, state=State.SUPERSEDED)
         _keep(member, lines, found, Counter())
@@ -231,14 +231,14 @@ def _keep(member: Member, lines: Sink, found: _Found, here: Counter[str]) -> Non
     if member.state is State.SUPERSEDED:
         found.counts["superseded"] += 1
         return
-    if member.kind is Kind.FILE:
+    if member.kind is EntryKind.FILE:
         found.counts["file"] += 1
         found.bytes += member.size
         here["files"] += 1
         here["bytes"] += member.size
         if member.state is State.CHANGED:
             found.note("changed", member.path)
-    elif member.kind is Kind.FOLDER:
+    elif member.kind is EntryKind.FOLDER:
         found.counts["folder"] += 1
     else:
         found.note(member.kind.value, member.path)
@@ -268,9 +268,9 @@ def _details(found: _Found, listing: str) -> dict[str, JsonValue]:
         "bytes": found.bytes,
         "allocated_bytes": min(found.allocated, found.bytes),
         "by_bucket": {name: dict(each) for name, each in found.by_root.items() if name},
-        "skipped": counts[Kind.LINK] + counts[Kind.SPECIAL],
+        "skipped": counts[EntryKind.LINK] + counts[EntryKind.SPECIAL],
         "changed": list(found.named.get("changed", [])),
-        "vanished": list(found.named.get(Kind.VANISHED, [])),
+        "vanished": list(found.named.get(EntryKind.VANISHED, [])),
     }
 
 
@@ -289,19 +289,19 @@ def _named(found: _Found, *kinds: str) -> tuple[dict[str, JsonValue], ...]:
 
 
 def _stable(found: _Found) -> CheckResult:
-    changed, vanished = found.counts["changed"], found.counts[Kind.VANISHED]
+    changed, vanished = found.counts["changed"], found.counts[EntryKind.VANISHED]
     return CheckResult(
         name="folder_stable",
         passed=not changed and not vanished,
         severity=Severity.WARN,
         summary=f"{changed} files changed each time they were read, {vanished} vanished before they were.",
-        table=_named(found, "changed", Kind.VANISHED),
+        table=_named(found, "changed", EntryKind.VANISHED),
         numbers={"changed": changed, "vanished": vanished},
     )
 
 
 def _plain(found: _Found) -> CheckResult:
-    links, special = found.counts[Kind.LINK], found.counts[Kind.SPECIAL]
+    links, special = found.counts[EntryKind.LINK], found.counts[EntryKind.SPECIAL]
     attributes = found.counts["attribute"]
     summary = f"{links} symbolic links and {special} sockets, pipes or devices are not captured."
     if attributes:
@@ -311,7 +311,7 @@ def _plain(found: _Found) -> CheckResult:
         passed=not links and not special and not attributes,
         severity=Severity.WARN,
         summary=summary,
-        table=_named(found, Kind.LINK, Kind.SPECIAL, "attribute"),
+        table=_named(found, EntryKind.LINK, EntryKind.SPECIAL, "attribute"),
         numbers={"links": links, "special": special, "attributes": attributes},
     )
 

@@ -44,7 +44,7 @@ def list_incidents(
     everything: Annotated[bool, typer.Option("--all", "-a", help="Also those that are over.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what is wrong now, with reason and remedy, as it is remembered. Looks at nothing anew."""
+    """Show what is wrong now, with reason and remedy, as it is remembered. Nothing is inspected anew."""
     from backup_pipeline.operations.status.incident_state import read_state
 
     state = read_state(load(config))
@@ -72,7 +72,7 @@ def list_incidents(
 
 
 def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Look at every plan now and tell what is new. For cron, where no daemon runs. Exit code 6 while one is open."""
+    """Inspect every plan now and report what is new. For cron, where no daemon runs. Exit code 6 while one is open."""
     from backup_pipeline.operations.alerts.send import evaluate_incidents
     from backup_pipeline.operations.status.incident_state import read_state
 
@@ -82,6 +82,6 @@ def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     if as_json:
         print_json({"told": report.reported, "open": list(state.open), "undelivered": len(state.notices)})
     else:
-        console().print(f"{len(state.open)} open, {report.reported} told now.")
+        console().print(f"{len(state.open)} open, {report.reported} reported now.")
     if state.open:
         exit_with(ExitCode.CHECKS)

@@ -157,11 +157,11 @@ def run_plan(
         if not as_json:
             raise
         return report.failed(error)
-    _notify(site, plan, outcome, report.seen, partial=partial)
+    _notify(site, plan, outcome, report.gathered, partial=partial)
     document = report.finished(outcome, own.store_folder(plan), own.vault_of(plan))
     # A set that was written elsewhere (--store) is none of the plan's store, from which copies are made.
     sealed_here = outcome.success and options.store is None
-    return _completed(document, site, plan, report.seen, copied=sealed_here, as_json=as_json)
+    return _completed(document, site, plan, report.gathered, copied=sealed_here, as_json=as_json)
 
 
 def _unfinished_run(site: Site, plan: str) -> str:
@@ -176,13 +176,13 @@ def _unfinished_run(site: Site, plan: str) -> str:
 
 
 def _completed(
-    document: dict[str, Any], site: Site, plan: str, seen: Gathering, *, copied: bool, as_json: bool
+    document: dict[str, Any], site: Site, plan: str, gathered: Gathering, *, copied: bool, as_json: bool
 ) -> dict[str, Any]:
     """Return the document with what was left undone, and with the copies that are made of a sealed set."""
     from backup_pipeline.cli.copies_report import copy_after_seal
     from backup_pipeline.model.record import left_undone
 
-    if (undone := left_undone(seen.records)) and not document["exit_code"]:
+    if (undone := left_undone(gathered.records)) and not document["exit_code"]:
         if not as_json:
             _report_undone(undone, plan)
         document |= {"exit_code": int(ExitCode.CHECKS), "undone": list(undone)}
@@ -201,7 +201,7 @@ def _report_undone(undone: Sequence[str], plan: str) -> None:
     errors.print(f"backup-pipeline show {plan}/latest{config_argument()} lists them.", markup=False)
 
 
-def _notify(site: Site, plan: str, outcome: RunOutcome, seen: Gathering, *, partial: bool) -> None:
+def _notify(site: Site, plan: str, outcome: RunOutcome, gathered: Gathering, *, partial: bool) -> None:
     """Alert people at once: the daemon that watches runs may not be there."""
     from backup_pipeline.operations.alerts.send import FinishedRun, notify_run_finished
 
@@ -209,10 +209,10 @@ def _notify(site: Site, plan: str, outcome: RunOutcome, seen: Gathering, *, part
     finished = FinishedRun(
         outcome.success,
         run_id=outcome.run_id,
-        set_id=seen.set_id or "",
+        set_id=gathered.set_id or "",
         reason=f"{first.where}: {first.what}" if first else "",
         remedy=first.remedy if first else "",
-        records=seen.records,
+        records=gathered.records,
         partial=partial,
     )
     notify_run_finished(site, plan, finished)

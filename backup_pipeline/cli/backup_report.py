@@ -135,11 +135,11 @@ class TextReport:
 
     @property
     def observer(self) -> RunObserver:
-        """Who looks on."""
+        """The run's observer."""
         return self._lines
 
     @property
-    def seen(self) -> Gathering:
+    def gathered(self) -> Gathering:
         """What has happened so far."""
         return self._lines
 
@@ -153,7 +153,7 @@ class TextReport:
         self._stack.close()
 
     def failed(self, error: BackupSystemError) -> dict[str, Any]:
-        """Never called: errors are told by the command line itself."""
+        """Never called: the command line reports errors itself."""
         raise error
 
     def finished(self, outcome: RunOutcome, store: Path, vault: str = "") -> dict[str, Any]:
@@ -242,17 +242,17 @@ class JsonReport:
 
     def __init__(self, plan: str) -> None:
         self._plan = plan
-        self._seen = Gathering()
+        self._gathered = Gathering()
 
     @property
     def observer(self) -> RunObserver:
-        """Who looks on."""
-        return self._seen
+        """The run's observer."""
+        return self._gathered
 
     @property
-    def seen(self) -> Gathering:
+    def gathered(self) -> Gathering:
         """What has happened so far."""
-        return self._seen
+        return self._gathered
 
     def __enter__(self) -> Self:
         return self
@@ -276,18 +276,18 @@ class JsonReport:
         """Return the document of a run: set, artefacts with sizes, rows and checks, errors, exit code."""
         from backup_pipeline.orchestration.launch import exit_code_of
 
-        manifest = self._seen.manifest
+        manifest = self._gathered.manifest
         return {
             "plan": self._plan,
-            "set": self._seen.set_id,
-            "path": str(store / self._seen.set_id) if self._seen.set_id else None,
+            "set": self._gathered.set_id,
+            "path": str(store / self._gathered.set_id) if self._gathered.set_id else None,
             **({"vault": vault} if vault else {}),
             "run_id": outcome.run_id,
             "sealed": manifest is not None,
             "partial": manifest.partial if manifest else None,
-            "resumed": self._seen.resumed,
-            "size_bytes": sum(record.size for record in self._seen.records),
-            "facts": facts_of(self._seen.records),
+            "resumed": self._gathered.resumed,
+            "size_bytes": sum(record.size for record in self._gathered.records),
+            "facts": facts_of(self._gathered.records),
             "artefacts": [
                 {
                     "name": record.name,
@@ -307,7 +307,7 @@ class JsonReport:
                         for c in record.checks
                     ],
                 }
-                for record in self._seen.records
+                for record in self._gathered.records
             ],
             "errors": [error.as_dict() for error in outcome.errors],
             "broken_data": list(manifest.broken_data) if manifest else [],

@@ -100,7 +100,7 @@ def _confirm(count: int, leaving: int, *, yes: bool, as_json: bool) -> None:
         raise RefusedError(
             f"{what}, and nobody can be asked here.",
             where="cleanup",
-            remedy="Add --yes to remove them, or --dry-run to look only.",
+            remedy="Add --yes to remove them, or --dry-run to list only.",
         )
     copies = f", and mark {leaving} copies in vaults for removal" if leaving else ""
     typer.confirm(f"Remove {count} sets{copies}?", abort=True)

@@ -28,7 +28,7 @@ ConfigOption = Annotated[
 ]
 ElsewhereOption = Annotated[
     Path | None,
-    typer.Option("--store", metavar="FOLDER", help="Look into FOLDER instead, where `backup --store` wrote to."),
+    typer.Option("--store", metavar="FOLDER", help="Read FOLDER instead, where `backup --store` wrote to."),
 ]
 IdentityOption = Annotated[
     Path | None,
@@ -79,12 +79,14 @@ def config_argument() -> str:
 
 
 def console(*, stderr: bool = False) -> Console:
-    """Return the terminal to print to: plain where nobody looks at it."""
+    """Return the terminal to print to: plain where it is no terminal."""
     from backup_pipeline.cli.terminal import Terminal
 
-    seen = (sys.stderr if stderr else sys.stdout).isatty()
-    # Nobody looks: tables are as wide as they need to be, so that no cell is cut.
-    return Terminal(stderr=stderr, highlight=False, emoji=False, soft_wrap=not seen, width=None if seen else 240)
+    terminal = (sys.stderr if stderr else sys.stdout).isatty()
+    # No terminal: tables are as wide as they need to be, so that no cell is cut.
+    return Terminal(
+        stderr=stderr, highlight=False, emoji=False, soft_wrap=not terminal, width=None if terminal else 240
+    )
 
 
 def heading(text: str) -> None:
@@ -113,7 +115,7 @@ def exit_with(code: ExitCode) -> None:
 
 
 def run_app(app: Callable[..., Any], arguments: list[str] | None = None) -> int:
-    """Run the command line and return its exit code; errors of the family are told once, on standard error."""
+    """Run the command line and return its exit code; errors of the family are reported once, on standard error."""
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         outcome = app(args=arguments, standalone_mode=False)
@@ -137,7 +139,7 @@ def run_app(app: Callable[..., Any], arguments: list[str] | None = None) -> int:
         sys.excepthook = redacting_hook(sys.excepthook)
         raise
     if outcome == int(ExitCode.INTERRUPTED):
-        # What Typer makes of Ctrl-C, without a word.
+        # What Typer makes of Ctrl-C, without a message.
         return _interrupted()
     return outcome if isinstance(outcome, int) else 0
 

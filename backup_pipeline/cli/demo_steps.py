@@ -114,7 +114,7 @@ def _summary(site: Site) -> None:
     out.print(table)
     out.print()
     out.print(f"The sets are in [bold]{site.settings.store}[/]")
-    out.print(f"To look at runs, lineage and checks: [bold]make up[/], or backup-pipeline up --config {site.file}")
+    out.print(f"Runs, lineage and checks: [bold]make up[/], or backup-pipeline up --config {site.file}")
 
 
 def _row(known: Any) -> list[str]:

@@ -23,7 +23,7 @@ LIVE = "live"
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("diff", rich_help_panel="Look inside")(diff)
+    app.command("diff", rich_help_panel="Query")(diff)
 
 
 def diff(
@@ -54,10 +54,10 @@ def diff(
     from backup_pipeline.operations.data import diff as comparing
     from backup_pipeline.operations.sites.embedded import embedded_server_up
     from backup_pipeline.operations.sites.stores import resolve_set
-    from backup_pipeline.tables.parquet_queries import Answer
+    from backup_pipeline.tables.parquet_queries import QueryResult
 
     first = resolve_set(site, older)
-    keys = Answer((), ())
+    keys = QueryResult((), ())
     if newer == LIVE:
         if not source:
             raise typer.BadParameter("name the source to compare with", param_hint="--source")

@@ -138,7 +138,7 @@ def check(
 ) -> None:
     """List everything that is wrong with the environment: what, where, and the remedy. Exit code 3 if there are errors.
 
-    Looks at backup.yaml, variables and secrets, servers (reachable, client version, clock), stores (writable, private,
+    Checks backup.yaml, variables and secrets, servers (reachable, client version, clock), stores (writable, private,
     space), sources on disk, programs, and Dagster's folder.
     """
     from backup_pipeline.operations.environment.check import check_environment

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from backup_pipeline.errors import BackupSystemError, ExitCode
 
 # What no exception of the family says: the codes of the command line itself.
-_OWN_MEANINGS = {
+_OWN_DESCRIPTIONS = {
     ExitCode.OK: "All is well.",
     ExitCode.USAGE: "The command line was not understood: an unknown command or option, or a missing argument.",
     ExitCode.NOT_DRILLABLE: "The set could not be drilled here: this machine lacks what it needs, which says nothing "
@@ -40,7 +40,7 @@ something keeps it from removing sets that the policy lets go, and with 9 when a
 
 `backup` ends with 0 when the set is sealed and nothing was left undone. Where single orders of an archive could not get
 their pair the set is sealed all the same, with a failed check, and `backup` ends with 6: a cron line is not silent, the
-log says ERROR, and the dead-man's-switch is told of a failure. Other checks of severity WARN leave it at 0. Several
+log says ERROR, and the dead-man's-switch receives a failure. Other checks of severity WARN leave it at 0. Several
 plans end with the first code that is not 0. `alerts check` ends with 6 while an incident is open; `status`, `list` and
 `show` answer a question and end with 0 whatever they show.
 
@@ -62,14 +62,14 @@ def exit_codes_reference() -> str:
     rows = []
     for code in ExitCode:
         kinds = [kind for kind in _family(BackupSystemError) if kind.exit_code is code]
-        field_docs = [_OWN_MEANINGS[code]] if code in _OWN_MEANINGS else [_summary(kind) for kind in kinds]
+        field_docs = [_OWN_DESCRIPTIONS[code]] if code in _OWN_DESCRIPTIONS else [_summary(kind) for kind in kinds]
         names = ", ".join(f"`{kind.__name__}`" for kind in kinds) or "–"
         rows.append(f"| {int(code)} | `{code.name}` | {names} | {' '.join(field_docs)} |\n")
     return _HEAD + "".join(rows) + _TAIL
 
 
 def _family(kind: type[BackupSystemError]) -> Iterator[type[BackupSystemError]]:
-    """Yield the errors of errors.py; those that a module adds for itself are told by the one they stand below."""
+    """Yield the errors of errors.py; those that a module adds for itself are documented by the one they derive from."""
     yield kind
     for child in kind.__subclasses__():
         if child.__module__ == kind.__module__:

@@ -28,12 +28,12 @@ def bytes_text(size: float) -> str:
 
 def figure_text(name: str, value: float) -> str:
     """Return a figure for people, as its name says what it is: `restore_seconds`, `file_bytes`, `rows`."""
-    words = name.replace("_", " ")
+    label = name.replace("_", " ")
     if name.endswith("bytes"):
-        return f"{words.removesuffix(' bytes')} {bytes_text(value)}" if words != "bytes" else bytes_text(value)
+        return f"{label.removesuffix(' bytes')} {bytes_text(value)}" if label != "bytes" else bytes_text(value)
     if name.endswith("_seconds"):
-        return f"{words.removesuffix(' seconds')} {value:,.1f} s"
-    return f"{value:,} {words}"
+        return f"{label.removesuffix(' seconds')} {value:,.1f} s"
+    return f"{value:,} {label}"
 
 
 def age_text(age: timedelta) -> str:

@@ -36,7 +36,7 @@ _FOREIGN_SHOWN = 5
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("list", rich_help_panel="Look")(list_sets)
+    app.command("list", rich_help_panel="Inspect")(list_sets)
 
 
 def list_sets(

@@ -41,7 +41,7 @@ COMMAND_MODULES: dict[str, str] = {
     "schedule": "schedule",
     "alerts": "alerts",
 }
-# Objects made between two looks for garbage. Starting makes several hundred thousand that all stay: looking for
+# Objects made between two garbage collections. Starting makes several hundred thousand that all stay: searching
 # garbage among them as often as Python does of itself takes a tenth of the time of `list`.
 _OBJECTS_BETWEEN_COLLECTIONS = 100_000
 # The interpreter's own code where what was said could not be written.
@@ -49,7 +49,7 @@ _OUTPUT_LOST = 120
 
 
 def _without_types(options: list[Any]) -> list[Any]:
-    """Return options so that a switch does not look as if a value had to follow it (`--apply <bool>`)."""
+    """Return options so that a switch is not listed as taking a value (`--apply <bool>`)."""
     for option in options:
         if getattr(option, "is_flag", False) and option.metavar is None:
             option.metavar = ""
@@ -127,7 +127,7 @@ def _leave(code: int) -> None:
     """End the process without taking the interpreter apart.
 
     A thread of Arrow's that lets go of its last file in that moment would abort the process, after all work was done
-    and told: exit code 134 for a good backup.
+    and reported: exit code 134 for a good backup.
     """
     for stream in filter(None, (sys.stdout, sys.stderr)):
         try:

@@ -170,7 +170,7 @@ def verify(
     source: SourceOption = None,
     year: YearOption = None,
     without_database: Annotated[
-        bool, typer.Option("--without-database", help="Look at the archive alone, even if a database is named.")
+        bool, typer.Option("--without-database", help="Read the archive alone, even if a database is named.")
     ] = False,
     as_json: JsonOption = False,
     db: DatabaseOption = None,
@@ -214,7 +214,7 @@ def restore(
         bool, typer.Option("--skip-invalid", help="Go on without folders that are damaged or missing, and say so.")
     ] = False,
     skip_deleted: Annotated[
-        bool, typer.Option("--skip-deleted", help="Leave out orders whose row was deleted before the last export.")
+        bool, typer.Option("--skip-deleted", help="Skip orders whose row was deleted before the last export.")
     ] = False,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,

@@ -12,7 +12,7 @@ from backup_pipeline.cli.completion import SetArgument
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("query", rich_help_panel="Look inside")(query)
+    app.command("query", rich_help_panel="Query")(query)
 
 
 def query(
@@ -25,7 +25,7 @@ def query(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Look into a set without restoring it: SQL (DuckDB's) over its Parquet exports.
+    """Query a set without restoring it: SQL (DuckDB's) over its Parquet exports.
 
     Example: `backup-pipeline query nightly/latest "select state, count(*) from public.orders group by state"`
     """

@@ -36,7 +36,7 @@ _ROWS_SHOWN = 20
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("show", rich_help_panel="Look")(show)
+    app.command("show", rich_help_panel="Inspect")(show)
 
 
 def show(

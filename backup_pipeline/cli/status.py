@@ -27,7 +27,7 @@ _STANDING = {
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("status", rich_help_panel="Look")(status)
+    app.command("status", rich_help_panel="Inspect")(status)
 
 
 def status(
@@ -87,8 +87,8 @@ def _print(out: Console, one: PlanStatus, now: datetime) -> None:
     from rich.markup import escape
 
     out.print(f"[bold]{one.plan}[/]  {_STANDING[one.standing]}")
-    out.print(f"  last good    {_set_words(one.last_good, now)}")
-    out.print(f"  last proven  {_set_words(one.last_proven, now)}")
+    out.print(f"  last good    {_set_text(one.last_good, now)}")
+    out.print(f"  last proven  {_set_text(one.last_proven, now)}")
     if one.next_backup:
         out.print(f"  next         in {age_text(one.next_backup - now)} ({one.next_backup:%Y-%m-%d %H:%M} UTC)")
     else:
@@ -137,5 +137,5 @@ def _rules_text(one: PlanStatus) -> str:
     return "\n               ".join(lines)
 
 
-def _set_words(one: ListedSet | None, now: datetime) -> str:
+def _set_text(one: ListedSet | None, now: datetime) -> str:
     return f"{one.known.set_id}, {age_text(now - one.known.started_at)} ago" if one else "[red]none[/]"

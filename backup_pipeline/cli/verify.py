@@ -84,7 +84,7 @@ def as_document(proof: Proof) -> dict[str, Any]:
 
 
 def print_proof(proof: Proof) -> None:
-    """Print a verification or drill: one line, then what was found and what could not be looked at."""
+    """Print a verification or drill: one line, then what was found and what could not be inspected."""
     from rich.markup import escape
 
     from backup_pipeline.cli.formatting import bytes_text

@@ -37,13 +37,13 @@ class Incident(Frozen):
     Attributes:
         key: what it is about, equal for every sign of the same problem: kind, plan and subject joined by colons.
         plan: the plan it concerns, "" for none.
-        set_id: the set it was first seen in, "" for none.
+        set_id: the set it was first observed in, "" for none.
         artefact: the artefact, table or job it concerns, "" for none.
         what: one sentence: what is wrong.
         reason: why, with counts and names only: no secret, no row of data.
         remedy: what to do.
         link: address of the run in the UI, "" when unknown.
-        opened_at: when it was first seen.
+        opened_at: when it was first observed.
         closed_at: when all was well again; None while it lasts.
     """
 
@@ -62,7 +62,7 @@ class Incident(Frozen):
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What was seen of one subject at one moment: a problem, or (incident None) that all is well with it."""
+    """What was observed of one subject at one moment: a problem, or (incident None) that all is well with it."""
 
     key: str
     at: datetime

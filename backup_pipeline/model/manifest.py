@@ -85,7 +85,7 @@ class Manifest(Frozen):
 
     @property
     def broken_data(self) -> tuple[str, ...]:
-        """What of the captured data breaks its source's own rules, by artefact, in words without values.
+        """What of the captured data breaks its source's own rules, by artefact, as text without values.
 
         The set holds what was there; a failed check of severity ERROR that says otherwise keeps a set from its seal.
         """

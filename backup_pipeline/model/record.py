@@ -56,7 +56,7 @@ class FileRecord(Frozen):
     """One file of a set: path relative to the set's folder (forward slashes), bytes, SHA-256 in hex.
 
     `content_sha256` is the digest of the uncompressed content (for a plain dump: without its two random
-    `\\restrict` lines), so that two dumps of equal data can be seen to be equal.
+    `\\restrict` lines), so that two dumps of equal data are known to be equal.
     """
 
     path: str

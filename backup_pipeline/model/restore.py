@@ -100,14 +100,14 @@ class TableChange(Frozen):
 
 
 class RestorePlan(Frozen):
-    """What a restore would do. `plan_id` is a digest of the set, the options and the target as they were seen.
+    """What a restore would do. `plan_id` is a digest of the set, the options and the target as they were read.
 
     Attributes:
         target: where, without secrets.
         confirm: what must be given to apply: the database's name (or the path).
         exists: whether there is something live at the target.
         bytes_needed: space that the rebuilt copy and the emergency set will take.
-        bytes_free: free space, where it can be seen.
+        bytes_free: free space, where it can be read.
         seconds: estimated time.
         steps: what will be done, in order.
         reasons_against: why it cannot be applied as things are; empty when it can.

@@ -1,4 +1,4 @@
-"""That one source of a set has been captured whole, and which artefacts that gave."""
+"""Completion record of a captured source: which artefacts it gave."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Alert sensors: failed runs, failed checks in green runs, and incidents of the stores.
 
-Dagster's own alerts are part of its paid service. What is told, and once only, is decided in
-`operations/alerts/send.py`; runs started from the shell tell by themselves, and the same incident is not told again
-from here.
+Dagster's own alerts are part of its paid service. What is reported, and once only, is decided in
+`operations/alerts/send.py`; runs started from the shell report by themselves, and the same incident is not
+reported again from here.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ STORES_SECONDS = 300
 _OF_ONE_SOURCE = ("restore", "undo")
 _ASKED_BY_A_PERSON = (*_OF_ONE_SOURCE, "check")
 # check_in_offsite, drill_from_offsite.
-_WORDS = re.compile(r"^(check|drill)_(in|from)_")
+_OPERATION_NAMES = re.compile(r"^(check|drill)_(in|from)_")
 _NO_REASON = "The run's log in the UI has the details."
 
 
@@ -39,7 +39,7 @@ def alert_sensors(site: Site) -> list[dg.SensorDefinition]:
     """Return the site's alert sensors, running from the start."""
     running = dg.DefaultSensorStatus.RUNNING
 
-    # Without monitor_all_code_locations runs that were started from the shell are not seen.
+    # Without monitor_all_code_locations runs that were started from the shell are not monitored.
     @dg.run_failure_sensor(
         name="alert_on_failed_runs",
         monitor_all_code_locations=True,
@@ -69,7 +69,7 @@ def alert_sensors(site: Site) -> list[dg.SensorDefinition]:
     )
     def stores(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         reported = alerts.evaluate_incidents(site).reported
-        return dg.SkipReason(f"{len(read_state(site).open)} incidents open, {reported} told now.")
+        return dg.SkipReason(f"{len(read_state(site).open)} incidents open, {reported} reported now.")
 
     return [failed, succeeded, stores]
 
@@ -112,13 +112,13 @@ def _report_of(site: Site, context: dg.RunStatusSensorContext, *, succeeded: boo
         # What a copy did is recorded, wherever it was made: the same incident as from the shell.
         reported = alerts.notify_copies(site, plan, at).reported
         reported += alerts.report(site, tuple(_checks(site, context, plan, at)), at).reported
-        return f"{work} of {plan} {'succeeded' if succeeded else 'failed'}; {reported} incidents told."
+        return f"{work} of {plan} {'succeeded' if succeeded else 'failed'}; {reported} incidents reported."
     written = _written(site, plan, run) if plan else None
     artefact, reason, remedy = ("", "", "") if succeeded else _why(context, written)
     finished = alerts.FinishedRun(
         succeeded,
         run_id=run.run_id,
-        work=_WORDS.sub(lambda found: f"{found[1]} {found[2]} ", work),
+        work=_OPERATION_NAMES.sub(lambda found: f"{found[1]} {found[2]} ", work),
         set_id=str(written.set_id) if written else "",
         artefact=artefact,
         reason=reason,
@@ -130,7 +130,7 @@ def _report_of(site: Site, context: dg.RunStatusSensorContext, *, succeeded: boo
     reported += alerts.report(site, tuple(_checks(site, context, plan, at)), at).reported
     if plan and work.startswith((CHECK, COPY_DRILL)):
         reported += alerts.notify_copies(site, plan, at).reported
-    return f"{work} of {plan or 'no plan'} {'succeeded' if succeeded else 'failed'}; {reported} incidents told."
+    return f"{work} of {plan or 'no plan'} {'succeeded' if succeeded else 'failed'}; {reported} incidents reported."
 
 
 def _end_of(context: dg.RunStatusSensorContext) -> datetime:
@@ -149,7 +149,7 @@ def _written(site: Site, plan: str, run: dg.DagsterRun) -> BackupSet | None:
 def _why(context: dg.RunStatusSensorContext, written: BackupSet | None) -> tuple[str, str, str]:
     """Return artefact, reason and remedy of a failed run.
 
-    Only texts of our own are told: a foreign error's message may hold a row of data (`Key (email)=(…)`).
+    Only texts of our own are reported: a foreign error's message may hold a row of data (`Key (email)=(…)`).
     """
     if written is not None and written.failures:
         first = min(written.failures, key=lambda failure: failure.at)

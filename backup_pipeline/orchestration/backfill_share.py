@@ -1,4 +1,4 @@
-"""One pass over all years of a backfill, also where Dagster made one run for each.
+"""Backfills over years in one pass, also where Dagster made one run for each.
 
 The UI and the daemon give a backfill of yearly orders one run; `dagster job backfill` makes one for each year, which
 would each read the whole table and wait for the others at the archive's lock. The first of them does the years of all

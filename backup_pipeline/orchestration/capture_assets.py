@@ -169,7 +169,7 @@ def capture_asset(site: Site, plan: str, name: str) -> dg.AssetsDefinition:
     def capture(context: dg.AssetExecutionContext, backup_runs: BackupRuns) -> Iterator[Any]:
         if not context.selected_asset_keys:
             raise _no_check_alone(context.selected_asset_check_keys)
-        shown = _Shown(context, plan, name, expected, backup_runs)
+        shown = _CaptureEvents(context, plan, name, expected, backup_runs)
         try:
             backup = backup_runs.of_plan(plan)
             for record in backup.capture(name, shown.selected()):
@@ -193,7 +193,7 @@ def _no_check_alone(checks: Set[dg.AssetCheckKey]) -> dg.Failure:
     )
 
 
-class _Shown:
+class _CaptureEvents:
     """What one capture of a source becomes in Dagster; what the definitions do not know yet is logged as events."""
 
     def __init__(

@@ -8,16 +8,16 @@ from __future__ import annotations
 from pydantic import AfterValidator
 
 
-def any_case(*words: str) -> AfterValidator:
-    """Return what makes a text take one of these words, written in any case; the value is in small letters.
+def any_case(*values: str) -> AfterValidator:
+    """Return what makes a text take one of these values, written in any case; the value is in small letters.
 
-    Another word is a ValueError that names the choices.
+    Another one is a ValueError that names the choices.
     """
 
     def selection(value: str) -> str:
-        word = value.strip().lower()
-        if word not in words:
-            raise ValueError(f"write one of {', '.join(words)}")
-        return word
+        found = value.strip().lower()
+        if found not in values:
+            raise ValueError(f"write one of {', '.join(values)}")
+        return found
 
     return AfterValidator(selection)

@@ -1,7 +1,7 @@
-"""Whether a code location serves this site's definitions: the health check of its container.
+"""Health check of a code location's container: whether it serves this site's definitions.
 
 Dagster's own check asks only whether the server answers. It answers also when backup.yaml is wrong and nothing could be
-loaded, so that nothing would ever be backed up and nobody told: here that is a failure.
+loaded, so that nothing would ever be backed up and nobody alerted: here that is a failure.
 
     python -m backup_pipeline.orchestration.code_health PORT
 """

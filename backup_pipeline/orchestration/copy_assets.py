@@ -64,7 +64,7 @@ def copy_asset(site: Site, plan: str, vault: str) -> dg.AssetsDefinition:
                 deps=[manifest_key(plan)],
                 group_name=sets_group(plan),
                 kinds={"copy"},
-                description=f"The set's copy in the vault {vault}, whole and seen there. A backfill copies older sets.",
+                description=f"The set's copy in the vault {vault}, whole and listed. A backfill copies older sets.",
                 partitions_def=sets_partitions(plan),
                 code_version="1",
             )

@@ -44,7 +44,7 @@ def ensure_home(site_folder: Path, environment: Mapping[str, str] | None = None)
 
     Args:
         site_folder: the folder of backup.yaml; its `.dagster` is the home unless DAGSTER_HOME names one.
-        environment: where DAGSTER_HOME is looked up; the process's by default.
+        environment: where DAGSTER_HOME is read; the process's by default.
 
     Returns:
         The home, which DAGSTER_HOME of this process names from now on.

@@ -22,7 +22,7 @@ _BATCH = 500
 
 
 class HousekeepingConfig(dg.Config):
-    """What the job is told."""
+    """The job's configuration."""
 
     keep_days: int = Field(default=DEFAULT_DAYS, ge=7, description="Finished runs younger than this stay.")
     dry_run: bool = Field(default=False, description="Only count what would be removed.")

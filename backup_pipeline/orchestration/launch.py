@@ -1,7 +1,7 @@
 """Running a plan's job in this process, in the same history as the UI's runs: what the shell's commands call.
 
-Dagster's public `execute_job` leaves out where the UI finds the job again, and the UI then cannot re-execute the run.
-So the run is made here with the calls beneath it; the release of Dagster is pinned for that reason too.
+Dagster's public `execute_job` does not record where the UI finds the job again, and the UI then cannot re-execute the
+run. So the run is made here with the calls beneath it; the release of Dagster is pinned for that reason too.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def resume_run(config: Path, root_run_id: str) -> RunOutcome:
             )
         if not newest.is_finished:
             # Its process was killed: what nobody runs any more is closed before it is taken up again.
-            instance.report_run_failed(newest, "Its process ended without a word; taken up again from the shell.")
+            instance.report_run_failed(newest, "Its process ended without a report; taken up again from the shell.")
             newest = instance.get_run_by_id(newest.run_id) or newest
         found: Any = _reconstructable(config, newest.job_name)
         run_config = {**newest.run_config, **_QUIET}
@@ -180,7 +180,7 @@ def _reconstructable(config: Path, job: str) -> ReconstructableJob:
 
 def _outcome(result: ExecutionResult) -> RunOutcome:
     if not result.success and received_signal():
-        # Dagster tells a step that was interrupted as one that failed of itself, by whatever its end looked like.
+        # Dagster reports a step that was interrupted as one that failed by itself.
         raise KeyboardInterrupt
     errors = [
         error

@@ -82,7 +82,7 @@ class WatchedRunLauncher(DefaultRunLauncher):
         return True
 
     def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
-        """Return whether a run's process lives; one that was never seen from here counts as living."""
+        """Return whether a run's process lives; one without a mark here counts as living."""
         if dead := death_of(run.run_id):
             return CheckRunHealthResult(WorkerStatus.FAILED, f"its process was killed or crashed: {dead}")
         return CheckRunHealthResult(WorkerStatus.RUNNING)
@@ -111,7 +111,7 @@ class WatchedExecutor(Executor):
     def execute(self, plan_context: PlanOrchestrationContext, execution_plan: ExecutionPlan) -> Iterator[DagsterEvent]:
         """Execute a run."""
         run = plan_context.dagster_run
-        # A run that no queue has seen, as of `dagster job execute`.
+        # A run that passed no queue, as of `dagster job execute`.
         if tags := missing_tags(run):
             plan_context.instance.add_run_tags(run.run_id, tags)
         with marked_alive(run.run_id):

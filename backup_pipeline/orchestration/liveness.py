@@ -1,4 +1,4 @@
-"""Whether the process of a run still lives: a mark in Dagster's home while it does, read by who watches over runs.
+"""Liveness of runs: a mark in Dagster's home while a run's process lives, read by run monitoring.
 
 Dagster watches only over the runs that its own code server has started, and only while that lives. Here every run
 leaves a mark for as long as it executes, wherever it was started: a file with its process (host, number, start),
@@ -57,7 +57,7 @@ def _sweep(folder: Path) -> None:
 
 
 def death_of(run_id: str) -> str:
-    """Return which process of a run is dead, "" where it lives, has ended, or was never seen from here."""
+    """Return which process of a run is dead, "" where it lives, has ended, or has no mark here."""
     path = _mark(run_id)
     holder = read_holder(path)
     if holder is None:

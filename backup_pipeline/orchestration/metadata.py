@@ -1,4 +1,4 @@
-"""From records and checks to what Dagster shows: standard metadata keys, tables, check results. No decisions."""
+"""Dagster metadata and check results made from records: standard keys and tables. No decisions."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ def changed_years(before: dict[str, list[Any]], now: dict[str, tuple[int, str]],
 def changed_sensor(site: Site, plan: str, name: str) -> dg.SensorDefinition:
     """Return the sensor that exports, in one run, the years from the first to the last in which an order changed.
 
-    Where the database file was not written since, it looks at nothing else; otherwise it asks one query for rows and
+    Where the database file was not written since, it reads nothing else; otherwise it asks one query for rows and
     newest `updated_at` by year. A change that touches neither is found by the nightly export.
     """
     partitions = year_partitions(orders_settings(site, name), site.settings.timezone)

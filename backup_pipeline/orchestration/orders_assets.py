@@ -53,7 +53,7 @@ _CHECKS = {
         "Every value is what the table allows: six digits, dates, times, JSON, 0 or 1.",
     ),
 }
-_ADVICE = "What a person should look at: plates and VINs, folders without a row, traces of a broken-off export."
+_ADVICE = "For a person to check: plates and VINs, folders without a row, traces of a broken-off export."
 
 
 class OrdersExportConfig(dg.Config):
@@ -73,9 +73,7 @@ class OrdersRestoreConfig(dg.Config):
     skip_invalid: bool = Field(
         default=False, description="Go on without folders that are damaged or missing, and say which."
     )
-    skip_deleted: bool = Field(
-        default=False, description="Leave out orders whose row was deleted before the last export."
-    )
+    skip_deleted: bool = Field(default=False, description="Skip orders whose row was deleted before the last export.")
 
 
 class OrdersUndoConfig(dg.Config):

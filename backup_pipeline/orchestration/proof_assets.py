@@ -39,7 +39,7 @@ def proof_metadata(proof: Proof) -> dict[str, Any]:
     for name, found in (
         ("what was found", proof.findings),
         ("what this machine lacks", proof.missing_here),
-        ("what could not be looked at", proof.skipped),
+        ("what could not be inspected", proof.skipped),
     ):
         if found:
             metadata[name] = table_of([{"subject": f.subject, "problem": f.problem, "remedy": f.remedy} for f in found])
@@ -51,7 +51,7 @@ def proof_summary(proof: Proof) -> str:
     if proof.outcome is ProofOutcome.NOT_HERE:
         missing = "; ".join(f"{one.subject}: {one.problem}" for one in proof.missing_here[:3])
         return f"could not be drilled here, which says nothing against the set: {missing}"
-    return f"{len(proof.covered)} artefacts looked at, {len(proof.findings)} findings"
+    return f"{len(proof.covered)} artefacts inspected, {len(proof.findings)} findings"
 
 
 def _not_passed(proof: Proof, name: str, stage: str) -> dg.Failure:

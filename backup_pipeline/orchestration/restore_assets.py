@@ -64,9 +64,7 @@ class RestoreConfig(dg.Config):
     insert_absent: bool = Field(
         default=False, description="Upsert tables without primary key by inserting what is absent."
     )
-    skip_refused: bool = Field(
-        default=False, description="Upsert: leave out tables that cannot take rows, with a warning."
-    )
+    skip_refused: bool = Field(default=False, description="Upsert: skip tables that cannot take rows, with a warning.")
     without_triggers: bool = Field(
         default=False, description="Upsert: the tables' own triggers do not fire (for Supabase's auth.users, say)."
     )

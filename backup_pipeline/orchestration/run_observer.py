@@ -16,13 +16,13 @@ _OBSERVER: ContextVar[RunObserver | None] = ContextVar("backup_pipeline_watcher"
 
 
 def current_observer() -> RunObserver:
-    """Return who looks on in this process."""
+    """Return the observer of this process."""
     return _OBSERVER.get() or RunObserver()
 
 
 @contextmanager
 def watched_by(observer: RunObserver) -> Iterator[None]:
-    """Let `watcher` look on while the block runs."""
+    """Make `observer` the observer of this process while the block runs."""
     token = _OBSERVER.set(observer)
     try:
         yield

@@ -63,7 +63,7 @@ _BETWEEN = ", "
 def operation_of(job_name: str, selection: Iterable[dg.AssetKey], plan: str) -> str:
     """Return what a run does: `backup`, `capture`, `verification`, `drill`, `restore`, … or the job's name.
 
-    A run that was started on the page of an asset or a group has no job of ours; what it does is told from its assets.
+    A run that was started on the page of an asset or a group has no job of ours; what it does follows from its assets.
     """
     if job_name != ASSET_JOB:
         return job_name.removeprefix(f"{plan}_") if plan else job_name
@@ -94,9 +94,9 @@ _ORDERS = tuple(name for name in _OPERATIONS if "order" in name)
 
 def asked_by(tags: Mapping[str, str]) -> str:
     """Return who asked for a run that Dagster's own processes start: a schedule, a sensor, a backfill, or the UI."""
-    for tag, word in _ASKED_BY.items():
+    for tag, origin in _ASKED_BY.items():
         if tag in tags:
-            return f"{word} {tags[tag]}" if word in ("schedule", "sensor") else word
+            return f"{origin} {tags[tag]}" if origin in ("schedule", "sensor") else origin
     return "ui"
 
 

@@ -20,7 +20,7 @@ def has_databases(site: Site, plan: str) -> bool:
 
 
 def schema_sensor(site: Site, plan: str) -> dg.SensorDefinition:
-    """Return the sensor; each state of the schemas is told once, as an observation of the source's asset."""
+    """Return the sensor; each state of the schemas is reported once, as an observation of the source's asset."""
 
     @dg.sensor(
         name=f"{plan}_schema_sensor",
@@ -30,14 +30,14 @@ def schema_sensor(site: Site, plan: str) -> dg.SensorDefinition:
         tags={PLAN_TAG: plan},
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
-        look = compare_schemas(site, plan)
+        compared = compare_schemas(site, plan)
         rows = [
-            {"source": c.source, "table": c.table, "change": c.change, "what to do": c.remedy} for c in look.changes
+            {"source": c.source, "table": c.table, "change": c.change, "what to do": c.remedy} for c in compared.changes
         ]
         state = hashlib.sha256(json.dumps(rows).encode()).hexdigest()
-        silent = f" No answer from: {', '.join(look.silent)}." if look.silent else ""
+        silent = f" No answer from: {', '.join(compared.silent)}." if compared.silent else ""
         if not rows or state == context.cursor:
-            return dg.SkipReason(f"{len(rows)} changes since the last set, told before.{silent}" if rows
+            return dg.SkipReason(f"{len(rows)} changes since the last set, reported before.{silent}" if rows
                                  else f"The schemas are as in the last set.{silent}")  # fmt: skip
         for row in rows:
             context.log.warning(f"{row['source']}: {row['table']} {row['change']}. {row['what to do']}")

@@ -1,4 +1,4 @@
-"""The partition that a run is about, or a clear error where the run names none, as a bare `job execute` does not."""
+"""The partition of a run, or a clear error where it has none, as with a bare `dagster job execute`."""
 
 from __future__ import annotations
 

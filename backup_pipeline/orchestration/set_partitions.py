@@ -1,4 +1,4 @@
-"""Keeping what Dagster knows of a plan's sets equal to its store.
+"""Synchronisation of a plan's set partitions in Dagster with its store.
 
 Sets copied in by hand appear and removed ones disappear; verifications and drills that were run from the shell, or came
 with a copied set, are shown as those of the UI are.
@@ -80,7 +80,7 @@ def proofs_of_no_run(sealed: Set[SetId], sets: Sequence[SetSummary]) -> dict[str
 
 
 def proof_events(proof: Proof) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
-    """Yield what Dagster would have been told by a run: the partition only when it passed, the check always."""
+    """Yield what a run would have reported to Dagster: the partition only when it passed, the check always."""
     key = stage_key(proof.plan, proof.kind.value)
     metadata = proof_metadata(proof)
     if proof.passed:

@@ -1,6 +1,6 @@
 """The tables of a source with many as one asset: a table of tables in its metadata, one check per kind of check.
 
-Dagster looks through the keys of a run for each event, so that its time grows with the square of the number of assets;
+Dagster scans the keys of a run for each event, so that its time grows with the square of the number of assets;
 a page of thousands of assets is of no use to a person either. Only what Dagster shows is grouped: the set has its
 files and records per table as ever.
 """

@@ -1,4 +1,4 @@
-"""Whether an artefact has become suspiciously small since the last set. Pure."""
+"""Collapse check: whether an artefact has become suspiciously small since the last set. Pure."""
 
 from __future__ import annotations
 

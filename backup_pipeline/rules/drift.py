@@ -1,4 +1,4 @@
-"""What of a schema has changed since the last set, each change named. Pure.
+"""Schema drift: what has changed since the last set, each change named. Pure.
 
 A change is a warning, but for a primary key that is gone: rows that are written without it may never get it back.
 """
@@ -41,7 +41,7 @@ def object_drift(now: Mapping[str, Mapping[str, str]], before: Mapping[str, Mapp
     changes: list[dict[str, JsonValue]] = []
     for kind in sorted(set(now) | set(before)):
         if kind in LATER_KINDS and kind not in before:
-            continue  # the last set was made by a release that did not look
+            continue  # the last set was made by a release that did not check
         new, old = now.get(kind, {}), before.get(kind, {})
         for name in sorted(set(new) | set(old)):
             if name not in old:
@@ -103,13 +103,13 @@ def _result(changes: list[dict[str, JsonValue]], same: str) -> CheckResult:
 
 
 def _named(changes: Sequence[Mapping[str, JsonValue]]) -> str:
-    shown = "; ".join(change_words(change) for change in changes[:_IN_SUMMARY])
+    shown = "; ".join(change_text(change) for change in changes[:_IN_SUMMARY])
     more = len(changes) - _IN_SUMMARY
     return shown + (f"; and {more} more" if more > 0 else "")
 
 
-def change_words(change: Mapping[str, JsonValue]) -> str:
-    """Return one change in words: "constraint public.t.t_pkey removed", "column note added (text)"."""
+def change_text(change: Mapping[str, JsonValue]) -> str:
+    """Return one change as text: "constraint public.t.t_pkey removed", "column note added (text)"."""
     if "kind" in change:
         return f"{change['kind']} {change['object']} {change['change']}"
     before, now = change["before"], change["now"]

@@ -73,7 +73,7 @@ _UNFILLED = re.compile(
     re.IGNORECASE,
 )
 # What is no value where one is needed, and may be one elsewhere (`SMTP_AUTH=none`).
-_PLACEHOLDER_WORDS = re.compile(r"example|sample|dummy|none|null|\.{3}|…|-+|\$\{[^}]*\}", re.IGNORECASE)
+_PLACEHOLDER_VALUES = re.compile(r"example|sample|dummy|none|null|\.{3}|…|-+|\$\{[^}]*\}", re.IGNORECASE)
 _PLACEHOLDER_PARTS = re.compile(
     r"<[^<>]*>|\$\{[^}]*\}|(?i:\[your[-_ ][^\]]*\]|(^|[:/@=])(your[-_ ]|change[-_]?me|x{4,}([:@/]|$)))|"
     r"USER:PASSWORD@|user:password@host|[@/]([\w-]+\.)*example\.(com|org|net)\b",
@@ -96,7 +96,7 @@ MINIMUM_JWT_SECRET = 32
 def is_placeholder(value: str) -> bool:
     """Return whether a value only shows where a value belongs."""
     text = value.strip().strip("'\"")
-    return is_unfilled(text) or bool(_PLACEHOLDER_WORDS.fullmatch(text)) or bool(_PLACEHOLDER_PARTS.search(text))
+    return is_unfilled(text) or bool(_PLACEHOLDER_VALUES.fullmatch(text)) or bool(_PLACEHOLDER_PARTS.search(text))
 
 
 def is_unfilled(value: str) -> bool:

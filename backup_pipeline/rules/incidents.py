@@ -19,7 +19,7 @@ _REASON_LENGTH = 600
 
 
 def incident_key(kind: IncidentKind, plan: str, *subject: str) -> str:
-    """Return the key of an incident; the same problem seen from the shell, a sensor or the store has the same one."""
+    """Return the key of an incident; the same problem from the shell, a sensor or the store has the same one."""
     return ":".join((str(kind), plan, *subject))
 
 
@@ -34,32 +34,32 @@ def observe(state: IncidentState, observations: Iterable[Observation]) -> Incide
     closed = list(state.closed)
     notices = list(state.notices)
     well = dict(state.well_since)
-    for seen in observations:
-        if seen.incident is None:
-            if seen.key in well and well[seen.key] >= seen.at:
+    for observed in observations:
+        if observed.incident is None:
+            if observed.key in well and well[observed.key] >= observed.at:
                 continue
-            if seen.key in opened and opened[seen.key].opened_at > seen.at:
+            if observed.key in opened and opened[observed.key].opened_at > observed.at:
                 continue
-            over = opened.pop(seen.key, None)
+            over = opened.pop(observed.key, None)
             # Checks are many and nearly all pass: those that never failed are not worth remembering.
-            if over or not seen.key.startswith(f"{IncidentKind.CHECK_FAILED}:"):
-                well[seen.key] = seen.at
+            if over or not observed.key.startswith(f"{IncidentKind.CHECK_FAILED}:"):
+                well[observed.key] = observed.at
             if over:
-                over = over.model_copy(update={"closed_at": seen.at})
+                over = over.model_copy(update={"closed_at": observed.at})
                 closed.append(over)
                 notices.append(Notice(incident=over, over=True))
-        elif seen.key in well and well[seen.key] >= seen.at:
+        elif observed.key in well and well[observed.key] >= observed.at:
             continue
-        elif seen.key not in opened:
-            opened[seen.key] = seen.incident
-            notices.append(Notice(incident=seen.incident))
-        elif seen.at >= opened[seen.key].opened_at:
-            # The same problem, and perhaps another reason by now: that is listed, and told if nobody was told yet.
-            present = seen.incident.model_copy(update={"opened_at": opened[seen.key].opened_at})
-            opened[seen.key] = present
+        elif observed.key not in opened:
+            opened[observed.key] = observed.incident
+            notices.append(Notice(incident=observed.incident))
+        elif observed.at >= opened[observed.key].opened_at:
+            # The same problem, and perhaps another reason by now: that is listed, and sent if nobody was alerted yet.
+            present = observed.incident.model_copy(update={"opened_at": opened[observed.key].opened_at})
+            opened[observed.key] = present
             notices = [
                 notice.model_copy(update={"incident": present})
-                if notice.incident.key == seen.key and not notice.over and notice.incident.closed_at is None
+                if notice.incident.key == observed.key and not notice.over and notice.incident.closed_at is None
                 else notice
                 for notice in notices
             ]

@@ -1,4 +1,4 @@
-"""By what the order of texts in a restored database may differ from the backup's. Pure."""
+"""Locale differences: by what the order of texts in a restored database may differ from the backup's. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When a plan's next backup should have been there: at the same moments as Dagster's schedules. Time is passed in.
+"""Overdue backups: when a plan's next backup was due, at the same moments as Dagster's schedules. Time is passed in.
 
 Cron expressions are read by croniter, which knows no time zones that can be relied on; the zone is applied here.
 """
@@ -108,7 +108,7 @@ def overdue(
     begin = newest or known_since
     if overdue_after is not None:
         due = begin + overdue_after
-        return Overdue(due, f"{had}; one is due every {_words(overdue_after)}.") if now > due else None
+        return Overdue(due, f"{had}; one is due every {_duration(overdue_after)}.") if now > due else None
     if schedule is None:
         return None
     grace = grace_of(schedule, timezone, now)
@@ -120,6 +120,6 @@ def overdue(
     return Overdue(first, f"{had}; one was due at {due:%Y-%m-%d %H:%M} UTC ({schedule} {timezone}).")
 
 
-def _words(length: timedelta) -> str:
+def _duration(length: timedelta) -> str:
     hours = length.total_seconds() / 3600
     return f"{hours / 24:g} days" if hours >= 48 else f"{hours:g} hours"

@@ -187,10 +187,10 @@ def problem_of(known: BackupSet) -> str:
     """Return why a sealed set is not good, "" when nothing speaks against it."""
     if known.state is SetState.DAMAGED:
         return known.problem or "its manifest cannot be read"
-    for kind, words in ((ProofKind.VERIFICATION, "verification found damage"), (ProofKind.DRILL, "its drill failed")):
+    for kind, reason in ((ProofKind.VERIFICATION, "verification found damage"), (ProofKind.DRILL, "its drill failed")):
         last = known.last_proof(kind)
         if last is not None and not last.passed:
-            return f"{words} on {last.finished_at:%Y-%m-%d}"
+            return f"{reason} on {last.finished_at:%Y-%m-%d}"
     return ""
 
 
@@ -210,10 +210,10 @@ def _leap(judged: Sequence[SetFacts], now: datetime) -> str:
         before = sorted(gaps[:index])
         usual = before[len(before) // 2] if before else timedelta(0)
         if gaps[index] > max(LEAP, 10 * usual):
-            leap = _words(timedelta(days=gaps[index].days))
+            leap = _duration(timedelta(days=gaps[index].days))
             return (
                 f"set {first_after.set_id} is {leap} younger than the one before: is the clock right? If so, "
-                f"removing goes on {_words(LEAP_HOLDS)} after that set"
+                f"removing goes on {_duration(LEAP_HOLDS)} after that set"
             )
     return ""
 
@@ -338,7 +338,7 @@ def _count(newest_first: Sequence[SetFacts], policy: Policy, zone: tzinfo, reaso
         begin = _back(newest_first[0].at, policy.keep_within, zone)
         for one in newest_first:
             if one.at > begin:
-                reasons[one.set_id].append(f"within {_words(policy.keep_within)} of the newest")
+                reasons[one.set_id].append(f"within {_duration(policy.keep_within)} of the newest")
 
 
 def _back(moment: datetime, length: timedelta, zone: tzinfo) -> datetime:
@@ -356,9 +356,9 @@ def _own_reasons(one: SetFacts, policy: Policy, now: datetime) -> list[str]:
     if one.set_class is SetClass.BAD:
         return [f"bad ({one.problem or 'damaged'}): not counted, and removed by hand only"]
     if one.set_class is SetClass.EMERGENCY and now - one.at < policy.keep_emergency:
-        return [f"emergency set, kept for {_words(policy.keep_emergency)}"]
+        return [f"emergency set, kept for {_duration(policy.keep_emergency)}"]
     if one.set_class is SetClass.INCOMPLETE and now - one.at < policy.incomplete_for:
-        return [f"incomplete, kept for {_words(policy.incomplete_for)}"]
+        return [f"incomplete, kept for {_duration(policy.incomplete_for)}"]
     return []
 
 
@@ -391,16 +391,16 @@ def _protect_dropped(
 
 def _removal(one: SetFacts, policy: Policy) -> str:
     if one.set_class is SetClass.EMERGENCY:
-        return f"emergency set older than {_words(policy.keep_emergency)}"
+        return f"emergency set older than {_duration(policy.keep_emergency)}"
     if one.set_class is SetClass.INCOMPLETE:
-        return f"incomplete, and older than {_words(policy.incomplete_for)}"
+        return f"incomplete, and older than {_duration(policy.incomplete_for)}"
     rules = [f"{name} {count}" for name, count, _ in _rules(policy) if count]
     if policy.keep_within:
-        rules.append(f"within {_words(policy.keep_within)}")
+        rules.append(f"within {_duration(policy.keep_within)}")
     return f"no rule keeps it ({', '.join(rules)})"
 
 
-def _words(length: timedelta) -> str:
+def _duration(length: timedelta) -> str:
     hours = int(length.total_seconds() // 3600)
     number, unit = (hours // 24, "day") if hours % 24 == 0 and hours else (hours, "hour")
     return f"{number} {unit}{'' if number == 1 else 's'}"

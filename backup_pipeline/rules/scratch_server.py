@@ -16,7 +16,7 @@ from backup_pipeline.model.server_offer import Offer, one_spelling
 DRILL_VARIABLE = "DRILL_DATABASE_URL"
 XML, ICU, LZ4 = "xml", "icu", "lz4"
 FEATURES = (XML, ICU, LZ4)
-_WORDS = {
+_DESCRIPTIONS = {
     XML: "XML (columns of type xml, xpath); PostgreSQL built with libxml",
     ICU: "ICU collations; PostgreSQL built with ICU",
     LZ4: "compression with lz4; PostgreSQL built with lz4",
@@ -203,7 +203,7 @@ def no_feature(name: str, server: str, major: int) -> Finding:
     """Return what to say of a feature that a server was built without."""
     return Finding(
         subject=name,
-        problem=f"{server} was built without it: {_WORDS[name]}",
+        problem=f"{server} was built without it: {_DESCRIPTIONS[name]}",
         remedy=f"Install a server that has it (Debian and PGDG: apt-get install postgresql-{major or 'NN'}), or name "
         f"one in {DRILL_VARIABLE}.",
     )
@@ -277,7 +277,7 @@ def cause_of_refusal(reported: str, server: str, needs: Needs, *, restricted: bo
     """Return what a restore's error says of the scratch server; None when it is the dump's own fault.
 
     Args:
-        told: the error, with its SQLSTATE in the words of `load.session`.
+        reported: the error, with its SQLSTATE as formatted by `load.session`.
         server: the server's name, for the message.
         needs: the database's.
         restricted: whether the copy was loaded by a role without superuser rights.
@@ -301,7 +301,7 @@ def cause_in_versions(
     """Return what a refusal may say of the scratch server's versions of extensions; None when it says nothing of them.
 
     Args:
-        told: the error, with its SQLSTATE in the words of `load.session`.
+        reported: the error, with its SQLSTATE as formatted by `load.session`.
         server: the server's name, for the message.
         needs: the database's, with the versions that were recorded where the dump was made.
         available: the versions that the server has of each extension.

@@ -124,16 +124,16 @@ class SkippedStatements:
         return True
 
 
-_WORDS = {
-    LineKind.RIGHTS: "rights left out: the role is missing, or the object is not this role's",
-    LineKind.DEFAULT_PRIVILEGES: "default privileges left out, which only that role may set",
+_DESCRIPTIONS = {
+    LineKind.RIGHTS: "rights skipped: the role is missing, or the object is not this role's",
+    LineKind.DEFAULT_PRIVILEGES: "default privileges skipped, which only that role may set",
     LineKind.SESSION: "rights given as this role instead of as another that passed them on",
-    LineKind.EXTENSION: "extensions left out, which this role may not create",
-    LineKind.EXTENSION_COMMENT: "comments on extensions left out",
-    LineKind.EVENT_TRIGGER: "event triggers left out, which only a superuser may create",
-    LineKind.PUBLICATION: "publications left out, which this role may not create or change",
-    LineKind.SUBSCRIPTION: "subscriptions left out, which this role may not create",
-    LineKind.ON_PLATFORM: "triggers and policies on the platform's tables left out, which this role may not create",
+    LineKind.EXTENSION: "extensions skipped, which this role may not create",
+    LineKind.EXTENSION_COMMENT: "comments on extensions skipped",
+    LineKind.EVENT_TRIGGER: "event triggers skipped, which only a superuser may create",
+    LineKind.PUBLICATION: "publications skipped, which this role may not create or change",
+    LineKind.SUBSCRIPTION: "subscriptions skipped, which this role may not create",
+    LineKind.ON_PLATFORM: "triggers and policies on the platform's tables skipped, which this role may not create",
     LineKind.TABLESPACE: "tables and indexes are in the database's own tablespace, because the server has not got",
     LineKind.NOT_VALID: "constraints left NOT VALID, because rows of the backup do not satisfy them",
     LineKind.BROKEN_KEY: "keys and unique indexes not made, because rows of the backup violate them",
@@ -156,7 +156,7 @@ def reported(lines: Iterable[Line], user: str) -> list[str]:
             count = sum(subjects.values())
             result.append(f"owner of {count} objects left with {user}: it may not give them to {names}")
         else:
-            result.append(f"{_WORDS[kind]}: {names}")
+            result.append(f"{_DESCRIPTIONS[kind]}: {names}")
     return result
 
 

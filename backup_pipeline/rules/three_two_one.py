@@ -20,7 +20,7 @@ class Holding:
         name: "the store", or the vault's.
         medium: what it is stored on; places with the same are lost together.
         off_site: whether it is in another building.
-        undeletable: until when the storage forbids to delete the newest copy, in words; "" where it does not.
+        undeletable: until when the storage forbids to delete the newest copy, as text; "" where it does not.
     """
 
     name: str
@@ -30,7 +30,7 @@ class Holding:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Condition:
     """One of the five: its number and name, whether it holds, why, and what to do where it does not."""
 
     rule: str
@@ -41,12 +41,12 @@ class Answer:
 
 def three_two_one_one_zero(
     holdings: Sequence[Holding], *, proven: str, errors: Sequence[str], plan: str
-) -> tuple[Answer, ...]:
+) -> tuple[Condition, ...]:
     """Return the five answers for a plan.
 
     Args:
         holdings: where its newest set is: the store, and its vaults.
-        proven: when and from where a set was last proven, in words; "" where none is.
+        proven: when and from where a set was last proven, as text; "" where none is.
         errors: what is known to be wrong with the sets or copies.
         plan: the plan's name, for remedies.
     """
@@ -58,22 +58,22 @@ def three_two_one_one_zero(
     drill = f"backup-pipeline drill {plan}/latest proves the newest."
     zero = "; ".join(errors[:3]) if errors else f"proven {proven}" if proven else "no set is proven"
     return (
-        Answer("3 copies", len(names) >= WANTED_COPIES, _listed(names), more),
-        Answer(
+        Condition("3 copies", len(names) >= WANTED_COPIES, _listed(names), more),
+        Condition(
             "2 media", len(media) >= WANTED_MEDIA,
             f"{len(media)} of places that fail apart" if media else "no set yet",
             "A vault on another disk or service than the store makes two.",
         ),
-        Answer(
+        Condition(
             "1 off-site", bool(away), _listed(away) if away else "nothing outside of this building",
             "A vault elsewhere: object storage, SFTP, a disk that is carried away (`off_site: true`).",
         ),
-        Answer(
+        Condition(
             "1 immutable", bool(locked),
             _listed(locked) if locked else "whoever has this machine's credentials can delete every copy",
             "A bucket with Object Lock and `lock_days` in the vault's settings.",
         ),
-        Answer("0 errors", bool(proven) and not errors, zero, drill),
+        Condition("0 errors", bool(proven) and not errors, zero, drill),
     )  # fmt: skip
 
 

@@ -62,8 +62,8 @@ def crontab_block(jobs: Sequence[Job], *, program: str, config: str, folder: str
     """
     lines = []
     for job in jobs:
-        words = shlex.join([program, *job.arguments, "--config", config])
-        command = f"cd {shlex.quote(folder)} && {words} {'>' if job.fresh else '>>'} {shlex.quote(job.log)} 2>&1"
+        command_line = shlex.join([program, *job.arguments, "--config", config])
+        command = f"cd {shlex.quote(folder)} && {command_line} {'>' if job.fresh else '>>'} {shlex.quote(job.log)} 2>&1"
         # In a crontab a per cent sign ends the command.
         lines.append(f"{_SHORTCUTS.get(job.cron, job.cron)} {command.replace('%', chr(92) + '%')}")
     return "\n".join([begin_mark(config), *lines, end_mark(config)]) + "\n"

@@ -141,7 +141,7 @@ def disk_full_at(
         free: bytes that are free now.
         now: the present moment.
         zone: the site's time zone.
-        horizon: how far to look.
+        horizon: how far to forecast.
     """
     until = now + horizon
     growing = [one for stock in stocks if (one := _growing(stock, now))]

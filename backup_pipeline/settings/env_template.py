@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 
-class Kind(StrEnum):
+class ValueKind(StrEnum):
     """The form of a variable's value."""
 
     DSN = "dsn"
@@ -49,7 +49,7 @@ class TemplateVariable:
     name: str
     group: str
     required: str
-    kind: Kind
+    kind: ValueKind
     example: str
     description: str
     generator: Generator | None = None
@@ -65,122 +65,123 @@ SITE_GROUP = "This site (named in backup.yaml)"
 
 TEMPLATE_VARIABLES: tuple[TemplateVariable, ...] = (
     TemplateVariable(
-        "SESSION_DATABASE_URL", _SOURCES, "this or DATABASE_URL, by source supabase", Kind.DSN, DSN_EXAMPLE,
+        "SESSION_DATABASE_URL", _SOURCES, "this or DATABASE_URL, by source supabase", ValueKind.DSN, DSN_EXAMPLE,
         "Supabase through the session pooler (port 5432). Works over IPv4.",
     ),
     TemplateVariable(
-        "DATABASE_URL", _SOURCES, "", Kind.DSN, DSN_EXAMPLE,
+        "DATABASE_URL", _SOURCES, "", ValueKind.DSN, DSN_EXAMPLE,
         "Supabase directly (may be IPv6 only); used when SESSION_DATABASE_URL is not set. Never the transaction "
         "pooler (port 6543): it cannot serve a dump.",
     ),
     TemplateVariable(
-        "KC_DB_URL", _SOURCES, "by source keycloak", Kind.DSN, _JDBC_EXAMPLE,
+        "KC_DB_URL", _SOURCES, "by source keycloak", ValueKind.DSN, _JDBC_EXAMPLE,
         "Keycloak's database, in the form that Keycloak itself takes.",
     ),
     TemplateVariable(
-        "KC_DB_USERNAME", _SOURCES, "by source keycloak, unless KC_DB_URL holds the user", Kind.TEXT, "<USER>",
+        "KC_DB_USERNAME", _SOURCES, "by source keycloak, unless KC_DB_URL holds the user", ValueKind.TEXT, "<USER>",
         "Keycloak's database user.",
     ),
     TemplateVariable(
-        "KC_DB_PASSWORD", _SOURCES, "by source keycloak, unless KC_DB_URL holds it", Kind.SECRET, "<PASSWORD>",
+        "KC_DB_PASSWORD", _SOURCES, "by source keycloak, unless KC_DB_URL holds it", ValueKind.SECRET, "<PASSWORD>",
         "Its password.",
     ),
     TemplateVariable(
-        "TRADING_DATABASE_URL", _SOURCES, "by source trading", Kind.DSN, DSN_EXAMPLE, "The trading database.",
+        "TRADING_DATABASE_URL", _SOURCES, "by source trading", ValueKind.DSN, DSN_EXAMPLE, "The trading database.",
     ),
     TemplateVariable(
-        "POSTGRES_PASSWORD", _SUPABASE, "by Supabase's own containers", Kind.SECRET, "<LETTERS AND DIGITS>",
+        "POSTGRES_PASSWORD", _SUPABASE, "by Supabase's own containers", ValueKind.SECRET, "<LETTERS AND DIGITS>",
         "Password of Supabase's database users. Letters and digits only: it also stands in URLs.", Generator.PASSWORD,
     ),
     TemplateVariable(
-        "JWT_SECRET", _SUPABASE, "by Supabase's own containers", Kind.SECRET, "<AT LEAST 32 CHARACTERS>",
+        "JWT_SECRET", _SUPABASE, "by Supabase's own containers", ValueKind.SECRET, "<AT LEAST 32 CHARACTERS>",
         "Signs all of Supabase's tokens.", Generator.JWT_SECRET,
     ),
     TemplateVariable(
-        "ANON_KEY", _SUPABASE, "by Supabase's own containers", Kind.SECRET, "<TOKEN SIGNED WITH JWT_SECRET>",
+        "ANON_KEY", _SUPABASE, "by Supabase's own containers", ValueKind.SECRET, "<TOKEN SIGNED WITH JWT_SECRET>",
         "Token with the role anon, for browsers.", Generator.ANON_KEY,
     ),
     TemplateVariable(
-        "SERVICE_ROLE_KEY", _SUPABASE, "by Supabase's own containers", Kind.SECRET, "<TOKEN SIGNED WITH JWT_SECRET>",
+        "SERVICE_ROLE_KEY", _SUPABASE, "by Supabase's own containers", ValueKind.SECRET,
+        "<TOKEN SIGNED WITH JWT_SECRET>",
         "Token with the role service_role, which passes row level security: for servers only.",
         Generator.SERVICE_ROLE_KEY,
     ),
     TemplateVariable(
-        "DASHBOARD_USERNAME", _SUPABASE, "by Supabase's own containers", Kind.TEXT, "<USER>",
+        "DASHBOARD_USERNAME", _SUPABASE, "by Supabase's own containers", ValueKind.TEXT, "<USER>",
         "Login of Supabase Studio.",
     ),
     TemplateVariable(
-        "DASHBOARD_PASSWORD", _SUPABASE, "by Supabase's own containers", Kind.SECRET, "<LETTERS AND DIGITS>",
+        "DASHBOARD_PASSWORD", _SUPABASE, "by Supabase's own containers", ValueKind.SECRET, "<LETTERS AND DIGITS>",
         "Its password.", Generator.PASSWORD,
     ),
     TemplateVariable(
-        "DRILL_DATABASE_URL", "Drills", "", Kind.DSN, DSN_EXAMPLE,
+        "DRILL_DATABASE_URL", "Drills", "", ValueKind.DSN, DSN_EXAMPLE,
         "Scratch server into which drills restore, never a live one; its role makes and drops databases. Without it "
         "a server of our own is started, by an installed PostgreSQL that has what the set needs or the embedded one.",
     ),
     TemplateVariable(
-        "DRILL_TIMEOUT_SECONDS", "Drills", "", Kind.TEXT, "<SECONDS>",
+        "DRILL_TIMEOUT_SECONDS", "Drills", "", ValueKind.TEXT, "<SECONDS>",
         "Seconds after which the drill of a database is ended; an hour and a second for each MB of its tables where it "
         "is not set.",
     ),
     TemplateVariable(
-        "ALERT_URLS", _ALERTS, "", Kind.URLS, "<mailtos://USER:PASSWORD@HOST?to=ADDRESS ntfys://HOST/TOPIC>",
+        "ALERT_URLS", _ALERTS, "", ValueKind.URLS, "<mailtos://USER:PASSWORD@HOST?to=ADDRESS ntfys://HOST/TOPIC>",
         "Where alerts go: Apprise URLs, several separated by spaces.",
     ),
     TemplateVariable(
-        "NIGHTLY_PING_URL", _ALERTS, "", Kind.URL, "<https://HOST/ping/UUID>",
+        "NIGHTLY_PING_URL", _ALERTS, "", ValueKind.URL, "<https://HOST/ping/UUID>",
         "Dead-man's-switch of the plan nightly (healthchecks.io's protocol); one variable per plan, named by ping_env.",
     ),
     TemplateVariable(
-        "UI_URL", _ALERTS, "", Kind.URL, "<https://HOST>", "Address of the Dagster UI, for links in alerts.",
+        "UI_URL", _ALERTS, "", ValueKind.URL, "<https://HOST>", "Address of the Dagster UI, for links in alerts.",
     ),
     TemplateVariable(
-        "UI_PASSWORD", _RUNNING, "", Kind.SECRET, "<AT LEAST 12 CHARACTERS>",
+        "UI_PASSWORD", _RUNNING, "", ValueKind.SECRET, "<AT LEAST 12 CHARACTERS>",
         "Password of the UI. Must be set where the UI listens at another address than loopback.",
     ),
     TemplateVariable(
-        "UI_ALLOWED_HOSTS", _RUNNING, "", Kind.TEXT, "<HOST or https://HOST, SEPARATED BY SPACES>",
+        "UI_ALLOWED_HOSTS", _RUNNING, "", ValueKind.TEXT, "<HOST or https://HOST, SEPARATED BY SPACES>",
         "Further names under which the UI is opened, such as a proxy's; that of UI_URL is always right.",
     ),
     TemplateVariable(
-        "DAGSTER_HOME", _RUNNING, "", Kind.PATH, "<ABSOLUTE PATH>",
+        "DAGSTER_HOME", _RUNNING, "", ValueKind.PATH, "<ABSOLUTE PATH>",
         "Folder of Dagster's runs and logs; `.dagster` beside backup.yaml without it.",
     ),
     TemplateVariable(
-        "DAGSTER_POSTGRES_URL", _RUNNING, "", Kind.DSN, DSN_EXAMPLE,
+        "DAGSTER_POSTGRES_URL", _RUNNING, "", ValueKind.DSN, DSN_EXAMPLE,
         "Keeps Dagster's runs and events in PostgreSQL (on a server); SQLite in DAGSTER_HOME without it.",
     ),
     TemplateVariable(
-        "BACKUP_PIPELINE_CONFIG", _RUNNING, "", Kind.PATH, "<PATH OF backup.yaml>",
+        "BACKUP_PIPELINE_CONFIG", _RUNNING, "", ValueKind.PATH, "<PATH OF backup.yaml>",
         "The settings file, where it is not in the current folder. Set it in the process's environment, not here.",
     ),
     TemplateVariable(
-        "BACKUP_PIPELINE_EXECUTOR", _RUNNING, "", Kind.TEXT, "<MODULE:NAME>",
+        "BACKUP_PIPELINE_EXECUTOR", _RUNNING, "", ValueKind.TEXT, "<MODULE:NAME>",
         "Executor of Dagster's steps, for scaling out; in-process without it.",
     ),
     TemplateVariable(
-        "BACKUP_PIPELINE_EXECUTOR_CONFIG", _RUNNING, "", Kind.TEXT, "<JSON OBJECT>",
+        "BACKUP_PIPELINE_EXECUTOR_CONFIG", _RUNNING, "", ValueKind.TEXT, "<JSON OBJECT>",
         "The executor's configuration.",
     ),
     TemplateVariable(
-        "BACKUP_PIPELINE_RUN_LAUNCHER", _RUNNING, "", Kind.TEXT, "<MODULE:NAME>",
+        "BACKUP_PIPELINE_RUN_LAUNCHER", _RUNNING, "", ValueKind.TEXT, "<MODULE:NAME>",
         "Run launcher of Dagster, for scaling out; this machine without it.",
     ),
     TemplateVariable(
-        "BACKUP_PIPELINE_RUN_LAUNCHER_CONFIG", _RUNNING, "", Kind.TEXT, "<JSON OBJECT>",
+        "BACKUP_PIPELINE_RUN_LAUNCHER_CONFIG", _RUNNING, "", ValueKind.TEXT, "<JSON OBJECT>",
         "The run launcher's configuration.",
     ),
     TemplateVariable(
-        "BACKUP_PIPELINE_KEEP_RUNS_DAYS", _RUNNING, "", Kind.TEXT, "<DAYS>",
+        "BACKUP_PIPELINE_KEEP_RUNS_DAYS", _RUNNING, "", ValueKind.TEXT, "<DAYS>",
         "Older runs are removed from Dagster's history every week; all are kept without it. No set is touched.",
     ),
     TemplateVariable(
-        "BACKUP_PIPELINE_STATE", _RUNNING, "", Kind.PATH, "</opt/dagster/storage>",
+        "BACKUP_PIPELINE_STATE", _RUNNING, "", ValueKind.PATH, "</opt/dagster/storage>",
         "A folder that stays, where a site in containers keeps its identity and the stores it has used. Beside "
         "backup.yaml without it.",
     ),
     TemplateVariable(
-        "BACKUP_PIPELINE_PG_BIN", _RUNNING, "", Kind.PATH, "</usr/lib/postgresql/MAJOR/bin>",
+        "BACKUP_PIPELINE_PG_BIN", _RUNNING, "", ValueKind.PATH, "</usr/lib/postgresql/MAJOR/bin>",
         "Folders with PostgreSQL's programs, separated by colons, where they are not in the usual places.",
     ),
 )  # fmt: skip
@@ -217,7 +218,7 @@ def site_variables(names: Sequence[str]) -> tuple[TemplateVariable, ...]:
     """Return those names of backup.yaml that the template does not know, as variables of the site's own."""
     known = {variable.name for variable in TEMPLATE_VARIABLES}
     return tuple(
-        TemplateVariable(name, SITE_GROUP, "where backup.yaml names it", Kind.TEXT, "<VALUE>", "See backup.yaml.")
+        TemplateVariable(name, SITE_GROUP, "where backup.yaml names it", ValueKind.TEXT, "<VALUE>", "See backup.yaml.")
         for name in names
         if name not in known
     )

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from backup_pipeline.errors import SettingsError
-from backup_pipeline.settings.env_template import TEMPLATE_VARIABLES, Kind
+from backup_pipeline.settings.env_template import TEMPLATE_VARIABLES, ValueKind
 from backup_pipeline.settings.types import SiteSettings
 
 FILE_SUFFIX = "_FILE"
@@ -33,7 +33,7 @@ def named_variables(settings: SiteSettings) -> tuple[str, ...]:
 
 def secret_variables(settings: SiteSettings) -> tuple[str, ...]:
     """Return the variables whose values are secret: as each kind of source says, and those of the site itself."""
-    secret_kinds = (Kind.DSN, Kind.SECRET, Kind.URLS)
+    secret_kinds = (ValueKind.DSN, ValueKind.SECRET, ValueKind.URLS)
     names: list[str | None] = [variable.name for variable in TEMPLATE_VARIABLES if variable.kind in secret_kinds]
     for source in settings.sources.values():
         for field in source.secret_fields:

@@ -31,7 +31,7 @@ def _bytewise(one: str, other: str) -> int:
 
 
 @dataclass
-class Application:
+class KnownApplication:
     """What a file's own application would have to be asked for.
 
     Attributes:
@@ -60,17 +60,17 @@ class Application:
 class Reader(sqlite3.Connection):
     """A connection that knows what it stands in for; see `learn`."""
 
-    application: Application
+    application: KnownApplication
 
 
-def application_of(connection: sqlite3.Connection) -> Application:
+def application_of(connection: sqlite3.Connection) -> KnownApplication:
     """Return what a connection stands in for; nothing where `learn` was not called."""
-    return getattr(connection, "application", None) or Application()
+    return getattr(connection, "application", None) or KnownApplication()
 
 
 def learn(connection: Reader) -> None:
     """Find what the file uses and this program has not, and stand in for its collations."""
-    found = connection.application = Application()
+    found = connection.application = KnownApplication()
     sources = _sources(connection)
     known = set(_BUILT_IN)
     for text in sources.values():
@@ -80,7 +80,7 @@ def learn(connection: Reader) -> None:
                 connection.create_collation(name, _bytewise)
                 known.add(name.casefold())
                 found.collations.add(name)
-    # Before functions are stood in for: a column that they made up would look like one that can be read.
+    # Before functions are stood in for: a column that they made up would pass for one that can be read.
     found.columns = _not_computable(connection, list(sources))
     _stand_in_for_functions(connection, found)
     for table, text in sources.items():
@@ -103,7 +103,7 @@ def _mentions(text: str, name: str) -> bool:
     return re.search(rf"(?<![\w$]){re.escape(written)}(?![\w$])", text, re.IGNORECASE) is not None
 
 
-def _stand_in_for_functions(connection: sqlite3.Connection, found: Application) -> None:
+def _stand_in_for_functions(connection: sqlite3.Connection, found: KnownApplication) -> None:
     """Stand in for the functions that a check of the file's structure needs; none of them is ever asked for rows."""
     while len(found.functions) < _MOST:
         try:

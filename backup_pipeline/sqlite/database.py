@@ -88,8 +88,8 @@ def nameless_database() -> Iterator[sqlite3.Connection]:
     except sqlite3.OperationalError as error:
         if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN):
             raise
-        # Where SQLite looks first: https://www.sqlite.org/tempfiles.html
-        place = os.environ.get("SQLITE_TMPDIR") or os.environ.get("TMPDIR") or "/var/tmp"  # noqa: S108 - only told
+        # Where SQLite writes first: https://www.sqlite.org/tempfiles.html
+        place = os.environ.get("SQLITE_TMPDIR") or os.environ.get("TMPDIR") or "/var/tmp"  # noqa: S108 - only reported
         raise StoreError(
             f"No room for temporary files ({error}).", where=place,
             remedy="Free space there, or set TMPDIR to a folder that has room.",
@@ -238,7 +238,7 @@ def integrity_problems(connection: sqlite3.Connection) -> list[str]:
 def foreign_key_violations(connection: sqlite3.Connection) -> dict[str, int]:
     """Return how many rows of each table refer to a row that is not there.
 
-    Left out are tables that compare with an order which only their application has, and those that refer to them.
+    Skipped are tables that compare with an order which only their application has, and those that refer to them.
     """
     counts: dict[str, int] = {}
     theirs = {name.casefold() for name in application_of(connection).tables}

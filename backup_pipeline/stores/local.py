@@ -65,7 +65,7 @@ def _json(value: BaseModel) -> bytes:
 def _file_name(key: tuple[str, ...]) -> str:
     """Return a record's file name: the key joined by dots, odd characters percent-encoded so that no two meet.
 
-    A table called `failed` or `done` must not look like a failure; a name too long for a file system is cut and marked.
+    A table called `failed` or `done` must not pass for a failure; a name too long for a file system is cut and marked.
     """
     from urllib.parse import quote
 
@@ -498,7 +498,7 @@ class LocalStore:
         write_atomically(folder / proof_file_name(proof), proof_as_bytes(proof), mode=self._file_mode)
 
     def remove(self, set_id: SetId) -> None:
-        """Remove a set, manifest first so that a half-removed set never looks whole."""
+        """Remove a set, manifest first so that a half-removed set never passes for a whole one."""
         folder = self.path_of(set_id)
         try:
             (folder / MANIFEST_NAME).unlink(missing_ok=True)

@@ -291,7 +291,7 @@ def is_swapped(target: Path, at: datetime) -> bool:
         LockError: another process restores this target.
     """
     real = target.resolve()
-    with hold_lock(real.with_name(f".{real.name}.restore.lock"), purpose=f"look at {real.name}", wait_seconds=0):
+    with hold_lock(real.with_name(f".{real.name}.restore.lock"), purpose=f"inspection of {real.name}", wait_seconds=0):
         heal(real)
         return any(entry.at == at for entry in read_note(real).swaps)
 

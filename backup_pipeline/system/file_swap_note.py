@@ -80,7 +80,7 @@ def read_note(target: Path) -> SwapNote:
         raise StoreError(
             "The note of an earlier restore cannot be read.",
             where=str(place),
-            remedy="Look at what stands beside it (`.before-…`), put in place what is right, then delete the note.",
+            remedy="Inspect what stands beside it (`.before-…`), put in place what is right, then delete the note.",
         ) from error
 
 

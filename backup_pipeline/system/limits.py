@@ -127,7 +127,7 @@ def add_probe(key: Hashable, probe: Callable[[], bool]) -> None:
 
     Args:
         key: what is asked; of several probes of one key the first is kept, until the work has ended.
-        probe: returns True for progress that could not be seen from here; must end by itself.
+        probe: returns True for progress that could not be observed from here; must end by itself.
     """
     for scope in tuple(_SCOPES):
         scope.probes.setdefault(key, probe)
@@ -220,8 +220,8 @@ def limited(what: str, limit: Limit, *, where: str = "") -> Iterator[Scope]:
 
 def _watch(scope: Scope) -> None:
     shortest = min(scope.limit.total, scope.limit.stall)
-    look = min(_CHECK_SECONDS, max(0.05, shortest / 10))
-    while not scope.closed.wait(look):
+    pause = min(_CHECK_SECONDS, max(0.05, shortest / 10))
+    while not scope.closed.wait(pause):
         error = scope.overrun()
         if error is not None:
             scope.error = error
@@ -273,8 +273,8 @@ def received_signal() -> int:
 def watching_signals() -> Iterator[None]:
     """End everything as soon as SIGINT or SIGTERM arrives, whatever the main thread waits for and whoever handles it.
 
-    Signals are handled as before besides. Only in the main thread, and only where nobody else (an event loop) is told
-    of signals in this way; elsewhere nothing is done.
+    Signals are handled as before besides. Only in the main thread, and only where nobody else (an event loop) is
+    notified of signals in this way; elsewhere nothing is done.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -5,7 +5,7 @@ the holder refreshes its modification time, so that a lock left by a dead proces
 and one left by another host when it has not been refreshed for a long time.
 
 On Linux a process's start is counted in the kernel's ticks since a boot that has an id: clocks are set, ticks are not.
-A process of another PID namespace (a container with the same host name) cannot be seen from here and is judged as one
+A process of another PID namespace (a container with the same host name) cannot be read from here and is judged as one
 of another host is. Where the boot is another one, a lock that was refreshed a moment ago is believed: it is another
 machine of the same name.
 
@@ -99,7 +99,7 @@ def _pid_namespace() -> str:
 
 
 def _ticks(pid: int) -> int | None:
-    """Return a process's start in the kernel's ticks; None where it cannot be seen."""
+    """Return a process's start in the kernel's ticks; None where it cannot be read."""
     try:
         # The name before it, in parentheses, may hold anything.
         return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19])
@@ -141,7 +141,7 @@ def _is_dead(path: Path, holder: Holder | None) -> bool:
 
 
 def _is_stale(path: Path, refreshed: float, holder: Holder) -> bool:
-    """Whether the lock of a process that cannot be seen from here has not been refreshed for long."""
+    """Whether the lock of a process that cannot be observed from here has not been refreshed for long."""
     age = time.time() - refreshed
     if holder.boot_id and holder.boot_id == _boot_id():
         # The same machine: by as much as the clock was set since, the lock may only seem to be old.
@@ -164,7 +164,7 @@ def _now_at(path: Path) -> float:
 
 
 def _exists(pid: int) -> bool:
-    """Whether there is a process of that number, though nothing of it can be seen (`hidepid`)."""
+    """Whether there is a process of that number, though nothing of it can be read (`hidepid`)."""
     if pid <= 0:
         return False  # a damaged file; the system takes such a number for a group of processes
     try:
@@ -286,7 +286,7 @@ def hold_lock(
         owner: the work that several processes share (a run whose steps have processes of their own). They hold the
             lock one after the other and wait for each other without an end.
         wait_seconds: how long to wait for another holder before giving up.
-        poll_seconds: how often to look.
+        poll_seconds: how often to check.
         on_wait: called once with the holder when waiting begins.
 
     Raises:

@@ -38,7 +38,7 @@ def _service_at(address: str) -> Any:
     logging.getLogger("apprise").propagate = False
     try:
         return apprise.Apprise.instantiate(address, suppress_exceptions=True)
-    except Exception:  # noqa: BLE001 - a plugin's fault is told as an address that does not work, and ends no backup
+    except Exception:  # noqa: BLE001 - a plugin's fault is reported as an address that does not work, and ends no backup
         return None
 
 

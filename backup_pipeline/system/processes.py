@@ -96,7 +96,7 @@ def _run_to_its_end(
             raise ToolError(
                 f"No end after {timeout} s.",
                 where=Path(str(command[0])).name,
-                remedy="Look at what it waits for.",
+                remedy="Find out what it waits for.",
             ) from error
         limits.progressed()
         return subprocess.CompletedProcess(process.args, process.returncode, out, messages)

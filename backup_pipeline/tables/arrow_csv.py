@@ -12,7 +12,7 @@ from pyarrow import csv
 from backup_pipeline.errors import ValidationError
 from backup_pipeline.tables.arrow_types import ColumnForm
 
-# Bytes. Fields of this length are rare, and looked for only in pieces that hold a longer row than others.
+# Bytes. Fields of this length are rare, and searched only in pieces that hold a longer row than others.
 LONG_FIELD = 8 << 20
 _FIELD = re.compile(rb'("[^"]*+(?:""[^"]*+)*+"|[^,\n"]*+)[,\n]')
 _HEX_PREFIX = 2
@@ -73,7 +73,7 @@ class CsvDecoder:
             number = str(error).partition("CSV column #")[2].partition(":")[0]
             column = self._schema.field(int(number)).name if number.isdigit() else "unknown"
             raise ValidationError(
-                "A value does not fit the type that was chosen for its column.",
+                "A value does not fit the type of its column.",
                 where=f"column {column}",
                 remedy="Report this with the column's PostgreSQL type.",
             ) from None

@@ -31,8 +31,8 @@ def file_stems(source: str, tables: Iterable[tuple[str, str]]) -> dict[tuple[str
     """
     names = list(tables)
     stems = {name: _stem(*name) for name in names}
-    seen = Counter(stem.casefold() for stem in stems.values())
+    counts = Counter(stem.casefold() for stem in stems.values())
     return {
-        name: f"tables/{source}/{stem}" + (f"~{_mark(*name)}" if seen[stem.casefold()] > 1 else "")
+        name: f"tables/{source}/{stem}" + (f"~{_mark(*name)}" if counts[stem.casefold()] > 1 else "")
         for name, stem in stems.items()
     }

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 
-class Output(Protocol):
+class ByteOutput(Protocol):
     """Something that takes bytes."""
 
     def write(self, data: bytes, /) -> object:
@@ -17,7 +17,7 @@ class Output(Protocol):
 class JsonArray:
     """Turns JSON lines, in pieces cut anywhere, into an array: `[\\n{…},\\n{…}\\n]\\n`, `[]\\n` without rows."""
 
-    def __init__(self, out: Output) -> None:
+    def __init__(self, out: ByteOutput) -> None:
         self._out = out
         self._begun = False
         self._held = b""
@@ -38,7 +38,7 @@ class JsonArray:
 
 
 @contextmanager
-def json_array(out: Output) -> Iterator[JsonArray]:
+def json_array(out: ByteOutput) -> Iterator[JsonArray]:
     """Give the array's writer; the array is ended when the block is left without an error."""
     array = JsonArray(out)
     yield array

@@ -23,7 +23,7 @@ _SHIFT = np.uint64(29)
 _NULL = np.uint64(0xA5A5A5A5A5A5A5A5)
 _NAN = np.float64("nan")
 _WORD = 8
-# Longer texts are hashed one by one: a loop over their words would be slower.
+# Longer texts are hashed one by one: a loop over their units would be slower.
 _LONGEST_TEXT = 4096
 
 
@@ -116,11 +116,11 @@ def narrow_numbers(column: pa.Array) -> Numbers:
 
 
 def _wide_numbers(column: pa.Array, seed: int) -> Numbers:
-    words = column.type.bit_width // 64
-    data = np.frombuffer(column.buffers()[1], dtype="<u8", count=(column.offset + len(column)) * words)
+    units = column.type.bit_width // 64
+    data = np.frombuffer(column.buffers()[1], dtype="<u8", count=(column.offset + len(column)) * units)
     numbers = np.full(len(column), seed, dtype=np.uint64)
-    for word in data.reshape(-1, words)[column.offset :].T:
-        numbers = mixed(numbers ^ word)
+    for unit in data.reshape(-1, units)[column.offset :].T:
+        numbers = mixed(numbers ^ unit)
     return numbers
 
 
@@ -132,19 +132,19 @@ def _text_numbers(column: pa.Array, offset_type: type[np.signedinteger], seed: i
     lengths = np.diff(offsets).astype(np.int64)
     data = np.frombuffer(data_buffer or b"", dtype=np.uint8)[offsets[0] : offsets[-1]]
     padded = np.concatenate([data, np.zeros(_WORD, dtype=np.uint8)])
-    # A word from every byte on, without a copy.
-    words = np.ndarray(shape=(len(data) + 1,), dtype="<u8", buffer=padded, strides=(1,))
+    # A unit from every byte on, without a copy.
+    units = np.ndarray(shape=(len(data) + 1,), dtype="<u8", buffer=padded, strides=(1,))
     numbers = mixed(lengths.astype(np.uint64) ^ np.uint64(seed))
     long = lengths > _LONGEST_TEXT
     walked = np.where(long, 0, lengths)
     for at in range(0, int(walked.max(initial=0)), _WORD):
         rows = slice(None) if int(walked.min()) > at else np.flatnonzero(walked > at)
         left = walked[rows] - at
-        word = words[starts[rows] + at]
+        unit = units[starts[rows] + at]
         if int(left.min()) < _WORD:
             unused = np.maximum(_WORD - left, 0).astype(np.uint64) * np.uint64(8)
-            word = (word << unused) >> unused
-        numbers[rows] = mixed(numbers[rows] ^ word)
+            unit = (unit << unused) >> unused
+        numbers[rows] = mixed(numbers[rows] ^ unit)
     key = seed.to_bytes(_WORD, "little")
     for row in np.flatnonzero(long):
         text = data[starts[row] : starts[row] + lengths[row]]

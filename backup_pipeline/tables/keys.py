@@ -53,7 +53,7 @@ class UniqueKeys:
         self._shares = max(1, -(-rows * len(self._keys) // limit))
         room = int(rows / self._shares * _ROOM) + _SPARE if self._shares > 1 else rows
         self._room = room
-        self._seen = [_Counted(room) for _ in self._keys]
+        self._known = [_Counted(room) for _ in self._keys]
 
     def add(self, piece: pa.Table) -> None:
         """Take a piece of the table, for the first pass."""
@@ -68,22 +68,22 @@ class UniqueKeys:
         totals = [0] * len(self._keys)
         for share in range(self._shares):
             if share:
-                self._seen = [_Counted(self._room) for _ in self._keys]
+                self._known = [_Counted(self._room) for _ in self._keys]
                 for piece in read(sorted({name for key in self._keys for name in key.columns})):
                     self._take(piece, share)
             for index, key in enumerate(self._keys):
-                found = self._seen[index].finish()
+                found = self._known[index].finish()
                 if found:
-                    totals[index] += self._confirmed(key, found, self._seen[index].candidates, read)
-        self._seen = []
+                    totals[index] += self._confirmed(key, found, self._known[index].candidates, read)
+        self._known = []
         return totals
 
     def _take(self, piece: pa.Table, share: int) -> None:
-        for key, seen in zip(self._keys, self._seen, strict=True):
+        for key, known in zip(self._keys, self._known, strict=True):
             numbers = key_numbers(_columns(piece, key), self._seed, nulls_distinct=key.nulls_distinct)
             if self._shares > 1:
                 numbers = numbers[mixed(numbers) % np.uint64(self._shares) == share]
-            seen.add(numbers)
+            known.add(numbers)
 
     def _confirmed(self, key: TableKey, found: int, candidates: dict[int, int], read: Pieces) -> int:
         """Return how many rows repeat a key, of those whose numbers repeat."""

@@ -37,7 +37,7 @@ _CHECKED_EVERY_SECONDS = 1.0
 _MOST_EXPANSION = 200
 
 
-class Output(Protocol):
+class SeekableOutput(Protocol):
     """What a Parquet file is written to: a file of a set, or any other."""
 
     def write(self, data: bytes, /) -> int:
@@ -50,7 +50,7 @@ class Output(Protocol):
 class ParquetSink:
     """Takes tables of one schema from any thread. `rows` is what was taken so far."""
 
-    def __init__(self, file: Output, schema: pa.Schema) -> None:
+    def __init__(self, file: SeekableOutput, schema: pa.Schema) -> None:
         self._file = file
         self._schema = schema
         self._writer: Any = None

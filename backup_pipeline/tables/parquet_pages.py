@@ -66,7 +66,7 @@ def _header(file: BinaryIO, start: int, end: int) -> tuple[dict[int, Any], int]:
         file.seek(start)
         data = file.read(min(most, end - start))
         try:
-            return _Reader(data).structure()
+            return _ThriftReader(data).structure()
         except _CutShortError:
             if len(data) < _USUAL_HEADER:
                 break
@@ -77,7 +77,7 @@ class _CutShortError(Exception):
     """What was read ends before the header does."""
 
 
-class _Reader:
+class _ThriftReader:
     """Reads one structure of Thrift's compact protocol: numbers and structures are kept, everything else is passed."""
 
     def __init__(self, data: bytes) -> None:

@@ -20,7 +20,7 @@ ViewName = tuple[str, str, str]
 
 
 @dataclass(frozen=True)
-class Answer:
+class QueryResult:
     """The rows of a query, as Python values, with the columns' names; `more` when rows were left off."""
 
     columns: tuple[str, ...]
@@ -71,7 +71,7 @@ def parquet_views(files: Mapping[ViewName, Path], folders: Sequence[Path]) -> It
         yield connection
 
 
-def ask(connection: Any, query: str, limit: int | None = None) -> Answer:
+def ask(connection: Any, query: str, limit: int | None = None) -> QueryResult:
     """Run one query of ours and return up to `limit` rows; RefusedError with DuckDB's reason when it fails."""
     import duckdb
 
@@ -86,4 +86,4 @@ def ask(connection: Any, query: str, limit: int | None = None) -> Answer:
             remedy="Tables are named schema.table or source.schema.table; `show all tables` lists them.",
         ) from error
     more = limit is not None and len(rows) > limit
-    return Answer(columns, tuple(tuple(row) for row in rows[:limit]), more)
+    return QueryResult(columns, tuple(tuple(row) for row in rows[:limit]), more)

@@ -26,7 +26,7 @@ from typing import Any
 from backup_pipeline.errors import BackupSystemError, RefusedError, ToolError, ValidationError
 from backup_pipeline.system.processes import last_lines, run
 from backup_pipeline.system.scratch_folders import scratch_folder
-from backup_pipeline.tables.parquet_queries import Answer, ViewName, quoted
+from backup_pipeline.tables.parquet_queries import QueryResult, ViewName, quoted
 
 MEMORY_MB = 1024
 TIMEOUT_SECONDS = 300.0
@@ -41,7 +41,7 @@ _VALUES = {
     ("datetime", "date"), ("datetime", "datetime"), ("datetime", "time"), ("datetime", "timedelta"),
     ("datetime", "timezone"), ("decimal", "Decimal"), ("uuid", "UUID"), ("pytz", "_UTC"), ("pytz", "_p"),
     ("zoneinfo", "ZoneInfo"),
-    ("backup_pipeline.tables.parquet_queries", "Answer"), ("backup_pipeline.errors", "_rebuild"),
+    ("backup_pipeline.tables.parquet_queries", "QueryResult"), ("backup_pipeline.errors", "_rebuild"),
     ("backup_pipeline.errors", "RefusedError"), ("backup_pipeline.errors", "ToolError"),
     ("backup_pipeline.errors", "ValidationError"),
 }  # fmt: skip
@@ -74,11 +74,11 @@ def ask_apart(
     limit: int | None = None,
     memory_mb: int = MEMORY_MB,
     timeout_seconds: float = TIMEOUT_SECONDS,
-) -> Answer:
+) -> QueryResult:
     """Run one reading query over Parquet files and return up to `limit` rows.
 
     Args:
-        files: what is seen as source.schema.table; as schema.table too in the first source, and where only one has it.
+        files: queried as source.schema.table; as schema.table too in the first source, and where only one has it.
         query: one statement of DuckDB's SQL.
         limit: rows to return at most.
         memory_mb: memory (MiB) that DuckDB may take; what does not fit is spilled to a private temporary folder.
@@ -116,7 +116,7 @@ def ask_apart(
         ) from error  # fmt: skip
     if isinstance(reply, BackupSystemError):
         raise reply
-    assert isinstance(reply, Answer)
+    assert isinstance(reply, QueryResult)
     return reply
 
 
@@ -216,8 +216,8 @@ def _statement(connection: Any, query: str) -> Any:
     return statements[0]
 
 
-def answer(question: Question) -> Answer:
-    """Answer in this process, without the limits of the system; errors as in `ask_apart`."""
+def answer(question: Question) -> QueryResult:
+    """QueryResult in this process, without the limits of the system; errors as in `ask_apart`."""
     import duckdb
 
     try:
@@ -237,14 +237,14 @@ def answer(question: Question) -> Answer:
         missing = isinstance(error, duckdb.CatalogException | duckdb.BinderException)
         raise _refused(f"The query failed: {what}", (_candidates(question) if missing else "") + _EXAMPLE) from error
     more = question.limit is not None and len(rows) > question.limit
-    return Answer(columns, tuple(tuple(row) for row in rows[: question.limit]), more)
+    return QueryResult(columns, tuple(tuple(row) for row in rows[: question.limit]), more)
 
 
 def main() -> None:
-    """Answer the one question on standard input."""
+    """QueryResult the one question on standard input."""
     question = pickle.load(sys.stdin.buffer)  # noqa: S301 - from the process that started this one
     _limit_memory(question)
-    reply: Answer | BackupSystemError
+    reply: QueryResult | BackupSystemError
     try:
         reply = answer(question)
     except BackupSystemError as error:

@@ -100,7 +100,7 @@ def schema_check(
         failures: (column, check) → how many values fail.
         rows: rows that were validated.
         columns: columns of the table.
-        not_looked_at: what could not be validated in bounded memory, in words.
+        not_validated: what could not be validated in bounded memory, as text.
         severity: what a failure means.
     """
     reported = sorted(failures.items(), key=lambda item: (-item[1], item[0]))

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from backup_pipeline.archives.tarball import Kind, Member
+from backup_pipeline.archives.tarball import EntryKind, Member
 from backup_pipeline.archives.unpack import Limits, unpack_tarball, unpack_zip
 from backup_pipeline.errors import ValidationError
 
@@ -41,7 +41,7 @@ def entry(name: str, kind: bytes = tarfile.REGTYPE, **more: object) -> tarfile.T
     return info
 
 
-def line(path: str, data: bytes = b"", kind: Kind = Kind.FILE, mode: int = 0o644) -> Member:
+def line(path: str, data: bytes = b"", kind: EntryKind = EntryKind.FILE, mode: int = 0o644) -> Member:
     return Member(path, kind, len(data), 0, mode, 0, 0, hashlib.sha256(data).hexdigest())
 
 
@@ -73,7 +73,9 @@ def test_a_link_cannot_be_planted_for_a_later_file_to_go_through(tmp_path: Path)
     (tmp_path / "victim").mkdir()
     archive = tar_of((entry("d", tarfile.SYMTYPE, linkname=str(tmp_path / "victim")), b""), (entry("d/file"), b"x"))
     with pytest.raises(ValidationError):
-        unpack_tarball(archive, "t", [line("d", kind=Kind.FOLDER), line("d/file", b"x")], tmp_path / "into", PLENTY)
+        unpack_tarball(
+            archive, "t", [line("d", kind=EntryKind.FOLDER), line("d/file", b"x")], tmp_path / "into", PLENTY
+        )
     assert not list((tmp_path / "victim").iterdir())
 
 
@@ -124,7 +126,7 @@ def test_an_extended_header_of_gigabytes_is_not_read_into_memory(tmp_path: Path)
 def test_special_mode_bits_come_back_only_with_the_owner_that_they_were_meant_for(tmp_path: Path) -> None:
     names = ("d/tool", "d/foreign")
     archive = tar_of((entry("d", tarfile.DIRTYPE), b""), *((entry(name), b"x") for name in names))
-    listing = [line("d", kind=Kind.FOLDER, mode=0o3770), *(line(name, b"x", mode=0o6755) for name in names)]
+    listing = [line("d", kind=EntryKind.FOLDER, mode=0o3770), *(line(name, b"x", mode=0o6755) for name in names)]
     listing[2] = replace(listing[2], uid=4711, gid=4711)
     done = unpack_tarball(archive, "t", listing, tmp_path / "into", PLENTY)
     modes = {name: stat.S_IMODE((tmp_path / "into" / name).stat().st_mode) for name in ("", "d", *names)}

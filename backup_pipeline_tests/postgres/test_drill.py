@@ -190,7 +190,7 @@ def test_a_set_that_needs_what_this_machine_lacks_is_not_drillable_here_and_not_
     assert problem_of(known) == problem_of(earlier), "clean-up does not call it bad"
     listed = site.run("list")
     assert "could not be drilled here" in listed.text
-    assert "Look at the disk" not in site.run("status").text
+    assert "Check the disk" not in site.run("status").text
 
 
 def test_a_source_whose_dump_was_changed_is_never_loaded(made: tuple[TestSite, SetId]) -> None:

@@ -161,8 +161,8 @@ def test_a_role_without_superuser_rights_rebuilds_and_is_told_what_it_may_not_do
     foretold = "\n".join(plan.warnings)
     assert "left with tenant: it may not give them to" in foretold
     assert "supabase_auth_admin (" in foretold
-    assert "default privileges left out, which only that role may set: supabase_admin" in foretold
-    assert "event triggers left out, which only a superuser may create: platform_watch" in foretold
+    assert "default privileges skipped, which only that role may set: supabase_admin" in foretold
+    assert "event triggers skipped, which only a superuser may create: platform_watch" in foretold
     result = project.apply(plan)
     try:
         assert content(project.as_tenant("looked_at")) == content(project.source)

@@ -378,7 +378,7 @@ def test_a_unique_index_over_columns_without_nulls_is_a_key(shop: tuple[Postgres
     wanted = UpsertRequest(lambda name: name[1] == "no_pkey")
     change = changes(upsert((target, dump), wanted))["public.no_pkey"]
     assert (change.insert, change.update) == (1, 1)
-    assert "told apart by its unique index told_apart (b, a)" in change.note
+    assert "distinguished by its unique index told_apart (b, a)" in change.note
     assert ask(target, "select a, c from no_pkey order by a") == [(1, "one"), (2, "two")]
 
 
@@ -390,4 +390,4 @@ def test_tables_that_cannot_take_rows_are_left_out_on_request(shop: tuple[Postgr
     outcome = upsert(shop, UpsertRequest(lambda name: True, skip_refused=True))
     assert changes(outcome)["public.lines"].insert
     assert "public.log" not in changes(outcome)
-    assert [text for text in outcome.warnings if "left out: table public.log has no primary key" in text]
+    assert [text for text in outcome.warnings if "skipped: table public.log has no primary key" in text]

@@ -1,4 +1,4 @@
-"""Incidents found in the stores: overdue backups, failed checks, damage, failed drills, disks that fill.
+"""Observation of incidents in the stores: overdue backups, failed checks, damage, failed drills, disks that fill.
 
 Reads only. Whether something is reported stands in `rules/incidents.py`.
 """
@@ -33,7 +33,7 @@ from backup_pipeline.system.locks import read_holder
 # A run that has just ended wrote one of the newest sets.
 _RUNS_SETS = 120
 _DISK_FULL_WITHIN = timedelta(days=7)
-# Once told, it is over only when there is clearly more time, so that a forecast near the limit does not flap.
+# Once reported, it is over only when there is clearly more time, so that a forecast near the limit does not flap.
 _DISK_FINE_BEYOND = timedelta(days=10)
 _FINDINGS_SHOWN = 3
 
@@ -86,7 +86,7 @@ def observe_check(
             artefact=name,
             what=f"Check {check.name} of {name} failed ({check.severity}).",
             reason=check.summary,
-            remedy=f"backup-pipeline show {plan}/{set_id} lists the checks." if set_id else "Look at the run's checks.",
+            remedy=f"backup-pipeline show {plan}/{set_id} lists the checks." if set_id else "Read the run's checks.",
             link=run_link(site, run_id),
             opened_at=at,
         ),
@@ -166,12 +166,12 @@ def _not_there(
         verified_at=max(verified, default=None),
         drilled_at=max(drilled, default=None),
     )
-    seen = set()
+    found = set()
     for sign in signs:
         if not sign.lasting:
             continue
         key = incident_key(IncidentKind.NOT_THERE, plan, sign.subject)
-        seen.add(key)
+        found.add(key)
         incident = Incident(
             key=key,
             kind=IncidentKind.NOT_THERE,
@@ -184,17 +184,17 @@ def _not_there(
         )
         yield Observation(key, now, incident)
     for incident in state.open:
-        if incident.kind is IncidentKind.NOT_THERE and incident.plan == plan and incident.key not in seen:
+        if incident.kind is IncidentKind.NOT_THERE and incident.plan == plan and incident.key not in found:
             yield Observation(incident.key, now)
 
 
 def observe_copies(site: Site, plan: str, state: IncidentState, now: datetime) -> Iterator[Observation]:
     """Yield what is recorded as wrong with a plan's copies, and the end of what is over. No vault is asked."""
-    seen = set()
+    found = set()
     sealed = open_store(site, plan).sealed_ids() if site.plan(plan).copies else ()
     for sign in copy_signs(site, plan, sealed, now):
         key = incident_key(IncidentKind.COPIES, plan, sign.subject)
-        seen.add(key)
+        found.add(key)
         vault = sign.subject.partition(":")[2]
         incident = Incident(
             key=key, kind=IncidentKind.COPIES, plan=plan, artefact=f"copies in {vault}", what=sign.what,
@@ -202,7 +202,7 @@ def observe_copies(site: Site, plan: str, state: IncidentState, now: datetime) -
         )  # fmt: skip
         yield Observation(key, now, incident)
     for incident in state.open:
-        if incident.kind is IncidentKind.COPIES and incident.plan == plan and incident.key not in seen:
+        if incident.kind is IncidentKind.COPIES and incident.plan == plan and incident.key not in found:
             yield Observation(incident.key, now)
 
 
@@ -277,7 +277,7 @@ def _overdue(site: Site, plan: str, newest: SetFacts | None, known_since: dateti
         set_id=str(newest.set_id) if newest else "",
         what="The backup is overdue.",
         reason=late.reason,
-        remedy=f"Is the daemon running? Look at the last runs, or run: backup-pipeline backup {plan}",
+        remedy=f"Is the daemon running? Read the last runs' logs, or run: backup-pipeline backup {plan}",
         opened_at=now,
     )
     return Observation(key, now, incident)
@@ -293,7 +293,7 @@ def _checks(site: Site, plan: str, newest: BackupSet, state: IncidentState) -> I
     for record in manifest.artefacts:
         for check in record.checks:
             if not check.passed:
-                seen = observe_check(
+                observed = observe_check(
                     site,
                     plan,
                     record.key,
@@ -302,8 +302,8 @@ def _checks(site: Site, plan: str, newest: BackupSet, state: IncidentState) -> I
                     set_id=str(newest.set_id),
                     run_id=manifest.run_id,
                 )
-                failing.add(seen.key)
-                yield seen
+                failing.add(observed.key)
+                yield observed
     for incident in state.open:
         ours = incident.plan == plan and incident.artefact.split(".")[0] in manifest.sources
         if incident.kind is IncidentKind.CHECK_FAILED and ours and incident.key not in failing:

@@ -44,7 +44,7 @@ BACKUP = "backup"
 
 @dataclass(frozen=True, slots=True)
 class AlertReport:
-    """What a call did: how many incidents were told, and what became of the message at each address."""
+    """What a call did: how many incidents were reported, and what became of the message at each address."""
 
     reported: int = 0
     deliveries: tuple[Delivery, ...] = ()
@@ -128,11 +128,11 @@ def notify_copies(site: Site, plan: str, at: datetime | None = None) -> AlertRep
     """Tell what a copy or check that has just ended changed of what is known of a plan's copies; never raises."""
     at = at or utc_now()
     try:
-        seen = tuple(observe_copies(site, plan, read_state(site), at))
+        observed = tuple(observe_copies(site, plan, read_state(site), at))
     except Exception as error:
-        LOG.error("the copies could not be looked at: %s", type(error).__name__, exc_info=True)
+        LOG.error("the copies could not be inspected: %s", type(error).__name__, exc_info=True)
         return AlertReport()
-    return report(site, seen, at)
+    return report(site, observed, at)
 
 
 def evaluate_incidents(site: Site, now: datetime | None = None) -> AlertReport:
@@ -146,7 +146,7 @@ def evaluate_incidents(site: Site, now: datetime | None = None) -> AlertReport:
         known = {plan: before.known_since.get(plan, now) for plan in site.settings.plans}
         observations = observe_site(site, before, known, now)
     except Exception as error:
-        LOG.error("the stores could not be looked at: %s", type(error).__name__, exc_info=True)
+        LOG.error("the stores could not be inspected: %s", type(error).__name__, exc_info=True)
         return report(site, (), now)
     return report(site, observations, now, known_since=known)
 
@@ -159,12 +159,12 @@ def report(
     known_since: dict[str, datetime] | None = None,
 ) -> AlertReport:
     """Remember what was observed and send what is new, together with what could not be sent before; never raises."""
-    seen = tuple(observations)
+    observed = tuple(observations)
 
     def change(state: IncidentState) -> tuple[IncidentState, tuple[Notice, ...]]:
         if known_since is not None:
             state = state.model_copy(update={"known_since": known_since, "inspected_at": now})
-        current_state = observe(state, seen)
+        current_state = observe(state, observed)
         # Without an address nobody is notified; what is open then is reported as soon as there is one.
         return claim(current_state, now) if addresses(site) else (unreported(current_state), ())
 
@@ -229,17 +229,17 @@ def _send(site: Site, message: Message) -> tuple[Delivery, ...]:
 
 
 def ping_start(site: Site, plan: str, run_id: str = "") -> str:
-    """Tell the plan's dead-man's-switch that a run begins; return "" or why it was not told. Never raises."""
+    """Signal the plan's dead-man's-switch that a run begins; return "" or why that failed. Never raises."""
     return _ping(site, plan, Signal.START, "", run_id)
 
 
 def ping_success(site: Site, plan: str, body: str = "", run_id: str = "") -> str:
-    """Tell the plan's dead-man's-switch that a set was sealed."""
+    """Signal the plan's dead-man's-switch that a set was sealed."""
     return _ping(site, plan, Signal.SUCCESS, body, run_id)
 
 
 def ping_fail(site: Site, plan: str, body: str = "", run_id: str = "") -> str:
-    """Tell the plan's dead-man's-switch that a run failed, and why."""
+    """Signal the plan's dead-man's-switch that a run failed, and why."""
     return _ping(site, plan, Signal.FAIL, body, run_id)
 
 
@@ -249,5 +249,5 @@ def _ping(site: Site, plan: str, signal: Signal, body: str, run_id: str) -> str:
         return ""
     problem = ping(url, signal, body=scrub(body, hidden_texts(site)), run_id=run_id)
     if problem:
-        LOG.error("the dead-man's-switch of %s (%s) was not told: %s", plan, site.plan(plan).ping_env, problem)
+        LOG.error("the dead-man's-switch of %s (%s) was not reached: %s", plan, site.plan(plan).ping_env, problem)
     return problem

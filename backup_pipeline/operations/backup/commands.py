@@ -86,16 +86,16 @@ def run_commands(
         except ToolError as error:
             problem = error.what
         output = masked(output, site.environment).strip()[-_OUTPUT:]
-        words = tuple(masked(word, site.environment) for word in command.run)
+        arguments = tuple(masked(word, site.environment) for word in command.run)
         records.append(
             CommandRecord(
-                when=when, command=words, exit_code=code, output=output, started_at=started, finished_at=now()
+                when=when, command=arguments, exit_code=code, output=output, started_at=started, finished_at=now()
             )
         )
         if problem:
-            last = " | ".join(output.splitlines()[-3:])
+            last = ": " + " | ".join(lines) if (lines := output.splitlines()[-3:]) else ""
             raise ToolError(
-                f"The command `{' '.join(words)}` ({when} the capture) failed: {problem}{f': {last}' if last else ''}.",
+                f"The command `{' '.join(arguments)}` ({when} the capture) failed: {problem}{last}.",
                 where=f"run_{when}",
                 remedy=f"Run it by hand in {site.folder}, or correct `run_{when}` in {site.file.name}.",
             )

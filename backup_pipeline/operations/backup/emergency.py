@@ -14,7 +14,7 @@ from backup_pipeline.operations.backup.run import BackupRun, RunIdentity, RunObs
 from backup_pipeline.settings.site import Site
 
 
-class _Shown(RunObserver):
+class _ProgressOnly(RunObserver):
     """Passes progress on."""
 
     def __init__(self, sink: ProgressSink) -> None:
@@ -49,7 +49,7 @@ def make_emergency_set(
         identity,
         sources=(source,),
         partial=len(site.plan(plan_name).sources) > 1,
-        observer=_Shown(progress),
+        observer=_ProgressOnly(progress),
     )
     try:
         for _ in run.capture(source):

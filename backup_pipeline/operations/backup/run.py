@@ -324,7 +324,7 @@ class BackupRun:
             self._failures = []
 
     def _ping(self, *, begins: bool) -> None:
-        """Tell the plan's dead-man's-switch, where it has one; only whole backups of the plan count."""
+        """Signal the plan's dead-man's-switch, where it has one; only whole backups of the plan count."""
         if self._partial or self._purpose is not Purpose.BACKUP or not self._site.plan(self._plan_name).ping_env:
             return
         from backup_pipeline.operations.alerts import send as alerts

@@ -18,7 +18,7 @@ _NEW = (
     "and name it in master_tables if it holds master data."
 )
 _GONE = "If that was not meant, restore it from the last set that has it."
-_ALTERED = "Look whether the site's own schema for it, and what reads its exports, still fit."
+_ALTERED = "Check whether the site's own schema for it, and what reads its exports, still fit."
 
 
 @dataclass(frozen=True, slots=True)

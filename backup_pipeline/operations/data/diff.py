@@ -21,7 +21,7 @@ from backup_pipeline.operations.retention.in_use import reading
 from backup_pipeline.settings.site import Site
 from backup_pipeline.stores.contract import Store
 from backup_pipeline.system.scratch_folders import scratch_folder
-from backup_pipeline.tables.parquet_queries import Answer, ViewName, ask, parquet_views, quoted
+from backup_pipeline.tables.parquet_queries import QueryResult, ViewName, ask, parquet_views, quoted
 
 _SCRATCH = "backup-pipeline-tables-"
 
@@ -134,7 +134,7 @@ def _compare(sides: list[_Side], name: ViewName, label: str) -> TableDifference:
     return TableDifference(name[0], label, added, removed, changed, unchanged, "; ".join(reported))
 
 
-def _on_both(sides: list[_Side], name: ViewName, query: str, limit: int | None = None) -> Answer:
+def _on_both(sides: list[_Side], name: ViewName, query: str, limit: int | None = None) -> QueryResult:
     old, new = (side.files.path(name) for side in sides)
     files = {("older", "main", "rows"): old, ("newer", "main", "rows"): new}
     with parquet_views(files, [old.parent, new.parent]) as connection:
@@ -175,7 +175,7 @@ def _by_row(columns: list[str]) -> str:
 
 def differing_keys(
     site: Site, older: tuple[str, SetId], newer: tuple[str, SetId], table: str, *, limit: int = 20
-) -> Answer:
+) -> QueryResult:
     """Return what happened to single rows of one table: `what` (added, removed, changed) and the primary key.
 
     Args:
@@ -198,7 +198,7 @@ def differing_keys(
                 f" where o.__there is null or n.__there is null or {_changed(shared, key)} order by 2"
             )
             return _on_both(sides, name, query, limit)
-    return Answer((), ())
+    return QueryResult((), ())
 
 
 @within_the_plans_limit("The comparison")

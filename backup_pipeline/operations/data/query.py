@@ -11,7 +11,7 @@ from backup_pipeline.operations.data.table_files import TableFiles, sealed
 from backup_pipeline.operations.retention.in_use import reading
 from backup_pipeline.settings.site import Site
 from backup_pipeline.system.scratch_folders import scratch_folder
-from backup_pipeline.tables.parquet_queries import Answer, ViewName
+from backup_pipeline.tables.parquet_queries import QueryResult, ViewName
 from backup_pipeline.tables.query_process import MEMORY_MB, TIMEOUT_SECONDS, ask_apart
 
 _SCRATCH = "backup-pipeline-tables-"
@@ -26,7 +26,7 @@ def query_set(
     limit: int | None = None,
     memory_mb: int = MEMORY_MB,
     timeout_seconds: float = TIMEOUT_SECONDS,
-) -> Answer:
+) -> QueryResult:
     """Run a query over a set's table exports.
 
     Args:

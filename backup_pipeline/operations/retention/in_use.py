@@ -1,7 +1,7 @@
 """Marks of sets that are being read, so that a clean-up keeps them.
 
 Any number may read a set at once; each has a mark of its own in `<store>/.in-use/` (see `system.locks`, decision 0004).
-A reader marks first and then looks for a removal; a removal marks first and then looks for readers: whichever came
+A reader marks first and then checks for a removal; a removal marks first and then checks for readers: whichever came
 second gives way, so that nobody ever reads a set that goes. Deciding which sets go is `rules.retention`'s.
 """
 

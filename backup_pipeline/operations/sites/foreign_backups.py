@@ -31,7 +31,7 @@ class ForeignBackup:
 
 
 def foreign_backups(site: Site, plan: str) -> list[ForeignBackup]:
-    """Return what looks like backups of another tool in a plan's store and one level below it, oldest first.
+    """Return what may be backups of another tool in a plan's store and one level below it, oldest first.
 
     A name with a date makes a backup; at most MOST are inspected. What cannot be read is skipped.
     """

@@ -1,8 +1,8 @@
-"""Which site a store belongs to: two that meet in one store under one plan name must not remove each other's sets.
+"""Store ownership: two sites that share a store under one plan name must not remove each other's sets.
 
 A site's identity is a random text in `.site-id` beside its backup.yaml, made when it first writes to a store; the store
 remembers it in `.site.json`. A store without one is adopted by the site that writes next, unless that site has used it
-and it is empty now: then its disk is not mounted, and a set would lie under the mount point, where nobody looks. A site
+and it is empty now: then its disk is not mounted, and a set would lie under the mount point, out of sight. A site
 that cannot keep an identity (a read-only folder, a container without BACKUP_PIPELINE_STATE, whose folders may be new
 each time) is not asked for it. Reading is never refused.
 """

@@ -97,7 +97,7 @@ def plan_lock(
 def site_at(site: Site, folder: Path) -> Site:
     """Return the site with a folder that `backup --store` wrote to: of the plans that have a set there.
 
-    For reading only. Where no set says its plan, every plan looks there.
+    For reading only. Where no set says its plan, every plan reads there.
 
     Raises:
         StoreError: there is no such folder.

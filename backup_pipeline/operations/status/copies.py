@@ -13,7 +13,7 @@ from backup_pipeline.model.proof import ProofKind, ProofOutcome
 from backup_pipeline.model.set_id import SetId, set_time
 from backup_pipeline.operations.sites.copy_records import device_of, missing_in, vault_record
 from backup_pipeline.operations.sites.stores import open_store
-from backup_pipeline.rules.three_two_one import Answer, Holding, three_two_one_one_zero
+from backup_pipeline.rules.three_two_one import Condition, Holding, three_two_one_one_zero
 from backup_pipeline.settings.site import Site
 from backup_pipeline.settings.types import PlanCopies, Vault
 
@@ -99,7 +99,7 @@ class CopiesStatus:
         return tuple(one for one in self.record.copies.get(self.plan, ()) if one.locked_until is not None)
 
     def lock_text(self, now: datetime) -> str:
-        """Return what the storage forbids to delete, in words."""
+        """Return what the storage forbids to delete, as text."""
         held = [one.locked_until for one in self.locked if one.locked_until and one.locked_until > now]
         if held:
             return f"{len(held)} of {len(self.copies)} copies cannot be deleted, the last until {max(held):%Y-%m-%d}."
@@ -256,8 +256,8 @@ def _kit(status: CopiesStatus, settings: Vault) -> Iterator[CopySign]:
 def _drilled(status: CopiesStatus, entry: PlanCopies, now: datetime) -> Iterator[CopySign]:
     """Yield what drills from the vault found, or that none was made: a key never used may be the wrong one."""
     own = {one.copy_name: one for one in status.copies}
-    told = [one for one in status.drills if one.copy_name in own and one.outcome is not ProofOutcome.NOT_HERE]
-    last = max((one for one in told if one.kind is ProofKind.DRILL), key=lambda one: one.finished_at, default=None)
+    drilled = [one for one in status.drills if one.copy_name in own and one.outcome is not ProofOutcome.NOT_HERE]
+    last = max((one for one in drilled if one.kind is ProofKind.DRILL), key=lambda one: one.finished_at, default=None)
     name = f"{status.vault}:{status.plan}"
     remedy = f"backup-pipeline drill {name}/latest --identity FILE, where the identity may be."
     if last is not None and last.outcome is ProofOutcome.FAILED:
@@ -278,7 +278,7 @@ def _drilled(status: CopiesStatus, entry: PlanCopies, now: datetime) -> Iterator
 def answers_of(
     site: Site, plan: str, copies: Sequence[CopiesStatus], newest: SetId | None, *, proven: str, errors: Sequence[str],
     now: datetime,
-) -> tuple[Answer, ...]:  # fmt: skip
+) -> tuple[Condition, ...]:  # fmt: skip
     """Return how far the plan fulfils 3-2-1-1-0.
 
     Args:
@@ -286,7 +286,7 @@ def answers_of(
         plan: the plan.
         copies: its copies by vault.
         newest: its newest good set; None when there is none.
-        proven: when and from where a set was last proven, in words; "" where none is.
+        proven: when and from where a set was last proven, as text; "" where none is.
         errors: what is known to be wrong with its sets and copies.
         now: the present moment.
     """

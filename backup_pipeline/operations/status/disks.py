@@ -32,7 +32,7 @@ def disks_of(
         site: the site.
         sets: all sets of each plan whose store could be read.
         now: the present moment.
-        horizon: how far to look.
+        horizon: how far to forecast.
     """
     together: dict[int, list[str]] = {}
     found = []

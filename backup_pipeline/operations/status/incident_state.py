@@ -44,7 +44,7 @@ def read_state(site: Site) -> IncidentState:
     except FileNotFoundError:
         return IncidentState()
     except (OSError, PydanticError) as error:
-        LOG.error("%s cannot be read (%s); incidents are told anew", file, type(error).__name__)
+        LOG.error("%s cannot be read (%s); incidents are reported anew", file, type(error).__name__)
         return IncidentState()
 
 

@@ -1,6 +1,6 @@
 """The list of sets with their proofs, for `list`, `show` and `status`. Reads only, and little.
 
-Figures and words come from manifests, records and proofs; no artefact is opened. How they look is the command's work.
+Figures and texts come from manifests, records and proofs; no artefact is opened. Formatting is the command's work.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from backup_pipeline.stores.contract import LOCK_NAME
 from backup_pipeline.system.locks import living_holder
 
 RUNNING = "running"
-# Of so many newest sets it is looked up whether their files are there: a store may have thousands of sets.
+# Of so many newest sets the files are checked: a store may have thousands of sets.
 _INSPECTED = 100
 
 
@@ -162,7 +162,7 @@ def list_plan(site: Site, plan: str) -> Iterator[ListedSet]:
     ids = store.ids()
     newest, inspected = ids[-1:], set(ids[-_INSPECTED:])
     for known in store.sets():
-        # The holder writes one set: the newest, unless it completes an older one, which then looks incomplete here.
+        # The holder writes one set: the newest, unless it completes an older one, which then counts as incomplete here.
         running = held and known.state is SetState.INCOMPLETE and (known.set_id,) == newest
         missing = as_text(files_not_there(store, known)) if known.set_id in inspected else ""
         yield ListedSet(known, running, missing)

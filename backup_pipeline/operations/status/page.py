@@ -26,7 +26,7 @@ from backup_pipeline.operations.status.copies import CopiesStatus
 from backup_pipeline.operations.status.listing import ListedSet
 from backup_pipeline.operations.status.plan import PlanStatus, Problem
 from backup_pipeline.rules.retention import problem_of
-from backup_pipeline.rules.three_two_one import Answer
+from backup_pipeline.rules.three_two_one import Condition
 from backup_pipeline.system.files import read_ordinary
 
 _STANDINGS = {"good": "✓ Good", "attention": "! Needs attention", "failing": "✕ Failing"}
@@ -101,7 +101,7 @@ class PlanSection:
     charts: Sequence[Chart]
     rows: Sequence[SetRow]
     copies: Sequence[CopiesRow]
-    answers: Sequence[Answer]
+    answers: Sequence[Condition]
 
 
 def status_page(plans: Sequence[PlanStatus], *, now: datetime, site: str, timezone: str) -> str:

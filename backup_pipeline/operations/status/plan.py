@@ -1,6 +1,6 @@
 """The status of plans: last good, last proven, next backup, size, trend, problems. Reads only.
 
-How it looks is the command's and status_page's work; what counts as overdue or as growth is decided in rules.
+Formatting is the command's and the page's work; what counts as overdue or as growth is decided in rules.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from backup_pipeline.operations.status.signs import Sign, is_future, signs_of
 from backup_pipeline.rules.incidents import incident_key
 from backup_pipeline.rules.overdue import next_time, overdue
 from backup_pipeline.rules.retention import SetFacts, Verdict, decide, facts_of, problem_of
-from backup_pipeline.rules.three_two_one import Answer
+from backup_pipeline.rules.three_two_one import Condition
 from backup_pipeline.rules.trend import SizedSet, Trend, trend_of
 from backup_pipeline.settings.site import Site
 
@@ -84,7 +84,7 @@ class PlanStatus:
     shares: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
     copies: tuple[CopiesStatus, ...] = ()
-    answers: tuple[Answer, ...] = ()
+    answers: tuple[Condition, ...] = ()
 
     @property
     def standing(self) -> str:
@@ -211,7 +211,7 @@ def _past_runs(site: Site, plan: str) -> tuple[tuple[SetId, str], ...]:
 def _files(site: Site, status: PlanStatus) -> list[Problem]:
     """Return a problem for each set whose files are not all there: of the newest, and of those that status names."""
     store = open_store(site, status.plan)
-    # Older than those whose files `list_plan` looks for.
+    # Older than those whose files `list_plan` checks.
     named = {one.known.set_id: one for one in (status.last_verified, status.last_proven) if one}
     wrong = {one.known.set_id: one.missing for one in status.sets if one.missing}
     wrong |= {set_id: as_text(found) for set_id, one in named.items() if (found := files_not_there(store, one.known))}
@@ -265,7 +265,7 @@ def _problems(site: Site, status: PlanStatus, verdict: Verdict, now: datetime) -
             Problem(
                 "error" if one is newest else "warning",
                 f"Set {one.known.set_id} is bad: {problem_of(one.known)}",
-                "Use another set. Look at the disk; remove the set by hand when it is no longer needed.",
+                "Use another set. Check the disk; remove the set by hand when it is no longer needed.",
             )
         )
     if status.last_good:

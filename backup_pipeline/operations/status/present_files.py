@@ -16,7 +16,7 @@ def files_not_there(store: PlanStore, known: BackupSet) -> list[str]:
     """Return what is wrong with a sealed set's files at a glance, one text for each; empty when all are there."""
     found: list[str] = []
     if store.artefacts_elsewhere:
-        # In a vault, where `vault check` looks for them.
+        # In a vault, where `vault check` checks for them.
         return found
     for record in known.manifest.artefacts if known.manifest else ():
         for file in record.files:

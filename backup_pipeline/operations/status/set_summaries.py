@@ -1,8 +1,8 @@
-"""All sets of a store at a glance: the little that must be known of each, however many there are.
+"""Set summaries of a store: facts, size and last proofs of every set, cached by the process.
 
-Reading a set costs milliseconds and a site may have thousands, while alerts look every few minutes. So what was seen of
-a sealed set is remembered by the process for as long as its folder's files stay as they are. A set's records, checks
-and failures are not here.
+Reading a set costs milliseconds and a site may have thousands, while alerts are evaluated every few minutes. So what
+was read of a sealed set is remembered by the process for as long as its folder's files stay as they are. A set's
+records, checks and failures are not here.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _SUMMARIES: dict[Path, dict[SetId, tuple[_Mark, SetSummary]]] = {}
 
 @dataclass(frozen=True, slots=True)
 class SetSummary:
-    """What was seen of a set: its facts, its bytes, whether it is the plan's whole backup, and its last proofs.
+    """What was read of a set: its facts, its bytes, whether it is the plan's whole backup, and its last proofs.
 
     `not_drilled_here` is the newest drill when this machine could not carry it out.
     """
@@ -57,7 +57,7 @@ def set_summaries(store: PlanStore, *, running: bool) -> list[SetSummary]:
                 read = store.read(set_id)
             except SetNotFoundError:
                 continue  # retention removed it meanwhile
-            known = (mark, _seen(read, running=running))
+            known = (mark, _cached(read, running=running))
             if read.state is not SetState.COMPLETE:
                 found.append(known[1])
                 continue
@@ -75,7 +75,7 @@ def newest_sets(store: PlanStore) -> Iterator[BackupSet]:
             yield store.read(set_id)
 
 
-def _seen(known: BackupSet, *, running: bool) -> SetSummary:
+def _cached(known: BackupSet, *, running: bool) -> SetSummary:
     return SetSummary(
         facts_of(known, running=running),
         known.size,

@@ -33,7 +33,7 @@ class Sign:
     """One thing that is not as the owner believes.
 
     Attributes:
-        subject: what it is about, the same whenever it is seen: `gone`, `clock`, `verification`, `archive:<source>`, …
+        subject: what it is about, the same each time: `gone`, `clock`, `verification`, `archive:<source>`, …
         severity: "error" or "warning".
         what: one sentence.
         remedy: what to do.

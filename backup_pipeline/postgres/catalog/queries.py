@@ -1,4 +1,4 @@
-"""The questions to the system catalog, named and commented; each row of OBJECTS' answers is (identity, definition).
+"""Queries of the system catalog, named and commented; each row of OBJECTS' results is (identity, definition).
 
 Only SQL here. All names come out quoted and qualified because the sessions have `search_path = pg_catalog`.
 """
@@ -196,7 +196,7 @@ select format('%I.%I', n.nspname, t.typname),
     "domain": f"""
 select format('%I.%I', n.nspname, t.typname),
        concat_ws(', ', format_type(t.typbasetype, t.typtypmod), case when t.typnotnull then 'not null' end,
-                 -- Not typdefault: that is the text as it was first written, with names as they were looked up then.
+                 -- Not typdefault: that is the text as it was first written, with names as they were resolved then.
                  'default ' || pg_get_expr(t.typdefaultbin, 0))
   from pg_type t join pg_namespace n on n.oid = t.typnamespace
  where t.typtype = 'd' and {_USER} and {_own("pg_type", "t.oid")}""",
@@ -401,8 +401,8 @@ select string_agg(':funcid ' || p.oid || ' ', '|') from pg_proc p
  where p.oid < 16384
    and p.proname ~ '^(xpath|xpath_exists|xml_is_well_formed.*|xmlexists|(table|query|schema|database|cursor)_to_xml.*)$'
 """
-# Bodies of functions are texts: whether one of these words stands there is all that is asked, nothing of it is kept.
-_XML_WORDS = (
+# Bodies of functions are texts: whether one of these names stands there is all that is asked, nothing of it is kept.
+_XML_NAMES = (
     r"'\m(xpath|xpath_exists|xml_is_well_formed\w*|xml(parse|element|exists|table|forest|agg|concat|pi|root|serialize)"
     r"|(table|query|schema|database|cursor)_to_xml\w*)\s*\(|::\s*xml\M'"
 )
@@ -458,7 +458,7 @@ union
 select concat('xml used by ', case p.prokind when 'p' then 'procedure ' else 'function ' end, p.oid::regprocedure)
   from pg_proc p join pg_namespace n on n.oid = p.pronamespace join pg_language l on l.oid = p.prolang cross join used
  where {_USER} and {_own("pg_proc", "p.oid")} and l.lanname in ('sql', 'plpgsql')
-   and (p.prosrc ~* {_XML_WORDS} or coalesce(to_jsonb(p) ->> 'prosqlbody', '') ~ used.xml)
+   and (p.prosrc ~* {_XML_NAMES} or coalesce(to_jsonb(p) ->> 'prosqlbody', '') ~ used.xml)
 union
 select 'xml used by index ' || i.indexrelid::regclass from pg_index i join pg_class c on c.oid = i.indrelid
   join pg_namespace n on n.oid = c.relnamespace cross join used

@@ -219,7 +219,7 @@ def _in_recorded_order(
     wanted: Mapping[TableName, Fingerprint],
     found: Mapping[TableName, Fingerprint | str],
 ) -> dict[TableName, Fingerprint | str]:
-    """Look again at ordinary tables with as many rows but another fingerprint, with the backup's order of columns."""
+    """Read again ordinary tables with as many rows but another fingerprint, with the backup's order of columns."""
     again: dict[TableName, Fingerprint | str] = {}
     for name, mark in found.items():
         table = catalog.table(*name)

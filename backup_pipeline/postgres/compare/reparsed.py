@@ -1,4 +1,4 @@
-"""What a server makes of a dump's definitions once it has read them again: the form that a restored copy is in.
+"""A dump's definitions as a server prints them after reading them: the form that a restored copy is in.
 
 PostgreSQL does not always print a definition as it prints the same one after a dump and restore: `NULL` in a UNION
 comes back with an alias, `extract('YEAR' from …)` with the field in small letters, a cast or a pair of parentheses is

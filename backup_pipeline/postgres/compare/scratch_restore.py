@@ -1,4 +1,4 @@
-"""A drill of one database: restored for real beside nothing that matters, compared, checked, removed."""
+"""Drill of one database: restored into a scratch database, compared, checked, removed."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def drill_database(
         else:
             made = _make_roles(expected, server, target)
         outcome.details["roles_made_for_the_drill"] = [*made]
-        drill = _Drill(
+        drill = _DatabaseDrill(
             open_dump, replace(expected, skipped_schemas=tuple(apart.schemas)), needs, apart, server, target,
             loading, role_for, hooks, jobs, progress,
         )  # fmt: skip
@@ -189,7 +189,7 @@ def _ended(seconds: float) -> DrillOutcome:
 
 
 @dataclass
-class _Drill:
+class _DatabaseDrill:
     open_dump: OpenDump
     expected: Expectation
     needs: Needs

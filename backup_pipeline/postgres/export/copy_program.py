@@ -40,7 +40,7 @@ def copy_program(snapshot: Snapshot, query: bytes, *, piece: int = 4 << 20) -> I
     A piece is valid until the next one is asked for: the memory is used again.
 
     Args:
-        snapshot: which rows are seen.
+        snapshot: which rows are read.
         query: a SELECT in UTF-8, at most LONGEST_QUERY bytes.
         piece: bytes of a piece; a single longer row makes it grow.
 
@@ -93,7 +93,7 @@ def copy_program(snapshot: Snapshot, query: bytes, *, piece: int = 4 << 20) -> I
                 where=target.label,
                 remedy="Check that the server runs, then run again.",
             )
-        raise SourceError(f"COPY failed: {text}.", where=target.label, remedy="Look at the server's log.")
+        raise SourceError(f"COPY failed: {text}.", where=target.label, remedy="Read the server's log.")
 
 
 def _widen(process: processes.Running) -> None:

@@ -36,7 +36,7 @@ def dump_command(
     *,
     snapshot: str,
     encoding: str,
-    format: DumpFormat = "plain",  # noqa: A002 — pg_dump's own word
+    format: DumpFormat = "plain",  # noqa: A002 — pg_dump's own name
     compressed: bool = True,
     lock_timeout_seconds: float = 60.0,
 ) -> list[str | Path]:

@@ -92,14 +92,14 @@ class HashableTypes:
     def _hashable(self, connection: Connection[TupleRow], oid: int, name: str) -> bool:
         if oid not in self.known:
             try:
-                # A null of the type is enough: the function looks up the type's hash before it inspects the value.
+                # A null of the type is enough: the function finds the type's hash before it inspects the value.
                 # A transaction of its own, or a savepoint inside the one that is open.
                 with connection.transaction():
                     connection.execute(f"select hash_record_extended(row(null::{name}), 0)".encode())
                 by_oid = connection.execute(_HASHED_BY_OID, [oid]).fetchone()
                 self.known[oid] = by_oid is not None and not by_oid[0]
             except psycopg.OperationalError:
-                raise  # gone, or told to stop
+                raise  # gone, or cancelled
             except psycopg.DatabaseError:
                 # No hash for the type; or a domain that refuses a null by NOT NULL, a check, or a function's own error.
                 self.known[oid] = False
@@ -123,7 +123,7 @@ def _described(connection: Connection[TupleRow], schema: str, table: str) -> tup
     rows = connection.execute(_COLUMNS, [schema, table]).fetchall()
     if not rows:
         raise SourceError(
-            "The table does not exist.", where=f"{schema}.{table}", remedy="It was there before; look at the server."
+            "The table does not exist.", where=f"{schema}.{table}", remedy="It was there before; check the server."
         )
     return [(str(r[0]), int(r[1]), str(r[2])) for r in rows if r[0] is not None], bool(rows[0][3])
 

@@ -1,4 +1,4 @@
-"""pg_restore as the door for custom archives: parallel by its own means, straight from the file.
+"""Restoring custom-format archives with pg_restore, in parallel, straight from the file.
 
 It reads no meta-commands; which archives and clients fit is decided by the caller.
 """

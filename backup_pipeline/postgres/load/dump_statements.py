@@ -13,7 +13,7 @@ _IDENT = r'(?:"(?:[^"]|"")+"|[A-Za-z_\u0080-\U0010ffff][A-Za-z0-9_$\u0080-\U0010
 _NAME = rf"{_IDENT}(?:\.{_IDENT})*"
 _STRING = r"(?:'(?:[^']|'')*')"
 
-# The first words of what pg_dump writes (dumpacl.c, pg_dump.c of 13 to 18). Roles, databases, tablespaces and the
+# The leading keywords of what pg_dump writes (dumpacl.c, pg_dump.c of 13 to 18). Roles, databases, tablespaces and the
 # server's own settings are pg_dumpall's, and never part of a database's dump.
 _WRITTEN = re.compile(
     r"SET (?!SESSION AUTHORIZATION)[a-z_.]+ = |SET SESSION AUTHORIZATION |RESET SESSION AUTHORIZATION;"
@@ -44,8 +44,8 @@ def is_written_by_pg_dump(statement: str) -> bool:
     return bool(_WRITTEN.match(statement)) and not _NOT_A_DATABASES.match(statement)
 
 
-def first_words(statement: str) -> str:
-    """Return a statement's first words, for a message: no literal, no data."""
+def leading_keywords(statement: str) -> str:
+    """Return a statement's leading keywords, for a message: no literal, no data."""
     return " ".join(re.split(r"['$(;\"]", statement, maxsplit=1)[0].split()[:4])
 
 

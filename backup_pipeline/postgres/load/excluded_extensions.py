@@ -1,4 +1,4 @@
-"""What of a dump must not, or cannot, come to life in a scratch copy: extensions that act on their own, or are absent.
+"""Extensions that a scratch copy excludes: those that act on their own, or that the server lacks.
 
 Pure: it decides which parts of a dump are skipped; quieting what was restored is `postgres.load.check`'s.
 """
@@ -67,7 +67,7 @@ class ExcludedExtensions:
     def as_skipped(self) -> list[Finding]:
         """Return one note per extension for the proof."""
         return [
-            Finding(subject=f"extension {name}", problem="left out of the copy: it acts by itself or is not available")
+            Finding(subject=f"extension {name}", problem="skipped in the copy: it acts by itself or is not available")
             for name in sorted(self.extensions)
         ]
 

@@ -44,7 +44,7 @@ def plain_sql(file: BinaryIO, client: PostgresClient) -> Iterator[Readable]:
         with igzip_threaded.open(file, "rb", threads=1) as reader:  # type: ignore[no-untyped-call]
             yield _Damaged(reader)
     elif magic.startswith(ZSTD_MAGIC):
-        yield _Pieces(unzstd(file, name=str(getattr(file, "name", "dump"))))
+        yield _UnpackedPieces(unzstd(file, name=str(getattr(file, "name", "dump"))))
     elif magic == CUSTOM_MAGIC:
         with _through_pg_restore(file, client) as reader:
             yield reader
@@ -69,7 +69,7 @@ class _Damaged:
             ) from error
 
 
-class _Pieces:
+class _UnpackedPieces:
     """Gives what an iterator yields, as a file does; a read is as long as a piece at most."""
 
     def __init__(self, pieces: Iterator[bytes]) -> None:

@@ -25,10 +25,10 @@ from backup_pipeline.postgres.load.dump_statements import (
     NewExtension,
     Owner,
     column_options,
-    first_words,
     function_signature,
     is_written_by_pg_dump,
     known_statement,
+    leading_keywords,
     plain_foreign_table,
     rights_on,
     session_role,
@@ -201,7 +201,7 @@ class Doorkeeper:
             RefusedError: pg_dump writes no such statement.
         """
         if isinstance(part, Statement):
-            # Only the first words count, and they are ASCII in every encoding that a dump can have.
+            # Only the leading keywords count, and they are ASCII in every encoding that a dump can have.
             refuse_foreign_statement(part.body.decode("utf-8", "surrogateescape"))
         return False
 
@@ -218,9 +218,9 @@ def refuse_foreign_statement(text: str) -> None:
     """Raise RefusedError for a statement that pg_dump does not write."""
     if not is_written_by_pg_dump(text):
         raise RefusedError(
-            f"The dump holds a statement that pg_dump does not write: {first_words(text)}",
+            f"The dump holds a statement that pg_dump does not write: {leading_keywords(text)}",
             where="dump",
-            remedy="Do not restore this file. Look at who can write to the store, and use another set.",
+            remedy="Do not restore this file. Check who can write to the store, and use another set.",
         )
 
 

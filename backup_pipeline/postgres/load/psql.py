@@ -1,4 +1,4 @@
-"""psql as the door for plain dumps: `-X`, ON_ERROR_STOP, and a `\\restrict` key that only this process knows.
+"""Restoring plain dumps with psql: `-X`, ON_ERROR_STOP, and a `\\restrict` key that only this process knows.
 
 The dump's own `\\restrict` pair is replaced by ours: whoever could write the file knows its key, nobody knows ours.
 So a meta-command hidden in a dump (CVE-2025-8714) is an error, never obeyed.

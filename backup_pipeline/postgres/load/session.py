@@ -23,7 +23,7 @@ from backup_pipeline.postgres.server.connection import (
 from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline.system import limits
 
-# Told a statement that the server refused and the SQLSTATE; True leaves it out.
+# Called with a statement that the server refused and the SQLSTATE; True skips it.
 Tolerate = Callable[[bytes, str], bool]
 # SQLSTATE classes: connection, resources (disk full, too many connections), operator's intervention, system.
 _TROUBLE_OF_THE_SERVER = frozenset({"08", "53", "57", "58"})
@@ -77,7 +77,7 @@ def execute_statement(
 def refused(what: str, state: str, *, where: str, remedy: str) -> SourceError:
     """Return the error for what the server refused: a lasting one, unless it is the server's own trouble."""
     if state[:2] in _TROUBLE_OF_THE_SERVER:
-        return UnreachableError(what, where=where, remedy="Look at the server (a full disk?), then run it again.")
+        return UnreachableError(what, where=where, remedy="Check the server (a full disk?), then run it again.")
     return SourceError(what, where=where, remedy=remedy)
 
 
@@ -92,7 +92,7 @@ def _refused_data(diagnosis: psycopg.errors.Diagnostic, where: str) -> SourceErr
     return RefusedDataError(
         what,
         where=where,
-        remedy="The live database is untouched. Look at the server's log for the row.",
+        remedy="The live database is untouched. Read the server's log for the row.",
         state=state,
         constraint=constraint,
         column=diagnosis.column_name or "",

@@ -176,7 +176,7 @@ class DumpParts:
     def _next(self) -> tuple[Statement | CopyBlock | None, int]:
         buffer = self._buffer
         position, start, depth, begins = self._at, -1, 0, 0
-        words: list[bytes] = []
+        keywords: list[bytes] = []
         while True:
             found = _TOKEN.search(buffer, position)
             if found is None or (found.end() == len(buffer) and not self._ended):
@@ -214,7 +214,7 @@ class DumpParts:
             elif kind == "meta":
                 raise _hostile()
             elif kind == "word":
-                begins = _depth_of_bodies(words, found[0].lower(), begins)
+                begins = _depth_of_bodies(keywords, found[0].lower(), begins)
             elif kind == "end" and depth <= 0 and begins == 0:
                 body = buffer[start:position]
                 if (
@@ -300,11 +300,11 @@ class DumpParts:
                 del pieces
 
 
-def _depth_of_bodies(words: list[bytes], word: bytes, begins: int) -> int:
+def _depth_of_bodies(keywords: list[bytes], word: bytes, begins: int) -> int:
     """Return how deep in BEGIN ATOMIC … END bodies we are after `word`, counting as psql does."""
-    if len(words) < 4:
-        words.append(word)
-    routine = words[:1] == [b"create"] and any(w in (b"function", b"procedure") for w in words[1:4])
+    if len(keywords) < 4:
+        keywords.append(word)
+    routine = keywords[:1] == [b"create"] and any(w in (b"function", b"procedure") for w in keywords[1:4])
     if not routine:
         return begins
     if word == b"begin":
@@ -320,7 +320,7 @@ def _hostile() -> RefusedError:
     return RefusedError(
         "The dump holds a psql meta-command outside of quotes; pg_dump writes none there.",
         where="dump",
-        remedy="Do not restore this file. Verify the set, look at who can write to the store, and use another set.",
+        remedy="Do not restore this file. Verify the set, check who can write to the store, and use another set.",
     )
 
 

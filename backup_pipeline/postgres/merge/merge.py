@@ -174,7 +174,7 @@ class MergeSession:
         if item.facts.key_index:
             columns = ", ".join(item.facts.key)
             notes.append(
-                f"has no primary key: rows are told apart by its unique index {item.facts.key_index} ({columns})"
+                f"has no primary key: rows are distinguished by its unique index {item.facts.key_index} ({columns})"
             )
         if item.facts.triggers:
             notes.append(f"triggers: {', '.join(name for name, _ in item.facts.triggers)}")
@@ -341,7 +341,7 @@ class MergeSession:
                 where=f"{self._target.label}: {tables}",
                 remedy="A trigger may rely on what the application sets: restore with --without-triggers."
                 if triggers
-                else "Look at the functions that the table's defaults, checks and columns call.",
+                else "Check the functions that the table's defaults, checks and columns call.",
             ) from None
 
     def _write_one(self, item: Staged) -> None:

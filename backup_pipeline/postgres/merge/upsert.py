@@ -146,7 +146,7 @@ class Upsert:
         outcome.reasons_against += outcome.refused_tables
         if outcome.refused_tables and session.staged:
             outcome.reasons_against.append(
-                f"--skip-refused leaves out the tables named before ({len(outcome.refused_tables)} reasons) and brings "
+                f"--skip-refused skips the tables named before ({len(outcome.refused_tables)} reasons) and brings "
                 f"back the other {len(session.staged)}"
             )
         outcome.tables = [
@@ -180,7 +180,7 @@ class Upsert:
             session.check_constraints()
         session.restore_triggers()
         if session.as_replica:
-            outcome.warnings.append("triggers were left out as a replica does; foreign keys were checked afterwards")
+            outcome.warnings.append("triggers were skipped as a replica does; foreign keys were checked afterwards")
             session.check_references(
                 ((t.schema_name, t.name), key.columns, (key.to_schema, key.to_table), key.to_columns)
                 for t in tables
@@ -224,7 +224,7 @@ def _stage(
     facts = session.facts(block.table)
     reasons = _reasons_against(block, facts, request)
     if request.skip_refused:
-        outcome.warnings += [f"left out: {reason}" for reason in reasons]
+        outcome.warnings += [f"skipped: {reason}" for reason in reasons]
     else:
         outcome.refused_tables += reasons
     if facts is None or reasons:

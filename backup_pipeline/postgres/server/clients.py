@@ -91,12 +91,12 @@ def _version_of(folder: Path) -> tuple[int, int] | None:
 
 def installed_clients() -> list[PostgresClient]:
     """Return every usable set of programs, lowest major first; of one major the newest minor first."""
-    seen: dict[Path, PostgresClient] = {}
+    found: dict[Path, PostgresClient] = {}
     for folder in program_folders():
         version = _version_of(folder)
         if version is not None:
-            seen.setdefault(folder, PostgresClient(version, folder))
-    return sorted(seen.values(), key=lambda c: (c.major, -c.version[1]))
+            found.setdefault(folder, PostgresClient(version, folder))
+    return sorted(found.values(), key=lambda c: (c.major, -c.version[1]))
 
 
 def choose_client(

@@ -66,7 +66,7 @@ SETTINGS_FOR_A_DUMP = {
 }  # fmt: skip
 # Limits that only servers from this version on know. (`alter role … set` would end a session that waits for others.)
 _LATER_LIMITS = {"idle_session_timeout": 140000, "transaction_timeout": 170000}
-# While a statement runs, the server looks that often whether its client is still there (since 14, and where the system
+# While a statement runs, the server checks that often whether its client is still there (since 14, and where the system
 # can tell).
 _CLIENT_CHECK = """select case when pg_catalog.current_setting('client_connection_check_interval', true) is not null
  and pg_catalog.version() ~ 'linux' then pg_catalog.set_config('client_connection_check_interval', '5s', false) end"""
@@ -81,7 +81,7 @@ APPLICATION_NAME = "backup-pipeline"
 def _state_of_refusal(text: str) -> str:
     """Return the SQLSTATE that a refused connection's text means: libpq passes none on while connecting.
 
-    Only servers that speak English are understood; others are reported as unreachable, with their own words.
+    Only servers that speak English are understood; others are reported as unreachable, with their own text.
     """
     missing = "does not exist" in text
     if "authentication failed" in text or "no pg_hba.conf entry" in text or (missing and 'role "' in text):
@@ -140,7 +140,7 @@ def no_more_connections(text: str, target: PostgresTarget) -> UnreachableError:
 def message_without_values(text: str, state: str) -> str:
     """Return a server's message as one line without quoted data, which belong to customers."""
     if state.startswith("P0"):
-        # Words of the site's own functions: `RAISE EXCEPTION 'no stock of %', new.article`.
+        # Messages of the site's own functions: `RAISE EXCEPTION 'no stock of %', new.article`.
         return f"a trigger or function of the database raised an error of its own (SQLSTATE {state})"
     # Data exceptions quote the value: `invalid input syntax for type integer: "…"`.
     return " ".join((text.split(': "', 1)[0] if state.startswith("22") else text).split())
@@ -210,7 +210,7 @@ def translate_postgres_error(error: psycopg.Error, target: PostgresTarget) -> Ba
             where=target.label,
             remedy="Check that it runs and that host and port are right, then run again.",
         )
-    return SourceError(f"{text}.", where=target.label, remedy="Look at the server's log.")
+    return SourceError(f"{text}.", where=target.label, remedy="Read the server's log.")
 
 
 @contextlib.contextmanager

@@ -153,7 +153,7 @@ def data_folder(target: PostgresTarget) -> Path | None:
     with maintenance(target) as connection, contextlib.suppress(psycopg.errors.InsufficientPrivilege):
         row = connection.execute("show data_directory").fetchone()
         # A server in a container has a folder of that name that is not here.
-        if row and os.path.isdir(str(row[0])):  # noqa: PTH112 - False too where this user may not look
+        if row and os.path.isdir(str(row[0])):  # noqa: PTH112 - False too where this user may not read it
             return Path(str(row[0]))
     return None
 

@@ -181,7 +181,7 @@ class EmbeddedServer:
             raise ToolError(
                 f"The embedded PostgreSQL did not start: {last_lines(done.stderr or done.stdout)} {tail}",
                 where=str(self.folder),
-                remedy="Look at server.log there; is the port taken or the disk full?",
+                remedy="Read server.log there; is the port taken or the disk full?",
             )
         return True
 

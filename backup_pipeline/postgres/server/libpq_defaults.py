@@ -14,7 +14,7 @@ from psycopg import pq
 from backup_pipeline.errors import SettingsError
 
 _SYSTEM_FOLDER = "/etc/postgresql-common"
-# Ours in every connection, or of no meaning here.
+# Ours in every connection, or without effect here.
 _NOT_FROM_VARIABLES = {"application_name", "client_encoding", "service"}
 
 

@@ -140,7 +140,7 @@ def _begin_locked(connection: Connection[TupleRow], target: PostgresTarget, seco
             if time.monotonic() >= until:
                 raise
         except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName) as error:
-            # A table was dropped between the look and the lock.
+            # A table was dropped between the query and the lock.
             connection.execute("rollback")
             if time.monotonic() >= until:
                 raise UnreachableError(

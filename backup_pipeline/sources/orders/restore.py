@@ -86,7 +86,7 @@ def restore_orders(
     result = OrdersRestoreResult(dry_run=options.dry_run)
     with archive_lock(archive, "restore of orders", options.lock_wait_seconds) as writable, candidates() as orders:
         folder = None if isinstance(target, PostgresTarget) else target.absolute().parent
-        reader = _Reader(archive, options, writable, result, orders, folder)
+        reader = _FolderReader(archive, options, writable, result, orders, folder)
         reader.read(progress)
         reader.judge()
         if isinstance(target, PostgresTarget):
@@ -119,7 +119,7 @@ def undo_restore(
     return f"{target} is as it was before; what had been restored is {places or 'gone'}."
 
 
-class _Reader:
+class _FolderReader:
     """Reads the archive into the candidates and decides whether they are enough."""
 
     def __init__(

@@ -53,10 +53,10 @@ from backup_pipeline.tables.arrow_types import POSTGRES_TYPE
 from backup_pipeline.tables.json_array import json_array, rows_in_array
 from backup_pipeline.tables.parquet import (
     ROWS_WITHOUT_COLUMNS,
-    Output,
     ParquetSink,
     ParquetTable,
     RowGroups,
+    SeekableOutput,
     WritingOrder,
     WritingStoppedError,
 )
@@ -189,7 +189,7 @@ class TableExport:
             self._fill(file, profile)
         return writer.file_record(path, file)
 
-    def _fill(self, file: Output, profile: TableProfile) -> None:
+    def _fill(self, file: SeekableOutput, profile: TableProfile) -> None:
         schema = _schema(profile, as_found=True)
         decoder = CsvDecoder(list(profile.forms), schema)
         sink = ParquetSink(file, schema)

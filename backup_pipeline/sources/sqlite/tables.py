@@ -44,7 +44,7 @@ from backup_pipeline.sqlite.columns import (
 from backup_pipeline.sqlite.database import Row, SqliteTable, Value, rows_of, storage_classes
 from backup_pipeline.system.streams import compressed_sink
 from backup_pipeline.tables.json_array import json_array
-from backup_pipeline.tables.parquet import Output, ParquetSink, ParquetTable, RowGroups
+from backup_pipeline.tables.parquet import ParquetSink, ParquetTable, RowGroups, SeekableOutput
 
 SCHEMA = "main"
 _SUFFIX = {"parquet": ".parquet", "jsonl": ".jsonl.gz", "json": ".json", "csv": ".csv.gz"}
@@ -138,7 +138,7 @@ class SqliteTableExport:
         self._report(fingerprint.rows, finished=True)
         return self.context.writer.file_record(path, file), fingerprint
 
-    def _fill(self, file: Output, columns: list[StoredColumn]) -> Fingerprint:
+    def _fill(self, file: SeekableOutput, columns: list[StoredColumn]) -> Fingerprint:
         schema = pa.schema([column.field for column in columns])
         fingerprint = RowsFingerprint()
         sink = ParquetSink(file, schema)

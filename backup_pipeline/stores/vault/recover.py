@@ -87,7 +87,7 @@ def is_signed(public: str, message: bytes, signature: str) -> bool:
     return not ((left[0] * right[2] - right[0] * left[2]) % _P or (left[1] * right[2] - right[1] * left[2]) % _P)
 
 
-class Vault:
+class OpenedVault:
     """A vault in a folder, with an identity."""
 
     def __init__(self, folder: Path, identity: str, age: str, signer: str) -> None:
@@ -153,7 +153,7 @@ class Vault:
             yield plain
 
 
-def fetch(vault: Vault, name: str, target: Path) -> Path:
+def fetch(vault: OpenedVault, name: str, target: Path) -> Path:
     """Bring a set back into `target/<plan>/<set>`, with `backup.yaml` in `target`; it appears whole, last."""
     header, content = vault.copy(name)
     if not _PLAN.fullmatch(content["plan"]) or not _SET.fullmatch(content["set_id"]):
@@ -199,7 +199,7 @@ def main() -> int:
     parser.add_argument("--age", default=shutil.which("age") or "age", help="the program age")
     given = parser.parse_args()
     try:
-        vault = Vault(given.vault, given.identity, given.age, given.signer)
+        vault = OpenedVault(given.vault, given.identity, given.age, given.signer)
         if not given.signer:
             sys.stderr.write("without --signer nobody knows who wrote this vault: read backup.yaml before you use it\n")
         if given.copy and given.to:
