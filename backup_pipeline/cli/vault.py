@@ -65,6 +65,7 @@ def copy(
     as_json: JsonOption = False,
 ) -> None:
     """Copy a sealed set into a vault; what is there already is not sent again."""
+    from backup_pipeline.operations.alerts.send import notify_copies
     from backup_pipeline.operations.copies.copying import copy_into
     from backup_pipeline.operations.sites.stores import resolve_set
 
@@ -73,6 +74,7 @@ def copy(
     name = f"{plan}/{set_id}"
     with shown_progress(quiet=as_json) as progress:
         done = copy_into(site, vault, plan, set_id, progress=progress)
+    notify_copies(site, plan)
     if as_json:
         print_json({"set": name, **vars(done)})
     elif done.already_there:

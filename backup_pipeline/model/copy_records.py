@@ -110,6 +110,7 @@ class VaultRecord(Frozen):
         checks: by plan.
         lock: what its storage promised then; None when not known.
         sizes: bytes of all chunks over time, oldest first.
+        cleaned_at: when chunks that no copy needs were last looked for.
     """
 
     record_version: Literal[1] = 1
@@ -122,6 +123,7 @@ class VaultRecord(Frozen):
     checks: dict[str, CheckRecord] = Field(default_factory=dict)
     lock: LockRecord | None = None
     sizes: tuple[SizeRecord, ...] = ()
+    cleaned_at: AwareDatetime | None = None
 
     def of_plan(self, plan: str) -> tuple[CopyRecord, ...]:
         """Return the copies of a plan that are not marked for removal, oldest first."""

@@ -114,7 +114,7 @@ def _retain(site: Site, plan: str, vault: str) -> tuple[dg.AssetCheckResult, dic
         )  # fmt: skip
 
     try:
-        done = clean_copies(site, vault, utc_now(), plans=[plan])
+        done = clean_copies(site, vault, utc_now(), plans=[plan], when_due=True)
     except LockError:
         return result(""), {}  # another run cleans there
     except BackupSystemError as error:

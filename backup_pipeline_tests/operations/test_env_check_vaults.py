@@ -124,3 +124,15 @@ def test_copies_under_object_lock_are_known_as_locked_and_stay(tmp_path: Path, w
     assert cleaned["plans"][0]["marked"] == []
     assert "the storage forbids to delete it until" in site.run("vault", "clean", "offsite", "--dry-run").out
     assert open_place(site.url, weed.options(region="us-east-1")).lock_state(f"copies/{going['copy']}").until
+
+
+def test_status_asks_no_vault(tmp_path: Path, weed: S3Server) -> None:
+    site = in_bucket(tmp_path, weed, "status-bucket", lock=False, lock_days=0)
+    assert site.run("backup", "nightly").code == 0
+    site.variables["TEST_S3_ENDPOINT"] = "http://127.0.0.1:9"
+    site.write_env()
+    shown = site.run("status", "nightly")
+    assert shown.code == 0, shown.text
+    assert "offsite: 1, newest" in shown.out
+    assert "(asked 0 min ago)" in shown.out or "(asked 1 min ago)" in shown.out
+    assert site.run("vault", "check", "offsite").code != 0

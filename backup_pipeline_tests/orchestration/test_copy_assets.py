@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -226,3 +227,39 @@ def test_checks_and_drills_of_copies_have_schedules_for_what_is_there(
     [set_id] = site.store("nightly").sealed_ids()
     assert copied(site, instance, set_id).success
     assert ticks() == {"check_in": [None], "drill_from": [set_id]}
+
+
+def test_each_copy_cleans_by_its_policy_and_a_refusal_is_a_warning(
+    site: CopiesSite, instance: dg.DagsterInstance
+) -> None:
+    site.entry = ", retention: {keep_last: 1}"
+    site.settle()
+    results = []
+    for text in ("first", "second"):
+        site.change_files(text)
+        backed_up(site, instance)
+        results.append(copied(site, instance, site.store("nightly").sealed_ids()[-1]))
+        assert results[-1].success
+    event = instance.get_latest_materialization_event(COPY)
+    assert event is not None
+    assert event.asset_materialization is not None
+    metadata = event.asset_materialization.metadata
+    assert metadata["copies_marked"].value == 1
+    first = site.store("nightly").sealed_ids()[0]
+    marked = vault_record(site.site, "offsite").copy_of("nightly", first)
+    assert marked is not None
+    assert marked.marked_at is not None
+    [check] = results[-1].get_asset_check_evaluations()
+    assert check.passed
+    # What a copy that cannot be read needs is not known, so nothing is cleaned; the new copy is made all the same.
+    (site.vault / "copies" / "2026-01-01T000000Z-00000000000000000000000000000000").write_text("no copy")
+    site.change_files("third")
+    backed_up(site, instance)
+    record = site.folder / ".backup-pipeline" / "copies" / "offsite.json"
+    record.write_text(re.sub(r'"cleaned_at": ".*?"', '"cleaned_at": null', record.read_text()))
+    result = copied(site, instance, site.store("nightly").sealed_ids()[-1])
+    assert result.success
+    [check] = result.get_asset_check_evaluations()
+    assert not check.passed
+    assert check.severity is dg.AssetCheckSeverity.WARN
+    assert "cannot be read" in str(check.description)

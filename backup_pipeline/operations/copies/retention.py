@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from backup_pipeline.model.copy_records import CopyRecord, VaultRecord
@@ -29,6 +29,7 @@ from backup_pipeline.stores.vault.catalog import GRACE, Catalog
 from backup_pipeline.stores.vault.clean import CleanResult, mark
 
 LOG = logging.getLogger("vault")
+_REST = timedelta(days=7)
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class VaultCleaning:
 
 def clean_copies(
     site: Site, vault: str, now: datetime, *, plans: Collection[str] | None = None, dry_run: bool = False,
-    progress: ProgressSink = no_progress,
+    when_due: bool = False, progress: ProgressSink = no_progress,
 ) -> VaultCleaning:  # fmt: skip
     """Mark what the plans' policies let go in a vault, and remove what was marked long enough ago.
 
@@ -89,6 +90,7 @@ def clean_copies(
         now: the present moment.
         plans: only these plans' copies are marked; all by default.
         dry_run: decide, and touch nothing.
+        when_due: remove only when a mark is old enough, or nothing was removed for a week: it reads every header.
         progress: receives the chunks that are removed.
 
     Raises:
@@ -106,11 +108,20 @@ def clean_copies(
         for entry in settings.copies
         if entry.to == vault and (plans is None or plan in plans)
     ]
+    if when_due and not _is_due(record, now):
+        return VaultCleaning(vault, tuple(verdicts), CleanResult())
     cleaned = clean_vault(site, vault, progress=progress, dry_run=dry_run)
     if not dry_run:
         stored = sum(chunk.size for chunk in catalog.chunks().values())
         inspect_vault(site, access, now, catalog=catalog, stored_bytes=stored)
+        change_record(site, vault, lambda known: known.model_copy(update={"cleaned_at": now}))
     return VaultCleaning(vault, tuple(verdicts), cleaned)
+
+
+def _is_due(record: VaultRecord, now: datetime) -> bool:
+    marks = [one.marked_at for copies in record.copies.values() for one in copies if one.marked_at is not None]
+    rested = record.cleaned_at is not None and now - record.cleaned_at < _REST
+    return not rested or any(now - mark >= GRACE for mark in marks)
 
 
 def _retain(
