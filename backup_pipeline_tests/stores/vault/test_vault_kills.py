@@ -5,6 +5,7 @@ Nothing that looks like a copy and is none, nothing that stops the next run, not
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import shutil
@@ -22,6 +23,7 @@ from backup_pipeline.stores.vault.clean import mark
 from backup_pipeline.stores.vault.encryption import new_identity
 from backup_pipeline_tests.stores.vault.test_vault_copies import contents
 from backup_pipeline_tests.support.forked_commands import Forker, forker
+from backup_pipeline_tests.support.object_servers import ssh_server, weed_server
 from backup_pipeline_tests.support.sites import TestSite
 from backup_pipeline_tests.support.vault_sites import VaultSite
 
@@ -31,21 +33,24 @@ store: backups
 sources: {{files: {{kind: folder, path: files}}}}
 plans: {{nightly: {{sources: [files]}}}}
 vaults:
-  offsite: {{url: "file://{vault}", recipients: [{recipient}]}}
+  offsite: {{{vault}, recipients: [{recipient}]}}
 """
 
 
 class Site:
     """A site with a vault in a folder, whose commands run as processes."""
 
-    def __init__(self, folder: Path, commands: Forker) -> None:
+    def __init__(
+        self, folder: Path, commands: Forker, vault: str = "", variables: dict[str, str] | None = None
+    ) -> None:
         self.folder = folder
         self.vault = folder / "vault"
         self.vault.mkdir()
         self.identity = folder / "identity.txt"
         self.commands = commands
         self.killed = 0
-        self.own = TestSite(folder / "site")
+        self.settings = vault or f'url: "file://{self.vault}"'
+        self.own = TestSite(folder / "site", variables or {})
         (self.own.folder / "files").mkdir(parents=True)
         secret, recipient = new_identity()
         self.identity.write_text(secret + "\n")
@@ -55,7 +60,7 @@ class Site:
         self.run("vault", "init", "offsite")
 
     def take(self, recipient: str) -> None:
-        self.own.write(SETTINGS.format(vault=self.vault, recipient=recipient))
+        self.own.write(SETTINGS.format(vault=self.settings, recipient=recipient))
 
     def seal(self, number: int) -> SetId:
         numbers = random.Random(number)
@@ -219,6 +224,36 @@ def test_a_disk_that_is_full_is_named_and_leaves_nothing_half(site: Site) -> Non
     assert not list((site.own.folder / "backups" / "nightly").glob(".*.part"))
     assert site.commands.run(*fetch)[0] == 0
     assert contents(there) == original
+
+
+@pytest.fixture(params=["s3", "sftp"])
+def distant(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
+    """The same with a vault behind a network: SeaweedFS, OpenSSH."""
+    with contextlib.ExitStack() as stack:
+        (tmp_path / "server").mkdir()
+        commands = stack.enter_context(forker(TestSite(tmp_path).environment()))
+        if request.param == "s3":
+            server = stack.enter_context(weed_server(tmp_path / "server"))
+            server.client.create_bucket(Bucket="vaults")
+            own = server.options()
+            vault = (
+                "url: s3://vaults/x, endpoint_env: TEST_S3_ENDPOINT, "
+                "credentials_env: {access_key: TEST_S3_KEY, secret_key: TEST_S3_SECRET}"
+            )
+            yield Site(tmp_path, commands, vault, dict(own.environment))
+        else:
+            ssh = stack.enter_context(ssh_server(tmp_path / "server"))
+            (tmp_path / "there").mkdir()
+            url = ssh.url(tmp_path / "there")
+            yield Site(tmp_path, commands, f'url: "{url}", key_file: "{ssh.key}", known_hosts: "{ssh.known_hosts}"')
+
+
+@pytest.mark.parametrize("phase", [killed_copies, killed_fetches])
+def test_nothing_is_lost_when_a_command_is_killed_over_a_network(
+    distant: Site, phase: Callable[[Site, int], None]
+) -> None:
+    phase(distant, 4)
+    assert distant.killed
 
 
 @pytest.mark.story
