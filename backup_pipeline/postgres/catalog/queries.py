@@ -407,16 +407,19 @@ _XML_NAMES = (
     r"|(table|query|schema|database|cursor)_to_xml\w*)\s*\(|::\s*xml\M'"
 )
 REQUIREMENTS = f"""
-with used as (select '{{XMLEXPR|{{TABLEFUNC|' || ({_XML_FUNCTIONS}) as xml)
+with used as (select '{{XMLEXPR|{{TABLEFUNC|' || ({_XML_FUNCTIONS}) as xml),
+-- Used twice, so made first: the planner would read and search the system's own views before it asks whose they are.
+rules as (select c.oid, c.relkind, c.relispopulated, c.relpersistence, n.nspname, c.relname, r.ev_action, r.ev_qual
+            from pg_class c join pg_namespace n on n.oid = c.relnamespace join pg_rewrite r on r.ev_class = c.oid
+           where {_USER})
 select 'xml' where exists (
   select from pg_class c join pg_namespace n on n.oid = c.relnamespace
     join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
     join pg_type t on t.oid = a.atttypid
    where {_USER} and c.relkind in ('r', 'p', 'm') and c.relpersistence <> 't'
      and 142 in (t.oid, t.typelem, t.typbasetype))
-   or exists (select from pg_class c join pg_namespace n on n.oid = c.relnamespace
-               join pg_rewrite r on r.ev_class = c.oid cross join used
-              where {_USER} and c.relkind = 'm' and c.relispopulated and r.ev_action::text ~ used.xml)
+   or exists (select from rules r cross join used
+              where r.relkind = 'm' and r.relispopulated and r.ev_action::text ~ used.xml)
 union
 select 'icu' where exists (
   select from pg_collation o where o.collprovider = 'i' and (o.oid >= 16384 or exists (
@@ -427,8 +430,10 @@ select 'icu' where exists (
               where o.collprovider = 'i' and {_USER} and a.attnum > 0 and not a.attisdropped)
 union
 select 'lz4' where exists (
-  select from pg_attribute a join pg_class c on c.oid = a.attrelid join pg_namespace n on n.oid = c.relnamespace
-   where {_USER} and c.relkind in ('r', 'p', 'm') and not a.attisdropped and to_jsonb(a) ->> 'attcompression' = 'l')
+  select from (
+    select a.* from pg_attribute a join pg_class c on c.oid = a.attrelid join pg_namespace n on n.oid = c.relnamespace
+     where {_USER} and c.relkind in ('r', 'p', 'm') and not a.attisdropped offset 0) a
+   where to_jsonb(a) ->> 'attcompression' = 'l')
 union
 select 'locale ' || o.collcollate from pg_collation o
  where o.collprovider = 'c' and o.collcollate not in ('C', 'POSIX') and (o.oid >= 16384
@@ -444,10 +449,10 @@ select 'superuser used by ' || case p.prokind when 'p' then 'procedure ' else 'f
             and oidvectortypes(p.proargtypes) = 'regdictionary, text')
 union
 select concat('xml used by ', case c.relkind when 'v' then 'view ' when 'm' then 'materialized view '
-              else 'a rule of table ' end, format('%I.%I', n.nspname, c.relname))
-  from pg_class c join pg_namespace n on n.oid = c.relnamespace join pg_rewrite r on r.ev_class = c.oid cross join used
- where {_USER} and not (c.relkind = 'm' and c.relispopulated) and c.relpersistence <> 't'
-   and {_own("pg_class", "c.oid")} and concat(r.ev_action::text, r.ev_qual::text) ~ used.xml
+              else 'a rule of table ' end, format('%I.%I', c.nspname, c.relname))
+  from rules c cross join used
+ where not (c.relkind = 'm' and c.relispopulated) and c.relpersistence <> 't'
+   and {_own("pg_class", "c.oid")} and concat(c.ev_action::text, c.ev_qual::text) ~ used.xml
 union
 select 'xml used by policy ' || quote_ident(o.polname) || ' of ' || o.polrelid::regclass
   from pg_policy o cross join used where concat(o.polqual::text, o.polwithcheck::text) ~ used.xml
