@@ -1,9 +1,10 @@
-"""The dump with gzip, SHA-256 and completeness check, against `pg_dump | gzip` and `pg_dump >/dev/null`.
+"""The dump with gzip or zstd, SHA-256 and completeness check, against `pg_dump | gzip`, `| zstd` and `>/dev/null`.
 
     python -m benchmarks.dump [--size MEGABYTES] [--repeat N]
 
-Ours is the whole artefact function: snapshot, locks, catalog, dump, digest, check and record, synced to the disk. The
-fingerprints of all tables, which the record of a dump also holds, are a row of their own.
+Ours and the quick peers take turns, and the best run of each counts. Ours is the whole artefact function: snapshot,
+locks, catalog, dump, digest, check and record, synced to the disk. The fingerprints of all tables, which the record of
+a dump also holds, are a row of their own.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ from benchmarks.data_database import bench_server, make_database, size_of
 from benchmarks.report import Report, in_fresh_process
 
 
-def dump_only(target: PostgresTarget, folder: Path) -> dict[str, Any]:
-    """Dump with gzip, digests and completeness check, as a capture does, without the tables' fingerprints."""
+def dump_only(target: PostgresTarget, folder: Path, compression: str) -> dict[str, Any]:
+    """Dump, compressed, with digests and completeness check, as a capture does, without the tables' fingerprints."""
     context = writer_in(folder)
-    settings = settings_with()
+    settings = settings_with(compression=compression)
     with exported_snapshot(target) as snapshot:
         catalog = read_catalog(snapshot.connection)
         written = write_dump(context, settings, snapshot, lambda: catalog)
@@ -52,9 +53,12 @@ def _shell(target: PostgresTarget, tail: str) -> float:
     return time.perf_counter() - begin
 
 
-def best(repeat: int, measure: Callable[[], Any]) -> Any:
-    """Return the quickest of several runs."""
-    return min((measure() for _ in range(repeat)), key=lambda run: run if isinstance(run, float) else run.seconds)
+def best(repeat: int, *measures: Callable[[], Any]) -> list[Any]:
+    """Return the quickest of several runs of each, which take turns."""
+    rounds = [[measure() for measure in measures] for _ in range(repeat)]
+    return [
+        min(runs, key=lambda run: run if isinstance(run, float) else run.seconds) for runs in zip(*rounds, strict=True)
+    ]
 
 
 def main() -> None:
@@ -68,14 +72,27 @@ def main() -> None:
         report.fact("table megabytes", round(size_of(target) / 1e6))
         folder = Path(scratch)
         gzip_file = folder / "peer.sql.gz"
-        floor = best(options.repeat, lambda: _shell(target, " > /dev/null"))
-        ours = best(options.repeat, lambda: in_fresh_process(dump_only, target, folder / "ours"))
-        peer = best(1, lambda: _shell(target, f" | gzip > '{gzip_file}'"))
-        whole = best(1, lambda: in_fresh_process(dump_with_fingerprints, target, folder / "whole"))
-        gzip_size = gzip_file.stat().st_size
+        zstd_file = folder / "peer.sql.zst"
+        floor, ours, zstd, zstd_peer = best(
+            options.repeat,
+            lambda: _shell(target, " > /dev/null"),
+            lambda: in_fresh_process(dump_only, target, folder / "ours", "gzip"),
+            lambda: in_fresh_process(dump_only, target, folder / "zstd", "zstd"),
+            lambda: _shell(target, f" | zstd -q -f -3 -T2 -o '{zstd_file}'"),
+        )
+        peer, whole = best(
+            1,
+            lambda: _shell(target, f" | gzip > '{gzip_file}'"),
+            lambda: in_fresh_process(dump_with_fingerprints, target, folder / "whole"),
+        )
+        gzip_size, zstd_size = gzip_file.stat().st_size, zstd_file.stat().st_size
     what = "dump, gzip, SHA-256, completeness"
     report.row(what, ours.seconds, peer, other_name="pg_dump | gzip", at_least=3.5)
-    report.row(what, ours.seconds, floor, other_name="pg_dump >/dev/null", at_most=1.35)
+    report.row(what, ours.seconds, floor, other_name="pg_dump >/dev/null", at_most=1.1)
+    zstd_name = "pg_dump | zstd -3 -T2"
+    report.row("dump, zstd, SHA-256, completeness", zstd.seconds, zstd_peer, other_name=zstd_name, at_least=1.0)
+    report.row("size of the zstd file", zstd.result["size"] / 1e6, zstd_size / 1e6, other_name=zstd_name, unit="MB",
+               at_most=1.0)  # fmt: skip
     report.row("size of the file", ours.result["size"] / 1e6, gzip_size / 1e6, other_name="gzip", unit="MB",
                at_most=1.05)  # fmt: skip
     report.row("peak memory of the process", ours.peak_mb, unit="MB", at_most=150)

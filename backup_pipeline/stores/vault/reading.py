@@ -7,7 +7,7 @@ import hashlib
 import os
 import shutil
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -22,6 +22,7 @@ from backup_pipeline.stores.vault.encryption import Opener
 from backup_pipeline.stores.vault.locks import earlier_versions
 from backup_pipeline.stores.vault.names import chunk_id, chunk_object, keyed
 from backup_pipeline.system import limits
+from backup_pipeline.system.file_system import sync_file_system
 from backup_pipeline.system.files import (
     PART_SUFFIX,
     give_mode,
@@ -33,6 +34,7 @@ from backup_pipeline.system.files import (
 
 WORKERS = 3
 _AHEAD = 4
+_SYNCED_ONE_BY_ONE = 64
 _ALONE = contextlib.nullcontext()
 _REMEDY = "Use another copy, and copy the set again where it still is."
 
@@ -185,7 +187,7 @@ class CopyReader:
                         file.write(piece)
                         done += len(piece)
                         progress(Progress(label, done, total))
-            os.sync()  # once: for each of many small files it would take most of the time
+            _make_durable(part, [part / file.path for file in self.content.files])
             # The manifest is the seal: last.
             write_atomically(part / MANIFEST_NAME, self.content.manifest.encode(), mode=modes[0])
             with publishing:
@@ -231,6 +233,29 @@ class CopyReader:
         if first is None:
             return b""
         return b"".join(self.chunks(first, end))[skipped : skipped + size]
+
+
+def _make_durable(folder: Path, files: Sequence[Path]) -> None:
+    """Sync files below a folder: a few one by one, many together, which would take most of the time otherwise."""
+    if len(files) > _SYNCED_ONE_BY_ONE:
+        with _opened(folder) as descriptor:
+            if not sync_file_system(descriptor):
+                os.sync()
+        return
+    for file in files:
+        with _opened(file) as descriptor:
+            os.fsync(descriptor)
+    for parent in {above for file in files for above in file.parents if above.is_relative_to(folder)} | {folder}:
+        sync_folder(parent)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 class _Pieces:
