@@ -92,13 +92,16 @@ def _list_vault(site: Site, place: str, *, as_json: bool) -> None:
 
     now = datetime.now(UTC)
     if has_identity(site, place.partition(":")[0]):
-        sets = list_vault(site, place)
+        plans = list_vault(site, place)
         if as_json:
-            print_json({"sets": [one.as_dict(now) for found in sets.values() for one in found]})
+            sets = [one.as_dict(now) for found in plans for one in found.sets]
+            print_json({"sets": sets, "of_other_recipients": sum(found.others for found in plans)})
             return
-        for name, found in sets.items():
-            _print_plan(name, found, now)
-        if not sets:
+        for found in plans:
+            _print_plan(found.place, found.sets, now)
+            if found.others:
+                console().print(f"  [dim]and {found.others} of other recipients than this identity's[/]")
+        if not plans:
             console().print(f"[bold]{escape(place)}[/] holds no copies yet")
         return
     copies = list_plain(site, place)

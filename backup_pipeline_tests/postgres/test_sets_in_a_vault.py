@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
 import signal
@@ -170,18 +169,24 @@ def test_a_copy_is_verified_and_proven_where_it_lies(offsite: Offsite) -> None:
 
 def test_damage_in_a_vault_is_found_and_never_restored(offsite: Offsite) -> None:
     assert offsite.json("drill", "offsite:nightly/latest")["passed"]
-    largest = max((path for path in (offsite.vault / "chunks").rglob("*") if path.is_file()), key=os.path.getsize)
-    content = bytearray(largest.read_bytes())
-    content[len(content) // 2] ^= 1
-    largest.chmod(0o600)
-    largest.write_bytes(content)
-    bad = [name for name in (f"offsite:nightly/{one}" for one in offsite.ids) if offsite.run("verify", name).code == 6]
-    assert bad
-    for name in bad:
-        assert offsite.run("drill", name).code == 6
-        planned = offsite.run("restore", name, "shop", "--into", "copy")
-        assert (planned.code, "damaged" in planned.text or "changed" in planned.text) == (6, True), planned.text
-    assert not offsite.json("show", bad[-1])["proven"]
+    for path in (offsite.vault / "chunks").rglob("*"):
+        if path.is_file():
+            content = bytearray(path.read_bytes())
+            content[len(content) // 2] ^= 1
+            path.chmod(0o600)
+            path.write_bytes(content)
+    name = f"offsite:nightly/{offsite.ids[-1]}"
+    assert offsite.run("verify", name).code == 6
+    assert offsite.run("drill", name).code == 6
+    for source, target in (("shop", "copy"), ("files", "elsewhere")):
+        done = offsite.run("restore", name, source, "--into", target, "--json")
+        if done.code == 0:
+            plan = json.loads(done.out)
+            named = ["--plan-id", plan["plan_id"], "--confirm", plan["confirm"]]
+            done = offsite.run("restore", name, source, "--into", target, "--apply", *named)
+        assert (done.code, "changed" in done.text) == (6, True), done.text
+    assert not (offsite.site.folder / "elsewhere").exists()
+    assert not offsite.json("show", name)["proven"]
 
 
 def test_a_database_and_a_folder_are_restored_from_a_vault_and_undone(offsite: Offsite) -> None:

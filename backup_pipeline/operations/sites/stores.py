@@ -197,7 +197,7 @@ def _require_copies(site: Site, place: str) -> None:
     from backup_pipeline.operations.sites.vaults import open_reader, plans_in
 
     vault, plan = split_place(place)
-    there = plans_in(open_reader(site, vault, None))
+    there = plans_in(open_reader(site, vault, None), site.settings.plans)
     if plan not in there and plan not in site.settings.plans:
         raise SetNotFoundError(
             f"The vault has no copies of a plan {plan!r}.", where=place,

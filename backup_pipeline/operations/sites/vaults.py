@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from backup_pipeline.errors import SettingsError
+from backup_pipeline.errors import BackupSystemError, SettingsError
 from backup_pipeline.model.progress import ProgressSink, no_progress
 from backup_pipeline.model.proof import Proof
 from backup_pipeline.model.set_id import SetId
@@ -17,9 +17,10 @@ from backup_pipeline.settings.site import Site
 from backup_pipeline.stores.objects.opening import open_place
 from backup_pipeline.stores.objects.options import PlaceOptions, TimeLimits
 from backup_pipeline.stores.vault.clean import mark
+from backup_pipeline.stores.vault.copy_files import PLACE_TROUBLE
 from backup_pipeline.stores.vault.locks import lock_end
 from backup_pipeline.stores.vault.machine_keys import MachineKeys, UploadNotes
-from backup_pipeline.stores.vault.names import COPIES, copy_name, tag_of
+from backup_pipeline.stores.vault.names import COPIES, copy_name, plan_tag, tag_of
 from backup_pipeline.stores.vault.plan_store import PlanVault, VaultPlanStore
 from backup_pipeline.stores.vault.sending import WriterOptions
 from backup_pipeline.stores.vault.store import VaultStore
@@ -200,7 +201,25 @@ def settings_text(site: Site) -> str:
         raise translate_os_error(error, site.file) from error
 
 
-def plans_in(reader: VaultReader) -> tuple[str, ...]:
-    """Return the plans that a vault holds copies of; one copy of each is read."""
-    newest = {tag_of(name): name for name in reader.catalog.copy_names()}
-    return tuple(sorted({reader.content(reader.catalog.copy(name)).plan for name in newest.values()}))
+def plans_in(reader: VaultReader, known: Iterable[str] = ()) -> tuple[str, ...]:
+    """Return the plans that a vault holds copies of, as far as the identity opens one of them.
+
+    Args:
+        reader: the vault.
+        known: names of plans, of which no copy has to be read.
+    """
+    tags = {plan_tag(reader.id_key, plan): plan for plan in known}
+    found: dict[str, str] = {}
+    for name in reversed(reader.catalog.copy_names()):
+        tag = tag_of(name)
+        if tag in tags:
+            found[tag] = tags[tag]
+        elif tag not in found:
+            try:
+                found[tag] = reader.content(reader.catalog.copy(name)).plan
+            except PLACE_TROUBLE:
+                raise
+            except BackupSystemError as error:  # damaged, cleaned meanwhile, of other recipients: an older one may do
+                if not error.permanent:
+                    raise
+    return tuple(sorted(set(found.values())))

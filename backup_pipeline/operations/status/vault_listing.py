@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from backup_pipeline.operations.sites.copy_proofs import is_proven, note_copy_proofs
-from backup_pipeline.operations.sites.stores import split_place
+from backup_pipeline.operations.sites.stores import open_sets, split_place
 from backup_pipeline.operations.sites.vaults import open_access, open_reader, plans_in, read_identity
-from backup_pipeline.operations.status.listing import ListedSet, list_plan
+from backup_pipeline.operations.status.listing import ListedSet
 from backup_pipeline.settings.site import Site
 from backup_pipeline.stores.vault.names import plan_tag, tag_of
 
@@ -41,11 +41,24 @@ def has_identity(site: Site, vault: str) -> bool:
     return open_access(site, vault).encryption == "none" or bool(read_identity(None, site)[0])
 
 
-def list_vault(site: Site, place: str) -> dict[str, list[ListedSet]]:
-    """Return the copies of each plan of a vault (`VAULT:`), or of one (`VAULT:PLAN`), oldest first."""
+@dataclass(frozen=True)
+class PlanCopies:
+    """The copies of a plan in a vault that the identity opens, oldest first, and how many more it has."""
+
+    place: str
+    sets: list[ListedSet]
+    others: int
+
+
+def list_vault(site: Site, place: str) -> list[PlanCopies]:
+    """Return the copies of each plan of a vault (`VAULT:`), or of one (`VAULT:PLAN`)."""
     vault, plan = split_place(place)
-    plans = (plan,) if plan else plans_in(open_reader(site, vault, None))
-    return {f"{vault}:{name}": list(list_plan(site, f"{vault}:{name}")) for name in plans}
+    found = []
+    for name in (plan,) if plan else plans_in(open_reader(site, vault, None), site.settings.plans):
+        store = open_sets(site, f"{vault}:{name}")
+        sets = [ListedSet(known, vault=vault) for known in store.sets()]
+        found.append(PlanCopies(f"{vault}:{name}", sets, max(0, len(store.ids()) - len(sets))))
+    return found
 
 
 def list_plain(site: Site, place: str) -> list[PlainCopy]:

@@ -12,6 +12,10 @@ from backup_pipeline.errors import RefusedError, SettingsError, ValidationError
 Encryption = Literal["age", "none"]
 
 
+class OtherRecipientsError(RefusedError):
+    """What is to be read is encrypted to other recipients than the identity's."""
+
+
 class Sealer:
     """Encrypts to recipients; without them, only where `encryption` says none in so many words.
 
@@ -101,7 +105,7 @@ class Opener:
             return plain
         except pyrage.DecryptError as error:
             if "no matching" in str(error).lower():
-                raise RefusedError(
+                raise OtherRecipientsError(
                     "This identity does not open the vault.", where=name,
                     remedy=f"It belongs to {', '.join(self.recipients)}; use the identity of one of the vault's "
                     "recipients, which vault.json lists.",

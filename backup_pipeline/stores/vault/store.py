@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
@@ -24,12 +25,15 @@ from backup_pipeline.stores.contract import SetWriter
 from backup_pipeline.stores.objects.errors import ObjectNotFoundError
 from backup_pipeline.stores.read_manifest import parse_manifest
 from backup_pipeline.stores.vault.copy_files import PLACE_TROUBLE, ChunkCache, CopyFiles
+from backup_pipeline.stores.vault.copy_object import CopyContent
+from backup_pipeline.stores.vault.encryption import OtherRecipientsError
 from backup_pipeline.stores.vault.names import copy_name, plan_tag, tag_of
 from backup_pipeline.stores.vault.proofs import StoredProof, proof_names, stored_proofs
 from backup_pipeline.stores.vault.reading import CopyReader
 from backup_pipeline.stores.vault.vault import VaultReader
 
 LOG = logging.getLogger("vault")
+_AT_ONCE = 8
 KeepProof = Callable[[str, Proof], None]
 
 
@@ -144,23 +148,25 @@ class VaultStore:
 
     def read(self, set_id: SetId) -> BackupSet:
         """Return a set from its copy and the proofs beside it; no chunk is read. A copy that is bad is damaged."""
-        return self._read(set_id)
+        return self._read(set_id, lambda: self._opened(set_id)[0].content)
 
-    def _read(self, set_id: SetId, names: Sequence[str] | None = None) -> BackupSet:
+    def _read(
+        self, set_id: SetId, content_of: Callable[[], CopyContent], proofs: Sequence[str] | None = None
+    ) -> BackupSet:
         try:
-            content = self._opened(set_id)[0].content
-        except (SetNotFoundError, *PLACE_TROUBLE):
+            content = content_of()
+        except (SetNotFoundError, OtherRecipientsError, *PLACE_TROUBLE):
             raise
         except BackupSystemError as error:
-            if not error.permanent or "identity" in error.what:
+            if not error.permanent:
                 raise
             return BackupSet(set_id, self.plan, SetState.DAMAGED, problem=f"{error.where}: {error.what}")
         manifest, problem = parse_manifest(content.manifest.encode(), set_id)
-        proofs, damaged = self._proofs(set_id, names)
+        found, damaged = self._proofs(set_id, proofs)
         if manifest is None:
-            return BackupSet(set_id, self.plan, SetState.DAMAGED, proofs=proofs, problem=problem)
+            return BackupSet(set_id, self.plan, SetState.DAMAGED, proofs=found, problem=problem)
         return BackupSet(
-            set_id, self.plan, SetState.COMPLETE, manifest, None, manifest.artefacts, (), proofs,
+            set_id, self.plan, SetState.COMPLETE, manifest, None, manifest.artefacts, (), found,
             damaged_proofs=damaged,
         )  # fmt: skip
 
@@ -183,15 +189,30 @@ class VaultStore:
         return tuple(sorted(found, key=lambda one: one.finished_at)), tuple(damaged)
 
     def sets(self) -> Iterator[BackupSet]:
-        """Yield every set, oldest first."""
+        """Yield every set that the identity opens, oldest first; copies of other recipients are passed over."""
         proofs: dict[str, list[str]] = {}
         for name in proof_names(self._reader.place):
             proofs.setdefault(name.partition("/")[0], []).append(name)
-        for set_id, copy in sorted(self._names().items()):
+
+        def read(copy: tuple[SetId, str]) -> BackupSet | None:
+            set_id, name = copy
+
+            def content() -> CopyContent:
+                return self._reader.content(self._reader.catalog.copy(name))
+
             try:
-                yield self._read(set_id, proofs.get(copy, []))
-            except SetNotFoundError:
-                continue
+                return self._read(set_id, content, proofs.get(name, []))
+            except OtherRecipientsError as error:
+                LOG.warning("%s/%s: %s", self.name, set_id, error.what)
+            except ObjectNotFoundError:
+                pass  # cleaned meanwhile
+            return None
+
+        # Some at a time: hundreds of small objects one after the other would take as many times the way to the vault.
+        names = sorted(self._names().items())
+        with ThreadPoolExecutor(_AT_ONCE, "vault-list") as pool:
+            for begin in range(0, len(names), _AT_ONCE):
+                yield from filter(None, pool.map(read, names[begin : begin + _AT_ONCE]))
 
     def open(self, set_id: SetId, path: str) -> BinaryIO:
         """Open a file of a set for reading (seekable); only the chunks that are read come down."""

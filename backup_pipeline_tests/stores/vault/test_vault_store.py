@@ -12,12 +12,15 @@ from backup_pipeline.model.backup_set import SetState
 from backup_pipeline.model.proof import Proof, ProofKind
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.operations.proof.verify import keep_proof, verification_of
+from backup_pipeline.operations.sites.vaults import plans_in
 from backup_pipeline.stores.objects.errors import PlaceUnreachableError
 from backup_pipeline.stores.vault.clean import clean, mark
+from backup_pipeline.stores.vault.encryption import OtherRecipientsError, new_identity
 from backup_pipeline.stores.vault.names import CHUNKS, COPIES, PROOFS
 from backup_pipeline.stores.vault.proofs import write_proof
 from backup_pipeline.stores.vault.signing import Signer, new_private_key
 from backup_pipeline.stores.vault.store import VaultStore
+from backup_pipeline.stores.vault.vault import change_recipients
 from backup_pipeline_tests.support.archive_sets import NOW
 from backup_pipeline_tests.support.vault_sites import FILES, PLAN, VaultSite
 
@@ -157,3 +160,19 @@ def test_a_network_that_breaks_off_says_nothing_against_a_set(site: VaultSite) -
     again = site.copied()
     keep_proof(again, verification_of(again, set_id))
     assert [name for name in site.place.objects if name.startswith(PROOFS)]
+
+
+def test_copies_of_other_recipients_are_neither_damaged_nor_in_the_way(site: VaultSite) -> None:
+    old = site.seal(0)
+    site.copied()
+    identity, recipient = new_identity()
+    site.recipients = (recipient,)
+    change_recipients(site.access)
+    site.identity = identity
+    new = site.seal(1)
+    store = site.copied()
+    assert store.ids() == (old, new)
+    assert [known.set_id for known in store.sets()] == [new]
+    with pytest.raises(OtherRecipientsError, match="does not open"):
+        store.read(old)
+    assert plans_in(site.reader()) == (PLAN,)
