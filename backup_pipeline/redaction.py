@@ -74,9 +74,25 @@ def scrub(text: str, secrets: Iterable[str]) -> str:
 
 # Guessed by everybody, and words of ordinary messages: hiding them would garble every message and tell what they are.
 _WELL_KNOWN = frozenset(
-    ("admin", "backup", "changeme", "database", "default", "keycloak", "localhost", "password", "postgres",
-     "postgresql", "public", "root", "secret", "supabase", "test", "user")
-)  # fmt: skip
+    (
+        "admin",
+        "backup",
+        "changeme",
+        "database",
+        "default",
+        "keycloak",
+        "localhost",
+        "password",
+        "postgres",
+        "postgresql",
+        "public",
+        "root",
+        "secret",
+        "supabase",
+        "test",
+        "user",
+    )
+)
 _IN_ADDRESS = re.compile(r"(?<=://)([^/\s:@'\"]*):([^@/\s'\"]+)(?=@)")
 # The name alone is a token where the address is a web server's.
 _TOKEN_IN_ADDRESS = re.compile(r"(https?://)([^/\s:@'\"]{8,})(?=@)")

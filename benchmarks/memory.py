@@ -40,11 +40,17 @@ def main() -> None:
             for what, limit in _LIMITS.items():
                 done = in_fresh_process(capture, target, Path(scratch) / what, what, {"connections": 2})
                 curves[what].append((megabytes, done.peak_mb))
-                report.row(f"{_TITLES[what]}: {megabytes:.0f} MB of tables", done.peak_mb, unit="MB", at_most=limit,
-                           note=f"{done.seconds:.1f} s")  # fmt: skip
+                report.row(
+                    f"{_TITLES[what]}: {megabytes:.0f} MB of tables",
+                    done.peak_mb,
+                    unit="MB",
+                    at_most=limit,
+                    note=f"{done.seconds:.1f} s",
+                )
     for what, curve in curves.items():
-        report.row(f"{_TITLES[what]}: largest against smallest database", curve[-1][1] / curve[0][1], unit="x",
-                   at_most=_GROWTH)  # fmt: skip
+        report.row(
+            f"{_TITLES[what]}: largest against smallest database", curve[-1][1] / curve[0][1], unit="x", at_most=_GROWTH
+        )
     _draw(curves)
     report.write()
 

@@ -50,12 +50,21 @@ def make_database(path: Path, count: int) -> None:
         for i in range(1, count + 1):
             year, number = 2013 + i % 12, f"{i % 1_000_000:06}"
             yield (
-                i, number, f'Müller "{i}", Söhne', "" if i % 10 == 0 else f"{i % 90_000:05}", f"B-AB {i % 9000 + 1}",
+                i,
+                number,
+                f'Müller "{i}", Söhne',
+                "" if i % 10 == 0 else f"{i % 90_000:05}",
+                f"B-AB {i % 9000 + 1}",
                 None if i % 7 == 0 else f"WVWZZZ1JZXW{i % 1_000_000:06}",
-                f"{year}-{1 + i % 12:02}-{1 + i % 28:02}", "2.1",
-                f'{{"Garantie": [{i % 5}], "Ölwechsel": []}}', f"{year}/{number}/{number}_Auftrag.pdf",
-                f"{chance.getrandbits(256):064x}", i % 2, f"{year}-01-01T08:00:00", f"{year}-06-01T08:{i % 60:02}:00",
-            )  # fmt: skip
+                f"{year}-{1 + i % 12:02}-{1 + i % 28:02}",
+                "2.1",
+                f'{{"Garantie": [{i % 5}], "Ölwechsel": []}}',
+                f"{year}/{number}/{number}_Auftrag.pdf",
+                f"{chance.getrandbits(256):064x}",
+                i % 2,
+                f"{year}-01-01T08:00:00",
+                f"{year}-06-01T08:{i % 60:02}:00",
+            )
 
     connection.executemany(f"INSERT INTO auftraege VALUES ({', '.join('?' * 14)})", rows())
     connection.commit()
@@ -153,10 +162,13 @@ def peer_export(folder: Path) -> dict[str, float]:
         part.replace(data)
         content = data.read_bytes()
         meta = {
-            "schema_version": "1.0", "checksum": hashlib.sha256(content).hexdigest(),
-            "exported_at": time.strftime("%Y-%m-%dT%H:%M:%S"), "auftrag_nr": row["auftrag_nr"],
-            "record_id": row["record_id"], "file_size": len(content),
-        }  # fmt: skip
+            "schema_version": "1.0",
+            "checksum": hashlib.sha256(content).hexdigest(),
+            "exported_at": time.strftime("%Y-%m-%dT%H:%M:%S"),
+            "auftrag_nr": row["auftrag_nr"],
+            "record_id": row["record_id"],
+            "file_size": len(content),
+        }
         part = place / "meta.json.tmp"
         with part.open("w", encoding="utf-8") as file:
             json.dump(meta, file, indent=2, ensure_ascii=False)
@@ -214,13 +226,17 @@ def measure_without_sync(report: Report, count: int, folder: Path) -> float:
     settle()
     quick = in_fresh_process(timed_export, folder, "Quick", False).result
     report.row(
-        f"export, {label}", quick["work"], old, other_name="old tool", at_least=100,
+        f"export, {label}",
+        quick["work"],
+        old,
+        other_name="old tool",
+        at_least=100,
         note=f"old tool: its published time for 1,000 orders, scaled; the final sync took {quick['final']:.2f} s more",
-    )  # fmt: skip
+    )
 
     report.row(
         f"the same, {label}", quick["work"], alone, other_name="the same files by bare system calls, nothing in them"
-    )  # fmt: skip
+    )
     return float(quick["work"])
 
 
@@ -241,22 +257,30 @@ def measure(report: Report, count: int, parent: Path, *, durable_only: bool = Fa
     settle()
     peer = in_fresh_process(peer_export, folder).result
     report.row(
-        f"durable export, {label}", durable.result["work"], peer["work"] / peer["orders"] * count,
-        other_name="plain loop, fsync per file", at_least=3,
+        f"durable export, {label}",
+        durable.result["work"],
+        peer["work"] / peer["orders"] * count,
+        other_name="plain loop, fsync per file",
+        at_least=3,
         note=f"of ours {durable.result['sync']:.2f} s are syncs; the loop ran {peer['orders']:,} orders, scaled",
-    )  # fmt: skip
+    )
 
     again = in_fresh_process(timed_export, folder, "Archiv", True)
     assert again.result["exported"] == 0
     report.row(
-        f"export of an unchanged archive, {label}", again.result["work"], durable.result["work"],
-        other_name="first durable export", at_least=20,
-    )  # fmt: skip
+        f"export of an unchanged archive, {label}",
+        again.result["work"],
+        durable.result["work"],
+        other_name="first durable export",
+        at_least=20,
+    )
     if quick is not None:
         report.row(
-            f"the same against the export without syncs, {label}", again.result["work"], quick,
+            f"the same against the export without syncs, {label}",
+            again.result["work"],
+            quick,
             other_name="first export, no sync",
-        )  # fmt: skip
+        )
     connection = sqlite3.connect(folder / "werkstatt.db")
     connection.execute("UPDATE auftraege SET kunde_name = 'Neu' WHERE record_id = 1")
     connection.commit()
@@ -264,22 +288,31 @@ def measure(report: Report, count: int, parent: Path, *, durable_only: bool = Fa
     one = in_fresh_process(timed_export, folder, "Archiv", True).result
     assert one["exported"] == 1
     report.row(
-        f"export after one order changed, {label}", one["work"], durable.result["work"],
+        f"export after one order changed, {label}",
+        one["work"],
+        durable.result["work"],
         other_name="first durable export",
-    )  # fmt: skip
+    )
 
     settle()
     first = in_fresh_process(timed_verify, folder).result
     report.row(
-        f"verify for the first time since the export, {label}", first["work"], old["verify"], other_name="old tool",
+        f"verify for the first time since the export, {label}",
+        first["work"],
+        old["verify"],
+        other_name="old tool",
         note=f"{first['read_mb']:,.0f} MB came from the disk",
-    )  # fmt: skip
+    )
     verify = in_fresh_process(timed_verify, folder)
     assert verify.result["folders"] == count
     report.row(
-        f"verify, {label}", verify.result["work"], old["verify"], other_name="old tool", at_least=150,
+        f"verify, {label}",
+        verify.result["work"],
+        old["verify"],
+        other_name="old tool",
+        at_least=150,
         note=f"{note}; {verify.result['read_mb']:,.0f} MB came from the disk",
-    )  # fmt: skip
+    )
     restore = in_fresh_process(timed_restore, folder)
     assert restore.result["restored"] == count
     report.row(
@@ -288,9 +321,11 @@ def measure(report: Report, count: int, parent: Path, *, durable_only: bool = Fa
     costs = {}
     for name, done in (("export", durable), ("verify", verify), ("restore", restore)):
         report.row(
-            f"memory of {name}, {label}", done.peak_mb, unit="MB",
+            f"memory of {name}, {label}",
+            done.peak_mb,
+            unit="MB",
             note=f"{done.result['imports_mb']:.0f} MB of it are imports, before the first order",
-        )  # fmt: skip
+        )
         costs[name] = done.result["work"] / count
         costs[f"{name} memory"] = done.peak_mb
     return costs
@@ -320,9 +355,13 @@ def main() -> None:
             unit = "MB" if "memory" in name else "ms/order"
             factor = 1 if unit == "MB" else 1000
             report.row(
-                f"{name}: {large:,} against {small:,} orders", costs[large][name] * factor,
-                costs[small][name] * factor, other_name=f"{small:,} orders", unit=unit, at_most=1.5,
-            )  # fmt: skip
+                f"{name}: {large:,} against {small:,} orders",
+                costs[large][name] * factor,
+                costs[small][name] * factor,
+                other_name=f"{small:,} orders",
+                unit=unit,
+                at_most=1.5,
+            )
     report.write()
 
 

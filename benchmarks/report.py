@@ -94,8 +94,17 @@ class Report:
         elif at_most is not None:
             share = ours if other is None else ours / other
             target, met = f"<= {at_most:g} {unit if other is None else 'x'}", share <= at_most
-        row = Row(what, round(ours, 4), None if other is None else round(other, 4), other_name, unit,
-                  None if ratio is None else round(ratio, 3), target, met, note)  # fmt: skip
+        row = Row(
+            what,
+            round(ours, 4),
+            None if other is None else round(other, 4),
+            other_name,
+            unit,
+            None if ratio is None else round(ratio, 3),
+            target,
+            met,
+            note,
+        )
         self.rows.append(row)
         print(_line(row), flush=True)
         return row

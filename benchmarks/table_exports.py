@@ -57,9 +57,12 @@ def export_connectorx(target: PostgresTarget, folder: Path) -> int:
         what = "id, customer_id, placed_at, state, total, lines, tags::text as tags, note" if table == "orders" else "*"
         found: Any = connectorx.read_sql(_url(target), f"select {what} from {table}", return_type="arrow")
         pq.write_table(
-            found, folder / f"connectorx_{table}.parquet", compression="zstd", compression_level=1,
+            found,
+            folder / f"connectorx_{table}.parquet",
+            compression="zstd",
+            compression_level=1,
             row_group_size=_ROW_GROUP,
-        )  # fmt: skip
+        )
         rows += found.num_rows
     return rows
 

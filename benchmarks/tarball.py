@@ -105,13 +105,21 @@ def compare(report: Report, work: Path, bucket: str, *, what: str, at_least: flo
             Path(str(result["tarball"])).unlink()
     report.fact(f"{what}: content (MB)", round(float(str(result["content"])) / 1e6, 1))
     report.row(
-        what, min(ours), min(theirs), other_name="tar czf", at_least=at_least,
+        what,
+        min(ours),
+        min(theirs),
+        other_name="tar czf",
+        at_least=at_least,
         note="ours hashes every file, writes the listing, syncs, and reads the tarball again, comparing every member",
-    )  # fmt: skip
+    )
     report.row(
-        f"{what}: check of structure and content", min(inspect), min(tested), other_name="gzip -t", at_least=1.0,
+        f"{what}: check of structure and content",
+        min(inspect),
+        min(tested),
+        other_name="gzip -t",
+        at_least=1.0,
         note="gzip -t compares one checksum; ours compares every member's header and SHA-256 with the listing",
-    )  # fmt: skip
+    )
     size, peer = float(str(result["size"])) / 1e6, packed.stat().st_size / 1e6
     report.row(f"{what}: size", size, peer, other_name="tar czf", unit="MB")
     report.row(f"{what}: peak memory of the capture", max(peak), unit="MB")

@@ -70,8 +70,9 @@ def run(server: EmbeddedServer, options: argparse.Namespace, report: Report) -> 
     assert (change.insert, change.update) == (options.rows // 200, options.rows // 200), change
     by_hand = merge_by_hand(server, dump)
     row_by_row = row_by_row_upsert(server, original, options.row_by_row) * options.rows / options.row_by_row
-    report.row("upsert with counts, from the dump", ours, row_by_row,
-               other_name="INSERT … ON CONFLICT, row by row", at_least=5)  # fmt: skip
+    report.row(
+        "upsert with counts, from the dump", ours, row_by_row, other_name="INSERT … ON CONFLICT, row by row", at_least=5
+    )
     report.row("upsert with counts, from the dump", ours, by_hand, other_name="COPY into a temporary table + merge")
 
 

@@ -56,14 +56,27 @@ def sealed(store: LocalStore, number: int, files: dict[str, Path]) -> SetId:
             shutil.copyfileobj(content, file, 1 << 20)
         records.append(writer.file_record(name, file))
     record = ArtefactRecord(
-        key=("s", "files"), source="s", kind=ArtefactKind.FOLDER_TARBALL, set_id=draft.set_id, files=tuple(records),
-        source_label="s", started_at=moment, finished_at=moment,
-    )  # fmt: skip
+        key=("s", "files"),
+        source="s",
+        kind=ArtefactKind.FOLDER_TARBALL,
+        set_id=draft.set_id,
+        files=tuple(records),
+        source_label="s",
+        started_at=moment,
+        finished_at=moment,
+    )
     writer.write_record(record)
     manifest = Manifest(
-        set_id=draft.set_id, plan=PLAN, sources=("s",), started_at=moment, sealed_at=moment, run_id="r",
-        root_run_id="r", pipeline_version="1", artefacts=writer.records(),
-    )  # fmt: skip
+        set_id=draft.set_id,
+        plan=PLAN,
+        sources=("s",),
+        started_at=moment,
+        sealed_at=moment,
+        run_id="r",
+        root_run_id="r",
+        pipeline_version="1",
+        artefacts=writer.records(),
+    )
     writer.seal(manifest)
     return draft.set_id
 
@@ -107,9 +120,10 @@ class Vault:
         options = PlaceOptions()
         if self.environment:
             options = PlaceOptions(
-                credentials_env={"access_key": "KEY", "secret_key": "SECRET"}, endpoint_env="ENDPOINT",
+                credentials_env={"access_key": "KEY", "secret_key": "SECRET"},
+                endpoint_env="ENDPOINT",
                 environment=self.environment,
-            )  # fmt: skip
+            )
         return VaultAccess("vault", open_place(self.url, options), (self.recipient,), "age", (), MachineKeys(self.keys))
 
 
@@ -158,11 +172,18 @@ def restic(repository: str, environment: dict[str, str]) -> Peer:
     """Return restic with a repository of its own."""
     base = ["restic", "-q", "-r", repository, "--no-cache"]
     back_up = [*base, "backup", "."]
-    return Peer("restic", {"RESTIC_PASSWORD": _PASSWORD, **environment}, {
-        "init": [*base, "init"], "first copy": back_up, "copy, nothing changed": back_up, "copy, 1 % more": back_up,
-        "fetch": [*base, "restore", "latest", "--target", "."],
-        "check of every stored byte": [*base, "check", "--read-data"],
-    })  # fmt: skip
+    return Peer(
+        "restic",
+        {"RESTIC_PASSWORD": _PASSWORD, **environment},
+        {
+            "init": [*base, "init"],
+            "first copy": back_up,
+            "copy, nothing changed": back_up,
+            "copy, 1 % more": back_up,
+            "fetch": [*base, "restore", "latest", "--target", "."],
+            "check of every stored byte": [*base, "check", "--read-data"],
+        },
+    )
 
 
 def borg(repository: Path) -> Peer:
@@ -171,11 +192,18 @@ def borg(repository: Path) -> Peer:
     back_up = ["borg", "create", "-C", "none", archive, "."]
     fetch = ["/bin/sh", "-c", f"borg extract '{repository}'::$(borg list --last 1 --short '{repository}')"]
     variables = {"BORG_PASSPHRASE": _PASSWORD, "BORG_BASE_DIR": f"{repository}-home"}
-    return Peer("borg", variables, {
-        "init": ["borg", "init", "-e", "repokey", str(repository)], "first copy": back_up,
-        "copy, nothing changed": back_up, "copy, 1 % more": back_up, "fetch": fetch,
-        "check of every stored byte": ["borg", "check", "--verify-data", str(repository)],
-    })  # fmt: skip
+    return Peer(
+        "borg",
+        variables,
+        {
+            "init": ["borg", "init", "-e", "repokey", str(repository)],
+            "first copy": back_up,
+            "copy, nothing changed": back_up,
+            "copy, 1 % more": back_up,
+            "fetch": fetch,
+            "check of every stored byte": ["borg", "check", "--verify-data", str(repository)],
+        },
+    )
 
 
 @dataclass
@@ -229,8 +257,13 @@ def add_rows(report: Report, rounds: Rounds, what: str, size: int, peers: list[P
             least = None
             if peer.name == "restic":
                 least = 2.0 if step in ("first copy", "copy, 1 % more") else 1.0 if step == "fetch" else None
-            report.row(f"{what}: {step}", rounds.median("ours", step), rounds.median(peer.name, step),
-                       other_name=peer.name, at_least=least)  # fmt: skip
+            report.row(
+                f"{what}: {step}",
+                rounds.median("ours", step),
+                rounds.median(peer.name, step),
+                other_name=peer.name,
+                at_least=least,
+            )
     unchanged, more = (rounds.sent[step] / size for step in _STEPS[1:3])
     report.row(f"{what}: copy, nothing changed", rounds.median("ours", _STEPS[1]), at_most=3)
     report.row(f"{what}: new bytes, nothing changed", 100 * unchanged, unit="%", at_most=0.5)

@@ -74,8 +74,9 @@ def run(site: Site, report: Report) -> None:
     report.row("checksums of every file", sums, theirs, other_name="sha256sum", at_most=1.2)
     structure = best(lambda: inspect(lambda path: store.open(set_id, path), dump))
     gzip = best(lambda: subprocess.run(["gzip", "-t", dump_path], check=True))
-    report.row("dump: gzip, end marker, rows of every table, content hash", structure, gzip, other_name="gzip -t",
-               at_least=1)  # fmt: skip
+    report.row(
+        "dump: gzip, end marker, rows of every table, content hash", structure, gzip, other_name="gzip -t", at_least=1
+    )
     whole = best(lambda: verification_of(store, set_id))
     report.row("the whole verification, exports decoded", whole, theirs + gzip, other_name="sha256sum, then gzip -t")
 

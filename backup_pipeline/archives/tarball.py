@@ -84,9 +84,17 @@ class Member:
     def line(self) -> bytes:
         """Return it as a line of a listing."""
         return _LINE % (
-            _ENCODE(self.path).encode(), self.kind.encode(), self.size, self.mtime_ns, self.mode, self.uid, self.gid,
-            self.sha256.encode(), self.state.encode(), self._rarely(),
-        )  # fmt: skip
+            _ENCODE(self.path).encode(),
+            self.kind.encode(),
+            self.size,
+            self.mtime_ns,
+            self.mode,
+            self.uid,
+            self.gid,
+            self.sha256.encode(),
+            self.state.encode(),
+            self._rarely(),
+        )
 
     def _rarely(self) -> bytes:
         more = b',"sparse":true' if self.sparse else b""

@@ -57,9 +57,10 @@ class Unpacked:
         names = {"owner": "owner or group", "mode": "mode"}
         return tuple(
             f"{names.get(what, what)} of {len(paths)} files or folders could not be set: "
-            + ", ".join(map(shown, paths[:3])) + (", …" if len(paths) > 3 else "")
+            + ", ".join(map(shown, paths[:3]))
+            + (", …" if len(paths) > 3 else "")
             for what, paths in sorted(self.lost.items())
-        )  # fmt: skip
+        )
 
 
 def _refuse(name: str, path: str, why: str) -> ValidationError:

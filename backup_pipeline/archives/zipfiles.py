@@ -18,8 +18,14 @@ from backup_pipeline.errors import ValidationError
 
 CHUNK = 1 << 20
 DAMAGE: tuple[type[Exception], ...] = (
-    zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, RuntimeError,
-)  # fmt: skip
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    OSError,
+    ValueError,
+    NotImplementedError,
+    RuntimeError,
+)
 """What reading a damaged ZIP raises."""
 
 

@@ -101,9 +101,15 @@ def _summary(site: Site) -> None:
     out = console()
     table = Table(title="What was backed up", title_justify="left", box=None, pad_edge=False)
     for name, side in (
-        ("set", "left"), ("artefacts", "right"), ("size", "right"), ("rows", "right"), ("time", "right"),
-        ("checks", "right"), ("verified", "left"), ("proven", "left"),
-    ):  # fmt: skip
+        ("set", "left"),
+        ("artefacts", "right"),
+        ("size", "right"),
+        ("rows", "right"),
+        ("time", "right"),
+        ("checks", "right"),
+        ("verified", "left"),
+        ("proven", "left"),
+    ):
         table.add_column(name, justify=side, no_wrap=True)  # type: ignore[arg-type]
     for plan in site.settings.plans:
         store = open_store(site, plan)

@@ -101,8 +101,11 @@ def _begin(folder: Path, config: Path | None, *, dry_run: bool, as_json: bool) -
     for path in written:
         out.print(f"[bold]{escape(str(path))}[/] {'would be ' if dry_run else ''}written", soft_wrap=True)
     same = f" --config {config}" if config else ""
-    out.print(f"Next: keep what you have in backup.yaml and delete the rest, then run backup-pipeline env setup{same}",
-              markup=False, soft_wrap=True)  # fmt: skip
+    out.print(
+        f"Next: keep what you have in backup.yaml and delete the rest, then run backup-pipeline env setup{same}",
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 def _report_setup(done: EnvSetup, *, dry_run: bool) -> None:
@@ -147,8 +150,12 @@ def check(
         site = load(config)
     except SettingsError as error:
         if as_json:
-            print_json({"ok": False, "faults": [{"severity": "ERROR", "where": error.where, "what": error.what,
-                                                 "remedy": error.remedy}]})  # fmt: skip
+            print_json(
+                {
+                    "ok": False,
+                    "faults": [{"severity": "ERROR", "where": error.where, "what": error.what, "remedy": error.remedy}],
+                }
+            )
             exit_with(ExitCode.SETTINGS)
         raise
     faults = check_environment(site, now=datetime.now(UTC), production=production)

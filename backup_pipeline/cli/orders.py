@@ -34,11 +34,12 @@ DsnOption = Annotated[
 OrdersConfigOption = Annotated[
     Path | None,
     typer.Option(
-        "--config", "-c",
+        "--config",
+        "-c",
         help="backup.yaml or its folder, or an .archiv_config.json (default: BACKUP_PIPELINE_CONFIG, else what of them "
         "is in this folder).",
     ),
-]  # fmt: skip
+]
 ArchiveOption = Annotated[
     Path | None, typer.Option("--archive", help="Folder of the archive, instead of backup.yaml's.")
 ]
@@ -154,9 +155,12 @@ def export(
     _log_to_stderr()
     place = _place(config, plan, source, db, dsn_env, archive)
     options = ExportOptions(
-        years=_years(year), rewrite=everything, durable=sync, dry_run=dry_run,
+        years=_years(year),
+        rewrite=everything,
+        durable=sync,
+        dry_run=dry_run,
         lock_wait_seconds=place.lock_wait_seconds if wait is None else wait,
-    )  # fmt: skip
+    )
     with orders_log(place) as log, open_orders(place) as snapshot, shown_progress(quiet=as_json) as progress:
         result = export_orders(snapshot, place.archive, options, progress=progress, log=log)
     _report(result, as_json=as_json, where=str(place.archive))
@@ -189,9 +193,7 @@ def verify(
 
     _log_to_stderr()
     place = _place(config, plan, source, db, dsn_env, archive)
-    options = VerifyOptions(
-        years=_years(year), lock_wait_seconds=place.lock_wait_seconds if wait is None else wait
-    )  # fmt: skip
+    options = VerifyOptions(years=_years(year), lock_wait_seconds=place.lock_wait_seconds if wait is None else wait)
     absent = isinstance(place.database, Path) and not place.database.exists()
     # Nobody named this database: it is where an archive usually has one.
     assumed = archive is not None and db is None and absent
@@ -230,9 +232,11 @@ def restore(
     _log_to_stderr()
     place = _place(config, plan, source, db, dsn_env, archive)
     options = OrdersRestoreOptions(
-        skip_invalid=skip_invalid, skip_deleted=skip_deleted, dry_run=dry_run,
+        skip_invalid=skip_invalid,
+        skip_deleted=skip_deleted,
+        dry_run=dry_run,
         lock_wait_seconds=place.lock_wait_seconds if wait is None else wait,
-    )  # fmt: skip
+    )
     target = place.need_database()
     logging.getLogger("orders.restore").info("from %s into %s", place.archive, place.label)
     try:

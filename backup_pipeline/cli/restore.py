@@ -99,11 +99,22 @@ def restore(
 
     plan_name, set_id = resolve_set(site, name)
     options = _options(
-        mode="upsert" if upsert else "rebuild", into=into, tables=tuple(tables or ()), only=only or None,
-        rows=tuple(rows or ()), on_conflict=on_conflict, newer_column=newer_column, insert_absent=insert_absent,
-        without_triggers=without_triggers, skip_refused=skip_refused, create_roles=create_roles, careful=careful,
-        skip_emergency_backup=no_emergency, allow_incomplete=allow_incomplete, jobs=jobs,
-    )  # fmt: skip
+        mode="upsert" if upsert else "rebuild",
+        into=into,
+        tables=tuple(tables or ()),
+        only=only or None,
+        rows=tuple(rows or ()),
+        on_conflict=on_conflict,
+        newer_column=newer_column,
+        insert_absent=insert_absent,
+        without_triggers=without_triggers,
+        skip_refused=skip_refused,
+        create_roles=create_roles,
+        careful=careful,
+        skip_emergency_backup=no_emergency,
+        allow_incomplete=allow_incomplete,
+        jobs=jobs,
+    )
     if not upsert and (tables or only or rows or insert_absent or without_triggers or skip_refused):
         raise typer.BadParameter("tables and rows are named for an upsert only", param_hint="--upsert")
     if apply and not (plan_id and confirm):

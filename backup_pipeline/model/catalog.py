@@ -21,8 +21,15 @@ ATTACHED = "attached to an extension"
 # Releases before recorded these as a "definition" whose name begins with "column ", the server's own marks among them.
 COLUMN_OPTIONS = "options of column"
 LATER_KINDS = (
-    "definition", "other owner", "other grant", "other comment", "subscription", "published", ATTACHED, COLUMN_OPTIONS,
-)  # fmt: skip
+    "definition",
+    "other owner",
+    "other grant",
+    "other comment",
+    "subscription",
+    "published",
+    ATTACHED,
+    COLUMN_OPTIONS,
+)
 
 TableKind = Literal["table", "partitioned", "foreign"]
 _CASTS = re.compile(r'::(pg_catalog\.)?(text|character varying|bpchar|character|"char")(\(\d+\))?(\[\])*')

@@ -41,9 +41,10 @@ def _named(environment: Mapping[str, str], variable: str) -> tuple[str, str] | N
     module, _, name = value.partition(":")
     if not module or not name.isidentifier():
         raise SettingsError(
-            f"{value!r} is not of the form module:Name.", where=variable,
+            f"{value!r} is not of the form module:Name.",
+            where=variable,
             remedy="Write it as in dagster_k8s:K8sRunLauncher.",
-        )  # fmt: skip
+        )
     return module, name
 
 
@@ -68,9 +69,10 @@ def _load(variable: str, module: str, name: str) -> Any:
         return getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise SettingsError(
-            f"{module}:{name} cannot be imported: {error}.", where=variable,
+            f"{module}:{name} cannot be imported: {error}.",
+            where=variable,
             remedy="Install its package into the image and check the spelling.",
-        ) from None  # fmt: skip
+        ) from None
 
 
 class WatchedRunLauncher(DefaultRunLauncher):

@@ -141,10 +141,13 @@ def verification_asset(site: Site, plan: str) -> dg.AssetsDefinition:
         return verify_set(site, plan, set_id, run_id=run_id, progress=current_observer().progress)
 
     return proof_asset(
-        plan, VERIFICATION, CHECK_OF[ProofKind.VERIFICATION],
+        plan,
+        VERIFICATION,
+        CHECK_OF[ProofKind.VERIFICATION],
         "Every file of the set is read again and compared with its manifest, and its structure inspected.",
-        [manifest_key(plan)], prove,
-    )  # fmt: skip
+        [manifest_key(plan)],
+        prove,
+    )
 
 
 def drill_asset(site: Site, plan: str) -> dg.AssetsDefinition:
@@ -156,10 +159,13 @@ def drill_asset(site: Site, plan: str) -> dg.AssetsDefinition:
         return drill_set(site, plan, set_id, run_id=run_id, progress=current_observer().progress)
 
     return proof_asset(
-        plan, DRILL, CHECK_OF[ProofKind.DRILL],
+        plan,
+        DRILL,
+        CHECK_OF[ProofKind.DRILL],
         "The set is restored for real into a scratch server and compared, table by table. Only then it is proven.",
-        [manifest_key(plan)], prove,
-    )  # fmt: skip
+        [manifest_key(plan)],
+        prove,
+    )
 
 
 def stage_job(plan: str, stage: str) -> dg.Definitions:

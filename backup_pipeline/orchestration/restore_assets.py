@@ -121,9 +121,11 @@ def plan_metadata(plan: RestorePlan) -> dict[str, Any]:
     numbers = {"bytes_needed": plan.bytes_needed, "bytes_free": plan.bytes_free, "estimated_seconds": plan.seconds}
     metadata.update({name: number for name, number in numbers.items() if number is not None})
     for name, texts in (
-        ("reasons_against", plan.reasons_against), ("warnings", plan.warnings),
-        ("missing_roles", plan.missing_roles), ("missing_extensions", plan.missing_extensions),
-    ):  # fmt: skip
+        ("reasons_against", plan.reasons_against),
+        ("warnings", plan.warnings),
+        ("missing_roles", plan.missing_roles),
+        ("missing_extensions", plan.missing_extensions),
+    ):
         if texts:
             metadata[name] = table_of([{name: text} for text in texts])
     if plan.tables:

@@ -37,8 +37,11 @@ def schema_sensor(site: Site, plan: str) -> dg.SensorDefinition:
         state = hashlib.sha256(json.dumps(rows).encode()).hexdigest()
         silent = f" No answer from: {', '.join(compared.silent)}." if compared.silent else ""
         if not rows or state == context.cursor:
-            return dg.SkipReason(f"{len(rows)} changes since the last set, reported before.{silent}" if rows
-                                 else f"The schemas are as in the last set.{silent}")  # fmt: skip
+            return dg.SkipReason(
+                f"{len(rows)} changes since the last set, reported before.{silent}"
+                if rows
+                else f"The schemas are as in the last set.{silent}"
+            )
         for row in rows:
             context.log.warning(f"{row['source']}: {row['table']} {row['change']}. {row['what to do']}")
         events = [

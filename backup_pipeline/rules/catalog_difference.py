@@ -11,15 +11,42 @@ from collections.abc import Collection, Iterator
 from backup_pipeline.model.catalog import COLUMN_OPTIONS, LATER_KINDS, Catalog, SequenceState, essence
 from backup_pipeline.model.proof import Finding
 
-_READABLE = frozenset({"table", "column", "constraint", "index", "extension", "enum", "domain", "composite type",
-                       "range type", "owner", "grant", "default privilege", "other owner",
-                       "other grant"})  # fmt: skip
+_READABLE = frozenset(
+    {
+        "table",
+        "column",
+        "constraint",
+        "index",
+        "extension",
+        "enum",
+        "domain",
+        "composite type",
+        "range type",
+        "owner",
+        "grant",
+        "default privilege",
+        "other owner",
+        "other grant",
+    }
+)
 
 # Stored as trees and written out by the server.
 _QUERIES = frozenset({"view", "materialized view", "rule"})
 # Of these at least a part is: an expression, a condition, a body that is no string.
-_PRINTED = _QUERIES | {"function", "default", "constraint", "domain", "index", "trigger", "policy", "statistics",
-                       "published", "table", "definition", COLUMN_OPTIONS}  # fmt: skip
+_PRINTED = _QUERIES | {
+    "function",
+    "default",
+    "constraint",
+    "domain",
+    "index",
+    "trigger",
+    "policy",
+    "statistics",
+    "published",
+    "table",
+    "definition",
+    COLUMN_OPTIONS,
+}
 _PARTITION_KEY = re.compile(r"\bby (?:RANGE|LIST|HASH) \(.*\)(?=, inherits |\Z)", re.DOTALL)
 
 

@@ -22,9 +22,12 @@ def row_count_check(
     if before is not None and before < minimum_rows:
         numbers: dict[str, float | int] = {"rows": rows, "rows_before": before}
         return CheckResult(
-            name="row_count_not_collapsed", passed=True, severity=Severity(severity), numbers=numbers,
+            name="row_count_not_collapsed",
+            passed=True,
+            severity=Severity(severity),
+            numbers=numbers,
             summary=f"{rows} rows; {before} in the last set, too few to judge",
-        )  # fmt: skip
+        )
     return _judge("row_count_not_collapsed", "rows", rows, before, drop, severity)
 
 
@@ -36,9 +39,12 @@ def size_check(size: int, before: int | None, *, drop: float, severity: Literal[
 def _judge(name: str, unit: str, now: int, before: int | None, drop: float, severity: str) -> CheckResult:
     if not before:
         return CheckResult(
-            name=name, passed=True, severity=Severity(severity), numbers={unit: now},
+            name=name,
+            passed=True,
+            severity=Severity(severity),
+            numbers={unit: now},
             summary=f"{now} {unit}; nothing to compare with",
-        )  # fmt: skip
+        )
     lost = (before - now) / before
     passed = lost <= drop
     change = f"{-lost:+.1%}"

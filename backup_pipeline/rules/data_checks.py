@@ -14,11 +14,18 @@ from backup_pipeline.model.record import CheckResult, Severity
 OF_THE_DATA = frozenset({"pandera_schema", "foreign_key_check"})
 _OF_THE_COPY = frozenset(
     {
-        "dump_complete", "content_matches_snapshot", "json_lines_match_snapshot", "json_rows_match_snapshot",
-        "csv_rows_match_snapshot", "tarball_complete", "folder_stable", "archive_complete", "bundle_verified",
+        "dump_complete",
+        "content_matches_snapshot",
+        "json_lines_match_snapshot",
+        "json_rows_match_snapshot",
+        "csv_rows_match_snapshot",
+        "tarball_complete",
+        "folder_stable",
+        "archive_complete",
+        "bundle_verified",
         "all_refs_readable",
     }
-)  # fmt: skip
+)
 
 
 def keeps_from_seal(check: CheckResult, purpose: Purpose) -> bool:

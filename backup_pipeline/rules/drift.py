@@ -76,9 +76,13 @@ def keys_kept(
             "for this source where that was meant"
         )
     return CheckResult(
-        name=KEYS_CHECK, passed=not lost, severity=severity, summary=summary, table=rows[:_SHOWN],
+        name=KEYS_CHECK,
+        passed=not lost,
+        severity=severity,
+        summary=summary,
+        table=rows[:_SHOWN],
         numbers={"lost": len(lost)},
-    )  # fmt: skip
+    )
 
 
 def _reported(column: ColumnRecord | None) -> str:

@@ -22,8 +22,11 @@ _INVALID = re.compile(r", invalid\b")
 def limits_of(catalog: Catalog) -> list[Finding]:
     """Return what of a database its dump will not bring back, as far as its catalog tells."""
     found = [_invalid(name) for name, text in sorted(catalog.objects.get("index", {}).items()) if _is_invalid(text)]
-    types = {f"{_quoted(t.schema_name)}.{_quoted(t.name)}.{_quoted(c.name)}": c.type
-             for t in catalog.tables for c in t.columns}  # fmt: skip
+    types = {
+        f"{_quoted(t.schema_name)}.{_quoted(t.name)}.{_quoted(c.name)}": c.type
+        for t in catalog.tables
+        for c in t.columns
+    }
     for name, state in sorted(catalog.sequences.items()):
         column = _OWNED_IDENTITY.search(state.definition)
         kind = types.get(column[1]) if column else None

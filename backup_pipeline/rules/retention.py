@@ -308,7 +308,7 @@ def _rules(policy: Policy) -> tuple[tuple[str, int, Bucket | None], ...]:
         ("weekly", policy.keep_weekly, lambda local: (f"{local:%G-W%V}", local.isocalendar()[:2])),
         ("monthly", policy.keep_monthly, lambda local: (f"{local:%Y-%m}", (local.year, local.month))),
         ("yearly", policy.keep_yearly, lambda local: (f"{local:%Y}", local.year)),
-    )  # fmt: skip
+    )
 
 
 def _count(newest_first: Sequence[SetFacts], policy: Policy, zone: tzinfo, reasons: dict[SetId, list[str]]) -> None:

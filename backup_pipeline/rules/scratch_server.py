@@ -41,9 +41,22 @@ _PACKAGES = {
 }  # fmt: skip
 _PRELOADED = ("timescaledb", "citus")
 _SUPABASE = frozenset(
-    {"pgjwt", "pg_graphql", "supabase_vault", "pgsodium", "pg_net", "wrappers", "pg_jsonschema", "pg_hashids", "http",
-     "index_advisor", "pgmq", "pg_tle", "plv8"}
-)  # fmt: skip
+    {
+        "pgjwt",
+        "pg_graphql",
+        "supabase_vault",
+        "pgsodium",
+        "pg_net",
+        "wrappers",
+        "pg_jsonschema",
+        "pg_hashids",
+        "http",
+        "index_advisor",
+        "pgmq",
+        "pg_tle",
+        "plv8",
+    }
+)
 _SUPABASE_REMEDY = (
     "Run a scratch server that has Supabase's extensions, such as a compose service `drill` with the image "
     "supabase/postgres, and name it in DRILL_DATABASE_URL."

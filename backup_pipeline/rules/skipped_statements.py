@@ -192,6 +192,13 @@ def _role_of_privilege(name: str) -> str:
     return unquoted(found[1]) if found else ""
 
 
+_DATABASE_WIDE = {
+    "event trigger": LineKind.EVENT_TRIGGER,
+    "publication": LineKind.PUBLICATION,
+    "subscription": LineKind.SUBSCRIPTION,
+}
+
+
 def without_skipped(expected: Catalog, found: Catalog, lines: Sequence[Line], user: str) -> tuple[Catalog, Catalog]:
     """Return both catalogs without the differences that follow from lines that were skipped, and no others.
 
@@ -215,10 +222,8 @@ def without_skipped(expected: Catalog, found: Catalog, lines: Sequence[Line], us
     for kind in ("grant", "other grant"):
         for grants in (wanted.get(kind, {}), have.get(kind, {})):
             for name, text in grants.items():
-                grants[name] = _rights(
-                    text, moved.get(_owner_key(name, moved), ""), user, subjects[LineKind.SESSION],
-                    missing,
-                )  # fmt: skip
+                owner = moved.get(_owner_key(name, moved), "")
+                grants[name] = _rights(text, owner, user, subjects[LineKind.SESSION], missing)
     if subjects[LineKind.OWNER] or subjects[LineKind.RIGHTS]:
         # Their owners and rights are one digest.
         for side in (wanted, have):
@@ -227,9 +232,8 @@ def without_skipped(expected: Catalog, found: Catalog, lines: Sequence[Line], us
         if _role_of_privilege(name) in subjects[LineKind.DEFAULT_PRIVILEGES]:
             del wanted["default privilege"][name]
             have.get("default privilege", {}).pop(name, None)
-    for kind, line in (("event trigger", LineKind.EVENT_TRIGGER), ("publication", LineKind.PUBLICATION),
-                       ("published", LineKind.PUBLICATION), ("subscription", LineKind.SUBSCRIPTION),
-                       ("extension", LineKind.EXTENSION)):  # fmt: skip
+    by_name = {**_DATABASE_WIDE, "published": LineKind.PUBLICATION, "extension": LineKind.EXTENSION}
+    for kind, line in by_name.items():
         for side in (wanted, have):
             side[kind] = {n: t for n, t in side.get(kind, {}).items() if unquoted(n) not in subjects[line]}
     for side in (wanted, have):
@@ -246,8 +250,7 @@ def without_skipped(expected: Catalog, found: Catalog, lines: Sequence[Line], us
     if subjects[LineKind.TABLESPACE]:
         for side in (wanted, have):
             side["table"] = {n: t.replace(", in a tablespace", "") for n, t in side.get("table", {}).items()}
-    gone = {f"{kind} {subject}" for kind in (LineKind.EVENT_TRIGGER, LineKind.PUBLICATION, LineKind.SUBSCRIPTION)
-            for subject in subjects[kind]}  # fmt: skip
+    gone = {f"{kind} {subject}" for kind in _DATABASE_WIDE.values() for subject in subjects[kind]}
     for kind in ("other owner", "other comment"):
         for side in (wanted, have):
             side[kind] = {n: t for n, t in side.get(kind, {}).items() if n.replace('"', "") not in gone}

@@ -60,21 +60,25 @@ def three_two_one_one_zero(
     return (
         Condition("3 copies", len(names) >= WANTED_COPIES, _listed(names), more),
         Condition(
-            "2 media", len(media) >= WANTED_MEDIA,
+            "2 media",
+            len(media) >= WANTED_MEDIA,
             f"{len(media)} of places that fail apart" if media else "no set yet",
             "A vault on another disk or service than the store makes two.",
         ),
         Condition(
-            "1 off-site", bool(away), _listed(away) if away else "nothing outside of this building",
+            "1 off-site",
+            bool(away),
+            _listed(away) if away else "nothing outside of this building",
             "A vault elsewhere: object storage, SFTP, a disk that is carried away (`off_site: true`).",
         ),
         Condition(
-            "1 immutable", bool(locked),
+            "1 immutable",
+            bool(locked),
             _listed(locked) if locked else "whoever has this machine's credentials can delete every copy",
             "A bucket with Object Lock and `lock_days` in the vault's settings.",
         ),
         Condition("0 errors", bool(proven) and not errors, zero, drill),
-    )  # fmt: skip
+    )
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -43,8 +43,12 @@ _MIXED = pa.struct(
     ]
 )
 _ARROW: dict[str, pa.DataType] = {
-    "integer": pa.int64(), "real": pa.float64(), "text": pa.string(), "blob": pa.binary(), "mixed": _MIXED,
-}  # fmt: skip
+    "integer": pa.int64(),
+    "real": pa.float64(),
+    "text": pa.string(),
+    "blob": pa.binary(),
+    "mixed": _MIXED,
+}
 _BATCH_ROWS = 8192
 _BATCH_BYTES = 8 << 20
 

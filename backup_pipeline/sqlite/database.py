@@ -91,9 +91,10 @@ def nameless_database() -> Iterator[sqlite3.Connection]:
         # Where SQLite writes first: https://www.sqlite.org/tempfiles.html
         place = os.environ.get("SQLITE_TMPDIR") or os.environ.get("TMPDIR") or "/var/tmp"  # noqa: S108 - only reported
         raise StoreError(
-            f"No room for temporary files ({error}).", where=place,
+            f"No room for temporary files ({error}).",
+            where=place,
             remedy="Free space there, or set TMPDIR to a folder that has room.",
-        ) from error  # fmt: skip
+        ) from error
     finally:
         connection.close()
 
@@ -126,9 +127,10 @@ def _lies_on_read_only_disk(path: Path) -> bool:
     logs = [Path(f"{path}{suffix}") for suffix in ("-wal", "-journal")]
     if left := [str(log) for log in logs if log.is_file() and log.stat().st_size]:
         raise SourceError(
-            "The disk is read-only, and part of the database is still in its log.", where=", ".join(left),
+            "The disk is read-only, and part of the database is still in its log.",
+            where=", ".join(left),
             remedy="Copy the database with its -wal and -journal to a disk that can be written, and name that copy.",
-        )  # fmt: skip
+        )
     return True
 
 

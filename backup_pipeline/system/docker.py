@@ -18,9 +18,18 @@ from backup_pipeline.errors import SourceError, ToolError
 from backup_pipeline.system.processes import Finished, last_lines, run, running
 
 _PASSED_ON = (
-    "DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_CONFIG", "DOCKER_CERT_PATH", "DOCKER_TLS_VERIFY", "XDG_RUNTIME_DIR",
-    "USERPROFILE", "APPDATA", "LOCALAPPDATA", "PROGRAMDATA", "PATHEXT",
-)  # fmt: skip
+    "DOCKER_HOST",
+    "DOCKER_CONTEXT",
+    "DOCKER_CONFIG",
+    "DOCKER_CERT_PATH",
+    "DOCKER_TLS_VERIFY",
+    "XDG_RUNTIME_DIR",
+    "USERPROFILE",
+    "APPDATA",
+    "LOCALAPPDATA",
+    "PROGRAMDATA",
+    "PATHEXT",
+)
 _INSIDE = "/volume"
 _IMAGE = "busybox"
 _SECONDS = 120.0

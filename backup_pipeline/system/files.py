@@ -31,14 +31,16 @@ def translate_os_error(error: OSError, path: Path) -> StoreError:
         )
     if error.errno == errno.ELOOP:
         return StoreError(
-            "A link stands in its place, and what it shows may change at any time.", where=str(path),
+            "A link stands in its place, and what it shows may change at any time.",
+            where=str(path),
             remedy="Find out who put it there and why, then remove the link.",
-        )  # fmt: skip
+        )
     if error.errno == errno.ENAMETOOLONG:
         return StoreError(
-            "The path is longer than the system allows.", where=f"{str(path)[:200]}…",
+            "The path is longer than the system allows.",
+            where=f"{str(path)[:200]}…",
             remedy="Choose a place with a shorter path.",
-        )  # fmt: skip
+        )
     return StoreError(
         f"{error.strerror or error}.", where=str(path), remedy="Check the disk and the path, then run again."
     )

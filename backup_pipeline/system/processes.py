@@ -85,9 +85,12 @@ def run(
 
 
 def _run_to_its_end(
-    command: Sequence[str | Path], env: Mapping[str, str] | None, cwd: Path | None, stdin: bytes | None,
+    command: Sequence[str | Path],
+    env: Mapping[str, str] | None,
+    cwd: Path | None,
+    stdin: bytes | None,
     timeout: float | None,
-) -> subprocess.CompletedProcess[bytes]:  # fmt: skip
+) -> subprocess.CompletedProcess[bytes]:
     with _started(command, env, cwd, subprocess.PIPE) as process:
         limits.add_probe(process.pid, _Computing(process.pid))
         try:

@@ -37,9 +37,13 @@ class CsvDecoder:
             timestamp_parsers=[csv.ISO8601],
         )
         self._parse = csv.ParseOptions(
-            delimiter=",", quote_char='"', double_quote=True, escape_char=False, newlines_in_values=True,
+            delimiter=",",
+            quote_char='"',
+            double_quote=True,
+            escape_char=False,
+            newlines_in_values=True,
             ignore_empty_lines=False,
-        )  # fmt: skip
+        )
 
     def decode(self, piece: bytes | memoryview) -> pa.Table:
         """Return the rows of `piece` (whole rows) as a table of the schema.

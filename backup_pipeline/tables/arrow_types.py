@@ -88,9 +88,13 @@ def family_of(base_type: str) -> Family:
     """Return the family of a PostgreSQL type (format_type() text, below all domains)."""
     bare = re.sub(r"\(.*\)", "", base_type)
     simple: dict[str, Family] = {
-        "boolean": "boolean", "date": "date", "bytea": "bytes", "timestamp without time zone": "timestamp",
-        "timestamp with time zone": "timestamptz", "time without time zone": "time",
-    }  # fmt: skip
+        "boolean": "boolean",
+        "date": "date",
+        "bytea": "bytes",
+        "timestamp without time zone": "timestamp",
+        "timestamp with time zone": "timestamptz",
+        "time without time zone": "time",
+    }
     if bare in simple:
         return simple[bare]
     if bare in _INTEGERS:

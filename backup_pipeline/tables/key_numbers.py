@@ -93,9 +93,12 @@ def _numbers(column: pa.Array, seed: int) -> Numbers:
 def is_narrow(kind: pa.DataType) -> bool:
     """Return whether a type's values fit into 64 bits, so that `narrow_numbers` gives each its own."""
     return not (
-        pa.types.is_string(kind) or pa.types.is_binary(kind) or pa.types.is_large_string(kind)
-        or pa.types.is_large_binary(kind) or pa.types.is_decimal(kind)
-    )  # fmt: skip
+        pa.types.is_string(kind)
+        or pa.types.is_binary(kind)
+        or pa.types.is_large_string(kind)
+        or pa.types.is_large_binary(kind)
+        or pa.types.is_decimal(kind)
+    )
 
 
 def narrow_numbers(column: pa.Array) -> Numbers:

@@ -175,9 +175,12 @@ class RowGroups:
     """
 
     def __init__(
-        self, sink: ParquetSink, order: WritingOrder | None = None, number: int = 0,
+        self,
+        sink: ParquetSink,
+        order: WritingOrder | None = None,
+        number: int = 0,
         check: Callable[[], None] = _never_stop,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._sink = sink
         self._order = order or WritingOrder()
         self._number = number
@@ -329,6 +332,7 @@ def write_empty_like(source: BinaryIO, target: Path) -> None:
         pq.write_table(schema.empty_table(), target)
     except (OSError, pa.ArrowException) as error:
         raise ValidationError(
-            "The table export is missing or damaged.", where=target.name,
+            "The table export is missing or damaged.",
+            where=target.name,
             remedy="backup-pipeline verify says what else is wrong with the set; take another one.",
-        ) from error  # fmt: skip
+        ) from error

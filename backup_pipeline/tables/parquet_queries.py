@@ -62,9 +62,10 @@ def parquet_views(files: Mapping[ViewName, Path], folders: Sequence[Path]) -> It
                 connection.execute(f"create view {view} as select * from read_parquet({literal})")
             except duckdb.Error as error:
                 raise ValidationError(
-                    "The table export is missing or damaged.", where=str(path),
+                    "The table export is missing or damaged.",
+                    where=str(path),
                     remedy="backup-pipeline verify says what else is wrong with the set; take another one.",
-                ) from error  # fmt: skip
+                ) from error
         connection.execute("set allowed_directories = $folders", {"folders": [str(folder) for folder in folders]})
         connection.execute("set enable_external_access = false")
         connection.execute("set lock_configuration = true")

@@ -98,22 +98,26 @@ def ask_apart(
         try:
             done = run(
                 [sys.executable, "-m", "backup_pipeline.tables.query_process"],
-                stdin=pickle.dumps(question), check=False, timeout=timeout_seconds,
-            )  # fmt: skip
+                stdin=pickle.dumps(question),
+                check=False,
+                timeout=timeout_seconds,
+            )
         except ToolError as error:
             if not isinstance(error.__cause__, subprocess.TimeoutExpired):
                 raise
             raise RefusedError(
-                f"The query had not ended after {timeout_seconds:g} seconds.", where="query",
+                f"The query had not ended after {timeout_seconds:g} seconds.",
+                where="query",
                 remedy="Ask for less, or give it longer: --timeout SECONDS.",
-            ) from error  # fmt: skip
+            ) from error
     try:
         reply = _Values(io.BytesIO(done.stdout)).load()
     except (pickle.UnpicklingError, EOFError, AttributeError, ValueError) as error:
         raise RefusedError(
-            f"The query's process ended early: {last_lines(done.stderr)}.", where="query",
+            f"The query's process ended early: {last_lines(done.stderr)}.",
+            where="query",
             remedy=f"It needs more than {memory_mb} MiB, most likely: ask for less, or --memory MIB.",
-        ) from error  # fmt: skip
+        ) from error
     if isinstance(reply, BackupSystemError):
         raise reply
     assert isinstance(reply, QueryResult)
@@ -140,9 +144,10 @@ def _tables(connection: Any, files: Mapping[ViewName, str]) -> None:
             data = ds.dataset(path, format="parquet")
         except (OSError, pa.ArrowException) as error:
             raise ValidationError(
-                "The table export is missing or damaged.", where=path,
+                "The table export is missing or damaged.",
+                where=path,
                 remedy="backup-pipeline verify says what else is wrong with the set; take another one.",
-            ) from error  # fmt: skip
+            ) from error
         fields = [
             # DuckDB has no decimals of more than 38 digits.
             field.with_type(pa.float64()) if pa.types.is_decimal256(field.type) else field

@@ -46,9 +46,15 @@ def refined(schema: pandera.DataFrameSchema, own: pandera.DataFrameSchema | None
 
 def _coercing(column: pandera.Column) -> pandera.Column:
     return pandera.Column(
-        column.dtype, checks=column.checks, nullable=column.nullable, unique=column.unique, coerce=True,
-        required=column.required, name=column.name, regex=column.regex,
-    )  # fmt: skip
+        column.dtype,
+        checks=column.checks,
+        nullable=column.nullable,
+        unique=column.unique,
+        coerce=True,
+        required=column.required,
+        name=column.name,
+        regex=column.regex,
+    )
 
 
 def fits(own: pandera.DataFrameSchema, columns: Iterable[str]) -> bool:

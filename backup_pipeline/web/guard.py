@@ -234,8 +234,9 @@ async def _refuse(refusal: Refusal, asked: Asked, scope: Scope, receive: Receive
     else:
         # In the form of GraphQL's errors too, which is what Dagster's pages and clients read.
         text = f"{refusal.what} Remedy: {refusal.remedy}"
-        answer = JSONResponse({"error": refusal.what, "remedy": refusal.remedy, "errors": [{"message": text}]},
-                              refusal.status, headers)  # fmt: skip
+        answer = JSONResponse(
+            {"error": refusal.what, "remedy": refusal.remedy, "errors": [{"message": text}]}, refusal.status, headers
+        )
     await answer(scope, receive, send)
 
 

@@ -60,8 +60,11 @@ def served(
     tmp_path_factory: pytest.TempPathFactory, server: EmbeddedServer, template: Callable[[str, str], str]
 ) -> Iterator[Served]:
     made = {}
-    for name, source in (("supabase", template("shop", SHOP)), ("keycloak", template("identities", IDENTITIES)),
-                         ("live", template("shop", SHOP))):  # fmt: skip
+    for name, source in (
+        ("supabase", template("shop", SHOP)),
+        ("keycloak", template("identities", IDENTITIES)),
+        ("live", template("shop", SHOP)),
+    ):
         made[name] = server.target(f"served_{name}")
         with connected(server.target()) as connection:
             connection.execute(f'create database "{made[name].database}" template "{source}"'.encode())

@@ -96,9 +96,12 @@ class Layout:
         with (self.folder / f"{name}.log").open("wb") as log:
             self.processes[name] = subprocess.Popen(
                 [*self.confined, *self.translate(SERVICES[name]["command"])],
-                env=self.environment, cwd=self.folder / "site",
-                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-            )  # fmt: skip
+                env=self.environment,
+                cwd=self.folder / "site",
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
 
     def healthy(self, name: str) -> bool:
         """Run the service's health check as it is written; not yet where its port is still closed."""
@@ -113,9 +116,13 @@ class Layout:
     def inside(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run a command as `docker compose exec` does."""
         return subprocess.run(
-            [*self.confined, *self.translate(list(words))], env=self.environment, cwd=self.folder / "site",
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
+            [*self.confined, *self.translate(list(words))],
+            env=self.environment,
+            cwd=self.folder / "site",
+            capture_output=True,
+            text=True,
+            check=False,
+        )
 
     def wait(self, what: str, condition: Callable[[], Any]) -> Any:
         """Return the condition's first true value; fail with the processes' last words when there is none."""

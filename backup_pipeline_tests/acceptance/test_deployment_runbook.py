@@ -85,9 +85,13 @@ def test_everything_comes_back_by_hand_without_this_program(
         for step in steps:
             script = f"set -euo pipefail\nexport SET={folder} NEW={new}\n" + step.replace("/tmp/sums", str(sums))
             done = subprocess.run(
-                ["bash", "-c", script], cwd=folder if "sums" in step else work, env=environment, capture_output=True,
-                text=True, check=False,
-            )  # fmt: skip
+                ["bash", "-c", script],
+                cwd=folder if "sums" in step else work,
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
             assert done.returncode == 0, f"{step}\n{done.stderr}"
             out += done.stdout
         with connected(target.with_database(new)) as connection:

@@ -67,16 +67,24 @@ class Containers:
 
     def run(self, *words: str, service: str = "code") -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            self.command(service, list(words)), env=self.environment(),
-            capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
+            self.command(service, list(words)),
+            env=self.environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
 
     def start(self, name: str) -> None:
         with (self.site.parent / f"{name}.log").open("wb") as log:
             self.processes[name] = subprocess.Popen(
-                self.command(name, COMPOSE["services"][name]["command"]), env=self.environment(),
-                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-            )  # fmt: skip
+                self.command(name, COMPOSE["services"][name]["command"]),
+                env=self.environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
 
     def log(self, name: str) -> str:
         return (self.site.parent / f"{name}.log").read_text("utf-8", "replace")[-3000:]

@@ -173,8 +173,11 @@ def test_in_dagster_the_run_rotates_and_the_upsert_empties_no_table(backend: Tes
         sql(live, "delete from orders where id <= 10")
         sql(live, "insert into orders (customer_id, total, note) values (2, 99, 'made since')")
         sql(live, "create table truncated (at timestamptz)")
-        sql(live, "create function told() returns trigger language plpgsql as "
-                  "'begin insert into public.truncated values (now()); return null; end'")  # fmt: skip
+        sql(
+            live,
+            "create function told() returns trigger language plpgsql as "
+            "'begin insert into public.truncated values (now()); return null; end'",
+        )
         sql(live, "create trigger told before truncate on orders execute function told()")
         keys = "select conname, contype from pg_constraint where connamespace = 'public'::regnamespace order by 1"
         before = sql(live, keys)

@@ -232,8 +232,11 @@ def test_options_of_one_run_reach_the_run_and_hold_no_secret(claire: Claire, tmp
         config = json.dumps(run.run_config)
         assert instance.get_dynamic_partitions("session_sets") == []
     assert run.run_config["resources"]["backup_runs"]["config"] == {
-        "store": str(usb), "include_env": True, "include_volumes": True, "keep_within": "720h",
-    }  # fmt: skip
+        "store": str(usb),
+        "include_env": True,
+        "include_volumes": True,
+        "keep_within": "720h",
+    }
     # What the run writes on the screen and keeps in its history: neither password nor API key.
     for secret in (claire.variables["POSTGRES_PASSWORD"], API_SECRET):
         assert secret not in config + done.text + (usb / "backup_log.txt").read_text()

@@ -49,11 +49,23 @@ def rows() -> list[tuple[Any, ...]]:
     """Three orders: the printed one, one whose pair the old tool never wrote, and one that changed since."""
     return [
         PRINTED,
-        order(13, auftrag_nr="076330", kunde_name="Groß, Anna", keywords_json='{"Öl": [1, 3]}',
-              file_path="test_archiv/2024/076330/076330_Auftrag.pdf", datum="2024-07-30"),
-        order(14, auftrag_nr="070001", vin="", file_path="test_archiv/2023/070001/070001_Auftrag.pdf",
-              datum="2023-02-01", updated_at="2024-08-01T09:00:00"),
-    ]  # fmt: skip
+        order(
+            13,
+            auftrag_nr="076330",
+            kunde_name="Groß, Anna",
+            keywords_json='{"Öl": [1, 3]}',
+            file_path="test_archiv/2024/076330/076330_Auftrag.pdf",
+            datum="2024-07-30",
+        ),
+        order(
+            14,
+            auftrag_nr="070001",
+            vin="",
+            file_path="test_archiv/2023/070001/070001_Auftrag.pdf",
+            datum="2023-02-01",
+            updated_at="2024-08-01T09:00:00",
+        ),
+    ]
 
 
 class Workshop:
@@ -76,8 +88,15 @@ class Workshop:
         # The printed form, with a backslash before the quotes, and the form that the text beside it describes.
         old_pair(self.archive / "2024" / "076329", PRINTED, escape="backslash")
         path = "test_archiv/2023/070001/070001_Auftrag.pdf"
-        older = order(14, auftrag_nr="070001", kunde_name="Früher", vin="", datum="2023-02-01", file_path=path,
-                      updated_at="2023-02-02T09:00:00")  # fmt: skip
+        older = order(
+            14,
+            auftrag_nr="070001",
+            kunde_name="Früher",
+            vin="",
+            datum="2023-02-01",
+            file_path=path,
+            updated_at="2023-02-02T09:00:00",
+        )
         old_pair(self.archive / "2023" / "070001", older)
         (self.archive / ".backup.lock").write_text("4711\n2024-07-29T02:00:00\n")
         os.utime(self.archive / ".backup.lock", (1, 1))
@@ -93,9 +112,13 @@ class Workshop:
         program = f"{shlex.quote(sys.executable)} -c {shlex.quote(start)}"
         environment = {**self.site.environment(), "PYTHONPATH": os.pathsep.join(sys.path)}
         return subprocess.run(
-            ["sh", "-c", command.replace("backup-pipeline", program)], cwd=self.folder, env=environment,
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
+            ["sh", "-c", command.replace("backup-pipeline", program)],
+            cwd=self.folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
 
     def orders(self, *arguments: str) -> Output:
         """Run `orders …` in the folder, in this process, with whatever settings lie there."""
@@ -340,8 +363,17 @@ def test_what_the_old_tool_promised_holds_from_the_shell(workshop: Workshop) -> 
 def test_in_dagster_too_orders_are_verified_restored_and_the_restore_is_undone(workshop: Workshop) -> None:
     """The backup by Dagster's own command line, as a person who knows Dagster types it; the rest by the jobs."""
     workshop.move_over()
-    command = [sys.executable, "-m", "dagster", "job", "execute", "-m", "backup_pipeline.definitions",
-               "-j", "workshop_backup"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "dagster",
+        "job",
+        "execute",
+        "-m",
+        "backup_pipeline.definitions",
+        "-j",
+        "workshop_backup",
+    ]
     named = {"BACKUP_PIPELINE_CONFIG": str(workshop.folder), "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
         command,

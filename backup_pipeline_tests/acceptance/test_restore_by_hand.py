@@ -88,9 +88,12 @@ def test_a_stranger_restores_a_set_without_anything_of_this_project(
     (programs / "psql").symlink_to(embedded_folders()[0] / "psql")
     kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
     environment = kept | {
-        "PATH": str(programs), "PGHOST": target.host, "PGPORT": str(target.port), "PGUSER": target.user,
+        "PATH": str(programs),
+        "PGHOST": target.host,
+        "PGPORT": str(target.port),
+        "PGUSER": target.user,
         "PGPASSWORD": target.password,
-    }  # fmt: skip
+    }
     folder = tmp_path / "by-hand"
     folder.mkdir()
     python = [os.path.realpath(sys.executable), "-I", "-S", "-c", BY_HAND]

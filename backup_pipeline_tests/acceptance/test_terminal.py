@@ -31,9 +31,13 @@ def in_a_terminal(site: TestSite, *words: str) -> str:
     """Return everything that a command shows in a terminal."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [*COMMAND, *words, "--config", str(site.folder)], env=site.environment() | {"TERM": "xterm-256color"},
-        stdin=theirs, stdout=theirs, stderr=theirs, cwd=site.folder,
-    )  # fmt: skip
+        [*COMMAND, *words, "--config", str(site.folder)],
+        env=site.environment() | {"TERM": "xterm-256color"},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        cwd=site.folder,
+    )
     os.close(theirs)
     shown = b""
     while select.select([ours], [], [], 120)[0]:
@@ -54,9 +58,13 @@ def test_a_terminal_shows_bars_and_a_pipe_plain_lines(site: TestSite) -> None:
     assert BAR in shown
     assert "\x1b[" in shown
     done = subprocess.run(
-        [*COMMAND, "verify", "nightly/latest", "--config", str(site.folder)], env=site.environment(),
-        cwd=site.folder, capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        [*COMMAND, "verify", "nightly/latest", "--config", str(site.folder)],
+        env=site.environment(),
+        cwd=site.folder,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert "\x1b" not in done.stdout + done.stderr
     assert BAR not in done.stdout + done.stderr
     assert "nightly/" in done.stdout

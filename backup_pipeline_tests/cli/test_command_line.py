@@ -59,9 +59,15 @@ def test_a_table_whose_name_looks_like_markup_is_captured_and_told(
 
     now = datetime(2026, 11, 21, tzinfo=UTC)
     record = ArtefactRecord(
-        key=("shop", "public", "[/nope]"), source="shop", kind=ArtefactKind.TABLE_EXPORT,
-        set_id=SetId("2026-11-21T000000Z"), files=(), source_label="shop", started_at=now, finished_at=now,
-    )  # fmt: skip
+        key=("shop", "public", "[/nope]"),
+        source="shop",
+        kind=ArtefactKind.TABLE_EXPORT,
+        set_id=SetId("2026-11-21T000000Z"),
+        files=(),
+        source_label="shop",
+        started_at=now,
+        finished_at=now,
+    )
     with monkeypatch.context() as patched:
         patched.setattr(sys, "stderr", Screen())
         with shown_progress() as progress:

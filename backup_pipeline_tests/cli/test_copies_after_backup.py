@@ -110,8 +110,12 @@ def test_status_nags_for_the_kit_and_says_what_is_missing_of_3_2_1_1_0(site: Cop
     holds = {answer.rule: answer.holds for answer in status.answers}
     # The vault is a folder on the store's own disk: a copy more, and no other medium.
     assert holds == {
-        "3 copies": True, "2 media": False, "1 off-site": False, "1 immutable": False, "0 errors": True,
-    }  # fmt: skip
+        "3 copies": True,
+        "2 media": False,
+        "1 off-site": False,
+        "1 immutable": False,
+        "0 errors": True,
+    }
     site.vault_settings = ", off_site: true"
     site.settle()
     status = plan_status(site.site, "nightly", datetime.now(UTC))

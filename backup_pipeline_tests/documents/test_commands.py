@@ -40,9 +40,12 @@ WITH_COMMANDS = [path for path in DOCUMENTS if any(block.kind in TO_RUN for bloc
     ],
 )
 def test_every_command_of_the_document_runs(
-    name: str, tmp_path: Path, database: Callable[..., PostgresTarget], template: Callable[[str, str], str],
+    name: str,
+    tmp_path: Path,
+    database: Callable[..., PostgresTarget],
+    template: Callable[[str, str], str],
     server: EmbeddedServer,
-) -> None:  # fmt: skip
+) -> None:
     stage = Stage(tmp_path, database, template, server)
     WALKTHROUGHS[name](stage)
     written = {command.text for block in blocks(document(name)) if block.kind == "sh" for command in commands(block)}
@@ -166,9 +169,12 @@ def test_what_is_installed_is_what_the_project_declares() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     assert "backup-pipeline" in project["scripts"]
     asked = [
-        command.text for path in WITH_COMMANDS for block in blocks(path) for command in commands(block)
+        command.text
+        for path in WITH_COMMANDS
+        for block in blocks(path)
+        for command in commands(block)
         if re.search(r"\bpip install\b", command.text)
-    ]  # fmt: skip
+    ]
     for text in asked:
         for extras in re.findall(r"\[([\w,]+)\]", text):
             assert set(extras.split(",")) <= set(project["optional-dependencies"]), text

@@ -192,8 +192,11 @@ def test_systemd_accepts_the_units(tmp_path: Path) -> None:
         names.append(name)
     done = subprocess.run(
         ["systemd-analyze", "verify", *(f"./{name}" for name in names)],
-        cwd=tmp_path, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     complaints = [line for line in done.stderr.splitlines() if str(tmp_path) in line]
     assert complaints == []

@@ -18,10 +18,13 @@ _SESSIONS = """select count(*) from pg_stat_activity
    and (%s or wait_event_type = 'Lock')"""
 
 
-@pytest.mark.parametrize(("number", "code", "line"), [
-    (signal.SIGINT, 130, "Interrupted."),
-    (signal.SIGTERM, 143, "Terminated."),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("number", "code", "line"),
+    [
+        (signal.SIGINT, 130, "Interrupted."),
+        (signal.SIGTERM, 143, "Terminated."),
+    ],
+)
 def test_an_interrupted_backup_ends_in_one_line_and_leaves_nothing_open(
     tmp_path: Path,
     database: Callable[..., PostgresTarget],

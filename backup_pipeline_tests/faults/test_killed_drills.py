@@ -31,8 +31,11 @@ plans: {nightly: {sources: [shop]}}
 @pytest.fixture
 def site(tmp_path: Path, database: Callable[..., PostgresTarget]) -> TestSite:
     source = database()
-    run(source, "create role short_lived; create table big as select i, repeat('x', 100) as x from generate_series(1,"
-                " 100000) i; create index on big (x); alter table big owner to short_lived")  # fmt: skip
+    run(
+        source,
+        "create role short_lived; create table big as select i, repeat('x', 100) as x from generate_series(1,"
+        " 100000) i; create index on big (x); alter table big owner to short_lived",
+    )
     made = TestSite(tmp_path)
     made.variables["SHOP_URL"] = dsn(source)
     made.write(SETTINGS)

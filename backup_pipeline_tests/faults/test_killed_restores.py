@@ -43,7 +43,7 @@ class RestoreCase:
         plan = plan_restore(site, "nightly", self.set_id, source, options)
         return apply_restore(
             site, "nightly", self.set_id, source, options, confirmation=Confirmation(plan.plan_id, plan.confirm)
-        )  # fmt: skip
+        )
 
     def undo(self, source: str = "shop") -> None:
         undo_restore(self.test_site.site, "nightly", source, confirm=self.confirm(source))
@@ -175,8 +175,11 @@ def test_what_restores_keep_is_not_dropped_under_a_restore_that_runs(case: Resto
 def test_a_copy_with_a_subscription_is_removed_when_the_restore_fails(
     case: RestoreCase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(case.target, "create subscription feed connection 'host=127.0.0.1 port=1 dbname=x' publication p"
-                      " with (connect = false, slot_name = none)")  # fmt: skip
+    run(
+        case.target,
+        "create subscription feed connection 'host=127.0.0.1 port=1 dbname=x' publication p"
+        " with (connect = false, slot_name = none)",
+    )
     try:
         case.set_id = sealed_set(case.test_site.site, "nightly")
 

@@ -78,25 +78,45 @@ def seal_set(site: Site, at: datetime, *checks: CheckResult, partial: bool = Fal
     with writer.create("shop_db.sql.gz") as file:
         file.write(b"x")
     record = ArtefactRecord(
-        key=("shop", "dump"), source="shop", kind=ArtefactKind.POSTGRES_DUMP, set_id=set_id,
+        key=("shop", "dump"),
+        source="shop",
+        kind=ArtefactKind.POSTGRES_DUMP,
+        set_id=set_id,
         files=(FileRecord(path="shop_db.sql.gz", size=file.size, sha256=file.sha256),),
-        source_label="shop@db:5432/shop", checks=checks, started_at=at, finished_at=at,
-    )  # fmt: skip
+        source_label="shop@db:5432/shop",
+        checks=checks,
+        started_at=at,
+        finished_at=at,
+    )
     writer.write_record(record)
     writer.seal(
         Manifest(
-            set_id=set_id, plan=plan, sources=("shop",), partial=partial, started_at=at, sealed_at=at, run_id="r",
-            root_run_id="r", pipeline_version="1", artefacts=(record,),
+            set_id=set_id,
+            plan=plan,
+            sources=("shop",),
+            partial=partial,
+            started_at=at,
+            sealed_at=at,
+            run_id="r",
+            root_run_id="r",
+            pipeline_version="1",
+            artefacts=(record,),
         )
-    )  # fmt: skip
+    )
 
 
 def add_proof(site: Site, at: datetime, kind: ProofKind, *findings: Finding, found_at: datetime) -> None:
     store = open_store(site, "nightly")
     proof = Proof(
-        kind=kind, set_id=set_id_at(at), plan="nightly", manifest_sha256="0" * 64, started_at=found_at,
-        finished_at=found_at, passed=not findings, findings=findings,
-    )  # fmt: skip
+        kind=kind,
+        set_id=set_id_at(at),
+        plan="nightly",
+        manifest_sha256="0" * 64,
+        started_at=found_at,
+        finished_at=found_at,
+        passed=not findings,
+        findings=findings,
+    )
     store.add_proof(set_id_at(at), proof)
 
 

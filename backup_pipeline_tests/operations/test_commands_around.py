@@ -56,8 +56,11 @@ def test_commands_run_in_order_and_their_masked_output_is_in_the_manifest(tmp_pa
     assert noted == ["plan before", "before", "after", "plan after"]
     assert manifest is not None
     assert [(each.when, each.exit_code) for each in manifest.commands] == [
-        ("before", 0), ("after", 0), ("before", 0), ("after", 0),
-    ]  # fmt: skip
+        ("before", 0),
+        ("after", 0),
+        ("before", 0),
+        ("after", 0),
+    ]
     assert manifest.commands[0].output == "***"
     assert manifest.commands[3].output == "done"
     assert SECRET not in manifest.model_dump_json()

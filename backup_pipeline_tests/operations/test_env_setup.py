@@ -46,8 +46,12 @@ def test_a_new_file_is_private_and_its_secrets_are_good(folder):
     assert stat.S_IMODE((folder / ".env").stat().st_mode) == 0o600
     assert done.created
     assert set(done.generated) == {
-        "POSTGRES_PASSWORD", "DASHBOARD_PASSWORD", "JWT_SECRET", "ANON_KEY", "SERVICE_ROLE_KEY",
-    }  # fmt: skip
+        "POSTGRES_PASSWORD",
+        "DASHBOARD_PASSWORD",
+        "JWT_SECRET",
+        "ANON_KEY",
+        "SERVICE_ROLE_KEY",
+    }
     assert secret_faults(env, NOW) == []
     assert is_signed_with(env["SERVICE_ROLE_KEY"], env["JWT_SECRET"])
     assert env["POSTGRES_PASSWORD"].isalnum()

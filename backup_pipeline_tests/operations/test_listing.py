@@ -106,8 +106,10 @@ def test_show_lists_every_artefact_with_its_digest_and_the_proofs(site, store, c
     assert run(site, "show", "latest", "--json") == 0
     found = reported(capsys)
     assert [artefact["artefact"] for artefact in found["artefacts"]] == [
-        "files.dump", "files.public.t1", "files.public.t2",
-    ]  # fmt: skip
+        "files.dump",
+        "files.public.t1",
+        "files.public.t2",
+    ]
     assert all(len(file["sha256"]) == 64 for artefact in found["artefacts"] for file in artefact["files"])
     assert found["proofs"][0]["numbers"] == {"rto_seconds": 12.5}
     assert run(site, "show", "nightly/latest") == 0

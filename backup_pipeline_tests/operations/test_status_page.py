@@ -203,8 +203,11 @@ document.title = JSON.stringify({
 def _chromium(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [_BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", *arguments],
-        capture_output=True, text=True, check=True, timeout=120,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
 
 
 def _measured(text: str, folder, width: int) -> dict:
@@ -247,9 +250,11 @@ def test_the_browser_test_can_fail(page, tmp_path):
 def test_a_browser_finds_nothing_to_complain_of_and_prints_a_page_per_plan(page, tmp_path):
     (tmp_path / "page.html").write_text(page)
     done = _chromium(
-        "--enable-logging=stderr", "--no-pdf-header-footer", f"--print-to-pdf={tmp_path}/page.pdf",
+        "--enable-logging=stderr",
+        "--no-pdf-header-footer",
+        f"--print-to-pdf={tmp_path}/page.pdf",
         f"file://{tmp_path}/page.html",
-    )  # fmt: skip
+    )
     assert "CONSOLE" not in done.stderr
     printed = (tmp_path / "page.pdf").read_bytes()
     assert printed.startswith(b"%PDF")

@@ -249,10 +249,13 @@ def test_restores_and_undos_are_told_by_source(site: Site) -> None:
         assert subject_of(site, run) == ("nightly", f"{work} of shop")
 
 
-@pytest.mark.parametrize(("error", "opened"), [
-    (RefusedError("There is no restore to undo.", where="shop"), []),
-    (StoreError("The disk is full.", where="shop"), ["run_failed:nightly:undo of shop"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("error", "opened"),
+    [
+        (RefusedError("There is no restore to undo.", where="shop"), []),
+        (StoreError("The disk is full.", where="shop"), ["run_failed:nightly:undo of shop"]),
+    ],
+)
 def test_a_refused_undo_is_an_answer_and_a_failed_one_an_incident_that_status_names(
     site: Site, instance: dg.DagsterInstance, error: BackupSystemError, opened: list[str]
 ) -> None:

@@ -23,11 +23,26 @@ def test_a_code_location_whose_settings_are_wrong_is_not_healthy_and_says_why(tm
     assert what_is_wrong(port) == silent
     kept = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR", "LD_LIBRARY_PATH") if name in os.environ}
     server = subprocess.Popen(
-        [sys.executable, "-m", "dagster", "api", "grpc", "--lazy-load-user-code", "-m", "backup_pipeline.definitions",
-         "-h", "127.0.0.1", "-p", str(port)],
+        [
+            sys.executable,
+            "-m",
+            "dagster",
+            "api",
+            "grpc",
+            "--lazy-load-user-code",
+            "-m",
+            "backup_pipeline.definitions",
+            "-h",
+            "127.0.0.1",
+            "-p",
+            str(port),
+        ],
         env=kept | {"BACKUP_PIPELINE_CONFIG": str(tmp_path / "backup.yaml"), "DAGSTER_HOME": str(home)},
-        cwd=tmp_path, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     try:
         deadline = time.monotonic() + PATIENCE_SECONDS
         while (problem := what_is_wrong(port)) == silent and time.monotonic() < deadline:

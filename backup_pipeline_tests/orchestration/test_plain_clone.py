@@ -56,9 +56,14 @@ def untracked(folder: Path) -> str:
 def started(command: list[str], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     with (folder.parent / "log").open("wb") as log:
         process = subprocess.Popen(
-            command, cwd=folder, env=environment(), stdout=log, stderr=log, stdin=subprocess.DEVNULL,
+            command,
+            cwd=folder,
+            env=environment(),
+            stdout=log,
+            stderr=log,
+            stdin=subprocess.DEVNULL,
             start_new_session=True,
-        )  # fmt: skip
+        )
         try:
             yield process
         finally:
@@ -115,9 +120,7 @@ def test_a_bare_job_execute_finds_the_job_and_says_what_is_missing(
     clone: Path, words: list[str], named: dict[str, str]
 ) -> None:
     command = [str(PROGRAMS / words[0]), *words[1:], "session_backup"]
-    done = subprocess.run(
-        command, cwd=clone, env=environment() | named, capture_output=True, text=True, check=False
-    )  # fmt: skip
+    done = subprocess.run(command, cwd=clone, env=environment() | named, capture_output=True, text=True, check=False)
     assert done.returncode != 0
     reported = done.stderr + done.stdout
     assert "TRADING_DATABASE_URL: not set" in reported

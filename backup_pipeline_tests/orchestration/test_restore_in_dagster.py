@@ -62,9 +62,16 @@ def test_a_restore_is_planned_applied_and_undone(gustav: TestSite, instance: dg.
 
     def apply(confirm: str, step: str = "apply") -> dg.ExecuteInProcessResult:
         return _run(
-            gustav, instance, "nightly_restore", set_id=set_id, op=op, source="supabase",
-            step=step, plan_id=plan["plan_id"].value, confirm=confirm,
-        )  # fmt: skip
+            gustav,
+            instance,
+            "nightly_restore",
+            set_id=set_id,
+            op=op,
+            source="supabase",
+            step=step,
+            plan_id=plan["plan_id"].value,
+            confirm=confirm,
+        )
 
     assert not apply("another", "Apply").success
     assert _count(gustav) == 100
@@ -73,8 +80,9 @@ def test_a_restore_is_planned_applied_and_undone(gustav: TestSite, instance: dg.
     assert _count(gustav) == 300
     assert len(gustav.store("nightly").sealed_ids()) == 2  # the emergency set
 
-    undone = _run(gustav, instance, "nightly_undo", op="nightly__undo", source="supabase",
-                  confirm=str(plan["confirm"].value))  # fmt: skip
+    undone = _run(
+        gustav, instance, "nightly_undo", op="nightly__undo", source="supabase", confirm=str(plan["confirm"].value)
+    )
     assert undone.success
     assert _count(gustav) == 100
 

@@ -57,19 +57,29 @@ def asset_run(
     return dg.DagsterRun(job_name=job, asset_selection=selection, tags=tags or {}, **more)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("run", "reported"), [
-    (asset_run("nightly/shop", "nightly/shop/tarball"), ("nightly", "capture", "ui")),
-    (asset_run("nightly/shop", "nightly/desk", "nightly/manifest", "nightly/retention"), ("nightly", "backup", "ui")),
-    (asset_run("nightly/drill", tags={"dagster/backfill": "abc"}), ("nightly", "drill", "backfill")),
-    (asset_run("nightly/shop/restored"), ("nightly", "restore", "ui")),
-    (asset_run("nightly/shop/public/drill"), ("nightly", "capture", "ui")),
-    (asset_run("workshop/werkstatt/order_folders"), ("workshop", "orders_export", "ui")),
-    (asset_run(job="nightly_undo", tags={PLAN_TAG: "nightly"}), ("nightly", "undo", "ui")),
-    (asset_run(job="dagster_housekeeping", tags={"dagster/schedule_name": "weekly"}),
-     ("", "dagster_housekeeping", "schedule weekly")),
-    (asset_run(asset_check_selection=frozenset({dg.AssetCheckKey(dg.AssetKey(["nightly", "shop"]), "x")})),
-     ("nightly", "check", "ui")),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("run", "reported"),
+    [
+        (asset_run("nightly/shop", "nightly/shop/tarball"), ("nightly", "capture", "ui")),
+        (
+            asset_run("nightly/shop", "nightly/desk", "nightly/manifest", "nightly/retention"),
+            ("nightly", "backup", "ui"),
+        ),
+        (asset_run("nightly/drill", tags={"dagster/backfill": "abc"}), ("nightly", "drill", "backfill")),
+        (asset_run("nightly/shop/restored"), ("nightly", "restore", "ui")),
+        (asset_run("nightly/shop/public/drill"), ("nightly", "capture", "ui")),
+        (asset_run("workshop/werkstatt/order_folders"), ("workshop", "orders_export", "ui")),
+        (asset_run(job="nightly_undo", tags={PLAN_TAG: "nightly"}), ("nightly", "undo", "ui")),
+        (
+            asset_run(job="dagster_housekeeping", tags={"dagster/schedule_name": "weekly"}),
+            ("", "dagster_housekeeping", "schedule weekly"),
+        ),
+        (
+            asset_run(asset_check_selection=frozenset({dg.AssetCheckKey(dg.AssetKey(["nightly", "shop"]), "x")})),
+            ("nightly", "check", "ui"),
+        ),
+    ],
+)
 def test_what_a_run_is_about_is_told_from_what_it_selects(run: dg.DagsterRun, reported: tuple[str, str, str]) -> None:
     tags = {**run.tags, **missing_tags(run)}
     assert tuple(tags.get(name, "") for name in TAGS) == reported

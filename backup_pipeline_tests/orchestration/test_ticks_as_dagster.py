@@ -36,9 +36,13 @@ def test_ticks_are_those_of_dagster_where_clocks_are_changed() -> None:
 def test_a_backup_is_not_overdue_before_dagster_starts_it_at_the_end_of_summer_time() -> None:
     def late(now: datetime) -> bool:
         found = overdue(
-            schedule="0 2 * * *", timezone="Europe/Berlin", overdue_after=None,
-            newest=datetime(2026, 10, 24, 0, 0, 5, tzinfo=UTC), known_since=now, now=now,
-        )  # fmt: skip
+            schedule="0 2 * * *",
+            timezone="Europe/Berlin",
+            overdue_after=None,
+            newest=datetime(2026, 10, 24, 0, 0, 5, tzinfo=UTC),
+            known_since=now,
+            now=now,
+        )
         return found is not None
 
     # Two o'clock comes twice on this day, at 00:00 and at 01:00 UTC; Dagster starts at the second.

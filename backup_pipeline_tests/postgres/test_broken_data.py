@@ -67,8 +67,14 @@ def test_broken_data_is_sealed_named_and_loud(shop: tuple[TestSite, PostgresTarg
     assert (done.code, reported["sealed"]) == (ExitCode.BROKEN_DATA, True), done.text
     assert reported["exit_code"] == ExitCode.BROKEN_DATA
     broken = " | ".join(reported["broken_data"])
-    for part in ("shop.public.orders", "customer_id foreign key to public.customers", "shop.public.tags",
-                 "name unique key", "shop.public.customers", "name not_nullable"):  # fmt: skip
+    for part in (
+        "shop.public.orders",
+        "customer_id foreign key to public.customers",
+        "shop.public.tags",
+        "name unique key",
+        "shop.public.customers",
+        "name not_nullable",
+    ):
         assert part in broken, broken
     status = json.loads(site.run("status", "--json").out)["plans"][0]
     assert status["standing"] == "failing"
@@ -139,8 +145,9 @@ def test_a_set_of_broken_data_is_drilled_and_restored_with_what_is_broken_named(
     drilled = site.run("drill", f"nightly/{broken}")
     assert drilled.code == 0, drilled.text
     plan = json.loads(site.run("restore", f"nightly/{broken}", "shop", "--json").out)
-    applied = site.run("restore", f"nightly/{broken}", "shop", "--apply", "--plan-id", plan["plan_id"],
-                       "--confirm", plan["confirm"])  # fmt: skip
+    applied = site.run(
+        "restore", f"nightly/{broken}", "shop", "--apply", "--plan-id", plan["plan_id"], "--confirm", plan["confirm"]
+    )
     assert applied.code == 0, applied.text
     for text in (drilled.text, applied.text):
         for part in ("public.orders.orders_customer_id_fkey", "public.tags_name"):

@@ -58,8 +58,11 @@ def test_dump_and_exports_agree_while_a_writer_works(small: PostgresTarget, tmp_
             number = 1000
             while not stop.is_set():
                 number += 1
-                connection.execute("with c as (insert into public.customers values (%s, 'new') returning id) "
-                                   "insert into public.orders select %s, 1, 0", [number, number])  # fmt: skip
+                connection.execute(
+                    "with c as (insert into public.customers values (%s, 'new') returning id) "
+                    "insert into public.orders select %s, 1, 0",
+                    [number, number],
+                )
 
     writer = threading.Thread(target=write)
     writer.start()

@@ -115,8 +115,17 @@ def test_hexadecimal_text_becomes_the_bytes_it_stands_for(values: list[bytes | N
 
 
 def test_file_names_are_safe_and_never_meet() -> None:
-    names = [("public", "a/b"), ("public", "a%2Fb"), ("public", "A"), ("public", "a"), ("a.b", "c"), ("a", "b.c"),
-             ("public", "é" * 31 + "x"), ("public", "é" * 31 + "y"), ("..", "..")]  # fmt: skip
+    names = [
+        ("public", "a/b"),
+        ("public", "a%2Fb"),
+        ("public", "A"),
+        ("public", "a"),
+        ("a.b", "c"),
+        ("a", "b.c"),
+        ("public", "é" * 31 + "x"),
+        ("public", "é" * 31 + "y"),
+        ("..", ".."),
+    ]
     stems = list(file_stems("s", names).values())
     assert len({stem.casefold() for stem in stems}) == len(names)
     assert all(stem.count("/") == 2 and len(stem.rpartition("/")[2]) < 160 and ".." not in stem for stem in stems)
@@ -163,5 +172,7 @@ def test_drift_says_what_was_added_removed_changed_and_reordered() -> None:
     assert column_drift(now, None).passed
     objects = object_drift({"view": {"v": "1"}, "table": {"t": "1"}}, {"view": {"v": "2"}, "index": {"i": "1"}})
     assert [(r["kind"], r["object"], r["change"]) for r in objects.table] == [
-        ("index", "i", "removed"), ("table", "t", "added"), ("view", "v", "changed"),
-    ]  # fmt: skip
+        ("index", "i", "removed"),
+        ("table", "t", "added"),
+        ("view", "v", "changed"),
+    ]

@@ -49,16 +49,21 @@ insert into migration_model values ('x', '25.0.0', 1), ('y', '26.0.0', 2);
 
 def platform_request(**changes: object) -> UpsertRequest:
     return UpsertRequest(
-        supabase.may_be_written, versions=lambda name: name in supabase.VERSION_TABLES, **changes  # type: ignore[arg-type]
-    )  # fmt: skip
+        supabase.may_be_written,
+        versions=lambda name: name in supabase.VERSION_TABLES,
+        **changes,  # type: ignore[arg-type]
+    )
 
 
 def test_inherited_columns_in_another_order_are_the_same_rows(
     server: EmbeddedServer, database: Callable[..., PostgresTarget]
 ) -> None:
     source = database()
-    run(source, "create table parent (a integer); create table child (z integer) inherits (parent);"
-                "alter table parent add column b text; insert into child values (1, 2, 'x'), (3, 4, 'y')")  # fmt: skip
+    run(
+        source,
+        "create table parent (a integer); create table child (z integer) inherits (parent);"
+        "alter table parent add column b text; insert into child values (1, 2, 'x'), (3, 4, 'y')",
+    )
     copy = server.target("reordered")
     try:
         rebuild_database(opened(dump_of(source)), copy)
@@ -72,12 +77,15 @@ def test_inherited_columns_in_another_order_are_the_same_rows(
 
 def test_rows_of_a_partitioned_table_are_counted_once(database: Callable[..., PostgresTarget]) -> None:
     source = database()
-    run(source, "create table events (at integer, what text) partition by range (at);"
-                "create table early partition of events for values from (0) to (10) partition by list (what);"
-                "create table early_a partition of early for values in ('a');"
-                "create table late partition of events for values from (10) to (20);"
-                "create table other (n integer); insert into other values (1);"
-                "insert into events values (1, 'a'), (2, 'a'), (11, 'b')")  # fmt: skip
+    run(
+        source,
+        "create table events (at integer, what text) partition by range (at);"
+        "create table early partition of events for values from (0) to (10) partition by list (what);"
+        "create table early_a partition of early for values in ('a');"
+        "create table late partition of events for values from (10) to (20);"
+        "create table other (n integer); insert into other values (1);"
+        "insert into events values (1, 'a'), (2, 'a'), (11, 'b')",
+    )
     assert compare_database(source, expectation_of(source)).rows == 4
 
 
@@ -103,10 +111,13 @@ def test_a_role_that_owns_no_tables_skips_triggers_as_a_replica_and_keys_are_che
     target = database()
     run(target, AUTH)
     dump = dump_of(target)
-    run(target, "do $$ begin create role tenant login password 'tenant'; exception when duplicate_object then null;"
-                " end $$; grant set on parameter session_replication_role to tenant;"
-                "grant usage on schema auth to tenant; grant all on all tables in schema auth, public to tenant;"
-                f'grant all on database "{target.database}" to tenant')  # fmt: skip
+    run(
+        target,
+        "do $$ begin create role tenant login password 'tenant'; exception when duplicate_object then null;"
+        " end $$; grant set on parameter session_replication_role to tenant;"
+        "grant usage on schema auth to tenant; grant all on all tables in schema auth, public to tenant;"
+        f'grant all on database "{target.database}" to tenant',
+    )
     tenant = PostgresTarget(target.host, target.port, target.database, "tenant", "tenant")
     run(target, "delete from public.profiles; delete from auth.identities; delete from auth.users where id = 2")
     request = platform_request(without_triggers=True)
@@ -114,8 +125,11 @@ def test_a_role_that_owns_no_tables_skips_triggers_as_a_replica_and_keys_are_che
     assert "as a replica does" in str(outcome.warnings)
     assert ask(target, "select * from public.profiles order by 1") == [(1, "Anna"), (2, "Berta")]
     run(target, "delete from public.profiles; delete from auth.identities; delete from auth.users where id = 2")
-    only = UpsertRequest(lambda name: name != ("auth", "users") and supabase.may_be_written(name),
-                         versions=request.versions, without_triggers=True)  # fmt: skip
+    only = UpsertRequest(
+        lambda name: name != ("auth", "users") and supabase.may_be_written(name),
+        versions=request.versions,
+        without_triggers=True,
+    )
     run(target, "create trigger t before insert on public.profiles for each row execute function public.new_user();")
     with pytest.raises(Exception, match=r"refer to rows of auth\.users|does not hold"):
         upsert_database(opened(dump), tenant, only, commit=True)

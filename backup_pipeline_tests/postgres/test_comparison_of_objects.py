@@ -63,18 +63,23 @@ def test_the_loss_of_a_foreign_key_s_partition_or_table_is_noticed(
     for table, name in derived:
         with pytest.raises(BackupSystemError, match="cannot drop inherited constraint"):
             run(lonely, f'alter table {table} drop constraint "{name}"')
-    assert any("constraint public.orders.to_customer: is missing" in line
-               for line in copies("alter table orders drop constraint to_customer"))  # fmt: skip
+    assert any(
+        "constraint public.orders.to_customer: is missing" in line
+        for line in copies("alter table orders drop constraint to_customer")
+    )
     found = copies(
         "alter table orders detach partition orders_2025; alter table orders_2025 drop constraint to_customer"
     )
     assert any("table public.orders_2025" in line for line in found), found
-    assert any("table public.customers_north" in line for line in copies(
-        "alter table orders drop constraint to_customer;"
-        "alter table customers detach partition customers_north;"
-        "delete from orders where region = 'north';"
-        "alter table orders add constraint to_customer foreign key (customer, region) references customers"
-    ))  # fmt: skip
+    assert any(
+        "table public.customers_north" in line
+        for line in copies(
+            "alter table orders drop constraint to_customer;"
+            "alter table customers detach partition customers_north;"
+            "delete from orders where region = 'north';"
+            "alter table orders add constraint to_customer foreign key (customer, region) references customers"
+        )
+    )
 
 
 def test_an_operator_that_is_lost_is_noticed_but_a_mere_promise_of_one_is_not_missed(

@@ -114,10 +114,27 @@ def certificate(installed_server: EmbeddedServer, tmp_path: Path) -> Iterator[Pa
     """Have the installed server speak TLS as `localhost` for the test; give its certificate."""
     key, made = installed_server.data / "tls.key", installed_server.data / "tls.crt"
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
-         "-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(made)],
-        check=True, capture_output=True,
-    )  # fmt: skip
+        [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-days",
+            "2",
+            "-subj",
+            "/CN=localhost",
+            "-addext",
+            "subjectAltName=DNS:localhost",
+            "-keyout",
+            str(key),
+            "-out",
+            str(made),
+        ],
+        check=True,
+        capture_output=True,
+    )
     owner = installed_server.data.stat()
     for file in (key, made):
         file.chmod(0o600)

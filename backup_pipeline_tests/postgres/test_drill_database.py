@@ -64,9 +64,12 @@ def test_a_good_dump_is_restored_and_found_equal(captured: Captured, server: Emb
     ("damage", "subject"),
     [
         ("insert into app.no_columns default values", "table app.no_columns"),
-        ("alter table app.customers disable trigger touch;"
-         "update app.customers set balance = balance + 0.000001 where id = 1;"
-         "alter table app.customers enable trigger touch", "table app.customers"),
+        (
+            "alter table app.customers disable trigger touch;"
+            "update app.customers set balance = balance + 0.000001 where id = 1;"
+            "alter table app.customers enable trigger touch",
+            "table app.customers",
+        ),
         ("insert into app.no_key values (7, null)", "table app.no_key"),
         ("alter table app.orders drop constraint orders_parent_fkey", "constraint"),
         ("alter table app.customers drop constraint customers_name_key", "constraint"),
@@ -74,12 +77,14 @@ def test_a_good_dump_is_restored_and_found_equal(captured: Captured, server: Emb
         ("alter table app.orders no force row level security", "app.orders"),
         ("select setval('app.customers_id_seq', 1)", "sequence"),
         ("revoke select on app.customers from nasty_reader", "grant"),
-        ("revoke update (name) on app.customers from \"nasty-owner = x\"", "grant"),
+        ('revoke update (name) on app.customers from "nasty-owner = x"', "grant"),
         ("alter table app.no_key owner to postgres", "owner"),
         ("drop index app.measures_value cascade", "index"),
         ("drop view app.richer", "view"),
-        ("create or replace function app.plain(a integer) returns integer language sql immutable return a + 2",
-         "function"),
+        (
+            "create or replace function app.plain(a integer) returns integer language sql immutable return a + 2",
+            "function",
+        ),
         ("drop trigger touch on app.customers", "trigger"),
         ("alter table app.customers disable trigger touch", "trigger"),
         ("drop event trigger watch", "event trigger"),
@@ -87,11 +92,13 @@ def test_a_good_dump_is_restored_and_found_equal(captured: Captured, server: Emb
         ("comment on column app.orders.amount is null", "comment"),
         ("alter table app.orders alter column details drop default", "default"),
         ("select lo_unlink(4711)", "large object"),
-        ("alter default privileges for role postgres in schema app revoke select on tables from nasty_reader",
-         "default privilege"),
+        (
+            "alter default privileges for role postgres in schema app revoke select on tables from nasty_reader",
+            "default privilege",
+        ),
         ("create table app.more ()", "app.more"),
     ],
-)  # fmt: skip
+)
 def test_a_drill_fails_when_the_copy_differs_in_one_thing(
     captured: Captured, scratch: PostgresTarget, damage: str, subject: str
 ) -> None:
@@ -159,8 +166,11 @@ def test_roles_that_the_scratch_server_lacks_are_made_for_the_drill_and_removed(
     server: EmbeddedServer, database: Callable[..., PostgresTarget]
 ) -> None:
     source = database()
-    run(source, "create role gone_tomorrow; create table t (); alter table t owner to gone_tomorrow;"
-                "grant usage on schema public to gone_tomorrow")  # fmt: skip
+    run(
+        source,
+        "create role gone_tomorrow; create table t (); alter table t owner to gone_tomorrow;"
+        "grant usage on schema public to gone_tomorrow",
+    )
     dump, expected = dump_of(source), expectation_of(source)
     run(source, "drop owned by gone_tomorrow; drop role gone_tomorrow")
     outcome = drill_database(opened(dump), expected, server.target())
@@ -173,10 +183,16 @@ def test_subscriptions_and_cron_jobs_never_come_alive(
     server: EmbeddedServer, database: Callable[..., PostgresTarget]
 ) -> None:
     source = database()
-    run(source, "create schema cron; create table cron.job (jobid bigint primary key, active boolean);"
-                "insert into cron.job values (1, true)")  # fmt: skip
-    run(source, "create subscription feed connection 'host=127.0.0.1 port=1 dbname=x' publication p"
-                " with (connect = false, slot_name = 'feed')")  # fmt: skip
+    run(
+        source,
+        "create schema cron; create table cron.job (jobid bigint primary key, active boolean);"
+        "insert into cron.job values (1, true)",
+    )
+    run(
+        source,
+        "create subscription feed connection 'host=127.0.0.1 port=1 dbname=x' publication p"
+        " with (connect = false, slot_name = 'feed')",
+    )
     dump, expected = dump_of(source), expectation_of(source)
     run(source, "alter subscription feed set (slot_name = none); drop subscription feed")
     seen: list[object] = []

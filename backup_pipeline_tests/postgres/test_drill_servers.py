@@ -72,8 +72,12 @@ def test_a_database_with_ordinary_features_is_proven_by_the_installed_server(
     assert code == 10, reported
     assert reported["findings"] == []
     assert set(missing) == {
-        "shop: extension hstore", "shop: extension uuid-ossp", "shop: xml", "shop: icu", "shop: lz4",
-    }  # fmt: skip
+        "shop: extension hstore",
+        "shop: extension uuid-ossp",
+        "shop: xml",
+        "shop: icu",
+        "shop: lz4",
+    }
     assert all("apt-get install postgresql" in remedy for remedy in missing.values()), missing
     assert all("DRILL_DATABASE_URL" in remedy for remedy in missing.values()), missing
     checked = site.run("env", "check")
@@ -111,9 +115,15 @@ def test_a_server_without_xml_lists_what_no_row_executed_and_proves_the_rest(
     assert (outcome.findings, outcome.missing_here) == ([], [])
     listed = {one.subject for one in outcome.skipped if "not executed" in one.problem}
     assert listed == {
-        "constraint t_a_check of app.t", "view app.v", "materialized view app.m", "index app.i",
-        "function app.f(text)", "trigger w of app.t", "policy p of app.t", "constraint d_check of app.d",
-    }  # fmt: skip
+        "constraint t_a_check of app.t",
+        "view app.v",
+        "materialized view app.m",
+        "index app.i",
+        "function app.f(text)",
+        "trigger w of app.t",
+        "policy p of app.t",
+        "constraint d_check of app.d",
+    }
     assert all("apt-get install" in one.remedy for one in outcome.skipped if one.subject in listed)
 
 

@@ -88,8 +88,10 @@ def test_a_large_table_of_any_bytes_comes_through_psql_as_it_is(any_bytes: Postg
     with connected(any_bytes) as connection:
         connection.execute("create table public.t (id int, v text)")
         connection.execute("alter table public.t alter v set storage external")
-        connection.execute("insert into public.t select i, repeat(convert_from('\\xe4f6fc', 'SQL_ASCII'), 3000) "
-                           "from generate_series(1, 1000) i")  # fmt: skip
+        connection.execute(
+            "insert into public.t select i, repeat(convert_from('\\xe4f6fc', 'SQL_ASCII'), 3000) "
+            "from generate_series(1, 1000) i"
+        )
     done = capture(tmp_path, any_bytes)
     assert done.check("content_matches_snapshot", *_T).passed
     column = pq.read_table(done.path(done.records[_T], ".parquet")).column("v")

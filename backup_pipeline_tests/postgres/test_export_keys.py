@@ -118,8 +118,11 @@ def test_several_pieces_and_passes_find_what_one_does(
         connection.execute("create table public.t (k int primary key, constraint_free text, f text)")
         connection.execute("create unique index i on public.t (constraint_free)")
         connection.execute(f"insert into public.t {rows}".encode())
-    _break_the_key(target, "t", "(30001, 'user5@example.org', ''), (30002, 'user5@example.org', ''), "
-                                "(30003, 'user29000@example.org', '')")  # fmt: skip
+    _break_the_key(
+        target,
+        "t",
+        "(30001, 'user5@example.org', ''), (30002, 'user5@example.org', ''), (30003, 'user29000@example.org', '')",
+    )
     made = table_keys.UniqueKeys
     monkeypatch.setattr(
         "backup_pipeline.artefacts.table_validation.UniqueKeys", lambda keys, rows: made(keys, rows, limit=7_000)
@@ -187,12 +190,16 @@ def test_keys_of_a_partitioned_table_are_unique_over_all_partitions(database: Ma
         )
     assert _check(target, tmp_path / "good").passed
     with connected(target) as connection:
-        connection.execute("update pg_index set indisunique = false where indrelid in "
-                           "('public.t'::regclass, 'public.t0'::regclass, 'public.t1'::regclass)")  # fmt: skip
+        connection.execute(
+            "update pg_index set indisunique = false where indrelid in "
+            "('public.t'::regclass, 'public.t0'::regclass, 'public.t1'::regclass)"
+        )
     with connected(target) as connection:
         connection.execute("insert into public.t values (7.00, 7), (8.0, 8)")
-        connection.execute("update pg_index set indisunique = true where indrelid in "
-                           "('public.t'::regclass, 'public.t0'::regclass, 'public.t1'::regclass)")  # fmt: skip
+        connection.execute(
+            "update pg_index set indisunique = true where indrelid in "
+            "('public.t'::regclass, 'public.t0'::regclass, 'public.t1'::regclass)"
+        )
     assert _check(target, tmp_path / "bad").table == ({"column": "k, l", "check": "unique key", "failures": 2},)
 
 

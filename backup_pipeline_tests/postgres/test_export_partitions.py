@@ -114,9 +114,12 @@ def test_small_partitions_share_a_query_and_large_ones_are_cut() -> None:
     large = Leaf("s", "large", False, 20_000, 160 << 20)
     found = leaf_ranges(["a"], [*small, large, Leaf("s", "away", True, 0, 0)], 18)
     assert [part.pages for part in found[-5:]] == [
-        PageRange(0, 4096), PageRange(4096, 8192), PageRange(8192, 12288), PageRange(12288, 16384),
+        PageRange(0, 4096),
+        PageRange(4096, 8192),
+        PageRange(8192, 12288),
+        PageRange(12288, 16384),
         PageRange(16384, None),
-    ]  # fmt: skip
+    ]
     queries = [part.rows.as_string(None) for part in found[:-5]]
     assert [query.count("from only") for query in queries] == [50, 50, 20]
     assert sum(part.bytes for part in found) == (160 << 20) + 120 * 80_000

@@ -26,8 +26,15 @@ from backup_pipeline_tests.support.postgres_capture import NASTY, Capture, captu
 
 _FORMATS = ["parquet", "jsonl", "csv"]
 Make = Callable[..., PostgresTarget]
-_EXACT = {"n102": pa.decimal128(10, 2), "n60": pa.decimal256(60, 20), "by": pa.binary(), "i4": pa.int32(),
-          "f4": pa.float32(), "f8": pa.float64(), "b": pa.bool_()}  # fmt: skip
+_EXACT = {
+    "n102": pa.decimal128(10, 2),
+    "n60": pa.decimal256(60, 20),
+    "by": pa.binary(),
+    "i4": pa.int32(),
+    "f4": pa.float32(),
+    "f8": pa.float64(),
+    "b": pa.bool_(),
+}
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +56,12 @@ def test_every_table_of_the_nasty_database_passes_its_checks_and_inspection(nast
     assert failed == []
     assert [f for key in done.records for f in done.findings(*key)] == []
     assert {k[1:] for k in done.records if len(k) == 3} >= {
-        ("public", "nasty"), ("public", 'we"ird\nname-=1/2'), ('Od\'d "x', "T.1"), ("public", "nocols"),
+        ("public", "nasty"),
+        ("public", 'we"ird\nname-=1/2'),
+        ("Od'd \"x", "T.1"),
+        ("public", "nocols"),
         ("public", "part"),
-    }  # fmt: skip
+    }
     assert ("s", "public", "part_a") not in done.records
 
 

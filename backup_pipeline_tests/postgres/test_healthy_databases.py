@@ -237,9 +237,11 @@ def test_limits_of_pg_dump_are_reported_and_are_no_damage(
     assert outcome.findings == []
     # A drill makes extensions in their recorded versions, where its server has these: pg_trgm 1.3 is no difference.
     assert {finding.subject for finding in outcome.skipped} == {
-        "index public.invalid", "index public.own_index",
-        "trigger public.spatial_ref_sys.own_trigger", "sequence public.m2_id_seq",
-    }  # fmt: skip
+        "index public.invalid",
+        "index public.own_index",
+        "trigger public.spatial_ref_sys.own_trigger",
+        "sequence public.m2_id_seq",
+    }
 
     def lose(copy: PostgresTarget) -> None:
         run(copy, "delete from spatial_ref_sys where srid = 990123")
@@ -253,8 +255,11 @@ def test_locale_and_its_provider_come_back_or_their_difference_is_reported(
 ) -> None:
     target = installed_database("")
     drop_database(target)
-    run_alone(installed_server.target(), f"""create database {target.database} template template0
-        encoding 'UTF8' locale_provider icu icu_locale 'de-DE'""")  # fmt: skip
+    run_alone(
+        installed_server.target(),
+        f"""create database {target.database} template template0
+        encoding 'UTF8' locale_provider icu icu_locale 'de-DE'""",
+    )
     run(target, "create table t (a text primary key); insert into t values ('ä'), ('a'), ('z')")
     site = site_of(tmp_path, target)
     set_id = sealed_set(site.site, "nightly")
@@ -305,8 +310,11 @@ def test_names_are_read_in_the_encoding_that_the_dump_is_written_in(
 ) -> None:
     target = database()
     drop_database(target)
-    run_alone(server.target(), f"""create database {target.database} template template0
-        encoding 'LATIN1' lc_collate 'C' lc_ctype 'C'""")  # fmt: skip
+    run_alone(
+        server.target(),
+        f"""create database {target.database} template template0
+        encoding 'LATIN1' lc_collate 'C' lc_ctype 'C'""",
+    )
     run_alone(target, UMLAUTS)
     for dump_format in ("plain", "custom"):
         site = site_of(tmp_path / dump_format, target, f", dump_format: {dump_format}")
@@ -375,8 +383,11 @@ def test_what_a_restore_may_refuse_is_named_at_backup(
         assert (check.passed, check.severity) == (False, Severity.WARN)
         found = {str(row["object"]): str(row["problem"]) for row in check.table}
         assert set(found) == {
-            "default value for s.goods.gross", "table constraint goods_a_check on s.goods", "index s.by_way",
-            "materialized view s.taxed", "view s.loop",
-        }  # fmt: skip
+            "default value for s.goods.gross",
+            "table constraint goods_a_check on s.goods",
+            "index s.by_way",
+            "materialized view s.taxed",
+            "view s.loop",
+        }
         assert "s.with_tax, which names price without its schema" in found["index s.by_way"]
         assert "reads itself" in found["view s.loop"]

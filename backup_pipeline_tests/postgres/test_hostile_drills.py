@@ -143,9 +143,11 @@ def filled(text: str, tmp_path: Path, port: int) -> str:
     secret = tmp_path / "secret"
     secret.write_text(SECRET)
     return (
-        text.replace("{mark}", str(tmp_path / "mark")).replace("{secret}", str(secret))
-        .replace("{folder}", str(tmp_path)).replace("{port}", str(port))
-    )  # fmt: skip
+        text.replace("{mark}", str(tmp_path / "mark"))
+        .replace("{secret}", str(secret))
+        .replace("{folder}", str(tmp_path))
+        .replace("{port}", str(port))
+    )
 
 
 def attack(port: int, tmp_path: Path) -> str:

@@ -74,8 +74,13 @@ def test_a_statement_that_fails_ends_the_restore_and_tells_no_data(fresh: Postgr
 
 @pytest.mark.parametrize("cut", [0.2, 0.5, 0.9])
 def test_a_damaged_gzip_is_told_as_such(fresh: PostgresTarget, cut: float) -> None:
-    data = gzip.compress(HEAD + b"create table a (i integer);\nCOPY public.a (i) FROM stdin;\n"
-                         + b"".join(b"%d\n" % (i * i) for i in range(50_000)) + b"\\.\n" + TAIL)  # fmt: skip
+    data = gzip.compress(
+        HEAD
+        + b"create table a (i integer);\nCOPY public.a (i) FROM stdin;\n"
+        + b"".join(b"%d\n" % (i * i) for i in range(50_000))
+        + b"\\.\n"
+        + TAIL
+    )
     with pytest.raises(ValidationError):
         rebuild_database(opened(data[: int(len(data) * cut)]), fresh)
     assert fresh.database not in server_facts(fresh).databases
@@ -160,8 +165,11 @@ SELECT a$b$c, $1, 1.5;
 
 def test_a_row_of_many_megabytes_passes_whole(fresh: PostgresTarget, database: Callable[..., PostgresTarget]) -> None:
     source = database()
-    run(source, "create table big (id integer primary key, body text);"
-                "insert into big select i, repeat(chr(64 + i), 9000000) from generate_series(1, 3) i")  # fmt: skip
+    run(
+        source,
+        "create table big (id integer primary key, body text);"
+        "insert into big select i, repeat(chr(64 + i), 9000000) from generate_series(1, 3) i",
+    )
     rebuild_database(opened(gzip.compress(dump_of(source), 1)), fresh)
     query = "select id, length(body), md5(body) from big order by id"
     assert ask(fresh, query) == ask(source, query)

@@ -84,9 +84,11 @@ def test_fields_that_are_cut_out_come_back_where_they_were(rows: list[tuple[str,
         return value if value.isalnum() else '"' + value.replace('"', '""') + '"'
 
     forms = [
-        ColumnForm("t", "text", "text", "text"), ColumnForm("b", "bytea", "bytea", "bytes"),
-        ColumnForm("n", "integer", "integer", "integer"), ColumnForm("r", "text", "text", "text").as_raw(),
-    ]  # fmt: skip
+        ColumnForm("t", "text", "text", "text"),
+        ColumnForm("b", "bytea", "bytea", "bytes"),
+        ColumnForm("n", "integer", "integer", "integer"),
+        ColumnForm("r", "text", "text", "text").as_raw(),
+    ]
     decoder = CsvDecoder(forms, pa.schema([form.field() for form in forms]))
     piece = "".join(",".join(map(text, row)) + "\n" for row in rows).encode()
     with pytest.MonkeyPatch.context() as patched:

@@ -57,10 +57,13 @@ def test_rows_of_an_older_major_are_really_compared_on_a_newer_one(installed: Em
         comparison = compare_database(copy, expected)
         assert comparison.findings == ()
         assert comparison.rows > 80
-        run(copy, "alter table app.customers disable trigger user;"
-                  "update app.customers set balance = balance + 0.000001 where id = 1;"
-                  "alter table app.customers enable trigger user;"
-                  "insert into app.no_key values (7, null); drop view app.richer")  # fmt: skip
+        run(
+            copy,
+            "alter table app.customers disable trigger user;"
+            "update app.customers set balance = balance + 0.000001 where id = 1;"
+            "alter table app.customers enable trigger user;"
+            "insert into app.no_key values (7, null); drop view app.richer",
+        )
         found = [f"{f.subject}: {f.problem}" for f in compare_database(copy, expected).findings]
         assert any("table app.customers" in line and "other content" in line for line in found), found
         assert any("table app.no_key: 5 rows, 4 in the backup" in line for line in found), found
@@ -74,8 +77,11 @@ _EMBEDDED = EmbeddedServer._binaries
 def test_amcheck_finds_an_index_that_does_not_agree_with_its_table(installed: EmbeddedServer) -> None:
     source = installed.target("indexed")
     create_database(source)
-    run(source, "create table t (a integer primary key, b text); create index by_b on t (b);"
-                "insert into t select n, 'row ' || n from generate_series(1, 2000) n")  # fmt: skip
+    run(
+        source,
+        "create table t (a integer primary key, b text); create index by_b on t (b);"
+        "insert into t select n, 'row ' || n from generate_series(1, 2000) n",
+    )
     dump, expected = dump_of(source), expectation_of(source)
 
     def drilled(damage: str) -> tuple[list[str], list[str]]:

@@ -136,21 +136,24 @@ def test_a_damaged_export_is_named_by_a_query(made: Made) -> None:
 
 def test_two_sets_are_compared_row_by_row(made: Made) -> None:
     site, target, first = made
-    run(target, "delete from customers where id <= 2; update customers set name = 'x' where id in (3, 4, 5);"
-                "insert into customers (id) values (500); insert into log values ('a'), ('c');"
-                "create table fresh (id integer primary key); insert into fresh values (1)")  # fmt: skip
+    run(
+        target,
+        "delete from customers where id <= 2; update customers set name = 'x' where id in (3, 4, 5);"
+        "insert into customers (id) values (500); insert into log values ('a'), ('c');"
+        "create table fresh (id integer primary key); insert into fresh values (1)",
+    )
     second = sealed_set(site.site, "nightly")
-    found = {d.table: (d.added, d.removed, d.changed, d.unchanged) for d in
-             diff_sets(site.site, ("nightly", first), ("nightly", second))}  # fmt: skip
+    found = {
+        d.table: (d.added, d.removed, d.changed, d.unchanged)
+        for d in diff_sets(site.site, ("nightly", first), ("nightly", second))
+    }
     assert found == {
         "public.customers": (1, 2, 3, 38),
         "public.log": (2, 0, 0, 3),
         "public.fresh": (1, 0, 0, 0),
     }
     keys = differing_keys(site.site, ("nightly", first), ("nightly", second), "public.customers")
-    assert keys.rows == (
-        ("removed", 1), ("removed", 2), ("changed", 3), ("changed", 4), ("changed", 5), ("added", 500)
-    )  # fmt: skip
+    assert keys.rows == (("removed", 1), ("removed", 2), ("changed", 3), ("changed", 4), ("changed", 5), ("added", 500))
     same = diff_sets(site.site, ("nightly", first), ("nightly", first))
     assert not any(item.differs for item in same)
     shown = site.run("diff", f"nightly/{first}", f"nightly/{second}", "public.customers")
@@ -159,10 +162,14 @@ def test_two_sets_are_compared_row_by_row(made: Made) -> None:
 
 def test_a_set_is_compared_with_the_live_database(made: Made) -> None:
     site, target, set_id = made
-    run(target, "delete from customers where id <= 2; update customers set name = 'x' where id = 3;"
-                "insert into customers (id) values (500), (501)")  # fmt: skip
-    found = {d.table: (d.added, d.removed, d.changed, d.unchanged) for d in
-             diff_live(site.site, "nightly", set_id, "shop")}  # fmt: skip
+    run(
+        target,
+        "delete from customers where id <= 2; update customers set name = 'x' where id = 3;"
+        "insert into customers (id) values (500), (501)",
+    )
+    found = {
+        d.table: (d.added, d.removed, d.changed, d.unchanged) for d in diff_live(site.site, "nightly", set_id, "shop")
+    }
     assert found == {"public.customers": (2, 2, 1, 40), "public.log": (0, 0, 0, 3)}
     assert site.run("diff", "latest", "live", "--source", "shop").code == 0
 
@@ -181,9 +188,15 @@ def test_a_sealed_set_is_exported_again_as_json_lines_and_csv(made: Made) -> Non
         row["id"]: row for row in json.loads((folder / "json" / "shop" / "public.customers.json").read_bytes())
     } == rows
     assert rows[4] == {
-        "id": 4, "name": "Customer 4", "balance": 5.0, "data": {"a": [1, 2.5]}, "raw": "\\xdead", "tags": "{x,NULL}",
-        "at": "2026-01-01T12:00:00.500000+00:00", "good": True,
-    }  # fmt: skip
+        "id": 4,
+        "name": "Customer 4",
+        "balance": 5.0,
+        "data": {"a": [1, 2.5]},
+        "raw": "\\xdead",
+        "tags": "{x,NULL}",
+        "at": "2026-01-01T12:00:00.500000+00:00",
+        "good": True,
+    }
     assert '"balance":5.0000,' in gzip.decompress(place.read_bytes()).decode()
     assert (rows[100]["name"], rows[101]["name"], rows[102]["name"]) == ("", None, 'two\nlines, "quoted"')
     place = next(p for p in (folder / "csv" / "shop").iterdir() if "customers" in p.name)

@@ -47,12 +47,16 @@ class Shop:
 
     def apply(self, options: RestoreOptions | None = None, plan_id: str = "", confirm: str = "") -> RestoreResult:
         return apply_restore(
-            self.test_site.site, "nightly", self.set_id, "shop", options,
+            self.test_site.site,
+            "nightly",
+            self.set_id,
+            "shop",
+            options,
             confirmation=Confirmation(
                 plan_id or self.plan(options).plan_id,
                 confirm or (options.into if options and options.into else "") or self.target.database,
             ),
-        )  # fmt: skip
+        )
 
     def databases(self) -> set[str]:
         return {name for name in server_facts(self.target).databases if name.startswith(self.target.database)}
@@ -79,8 +83,11 @@ def shop(
 
 
 def test_a_plan_says_what_would_happen_and_changes_nothing(shop: Shop) -> None:
-    run(shop.target, "delete from orders where id = 7; update customers set name = 'x' where id in (1, 2);"
-                     "insert into customers (name) values ('new'); create table later ()")  # fmt: skip
+    run(
+        shop.target,
+        "delete from orders where id = 7; update customers set name = 'x' where id in (1, 2);"
+        "insert into customers (name) values ('new'); create table later ()",
+    )
     before = dump_of(shop.target)
     plan = shop.plan()
     assert lines_of(dump_of(shop.target)) == lines_of(before)
@@ -145,13 +152,16 @@ def test_a_lost_database_is_brought_back_without_an_emergency_set(shop: Shop, se
 def test_the_databases_properties_are_kept(shop: Shop, server: EmbeddedServer) -> None:
     name = shop.target.database
     run(server.target(), f"do $$ begin create role {name}_owner; exception when duplicate_object then null; end $$")
-    run(server.target(), f'alter database "{name}" owner to {name}_owner; alter database "{name}" connection limit 17;'
-                         f'comment on database "{name}" is \'it\'\'s ours\'; revoke connect on database "{name}"'
-                         f' from public; grant temp on database "{name}" to {name}_owner with grant option;'
-                         f'alter database "{name}" set search_path = "$user", public, "odd name";'
-                         f'alter database "{name}" set work_mem = \'7MB\';'
-                         f'alter database "{name}" set "app.level" = \'a, "b"\';'
-                         f'alter role {name}_owner in database "{name}" set statement_timeout = 5000')  # fmt: skip
+    run(
+        server.target(),
+        f'alter database "{name}" owner to {name}_owner; alter database "{name}" connection limit 17;'
+        f"comment on database \"{name}\" is 'it''s ours'; revoke connect on database \"{name}\""
+        f' from public; grant temp on database "{name}" to {name}_owner with grant option;'
+        f'alter database "{name}" set search_path = "$user", public, "odd name";'
+        f"alter database \"{name}\" set work_mem = '7MB';"
+        f'alter database "{name}" set "app.level" = \'a, "b"\';'
+        f'alter role {name}_owner in database "{name}" set statement_timeout = 5000',
+    )
     before = read_properties(shop.target)
     assert before is not None
     shop.set_id = sealed_set(shop.test_site.site, "nightly")
@@ -159,8 +169,12 @@ def test_the_databases_properties_are_kept(shop: Shop, server: EmbeddedServer) -
     after = read_properties(shop.target)
     assert after is not None
     assert (after.owner, after.locale, after.connection_limit, after.comment, after.settings) == (
-        before.owner, before.locale, before.connection_limit, before.comment, before.settings
-    )  # fmt: skip
+        before.owner,
+        before.locale,
+        before.connection_limit,
+        before.comment,
+        before.settings,
+    )
     assert set(after.grants or ()) == set(before.grants or ())
     assert len(before.settings) == 4
     for kept in shop.databases():
@@ -173,9 +187,12 @@ def test_an_owner_without_superuser_rights_swaps_and_sees_which_settings_stay_be
 ) -> None:
     name = shop.target.database
     run(server.target(), f"create role {name}_keeper login createdb password 'keeper'")
-    run(shop.target, f"alter database {name} owner to {name}_keeper; alter table customers owner to {name}_keeper;"
-                     f"alter table orders owner to {name}_keeper; alter database {name} set work_mem = '7MB';"
-                     f"alter database {name} set log_min_duration_statement = 5000")  # fmt: skip
+    run(
+        shop.target,
+        f"alter database {name} owner to {name}_keeper; alter table customers owner to {name}_keeper;"
+        f"alter table orders owner to {name}_keeper; alter database {name} set work_mem = '7MB';"
+        f"alter database {name} set log_min_duration_statement = 5000",
+    )
     there = shop.target
     keeper = PostgresTarget(there.host, there.port, name, f"{name}_keeper", "keeper")
     shop.test_site.variables["SHOP_URL"] = dsn(keeper)
@@ -184,8 +201,9 @@ def test_an_owner_without_superuser_rights_swaps_and_sees_which_settings_stay_be
     run(keeper, "delete from orders where id = 7")
     result = shop.apply()
     assert ask(keeper, "select count(*) from orders where id = 7") == [(1,)]
-    assert any("settings of the database left out" in text and "log_min_duration_statement" in text
-               for text in result.warnings)  # fmt: skip
+    assert any(
+        "settings of the database left out" in text and "log_min_duration_statement" in text for text in result.warnings
+    )
     after = read_properties(keeper)
     assert after is not None
     assert after.settings == (("", "work_mem", "7MB"),)
@@ -316,9 +334,12 @@ def test_careful_is_refused_without_superuser_rights_and_changes_nothing(
 ) -> None:
     there, name = shop.target, shop.target.database
     run(server.target(), f"create role {name}_app login createdb password 'app'; create role {name}_other nologin")
-    run(there, f"alter database {name} owner to {name}_app; alter schema public owner to {name}_app;"
-               f"alter table customers owner to {name}_app; alter table orders owner to {name}_other;"
-               f"grant select on orders, orders_id_seq to {name}_app")  # fmt: skip
+    run(
+        there,
+        f"alter database {name} owner to {name}_app; alter schema public owner to {name}_app;"
+        f"alter table customers owner to {name}_app; alter table orders owner to {name}_other;"
+        f"grant select on orders, orders_id_seq to {name}_app",
+    )
     limited = PostgresTarget(there.host, there.port, name, f"{name}_app", "app")
     shop.test_site.variables["SHOP_URL"] = dsn(limited)
     shop.test_site.write_env()
@@ -334,8 +355,11 @@ def test_careful_is_refused_without_superuser_rights_and_changes_nothing(
         assert lines_of(dump_of(there)) == before
         assert shop.purposes() == [Purpose.BACKUP, Purpose.BACKUP]
     finally:
-        run(there, f"reassign owned by {name}_app, {name}_other to current_user;"
-                   f"drop owned by {name}_app, {name}_other; drop role {name}_app, {name}_other")  # fmt: skip
+        run(
+            there,
+            f"reassign owned by {name}_app, {name}_other to current_user;"
+            f"drop owned by {name}_app, {name}_other; drop role {name}_app, {name}_other",
+        )
 
 
 def test_a_lost_database_gets_the_encoding_of_its_backup(shop: Shop, server: EmbeddedServer) -> None:

@@ -132,8 +132,11 @@ def test_a_restore_killed_in_the_middle_leaves_the_live_database_and_stops_nobod
     made: tuple[TestSite, SetId, PostgresTarget], moment: str
 ) -> None:
     site, _, target = made
-    run(target, "delete from orders where id <= 3; create table big as select i, repeat('x', 100) from"
-                " generate_series(1, 80000) i")  # fmt: skip
+    run(
+        target,
+        "delete from orders where id <= 3; create table big as select i, repeat('x', 100) from"
+        " generate_series(1, 80000) i",
+    )
     sealed_set(site.site, "nightly")
     run(target, "delete from orders where id = 4")
     plan_id, confirm = plan_of(site, "shop")

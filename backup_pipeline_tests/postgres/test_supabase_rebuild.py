@@ -128,9 +128,13 @@ class Project:
 
     def apply(self, plan: RestorePlan) -> RestoreResult:
         return apply_restore(
-            self.site.site, "nightly", self.set_id, "supabase", plan.options,
+            self.site.site,
+            "nightly",
+            self.set_id,
+            "supabase",
+            plan.options,
             confirmation=Confirmation(plan.plan_id, plan.confirm),
-        )  # fmt: skip
+        )
 
 
 @pytest.fixture(scope="module")
@@ -184,9 +188,11 @@ def test_what_this_role_could_do_is_compared_all_the_same(project: Project) -> N
             ("alter table public.notes owner to anon", "owner table public.notes"),
             ("drop publication supabase_realtime", "publication supabase_realtime"),
             ("drop policy own_notes on public.notes", "policy public.notes.own_notes"),
-            ("alter default privileges for role tenant in schema public revoke all on tables from anon",
-             "default privilege"),
-        ):  # fmt: skip
+            (
+                "alter default privileges for role tenant in schema public revoke all on tables from anon",
+                "default privilege",
+            ),
+        ):
             run(project.server.target("copy"), damage)
             result = compare_database(copy, expected, skipped_lines=rebuilt.skipped_lines)
             found = [f"{finding.subject}: {finding.problem}" for finding in result.findings]
@@ -201,9 +207,11 @@ def test_a_drill_by_such_a_role_says_what_it_could_not_look_at_and_proves_the_re
     assert outcome.findings == []
     assert any("left with tenant" in skipped.problem for skipped in outcome.skipped)
     lost = drill_database(
-        opened(dump), expected, project.as_tenant("postgres"),
+        opened(dump),
+        expected,
+        project.as_tenant("postgres"),
         hooks=DrillHooks(lambda target: run(target, "revoke select on public.notes from anon")),
-    )  # fmt: skip
+    )
     assert [finding.subject for finding in lost.findings] == ["grant table public.notes"]
 
 
@@ -233,11 +241,15 @@ def test_a_new_project_gets_its_own_schemas_and_the_platforms_tables_their_rows(
     assert content(fresh) == content(project.source)
     assert (result.emergency_set, result.undo.kind) == ("", "none")
     assert any("own_files" in text and "platform's tables" in text for text in result.warnings), result.warnings
-    owners = "select relname, relowner::regrole::text from pg_class where relnamespace in ('auth'::regnamespace," \
-             " 'public'::regnamespace, 'storage'::regnamespace) order by 1"  # fmt: skip
+    owners = (
+        "select relname, relowner::regrole::text from pg_class where relnamespace in ('auth'::regnamespace,"
+        " 'public'::regnamespace, 'storage'::regnamespace) order by 1"
+    )
     assert ask(fresh, owners) == ask(project.source, owners)
-    rights = "select relname, (select array_agg(a::text order by a::text) from unnest(relacl) a) from pg_class" \
-             " where relnamespace = 'public'::regnamespace order by 1"  # fmt: skip
+    rights = (
+        "select relname, (select array_agg(a::text order by a::text) from unnest(relacl) a) from pg_class"
+        " where relnamespace = 'public'::regnamespace order by 1"
+    )
     assert ask(fresh, rights) == ask(project.source, rights)
     assert ask(fresh, "select nextval('auth.identities_id_seq')") == [(3,)]
     assert ask(fresh, "insert into notes (body) values ('x') returning id") == [(51,)]
@@ -285,13 +297,16 @@ def test_only_lines_without_data_or_structure_are_ever_left_out() -> None:
         (b'ALTER FUNCTION f(a text) OWNER TO "Odd ""one";', LineKind.OWNER, 'Odd "one'),
         (b"CREATE EXTENSION IF NOT EXISTS pg_net WITH SCHEMA extensions;", LineKind.EXTENSION, "pg_net"),
         (b"COMMENT ON EXTENSION pg_net IS 'x; OWNER TO y;';", LineKind.EXTENSION_COMMENT, "pg_net"),
-        (b"ALTER DEFAULT PRIVILEGES FOR ROLE supabase_admin IN SCHEMA public GRANT ALL ON TABLES TO anon;",
-         LineKind.DEFAULT_PRIVILEGES, "supabase_admin"),
+        (
+            b"ALTER DEFAULT PRIVILEGES FOR ROLE supabase_admin IN SCHEMA public GRANT ALL ON TABLES TO anon;",
+            LineKind.DEFAULT_PRIVILEGES,
+            "supabase_admin",
+        ),
         (b"CREATE EVENT TRIGGER watch ON ddl_command_end\n   EXECUTE FUNCTION f();", LineKind.EVENT_TRIGGER, "watch"),
         (b"ALTER EVENT TRIGGER watch OWNER TO supabase_admin;", LineKind.EVENT_TRIGGER, "watch"),
         (b"SET SESSION AUTHORIZATION supabase_admin;", LineKind.SESSION, "supabase_admin"),
         (b"GRANT ALL ON FUNCTION f() TO anon WITH GRANT OPTION;", LineKind.RIGHTS, "anon"),
-    ):  # fmt: skip
+    ):
         assert line_of(text) == Line(kind, subject), text
         assert refused.take(text, "42501"), text
         assert not refused.take(text, "57014"), text

@@ -41,8 +41,9 @@ def keyed(name: tuple[str, str]) -> bool:
     return name[1] != "log"
 
 
-def upsert(shop: tuple[PostgresTarget, bytes], request: UpsertRequest | None = None, *, commit: bool = True
-           ) -> UpsertOutcome:  # fmt: skip
+def upsert(
+    shop: tuple[PostgresTarget, bytes], request: UpsertRequest | None = None, *, commit: bool = True
+) -> UpsertOutcome:
     target, dump = shop
     return upsert_database(opened(dump), target, request or UpsertRequest(keyed), commit=commit)
 
@@ -58,8 +59,11 @@ def content(target: PostgresTarget) -> dict[tuple[str, str], object]:
 def test_deleted_and_changed_rows_come_back_and_new_ones_stay(shop: tuple[PostgresTarget, bytes]) -> None:
     target, _ = shop
     before = content(target)
-    run(target, "delete from lines where order_id in (7, 8); update orders set parent = null where parent in (7, 8);"
-                "delete from orders where id in (7, 8); update customers set name = 'x' where id = 3")  # fmt: skip
+    run(
+        target,
+        "delete from lines where order_id in (7, 8); update orders set parent = null where parent in (7, 8);"
+        "delete from orders where id in (7, 8); update customers set name = 'x' where id = 3",
+    )
     planned = changes(upsert(shop, commit=False))
     assert content(target) != before
     done = changes(upsert(shop))
@@ -110,8 +114,11 @@ def test_the_conflict_rule_says_who_wins(
     shop: tuple[PostgresTarget, bytes], rule: ConflictRule, names: list[str]
 ) -> None:
     target, _ = shop
-    run(target, "update customers set name = 'later', updated_at = '2026-02-01' where id = 1;"
-                "update customers set name = 'earlier', updated_at = '2025-02-01' where id = 2")  # fmt: skip
+    run(
+        target,
+        "update customers set name = 'later', updated_at = '2026-02-01' where id = 1;"
+        "update customers set name = 'earlier', updated_at = '2025-02-01' where id = 2",
+    )
     change = changes(upsert(shop, UpsertRequest(keyed, on_conflict=rule)))["public.customers"]
     assert [name for (name,) in ask(target, "select name from customers where id < 3 order by id")] == names
     assert (change.conflicts, change.update + change.kept) == (2, 2)  # type: ignore[operator]
@@ -142,8 +149,11 @@ def test_a_condition_that_is_no_condition_is_refused_and_runs_nothing(
 
 def test_a_foreign_key_that_would_not_hold_stops_everything(shop: tuple[PostgresTarget, bytes]) -> None:
     target, _ = shop
-    run(target, "delete from lines; delete from orders; delete from customers where id = 1;"
-                "update customers set name = 'y' where id = 2")  # fmt: skip
+    run(
+        target,
+        "delete from lines; delete from orders; delete from customers where id = 1;"
+        "update customers set name = 'y' where id = 2",
+    )
     before = content(target)
     with pytest.raises(SourceError, match="orders_customer_fkey"):
         upsert(shop, UpsertRequest(lambda name: name[1] in ("orders", "lines"), everything=False))
@@ -161,13 +171,16 @@ def test_sequences_go_forward_and_never_back(shop: tuple[PostgresTarget, bytes])
 
 def test_triggers_fire_and_are_reported_or_are_left_out_on_request(shop: tuple[PostgresTarget, bytes]) -> None:
     target, _ = shop
-    run(target, "create function touch() returns trigger language plpgsql as"
-                " $$ begin new.note := 'touched'; return new; end $$;"
-                "create trigger touch before update on customers for each row execute function touch();"
-                "alter table customers enable always trigger touch;"
-                "alter table customers disable trigger touch;"
-                "update customers set name = 'z' where id = 1;"
-                "alter table customers enable always trigger touch")  # fmt: skip
+    run(
+        target,
+        "create function touch() returns trigger language plpgsql as"
+        " $$ begin new.note := 'touched'; return new; end $$;"
+        "create trigger touch before update on customers for each row execute function touch();"
+        "alter table customers enable always trigger touch;"
+        "alter table customers disable trigger touch;"
+        "update customers set name = 'z' where id = 1;"
+        "alter table customers enable always trigger touch",
+    )
     planned = changes(upsert(shop, commit=False))
     assert "triggers: touch" in planned["public.customers"].note
     assert "1 rows of public.customers are not the backup's" in str(upsert(shop).warnings)
@@ -180,25 +193,33 @@ def test_triggers_fire_and_are_reported_or_are_left_out_on_request(shop: tuple[P
 
 def test_a_trigger_that_swallows_rows_stops_everything(shop: tuple[PostgresTarget, bytes]) -> None:
     target, _ = shop
-    run(target, "create function no() returns trigger language plpgsql as $$ begin return null; end $$;"
-                "delete from lines where line = 1;"
-                "create trigger no before insert on lines for each row execute function no()")  # fmt: skip
+    run(
+        target,
+        "create function no() returns trigger language plpgsql as $$ begin return null; end $$;"
+        "delete from lines where line = 1;"
+        "create trigger no before insert on lines for each row execute function no()",
+    )
     with pytest.raises(SourceError, match="without-triggers"):
         upsert(shop)
 
 
 def test_a_trigger_that_fails_is_named_with_its_table_and_no_value(shop: tuple[PostgresTarget, bytes]) -> None:
     target, _ = shop
-    run(target, "create function says() returns trigger language plpgsql as"
-                " $$ begin perform current_setting('app.user_of_' || tg_op); return new; end $$;"
-                "delete from lines where line = 1;"
-                "create trigger says before insert on lines for each row execute function says()")  # fmt: skip
+    run(
+        target,
+        "create function says() returns trigger language plpgsql as"
+        " $$ begin perform current_setting('app.user_of_' || tg_op); return new; end $$;"
+        "delete from lines where line = 1;"
+        "create trigger says before insert on lines for each row execute function says()",
+    )
     with pytest.raises(SourceError, match=r"by function says.*app\.user_of_INSERT") as caught:
         upsert(shop)
     assert "public.lines" in caught.value.where
     assert "--without-triggers" in caught.value.remedy
-    run(target, "create or replace function says() returns trigger language plpgsql as"
-                " $$ begin raise 'not %', new; end $$")  # fmt: skip
+    run(
+        target,
+        "create or replace function says() returns trigger language plpgsql as $$ begin raise 'not %', new; end $$",
+    )
     with pytest.raises(SourceError, match=r"by function says.*P0001") as caught:
         upsert(shop)
     assert "(" not in caught.value.what.split("(SQLSTATE")[0]
@@ -208,8 +229,11 @@ def test_a_unique_index_that_allows_nulls_is_named_as_no_key_with_the_remedy(
     database: Callable[..., PostgresTarget],
 ) -> None:
     target = database()
-    run(target, "create table codes (code int, \"Land\" text, note text); insert into codes values (1, 'CH', 'a');"
-                "create unique index code_of_land on codes (code, \"Land\")")  # fmt: skip
+    run(
+        target,
+        "create table codes (code int, \"Land\" text, note text); insert into codes values (1, 'CH', 'a');"
+        'create unique index code_of_land on codes (code, "Land")',
+    )
     dump = dump_of(target)
     run(target, "update codes set note = 'b'")
     request = UpsertRequest(lambda name: True)
@@ -237,15 +261,18 @@ def test_cycles_generated_columns_identities_partitions_and_odd_names_come_back(
 ) -> None:
     target = database(template("nasty", NASTY))
     dump, before = dump_of(target), content(target)
-    run(target, "alter table app.customers disable trigger touch; alter publication everything rename to e2;"
-                "drop publication e2; alter table app.no_key disable row level security;"
-                "delete from app.orders; update app.customers set balance = 77 where id = 1;"
-                "delete from app.customers where id = 3; update app.left_side set other = null;"
-                "delete from app.right_side; delete from app.left_side where id = 2; delete from app.measures;"
-                "update app.hen set egg = null; delete from app.egg; delete from app.hen;"
-                "delete from app.child; update app.base set what = 'changed';"
-                "delete from \"odd \"\"schema\"\"-= name\".\"ta-ble\nwith = newline\""
-                " where \"col \"\"umn\" = 1")  # fmt: skip
+    run(
+        target,
+        "alter table app.customers disable trigger touch; alter publication everything rename to e2;"
+        "drop publication e2; alter table app.no_key disable row level security;"
+        "delete from app.orders; update app.customers set balance = 77 where id = 1;"
+        "delete from app.customers where id = 3; update app.left_side set other = null;"
+        "delete from app.right_side; delete from app.left_side where id = 2; delete from app.measures;"
+        "update app.hen set egg = null; delete from app.egg; delete from app.hen;"
+        "delete from app.child; update app.base set what = 'changed';"
+        'delete from "odd ""schema""-= name"."ta-ble\nwith = newline"'
+        ' where "col ""umn" = 1',
+    )
     ruled = {"no_key", "no_rows", "no_columns", "child", "booking"}
     request = UpsertRequest(lambda name: name[1] not in ruled)
     outcome = upsert_database(opened(dump), target, request, commit=True)
@@ -269,9 +296,12 @@ def test_patterns_choose_tables() -> None:
 def test_a_table_of_as_many_columns_as_there_can_be_comes_back(database: Callable[..., PostgresTarget]) -> None:
     target = database()
     many = ", ".join(f"c{number} integer" for number in range(1599))
-    run(target, f"create table wide (id integer primary key, {many}); insert into wide (id, c5) values (1, 5), (2, 6);"
-                "create table backup_rows_0 (id integer primary key, loaded tid, is_new integer, d text, s text);"
-                "insert into backup_rows_0 values (1, '(0,1)', 1, 'd', 's')")  # fmt: skip
+    run(
+        target,
+        f"create table wide (id integer primary key, {many}); insert into wide (id, c5) values (1, 5), (2, 6);"
+        "create table backup_rows_0 (id integer primary key, loaded tid, is_new integer, d text, s text);"
+        "insert into backup_rows_0 values (1, '(0,1)', 1, 'd', 's')",
+    )
     dump, before = dump_of(target), content(target)
     run(target, "update wide set c1598 = 1 where id = 1; delete from wide where id = 2; delete from backup_rows_0")
     upsert_database(opened(dump), target, UpsertRequest(keyed), commit=True)
@@ -280,22 +310,28 @@ def test_a_table_of_as_many_columns_as_there_can_be_comes_back(database: Callabl
 
 def test_triggers_find_tables_by_the_databases_own_search_path(shop: tuple[PostgresTarget, bytes]) -> None:
     target, _ = shop
-    run(target, "create schema audit; create table audit.seen (id integer);"
-                f'alter database "{target.database}" set search_path = public, audit;'
-                "create function note() returns trigger language plpgsql as"
-                " $$ begin insert into seen values (new.id); return new; end $$;"
-                "update customers set name = 'x' where id = 4;"
-                "create trigger note after update on customers for each row execute function note()")  # fmt: skip
+    run(
+        target,
+        "create schema audit; create table audit.seen (id integer);"
+        f'alter database "{target.database}" set search_path = public, audit;'
+        "create function note() returns trigger language plpgsql as"
+        " $$ begin insert into seen values (new.id); return new; end $$;"
+        "update customers set name = 'x' where id = 4;"
+        "create trigger note after update on customers for each row execute function note()",
+    )
     upsert(shop)
     assert ask(target, "select * from audit.seen") == [(4,)]
 
 
 def test_no_error_of_an_upsert_holds_a_value_of_a_row(shop: tuple[PostgresTarget, bytes]) -> None:
     target, _ = shop
-    run(target, "create function refuse() returns trigger language plpgsql as $$"
-                " begin raise exception 'not %', new.name using detail = new.name; end $$;"
-                "update customers set name = 'x' where id = 4;"
-                "create trigger refuse before update on customers for each row execute function refuse()")  # fmt: skip
+    run(
+        target,
+        "create function refuse() returns trigger language plpgsql as $$"
+        " begin raise exception 'not %', new.name using detail = new.name; end $$;"
+        "update customers set name = 'x' where id = 4;"
+        "create trigger refuse before update on customers for each row execute function refuse()",
+    )
     with pytest.raises(SourceError, match=r"error of its own \(SQLSTATE P0001\)") as raised:
         upsert(shop)
     assert "c4" not in str(raised.value)
@@ -327,8 +363,11 @@ def test_bytes_of_no_encoding_are_checked_before_a_database_with_one_takes_them(
 
 def test_the_name_of_a_sequence_in_a_dump_is_never_run(shop: tuple[PostgresTarget, bytes]) -> None:
     target, dump = shop
-    run(target, "create sequence called; create function call() returns bigint language sql as"
-                " $$ select pg_catalog.nextval('public.called') $$")  # fmt: skip
+    run(
+        target,
+        "create sequence called; create function call() returns bigint language sql as"
+        " $$ select pg_catalog.nextval('public.called') $$",
+    )
     hostile = b"SELECT pg_catalog.setval('public.orders_id_seq) q, lateral (select public.call()', 7, true);\n"
     outcome = upsert((target, dump + hostile))
     assert "a sequence whose name pg_dump would not write is left as it is" in outcome.warnings
@@ -367,12 +406,15 @@ def test_the_databases_event_triggers_stay_quiet_or_are_named(
 
 def test_a_unique_index_over_columns_without_nulls_is_a_key(shop: tuple[PostgresTarget, bytes]) -> None:
     target, _ = shop
-    run(target, """
+    run(
+        target,
+        """
         create table no_pkey (a integer not null, b text not null, c text, d integer);
         create unique index partial on no_pkey (a) where a > 5; create unique index nulls on no_pkey (d);
         create unique index expression on no_pkey (lower(b));
         create unique index told_apart on no_pkey (b, a) include (c);
-        insert into no_pkey values (1, 'x', 'one', 1), (2, 'y', 'two', null)""")  # fmt: skip
+        insert into no_pkey values (1, 'x', 'one', 1), (2, 'y', 'two', null)""",
+    )
     dump = dump_of(target)
     run(target, "update no_pkey set c = 'changed' where a = 1; delete from no_pkey where a = 2")
     wanted = UpsertRequest(lambda name: name[1] == "no_pkey")

@@ -170,9 +170,16 @@ def test_a_file_that_became_a_link_is_named_even_where_its_content_is_the_same(
 
 @pytest.mark.parametrize(
     "name",
-    ["manifest.json", "records/shop.done.json", "records/shop.dump.json", "records/set.json", "records/sealed.sha256",
-     "shop_db.sql.gz", "proofs/one.json"],
-)  # fmt: skip
+    [
+        "manifest.json",
+        "records/shop.done.json",
+        "records/shop.dump.json",
+        "records/set.json",
+        "records/sealed.sha256",
+        "shop_db.sql.gz",
+        "proofs/one.json",
+    ],
+)
 def test_a_pipe_in_the_place_of_a_file_keeps_nobody_waiting_and_is_named(
     sealed: tuple[TestSite, SetId, Path], name: str
 ) -> None:

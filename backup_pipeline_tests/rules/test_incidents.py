@@ -108,9 +108,12 @@ def test_a_hundred_failed_checks_are_one_message() -> None:
 
 def test_a_message_holds_plan_set_artefact_reason_remedy_and_link() -> None:
     seen = trouble(
-        set_id="2026-11-21T020000Z", artefact="supabase.dump", reason="No answer.", remedy="Start the server.",
+        set_id="2026-11-21T020000Z",
+        artefact="supabase.dump",
+        reason="No answer.",
+        remedy="Start the server.",
         link="http://localhost:3000/runs/1",
-    )  # fmt: skip
+    )
     assert seen.incident is not None
     message = compose([Notice(incident=seen.incident)], site="shop")
     for text in (

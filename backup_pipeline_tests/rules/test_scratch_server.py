@@ -92,12 +92,26 @@ def test_the_servers_of_this_machine_tell_what_they_were_built_with() -> None:
 @pytest.mark.parametrize(
     "statement",
     [
-        "ALTER SYSTEM SET a = 1;", "ALTER ROLE a SUPERUSER;", "CREATE ROLE a;", "DROP DATABASE a;", "DO $$ $$;",
-        "CREATE DATABASE a;", "LOAD 'x';", "SELECT pg_read_file('x');", "COPY a TO PROGRAM 'x';", "CREATE USER a;",
-        "CREATE TABLESPACE a LOCATION 'x';", "GRANT a TO b;", "GRANT ALL ON DATABASE a TO b;", "VACUUM;", "CALL f();",
-        "ALTER DATABASE a SET b = 1;", "SELECT pg_catalog.lo_export(1, 'x');", "SET ROLE postgres;",
+        "ALTER SYSTEM SET a = 1;",
+        "ALTER ROLE a SUPERUSER;",
+        "CREATE ROLE a;",
+        "DROP DATABASE a;",
+        "DO $$ $$;",
+        "CREATE DATABASE a;",
+        "LOAD 'x';",
+        "SELECT pg_read_file('x');",
+        "COPY a TO PROGRAM 'x';",
+        "CREATE USER a;",
+        "CREATE TABLESPACE a LOCATION 'x';",
+        "GRANT a TO b;",
+        "GRANT ALL ON DATABASE a TO b;",
+        "VACUUM;",
+        "CALL f();",
+        "ALTER DATABASE a SET b = 1;",
+        "SELECT pg_catalog.lo_export(1, 'x');",
+        "SET ROLE postgres;",
     ],
-)  # fmt: skip
+)
 def test_what_pg_dump_never_writes_is_refused(statement: str) -> None:
     assert not is_written_by_pg_dump(statement)
 

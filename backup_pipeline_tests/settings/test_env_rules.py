@@ -36,16 +36,40 @@ DEMO_ANON = (
     "value",
     [
         *(variable.example for variable in TEMPLATE_VARIABLES),
-        "changeme", "CHANGE_ME", "change-this", "example", "xxx", "XXXXXX", "...", "todo", "your-password", "your_key",
+        "changeme",
+        "CHANGE_ME",
+        "change-this",
+        "example",
+        "xxx",
+        "XXXXXX",
+        "...",
+        "todo",
+        "your-password",
+        "your_key",
         "postgresql://postgres:[YOUR-PASSWORD]@db.abc.supabase.co:5432/postgres",
-        "postgresql://postgres:your-password@h:5432/d", "postgresql://USER:PASSWORD@h/d",
-        "postgresql://u:p@db.example.com:5432/d", "postgresql://u:${PASSWORD}@h/d", "postgresql://u:changeme@h/d",
-        "your-api-key-here", "your_api_key_here", "<todo>", "TODO: ask Ann", "change_me_please", "PUT_YOUR_KEY_HERE",
-        "insert your key", "{{ vault.key }}", "__SECRET__", "sk-xxxxxxxx", "api_key_here", "[INSERT KEY]", "***",
+        "postgresql://postgres:your-password@h:5432/d",
+        "postgresql://USER:PASSWORD@h/d",
+        "postgresql://u:p@db.example.com:5432/d",
+        "postgresql://u:${PASSWORD}@h/d",
+        "postgresql://u:changeme@h/d",
+        "your-api-key-here",
+        "your_api_key_here",
+        "<todo>",
+        "TODO: ask Ann",
+        "change_me_please",
+        "PUT_YOUR_KEY_HERE",
+        "insert your key",
+        "{{ vault.key }}",
+        "__SECRET__",
+        "sk-xxxxxxxx",
+        "api_key_here",
+        "[INSERT KEY]",
+        "***",
         "REPLACE_ME",
-        "your-super-secret-and-long-postgres-password", "this_password_is_insecure_and_should_be_updated",
+        "your-super-secret-and-long-postgres-password",
+        "this_password_is_insecure_and_should_be_updated",
     ],
-)  # fmt: skip
+)
 def test_a_placeholder_is_not_a_value(value):
     assert is_placeholder(value)
 
@@ -53,12 +77,25 @@ def test_a_placeholder_is_not_a_value(value):
 @pytest.mark.parametrize(
     "value",
     [
-        "postgresql://u:p@127.0.0.1:5432/example", "postgresql://example:Xk3@h/d", "jdbc:postgresql://kc-db:5432/keycloak",
-        "postgresql://todo:x@h/todo_app", "host=h dbname=d user=u password=xxY", "keycloak", SECRET, "axxxb",
-        "https://hc-ping.com/0b1c", "postgresql://u:p@exampledb:5432/d", "change-management", "yourself",
-        "http://host/here", "exchange", "todoist", "replacement-part", "xxl",
+        "postgresql://u:p@127.0.0.1:5432/example",
+        "postgresql://example:Xk3@h/d",
+        "jdbc:postgresql://kc-db:5432/keycloak",
+        "postgresql://todo:x@h/todo_app",
+        "host=h dbname=d user=u password=xxY",
+        "keycloak",
+        SECRET,
+        "axxxb",
+        "https://hc-ping.com/0b1c",
+        "postgresql://u:p@exampledb:5432/d",
+        "change-management",
+        "yourself",
+        "http://host/here",
+        "exchange",
+        "todoist",
+        "replacement-part",
+        "xxl",
     ],
-)  # fmt: skip
+)
 def test_a_real_value_that_only_looks_like_one_is_taken(value):
     assert not is_placeholder(value)
 
@@ -113,8 +150,11 @@ def test_a_key_is_a_signed_token_that_anybody_can_check():
 
     assert json.loads(decode(head)) == {"alg": "HS256", "typ": "JWT"}
     assert json.loads(decode(body)) == {
-        "role": "anon", "iss": "supabase", "iat": int(NOW.timestamp()), "exp": int((NOW + KEY_LIFETIME).timestamp()),
-    }  # fmt: skip
+        "role": "anon",
+        "iss": "supabase",
+        "iat": int(NOW.timestamp()),
+        "exp": int((NOW + KEY_LIFETIME).timestamp()),
+    }
     assert decode(signature) == hmac.digest(SECRET.encode(), f"{head}.{body}".encode(), hashlib.sha256)
     assert is_signed_with(key, SECRET)
     assert not is_signed_with(key, SECRET + "x")
@@ -174,10 +214,16 @@ def test_no_value_is_ever_in_a_fault():
 
 def test_a_placeholder_is_found_in_every_variable_of_the_file():
     variables = {
-        "OPENAI_API_KEY": "your-api-key-here", "SENTRY_DSN": "<todo>", "SMTP_PASSWORD": "CHANGE_ME", "EMPTY": "",
-        "SMTP_AUTH": "none", "STRIPE_KEY": "sk-xxxx", "MAIL_FROM": "me@shop.de", "JUDGED": "changeme",
+        "OPENAI_API_KEY": "your-api-key-here",
+        "SENTRY_DSN": "<todo>",
+        "SMTP_PASSWORD": "CHANGE_ME",
+        "EMPTY": "",
+        "SMTP_AUTH": "none",
+        "STRIPE_KEY": "sk-xxxx",
+        "MAIL_FROM": "me@shop.de",
+        "JUDGED": "changeme",
         "URL": "postgresql://app:your-password@db/app",
-    }  # fmt: skip
+    }
     found = unfilled_faults(variables, ["JUDGED"])
     assert [fault.where for fault in found] == ["OPENAI_API_KEY", "SENTRY_DSN", "SMTP_PASSWORD", "STRIPE_KEY", "URL"]
     assert {fault.graded(production=True).severity for fault in found} == {Severity.ERROR}

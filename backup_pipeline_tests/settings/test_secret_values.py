@@ -25,14 +25,17 @@ def test_every_field_that_names_a_variable_is_said_to_be_secret_or_public() -> N
         assert named - PUBLIC == set(settings.secret_fields), kind
 
 
-@pytest.mark.parametrize(("written", "secret"), [
-    ("host=h dbname=d user=u password=s3cret-Word", "s3cret-Word"),
-    ("host=h password = 's3 cret\\' Word' dbname=d", "s3 cret' Word"),
-    ("host=h PASSWORD=s3cret-Word sslpassword=oth3r-Word", "oth3r-Word"),
-    ("postgresql://u@h/d?password=s3cret%40Word&sslmode=require", "s3cret@Word"),
-    ("postgresql://u:s3cret%40Word@h/d", "s3cret@Word"),
-    ("jdbc:postgresql://h/d?user=u&password=s3cretWord", "s3cretWord"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("written", "secret"),
+    [
+        ("host=h dbname=d user=u password=s3cret-Word", "s3cret-Word"),
+        ("host=h password = 's3 cret\\' Word' dbname=d", "s3 cret' Word"),
+        ("host=h PASSWORD=s3cret-Word sslpassword=oth3r-Word", "oth3r-Word"),
+        ("postgresql://u@h/d?password=s3cret%40Word&sslmode=require", "s3cret@Word"),
+        ("postgresql://u:s3cret%40Word@h/d", "s3cret@Word"),
+        ("jdbc:postgresql://h/d?user=u&password=s3cretWord", "s3cretWord"),
+    ],
+)
 def test_a_password_goes_out_in_no_form_and_from_no_variable(tmp_path: Path, written: str, secret: str) -> None:
     (tmp_path / "backup.yaml").write_text(
         "sources:\n"
@@ -46,15 +49,18 @@ def test_a_password_goes_out_in_no_form_and_from_no_variable(tmp_path: Path, wri
         assert scrub("the host h of d is down", hidden) == "the host h of d is down"
 
 
-@pytest.mark.parametrize(("reported", "safe"), [
-    ("cannot clone https://deploy:ghp_abc@git.example/x", "cannot clone https://deploy:***@git.example/x"),
-    ("cannot clone https://ghp_abcdefgh@git.example/x", "cannot clone https://***@git.example/x"),
-    ("no route to postgresql://shop@db/shop", "no route to postgresql://shop@db/shop"),
-    ("jdbc:postgresql://h/d?user=u&password=abc failed", "jdbc:postgresql://h/d?user=u&password=*** failed"),
-    ("\"host=h password='a b' dbname=d\"", "\"host=h password=*** dbname=d\""),
-    ("Use the form postgresql://USER:PASSWORD@HOST/DB.", "Use the form postgresql://USER:PASSWORD@HOST/DB."),
-    ("Set UI_PASSWORD=… or password=<yours>", "Set UI_PASSWORD=… or password=<yours>"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("reported", "safe"),
+    [
+        ("cannot clone https://deploy:ghp_abc@git.example/x", "cannot clone https://deploy:***@git.example/x"),
+        ("cannot clone https://ghp_abcdefgh@git.example/x", "cannot clone https://***@git.example/x"),
+        ("no route to postgresql://shop@db/shop", "no route to postgresql://shop@db/shop"),
+        ("jdbc:postgresql://h/d?user=u&password=abc failed", "jdbc:postgresql://h/d?user=u&password=*** failed"),
+        ("\"host=h password='a b' dbname=d\"", '"host=h password=*** dbname=d"'),
+        ("Use the form postgresql://USER:PASSWORD@HOST/DB.", "Use the form postgresql://USER:PASSWORD@HOST/DB."),
+        ("Set UI_PASSWORD=… or password=<yours>", "Set UI_PASSWORD=… or password=<yours>"),
+    ],
+)
 def test_passwords_in_addresses_are_taken_out_wherever_they_come_from(reported: str, safe: str) -> None:
     assert redacted(reported) == safe
     assert str(SourceError(reported, where=reported, remedy=reported)) == f"{safe}: {safe} Remedy: {safe}"

@@ -117,9 +117,16 @@ def test_a_tree_that_has_collapsed_since_the_last_set_is_told(tmp_path: Path) ->
     writer = new_set(tmp_path)
     before = capture(writer, settings(root))
     previous = Manifest(
-        set_id=before.set_id, plan="nightly", sources=("storage",), started_at=NOW, sealed_at=NOW, run_id="r",
-        root_run_id="r", pipeline_version="1", artefacts=(before,),
-    )  # fmt: skip
+        set_id=before.set_id,
+        plan="nightly",
+        sources=("storage",),
+        started_at=NOW,
+        sealed_at=NOW,
+        run_id="r",
+        root_run_id="r",
+        pipeline_version="1",
+        artefacts=(before,),
+    )
     for name in ("private", "submissions"):
         shutil.rmtree(root / name)
     context = CaptureContext(new_set(tmp_path, number=1), "storage", previous=previous)

@@ -50,11 +50,18 @@ def damage(path: Path, change: Any) -> None:
 def test_the_restored_table_is_equal_to_the_exported_one(tmp_path_factory: Any, values: list[tuple[Any, ...]]) -> None:
     rows = [
         order(
-            i, kunde_name=v[0], kunden_nr=v[1], kennzeichen=v[2], vin=v[3], keywords_json=v[4], data_complete=v[5],
-            hash=v[6], updated_at=v[7],
+            i,
+            kunde_name=v[0],
+            kunden_nr=v[1],
+            kennzeichen=v[2],
+            vin=v[3],
+            keywords_json=v[4],
+            data_complete=v[5],
+            hash=v[6],
+            updated_at=v[7],
         )
         for i, v in enumerate(values, 1)
-    ] or [order(1)]  # fmt: skip
+    ] or [order(1)]
     workshop = Workshop(tmp_path_factory.mktemp("w"), rows)
     assert workshop.export().ok
     workshop.restore(workshop.folder / "new.db")
@@ -225,11 +232,21 @@ def test_a_folder_in_the_place_of_the_index_is_told_and_stops_no_restore(worksho
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("record_id", b"99999999999999999999"), ("record_id", b'"1"'), ("record_id", b"null"), ("record_id", b"1.5"),
-        ("path", b"null"), ("path", b"[]"), ("path", b'"a\\u0000b"'), ("path", b'"\\ud800"'), ("path", b'"\xff"'),
-        ("file_size", b"true"), ("checksum", b"{}"), ("seen", b"1e400"), ("auftrag_nr", b"7"),
+        ("record_id", b"99999999999999999999"),
+        ("record_id", b'"1"'),
+        ("record_id", b"null"),
+        ("record_id", b"1.5"),
+        ("path", b"null"),
+        ("path", b"[]"),
+        ("path", b'"a\\u0000b"'),
+        ("path", b'"\\ud800"'),
+        ("path", b'"\xff"'),
+        ("file_size", b"true"),
+        ("checksum", b"{}"),
+        ("seen", b"1e400"),
+        ("auftrag_nr", b"7"),
     ],
-)  # fmt: skip
+)
 def test_an_index_whose_checksum_fits_and_whose_entries_do_not_is_damaged(
     workshop: Workshop, name: str, value: bytes
 ) -> None:

@@ -106,9 +106,7 @@ def test_a_data_csv_of_another_program_with_crlf_and_a_mark_is_read() -> None:
     assert parse_data(data) == parse_data(FORMAT(order(3, kunden_nr="")))
 
 
-@given(
-    st.text(st.characters(codec="utf-8")) | st.none(), st.integers(-(2**63), 2**63 - 1), st.integers(0, 1 << 30)
-)  # fmt: skip
+@given(st.text(st.characters(codec="utf-8")) | st.none(), st.integers(-(2**63), 2**63 - 1), st.integers(0, 1 << 30))
 def test_meta_json_is_what_json_dumps_writes_and_comes_back(number: str | None, record_id: int, size: int) -> None:
     meta = OrderMeta("1.0", "ab" * 32, "2026-11-21T02:00:00+00:00", number, record_id, size)
     assert format_meta(meta) == json.dumps(meta._asdict(), indent=2, ensure_ascii=False).encode()
@@ -144,10 +142,22 @@ def test_the_folder_is_where_file_path_says_or_year_and_number(path: str | None,
 
 @pytest.mark.parametrize(
     "path",
-    ["/etc/passwd", "../x/y", "2024/../../y/z", "C:\\x\\y", "\\\\srv\\x\\y", "2024/a\nb/c", ".git/x", "2024/.x/y",
-     "x/" * 3000, "archive-manifest.json/x.pdf", "Archive-Manifest.JSON/x.pdf", "2024/data.csv/x.pdf",
-     "2024/meta.json/x"],
-)  # fmt: skip
+    [
+        "/etc/passwd",
+        "../x/y",
+        "2024/../../y/z",
+        "C:\\x\\y",
+        "\\\\srv\\x\\y",
+        "2024/a\nb/c",
+        ".git/x",
+        "2024/.x/y",
+        "x/" * 3000,
+        "archive-manifest.json/x.pdf",
+        "Archive-Manifest.JSON/x.pdf",
+        "2024/data.csv/x.pdf",
+        "2024/meta.json/x",
+    ],
+)
 def test_a_path_that_may_leave_the_archive_is_refused(path: str) -> None:
     with pytest.raises(ValidationError, match="file_path"):
         folder_of(order(1, file_path=path), "2020")
@@ -219,16 +229,28 @@ def test_instants_with_zones_are_compared_in_utc() -> None:
 
 def test_the_schema_names_column_and_check_and_never_a_value() -> None:
     bad = [
-        order(1, auftrag_nr="12"), order(2, auftrag_nr=None), order(3, datum="2024-02-30"), order(4, keywords_json="{"),
-        order(5, updated_at="gestern"), order(6, vin="GEHEIM"), order(7, kennzeichen="??"), order(8, file_path=""),
-        order(9, data_complete=7), order(10),
-    ]  # fmt: skip
+        order(1, auftrag_nr="12"),
+        order(2, auftrag_nr=None),
+        order(3, datum="2024-02-30"),
+        order(4, keywords_json="{"),
+        order(5, updated_at="gestern"),
+        order(6, vin="GEHEIM"),
+        order(7, kennzeichen="??"),
+        order(8, file_path=""),
+        order(9, data_complete=7),
+        order(10),
+    ]
     rows = [tuple(None if value is None else str(value) for value in row) for row in bad]
     # Row 7 has no path: its folder is its year and number.
     found = {(f.row, f.column, f.level) for f in check_orders(rows)}
     assert found == {
-        (0, "auftrag_nr", "error"), (1, "auftrag_nr", "error"), (2, "datum", "error"), (3, "keywords_json", "error"),
-        (4, "updated_at", "error"), (5, "vin", "warning"), (6, "kennzeichen", "warning"),
+        (0, "auftrag_nr", "error"),
+        (1, "auftrag_nr", "error"),
+        (2, "datum", "error"),
+        (3, "keywords_json", "error"),
+        (4, "updated_at", "error"),
+        (5, "vin", "warning"),
+        (6, "kennzeichen", "warning"),
         (8, "data_complete", "error"),
-    }  # fmt: skip
+    }
     assert "GEHEIM" not in repr(list(check_orders(rows)))

@@ -106,8 +106,10 @@ def test_pairs_of_another_program_are_taken_over_in_place(tmp_path: Path, escape
     after = workshop.verify(database=True)
     assert (after.ok, after.folders, after.findings.counts.keys() - {"schema"}) == (True, 2, set())
     assert sorted(path.name for path in (workshop.archive / "2024" / "076329").iterdir()) == [
-        "076329_Auftrag.pdf", DATA_NAME, META_NAME,
-    ]  # fmt: skip
+        "076329_Auftrag.pdf",
+        DATA_NAME,
+        META_NAME,
+    ]
 
 
 def test_what_is_replaced_and_known_to_nobody_else_stays_as_a_copy(tmp_path: Path) -> None:
@@ -165,8 +167,10 @@ def test_the_table_is_made_anew_with_its_own_rules_where_the_database_is_lost(tm
         created_at TEXT, updated_at TEXT CHECK (updated_at <> ''))"""
     workshop = Workshop(tmp_path, [order(1), order(2)], ddl)
     workshop.execute(("CREATE INDEX nach_kunde ON auftraege (kunden_nr)", ()))
-    workshop.execute(("DELETE FROM auftraege WHERE record_id = 2", ()), ("INSERT INTO auftraege VALUES "
-        f"({', '.join('?' * 14)})", order(7)))  # fmt: skip
+    workshop.execute(
+        ("DELETE FROM auftraege WHERE record_id = 2", ()),
+        (f"INSERT INTO auftraege VALUES ({', '.join('?' * 14)})", order(7)),
+    )
     workshop.export()
     rows = workshop.rows()
     workshop.database.unlink()

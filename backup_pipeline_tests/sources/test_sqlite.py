@@ -91,14 +91,18 @@ def test_the_copy_and_every_table_come_back_equal(tmp_path: Path) -> None:
     assert finding.subject == records["copy"].name
 
 
-@pytest.mark.parametrize("change", [
-    "update auftraege set auftrag_nr = '000124' where record_id = 1",
-    "update auftraege set note = null where record_id = 2",
-    "update auftraege set note = '7' where record_id = 3",
-    "update auftraege set note = 7.0 where record_id = 3",
-    "delete from leer", "insert into leer values (1, 'x')",
-    "delete from auftraege where record_id = 1",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    [
+        "update auftraege set auftrag_nr = '000124' where record_id = 1",
+        "update auftraege set note = null where record_id = 2",
+        "update auftraege set note = '7' where record_id = 3",
+        "update auftraege set note = 7.0 where record_id = 3",
+        "delete from leer",
+        "insert into leer values (1, 'x')",
+        "delete from auftraege where record_id = 1",
+    ],
+)
 def test_a_restored_database_that_differs_in_one_value_is_found(tmp_path: Path, change: str) -> None:
     path = database(tmp_path / "werkstatt.db")
     connection = sqlite3.connect(path)
@@ -276,8 +280,10 @@ def test_text_that_is_not_utf8_is_kept(tmp_path: Path) -> None:
     assert not record.failed_checks
     rows = [row[0] for row in from_table(pq.read_table(writer.folder / record.files[0].path))]
     assert [row.encode("utf-8", "surrogateescape") if isinstance(row, str) else row for row in rows] == [
-        b"\xff\0\xfe", b"fine", None,
-    ]  # fmt: skip
+        b"\xff\0\xfe",
+        b"fine",
+        None,
+    ]
 
 
 def test_json_lines_and_csv_keep_null_apart_from_empty(tmp_path: Path) -> None:

@@ -393,9 +393,12 @@ class TestLocks:
 def test_a_bucket_is_addressed_as_the_settings_say(endpoint: str, path_style: bool, address: str) -> None:
     environment = {"KEY": "k", "SECRET": "s", "ENDPOINT": endpoint}
     options = PlaceOptions(
-        credentials_env={"access_key": "KEY", "secret_key": "SECRET"}, endpoint_env="ENDPOINT" if endpoint else "",
-        region="eu-central-1", path_style=path_style, environment=environment,
-    )  # fmt: skip
+        credentials_env={"access_key": "KEY", "secret_key": "SECRET"},
+        endpoint_env="ENDPOINT" if endpoint else "",
+        region="eu-central-1",
+        path_style=path_style,
+        environment=environment,
+    )
     place = S3Place("bucket", "x", label="s3://bucket/x", options=options)
     signed = [obstore.sign(place._store, "GET", "one", timedelta(minutes=1))]  # type: ignore[arg-type]
     signed += [place._client.generate_presigned_url("get_object", Params=place._key("one"))]
@@ -420,11 +423,13 @@ def test_the_immutability_of_a_container_is_asked_from_azure(azurite: PlaceOptio
     [
         ({}, (False, None, None)),
         ({"retentionPolicy": {"retentionPeriod": "3600", "isLocked": True}}, (False, None, None)),
-        ({"retentionPolicy": {"retentionPeriod": "2592000", "effectiveTime": "2026-01-01T00:00:00Z"}},
-         (True, 30, "GOVERNANCE")),
+        (
+            {"retentionPolicy": {"retentionPeriod": "2592000", "effectiveTime": "2026-01-01T00:00:00Z"}},
+            (True, 30, "GOVERNANCE"),
+        ),
         ({"retentionPolicy": {"retentionPeriod": "2592000", "isLocked": True}}, (True, 30, "COMPLIANCE")),
     ],
-)  # fmt: skip
+)
 def test_a_retention_policy_of_google_is_read_as_google_documents_it(policy: dict[str, Any], found: object) -> None:
     lock = google_lock(policy)
     assert (lock.enabled, lock.default_days, lock.mode) == found

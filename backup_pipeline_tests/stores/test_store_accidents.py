@@ -113,8 +113,10 @@ def test_links_planted_in_a_store_are_not_followed(tmp_path: Path) -> None:
 
 def test_latest_passes_over_sets_whose_time_has_not_come(tmp_path: Path) -> None:
     site = TestSite(tmp_path)
-    site.write("sources: {files: {kind: folder, path: f}, more: {kind: folder, path: m}}\n"
-               "plans: {nightly: {sources: [files, more]}}\n")  # fmt: skip
+    site.write(
+        "sources: {files: {kind: folder, path: f}, more: {kind: folder, path: m}}\n"
+        "plans: {nightly: {sources: [files, more]}}\n"
+    )
     store = open_store(site.site, "nightly")
     now = datetime.now(UTC)
     ahead = [make_set(store, now + timedelta(days=days)) for days in (365, 366)]

@@ -44,9 +44,15 @@ def write(writer: SetWriter, path: str, data: bytes = b"data", *key: str) -> Art
     with writer.create(path) as file:
         file.write(data)
     record = ArtefactRecord(
-        key=key or ("s", path), source="s", kind=ArtefactKind.FOLDER_TARBALL, set_id=writer.draft.set_id,
-        files=(writer.file_record(path, file),), source_label="s", started_at=NOW, finished_at=NOW,
-    )  # fmt: skip
+        key=key or ("s", path),
+        source="s",
+        kind=ArtefactKind.FOLDER_TARBALL,
+        set_id=writer.draft.set_id,
+        files=(writer.file_record(path, file),),
+        source_label="s",
+        started_at=NOW,
+        finished_at=NOW,
+    )
     writer.write_record(record)
     return record
 
@@ -54,9 +60,16 @@ def write(writer: SetWriter, path: str, data: bytes = b"data", *key: str) -> Art
 def manifest(writer: SetWriter) -> Manifest:
     known = writer.draft
     return Manifest(
-        set_id=known.set_id, plan=known.plan, sources=known.sources, started_at=NOW, sealed_at=NOW, run_id="run",
-        root_run_id="run", pipeline_version="1", artefacts=writer.records(),
-    )  # fmt: skip
+        set_id=known.set_id,
+        plan=known.plan,
+        sources=known.sources,
+        started_at=NOW,
+        sealed_at=NOW,
+        run_id="run",
+        root_run_id="run",
+        pipeline_version="1",
+        artefacts=writer.records(),
+    )
 
 
 def sealed(store: Store, number: int = 0) -> SetId:
@@ -68,9 +81,14 @@ def sealed(store: Store, number: int = 0) -> SetId:
 
 def proof(set_id: SetId, number: int) -> Proof:
     return Proof(
-        kind=ProofKind.VERIFICATION, set_id=set_id, plan="nightly", manifest_sha256="0" * 64, started_at=NOW,
-        finished_at=NOW + timedelta(seconds=number), passed=bool(number % 2),
-    )  # fmt: skip
+        kind=ProofKind.VERIFICATION,
+        set_id=set_id,
+        plan="nightly",
+        manifest_sha256="0" * 64,
+        started_at=NOW,
+        finished_at=NOW + timedelta(seconds=number),
+        passed=bool(number % 2),
+    )
 
 
 def test_what_was_written_is_read_back_with_its_size_and_digest(store: Store) -> None:

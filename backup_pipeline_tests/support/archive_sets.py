@@ -40,8 +40,10 @@ def tree(folder: Path) -> dict[str, tuple[int, int, bytes]]:
         status = path.lstat()
         content = path.read_bytes() if path.is_file() else b""
         found[os.fsdecode(os.fsencode(path.relative_to(folder)))] = (
-            status.st_mode, status.st_mtime_ns if path.is_file() else 0, content,
-        )  # fmt: skip
+            status.st_mode,
+            status.st_mtime_ns if path.is_file() else 0,
+            content,
+        )
     return found
 
 
@@ -52,8 +54,11 @@ def git(folder: Path, *arguments: str) -> str:
         identity |= {f"GIT_{role}_NAME": "Claire", f"GIT_{role}_EMAIL": "claire@example.org"}
     done = subprocess.run(
         ["git", "-C", str(folder), "-c", "protocol.file.allow=always", *arguments],
-        env={**os.environ, **identity}, check=True, capture_output=True, text=True,
-    )  # fmt: skip
+        env={**os.environ, **identity},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
     return done.stdout.strip()
 
 

@@ -45,9 +45,16 @@ def make_set(
     """Write a set with one dump of `size` bytes and `tables` exports of `rows` rows; `failed` is why one is missing."""
     set_id = set_id_at(start)
     writer = store.begin(
-        Draft(set_id=set_id, plan=store.plan, root_run_id=f"run-{set_id}", purpose=purpose, partial=partial,
-              sources=("files",) if partial else ("files", "more"), started_at=start)
-    )  # fmt: skip
+        Draft(
+            set_id=set_id,
+            plan=store.plan,
+            root_run_id=f"run-{set_id}",
+            purpose=purpose,
+            partial=partial,
+            sources=("files",) if partial else ("files", "more"),
+            started_at=start,
+        )
+    )
     for number in range(tables + 1):
         path = f"tables/files/public.t{number}.parquet" if number else "files_db.sql.gz"
         with writer.create(path) as file:
@@ -76,11 +83,19 @@ def make_set(
     if sealed:
         writer.seal(
             Manifest(
-                set_id=set_id, plan=store.plan, purpose=purpose, sources=writer.draft.sources, partial=partial,
-                started_at=start, sealed_at=start + timedelta(minutes=2), run_id=f"run-{set_id}",
-                root_run_id=f"run-{set_id}", pipeline_version="1.0.0", artefacts=writer.records(),
+                set_id=set_id,
+                plan=store.plan,
+                purpose=purpose,
+                sources=writer.draft.sources,
+                partial=partial,
+                started_at=start,
+                sealed_at=start + timedelta(minutes=2),
+                run_id=f"run-{set_id}",
+                root_run_id=f"run-{set_id}",
+                pipeline_version="1.0.0",
+                artefacts=writer.records(),
             )
-        )  # fmt: skip
+        )
     return set_id
 
 
@@ -98,8 +113,14 @@ def add_proof(
     store.add_proof(
         set_id,
         Proof(
-            kind=kind, set_id=set_id, plan=store.plan, manifest_sha256="0" * 64, started_at=moment,
-            finished_at=moment, passed=passed, findings=tuple(Finding(subject="a", problem=p) for p in findings),
+            kind=kind,
+            set_id=set_id,
+            plan=store.plan,
+            manifest_sha256="0" * 64,
+            started_at=moment,
+            finished_at=moment,
+            passed=passed,
+            findings=tuple(Finding(subject="a", problem=p) for p in findings),
             numbers=numbers,
         ),
-    )  # fmt: skip
+    )

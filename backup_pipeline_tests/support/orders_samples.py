@@ -26,20 +26,39 @@ def order(record_id: int, **changes: Any) -> tuple[Any, ...]:
     """Return a sound row."""
     year, number = 2019 + record_id % 6, f"{record_id:06}"
     row: dict[str, Any] = {
-        "record_id": record_id, "auftrag_nr": number, "kunde_name": f'Müller "{record_id}", Söhne',
-        "kunden_nr": f"{record_id:05}", "kennzeichen": f"B-AB {record_id % 9000 + 1}", "vin": None,
-        "datum": f"{year}-05-{1 + record_id % 28:02}", "formular_version": "2.1",
-        "keywords_json": '{"Garantie": [2]}', "file_path": f"{year}/{number}/{number}_Auftrag.pdf", "hash": "",
-        "data_complete": record_id % 2, "created_at": f"{year}-05-01T08:00:00", "updated_at": f"{year}-06-01T08:00:00Z",
-    }  # fmt: skip
+        "record_id": record_id,
+        "auftrag_nr": number,
+        "kunde_name": f'Müller "{record_id}", Söhne',
+        "kunden_nr": f"{record_id:05}",
+        "kennzeichen": f"B-AB {record_id % 9000 + 1}",
+        "vin": None,
+        "datum": f"{year}-05-{1 + record_id % 28:02}",
+        "formular_version": "2.1",
+        "keywords_json": '{"Garantie": [2]}',
+        "file_path": f"{year}/{number}/{number}_Auftrag.pdf",
+        "hash": "",
+        "data_complete": record_id % 2,
+        "created_at": f"{year}-05-01T08:00:00",
+        "updated_at": f"{year}-06-01T08:00:00Z",
+    }
     return tuple({**row, **changes}[name] for name in COLUMNS)
 
 
 PRINTED = order(
-    12, auftrag_nr="076329", kunde_name="Müller", kunden_nr="K12345", kennzeichen="B-AB 1234", vin="WVW1234567890",
-    datum="2024-07-29", formular_version="neu", file_path="test_archiv/2024/076329/076329_Auftrag.pdf",
-    hash="abc123", data_complete=1, created_at="2024-07-29T10:00:00", updated_at="2024-07-29T10:00:00",
-)  # fmt: skip
+    12,
+    auftrag_nr="076329",
+    kunde_name="Müller",
+    kunden_nr="K12345",
+    kennzeichen="B-AB 1234",
+    vin="WVW1234567890",
+    datum="2024-07-29",
+    formular_version="neu",
+    file_path="test_archiv/2024/076329/076329_Auftrag.pdf",
+    hash="abc123",
+    data_complete=1,
+    created_at="2024-07-29T10:00:00",
+    updated_at="2024-07-29T10:00:00",
+)
 """The order as the old tool's document prints it: its path counts from the folder that the archive lies in."""
 
 
@@ -51,9 +70,13 @@ def old_pair(folder: Path, row: tuple[Any, ...], *, escape: str = "double", endi
     writer.writerows([COLUMNS, row])
     data = text.getvalue().encode()
     meta = {
-        "schema_version": "1.0", "checksum": hashlib.sha256(data).hexdigest(), "exported_at": "2024-07-29T10:30:00",
-        "auftrag_nr": row[1], "record_id": row[0], "file_size": len(data),
-    }  # fmt: skip
+        "schema_version": "1.0",
+        "checksum": hashlib.sha256(data).hexdigest(),
+        "exported_at": "2024-07-29T10:30:00",
+        "auftrag_nr": row[1],
+        "record_id": row[0],
+        "file_size": len(data),
+    }
     folder.mkdir(parents=True, exist_ok=True)
     (folder / DATA_NAME).write_bytes(data)
     (folder / META_NAME).write_text(json.dumps(meta, indent=2), "utf-8")

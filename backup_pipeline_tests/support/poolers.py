@@ -39,17 +39,27 @@ def pgbouncer(target: PostgresTarget, mode: str, *settings: str) -> Iterator[Pos
         (folder / "pgbouncer.ini").write_text(
             "\n".join(
                 [
-                    "[databases]", f"* = host={target.host} port={target.port}", "[pgbouncer]",
-                    "listen_addr = 127.0.0.1", f"listen_port = {port}", "unix_socket_dir =", "auth_type = plain",
-                    f"auth_file = {folder / 'users.txt'}", f"pool_mode = {mode}", *settings, "",
+                    "[databases]",
+                    f"* = host={target.host} port={target.port}",
+                    "[pgbouncer]",
+                    "listen_addr = 127.0.0.1",
+                    f"listen_port = {port}",
+                    "unix_socket_dir =",
+                    "auth_type = plain",
+                    f"auth_file = {folder / 'users.txt'}",
+                    f"pool_mode = {mode}",
+                    *settings,
+                    "",
                 ]
             )
-        )  # fmt: skip
+        )
         as_nobody = ["-u", "nobody"] if os.geteuid() == 0 else []
         process = subprocess.Popen(
             [program, "-q", *as_nobody, str(folder / "pgbouncer.ini")],
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         try:
             for _ in range(200):
                 with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):

@@ -46,9 +46,16 @@ class Capture:
     def manifest(self) -> Manifest:
         now = datetime.now(UTC)
         return Manifest(
-            set_id=self.writer.draft.set_id, plan="p", sources=("s",), started_at=now, sealed_at=now, run_id="r",
-            root_run_id="r", pipeline_version="0", artefacts=tuple(self.records.values()),
-        )  # fmt: skip
+            set_id=self.writer.draft.set_id,
+            plan="p",
+            sources=("s",),
+            started_at=now,
+            sealed_at=now,
+            run_id="r",
+            root_run_id="r",
+            pipeline_version="0",
+            artefacts=tuple(self.records.values()),
+        )
 
 
 def settings_with(**values: Any) -> PostgresSource:

@@ -20,8 +20,9 @@ READERS = {"gzip": (gunzip, ["gunzip", "-c"]), "zstd": (unzstd, ["zstd", "-dc"])
 
 def rows(count: int, seed: int = 1) -> bytes:
     random_rows = random.Random(seed)
-    return b"".join(b"%d\tcustomer %d\t%s\n" % (n, n % 97, random_rows.randbytes(12).hex().encode())
-                    for n in range(count))  # fmt: skip
+    return b"".join(
+        b"%d\tcustomer %d\t%s\n" % (n, n % 97, random_rows.randbytes(12).hex().encode()) for n in range(count)
+    )
 
 
 def pieces(content: bytes, sizes: list[int]) -> Iterator[bytes]:

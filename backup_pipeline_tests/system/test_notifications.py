@@ -49,8 +49,12 @@ def test_a_failed_delivery_is_reported_without_its_address_and_others_still_get_
     with http_server() as web:
         sent = deliver(
             [f"json://user:geheim@127.0.0.1:{free_port()}/token", "nonsense", web.url.replace("http", "json")],
-            title="t", body="b", bad=True, attempts=2, pause_seconds=0.01,
-        )  # fmt: skip
+            title="t",
+            body="b",
+            bad=True,
+            attempts=2,
+            pause_seconds=0.01,
+        )
     assert [delivery.delivered for delivery in sent] == [False, False, True]
     assert all(delivery.problem for delivery in sent[:2])
     assert not any(secret in repr(sent) for secret in ("geheim", "token", "nonsense"))

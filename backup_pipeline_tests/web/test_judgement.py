@@ -36,10 +36,23 @@ def test_the_page_itself_and_programs_may_ask_and_change(host: str) -> None:
     assert judge(asked("POST", host=host, content_type="application/json"), LOOPBACK) is None
 
 
-@pytest.mark.parametrize("host", ["", "evil.example", "evil.example:3000", "127.0.0.1.evil.example",
-                                  "localhost.evil.example",
-                                  "127.0.0.1:x", "127.0.0.1, evil.example", "user@127.0.0.1", "192.168.1.5:3000",
-                                  "127.0.0.1/evil", "0x7f000001", "ui.example.org"])  # fmt: skip
+@pytest.mark.parametrize(
+    "host",
+    [
+        "",
+        "evil.example",
+        "evil.example:3000",
+        "127.0.0.1.evil.example",
+        "localhost.evil.example",
+        "127.0.0.1:x",
+        "127.0.0.1, evil.example",
+        "user@127.0.0.1",
+        "192.168.1.5:3000",
+        "127.0.0.1/evil",
+        "0x7f000001",
+        "ui.example.org",
+    ],
+)
 def test_other_names_are_refused_also_those_that_lead_here(host: str) -> None:
     for method in ("GET", "POST", "WEBSOCKET"):
         refusal = judge(asked(method, "/", host, content_type="application/json"), LOOPBACK)
@@ -47,8 +60,19 @@ def test_other_names_are_refused_also_those_that_lead_here(host: str) -> None:
         assert refusal.status == 421
 
 
-@pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://127.0.0.1:8000", "http://localhost:3000", "",
-                                    "file://", "https://127.0.0.1:3000.evil.example", "http://127.0.0.1"])  # fmt: skip
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "http://evil.example",
+        "null",
+        "http://127.0.0.1:8000",
+        "http://localhost:3000",
+        "",
+        "file://",
+        "https://127.0.0.1:3000.evil.example",
+        "http://127.0.0.1",
+    ],
+)
 def test_pages_of_other_origins_are_refused_also_of_other_ports(origin: str) -> None:
     for method in ("GET", "POST", "WEBSOCKET"):
         refusal = judge(asked(method, content_type="application/json", origin=origin), LOOPBACK)
@@ -58,8 +82,11 @@ def test_pages_of_other_origins_are_refused_also_of_other_ports(origin: str) -> 
 
 def test_what_a_browser_says_of_the_site_is_respected() -> None:
     for site in ("cross-site", "same-site", "something-new"):
-        for headers in ({}, {"sec_fetch_mode": "no-cors", "sec_fetch_dest": "image"},
-                        {"sec_fetch_mode": "navigate", "sec_fetch_dest": "iframe"}):  # fmt: skip
+        for headers in (
+            {},
+            {"sec_fetch_mode": "no-cors", "sec_fetch_dest": "image"},
+            {"sec_fetch_mode": "navigate", "sec_fetch_dest": "iframe"},
+        ):
             assert judge(asked("GET", "/", sec_fetch_site=site, **headers), LOOPBACK) is not None
         assert judge(asked("POST", sec_fetch_site=site, content_type="application/json"), LOOPBACK) is not None
         # A link that a person follows opens the page, and nothing else.
@@ -70,9 +97,18 @@ def test_what_a_browser_says_of_the_site_is_respected() -> None:
     assert judge(asked("POST", sec_fetch_site="none", content_type="application/json"), LOOPBACK) is not None
 
 
-@pytest.mark.parametrize("kind", ["", "text/plain", "text/plain; x=application/json", "application/graphql",
-                                  "application/x-www-form-urlencoded", "multipart/form-data; boundary=x",
-                                  "application/json, text/plain"])  # fmt: skip
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "",
+        "text/plain",
+        "text/plain; x=application/json",
+        "application/graphql",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data; boundary=x",
+        "application/json, text/plain",
+    ],
+)
 def test_changes_come_as_json_and_by_post(kind: str) -> None:
     for path in ("/graphql", "/report_asset_materialization/nightly/manifest"):
         refusal = judge(asked("POST", path, content_type=kind), LOOPBACK)

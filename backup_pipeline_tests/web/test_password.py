@@ -139,8 +139,13 @@ def test_the_cookie_is_secure_where_the_page_is_reached_by_tls() -> None:
     access = ui_access({"UI_PASSWORD": PASSWORD, "UI_URL": "https://ui.example.org"}, "127.0.0.1")
     with served(access) as address:
         headers = {"Host": "ui.example.org", "Origin": "https://ui.example.org"}
-        answer = requests.post(f"{address}/login", {"password": PASSWORD, "next": "//evil.example"}, headers=headers,
-                               allow_redirects=False, timeout=10)  # fmt: skip
+        answer = requests.post(
+            f"{address}/login",
+            {"password": PASSWORD, "next": "//evil.example"},
+            headers=headers,
+            allow_redirects=False,
+            timeout=10,
+        )
     assert answer.status_code == 303
     assert answer.headers["Location"] == "/"
     assert "Secure" in answer.headers["Set-Cookie"]

@@ -20,13 +20,16 @@ run_and_leave(main)
 """
 
 
-@pytest.mark.parametrize(("end", "code", "reported"), [
-    ("pass", 0, ""),
-    ("sys.exit(3)", 3, ""),
-    ("sys.exit('no port')", 1, "no port\n"),
-    ("raise KeyboardInterrupt", 130, ""),
-    ("raise ValueError('a fault')", 1, "ValueError: a fault\n"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("end", "code", "reported"),
+    [
+        ("pass", 0, ""),
+        ("sys.exit(3)", 3, ""),
+        ("sys.exit('no port')", 1, "no port\n"),
+        ("raise KeyboardInterrupt", 130, ""),
+        ("raise ValueError('a fault')", 1, "ValueError: a fault\n"),
+    ],
+)
 def test_a_process_of_the_ui_ends_with_its_code_and_its_words(end: str, code: int, reported: str) -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM.format(end=end)], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (code, "worked")

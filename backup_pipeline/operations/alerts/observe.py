@@ -197,9 +197,14 @@ def observe_copies(site: Site, plan: str, state: IncidentState, now: datetime) -
         found.add(key)
         vault = sign.subject.partition(":")[2]
         incident = Incident(
-            key=key, kind=IncidentKind.COPIES, plan=plan, artefact=f"copies in {vault}", what=sign.what,
-            remedy=sign.remedy, opened_at=now,
-        )  # fmt: skip
+            key=key,
+            kind=IncidentKind.COPIES,
+            plan=plan,
+            artefact=f"copies in {vault}",
+            what=sign.what,
+            remedy=sign.remedy,
+            opened_at=now,
+        )
         yield Observation(key, now, incident)
     for incident in state.open:
         if incident.kind is IncidentKind.COPIES and incident.plan == plan and incident.key not in found:

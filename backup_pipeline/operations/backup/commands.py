@@ -28,9 +28,20 @@ _IN_URL = re.compile(r"://[^/\s:@]*:([^@/\s]+)@")
 _SHORTEST = 4
 # What clients of container engines ask for; none of these holds a secret.
 _PASSED_ON = (
-    "DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_CONFIG", "DOCKER_CERT_PATH", "DOCKER_TLS_VERIFY", "COMPOSE_FILE",
-    "COMPOSE_PROJECT_NAME", "XDG_RUNTIME_DIR", "USERPROFILE", "APPDATA", "LOCALAPPDATA", "PROGRAMDATA", "PATHEXT",
-)  # fmt: skip
+    "DOCKER_HOST",
+    "DOCKER_CONTEXT",
+    "DOCKER_CONFIG",
+    "DOCKER_CERT_PATH",
+    "DOCKER_TLS_VERIFY",
+    "COMPOSE_FILE",
+    "COMPOSE_PROJECT_NAME",
+    "XDG_RUNTIME_DIR",
+    "USERPROFILE",
+    "APPDATA",
+    "LOCALAPPDATA",
+    "PROGRAMDATA",
+    "PATHEXT",
+)
 
 
 def masked(text: str, environment: Mapping[str, str]) -> str:

@@ -249,9 +249,12 @@ class BackupRun:
             if selected is None:
                 # A capture of some artefacts says nothing of the others: only one of all changes what is known.
                 remember_tables(
-                    self._store.folder, source, keys,
-                    file_mode=self._store.file_mode, folder_mode=self._store.folder_mode,
-                )  # fmt: skip
+                    self._store.folder,
+                    source,
+                    keys,
+                    file_mode=self._store.file_mode,
+                    folder_mode=self._store.folder_mode,
+                )
             return done
         except GeneratorExit:
             raise

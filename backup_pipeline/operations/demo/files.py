@@ -124,10 +124,13 @@ def write_repository(folder: Path) -> None:
     shutil.rmtree(side, ignore_errors=True)
     side.mkdir(parents=True)
     identity = {
-        "GIT_AUTHOR_NAME": "Claire", "GIT_AUTHOR_EMAIL": "claire@example.org",
-        "GIT_COMMITTER_NAME": "Claire", "GIT_COMMITTER_EMAIL": "claire@example.org",
-        "GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_NOSYSTEM": "1",
-    }  # fmt: skip
+        "GIT_AUTHOR_NAME": "Claire",
+        "GIT_AUTHOR_EMAIL": "claire@example.org",
+        "GIT_COMMITTER_NAME": "Claire",
+        "GIT_COMMITTER_EMAIL": "claire@example.org",
+        "GIT_CONFIG_GLOBAL": "/dev/null",
+        "GIT_CONFIG_NOSYSTEM": "1",
+    }
 
     def git(*arguments: str) -> None:
         run(["git", *arguments], cwd=side, env=identity)

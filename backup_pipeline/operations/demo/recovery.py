@@ -52,9 +52,10 @@ def _compared(site: Site, folder: Path) -> RecoveredSet:
     ]
     if wrong:
         raise ValidationError(
-            f"What was recovered is not what was backed up: {', '.join(wrong[:3])}.", where=str(folder),
+            f"What was recovered is not what was backed up: {', '.join(wrong[:3])}.",
+            where=str(folder),
             remedy=f"backup-pipeline vault check {VAULT} --identity {IDENTITY_NAME}",
-        )  # fmt: skip
+        )
     return RecoveredSet(f"{plan}/{set_id}", folder, len(ours), sum(path.stat().st_size for path in ours.values()))
 
 

@@ -97,10 +97,11 @@ def proof_signer(access: VaultAccess) -> Signer:
     signer = access.keys.signer(make=bool(access.signers))
     if signer is None:
         raise RefusedError(
-            "This machine has no key to sign proofs with.", where=access.where,
+            "This machine has no key to sign proofs with.",
+            where=access.where,
             remedy=f"List the writing machine's key (signed_by in vault.json, or on the kit) in vaults.{access.name}."
             "signers here; a key for this machine is made then, which the writing machine lists in its signers.",
-        )  # fmt: skip
+        )
     return signer
 
 

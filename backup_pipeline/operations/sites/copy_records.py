@@ -88,9 +88,13 @@ def note_failure(site: Site, vault: str, plan: str, set_id: SetId, error: Backup
     def change(record: VaultRecord) -> VaultRecord:
         before = record.failures.get(plan)
         failure = CopyFailure(
-            at=at, set_id=min(set_id, before.set_id) if before else set_id, what=error.what, where=error.where,
-            remedy=error.remedy, attempts=before.attempts + 1 if before else 1,
-        )  # fmt: skip
+            at=at,
+            set_id=min(set_id, before.set_id) if before else set_id,
+            what=error.what,
+            where=error.where,
+            remedy=error.remedy,
+            attempts=before.attempts + 1 if before else 1,
+        )
         return record.model_copy(update={"failures": {**record.failures, plan: failure}})
 
     change_record(site, vault, change)

@@ -160,10 +160,17 @@ def copies_of(site: Site, plan: str, sealed: Sequence[SetId]) -> list[CopiesStat
         settings = site.settings.vaults[entry.to]
         found.append(
             CopiesStatus(
-                plan, entry.to, settings.url, record, record.of_plan(plan), missing, is_off_site(site, settings),
-                known_copy_proofs(site, entry.to), machine_keys(site).kit(record.vault),
+                plan,
+                entry.to,
+                settings.url,
+                record,
+                record.of_plan(plan),
+                missing,
+                is_off_site(site, settings),
+                known_copy_proofs(site, entry.to),
+                machine_keys(site).kit(record.vault),
             )
-        )  # fmt: skip
+        )
     return found
 
 
@@ -276,9 +283,15 @@ def _drilled(status: CopiesStatus, entry: PlanCopies, now: datetime) -> Iterator
 
 
 def answers_of(
-    site: Site, plan: str, copies: Sequence[CopiesStatus], newest: SetId | None, *, proven: str, errors: Sequence[str],
+    site: Site,
+    plan: str,
+    copies: Sequence[CopiesStatus],
+    newest: SetId | None,
+    *,
+    proven: str,
+    errors: Sequence[str],
     now: datetime,
-) -> tuple[Condition, ...]:  # fmt: skip
+) -> tuple[Condition, ...]:
     """Return how far the plan fulfils 3-2-1-1-0.
 
     Args:

@@ -165,11 +165,20 @@ select 'large objects', concat_ws(' ', count(*), sum(hashtextextended(oid::text,
 
 # Owners beyond those of tables, types, functions and schemas: catalog and its column.
 _OWNED = {
-    "pg_event_trigger": "evtowner", "pg_foreign_data_wrapper": "fdwowner", "pg_foreign_server": "srvowner",
-    "pg_publication": "pubowner", "pg_collation": "collowner", "pg_conversion": "conowner",
-    "pg_operator": "oprowner", "pg_opclass": "opcowner", "pg_opfamily": "opfowner", "pg_ts_dict": "dictowner",
-    "pg_ts_config": "cfgowner", "pg_statistic_ext": "stxowner", "pg_language": "lanowner",
-}  # fmt: skip
+    "pg_event_trigger": "evtowner",
+    "pg_foreign_data_wrapper": "fdwowner",
+    "pg_foreign_server": "srvowner",
+    "pg_publication": "pubowner",
+    "pg_collation": "collowner",
+    "pg_conversion": "conowner",
+    "pg_operator": "oprowner",
+    "pg_opclass": "opcowner",
+    "pg_opfamily": "opfowner",
+    "pg_ts_dict": "dictowner",
+    "pg_ts_config": "cfgowner",
+    "pg_statistic_ext": "stxowner",
+    "pg_language": "lanowner",
+}
 _OWNERS = (
     *(
         _named(catalog, f"pg_get_userbyid(o.{column})", " and o.oprcode <> 0" if catalog == "pg_operator" else "")
@@ -215,11 +224,27 @@ select 'large objects', sum(hashtextextended(concat_ws(' ', l.oid, pg_get_userby
 
 # The classes whose comments `catalog.queries` does not ask for. Extensions bring their own.
 _COMMENTED = (
-    "pg_event_trigger", "pg_foreign_data_wrapper", "pg_foreign_server", "pg_publication", "pg_collation",
-    "pg_conversion", "pg_operator", "pg_opclass", "pg_opfamily", "pg_ts_dict", "pg_ts_config", "pg_ts_parser",
-    "pg_ts_template", "pg_statistic_ext", "pg_cast", "pg_rewrite", "pg_language", "pg_am", "pg_largeobject",
+    "pg_event_trigger",
+    "pg_foreign_data_wrapper",
+    "pg_foreign_server",
+    "pg_publication",
+    "pg_collation",
+    "pg_conversion",
+    "pg_operator",
+    "pg_opclass",
+    "pg_opfamily",
+    "pg_ts_dict",
+    "pg_ts_config",
+    "pg_ts_parser",
+    "pg_ts_template",
+    "pg_statistic_ext",
+    "pg_cast",
+    "pg_rewrite",
+    "pg_language",
+    "pg_am",
+    "pg_largeobject",
     "pg_transform",
-)  # fmt: skip
+)
 _COMMENTS = f"""
 select concat_ws(' ', i.type, i.identity), d.description
   from pg_description d join lateral pg_identify_object(d.classoid, d.objoid, d.objsubid) i on true

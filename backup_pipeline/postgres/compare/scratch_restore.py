@@ -94,10 +94,10 @@ def drill_database(
         else:
             made = _make_roles(expected, server, target)
         outcome.details["roles_made_for_the_drill"] = [*made]
+        expected = replace(expected, skipped_schemas=tuple(apart.schemas))
         drill = _DatabaseDrill(
-            open_dump, replace(expected, skipped_schemas=tuple(apart.schemas)), needs, apart, server, target,
-            loading, role_for, hooks, jobs, progress,
-        )  # fmt: skip
+            open_dump, expected, needs, apart, server, target, loading, role_for, hooks, jobs, progress
+        )
         who = loading.name if loading else facts.user
         with time_limit(server, target.database, who, seconds or time_allowed(expected)) as watch:
             try:

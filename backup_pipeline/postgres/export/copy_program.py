@@ -30,8 +30,10 @@ from backup_pipeline.system import limits, processes
 LONGEST_QUERY = 100_000
 _PIPE_SIZE = 1 << 20
 _TRANSACTION_TIMEOUT_SINCE = 17
-_AWAY = re.compile(r"server closed the connection|connection to server|terminating connection|could not (send|receive)"
-                   r"|SSL|no connection")  # fmt: skip
+_AWAY = re.compile(
+    r"server closed the connection|connection to server|terminating connection|could not (send|receive)"
+    r"|SSL|no connection"
+)
 
 
 def copy_program(snapshot: Snapshot, query: bytes, *, piece: int = 4 << 20) -> Iterator[memoryview]:

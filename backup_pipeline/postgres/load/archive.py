@@ -63,9 +63,13 @@ def run_archive(
         SourceError: a statement failed; names the first error, without data.
     """
     command: list[str | Path] = [
-        client.program("pg_restore"), "--exit-on-error", "--no-password", f"--jobs={max(1, jobs)}",
-        *target.program_arguments(), path,
-    ]  # fmt: skip
+        client.program("pg_restore"),
+        "--exit-on-error",
+        "--no-password",
+        f"--jobs={max(1, jobs)}",
+        *target.program_arguments(),
+        path,
+    ]
     # A space in a value is part of it where a backslash stands before it.
     options = " ".join(f"-c {name}={value.replace(' ', chr(92) + ' ')}" for name, value in settings.items())
     done = processes.run(command, env={**target.program_environment(), "PGOPTIONS": options}, check=False)

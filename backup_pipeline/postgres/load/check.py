@@ -226,8 +226,11 @@ def drop_subscriptions(target: PostgresTarget) -> None:
         for trigger in _column(connection, "select evtname from pg_catalog.pg_event_trigger") if names else ():
             connection.execute(sql.SQL("drop event trigger {}").format(sql.Identifier(trigger)))
         for name in names:
-            for command in ("alter subscription {} disable", "alter subscription {} set (slot_name = none)",
-                            "drop subscription {}"):  # fmt: skip
+            for command in (
+                "alter subscription {} disable",
+                "alter subscription {} set (slot_name = none)",
+                "drop subscription {}",
+            ):
                 connection.execute(sql.SQL(command).format(sql.Identifier(name)))
 
 

@@ -39,9 +39,14 @@ _SET = re.compile(rb"(SET\s(?!SESSION AUTHORIZATION|ROLE )|SELECT pg_catalog\.se
 _NAME = rb'(?:"(?:[^"]|"")+"|[^\s".]+)'
 _TABLESPACE = b"SET default_tablespace = "
 _KEY = re.compile(
-    rb"ALTER TABLE (?:ONLY )?(?P<table>" + _NAME + rb"\." + _NAME + rb")\s+ADD CONSTRAINT " + _NAME
+    rb"ALTER TABLE (?:ONLY )?(?P<table>"
+    + _NAME
+    + rb"\."
+    + _NAME
+    + rb")\s+ADD CONSTRAINT "
+    + _NAME
     + rb" (?:PRIMARY KEY|UNIQUE|EXCLUDE) "
-)  # fmt: skip
+)
 _INDEX = re.compile(
     rb"CREATE (?:UNIQUE )?INDEX " + _NAME + rb" ON (?:ONLY )?(?P<table>" + _NAME + rb"\." + _NAME + rb") USING "
 )

@@ -132,9 +132,14 @@ class LoadingRole:
 
 
 def make_loading_role(
-    target: PostgresTarget, needed: Iterable[str], present: Iterable[str], mark: Callable[[tuple[str, ...]], None],
-    versions: Mapping[str, str], powerful: Collection[str] = (), bypassing: Collection[str] = (),
-) -> LoadingRole:  # fmt: skip
+    target: PostgresTarget,
+    needed: Iterable[str],
+    present: Iterable[str],
+    mark: Callable[[tuple[str, ...]], None],
+    versions: Mapping[str, str],
+    powerful: Collection[str] = (),
+    bypassing: Collection[str] = (),
+) -> LoadingRole:
     """Make the role that loads, and the roles that the dump names, on a scratch server.
 
     Args:

@@ -118,8 +118,9 @@ class Pool:
             self._open += 1
         self.put(self._tasks, task)
 
-    def put(self, where: queue.Queue[object] | queue.Queue[Callable[[Connection[TupleRow]], None] | None],
-            item: object) -> None:  # fmt: skip
+    def put(
+        self, where: queue.Queue[object] | queue.Queue[Callable[[Connection[TupleRow]], None] | None], item: object
+    ) -> None:
         """Put an item into a bounded queue, noticing a failure elsewhere."""
         while True:
             self.check()

@@ -59,9 +59,16 @@ def run_plain_dump(reader: Readable, target: PostgresTarget, client: PostgresCli
             remedy="Install a current minor release of the PostgreSQL client.",
         )
     command: list[str | Path] = [
-        client.program("psql"), "--no-psqlrc", "--quiet", "--no-password", "--set=ON_ERROR_STOP=1",
-        "--set=VERBOSITY=verbose", "--output=/dev/null", "--file=-", *target.program_arguments(),
-    ]  # fmt: skip
+        client.program("psql"),
+        "--no-psqlrc",
+        "--quiet",
+        "--no-password",
+        "--set=ON_ERROR_STOP=1",
+        "--set=VERBOSITY=verbose",
+        "--output=/dev/null",
+        "--file=-",
+        *target.program_arguments(),
+    ]
     key = secrets.token_hex(32).encode()
     with processes.running(command, env=target.program_environment(), with_stdin=True) as program:
         drained = threading.Thread(target=lambda: program.stdout.read(), name="psql output", daemon=True)

@@ -110,9 +110,13 @@ class MergeSession:
             self._keep(stage, name, condition)
         self._connection.execute(sql.SQL("analyze {}").format(stage))
         self._staged[name] = Staged(
-            name, columns, facts, stage, sql.Identifier("pg_temp", f"backup_changes_{number}"),
+            name,
+            columns,
+            facts,
+            stage,
+            sql.Identifier("pg_temp", f"backup_changes_{number}"),
             TableChange(table=f"{name[0]}.{name[1]}"),
-        )  # fmt: skip
+        )
 
     def _copy(self, stage: sql.Identifier, block: CopyBlock) -> None:
         columns = sql.SQL("({})").format(column_list(block.columns)) if block.columns else sql.SQL("")
@@ -133,7 +137,7 @@ class MergeSession:
     def _keep(self, stage: sql.Identifier, name: TableName, condition: str) -> None:
         query = sql.SQL("delete from {} as {} where ({}) is not true").format(
             stage, sql.Identifier(name[1]), sql.SQL(condition)
-        )  # fmt: skip
+        )
         try:
             # Prepared: the protocol then takes one statement and no more.
             self._connection.execute(query, prepare=True)
@@ -196,10 +200,14 @@ class MergeSession:
                     " select s.ctid, t.ctid is null, t.ctid is null or ({take})"
                     " from {stage} s left join only {table} t on {on} where t.ctid is null or {differs}"
                 ).format(
-                    diff=sql.Identifier(item.diff._obj[-1]), take=take, stage=item.stage,
-                    table=sql.Identifier(*item.name), on=on, differs=differs,
+                    diff=sql.Identifier(item.diff._obj[-1]),
+                    take=take,
+                    stage=item.stage,
+                    table=sql.Identifier(*item.name),
+                    on=on,
+                    differs=differs,
                 )
-            )  # fmt: skip
+            )
         row = self._connection.execute(
             sql.SQL(
                 "select (select count(*) from {stage}), (select count(*) from only {table}),"
@@ -210,10 +218,16 @@ class MergeSession:
         assert row is not None
         backup, target, insert, update, conflicts = (int(value) for value in row)
         item.change = TableChange(
-            table=item.change.table, backup=backup, target=target, insert=insert, update=update,
-            unchanged=backup - insert - conflicts, only_in_target=target - (backup - insert), conflicts=conflicts,
+            table=item.change.table,
+            backup=backup,
+            target=target,
+            insert=insert,
+            update=update,
+            unchanged=backup - insert - conflicts,
+            only_in_target=target - (backup - insert),
+            conflicts=conflicts,
             kept=conflicts - update,
-        )  # fmt: skip
+        )
 
     def _compare_whole_rows(self, item: Staged) -> None:
         """Without a key a row is its whole text; as many are missing as the backup has more of the same."""
@@ -228,10 +242,12 @@ class MergeSession:
                     " left join (select {whole} as whole, count(*) as count from only {table} x group by 1) t"
                     " on t.whole = s.whole where s.number > coalesce(t.count, 0)"
                 ).format(
-                    diff=sql.Identifier(item.diff._obj[-1]), whole=whole, stage=item.stage,
+                    diff=sql.Identifier(item.diff._obj[-1]),
+                    whole=whole,
+                    stage=item.stage,
                     table=sql.Identifier(*item.name),
                 )
-            )  # fmt: skip
+            )
         row = self._connection.execute(
             sql.SQL("select (select count(*) from {}), (select count(*) from only {}), count(*) from {}").format(
                 item.stage, sql.Identifier(*item.name), item.diff
@@ -240,9 +256,15 @@ class MergeSession:
         assert row is not None
         backup, target, insert = (int(value) for value in row)
         item.change = TableChange(
-            table=item.change.table, backup=backup, target=target, insert=insert, update=0,
-            unchanged=backup - insert, only_in_target=target - (backup - insert), conflicts=0,
-        )  # fmt: skip
+            table=item.change.table,
+            backup=backup,
+            target=target,
+            insert=insert,
+            update=0,
+            unchanged=backup - insert,
+            only_in_target=target - (backup - insert),
+            conflicts=0,
+        )
 
     def silence_triggers(self, tables: Iterable[TableName]) -> None:
         """Switch the tables' own triggers off until `restore_triggers`; foreign keys stay in force.

@@ -61,9 +61,15 @@ PINNED_SETTINGS = {
 # these would change what the dump means, or end the session.
 SETTINGS_FOR_A_DUMP = {
     name: PINNED_SETTINGS[name]
-    for name in ("IntervalStyle", "array_nulls", "transform_null_equals", "backslash_quote", "exit_on_error",
-                 "default_transaction_read_only")
-}  # fmt: skip
+    for name in (
+        "IntervalStyle",
+        "array_nulls",
+        "transform_null_equals",
+        "backslash_quote",
+        "exit_on_error",
+        "default_transaction_read_only",
+    )
+}
 # Limits that only servers from this version on know. (`alter role … set` would end a session that waits for others.)
 _LATER_LIMITS = {"idle_session_timeout": 140000, "transaction_timeout": 170000}
 # While a statement runs, the server checks that often whether its client is still there (since 14, and where the system
@@ -95,10 +101,12 @@ _TLS = re.compile(
 )
 _OTHER_KIND = re.compile(r"session is (not )?read-only|server is (not )?in hot standby mode")
 _ENDED_STATES = frozenset({"57P01", "57P02", "57P05", "25P03", "25P04", "08006", "08003"})
-_ENDED = re.compile(r"server closed the connection|terminating connection|connection (is|was) (lost|closed)"
-                    r"|SSL connection has been closed|no connection to the server|connection has been lost"
-                    r"|could not receive data from server|could not send data to server|consuming input failed"
-                    r"|(Broken pipe|Connection reset by peer|SSL SYSCALL error)")  # fmt: skip
+_ENDED = re.compile(
+    r"server closed the connection|terminating connection|connection (is|was) (lost|closed)"
+    r"|SSL connection has been closed|no connection to the server|connection has been lost"
+    r"|could not receive data from server|could not send data to server|consuming input failed"
+    r"|(Broken pipe|Connection reset by peer|SSL SYSCALL error)"
+)
 
 
 class LockNotGrantedError(UnreachableError):

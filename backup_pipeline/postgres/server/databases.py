@@ -29,9 +29,15 @@ _PROVIDERS_SINCE = 15
 _NO_SUCH_LOCALE = frozenset({"42809", "22023", "42704", "0A000"})
 # Variables whose value is a list of quoted identifiers; pg_dumpall writes them as they are stored.
 _LIST_VARIABLES = frozenset(
-    {"search_path", "local_preload_libraries", "session_preload_libraries", "shared_preload_libraries",
-     "temp_tablespaces", "unix_socket_directories"}
-)  # fmt: skip
+    {
+        "search_path",
+        "local_preload_libraries",
+        "session_preload_libraries",
+        "shared_preload_libraries",
+        "temp_tablespaces",
+        "unix_socket_directories",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)

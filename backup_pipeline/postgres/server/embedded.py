@@ -227,9 +227,19 @@ class EmbeddedServer:
         if self._superuser != SUPERUSER:
             (self.folder / "superuser").write_text(self._superuser)
         done = self._call(
-            "initdb", "-D", str(self.data), "-U", self._superuser, "-A", "scram-sha-256", f"--pwfile={password}",
-            "-E", "UTF8", "--locale=C.UTF-8", *(() if self._durable else self._scratch_options()),
-        )  # fmt: skip
+            "initdb",
+            "-D",
+            str(self.data),
+            "-U",
+            self._superuser,
+            "-A",
+            "scram-sha-256",
+            f"--pwfile={password}",
+            "-E",
+            "UTF8",
+            "--locale=C.UTF-8",
+            *(() if self._durable else self._scratch_options()),
+        )
         if done.returncode != 0:
             shutil.rmtree(self.data, ignore_errors=True)
             raise ToolError(

@@ -39,15 +39,26 @@ _REFUSED_OPTIONS = {
 # Noticed within two minutes: a server that has vanished, or a network between that drops everything. A server that is
 # alive and does not take what it is sent may be at work (a COPY into an index), and is given longer.
 _KEEPALIVES = {
-    "keepalives_idle": "60", "keepalives_interval": "10", "keepalives_count": "6", "tcp_user_timeout": "600000",
-}  # fmt: skip
+    "keepalives_idle": "60",
+    "keepalives_interval": "10",
+    "keepalives_count": "6",
+    "tcp_user_timeout": "600000",
+}
 _CONNECT_SECONDS = "15"
 _JDBC_OPTIONS = {
-    "connectTimeout": "connect_timeout", "ApplicationName": "application_name", "sslMode": "sslmode",
+    "connectTimeout": "connect_timeout",
+    "ApplicationName": "application_name",
+    "sslMode": "sslmode",
     "targetServerType": "target_session_attrs",
-}  # fmt: skip
-_JDBC_SERVERS = {"master": "primary", "slave": "standby", "secondary": "standby", "preferSecondary": "prefer-standby",
-                 "preferSlave": "prefer-standby", "preferPrimary": "any"}  # fmt: skip
+}
+_JDBC_SERVERS = {
+    "master": "primary",
+    "slave": "standby",
+    "secondary": "standby",
+    "preferSecondary": "prefer-standby",
+    "preferSlave": "prefer-standby",
+    "preferPrimary": "any",
+}
 _JDBC_SSL_TRUE = {"true", ""}
 
 

@@ -346,8 +346,13 @@ def test_a_forged_vault_writes_nothing_outside_of_the_target(
     (tmp_path / "identity.txt").write_text(f"{site.identity}\n")
     before = sorted(tmp_path.iterdir())
     program = [sys.executable, "-I", "-S", str(vault / "recover.py"), str(vault), "--identity", "identity.txt"]
-    done = subprocess.run([*program, "--copy", copy, "--to", str(tmp_path / "deep" / "to")], cwd=tmp_path,
-                          capture_output=True, text=True, check=False)  # fmt: skip
+    done = subprocess.run(
+        [*program, "--copy", copy, "--to", str(tmp_path / "deep" / "to")],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 1
     assert "no name" in done.stderr
     assert "without --signer" in done.stderr

@@ -157,10 +157,17 @@ def seal(writer_folder: Path, number: int, fill: Callable[[CaptureContext], obje
     fill(context_of(writer))
     writer.seal(
         Manifest(
-            set_id=writer.draft.set_id, plan="nightly", sources=("storage",), started_at=NOW, sealed_at=NOW, run_id="r",
-            root_run_id="r", pipeline_version="1", artefacts=writer.records(),
+            set_id=writer.draft.set_id,
+            plan="nightly",
+            sources=("storage",),
+            started_at=NOW,
+            sealed_at=NOW,
+            run_id="r",
+            root_run_id="r",
+            pipeline_version="1",
+            artefacts=writer.records(),
         )
-    )  # fmt: skip
+    )
     return LocalStore(writer_folder / "store", "nightly")
 
 

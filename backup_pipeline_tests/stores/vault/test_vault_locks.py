@@ -148,9 +148,11 @@ def test_a_lock_that_somebody_shortened_is_found(server: S3Server, prefix: str, 
     site = VaultSite(tmp_path, place=open_place(f"s3://{_BUCKET}/{prefix}", options)).init()
     copy = site.copy(site.seal(), lock_until=_in_days(12)).copy
     server.client.put_object_retention(
-        Bucket=_BUCKET, Key=f"{prefix}/copies/{copy}", BypassGovernanceRetention=True,
+        Bucket=_BUCKET,
+        Key=f"{prefix}/copies/{copy}",
+        BypassGovernanceRetention=True,
         Retention={"Mode": "GOVERNANCE", "RetainUntilDate": datetime.now(UTC) + timedelta(days=1)},
-    )  # fmt: skip
+    )
     result = CheckResult()
     check_locks(site.access.catalog(), 12, result)
     [found] = result.findings
@@ -235,9 +237,10 @@ def test_a_bare_machine_recovers_what_an_intruder_deleted_and_overwrote(
     (site.folder / "files").mkdir(parents=True)
     (site.folder / "files" / "rows.csv").write_bytes(secrets.token_bytes(3_000_000))
     site.variables = {
-        "OFFSITE_ENDPOINT": own["TEST_S3_ENDPOINT"], "OFFSITE_KEY": own["TEST_S3_KEY"],
+        "OFFSITE_ENDPOINT": own["TEST_S3_ENDPOINT"],
+        "OFFSITE_KEY": own["TEST_S3_KEY"],
         "OFFSITE_SECRET": own["TEST_S3_SECRET"],
-    }  # fmt: skip
+    }
     secret, recipient = new_identity()
     (tmp_path / "identity.txt").write_text(secret + "\n")
     site.write(_SETTINGS.format(prefix=prefix, recipient=recipient))

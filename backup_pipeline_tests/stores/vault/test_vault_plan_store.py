@@ -40,10 +40,16 @@ def capture(writer: SetWriter, files: dict[str, bytes]) -> None:
             file.write(data)
         writer.write_record(
             ArtefactRecord(
-                key=("s", path), source="s", kind=ArtefactKind.FOLDER_TARBALL, set_id=writer.draft.set_id,
-                files=(writer.file_record(path, file),), source_label="s", started_at=NOW, finished_at=NOW,
+                key=("s", path),
+                source="s",
+                kind=ArtefactKind.FOLDER_TARBALL,
+                set_id=writer.draft.set_id,
+                files=(writer.file_record(path, file),),
+                source_label="s",
+                started_at=NOW,
+                finished_at=NOW,
             )
-        )  # fmt: skip
+        )
 
 
 def seal(writer: SetWriter) -> SetId:
@@ -52,10 +58,17 @@ def seal(writer: SetWriter) -> SetId:
         assert [writer.check_file(file) for file in record.files] == [""]
     writer.seal(
         Manifest(
-            set_id=known.set_id, plan=PLAN, sources=("s",), started_at=NOW, sealed_at=NOW, run_id="r",
-            root_run_id="r", pipeline_version="1", artefacts=writer.records(),
+            set_id=known.set_id,
+            plan=PLAN,
+            sources=("s",),
+            started_at=NOW,
+            sealed_at=NOW,
+            run_id="r",
+            root_run_id="r",
+            pipeline_version="1",
+            artefacts=writer.records(),
         )
-    )  # fmt: skip
+    )
     return known.set_id
 
 

@@ -17,11 +17,34 @@ DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 # What a line of a shell block may begin with. A program that is not among them makes its block one of no known kind.
 PROGRAMS = frozenset(
     {
-        "age-keygen", "backup-pipeline", "cd", "chmod", "chown", "cp", "curl", "docker", "pin-digests", "echo",
-        "export", "git", "gunzip", "gzip", "install", "make", "mkdir", "mount", "openssl", "pip", "psql", "python3",
-        "sha256sum", "systemctl", "tar", "useradd",
+        "age-keygen",
+        "backup-pipeline",
+        "cd",
+        "chmod",
+        "chown",
+        "cp",
+        "curl",
+        "docker",
+        "pin-digests",
+        "echo",
+        "export",
+        "git",
+        "gunzip",
+        "gzip",
+        "install",
+        "make",
+        "mkdir",
+        "mount",
+        "openssl",
+        "pip",
+        "psql",
+        "python3",
+        "sha256sum",
+        "systemctl",
+        "tar",
+        "useradd",
     }
-)  # fmt: skip
+)
 # Kinds that hold nothing to run; a fenced block says so by its name.
 SILENT = ("mermaid", "text", "json", "python")
 _BEGIN = re.compile(r"^(?:case|for|if|while)\b")

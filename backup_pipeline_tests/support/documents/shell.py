@@ -175,7 +175,12 @@ class Shell:
         # With a line after it the command is no replacement of bash: it can ask which shell it was started from.
         script = "\n".join(["set -o pipefail", *self.exported, text, "exit $?"])
         done = subprocess.run(
-            ["bash", "-c", script], cwd=self.cwd, env=self.environment, capture_output=True, text=True, check=False,
+            ["bash", "-c", script],
+            cwd=self.cwd,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
             stdin=subprocess.DEVNULL,
-        )  # fmt: skip
+        )
         return Output(done.returncode, done.stdout, done.stderr)

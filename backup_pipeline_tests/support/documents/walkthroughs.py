@@ -513,14 +513,22 @@ def recover_from_a_vault(stage: Stage) -> None:
     shell = stage.shell()
     shell.environment["PATH"] = str(bare)
     shell.environment |= {
-        "PGHOST": target.host, "PGPORT": str(target.port), "PGUSER": target.user, "PGPASSWORD": target.password,
+        "PGHOST": target.host,
+        "PGPORT": str(target.port),
+        "PGUSER": target.user,
+        "PGPASSWORD": target.password,
         "PGDATABASE": "postgres",
-    }  # fmt: skip
+    }
     named = f"shop_{set_id[-5:-1]}"
     shell.names |= {
-        "/mnt/nas/backups": str(vault), "ed25519:KEY": signer, "COPY": copy, "nightly/SET": f"nightly/{set_id}",
-        "database shop": f"database {named}", "-d shop": f"-d {named}", "shop_again": f"{named}_again",
-    }  # fmt: skip
+        "/mnt/nas/backups": str(vault),
+        "ed25519:KEY": signer,
+        "COPY": copy,
+        "nightly/SET": f"nightly/{set_id}",
+        "database shop": f"database {named}",
+        "-d shop": f"-d {named}",
+        "shop_again": f"{named}_again",
+    }
     blocks_there = [block for block in blocks(document("recover-from-a-vault")) if block.kind == "sh"]
     for block in blocks_there:
         for command in commands(block):
