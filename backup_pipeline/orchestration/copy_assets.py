@@ -5,7 +5,7 @@ of the copies as they are stored, and drills read from the vault, are assets bes
 """
 
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
@@ -38,6 +38,7 @@ RETENTION_CHECK = "retention_not_refused"
 WHOLE_CHECK = "whole"
 _FIRST_PAUSE = timedelta(minutes=5)
 _LONGEST_PAUSE = timedelta(hours=6)
+_TRIES_COUNTED = 1000
 _UNFINISHED = [
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.NOT_STARTED,
@@ -231,22 +232,26 @@ def due_copies(
     missing = missing_copies(site, plan, vault)
     if not missing:
         return dg.SkipReason("Every set that was sealed since the newest copy has one.")
-    failure = vault_record(site, vault).failures.get(plan)
-    attempts = failure.attempts if failure else 0
-    if failure and (again := next_try(failure.at, failure.attempts)) > now:
-        return dg.SkipReason(f"The last copy failed ({failure.what}); it is tried again at {again:%H:%M} UTC.")
-    if instance.get_runs_count(dg.RunsFilter(job_name=copy_job_name(plan, vault), statuses=_UNFINISHED)):
+    set_id, job = missing[0], copy_job_name(plan, vault)
+    if instance.get_runs_count(dg.RunsFilter(job_name=job, statuses=_UNFINISHED)):
         return dg.SkipReason("A copy is under way.")
+    subject = f"{plan}/{set_id}"
+    # A run that was killed has recorded no failure; Dagster's history has it.
+    tries = instance.get_run_records(dg.RunsFilter(job_name=job, tags={SET_TAG: subject}), limit=_TRIES_COUNTED)
+    ended = [next_try(datetime.fromtimestamp(run.end_time, UTC), len(tries)) for run in tries if run.end_time]
+    failure = vault_record(site, vault).failures.get(plan)
+    if failure is not None:
+        ended.append(next_try(failure.at, failure.attempts))
+    if ended and (again := max(ended)) > now:
+        why = f" ({failure.what})" if failure else ""
+        return dg.SkipReason(f"The last copy failed{why}; it is tried again at {again:%H:%M} UTC.")
     partitions = sets_partitions(plan)
     assert partitions.name is not None
     known = set(instance.get_dynamic_partitions(partitions.name))
-    set_id = missing[0]
-    # A run that was killed has recorded nothing: after the longest pause it is asked for once more.
-    window = int(now.timestamp() // _LONGEST_PAUSE.total_seconds())
     request = dg.RunRequest(
-        run_key=f"{vault}-{set_id}-{attempts}-{window}",
+        run_key=f"{vault}-{set_id}-{len(tries)}",
         partition_key=set_id,
-        tags={PLAN_TAG: copies_subject(plan, vault), SET_TAG: f"{plan}/{set_id}"},
+        tags={PLAN_TAG: copies_subject(plan, vault), SET_TAG: subject},
     )
     add = [] if set_id in known else [partitions.build_add_request([set_id])]
     return dg.SensorResult(run_requests=[request], dynamic_partitions_requests=add)

@@ -17,7 +17,7 @@ from backup_pipeline.operations.status.plan import plan_status
 from backup_pipeline.orchestration.alerts import alert_sensors
 from backup_pipeline.orchestration.build import build_definitions
 from backup_pipeline.orchestration.copy_assets import due_copies, next_try
-from backup_pipeline.orchestration.names import PLAN_TAG, sets_partitions, stage_key
+from backup_pipeline.orchestration.names import PLAN_TAG, SET_TAG, sets_partitions, stage_key
 from backup_pipeline.orchestration.run_subject import missing_tags
 from backup_pipeline_tests.support.copies_site import CopiesSite
 from backup_pipeline_tests.support.dagster_runs import instance_in
@@ -263,3 +263,15 @@ def test_each_copy_cleans_by_its_policy_and_a_refusal_is_a_warning(
     assert not check.passed
     assert check.severity is dg.AssetCheckSeverity.WARN
     assert "cannot be read" in str(check.description)
+
+
+def test_a_copy_whose_run_was_killed_is_asked_for_again_after_a_pause(
+    site: CopiesSite, instance: dg.DagsterInstance
+) -> None:
+    backed_up(site, instance)
+    [set_id] = site.store("nightly").sealed_ids()
+    job = build_definitions(site.site).resolve_job_def("nightly_copy_in_offsite")
+    run = instance.create_run_for_job(job, tags={"dagster/partition": set_id, SET_TAG: f"nightly/{set_id}"})
+    instance.report_run_failed(run, "Its process was killed.")
+    assert asked(site, instance) == []
+    assert asked(site, instance, datetime.now(UTC) + timedelta(minutes=6)) == [set_id]

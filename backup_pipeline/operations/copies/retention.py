@@ -101,9 +101,9 @@ def clean_copies(
     access = open_access(site, vault)
     catalog = access.catalog()
     record = inspect_vault(site, access, now, catalog=catalog)
-    proofs = known_copy_proofs(site, vault)
+    known = _Known(catalog, record, known_copy_proofs(site, vault))
     verdicts = [
-        _retain(site, plan, entry, catalog, record, proofs, now, dry_run=dry_run)
+        _retain(site, plan, entry, known, now, dry_run=dry_run)
         for plan, settings in site.settings.plans.items()
         for entry in settings.copies
         if entry.to == vault and (plans is None or plan in plans)
@@ -114,7 +114,7 @@ def clean_copies(
     if not dry_run:
         stored = sum(chunk.size for chunk in catalog.chunks().values())
         inspect_vault(site, access, now, catalog=catalog, stored_bytes=stored)
-        change_record(site, vault, lambda known: known.model_copy(update={"cleaned_at": now}))
+        change_record(site, vault, lambda current: current.model_copy(update={"cleaned_at": now}))
     return VaultCleaning(vault, tuple(verdicts), cleaned)
 
 
@@ -124,12 +124,19 @@ def _is_due(record: VaultRecord, now: datetime) -> bool:
     return not rested or any(now - mark >= GRACE for mark in marks)
 
 
-def _retain(
-    site: Site, plan: str, entry: PlanCopies, catalog: Catalog, record: VaultRecord, proofs: tuple[CopyProof, ...],
-    now: datetime, *, dry_run: bool,
-) -> CopiesVerdict:  # fmt: skip
+@dataclass(frozen=True)
+class _Known:
+    """What is known of a vault when its copies are decided on."""
+
+    catalog: Catalog
+    record: VaultRecord
+    proofs: tuple[CopyProof, ...]
+
+
+def _retain(site: Site, plan: str, entry: PlanCopies, known: _Known, now: datetime, *, dry_run: bool) -> CopiesVerdict:
+    catalog, record = known.catalog, known.record
     copies = {one.set_id: one for one in record.of_plan(plan)}
-    facts = [copy_facts(one, proofs) for one in copies.values()]
+    facts = [copy_facts(one, known.proofs) for one in copies.values()]
     zone, sources = ZoneInfo(site.settings.timezone), site.plan(plan).sources
     verdict = decide(facts, entry.retention, now, zone, sources, protected=_protected(copies.values()))
     marked, forbidden = [], {}
@@ -145,7 +152,7 @@ def _retain(
         LOG.info("copy of %s/%s in %s marked: %s", plan, decision.set_id, entry.to, "; ".join(decision.reasons))
         marked.append(decision.set_id)
     if marked:
-        change_record(site, entry.to, lambda known: _with_marks(known, plan, marked, now))
+        change_record(site, entry.to, lambda current: _with_marks(current, plan, marked, now))
     return CopiesVerdict(entry.to, plan, verdict, copies, tuple(marked), forbidden)
 
 
