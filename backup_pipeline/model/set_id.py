@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import NewType
 
 SetId = NewType("SetId", str)
@@ -21,15 +22,23 @@ def set_id_at(moment: datetime) -> SetId:
 
 def is_set_id(text: str) -> bool:
     """Return whether `text` has the form of a set's name and is a real time."""
-    if not _PATTERN.fullmatch(text):
-        return False
-    try:
-        datetime.strptime(text, _FORM).replace(tzinfo=UTC)
-    except ValueError:
-        return False
-    return True
+    return _time_of(text) is not None
 
 
 def set_time(set_id: SetId) -> datetime:
     """Return the aware UTC start time that a set's name says; ValueError for any other text."""
-    return datetime.strptime(set_id, _FORM).replace(tzinfo=UTC)
+    moment = _time_of(set_id)
+    if moment is None:
+        raise ValueError(f"{set_id!r} is not the name of a set")
+    return moment
+
+
+# A store of thousands of sets is asked for each of them several times.
+@lru_cache(maxsize=16384)
+def _time_of(text: str) -> datetime | None:
+    if not _PATTERN.fullmatch(text):
+        return None
+    try:
+        return datetime.strptime(text, _FORM).replace(tzinfo=UTC)
+    except ValueError:
+        return None

@@ -452,7 +452,11 @@ class LocalStore:
     def _read_proofs(self, folder: Path, set_id: SetId) -> tuple[tuple[Proof, ...], tuple[str, ...]]:
         """Return the results, and the names of files that hold none any more."""
         found, damaged = [], []
-        for path in sorted((folder / PROOFS_FOLDER).glob("*.json")):
+        try:
+            paths = sorted((folder / PROOFS_FOLDER).iterdir())
+        except OSError:
+            return (), ()
+        for path in (path for path in paths if path.suffix == ".json"):
             try:
                 found.append(read_proof(read_ordinary(path, at_most=_LARGEST_MANIFEST), set_id))
             except (OSError, ValueError):  # pydantic's and json's errors among them

@@ -404,13 +404,19 @@ def hold_mark(folder: Path, name: str, *, purpose: str = "") -> Iterator[Holder]
 def living_marks(folder: Path, name: str) -> list[Holder]:
     """Return who works with `name` now; marks of dead processes are removed."""
     living = []
-    for path in sorted(folder.glob(f"{name}.*")):
+    for path in _marks_of(folder, name):
         holder = read_holder(path)
         if _is_dead(path, holder):
             _take_away(path, holder)
         elif holder is not None and path.name.count(".") == 1:  # with more it is being written
             living.append(holder)
     return living
+
+
+def _marks_of(folder: Path, name: str) -> list[Path]:
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        return sorted(path for path in folder.iterdir() if path.name.startswith(f"{name}."))
+    return []
 
 
 def check_lockable(folder: Path) -> None:
