@@ -14,12 +14,14 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import dagster as dg
 import pytest
 from alembic.script import ScriptDirectory
 
 from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.postgres.server.embedded import EmbeddedServer, scratch_server
 from backup_pipeline.postgres.server.target import PostgresTarget
+from backup_pipeline_tests.support.dagster_runs import instance_in
 from backup_pipeline_tests.support.sites import GUSTAV, IDENTITIES, SHOP, TestSite, gustav_variables, write_storage
 
 _NUMBER = itertools.count(1)
@@ -70,6 +72,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         items += share + others[:left]
         del others[:left]
     items += others
+
+
+@pytest.fixture
+def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    """A Dagster instance with its files in the test's folder."""
+    with instance_in(tmp_path) as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import os
 import re
 import subprocess
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from unittest import mock
@@ -25,7 +25,6 @@ from backup_pipeline.postgres.server.clients import choose_client
 from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline_tests.support.archive_sets import git
-from backup_pipeline_tests.support.dagster_runs import instance_in
 from backup_pipeline_tests.support.invented_sets import make_set
 from backup_pipeline_tests.support.sites import Output, TestSite
 
@@ -282,12 +281,6 @@ def test_repository_and_database_are_restored_beside_what_is_there(claire: Clair
     assert found == (30,)
     with connected(claire.database.with_database("postgres")) as connection:
         connection.execute(f'drop database "{copy.database}"'.encode())
-
-
-@pytest.fixture
-def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
-    with instance_in(tmp_path) as made:
-        yield made
 
 
 def test_in_dagster_the_same_job_takes_the_same_options_and_shows_the_same(

@@ -359,7 +359,7 @@ def test_what_the_old_tool_promised_holds_from_the_shell(workshop: Workshop) -> 
     assert [row[:2] for row in workshop.table()] == [row[:2] for row in before]
 
 
-@pytest.mark.takes(seconds=20)
+@pytest.mark.story
 def test_in_dagster_too_orders_are_verified_restored_and_the_restore_is_undone(workshop: Workshop) -> None:
     """The backup by Dagster's own command line, as a person who knows Dagster types it; the rest by the jobs."""
     workshop.move_over()

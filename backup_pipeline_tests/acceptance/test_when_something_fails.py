@@ -194,7 +194,7 @@ def test_a_second_run_of_a_plan_waits_and_then_refuses_naming_the_first(gustav: 
     assert not list((gustav.folder / "sets").glob("*T*Z"))
 
 
-@pytest.mark.takes(seconds=30)
+@pytest.mark.story
 def test_two_runs_at_once_never_share_a_set(gustav: TestSite) -> None:
     gustav.write((gustav.folder / "backup.yaml").read_text().replace("wait_seconds: 0.5", "wait_seconds: 60"))
     both = [gustav.start("backup", "nightly", "--json") for _ in range(2)]

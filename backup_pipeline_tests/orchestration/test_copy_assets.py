@@ -20,17 +20,10 @@ from backup_pipeline.orchestration.copy_assets import due_copies, next_try
 from backup_pipeline.orchestration.names import PLAN_TAG, SET_TAG, sets_partitions, stage_key
 from backup_pipeline.orchestration.run_subject import missing_tags
 from backup_pipeline_tests.support.copies_site import CopiesSite
-from backup_pipeline_tests.support.dagster_runs import instance_in
 from backup_pipeline_tests.support.receivers import Requests, http_server
 
 COPY = stage_key("nightly", "copy_in_offsite")
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
-
-
-@pytest.fixture
-def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
-    with instance_in(tmp_path) as made:
-        yield made
 
 
 @pytest.fixture

@@ -17,7 +17,6 @@ from backup_pipeline.orchestration.build import build_definitions
 from backup_pipeline.orchestration.names import sets_partitions, stage_key
 from backup_pipeline.postgres.server import installations
 from backup_pipeline.postgres.server.target import PostgresTarget
-from backup_pipeline_tests.support.dagster_runs import instance_in
 from backup_pipeline_tests.support.postgres_restore import sealed_set
 from backup_pipeline_tests.support.receivers import Requests, http_server
 from backup_pipeline_tests.support.sites import TestSite, dsn
@@ -37,12 +36,6 @@ DRILLED = stage_key("nightly", "drill")
 def web() -> Iterator[Requests]:
     with http_server() as running:
         yield running
-
-
-@pytest.fixture
-def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
-    with instance_in(tmp_path) as made:
-        yield made
 
 
 @pytest.fixture

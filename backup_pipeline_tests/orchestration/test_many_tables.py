@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterable
 
 import dagster as dg
 import pytest
@@ -12,17 +11,10 @@ from backup_pipeline.orchestration.build import build_definitions
 from backup_pipeline.orchestration.names import artefact_key, source_key
 from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.postgres.server.target import parse_target
-from backup_pipeline_tests.support.dagster_runs import instance_in
 from backup_pipeline_tests.support.sites import GUSTAV, TestSite
 
 _TABLES = 30
 _GROUP = artefact_key("nightly", ("supabase", "tables"))
-
-
-@pytest.fixture
-def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
-    with instance_in(tmp_path) as made:
-        yield made
 
 
 @pytest.fixture

@@ -110,7 +110,7 @@ def test_the_ui_is_served_from_a_plain_clone_and_nothing_is_left_there(program: 
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        (["dg", "launch", "--job"], {}),
+        pytest.param(["dg", "launch", "--job"], {}, marks=pytest.mark.story),
         # Superseded by the former, and it reads no file that could name the module: -m or this variable is needed.
         (["dagster", "job", "execute", "-j"], {"DAGSTER_MODULE_NAME": "backup_pipeline.definitions"}),
     ],

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import dagster as dg
-import pytest
 
 from backup_pipeline.orchestration.build import build_definitions
 from backup_pipeline.orchestration.names import artefact_key, key_part, manifest_key, sets_partitions, source_key
@@ -16,14 +12,7 @@ from backup_pipeline.orchestration.schema_sensor import schema_sensor
 from backup_pipeline.orchestration.set_partitions import partitions_sensor
 from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.postgres.server.target import parse_target
-from backup_pipeline_tests.support.dagster_runs import instance_in
 from backup_pipeline_tests.support.sites import GUSTAV, TestSite
-
-
-@pytest.fixture
-def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
-    with instance_in(tmp_path) as made:
-        yield made
 
 
 def _run(

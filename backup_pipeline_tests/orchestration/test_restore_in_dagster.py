@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import pytest
 
 from backup_pipeline.orchestration.build import build_definitions
 from backup_pipeline.orchestration.restore_assets import restored_key
 from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.postgres.server.target import parse_target
-from backup_pipeline_tests.support.dagster_runs import instance_in
 from backup_pipeline_tests.support.sites import TestSite
 
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
-
-
-@pytest.fixture
-def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
-    with instance_in(tmp_path) as made:
-        yield made
 
 
 def _run(

@@ -127,7 +127,7 @@ def test_three_rows_are_brought_back(made: tuple[TestSite, SetId, PostgresTarget
     assert ask(target, "select array_agg(id order by id) from orders where id <= 10") == [([3, 4, 5],)]
 
 
-@pytest.mark.parametrize("moment", ["__restore_", "emergency"])
+@pytest.mark.parametrize("moment", ["__restore_", pytest.param("emergency", marks=pytest.mark.story)])
 def test_a_restore_killed_in_the_middle_leaves_the_live_database_and_stops_nobody(
     made: tuple[TestSite, SetId, PostgresTarget], moment: str
 ) -> None:
