@@ -53,6 +53,20 @@ def _same(one: Path, other: Path) -> bool:
     return not (found.left_only or found.right_only or found.diff_files)
 
 
+def test_a_vault_that_is_not_made_leaves_no_identity_behind(site: TestSite, tmp_path: Path) -> None:
+    unused = tmp_path / "unused.txt"
+    again = site.run("vault", "init", "offsite", "--new-identity", str(unused))
+    assert again.code == 8
+    assert "already" in again.text
+    assert not unused.exists()
+    site.write(SETTINGS.format(vault=tmp_path / "new", recipient=""))
+    (tmp_path / "new").mkdir()
+    bare = site.run("vault", "init", "offsite")
+    assert bare.code == 8
+    assert "--new-identity FILE" in bare.text
+    assert not list((tmp_path / "new").iterdir())
+
+
 def test_a_set_goes_into_a_vault_and_comes_back_equal(site: TestSite, tmp_path: Path) -> None:
     identity = tmp_path / "identity.txt"
     assert identity.stat().st_mode & 0o777 == 0o600

@@ -15,7 +15,7 @@ from backup_pipeline.stores.objects.options import PlaceOptions
 from backup_pipeline.stores.vault.copy_object import CopyContent, StoredCopy
 from backup_pipeline.stores.vault.description import Description, read_description
 from backup_pipeline.stores.vault.encryption import Opener, new_identity
-from backup_pipeline.stores.vault.vault import VaultReader, initialise, join
+from backup_pipeline.stores.vault.vault import VaultReader, initialise, join, refuse_second_vault
 from backup_pipeline.system.files import translate_os_error, write_atomically
 
 
@@ -28,12 +28,16 @@ def make_vault(site: Site, name: str, new_identity_file: Path | None) -> tuple[D
     recipient = ""
     access = open_access(site, name)
     if new_identity_file is not None:
+        refuse_second_vault(access)
         identity, recipient = new_identity()
         try:
             descriptor = os.open(new_identity_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         except FileExistsError as error:
             raise RefusedError(
-                "The file exists.", where=str(new_identity_file), remedy="Name another; an identity is not replaced."
+                "The file exists.",
+                where=str(new_identity_file),
+                remedy="Name another: an identity is not replaced. To use this one, list its public key (age1…) "
+                "in `recipients` and run without --new-identity.",
             ) from error
         except OSError as error:
             raise translate_os_error(error, new_identity_file) from error

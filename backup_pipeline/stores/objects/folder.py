@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import secrets
+import stat
 import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import BinaryIO
 
 from backup_pipeline.errors import StoreError
 from backup_pipeline.stores.objects.contract import BucketLock, LockState, ObjectInfo, ObjectVersion
@@ -24,8 +27,12 @@ from backup_pipeline.stores.objects.names import checked_name
 from backup_pipeline.stores.objects.options import PlaceOptions
 from backup_pipeline.stores.objects.repeating import Repeater
 from backup_pipeline.system.file_system import sync_file_system
+from backup_pipeline.system.files import open_ordinary, read_ordinary
 
 _INCOMING = ".incoming"
+_IS_INCOMING = re.compile(r"[0-9a-f]{24}(-link)?")
+_LARGEST_OBJECT = 2 << 30
+"""No vault writes a larger one; what else stands in a name's place is not read into memory."""
 _MANY = "chunks/"
 """Objects of which there are many, and which count only when an object elsewhere names them."""
 _SYNCED_ONE_BY_ONE = 8
@@ -34,6 +41,7 @@ _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 # What NFS and SMB say of a server that is away for a while.
 _AWAY = {errno.ESTALE, errno.EIO, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENOTCONN, errno.EAGAIN}
+_NO_ORDINARY_FILE = {errno.ELOOP, errno.EINVAL, errno.ENXIO}
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 
@@ -93,7 +101,7 @@ class FolderPlace:
 
         def read(_: int) -> bytes:
             with self._translated(name):
-                return path.read_bytes()
+                return _content(path)
 
         return self._repeater.run(read)
 
@@ -102,9 +110,9 @@ class FolderPlace:
         path = self._path(name)
 
         def read(_: int) -> bytes:
-            with self._translated(name), path.open("rb") as file:
+            with self._translated(name), open_ordinary(path) as file:
                 file.seek(start)
-                return file.read(length)
+                return file.read(min(length, max(0, os.fstat(file.fileno()).st_size - start)))
 
         return self._repeater.run(read)
 
@@ -115,10 +123,10 @@ class FolderPlace:
         def look_up(_: int) -> ObjectInfo | None:
             try:
                 with self._translated(name):
-                    status = path.stat()
+                    status = path.stat(follow_symlinks=False)
             except ObjectNotFoundError:
                 return None
-            return _info(name, status) if path.is_file() else None
+            return _info(name, status) if stat.S_ISREG(status.st_mode) else None
 
         return self._repeater.run(look_up)
 
@@ -183,13 +191,24 @@ class FolderPlace:
         self._repeater.close()
 
     def _path(self, name: str) -> Path:
-        return self._root / checked_name(name)
+        """Return where an object lies; a link in the place of a folder would lead out of the vault."""
+        path = self._root / checked_name(name)
+        for parent in path.relative_to(self._root).parents[:-1]:
+            self._refuse_link(self._root / parent)
+        return path
+
+    def _refuse_link(self, folder: Path) -> None:
+        if folder.is_symlink():
+            raise PlaceRefusedError(
+                "A link stands in the place of a folder of the vault.", where=f"{self.label}/{folder.name}",
+                remedy="Find out who writes there, and put the folder back.",
+            )  # fmt: skip
 
     def _create(self, path: Path, data: bytes, attempt: int) -> bool:
         name = path.relative_to(self._root).as_posix()
         with self._translated(name):
-            if path.exists():
-                return attempt > 1 and path.read_bytes() == data
+            if os.path.lexists(path):
+                return attempt > 1 and _content(path) == data
             with self._written(data) as incoming:
                 self._settle(path)
                 self._make_parents(path)
@@ -210,11 +229,11 @@ class FolderPlace:
                 self._links = False
             else:
                 return True
-        with (self._root / _INCOMING / "lock").open("ab") as lock:
+        with _opened_lock(self._root / _INCOMING / "lock") as lock:
             import fcntl  # of POSIX only
 
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if path.exists():
+            if os.path.lexists(path):
                 return False
             incoming.replace(path)
             return True
@@ -235,6 +254,7 @@ class FolderPlace:
     def _written(self, data: bytes) -> Iterator[Path]:
         """Give a synced file with these bytes; removed when left, unless it was renamed."""
         folder = self._root / _INCOMING
+        self._refuse_link(folder)
         folder.mkdir(mode=0o700, exist_ok=True)
         path = folder / secrets.token_hex(12)
         try:
@@ -293,6 +313,8 @@ class FolderPlace:
         """Return a folder's visible entries in the order of the names below them; none when it does not exist."""
 
         def read(_: int) -> tuple[os.DirEntry[str], ...]:
+            if folder:
+                self._refuse_link(self._root / folder)
             with self._translated(folder), os.scandir(self._root / folder) as entries:
                 visible = [entry for entry in entries if not entry.name.startswith(".")]
             return tuple(sorted(visible, key=_order))
@@ -327,6 +349,8 @@ class FolderPlace:
                 where=where,
                 remedy="Look whether the disk or the server of this mount is there.",
             )
+        if error.errno in _NO_ORDINARY_FILE:
+            return ObjectNotFoundError("What stands there is a link or a device, no object.", where=where)
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR):
             self._check_root()
             return ObjectNotFoundError("There is no object of this name.", where=where)
@@ -347,10 +371,28 @@ class FolderPlace:
 
     def _remove_leftovers(self) -> None:
         """Remove what killed writers left, a day later."""
+        folder = self._root / _INCOMING
+        if folder.is_symlink():
+            return  # Whoever can write to the place could have anything removed here; the first writing refuses it.
         with contextlib.suppress(OSError):
-            for path in (self._root / _INCOMING).iterdir():
-                if path.name != "lock" and path.stat().st_mtime < time.time() - _LEFTOVER_SECONDS:
+            for path in folder.iterdir():
+                age = time.time() - path.stat(follow_symlinks=False).st_mtime
+                if _IS_INCOMING.fullmatch(path.name) and age > _LEFTOVER_SECONDS:
                     path.unlink()
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return read_ordinary(path, at_most=_LARGEST_OBJECT)
+    except OSError as error:
+        if error.errno == errno.EFBIG:
+            raise ObjectNotFoundError(f"What stands there is no object: {error.strerror}.", where=str(path)) from error
+        raise
+
+
+def _opened_lock(path: Path) -> BinaryIO:
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+    return os.fdopen(os.open(path, flags, 0o600), "ab")
 
 
 def _order(entry: os.DirEntry[str]) -> bytes:

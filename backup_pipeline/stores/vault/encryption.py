@@ -28,7 +28,8 @@ class Sealer:
         if encryption == "age" and not recipients:
             raise RefusedError(
                 "The vault has no recipients, and nothing leaves this machine unencrypted by accident.", where=where,
-                remedy="List age public keys in `recipients`, or write `encryption: none`.",
+                remedy="`backup-pipeline vault init NAME --new-identity FILE` makes a key pair with the vault; where "
+                "there is one, list its public key (age1…) in `recipients`. Plain text needs `encryption: none`.",
             )  # fmt: skip
         self._recipients = [_recipient(text, where) for text in recipients]
         self.encryption = encryption

@@ -72,18 +72,34 @@ def initialise(access: VaultAccess, *, clock: Clock = utc_now) -> Description:
     Raises:
         RefusedError: there is one, or there are no recipients.
     """
+    Sealer(access.recipients, access.encryption, where=access.where)
+    refuse_second_vault(access)
     signer = access.keys.signer(make=True)
     assert signer is not None
-    Sealer(access.recipients, access.encryption, where=access.where)
     made, key = new_description(access.recipients, access.encryption, signer, clock(), where=access.where)
     access.keys.keep_id_key(made.vault, key)
     if not access.place.create(DESCRIPTION, made.as_bytes(signer)):
-        raise RefusedError(
-            "There is a vault already.", where=access.where,
-            remedy="backup-pipeline vault init NAME --identity FILE lets this machine join it.",
-        )  # fmt: skip
+        raise _second_vault(access)
     write_recovery(access.place)
     return read_description(access.place, (signer.public,))
+
+
+def refuse_second_vault(access: VaultAccess) -> None:
+    """Ask the place before anything is made for a new vault: keys, or an identity that would then open nothing.
+
+    Raises:
+        RefusedError: there is a vault.
+        StoreError: the place refuses or does not answer.
+    """
+    if access.place.info(DESCRIPTION) is not None:
+        raise _second_vault(access)
+
+
+def _second_vault(access: VaultAccess) -> RefusedError:
+    return RefusedError(
+        "There is a vault already.", where=access.where,
+        remedy=f"backup-pipeline vault init {access.name} --identity FILE lets this machine join it.",
+    )  # fmt: skip
 
 
 def write_recovery(place: ObjectPlace) -> None:
