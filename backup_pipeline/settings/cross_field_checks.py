@@ -54,23 +54,23 @@ def coherence_faults(document: Document, folder: Path) -> list[FileFault]:
 
 
 def _mapping(value: Any) -> dict[str, dict[str, Any]]:
-    """Return the part of a mapping that can be looked into: text keys with mappings below."""
+    """Return the part of a mapping that can be read: text keys with mappings below."""
     if not isinstance(value, dict):
         return {}
     return {key: item for key, item in value.items() if isinstance(key, str) and isinstance(item, dict)}
 
 
 def _same_but_for_case(kind: str, named: dict[str, dict[str, Any]]) -> FoundFaults:
-    seen: dict[str, str] = {}
+    known: dict[str, str] = {}
     for name in named:
         plain = name.lower().replace("-", "_")
-        if (other := seen.get(plain)) is not None:
+        if (other := known.get(plain)) is not None:
             if other.lower() == name.lower():
                 why = "by case; folders of some systems cannot tell them apart"
             else:
                 why = "by - and _; Dagster cannot tell them apart"
             yield (kind, name), f"differs from {other} only {why}"
-        seen.setdefault(plain, name)
+        known.setdefault(plain, name)
 
 
 def _sources(sources: dict[str, dict[str, Any]]) -> FoundFaults:
@@ -142,16 +142,16 @@ def _copies(plans: dict[str, dict[str, Any]], vaults: dict[str, dict[str, Any]])
         base: FieldPath = ("plans", plan_name, "copies")
         if isinstance(plan.get("copies"), (str, dict)):
             yield base, "write a list, as in [{to: offsite}]"
-        seen: set[str] = set()
+        known: set[str] = set()
         for index, entry in enumerate(_entries(plan)):
             vault = entry.get("to")
             if not isinstance(vault, str):
                 continue
             if vault not in vaults:
                 yield (*base, index, "to"), f"there is no vault {vault!r}{nearest(vault, vaults) or _NO_VAULTS}"
-            elif vault in seen:
+            elif vault in known:
                 yield (*base, index, "to"), f"{vault} stands twice; a set has one copy in a vault"
-            seen.add(vault)
+            known.add(vault)
 
 
 _NO_VAULTS = "; describe it under vaults (docs/settings.md)"
@@ -186,13 +186,13 @@ def _store_of(data: dict[str, Any], plan_name: str, plan: dict[str, Any], folder
 
 
 def _stores(data: dict[str, Any], plans: dict[str, dict[str, Any]], folder: Path) -> FoundFaults:
-    seen: dict[Path, str] = {}
+    known: dict[Path, str] = {}
     for name, plan in plans.items():
         store = _store_of(data, name, plan, folder)
-        if other := seen.get(store):
+        if other := known.get(store):
             path: FieldPath = ("plans", name, "store") if plan.get("store") else ("plans", name)
             yield path, f"has the same store as plan {other} ({store}); each plan needs its own"
-        seen.setdefault(store, name)
+        known.setdefault(store, name)
 
 
 def _stores_inside_sources(

@@ -15,8 +15,8 @@ from backup_pipeline.settings.document import Document, FileFault
 from backup_pipeline.settings.raw_values import FieldPath
 from backup_pipeline.settings.types import site_settings, source_kinds
 
-_SECRET_WORDS = ("password", "passwd", "secret", "token", "dsn", "url", "key")
-_WORDS = {
+_SECRET_NAMES = ("password", "passwd", "secret", "token", "dsn", "url", "key")
+_TYPE_TEXTS = {
     "dict_type": "write settings below it, as `name: value` lines",
     "model_type": "write settings below it, as `name: value` lines",
     "model_attributes_type": "write settings below it, as `name: value` lines",
@@ -81,14 +81,14 @@ def _field_fault(document: Document, details: ErrorDetails) -> FileFault:
         return document.fault(path, str(context.get("error", details["msg"])))
     if kind in ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "too_short", "too_long"):
         return document.fault(path, _bounds(details))
-    message = _WORDS.get(kind) or details["msg"][:1].lower() + details["msg"][1:]
+    message = _TYPE_TEXTS.get(kind) or details["msg"][:1].lower() + details["msg"][1:]
     return document.fault(path, message)
 
 
 def _bounds(details: ErrorDetails) -> str:
     context = details.get("ctx", {})
     signs = {"gt": "more than", "ge": "at least", "lt": "less than", "le": "at most"}
-    limits = [f"{words} {context[sign]}" for sign, words in signs.items() if sign in context]
+    limits = [f"{text} {context[sign]}" for sign, text in signs.items() if sign in context]
     if limits:
         return f"must be {' and '.join(limits)}"
     return f"must name at least {context['min_length']}" if "min_length" in context else details["msg"]
@@ -108,7 +108,7 @@ def _unknown(path: FieldPath, document: Document) -> str:
     name = str(path[-1])
     model = _model_at(path[:-1], document.data)
     hint = nearest(name, model.model_fields) if model else ""
-    if not hint.startswith("; did you mean") and any(word in name.lower() for word in _SECRET_WORDS):
+    if not hint.startswith("; did you mean") and any(word in name.lower() for word in _SECRET_NAMES):
         hint = "; secrets stand in .env, and this file names their variables in fields that end in _env"
     return f"unknown setting{hint}"
 

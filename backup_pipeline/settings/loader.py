@@ -66,11 +66,11 @@ def load_site(named: Path | None = None, *, environment: Mapping[str, str] | Non
     layers = [read_env_file(file.parent / ENV_NAME), os.environ if environment is None else environment]
     names = (*named_variables(settings), *(variable.name for variable in TEMPLATE_VARIABLES))
     site = Site(file, settings, merged(layers, names))
-    hide(secrets_in(site.environment, secret_variables=secret_variables(settings)), public=_public_words(site))
+    hide(secrets_in(site.environment, secret_variables=secret_variables(settings)), public=_public_names(site))
     return site
 
 
-def _public_words(site: Site) -> Iterator[str]:
+def _public_names(site: Site) -> Iterator[str]:
     """Yield names that messages need; where one of them is a password too, it is one that everybody guesses."""
     yield from site.settings.plans
     for name, source in site.settings.sources.items():

@@ -44,7 +44,7 @@ class TableSelection(Settings):
     include: Names = ("public.*",)
     """Patterns of tables to export."""
     exclude: Names = ()
-    """Patterns of tables to leave out; wins over include."""
+    """Patterns of tables to skip; wins over include."""
     formats: Annotated[
         tuple[TableFormat, ...],
         BeforeValidator(_as_tuple, json_schema_input_type=TableFormat | tuple[TableFormat, ...]),
@@ -60,7 +60,7 @@ class CollapseCheck(Settings):
     severity: Literal["WARN", "ERROR"] = "WARN"
     """ERROR keeps the set from being sealed."""
     minimum_rows: int = Field(default=10, ge=0)
-    """Tables that had fewer rows are not looked at."""
+    """Tables that had fewer rows are not compared."""
 
 
 def _time_limit(value: object) -> object:
@@ -76,7 +76,7 @@ _TimeLimitText = Annotated[str, Field(pattern=r"^[0-9]+[smhd]$", examples=["90s"
 TimeLimit = Annotated[timedelta, BeforeValidator(_time_limit, json_schema_input_type=_TimeLimitText)]
 
 
-def _words(value: object) -> object:
+def _arguments(value: object) -> object:
     return tuple(shlex.split(value)) if isinstance(value, str) else value
 
 
@@ -84,7 +84,7 @@ class Command(Settings):
     """A program that is run before or after a capture, in the folder of backup.yaml and without a shell."""
 
     run: Annotated[
-        tuple[str, ...], BeforeValidator(_words, json_schema_input_type=str | tuple[str, ...]), Field(min_length=1)
+        tuple[str, ...], BeforeValidator(_arguments, json_schema_input_type=str | tuple[str, ...]), Field(min_length=1)
     ]
     """Program and arguments: `docker compose start cdb_postgres`, or as a list."""
     timeout: TimeLimit = timedelta(minutes=5)

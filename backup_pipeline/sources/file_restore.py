@@ -127,8 +127,8 @@ def _state(target: Path) -> str:
     digest.update(f"{status.st_dev} {status.st_ino}".encode())
     places = [target] if not target.is_dir() else sorted(target.rglob("*"))
     for place in places:
-        seen = place.lstat()
-        digest.update(os.fsencode(place) + f" {seen.st_size} {seen.st_mtime_ns}\n".encode())
+        status = place.lstat()
+        digest.update(os.fsencode(place) + f" {status.st_size} {status.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 
 
@@ -149,14 +149,14 @@ def plan_files(selection: RestoreSource) -> RestorePlan:
     if selection.backup.manifest:
         with selection.open(MANIFEST_NAME) as file:
             manifest = hashlib.sha256(file.read()).hexdigest()
-    seen = [manifest, selection.source, options.model_dump(mode="json"), str(target), _state(target)]
+    state = [manifest, selection.source, options.model_dump(mode="json"), str(target), _state(target)]
     steps = [f"unpack beside {target} and compare every file with the record"]
     if exists and not options.skip_emergency_backup:
         steps.append(f"make an emergency backup set of {target}")
     steps.append(f"rename what is at {target} to {target.name}.before-<time> and the new one to {target.name}"
                  if exists else f"rename it to {target}")  # fmt: skip
     return RestorePlan(
-        plan_id=hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()[:16],
+        plan_id=hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()[:16],
         set_id=selection.set_id,
         plan=selection.plan_name,
         source=selection.source,

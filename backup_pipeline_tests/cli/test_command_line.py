@@ -48,7 +48,7 @@ def test_json_holds_every_character_but_none_that_steers_a_terminal(capsys: pyte
     assert not set(STEERING[:1] + "\x9b\u202e") & set(shown)
 
 
-def test_a_table_whose_name_looks_like_markup_is_captured_and_told(
+def test_a_table_whose_name_looks_like_markup_is_captured_and_reported(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from backup_pipeline.orchestration.launch import RunOutcome
@@ -73,7 +73,7 @@ def test_a_table_whose_name_looks_like_markup_is_captured_and_told(
         with shown_progress() as progress:
             progress(Progress(record.name, 1, 2, "rows"))
     report = TextReport("nightly", ("shop",), verbose=True)
-    report.seen.artefact_done(record)
+    report.gathered.artefact_done(record)
     report.finished(RunOutcome(run_id="r", success=True, errors=()), Path("/"))
     assert "shop.public.[/nope]" in capsys.readouterr().out
 

@@ -189,7 +189,7 @@ def _target_faults(site: Site, plans: Sequence[str]) -> list[EnvironmentFault]:
         try:
             target = target_of(site, source, name)
         except SettingsError:
-            continue  # told already
+            continue  # reported already
         if not is_placeholder(target.password) and (fault := password_fault(variable, target.password)):
             found.append(fault)
         if target.host in LOCAL_HOSTS and site.settings.embedded_postgres is None:

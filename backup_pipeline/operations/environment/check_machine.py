@@ -49,7 +49,7 @@ def _env_file(path: Path) -> Iterator[EnvironmentFault]:
         yield EnvironmentFault(str(path), "readable by others", f"chmod 600 {path}", Severity.WARN, lax=True)
     from dotenv.parser import parse_stream
 
-    seen: dict[str, int] = {}
+    lines: dict[str, int] = {}
     with path.open(encoding="utf-8") as file:
         for binding in parse_stream(file):
             # A binding begins with the empty lines and comments before it.
@@ -57,15 +57,15 @@ def _env_file(path: Path) -> Iterator[EnvironmentFault]:
             line = binding.original.line + binding.original.string[:before].count("\n")
             if binding.error:
                 yield EnvironmentFault(f"{path}:{line}", "this line cannot be understood", "Write NAME=value.")
-            elif binding.key in seen:
+            elif binding.key in lines:
                 yield EnvironmentFault(
                     f"{path}:{line}",
-                    f"{binding.key} stands twice (first in line {seen[binding.key]}); the last one counts",
+                    f"{binding.key} stands twice (first in line {lines[binding.key]}); the last one counts",
                     "Remove one of them.",
                     Severity.WARN,
                 )
             elif binding.key:
-                seen[binding.key] = line
+                lines[binding.key] = line
 
 
 def _time_zone(site: Site, now: datetime) -> Iterator[EnvironmentFault]:

@@ -62,7 +62,7 @@ def _judged(site: Site, name: str) -> Iterator[EnvironmentFault]:
         theirs = access.place.server_time()
         if theirs is not None:
             ahead = (theirs - before).total_seconds()
-            # The time is told in whole seconds by most.
+            # Most report the time in whole seconds.
             if fault := clock_fault(f"{where} ({access.place.label})", ahead if abs(ahead) > 1 else 0.0):
                 yield fault
         if access.keys.id_key(known.vault) is None and _is_written(site, name):

@@ -145,7 +145,7 @@ def set_cron(site: Site, now: datetime, *, remove: bool = False, dry_run: bool =
         done.former.append(keep_former_text(site.folder, "crontab", old.encode("utf-8", "surrogateescape"), now))
     _crontab("-", stdin=new.encode("utf-8", "surrogateescape"))
     if block_in(_crontab("-l"), str(site.file)) != wanted:
-        raise ToolError("crontab took the lines and does not show them.", where="crontab", remedy="Look at crontab -l.")
+        raise ToolError("crontab took the lines and does not show them.", where="crontab", remedy="Read crontab -l.")
     return done
 
 
@@ -173,7 +173,7 @@ def units_of(site: Site) -> dict[str, str]:
     """Return the texts of the site's units by file name.
 
     Raises:
-        RefusedError: no plan has a schedule, or one cannot be said in systemd's words.
+        RefusedError: no plan has a schedule, or one cannot be said in systemd's form.
     """
     units = {}
     owner = site.folder.stat().st_uid
@@ -188,14 +188,14 @@ def units_of(site: Site) -> dict[str, str]:
                 where=str(site.file),
                 remedy="Use --cron, or another time.",
             ) from error
-        words = " ".join(_quoted(word) for word in (program(), *job.arguments, "--config", str(site.file)))
+        command_line = " ".join(_quoted(word) for word in (program(), *job.arguments, "--config", str(site.file)))
         success = "SuccessExitStatus=6\n" if job.name == "alerts" else ""
         folder = str(site.folder).replace("%", "%%")
         units[f"{name}.service"] = (
             f"# Written by `backup-pipeline schedule install` for {site.file}\n"
             f"[Unit]\nDescription=backup-pipeline {' '.join(job.arguments)}\nWants=network-online.target\n"
             f"After=network-online.target\n\n[Service]\nType=oneshot\n{user}WorkingDirectory={folder}\n"
-            f"ExecStart={words}\n{success}UMask=0077\nNice=10\nIOSchedulingClass=idle\n"
+            f"ExecStart={command_line}\n{success}UMask=0077\nNice=10\nIOSchedulingClass=idle\n"
         )
         units[f"{name}.timer"] = (
             f"# Written by `backup-pipeline schedule install` for {site.file}\n"
@@ -232,7 +232,7 @@ def set_systemd(site: Site, now: datetime, *, remove: bool = False, dry_run: boo
 
     Raises:
         ToolError: systemctl refused.
-        RefusedError: no plan has a schedule, or one cannot be said in systemd's words.
+        RefusedError: no plan has a schedule, or one cannot be said in systemd's form.
         StoreError: a unit cannot be written.
     """
     folder = units_folder()

@@ -35,7 +35,7 @@ from backup_pipeline.system.files import sha256_of
 _READERS = max(2, min(4, os.cpu_count() or 2))
 # What a verification from a vault keeps for its second reading: a set up to this size comes down once.
 _KEPT = 1 << 30
-_DAMAGED = "Do not restore from this set without need; make a new backup and look at the disk."
+_DAMAGED = "Do not restore from this set without need; make a new backup and check the disk."
 
 
 @within_the_plans_limit("The verification")
@@ -152,7 +152,7 @@ def verification_of(
         manifest = known.manifest
         findings += [
             Finding(subject=path, problem="is not in the manifest: nobody knows where it comes from",
-                    remedy="Look at it and remove it.")
+                    remedy="Inspect it and remove it.")
             for path in extra_files(manifest, present)
         ]  # fmt: skip
         broken, read = _file_problems(store, set_id, manifest, present, progress)
@@ -269,7 +269,7 @@ def _file_problems(
     read = 0
     broken: dict[str, str] = {}
 
-    def look(file: FileRecord) -> tuple[str, int]:
+    def inspect_file(file: FileRecord) -> tuple[str, int]:
         size = present.get(file.path)
         if problem := file_problem(file, size, None):
             return problem, 0
@@ -283,7 +283,7 @@ def _file_problems(
     # The largest first, so that no thread is left with it at the end.
     files.sort(key=lambda file: -file.size)
     with ThreadPoolExecutor(_READERS, "verify") as pool:
-        for file, (problem, size) in zip(files, pool.map(look, files), strict=True):
+        for file, (problem, size) in zip(files, pool.map(inspect_file, files), strict=True):
             read += size
             progress(Progress("checksums", read, total, finished=read == total))
             if problem:

@@ -6,7 +6,7 @@ not part of the record, because it must hold for 100,000s of files; the record h
 Extended attributes (`user.*`, file capabilities), POSIX ACLs, special mode bits, numbers of owner and group, and holes
 are captured with each file. What is not captured: symbolic links, sockets, pipes and devices (each in the listing, and
 a warning), hard links as such (each is a file of its own), owners' names, other namespaces of attributes (a warning).
-Not decided here: what a tarball looks like (`archives.tarball`).
+Not decided here: the form of a tarball (`archives.tarball`).
 
 A file that changes while it is read is read again; when it never stands still it stays in the tarball as it was last
 read, its line says `changed`, and the check `folder_stable` fails as a warning: one upload in progress must not cost

@@ -71,7 +71,7 @@ class ExportOptions:
         lock_wait_seconds: how long to wait for another process that works on the archive.
         batch: orders between two syncs.
         reread: read every pair that was written again.
-        look_for_files: also look for the own file of orders that are unchanged.
+        look_for_files: also search the own file of orders that are unchanged.
     """
 
     years: frozenset[str] | None = None
@@ -101,7 +101,7 @@ def export_orders(
         options: what and how.
         now: the clock, for `exported_at`.
         progress: where to tell how far the work is, in orders.
-        log: the archive's own log: a line for each order, and the summary that its monitors look for.
+        log: the archive's own log: a line for each order, and the summary that its monitors search for.
 
     Returns:
         Counts and findings; one bad order does not end the run; check `ok`.

@@ -205,7 +205,7 @@ class _FolderReader:
                 result.findings.add(order.path, order.kind, order.problem)
                 continue
             if order.path in deleted:
-                what = "left out" if self.options.skip_deleted else "restored all the same"
+                what = "skipped" if self.options.skip_deleted else "restored all the same"
                 result.findings.add(
                     order.path, "row_deleted", f"The last export found no row of this order; it is {what}.", "warning"
                 )

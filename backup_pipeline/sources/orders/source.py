@@ -137,7 +137,7 @@ def place_named(
     in this folder. Without any of them the database of an archive is `werkstatt.db` in it.
 
     Args:
-        config: backup.yaml, its folder, or a workshop's own settings file; None to look for one.
+        config: backup.yaml, its folder, or a workshop's own settings file; None to search for one.
         plan, source: which source of backup.yaml, where it has several.
         database, archive: instead of what the settings say.
         dsn_env: name of the variable with a PostgreSQL database's connection string, `dsn` its value.

@@ -38,7 +38,7 @@ def _records_pairs(last_good: Manifest | None, source: str) -> bool | None:
 
 def _of_archive(name: str, archive: Path, plan: str, records_pairs: bool | None) -> list[StandingProblem]:
     write = f"backup-pipeline backup {plan} writes them."
-    mount = f"Is the archive mounted at {archive}? Look with: backup-pipeline orders verify --source {name}"
+    mount = f"Is the archive mounted at {archive}? Check it with: backup-pipeline orders verify --source {name}"
     if not archive.is_dir():
         return [_problem("error", f"The archive of {name} is not there: {archive}.", mount)]
     try:
@@ -50,7 +50,7 @@ def _of_archive(name: str, archive: Path, plan: str, records_pairs: bool | None)
     except OSError as error:
         return [_problem("error", f"The archive of {name} cannot be read: {error.strerror}.", mount)]
     if without:
-        reported = f"Of {inspected} orders of the archive of {name} that were looked at, {without} have no pair."
+        reported = f"Of {inspected} orders of the archive of {name} that were checked, {without} have no pair."
         return [_problem("error", reported, f"{mount}. {write}")]
     if records_pairs is False:
         reported = f"The last good set does not say that the pairs of {name} were written."
@@ -67,15 +67,15 @@ def _sample(archive: Path) -> tuple[int, int]:
     inspected = without = 0
     with (archive / INDEX_NAME).open("rb") as file:
         size = file.seek(0, 2)
-        seen = set()
+        sampled = set()
         for number in range(_SAMPLES):
             file.seek(size * number // _SAMPLES)
             file.readline(_LONGEST_ENTRY)
             begin = file.tell()
             line = file.readline(_LONGEST_ENTRY)
-            if begin in seen or not line.startswith(ENTRY_BYTES):
+            if begin in sampled or not line.startswith(ENTRY_BYTES):
                 continue
-            seen.add(begin)
+            sampled.add(begin)
             try:
                 entry = parse_entry(line.decode("utf-8", "replace").rstrip().removesuffix(","))
             except ValidationError:

@@ -1,6 +1,6 @@
 """A PostgreSQL database: one exported snapshot for the dump, every table export, fingerprints, catalog and roles.
 
-The order: look whether what is required is there; lock and export the snapshot; read the catalog; write roles; then
+The order: check that what is required is there; lock and export the snapshot; read the catalog; write roles; then
 dump and tables at once on a bounded number of connections, each artefact's record yielded as it is complete.
 What each artefact is made of stands in `postgres.dump`, `postgres.roles` and `postgres.table_export`.
 """
@@ -58,7 +58,7 @@ _PATH_REMEDY = (
 def discover_tables(
     target: PostgresTarget, settings: PostgresSource
 ) -> list[tuple[str, str, tuple[ColumnRecord, ...]]]:
-    """Return (schema, table, columns) of every table that a capture would export now. A quick look, no snapshot."""
+    """Return (schema, table, columns) of every table that a capture would export now. A quick query, no snapshot."""
     with asking(target) as connection:
         tables = read_tables(connection)
     return [(t.schema_name, t.name, t.columns) for t in tables_to_export(tables, settings.tables)]
@@ -70,9 +70,9 @@ def tables_to_export(tables: Sequence[CatalogTable], selection: TableSelection) 
     A partitioned table is one table: its partitions are exported with it, alone only when it is not selected itself.
     Foreign tables hold no rows of this database and are skipped (see `foreign_tables`).
     """
-    chosen = {_name(t) for t in tables if t.kind != "foreign" and is_selected(t, selection)}
+    selected_tables = {_name(t) for t in tables if t.kind != "foreign" and is_selected(t, selection)}
     by_name = {_name(t): t for t in tables}
-    return [t for t in tables if _name(t) in chosen and not _names_above(t, by_name) & chosen]
+    return [t for t in tables if _name(t) in selected_tables and not _names_above(t, by_name) & selected_tables]
 
 
 def foreign_tables(tables: Sequence[CatalogTable], selection: TableSelection) -> list[str]:

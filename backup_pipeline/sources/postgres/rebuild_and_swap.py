@@ -121,7 +121,7 @@ class Rebuild:
         self._warnings += reported(done.skipped_lines, user)
         if done.skipped_settings:
             names = ", ".join(done.skipped_settings)
-            self._warnings.append(f"settings of the database left out, which {user} may not make: {names}")
+            self._warnings.append(f"settings of the database skipped, which {user} may not make: {names}")
         self._numbers |= {"compare_seconds": round(comparison.seconds, 3), "rows": comparison.rows}
         if comparison.findings:
             first = "; ".join(f"{f.subject} {f.problem}" for f in comparison.findings[:5])

@@ -140,7 +140,7 @@ def _roles(situation: Situation) -> Iterator[Remark]:
     facts, missing = situation.facts, missing_roles(situation.expected, situation.facts)
     if missing and not facts.superuser and not facts.may_create_roles:
         yield _warns(
-            f"roles are missing and {facts.user} may not make them; their rights are left out: {', '.join(missing)}"
+            f"roles are missing and {facts.user} may not make them; their rights are skipped: {', '.join(missing)}"
         )
     elif missing and not situation.selection.options.create_roles:
         yield _forbids(f"roles are missing: {', '.join(missing)} (--create-roles makes them, without login)")

@@ -141,7 +141,7 @@ def begun_result(selection: RestoreSource, inspection: TargetInspection, applica
 
 
 def _free_bytes(target: PostgresTarget, properties: DatabaseProperties | None) -> int | None:
-    """Return what is free where the server keeps its data; None where that cannot be seen from here."""
+    """Return what is free where the server keeps its data; None where that cannot be read from here."""
     folder = data_folder(target) if properties is None or properties.tablespace == "pg_default" else None
     return shutil.disk_usage(folder).free if folder else None
 
@@ -168,7 +168,7 @@ def _plan_id(
     if properties is not None and not selection.options.into:
         # Sequences move by themselves and are no reason to plan again: what they number shows in the rows.
         objects = json.dumps(catalog_of(target).objects, sort_keys=True)
-    seen = {
+    state = {
         "manifest": manifest,
         "source": selection.source,
         "options": selection.options.model_dump(mode="json"),
@@ -176,7 +176,7 @@ def _plan_id(
         "rows": sorted((list(n), m if isinstance(m, str) else [m.value, m.rows]) for n, m in marks.items()),
         "objects": hashlib.sha256(objects.encode()).hexdigest(),
     }
-    return hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _estimate(selection: RestoreSource, size: int, *, emergency: bool) -> float:

@@ -45,8 +45,8 @@ _NO_DATE = datetime(1980, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What the repository looked like when the capture began.
+class RepositoryState:
+    """The state of the repository when the capture began.
 
     Attributes:
         refs: every reference; archive and bundle are made from these, whatever is committed meanwhile.
@@ -76,10 +76,10 @@ def capture_repository(context: CaptureContext, settings: RepositorySource) -> I
     repository = Repository(settings.path)
     extras = _extras(settings)
     require_volumes(settings.captured_docker_volumes)
-    seen = _look(repository)
-    if seen.head is not None:
-        yield _capture_archive(context, settings, repository, seen, seen.head)
-    yield _capture_bundle(context, settings, repository, seen)
+    state = _read_state(repository)
+    if state.head is not None:
+        yield _capture_archive(context, settings, repository, state, state.head)
+    yield _capture_bundle(context, settings, repository, state)
     if extras:
         volumes: dict[str, JsonValue] = {
             name: str(path) for name, path in volume_names(settings.captured_volumes).items()
@@ -116,7 +116,7 @@ def _capture_docker_volume(context: CaptureContext, settings: RepositorySource, 
     return record
 
 
-def _look(repository: Repository) -> Seen:
+def _read_state(repository: Repository) -> RepositoryState:
     where = str(repository.path)
     refs = read_references(repository)
     if not refs.bundled:
@@ -130,7 +130,7 @@ def _look(repository: Repository) -> Seen:
     head = repository.commit(refs.head) if refs.head else None
     uncommitted, ignored = repository.uncommitted()
     tree = repository.tree(refs.head) if refs.head else []
-    return Seen(refs, head, tree, uncommitted, ignored, repository.shallow())
+    return RepositoryState(refs, head, tree, uncommitted, ignored, repository.shallow())
 
 
 def volume_names(volumes: tuple[Path, ...]) -> dict[str, Path]:
@@ -160,15 +160,15 @@ def _extras(settings: RepositorySource) -> tuple[Root, ...]:
 
 
 def _capture_archive(
-    context: CaptureContext, settings: RepositorySource, repository: Repository, seen: Seen, head: Commit
+    context: CaptureContext, settings: RepositorySource, repository: Repository, state: RepositoryState, head: Commit
 ) -> ArtefactRecord:
     started_at = context.now()
     writer = context.writer
-    branch = _branch(seen.refs) or "detached"
+    branch = _branch(state.refs) or "detached"
     path = name_from(settings.file_name, context.moment, source=context.source, commit=head.commit[:7], branch=branch)
     pointers = []
     total = 0
-    files = [entry for entry in seen.tree if not entry.is_submodule]
+    files = [entry for entry in state.tree if not entry.is_submodule]
     with (
         writer.create(path) as file,
         repository.blobs() as blobs,
@@ -185,13 +185,13 @@ def _capture_archive(
                 context.progress(Progress(f"{context.source} archive", number, len(files), "files"))
     context.progress(Progress(f"{context.source} archive", len(files), len(files), "files", finished=True))
     record = _record(context, settings, repository, "archive", writer.file_record(path, file), started_at)
-    details = {**_commit_details(repository, seen, head), **_state_details(seen), "bytes": total}
+    details = {**_commit_details(repository, state, head), **_state_details(state), "bytes": total}
     record = record.model_copy(update={"details": details})
-    problems = tuple(inspect_archive(writer.open, record, tree=seen.tree))
+    problems = tuple(inspect_archive(writer.open, record, tree=state.tree))
     checks = (
         outcome("archive_complete", problems, f"{len(files)} files equal the tree of HEAD."),
-        *archive_checks(seen.tree, pointers),
-        *repository_checks(seen.refs, seen.uncommitted, seen.ignored, seen.shallow),
+        *archive_checks(state.tree, pointers),
+        *repository_checks(state.refs, state.uncommitted, state.ignored, state.shallow),
     )
     record = record.model_copy(update={"checks": checks, "finished_at": context.now()})
     writer.write_record(record)
@@ -199,12 +199,12 @@ def _capture_archive(
 
 
 def _capture_bundle(
-    context: CaptureContext, settings: RepositorySource, repository: Repository, seen: Seen
+    context: CaptureContext, settings: RepositorySource, repository: Repository, state: RepositoryState
 ) -> ArtefactRecord:
     started_at = context.now()
     writer = context.writer
     path = f"{context.source}_repo.bundle"
-    refs = seen.refs.bundled
+    refs = state.refs.bundled
     with writer.create(path) as file:
         file.write(bundle_header(refs, repository.object_format))
         with repository.pack(refs.values()) as process:
@@ -222,19 +222,19 @@ def _capture_bundle(
             )
     context.progress(Progress(f"{context.source} bundle", file.size, finished=True))
     record = _record(context, settings, repository, "bundle", writer.file_record(path, file), started_at)
-    record = record.model_copy(update={"details": _bundle_details(repository, seen), "facts": _facts(settings, seen)})
+    record = record.model_copy(update={"details": _bundle_details(repository, state), "facts": _facts(settings, state)})
     problems = tuple(inspect_bundle(writer.open, record))
     checks = [outcome("bundle_verified", problems, f"{len(refs)} references and every object behind them.")]
-    if seen.head is None:
+    if state.head is None:
         # There is no archive that could carry them.
-        checks += repository_checks(seen.refs, seen.uncommitted, seen.ignored, seen.shallow)
+        checks += repository_checks(state.refs, state.uncommitted, state.ignored, state.shallow)
     record = record.model_copy(update={"checks": tuple(checks), "finished_at": context.now()})
     writer.write_record(record)
     return record
 
 
-def _bundle_details(repository: Repository, seen: Seen) -> dict[str, JsonValue]:
-    refs = seen.refs
+def _bundle_details(repository: Repository, state: RepositoryState) -> dict[str, JsonValue]:
+    refs = state.refs
     utf8 = {name: target for name, target in refs.symbolic.items() if written_name(name + target) == name + target}
     return {
         "commit": refs.head or "",
@@ -256,17 +256,17 @@ def _bundle_details(repository: Repository, seen: Seen) -> dict[str, JsonValue]:
         ],
         "object_format": repository.object_format,
         "bare": repository.bare,
-        "shallow": list(seen.shallow),
+        "shallow": list(state.shallow),
         "remotes": dict(repository.remotes()),
-        "commit_count": repository.commit_count(seen.refs.bundled.values()),
-        **({} if seen.head else _state_details(seen)),
+        "commit_count": repository.commit_count(state.refs.bundled.values()),
+        **({} if state.head else _state_details(state)),
     }
 
 
-def _facts(settings: RepositorySource, seen: Seen) -> dict[str, str]:
+def _facts(settings: RepositorySource, state: RepositoryState) -> dict[str, str]:
     return {
-        "branch": _branch(seen.refs) or "detached",
-        "commit": seen.head.commit[:7] if seen.head else "none",
+        "branch": _branch(state.refs) or "detached",
+        "commit": state.head.commit[:7] if state.head else "none",
         "env": "yes" if settings.include_env else "no",
         "volumes": "yes" if settings.captured_volumes or settings.captured_docker_volumes else "no",
     }
@@ -298,29 +298,29 @@ def _record(
     )
 
 
-def _commit_details(repository: Repository, seen: Seen, head: Commit) -> dict[str, JsonValue]:
+def _commit_details(repository: Repository, state: RepositoryState, head: Commit) -> dict[str, JsonValue]:
     return {
-        "branch": _branch(seen.refs),
+        "branch": _branch(state.refs),
         "commit": head.commit,
         "message": head.message,
         "author": head.author,
         "date": head.authored_at.isoformat() if head.authored_at else None,
         **({} if head.authored_at else {"date_unreadable": head.raw_date}),
         "remotes": dict(repository.remotes()),
-        "commit_count": repository.commit_count(seen.refs.bundled.values()),
-        "files": sum(not entry.is_submodule for entry in seen.tree),
-        "tags": [written_name(tag) for tag in seen.refs.tags],
-        "submodules": [shown(entry.path) for entry in seen.tree if entry.is_submodule],
+        "commit_count": repository.commit_count(state.refs.bundled.values()),
+        "files": sum(not entry.is_submodule for entry in state.tree),
+        "tags": [written_name(tag) for tag in state.refs.tags],
+        "submodules": [shown(entry.path) for entry in state.tree if entry.is_submodule],
         "bare": repository.bare,
-        "shallow": bool(seen.shallow),
+        "shallow": bool(state.shallow),
     }
 
 
-def _state_details(seen: Seen) -> dict[str, JsonValue]:
+def _state_details(state: RepositoryState) -> dict[str, JsonValue]:
     def counted(paths: list[str]) -> JsonValue:
         return {"count": len(paths), "paths": [shown(path) for path in paths[:NAMED_AT_MOST]]}
 
-    return {"uncommitted": counted(seen.uncommitted), "ignored": counted(seen.ignored)}
+    return {"uncommitted": counted(state.uncommitted), "ignored": counted(state.ignored)}
 
 
 def inspect_repository(open_file: Callable[[str], BinaryIO], record: ArtefactRecord) -> Iterator[Finding]:

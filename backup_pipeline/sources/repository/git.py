@@ -154,7 +154,7 @@ class Repository:
             raise ToolError(
                 f"git {what} failed: {last_lines(done.stderr)}.",
                 where=str(self.path),
-                remedy="Look at the repository with `git fsck`.",
+                remedy="Check the repository with `git fsck`.",
             )
         return done
 
@@ -311,7 +311,7 @@ class Blobs:
         self._process.stdin.flush()
         answer = self._out.readline().split()
         if len(answer) != 3:
-            raise ToolError(f"Object {blob} cannot be read.", where="git", remedy="Look at it with `git fsck`.")
+            raise ToolError(f"Object {blob} cannot be read.", where="git", remedy="Check it with `git fsck`.")
         size = int(answer[2])
         return size, self._pieces(size)
 
@@ -319,7 +319,7 @@ class Blobs:
         while size:
             piece = self._out.read(min(size, 1 << 20))
             if not piece:
-                raise ToolError("git cat-file ended too early.", where="git", remedy="Look with `git fsck`.")
+                raise ToolError("git cat-file ended too early.", where="git", remedy="Check it with `git fsck`.")
             size -= len(piece)
             yield piece
         self._out.read(1)

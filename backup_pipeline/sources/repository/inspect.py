@@ -25,13 +25,13 @@ def inspect_archive(
     """
     name = record.files[0].path
     wanted = None if tree is None else {zip_name(entry.path): entry for entry in tree if not entry.is_submodule}
-    seen = 0
+    count = 0
     try:
         with open_file(name) as archive:
             if archive_comment(archive, name) != record.details.get("commit"):
                 yield Finding(subject=name, problem="Made from another commit than the record says.")
             for info, content in read_entries(archive, name):
-                seen += 1
+                count += 1
                 subject = f"{name}: {shown(info.filename)}"
                 if wanted is None:
                     while content.read(CHUNK):
@@ -45,8 +45,8 @@ def inspect_archive(
         return
     for path in wanted or {}:
         yield Finding(subject=f"{name}: {shown(path)}", problem="Missing in the archive.")
-    if seen != record.details.get("files"):
-        yield Finding(subject=name, problem=f"{seen} files where the record says {record.details.get('files')}.")
+    if count != record.details.get("files"):
+        yield Finding(subject=name, problem=f"{count} files where the record says {record.details.get('files')}.")
 
 
 def _algorithm(object_id: str) -> str:

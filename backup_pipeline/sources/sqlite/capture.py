@@ -64,9 +64,9 @@ def capture_sqlite(context: CaptureContext, settings: SqliteSource) -> Iterator[
             record = record.model_copy(update={"started_at": started_at, "finished_at": context.now()})
             context.writer.write_record(record)
             yield record
-        chosen = [table for table in tables if _selected(settings.tables, f"{SCHEMA}.{table.name}")]
-        stems = file_stems(context.source, [(SCHEMA, table.name) for table in chosen])
-        for table in chosen:
+        selected_tables = [table for table in tables if _selected(settings.tables, f"{SCHEMA}.{table.name}")]
+        stems = file_stems(context.source, [(SCHEMA, table.name) for table in selected_tables])
+        for table in selected_tables:
             stem = stems[SCHEMA, table.name]
             place = f"{settings.path}: table {table.name}"
             with _naming(place, copy), opened(copy, immutable=True) as connection:

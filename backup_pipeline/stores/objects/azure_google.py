@@ -54,7 +54,7 @@ class AzurePlace(CloudPlace):
         super().__init__(store, label=label, address=self._endpoint, options=options)
 
     def bucket_lock(self) -> BucketLock:
-        """Ask for the container's immutability policy; for how many days is told to administrators only."""
+        """Ask for the container's immutability policy; for how many days is shown to administrators only."""
         answer = self._repeater.run(lambda _: self._asked("", {"restype": "container"}))
         if isinstance(answer, str):
             return BucketLock(True, False, None, None, f"The container's immutability cannot be read: {answer}")
@@ -62,13 +62,13 @@ class AzurePlace(CloudPlace):
             answer, "x-ms-immutable-storage-with-versioning-enabled"
         ):
             return BucketLock(
-                True, True, None, None, "The container has an immutability policy; for how many days is not told here."
+                True, True, None, None, "The container has an immutability policy; for how many days is not shown here."
             )
         hold = " It has a legal hold." if _says(answer, "x-ms-has-legal-hold") else ""
         return BucketLock(True, False, None, None, f"The container has no immutability policy.{hold}")
 
     def lock_state(self, name: str) -> LockState:
-        """Ask for the object's own immutability; that of a container's policy is not told by object."""
+        """Ask for the object's own immutability; that of a container's policy is not shown by object."""
         answer = self._repeater.run(lambda _: self._asked(self._prefix + name, {}))
         until = None if isinstance(answer, str) else answer.get("x-ms-immutability-policy-until-date")
         if until is None:

@@ -80,7 +80,7 @@ def unreachable(what: str | None, where: str) -> PlaceUnreachableError:
     return PlaceUnreachableError(
         what or "The connection broke off.",
         where=where,
-        remedy="Look whether the service is up and this machine may reach it; the next run goes on.",
+        remedy="Check whether the service is up and this machine may reach it; the next run goes on.",
     )
 
 
@@ -142,5 +142,5 @@ def _refused(status: int, code: str, said: str, where: str) -> PlaceRefusedError
         remedy = "Give them the right to list, read, write and delete objects in this bucket."
     else:
         what = "The service refused the request"
-        remedy = "Look up this code in the service's documentation."
+        remedy = "Find this code in the service's documentation."
     return PlaceRefusedError(f"{what} ({said}).", where=where, remedy=remedy)

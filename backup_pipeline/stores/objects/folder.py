@@ -347,7 +347,7 @@ class FolderPlace:
             return PlaceUnreachableError(
                 f"The file system does not answer ({os.strerror(error.errno or 0)}).",
                 where=where,
-                remedy="Look whether the disk or the server of this mount is there.",
+                remedy="Check whether the disk or the server of this mount is there.",
             )
         if error.errno in _NO_ORDINARY_FILE:
             return ObjectNotFoundError("What stands there is a link or a device, no object.", where=where)

@@ -420,7 +420,7 @@ async def _read(client: asyncssh.SFTPClient, path: str, start: int, length: int)
 
 def _unreachable(what: str, where: str) -> PlaceUnreachableError:
     return PlaceUnreachableError(
-        what, where=where, remedy="Look whether the server is up and this machine may reach it; the next run goes on."
+        what, where=where, remedy="Check whether the server is up and this machine may reach it; the next run goes on."
     )
 
 

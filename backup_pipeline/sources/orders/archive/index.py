@@ -28,7 +28,7 @@ _ENTRY = '{"record_id": '
 ENTRY_BYTES = _ENTRY.encode()
 _AFTER = len(_ENTRY)
 _INT64 = 1 << 63
-# What nearly every entry looks like, read without the JSON parser. Its numbers fit into 64 bits.
+# The form of nearly every entry, read without the JSON parser. Its numbers fit into 64 bits.
 _PLAIN_ENTRY = re.compile(
     r'\{"record_id": (0|-?[1-9][0-9]{0,17}), "auftrag_nr": "([0-9]*)", "path": "([0-9A-Za-z/_.-]*)", '
     r'"checksum": "([0-9a-f]{64})", "file_size": (0|[1-9][0-9]{0,11}), "seen": "([0-9./-]*)", '

@@ -74,7 +74,7 @@ class _Walk(NamedTuple):
     names: set[str]
 
 
-def _look(folder: str, opened: int) -> _Walk:
+def _inspect(folder: str, opened: int) -> _Walk:
     folders, names = [], set()
     prefix = f"{folder}/" if folder else ""
     with os.scandir(opened) as entries:
@@ -169,7 +169,7 @@ def read_chunk(archive: str, folders: list[str]) -> list[OrderRead]:
             found.append(_bad(folder, "unreadable", f"{error.strerror}."))
             continue
         try:
-            below = _Walk([], _own(opened)) if alone else _look(folder, opened)
+            below = _Walk([], _own(opened)) if alone else _inspect(folder, opened)
             if below.names:
                 found.append(_read(folder, opened, below.names))
             waiting.extendleft(reversed(below.folders))

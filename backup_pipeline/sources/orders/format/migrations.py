@@ -50,10 +50,10 @@ def migrate(
     if version == current and header == columns:
         return record
     fields: Fields = dict(zip(header, record, strict=True))
-    seen = {version}
+    visited = {version}
     while version != current:
         step = steps.get(version)
-        if step is None or step.to in seen:
+        if step is None or step.to in visited:
             known = ", ".join(sorted({*steps, current}))
             raise ValidationError(
                 f"schema version {version!r} is not known (known: {known}).",
@@ -61,7 +61,7 @@ def migrate(
             )
         fields = step.migrate(fields)
         version = step.to
-        seen.add(version)
+        visited.add(version)
     if missing := [name for name in columns if name not in fields]:
         raise ValidationError(f"data.csv lacks the columns {', '.join(missing)}.")
     if extra := [name for name in fields if name not in columns]:

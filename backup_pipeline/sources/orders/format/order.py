@@ -177,7 +177,7 @@ class ExportResult:
         return f"{text}, {self.seconds:.1f} s" + (f". Stopped: {self.stopped}" if self.stopped else "")
 
     def monitor_line(self) -> str:
-        """Return the line that monitors of order archives look for; every order with its pair counts as a success."""
+        """Return the line that monitors of order archives search for; every order with its pair counts as a success."""
         errors = self.failed + bool(self.stopped)
         return f"Export abgeschlossen: {self.exported + self.unchanged} erfolgreich, {errors} Fehler"
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from backup_pipeline.sources.orders.format.order import COLUMNS, INTEGER_COLUMNS, RECORD_ID, OrderRow
 
-_NUMERIC_WORDS = ("INT", "REAL", "FLOA", "DOUB", "NUM", "DEC", "BOOL", "DATE")
+_NUMERIC_NAMES = ("INT", "REAL", "FLOA", "DOUB", "NUM", "DEC", "BOOL", "DATE")
 
 
 class TypeCheck:
-    """Says why a row cannot be kept as it is; types seen to be right once are not inspected again.
+    """Says why a row cannot be kept as it is; types found to be right once are not inspected again.
 
     Args:
         columns: name and declared type of each column; numbers survive where the type makes numbers of text.
@@ -16,7 +16,7 @@ class TypeCheck:
 
     def __init__(self, columns: tuple[tuple[str, str], ...]) -> None:
         self._numbers = tuple(
-            name in INTEGER_COLUMNS or any(word in kind.upper() for word in _NUMERIC_WORDS) for name, kind in columns
+            name in INTEGER_COLUMNS or any(word in kind.upper() for word in _NUMERIC_NAMES) for name, kind in columns
         )
         self._good: set[tuple[type, ...]] = set()
 
