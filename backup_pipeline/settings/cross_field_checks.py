@@ -10,6 +10,7 @@ import os.path
 import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from backup_pipeline.settings.document import Document, FileFault
 from backup_pipeline.settings.field_errors import nearest
@@ -195,14 +196,26 @@ def _stores(data: dict[str, Any], plans: dict[str, dict[str, Any]], folder: Path
         known.setdefault(store, name)
 
 
+def _folder_of(url: object) -> Path | None:
+    """Return the folder that a vault's URL names; None for any other place."""
+    if not isinstance(url, str) or not url.startswith("file://"):
+        return None
+    return Path(os.path.normpath(unquote(urlsplit(url).path)))
+
+
 def _stores_inside_sources(
     data: dict[str, Any], sources: dict[str, dict[str, Any]], plans: dict[str, dict[str, Any]], folder: Path
 ) -> FoundFaults:
+    vaults = _mapping(data.get("vaults"))
     roots: list[tuple[FieldPath, Path]] = []
     for name, source in sources.items():
         for below, place in _model(source).captured_trees(source):
             roots.append((("sources", name, *below), folder / Path(place).expanduser()))
+    held = {name: _folder_of(vault.get("url")) for name, vault in vaults.items()}
     for path, root in roots:
+        for vault_name, vault in held.items():
+            if vault is not None and vault.is_relative_to(os.path.normpath(root)):
+                yield path, f"holds the vault {vault_name} ({vault}): it would back up its own copies"
         for plan_name, plan in plans.items():
             store = _store_of(data, plan_name, plan, folder)
             if store.is_relative_to(os.path.normpath(root)):

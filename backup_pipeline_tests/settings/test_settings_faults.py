@@ -265,3 +265,9 @@ def test_copies_are_read_with_their_retention_and_schedules(tmp_path):
     [copies] = load_site(tmp_path, environment={}).plan("nightly").copies
     assert (copies.to, copies.retention.keep_daily, copies.retention.keep_yearly) == ("offsite", 30, 5)
     assert (copies.drill, copies.check) == ("0 6 1 * *", "0 7 * * 0")
+
+
+def test_a_vault_inside_of_a_captured_folder_is_a_fault(faults, tmp_path):
+    inside = f"file://{tmp_path}/storage/vault"
+    [fault] = faults(GOOD + VAULTS.replace("file:///mnt/attic", inside))
+    assert fault.startswith("4: sources.storage.path: holds the vault attic")
