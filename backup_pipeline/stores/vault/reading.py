@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import BinaryIO
 
 from backup_pipeline.errors import RefusedError, StoreError, ValidationError
 from backup_pipeline.model.manifest import MANIFEST_NAME
@@ -32,8 +33,9 @@ from backup_pipeline.system.files import (
     write_atomically,
 )
 
-WORKERS = 3
-_AHEAD = 4
+WORKERS = 6
+_AHEAD = 2
+_SYNCED_EARLY = 32 << 20
 _SYNCED_ONE_BY_ONE = 64
 _ALONE = contextlib.nullcontext()
 _REMEDY = "Use another copy, and copy the set again where it still is."
@@ -177,16 +179,7 @@ class CopyReader:
         make_folders(part, modes[1])
         label, total = f"fetch {self.content.plan}/{self.content.set_id}", self.content.size
         try:
-            done = 0
-            for path, pieces in self.files():
-                place = part / path
-                make_folders(place.parent, modes[1])
-                with open(place, "xb", opener=lambda name, flags: os.open(name, flags, modes[0])) as file:
-                    give_mode(place, modes[0])
-                    for piece in pieces:
-                        file.write(piece)
-                        done += len(piece)
-                        progress(Progress(label, done, total))
+            self._write_files(part, modes, lambda done: progress(Progress(label, done, total)))
             _make_durable(part, [part / file.path for file in self.content.files])
             # The manifest is the seal: last.
             write_atomically(part / MANIFEST_NAME, self.content.manifest.encode(), mode=modes[0])
@@ -205,6 +198,25 @@ class CopyReader:
             raise
         progress(Progress(label, total, total, finished=True))
         return target
+
+    def _write_files(self, part: Path, modes: tuple[int, int], on_bytes: Callable[[int], None]) -> None:
+        done = 0
+        made: set[Path] = set()
+        with ThreadPoolExecutor(1, "vault-sync") as pool:
+            for path, pieces in self.files():
+                place = part / path
+                if place.parent not in made:
+                    make_folders(place.parent, modes[1])
+                    made.add(place.parent)
+                with open(place, "xb", opener=lambda name, flags: os.open(name, flags, modes[0])) as file:
+                    give_mode(place, modes[0])
+                    early = _EarlySync(pool, file)
+                    for piece in pieces:
+                        file.write(piece)
+                        early.add(len(piece))
+                        done += len(piece)
+                        on_bytes(done)
+                    early.wait()
 
     def read_file(self, path: str) -> bytes:
         """Return one file of the set, reading only the chunks that hold it.
@@ -256,6 +268,30 @@ def _opened(path: Path) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+class _EarlySync:
+    """Lets a large file go to the disk while the rest of it is still on its way."""
+
+    def __init__(self, pool: ThreadPoolExecutor, file: BinaryIO) -> None:
+        self._pool = pool
+        self._file = file
+        self._written = 0
+        self._running: Future[None] | None = None
+
+    def add(self, size: int) -> None:
+        """Take note of bytes written; raises OSError as the disk does."""
+        self._written += size
+        if self._written >= _SYNCED_EARLY:
+            self.wait()
+            self._file.flush()
+            self._written = 0
+            self._running = self._pool.submit(os.fsync, self._file.fileno())
+
+    def wait(self) -> None:
+        """Wait for what runs, so that the file may be closed."""
+        if self._running is not None:
+            self._running.result()
 
 
 class _Pieces:
