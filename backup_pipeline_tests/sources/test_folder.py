@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from backup_pipeline.archives import tarball
-from backup_pipeline.archives.tarball import Kind, State, TarballWriter
+from backup_pipeline.archives.tarball import EntryKind, State, TarballWriter
 from backup_pipeline.archives.tarball_reader import read_listing
 from backup_pipeline.artefacts.capture import CaptureContext
 from backup_pipeline.errors import SourceError
@@ -70,7 +70,7 @@ def test_the_listing_has_size_time_and_sha256_of_every_file(tmp_path: Path) -> N
     writer = new_set(tmp_path)
     record = capture(writer, settings(root))
     with writer.open("storage_buckets.listing.jsonl.gz") as file:
-        listed = {m.path: m for m in read_listing(file) if m.kind is Kind.FILE}
+        listed = {m.path: m for m in read_listing(file) if m.kind is EntryKind.FILE}
     files = {path.relative_to(root).as_posix(): path for path in root.rglob("*") if path.is_file()}
     assert listed.keys() == files.keys()
     for name, path in files.items():
