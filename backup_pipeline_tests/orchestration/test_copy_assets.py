@@ -268,3 +268,27 @@ def test_a_copy_whose_run_was_killed_is_asked_for_again_after_a_pause(
     instance.report_run_failed(run, "Its process was killed.")
     assert asked(site, instance) == []
     assert asked(site, instance, datetime.now(UTC) + timedelta(minutes=6)) == [set_id]
+
+
+def test_the_sensor_asks_also_for_a_set_that_dagster_does_not_know_yet(
+    site: CopiesSite, instance: dg.DagsterInstance
+) -> None:
+    # Sealed in another history, as by a shell with a DAGSTER_HOME of its own.
+    site.vault.rename(site.parent / "unplugged")
+    assert site.run("backup", "nightly").code == 12
+    (site.parent / "unplugged").rename(site.vault)
+    record = site.folder / ".backup-pipeline" / "copies" / "offsite.json"
+    record.unlink()
+    [set_id] = site.store("nightly").sealed_ids()
+    repository = build_definitions(site.site).get_repository_def()
+    sensor = repository.get_sensor_def("nightly_copy_in_offsite_sensor")
+    context = dg.SensorEvaluationContext(
+        instance_ref=instance.get_ref(), last_tick_completion_time=None, last_run_key=None, cursor=None,
+        repository_name=repository.name, repository_def=repository, sensor_name=sensor.name,
+    )  # fmt: skip
+    with context:
+        tick = sensor.evaluate_tick(context)
+    [request] = tick.run_requests or []
+    assert request.partition_key == set_id
+    assert request.tags[PLAN_TAG] == "offsite:nightly"
+    assert [list(one.partition_keys) for one in tick.dynamic_partitions_requests or []] == [[set_id]]
