@@ -58,6 +58,7 @@ class Offsite:
 
     def restore(self, name: str, source: str) -> dict[str, Any]:
         plan = self.json("restore", name, source)
+        assert any("read from offsite" in warning for warning in plan["warnings"])
         return self.json("restore", name, source, "--apply", "--plan-id", plan["plan_id"], "--confirm", plan["confirm"])
 
 

@@ -19,6 +19,7 @@ from backup_pipeline.model.set_id import SetId
 from backup_pipeline.operations.backup.emergency import make_emergency_set
 from backup_pipeline.operations.restore.records import forget_result, keep_result, results
 from backup_pipeline.operations.retention.in_use import reading
+from backup_pipeline.operations.sites.stores import split_place
 from backup_pipeline.settings.site import Site
 from backup_pipeline.stores.contract import Store
 
@@ -117,7 +118,13 @@ def plan_restore(
     """
     with reading(site, plan_name, set_id, "restore") as store:
         selection = choose(site, store, set_id, source, options or RestoreOptions())
-        return _restorer(selection).plan(selection, progress)
+        plan = _restorer(selection).plan(selection, progress)
+        vault = split_place(plan_name)[0] or site.vault_of(plan_name)
+        if not vault:
+            return plan
+        # It is no part of what the plan's id stands for: the same set from elsewhere is the same restore.
+        said = f"the set is read from {store.label}"
+        return plan.model_copy(update={"warnings": (*plan.warnings, said)})
 
 
 @within_the_plans_limit("The restore")
