@@ -42,7 +42,7 @@ def has_identity(site: Site, vault: str) -> bool:
 
 
 @dataclass(frozen=True)
-class PlanCopies:
+class ListedCopies:
     """The copies of a plan in a vault that the identity opens, oldest first, and how many more it has."""
 
     place: str
@@ -50,14 +50,14 @@ class PlanCopies:
     others: int
 
 
-def list_vault(site: Site, place: str) -> list[PlanCopies]:
+def list_vault(site: Site, place: str) -> list[ListedCopies]:
     """Return the copies of each plan of a vault (`VAULT:`), or of one (`VAULT:PLAN`)."""
     vault, plan = split_place(place)
     found = []
     for name in (plan,) if plan else plans_in(open_reader(site, vault, None), site.settings.plans):
         store = open_sets(site, f"{vault}:{name}")
         sets = [ListedSet(known, vault=vault) for known in store.sets()]
-        found.append(PlanCopies(f"{vault}:{name}", sets, max(0, len(store.ids()) - len(sets))))
+        found.append(ListedCopies(f"{vault}:{name}", sets, max(0, len(store.ids()) - len(sets))))
     return found
 
 
