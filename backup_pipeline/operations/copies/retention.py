@@ -25,7 +25,7 @@ from backup_pipeline.operations.sites.vaults import open_access
 from backup_pipeline.rules.retention import SetFacts, Verdict, decide
 from backup_pipeline.settings.site import Site
 from backup_pipeline.settings.types import PlanCopies
-from backup_pipeline.stores.vault.catalog import GRACE, Catalog
+from backup_pipeline.stores.vault.catalog import GRACE, VaultCatalog
 from backup_pipeline.stores.vault.clean import CleanResult, mark
 
 LOG = logging.getLogger("vault")
@@ -128,7 +128,7 @@ def _is_due(record: VaultRecord, now: datetime) -> bool:
 class _Known:
     """What is known of a vault when its copies are decided on."""
 
-    catalog: Catalog
+    catalog: VaultCatalog
     record: VaultRecord
     proofs: tuple[CopyProof, ...]
 

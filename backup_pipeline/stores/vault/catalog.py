@@ -60,7 +60,7 @@ class DamagedCopy:
     error: BackupSystemError
 
 
-class Catalog:
+class VaultCatalog:
     """Reads what stands in a vault. Headers are kept: copies never change but by `reencrypt`, which changes their size.
 
     Args:

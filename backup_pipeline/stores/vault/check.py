@@ -10,7 +10,7 @@ from backup_pipeline.errors import BackupSystemError, ValidationError
 from backup_pipeline.model.progress import Progress, ProgressSink, no_progress
 from backup_pipeline.model.proof import Finding
 from backup_pipeline.stores.objects.contract import ObjectPlace
-from backup_pipeline.stores.vault.catalog import Catalog, StoredChunk
+from backup_pipeline.stores.vault.catalog import StoredChunk, VaultCatalog
 from backup_pipeline.stores.vault.copy_object import ChunkRef, StoredCopy
 from backup_pipeline.stores.vault.encryption import Opener
 from backup_pipeline.stores.vault.names import COPIES, chunk_object
@@ -21,7 +21,7 @@ _BATCH = 64
 
 
 @dataclass
-class CheckResult:
+class VaultCheckResult:
     """What was found.
 
     Attributes:
@@ -54,8 +54,12 @@ class CheckResult:
 
 
 def check_stored(
-    catalog: Catalog, *, names: Collection[str] = (), sizes_only: bool = False, progress: ProgressSink = no_progress
-) -> CheckResult:
+    catalog: VaultCatalog,
+    *,
+    names: Collection[str] = (),
+    sizes_only: bool = False,
+    progress: ProgressSink = no_progress,
+) -> VaultCheckResult:
     """Check that every copy is signed and whole, and every chunk there with its size and the hash of its stored bytes.
 
     Args:
@@ -64,7 +68,7 @@ def check_stored(
         sizes_only: do not read the chunks.
         progress: who watches.
     """
-    result = CheckResult()
+    result = VaultCheckResult()
     copies, damaged = catalog.copies()
     chosen = [copy for copy in copies if not names or copy.name in names]
     for bad in damaged:
@@ -87,7 +91,7 @@ def check_stored(
     return result
 
 
-def _check_account(copy: StoredCopy, result: CheckResult) -> None:
+def _check_account(copy: StoredCopy, result: VaultCheckResult) -> None:
     try:
         copy.sealed_content()
     except BackupSystemError as error:
@@ -97,7 +101,7 @@ def _check_account(copy: StoredCopy, result: CheckResult) -> None:
 
 
 def _is_listed(
-    place: ObjectPlace, chunk: ChunkRef, listed: dict[str, StoredChunk], users: list[str], result: CheckResult
+    place: ObjectPlace, chunk: ChunkRef, listed: dict[str, StoredChunk], users: list[str], result: VaultCheckResult
 ) -> bool:
     found = listed.get(chunk.name)
     if found is not None and found.size == chunk.size:
@@ -116,7 +120,7 @@ def _is_listed(
 
 
 def _read_all(
-    place: ObjectPlace, chunks: list[ChunkRef], users: dict[ChunkRef, list[str]], result: CheckResult,
+    place: ObjectPlace, chunks: list[ChunkRef], users: dict[ChunkRef, list[str]], result: VaultCheckResult,
     progress: ProgressSink,
 ) -> None:  # fmt: skip
     total = sum(chunk.size for chunk in chunks)
@@ -145,7 +149,7 @@ def _batches(chunks: list[ChunkRef]) -> Iterator[list[ChunkRef]]:
 
 
 def check_content(
-    catalog: Catalog, copies: list[StoredCopy], opener: Opener, id_key: bytes, result: CheckResult,
+    catalog: VaultCatalog, copies: list[StoredCopy], opener: Opener, id_key: bytes, result: VaultCheckResult,
     progress: ProgressSink = no_progress,
 ) -> None:  # fmt: skip
     """Decrypt copies whole and compare every file with what the manifest and the account say.

@@ -9,8 +9,8 @@ from datetime import datetime, timedelta
 from backup_pipeline.model.proof import Finding
 from backup_pipeline.stores.objects.contract import ObjectPlace
 from backup_pipeline.stores.objects.errors import ObjectNotFoundError, PlaceRefusedError
-from backup_pipeline.stores.vault.catalog import Catalog, Clock, utc_now, vault_time
-from backup_pipeline.stores.vault.check import CheckResult
+from backup_pipeline.stores.vault.catalog import Clock, VaultCatalog, utc_now, vault_time
+from backup_pipeline.stores.vault.check import VaultCheckResult
 from backup_pipeline.stores.vault.locks import hidden_objects
 from backup_pipeline.stores.vault.names import (
     CHUNKS,
@@ -27,7 +27,7 @@ _TOLERANCE = timedelta(seconds=2)
 _WHO = "Find out who deletes or overwrites there and change the credentials; the locked version is what is read."
 
 
-def check_locks(catalog: Catalog, lock_days: int, result: CheckResult, clock: Clock = utc_now) -> None:
+def check_locks(catalog: VaultCatalog, lock_days: int, result: VaultCheckResult, clock: Clock = utc_now) -> None:
     """Ask the storage for the locks of all copies and chunks, and add what does not hold to the findings.
 
     One request per object whose copy says that it is locked now. Nothing is believed that the settings say.
@@ -59,7 +59,7 @@ def check_locks(catalog: Catalog, lock_days: int, result: CheckResult, clock: Cl
     _find_hidden(catalog, result)
 
 
-def _expected(catalog: Catalog, now: datetime, extendable: bool) -> Iterator[tuple[str, datetime]]:
+def _expected(catalog: VaultCatalog, now: datetime, extendable: bool) -> Iterator[tuple[str, datetime]]:
     """Yield every object that is to be locked now, and until when; ends that come later in the order are later."""
     copies = [copy for copy in catalog.copies()[0] if copy.header.locked_until and copy.header.locked_until > now]
     for copy in sorted(copies, key=lambda copy: copy.header.locked_until or now):
@@ -72,7 +72,7 @@ def _expected(catalog: Catalog, now: datetime, extendable: bool) -> Iterator[tup
             yield chunk_object(chunk.name), until
 
 
-def _check_ends(place: ObjectPlace, expected: dict[str, datetime], result: CheckResult) -> None:
+def _check_ends(place: ObjectPlace, expected: dict[str, datetime], result: VaultCheckResult) -> None:
     def problem_of(name: str) -> str:
         try:
             state = place.lock_state(name)
@@ -97,7 +97,7 @@ def _check_ends(place: ObjectPlace, expected: dict[str, datetime], result: Check
                 ))  # fmt: skip
 
 
-def _find_hidden(catalog: Catalog, result: CheckResult) -> None:
+def _find_hidden(catalog: VaultCatalog, result: VaultCheckResult) -> None:
     """Find what was deleted or replaced below its lock: chunks are never written over, copies never deleted so."""
     place = catalog.place
     names = {COPIES + copy.name for copy in catalog.copies()[0] if copy.hidden}

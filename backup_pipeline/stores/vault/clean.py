@@ -16,7 +16,7 @@ from backup_pipeline.errors import LockError, RefusedError
 from backup_pipeline.model.progress import Progress, ProgressSink, no_progress
 from backup_pipeline.stores.objects.contract import ObjectPlace
 from backup_pipeline.stores.objects.errors import ObjectLockedError, ObjectNotFoundError
-from backup_pipeline.stores.vault.catalog import GRACE, Catalog, Clock, StoredChunk, utc_now, vault_time
+from backup_pipeline.stores.vault.catalog import GRACE, Clock, StoredChunk, VaultCatalog, utc_now, vault_time
 from backup_pipeline.stores.vault.names import COPIES, LEASES, MARKS, PROOFS, chunk_object
 from backup_pipeline.stores.vault.proofs import proof_names
 from backup_pipeline.system import limits
@@ -50,7 +50,7 @@ class CleanResult:
     locked: list[Locked] = field(default_factory=list)
 
 
-def mark(catalog: Catalog, names: Iterable[str], reason: str = "") -> None:
+def mark(catalog: VaultCatalog, names: Iterable[str], reason: str = "") -> None:
     """Mark copies for removal. They stay readable, and their chunks stay, for the grace time; no writer relies on them.
 
     Raises:
@@ -68,7 +68,7 @@ def mark(catalog: Catalog, names: Iterable[str], reason: str = "") -> None:
 
 
 def clean(
-    catalog: Catalog, clock: Clock = utc_now, progress: ProgressSink = no_progress, *, dry_run: bool = False,
+    catalog: VaultCatalog, clock: Clock = utc_now, progress: ProgressSink = no_progress, *, dry_run: bool = False,
     owner: str = "",
 ) -> CleanResult:  # fmt: skip
     """Remove copies that were marked long enough ago, and chunks that no copy names and that are old enough.
@@ -122,7 +122,7 @@ class _Trial(_Removal):
         return f"The storage forbids to delete it until {until.isoformat()}." if until and until > now else ""
 
 
-def _clean(catalog: Catalog, clock: Clock, progress: ProgressSink, removal: _Removal) -> CleanResult:
+def _clean(catalog: VaultCatalog, clock: Clock, progress: ProgressSink, removal: _Removal) -> CleanResult:
     now = vault_time(catalog.place, clock)
     # Chunks first, then announcements, then copies: a copy that becomes visible in between is among one or the other,
     # and one that is announced later relies on nothing that was old and that no copy named when chunks were listed.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from backup_pipeline.errors import RefusedError, ValidationError
 from backup_pipeline.model.progress import Progress
-from backup_pipeline.stores.vault.catalog import Catalog
+from backup_pipeline.stores.vault.catalog import VaultCatalog
 from backup_pipeline.stores.vault.copy_object import CopyContent, StoredCopy, encode_copy
 from backup_pipeline.stores.vault.encryption import Opener
 from backup_pipeline.stores.vault.names import COPIES
@@ -29,7 +29,7 @@ class ReencryptResult:
     sent_bytes: int = 0
 
 
-def reencrypt(catalog: Catalog, keys: WriterKeys, opener: Opener, options: WriterOptions) -> ReencryptResult:
+def reencrypt(catalog: VaultCatalog, keys: WriterKeys, opener: Opener, options: WriterOptions) -> ReencryptResult:
     """Encrypt every copy of an earlier generation of recipients to the present ones.
 
     Copies that are marked for removal are left alone. A copy stays readable throughout: its object is replaced at once,
@@ -65,7 +65,7 @@ def reencrypt(catalog: Catalog, keys: WriterKeys, opener: Opener, options: Write
 
 
 def _reencrypt_one(
-    catalog: Catalog, keys: WriterKeys, opener: Opener, options: WriterOptions, copy: StoredCopy,
+    catalog: VaultCatalog, keys: WriterKeys, opener: Opener, options: WriterOptions, copy: StoredCopy,
     result: ReencryptResult,
 ) -> None:  # fmt: skip
     content = copy.content(opener, keys.id_key)

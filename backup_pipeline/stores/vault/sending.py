@@ -17,9 +17,9 @@ from backup_pipeline.stores.objects.errors import ObjectLockedError, ObjectNotFo
 from backup_pipeline.stores.vault.catalog import (
     FRESH,
     PENDING_TRUSTED,
-    Catalog,
     Clock,
     StoredChunk,
+    VaultCatalog,
     utc_now,
     vault_time,
 )
@@ -100,7 +100,7 @@ class ChunkSender:
     """
 
     def __init__(
-        self, catalog: Catalog, keys: WriterKeys, options: WriterOptions, read: Callable[[], Pieces],
+        self, catalog: VaultCatalog, keys: WriterKeys, options: WriterOptions, read: Callable[[], Pieces],
         where: str,
     ) -> None:  # fmt: skip
         self._catalog = catalog

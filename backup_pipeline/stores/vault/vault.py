@@ -8,7 +8,7 @@ from pathlib import Path
 
 from backup_pipeline.errors import RefusedError
 from backup_pipeline.stores.objects.contract import ObjectPlace
-from backup_pipeline.stores.vault.catalog import Catalog, Clock, utc_now
+from backup_pipeline.stores.vault.catalog import Clock, VaultCatalog, utc_now
 from backup_pipeline.stores.vault.copy_object import CopyContent, StoredCopy
 from backup_pipeline.stores.vault.description import (
     Description,
@@ -60,10 +60,10 @@ class VaultAccess:
         own = self.keys.signer()
         return (*((own.public,) if own else ()), *self.signers)
 
-    def catalog(self) -> Catalog:
+    def catalog(self) -> VaultCatalog:
         """Return what stands in the vault, for reading without an identity; as read_description raises."""
         trusted = self.trusted()
-        return Catalog(self.place, read_description(self.place, trusted), trusted)
+        return VaultCatalog(self.place, read_description(self.place, trusted), trusted)
 
 
 def initialise(access: VaultAccess, *, clock: Clock = utc_now) -> Description:
@@ -186,14 +186,14 @@ def open_reencryption(
     return lambda: reencrypt(catalog, keys, opener, options or WriterOptions())
 
 
-def _writing(access: VaultAccess) -> tuple[Catalog, WriterKeys]:
+def _writing(access: VaultAccess) -> tuple[VaultCatalog, WriterKeys]:
     sealer = Sealer(access.recipients, access.encryption, where=access.where)
     signer = _own_signer(access)
     known = read_description(access.place, access.trusted())
     require_recipients(known, access.recipients, access.encryption, where=access.where)
     key = _own_id_key(access, known)
     keys = WriterKeys(sealer, signer, key, access.keys.uploads(known.vault), access.keys.bad_chunks(known.vault))
-    return Catalog(access.place, known, access.trusted()), keys
+    return VaultCatalog(access.place, known, access.trusted()), keys
 
 
 class VaultReader:
@@ -215,7 +215,7 @@ class VaultReader:
         self.description = read_description(place, trusted)
         self.opener = Opener(identity, self.description.encryption, where=where)
         self.id_key = opened_id_key(self.description, self.opener, where=f"{place.label}/{DESCRIPTION}")
-        self.catalog = Catalog(place, self.description, trusted)
+        self.catalog = VaultCatalog(place, self.description, trusted)
 
     def content(self, copy: StoredCopy) -> CopyContent:
         """Return what a copy says of its set."""

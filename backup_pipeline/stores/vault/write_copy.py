@@ -12,7 +12,7 @@ from backup_pipeline.model.progress import Progress
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.stores.contract import Store
 from backup_pipeline.stores.objects.errors import PlaceFullError, PlaceRefusedError
-from backup_pipeline.stores.vault.catalog import Catalog
+from backup_pipeline.stores.vault.catalog import VaultCatalog
 from backup_pipeline.stores.vault.copy_object import ChunkRef, CopiedFile, CopyContent, CopyHeader, encode_copy
 from backup_pipeline.stores.vault.cutting import SetStream, cut, stream_files
 from backup_pipeline.stores.vault.names import COPIES, copy_name
@@ -47,7 +47,7 @@ class VaultWriter:
         options: how.
     """
 
-    def __init__(self, catalog: Catalog, keys: WriterKeys, options: WriterOptions | None = None) -> None:
+    def __init__(self, catalog: VaultCatalog, keys: WriterKeys, options: WriterOptions | None = None) -> None:
         self._catalog = catalog
         self._keys = keys
         self._options = options or WriterOptions()

@@ -17,7 +17,7 @@ from backup_pipeline.cli.main import build_app
 from backup_pipeline.errors import RefusedError
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.stores.objects.opening import open_place
-from backup_pipeline.stores.vault.check import CheckResult, check_content, check_stored
+from backup_pipeline.stores.vault.check import VaultCheckResult, check_content, check_stored
 from backup_pipeline.stores.vault.check_locks import check_locks
 from backup_pipeline.stores.vault.clean import clean
 from backup_pipeline.stores.vault.encryption import new_identity
@@ -127,7 +127,7 @@ def test_a_chunk_that_a_later_copy_shares_is_locked_as_long_as_that(site: VaultS
         assert state.until >= until
     for name in (DESCRIPTION, "recover.py", "RECOVERY.md", COPIES + second.copy):
         assert site.place.lock_state(name).until >= until
-    result = CheckResult()
+    result = VaultCheckResult()
     check_locks(site.access.catalog(), 12, result)
     assert not result.findings
     assert result.locks > 6
@@ -153,7 +153,7 @@ def test_a_lock_that_somebody_shortened_is_found(server: S3Server, prefix: str, 
         BypassGovernanceRetention=True,
         Retention={"Mode": "GOVERNANCE", "RetainUntilDate": datetime.now(UTC) + timedelta(days=1)},
     )
-    result = CheckResult()
+    result = VaultCheckResult()
     check_locks(site.access.catalog(), 12, result)
     [found] = result.findings
     assert copy in found.subject
@@ -164,7 +164,7 @@ def test_lock_days_where_nothing_is_locked_are_found(server: S3Server, prefix: s
     site = VaultSite(tmp_path, place=open_place(f"s3://plain/{prefix}", server.options())).init()
     copy = site.copy(site.seal(), lock_until=_in_days(12)).copy
     assert site.access.catalog().copy(copy).header.locked_until is None
-    result = CheckResult()
+    result = VaultCheckResult()
     check_locks(site.access.catalog(), 12, result)
     [found] = result.findings
     assert "nothing here is locked" in found.problem
