@@ -62,7 +62,7 @@ def three_two_one_one_zero(
         Condition(
             "2 media",
             len(media) >= WANTED_MEDIA,
-            f"{len(media)} of places that fail apart" if media else "no set yet",
+            f"{len(media)} that fail apart" if media[1:] else "all on one disk or service" if media else "no set yet",
             "A vault on another disk or service than the store makes two.",
         ),
         Condition(
