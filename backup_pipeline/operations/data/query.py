@@ -48,9 +48,10 @@ def query_set(
         files = TableFiles(store, sealed(store, set_id), folder)
         if not files.paths:
             raise RefusedError(
-                "The set has no table exports in Parquet.", where=f"{plan_name}/{set_id}",
+                "The set has no table exports in Parquet.",
+                where=f"{plan_name}/{set_id}",
                 remedy="Add parquet to `tables: {formats: …}` of the source; the next set has them.",
-            )  # fmt: skip
+            )
         return ask_apart(
             _needed(files, query), query, limit=limit, memory_mb=memory_mb, timeout_seconds=timeout_seconds
         )

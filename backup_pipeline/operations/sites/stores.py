@@ -179,9 +179,10 @@ def _in_vault(site: Site, name: str) -> tuple[str, SetId]:
         plans = list(site.settings.plans)
         if len(plans) != 1:
             raise SetNotFoundError(
-                "The plan is not named.", where=name,
+                "The plan is not named.",
+                where=name,
                 remedy=f"Sets in a vault are named VAULT:PLAN/SET, as in {vault}:{plans[0]}/{LATEST}.",
-            )  # fmt: skip
+            )
         plan, wanted = plans[0], rest
     place = f"{vault}:{plan}"
     return place, _find(site, place, wanted)
@@ -200,9 +201,10 @@ def _require_copies(site: Site, place: str) -> None:
     there = plans_in(open_reader(site, vault, None), site.settings.plans)
     if plan not in there and plan not in site.settings.plans:
         raise SetNotFoundError(
-            f"The vault has no copies of a plan {plan!r}.", where=place,
+            f"The vault has no copies of a plan {plan!r}.",
+            where=place,
             remedy=f"It has copies of: {', '.join(there) or 'none'}.",
-        )  # fmt: skip
+        )
 
 
 def _find(site: Site, plan: str, wanted: str) -> SetId:

@@ -113,9 +113,14 @@ def with_identity(site: Site, file: Path | None) -> Site:
 
 
 def open_vault_store(
-    site: Site, vault: str, plan: str, *, keep_proof: Callable[[str, Proof], None] | None = None,
-    scratch: Path | None = None, keep_bytes: int | None = None,
-) -> VaultStore:  # fmt: skip
+    site: Site,
+    vault: str,
+    plan: str,
+    *,
+    keep_proof: Callable[[str, Proof], None] | None = None,
+    scratch: Path | None = None,
+    keep_bytes: int | None = None,
+) -> VaultStore:
     """Return the copies of a plan in a vault, opened with the identity that the site's environment names.
 
     Args:
@@ -188,9 +193,12 @@ def open_plan_store(site: Site, vault: str, plan: str) -> VaultPlanStore:
         settings=lambda: settings_text(site),
     )
     return VaultPlanStore(
-        site.store_folder(plan), plan, held, file_mode=int(site.settings.file_mode, 8),
+        site.store_folder(plan),
+        plan,
+        held,
+        file_mode=int(site.settings.file_mode, 8),
         folder_mode=int(site.settings.folder_mode, 8),
-    )  # fmt: skip
+    )
 
 
 def settings_text(site: Site) -> str:

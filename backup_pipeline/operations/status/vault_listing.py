@@ -72,11 +72,15 @@ def list_plain(site: Site, place: str) -> list[PlainCopy]:
     copies, damaged = catalog.copies()
     found = [
         PlainCopy(
-            copy.name, tags.get(tag_of(copy.name), ""), copy.name.rpartition("-")[0], copy.header.stored_size,
-            copy.header.created_at, is_proven(copy.name, proofs),
+            copy.name,
+            tags.get(tag_of(copy.name), ""),
+            copy.name.rpartition("-")[0],
+            copy.header.stored_size,
+            copy.header.created_at,
+            is_proven(copy.name, proofs),
         )
         for copy in copies
-    ]  # fmt: skip
+    ]
     found += [
         PlainCopy(bad.name, tags.get(tag_of(bad.name), ""), bad.name.rpartition("-")[0], 0, None, False, str(bad.error))
         for bad in damaged

@@ -38,9 +38,12 @@ class ChunkCache:
     """
 
     def __init__(
-        self, reader: CopyReader, folder: Path | None = None, keep_bytes: int | None = None,
+        self,
+        reader: CopyReader,
+        folder: Path | None = None,
+        keep_bytes: int | None = None,
         on_trouble: Callable[[BackupSystemError], None] = lambda _: None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._on_trouble = on_trouble
         self._reader = reader
         self._folder = folder

@@ -100,8 +100,9 @@ class VaultSetWriter(LocalSetWriter):
                 raise
             raise StoreError(
                 "The file is in the vault already, and this machine cannot read it there.",
-                where=f"{self._where}/{path}", remedy="This is a fault of the program.",
-            ) from None  # fmt: skip
+                where=f"{self._where}/{path}",
+                remedy="This is a fault of the program.",
+            ) from None
 
     def write_record(self, record: ArtefactRecord) -> None:
         """Send the artefact's large files, and store its record."""
@@ -120,7 +121,7 @@ class VaultSetWriter(LocalSetWriter):
             sender = self._sender
         stream = SetStream(
             {file.path: file.size}, super().open, {file.path: file.sha256}, lambda done: None, where=self._where
-        )  # fmt: skip
+        )
         try:
             chunks = tuple(sender.send(self._writer.cut(stream)))
         finally:
@@ -172,9 +173,10 @@ class VaultSetWriter(LocalSetWriter):
         made, _ = parse_manifest(data, manifest.set_id)
         if made is None or made.artefacts != manifest.artefacts:
             raise RefusedError(
-                "The vault has a copy of this set already, with other artefacts.", where=self._where,
+                "The vault has a copy of this set already, with other artefacts.",
+                where=self._where,
                 remedy="Make a new backup; the copy there stays readable.",
-            )  # fmt: skip
+            )
         self._with_checksums(made)
         return data
 
@@ -198,9 +200,14 @@ class VaultSetWriter(LocalSetWriter):
         refs, sizes = sender.send_all()
         files = [CopiedFile(path=one.path, size=one.size, sha256=one.sha256) for one in sent] + streams[0].files
         content = CopyContent(
-            plan=manifest.plan, set_id=manifest.set_id, manifest=data.decode(), files=tuple(files),
-            plain_sizes=tuple(sizes), settings=self._vault.settings(), pipeline_version=__version__,
-        )  # fmt: skip
+            plan=manifest.plan,
+            set_id=manifest.set_id,
+            manifest=data.decode(),
+            files=tuple(files),
+            plain_sizes=tuple(sizes),
+            settings=self._vault.settings(),
+            pipeline_version=__version__,
+        )
         self._sent.make(self._folder_mode)
         write_atomically(self._folder / _SENT_FOLDER / _MANIFEST, data, mode=self._file_mode)
         if not self._writer.commit(content, refs, sender):

@@ -85,8 +85,9 @@ class StoredProof:
         if version != PROOF_VERSION:
             raise StoreError(
                 f"Proofs of version {version} are not known to this release (it reads up to {PROOF_VERSION}).",
-                where=self.where, remedy="Install the release that wrote it.",
-            )  # fmt: skip
+                where=self.where,
+                remedy="Install the release that wrote it.",
+            )
         line = data[first.end() : first.end() + length]
         signature, _, self._sealed = data[first.end() + length + 1 :].partition(b"\n")
         try:
@@ -130,9 +131,13 @@ def encode_proof(description: Description, copy: str, proof: Proof, sealer: Seal
     """Return the bytes of a proof's object."""
     sealed = sealer.seal(gzip.compress(proof_as_bytes(proof), mtime=0))
     header = ProofHeader(
-        vault=description.vault, copy_name=copy, kind=proof.kind, outcome=proof.outcome,
-        finished_at=proof.finished_at, content_sha256=hashlib.sha256(sealed).hexdigest(),
-    )  # fmt: skip
+        vault=description.vault,
+        copy_name=copy,
+        kind=proof.kind,
+        outcome=proof.outcome,
+        finished_at=proof.finished_at,
+        content_sha256=hashlib.sha256(sealed).hexdigest(),
+    )
     line = header.model_dump_json().encode()
     signature = json.dumps({"key": signer.public, "signature": signer.sign(_SIGNED_FOR, line)}).encode()
     first = f"backup-pipeline vault proof {PROOF_VERSION} {len(line)} {len(sealed)}\n".encode()

@@ -50,9 +50,15 @@ class VaultStore:
     """
 
     def __init__(
-        self, vault: str, reader: VaultReader, plan: str, *, keep_proof: KeepProof | None = None,
-        scratch: Path | None = None, keep_bytes: int | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        vault: str,
+        reader: VaultReader,
+        plan: str,
+        *,
+        keep_proof: KeepProof | None = None,
+        scratch: Path | None = None,
+        keep_bytes: int | None = None,
+    ) -> None:
         self.vault = vault
         self.plan = plan
         self._reader = reader
@@ -84,15 +90,17 @@ class VaultStore:
         """Refuse: copies are marked for removal, and cleaned after a time of grace."""
         self._copy_name(set_id)
         raise RefusedError(
-            "A copy in a vault is not removed at once.", where=f"{self.name}/{set_id}",
+            "A copy in a vault is not removed at once.",
+            where=f"{self.name}/{set_id}",
             remedy=f"backup-pipeline vault clean {self.vault} applies the vault's retention.",
-        )  # fmt: skip
+        )
 
     def _only_read(self) -> StoreError:
         return StoreError(
-            "Copies in a vault are only read here.", where=self.label,
+            "Copies in a vault are only read here.",
+            where=self.label,
             remedy=f"backup-pipeline vault copy {self.vault} copies a set.",
-        )  # fmt: skip
+        )
 
     def ids(self) -> tuple[SetId, ...]:
         """Return the ids of the plan's copies, oldest first; one listing, no copy is read."""
@@ -119,9 +127,10 @@ class VaultStore:
 
     def _no_such(self, set_id: str) -> SetNotFoundError:
         return SetNotFoundError(
-            "The vault has no copy of such a set.", where=f"{self.name}/{set_id}",
+            "The vault has no copy of such a set.",
+            where=f"{self.name}/{set_id}",
             remedy=f"backup-pipeline list {self.name} shows its copies.",
-        )  # fmt: skip
+        )
 
     def _opened(self, set_id: SetId) -> tuple[CopyReader, ChunkCache, CopyFiles]:
         if set_id not in self._open:
@@ -166,9 +175,16 @@ class VaultStore:
         if manifest is None:
             return BackupSet(set_id, self.plan, SetState.DAMAGED, proofs=found, problem=problem)
         return BackupSet(
-            set_id, self.plan, SetState.COMPLETE, manifest, None, manifest.artefacts, (), found,
+            set_id,
+            self.plan,
+            SetState.COMPLETE,
+            manifest,
+            None,
+            manifest.artefacts,
+            (),
+            found,
             damaged_proofs=damaged,
-        )  # fmt: skip
+        )
 
     def _proofs(self, set_id: SetId, names: Sequence[str] | None = None) -> tuple[tuple[Proof, ...], tuple[str, ...]]:
         place, known = self._reader.place, self._reader.description
