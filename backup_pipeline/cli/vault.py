@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from backup_pipeline.cli import vault_upkeep
 from backup_pipeline.cli.common import ConfigOption, JsonOption, console, exit_with, load, print_json, shown_progress
 from backup_pipeline.errors import ExitCode
+
+if TYPE_CHECKING:
+    from backup_pipeline.stores.vault.catalog import DamagedCopy
 
 VaultArgument = Annotated[str, typer.Argument(metavar="VAULT", help="The vault's name in backup.yaml.")]
 IdentityOption = Annotated[
@@ -53,6 +56,11 @@ def init(
     out = console()
     out.print(f"Vault {vault} ({made.vault}), encrypted to {', '.join(made.recipients) or 'nobody'}.", markup=False)
     out.print(f"Copies are signed by {made.signed_by[0]}: keep that key with the identity.", markup=False)
+    for earlier in made.signed_by[1:]:
+        out.print(
+            f"Copies of before that {earlier} has signed count here only when the key stands in backup.yaml: "
+            f'vaults.{vault}.signers: ["{earlier}"]. Is it the one on your kit?', markup=False,
+        )  # fmt: skip
     if recipient:
         out.print(f"Write into backup.yaml: vaults.{vault}.recipients: [{recipient}]", markup=False)
         out.print(f"Move {new_identity} to a safe place now: without it no copy can be read.", markup=False)
@@ -94,17 +102,20 @@ def list_copies(
     rows = []
     if read_identity(identity, site)[0] or site.settings.vaults.get(vault, None) is None:
         reader = open_reader(site, vault, identity)
-        for found in reader.catalog.copies()[0]:
+        copies, bad = reader.catalog.copies()
+        for found in copies:
             content = reader.content(found)
             rows.append({"copy": found.name, "set": f"{content.plan}/{content.set_id}", "size": content.size})
     else:
-        stored = open_access(site, vault).catalog().copies()[0]
+        stored, bad = open_access(site, vault).catalog().copies()
         rows = [{"copy": found.name, "set": "", "size": found.header.stored_size} for found in stored]
     if as_json:
-        print_json({"copies": rows})
+        print_json({"copies": rows, "bad": {one.name: one.error.what for one in bad}})
         return
     for row in rows:
         console().print(f"{row['copy']}  {row['set']}  {int(str(row['size'])):,} bytes", markup=False)
+    for one in bad:
+        console().print(f"! {one.name}  {one.error.what} {one.error.remedy}", markup=False)
 
 
 def check(
@@ -184,7 +195,9 @@ def recover(
     set_name: Annotated[str | None, typer.Option("--set", metavar="SET", help="Only this set.")] = None,
     endpoint: Annotated[str, typer.Option(metavar="ADDRESS", help="Address of an S3-compatible service.")] = "",
     region: Annotated[str, typer.Option(help="Region of an S3 bucket.")] = "",
-    signer: Annotated[str, typer.Option(help="The site's public key from the kit (ed25519:…).")] = "",
+    signer: Annotated[
+        list[str] | None, typer.Option(help="The site's public key from the kit (ed25519:…); one for each key on it.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """On a bare machine, without settings: bring back the newest set of each plan and backup.yaml.
@@ -193,10 +206,15 @@ def recover(
     AZURE_STORAGE_ACCOUNT and AZURE_STORAGE_KEY or AZURE_STORAGE_SAS_TOKEN; GOOGLE_APPLICATION_CREDENTIALS;
     SFTP_PASSWORD, where no key in ~/.ssh lets in.
     """
+    from backup_pipeline.operations.copies.vaults import VaultAddress
     from backup_pipeline.operations.copies.vaults import recover as bring_back
 
-    folders = bring_back(url, identity, to, set_name, signer, endpoint=endpoint, region=region)
-    if not signer:
+    def warn(bad: DamagedCopy) -> None:
+        typer.echo(f"not brought back: {bad.error.where}: {bad.error.what} {bad.error.remedy}", err=True)
+
+    signers = tuple(key for key in signer or () if key)
+    folders = bring_back(VaultAddress(url, endpoint, region), identity, to, set_name, signers, on_bad=warn)
+    if not signers:
         typer.echo(
             "Without --signer nobody knows who wrote this vault: read backup.yaml, above all its run_before and "
             "run_after, before you use it.",

@@ -35,6 +35,7 @@ class Kit:
         url: where it is.
         endpoint: address of the service; "" for the provider's own.
         description: what `vault.json` says.
+        signers: public keys whose copies count: of vault.json, of this machine, of `signers` in the settings.
         identities: the lines AGE-SECRET-KEY-1…, each with a QR code; none for a vault without encryption.
         variables: of the environment, for the storage's credentials, as `vault recover` reads them.
         printed_at: when.
@@ -45,6 +46,7 @@ class Kit:
     url: str
     endpoint: str
     description: Description
+    signers: tuple[str, ...]
     identities: tuple[str, ...]
     variables: tuple[str, ...]
     printed_at: datetime
@@ -78,22 +80,25 @@ def make_kit(site: Site, name: str, identity_file: Path | None) -> Kit:
     lines = [line.strip() for line in text.splitlines()]
     given = site.settings.vaults[name]
     endpoint = site.value(given.endpoint_env)
+    signers = tuple(dict.fromkeys((description.signed_by[0], *access.trusted())))
+    encrypted = description.encryption != "none"
     return Kit(
-        vault=name, url=given.url, endpoint=endpoint, description=description,
+        vault=name, url=given.url, endpoint=endpoint, description=description, signers=signers,
         identities=tuple(line for line in lines if line and not line.startswith("#")),
         variables=recovery_variables(given.url),
         printed_at=datetime.now(UTC).replace(microsecond=0),
-        commands=_commands(given.url, endpoint, given.region, description, sorted(site.settings.plans)),
+        commands=_commands(given.url, endpoint, given.region, signers, encrypted, sorted(site.settings.plans)),
     )  # fmt: skip
 
 
 def _commands(
-    url: str, endpoint: str, region: str, description: Description, plans: Sequence[str]
+    url: str, endpoint: str, region: str, signers: Sequence[str], encrypted: bool, plans: Sequence[str]
 ) -> tuple[tuple[str, str], ...]:
     options = [part for flag, value in (("--endpoint", endpoint), ("--region", region)) if value
                for part in (flag, value)]  # fmt: skip
-    identity = ["--identity", "identity.txt"] if description.encryption != "none" else []
-    recover = ["backup-pipeline", "vault", "recover", url, *options, *identity, "--signer", description.signed_by[0]]
+    identity = ["--identity", "identity.txt"] if encrypted else []
+    keys = [part for key in signers for part in ("--signer", key)]
+    recover = ["backup-pipeline", "vault", "recover", url, *options, *identity, *keys]
     plan = plans[0] if plans else "PLAN"
     return (
         ("Bring back the newest set of each plan, and the settings", shlex.join([*recover, "--to", "recovered"])),
@@ -172,7 +177,7 @@ def kit_facts(kit: Kit) -> list[tuple[str, str]]:
         ("Service", kit.endpoint),
         ("Vault", f"{known.vault}, made {known.created_at:%Y-%m-%d}"),
         ("Encrypted", f"to {', '.join(known.recipients)}" if known.recipients else "not at all"),
-        ("Signed by", ", ".join(known.signed_by)),
+        ("Signed by", ", ".join(kit.signers)),
     ]
     return [(label, value) for label, value in facts if value]
 
@@ -190,7 +195,7 @@ def _without(kit: Kit) -> str:
     return (
         "Without this program: copy the whole bucket or folder to a disk and read RECOVERY.md in it; recover.py beside "
         f"it needs Python, the program age{', the identity' if kit.identities else ''} and "
-        f"--signer {kit.description.signed_by[0]}."
+        f"{' '.join(f'--signer {key}' for key in kit.signers)}."
     )
 
 

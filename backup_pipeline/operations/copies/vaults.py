@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from backup_pipeline.errors import RefusedError, SetNotFoundError
 from backup_pipeline.operations.copies.recovery_credentials import recovery_credentials, recovery_variables
@@ -12,6 +14,7 @@ from backup_pipeline.settings.site import Site
 from backup_pipeline.stores.objects.contract import ObjectPlace
 from backup_pipeline.stores.objects.opening import open_place
 from backup_pipeline.stores.objects.options import PlaceOptions
+from backup_pipeline.stores.vault.catalog import DamagedCopy
 from backup_pipeline.stores.vault.copy_object import CopyContent, StoredCopy
 from backup_pipeline.stores.vault.description import Description, read_description
 from backup_pipeline.stores.vault.encryption import Opener, new_identity
@@ -73,9 +76,17 @@ def find_copy(reader: VaultReader, set_name: str) -> tuple[StoredCopy, CopyConte
     )
 
 
+class VaultAddress(NamedTuple):
+    """Where a vault is: its URL; for S3-compatible services also the service's address and the bucket's region."""
+
+    url: str
+    endpoint: str = ""
+    region: str = ""
+
+
 def recover(
-    url: str, identity_file: Path | None, target: Path, set_name: str | None, signer: str = "",
-    *, endpoint: str = "", region: str = "",
+    address: VaultAddress, identity_file: Path | None, target: Path, set_name: str | None, signers: Sequence[str] = (),
+    *, on_bad: Callable[[DamagedCopy], None] = lambda _: None,
 ) -> list[Path]:  # fmt: skip
     """Bring sets back without any settings: the newest copy of each plan, or one; `backup.yaml` beside them.
 
@@ -83,7 +94,9 @@ def recover(
         StoreError: the vault cannot be read, or a file is in the way.
     """
     text, where = read_identity(identity_file)
-    reader = VaultReader(_bare_place(url, endpoint, region), text, (signer,) if signer else (), where=where)
+    reader = VaultReader(_bare_place(*address), text, signers, where=where)
+    for bad in reader.catalog.copies()[1]:
+        on_bad(bad)
     newest: dict[str, StoredCopy] = {}
     if set_name:
         copy, content = find_copy(reader, set_name)
@@ -92,7 +105,7 @@ def recover(
         for copy in reader.catalog.copies()[0]:
             newest[reader.content(copy).plan] = copy
     if not newest:
-        raise SetNotFoundError("The vault holds no copy.", where=url, remedy="Is it the right URL?")
+        raise SetNotFoundError("The vault holds no copy.", where=address.url, remedy="Is it the right URL?")
     done = []
     for plan, copy in newest.items():
         content = reader.content(copy)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from backup_pipeline.errors import ValidationError
 from backup_pipeline.model.proof import PROOFS_FOLDER
-from backup_pipeline.operations.copies.vaults import recover
+from backup_pipeline.operations.copies.vaults import VaultAddress, recover
 from backup_pipeline.operations.sites.vaults import machine_keys
 from backup_pipeline.settings.site import Site
 
@@ -38,7 +38,11 @@ def recover_and_compare(site: Site) -> list[RecoveredSet]:
     shutil.rmtree(target, ignore_errors=True)
     signer = machine_keys(site).signer()
     folders = recover(
-        site.settings.vaults[VAULT].url, site.folder / IDENTITY_NAME, target, None, signer.public if signer else ""
+        VaultAddress(site.settings.vaults[VAULT].url),
+        site.folder / IDENTITY_NAME,
+        target,
+        None,
+        (signer.public,) if signer else (),
     )
     return [_compared(site, folder) for folder in folders]
 

@@ -14,6 +14,7 @@ import gzip
 import hashlib
 import json
 import re
+import zlib
 from collections.abc import Callable, Collection
 from pathlib import PurePosixPath
 from typing import Annotated, Literal, NamedTuple
@@ -24,6 +25,7 @@ from pydantic import ValidationError as PydanticError
 from backup_pipeline.errors import RefusedError, StoreError, ValidationError
 from backup_pipeline.model.base import Frozen
 from backup_pipeline.model.manifest import MANIFEST_NAME
+from backup_pipeline.model.proof import PROOFS_FOLDER
 from backup_pipeline.model.set_id import SetId, is_set_id
 from backup_pipeline.stores.objects.contract import ObjectPlace
 from backup_pipeline.stores.vault.description import Description
@@ -38,6 +40,7 @@ _FIRST_LINE = re.compile(rb"backup-pipeline vault copy (\d{1,6}) (\d{1,12}) (\d{
 _FIRST_READ = 64 << 10
 _LARGEST_SIGNATURE_LINE = 1024
 _LARGEST_CONTENT = 1 << 30
+_LARGEST_PLAIN_CONTENT = 4 << 30
 
 
 def _is_chunk(name: str) -> str:
@@ -84,6 +87,8 @@ def _is_path_inside(text: str) -> str:
     pure = PurePosixPath(text)
     if pure.is_absolute() or ".." in pure.parts or not pure.parts or "\0" in text or "\\" in text:
         raise ValueError("not a path inside a set")
+    if pure.parts[0] == PROOFS_FOLDER:
+        raise ValueError("proofs are not copied: what is brought back has to be proven again")
     return text
 
 
@@ -140,6 +145,15 @@ def encode_copy(header: CopyHeader, content: CopyContent, sealer: Sealer, signer
     return header, first + line + b"\n" + json.dumps(signature).encode() + b"\n" + sealed
 
 
+def _unpacked(packed: bytes) -> bytes:
+    """Return what was packed with gzip; ValueError where it was cut short or is larger than an account can be."""
+    unpacking = zlib.decompressobj(wbits=31)
+    plain = unpacking.decompress(packed, _LARGEST_PLAIN_CONTENT)
+    if not unpacking.eof:
+        raise ValueError("cut short, or too large")
+    return plain
+
+
 class StoredCopy:
     """Reads one copy; the header first, with as few requests as it takes.
 
@@ -175,6 +189,8 @@ class StoredCopy:
                 f"Copies of version {version} are not known to this release (it reads up to {COPY_VERSION}).",
                 where=self.where, remedy="Install the release that wrote it.",
             )  # fmt: skip
+        if length > _LARGEST_CONTENT:
+            raise StoreError("The copy's header is larger than any can be.", where=self.where, remedy=_DAMAGED)
         begin = first.end()
         wanted = begin + length + 1 + _LARGEST_SIGNATURE_LINE
         if len(start) < wanted and len(start) == _FIRST_READ:
@@ -194,7 +210,7 @@ class StoredCopy:
         except (ValueError, KeyError, TypeError) as error:
             raise RefusedError("The copy is not signed.", where=self.where, remedy=_FOREIGN) from error
         if key not in trusted:
-            raise RefusedError(f"The copy is signed by another key ({key[:60]}).", where=self.where, remedy=_FOREIGN)
+            raise RefusedError(f"The copy is signed by another key ({key[:60]}).", where=self.where, remedy=_UNKNOWN)
         if not is_signed(key, _SIGNED_FOR, line, value):
             raise RefusedError("The copy's signature is not right.", where=self.where, remedy=_FOREIGN)
         return key
@@ -241,8 +257,8 @@ class StoredCopy:
         """
         packed = opener.open(self.sealed_content(), name=self.where)
         try:
-            content = CopyContent.model_validate_json(gzip.decompress(packed))
-        except (OSError, EOFError, ValueError) as error:
+            content = CopyContent.model_validate_json(_unpacked(packed))
+        except (ValueError, zlib.error) as error:
             raise StoreError("The copy's account cannot be read.", where=self.where, remedy=_DAMAGED) from error
         if copy_name(id_key, content.plan, content.set_id) != self.name:
             raise RefusedError(
@@ -258,4 +274,8 @@ class StoredCopy:
 
 
 _DAMAGED = "Use another copy, and copy the set again where it still is."
+_UNKNOWN = (
+    "If your kit names this key, or another machine of yours has it, list it in `signers` of the vault's settings (in "
+    "a recovery: one more --signer). Otherwise use another copy, then find out who writes to the vault."
+)
 _FOREIGN = "Use another copy, then find out who writes to the vault."

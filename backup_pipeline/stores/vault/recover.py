@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import argparse
 import base64
-import gzip
 import hashlib
 import hmac
 import json
 import os
 import re
 import shutil
+import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
 # Ed25519 (RFC 8032, section 5.1): signatures can be checked without any library.
 _P = 2**255 - 19
@@ -32,10 +33,31 @@ Point = tuple[int, int, int, int]
 _PLAN = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,59}")
 _SET = re.compile(r"\d{4}-\d{2}-\d{2}T\d{6}Z")
 _CHUNK = re.compile(r"[0-9a-f]{64}(\.[0-9a-f]{8})?")
+_LARGEST_OBJECT = 2 << 30
+_LARGEST_ACCOUNT = 4 << 30
 
 
 class BadVaultError(Exception):
     """What is wrong, and where."""
+
+
+def _read(path: Path) -> bytes:
+    """Return an object's bytes; a link, a pipe or a device in its place is neither followed nor waited for."""
+    more = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | more)) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode) or status.st_size > _LARGEST_OBJECT:
+            raise BadVaultError(f"{path}: no object of a vault")
+        return file.read()
+
+
+def _unpacked(data: bytes, name: str) -> bytes:
+    """Return what was packed with gzip, unless it is larger than any account of a set."""
+    unpacking = zlib.decompressobj(wbits=31)
+    plain = unpacking.decompress(data, _LARGEST_ACCOUNT)
+    if not unpacking.eof:
+        raise BadVaultError(f"{name}: cut short, or larger than any account of a set")
+    return plain
 
 
 def _add(a: Point, b: Point) -> Point:
@@ -90,18 +112,18 @@ def is_signed(public: str, message: bytes, signature: str) -> bool:
 class OpenedVault:
     """A vault in a folder, with an identity."""
 
-    def __init__(self, folder: Path, identity: str, age: str, signer: str) -> None:
+    def __init__(self, folder: Path, identity: str, age: str, signers: Sequence[str]) -> None:
         self.folder, self._identity, self._age = folder, identity, age
-        self.description: dict[str, Any] = json.loads((folder / "vault.json").read_bytes())
+        self.description: dict[str, Any] = json.loads(_read(folder / "vault.json"))
         if self.description.get("vault_version") != 1:
             raise BadVaultError("vault.json: not of version 1")
         unsigned = {key: value for key, value in self.description.items() if key != "signature"}
         text = json.dumps(unsigned, sort_keys=True, separators=(",", ":")).encode()
         first = self.description["signed_by"][0]
         signed = b"backup-pipeline vault description 1\n" + text
-        if not is_signed(first, signed, self.description["signature"]) or (signer and first != signer):
+        if not is_signed(first, signed, self.description["signature"]) or (signers and first not in signers):
             raise BadVaultError("vault.json: not signed, or signed by another key than the kit's")
-        self.signers = [signer] if signer else list(self.description["signed_by"])
+        self.signers = list(signers or self.description["signed_by"])
         self.key = self.decrypt(base64.b64decode(self.description["id_key"]), "vault.json")
 
     def decrypt(self, data: bytes, name: str) -> bytes:
@@ -119,7 +141,7 @@ class OpenedVault:
 
     def copy(self, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return a copy's header and its account, both checked."""
-        data = (self.folder / "copies" / name).read_bytes()
+        data = _read(self.folder / "copies" / name)
         first, _, rest = data.partition(b"\n")
         words = first.split(b" ")
         if words[:-2] != [b"backup-pipeline", b"vault", b"copy", b"1"]:
@@ -136,7 +158,7 @@ class OpenedVault:
             raise BadVaultError(f"copies/{name}: it belongs elsewhere")
         if hashlib.sha256(sealed).hexdigest() != header["content_sha256"]:
             raise BadVaultError(f"copies/{name}: changed or cut short")
-        return header, json.loads(gzip.decompress(self.decrypt(sealed, f"copies/{name}")))
+        return header, json.loads(_unpacked(self.decrypt(sealed, f"copies/{name}"), f"copies/{name}"))
 
     def chunks(self, header: dict[str, Any]) -> Iterator[bytes]:
         """Yield the plain chunks of a copy in order, each checked."""
@@ -144,13 +166,17 @@ class OpenedVault:
             if not _CHUNK.fullmatch(name):
                 raise BadVaultError(f"{name!r}: no chunk's name")
             path = self.folder / "chunks" / name[:2] / name
-            data = path.read_bytes()
+            data = _read(path)
             if len(data) != size or hashlib.sha256(data).hexdigest() != sha256:
                 raise BadVaultError(f"{path}: changed or cut short")
             plain = self.decrypt(data, str(path))
             if hmac.new(self.key, plain, hashlib.sha256).hexdigest() != name[:64]:
                 raise BadVaultError(f"{path}: other bytes than its name stands for")
             yield plain
+
+
+def _private(path: Path) -> BinaryIO:
+    return open(path, "xb", opener=lambda name, flags: os.open(name, flags, 0o600))
 
 
 def fetch(vault: OpenedVault, name: str, target: Path) -> Path:
@@ -167,11 +193,13 @@ def fetch(vault: OpenedVault, name: str, target: Path) -> Path:
     source, rest = vault.chunks(header), b""
     for entry in content["files"]:
         path = PurePosixPath(entry["path"])
-        if path.is_absolute() or ".." in path.parts or not path.parts:
+        if path.is_absolute() or ".." in path.parts or not path.parts or path.parts[0] == "proofs":
             raise BadVaultError(f"{path}: not a path inside a set")
+        if entry["size"] < 0:
+            raise BadVaultError(f"{path}: of a negative size")
         (folder / path).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         digest, left = hashlib.sha256(), entry["size"]
-        with open(folder / path, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+        with _private(folder / path) as file:
             while left:
                 rest = rest or next(source)
                 piece, rest = rest[:left], rest[left:]
@@ -180,12 +208,43 @@ def fetch(vault: OpenedVault, name: str, target: Path) -> Path:
                 left -= len(piece)
         if digest.hexdigest() != entry["sha256"]:
             raise BadVaultError(f"{path}: not what was copied")
-    (folder / "manifest.json").write_bytes(content["manifest"].encode())
+    with _private(folder / "manifest.json") as file:
+        file.write(content["manifest"].encode())
     if content["settings"] and not (target / "backup.yaml").exists():
-        (target / ".backup.yaml.part").write_bytes(content["settings"].encode())
+        (target / ".backup.yaml.part").unlink(missing_ok=True)
+        with _private(target / ".backup.yaml.part") as file:
+            file.write(content["settings"].encode())
         (target / ".backup.yaml.part").rename(target / "backup.yaml")
     folder.rename(whole)
     return whole
+
+
+_PROBLEMS = (
+    BadVaultError, OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, StopIteration, RecursionError,
+    MemoryError, OverflowError, zlib.error,
+)  # fmt: skip
+"""Whoever can write to a vault can put anything there: each of these is one line, and no other copy's end."""
+
+
+def _report(error: BaseException) -> None:
+    text = f"{error}" if isinstance(error, (BadVaultError, OSError)) else f"{type(error).__name__}: {error}"
+    sys.stderr.write("error: " + "".join(c if c.isprintable() else repr(c)[1:-1] for c in text) + "\n")
+
+
+def list_copies(vault: OpenedVault) -> int:
+    """Write a line per copy, oldest first; one that is bad is named, and the others are listed."""
+    bad = 0
+    for name in vault.names():
+        try:
+            content = vault.copy(name)[1]
+            size = sum(entry["size"] for entry in content["files"])
+            if not _PLAN.fullmatch(content["plan"]) or not _SET.fullmatch(content["set_id"]):
+                raise BadVaultError(f"copies/{name}: its plan or set is no name")
+            sys.stdout.write(f"{name}  {content['plan']}/{content['set_id']}  {size:,} bytes\n")
+        except _PROBLEMS as error:
+            _report(error)
+            bad += 1
+    return 1 if bad else 0
 
 
 def main() -> int:
@@ -193,24 +252,24 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Brings backup sets back from a vault. See RECOVERY.md.")
     parser.add_argument("vault", type=Path, help="the vault's folder, or a copy of its bucket")
     parser.add_argument("--identity", default="", help="file with the line AGE-SECRET-KEY-1…")
-    parser.add_argument("--signer", default="", help="the site's public key from the kit: ed25519:…")
+    parser.add_argument(
+        "--signer", action="append", default=[], help="the site's public key from the kit: ed25519:… (one for each key)"
+    )
     parser.add_argument("--copy", help="name of the copy to bring back")
     parser.add_argument("--to", type=Path, help="folder for it")
     parser.add_argument("--age", default=shutil.which("age") or "age", help="the program age")
     given = parser.parse_args()
+    if bool(given.copy) != bool(given.to):
+        parser.error("--copy and --to go together")
     try:
-        vault = OpenedVault(given.vault, given.identity, given.age, given.signer)
+        vault = OpenedVault(given.vault, given.identity, given.age, [key for key in given.signer if key])
         if not given.signer:
             sys.stderr.write("without --signer nobody knows who wrote this vault: read backup.yaml before you use it\n")
-        if given.copy and given.to:
-            sys.stdout.write(f"{fetch(vault, given.copy, given.to)}\n")
-            return 0
-        for name in vault.names():
-            content = vault.copy(name)[1]
-            size = sum(entry["size"] for entry in content["files"])
-            sys.stdout.write(f"{name}  {content['plan']}/{content['set_id']}  {size:,} bytes\n")
-    except (BadVaultError, OSError, ValueError, KeyError, StopIteration) as error:
-        sys.stderr.write(f"error: {error}\n")
+        if not given.copy:
+            return list_copies(vault)
+        sys.stdout.write(f"{fetch(vault, given.copy, given.to)}\n")
+    except _PROBLEMS as error:
+        _report(error)
         return 1
     return 0
 
