@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from pydantic import ValidationError as PydanticError
 
 from backup_pipeline.artefacts.types import OpenFile
 from backup_pipeline.errors import ValidationError
+from backup_pipeline.model.base import Frozen
 from backup_pipeline.model.catalog import Catalog, RolesDocument
 from backup_pipeline.model.record import ArtefactRecord, Fingerprint
 from backup_pipeline.postgres.compare.comparison import Expectation
 from backup_pipeline.rules.scratch_server import Needs, needs_of
 
 TableName = tuple[str, str]
+
+Document = TypeVar("Document", bound=Frozen)
 
 
 def fingerprints_of(record: ArtefactRecord) -> dict[TableName, Fingerprint]:
@@ -38,31 +41,23 @@ def large_objects_of(record: ArtefactRecord) -> Fingerprint | None:
 
 def catalog_of(open_file: OpenFile, record: ArtefactRecord) -> Catalog:
     """Return the catalog that was read in the dump's snapshot; ValidationError when it cannot be read."""
-    path = str(record.details.get("catalog"))
-    with open_file(path) as file:
-        data = file.read()
-    try:
-        return Catalog.model_validate_json(data)
-    except PydanticError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        raise ValidationError(
-            f"Not a catalog: {'.'.join(map(str, first['loc']))}: {first['msg']}.", where=path, remedy="Use another set."
-        ) from None
+    return _parsed(open_file, str(record.details.get("catalog")), Catalog, "a catalog")
 
 
 def roles_of(open_file: OpenFile, record: ArtefactRecord) -> RolesDocument:
     """Return the document of a roles artefact; ValidationError when it cannot be read."""
-    path = record.files[0].path
+    return _parsed(open_file, record.files[0].path, RolesDocument, "a document of roles")
+
+
+def _parsed(open_file: OpenFile, path: str, model: type[Document], what: str) -> Document:
     with open_file(path) as file:
         data = file.read()
     try:
-        return RolesDocument.model_validate_json(data)
+        return model.model_validate_json(data)
     except PydanticError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         raise ValidationError(
-            f"Not a document of roles: {'.'.join(map(str, first['loc']))}: {first['msg']}.",
-            where=path,
-            remedy="Use another set.",
+            f"Not {what}: {'.'.join(map(str, first['loc']))}: {first['msg']}.", where=path, remedy="Use another set."
         ) from None
 
 

@@ -120,7 +120,7 @@ class FolderPlace:
         """Return a file's size and time."""
         path = self._path(name)
 
-        def look_up(_: int) -> ObjectInfo | None:
+        def information(_: int) -> ObjectInfo | None:
             try:
                 with self._translated(name):
                     status = path.stat(follow_symlinks=False)
@@ -128,7 +128,7 @@ class FolderPlace:
                 return None
             return _info(name, status) if stat.S_ISREG(status.st_mode) else None
 
-        return self._repeater.run(look_up)
+        return self._repeater.run(information)
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """Walk the folders that names with this prefix can stand in."""

@@ -70,17 +70,17 @@ def check_stored(
     """
     result = VaultCheckResult()
     copies, damaged = catalog.copies()
-    chosen = [copy for copy in copies if not names or copy.name in names]
+    selected = [copy for copy in copies if not names or copy.name in names]
     for bad in damaged:
         if not names or bad.name in names:
             result.add(bad.name, bad.error.where, bad.error.what, bad.error.remedy)
     listed = catalog.chunks()
     users: dict[ChunkRef, list[str]] = {}
-    for copy in chosen:
+    for copy in selected:
         _check_account(copy, result)
         for chunk in dict.fromkeys(copy.header.chunks):
             users.setdefault(chunk, []).append(copy.name)
-    result.copies, result.chunks = len(chosen), len(users)
+    result.copies, result.chunks = len(selected), len(users)
     present = [chunk for chunk in users if _is_listed(catalog.place, chunk, listed, users[chunk], result)]
     if not names:
         used = {chunk.name for chunk in users}

@@ -143,10 +143,10 @@ class OpenedVault:
         """Return a copy's header and its account, both checked."""
         data = _read(self.folder / "copies" / name)
         first, _, rest = data.partition(b"\n")
-        words = first.split(b" ")
-        if words[:-2] != [b"backup-pipeline", b"vault", b"copy", b"1"]:
+        fields = first.split(b" ")
+        if fields[:-2] != [b"backup-pipeline", b"vault", b"copy", b"1"]:
             raise BadVaultError(f"copies/{name}: not a copy of version 1")
-        line, rest = rest[: int(words[-2])], rest[int(words[-2]) + 1 :]
+        line, rest = rest[: int(fields[-2])], rest[int(fields[-2]) + 1 :]
         signature, _, sealed = rest.partition(b"\n")
         proof = json.loads(signature)
         if proof["key"] not in self.signers or not is_signed(

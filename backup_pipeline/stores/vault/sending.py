@@ -111,7 +111,7 @@ class ChunkSender:
         self._throttle = Throttle(options.bytes_per_second)
         self._lock = threading.Lock()
         self._looking = threading.Lock()
-        self._looked = False
+        self._checked_once = False
         self._known: dict[str, ChunkRef] = {}
         self._sent: dict[str, ChunkRef] = {}
         self._lock_ends: dict[str, datetime] = {}
@@ -126,12 +126,12 @@ class ChunkSender:
 
     def send_all(self) -> tuple[list[ChunkRef], list[int]]:
         """Return the stored chunks in order and their plain sizes, every chunk seen in the vault."""
-        self._look()
+        self._check_present()
         for _ in range(_ROUNDS):
             ids, sizes = self._pass(self._read())
             self._announce({self._known[one].name for one in ids})
             # What is there after the announcement stays, however long this takes: see docs/formats-vault.md.
-            self._look()
+            self._check_present()
             refs = [self._known.get(one) for one in ids]
             whole = [ref for ref in refs if ref is not None]
             if len(whole) == len(ids) and {ref.name for ref in whole} <= self._named:
@@ -144,9 +144,9 @@ class ChunkSender:
     def send(self, pieces: Iterable[bytes]) -> list[SentChunk]:
         """Send chunks of a copy that is not whole yet; several threads may call this at once."""
         with self._looking:
-            if not self._looked:
-                self._look()
-                self._looked = True
+            if not self._checked_once:
+                self._check_present()
+                self._checked_once = True
         return [SentChunk(*one) for one in zip(*self._pass(pieces), strict=True)]
 
     def _announce(self, names: set[str]) -> None:
@@ -187,7 +187,7 @@ class ChunkSender:
     def _time(self) -> datetime:
         return vault_time(self._catalog.place, self._options.clock)
 
-    def _look(self) -> None:
+    def _check_present(self) -> None:
         """Find out which chunks can be relied on: listed with the right size now, and named by a copy or fresh."""
         now = self._time()
         generation = self._catalog.description.generation
