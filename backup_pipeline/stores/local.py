@@ -276,6 +276,21 @@ class LocalSetWriter:
         write_atomically(self._folder / MANIFEST_NAME, data, mode=self._file_mode)
 
 
+def _files_below(folder: str, above: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], int]]:
+    """Yield the parts of each file's path below a folder, and its size; links are passed over."""
+    try:
+        entries = os.scandir(folder)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        # What cannot be read is found missing by those who look for it.
+        return
+    with entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _files_below(entry.path, (*above, entry.name))
+            elif entry.is_file(follow_symlinks=False):
+                yield (*above, entry.name), entry.stat(follow_symlinks=False).st_size
+
+
 def _open(place: Path) -> BinaryIO:
     try:
         return open_ordinary(place)
@@ -475,10 +490,8 @@ class LocalStore:
 
     def files(self, set_id: SetId) -> Iterator[tuple[str, int]]:
         """Yield path and size of every file of the set, by path."""
-        folder = self.path_of(set_id)
-        for path in sorted(folder.rglob("*")):
-            if path.is_file() and not path.is_symlink():
-                yield path.relative_to(folder).as_posix(), path.stat().st_size
+        found = _files_below(str(self.path_of(set_id)), ())
+        yield from (("/".join(parts), size) for parts, size in sorted(found))
 
     def unexpected_entries(self, set_id: SetId) -> Iterator[str]:
         """Yield the paths of links, sockets and devices in the set's folder, by path."""

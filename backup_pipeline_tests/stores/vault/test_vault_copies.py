@@ -132,7 +132,9 @@ def test_a_copy_that_another_signed_is_refused(site: VaultSite) -> None:
     site.place.put(COPIES + copy, b"\n".join((first, line, forged.encode(), rest)))
     with pytest.raises(RefusedError, match="another key"):
         site.reader().catalog.copy(copy)
-    claimed = json.dumps({"key": own.public, "signature": json.loads(signature)["signature"][:-4] + "AA=="})
+    genuine = json.loads(signature)["signature"]
+    # Its last byte is small, and zero once in sixteen times; the first is anything.
+    claimed = json.dumps({"key": own.public, "signature": ("A" if genuine[0] != "A" else "B") + genuine[1:]})
     site.place.put(COPIES + copy, b"\n".join((first, line, claimed.encode(), rest)))
     with pytest.raises(RefusedError, match="signature is not right"):
         site.reader().catalog.copy(copy)
