@@ -110,8 +110,9 @@ def recipients(
     if found.earlier_copies:
         out.print(
             f"{found.earlier_copies} copies are encrypted to earlier recipients; `vault reencrypt {vault} --identity "
-            "FILE` changes that.", markup=False,
-        )  # fmt: skip
+            "FILE` changes that.",
+            markup=False,
+        )
 
 
 def reencrypt(

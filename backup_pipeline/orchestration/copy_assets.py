@@ -110,9 +110,12 @@ def _retain(site: Site, plan: str, vault: str) -> tuple[dg.AssetCheckResult, dic
 
     def result(problem: str) -> dg.AssetCheckResult:
         return dg.AssetCheckResult(
-            asset_key=stage_key(plan, COPY + vault), check_name=RETENTION_CHECK, passed=not problem,
-            severity=dg.AssetCheckSeverity.WARN, description=problem or None,
-        )  # fmt: skip
+            asset_key=stage_key(plan, COPY + vault),
+            check_name=RETENTION_CHECK,
+            passed=not problem,
+            severity=dg.AssetCheckSeverity.WARN,
+            description=problem or None,
+        )
 
     try:
         done = clean_copies(site, vault, utc_now(), plans=[plan], when_due=True)
@@ -165,18 +168,25 @@ def check_asset(site: Site, plan: str, vault: str) -> dg.AssetsDefinition:
         except Exception as error:  # noqa: BLE001 - at this edge everything becomes a Failure
             raise failure_of(error) from None
         metadata: dict[str, Any] = {
-            "copies": found.copies, "chunks": found.chunks, "read_bytes": found.read_bytes,
-            "bad_copies": len(found.bad_copies), "findings": len(found.findings), "lock": found.lock,
-        }  # fmt: skip
+            "copies": found.copies,
+            "chunks": found.chunks,
+            "read_bytes": found.read_bytes,
+            "bad_copies": len(found.bad_copies),
+            "findings": len(found.findings),
+            "lock": found.lock,
+        }
         if found.findings:
             metadata["what was found"] = table_of(
                 [{"subject": one.subject, "problem": one.problem, "remedy": one.remedy} for one in found.findings]
             )
         first = f"{found.findings[0].subject}: {found.findings[0].problem}" if found.findings else ""
         yield dg.AssetCheckResult(
-            asset_key=key, check_name=WHOLE_CHECK, passed=not found.findings, description=first or None,
+            asset_key=key,
+            check_name=WHOLE_CHECK,
+            passed=not found.findings,
+            description=first or None,
             metadata=metadata,
-        )  # fmt: skip
+        )
         if found.findings:
             raise dg.Failure(f"Copies in {vault} are not whole. First: {first}", metadata=metadata, allow_retries=False)
         yield dg.MaterializeResult(asset_key=key, metadata=metadata)
@@ -193,11 +203,14 @@ def copy_drill_asset(site: Site, plan: str, vault: str) -> dg.AssetsDefinition:
         return drill_set(site, f"{vault}:{plan}", set_id, run_id=run_id, progress=current_observer().progress)
 
     return proof_asset(
-        plan, COPY_DRILL + vault, CHECK_OF[ProofKind.DRILL],
+        plan,
+        COPY_DRILL + vault,
+        CHECK_OF[ProofKind.DRILL],
         f"The set is read from the vault {vault}, restored into a scratch server and compared. Only then its copy is "
         "proven.",
-        [stage_key(plan, COPY + vault)], prove,
-    )  # fmt: skip
+        [stage_key(plan, COPY + vault)],
+        prove,
+    )
 
 
 def next_try(failed_at: datetime, attempts: int) -> datetime:

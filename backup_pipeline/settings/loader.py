@@ -105,9 +105,10 @@ def _diagnosed(file: Path) -> tuple[SiteSettings | None, list[FileFault]]:
     try:
         if file.stat().st_size > MOST_BYTES:
             raise SettingsError(
-                f"This is no settings file: it has {file.stat().st_size / 1e6:,.0f} MB.", where=str(file),
+                f"This is no settings file: it has {file.stat().st_size / 1e6:,.0f} MB.",
+                where=str(file),
                 remedy="Name the right file with --config.",
-            )  # fmt: skip
+            )
         text = file.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"

@@ -153,8 +153,11 @@ def plan_files(selection: RestoreSource) -> RestorePlan:
     steps = [f"unpack beside {target} and compare every file with the record"]
     if exists and not options.skip_emergency_backup:
         steps.append(f"make an emergency backup set of {target}")
-    steps.append(f"rename what is at {target} to {target.name}.before-<time> and the new one to {target.name}"
-                 if exists else f"rename it to {target}")  # fmt: skip
+    steps.append(
+        f"rename what is at {target} to {target.name}.before-<time> and the new one to {target.name}"
+        if exists
+        else f"rename it to {target}"
+    )
     return RestorePlan(
         plan_id=hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()[:16],
         set_id=selection.set_id,

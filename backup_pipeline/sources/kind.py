@@ -157,9 +157,13 @@ class SourceKind(ABC, Generic[S]):
         return ()
 
     def drill_beside(
-        self, source: SiteSource[S], records: Sequence[ArtefactRecord], folder: Path, captured: datetime,
+        self,
+        source: SiteSource[S],
+        records: Sequence[ArtefactRecord],
+        folder: Path,
+        captured: datetime,
         progress: ProgressSink,
-    ) -> DrillBeside | None:  # fmt: skip
+    ) -> DrillBeside | None:
         """Begin the drill of something outside of the set; None where there is nothing.
 
         Args:

@@ -88,9 +88,13 @@ def record_contents(site: Site, vault: str, reader: VaultReader) -> None:
             except (BackupSystemError, PydanticError):
                 continue  # the check names it
             update = {
-                "described": True, "purpose": manifest.purpose, "partial": manifest.partial,
-                "sources": manifest.sources, "broken_data": bool(manifest.broken_data), "size": manifest.size,
-            }  # fmt: skip
+                "described": True,
+                "purpose": manifest.purpose,
+                "partial": manifest.partial,
+                "sources": manifest.sources,
+                "broken_data": bool(manifest.broken_data),
+                "size": manifest.size,
+            }
             found[copy.name] = known[copy.name].model_copy(update=update)
 
     def change(record: VaultRecord) -> VaultRecord:

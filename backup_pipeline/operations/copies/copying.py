@@ -62,9 +62,11 @@ def copy_into(
     try:
         return _copy(site, vault, plan_name, set_id, progress, now)
     except Exception as error:
-        known = error if isinstance(error, BackupSystemError) else BackupSystemError(
-            f"Unexpected {type(error).__name__}.", remedy="The run's log has the details."
-        )  # fmt: skip
+        known = (
+            error
+            if isinstance(error, BackupSystemError)
+            else BackupSystemError(f"Unexpected {type(error).__name__}.", remedy="The run's log has the details.")
+        )
         note_failure(site, vault, plan_name, set_id, known, now())
         raise
 

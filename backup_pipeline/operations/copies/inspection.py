@@ -101,9 +101,11 @@ def _by_plan(site: Site, key: bytes, names: list[str]) -> dict[str, dict[SetId, 
 def _record(
     site: Site, plan: str, known: CopyRecord | None, set_id: SetId, name: str, marks: Mapping[str, datetime | None]
 ) -> CopyRecord:
-    record = known if known is not None and known.copy_name == name else CopyRecord(
-        set_id=set_id, copy_name=name, described=False
-    )  # fmt: skip
+    record = (
+        known
+        if known is not None and known.copy_name == name
+        else CopyRecord(set_id=set_id, copy_name=name, described=False)
+    )
     try:
         record = described(record, open_store(site, plan).read(set_id))
     except SetNotFoundError:
@@ -147,9 +149,12 @@ def _lock_of(place: ObjectPlace) -> LockRecord:
     except BackupSystemError as error:
         return LockRecord(supported=False, enabled=False, detail=f"The lock could not be read: {error.what}")
     return LockRecord(
-        supported=found.supported, enabled=found.enabled, default_days=found.default_days, mode=found.mode,
+        supported=found.supported,
+        enabled=found.enabled,
+        default_days=found.default_days,
+        mode=found.mode,
         detail=found.detail,
-    )  # fmt: skip
+    )
 
 
 def _with_locks(place: ObjectPlace, copies: dict[str, tuple[CopyRecord, ...]]) -> dict[str, tuple[CopyRecord, ...]]:

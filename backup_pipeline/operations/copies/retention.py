@@ -79,9 +79,15 @@ class VaultCleaning:
 
 
 def clean_copies(
-    site: Site, vault: str, now: datetime, *, plans: Collection[str] | None = None, dry_run: bool = False,
-    when_due: bool = False, progress: ProgressSink = no_progress,
-) -> VaultCleaning:  # fmt: skip
+    site: Site,
+    vault: str,
+    now: datetime,
+    *,
+    plans: Collection[str] | None = None,
+    dry_run: bool = False,
+    when_due: bool = False,
+    progress: ProgressSink = no_progress,
+) -> VaultCleaning:
     """Mark what the plans' policies let go in a vault, and remove what was marked long enough ago.
 
     Args:

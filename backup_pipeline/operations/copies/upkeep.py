@@ -80,8 +80,9 @@ def reencrypt_vault(
     text, where = read_identity(identity_file, site)
     if not text and access.encryption != "none":
         raise SettingsError(
-            "Copies are decrypted to encrypt them anew, and no identity is named.", where=f"vault {name}",
+            "Copies are decrypted to encrypt them anew, and no identity is named.",
+            where=f"vault {name}",
             remedy="Run it where the identity of the earlier recipients is: --identity FILE.",
-        )  # fmt: skip
+        )
     opener = Opener(text, access.encryption, where=where)
     return open_reencryption(access, opener, writer_options(site, access, progress))()

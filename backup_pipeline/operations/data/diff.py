@@ -78,9 +78,14 @@ def _diff(sides: list[_Side], table: str) -> list[TableDifference]:
         if here[0] is None or here[1] is None:
             missing, rows = ("older", sides[1].rows(name)) if here[0] is None else ("newer", sides[0].rows(name))
             found.append(
-                TableDifference(name[0], label, added=rows if here[0] is None else 0,
-                                removed=rows if here[1] is None else 0, note=f"not in the {missing} set")
-            )  # fmt: skip
+                TableDifference(
+                    name[0],
+                    label,
+                    added=rows if here[0] is None else 0,
+                    removed=rows if here[1] is None else 0,
+                    note=f"not in the {missing} set",
+                )
+            )
         elif (mark := sides[0].mark(name)) is not None and mark == sides[1].mark(name):
             found.append(TableDifference(name[0], label, unchanged=sides[0].rows(name)))
         else:

@@ -53,8 +53,9 @@ def environment_faults(site: Site, plans: Sequence[str], only: Sequence[str] | N
     sources = database_sources(site, plans)
     if only is not None:
         sources = {name: source for name, source in sources.items() if name in only}
-    found = need_faults((Need(source.dsn_env, f"source {name}", Form.DSN) for name, source in sources.items()),
-                        site.environment)  # fmt: skip
+    found = need_faults(
+        (Need(source.dsn_env, f"source {name}", Form.DSN) for name, source in sources.items()), site.environment
+    )
     for name, source in sources.items():
         _, value = _first_set(site, source)
         if not value or is_placeholder(value):

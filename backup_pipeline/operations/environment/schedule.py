@@ -103,8 +103,11 @@ def _crontab(*arguments: str, stdin: bytes | None = None) -> str:
     tool = find_program("crontab", remedy="Install cron (Debian: apt-get install cron), or use --systemd.")
     done = run([tool, *arguments], stdin=stdin, check=False, timeout=_SECONDS)
     if done.exit_code and "no crontab for" not in done.stderr:
-        raise ToolError(f"crontab refused: {done.stderr.strip() or done.exit_code}.", where=str(tool),
-                        remedy="Is this user allowed to use cron (/etc/cron.allow)?")  # fmt: skip
+        raise ToolError(
+            f"crontab refused: {done.stderr.strip() or done.exit_code}.",
+            where=str(tool),
+            remedy="Is this user allowed to use cron (/etc/cron.allow)?",
+        )
     # crontab itself puts no header there when it is written by `crontab -`.
     return done.stdout.decode("utf-8", "surrogateescape")
 

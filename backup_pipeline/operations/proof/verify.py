@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 
@@ -88,8 +88,9 @@ def keep_proof(store: Store, proof: Proof) -> None:
         raise StoreError(
             f"The result of the {proof.kind} cannot be kept with the set: {error.what} "
             f"It was: {found + more if found else 'nothing found'}.",
-            where=error.where, remedy=error.remedy,
-        ) from error  # fmt: skip
+            where=error.where,
+            remedy=error.remedy,
+        ) from error
 
 
 def verify_all(
@@ -141,20 +142,14 @@ def verification_of(
     digest = hashlib.sha256(data).hexdigest()
     present = dict(store.files(set_id))
     findings = _manifest_findings(store, known, digest, present)
-    findings += [
-        Finding(subject=path, problem="is a link or no ordinary file: what it shows may change at any time",
-                remedy=_DAMAGED)
-        for path in store.unexpected_entries(set_id)
-    ]  # fmt: skip
+    not_ordinary = "is a link or no ordinary file: what it shows may change at any time"
+    findings += _same(store.unexpected_entries(set_id), not_ordinary, _DAMAGED)
     covered: list[str] = []
     read = 0
     if known.manifest is not None:
         manifest = known.manifest
-        findings += [
-            Finding(subject=path, problem="is not in the manifest: nobody knows where it comes from",
-                    remedy="Inspect it and remove it.")
-            for path in extra_files(manifest, present)
-        ]  # fmt: skip
+        unknown = "is not in the manifest: nobody knows where it comes from"
+        findings += _same(extra_files(manifest, present), unknown, "Inspect it and remove it.")
         broken, read = _file_problems(store, set_id, manifest, present, progress)
         findings += [Finding(subject=path, problem=problem, remedy=_DAMAGED) for path, problem in broken.items()]
         whole = [r for r in manifest.artefacts if not any(file.path in broken for file in r.files)]
@@ -178,6 +173,10 @@ def verification_of(
         },
         run_id=run_id,
     )
+
+
+def _same(paths: Iterable[str], problem: str, remedy: str) -> list[Finding]:
+    return [Finding(subject=path, problem=problem, remedy=remedy) for path in paths]
 
 
 def _bytes(store: Store, set_id: SetId, path: str) -> bytes | None:
@@ -223,9 +222,12 @@ def _manifest_findings(store: Store, known: BackupSet, digest: str, present: dic
             found.append(Finding(subject=path, problem=f"is missing, but {CHECKSUM_NAME} names it", remedy=_DAMAGED))
         elif hashlib.sha256(data).hexdigest() != expected:
             found.append(
-                Finding(subject=path, problem=f"is not what {CHECKSUM_NAME} says (one of the two has changed)",
-                        remedy=_DAMAGED)
-            )  # fmt: skip
+                Finding(
+                    subject=path,
+                    problem=f"is not what {CHECKSUM_NAME} says (one of the two has changed)",
+                    remedy=_DAMAGED,
+                )
+            )
     if promised:
         found += [
             Finding(subject=path, problem=f"was added after sealing: {CHECKSUM_NAME} does not name it")

@@ -90,6 +90,14 @@ def drop_kept(site: Site, plan_name: str, source: str, *, confirm: str) -> tuple
     names = restorer.drop_kept(site, source, confirm)
     for result in results(site, plan_name, source):
         if result.kind == restorer.name and result.undo.kind != "none" and result.undone_at is None:
-            write_result(site, result.model_copy(update={"undo": result.undo.model_copy(update={
-                "kind": "none", "remedy": f"restore the emergency set {result.emergency_set}"})}))  # fmt: skip
+            write_result(
+                site,
+                result.model_copy(
+                    update={
+                        "undo": result.undo.model_copy(
+                            update={"kind": "none", "remedy": f"restore the emergency set {result.emergency_set}"}
+                        )
+                    }
+                ),
+            )
     return names

@@ -331,9 +331,11 @@ class _Exporter:
             return order
         if order.line is None or parse_entry(order.line).path != moved:
             self.result.findings.add(
-                moved, "moved_folder",
-                f"Order {order.record_id} lies here and no longer in {order.folder}, which file_path names.", "warning",
-            )  # fmt: skip
+                moved,
+                "moved_folder",
+                f"Order {order.record_id} lies here and no longer in {order.folder}, which file_path names.",
+                "warning",
+            )
         return replace(order, folder=moved, start=(*order.start[:2], json_text(moved), *order.start[3:]))
 
     def _untouched(self, order: Order) -> bool:
@@ -353,10 +355,11 @@ class _Exporter:
         result.taken_over += brought.taken_over
         if brought.kept:
             result.findings.add(
-                order.folder, "kept",
+                order.folder,
+                "kept",
                 f"What lay here was not this order as the index or its row knows it; it is kept as {brought.kept}.",
                 "warning",
-            )  # fmt: skip
+            )
         if brought.outcome is Outcome.EQUAL:
             result.unchanged += 1
             # The index did not know it so.
@@ -369,9 +372,11 @@ class _Exporter:
             if not self.places.is_there(before.path):
                 return
             result.findings.add(
-                before.path, "moved",
-                f"Order {order.record_id} is now in {order.folder}; its old copy stays here.", "warning",
-            )  # fmt: skip
+                before.path,
+                "moved",
+                f"Order {order.record_id} is now in {order.folder}; its old copy stays here.",
+                "warning",
+            )
 
     def _find_file(self, folder: str, row: OrderRow) -> None:
         there = self.places.holds_file(folder, row)
@@ -383,10 +388,12 @@ class _Exporter:
         result = self.result
         if result.without_file > 1 and not result.beside_file:
             result.findings.add(
-                "", "no_files",
+                "",
+                "no_files",
                 f"None of {result.without_file} orders was written beside the file that its file_path names; the "
-                "files are not in this archive. Is it the right folder, and mounted?", "warning",
-            )  # fmt: skip
+                "files are not in this archive. Is it the right folder, and mounted?",
+                "warning",
+            )
 
     def _failed(self, path: str, kind: str, reason: str) -> None:
         self.result.failed += 1
@@ -468,14 +475,16 @@ def _require_writable(archive: Path) -> None:
         return
     if os.statvfs(archive).f_flag & os.ST_RDONLY:
         raise StoreError(
-            "No permission: the archive's disk is mounted read-only.", where=str(archive),
+            "No permission: the archive's disk is mounted read-only.",
+            where=str(archive),
             remedy="Mount it for writing. A disk that the system made read-only by itself is damaged: check it first.",
-        )  # fmt: skip
+        )
     owner, me = user_name(archive.stat().st_uid), user_name()
     raise StoreError(
-        f"The archive's folder belongs to {owner} and cannot be written by {me}.", where=str(archive),
+        f"The archive's folder belongs to {owner} and cannot be written by {me}.",
+        where=str(archive),
         remedy=f"Run it as {owner}, or give {me} the right: setfacl -R -m u:{me}:rwX, and the same with -d.",
-    )  # fmt: skip
+    )
 
 
 def _named(row: OrderRow) -> str:

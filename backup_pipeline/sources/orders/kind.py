@@ -78,9 +78,13 @@ class OrdersKind(SourceKind[OrdersSource]):
         return archive_problems(source, plan, last_good)
 
     def drill_beside(
-        self, source: SiteSource[OrdersSource], records: Sequence[ArtefactRecord], folder: Path, captured: datetime,
+        self,
+        source: SiteSource[OrdersSource],
+        records: Sequence[ArtefactRecord],
+        folder: Path,
+        captured: datetime,
         progress: ProgressSink,
-    ) -> DrillBeside:  # fmt: skip
+    ) -> DrillBeside:
         """Restore the archive's folders into a scratch database, to be compared with the set's."""
         from backup_pipeline.sources.orders.capture import recorded_pairs
         from backup_pipeline.sources.orders.drill import ArchiveDrill

@@ -18,13 +18,36 @@ from backup_pipeline.errors import SettingsError
 WORKSHOP_FILE = ".archiv_config.json"
 DATABASE_NAME = "werkstatt.db"
 _DATABASE = frozenset(
-    {"db", "db_path", "db_file", "database", "database_path", "database_file", "datenbank", "datenbank_pfad", "sqlite",
-     "sqlite_path"}
-)  # fmt: skip
+    {
+        "db",
+        "db_path",
+        "db_file",
+        "database",
+        "database_path",
+        "database_file",
+        "datenbank",
+        "datenbank_pfad",
+        "sqlite",
+        "sqlite_path",
+    }
+)
 _ARCHIVE = frozenset(
-    {"archive", "archive_path", "archive_root", "archive_dir", "archive_folder", "archiv", "archiv_path", "archiv_pfad",
-     "archiv_root", "archiv_ordner", "archiv_dir", "root_path", "base_path"}
-)  # fmt: skip
+    {
+        "archive",
+        "archive_path",
+        "archive_root",
+        "archive_dir",
+        "archive_folder",
+        "archiv",
+        "archiv_path",
+        "archiv_pfad",
+        "archiv_root",
+        "archiv_ordner",
+        "archiv_dir",
+        "root_path",
+        "base_path",
+    }
+)
 _LOG = frozenset(["log", "log_file", "logfile", "log_path"])
 # Below a section of one of the names above.
 _WITHIN = frozenset(["path", "file", "pfad", "datei", "root", "folder", "ordner", "dir"])

@@ -257,9 +257,11 @@ class _FolderReader:
             result.findings.add(path, "duplicate", f"Record {record_id} is newer in {winner}.", "warning")
         if not self.orders.count():
             raise ArchiveIncompleteError(
-                "There is no order that can be restored; nothing was changed.", where=str(self.archive),
-                remedy="Name the archive's folder, the one with the years in it.", result=result,
-            )  # fmt: skip
+                "There is no order that can be restored; nothing was changed.",
+                where=str(self.archive),
+                remedy="Name the archive's folder, the one with the years in it.",
+                result=result,
+            )
 
 
 class ArchiveIncompleteError(ValidationError):

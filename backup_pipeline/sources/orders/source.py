@@ -79,9 +79,10 @@ def orders_settings(site: Site, name: str) -> OrdersSource:
     source = site.source(name)
     if not isinstance(source, OrdersSource):
         raise SettingsError(
-            f"Source {name} is of kind {source.kind_name}, not orders.", where=str(site.file),
+            f"Source {name} is of kind {source.kind_name}, not orders.",
+            where=str(site.file),
             remedy=f"Name one of: {', '.join(order_sources(site)) or '(there is none)'}.",
-        )  # fmt: skip
+        )
     return source
 
 
@@ -116,9 +117,10 @@ def choose_source(site: Site, plan: str | None, source: str | None) -> str:
     if len(names) == 1:
         return names[0]
     raise SettingsError(
-        f"There {'are several sources' if names else 'is no source'} of kind orders.", where=str(site.file),
+        f"There {'are several sources' if names else 'is no source'} of kind orders.",
+        where=str(site.file),
         remedy=f"Name one with --source: {', '.join(names)}." if names else "Add one, or use --db and --archive.",
-    )  # fmt: skip
+    )
 
 
 def place_named(

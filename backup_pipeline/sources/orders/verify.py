@@ -157,9 +157,13 @@ class _Verifier:
             for order in chunk:
                 self._order(order)
             self.stage.add_found(
-                [(o.path, int(o.row[RECORD_ID] or 0), o.row[AUFTRAG_NR], o.checksum, o.meta_checksum)
-                 if o.row is not None else (o.path, None, None, o.checksum, o.meta_checksum) for o in chunk]
-            )  # fmt: skip
+                [
+                    (o.path, int(o.row[RECORD_ID] or 0), o.row[AUFTRAG_NR], o.checksum, o.meta_checksum)
+                    if o.row is not None
+                    else (o.path, None, None, o.checksum, o.meta_checksum)
+                    for o in chunk
+                ]
+            )
             progress(Progress("orders", self.result.folders, None, "orders"))
             next(index, None)
             if self._batch.full:

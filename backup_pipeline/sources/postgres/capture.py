@@ -267,9 +267,11 @@ class _Capture:
         exports.sort(key=lambda t: -sizes[_name(t)])
         exported = {(t.schema_name, t.name) for t in exports}
         stems = file_stems(source, [(t.schema_name, t.name) for t in self.catalog.tables])
-        others = [
-            t for t in self.catalog.tables if t.kind == "table" and (t.schema_name, t.name) not in exported
-        ] if self.dump.written else []  # fmt: skip
+        others = (
+            [t for t in self.catalog.tables if t.kind == "table" and (t.schema_name, t.name) not in exported]
+            if self.dump.written
+            else []
+        )
         done: queue.SimpleQueue[Future[ArtefactRecord | None]] = queue.SimpleQueue()
         errors: list[BaseException] = []
         written = self.dump.written

@@ -51,8 +51,19 @@ _CALLS = re.compile(rb' EXECUTE FUNCTION (?:"((?:[^"]|"")+)"|([^\s".(]+))\.')
 _ON_TABLE = re.compile(rb"CREATE (?:POLICY|TRIGGER) (\"(?:[^\"]|\"\")+\"|\S+) ")
 _DUPLICATE, _NO_RIGHT = "42710", "42501"
 # What a platform has of its own in any database; a backup's is neither missed nor made here.
-_NOT_COMPARED = frozenset({"extension", "event trigger", "publication", "published", "subscription",
-                           "default privilege", "other owner", "other grant", "other comment"})  # fmt: skip
+_NOT_COMPARED = frozenset(
+    {
+        "extension",
+        "event trigger",
+        "publication",
+        "published",
+        "subscription",
+        "default privilege",
+        "other owner",
+        "other grant",
+        "other comment",
+    }
+)
 
 
 def own_tables(catalog: Catalog) -> list[str]:

@@ -171,9 +171,13 @@ def plan_database(selection: RestoreSource, *, progress: ProgressSink = no_progr
     )
     try:
         outcome = upsert_database(
-            lambda: selection.open(inspection.dump.files[0].path), inspection.target, request, commit=False,
-            written_by=written_by(inspection.dump), progress=progress,
-        )  # fmt: skip
+            lambda: selection.open(inspection.dump.files[0].path),
+            inspection.target,
+            request,
+            commit=False,
+            written_by=written_by(inspection.dump),
+            progress=progress,
+        )
         counted, reasons = outcome.tables, [] if rebuild else outcome.reasons_against
         uncounted = outcome.reasons_against if rebuild else []
         skipped = [] if rebuild else outcome.warnings
@@ -205,9 +209,10 @@ def _uncounted(inspection: TargetInspection, reported: set[str], known: set[Tabl
     """Return tables that only one side has, or whose rows could not be compared one by one."""
     result = []
     partitioned = {
-        (t.schema_name, t.name) for t in (inspection.expected.catalog.tables if inspection.expected.catalog else ())
+        (t.schema_name, t.name)
+        for t in (inspection.expected.catalog.tables if inspection.expected.catalog else ())
         if t.kind == "partitioned"
-    }  # fmt: skip
+    }
     for name in sorted(known | set(inspection.marks)):
         if ".".join(name) in reported or name in partitioned:
             continue
@@ -220,9 +225,16 @@ def _uncounted(inspection: TargetInspection, reported: set[str], known: set[Tabl
             change = TableChange(table=".".join(name), backup=wanted.rows, insert=wanted.rows, note="not in the target")
         else:
             change = TableChange(
-                table=".".join(name), backup=wanted.rows, target=rows, insert=None, update=None, unchanged=None,
-                only_in_target=None, conflicts=None, note="differs; rows could not be compared one by one",
-            )  # fmt: skip
+                table=".".join(name),
+                backup=wanted.rows,
+                target=rows,
+                insert=None,
+                update=None,
+                unchanged=None,
+                only_in_target=None,
+                conflicts=None,
+                note="differs; rows could not be compared one by one",
+            )
         result.append(change)
     return result
 
@@ -264,10 +276,13 @@ def _upsert(selection: RestoreSource, inspection: TargetInspection, application:
     began = time.monotonic()
     emergency = application.journal.emergency_set()
     outcome = upsert_database(
-        lambda: selection.open(inspection.dump.files[0].path), inspection.target,
-        _request(selection, inspection), commit=True, written_by=written_by(inspection.dump),
+        lambda: selection.open(inspection.dump.files[0].path),
+        inspection.target,
+        _request(selection, inspection),
+        commit=True,
+        written_by=written_by(inspection.dump),
         progress=application.progress,
-    )  # fmt: skip
+    )
     written = sum((change.insert or 0) + (change.update or 0) for change in outcome.tables)
     return begun_result(selection, inspection, application).model_copy(
         update={
@@ -288,9 +303,13 @@ def _filled(
     selection: RestoreSource, inspection: TargetInspection, progress: ProgressSink, *, commit: bool
 ) -> UpsertOutcome:
     return fill_platform(
-        lambda: selection.open(inspection.dump.files[0].path), inspection.target, inspection.expected, commit=commit,
-        written_by=written_by(inspection.dump), progress=progress,
-    )  # fmt: skip
+        lambda: selection.open(inspection.dump.files[0].path),
+        inspection.target,
+        inspection.expected,
+        commit=commit,
+        written_by=written_by(inspection.dump),
+        progress=progress,
+    )
 
 
 def _fill(selection: RestoreSource, inspection: TargetInspection, application: Application) -> RestoreResult:
@@ -321,7 +340,9 @@ def _fill(selection: RestoreSource, inspection: TargetInspection, application: A
                 "seconds": round(time.monotonic() - began, 3),
                 "rows_written": sum((change.insert or 0) + (change.update or 0) for change in outcome.tables),
             },
-            "undo": Undo(remedy="the database was the platform's own, without a project's tables: drop the project's "
-                                "schemas, or make a new project"),
+            "undo": Undo(
+                remedy="the database was the platform's own, without a project's tables: drop the project's "
+                "schemas, or make a new project"
+            ),
         }
-    )  # fmt: skip
+    )

@@ -213,5 +213,12 @@ def _swap(situation: Situation) -> Iterator[Remark]:
 _OF_ALL: tuple[Check, ...] = (_client, _the_set, _keycloak_version)
 _OF_UPSERTS: tuple[Check, ...] = (_database_exists, _platform_upsert)
 _OF_REBUILDS: tuple[Check, ...] = (
-    _versions, _rights, _roles, _extensions, _refusals, _filling, _new_database, _swap,
-)  # fmt: skip
+    _versions,
+    _rights,
+    _roles,
+    _extensions,
+    _refusals,
+    _filling,
+    _new_database,
+    _swap,
+)

@@ -12,14 +12,36 @@ TableName = tuple[str, str]
 PLATFORM_ROLES = ("supabase_admin", "supabase_auth_admin")
 DATA_ONLY_SCHEMAS = frozenset({"auth", "storage"})
 LEFT_ALONE = frozenset(
-    {"realtime", "_realtime", "extensions", "vault", "cron", "net", "graphql", "graphql_public", "pgsodium",
-     "pgsodium_masks", "pgbouncer", "supabase_functions", "supabase_migrations", "_analytics", "pgtle", "_supavisor"}
-)  # fmt: skip
+    {
+        "realtime",
+        "_realtime",
+        "extensions",
+        "vault",
+        "cron",
+        "net",
+        "graphql",
+        "graphql_public",
+        "pgsodium",
+        "pgsodium_masks",
+        "pgbouncer",
+        "supabase_functions",
+        "supabase_migrations",
+        "_analytics",
+        "pgtle",
+        "_supavisor",
+    }
+)
 OWNED = DATA_ONLY_SCHEMAS | LEFT_ALONE
 VERSION_TABLES = frozenset({("auth", "schema_migrations"), ("storage", "migrations")})
 # What the platform writes by itself and what means nothing elsewhere.
-PASSING = frozenset({("storage", "s3_multipart_uploads"), ("storage", "s3_multipart_uploads_parts"),
-                     ("auth", "audit_log_entries"), ("auth", "instances")})  # fmt: skip
+PASSING = frozenset(
+    {
+        ("storage", "s3_multipart_uploads"),
+        ("storage", "s3_multipart_uploads_parts"),
+        ("auth", "audit_log_entries"),
+        ("auth", "instances"),
+    }
+)
 
 
 def is_platform(owner_of_auth: str) -> bool:

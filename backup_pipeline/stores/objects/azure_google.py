@@ -116,8 +116,9 @@ class GooglePlace(CloudPlace):
 
     def lock_state(self, name: str) -> LockState:
         """Ask until when the object is retained."""
-        answer = self._repeater.run(lambda _: self._asked(f"/o/{quote(self._prefix + name, safe='')}",
-                                                          "retentionExpirationTime"))  # fmt: skip
+        answer = self._repeater.run(
+            lambda _: self._asked(f"/o/{quote(self._prefix + name, safe='')}", "retentionExpirationTime")
+        )
         if isinstance(answer, str):
             return LockState(supported=False, until=None, mode=None)
         until = answer.get("retentionExpirationTime")
@@ -140,9 +141,10 @@ class GooglePlace(CloudPlace):
             document: dict[str, Any] = json.loads(text)
         except (OSError, ValueError):
             raise SettingsError(
-                "The service account cannot be read.", where="credentials_env.service_account",
+                "The service account cannot be read.",
+                where="credentials_env.service_account",
                 remedy="Name a variable that holds the path of its JSON file, or the JSON.",
-            ) from None  # fmt: skip
+            ) from None
         return document
 
 

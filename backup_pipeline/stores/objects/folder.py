@@ -200,9 +200,10 @@ class FolderPlace:
     def _refuse_link(self, folder: Path) -> None:
         if folder.is_symlink():
             raise PlaceRefusedError(
-                "A link stands in the place of a folder of the vault.", where=f"{self.label}/{folder.name}",
+                "A link stands in the place of a folder of the vault.",
+                where=f"{self.label}/{folder.name}",
                 remedy="Find out who writes there, and put the folder back.",
-            )  # fmt: skip
+            )
 
     def _create(self, path: Path, data: bytes, attempt: int) -> bool:
         name = path.relative_to(self._root).as_posix()

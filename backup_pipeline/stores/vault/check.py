@@ -120,9 +120,12 @@ def _is_listed(
 
 
 def _read_all(
-    place: ObjectPlace, chunks: list[ChunkRef], users: dict[ChunkRef, list[str]], result: VaultCheckResult,
+    place: ObjectPlace,
+    chunks: list[ChunkRef],
+    users: dict[ChunkRef, list[str]],
+    result: VaultCheckResult,
     progress: ProgressSink,
-) -> None:  # fmt: skip
+) -> None:
     total = sum(chunk.size for chunk in chunks)
 
     def problem_of(chunk: ChunkRef) -> BackupSystemError | None:
@@ -149,9 +152,13 @@ def _batches(chunks: list[ChunkRef]) -> Iterator[list[ChunkRef]]:
 
 
 def check_content(
-    catalog: VaultCatalog, copies: list[StoredCopy], opener: Opener, id_key: bytes, result: VaultCheckResult,
+    catalog: VaultCatalog,
+    copies: list[StoredCopy],
+    opener: Opener,
+    id_key: bytes,
+    result: VaultCheckResult,
     progress: ProgressSink = no_progress,
-) -> None:  # fmt: skip
+) -> None:
     """Decrypt copies whole and compare every file with what the manifest and the account say.
 
     Raises:

@@ -42,19 +42,23 @@ def check_locks(catalog: VaultCatalog, lock_days: int, result: VaultCheckResult,
     bucket = place.bucket_lock()
     result.lock = bucket.detail
     if lock_days and not bucket.enabled:
-        result.findings.append(Finding(
-            subject=place.label,
-            problem=f"The settings say lock_days: {lock_days}, and nothing here is locked. {bucket.detail}",
-            remedy="Make a bucket with Object Lock and a new vault in it, or remove lock_days.",
-        ))  # fmt: skip
+        result.findings.append(
+            Finding(
+                subject=place.label,
+                problem=f"The settings say lock_days: {lock_days}, and nothing here is locked. {bucket.detail}",
+                remedy="Make a bucket with Object Lock and a new vault in it, or remove lock_days.",
+            )
+        )
     if not bucket.enabled:
         return
     if bucket.default_days is not None and not bucket.extendable and lock_days > bucket.default_days:
-        result.findings.append(Finding(
-            subject=place.label,
-            problem=f"The settings say lock_days: {lock_days}, the storage locks for {bucket.default_days} days.",
-            remedy="Give the bucket a retention policy of that many days at least.",
-        ))  # fmt: skip
+        result.findings.append(
+            Finding(
+                subject=place.label,
+                problem=f"The settings say lock_days: {lock_days}, the storage locks for {bucket.default_days} days.",
+                remedy="Give the bucket a retention policy of that many days at least.",
+            )
+        )
     _check_ends(place, dict(_expected(catalog, vault_time(place, clock), bucket.extendable)), result)
     _find_hidden(catalog, result)
 
@@ -91,10 +95,13 @@ def _check_ends(place: ObjectPlace, expected: dict[str, datetime], result: Vault
         for name, problem in zip(expected, pool.map(problem_of, expected), strict=True):
             result.locks += 1
             if problem:
-                result.findings.append(Finding(
-                    subject=f"{place.label}/{name}", problem=problem,
-                    remedy="Does lock_mode let these credentials lock? A new copy locks again what it needs.",
-                ))  # fmt: skip
+                result.findings.append(
+                    Finding(
+                        subject=f"{place.label}/{name}",
+                        problem=problem,
+                        remedy="Does lock_mode let these credentials lock? A new copy locks again what it needs.",
+                    )
+                )
 
 
 def _find_hidden(catalog: VaultCatalog, result: VaultCheckResult) -> None:
@@ -107,16 +114,22 @@ def _find_hidden(catalog: VaultCatalog, result: VaultCheckResult) -> None:
         if catalog.description.signature.encode() not in _shown(place, DESCRIPTION):
             names.add(DESCRIPTION)
     except PlaceRefusedError as error:
-        result.findings.append(Finding(
-            subject=place.label, problem=f"What is hidden below other versions is not known: {error.what}",
-            remedy="Give the credentials the right to list versions (s3:ListBucketVersions).",
-        ))  # fmt: skip
+        result.findings.append(
+            Finding(
+                subject=place.label,
+                problem=f"What is hidden below other versions is not known: {error.what}",
+                remedy="Give the credentials the right to list versions (s3:ListBucketVersions).",
+            )
+        )
     for name in sorted(names):
         result.hidden.append(name)
-        result.findings.append(Finding(
-            subject=f"{place.label}/{name}",
-            problem="Somebody deleted or replaced it; the storage keeps the version below.", remedy=_WHO,
-        ))  # fmt: skip
+        result.findings.append(
+            Finding(
+                subject=f"{place.label}/{name}",
+                problem="Somebody deleted or replaced it; the storage keeps the version below.",
+                remedy=_WHO,
+            )
+        )
 
 
 def _shown(place: ObjectPlace, name: str) -> bytes:

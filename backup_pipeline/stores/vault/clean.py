@@ -60,17 +60,22 @@ def mark(catalog: VaultCatalog, names: Iterable[str], reason: str = "") -> None:
     for name in names:
         if name not in there:
             raise RefusedError(
-                "There is no such copy.", where=f"{catalog.place.label}/{COPIES}{name}",
+                "There is no such copy.",
+                where=f"{catalog.place.label}/{COPIES}{name}",
                 remedy="backup-pipeline vault list shows the copies.",
-            )  # fmt: skip
+            )
         note = json.dumps({"reason": reason, "nonce": secrets.token_hex(8)}).encode()
         catalog.place.create(MARKS + name, note)
 
 
 def clean(
-    catalog: VaultCatalog, clock: Clock = utc_now, progress: ProgressSink = no_progress, *, dry_run: bool = False,
+    catalog: VaultCatalog,
+    clock: Clock = utc_now,
+    progress: ProgressSink = no_progress,
+    *,
+    dry_run: bool = False,
     owner: str = "",
-) -> CleanResult:  # fmt: skip
+) -> CleanResult:
     """Remove copies that were marked long enough ago, and chunks that no copy names and that are old enough.
 
     Args:
@@ -195,15 +200,18 @@ def _lease(place: ObjectPlace, clock: Clock, owner: str = "") -> Iterator[None]:
     dead = holder is not None and owner != "" and holder["owner"] == owner
     if holder is not None and not dead and now < datetime.fromisoformat(holder["until"]):
         raise LockError(
-            f"Another cleaner works here, since {holder['since']}.", where=place.label,
+            f"Another cleaner works here, since {holder['since']}.",
+            where=place.label,
             remedy=f"Wait for it; after {holder['until']} it counts as dead.",
-        )  # fmt: skip
+        )
     number = int(last.rpartition("-")[2]) + 1 if last else 1
     name = f"{LEASES}clean-{number:012d}"
     note = {
-        "owner": owner, "since": now.isoformat(), "until": (now + _LEASE_LENGTH).isoformat(),
+        "owner": owner,
+        "since": now.isoformat(),
+        "until": (now + _LEASE_LENGTH).isoformat(),
         "nonce": secrets.token_hex(8),
-    }  # fmt: skip
+    }
     if not place.create(name, json.dumps(note).encode()):
         raise LockError("Another cleaner began in this moment.", where=place.label, remedy="Wait for it.")
     try:

@@ -171,9 +171,14 @@ class StoredCopy:
     """
 
     def __init__(
-        self, place: ObjectPlace, description: Description, name: str, trusted: Collection[str] = (),
-        *, read: Callable[[int, int], bytes] | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        place: ObjectPlace,
+        description: Description,
+        name: str,
+        trusted: Collection[str] = (),
+        *,
+        read: Callable[[int, int], bytes] | None = None,
+    ) -> None:
         self._read = read or (lambda start, length: place.get_range(COPIES + name, start, length))
         self.hidden = read is not None
         self._place = place
@@ -187,8 +192,9 @@ class StoredCopy:
         if version != COPY_VERSION:
             raise StoreError(
                 f"Copies of version {version} are not known to this release (it reads up to {COPY_VERSION}).",
-                where=self.where, remedy="Install the release that wrote it.",
-            )  # fmt: skip
+                where=self.where,
+                remedy="Install the release that wrote it.",
+            )
         if length > _LARGEST_CONTENT:
             raise StoreError("The copy's header is larger than any can be.", where=self.where, remedy=_DAMAGED)
         begin = first.end()
@@ -263,8 +269,9 @@ class StoredCopy:
         if copy_name(id_key, content.plan, content.set_id) != self.name:
             raise RefusedError(
                 f"This copy is of {content.plan}/{content.set_id}, which its name does not stand for.",
-                where=self.where, remedy=_FOREIGN,
-            )  # fmt: skip
+                where=self.where,
+                remedy=_FOREIGN,
+            )
         whole = sum(file.size for file in content.files)
         if len(content.plain_sizes) != len(self.header.chunks) or sum(content.plain_sizes) != whole:
             raise StoreError("The copy's files and chunks do not agree.", where=self.where, remedy=_DAMAGED)

@@ -41,9 +41,14 @@ class SetStream:
     """
 
     def __init__(
-        self, listed: Mapping[str, int], open_file: Callable[[str], BinaryIO], expected: Mapping[str, str],
-        on_bytes: Callable[[int], None], *, where: str,
-    ) -> None:  # fmt: skip
+        self,
+        listed: Mapping[str, int],
+        open_file: Callable[[str], BinaryIO],
+        expected: Mapping[str, str],
+        on_bytes: Callable[[int], None],
+        *,
+        where: str,
+    ) -> None:
         self.listed = listed
         self._names = iter(listed)
         self._open = open_file
@@ -94,9 +99,9 @@ class SetStream:
         if self._expected.get(self._name, found) != found:
             raise ValidationError(
                 "The file is not what the manifest says; such a set is not copied.",
-                where=f"{self._where}: {self._name}", remedy="backup-pipeline verify names what is damaged; copy "
-                "another set.",
-            )  # fmt: skip
+                where=f"{self._where}: {self._name}",
+                remedy="backup-pipeline verify names what is damaged; copy another set.",
+            )
         self.files.append(CopiedFile(path=self._name, size=self._size, sha256=found))
 
     def close(self) -> None:
@@ -181,9 +186,12 @@ class _Buffer:
 
 def _cutter(cutting: Cutting, id_key: bytes, *, finer: int) -> FastCDC:
     return FastCDC(
-        max(256, cutting.average // finer), min_size=max(64, cutting.smallest // finer),
-        max_size=max(1024, cutting.largest // finer), normalized_chunking=cutting.normalization, seed=_seed(id_key),
-    )  # fmt: skip
+        max(256, cutting.average // finer),
+        min_size=max(64, cutting.smallest // finer),
+        max_size=max(1024, cutting.largest // finer),
+        normalized_chunking=cutting.normalization,
+        seed=_seed(id_key),
+    )
 
 
 def _seed(id_key: bytes) -> int:

@@ -82,9 +82,13 @@ def new_description(
     key = secrets.token_bytes(_ID_KEY_BYTES)
     sealed = Sealer(recipients, encryption, where=where).seal(key)
     made = Description(
-        vault=secrets.token_hex(16), created_at=now, encryption=encryption, recipients=tuple(sorted(recipients)),
-        id_key=base64.b64encode(sealed).decode(), signed_by=(signer.public,),
-    )  # fmt: skip
+        vault=secrets.token_hex(16),
+        created_at=now,
+        encryption=encryption,
+        recipients=tuple(sorted(recipients)),
+        id_key=base64.b64encode(sealed).decode(),
+        signed_by=(signer.public,),
+    )
     return made, key
 
 
@@ -142,15 +146,17 @@ def _checked(data: bytes, trusted: Collection[str], where: str) -> Description:
     first = known.signed_by[0]
     if not is_signed(first, _SIGNED_FOR, known.signed_bytes(), known.signature):
         raise RefusedError(
-            "The vault's description is not signed by the key that it names.", where=where,
+            "The vault's description is not signed by the key that it names.",
+            where=where,
             remedy="Somebody changed it. Put the earlier version back, then find out who writes to the vault.",
-        )  # fmt: skip
+        )
     if trusted and first not in trusted:
         raise RefusedError(
-            f"The vault's description is signed by another key ({first}).", where=where,
+            f"The vault's description is signed by another key ({first}).",
+            where=where,
             remedy="Is this another site's vault, or was vault.json replaced? A key that may write here is listed in "
             "`signers` of the vault's settings.",
-        )  # fmt: skip
+        )
     return known
 
 
@@ -160,15 +166,17 @@ def _parsed(data: bytes, where: str) -> Description:
         version = document.get("vault_version") if isinstance(document, dict) else None
         if version not in (None, VAULT_VERSION):
             raise StoreError(
-                f"Vault version {version} is not known to this release (it reads up to {VAULT_VERSION}).", where=where,
+                f"Vault version {version} is not known to this release (it reads up to {VAULT_VERSION}).",
+                where=where,
                 remedy="Install the release that wrote it.",
-            )  # fmt: skip
+            )
         return Description.model_validate(document)
     except (ValueError, PydanticError, RecursionError) as error:
         raise StoreError(
-            "The vault's description cannot be read.", where=where,
+            "The vault's description cannot be read.",
+            where=where,
             remedy="Put its earlier version back; every kit has its content in short.",
-        ) from error  # fmt: skip
+        ) from error
 
 
 def opened_id_key(known: Description, opener: Opener, *, where: str) -> bytes:
@@ -192,9 +200,10 @@ def require_recipients(known: Description, recipients: Sequence[str], encryption
     """
     if known.encryption != encryption:
         raise RefusedError(
-            f"The vault says encryption {known.encryption}, the settings say {encryption}.", where=where,
+            f"The vault says encryption {known.encryption}, the settings say {encryption}.",
+            where=where,
             remedy="Put that right in the settings, or begin a new vault at another URL.",
-        )  # fmt: skip
+        )
     if set(known.recipients) != set(recipients):
         raise RefusedError(
             f"The vault is encrypted to {_listed(known.recipients)}, the settings name {_listed(recipients)}.",

@@ -27,10 +27,11 @@ class Sealer:
     def __init__(self, recipients: Sequence[str], encryption: Encryption = "age", *, where: str = "") -> None:
         if encryption == "age" and not recipients:
             raise RefusedError(
-                "The vault has no recipients, and nothing leaves this machine unencrypted by accident.", where=where,
+                "The vault has no recipients, and nothing leaves this machine unencrypted by accident.",
+                where=where,
                 remedy="`backup-pipeline vault init NAME --new-identity FILE` makes a key pair with the vault; where "
                 "there is one, list its public key (age1…) in `recipients`. Plain text needs `encryption: none`.",
-            )  # fmt: skip
+            )
         self._recipients = [_recipient(text, where) for text in recipients]
         self.encryption = encryption
 
@@ -44,9 +45,10 @@ def _recipient(text: str, where: str) -> pyrage.x25519.Recipient:
         return pyrage.x25519.Recipient.from_str(text)
     except pyrage.RecipientError as error:
         raise SettingsError(
-            f"{text[:16]!r}… is not a public key of age.", where=where,
+            f"{text[:16]!r}… is not a public key of age.",
+            where=where,
             remedy="It begins with age1 and has 62 characters: `age-keygen -y FILE` prints it.",
-        ) from error  # fmt: skip
+        ) from error
 
 
 def is_recipient(text: str) -> bool:
@@ -82,10 +84,11 @@ class Opener:
             self._identities = []
         if encryption == "age" and not self._identities:
             raise SettingsError(
-                "This is no identity of age.", where=where,
+                "This is no identity of age.",
+                where=where,
                 remedy="Name the file with the line AGE-SECRET-KEY-1…, as `vault init --new-identity` or age-keygen "
                 "wrote it.",
-            )  # fmt: skip
+            )
 
     @property
     def recipients(self) -> tuple[str, ...]:
@@ -107,14 +110,16 @@ class Opener:
         except pyrage.DecryptError as error:
             if "no matching" in str(error).lower():
                 raise OtherRecipientsError(
-                    "This identity does not open the vault.", where=name,
+                    "This identity does not open the vault.",
+                    where=name,
                     remedy=f"It belongs to {', '.join(self.recipients)}; use the identity of one of the vault's "
                     "recipients, which vault.json lists.",
-                ) from error  # fmt: skip
+                ) from error
             raise ValidationError(
-                "The object was changed, cut short, or is not encrypted with age.", where=name,
+                "The object was changed, cut short, or is not encrypted with age.",
+                where=name,
                 remedy="Use another copy, then find out who writes to the vault.",
-            ) from error  # fmt: skip
+            ) from error
         except ValueError as error:
             raise ValidationError("The object cannot be decrypted.", where=name, remedy="Use another copy.") from error
 

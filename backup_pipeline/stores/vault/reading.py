@@ -81,9 +81,15 @@ class CopyReader:
     """
 
     def __init__(
-        self, place: ObjectPlace, copy: StoredCopy, content: CopyContent, opener: Opener, id_key: bytes,
-        *, workers: int = WORKERS,
-    ) -> None:  # fmt: skip
+        self,
+        place: ObjectPlace,
+        copy: StoredCopy,
+        content: CopyContent,
+        opener: Opener,
+        id_key: bytes,
+        *,
+        workers: int = WORKERS,
+    ) -> None:
         self._place = place
         self.copy = copy
         self.content = content
@@ -155,9 +161,13 @@ class CopyReader:
         return done
 
     def fetch(
-        self, parent: Path, progress: ProgressSink = no_progress, *, modes: tuple[int, int] = (0o600, 0o700),
+        self,
+        parent: Path,
+        progress: ProgressSink = no_progress,
+        *,
+        modes: tuple[int, int] = (0o600, 0o700),
         publishing: AbstractContextManager[object] = _ALONE,
-    ) -> Path:  # fmt: skip
+    ) -> Path:
         """Bring the set into `parent` (a store's folder), equal to the byte; it appears whole, under its own name.
 
         Args:

@@ -220,9 +220,19 @@ def fetch(vault: OpenedVault, name: str, target: Path) -> Path:
 
 
 _PROBLEMS = (
-    BadVaultError, OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, StopIteration, RecursionError,
-    MemoryError, OverflowError, zlib.error,
-)  # fmt: skip
+    BadVaultError,
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    IndexError,
+    StopIteration,
+    RecursionError,
+    MemoryError,
+    OverflowError,
+    zlib.error,
+)
 """Whoever can write to a vault can put anything there: each of these is one line, and no other copy's end."""
 
 

@@ -65,9 +65,13 @@ def reencrypt(catalog: VaultCatalog, keys: WriterKeys, opener: Opener, options: 
 
 
 def _reencrypt_one(
-    catalog: VaultCatalog, keys: WriterKeys, opener: Opener, options: WriterOptions, copy: StoredCopy,
+    catalog: VaultCatalog,
+    keys: WriterKeys,
+    opener: Opener,
+    options: WriterOptions,
+    copy: StoredCopy,
     result: ReencryptResult,
-) -> None:  # fmt: skip
+) -> None:
     content = copy.content(opener, keys.id_key)
     reader = CopyReader(catalog.place, copy, content, opener, keys.id_key)
     where = f"{content.plan}/{content.set_id}"

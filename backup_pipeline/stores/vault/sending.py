@@ -100,9 +100,13 @@ class ChunkSender:
     """
 
     def __init__(
-        self, catalog: VaultCatalog, keys: WriterKeys, options: WriterOptions, read: Callable[[], Pieces],
+        self,
+        catalog: VaultCatalog,
+        keys: WriterKeys,
+        options: WriterOptions,
+        read: Callable[[], Pieces],
         where: str,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._catalog = catalog
         self._keys = keys
         self._options = options
@@ -137,9 +141,10 @@ class ChunkSender:
             if len(whole) == len(ids) and {ref.name for ref in whole} <= self._named:
                 return whole, sizes
         raise StoreError(
-            "Chunks that were sent are not there, time and again.", where=self._catalog.place.label,
+            "Chunks that were sent are not there, time and again.",
+            where=self._catalog.place.label,
             remedy="Who removes objects there? backup-pipeline vault check says what is missing.",
-        )  # fmt: skip
+        )
 
     def send(self, pieces: Iterable[bytes]) -> list[SentChunk]:
         """Send chunks of a copy that is not whole yet; several threads may call this at once."""
@@ -176,8 +181,9 @@ class ChunkSender:
         if self._announced_at is None or self._time() - self._announced_at > PENDING_TRUSTED:
             raise StoreError(
                 f"More than {PENDING_TRUSTED.days} days lie between the copy's announcement and its end.",
-                where=self._where, remedy="Run it again; it goes on where it stopped.",
-            )  # fmt: skip
+                where=self._where,
+                remedy="Run it again; it goes on where it stopped.",
+            )
 
     @property
     def locked_until(self) -> datetime | None:
@@ -263,13 +269,16 @@ class ChunkSender:
             hours = FRESH.total_seconds() / 3600
             raise StoreError(
                 f"A chunk that was sent is not in the vault any more, or was sent more than {hours:.0f} hours ago: "
-                "cleaning may take it.", where=self._where, remedy=remedy,
-            )  # fmt: skip
+                "cleaning may take it.",
+                where=self._where,
+                remedy=remedy,
+            )
         if not self._stays_locked(known):
             raise StoreError(
                 "A chunk that was sent is locked for less time than the set, and its lock cannot be made longer.",
-                where=self._where, remedy=remedy,
-            )  # fmt: skip
+                where=self._where,
+                remedy=remedy,
+            )
         done: Future[str] = Future()
         done.set_result(name)
         return done

@@ -19,9 +19,12 @@ class Throttle:
     """
 
     def __init__(
-        self, bytes_per_second: float = 0, *, clock: Callable[[], float] = time.monotonic,
+        self,
+        bytes_per_second: float = 0,
+        *,
+        clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._rate = bytes_per_second
         self._clock = clock
         self._sleep = sleep

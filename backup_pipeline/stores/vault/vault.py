@@ -97,9 +97,10 @@ def refuse_second_vault(access: VaultAccess) -> None:
 
 def _second_vault(access: VaultAccess) -> RefusedError:
     return RefusedError(
-        "There is a vault already.", where=access.where,
+        "There is a vault already.",
+        where=access.where,
         remedy=f"backup-pipeline vault init {access.name} --identity FILE lets this machine join it.",
-    )  # fmt: skip
+    )
 
 
 def write_recovery(place: ObjectPlace) -> None:
@@ -151,9 +152,10 @@ def _own_id_key(access: VaultAccess, known: Description) -> bytes:
     key = access.keys.id_key(known.vault)
     if key is None:
         raise RefusedError(
-            f"This machine has no id key of the vault {known.vault}.", where=access.where,
+            f"This machine has no id key of the vault {known.vault}.",
+            where=access.where,
             remedy=f"Was vault.json replaced? If this machine has never written here: {_JOIN}",
-        )  # fmt: skip
+        )
     return key
 
 

@@ -63,9 +63,10 @@ class VaultWriter:
         known = store.read(set_id)
         if known.manifest is None:
             raise RefusedError(
-                f"The set is {known.state}; only sealed sets are copied.", where=f"{plan}/{set_id}",
+                f"The set is {known.state}; only sealed sets are copied.",
+                where=f"{plan}/{set_id}",
                 remedy="backup-pipeline list shows the sets.",
-            )  # fmt: skip
+            )
         self.require_unmarked(plan, set_id)
         name = copy_name(self._keys.id_key, plan, set_id)
         there = self.has_copy(plan, set_id)
@@ -77,9 +78,14 @@ class VaultWriter:
         sender = self.sender(f"{plan}/{set_id}", source.read)
         refs, sizes = sender.send_all()
         content = CopyContent(
-            plan=plan, set_id=set_id, manifest=manifest, files=tuple(source.files), plain_sizes=tuple(sizes),
-            settings=settings, pipeline_version=__version__,
-        )  # fmt: skip
+            plan=plan,
+            set_id=set_id,
+            manifest=manifest,
+            files=tuple(source.files),
+            plain_sizes=tuple(sizes),
+            settings=settings,
+            pipeline_version=__version__,
+        )
         if not self.commit(content, refs, sender, replace=there):
             return self._present(name, content.size)
         return CopyResult(name, False, content.size, len(refs), sender.sent, sender.sent_bytes)
@@ -88,9 +94,10 @@ class VaultWriter:
         """Refuse a set whose copy is marked for removal."""
         if copy_name(self._keys.id_key, plan, set_id) in self._catalog.marks():
             raise RefusedError(
-                "The copy of this set is marked for removal.", where=f"{plan}/{set_id}",
+                "The copy of this set is marked for removal.",
+                where=f"{plan}/{set_id}",
                 remedy="It can be copied again when `vault clean` has removed it, 72 hours after it was marked.",
-            )  # fmt: skip
+            )
 
     def has_copy(self, plan: str, set_id: SetId) -> bool:
         """Return whether the set has a copy."""
@@ -104,16 +111,18 @@ class VaultWriter:
         """Yield a stream's chunks, as this vault cuts."""
         return cut(stream, self._catalog.description.cutting, self._keys.id_key)
 
-    def commit(
-        self, content: CopyContent, refs: list[ChunkRef], sender: ChunkSender, *, replace: bool = False
-    ) -> bool:  # fmt: skip
+    def commit(self, content: CopyContent, refs: list[ChunkRef], sender: ChunkSender, *, replace: bool = False) -> bool:
         """Make a copy visible whose chunks were sent; False when there is one already that is not to be replaced."""
         name = copy_name(self._keys.id_key, content.plan, content.set_id)
         header = CopyHeader(
-            vault=self._catalog.description.vault, copy_name=name, content_sha256="", chunks=tuple(refs),
-            generation=self._catalog.description.generation, created_at=self._options.clock(),
+            vault=self._catalog.description.vault,
+            copy_name=name,
+            content_sha256="",
+            chunks=tuple(refs),
+            generation=self._catalog.description.generation,
+            created_at=self._options.clock(),
             locked_until=sender.locked_until,
-        )  # fmt: skip
+        )
         _, data = encode_copy(header, content, self._keys.sealer, self._keys.signer)
         sender.lock_what_opens_it()
         sender.require_recent_announcement()
@@ -166,9 +175,12 @@ class _SetChunks:
         show = self._writer._options.progress
         label = f"copy {self._where}"
         stream = SetStream(
-            listed, lambda path: self._store.open(self._set_id, path), self._expected,
-            lambda done: show(Progress(label, done, total)), where=self._where,
-        )  # fmt: skip
+            listed,
+            lambda path: self._store.open(self._set_id, path),
+            self._expected,
+            lambda done: show(Progress(label, done, total)),
+            where=self._where,
+        )
         try:
             yield from self._writer.cut(stream)
         finally:

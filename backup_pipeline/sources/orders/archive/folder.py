@@ -281,9 +281,12 @@ def read_pair(names: set[str], folder: int) -> Pair:
         meta_part_bytes = read_file(META_PART, folder)
     meta_part, _ = _meta(meta_part_bytes)
     state = pair_state(
-        _digest(data), meta and meta.checksum, _digest(data_part), meta_part and meta_part.checksum,
+        _digest(data),
+        meta and meta.checksum,
+        _digest(data_part),
+        meta_part and meta_part.checksum,
         named=data is not None or meta_bytes is not None,
-    )  # fmt: skip
+    )
     if state is PairState.META_PART:
         return Pair(state, data, meta_part_bytes, meta_part)
     if state is PairState.DATA_PART:

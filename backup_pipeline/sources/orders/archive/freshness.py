@@ -68,8 +68,13 @@ def count_untouched(tree: ArchiveTree, begin: int, end: int) -> int | None:
                 data = stat(name + _DATA, dir_fd=above, follow_symlinks=False)
                 meta = stat(name + _META, dir_fd=above, follow_symlinks=False)
                 found = b"%d.%d.%d/%d.%d.%d" % (
-                    data.st_size, data.st_mtime_ns, data.st_ctime_ns, meta.st_size, meta.st_mtime_ns, meta.st_ctime_ns,
-                )  # fmt: skip
+                    data.st_size,
+                    data.st_mtime_ns,
+                    data.st_ctime_ns,
+                    meta.st_size,
+                    meta.st_mtime_ns,
+                    meta.st_ctime_ns,
+                )
                 if found != seen:
                     return None
             count += len(entries)

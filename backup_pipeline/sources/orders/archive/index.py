@@ -114,9 +114,10 @@ def check_index(path: Path) -> IndexHead | None:
     damaged = ValidationError("The index is damaged.", where=str(path), remedy="The next export writes it anew.")
     if path.exists() and not path.is_file():
         raise ValidationError(
-            "Something that is no file stands in the place of the index.", where=str(path),
+            "Something that is no file stands in the place of the index.",
+            where=str(path),
             remedy="Remove it; the next export writes the index anew.",
-        )  # fmt: skip
+        )
     digest = hashlib.sha256()
     count = 0
     try:
@@ -150,8 +151,9 @@ def check_index(path: Path) -> IndexHead | None:
         if raw["manifest_version"] != INDEX_VERSION:
             raise ValidationError(
                 f"The index has version {raw['manifest_version']!r}; this release knows {INDEX_VERSION}.",
-                where=str(path), remedy="Use the release that wrote it, or remove the index and export again.",
-            )  # fmt: skip
+                where=str(path),
+                remedy="Use the release that wrote it, or remove the index and export again.",
+            )
         source = raw["source"]
         columns = tuple((str(name), str(kind)) for name, kind in source["columns"])
         schema = tuple(str(statement) for statement in source.get("schema", ()))

@@ -134,9 +134,18 @@ def _judge(folder: str, pair: Pair, leftover: bool) -> OrderRead:
             kind, problem = "meta", "meta.json and data.csv name different auftrag_nr."
     digest = hashlib.sha256(meta_bytes).hexdigest()
     return OrderRead(
-        folder, row if not kind else None, kind, problem, pair.state, leftover, meta.checksum, digest, meta.exported_at,
-        len(data), escaped,
-    )  # fmt: skip
+        folder,
+        row if not kind else None,
+        kind,
+        problem,
+        pair.state,
+        leftover,
+        meta.checksum,
+        digest,
+        meta.exported_at,
+        len(data),
+        escaped,
+    )
 
 
 def _own(opened: int) -> set[str]:

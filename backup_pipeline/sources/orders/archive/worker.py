@@ -36,9 +36,10 @@ class Worker:
             found = pickle.load(self._answers)  # noqa: S301 - from our own process
         except (OSError, EOFError) as error:
             raise BackupSystemError(
-                f"A reading process ended early: {last_lines(self._process.finish(5)[1])}.", where=archive,
+                f"A reading process ended early: {last_lines(self._process.finish(5)[1])}.",
+                where=archive,
                 remedy="Was it killed, or is memory short? Run again.",
-            ) from error  # fmt: skip
+            ) from error
         return list(map(OrderRead._make, found))
 
 

@@ -73,9 +73,10 @@ def translate_sqlite_error(error: sqlite3.Error, path: Path) -> BackupSystemErro
         )
     if "malformed" in text or "not a database" in text:
         return SourceError(
-            f"The database is damaged ({text}).", where=str(path),
+            f"The database is damaged ({text}).",
+            where=str(path),
             remedy="Restore it from the archive: backup-pipeline orders restore.",
-        )  # fmt: skip
+        )
     return SourceError(f"SQLite: {text}.", where=str(path), remedy="Check the file and its rights.")
 
 
@@ -183,9 +184,10 @@ def check_columns(known: dict[str, str], where: str) -> None:
         raise SourceError(f"There is no table {TABLE}.", where=where, remedy="Name the workshop's database.")
     if missing := [name for name in COLUMNS if name not in known]:
         raise SourceError(
-            f"Table {TABLE} lacks {', '.join(missing)}.", where=where,
+            f"Table {TABLE} lacks {', '.join(missing)}.",
+            where=where,
             remedy="Bring the database to the version of the application that this archive belongs to.",
-        )  # fmt: skip
+        )
 
 
 @contextlib.contextmanager

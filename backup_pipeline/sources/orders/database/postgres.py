@@ -280,8 +280,9 @@ def _quiet(connection: Connection[TupleRow], table: sql.Identifier, label: str) 
         reported = ", ".join(f"{kind.lower()} {found}" for kind, found, _ in objects)
         raise RefusedError(
             f"The table's own {reported} would act on every row that is put back, and this role may not turn them off.",
-            where=label, remedy="Restore as the owner of the table.",
-        )  # fmt: skip
+            where=label,
+            remedy="Restore as the owner of the table.",
+        )
 
     def alter(action: str, kind: str, found: str) -> None:
         statement = sql.SQL("ALTER TABLE {} " + action + " " + kind + " {}")

@@ -12,9 +12,21 @@ from backup_pipeline.errors import BackupSystemError, StoreError, ValidationErro
 
 TABLE = "auftraege"
 COLUMNS = (
-    "record_id", "auftrag_nr", "kunde_name", "kunden_nr", "kennzeichen", "vin", "datum", "formular_version",
-    "keywords_json", "file_path", "hash", "data_complete", "created_at", "updated_at",
-)  # fmt: skip
+    "record_id",
+    "auftrag_nr",
+    "kunde_name",
+    "kunden_nr",
+    "kennzeichen",
+    "vin",
+    "datum",
+    "formular_version",
+    "keywords_json",
+    "file_path",
+    "hash",
+    "data_complete",
+    "created_at",
+    "updated_at",
+)
 INTEGER_COLUMNS = ("record_id", "data_complete")
 RECORD_ID, AUFTRAG_NR, DATUM, FILE_PATH = 0, 1, 6, 9
 CREATED_AT, UPDATED_AT = 12, 13
@@ -200,12 +212,21 @@ class ExportResult:
     def as_dict(self) -> dict[str, Any]:
         """Return the result for `--json`."""
         return {
-            "ok": self.ok, "exported": self.exported, "unchanged": self.unchanged, "failed": self.failed,
-            "row_deleted": self.row_deleted, "taken_over": self.taken_over, "beside_file": self.beside_file,
-            "without_file": self.without_file, "dry_run": self.dry_run, "stopped": self.stopped,
-            "seconds": round(self.seconds, 3), "sync_seconds": round(self.sync_seconds, 3),
-            "per_year": dict(sorted(self.per_year.items())), **self.findings.as_dict(),
-        }  # fmt: skip
+            "ok": self.ok,
+            "exported": self.exported,
+            "unchanged": self.unchanged,
+            "failed": self.failed,
+            "row_deleted": self.row_deleted,
+            "taken_over": self.taken_over,
+            "beside_file": self.beside_file,
+            "without_file": self.without_file,
+            "dry_run": self.dry_run,
+            "stopped": self.stopped,
+            "seconds": round(self.seconds, 3),
+            "sync_seconds": round(self.sync_seconds, 3),
+            "per_year": dict(sorted(self.per_year.items())),
+            **self.findings.as_dict(),
+        }
 
 
 @dataclass
@@ -239,18 +260,24 @@ class VerifyResult:
             first = self.findings.first_error
             named = f" First: {first.path}: {first.reason}" if first else ""
             raise ValidationError(
-                f"{self.summary()}.{named}", where=where,
+                f"{self.summary()}.{named}",
+                where=where,
                 remedy="Export again where the database is right; put the folder back from a backup where it is not.",
-            )  # fmt: skip
+            )
 
     def as_dict(self) -> dict[str, Any]:
         """Return the result for `--json`."""
         return {
-            "ok": self.ok, "folders": self.folders, "valid": self.valid, "rolled_forward": self.rolled_forward,
-            "database_rows": self.database_rows, "indexed": self.indexed, "seconds": round(self.seconds, 3),
+            "ok": self.ok,
+            "folders": self.folders,
+            "valid": self.valid,
+            "rolled_forward": self.rolled_forward,
+            "database_rows": self.database_rows,
+            "indexed": self.indexed,
+            "seconds": round(self.seconds, 3),
             "per_year": {year: {"folders": n, "errors": bad} for year, (n, bad) in sorted(self.per_year.items())},
             **self.findings.as_dict(),
-        }  # fmt: skip
+        }
 
 
 @dataclass
@@ -292,8 +319,16 @@ class OrdersRestoreResult:
     def as_dict(self) -> dict[str, Any]:
         """Return the result for `--json`."""
         return {
-            "target": self.target, "restored": self.restored, "folders": self.folders, "invalid": self.invalid,
-            "missing": self.missing, "duplicates": self.duplicates, "rolled_forward": self.rolled_forward,
-            "dry_run": self.dry_run, "kept": self.kept, "notes": list(self.notes), "seconds": round(self.seconds, 3),
+            "target": self.target,
+            "restored": self.restored,
+            "folders": self.folders,
+            "invalid": self.invalid,
+            "missing": self.missing,
+            "duplicates": self.duplicates,
+            "rolled_forward": self.rolled_forward,
+            "dry_run": self.dry_run,
+            "kept": self.kept,
+            "notes": list(self.notes),
+            "seconds": round(self.seconds, 3),
             **self.findings.as_dict(),
-        }  # fmt: skip
+        }
