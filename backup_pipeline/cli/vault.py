@@ -96,18 +96,18 @@ def list_copies(
     vault: VaultArgument, identity: IdentityOption = None, config: ConfigOption = None, as_json: JsonOption = False
 ) -> None:
     """List the copies; with the identity, of which sets they are."""
-    from backup_pipeline.operations.sites.vaults import open_access, open_reader, read_identity
+    from backup_pipeline.operations.sites.vaults import ASKED, open_access, open_reader, read_identity
 
     site = load(config)
     rows = []
     if read_identity(identity, site)[0] or site.settings.vaults.get(vault, None) is None:
-        reader = open_reader(site, vault, identity)
+        reader = open_reader(site, vault, identity, limits=ASKED)
         copies, bad = reader.catalog.copies()
         for found in copies:
             content = reader.content(found)
             rows.append({"copy": found.name, "set": f"{content.plan}/{content.set_id}", "size": content.size})
     else:
-        stored, bad = open_access(site, vault).catalog().copies()
+        stored, bad = open_access(site, vault, limits=ASKED).catalog().copies()
         rows = [{"copy": found.name, "set": "", "size": found.header.stored_size} for found in stored]
     if as_json:
         print_json({"copies": rows, "bad": {one.name: one.error.what for one in bad}})

@@ -67,6 +67,17 @@ def test_a_vault_that_is_not_made_leaves_no_identity_behind(site: TestSite, tmp_
     assert not list((tmp_path / "new").iterdir())
 
 
+def test_status_asks_for_the_kit_of_a_vault_that_is_the_only_store(site: TestSite, tmp_path: Path) -> None:
+    recipient = (tmp_path / "identity.txt").read_text().split()[3]
+    settings = SETTINGS.format(vault=tmp_path / "vault", recipient=recipient)
+    site.write(settings.replace("[files]}", '[files], store: "vault:offsite"}'))
+    assert site.run("backup", "nightly").code == 0
+    assert "No kit of offsite" in site.run("status").text
+    kit = site.run("vault", "kit", "offsite", "--identity", str(tmp_path / "identity.txt"))
+    assert kit.code == 0, kit.text
+    assert "No kit of offsite" not in site.run("status").text
+
+
 def test_a_set_goes_into_a_vault_and_comes_back_equal(site: TestSite, tmp_path: Path) -> None:
     identity = tmp_path / "identity.txt"
     assert identity.stat().st_mode & 0o777 == 0o600

@@ -16,7 +16,8 @@ from typing import Any
 from backup_pipeline import __version__
 from backup_pipeline.errors import RefusedError, SettingsError, StoreError
 from backup_pipeline.operations.copies.recovery_credentials import recovery_variables
-from backup_pipeline.operations.sites.vaults import open_access, read_identity
+from backup_pipeline.operations.sites.copy_records import change_record
+from backup_pipeline.operations.sites.vaults import ASKED, machine_keys, open_access, read_identity
 from backup_pipeline.settings.site import Site
 from backup_pipeline.stores.vault.description import Description, opened_id_key, read_description
 from backup_pipeline.stores.vault.encryption import Opener
@@ -65,7 +66,7 @@ def make_kit(site: Site, name: str, identity_file: Path | None) -> Kit:
         SettingsError: no identity is named.
         RefusedError: it is not the vault's.
     """
-    access = open_access(site, name)
+    access = open_access(site, name, limits=ASKED)
     description = read_description(access.place, access.trusted())
     text, where = read_identity(identity_file, site)
     if description.encryption != "none" and not text:
@@ -116,7 +117,10 @@ def _commands(
 def note_printed(site: Site, kit: Kit) -> None:
     """Remember on this machine that the kit was printed, for `status`."""
     recipients = Opener("\n".join(kit.identities), kit.description.encryption).recipients
-    open_access(site, kit.vault).keys.note_kit(kit.description.vault, KitNote(kit.printed_at, recipients))
+    vault = kit.description.vault
+    machine_keys(site).note_kit(vault, KitNote(kit.printed_at, recipients))
+    # Of a vault that is the only store of its plans nothing else may be recorded; `status` knows the kit by the id.
+    change_record(site, kit.vault, lambda known: known if known.vault else known.model_copy(update={"vault": vault}))
 
 
 def kit_as_text(kit: Kit) -> str:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from backup_pipeline.errors import RefusedError, SetNotFoundError
 from backup_pipeline.operations.copies.recovery_credentials import recovery_credentials, recovery_variables
-from backup_pipeline.operations.sites.vaults import open_access, read_identity
+from backup_pipeline.operations.sites.vaults import ASKED, open_access, read_identity
 from backup_pipeline.settings.site import Site
 from backup_pipeline.stores.objects.contract import ObjectPlace
 from backup_pipeline.stores.objects.opening import open_place
@@ -29,7 +29,7 @@ def make_vault(site: Site, name: str, new_identity_file: Path | None) -> tuple[D
         RefusedError: there is a vault, there are no recipients, or the file exists.
     """
     recipient = ""
-    access = open_access(site, name)
+    access = open_access(site, name, limits=ASKED)
     if new_identity_file is not None:
         refuse_second_vault(access)
         identity, recipient = new_identity()
@@ -48,13 +48,13 @@ def make_vault(site: Site, name: str, new_identity_file: Path | None) -> tuple[D
             file.write(f"# public key: {recipient}\n{identity}\n")
             file.flush()
             os.fsync(file.fileno())
-        access = open_access(site, name, more_recipients=(recipient,))
+        access = open_access(site, name, more_recipients=(recipient,), limits=ASKED)
     return initialise(access), recipient
 
 
 def join_vault(site: Site, name: str, identity_file: Path) -> Description:
     """Let this machine write to a vault that is there; the identity is used once and not kept."""
-    access = open_access(site, name)
+    access = open_access(site, name, limits=ASKED)
     text, where = read_identity(identity_file)
     known = read_description(access.place, access.trusted() if access.signers else ())
     return join(access, Opener(text, known.encryption, where=where))

@@ -28,6 +28,8 @@ from backup_pipeline.stores.vault.vault import VaultAccess, VaultReader, open_wr
 from backup_pipeline.stores.vault.write_copy import VaultWriter
 from backup_pipeline.system.files import read_ordinary, translate_os_error
 
+ASKED = TimeLimits(connect=5, read=20, total=30)
+"""How long a place may take while somebody waits for a short answer: a wrong address is not tried for minutes."""
 IDENTITY_VARIABLE = "VAULT_IDENTITY_FILE"
 
 
@@ -91,9 +93,9 @@ def read_identity(file: Path | None, site: Site | None = None) -> tuple[str, str
         raise translate_os_error(error, file) from error
 
 
-def open_reader(site: Site, name: str, identity_file: Path | None) -> VaultReader:
-    """Return a vault of the settings opened with an identity."""
-    access = open_access(site, name)
+def open_reader(site: Site, name: str, identity_file: Path | None, *, limits: TimeLimits | None = None) -> VaultReader:
+    """Return a vault of the settings opened with an identity; `limits` as in open_access."""
+    access = open_access(site, name, limits=limits)
     text, where = read_identity(identity_file, site)
     if not text and access.encryption != "none":
         raise SettingsError(

@@ -188,12 +188,19 @@ def is_off_site(site: Site, vault: Vault) -> bool:
 
 def copy_signs(site: Site, plan: str, sealed: Sequence[SetId], now: datetime) -> Iterator[CopySign]:
     """Yield what is not as it should be with the plan's copies."""
+    vault = site.vault_of(plan)
+    if vault and sealed:
+        from backup_pipeline.operations.sites.vaults import machine_keys
+
+        known = vault_record(site, vault).vault
+        yield from _kit(vault, machine_keys(site).kit(known) if known else None, site.settings.vaults[vault])
     entries = {entry.to: entry for entry in site.plan(plan).copies}
     for status in copies_of(site, plan, sealed):
         yield from _not_copied(status, now)
         yield from _checked(status, entries[status.vault], now)
         yield from _lock(status, site.settings.vaults[status.vault])
-        yield from _kit(status, site.settings.vaults[status.vault])
+        if status.copies:
+            yield from _kit(status.vault, status.kit, site.settings.vaults[status.vault])
         yield from _drilled(status, entries[status.vault], now)
 
 
@@ -248,16 +255,16 @@ def _lock(status: CopiesStatus, settings: Vault) -> Iterator[CopySign]:
         )
 
 
-def _kit(status: CopiesStatus, settings: Vault) -> Iterator[CopySign]:
-    if settings.encryption == "none" or not status.copies:
+def _kit(vault: str, kit: KitNote | None, settings: Vault) -> Iterator[CopySign]:
+    if settings.encryption == "none":
         return
-    remedy = f"backup-pipeline vault kit {status.vault} --identity FILE prints the page for the safe."
-    if status.kit is None:
-        what = f"No kit of {status.vault} was printed: whoever loses its identity can read no copy, ever."
-        yield CopySign(f"kit:{status.vault}", "warning", what, remedy)
-    elif not set(status.kit.recipients) & set(settings.recipients):
-        what = f"The kit of {status.vault} of {status.kit.printed_at:%Y-%m-%d} opens no new copy: other recipients now."
-        yield CopySign(f"kit:{status.vault}", "warning", what, remedy)
+    remedy = f"backup-pipeline vault kit {vault} --identity FILE prints the page for the safe."
+    if kit is None:
+        what = f"No kit of {vault} was printed: whoever loses its identity can read no copy, ever."
+        yield CopySign(f"kit:{vault}", "warning", what, remedy)
+    elif not set(kit.recipients) & set(settings.recipients):
+        what = f"The kit of {vault} of {kit.printed_at:%Y-%m-%d} opens no new copy: other recipients now."
+        yield CopySign(f"kit:{vault}", "warning", what, remedy)
 
 
 def _drilled(status: CopiesStatus, entry: PlanCopies, now: datetime) -> Iterator[CopySign]:
