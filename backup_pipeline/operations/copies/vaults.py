@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from backup_pipeline.errors import RefusedError, SetNotFoundError
+from backup_pipeline.errors import RefusedError, SetNotFoundError, SettingsError
 from backup_pipeline.operations.copies.recovery_credentials import recovery_credentials, recovery_variables
 from backup_pipeline.operations.sites.vaults import ASKED, open_access, read_identity
 from backup_pipeline.settings.site import Site
@@ -18,6 +18,7 @@ from backup_pipeline.stores.vault.catalog import DamagedCopy
 from backup_pipeline.stores.vault.copy_object import CopyContent, StoredCopy
 from backup_pipeline.stores.vault.description import Description, read_description
 from backup_pipeline.stores.vault.encryption import Opener, new_identity
+from backup_pipeline.stores.vault.signing import is_public_key
 from backup_pipeline.stores.vault.vault import VaultReader, initialise, join, refuse_second_vault
 from backup_pipeline.system.files import translate_os_error, write_atomically
 
@@ -93,10 +94,16 @@ def recover(
     Raises:
         StoreError: the vault cannot be read, or a file is in the way.
     """
+    for key in signers:
+        if not is_public_key(key):
+            raise SettingsError(f"{key[:60]!r} is not a public key.", where="--signer", remedy="Copy it from the kit.")
     text, where = read_identity(identity_file)
-    reader = VaultReader(_bare_place(*address), text, signers, where=where)
-    for bad in reader.catalog.copies()[1]:
+    reader = VaultReader(_bare_place(*address), text, signers, where=where, joined_later=True)
+    good, damaged = reader.catalog.copies()
+    for bad in damaged:
         on_bad(bad)
+    if damaged and not good:
+        raise damaged[-1].error
     newest: dict[str, StoredCopy] = {}
     if set_name:
         copy, content = find_copy(reader, set_name)

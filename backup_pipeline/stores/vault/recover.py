@@ -121,8 +121,12 @@ class OpenedVault:
         text = json.dumps(unsigned, sort_keys=True, separators=(",", ":")).encode()
         first = self.description["signed_by"][0]
         signed = b"backup-pipeline vault description 1\n" + text
-        if not is_signed(first, signed, self.description["signature"]) or (signers and first not in signers):
-            raise BadVaultError("vault.json: not signed, or signed by another key than the kit's")
+        if not is_signed(first, signed, self.description["signature"]):
+            raise BadVaultError("vault.json: not signed by the key that it names")
+        if signers and first not in signers:
+            # Another machine has joined since the kit was printed, or somebody replaced it: the copies' own signatures,
+            # which name the vault, say which of them are the kit's.
+            sys.stderr.write("vault.json is signed by another key than the kit's: only the kit's own copies count\n")
         self.signers = list(signers or self.description["signed_by"])
         self.key = self.decrypt(base64.b64decode(self.description["id_key"]), "vault.json")
 

@@ -206,15 +206,30 @@ class VaultReader:
         identity: text of the identity's file; "" for a vault without encryption.
         trusted: public keys of signers that the reader knows from settings or the kit; () takes the vault's word.
         where: the identity's file, for errors.
+        joined_later: read also a vault whose description another machine has signed, which joined after the kit was
+            printed: only copies that a trusted key signed count, and their signatures name the vault.
 
     Raises:
         SetNotFoundError: there is no vault.
         RefusedError: the identity does not open it, or it is not signed by a trusted key.
     """
 
-    def __init__(self, place: ObjectPlace, identity: str, trusted: Collection[str] = (), *, where: str = "") -> None:
+    def __init__(
+        self,
+        place: ObjectPlace,
+        identity: str,
+        trusted: Collection[str] = (),
+        *,
+        where: str = "",
+        joined_later: bool = False,
+    ) -> None:
         self.place = place
-        self.description = read_description(place, trusted)
+        try:
+            self.description = read_description(place, trusted)
+        except RefusedError:
+            if not joined_later:
+                raise
+            self.description = read_description(place)
         self.opener = Opener(identity, self.description.encryption, where=where)
         self.id_key = opened_id_key(self.description, self.opener, where=f"{place.label}/{DESCRIPTION}")
         self.catalog = VaultCatalog(place, self.description, trusted)

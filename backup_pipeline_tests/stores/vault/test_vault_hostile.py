@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from backup_pipeline.errors import StoreError
+from backup_pipeline.errors import RefusedError, StoreError
 from backup_pipeline.stores.objects.folder import FolderPlace
 from backup_pipeline.stores.vault import write_copy
 from backup_pipeline.stores.vault.copy_object import CopyContent
@@ -108,5 +108,11 @@ def test_copies_of_two_machines_are_read_with_both_their_keys(site: VaultSite) -
     assert (both.returncode, len(both.stdout.splitlines())) == (0, 2)
     reader = VaultReader(site.place, site.identity, (second, first))
     assert [reader.content(copy).plan for copy in reader.catalog.copies()[0]] == [PLAN, PLAN]
+    old_kit = _recover_py(site, "--signer", first)
+    assert (old_kit.returncode, len(old_kit.stdout.splitlines())) == (1, 1)
+    reader = VaultReader(site.place, site.identity, (first,), joined_later=True)
+    assert [copy.signed_by for copy in reader.catalog.copies()[0]] == [first]
+    with pytest.raises(RefusedError, match="another key"):
+        VaultReader(site.place, site.identity, (first,))
     [refused] = site.access.catalog().copies()[1]
     assert "`signers`" in refused.error.remedy
