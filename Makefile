@@ -47,10 +47,10 @@ restore: $(VENV)/.installed ## A restore's plan; ARGS='--apply …' does it: mak
 	@test -n "$(SOURCE)" || { echo "Name the source: make restore SITE=$(SITE) SET=$(SET) SOURCE=name"; exit 2; }
 	@$(BIN)/backup-pipeline restore "$(SET)" "$(SOURCE)" --config "$(SITE)" $(ARGS)
 
-test: $(VENV)/.installed ## Every test, on an embedded PostgreSQL
+test: $(VENV)/.installed ## The tests, with real servers, programs and a browser
 	@$(BIN)/python -m pytest
 
-stories: $(VENV)/.installed ## The long stories: image, machines, kills at many instants
+stories: $(VENV)/.installed ## The long tests: image, machines, kills at many instants
 	@$(BIN)/python -m pytest -m story
 
 check: $(VENV)/.installed ## Style, types, layers, definitions

@@ -248,6 +248,7 @@ def distant(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
             yield Site(tmp_path, commands, f'url: "{url}", key_file: "{ssh.key}", known_hosts: "{ssh.known_hosts}"')
 
 
+@pytest.mark.story
 @pytest.mark.parametrize("phase", [killed_copies, killed_fetches])
 def test_nothing_is_lost_when_a_command_is_killed_over_a_network(
     distant: Site, phase: Callable[[Site, int], None]
