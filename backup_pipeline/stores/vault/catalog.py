@@ -133,7 +133,7 @@ class VaultCatalog:
                 chunks |= {str(one) for one in found}
             except ObjectNotFoundError:
                 continue
-            except (ValueError, TypeError) as error:
+            except (ValueError, TypeError, RecursionError) as error:
                 raise RefusedError(
                     "An announced copy cannot be read, and what it needs is not known.",
                     where=f"{self.place.label}/{info.name}",

@@ -32,7 +32,7 @@ from backup_pipeline.stores.vault.description import Description
 from backup_pipeline.stores.vault.encryption import Opener, Sealer
 from backup_pipeline.stores.vault.locks import earlier_versions
 from backup_pipeline.stores.vault.names import COPIES, copy_name, is_chunk_name
-from backup_pipeline.stores.vault.signing import Signer, is_signed
+from backup_pipeline.stores.vault.signing import Signer, is_public_key, is_signed
 
 COPY_VERSION = 1
 _SIGNED_FOR = "backup-pipeline vault copy 1"
@@ -213,8 +213,10 @@ class StoredCopy:
         try:
             document = json.loads(signature)
             key, value = str(document["key"]), str(document["signature"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise RefusedError("The copy is not signed.", where=self.where, remedy=_FOREIGN) from error
+        if not is_public_key(key):  # It may hold anything, and is shown below.
+            raise RefusedError("The copy is not signed.", where=self.where, remedy=_FOREIGN)
         if key not in trusted:
             raise RefusedError(f"The copy is signed by another key ({key[:60]}).", where=self.where, remedy=_UNKNOWN)
         if not is_signed(key, _SIGNED_FOR, line, value):

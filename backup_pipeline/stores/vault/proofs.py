@@ -31,7 +31,7 @@ from backup_pipeline.stores.objects.errors import ObjectNotFoundError
 from backup_pipeline.stores.vault.description import Description
 from backup_pipeline.stores.vault.encryption import Opener, Sealer
 from backup_pipeline.stores.vault.names import PROOFS, is_copy_name, is_proof_name
-from backup_pipeline.stores.vault.signing import Signer, is_signed
+from backup_pipeline.stores.vault.signing import Signer, is_public_key, is_signed
 
 PROOF_VERSION = 1
 _SIGNED_FOR = "backup-pipeline vault proof 1"
@@ -94,8 +94,10 @@ class StoredProof:
             document = json.loads(signature)
             self.signed_by, value = str(document["key"]), str(document["signature"])
             self.header = ProofHeader.model_validate_json(line)
-        except (ValueError, KeyError, TypeError, PydanticError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError, PydanticError) as error:
             raise StoreError("The proof cannot be read.", where=self.where, remedy=_REMEDY) from error
+        if not is_public_key(self.signed_by):  # It may hold anything, and is shown below.
+            raise StoreError("The proof cannot be read.", where=self.where, remedy=_REMEDY)
         if self.signed_by not in (trusted or description.signed_by):
             key = self.signed_by[:60]
             raise RefusedError(f"The proof is signed by another key ({key}).", where=self.where, remedy=_REMEDY)

@@ -13,6 +13,7 @@ import pytest
 from backup_pipeline.errors import RefusedError, StoreError
 from backup_pipeline.stores.objects.folder import FolderPlace
 from backup_pipeline.stores.vault import write_copy
+from backup_pipeline.stores.vault.clean import clean
 from backup_pipeline.stores.vault.copy_object import CopyContent
 from backup_pipeline.stores.vault.machine_keys import MachineKeys
 from backup_pipeline.stores.vault.vault import VaultReader, join
@@ -45,6 +46,24 @@ def test_a_header_that_claims_to_be_huge_is_one_bad_copy(site: VaultSite) -> Non
     good, bad = site.access.catalog().copies()
     assert len(good) == 1
     assert [(one.name, "larger" in one.error.what) for one in bad] == [(name, True)]
+
+
+@pytest.mark.parametrize(
+    "signature", [b'{"key": "\\u001b[2Jall is well", "signature": ""}', b"[" * 60_000], ids=["escapes", "nested"]
+)
+def test_a_signature_that_is_none_is_one_bad_copy(signature: bytes, site: VaultSite) -> None:
+    name = "2026-11-21T020000Z-" + "0" * 32
+    hostile = b"backup-pipeline vault copy 1 2 1\n{}\n" + signature + b"\nx"
+    (site.folder / "vault" / "copies" / name).write_bytes(hostile)
+    [bad] = site.access.catalog().copies()[1]
+    assert bad.error.what == "The copy is not signed."
+
+
+def test_an_announcement_that_is_nested_without_end_is_refused(site: VaultSite) -> None:
+    (site.folder / "vault" / "pending").mkdir(exist_ok=True)
+    (site.folder / "vault" / "pending" / ("0" * 32)).write_bytes(b"[" * 100_000)
+    with pytest.raises(RefusedError, match="announced"):
+        clean(site.access.catalog())
 
 
 def test_a_copy_cannot_bring_proofs_with_it(site: VaultSite, monkeypatch: pytest.MonkeyPatch) -> None:
