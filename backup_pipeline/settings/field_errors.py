@@ -67,6 +67,8 @@ def _field_fault(document: Document, details: ErrorDetails) -> FileFault:
         choices = [str(choice) for choice in get_literal(str(context.get("expected", "")))]
         given = str(details["input"])
         return document.fault(path, f"not one of {', '.join(choices)}{_near_only(given, choices)}")
+    if path and path[-1] == "[key]" and not isinstance(details["input"], str):
+        return document.fault(path[:-1], "not a name: YAML reads off, on, yes, no and numbers so; put it in quotes")
     if path and path[-1] == "[key]":
         return document.fault(
             path[:-1],

@@ -85,6 +85,11 @@ def test_a_misspelt_setting_is_named_with_its_line_and_the_right_name(faults):
         ("timezone: Europe/Berlin", "file_mode: 0600", '9: file_mode: put it in quotes, as in "0600"'),
         ("timezone: Europe/Berlin", "password: geheim", "9: password: unknown setting; secrets stand in .env"),
         ("  nightly:", "  night-ly:", "6: plans.night-ly: not a usable name"),
+        (
+            "  nightly:",
+            "  off:",
+            "5: plans.0: not a name: YAML reads off, on, yes, no and numbers so; put it in quotes",
+        ),
     ],
 )
 def test_a_fault_is_told_with_line_path_and_remedy(faults, old, new, expected):
