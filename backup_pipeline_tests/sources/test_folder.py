@@ -5,7 +5,9 @@ import hashlib
 import os
 import shutil
 import subprocess
+import tempfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -149,20 +151,25 @@ def test_links_and_pipes_are_left_out_and_named_by_a_warning(tmp_path: Path) -> 
     assert not record.failed_checks
 
 
-def _captured_by_nobody(tmp_path: Path, root: Path) -> str:
+@pytest.fixture
+def open_place() -> Iterator[Path]:
+    """A folder that other users can enter: each session of pytest closes the one that all of them share."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+def _captured_by_nobody(place: Path, root: Path) -> str:
     """Capture a folder in a child that has dropped to another user (root reads everything); return what it reports."""
-    tmp_path.chmod(0o755)
-    for parent in tmp_path.parents[:3]:
-        parent.chmod(parent.stat().st_mode | 0o055)
-    (tmp_path / "store").mkdir()
-    os.chown(tmp_path / "store", 65534, 65534)
+    (place / "store").mkdir()
+    os.chown(place / "store", 65534, 65534)
     reader, writer_end = os.pipe()
     child = os.fork()
     if child == 0:
         try:
             os.setgid(65534)
             os.setuid(65534)
-            writer = new_set(tmp_path)
+            writer = new_set(place)
             try:
                 capture(writer, settings(root))
                 text = "no error"
@@ -182,11 +189,11 @@ needs_root = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0,
 
 
 @needs_root
-def test_unreadable_files_are_all_named_and_nothing_appears(tmp_path: Path) -> None:
-    root = buckets(tmp_path / "storage")
+def test_unreadable_files_are_all_named_and_nothing_appears(open_place: Path) -> None:
+    root = buckets(open_place / "storage")
     for name in ("materials", "private"):
         (root / name / "a.txt").chmod(0)
-    text = _captured_by_nobody(tmp_path, root)
+    text = _captured_by_nobody(open_place, root)
     assert "2 files" in text
     assert "materials/a.txt" in text
     assert "private/a.txt" in text
@@ -194,15 +201,15 @@ def test_unreadable_files_are_all_named_and_nothing_appears(tmp_path: Path) -> N
 
 
 @needs_root
-def test_a_folder_whose_only_content_cannot_be_read_is_not_called_empty(tmp_path: Path) -> None:
-    root = buckets(tmp_path / "storage")
+def test_a_folder_whose_only_content_cannot_be_read_is_not_called_empty(open_place: Path) -> None:
+    root = buckets(open_place / "storage")
     for name in ("materials", "private"):
         (root / name).chmod(0o700)
         shutil.rmtree(root / name)
         (root / name / "closed").mkdir(parents=True)
         (root / name / "closed" / "a.txt").write_text("a")
         (root / name / "closed").chmod(0o700)
-    text = _captured_by_nobody(tmp_path, root)
+    text = _captured_by_nobody(open_place, root)
     assert "holds no file" not in text
     assert "materials/closed" in text
     assert "cannot be read" in text
