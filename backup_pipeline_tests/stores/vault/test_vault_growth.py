@@ -86,9 +86,10 @@ def vault(tmp_path: Path) -> FolderVault:
 @pytest.mark.parametrize(
     ("values", "tables", "unchanged", "appended"),
     [
-        ({}, False, 0.02, 0.06),
-        ({"compression": "zstd"}, False, 0.03, 0.08),
-        ({"dump_format": "custom", "compression": "none"}, False, 0.02, 0.04),
+        # The ends of a dump differ each time, and where a vault cuts depends on its random key: a chunk or two more.
+        ({}, False, 0.05, 0.09),
+        ({"compression": "zstd"}, False, 0.06, 0.11),
+        ({"dump_format": "custom", "compression": "none"}, False, 0.05, 0.07),
         # One row group only, and of each of its columns the last page is another one.
         ({}, True, 0.005, 0.25),
     ],
