@@ -57,7 +57,7 @@ check: $(VENV)/.installed ## Style, types, layers, definitions
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check --quiet . && echo "style: ok"
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
-	@BACKUP_PIPELINE_CONFIG=$(CURDIR)/backup.yaml $(BIN)/dg check defs >/dev/null \
+	@VIRTUAL_ENV=$(CURDIR)/$(VENV) BACKUP_PIPELINE_CONFIG=$(CURDIR)/backup.yaml $(BIN)/dg check defs >/dev/null \
 		&& echo "definitions: ok"
 
 format: $(VENV)/.installed ## Put every file into the project's style
