@@ -91,10 +91,17 @@ def main() -> None:
     report.row(what, ours.seconds, floor, other_name="pg_dump >/dev/null", at_most=1.1)
     zstd_name = "pg_dump | zstd -3 -T2"
     report.row("dump, zstd, SHA-256, completeness", zstd.seconds, zstd_peer, other_name=zstd_name, at_least=1.0)
-    report.row("size of the zstd file", zstd.result["size"] / 1e6, zstd_size / 1e6, other_name=zstd_name, unit="MB",
-               at_most=1.0)  # fmt: skip
-    report.row("size of the file", ours.result["size"] / 1e6, gzip_size / 1e6, other_name="gzip", unit="MB",
-               at_most=1.05)  # fmt: skip
+    report.row(
+        "size of the zstd file",
+        zstd.result["size"] / 1e6,
+        zstd_size / 1e6,
+        other_name=zstd_name,
+        unit="MB",
+        at_most=1.0,
+    )
+    report.row(
+        "size of the file", ours.result["size"] / 1e6, gzip_size / 1e6, other_name="gzip", unit="MB", at_most=1.05
+    )
     report.row("peak memory of the process", ours.peak_mb, unit="MB", at_most=150)
     report.row("with the fingerprints of every table", whole.seconds, peer, other_name="pg_dump | gzip")
     report.write()

@@ -25,8 +25,13 @@ def register(app: typer.Typer) -> None:
     """Add the commands."""
     group = typer.Typer(help="Encrypted copies of sets off the machine.", no_args_is_help=True)
     for name, command in (
-        ("init", init), ("copy", copy), ("list", list_copies), ("check", check), ("fetch", fetch), ("recover", recover),
-    ):  # fmt: skip
+        ("init", init),
+        ("copy", copy),
+        ("list", list_copies),
+        ("check", check),
+        ("fetch", fetch),
+        ("recover", recover),
+    ):
         group.command(name)(command)
     vault_upkeep.register(group)
     app.add_typer(group, name="vault", rich_help_panel="Keep in order")
@@ -59,8 +64,9 @@ def init(
     for earlier in made.signed_by[1:]:
         out.print(
             f"Copies of before that {earlier} has signed count here only when the key stands in backup.yaml: "
-            f'vaults.{vault}.signers: ["{earlier}"]. Is it the one on your kit?', markup=False,
-        )  # fmt: skip
+            f'vaults.{vault}.signers: ["{earlier}"]. Is it the one on your kit?',
+            markup=False,
+        )
     if recipient:
         out.print(f"Write into backup.yaml: vaults.{vault}.recipients: [{recipient}]", markup=False)
         out.print(f"Move {new_identity} to a safe place now: without it no copy can be read.", markup=False)
@@ -179,9 +185,11 @@ def fetch(
     own = hold_lock(store.folder / ".fetch.lock", purpose=f"fetch of {content.plan}/{content.set_id}", wait_seconds=0)
     with own, shown_progress(quiet=as_json) as progress:
         folder = reader.reader(found).fetch(
-            store.folder, progress, modes=(store.file_mode, store.folder_mode),
+            store.folder,
+            progress,
+            modes=(store.file_mode, store.folder_mode),
             publishing=plan_lock(site, content.plan, f"fetch from {vault}"),
-        )  # fmt: skip
+        )
     if as_json:
         print_json({"set": f"{content.plan}/{content.set_id}", "folder": str(folder)})
     else:

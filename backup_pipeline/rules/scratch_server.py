@@ -27,18 +27,35 @@ LOCALE = "locale "
 SUPERUSER = "superuser"
 # Debian's package of an extension that is not among those that come with the server.
 _PACKAGES = {
-    "postgis": "postgresql-{}-postgis-3", "postgis_raster": "postgresql-{}-postgis-3",
-    "postgis_topology": "postgresql-{}-postgis-3", "postgis_tiger_geocoder": "postgresql-{}-postgis-3",
-    "address_standardizer": "postgresql-{}-postgis-3", "postgis_sfcgal": "postgresql-{}-postgis-3",
-    "vector": "postgresql-{}-pgvector", "pg_cron": "postgresql-{}-cron", "pgrouting": "postgresql-{}-pgrouting",
+    "postgis": "postgresql-{}-postgis-3",
+    "postgis_raster": "postgresql-{}-postgis-3",
+    "postgis_topology": "postgresql-{}-postgis-3",
+    "postgis_tiger_geocoder": "postgresql-{}-postgis-3",
+    "address_standardizer": "postgresql-{}-postgis-3",
+    "postgis_sfcgal": "postgresql-{}-postgis-3",
+    "vector": "postgresql-{}-pgvector",
+    "pg_cron": "postgresql-{}-cron",
+    "pgrouting": "postgresql-{}-pgrouting",
     "timescaledb": "timescaledb-2-postgresql-{} (from timescale's own repository)",
-    "pg_partman": "postgresql-{}-partman", "hll": "postgresql-{}-hll", "rum": "postgresql-{}-rum",
-    "plpython3u": "postgresql-plpython3-{}", "plperl": "postgresql-plperl-{}", "plperlu": "postgresql-plperl-{}",
-    "pltcl": "postgresql-pltcl-{}", "pltclu": "postgresql-pltcl-{}", "age": "postgresql-{}-age",
-    "ip4r": "postgresql-{}-ip4r", "pg_repack": "postgresql-{}-repack", "pgaudit": "postgresql-{}-pgaudit",
-    "pgtap": "postgresql-{}-pgtap", "semver": "postgresql-{}-semver", "unit": "postgresql-{}-unit",
-    "prefix": "postgresql-{}-prefix", "periods": "postgresql-{}-periods", "pg_similarity": "postgresql-{}-similarity",
-}  # fmt: skip
+    "pg_partman": "postgresql-{}-partman",
+    "hll": "postgresql-{}-hll",
+    "rum": "postgresql-{}-rum",
+    "plpython3u": "postgresql-plpython3-{}",
+    "plperl": "postgresql-plperl-{}",
+    "plperlu": "postgresql-plperl-{}",
+    "pltcl": "postgresql-pltcl-{}",
+    "pltclu": "postgresql-pltcl-{}",
+    "age": "postgresql-{}-age",
+    "ip4r": "postgresql-{}-ip4r",
+    "pg_repack": "postgresql-{}-repack",
+    "pgaudit": "postgresql-{}-pgaudit",
+    "pgtap": "postgresql-{}-pgtap",
+    "semver": "postgresql-{}-semver",
+    "unit": "postgresql-{}-unit",
+    "prefix": "postgresql-{}-prefix",
+    "periods": "postgresql-{}-periods",
+    "pg_similarity": "postgresql-{}-similarity",
+}
 _PRELOADED = ("timescaledb", "citus")
 _SUPABASE = frozenset(
     {
@@ -263,23 +280,40 @@ _REFUSALS: tuple[tuple[str, str, str], ...] = (
     (r"unsupported XML feature|XML.*not supported", XML, ""),
     (r"ICU is not supported", ICU, ""),
     (r"compression method lz4 not supported|lz4.*not supported", LZ4, ""),
-    (r"could not create locale|locale \S* ?does not exist|invalid locale name|could not find.*locale", "locale",
-     "Install the locale on the scratch server (Debian: dpkg-reconfigure locales), or name another server in "
-     f"{DRILL_VARIABLE}."),
-    (r"collation .* for encoding .* does not exist|collation .* does not exist", "collation",
-     "Install the locale or a PostgreSQL with ICU, or name a server that has this collation in "
-     f"{DRILL_VARIABLE}."),
-    (r"extension .* is not available|could not open extension control file", "extension",
-     f"Install it on the scratch server, or name a server that has it in {DRILL_VARIABLE}."),
-    (r"could not access file|could not load library|could not find function .* in file", "library",
-     f"Install what brings it on the scratch server, or name a server that has it in {DRILL_VARIABLE}."),
-    (r"must be loaded via|must be preloaded|shared_preload_libraries", "shared_preload_libraries",
-     f"Name a server in {DRILL_VARIABLE} that loads the extension at its start."),
-    (r"could not open (dictionary|stop-word|thesaurus|synonym|affix|configuration) file|could not open .*tsearch_data",
-     "text search file", f"Install the dictionary's files, or name a server that has them in {DRILL_VARIABLE}."),
-    (r"tablespace .* does not exist", "tablespace",
-     f"Name a server in {DRILL_VARIABLE} that has the tablespace."),
-)  # fmt: skip
+    (
+        r"could not create locale|locale \S* ?does not exist|invalid locale name|could not find.*locale",
+        "locale",
+        "Install the locale on the scratch server (Debian: dpkg-reconfigure locales), or name another server in "
+        f"{DRILL_VARIABLE}.",
+    ),
+    (
+        r"collation .* for encoding .* does not exist|collation .* does not exist",
+        "collation",
+        f"Install the locale or a PostgreSQL with ICU, or name a server that has this collation in {DRILL_VARIABLE}.",
+    ),
+    (
+        r"extension .* is not available|could not open extension control file",
+        "extension",
+        f"Install it on the scratch server, or name a server that has it in {DRILL_VARIABLE}.",
+    ),
+    (
+        r"could not access file|could not load library|could not find function .* in file",
+        "library",
+        f"Install what brings it on the scratch server, or name a server that has it in {DRILL_VARIABLE}.",
+    ),
+    (
+        r"must be loaded via|must be preloaded|shared_preload_libraries",
+        "shared_preload_libraries",
+        f"Name a server in {DRILL_VARIABLE} that loads the extension at its start.",
+    ),
+    (
+        r"could not open (dictionary|stop-word|thesaurus|synonym|affix|configuration) file"
+        r"|could not open .*tsearch_data",
+        "text search file",
+        f"Install the dictionary's files, or name a server that has them in {DRILL_VARIABLE}.",
+    ),
+    (r"tablespace .* does not exist", "tablespace", f"Name a server in {DRILL_VARIABLE} that has the tablespace."),
+)
 _STATE = re.compile(r"\(SQLSTATE (\w{5})\)")
 NO_RIGHT = "42501"
 # Function, table, type, schema, column or feature: not there.

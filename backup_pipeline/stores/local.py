@@ -124,9 +124,10 @@ class LocalSetWriter:
                 return
             if part.is_symlink():
                 raise StoreError(
-                    "A link lies where a folder of the set belongs; nothing is written through it.", where=str(part),
+                    "A link lies where a folder of the set belongs; nothing is written through it.",
+                    where=str(part),
                     remedy="Find out who put it there, remove it, then run again.",
-                )  # fmt: skip
+                )
 
     def _make_folders(self, folder: Path) -> None:
         if folder != self._folder:
@@ -136,9 +137,10 @@ class LocalSetWriter:
         if folder == self._folder:
             # Made anew it would lie below the mount point, or hold half of a set.
             raise StoreError(
-                "The set's folder is gone.", where=str(folder),
+                "The set's folder is gone.",
+                where=str(folder),
                 remedy="Was the store unmounted, or the set removed? Put that right, then run again.",
-            )  # fmt: skip
+            )
         self._make_folders(folder.parent)
         try:
             make_folder(folder, self._folder_mode)
@@ -261,8 +263,9 @@ class LocalSetWriter:
         if len(data) > _LARGEST_MANIFEST:
             raise StoreError(
                 f"The manifest would have {len(data) / 1e6:,.0f} MB and could not be read again.",
-                where=str(self._folder / MANIFEST_NAME), remedy="Spread the sources over several plans.",
-            )  # fmt: skip
+                where=str(self._folder / MANIFEST_NAME),
+                remedy="Spread the sources over several plans.",
+            )
         # The manifest vouches for every artefact; this vouches for the manifest and the records (`sha256sum -c`).
         records = sorted((self._folder / _RECORDS).glob("*.json"))
         sums = {MANIFEST_NAME: data} | {f"{_RECORDS}/{path.name}": read_ordinary(path) for path in records}
@@ -401,9 +404,10 @@ class LocalStore:
         known = self.read(set_id)
         if known.state is not SetState.INCOMPLETE or known.draft is None:
             raise StoreError(
-                f"The set is {known.state} and cannot be completed.", where=f"{self.plan}/{set_id}",
+                f"The set is {known.state} and cannot be completed.",
+                where=f"{self.plan}/{set_id}",
                 remedy="Start a new backup.",
-            )  # fmt: skip
+            )
         return self.writer_at(self.folder / set_id, known.draft)
 
     def writer_at(self, folder: Path, draft: Draft) -> LocalSetWriter:

@@ -37,14 +37,26 @@ _SHOWN = 10
 _EXAMPLE = "Tables are named schema.table or source.schema.table; `show all tables` lists them."
 _READING = ("SELECT", "EXPLAIN", "MULTI")  # MULTI: a PIVOT, which is a type and a query
 _VALUES = {
-    ("builtins", "bytearray"), ("builtins", "complex"), ("builtins", "set"), ("builtins", "frozenset"),
-    ("datetime", "date"), ("datetime", "datetime"), ("datetime", "time"), ("datetime", "timedelta"),
-    ("datetime", "timezone"), ("decimal", "Decimal"), ("uuid", "UUID"), ("pytz", "_UTC"), ("pytz", "_p"),
+    ("builtins", "bytearray"),
+    ("builtins", "complex"),
+    ("builtins", "set"),
+    ("builtins", "frozenset"),
+    ("datetime", "date"),
+    ("datetime", "datetime"),
+    ("datetime", "time"),
+    ("datetime", "timedelta"),
+    ("datetime", "timezone"),
+    ("decimal", "Decimal"),
+    ("uuid", "UUID"),
+    ("pytz", "_UTC"),
+    ("pytz", "_p"),
     ("zoneinfo", "ZoneInfo"),
-    ("backup_pipeline.tables.parquet_queries", "QueryResult"), ("backup_pipeline.errors", "_rebuild"),
-    ("backup_pipeline.errors", "RefusedError"), ("backup_pipeline.errors", "ToolError"),
+    ("backup_pipeline.tables.parquet_queries", "QueryResult"),
+    ("backup_pipeline.errors", "_rebuild"),
+    ("backup_pipeline.errors", "RefusedError"),
+    ("backup_pipeline.errors", "ToolError"),
     ("backup_pipeline.errors", "ValidationError"),
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)

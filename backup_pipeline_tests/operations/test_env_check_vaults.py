@@ -27,8 +27,9 @@ def test_a_good_vault_asks_only_for_its_kit_and_names_that_a_folder_locks_nothin
     found = faults(site)
     assert found["ERROR"] == []
     assert [one.split(":")[1].strip() for one in found["WARN"]] == [
-        "whoever has its credentials can delete every copy", "no kit was printed",
-    ]  # fmt: skip
+        "whoever has its credentials can delete every copy",
+        "no kit was printed",
+    ]
     assert site.run("vault", "kit", "offsite", "--identity", str(site.identity)).code == 0
     assert len(faults(site)["WARN"]) == 1
 

@@ -283,9 +283,14 @@ def test_the_sensor_asks_also_for_a_set_that_dagster_does_not_know_yet(
     repository = build_definitions(site.site).get_repository_def()
     sensor = repository.get_sensor_def("nightly_copy_in_offsite_sensor")
     context = dg.SensorEvaluationContext(
-        instance_ref=instance.get_ref(), last_tick_completion_time=None, last_run_key=None, cursor=None,
-        repository_name=repository.name, repository_def=repository, sensor_name=sensor.name,
-    )  # fmt: skip
+        instance_ref=instance.get_ref(),
+        last_tick_completion_time=None,
+        last_run_key=None,
+        cursor=None,
+        repository_name=repository.name,
+        repository_def=repository,
+        sensor_name=sensor.name,
+    )
     with context:
         tick = sensor.evaluate_tick(context)
     [request] = tick.run_requests or []

@@ -95,14 +95,25 @@ def submitted(
     repository = next(iter(location.get_repositories().values()))
     full = repository.get_full_job(job)
     run = instance.create_run(
-        job_name=job, run_id=None, run_config={}, resolved_op_selection=None, status=None,
+        job_name=job,
+        run_id=None,
+        run_config={},
+        resolved_op_selection=None,
+        status=None,
         tags={} if job == "__ASSET_JOB" else dict(full.tags),
-        root_run_id=None, parent_run_id=None, step_keys_to_execute=None, execution_plan_snapshot=None,
-        job_snapshot=None, parent_job_snapshot=None,
+        root_run_id=None,
+        parent_run_id=None,
+        step_keys_to_execute=None,
+        execution_plan_snapshot=None,
+        job_snapshot=None,
+        parent_job_snapshot=None,
         asset_selection=frozenset(dg.AssetKey(key.split("/")) for key in keys) or None,
-        asset_check_selection=None, op_selection=None, remote_job_origin=full.get_remote_origin(),
-        job_code_origin=full.get_python_origin(), asset_graph=repository.asset_graph,
-    )  # fmt: skip
+        asset_check_selection=None,
+        op_selection=None,
+        remote_job_origin=full.get_remote_origin(),
+        job_code_origin=full.get_python_origin(),
+        asset_graph=repository.asset_graph,
+    )
     instance.submit_run(run.run_id, request)
     return run.run_id
 

@@ -27,10 +27,20 @@ _KEYS: dict[str, tuple[str, str, str, str, int]] = {
     "text": ("k text", "unique (k)", "('a'), ('b'), ('a ')", "('a')", 1),
     "varchar over a domain": ("k d", "unique (k)", "('a'), ('b'), (null)", "('a')", 1),
     "composite": ("k text, l int", "unique (k, l)", "('a', 1), ('a', 2), ('b', 1)", "('a', 2), ('b', 1)", 2),
-    "nulls are distinct": ("k text, l int", "unique (k, l)", "('a', null), ('a', null), (null, null)", "('a', 7), "
-                           "('a', 7)", 1),
-    "nulls are not distinct": ("k text, l int", "unique nulls not distinct (k, l)", "('a', null), ('b', null), "
-                               "(null, 1)", "('a', null), (null, 1)", 2),
+    "nulls are distinct": (
+        "k text, l int",
+        "unique (k, l)",
+        "('a', null), ('a', null), (null, null)",
+        "('a', 7), ('a', 7)",
+        1,
+    ),
+    "nulls are not distinct": (
+        "k text, l int",
+        "unique nulls not distinct (k, l)",
+        "('a', null), ('b', null), (null, 1)",
+        "('a', null), (null, 1)",
+        2,
+    ),
     "enum": ("k mood", "unique (k)", "('sad'), ('ok'), (null)", "('ok')", 1),
     "numeric with a scale": ("k numeric(10,2)", "unique (k)", "(1), (1.01), ('NaN')", "(1.010), ('NaN')", 2),
     "numeric without": ("k numeric", "unique (k)", "(1.0), (1.01), (2)", "(1.00), (1), (2.000)", 3),
@@ -39,8 +49,13 @@ _KEYS: dict[str, tuple[str, str, str, str, int]] = {
     "infinite dates": ("k date", "unique (k)", "('infinity'), ('0044-03-15 BC'), ('2020-01-01')", "('infinity')", 1),
     "jsonb": ("k jsonb", "unique (k)", """('{"a": 1}'), ('{"a": 2}'), ('null')""", """('{"a": 1.0}')""", 1),
     "array": ("k numeric[]", "unique (k)", "('{1}'), ('{2}'), ('{}')", "('{1.0}')", 1),
-    "composite type": ("k pair", "unique (k)", "(row(1, null)), (row(null, null)), (row(2, 1))",
-                       "(row(null, null))", 1),
+    "composite type": (
+        "k pair",
+        "unique (k)",
+        "(row(1, null)), (row(null, null)), (row(2, 1))",
+        "(row(null, null))",
+        1,
+    ),
     "range": ("k int4range", "unique (k)", "('[1,3)'), ('empty'), ('[3,4)')", "('[1,2]')", 1),
     "bytea": ("k bytea", "unique (k)", r"('\x00'), ('\x0000'), ('')", r"('\x00')", 1),
     "padded text": ("k char(5)", "unique (k)", "('a'), ('b'), ('c')", "('a  ')", 1),
@@ -48,7 +63,7 @@ _KEYS: dict[str, tuple[str, str, str, str, int]] = {
     "an index that includes a column": ("k int, l int", _INCLUDING, "(1, 1), (2, 2), (3, 3)", "(1, 2)", 1),
     "a plain unique index": ("k text", _PLAIN, "('a'), ('b'), ('c')", "('a')", 1),
     "a deferrable key": ("k int", "unique (k) deferrable initially deferred", "(1), (2), (3)", "(1)", 1),
-}  # fmt: skip
+}
 _FLAG = "update pg_index set indisunique = {} where indrelid = 'public.{}'::regclass"
 _TYPES = (
     b"create type public.mood as enum ('sad', 'ok'); create domain public.d as varchar(9); "

@@ -55,7 +55,7 @@ APPENDED = [
     "SET SESSION AUTHORIZATION 'postgres';\nALTER TABLE public.victim OWNER TO postgres;",
     "COMMENT ON EXTENSION plpgsql IS 'x'; ALTER SYSTEM SET work_mem = '77MB';",
     "\\! touch {mark}",
-]  # fmt: skip
+]
 # What the attacking function tries, one after the other, each caught so that the next is tried too.
 ATTEMPTS = [
     "copy (select 1) to program 'touch {mark}'",

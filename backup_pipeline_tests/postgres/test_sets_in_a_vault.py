@@ -64,9 +64,11 @@ class Offsite:
 
 @pytest.fixture
 def offsite(
-    tmp_path: Path, database: Callable[..., PostgresTarget], template: Callable[[str, str], str],
+    tmp_path: Path,
+    database: Callable[..., PostgresTarget],
+    template: Callable[[str, str], str],
     monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[Offsite]:  # fmt: skip
+) -> Iterator[Offsite]:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     monkeypatch.setenv("TMPDIR", str(scratch))
@@ -118,9 +120,13 @@ def test_a_wrong_identity_or_name_is_one_error_with_its_remedy(offsite: Offsite,
     secret = new_identity()[0]
     (tmp_path / "wrong.txt").write_text(secret)
     for command, *rest in (
-        ("show",), ("verify",), ("drill",), ("query", "select 1"), ("restore", "shop"),
+        ("show",),
+        ("verify",),
+        ("drill",),
+        ("query", "select 1"),
+        ("restore", "shop"),
         ("diff", "live", "--source", "shop"),
-    ):  # fmt: skip
+    ):
         missing = offsite.site.run(command, "offsite:nightly/latest", *rest)
         assert (missing.code, "--identity FILE" in missing.err) == (3, True), missing.text
         arguments = ["offsite:nightly/latest", *rest, "--identity", str(tmp_path / "wrong.txt")]

@@ -29,18 +29,17 @@ KINDS = {
     "an index on its function": "create table t (a text); create unique index i on t (fold(a), plus(a, 1))",
     "a partial index": "create table t (a text); create index i on t (a) where fold(a) is not null",
     "a virtual column": "create table t (a text, b text not null generated always as (fold(a)) virtual)",
-    "an index on a virtual column":
-        "create table t (a text, b text as (fold(a))); create index i on t (b); create index j on t (b, a)",
+    "an index on a virtual column": "create table t (a text, b text as (fold(a)));"
+    "create index i on t (b); create index j on t (b, a)",
     "a stored column": "create table t (a text, b text generated always as (fold(a)) stored)",
     "a check": "create table t (a text not null check (okay(a) > 0))",
     "a default": "create table t (a text, z text default (fold('X')))",
-    "a view and a trigger":
-        "create table t (a text); create view v as select fold(a) from t;"
-        "create trigger tr after insert on t begin select fold(new.a); end",
-    "a key that refers by its collation":
-        "create table p (k text collate human primary key); insert into p values ('bbb'), ('A'), ('cc'), ('a');"
-        "create table t (a text references p (k))",
-}  # fmt: skip
+    "a view and a trigger": "create table t (a text); create view v as select fold(a) from t;"
+    "create trigger tr after insert on t begin select fold(new.a); end",
+    "a key that refers by its collation": "create table p (k text collate human primary key);"
+    "insert into p values ('bbb'), ('A'), ('cc'), ('a');"
+    "create table t (a text references p (k))",
+}
 
 
 def database(path: Path, sql: str) -> Path:

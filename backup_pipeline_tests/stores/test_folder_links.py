@@ -52,10 +52,13 @@ def test_a_link_in_the_place_of_a_folder_is_neither_listed_nor_written_through(r
     (root / "copies").mkdir()
     (root / "copies" / "ab").symlink_to(elsewhere)
     for call in (
-        lambda: place.create("chunks/one", b"x"), lambda: place.put("chunks/one", b"x"),
-        lambda: place.create("copies/ab/one", b"x"), lambda: place.get("chunks/letter.txt"),
-        lambda: place.delete("chunks/letter.txt"), lambda: list(place.list("chunks/")),
-    ):  # fmt: skip
+        lambda: place.create("chunks/one", b"x"),
+        lambda: place.put("chunks/one", b"x"),
+        lambda: place.create("copies/ab/one", b"x"),
+        lambda: place.get("chunks/letter.txt"),
+        lambda: place.delete("chunks/letter.txt"),
+        lambda: list(place.list("chunks/")),
+    ):
         with pytest.raises(PlaceRefusedError, match="link"):
             call()
     assert sorted(path.name for path in elsewhere.iterdir()) == ["0" * 24, "letter.txt"]

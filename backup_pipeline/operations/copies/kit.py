@@ -71,9 +71,10 @@ def make_kit(site: Site, name: str, identity_file: Path | None) -> Kit:
     text, where = read_identity(identity_file, site)
     if description.encryption != "none" and not text:
         raise SettingsError(
-            "A kit holds the identity, and none is named.", where=f"vault {name}",
+            "A kit holds the identity, and none is named.",
+            where=f"vault {name}",
             remedy="Run it where the identity is: backup-pipeline vault kit NAME --identity FILE.",
-        )  # fmt: skip
+        )
     opener = Opener(text, description.encryption, where=where)
     opened_id_key(description, opener, where=where)
     if description.encryption != "none" and not set(opener.recipients) & set(description.recipients):
@@ -84,19 +85,24 @@ def make_kit(site: Site, name: str, identity_file: Path | None) -> Kit:
     signers = tuple(dict.fromkeys((description.signed_by[0], *access.trusted())))
     encrypted = description.encryption != "none"
     return Kit(
-        vault=name, url=given.url, endpoint=endpoint, description=description, signers=signers,
+        vault=name,
+        url=given.url,
+        endpoint=endpoint,
+        description=description,
+        signers=signers,
         identities=tuple(line for line in lines if line and not line.startswith("#")),
         variables=recovery_variables(given.url),
         printed_at=datetime.now(UTC).replace(microsecond=0),
         commands=_commands(given.url, endpoint, given.region, signers, encrypted, sorted(site.settings.plans)),
-    )  # fmt: skip
+    )
 
 
 def _commands(
     url: str, endpoint: str, region: str, signers: Sequence[str], encrypted: bool, plans: Sequence[str]
 ) -> tuple[tuple[str, str], ...]:
-    options = [part for flag, value in (("--endpoint", endpoint), ("--region", region)) if value
-               for part in (flag, value)]  # fmt: skip
+    options = [
+        part for flag, value in (("--endpoint", endpoint), ("--region", region)) if value for part in (flag, value)
+    ]
     identity = ["--identity", "identity.txt"] if encrypted else []
     keys = [part for key in signers for part in ("--signer", key)]
     recover = ["backup-pipeline", "vault", "recover", url, *options, *identity, *keys]
@@ -208,7 +214,8 @@ def _qr(text: str) -> Any:
         import segno
     except ModuleNotFoundError as error:
         raise StoreError(
-            "The library for QR codes is not installed.", where="segno",
+            "The library for QR codes is not installed.",
+            where="segno",
             remedy="Install it with: pip install 'backup-pipeline[vault]'",
-        ) from error  # fmt: skip
+        ) from error
     return segno.make_qr(text, error="m")

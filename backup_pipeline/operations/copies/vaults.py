@@ -86,9 +86,14 @@ class VaultAddress(NamedTuple):
 
 
 def recover(
-    address: VaultAddress, identity_file: Path | None, target: Path, set_name: str | None, signers: Sequence[str] = (),
-    *, on_bad: Callable[[DamagedCopy], None] = lambda _: None,
-) -> list[Path]:  # fmt: skip
+    address: VaultAddress,
+    identity_file: Path | None,
+    target: Path,
+    set_name: str | None,
+    signers: Sequence[str] = (),
+    *,
+    on_bad: Callable[[DamagedCopy], None] = lambda _: None,
+) -> list[Path]:
     """Bring sets back without any settings: the newest copy of each plan, or one; `backup.yaml` beside them.
 
     Raises:

@@ -286,12 +286,12 @@ select format('%I.%I.%I', n.nspname, c.relname, a.attname), pg_get_expr(x.adbin,
   join pg_attribute a on a.attrelid = x.adrelid and a.attnum = x.adnum
  where {_USER} and c.relpersistence <> 't' and {_own("pg_class", "c.oid")}""",
     "view": f"""
-select format('%I.%I', n.nspname, c.relname), concat_ws(' ', pg_get_viewdef(c.oid), {sorted_options('c.reloptions')})
+select format('%I.%I', n.nspname, c.relname), concat_ws(' ', pg_get_viewdef(c.oid), {sorted_options("c.reloptions")})
   from pg_class c join pg_namespace n on n.oid = c.relnamespace
  where c.relkind = 'v' and c.relpersistence <> 't' and {_USER} and {_own("pg_class", "c.oid")}""",
     "materialized view": f"""
 select format('%I.%I', n.nspname, c.relname),
-       concat_ws(' ', pg_get_viewdef(c.oid), {sorted_options('c.reloptions')},
+       concat_ws(' ', pg_get_viewdef(c.oid), {sorted_options("c.reloptions")},
                  case when not c.relispopulated then 'not populated' end)
   from pg_class c join pg_namespace n on n.oid = c.relnamespace
  where c.relkind = 'm' and {_USER} and {_own("pg_class", "c.oid")}""",
@@ -349,12 +349,23 @@ select concat_ws(' ', i.type, i.identity), '' from {catalog} o
   join lateral pg_identify_object('{catalog}'::regclass, o.oid, 0) i on true
  where o.oid >= 16384 and {_own(catalog, "o.oid")}{" and o.oprcode <> 0" if catalog == "pg_operator" else ""}"""
         for catalog in (
-            "pg_collation", "pg_operator", "pg_opclass", "pg_opfamily", "pg_cast", "pg_conversion", "pg_language",
-            "pg_ts_config", "pg_ts_dict", "pg_ts_parser", "pg_ts_template", "pg_foreign_data_wrapper",
-            "pg_foreign_server", "pg_transform",
+            "pg_collation",
+            "pg_operator",
+            "pg_opclass",
+            "pg_opfamily",
+            "pg_cast",
+            "pg_conversion",
+            "pg_language",
+            "pg_ts_config",
+            "pg_ts_dict",
+            "pg_ts_parser",
+            "pg_ts_template",
+            "pg_foreign_data_wrapper",
+            "pg_foreign_server",
+            "pg_transform",
         )
     ),
-}  # fmt: skip
+}
 
 ROLES = """
 select r.rolname, r.rolsuper, r.rolcanlogin, r.rolcreatedb, r.rolcreaterole, r.rolinherit, r.rolreplication,

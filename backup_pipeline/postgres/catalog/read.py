@@ -180,13 +180,21 @@ def _role(row: TupleRow, members: dict[int, list[Membership]], settings: dict[in
     values: dict[str, Any] = dict(
         zip(
             (
-                "name", "superuser", "login", "create_database", "create_role", "inherit", "replication",
-                "bypass_row_security", "connection_limit", "valid_until",
+                "name",
+                "superuser",
+                "login",
+                "create_database",
+                "create_role",
+                "inherit",
+                "replication",
+                "bypass_row_security",
+                "connection_limit",
+                "valid_until",
             ),
             row,
             strict=False,
         )
-    )  # fmt: skip
+    )
     return RoleEntry(**values, member_of=tuple(members[row[10]]), settings=tuple(settings[row[10]]))
 
 

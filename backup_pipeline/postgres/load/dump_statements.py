@@ -119,7 +119,7 @@ _AS_SUPERUSER = tuple(
         r"LANGUAGE c (?:IMMUTABLE |STABLE )?STRICT(?: PARALLEL (?:SAFE|RESTRICTED))?(?: COST \d+)?\s+"
         r"AS '\$libdir/unaccent', 'unaccent_dict'",
     )
-)  # fmt: skip
+)
 _LAST = tuple(
     re.compile(rf"{pattern};\Z")
     for pattern in (
@@ -162,18 +162,16 @@ def rights_on(statement: str) -> tuple[str, str] | None:
 # starts a program, loads a library, reads a file or touches another database; with them a function does no more than
 # without.
 _LENT_SETTINGS = frozenset(
-    [
-        "backtrace_functions", "commit_delay", "compute_query_id", "deadlock_timeout", "event_triggers",
-        "lc_messages", "log_connections", "log_disconnections", "log_duration", "log_error_verbosity",
-        "log_executor_stats", "log_lock_failures", "log_lock_waits", "log_min_duration_sample",
-        "log_min_duration_statement", "log_min_error_statement", "log_min_messages", "log_parameter_max_length",
-        "log_parser_stats", "log_planner_stats", "log_replication_commands", "log_statement",
-        "log_statement_sample_rate", "log_statement_stats", "log_temp_files", "log_transaction_sample_rate",
-        "plpgsql.variable_conflict", "session_replication_role", "temp_file_limit", "track_activities",
-        "track_cost_delay_timing", "track_counts", "track_functions", "track_io_timing", "track_wal_io_timing",
-        "update_process_title", "wal_compression",
-    ]
-)  # fmt: skip
+    """
+    backtrace_functions commit_delay compute_query_id deadlock_timeout event_triggers lc_messages log_connections
+    log_disconnections log_duration log_error_verbosity log_executor_stats log_lock_failures log_lock_waits
+    log_min_duration_sample log_min_duration_statement log_min_error_statement log_min_messages
+    log_parameter_max_length log_parser_stats log_planner_stats log_replication_commands log_statement
+    log_statement_sample_rate log_statement_stats log_temp_files log_transaction_sample_rate
+    plpgsql.variable_conflict session_replication_role temp_file_limit track_activities track_cost_delay_timing
+    track_counts track_functions track_io_timing track_wal_io_timing update_process_title wal_compression
+    """.split()
+)
 _FUNCTIONS_SETTING = re.compile(r'^ +SET "?([a-z_.]+)"? TO ', re.MULTILINE)
 
 

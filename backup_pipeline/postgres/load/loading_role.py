@@ -45,20 +45,17 @@ from backup_pipeline.postgres.server.target import PostgresTarget
 # Extensions that a drill makes with superuser rights. Others are left to the loading role, which may make those that
 # call themselves trusted. Not here: whatever starts programs, reads files or sends requests for anybody who asks.
 KNOWN_EXTENSIONS = frozenset(
-    [
-        "address_standardizer", "address_standardizer_data_us", "age", "amcheck", "autoinc", "bloom", "bool_plperl",
-        "btree_gin", "btree_gist", "citext", "cube", "dblink", "dict_int", "dict_xsyn", "earthdistance", "file_fdw",
-        "fuzzystrmatch", "h3", "hll", "hstore", "hstore_plperl", "hypopg", "insert_username", "intagg", "intarray",
-        "ip4r", "isn", "jsonb_plperl", "lo", "ltree", "moddatetime", "pageinspect", "periods", "pg_bigm",
-        "pg_buffercache", "pg_freespacemap", "pg_hashids", "pg_ivm", "pg_jsonschema", "pg_partman", "pg_prewarm",
-        "pg_repack", "pg_similarity", "pg_stat_statements", "pg_surgery", "pg_trgm", "pg_uuidv7", "pg_visibility",
-        "pg_walinspect", "pgaudit", "pgcrypto", "pgjwt", "pgmq", "pgrouting", "pgrowlocks", "pgstattuple", "pgtap",
-        "plperl", "plpgsql", "plpgsql_check", "pltcl", "plv8", "postgis", "postgis_sfcgal", "postgis_tiger_geocoder",
-        "postgis_topology", "postgres_fdw", "prefix", "refint", "rum", "seg", "semver", "sslinfo", "tablefunc", "tcn",
-        "temporal_tables", "tsm_system_rows", "tsm_system_time", "unaccent", "unit", "uuid-ossp", "vector", "xml2",
-        "zhparser",
-    ]
-)  # fmt: skip
+    """
+    address_standardizer address_standardizer_data_us age amcheck autoinc bloom bool_plperl btree_gin btree_gist
+    citext cube dblink dict_int dict_xsyn earthdistance file_fdw fuzzystrmatch h3 hll hstore hstore_plperl hypopg
+    insert_username intagg intarray ip4r isn jsonb_plperl lo ltree moddatetime pageinspect periods pg_bigm
+    pg_buffercache pg_freespacemap pg_hashids pg_ivm pg_jsonschema pg_partman pg_prewarm pg_repack pg_similarity
+    pg_stat_statements pg_surgery pg_trgm pg_uuidv7 pg_visibility pg_walinspect pgaudit pgcrypto pgjwt pgmq
+    pgrouting pgrowlocks pgstattuple pgtap plperl plpgsql plpgsql_check pltcl plv8 postgis postgis_sfcgal
+    postgis_tiger_geocoder postgis_topology postgres_fdw prefix refint rum seg semver sslinfo tablefunc tcn
+    temporal_tables tsm_system_rows tsm_system_time unaccent unit uuid-ossp vector xml2 zhparser
+    """.split()
+)
 # A function by its schema, name and arguments as pg_dump wrote them: with names and modes; of an aggregate the types.
 _FUNCTION = (
     "(select p.oid from pg_proc p join pg_namespace n on n.oid = p.pronamespace"

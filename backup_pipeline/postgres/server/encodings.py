@@ -7,15 +7,38 @@ import re
 # Those a database can have (so those a dump of ours is written in), but for MULE_INTERNAL and EUC_TW, which Python has
 # not got. SQL_ASCII says nothing of the bytes; names in such a database are nearly always UTF-8.
 _CODECS = {
-    "EUC_CN": "gb2312", "EUC_JP": "euc_jp", "EUC_KR": "euc_kr", "EUC_JIS_2004": "euc_jis_2004",
-    "KOI8R": "koi8_r", "KOI8U": "koi8_u", "ISO_8859_5": "iso8859_5", "ISO_8859_6": "iso8859_6",
-    "ISO_8859_7": "iso8859_7", "ISO_8859_8": "iso8859_8", "LATIN1": "latin_1", "LATIN2": "iso8859_2",
-    "LATIN3": "iso8859_3", "LATIN4": "iso8859_4", "LATIN5": "iso8859_9", "LATIN6": "iso8859_10",
-    "LATIN7": "iso8859_13", "LATIN8": "iso8859_14", "LATIN9": "iso8859_15", "LATIN10": "iso8859_16",
-    "WIN866": "cp866", "WIN874": "cp874", "WIN1250": "cp1250", "WIN1251": "cp1251", "WIN1252": "cp1252",
-    "WIN1253": "cp1253", "WIN1254": "cp1254", "WIN1255": "cp1255", "WIN1256": "cp1256", "WIN1257": "cp1257",
+    "EUC_CN": "gb2312",
+    "EUC_JP": "euc_jp",
+    "EUC_KR": "euc_kr",
+    "EUC_JIS_2004": "euc_jis_2004",
+    "KOI8R": "koi8_r",
+    "KOI8U": "koi8_u",
+    "ISO_8859_5": "iso8859_5",
+    "ISO_8859_6": "iso8859_6",
+    "ISO_8859_7": "iso8859_7",
+    "ISO_8859_8": "iso8859_8",
+    "LATIN1": "latin_1",
+    "LATIN2": "iso8859_2",
+    "LATIN3": "iso8859_3",
+    "LATIN4": "iso8859_4",
+    "LATIN5": "iso8859_9",
+    "LATIN6": "iso8859_10",
+    "LATIN7": "iso8859_13",
+    "LATIN8": "iso8859_14",
+    "LATIN9": "iso8859_15",
+    "LATIN10": "iso8859_16",
+    "WIN866": "cp866",
+    "WIN874": "cp874",
+    "WIN1250": "cp1250",
+    "WIN1251": "cp1251",
+    "WIN1252": "cp1252",
+    "WIN1253": "cp1253",
+    "WIN1254": "cp1254",
+    "WIN1255": "cp1255",
+    "WIN1256": "cp1256",
+    "WIN1257": "cp1257",
     "WIN1258": "cp1258",
-}  # fmt: skip
+}
 _SET = re.compile(rb"^SET client_encoding = '([A-Za-z0-9_]+)';", re.MULTILINE)
 UTF8 = "utf-8"
 

@@ -22,14 +22,13 @@ TRANSACTION_POOLER_PORT = 6543
 _PORT = 5432
 # Only what concerns the way to the server is taken over; the rest of a JDBC or application URL is not libpq's.
 _LIBPQ_OPTIONS = frozenset(
-    {
-        "sslmode", "sslrootcert", "sslcert", "sslkey", "sslcrl", "sslcrldir", "sslsni", "sslcertmode",
-        "sslnegotiation", "ssl_min_protocol_version", "ssl_max_protocol_version", "channel_binding", "gssencmode",
-        "gsslib", "gssdelegation", "krbsrvname", "requirepeer", "require_auth", "passfile", "target_session_attrs",
-        "load_balance_hosts", "options", "hostaddr", "connect_timeout", "application_name", "keepalives",
-        "keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout",
-    }
-)  # fmt: skip
+    """
+    sslmode sslrootcert sslcert sslkey sslcrl sslcrldir sslsni sslcertmode sslnegotiation ssl_min_protocol_version
+    ssl_max_protocol_version channel_binding gssencmode gsslib gssdelegation krbsrvname requirepeer require_auth
+    passfile target_session_attrs load_balance_hosts options hostaddr connect_timeout application_name keepalives
+    keepalives_idle keepalives_interval keepalives_count tcp_user_timeout
+    """.split()
+)
 # A connection that they ask for could not be made, or not by PostgreSQL's programs without a secret in their arguments.
 _REFUSED_OPTIONS = {
     "sslpassword": "PostgreSQL's programs take it only in their arguments; use a key without a password, mode 0600",

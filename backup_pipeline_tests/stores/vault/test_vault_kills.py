@@ -196,8 +196,12 @@ def killed_reencryptions(site: Site, count: int) -> None:
 
 
 PHASES: list[Callable[[Site, int], None]] = [
-    killed_copies, killed_cleanings, killed_fetches, killed_recoveries, killed_reencryptions,
-]  # fmt: skip
+    killed_copies,
+    killed_cleanings,
+    killed_fetches,
+    killed_recoveries,
+    killed_reencryptions,
+]
 
 
 @pytest.mark.parametrize("phase", PHASES)

@@ -34,9 +34,14 @@ def site(tmp_path: Path) -> VaultSite:
 
 def drilled(set_id: SetId, *, passed: bool = True) -> Proof:
     return Proof(
-        kind=ProofKind.DRILL, set_id=set_id, plan=PLAN, manifest_sha256="0" * 64, started_at=NOW, finished_at=NOW,
+        kind=ProofKind.DRILL,
+        set_id=set_id,
+        plan=PLAN,
+        manifest_sha256="0" * 64,
+        started_at=NOW,
+        finished_at=NOW,
         passed=passed,
-    )  # fmt: skip
+    )
 
 
 def fetched(site: VaultSite) -> list[str]:
