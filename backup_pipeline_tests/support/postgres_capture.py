@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -64,8 +64,9 @@ def settings_with(**values: Any) -> PostgresSource:
     )
 
 
-def begin(folder: Path) -> Capture:
-    now = datetime.now(UTC)
+def begin(folder: Path, *, later: int = 0) -> Capture:
+    """Begin a set in a store; `later` seconds from now, as sets are named by the second."""
+    now = datetime.now(UTC) + timedelta(seconds=later)
     store = LocalStore(folder, "p")
     writer = store.begin(Draft(set_id=set_id_at(now), plan="p", root_run_id="r", sources=("s",), started_at=now))
     return Capture(writer.folder, writer, {})
