@@ -146,6 +146,7 @@ def launch(ui: Ui, what: str, config: dict[str, Any] | None = None, tags: dict[s
     return ui.wait_for_run(answer["run"]["runId"])
 
 
+@pytest.mark.story
 @pytest.mark.takes(seconds=40, together="ui")
 def test_from_the_ui_the_lost_archive_comes_back_equal(served: Served) -> None:
     workshop, ui = served.site, served.ui

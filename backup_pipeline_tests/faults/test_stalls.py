@@ -77,6 +77,7 @@ def _capture(site: TestSite) -> int:
         run.close()
 
 
+@pytest.mark.takes(seconds=45)
 @pytest.mark.parametrize("behaviour", ["stall", "reset"])
 def test_a_capture_ends_whatever_its_server_does_in_any_phase(
     stalling: tuple[TestSite, Proxy, PostgresTarget], behaviour: Behaviour

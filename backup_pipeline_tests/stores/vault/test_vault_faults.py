@@ -43,6 +43,8 @@ from backup_pipeline_tests.support.proxies import Proxy
 from backup_pipeline_tests.support.vault_sites import FILES, VaultSite
 
 pytestmark = pytest.mark.takes(seconds=2, together="faults of vaults")
+# Each takes a whole copy, check and fetch through a proxy: one kind of trouble in `make test`, all in `make stories`.
+OTHER_TROUBLES = (429, 500, "reset", "lose the answer")
 SMALL = {name: data for name, data in FILES.items() if len(data) < 100_000} | {"dump.sql": secrets.token_bytes(900_000)}
 
 
@@ -199,7 +201,7 @@ class TestOfS3:
         place = open_place(f"s3://plain/{secrets.token_hex(4)}", weed.options(trouble.address))
         return VaultSite(tmp_path, place=place).init()
 
-    @pytest.mark.parametrize("what", [429, 500, 503, "reset", "lose the answer"])
+    @pytest.mark.parametrize("what", [503, *(pytest.param(one, marks=pytest.mark.story) for one in OTHER_TROUBLES)])
     def test_every_phase_survives_requests_that_fail(
         self, there: VaultSite, trouble: HttpTrouble, what: Any, tmp_path: Path
     ) -> None:
@@ -225,7 +227,7 @@ class TestOfS3:
         assert there.access.catalog().copy_names() == [kept]
         assert not check_stored(there.access.catalog()).findings
 
-    @pytest.mark.parametrize("what", [503, "reset", "stall"])
+    @pytest.mark.parametrize("what", [503, *(pytest.param(one, marks=pytest.mark.story) for one in ("reset", "stall"))])
     def test_trouble_without_end_leaves_no_copy_and_the_next_run_goes_on(
         self, weed: S3Server, trouble: HttpTrouble, what: Any, tmp_path: Path
     ) -> None:
