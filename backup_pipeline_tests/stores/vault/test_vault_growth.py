@@ -63,6 +63,8 @@ class FolderVault:
         signer = keys.signer()
         assert signer is not None
         known = read_description(self.access.place, (signer.public,))
+        # Where a vault cuts depends on its random key: with one that is fixed, what is counted repeats.
+        keys.keep_id_key(known.vault, b"k" * 32)
         finer = Cutting(average=64 << 10, smallest=8 << 10, largest=256 << 10)
         self.access.place.put(DESCRIPTION, known.model_copy(update={"cutting": finer}).as_bytes(signer))
 
@@ -86,10 +88,10 @@ def vault(tmp_path: Path) -> FolderVault:
 @pytest.mark.parametrize(
     ("values", "tables", "unchanged", "appended"),
     [
-        # The ends of a dump differ each time, and where a vault cuts depends on its random key: a chunk or two more.
-        ({}, False, 0.05, 0.09),
-        ({"compression": "zstd"}, False, 0.06, 0.11),
-        ({"dump_format": "custom", "compression": "none"}, False, 0.05, 0.07),
+        # Both ends of a plain dump differ each time: its key for \restrict is random.
+        ({}, False, 0.02, 0.05),
+        ({"compression": "zstd"}, False, 0.02, 0.06),
+        ({"dump_format": "custom", "compression": "none"}, False, 0.005, 0.03),
         # One row group only, and of each of its columns the last page is another one.
         ({}, True, 0.005, 0.25),
     ],
@@ -121,7 +123,7 @@ def test_rows_that_were_appended_add_little_and_the_others_nothing(
         done.writer.seal(done.manifest())
         shares.append(vault.grown_by(store, "p"))
     first, again, more = shares
-    assert first > 0.9, shares
+    assert first > 1
     assert again <= unchanged, shares
     assert 0.005 < more <= appended, shares
 
@@ -209,4 +211,4 @@ def test_a_commit_in_a_repository_adds_its_zip_and_little_of_its_bundle(vault: F
         shares.append(vault.grown_by(store, "nightly"))
     assert shares[1] <= 0.01, shares
     # The ZIP, which is half of it, has the commit's time in every entry, and is another one; the bundle repeats.
-    assert 0.4 < shares[2] <= 0.55, shares
+    assert 0.49 < shares[2] <= 0.51, shares
