@@ -18,6 +18,7 @@ class TimeLimits:
         connect: to open a connection.
         read: for one request, from the first byte sent to the answer's head, and between two pieces of the answer.
         total: for one call with all its repetitions.
+        first_answer: the same while the place has not answered at all since it was opened.
         first_pause: the longest pause before the first repetition; the longest doubles each time.
         longest_pause: the longest pause of all.
     """
@@ -25,6 +26,7 @@ class TimeLimits:
     connect: float = 10.0
     read: float = 120.0
     total: float = 300.0
+    first_answer: float = 30.0
     first_pause: float = 0.5
     longest_pause: float = 20.0
 
