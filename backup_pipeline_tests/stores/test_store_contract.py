@@ -13,15 +13,16 @@ import pytest
 
 from backup_pipeline.errors import SetNotFoundError, StoreError
 from backup_pipeline.model.backup_set import SetState
-from backup_pipeline.model.manifest import Draft, Failure, Manifest
+from backup_pipeline.model.manifest import Draft, Failure
 from backup_pipeline.model.proof import Proof, ProofKind
-from backup_pipeline.model.record import ArtefactKind, ArtefactRecord
+from backup_pipeline.model.record import ArtefactRecord
 from backup_pipeline.model.set_id import SetId, set_id_at
 from backup_pipeline.model.source_done import SourceDone
 from backup_pipeline.stores.contract import SetWriter, Store
 from backup_pipeline.stores.local import LocalStore
 from backup_pipeline.system.files import make_folders, sha256_of, write_atomically
 from backup_pipeline_tests.support.archive_sets import NOW
+from backup_pipeline_tests.support.sealed_sets import manifest_of, write_artefact
 from backup_pipeline_tests.support.vault_sites import VaultSite
 
 STORES: dict[str, Callable[[Path], Store]] = {
@@ -41,41 +42,13 @@ def draft(number: int = 0) -> Draft:
 
 
 def write(writer: SetWriter, path: str, data: bytes = b"data", *key: str) -> ArtefactRecord:
-    with writer.create(path) as file:
-        file.write(data)
-    record = ArtefactRecord(
-        key=key or ("s", path),
-        source="s",
-        kind=ArtefactKind.FOLDER_TARBALL,
-        set_id=writer.draft.set_id,
-        files=(writer.file_record(path, file),),
-        source_label="s",
-        started_at=NOW,
-        finished_at=NOW,
-    )
-    writer.write_record(record)
-    return record
-
-
-def manifest(writer: SetWriter) -> Manifest:
-    known = writer.draft
-    return Manifest(
-        set_id=known.set_id,
-        plan=known.plan,
-        sources=known.sources,
-        started_at=NOW,
-        sealed_at=NOW,
-        run_id="run",
-        root_run_id="run",
-        pipeline_version="1",
-        artefacts=writer.records(),
-    )
+    return write_artefact(writer, {path: data}, *key)
 
 
 def sealed(store: Store, number: int = 0) -> SetId:
     writer = store.begin(draft(number))
     write(writer, "a.txt")
-    writer.seal(manifest(writer))
+    writer.seal(manifest_of(writer))
     return writer.draft.set_id
 
 
@@ -96,7 +69,7 @@ def test_what_was_written_is_read_back_with_its_size_and_digest(store: Store) ->
     record = write(writer, "tables/s/x.bin", b"1234")
     with writer.open("tables/s/x.bin") as file:
         assert file.read() == b"1234"
-    writer.seal(manifest(writer))
+    writer.seal(manifest_of(writer))
     with store.open(writer.draft.set_id, "tables/s/x.bin") as file:
         assert file.seek(2) == 2
         assert file.read() == b"34"
@@ -140,12 +113,12 @@ def test_a_set_without_manifest_is_incomplete_and_can_be_completed(store: Store)
     again = store.reopen(writer.draft.set_id)
     write(again, "b.txt")
     assert store.read(writer.draft.set_id).failures == ()
-    again.seal(manifest(again))
+    again.seal(manifest_of(again))
     assert store.read(writer.draft.set_id).state is SetState.COMPLETE
     with pytest.raises(StoreError):
         store.reopen(writer.draft.set_id)
     with pytest.raises(StoreError):
-        again.seal(manifest(again))
+        again.seal(manifest_of(again))
 
 
 def test_the_same_set_cannot_begin_twice(store: Store) -> None:
@@ -419,7 +392,7 @@ def test_the_seal_clears_what_a_killed_run_left(local: LocalStore) -> None:
     (writer.folder / ".b.txt.part").write_bytes(b"half")
     (writer.folder / ".scratch-x.part").mkdir()
     (writer.folder / ".scratch-x.part" / "copy.sqlite").write_bytes(b"1")
-    writer.seal(manifest(writer))
+    writer.seal(manifest_of(writer))
     assert not list(writer.folder.rglob("*.part"))
 
 

@@ -7,9 +7,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from backup_pipeline.model.manifest import Draft, Manifest
+from backup_pipeline.model.manifest import Draft
 from backup_pipeline.model.proof import Proof
-from backup_pipeline.model.record import ArtefactKind, ArtefactRecord
 from backup_pipeline.model.set_id import SetId, set_id_at
 from backup_pipeline.stores.local import LocalStore
 from backup_pipeline.stores.objects.contract import ObjectPlace
@@ -25,6 +24,7 @@ from backup_pipeline.stores.vault.vault import VaultAccess, VaultReader, initial
 from backup_pipeline.stores.vault.write_copy import CopyResult
 from backup_pipeline_tests.support.archive_sets import NOW
 from backup_pipeline_tests.support.memory_place import MemoryPlace
+from backup_pipeline_tests.support.sealed_sets import manifest_of, write_artefact
 
 SETTINGS = "plans:\n  nightly: {sources: [werkstatt]}\n"
 PLAN = "nightly"
@@ -61,36 +61,8 @@ class VaultSite:
         writer = self.store.begin(
             Draft(set_id=set_id_at(moment), plan=PLAN, root_run_id="r", sources=("s",), started_at=moment)
         )
-        records = []
-        for path, data in (FILES if files is None else files).items():
-            with writer.create(path) as file:
-                file.write(data)
-            records.append(writer.file_record(path, file))
-        writer.write_record(
-            ArtefactRecord(
-                key=("s", "files"),
-                source="s",
-                kind=ArtefactKind.FOLDER_TARBALL,
-                set_id=writer.draft.set_id,
-                files=tuple(records),
-                source_label="s",
-                started_at=NOW,
-                finished_at=NOW,
-            )
-        )
-        writer.seal(
-            Manifest(
-                set_id=writer.draft.set_id,
-                plan=PLAN,
-                sources=("s",),
-                started_at=NOW,
-                sealed_at=NOW,
-                run_id="r",
-                root_run_id="r",
-                pipeline_version="1",
-                artefacts=writer.records(),
-            )
-        )
+        write_artefact(writer, FILES if files is None else files, "s", "files")
+        writer.seal(manifest_of(writer))
         return writer.draft.set_id
 
     def copy(self, set_id: SetId, **options: object) -> CopyResult:

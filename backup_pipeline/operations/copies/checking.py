@@ -10,7 +10,7 @@ from backup_pipeline.errors import BackupSystemError
 from backup_pipeline.model.copy_records import CheckRecord, CopyRecord, VaultRecord
 from backup_pipeline.model.manifest import Manifest
 from backup_pipeline.model.progress import ProgressSink, no_progress
-from backup_pipeline.operations.copies.inspection import inspect_vault
+from backup_pipeline.operations.copies.inspection import inspect_vault, manifest_facts
 from backup_pipeline.operations.sites.copy_records import change_record, note_check, vault_record
 from backup_pipeline.operations.sites.vaults import open_access
 from backup_pipeline.settings.site import Site
@@ -87,15 +87,7 @@ def record_contents(site: Site, vault: str, reader: VaultReader) -> None:
                 manifest = Manifest.model_validate_json(reader.content(copy).manifest)
             except (BackupSystemError, PydanticError):
                 continue  # the check names it
-            update = {
-                "described": True,
-                "purpose": manifest.purpose,
-                "partial": manifest.partial,
-                "sources": manifest.sources,
-                "broken_data": bool(manifest.broken_data),
-                "size": manifest.size,
-            }
-            found[copy.name] = known[copy.name].model_copy(update=update)
+            found[copy.name] = known[copy.name].model_copy(update=manifest_facts(manifest))
 
     def change(record: VaultRecord) -> VaultRecord:
         copies = {plan: tuple(found.get(one.copy_name, one) for one in sets) for plan, sets in record.copies.items()}

@@ -11,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 from backup_pipeline.errors import BackupSystemError, SetNotFoundError
 from backup_pipeline.model.backup_set import BackupSet
 from backup_pipeline.model.copy_records import CopyRecord, LockRecord, VaultRecord
+from backup_pipeline.model.manifest import Manifest
 from backup_pipeline.model.proof import ProofKind
 from backup_pipeline.model.set_id import SetId, is_set_id
 from backup_pipeline.operations.sites.copy_proofs import note_copy_proofs
@@ -122,16 +123,23 @@ def described(record: CopyRecord, known: BackupSet) -> CopyRecord:
         return record
     return record.model_copy(
         update={
-            "described": True,
-            "purpose": manifest.purpose,
-            "partial": manifest.partial,
-            "sources": manifest.sources,
-            "broken_data": bool(manifest.broken_data),
-            "size": manifest.size,
+            **manifest_facts(manifest),
             "set_proven": known.proven,
             "set_problem": _problem_of_content(known),
         }
     )
+
+
+def manifest_facts(manifest: Manifest) -> dict[str, object]:
+    """Return what a manifest says that is recorded of its copy, by the fields of CopyRecord."""
+    return {
+        "described": True,
+        "purpose": manifest.purpose,
+        "partial": manifest.partial,
+        "sources": manifest.sources,
+        "broken_data": bool(manifest.broken_data),
+        "size": manifest.size,
+    }
 
 
 def _problem_of_content(known: BackupSet) -> str:

@@ -21,7 +21,6 @@ from backup_pipeline.errors import BackupSystemError, RefusedError, SetNotFoundE
 from backup_pipeline.stores.objects.contract import ObjectPlace
 from backup_pipeline.stores.objects.errors import PlaceFullError, PlaceRefusedError, PlaceUnreachableError
 from backup_pipeline.stores.objects.opening import open_place
-from backup_pipeline.stores.objects.options import PlaceOptions
 from backup_pipeline.stores.vault.check import check_content, check_stored
 from backup_pipeline.stores.vault.clean import clean, mark
 from backup_pipeline.stores.vault.names import COPIES, DESCRIPTION
@@ -33,11 +32,8 @@ from backup_pipeline_tests.support.object_servers import (
     HttpTrouble,
     S3Server,
     SftpServer,
-    azurite_server,
     http_trouble,
-    moto_server,
     ssh_server,
-    weed_server,
 )
 from backup_pipeline_tests.support.proxies import Proxy
 from backup_pipeline_tests.support.vault_sites import FILES, VaultSite
@@ -46,32 +42,6 @@ pytestmark = pytest.mark.takes(seconds=2, together="faults of vaults")
 # Each takes a whole copy, check and fetch through a proxy: one kind of trouble in `make test`, all in `make stories`.
 OTHER_TROUBLES = (429, 500, "reset", "lose the answer")
 SMALL = {name: data for name, data in FILES.items() if len(data) < 100_000} | {"dump.sql": secrets.token_bytes(900_000)}
-
-
-@pytest.fixture(scope="module")
-def weed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with weed_server(tmp_path_factory.mktemp("weed")) as server:
-        server.client.create_bucket(Bucket="plain")
-        yield server
-
-
-@pytest.fixture(scope="module")
-def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with moto_server(tmp_path_factory.mktemp("moto")) as server:
-        server.client.create_bucket(Bucket="plain")
-        yield server
-
-
-@pytest.fixture(scope="module")
-def ssh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SftpServer]:
-    with ssh_server(tmp_path_factory.mktemp("ssh")) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PlaceOptions]:
-    with azurite_server(tmp_path_factory.mktemp("azurite")) as options:
-        yield options
 
 
 @pytest.fixture(params=["folder", "s3", "moto", "sftp", "azure"])

@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 
 from backup_pipeline.artefacts.capture import CaptureContext
-from backup_pipeline.model.manifest import Manifest
 from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.postgres.server.embedded import EmbeddedServer
 from backup_pipeline.sources.folder.capture import capture_folder
@@ -31,8 +30,9 @@ from backup_pipeline.stores.vault.encryption import new_identity
 from backup_pipeline.stores.vault.machine_keys import MachineKeys
 from backup_pipeline.stores.vault.names import DESCRIPTION
 from backup_pipeline.stores.vault.vault import VaultAccess, initialise, open_writer
-from backup_pipeline_tests.support.archive_sets import NOW, context_of, git, new_set
+from backup_pipeline_tests.support.archive_sets import context_of, git, new_set
 from backup_pipeline_tests.support.postgres_capture import begin, capture
+from backup_pipeline_tests.support.sealed_sets import manifest_of
 
 TRADES = 120_000
 TABLES = """
@@ -157,19 +157,7 @@ def test_a_dump_that_differs_at_its_ends_and_by_one_percent_costs_that_at_full_s
 def seal(writer_folder: Path, number: int, fill: Callable[[CaptureContext], object]) -> LocalStore:
     writer = new_set(writer_folder, number=number)
     fill(context_of(writer))
-    writer.seal(
-        Manifest(
-            set_id=writer.draft.set_id,
-            plan="nightly",
-            sources=("storage",),
-            started_at=NOW,
-            sealed_at=NOW,
-            run_id="r",
-            root_run_id="r",
-            pipeline_version="1",
-            artefacts=writer.records(),
-        )
-    )
+    writer.seal(manifest_of(writer))
     return LocalStore(writer_folder / "store", "nightly")
 
 

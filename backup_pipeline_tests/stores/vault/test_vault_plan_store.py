@@ -10,14 +10,14 @@ import pytest
 
 from backup_pipeline.errors import BackupSystemError, RefusedError, StoreError
 from backup_pipeline.model.backup_set import SetState
-from backup_pipeline.model.manifest import Draft, Manifest
-from backup_pipeline.model.record import ArtefactKind, ArtefactRecord
+from backup_pipeline.model.manifest import Draft
 from backup_pipeline.model.set_id import SetId, set_id_at
 from backup_pipeline.stores.contract import SetWriter
 from backup_pipeline.stores.vault.clean import clean
 from backup_pipeline.stores.vault.names import CHUNKS, COPIES
 from backup_pipeline.stores.vault.plan_store import VaultPlanStore
 from backup_pipeline_tests.support.archive_sets import NOW
+from backup_pipeline_tests.support.sealed_sets import manifest_of, write_artefact
 from backup_pipeline_tests.support.vault_sites import PLAN, VaultSite
 
 LARGE = random.Random(3).randbytes(5_000_000)
@@ -36,40 +36,14 @@ def draft(number: int = 0) -> Draft:
 
 def capture(writer: SetWriter, files: dict[str, bytes]) -> None:
     for path, data in files.items():
-        with writer.create(path) as file:
-            file.write(data)
-        writer.write_record(
-            ArtefactRecord(
-                key=("s", path),
-                source="s",
-                kind=ArtefactKind.FOLDER_TARBALL,
-                set_id=writer.draft.set_id,
-                files=(writer.file_record(path, file),),
-                source_label="s",
-                started_at=NOW,
-                finished_at=NOW,
-            )
-        )
+        write_artefact(writer, {path: data})
 
 
 def seal(writer: SetWriter) -> SetId:
-    known = writer.draft
     for record in writer.records():
         assert [writer.check_file(file) for file in record.files] == [""]
-    writer.seal(
-        Manifest(
-            set_id=known.set_id,
-            plan=PLAN,
-            sources=("s",),
-            started_at=NOW,
-            sealed_at=NOW,
-            run_id="r",
-            root_run_id="r",
-            pipeline_version="1",
-            artefacts=writer.records(),
-        )
-    )
-    return known.set_id
+    writer.seal(manifest_of(writer))
+    return writer.draft.set_id
 
 
 def held(store: VaultPlanStore) -> int:
