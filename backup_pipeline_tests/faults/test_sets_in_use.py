@@ -20,6 +20,7 @@ from backup_pipeline.operations.sites.stores import open_store
 from backup_pipeline.settings.loader import load_site
 from backup_pipeline.settings.site import Site
 from backup_pipeline.stores.local import LocalStore
+from backup_pipeline.system.locks import living_marks
 from backup_pipeline_tests.support.invented_sets import SITE, at, make_set
 
 NOW = at("2026-11-21 12:00")
@@ -53,7 +54,7 @@ def reader(store: LocalStore, five: list[SetId]) -> Iterator[BaseProcess]:
     process = _CONTEXT.Process(target=_read_until_killed, args=(str(store.folder), five[0]))
     process.start()
     deadline = time.monotonic() + 60
-    while not list((store.folder / FOLDER).glob(f"{five[0]}.*")):
+    while not living_marks(store.folder / FOLDER, five[0]):
         assert process.is_alive()
         assert time.monotonic() < deadline
         time.sleep(0.02)
