@@ -1,4 +1,4 @@
-"""The guard before Dagster's webserver: an ASGI application around it that every request passes.
+"""The guard before our pages and Dagster's: an ASGI application around it that every request passes.
 
 Dagster's own webserver answers anybody: it inspects no `Host` and no `Origin`, executes mutations that come as GET, and
 has no login. What may pass is decided in `judgement`; here it is read from the request and answered.
@@ -117,13 +117,15 @@ class Guard:
             name, text = raw.decode("latin-1").lower(), value.decode("latin-1")
             headers[name] = f"{headers[name]}, {text}" if name in headers else text
         query = parse_qs(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True)
+        path = str(scope["path"])
         return Asked(
             method="WEBSOCKET" if scope["type"] == "websocket" else str(scope["method"]),
-            path=str(scope["path"]),
+            path=path,
             scheme="https" if scope["scheme"] in ("https", "wss") else "http",
             headers=headers,
             query="query" in query,
-            form=bool(self._access.password) and scope["path"] in (self._prefix + LOGIN, self._prefix + LOGOUT),
+            page=path.startswith(f"{self._prefix}/backups/"),
+            form=bool(self._access.password) and path in (self._prefix + LOGIN, self._prefix + LOGOUT),
         )
 
     async def _own(self, asked: Asked, scope: Scope, receive: Receive) -> Response | None:

@@ -36,6 +36,7 @@ class Asked:
         headers: names in lower case; one that comes twice holds both values, with a comma between them.
         query: whether the address carries a GraphQL query.
         form: whether the path is a form of our own (the login), which posts as a form.
+        page: whether the path is one of our pages: posts as a form too, and a browser names the page that it is of.
     """
 
     method: str
@@ -44,6 +45,7 @@ class Asked:
     headers: Mapping[str, str]
     query: bool = False
     form: bool = False
+    page: bool = False
 
 
 def judge(asked: Asked, allowed: Allowed) -> Refusal | None:
@@ -85,9 +87,12 @@ def _of_its_form(asked: Asked) -> Refusal | None:
         return None
     if asked.method != "POST":
         return Refusal(405, "This method is not used here.", "Use GET, or POST with JSON.")
-    wanted = FORM if asked.form else JSON
+    if asked.page and "origin" not in asked.headers and asked.headers.get("sec-fetch-site") != "same-origin":
+        return _foreign()
+    wanted = FORM if asked.form or asked.page else JSON
     if asked.headers.get("content-type", "").partition(";")[0].strip().lower() != wanted:
-        return Refusal(415, "What is sent is not JSON.", f"Send it with Content-Type: {JSON}.")
+        what = "a form" if wanted == FORM else "JSON"
+        return Refusal(415, f"What is sent is not {what}.", f"Send it with Content-Type: {wanted}.")
     return None
 
 

@@ -1,4 +1,4 @@
-"""Dagster's webserver behind the guard, in one process: its own command with its own options.
+"""Our pages and Dagster's webserver behind the guard, in one process: its own command with its own options.
 
     python -m backup_pipeline.web -h ADDRESS -p PORT -w WORKSPACE
 
@@ -19,6 +19,8 @@ from dagster_webserver.app import create_app_from_workspace_process_context
 
 from backup_pipeline.errors import BackupSystemError
 from backup_pipeline.web.access import process_environment, ui_access
+from backup_pipeline.web.front.app import FrontDoor
+from backup_pipeline.web.front.context import Front
 from backup_pipeline.web.guard import Guard
 
 _DEFAULT_PORT = 3000
@@ -43,8 +45,9 @@ def serve(
     inner = create_app_from_workspace_process_context(
         workspace, path_prefix, live_data_poll_rate, lifespan=webserver._lifespan
     )
+    door = FrontDoor(inner, Front(path_prefix, workspace=workspace))
     LOG.info("Serving the UI on http://%s:%s%s in process %s", host, port, path_prefix, os.getpid())
-    uvicorn.run(Guard(inner, access, path_prefix), host=host, port=port, log_level=log_level, server_header=False)
+    uvicorn.run(Guard(door, access, path_prefix), host=host, port=port, log_level=log_level, server_header=False)
 
 
 def main() -> None:

@@ -1,0 +1,102 @@
+"""Starting a run in the UI's process: the very request that Dagster's launchpad sends, so that one history holds it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+from dagster._core.definitions.repository_definition.valid_definitions import SINGLETON_REPOSITORY_NAME
+
+from backup_pipeline.errors import RefusedError
+from backup_pipeline.orchestration.launch import LOCATION_NAME
+from backup_pipeline.orchestration.names import STARTED_BY_TAG, sets_partitions
+
+if TYPE_CHECKING:
+    from dagster._core.workspace.context import IWorkspaceProcessContext
+
+_LAUNCH = """
+mutation ($params: ExecutionParams!) {
+  launchRun(executionParams: $params) {
+    __typename
+    ... on LaunchRunSuccess { run { runId } }
+    ... on RunConfigValidationInvalid { errors { message } }
+    ... on Error { message }
+  }
+}
+"""
+
+
+@cache
+def _schema() -> Any:
+    from dagster_graphql.schema import create_schema
+
+    return create_schema()
+
+
+def submit_job(
+    workspace: IWorkspaceProcessContext[Any],
+    job: str,
+    *,
+    asked_by: str,
+    run_config: Mapping[str, object] | None = None,
+    tags: Mapping[str, str] | None = None,
+    partition: str | None = None,
+    assets: Sequence[dg.AssetKey] | None = None,
+) -> str:
+    """Queue a run of a job, as its launchpad does, and return the run's id. It is started by the daemon.
+
+    Args:
+        workspace: the webserver's.
+        job: the job's name.
+        asked_by: who asked, for the run's tag.
+        run_config: the run's configuration.
+        tags: put on the run; the job's own are there too.
+        partition: the partition, for partitioned jobs.
+        assets: only these of its assets.
+
+    Raises:
+        RefusedError: the code location is not loaded, has no such job, or refuses the configuration.
+    """
+    named = {**(tags or {}), STARTED_BY_TAG: asked_by, **({"dagster/partition": partition} if partition else {})}
+    selector: dict[str, object] = {
+        "repositoryLocationName": LOCATION_NAME,
+        "repositoryName": SINGLETON_REPOSITORY_NAME,
+        "jobName": job,
+    }
+    if assets is not None:
+        selector["assetSelection"] = [{"path": list(key.path)} for key in assets]
+    params = {
+        "selector": selector,
+        "mode": "default",
+        "runConfigData": dict(run_config or {}),
+        "executionMetadata": {"tags": [{"key": key, "value": value} for key, value in named.items()]},
+    }
+    answer = asyncio.run(
+        _schema().execute_async(
+            _LAUNCH, variable_values={"params": params}, context_value=workspace.create_request_context()
+        )
+    )
+    found = (answer.data or {}).get("launchRun") or {}
+    if found.get("__typename") == "LaunchRunSuccess":
+        return str(found["run"]["runId"])
+    faults = [str(error) for error in answer.errors or ()]
+    faults += [str(each["message"]) for each in found.get("errors") or ()] or [str(found.get("message") or "")]
+    raise RefusedError(
+        f"Dagster did not start {job}: {' '.join(filter(None, faults)) or 'no reason given'}",
+        where=job,
+        remedy="Is the code location loaded? Dagster's page Deployment shows its state.",
+    )
+
+
+def submit_for_set(
+    workspace: IWorkspaceProcessContext[Any], plan: str, set_id: str, stage: str, *, asked_by: str
+) -> str:
+    """Queue a run of `<plan>_<stage>` (verification, drill) for one set, and return the run's id."""
+    name = sets_partitions(plan).name
+    assert name is not None
+    # A set made in a moment ago, or elsewhere, may not be a partition yet.
+    workspace.instance.add_dynamic_partitions(name, [set_id])
+    return submit_job(workspace, f"{plan}_{stage}", asked_by=asked_by, partition=set_id)

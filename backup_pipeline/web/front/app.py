@@ -1,0 +1,88 @@
+"""Front door: routes of our pages below /backups; every other path is Dagster's.
+
+A new page is a module with a function `PageRequest -> Response`, and a line in `_routes`.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.convertors import Convertor, register_url_convertor
+from starlette.requests import Request
+from starlette.responses import RedirectResponse
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from backup_pipeline.web.front.context import Front
+from backup_pipeline.web.front.home import home
+from backup_pipeline.web.front.pages import Page, endpoint
+from backup_pipeline.web.front.plan import plan_page
+from backup_pipeline.web.front.set_page import set_page
+
+_STATIC = Path(__file__).parent / "static"
+
+
+class _SetName(Convertor[str]):
+    """A part of a path that has the form of a set's name; `latest` is the newest."""
+
+    regex = r"\d{4}-\d{2}-\d{2}T\d{6}Z|latest"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("set", _SetName())
+
+
+def _routes(base: str) -> list[BaseRoute]:
+    """Return the table of pages. `{plan}` is any name, `{set:set}` the name of a set or `latest`."""
+    pages: list[tuple[str, Page, tuple[str, ...]]] = [
+        ("", home, ("GET",)),
+        ("/{plan}", plan_page, ("GET",)),
+        ("/{plan}/{set:set}", set_page, ("GET",)),
+    ]
+    return [
+        Mount(f"{base}/static", StaticFiles(directory=_STATIC), name="static"),
+        *(Route(f"{base}{path}", endpoint(page), methods=list(methods)) for path, page, methods in pages),
+    ]
+
+
+def pages_application(front: Front) -> Starlette:
+    """Return the application of our pages alone."""
+
+    async def to_the_home_page(_: Request) -> RedirectResponse:
+        return RedirectResponse(front.base)
+
+    routes = [
+        Route(f"{front.prefix}/", to_the_home_page),
+        Route(f"{front.base}/", to_the_home_page),
+        *_routes(front.base),
+    ]
+    application = Starlette(routes=routes)
+    application.state.front = front
+    return application
+
+
+class FrontDoor:
+    """Our pages at `/` and below `/backups`; everything else, websockets and start-up included, is Dagster's.
+
+    Args:
+        dagster: Dagster's webserver.
+        front: what our pages share.
+    """
+
+    def __init__(self, dagster: ASGIApp, front: Front) -> None:
+        self._dagster = dagster
+        self._pages = pages_application(front)
+        self._own = re.compile(f"{re.escape(front.prefix)}(/?|/backups(/.*)?)", re.DOTALL)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request with one of our pages, or pass it on."""
+        own = scope["type"] == "http" and self._own.fullmatch(scope["path"])
+        await (self._pages if own else self._dagster)(scope, receive, send)

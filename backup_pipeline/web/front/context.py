@@ -1,0 +1,84 @@
+"""What every page needs of the process: the site, the address of the pages, Dagster's workspace, and the clock."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from backup_pipeline.settings.loader import ENV_NAME, find_settings_file, load_site
+from backup_pipeline.settings.site import Site
+
+if TYPE_CHECKING:
+    from dagster._core.workspace.context import IWorkspaceProcessContext
+
+_FILE = tuple[str, int, int]
+RESERVED = frozenset({"static", "restore", "evidence", "live", "start"})
+"""First parts of paths that are pages of our own; a plan of such a name has a hyphen before it in addresses."""
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass
+class Front:
+    """Shared by all requests of a process.
+
+    Attributes:
+        prefix: path below which the whole UI is served, "" for none.
+        settings: backup.yaml; None finds it as every command does.
+        workspace: Dagster's workspace and instance; None where there is none (tests of pages that only read).
+        now: the clock.
+    """
+
+    prefix: str = ""
+    settings: Path | None = None
+    workspace: IWorkspaceProcessContext[Any] | None = None
+    now: Callable[[], datetime] = _now
+    _site: tuple[tuple[_FILE, ...], Site] | None = field(default=None, repr=False)
+    _cached: dict[str, tuple[float, Any]] = field(default_factory=dict, repr=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    @property
+    def base(self) -> str:
+        """The path of the home page, without a slash at its end."""
+        return f"{self.prefix}/backups"
+
+    def site(self) -> Site:
+        """Return the site, read again when backup.yaml or `.env` changed.
+
+        Raises:
+            SettingsError: there is no settings file, or it is wrong.
+        """
+        file = find_settings_file(self.settings)
+        mark = tuple(_mark(path) for path in (file, file.parent / ENV_NAME))
+        known = self._site
+        if known is None or known[0] != mark:
+            known = self._site = (mark, load_site(file))
+        return known[1]
+
+    def address(self, *parts: str) -> str:
+        """Return the path of one of our pages: `address("nightly", "2026-11-21T020000Z")`."""
+        return "/".join([self.base, *(quote(part, safe="") for part in parts)])
+
+    def plan_address(self, plan: str, *parts: str) -> str:
+        """Return the path of a plan's page, or of one below it: `plan_address("nightly", SET)`."""
+        return self.address(f"-{plan}" if plan in RESERVED else plan, *parts)
+
+    def dagster(self, path: str) -> str:
+        """Return the path of one of Dagster's pages: `dagster("/runs/ID")`."""
+        return f"{self.prefix}{path}"
+
+
+def _mark(path: Path) -> _FILE:
+    """Return what changes when a file does."""
+    try:
+        status = path.stat()
+    except OSError:
+        return (str(path), 0, 0)
+    return (str(path), status.st_ino, status.st_mtime_ns)

@@ -1,0 +1,36 @@
+"""Our pages before a stand-in for Dagster, asked as a browser on this machine asks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+from starlette.testclient import TestClient
+from starlette.types import ASGIApp
+
+from backup_pipeline.web.access import ui_access
+from backup_pipeline.web.front.app import FrontDoor
+from backup_pipeline.web.front.context import Front
+from backup_pipeline.web.guard import Guard
+
+OWN = {"Origin": "http://127.0.0.1:3000", "Sec-Fetch-Site": "same-origin"}
+
+
+async def _dagster(request: Request) -> PlainTextResponse:
+    return PlainTextResponse(f"Dagster: {request.url.path}")
+
+
+def guarded_pages(front: Front, password: str = "") -> ASGIApp:
+    """Return the whole application behind its guard."""
+    dagster = Starlette(routes=[Route("/{path:path}", _dagster, methods=["GET", "POST"])])
+    access = ui_access({"UI_PASSWORD": password}, "127.0.0.1")
+    return Guard(FrontDoor(dagster, front), access, front.prefix)
+
+
+def pages_of(folder: Path, *, prefix: str = "", password: str = "") -> TestClient:
+    """Return a client of the pages of the site in a folder."""
+    front = Front(prefix, settings=folder / "backup.yaml")
+    return TestClient(guarded_pages(front, password), base_url="http://127.0.0.1:3000", follow_redirects=False)

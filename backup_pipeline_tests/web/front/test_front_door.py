@@ -1,0 +1,114 @@
+"""The front door: which paths are our pages, which are Dagster's, what is refused, and with which headers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from backup_pipeline.stores.local import LocalStore
+from backup_pipeline.web.front.pages import POLICY
+from backup_pipeline_tests.support.front_pages import OWN, pages_of
+from backup_pipeline_tests.support.invented_sets import SITE, at, make_set
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "backup.yaml").write_text(SITE, "utf-8")
+    make_set(LocalStore(tmp_path / "backups" / "nightly", "nightly"), at("2026-11-21 02:00"))
+    return tmp_path
+
+
+@pytest.mark.parametrize("prefix", ["", "/behind/a/proxy"])
+def test_our_pages_stand_below_backups_and_dagster_keeps_its_paths(folder: Path, prefix: str) -> None:
+    pages = pages_of(folder, prefix=prefix)
+    assert pages.get(f"{prefix}/").headers["location"] == f"{prefix}/backups"
+    assert f'href="{prefix}/backups/nightly"' in pages.get(f"{prefix}/backups").text
+    for path in ("/backups/nightly", "/backups/nightly/2026-11-21T020000Z", "/backups/nightly/latest"):
+        assert "2026-11-21T020000Z" in pages.get(prefix + path).text
+    for path in ("/runs/1", "/assets/backups", "/locations/backup-pipeline/jobs/nightly_backup"):
+        assert pages.get(prefix + path).text == f"Dagster: {prefix}{path}"
+    assert pages.get(f"{prefix}/backups/static/front.css").headers["content-type"].startswith("text/css")
+
+
+def test_every_page_carries_the_policy_and_is_not_kept_by_caches(folder: Path) -> None:
+    pages = pages_of(folder)
+    for path in ("/backups", "/backups/nightly", "/backups/nightly/latest", "/backups/unknown"):
+        answer = pages.get(path)
+        assert POLICY in answer.headers["content-security-policy"]
+        assert answer.headers["cache-control"] == "no-store"
+        assert "<style" not in answer.text
+        assert " style=" not in answer.text
+        assert "<script>" not in answer.text
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/backups/unknown",
+        "/backups/..%2f..%2fetc/2026-11-21T020000Z",
+        "/backups/nightly/..%2f..%2f..%2fetc%2fpasswd",
+        "/backups/nightly/%2e%2e",
+        "/backups/nightly/2026-13-41T020000Z",
+        "/backups/nightly/2026-11-20T020000Z",
+        "/backups/%3Cscript%3Ealert(1)%3C%2Fscript%3E",
+        "/backups/static/..%2fapp.py",
+        "/backups/static/%2e%2e/app.py",
+        "/backups//evil.example",
+    ],
+)
+def test_names_that_are_no_plan_or_set_are_not_found(folder: Path, path: str) -> None:
+    answer = pages_of(folder).get(path)
+    assert answer.status_code == 404
+    assert "<script>alert" not in answer.text
+    assert "root:" not in answer.text
+
+
+@pytest.mark.parametrize("path", ["//evil.example", "//evil.example/backups", "/\\evil.example", "/backups/../"])
+def test_no_path_leads_to_another_site(folder: Path, path: str) -> None:
+    location = pages_of(folder).get(f"http://127.0.0.1:3000{path}").headers.get("location", "/backups")
+    assert location.removeprefix("http://127.0.0.1:3000") == "/backups"
+
+
+def test_a_form_of_another_page_is_refused_and_one_that_names_no_page(folder: Path) -> None:
+    pages = pages_of(folder)
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    own = pages.post("/backups/nightly", headers={**form, **OWN})
+    assert own.status_code == 405  # This page takes no form: it was let through.
+    for headers in (
+        {},
+        {"Origin": "http://evil.example", "Sec-Fetch-Site": "cross-site"},
+        {"Origin": "null"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+    ):
+        assert pages.post("/backups/nightly", headers={**form, **headers}).status_code == 403
+    json = pages.post("/backups/nightly", headers={"Content-Type": "application/json", **OWN})
+    assert json.status_code == 415
+
+
+def test_with_a_password_nothing_of_the_site_is_shown_before_the_login(folder: Path) -> None:
+    pages = pages_of(folder, password="a password of some length")
+    for path in ("/", "/backups", "/backups/nightly", "/backups/static/front.css"):
+        answer = pages.get(path, headers={"Accept": "text/html"})
+        assert answer.status_code == 303
+        assert answer.headers["location"].startswith("/login?next=")
+        assert "nightly" not in answer.text
+
+
+def test_a_plan_named_like_one_of_our_pages_has_its_page(folder: Path) -> None:
+    (folder / "backup.yaml").write_text(SITE.replace("nightly:", "restore:"), "utf-8")
+    store = LocalStore(folder / "backups" / "restore", "restore")
+    set_id = make_set(store, at("2026-11-21 02:00"))
+    pages = pages_of(folder)
+    assert 'href="/backups/-restore"' in pages.get("/backups").text
+    assert set_id in pages.get(f"/backups/-restore/{set_id}").text
+
+
+def test_changed_settings_show_with_the_next_request_and_wrong_ones_with_their_fault(folder: Path) -> None:
+    pages = pages_of(folder)
+    assert pages.get("/backups").status_code == 200
+    (folder / "backup.yaml").write_text(SITE.replace("keep_last", "keep_lots"), "utf-8")
+    answer = pages.get("/backups")
+    assert answer.status_code == 500
+    assert "keep_lots" in answer.text
