@@ -33,10 +33,11 @@ _HOLE = 64 << 10
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What may come out of an archive at most."""
+    """What may come out of an archive at most; `only` these paths, all when it is None."""
 
     members: int
     bytes: int
+    only: frozenset[str] | None = None
 
 
 @dataclass(slots=True)
@@ -197,6 +198,8 @@ def unpack_tarball(
             if count > limits.members or done.bytes + wanted.size > limits.bytes:
                 raise _refuse(name, wanted.path, "goes beyond what the record says")
             parts = safe_parts(wanted.path, name)
+            if limits.only is not None and wanted.path not in limits.only:
+                continue
             if wanted.kind is EntryKind.FOLDER:
                 folder.make_folder(parts, wanted)
             elif wanted.state is not State.SUPERSEDED and content is not None:

@@ -84,8 +84,17 @@ def _damaged(error: Exception, name: str, entry: str) -> ValidationError:
     return ValidationError(f"Damaged at {entry}: {error}.", where=name, remedy="Use another set.")
 
 
-def read_entries(archive: BinaryIO, name: str) -> Iterator[tuple[zipfile.ZipInfo, ZipContent]]:
-    """Yield every entry with its content.
+def zip_directory(archive: BinaryIO, name: str) -> list[zipfile.ZipInfo]:
+    """Return a ZIP's entries without reading their content; ValidationError when it is no ZIP."""
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            return opened.infolist()
+    except DAMAGE as error:
+        raise _damaged(error, name, "its directory") from error
+
+
+def read_entries(archive: BinaryIO, name: str, only: str = "") -> Iterator[tuple[zipfile.ZipInfo, ZipContent]]:
+    """Yield every entry with its content; `only` the one of that name.
 
     Raises:
         ValidationError: the ZIP is damaged; names `name` and the entry.
@@ -95,6 +104,8 @@ def read_entries(archive: BinaryIO, name: str) -> Iterator[tuple[zipfile.ZipInfo
         with zipfile.ZipFile(archive) as opened:
             for info in opened.infolist():
                 entry = info.filename
+                if only and entry != only:
+                    continue
                 with opened.open(info) as content:
                     yield info, ZipContent(content, name, entry)
     except DAMAGE as error:

@@ -19,7 +19,7 @@ from typing import BinaryIO
 from backup_pipeline.archives.file_attributes import attribute_name, read_attributes
 from backup_pipeline.archives.tarball import EntryKind, Member, State, shown
 from backup_pipeline.archives.tarball_reader import read_listing
-from backup_pipeline.archives.unpack import Limits, Unpacked, unpack_tarball
+from backup_pipeline.archives.unpack import Limits, Unpacked, safe_parts, unpack_tarball
 from backup_pipeline.artefacts.types import FilesRestore, RestoredFiles
 from backup_pipeline.errors import RefusedError, ValidationError
 from backup_pipeline.model.progress import Progress, ProgressSink, no_progress
@@ -38,6 +38,65 @@ _TIME_GRAIN = 2_000_000_000  # FAT keeps every second second; only a real differ
 def restore(restore: FilesRestore) -> RestoredFiles:
     """Restore a tarball; see `restore_folder`."""
     return restore_folder(restore.open_file, restore.record, restore.target, now=restore.now, progress=restore.progress)
+
+
+def restore_some(restore: FilesRestore) -> RestoredFiles:
+    """Restore only some files of a tarball: into the folder, where what they replace is kept, or as a new folder.
+
+    Raises:
+        ValidationError: the tarball is damaged or unsafe; the target is untouched.
+        RefusedError: not enough room, or a path leads through a link or a file.
+        LockError: another restore of this target is running.
+    """
+    files = restore.only
+    with restoring(restore.target, now=restore.now) as (real, new):
+        for path in files:
+            if problem := obstacle(real, path):
+                raise RefusedError(f"{shown(path)}: {problem}.", where=str(real), remedy="Restore beside it instead.")
+        above = {"/".join(parts[:n]) for parts in (path.split("/") for path in files) for n in range(1, len(parts))}
+        unpacked = unpack_record(
+            restore.open_file, restore.record, new, progress=restore.progress, only=frozenset(files | above)
+        )
+        if missing := [path for path in files if not (new / path).is_file()]:
+            raise ValidationError(
+                f"The tarball has no {shown(missing[0])}.", where=restore.record.name, remedy="Use another set."
+            )
+        if real.is_dir():
+            _make_folders_like(new, real, sorted(above))
+            done = swap(real, restore.now, names=sorted(files), label=restore.record.set_id)
+        else:
+            take_attributes(real, new)
+            done = swap(real, restore.now, label=restore.record.set_id)
+    return reported(done, unpacked, (*_changed_notes(restore.record), *unpacked.notes()))
+
+
+def obstacle(folder: Path, path: str) -> str:
+    """Return why a file cannot be put at a path below a folder, "" when it can.
+
+    Every folder on the way must be one, and no link, which could lead elsewhere.
+    """
+    parts = safe_parts(path, str(folder))
+    for depth in range(1, len(parts)):
+        place = folder.joinpath(*parts[:depth])
+        if place.is_symlink():
+            return f"{shown('/'.join(parts[:depth]))} is a link"
+        if place.exists() and not place.is_dir():
+            return f"{shown('/'.join(parts[:depth]))} is a file"
+    place = folder.joinpath(*parts)
+    return "a folder stands there" if place.is_dir() and not place.is_symlink() else ""
+
+
+def _make_folders_like(new: Path, real: Path, folders: Iterable[str]) -> None:
+    """Make the folders that are missing in `real`, with mode and owner as they have in `new`."""
+    for path in folders:
+        place = real / path
+        if place.exists():
+            continue
+        place.mkdir(mode=0o700)
+        status = (new / path).stat()
+        if hasattr(os, "geteuid") and os.geteuid() == 0:
+            os.chown(place, status.st_uid, status.st_gid)
+        place.chmod(stat.S_IMODE(status.st_mode))
 
 
 def drill(restore: FilesRestore) -> RestoredFiles:
@@ -94,9 +153,21 @@ def _changed_notes(record: ArtefactRecord) -> tuple[str, ...]:
 
 
 def unpack_record(
-    open_file: OpenFile, record: ArtefactRecord, into: Path, *, progress: ProgressSink = no_progress
+    open_file: OpenFile,
+    record: ArtefactRecord,
+    into: Path,
+    *,
+    progress: ProgressSink = no_progress,
+    only: frozenset[str] | None = None,
 ) -> Unpacked:
     """Unpack a tarball into the new folder `into`, read every file again and compare; then all of it is on the disk.
+
+    Args:
+        open_file: opens a file of the set.
+        record: of kind FOLDER_TARBALL.
+        into: the new folder.
+        progress: receives the bytes.
+        only: the paths of what is unpacked, files and the folders above them; everything when None.
 
     Raises:
         ValidationError: damaged or unsafe, or what was written is not what the listing says.
@@ -109,6 +180,9 @@ def unpack_record(
     tarball, listing = (file.path for file in record.files)
     total, members = _number(record, "bytes"), _number(record, "members")
     on_disk = record.details.get("allocated_bytes")
+    if only is not None:
+        with open_file(listing) as lines:
+            on_disk = sum(member.size for member in read_listing(lines, listing) if member.path in only)
     check_room(into.parent, on_disk if isinstance(on_disk, int) else total)
     with open_file(tarball) as archive, open_file(listing) as lines:
         unpacked = unpack_tarball(
@@ -116,7 +190,7 @@ def unpack_record(
             tarball,
             read_listing(lines, listing),
             into,
-            Limits(members, total),
+            Limits(members, total, only),
             owners=hasattr(os, "geteuid"),
             progress=lambda done: progress(Progress(record.name, done, total)),
         )
@@ -124,7 +198,11 @@ def unpack_record(
     with open_file(listing) as lines:
         problems = [
             f"{each.subject} {each.problem}"
-            for each in compare_folder(into, read_listing(lines, listing), unpacked.lost)
+            for each in compare_folder(
+                into,
+                (member for member in read_listing(lines, listing) if only is None or member.path in only),
+                unpacked.lost,
+            )
         ]
     if problems:
         raise ValidationError(

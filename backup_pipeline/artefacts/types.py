@@ -56,6 +56,7 @@ class FilesRestore:
         target: the folder or file; what is there is kept beside it.
         now: names what is kept.
         progress: takes events.
+        only: the paths of the only files to bring back; all when empty.
     """
 
     open_file: OpenFile
@@ -64,6 +65,7 @@ class FilesRestore:
     target: Path
     now: datetime
     progress: ProgressSink = no_progress
+    only: frozenset[str] = frozenset()
 
 
 Restore = Callable[[FilesRestore], RestoredFiles]
@@ -82,6 +84,8 @@ class ArtefactType:
             digests are compared before.
         restore: brings it back from its files, compared with its record; "" where it is no file of the source's own.
         drill: the same into an empty place, without keeping what was there.
+        contents: gives what lies in its files, as a tree that is browsed (`artefacts.contents.Contents`).
+        restore_some: brings back only some of its files; "" where it comes back as a whole.
         rank: of several of one source a restore brings back the one with the lowest.
         restorer: the class that restores, undoes and drills its source as a whole (`artefacts.restorer.Restorer`), as a
             database; "" for files, for which `restore` and `drill` are called.
@@ -96,6 +100,8 @@ class ArtefactType:
     inspect: str
     restore: str = ""
     drill: str = ""
+    contents: str = ""
+    restore_some: str = ""
     rank: int = 0
     restorer: str = ""
     is_database: bool = False
@@ -185,6 +191,8 @@ BUILT_IN: Mapping[str, ArtefactType] = {
         inspect="backup_pipeline.sources.folder.capture:inspect_folder",
         restore="backup_pipeline.artefacts.tree_restore:restore",
         drill="backup_pipeline.artefacts.tree_restore:drill",
+        contents="backup_pipeline.artefacts.tree_contents:TarballContents",
+        restore_some="backup_pipeline.artefacts.tree_restore:restore_some",
         rank=4,
     ),
     ArtefactKind.REPOSITORY_ARCHIVE: ArtefactType(
@@ -205,6 +213,7 @@ BUILT_IN: Mapping[str, ArtefactType] = {
         inspect="backup_pipeline.sources.repository.capture:inspect_repository",
         restore="backup_pipeline.sources.repository.restore:restore",
         drill="backup_pipeline.sources.repository.restore:drill",
+        contents="backup_pipeline.artefacts.tree_contents:ZipContents",
         rank=2,
     ),
     ArtefactKind.REPOSITORY_BUNDLE: ArtefactType(
@@ -288,7 +297,8 @@ def restore_files(restore: FilesRestore) -> RestoredFiles:
         ValidationError: the set is not what was captured.
         RefusedError, LockError: the target is in use, or there is no room.
     """
-    return cast(Restore, _function(artefact_type(restore.record.kind).restore))(restore)
+    known = artefact_type(restore.record.kind)
+    return cast(Restore, _function(known.restore_some if restore.only else known.restore))(restore)
 
 
 def drill_files(restore: FilesRestore) -> RestoredFiles | None:

@@ -21,7 +21,7 @@ from backup_pipeline.cli.completion import SetArgument
 from backup_pipeline.errors import ExitCode, RefusedError
 
 if TYPE_CHECKING:
-    from backup_pipeline.model.restore import RestoreOptions, RestorePlan, RestoreResult, TableChange
+    from backup_pipeline.model.restore import RestoreOptions, RestorePlan, RestoreResult, RowComparison, TableChange
 
 
 def register(app: typer.Typer) -> None:
@@ -48,6 +48,13 @@ def restore(
     only: Annotated[str, typer.Option("--only", help="Upsert: only `master` or only `transaction` tables.")] = "",
     rows: Annotated[
         list[str] | None, typer.Option("--rows", help="Upsert: only these rows, as in 'public.orders: id in (1, 2)'.")
+    ] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option("--where", help="Upsert: rows by one column, without SQL: 'public.orders: id in 7, 8'."),
+    ] = None,
+    files: Annotated[
+        list[str] | None, typer.Option("--file", help="Of a folder: only this file, or all below this folder.")
     ] = None,
     on_conflict: Annotated[
         str, typer.Option("--on-conflict", help="Upsert: who wins where rows differ: backup, keep, newer.")
@@ -104,6 +111,8 @@ def restore(
         tables=tuple(tables or ()),
         only=only or None,
         rows=tuple(rows or ()),
+        where=_comparisons(where or []),
+        files=tuple(files or ()),
         on_conflict=on_conflict,
         newer_column=newer_column,
         insert_absent=insert_absent,
@@ -115,7 +124,7 @@ def restore(
         allow_incomplete=allow_incomplete,
         jobs=jobs,
     )
-    if not upsert and (tables or only or rows or insert_absent or without_triggers or skip_refused):
+    if not upsert and (tables or only or rows or where or insert_absent or without_triggers or skip_refused):
         raise typer.BadParameter("tables and rows are named for an upsert only", param_hint="--upsert")
     if apply and not (plan_id and confirm):
         raise RefusedError(
@@ -132,6 +141,12 @@ def restore(
         else:
             found = plan_restore(site, plan_name, set_id, source, options, progress=progress)
     _report(found, as_json=as_json)
+
+
+def _comparisons(texts: list[str]) -> list[RowComparison]:
+    from backup_pipeline.rules.row_comparisons import parse_comparison
+
+    return [parse_comparison(text) for text in texts]
 
 
 def _report(found: RestorePlan | RestoreResult, *, as_json: bool) -> None:

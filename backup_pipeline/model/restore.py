@@ -6,7 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from backup_pipeline.model.base import Frozen
 from backup_pipeline.model.proof import Finding
@@ -32,6 +32,44 @@ class ConflictRule(StrEnum):
     NEWER = "newer"
 
 
+Operator = Literal["=", "!=", "<", "<=", ">", ">=", "in", "contains", "is null", "is not null"]
+"""How a column is compared; `contains` means its text, upper and lower case apart."""
+_VALUES = {"in": (1, 1000), "is null": (0, 0), "is not null": (0, 0)}
+
+
+class RowComparison(Frozen):
+    """A condition on rows: one column compared with values. No SQL: names and values are quoted where it is used.
+
+    Attributes:
+        table: `schema.table`.
+        column: a column of the table.
+        operator: how.
+        values: written as the column's type reads them; `in` takes up to a thousand, `is null` and `is not null` none,
+            every other operator one.
+    """
+
+    table: str = Field(min_length=3, max_length=200)
+    column: str = Field(min_length=1, max_length=100)
+    operator: Operator = "="
+    values: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _check(self) -> RowComparison:
+        least, most = _VALUES.get(self.operator, (1, 1))
+        if not least <= len(self.values) <= most:
+            raise ValueError(f"{self.operator} takes {least if least == most else f'{least} to {most}'} values")
+        schema, _, table = self.table.partition(".")
+        if not schema or not table:
+            raise ValueError("the table is named as schema.table")
+        if any("\0" in text for text in (self.table, self.column, *self.values)):
+            raise ValueError("a name or value holds a zero byte")
+        return self
+
+    def __str__(self) -> str:
+        values = ", ".join(self.values)
+        return f"{self.table}: {self.column} {self.operator}{f' {values}' if values else ''}"
+
+
 class RestoreOptions(Frozen):
     """How a source is restored. Defaults are the safe way.
 
@@ -41,6 +79,9 @@ class RestoreOptions(Frozen):
         tables: upsert only these (`schema.table`, with `*` and `?`); all when empty.
         only: upsert only master or only transaction tables, as the settings name them.
         rows: upsert only rows that match, as in `public.orders: id in (1, 2)`; names its table too.
+        where: the same as comparisons, which hold no SQL; several of one table must all be true.
+        files: of a folder only these files, by their paths in it; a folder's path means all files below it. They are
+            put into the living folder, where what they replace is kept, or with `into` into a new one.
         on_conflict: who wins where rows differ.
         newer_column: the time column that `newer` compares.
         insert_absent: upsert tables without primary key too, by inserting rows that the target has not got.
@@ -59,6 +100,8 @@ class RestoreOptions(Frozen):
     tables: tuple[str, ...] = ()
     only: Literal["master", "transaction"] | None = None
     rows: tuple[str, ...] = ()
+    where: tuple[RowComparison, ...] = ()
+    files: tuple[str, ...] = ()
     on_conflict: ConflictRule = ConflictRule.BACKUP
     newer_column: str = "updated_at"
     insert_absent: bool = False

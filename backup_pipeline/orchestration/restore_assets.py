@@ -16,6 +16,7 @@ from backup_pipeline.model.restore import (
     RestoreOptions,
     RestorePlan,
     RestoreResult,
+    RowComparison,
     TableChange,
 )
 from backup_pipeline.orchestration.choices import any_case
@@ -35,6 +36,15 @@ Step = Annotated[str, any_case("plan", "apply")]
 Mode = Annotated[str, any_case("rebuild", "upsert")]
 Only = Annotated[str, any_case("all", "master", "transaction")]
 OnConflict = Annotated[str, any_case("backup", "keep", "newer")]
+
+
+class ComparisonConfig(dg.Config):
+    """A condition on rows: one column of a table compared with values. No SQL."""
+
+    table: str = Field(description="schema.table")
+    column: str = Field(description="A column of the table.")
+    operator: str = Field(default="=", description="=, !=, <, <=, >, >=, in, contains, is null or is not null.")
+    values: list[str] = Field(default=[], description="One value; several for `in`, none for `is null`.")
 
 
 class RestoreConfig(dg.Config):
@@ -59,6 +69,14 @@ class RestoreConfig(dg.Config):
         default="all", description="all, master or transaction: upsert only master or only transaction tables."
     )
     rows: list[str] = Field(default=[], description="Upsert only these rows: `public.orders: id in (1, 2)`.")
+    where: list[ComparisonConfig] = Field(
+        default=[], description="Upsert only rows whose columns compare so; several of one table must all be true."
+    )
+    files: list[str] = Field(
+        default=[],
+        description="Of a folder only these files (a folder's path: all below it), into the living folder; what they "
+        "replace is kept for undo.",
+    )
     on_conflict: OnConflict = Field(default="backup", description="Who wins where rows differ: backup, keep or newer.")
     newer_column: str = Field(default="updated_at", description="The time column that `newer` compares.")
     insert_absent: bool = Field(
@@ -81,6 +99,8 @@ class RestoreConfig(dg.Config):
             tables=tuple(self.tables),
             only=None if self.only == "all" else self.only,
             rows=tuple(self.rows),
+            where=tuple(RowComparison.model_validate(one.model_dump()) for one in self.where),
+            files=tuple(self.files),
             on_conflict=ConflictRule(self.on_conflict),
             newer_column=self.newer_column,
             insert_absent=self.insert_absent,

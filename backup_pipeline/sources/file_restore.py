@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -26,6 +26,7 @@ from backup_pipeline.model.record import ArtefactRecord
 from backup_pipeline.model.restore import RestoreMode, RestorePlan, RestoreResult, Undo
 from backup_pipeline.settings.site import Site
 from backup_pipeline.sources.file_drill import FileDrills
+from backup_pipeline.sources.file_selection import selected_files, whole_folder
 from backup_pipeline.sources.registry import place_of
 from backup_pipeline.system.file_swap import is_swapped
 from backup_pipeline.system.file_swap import undo as swap_back
@@ -50,7 +51,12 @@ class FileRestorer(Restorer):
         selection.check_files()
         target, now = _target(selection), application.now
         emergency = ""
-        if plan.exists and not selection.options.skip_emergency_backup:
+        record = _main_record(selection)
+        only: frozenset[str] = frozenset()
+        if selection.options.files:
+            # Nothing but these files is touched, and what they replace is kept.
+            only = selected_files(selection, record, target).write
+        elif plan.exists and not selection.options.skip_emergency_backup:
             emergency = application.journal.emergency_set()
         undo = Undo(kind="path", live=target.name, kept=str(target))
         begun = application.begun(selection, plan, self.name)
@@ -58,10 +64,9 @@ class FileRestorer(Restorer):
         result = application.journal.keep(
             begun.model_copy(update={"emergency_set": emergency, "undo": undo, "swapping": True})
         )
-        record = _main_record(selection)
         try:
             done = restore_files(
-                FilesRestore(selection.open, record, selection.records, target, now, application.progress)
+                FilesRestore(selection.open, record, selection.records, target, now, application.progress, only)
             )
         except BaseException:
             application.journal.forget(result)
@@ -145,19 +150,16 @@ def plan_files(selection: RestoreSource) -> RestorePlan:
         reasons.append(f"the folder {target.parent} is missing")
     content = record.files[0].content_size or record.details.get("bytes")
     needed = content if isinstance(content, int) else record.size
+    some = selected_files(selection, record, target) if options.files else None
+    if some is not None:
+        needed = some.bytes
+        reasons += some.reasons_against
     manifest = ""
     if selection.backup.manifest:
         with selection.open(MANIFEST_NAME) as file:
             manifest = hashlib.sha256(file.read()).hexdigest()
-    state = [manifest, selection.source, options.model_dump(mode="json"), str(target), _state(target)]
-    steps = [f"unpack beside {target} and compare every file with the record"]
-    if exists and not options.skip_emergency_backup:
-        steps.append(f"make an emergency backup set of {target}")
-    steps.append(
-        f"rename what is at {target} to {target.name}.before-<time> and the new one to {target.name}"
-        if exists
-        else f"rename it to {target}"
-    )
+    found: object = _state(target) if some is None else some.state
+    state = [manifest, selection.source, options.model_dump(mode="json"), str(target), found]
     return RestorePlan(
         plan_id=hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()[:16],
         set_id=selection.set_id,
@@ -170,10 +172,30 @@ def plan_files(selection: RestoreSource) -> RestorePlan:
         bytes_needed=needed,
         bytes_free=_free(target),
         seconds=round(0.5 + needed / _GUESSED_SPEED, 1),
-        steps=tuple(steps),
+        tables=some.changes if some is not None else whole_folder(selection, record, target),
+        steps=tuple(_steps(selection, target, exists=exists)),
         warnings=_warnings(selection),
         reasons_against=tuple(reasons),
     )
+
+
+def _steps(selection: RestoreSource, target: Path, *, exists: bool) -> Iterator[str]:
+    options = selection.options
+    if options.files:
+        yield f"unpack the selected files beside {target} and compare each with the record"
+        if exists:
+            yield f"put them into {target}, one by one; what they replace goes to {target.name}.before-<time>"
+            yield "nothing else in the folder is touched"
+        else:
+            yield f"rename what was unpacked to {target}, which then holds these files only"
+        return
+    yield f"unpack beside {target} and compare every file with the record"
+    if exists and not options.skip_emergency_backup:
+        yield f"make an emergency backup set of {target}"
+    if exists:
+        yield f"rename what is at {target} to {target.name}.before-<time> and the new one to {target.name}"
+    else:
+        yield f"rename it to {target}"
 
 
 def _warnings(selection: RestoreSource) -> tuple[str, ...]:

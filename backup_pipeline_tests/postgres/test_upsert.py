@@ -9,7 +9,8 @@ import pytest
 from backup_pipeline.errors import RefusedError, SourceError
 from backup_pipeline.model.restore import ConflictRule, TableChange
 from backup_pipeline.postgres.load.check import fingerprints_of, tables_of
-from backup_pipeline.postgres.merge.upsert import UpsertOutcome, UpsertRequest, matches, parse_rows, upsert_database
+from backup_pipeline.postgres.merge.conditions import parse_rows
+from backup_pipeline.postgres.merge.upsert import UpsertOutcome, UpsertRequest, matches, upsert_database
 from backup_pipeline.postgres.server.embedded import EmbeddedServer
 from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline_tests.support.postgres_restore import NASTY, ask, dump_of, opened, run

@@ -14,7 +14,7 @@ from backup_pipeline.artefacts.time_limits import within_the_plans_limit
 from backup_pipeline.errors import RefusedError, SetNotFoundError
 from backup_pipeline.model.backup_set import SetState
 from backup_pipeline.model.progress import ProgressSink, no_progress
-from backup_pipeline.model.restore import RestoreOptions, RestorePlan, RestoreResult
+from backup_pipeline.model.restore import RestoreMode, RestoreOptions, RestorePlan, RestoreResult
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.operations.backup.emergency import make_emergency_set
 from backup_pipeline.operations.restore.records import forget_result, keep_result, results
@@ -89,6 +89,12 @@ def choose(site: Site, store: Store, set_id: SetId, source: str, options: Restor
             f"The set has nothing of a source {source!r}.",
             where=f"{plan_name}/{set_id}",
             remedy=f"It has: {', '.join(have)}.",
+        )
+    if options.mode is RestoreMode.REBUILD and (options.tables or options.rows or options.where or options.only):
+        raise RefusedError(
+            "Tables and rows are selected for an upsert only; a rebuild brings everything back.",
+            where=f"{plan_name}/{set_id} {source}",
+            remedy="Use --upsert (in the UI `mode: upsert`), or select nothing.",
         )
     # Its store keeps the way back, and the emergency set.
     site.plan(plan_name)

@@ -262,18 +262,3 @@ def matches(name: TableName, patterns: Iterable[str]) -> bool:
     """Return whether `schema.table` matches one of the patterns (`*`, `?`; a bare name means public)."""
     label = ".".join(name)
     return any(fnmatchcase(label, pattern if "." in pattern else f"public.{pattern}") for pattern in patterns)
-
-
-def parse_rows(text: str) -> tuple[TableName, str]:
-    """Read `schema.table: condition`; RefusedError when it has another form."""
-    table, colon, condition = text.partition(":")
-    schema, dot, name = table.strip().partition(".")
-    if not dot:
-        schema, name = "public", schema
-    if not colon or not condition.strip() or not name:
-        raise RefusedError(
-            "Not a table with a condition.",
-            where=f"--rows {text}",
-            remedy="Write it as 'public.orders: id in (1, 2)'.",
-        )
-    return (schema, name), condition.strip()

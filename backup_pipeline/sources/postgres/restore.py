@@ -16,7 +16,8 @@ from backup_pipeline.errors import BackupSystemError, MissingFileError, RefusedE
 from backup_pipeline.model.progress import ProgressSink, no_progress
 from backup_pipeline.model.record import ArtefactKind, Fingerprint
 from backup_pipeline.model.restore import RestoreMode, RestorePlan, RestoreResult, TableChange, Undo
-from backup_pipeline.postgres.merge.upsert import UpsertOutcome, UpsertRequest, matches, parse_rows, upsert_database
+from backup_pipeline.postgres.merge.conditions import all_conditions
+from backup_pipeline.postgres.merge.upsert import UpsertOutcome, UpsertRequest, matches, upsert_database
 from backup_pipeline.postgres.server.databases import (
     create_roles,
     drop_database,
@@ -244,7 +245,7 @@ def _request(selection: RestoreSource, inspection: TargetInspection) -> UpsertRe
     options = selection.options
     kind, source = kind_of(selection.site, selection.source)
     master = kind.master_tables(source)
-    conditions = dict(parse_rows(text) for text in options.rows)
+    conditions = all_conditions(options.rows, options.where)
 
     def wanted(name: TableName) -> bool:
         if keycloak.is_lock(name) or (inspection.platform and not supabase.may_be_written(name)):
@@ -258,7 +259,7 @@ def _request(selection: RestoreSource, inspection: TargetInspection) -> UpsertRe
     def versions(name: TableName) -> bool:
         return (inspection.platform and name in supabase.VERSION_TABLES) or keycloak.is_version(name)
 
-    whole = not (options.tables or options.rows or options.only)
+    whole = not (options.tables or conditions or options.only)
     return UpsertRequest(
         wanted=wanted,
         everything=whole,

@@ -93,6 +93,11 @@ def _client(situation: Situation) -> Iterator[Remark]:
         yield _forbids(error.what)
 
 
+def _no_files(situation: Situation) -> Iterator[Remark]:
+    if situation.selection.options.files:
+        yield _forbids("this source is a database and has no files to select; select tables or rows instead")
+
+
 def _the_set(situation: Situation) -> Iterator[Remark]:
     backup = situation.selection.backup
     if backup.manifest is None:
@@ -210,7 +215,7 @@ def _swap(situation: Situation) -> Iterator[Remark]:
     )
 
 
-_OF_ALL: tuple[Check, ...] = (_client, _the_set, _keycloak_version)
+_OF_ALL: tuple[Check, ...] = (_no_files, _client, _the_set, _keycloak_version)
 _OF_UPSERTS: tuple[Check, ...] = (_database_exists, _platform_upsert)
 _OF_REBUILDS: tuple[Check, ...] = (
     _versions,
