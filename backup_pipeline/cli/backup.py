@@ -141,10 +141,10 @@ def run_plan(
         JsonReport(plan) if as_json else TextReport(plan, sources, verbose=verbose, store=options.store)
     )
     try:
-        # Before the second that Dagster's import takes: what cannot work is said at once.
-        require_environment(own, plan, sources)
-        refresh_known_tables(site, plan, sources)
         with report:
+            # Before the second that Dagster's import takes: what cannot work is said at once.
+            require_environment(own, plan, sources)
+            refresh_known_tables(site, plan, sources)
             if root_run_id:
                 outcome = _resume(site, root_run_id, report.observer)
             else:

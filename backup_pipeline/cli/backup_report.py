@@ -21,6 +21,7 @@ from backup_pipeline.operations.backup.run import RunObserver
 from backup_pipeline.system.locks import Holder
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
     from backup_pipeline.orchestration.launch import RunOutcome
@@ -92,6 +93,13 @@ class _Lines(Gathering):
 
     def source_started(self, source: str) -> None:
         self._number = self.sources.index(source) + 1 if source in self.sources else self._number + 1
+        # The first figures of a database come when its snapshot is taken: until then this says what is waited for.
+        self.sink(Progress(source, 0, unit=""))
+
+    @property
+    def in_terminal(self) -> bool:
+        """Whether a person has read the line of each source."""
+        return self._out.is_terminal
 
     def artefact_done(self, record: ArtefactRecord) -> None:
         super().artefact_done(record)
@@ -106,18 +114,23 @@ class _Lines(Gathering):
 
     def source_done(self, done: SourceDone) -> None:
         super().source_done(done)
+        self.sink(Progress(done.source, 0, unit="", finished=True))
         records = [record for record in self.records if record.source == done.source]
         size = bytes_text(sum(record.size for record in records))
         seconds = (done.finished_at - done.started_at).total_seconds()
-        worse = [check for record in records for check in record.checks if not check.passed]
+        checks = [check for record in records for check in record.checks]
+        worse = [check for check in checks if not check.passed]
         facts = facts_of(records).get(done.source)
-        note = f": {facts_text(facts)}" if facts else ""
+        rows = sum(record.rows or 0 for record in records)
+        note = f", {rows:,} rows" if rows and self.in_terminal else ""
+        note += f": {facts_text(facts)}" if facts else ""
         note += f", {len(worse)} checks not passed" if worse else ""
         self._out.print(
             f"[{self._number}/{len(self.sources)}] {done.source} … {size} in {seconds:.1f} s{note}", markup=False
         )
 
     def source_failed(self, source: str, error: BaseException) -> None:
+        self.sink(Progress(source, 0, unit="", finished=True))
         self._out.print(f"[{self._number}/{len(self.sources)}] {source} … failed", style="red", markup=False)
 
 
@@ -162,7 +175,7 @@ class TextReport:
 
         out, errors = console(), console(stderr=True)
         if self._lines.records:
-            print_table(out, _table(self._lines.records) if self._lines.verbose else _by_source(self._lines.records))
+            self._print_records(out)
         manifest = self._lines.manifest
         if manifest is not None:
             seconds = (manifest.sealed_at - manifest.started_at).total_seconds()
@@ -173,7 +186,8 @@ class TextReport:
                 markup=False,
             )
             where = f"{vault}:{self._plan}/{manifest.set_id}" if vault else f"{store / manifest.set_id}"
-            out.print(where, markup=False)
+            # A path is to be copied whole, however long it is.
+            out.print(where, markup=False, soft_wrap=True)
             for broken in manifest.broken_data:
                 errors.print("[bold red]broken data[/]", end=" ")
                 errors.print(broken, markup=False)
@@ -195,12 +209,20 @@ class TextReport:
             )
         return {"exit_code": int(exit_code_of(outcome, manifest))}
 
+    def _print_records(self, out: Console) -> None:
+        """Print the artefacts where all details are asked for, else the sources that have no line of their own yet."""
+        records = self._lines.records
+        if self._lines.verbose:
+            print_table(out, _table(records), expendable=("time",))
+        elif not (out.is_terminal and self._lines.in_terminal):
+            print_table(out, _by_source(records), expendable=("time", "artefacts", "rows"))
+
 
 def _by_source(records: list[ArtefactRecord]) -> Table:
     """Return a line per source; `--verbose` has one per artefact."""
     from rich.markup import escape
 
-    table = new_table("", "source", ">artefacts", ">size", ">rows", ">time", "checks")
+    table = new_table("", "source", ">artefacts", ">size", ">rows", ">time", "checks", wrapping="checks")
     for source in dict.fromkeys(record.source for record in records):
         own = [record for record in records if record.source == source]
         rows = [record.rows for record in own if record.rows is not None]
@@ -223,7 +245,7 @@ def _by_source(records: list[ArtefactRecord]) -> Table:
 def _table(records: list[ArtefactRecord]) -> Table:
     from rich.markup import escape
 
-    table = new_table("", "artefact", ">size", ">rows", ">time", "checks")
+    table = new_table("", "artefact", ">size", ">rows", ">time", "checks", wrapping="artefact")
     for record in records:
         passed = sum(check.passed for check in record.checks)
         failed = [check.name for check in record.checks if not check.passed]

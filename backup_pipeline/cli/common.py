@@ -192,30 +192,12 @@ def _escape(text: str) -> str:
 @contextmanager
 def shown_progress(*, quiet: bool = False) -> Iterator[ProgressSink]:
     """Give a sink that draws progress bars on a terminal's standard error, and nothing elsewhere."""
-    from backup_pipeline.model.progress import Progress, no_progress
+    from backup_pipeline.model.progress import no_progress
 
     if quiet or not sys.stderr.isatty():
         yield no_progress
         return
-    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
-    from rich.progress import Progress as Bars
+    from backup_pipeline.cli.progress_bars import progress_bars
 
-    with Bars(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TextColumn("{task.fields[count]}", markup=False),
-        TimeElapsedColumn(),
-        console=console(stderr=True),
-        transient=True,
-    ) as bars:
-        tasks: dict[str, Any] = {}
-
-        def show(event: Progress) -> None:
-            if event.name not in tasks:
-                tasks[event.name] = bars.add_task(event.name, total=event.total, count="")
-            count = f"{event.done / 1e6:,.1f} MB" if event.unit == "bytes" else f"{event.done:,} {event.unit}"
-            bars.update(tasks[event.name], completed=event.done, total=event.total, count=count)
-            if event.finished:
-                bars.remove_task(tasks.pop(event.name))
-
+    with progress_bars(console(stderr=True)) as show:
         yield show

@@ -38,5 +38,5 @@ def complete_place(incomplete: str) -> list[str]:
     return [name for name in names if name.startswith(incomplete)]
 
 
-SET_NAMES = "PLAN/SET, PLAN/latest or latest; VAULT:PLAN/SET in a vault."
+SET_NAMES = "PLAN/SET, or PLAN for its latest; VAULT:PLAN/SET in a vault."
 SetArgument = Annotated[str, typer.Argument(metavar="SET", help=SET_NAMES, autocompletion=complete_set)]

@@ -42,7 +42,7 @@ def drill(
     needs, or by the embedded one. Nothing of the site is touched. Exit code 6 when the set is not proven, 10 when this
     machine lacks what it needs.
 
-    Examples: `backup-pipeline drill nightly/latest` · `backup-pipeline drill latest --json`
+    Examples: `backup-pipeline drill nightly` (its latest set) · `backup-pipeline drill latest --json`
     """
     site = load(config, identity=identity)
     from backup_pipeline.artefacts.drilling import DrillOptions

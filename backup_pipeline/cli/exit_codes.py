@@ -41,8 +41,9 @@ something keeps it from removing sets that the policy lets go, and with 9 when a
 `backup` ends with 0 when the set is sealed and nothing was left undone. Where single orders of an archive could not get
 their pair the set is sealed all the same, with a failed check, and `backup` ends with 6: a cron line is not silent, the
 log says ERROR, and the dead-man's-switch receives a failure. Other checks of severity WARN leave it at 0. Several
-plans end with the first code that is not 0. `alerts check` ends with 6 while an incident is open; `status`, `list` and
-`show` answer a question and end with 0 whatever they show.
+plans end with the first code that is not 0. `alerts check` ends with 6 while an incident is open, and `status` when
+a plan is failing (an error stands against it; warnings leave it at 0). `list` and `show` answer a question and end with
+0 whatever they show.
 
 In a script:
 

@@ -115,7 +115,7 @@ def _list_vault(site: Site, place: str, *, as_json: bool) -> None:
         table.add_row(
             copy.set_id, escape(copy.plan or "?"), bytes_text(copy.stored_size), age, proven, f"[dim]{copy.copy}[/]"
         )
-    print_table(console(), table)
+    print_table(console(), table, expendable=("stored", "age"))
     for copy in copies:
         if copy.problem:
             console().print(f"[red]![/] {copy.set_id}  {escape(copy.problem)}")
@@ -162,7 +162,7 @@ def _print_plan(plan: str, found: list[ListedSet], now: datetime) -> None:
             _outcome(one, ProofKind.VERIFICATION, holds=one.verified),
             _outcome(one, ProofKind.DRILL, holds=one.proven),
         )
-    print_table(out, table)
+    print_table(out, table, expendable=("checks", "rows", "verified", "size"))
     for one in found:
         for note in one.notes:
             mark = "[yellow]?[/]" if note.startswith("could not be drilled here") else "[red]![/]"

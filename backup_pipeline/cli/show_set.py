@@ -104,7 +104,7 @@ def _print_head(out: Console, found: ListedSet, now: datetime) -> None:
 def _print_artefacts(out: Console, records: Sequence[ArtefactRecord]) -> None:
     from rich.markup import escape
 
-    table = new_table("", "artefact", ">size", ">rows", ">time", "checks", "sha-256")
+    table = new_table("", "artefact", ">size", ">rows", ">time", "checks", "sha-256", wrapping="artefact")
     for record in records:
         table.add_row(
             escape(record.name),
@@ -114,7 +114,7 @@ def _print_artefacts(out: Console, records: Sequence[ArtefactRecord]) -> None:
             _checks(record),
             f"[dim]{record.files[0].sha256[:12]}[/]" if record.files else "",
         )
-    print_table(out, table)
+    print_table(out, table, expendable=("sha-256", "time", "checks", "rows"))
 
 
 def _print_check(out: Console, artefact: str, check: CheckResult) -> None:

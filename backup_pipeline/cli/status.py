@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from backup_pipeline.cli.common import ConfigOption, JsonOption, console, load, print_json
+from backup_pipeline.cli.common import ConfigOption, JsonOption, console, exit_with, load, print_json
 from backup_pipeline.cli.formatting import age_text, bytes_text
+from backup_pipeline.errors import ExitCode
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,11 +37,14 @@ def status(
     html: Annotated[
         Path | None, typer.Option("--html", help="Write a self-contained page with pictures, to read or print.")
     ] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="All figures of plans that are good, too.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Show how each plan is doing: last good and last proven set, the next backup, size, growth, and what is wrong.
 
     A plan is *good*, *needs attention* (warnings) or is *failing* (errors); each problem stands there with its remedy.
+    Exit code 6 when a plan is failing. Of several plans those that are good have one line each; `--verbose` or a plan's
+    name shows them whole.
 
     Examples: `backup-pipeline status` · `backup-pipeline status nightly --json` ·
     `backup-pipeline status --html status.html`
@@ -73,14 +77,30 @@ def status(
                 "html": str(html) if html else None,
             }
         )
-        return
-    out = console()
-    for one in found:
-        _print(out, one, now)
-    if unplanned and not plan:
-        out.print(f"[yellow]warning[/] no plan captures {escape(', '.join(unplanned))}\n")
-    if html:
-        out.print(f"written: {html}", markup=False)
+    else:
+        out = console()
+        _print_plans(out, found, now, whole=verbose or len(found) == 1)
+        if unplanned and not plan:
+            out.print(f"[yellow]warning[/] no plan captures {escape(', '.join(unplanned))}\n")
+        if html:
+            out.print(f"written: {html}", markup=False, soft_wrap=True)
+    if any(one.standing == "failing" for one in found):
+        exit_with(ExitCode.CHECKS)
+
+
+def _print_plans(out: Console, found: list[PlanStatus], now: datetime, *, whole: bool) -> None:
+    """Print every plan, the worst last, where a terminal still shows them, and how many there are of each standing."""
+    ranks = list(_STANDING)
+    for one in sorted(found, key=lambda each: ranks.index(each.standing)):
+        if one.standing == "good" and not whole:
+            proven = f"; proven {one.last_proven.known.set_id}" if one.last_proven else ""
+            out.print(f"[bold]{one.plan}[/]  {_STANDING['good']}")
+            out.print(f"  {_set_text(one.last_good, now)}{proven}\n")
+        else:
+            _print(out, one, now)
+    if len(found) > 1:
+        counts = {name: sum(one.standing == name for one in found) for name in _STANDING}
+        out.print(f"{len(found)} plans: " + ", ".join(f"{n} {_STANDING[name]}" for name, n in counts.items() if n))
 
 
 def _print(out: Console, one: PlanStatus, now: datetime) -> None:

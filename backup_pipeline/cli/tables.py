@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 _UNBROKEN = 10_000
 _MANY_ROWS = 100
 _GAP = "  "
+# A column that may be broken into lines is given at least this width, before another one goes.
+_NARROWEST = 28
 
 
 def new_table(title: str, *headings: str, wrapping: str = "") -> Table:
@@ -28,16 +30,55 @@ def new_table(title: str, *headings: str, wrapping: str = "") -> Table:
     )
     for heading in headings:
         name = heading.removeprefix(">")
-        table.add_column(name, justify="right" if heading != name else "left", no_wrap=name != wrapping)
+        table.add_column(
+            name, justify="right" if heading != name else "left", no_wrap=name != wrapping, overflow="fold"
+        )
     return table
 
 
-def print_table(out: Console, table: Table) -> None:
-    """Print a table: to a terminal in its width, elsewhere with unbroken lines."""
+def print_table(out: Console, table: Table, *, expendable: tuple[str, ...] = ()) -> None:
+    """Print a table: to a terminal in its width, elsewhere with unbroken lines.
+
+    Args:
+        out: where to.
+        table: the table.
+        expendable: headings of columns that a narrow terminal does without, the least needed first. The others are
+            whole, as far as the width allows: what is to be copied must not be cut.
+    """
     if not out.is_terminal:
         out.width = _UNBROKEN
+    for heading in expendable:
+        if _fits(out, table):
+            break
+        table = _without(table, heading)
     if table.row_count < _MANY_ROWS or not _print_rows(out, table):
         out.print(table)
+
+
+def _without(table: Table, heading: str) -> Table:
+    """Return the table without a column; one that is made anew, since Rich's columns know their own numbers."""
+    kept = [column for column in table.columns if column.header != heading]
+    narrower = new_table("", *(f">{c.header}" if c.justify == "right" else str(c.header) for c in kept))
+    narrower.title = table.title
+    for column, made in zip(kept, narrower.columns, strict=True):
+        made.no_wrap = column.no_wrap
+    for row in zip(*(column.cells for column in kept), strict=True):
+        narrower.add_row(*row)
+    return narrower
+
+
+def _fits(out: Console, table: Table) -> bool:
+    """Return whether no cell would be cut: columns that are broken into lines need their longest word, at most."""
+    if not out.is_terminal:
+        return True
+    from rich.measure import Measurement
+
+    options = out.options.update(max_width=_UNBROKEN)
+    needed = len(_GAP) * (len(table.columns) - 1)
+    for column in table.columns:
+        measured = [Measurement.get(out, options, cell) for cell in (column.header, *column.cells)]
+        needed += max(one.maximum if column.no_wrap else min(one.maximum, _NARROWEST) for one in measured)
+    return needed <= out.width
 
 
 def _print_rows(out: Console, table: Table) -> bool:

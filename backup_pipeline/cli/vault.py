@@ -74,7 +74,7 @@ def init(
 
 def copy(
     vault: VaultArgument,
-    set_name: Annotated[str, typer.Argument(metavar="SET", help="PLAN/SET or PLAN/latest.")] = "latest",
+    set_name: Annotated[str, typer.Argument(metavar="SET", help="PLAN/SET, or PLAN for its latest.")] = "latest",
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -165,7 +165,7 @@ def check(
 
 def fetch(
     vault: VaultArgument,
-    set_name: Annotated[str, typer.Argument(metavar="SET", help="PLAN/SET or PLAN/latest.")],
+    set_name: Annotated[str, typer.Argument(metavar="SET", help="PLAN/SET, or PLAN for its latest.")],
     identity: IdentityOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,

@@ -34,7 +34,7 @@ def verify(
         str | None,
         typer.Argument(
             metavar="SET",
-            help="PLAN/SET, PLAN/latest or latest; VAULT:PLAN/SET in a vault.",
+            help="PLAN/SET, or PLAN for its latest; VAULT:PLAN/SET in a vault.",
             show_default=False,
             autocompletion=complete_set,
         ),

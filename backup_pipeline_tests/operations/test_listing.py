@@ -137,6 +137,7 @@ def test_latest_is_the_newest_whole_backup(site, store):
     last = make_set(store, at("2026-11-21 02:00"), sealed=False)
     assert resolve_set(site, "latest") == ("nightly", whole)
     assert resolve_set(site, "nightly/latest") == ("nightly", whole)
+    assert resolve_set(site, "nightly") == ("nightly", whole)
     assert resolve_set(site, str(last)) == ("nightly", last)
 
 
@@ -164,6 +165,7 @@ def test_with_several_plans_the_choices_are_named(site, tmp_path):
         resolve_set(two, "latest")
     one = make_set(open_store(two, "nightly"), at("2026-11-18 02:00"))
     assert resolve_set(two, str(one)) == ("nightly", one)
+    assert resolve_set(two, "nightly") == ("nightly", one)
     make_set(open_store(two, "weekly"), at("2026-11-18 02:00"))
     with pytest.raises(SetNotFoundError, match="Several plans"):
         resolve_set(two, str(one))

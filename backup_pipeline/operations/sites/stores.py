@@ -20,6 +20,7 @@ from backup_pipeline.system.files import give_mode
 from backup_pipeline.system.locks import Holder, hold_lock
 
 _CLOCKS_DIFFER = timedelta(minutes=5)
+_NAMED = 5
 LATEST = "latest"
 LATEST_PROVEN = "latest-proven"
 
@@ -129,11 +130,11 @@ def resolve_set(site: Site, name: str) -> tuple[str, SetId]:
 
     Args:
         site: the site.
-        name: `PLAN/SET`, `PLAN/latest`, `PLAN/latest-proven`; without the plan where the site has one plan, or where
-            only one plan has that set. With `VAULT:` before it the copy in a vault is meant, and the plan is returned
-            as `VAULT:PLAN` (see `open_sets`). `latest` is the newest sealed backup of all of the plan's sources:
-            incomplete, partial and emergency sets, and sets whose time has not come yet, are only reached by their
-            own name.
+        name: `PLAN/SET`, `PLAN/latest`, `PLAN/latest-proven`; `PLAN` alone means its latest; without the plan where
+            the site has one plan, or where only one plan has that set. With `VAULT:` before it the copy in a vault is
+            meant, and the plan is returned as `VAULT:PLAN` (see `open_sets`). `latest` is the newest sealed backup of
+            all of the plan's sources: incomplete, partial and emergency sets, and sets whose time has not come yet,
+            are only reached by their own name.
 
     Raises:
         SettingsError: no such plan.
@@ -147,6 +148,8 @@ def resolve_set(site: Site, name: str) -> tuple[str, SetId]:
         return plan, _find(site, plan, wanted)
     wanted = name
     plans = list(site.settings.plans)
+    if _is_plan(site, wanted):
+        return wanted, _find(site, wanted, LATEST)
     if len(plans) == 1:
         return plans[0], _find(site, plans[0], wanted)
     if wanted in (LATEST, LATEST_PROVEN):
@@ -164,18 +167,25 @@ def resolve_set(site: Site, name: str) -> tuple[str, SetId]:
             where=str(site.file),
             remedy=f"Name the plan: {', '.join(f'{plan}/{wanted}' for plan in having)}.",
         )
-    examples = ", ".join(f"{plan}/{LATEST}" for plan in plans)
+    examples = ", ".join(f"{plan}/{LATEST}" for plan in plans[:_NAMED]) + (", …" if len(plans) > _NAMED else "")
     raise SetNotFoundError(
         f"No plan has a set {wanted!r}.",
         where=str(site.file),
-        remedy=f"Sets are named PLAN/SET or PLAN/latest ({examples}); backup-pipeline list shows them.",
+        remedy=f"Sets are named PLAN/SET, or PLAN for its latest ({examples}); backup-pipeline list shows them.",
     )
+
+
+def _is_plan(site: Site, name: str) -> bool:
+    """Return whether a name without a set is that of a plan: a plan that is called `latest` needs its set named."""
+    return name in site.settings.plans and name not in (LATEST, LATEST_PROVEN)
 
 
 def _in_vault(site: Site, name: str) -> tuple[str, SetId]:
     vault, rest = split_place(name)
     plan, slash, wanted = rest.partition("/")
-    if not slash:
+    if not slash and _is_plan(site, rest):
+        wanted = LATEST
+    elif not slash:
         plans = list(site.settings.plans)
         if len(plans) != 1:
             raise SetNotFoundError(
