@@ -46,6 +46,7 @@ def page(tmp_path_factory) -> str:
         add_proof(store, one, ProofKind.VERIFICATION, NOW)
     add_proof(store, sets[2], ProofKind.DRILL, NOW, rto_seconds=33)
     add_proof(store, sets[3], ProofKind.DRILL, NOW + timedelta(hours=1), rto_seconds=44)
+    make_set(store, at("2026-11-20 04:00"), sealed=False, failed="no room")
     make_set(store, at("2026-11-21 02:00"), sealed=False, failed=f"<script>alert('x')</script> & more{'x' * 80}")
     (store.folder / "backup_log.txt").write_text(
         "2026-10-01 02:01:00 - backup - INFO - nightly/2026-10-01T020000Z complete, 1 artefacts, 9 rows, 9 bytes, 1 s\n"
@@ -103,7 +104,7 @@ def test_the_parsed_page_has_every_plan_and_every_state_of_a_day(page):
     shown = [name for name in parsed.classes if name.startswith("day ")]
     # Each state stands once in each plan's legend; the rest are days.
     counts = {state: shown.count(f"day {state}") - 2 for state in DAY_STATES}
-    assert counts == {"proven": 2, "verified": 2, "complete": 6, "failed": 1, "removed": 1}
+    assert counts == {"proven": 2, "verified": 2, "complete": 5, "mixed": 1, "failed": 1, "removed": 1}
     assert parsed.texts.count("nothing recorded yet") == 3
 
 

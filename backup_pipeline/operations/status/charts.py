@@ -14,6 +14,7 @@ DAY_STATES = {
     "proven": "proven by a restore",
     "verified": "complete and verified",
     "complete": "complete",
+    "mixed": "complete, and something failed too",
     "failed": "failed, incomplete or damaged",
     "removed": "complete, removed since by retention",
 }

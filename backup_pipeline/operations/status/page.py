@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import cache
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -16,14 +16,14 @@ from zoneinfo import ZoneInfo
 import jinja2
 
 from backup_pipeline import __version__
-from backup_pipeline.model.backup_set import SetState
 from backup_pipeline.model.manifest import Purpose
 from backup_pipeline.model.proof import ProofKind
-from backup_pipeline.model.set_id import set_time
 from backup_pipeline.operations.sites.stores import is_whole_backup
 from backup_pipeline.operations.status.charts import DAY_STATES, Calendar, Chart, Point, calendar, chart
 from backup_pipeline.operations.status.copies import CopiesStatus
+from backup_pipeline.operations.status.days import day_state, days_of
 from backup_pipeline.operations.status.listing import ListedSet
+from backup_pipeline.operations.status.overview import restores_of, sizes_of
 from backup_pipeline.operations.status.plan import PlanStatus, Problem
 from backup_pipeline.rules.retention import problem_of
 from backup_pipeline.rules.three_two_one import Condition
@@ -150,7 +150,7 @@ def _section(plan: PlanStatus, now: datetime, zone: ZoneInfo) -> PlanSection:
         store=str(plan.store),
         facts=_facts(plan, now, zone),
         problems=plan.problems,
-        calendar=calendar(_days(plan, zone), now.astimezone(zone).date(), f"Backups of {plan.plan} by day"),
+        calendar=calendar(days_of(plan, zone), now.astimezone(zone).date(), f"Backups of {plan.plan} by day"),
         charts=_charts(plan),
         rows=[_row(one, now) for one in reversed(plan.sets[-_LISTED_SETS:])],
         copies=[_copies_row(one, now) for one in plan.copies],
@@ -235,52 +235,16 @@ def short_count(count: float) -> str:
     return f"{count:.3g}"
 
 
-def day_state(one: ListedSet) -> str | None:
-    """Return how a set shows in the calendar; None for one that is being written."""
-    known = one.known
-    if one.running:
-        return None
-    if known.state is not SetState.COMPLETE or one.missing or problem_of(known):
-        return "failed"
-    return "proven" if one.proven else "verified" if one.verified else "complete"
-
-
-def _days(plan: PlanStatus, zone: ZoneInfo) -> dict[date, tuple[str, str]]:
-    """Return each day's state: the best set of the day, since one good backup a day is what counts."""
-    rank = ("failed", "removed", "complete", "verified", "proven")
-    states: dict[date, list[str]] = {}
-    for one in plan.sets:
-        if state := day_state(one):
-            states.setdefault(one.known.started_at.astimezone(zone).date(), []).append(state)
-    present = {one.known.set_id for one in plan.sets}
-    for set_id, outcome in plan.past_runs:
-        if set_id not in present:
-            day = set_time(set_id).astimezone(zone).date()
-            states.setdefault(day, []).append("removed" if outcome == "complete" else "failed")
-    return {
-        day: (max(found, key=rank.index), f"{len(found)} set{'s' if len(found) > 1 else ''}: {', '.join(found)}")
-        for day, found in states.items()
-    }
-
-
 def _charts(plan: PlanStatus) -> list[Chart]:
-    whole = [one for one in plan.sets if is_whole_backup(one.known)]
-    drills = sorted(
-        (
-            Point(proof.finished_at, proof.numbers["rto_seconds"], good=proof.passed)
-            for one in plan.sets
-            for proof in one.known.proofs
-            if proof.kind is ProofKind.DRILL and "rto_seconds" in proof.numbers
-        ),
-        key=lambda point: point.at,
-    )
-    good = {one.known.set_id: not problem_of(one.known) for one in whole}
-    sizes = [Point(one.known.started_at, one.known.size, good[one.known.set_id]) for one in whole]
-    rows = [Point(one.known.started_at, one.rows, good[one.known.set_id]) for one in whole]
+    rows = [
+        Point(one.known.started_at, one.rows, not problem_of(one.known))
+        for one in plan.sets
+        if is_whole_backup(one.known)
+    ]
     return [
-        chart("Size of a set", sizes, short_bytes),
+        chart("Size of a set", sizes_of(plan.sets), short_bytes),
         chart("Rows of its tables", rows, short_count),
-        chart("Time to restore (RTO)", drills, short_seconds),
+        chart("Time to restore (RTO)", restores_of(plan.sets), short_seconds),
     ]
 
 

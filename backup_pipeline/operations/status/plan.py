@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 
 from backup_pipeline.errors import BackupSystemError
 from backup_pipeline.model.backup_set import SetState
-from backup_pipeline.model.incident import IncidentKind
+from backup_pipeline.model.incident import Incident, IncidentKind
 from backup_pipeline.model.manifest import Purpose
 from backup_pipeline.model.proof import ProofKind
 from backup_pipeline.model.set_id import SetId, is_set_id
@@ -33,17 +33,24 @@ from backup_pipeline.rules.trend import SizedSet, Trend, trend_of
 from backup_pipeline.settings.site import Site
 
 DISK_WARNING = timedelta(days=30)
+BACKUP, DRILL, VERIFICATION = "backup", "drill", "verification"
+_ACTIONS = {"verification": VERIFICATION, "drill": DRILL, "gone": BACKUP, "source": BACKUP, "rows": BACKUP}
+"""What mends a sign, by the first part of its subject."""
 _SHOWN = 3
 _RUN_LINE = re.compile(r" - backup - \w+ - (?P<plan>\w+)/(?P<set>\S+) (?P<outcome>complete|incomplete)")
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong with a plan: how bad ("error", "warning"), what, and the remedy."""
+    """One thing that is wrong with a plan: how bad ("error", "warning"), what, and the remedy.
+
+    `action` is the run that mends it (BACKUP, DRILL, VERIFICATION), "" where a person must do something else first.
+    """
 
     severity: str
     what: str
     remedy: str = ""
+    action: str = ""
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,7 @@ class PlanStatus:
         problems: what is wrong, errors first.
         copies: its copies by vault, as last recorded.
         answers: how far it fulfils 3-2-1-1-0.
+        incidents: its incidents, those that are over among them, as far back as they are remembered.
     """
 
     plan: str
@@ -85,6 +93,7 @@ class PlanStatus:
     problems: tuple[Problem, ...] = ()
     copies: tuple[CopiesStatus, ...] = ()
     answers: tuple[Condition, ...] = ()
+    incidents: tuple[Incident, ...] = ()
 
     @property
     def standing(self) -> str:
@@ -131,6 +140,7 @@ def site_status(site: Site, now: datetime) -> list[PlanStatus]:
     """Return every plan's standing at `now`; a store that cannot be read is a problem of it, not an exception."""
     found: dict[str, PlanStatus] = {}
     sized: dict[str, list[SizedSet]] = {}
+    state = read_state(site)
     for plan in site.settings.plans:
         try:
             sets = tuple(list_plan(site, plan))
@@ -138,7 +148,8 @@ def site_status(site: Site, now: datetime) -> list[PlanStatus]:
             label = open_store(site, plan).label
             found[plan] = PlanStatus(plan, label, problems=(Problem("error", str(error.what), error.remedy),))
         else:
-            found[plan] = _standing(site, plan, sets, now)
+            incidents = tuple(one for one in (*state.closed, *state.open) if one.plan == plan)
+            found[plan] = replace(_standing(site, plan, sets, now), incidents=incidents)
             sized[plan] = [SizedSet(_facts(one), one.known.size) for one in sets]
     for disk in disks_of(site, sized, now):
         for plan in disk.plans:
@@ -220,6 +231,7 @@ def _files(site: Site, status: PlanStatus) -> list[Problem]:
             "error",
             f"Set {set_id} is not whole any more: {wrong[set_id]}",
             f"Make a good set: backup-pipeline backup {status.plan}. Then inspect the disk.",
+            BACKUP,
         )
         for set_id in sorted(wrong)[-_SHOWN:]
     ]
@@ -241,7 +253,10 @@ def _signs(site: Site, status: PlanStatus, now: datetime) -> Iterator[Sign]:
 
 def _problems(site: Site, status: PlanStatus, verdict: Verdict, now: datetime) -> list[Problem]:
     found = _freshness(site, status, now)
-    found += [Problem(sign.severity, sign.what, sign.remedy) for sign in _signs(site, status, now)]
+    found += [
+        Problem(sign.severity, sign.what, sign.remedy, _ACTIONS.get(sign.subject.partition(":")[0], ""))
+        for sign in _signs(site, status, now)
+    ]
     signs = copy_signs(site, status.plan, _sealed(status.sets), now)
     found += [Problem(sign.severity, sign.what, sign.remedy) for sign in signs]
     finished = [one for one in status.sets if not one.running]
@@ -257,6 +272,7 @@ def _problems(site: Site, status: PlanStatus, verdict: Verdict, now: datetime) -
                     f"The newest {'set' if one is newest else 'partial or emergency set'} {one.known.set_id} "
                     f"is incomplete: {'; '.join(one.notes)}",
                     f"backup-pipeline backup {status.plan} --resume completes it." if one is newest else "",
+                    BACKUP if one is newest else "",
                 )
             )
     bad = [one for one in status.sets if problem_of(one.known)]
@@ -278,13 +294,14 @@ def _problems(site: Site, status: PlanStatus, verdict: Verdict, now: datetime) -
                     f"backup-pipeline show {status.last_good.name} lists them.",
                 )
             )
-    found += _failed_runs(site, status)
+    found += _failed_runs(status)
     if verdict.held:
         found.append(
             Problem(
                 "warning",
                 f"Clean-up is held back: {verdict.refusal}.",
                 f"Make a good set: backup-pipeline backup {status.plan}",
+                BACKUP,
             )
         )
     if status.full_at and status.full_at - now < DISK_WARNING:
@@ -316,19 +333,19 @@ def _broken_data(status: PlanStatus) -> list[Problem]:
     ]
 
 
-def _failed_runs(site: Site, status: PlanStatus) -> list[Problem]:
+def _failed_runs(status: PlanStatus) -> list[Problem]:
     """Return the runs that failed since all was well, which no set shows; `alerts list` has them too."""
     found = []
     since = status.newest.known.started_at if status.newest else None
-    for incident in read_state(site).open:
-        if incident.plan != status.plan or incident.kind is not IncidentKind.RUN_FAILED:
+    for incident in status.incidents:
+        if incident.closed_at is not None or incident.kind is not IncidentKind.RUN_FAILED:
             continue
         backup = incident.key == incident_key(IncidentKind.RUN_FAILED, status.plan, "backup")
         if backup and since is not None and incident.opened_at < since:
             continue
         reason = f" {incident.reason}" if incident.reason else ""
         what = f"{incident.what}{reason} (since {incident.opened_at:%Y-%m-%d %H:%M} UTC)"
-        found.append(Problem("error", what, incident.remedy))
+        found.append(Problem("error", what, incident.remedy, BACKUP if backup else ""))
     return found
 
 
@@ -341,7 +358,7 @@ def _freshness(site: Site, status: PlanStatus, now: datetime) -> list[Problem]:
     settings = site.plan(status.plan)
     remedy = f"backup-pipeline backup {status.plan} makes one."
     if status.newest is None:
-        return [Problem("error", "There is no complete and good backup.", remedy)]
+        return [Problem("error", "There is no complete and good backup.", remedy, BACKUP)]
     late = overdue(
         schedule=settings.schedule,
         timezone=site.settings.timezone,
@@ -350,7 +367,7 @@ def _freshness(site: Site, status: PlanStatus, now: datetime) -> list[Problem]:
         known_since=now,
         now=now,
     )
-    found = [Problem("error", f"Overdue. {late.reason}", f"Is the daemon running? {remedy}")] if late else []
+    found = [Problem("error", f"Overdue. {late.reason}", f"Is the daemon running? {remedy}", BACKUP)] if late else []
     drill = f"backup-pipeline drill {status.plan}/latest proves the newest."
     tried = next((one for one in reversed(status.sets) if one.known.not_drilled_here), None)
     if tried is not None and (proof := tried.known.not_drilled_here) and not tried.known.proven:
@@ -364,5 +381,5 @@ def _freshness(site: Site, status: PlanStatus, now: datetime) -> list[Problem]:
             )
         )
     if status.last_proven is None:
-        found.append(Problem("warning", "No set is proven: none has been restored and compared.", drill))
+        found.append(Problem("warning", "No set is proven: none has been restored and compared.", drill, DRILL))
     return found

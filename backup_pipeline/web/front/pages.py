@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import cache
 from http import HTTPStatus
 from typing import Any
@@ -20,6 +20,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from backup_pipeline.errors import BackupSystemError, ExitCode
+from backup_pipeline.operations.status.overview import rough
 from backup_pipeline.operations.status.page import short_bytes, short_count, short_seconds
 from backup_pipeline.web.front.context import Front
 
@@ -171,22 +172,9 @@ def templates() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.filters.update(size=short_bytes, count=short_count, seconds=short_seconds, age=age_text, moment=moment_text)
+    found.filters.update(size=short_bytes, count=short_count, seconds=short_seconds, age=rough, moment=moment_text)
     found.globals["htmx"] = json.dumps(_HTMX)
     return found
-
-
-def age_text(age: timedelta) -> str:
-    """Return an age in words: `5 minutes`, `3 hours`, `12 days`."""
-    minutes = max(0, int(age.total_seconds() // 60))
-    for limit, length, unit in ((120, 1, "minute"), (48 * 60, 60, "hour")):
-        if minutes < limit:
-            return _counted(minutes // length, unit)
-    return _counted(minutes // (24 * 60), "day")
-
-
-def _counted(number: int, unit: str) -> str:
-    return f"{number} {unit}" if number == 1 else f"{number} {unit}s"
 
 
 def moment_text(moment: datetime, timezone: str = "UTC") -> str:

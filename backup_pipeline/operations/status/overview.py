@@ -1,0 +1,308 @@
+"""Overview of a site: are the backups safe, why not, and the figures of each plan. For pages, metrics and checks.
+
+Values only, and few: an overview of thousands of sets takes some kilobytes, so that a process can keep it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from itertools import pairwise
+from zoneinfo import ZoneInfo
+
+from backup_pipeline.model.proof import ProofKind
+from backup_pipeline.model.set_id import SetId
+from backup_pipeline.operations.sites.stores import is_whole_backup
+from backup_pipeline.operations.status.charts import Point
+from backup_pipeline.operations.status.copies import CopiesStatus
+from backup_pipeline.operations.status.days import days_of
+from backup_pipeline.operations.status.listing import ListedSet
+from backup_pipeline.operations.status.plan import PlanStatus, Problem, site_status
+from backup_pipeline.rules.retention import problem_of
+from backup_pipeline.rules.three_two_one import Condition
+from backup_pipeline.settings.site import Site
+
+RPO_WINDOW = timedelta(days=30)
+"""The time before now in which the longest pause between two good backups is measured."""
+_RANK = {"error": 0, "warning": 1}
+_VERDICTS = ("failing", "attention", "good")
+
+
+@dataclass(frozen=True, slots=True)
+class SetFigures:
+    """A set's name, its bytes, and the seconds that its backup took."""
+
+    set_id: SetId
+    started_at: datetime
+    size: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ProofFigures:
+    """The newest proof: its set, when it was finished, and how long the restore took (None where not measured)."""
+
+    set_id: SetId
+    at: datetime
+    restore_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class CopyFigures:
+    """A plan's copies in one vault: how many, the newest, sets that wait for a copy, the newest that is proven."""
+
+    vault: str
+    url: str
+    off_site: bool
+    copies: int
+    newest: SetId | None
+    newest_at: datetime | None
+    waiting: int
+    proven: SetId | None
+    stored: int | None
+
+
+@dataclass(frozen=True)
+class PlanOverview:
+    """A plan's figures; None where something was never done or cannot be known.
+
+    Attributes:
+        plan: its name.
+        standing: `failing`, `attention` or `good`.
+        problems: what is wrong, errors first.
+        store: where its sets are.
+        schedule: the cron expression of its backup, "" for none.
+        sources: how many it captures.
+        sets: how many sets it has.
+        size: bytes of all of them.
+        last_good: the newest whole backup against which nothing speaks.
+        proof: the newest proof.
+        verified_at: when a set was last verified without a finding.
+        longest_pause: the longest time between two good backups in RPO_WINDOW, the present one among them: what would
+            have been lost at worst (RPO as measured).
+        next_backup: when the schedule makes the next one.
+        growth: percent by which a set grows in 30 days.
+        free: free bytes of the store's disk.
+        full_at: when it will be full, within the forecast.
+        copies: its copies by vault.
+        answers: how far it fulfils 3-2-1-1-0.
+        days: what each day brought, as `days_of` says.
+        sizes: bytes of its whole backups over time.
+        restores: seconds of its drills' restores over time.
+        failed: sets that are incomplete or damaged.
+    """
+
+    plan: str
+    standing: str
+    problems: tuple[Problem, ...]
+    store: str
+    schedule: str
+    sources: int
+    sets: int
+    size: int
+    last_good: SetFigures | None
+    proof: ProofFigures | None
+    verified_at: datetime | None
+    longest_pause: timedelta | None
+    next_backup: datetime | None
+    growth: float | None
+    free: int | None
+    full_at: datetime | None
+    copies: tuple[CopyFigures, ...]
+    answers: tuple[Condition, ...]
+    days: Mapping[date, tuple[str, str]]
+    sizes: tuple[Point, ...]
+    restores: tuple[Point, ...]
+    failed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why the answer is not a plain yes: the plan and its problem."""
+
+    plan: str
+    problem: Problem
+
+
+@dataclass(frozen=True)
+class Overview:
+    """A site's answer and its plans, at one moment.
+
+    Attributes:
+        at: when it was made.
+        plans: in the order of the settings.
+        verdict: the worst standing of a plan.
+        sentence: the answer to "are we safe?".
+        detail: one more sentence, with the figures behind it.
+        reasons: what speaks against it, worst first.
+    """
+
+    at: datetime
+    plans: tuple[PlanOverview, ...]
+    verdict: str
+    sentence: str
+    detail: str
+    reasons: tuple[Reason, ...]
+
+    def plan(self, name: str) -> PlanOverview | None:
+        """Return a plan's figures."""
+        return next((one for one in self.plans if one.plan == name), None)
+
+
+def site_overview(site: Site, now: datetime) -> Overview:
+    """Read every plan of a site and return its overview; asks no vault and no source."""
+    return overview_of([plan_overview(site, status, now) for status in site_status(site, now)], now)
+
+
+def overview_of(plans: Sequence[PlanOverview], now: datetime) -> Overview:
+    """Return the answer that these plans give together."""
+    reasons = sorted(
+        (Reason(plan.plan, problem) for plan in plans for problem in plan.problems),
+        key=lambda one: _RANK.get(one.problem.severity, 2),
+    )
+    verdict = min((plan.standing for plan in plans), key=_VERDICTS.index, default="attention")
+    return Overview(now, tuple(plans), verdict, _sentence(plans, verdict, reasons), _detail(plans, now), tuple(reasons))
+
+
+def _sentence(plans: Sequence[PlanOverview], verdict: str, reasons: Sequence[Reason]) -> str:
+    if not plans:
+        return "Nothing is backed up yet: backup.yaml has no plan."
+    if all(plan.last_good is None for plan in plans):
+        return "No. There is no good backup yet."
+    if verdict == "good":
+        return "Yes, you are safe."
+    named = _listed([plan.plan for plan in plans if plan.standing == verdict])
+    if verdict == "attention":
+        count = len(reasons)
+        return f"Yes, but {count} {'thing needs' if count == 1 else 'things need'} attention."
+    return f"No. Something is wrong with {named}."
+
+
+def _detail(plans: Sequence[PlanOverview], now: datetime) -> str:
+    """Return how old the data of the plans is, at worst, and how many are proven."""
+    good = [plan.last_good for plan in plans if plan.last_good]
+    if not good:
+        return "Make the first backup now; after it, prove it with a drill."
+    oldest = max(now - one.started_at for one in good)
+    of = len(plans)
+    proven = sum(plan.proof is not None for plan in plans)
+    copied = sum(any(copy.newest for copy in plan.copies) for plan in plans)
+    return (
+        f"The newest good backup is {'' if of == 1 else 'at most '}{rough(oldest)} old. Proven by a real restore: "
+        f"{_share(proven, of)}. Copied off this machine: {_share(copied, of)}."
+    )
+
+
+def _share(count: int, of: int) -> str:
+    if of == 1:
+        return "yes" if count else "no"
+    return f"all {of} plans" if count == of else f"{count} of {of} plans" if count else "no plan"
+
+
+def rough(age: timedelta) -> str:
+    """Return an age in its largest unit: `5 minutes`, `3 hours`, `12 days`."""
+    minutes = max(0, int(age.total_seconds() // 60))
+    if minutes < 120:
+        return _counted(minutes, "minute")
+    return _counted(minutes // 60, "hour") if minutes < 48 * 60 else _counted(minutes // (24 * 60), "day")
+
+
+def _counted(number: int, unit: str) -> str:
+    return f"{number} {unit}" if number == 1 else f"{number} {unit}s"
+
+
+def _listed(names: Sequence[str]) -> str:
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last
+
+
+def plan_overview(site: Site, status: PlanStatus, now: datetime) -> PlanOverview:
+    """Return a plan's figures from its standing."""
+    settings = site.plan(status.plan)
+    checks = [one.known.last_proof(ProofKind.VERIFICATION) for one in status.sets]
+    return PlanOverview(
+        plan=status.plan,
+        standing=status.standing,
+        problems=status.problems,
+        store=str(status.store),
+        schedule=settings.schedule or "",
+        sources=len(settings.sources),
+        sets=len(status.sets),
+        size=status.size,
+        last_good=_figures(status.last_good),
+        proof=_proof(status),
+        verified_at=max((check.finished_at for check in checks if check and check.passed), default=None),
+        longest_pause=_longest_pause(status, now),
+        next_backup=status.next_backup,
+        growth=status.trend.per_month_percent if status.trend else None,
+        free=status.free,
+        full_at=status.full_at,
+        copies=tuple(_copies(one) for one in status.copies),
+        answers=status.answers,
+        days=days_of(status, ZoneInfo(site.settings.timezone)),
+        sizes=sizes_of(status.sets),
+        restores=restores_of(status.sets),
+        failed=sum(not one.running and (one.missing != "" or one.known.manifest is None) for one in status.sets),
+    )
+
+
+def _figures(one: ListedSet | None) -> SetFigures | None:
+    if one is None or one.known.manifest is None:
+        return None
+    manifest = one.known.manifest
+    seconds = (manifest.sealed_at - manifest.started_at).total_seconds()
+    return SetFigures(one.known.set_id, one.known.started_at, one.known.size, seconds)
+
+
+def _proof(status: PlanStatus) -> ProofFigures | None:
+    drill = status.last_proven.known.last_proof(ProofKind.DRILL) if status.last_proven else None
+    return ProofFigures(drill.set_id, drill.finished_at, drill.numbers.get("rto_seconds")) if drill else None
+
+
+def _longest_pause(status: PlanStatus, now: datetime) -> timedelta | None:
+    """Return the longest pause between good backups in the window; the pause that began before it counts in full."""
+    times = [one.known.started_at for one in status.sets if _is_good(one)]
+    if not times:
+        return None
+    pauses = [later - earlier for earlier, later in pairwise([*times, now]) if later > now - RPO_WINDOW]
+    return max(pauses)
+
+
+def _is_good(one: ListedSet) -> bool:
+    return is_whole_backup(one.known) and not one.missing and not problem_of(one.known) and not one.broken_data
+
+
+def _copies(one: CopiesStatus) -> CopyFigures:
+    newest = one.newest
+    return CopyFigures(
+        vault=one.vault,
+        url=one.url,
+        off_site=one.off_site,
+        copies=len(one.copies),
+        newest=newest.set_id if newest else None,
+        newest_at=newest.at if newest else None,
+        waiting=len(one.missing),
+        proven=one.proven[0] if one.proven else None,
+        stored=one.record.stored_bytes,
+    )
+
+
+def sizes_of(sets: Sequence[ListedSet]) -> tuple[Point, ...]:
+    """Return the bytes of the whole backups among sets, oldest first."""
+    return tuple(
+        Point(one.known.started_at, one.known.size, not problem_of(one.known))
+        for one in sets
+        if is_whole_backup(one.known)
+    )
+
+
+def restores_of(sets: Sequence[ListedSet]) -> tuple[Point, ...]:
+    """Return the seconds that the drills of sets took to restore, oldest first."""
+    found = (
+        Point(proof.finished_at, proof.numbers["rto_seconds"], good=proof.passed)
+        for one in sets
+        for proof in one.known.proofs
+        if proof.kind is ProofKind.DRILL and "rto_seconds" in proof.numbers
+    )
+    return tuple(sorted(found, key=lambda point: point.at))

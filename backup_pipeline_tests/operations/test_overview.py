@@ -1,0 +1,100 @@
+"""The overview: the answer to "are we safe?", its reasons, measured figures, and days that are never whitewashed."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from backup_pipeline.model.incident import Incident, IncidentKind, IncidentState
+from backup_pipeline.model.proof import ProofKind
+from backup_pipeline.operations.status.days import days_of
+from backup_pipeline.operations.status.incident_state import change_state
+from backup_pipeline.operations.status.overview import Overview, site_overview
+from backup_pipeline.operations.status.plan import plan_status
+from backup_pipeline.settings.loader import load_site
+from backup_pipeline.settings.site import Site
+from backup_pipeline.stores.local import LocalStore
+from backup_pipeline_tests.support.invented_sets import SITE, add_proof, at, make_set
+
+NOW = at("2026-11-21 12:00")
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    (tmp_path / "backup.yaml").write_text(SITE.replace("keep_last: 2", "keep_last: 90"), "utf-8")
+    return load_site(tmp_path, environment={})
+
+
+def nightly(site: Site) -> LocalStore:
+    return LocalStore(site.store_folder("nightly"), "nightly")
+
+
+def proven_set(store: LocalStore, text: str, seconds: float = 12.5) -> None:
+    add_proof(store, make_set(store, at(text)), ProofKind.DRILL, at(text) + timedelta(hours=3), rto_seconds=seconds)
+
+
+def answer(site: Site) -> tuple[str, str]:
+    found: Overview = site_overview(site, NOW)
+    return found.verdict, found.sentence
+
+
+def test_the_answer_is_no_without_a_backup_and_yes_only_when_one_is_proven(site: Site) -> None:
+    assert answer(site) == ("failing", "No. There is no good backup yet.")
+    set_id = make_set(nightly(site), at("2026-11-21 02:00"))
+    assert answer(site) == ("attention", "Yes, but 1 thing needs attention.")
+    (reason,) = site_overview(site, NOW).reasons
+    assert (reason.plan, reason.problem.action) == ("nightly", "drill")
+    add_proof(nightly(site), set_id, ProofKind.DRILL, at("2026-11-21 03:00"), rto_seconds=9)
+    assert answer(site) == ("good", "Yes, you are safe.")
+    assert "10 hours old" in site_overview(site, NOW).detail
+
+
+def test_reasons_come_worst_first_and_name_the_run_that_mends_them(site: Site) -> None:
+    make_set(nightly(site), at("2026-11-19 02:00"))
+    make_set(nightly(site), at("2026-11-21 02:00"), sealed=False, failed="the disk was full")
+    found = site_overview(site, NOW)
+    assert found.sentence == "No. Something is wrong with nightly."
+    severities = [one.problem.severity for one in found.reasons]
+    assert severities == sorted(severities)
+    assert found.reasons[0].problem.action == "backup"
+    assert any("the disk was full" in one.problem.what for one in found.reasons)
+
+
+def test_measured_are_the_longest_pause_of_thirty_days_and_the_last_restore(site: Site) -> None:
+    for text in ("2026-10-01 02:00", "2026-11-01 02:00", "2026-11-17 02:00", "2026-11-20 02:00"):
+        proven_set(nightly(site), text, 33.0)
+    (plan,) = site_overview(site, NOW).plans
+    # The pause that ended on the first of November reaches into the window: that long nothing was backed up.
+    assert plan.longest_pause == at("2026-11-01 02:00") - at("2026-10-01 02:00")
+    assert plan.proof is not None
+    assert (plan.proof.set_id, plan.proof.restore_seconds) == ("2026-11-20T020000Z", 33.0)
+
+
+def test_a_failed_set_beside_a_good_one_spoils_its_day(site: Site) -> None:
+    proven_set(nightly(site), "2026-11-20 02:00")
+    make_set(nightly(site), at("2026-11-20 09:00"), sealed=False, failed="no room")
+    proven_set(nightly(site), "2026-11-21 02:00")
+    days = days_of(plan_status(site, "nightly", NOW), ZoneInfo("UTC"))
+    assert {f"{day}": state for day, (state, _) in days.items()} == {"2026-11-20": "mixed", "2026-11-21": "proven"}
+
+
+def test_a_failed_drill_spoils_the_day_it_was_made_on_too(site: Site) -> None:
+    old = make_set(nightly(site), at("2026-11-18 02:00"))
+    proven_set(nightly(site), "2026-11-20 02:00")
+    add_proof(nightly(site), old, ProofKind.DRILL, at("2026-11-20 06:00"), passed=False, findings=["rows differ"])
+    days = days_of(plan_status(site, "nightly", NOW), ZoneInfo("UTC"))
+    assert {f"{day}": state for day, (state, _) in days.items()} == {"2026-11-18": "failed", "2026-11-20": "mixed"}
+
+
+@pytest.mark.parametrize("kind", [IncidentKind.RUN_FAILED, IncidentKind.OVERDUE, IncidentKind.DAMAGED])
+def test_an_incident_without_a_set_spoils_its_day_also_when_it_is_over(site: Site, kind: IncidentKind) -> None:
+    proven_set(nightly(site), "2026-11-20 02:00")
+    moment = at("2026-11-20 08:00")
+    incident = Incident(key=f"{kind}:nightly:x", kind=kind, plan="nightly", what="It failed.", opened_at=moment)
+    over = incident.model_copy(update={"closed_at": moment + timedelta(hours=1)})
+    change_state(site, lambda _: (IncidentState(closed=(over,)), None))
+    days = days_of(plan_status(site, "nightly", NOW), ZoneInfo("UTC"))
+    assert [state for state, _ in days.values()] == ["mixed"]
