@@ -21,8 +21,8 @@ from backup_pipeline.operations.sites.stores import is_whole_backup
 from backup_pipeline.rules.retention import SetFacts, facts_of
 from backup_pipeline.stores.contract import PlanStore
 
-_Mark = tuple[tuple[int, int, int], ...]
-_SUMMARIES: dict[Path, dict[SetId, tuple[_Mark, SetSummary]]] = {}
+SetMark = tuple[tuple[int, int, int], ...]
+_SUMMARIES: dict[Path, dict[SetId, tuple[SetMark, SetSummary]]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +47,10 @@ def set_summaries(store: PlanStore, *, running: bool) -> list[SetSummary]:
         StoreError: the store cannot be read.
     """
     before = _SUMMARIES.get(store.folder, {})
-    after: dict[SetId, tuple[_Mark, SetSummary]] = {}
+    after: dict[SetId, tuple[SetMark, SetSummary]] = {}
     found = []
     for set_id in reversed(store.ids()):
-        mark = _mark(store.folder / set_id)
+        mark = set_mark(store.folder / set_id)
         known = before.get(set_id)
         if known is None or known[0] != mark:
             try:
@@ -86,8 +86,8 @@ def _cached(known: BackupSet, *, running: bool) -> SetSummary:
     )
 
 
-def _mark(folder: Path) -> _Mark:
-    """Return what changes when a set's manifest or its proofs do."""
+def set_mark(folder: Path) -> SetMark:
+    """Return what changes when the manifest or the proofs of the set in a folder do."""
     found = []
     for path in (folder / MANIFEST_NAME, folder / PROOFS_FOLDER):
         try:

@@ -18,9 +18,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from backup_pipeline.web.front.context import Front
 from backup_pipeline.web.front.home import home
+from backup_pipeline.web.front.live import live_part
 from backup_pipeline.web.front.pages import Page, endpoint
 from backup_pipeline.web.front.plan import plan_page
 from backup_pipeline.web.front.set_page import set_page
+from backup_pipeline.web.front.start import start
 
 _STATIC = Path(__file__).parent / "static"
 
@@ -44,6 +46,8 @@ def _routes(base: str) -> list[BaseRoute]:
     """Return the table of pages. `{plan}` is any name, `{set:set}` the name of a set or `latest`."""
     pages: list[tuple[str, Page, tuple[str, ...]]] = [
         ("", home, ("GET",)),
+        ("/live", live_part, ("GET",)),
+        ("/start", start, ("POST",)),
         ("/{plan}", plan_page, ("GET",)),
         ("/{plan}/{set:set}", set_page, ("GET",)),
     ]

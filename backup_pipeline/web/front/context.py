@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -10,10 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from backup_pipeline.operations.status.overview import Overview
 from backup_pipeline.settings.loader import ENV_NAME, find_settings_file, load_site
 from backup_pipeline.settings.site import Site
+from backup_pipeline.web.front.overview_cache import OverviewCache
 
 if TYPE_CHECKING:
+    import dagster as dg
     from dagster._core.workspace.context import IWorkspaceProcessContext
 
 _FILE = tuple[str, int, int]
@@ -41,8 +43,7 @@ class Front:
     workspace: IWorkspaceProcessContext[Any] | None = None
     now: Callable[[], datetime] = _now
     _site: tuple[tuple[_FILE, ...], Site] | None = field(default=None, repr=False)
-    _cached: dict[str, tuple[float, Any]] = field(default_factory=dict, repr=False)
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    _overviews: OverviewCache = field(default_factory=OverviewCache, repr=False)
 
     @property
     def base(self) -> str:
@@ -61,6 +62,15 @@ class Front:
         if known is None or known[0] != mark:
             known = self._site = (mark, load_site(file))
         return known[1]
+
+    def overview(self) -> Overview:
+        """Return the standing of the site's plans, from memory where no store has changed."""
+        return self._overviews.get(self.site(), self.now())
+
+    @property
+    def instance(self) -> dg.DagsterInstance | None:
+        """Dagster's history; None where there is none."""
+        return self.workspace.instance if self.workspace is not None else None
 
     def address(self, *parts: str) -> str:
         """Return the path of one of our pages: `address("nightly", "2026-11-21T020000Z")`."""

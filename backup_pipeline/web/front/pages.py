@@ -75,6 +75,12 @@ class PageRequest:
         """Return a field's first value."""
         return self.form.get(name, [default])[0]
 
+    def page_of(self, count: int, size: int) -> tuple[int, int]:
+        """Return which page of a long list is asked for (`?page=`, from 0), and how many there are, at least 1."""
+        pages = max(1, -(-count // size))
+        text = self.query.get("page", "")
+        return min(int(text), pages - 1) if text.isascii() and text.isdigit() and len(text) < 9 else 0, pages
+
     @property
     def plan(self) -> str:
         """The plan that the path names.
@@ -166,7 +172,13 @@ def templates() -> jinja2.Environment:
     Filters: `size` (bytes), `count`, `seconds`, `age` (of a timedelta), `moment` (of a datetime, with its zone's name).
     """
     found = jinja2.Environment(
-        loader=jinja2.PackageLoader("backup_pipeline.web.front"),
+        loader=jinja2.ChoiceLoader(
+            [
+                jinja2.PackageLoader("backup_pipeline.web.front"),
+                # The charts, which the printed page has too.
+                jinja2.PackageLoader("backup_pipeline.operations.status"),
+            ]
+        ),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

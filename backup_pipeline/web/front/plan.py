@@ -1,14 +1,58 @@
-"""The page of a plan: its sets, newest first, a page at a time."""
+"""The page of a plan: its figures, what each day brought, its copies, and its sets, newest first, a page at a time."""
 
 from __future__ import annotations
 
+from http import HTTPStatus
+from zoneinfo import ZoneInfo
+
 from starlette.responses import Response
 
-from backup_pipeline.operations.status.plan import plan_status
-from backup_pipeline.web.front.pages import PageRequest
+from backup_pipeline.operations.sites.stores import open_store
+from backup_pipeline.operations.status.charts import DAY_STATES, calendar, chart
+from backup_pipeline.operations.status.listing import ListedSet, show_set
+from backup_pipeline.operations.status.page import short_bytes, short_seconds
+from backup_pipeline.web.front.home import STANDINGS, calendar_title
+from backup_pipeline.web.front.pages import PageError, PageRequest
+
+SETS = 50
+"""How many sets a page lists."""
+_POINTS = 200
 
 
 def plan_page(asked: PageRequest) -> Response:
     """Return a plan's page."""
-    site, now, plan = asked.front.site(), asked.front.now(), asked.plan
-    return asked.render("plan.html.jinja", plan=plan_status(site, plan, now), now=now, zone=site.settings.timezone)
+    front, now, name = asked.front, asked.front.now(), asked.plan
+    site = front.site()
+    plan = front.overview().plan(name)
+    if plan is None:
+        raise PageError(HTTPStatus.NOT_FOUND, "There is no such plan.", "The front page lists the plans.")
+    ids = open_store(site, name).ids()
+    page, pages = asked.page_of(len(ids), SETS)
+    end = len(ids) - page * SETS
+    today = now.astimezone(ZoneInfo(site.settings.timezone)).date()
+    return asked.render(
+        "plan.html.jinja",
+        plan=plan,
+        year=calendar(plan.days, today, calendar_title(plan)),
+        charts=[
+            chart("Size of a set", plan.sizes[-_POINTS:], short_bytes),
+            chart("Time to restore (RTO)", plan.restores[-_POINTS:], short_seconds),
+        ],
+        sets=[show_set(site, f"{name}/{set_id}") for set_id in reversed(ids[max(0, end - SETS) : end])],
+        kind_of=_kind_of,
+        page=page,
+        pages=pages,
+        now=now,
+        zone=site.settings.timezone,
+        standings=STANDINGS,
+        day_states=DAY_STATES,
+    )
+
+
+def _kind_of(one: ListedSet) -> str:
+    """Return what a set is besides a whole backup of its plan: `partial`, `emergency`, "" for neither."""
+    return ", ".join(
+        name
+        for name, holds in (("partial", one.partial), (one.known.purpose.value, one.known.purpose != "backup"))
+        if holds
+    )

@@ -1,0 +1,60 @@
+"""Runs that wait or execute now, as Dagster's history has them, and how the last ones of a plan ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import dagster as dg
+
+from backup_pipeline.orchestration.names import OPERATION_TAG, PLAN_TAG, SET_TAG, STARTED_BY_TAG
+
+_QUEUED = (dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED)
+_EXECUTING = (dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING)
+_MOST = 50
+
+
+@dataclass(frozen=True, slots=True)
+class ActiveRun:
+    """A run: its id and job, the plan and set it is about ("" for none), who asked, and its times in UTC."""
+
+    run_id: str
+    job: str
+    plan: str
+    operation: str
+    set_name: str
+    asked_by: str
+    waiting: bool
+    created_at: datetime
+    started_at: datetime | None
+
+
+def active_runs(instance: dg.DagsterInstance) -> list[ActiveRun]:
+    """Return the runs that wait or execute, oldest first; at most fifty."""
+    records = instance.get_run_records(dg.RunsFilter(statuses=[*_QUEUED, *_EXECUTING]), limit=_MOST, ascending=True)
+    return [_active(record) for record in records]
+
+
+def _active(record: dg.RunRecord) -> ActiveRun:
+    run = record.dagster_run
+    tags = run.tags
+    started = datetime.fromtimestamp(record.start_time, UTC) if record.start_time else None
+    return ActiveRun(
+        run_id=run.run_id,
+        job=run.job_name,
+        plan=tags.get(PLAN_TAG, ""),
+        operation=tags.get(OPERATION_TAG, "") or run.job_name,
+        set_name=tags.get(SET_TAG, "") or tags.get("dagster/partition", ""),
+        asked_by=tags.get(STARTED_BY_TAG, ""),
+        waiting=run.status in _QUEUED,
+        created_at=record.create_timestamp.astimezone(UTC)
+        if record.create_timestamp.tzinfo
+        else record.create_timestamp.replace(tzinfo=UTC),
+        started_at=started,
+    )
+
+
+def run_origin(instance: dg.DagsterInstance, run_id: str) -> str:
+    """Return who asked for a run, "" where the history does not have it."""
+    run = instance.get_run_by_id(run_id)
+    return run.tags.get(STARTED_BY_TAG, "") if run else ""
