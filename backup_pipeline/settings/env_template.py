@@ -225,6 +225,14 @@ TEMPLATE_VARIABLES: tuple[TemplateVariable, ...] = (
         "Further names under which the UI is opened, such as a proxy's; that of UI_URL is always right.",
     ),
     TemplateVariable(
+        "UI_METRICS_TOKEN",
+        _RUNNING,
+        "",
+        ValueKind.SECRET,
+        "<AT LEAST 12 CHARACTERS>",
+        "Lets Prometheus read /metrics where the UI has a password; opens nothing else.",
+    ),
+    TemplateVariable(
         "DAGSTER_HOME",
         _RUNNING,
         "",

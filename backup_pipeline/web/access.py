@@ -15,31 +15,44 @@ from backup_pipeline.web.addresses import Allowed, allowed_places, is_loopback
 PASSWORD_VARIABLE = "UI_PASSWORD"  # noqa: S105 - the name of a variable
 HOSTS_VARIABLE = "UI_ALLOWED_HOSTS"
 ADDRESS_VARIABLE = "UI_URL"
+METRICS_VARIABLE = "UI_METRICS_TOKEN"
 SHORTEST_PASSWORD = 12
 """Fewer characters are refused where other machines reach the UI."""
 
 
 @dataclass(frozen=True, slots=True)
 class UiAccess:
-    """Who may use the UI: the password ("" for none), and the places under which it is asked for."""
+    """Who may use the UI.
+
+    Attributes:
+        password: "" for none.
+        allowed: the places under which it is asked for.
+        metrics_token: lets a program read the metrics without a login, "" for none.
+    """
 
     password: str = field(repr=False)
     allowed: Allowed
+    metrics_token: str = field(default="", repr=False)
 
 
 def ui_access(environment: Mapping[str, str], host: str) -> UiAccess:
     """Return who may use the UI.
 
     Args:
-        environment: UI_PASSWORD, UI_ALLOWED_HOSTS and UI_URL.
+        environment: UI_PASSWORD, UI_ALLOWED_HOSTS, UI_URL and UI_METRICS_TOKEN.
         host: the address that it listens at.
 
     Raises:
-        SettingsError: no password, or a short one, and other machines reach the address; a malformed host.
+        SettingsError: no password, or a short one, and other machines reach the address; a malformed host; a short
+            token for the metrics.
     """
-    password = environment.get(PASSWORD_VARIABLE, "").strip()
-    if password.startswith("<"):
-        password = ""
+    password, token = _secret(environment, PASSWORD_VARIABLE), _secret(environment, METRICS_VARIABLE)
+    if token and len(token) < SHORTEST_PASSWORD:
+        raise SettingsError(
+            f"The token for the metrics is shorter than {SHORTEST_PASSWORD} characters.",
+            where=METRICS_VARIABLE,
+            remedy="Choose a longer one, such as `openssl rand -hex 16` prints.",
+        )
     if not is_loopback(host):
         if not password:
             raise SettingsError(
@@ -56,8 +69,16 @@ def ui_access(environment: Mapping[str, str], host: str) -> UiAccess:
     allowed = allowed_places(host, environment.get(HOSTS_VARIABLE, "").replace(",", " ").split(), where=HOSTS_VARIABLE)
     public = allowed_places(host, environment.get(ADDRESS_VARIABLE, "").split(), where=ADDRESS_VARIABLE)
     return UiAccess(
-        password, Allowed(allowed.loopback_only, allowed.names | public.names, allowed.origins | public.origins)
+        password,
+        Allowed(allowed.loopback_only, allowed.names | public.names, allowed.origins | public.origins),
+        token,
     )
+
+
+def _secret(environment: Mapping[str, str], name: str) -> str:
+    """Return a variable's value; "" for none, and for the template's example in angle brackets."""
+    value = environment.get(name, "").strip()
+    return "" if value.startswith("<") else value
 
 
 def process_environment() -> dict[str, str]:
@@ -67,5 +88,5 @@ def process_environment() -> dict[str, str]:
         SettingsError: a file cannot be read, or both X and X_FILE are set.
     """
     folder = Path(os.environ.get(CONFIG_VARIABLE, DEFAULT_NAME)).parent
-    names = (PASSWORD_VARIABLE, HOSTS_VARIABLE, ADDRESS_VARIABLE)
+    names = (PASSWORD_VARIABLE, HOSTS_VARIABLE, ADDRESS_VARIABLE, METRICS_VARIABLE)
     return merged([read_env_file(folder / ENV_NAME), os.environ], names)

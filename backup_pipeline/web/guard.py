@@ -23,7 +23,7 @@ from backup_pipeline.web.sessions import SESSION_SECONDS, Guesses, Sessions, is_
 
 LOG = logging.getLogger("backup-pipeline.ui")
 
-LOGIN, LOGOUT, HEALTH = "/login", "/logout", "/healthz"
+LOGIN, LOGOUT, HEALTH, METRICS = "/login", "/logout", "/healthz", "/metrics"
 COOKIE = "backup_pipeline_session"
 _LONGEST_FORM = 8192
 _HEADERS = {
@@ -83,7 +83,7 @@ class Guard:
             await _refuse(refusal, asked, scope, receive, send)
         elif (own := await self._own(asked, scope, receive)) is not None:
             await own(scope, receive, send)
-        elif self._is_open(scope):
+        elif self._is_open(scope) or self._has_token(asked):
             await self._pass_on(asked, scope, receive, send)
         else:
             await self._ask_for_password(asked, scope, receive, send)
@@ -189,6 +189,14 @@ class Guard:
             return True
         token = HTTPConnection(scope).cookies.get(self._cookie(scope), "")
         return bool(token) and self._sessions.is_open(token)
+
+    def _has_token(self, asked: Asked) -> bool:
+        """Return whether a program asks for the metrics, and nothing else, with their token."""
+        token = self._access.metrics_token
+        if not token or asked.path != self._prefix + METRICS or asked.method != "GET":
+            return False
+        scheme, _, given = asked.headers.get("authorization", "").partition(" ")
+        return scheme.lower() == "bearer" and is_password(given.strip(), token)
 
     def _cookie(self, scope: Scope) -> str:
         # Cookies do not keep the ports of one host apart: two sites on a machine need two names.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from starlette.applications import Starlette
@@ -23,14 +24,18 @@ async def _dagster(request: Request) -> PlainTextResponse:
     return PlainTextResponse(f"Dagster: {request.url.path}")
 
 
-def guarded_pages(front: Front, password: str = "") -> ASGIApp:
-    """Return the whole application behind its guard."""
+def guarded_pages(front: Front, password: str = "", variables: Mapping[str, str] | None = None) -> ASGIApp:
+    """Return the whole application behind its guard; `variables` as in the environment, UI_PASSWORD among them."""
     dagster = Starlette(routes=[Route("/{path:path}", _dagster, methods=["GET", "POST"])])
-    access = ui_access({"UI_PASSWORD": password}, "127.0.0.1")
+    access = ui_access({"UI_PASSWORD": password, **(variables or {})}, "127.0.0.1")
     return Guard(FrontDoor(dagster, front), access, front.prefix)
 
 
-def pages_of(folder: Path, *, prefix: str = "", password: str = "") -> TestClient:
+def pages_of(
+    folder: Path, *, prefix: str = "", password: str = "", variables: Mapping[str, str] | None = None
+) -> TestClient:
     """Return a client of the pages of the site in a folder."""
     front = Front(prefix, settings=folder / "backup.yaml")
-    return TestClient(guarded_pages(front, password), base_url="http://127.0.0.1:3000", follow_redirects=False)
+    return TestClient(
+        guarded_pages(front, password, variables), base_url="http://127.0.0.1:3000", follow_redirects=False
+    )

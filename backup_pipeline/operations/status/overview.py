@@ -5,6 +5,7 @@ Values only, and few: an overview of thousands of sets takes some kilobytes, so 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -16,7 +17,7 @@ from backup_pipeline.model.set_id import SetId
 from backup_pipeline.operations.sites.stores import is_whole_backup
 from backup_pipeline.operations.status.charts import Point
 from backup_pipeline.operations.status.copies import CopiesStatus
-from backup_pipeline.operations.status.days import days_of
+from backup_pipeline.operations.status.days import day_state, days_of
 from backup_pipeline.operations.status.listing import ListedSet
 from backup_pipeline.operations.status.plan import PlanStatus, Problem, site_status
 from backup_pipeline.rules.retention import problem_of
@@ -90,7 +91,7 @@ class PlanOverview:
         days: what each day brought, as `days_of` says.
         sizes: bytes of its whole backups over time.
         restores: seconds of its drills' restores over time.
-        failed: sets that are incomplete or damaged.
+        states: how many sets are `proven`, `verified`, `complete` (neither) and `failed`.
     """
 
     plan: str
@@ -114,7 +115,7 @@ class PlanOverview:
     days: Mapping[date, tuple[str, str]]
     sizes: tuple[Point, ...]
     restores: tuple[Point, ...]
-    failed: int
+    states: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +244,7 @@ def plan_overview(site: Site, status: PlanStatus, now: datetime) -> PlanOverview
         days=days_of(status, ZoneInfo(site.settings.timezone)),
         sizes=sizes_of(status.sets),
         restores=restores_of(status.sets),
-        failed=sum(not one.running and (one.missing != "" or one.known.manifest is None) for one in status.sets),
+        states=Counter(state for one in status.sets if (state := day_state(one))),
     )
 
 

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from backup_pipeline.web.front.context import Front
 from backup_pipeline.web.front.home import home
 from backup_pipeline.web.front.live import live_part
+from backup_pipeline.web.front.metrics import metrics
 from backup_pipeline.web.front.pages import Page, endpoint
 from backup_pipeline.web.front.plan import plan_page
 from backup_pipeline.web.front.set_page import set_page
@@ -66,6 +67,7 @@ def pages_application(front: Front) -> Starlette:
     routes = [
         Route(f"{front.prefix}/", to_the_home_page),
         Route(f"{front.base}/", to_the_home_page),
+        Route(f"{front.prefix}/metrics", endpoint(metrics)),
         *_routes(front.base),
     ]
     application = Starlette(routes=routes)
@@ -74,7 +76,7 @@ def pages_application(front: Front) -> Starlette:
 
 
 class FrontDoor:
-    """Our pages at `/` and below `/backups`; everything else, websockets and start-up included, is Dagster's.
+    """Our pages at `/`, `/metrics` and below `/backups`; all else, websockets and start-up included, is Dagster's.
 
     Args:
         dagster: Dagster's webserver.
@@ -84,7 +86,7 @@ class FrontDoor:
     def __init__(self, dagster: ASGIApp, front: Front) -> None:
         self._dagster = dagster
         self._pages = pages_application(front)
-        self._own = re.compile(f"{re.escape(front.prefix)}(/?|/backups(/.*)?)", re.DOTALL)
+        self._own = re.compile(f"{re.escape(front.prefix)}(/?|/metrics|/backups(/.*)?)", re.DOTALL)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request with one of our pages, or pass it on."""
