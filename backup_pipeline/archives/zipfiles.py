@@ -1,7 +1,8 @@
 """ZIP archives of a commit's files: written from a stream of contents, read back and compared. No git here.
 
 Modes stand in each entry's external attributes (as git and Info-ZIP write them); a symbolic link is an entry of type
-link whose content is its target. The archive's comment is the commit.
+link whose content is its target. The archive's comment is the commit. An entry's time is its file's own, not the
+commit's, so that what is unchanged becomes the same bytes again.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ import stat
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import IO, Any, BinaryIO
 
 from backup_pipeline.errors import ValidationError
 
 CHUNK = 1 << 20
+_FIRST, _LAST = (1980, 1, 1, 0, 0, 0), (2107, 12, 31, 23, 59, 58)
 DAMAGE: tuple[type[Exception], ...] = (
     zipfile.BadZipFile,
     zlib.error,
@@ -32,11 +34,9 @@ DAMAGE: tuple[type[Exception], ...] = (
 class ZipWriter:
     """Writes files to a ZIP on a sink that cannot seek; use as a context manager."""
 
-    def __init__(self, sink: Any, *, comment: str, moment: datetime) -> None:
+    def __init__(self, sink: Any, *, comment: str) -> None:
         self._zip = zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED, allowZip64=True)
         self._zip.comment = comment.encode()
-        # DOS times run from 1980 to 2107 and have no zone: UTC is meant.
-        self._time = min(max(moment.timetuple()[:6], (1980, 1, 1, 0, 0, 0)), (2107, 12, 31, 23, 59, 58))
 
     def __enter__(self) -> ZipWriter:
         return self
@@ -44,9 +44,14 @@ class ZipWriter:
     def __exit__(self, *raised: Any) -> None:
         self._zip.close()
 
-    def add(self, path: str, mode: int, size: int, pieces: Iterable[bytes]) -> bytes:
-        """Add a file; `mode` with its file type. Returns the first bytes of its content (up to 200)."""
-        info = zipfile.ZipInfo(zip_name(path), self._time)
+    def add(self, path: str, mode: int, size: int, pieces: Iterable[bytes], *, changed: datetime | None) -> bytes:
+        """Add a file; `mode` with its file type. Returns the first bytes of its content (up to 200).
+
+        Where nobody knows when it was changed (`changed` is None), the entry has the first time that a ZIP can hold.
+        """
+        # DOS times run from 1980 to 2107 and have no zone: UTC is meant.
+        time = changed.astimezone(UTC).timetuple()[:6] if changed else _FIRST
+        info = zipfile.ZipInfo(zip_name(path), min(max(time, _FIRST), _LAST))
         info.compress_type = zipfile.ZIP_DEFLATED
         info.create_system = 3
         info.external_attr = mode << 16

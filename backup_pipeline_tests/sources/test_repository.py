@@ -34,6 +34,38 @@ def test_head_becomes_a_zip_named_by_time_and_commit_without_env_or_untracked_fi
     assert not record.failed_checks
 
 
+def test_an_entry_of_the_zip_has_the_time_of_its_files_last_change(tmp_path: Path) -> None:
+    path = tmp_path / "claire"
+    path.mkdir()
+    git(path, "init", "-q", "-b", "main")
+    dates = {
+        "first": "2001-02-03T04:05:06+0000",
+        "second": "2011-02-03T04:05:06+0200",
+        "merged": "2021-01-01T00:00:00Z",
+    }
+    for number, (name, date) in enumerate(dates.items()):
+        if name == "merged":
+            git(path, "checkout", "-q", "-b", "side", "HEAD~1")
+        (path / f"größe {name}.txt").write_text(name)
+        (path / "again.txt").write_text(str(number)) if number < 2 else None
+        git(path, "add", "-A")
+        git(path, "commit", "-q", "-m", name, f"--date={date}")
+    git(path, "checkout", "-q", "main")
+    git(path, "config", "log.showRoot", "false")
+    git(path, "merge", "-q", "--no-ff", "--no-commit", "side")
+    git(path, "commit", "-q", "-m", "merge", "--date=2022-05-06T07:08:10Z")
+    writer = new_set(tmp_path)
+    record = capture(writer, path)["archive"]
+    with zipfile.ZipFile(writer.folder / record.files[0].path) as archive:
+        times = {info.filename: info.date_time for info in archive.infolist()}
+    assert times == {
+        "größe first.txt": (2001, 2, 3, 4, 5, 6),
+        "größe second.txt": (2011, 2, 3, 2, 5, 6),
+        "again.txt": (2011, 2, 3, 2, 5, 6),
+        "größe merged.txt": (2022, 5, 6, 7, 8, 10),
+    }
+
+
 def test_the_record_tells_what_was_captured(tmp_path: Path) -> None:
     path = repository(tmp_path / "claire")
     git(path, "remote", "add", "origin", "https://user:s3cret@example.org/x.git?token=t0ken")

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
 
@@ -41,7 +41,6 @@ from backup_pipeline.system.docker import copy_volume, require_volumes
 from backup_pipeline.system.processes import last_lines
 
 _LINK_MODE = 0o120777
-_NO_DATE = datetime(1980, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -169,16 +168,17 @@ def _capture_archive(
     pointers = []
     total = 0
     files = [entry for entry in state.tree if not entry.is_submodule]
+    changes = repository.last_changes(head.commit, (entry.path for entry in files))
     with (
         writer.create(path) as file,
         repository.blobs() as blobs,
-        ZipWriter(file, comment=head.commit, moment=head.authored_at or _NO_DATE) as archive,
+        ZipWriter(file, comment=head.commit) as archive,
     ):
         for number, entry in enumerate(files, 1):
             size, pieces = blobs.stream(entry.blob)
             total += size
             mode = _LINK_MODE if entry.is_link else int(entry.mode, 8)
-            start = archive.add(entry.path, mode, size, pieces)
+            start = archive.add(entry.path, mode, size, pieces, changed=changes.get(entry.path))
             if is_lfs_pointer(start):
                 pointers.append(entry.path)
             if number % 200 == 0:

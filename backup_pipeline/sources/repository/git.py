@@ -14,9 +14,9 @@ import io
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
 from urllib.parse import urlsplit, urlunsplit
 
 from backup_pipeline.errors import SourceError, ToolError
@@ -30,6 +30,7 @@ _SETTINGS = {
     "core.quotePath": "false",
     "protocol.allow": "never",
     "log.showSignature": "false",
+    "log.showRoot": "true",
     "gc.auto": "0",
     "maintenance.auto": "false",
     "submodule.recurse": "false",
@@ -48,6 +49,7 @@ _ENVIRONMENT = {
     "GIT_GRAFT_FILE": "/dev/null",
     "LC_ALL": "C.UTF-8",
 }
+_COMMITS_READ = 20_000
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
@@ -214,6 +216,31 @@ class Repository:
             moment = datetime.fromisoformat(iso)
         return Commit(found, author, moment, "\n".join(message).strip(), "" if moment else raw or "none")
 
+    def last_changes(self, commit: str, paths: Iterable[str]) -> dict[str, datetime]:
+        """Return when each file was changed last on the way to a commit, by the authors' clocks (UTC).
+
+        Only the last 20,000 commits of the main line are read: files that are older, or whose date is impossible, are
+        absent.
+        """
+        wanted = set(paths)
+        options = ("-z", "--format=%x01%at", "--name-only", "--no-renames", "--first-parent", "--no-show-signature")
+        command: list[str | Path] = [self._git, "-C", str(self.path), "--no-pager", "log", *options]
+        changes: dict[str, datetime] = {}
+        moment: datetime | None = None
+        with running(
+            [*command, "--diff-merges=first-parent", f"--max-count={_COMMITS_READ}", commit, "--"], env=self._env
+        ) as process:
+            for entry in _ended_by_null(process.stdout):
+                if entry.startswith("\x01"):
+                    moment = _moment(entry[1:])
+                elif (path := entry.removeprefix("\n")) in wanted:
+                    wanted.discard(path)
+                    if moment is not None:
+                        changes[path] = moment
+                    if not wanted:
+                        break
+        return changes
+
     def commit_count(self, tips: Iterable[str]) -> int:
         """Return how many commits are reached from these objects."""
         names = "".join(f"{tip}\n" for tip in sorted(set(tips))).encode()
@@ -296,6 +323,20 @@ class Repository:
                 process.stdin.write("".join(f"{tip}\n" for tip in sorted(set(tips))).encode())
                 process.stdin.close()
             yield process
+
+
+def _moment(seconds: str) -> datetime | None:
+    try:
+        return datetime.fromtimestamp(int(seconds), UTC)
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
+def _ended_by_null(stream: Any) -> Iterator[str]:
+    rest = b""
+    while piece := stream.read(1 << 17):
+        *whole, rest = (rest + piece).split(b"\0")
+        yield from (entry.decode("utf-8", "surrogateescape") for entry in whole)
 
 
 class Blobs:
