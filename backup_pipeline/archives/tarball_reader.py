@@ -198,7 +198,7 @@ def compare_members(archive: BinaryIO, name: str, listing: Iterable[Member]) -> 
     yield from _compare_slowly(archive, name, done, pending, expected)
 
 
-_OTHER_CONTENT = "the content is not what the listing says"
+OTHER_CONTENT = "the content is not what the listing says"
 
 
 def _only_zeros(stream: IO[bytes]) -> bool:
@@ -222,7 +222,7 @@ def _compare_quickly(stream: IO[bytes], member: Member) -> str | None:
         raise EOFError("the archive ends in the middle of a file")
     if member.kind is EntryKind.FOLDER or hashlib.sha256(memoryview(piece)[begin:end]).hexdigest() == member.sha256:
         return ""
-    return _OTHER_CONTENT
+    return OTHER_CONTENT
 
 
 def _compare_content(stream: IO[bytes] | TarContent, member: Member, padding: int = 0) -> str:
@@ -233,7 +233,7 @@ def _compare_content(stream: IO[bytes] | TarContent, member: Member, padding: in
         left -= len(piece)
     if left or len(stream.read(padding)) != padding:
         raise EOFError("the archive ends in the middle of a file")
-    return "" if digest.hexdigest() == member.sha256 else _OTHER_CONTENT
+    return "" if digest.hexdigest() == member.sha256 else OTHER_CONTENT
 
 
 def _compare_slowly(
@@ -246,7 +246,7 @@ def _compare_slowly(
         pending = None
         if wanted is None:
             yield Compared(actual.path, "is in the tarball and not in the listing")
-        elif wrong := _difference(actual, wanted):
+        elif wrong := difference(actual, wanted):
             yield Compared(wanted.path, wrong)
         elif content is not None:
             yield Compared(wanted.path, _compare_content(content, wanted))
@@ -258,7 +258,8 @@ def _compare_slowly(
         yield Compared(wanted.path, "is in the listing and not in the tarball")
 
 
-def _difference(actual: Member, wanted: Member) -> str:
+def difference(actual: Member, wanted: Member) -> str:
+    """Return what differs between a member of a tarball, its content aside, and its line; "" when nothing does."""
     for field in ("path", "kind", "size", "mtime_ns", "mode"):
         have, want = getattr(actual, field), getattr(wanted, field)
         if have != want:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import hashlib
 import os
 import stat
 from collections import Counter
@@ -18,6 +20,7 @@ from backup_pipeline.archives.tarball import (
     TarballWriter,
     shown,
 )
+from backup_pipeline.archives.tarball_beside import TarballReadBeside
 from backup_pipeline.archives.tarball_reader import compare_members, read_listing
 from backup_pipeline.artefacts.capture import CaptureContext
 from backup_pipeline.errors import SourceError, ValidationError
@@ -27,7 +30,7 @@ from backup_pipeline.model.proof import Finding
 from backup_pipeline.model.record import ArtefactKind, ArtefactRecord, CheckResult, Severity
 from backup_pipeline.rules.collapse import size_check
 from backup_pipeline.settings.types import CollapseCheck
-from backup_pipeline.system.streams import Sink, compressed_sink
+from backup_pipeline.system.streams import Sink, compressed_sink, gunzip
 
 NAMED_AT_MOST = 20
 """Paths that a record or an error names one by one; the rest is counted (all are in the listing)."""
@@ -122,6 +125,8 @@ def capture_tarball(
 ) -> ArtefactRecord:
     """Write `<stem>.tar.gz` and `<stem>.listing.jsonl.gz`, re-read both, and store and return the record.
 
+    Where the tarball leaves the machine while it is written it is read on the way instead.
+
     Raises:
         SourceError: files or folders cannot be read; the first twenty are named. Nothing appears in the set.
     """
@@ -129,10 +134,15 @@ def capture_tarball(
     writer = context.writer
     found = _Found()
     tarball, listing = stem + TARBALL_SUFFIX, stem + LISTING_SUFFIX
-    with writer.create(listing) as listing_file, writer.create(tarball) as tarball_file:
-        with compressed_sink(listing_file, hashed=False) as lines, TarballWriter(tarball_file) as archive:
-            _write(context, roots, archive, lines, found)
-        _refuse_unreadable(found, label)
+    with writer.create(listing) as listing_file, writer.create(tarball, stream=True) as tarball_file:
+        beside = TarballReadBeside(tarball_file, tarball) if writer.streams else None
+        with beside or contextlib.nullcontext():
+            with (
+                compressed_sink(listing_file, hashed=writer.streams) as packed,
+                TarballWriter(beside or tarball_file) as archive,
+            ):
+                _write(context, roots, archive, _ListingLines(packed, beside), found)
+            _refuse_unreadable(found, label)
         for path, name in archive.lost:
             found.note("attribute", f"{path}: {name}")
         found.allocated = archive.allocated
@@ -148,15 +158,54 @@ def capture_tarball(
         finished_at=context.now(),
         details={**details, **_details(found, listing)},
     )
-    problems = tuple(inspect_tarball(writer.open, record))
+    if beside is None:
+        problems = tuple(inspect_tarball(writer.open, record))
+    else:
+        problems = tuple(_found_beside(beside, tarball, found))
+        problems += tuple(_listing_problems(writer.open, listing, packed.content_sha256))
     checks = (_complete(problems, found), _stable(found), _plain(found), _size(context, record, found, collapse))
     record = record.model_copy(update={"checks": checks, "finished_at": context.now()})
     writer.write_record(record)
     return record
 
 
+class _ListingLines:
+    """Where a listing's lines go: into its file, and to whoever reads the tarball beside."""
+
+    def __init__(self, file: Sink, beside: TarballReadBeside | None) -> None:
+        self._file = file
+        self._beside = beside
+
+    def keep(self, member: Member) -> None:
+        self._file.write(member.line())
+        if self._beside is not None and member.stored:
+            self._beside.expect(member)
+
+
+def _found_beside(beside: TarballReadBeside, tarball: str, found: _Found) -> Iterator[Finding]:
+    for each in beside.wrong:
+        yield Finding(subject=f"{tarball}: {shown(each.path)}", problem=each.wrong)
+    members = found.counts["file"] + found.counts["folder"] + found.counts["superseded"]
+    if not beside.wrong and beside.compared != members:
+        yield Finding(subject=tarball, problem=f"{beside.compared} members were read where {members} were written.")
+
+
+def _listing_problems(open_file: Callable[[str], BinaryIO], listing: str, expected: str | None) -> Iterator[Finding]:
+    """Yield what is wrong with a listing that is read again: its content is not what was written."""
+    digest = hashlib.sha256()
+    try:
+        with open_file(listing) as file:
+            for piece in gunzip(file, name=listing):
+                digest.update(piece)
+    except ValidationError as error:
+        yield Finding(subject=error.where, problem=error.what)
+        return
+    if digest.hexdigest() != expected:
+        yield Finding(subject=listing, problem="The content is not what was written.")
+
+
 def _write(
-    context: CaptureContext, roots: tuple[Root, ...], archive: TarballWriter, lines: Sink, found: _Found
+    context: CaptureContext, roots: tuple[Root, ...], archive: TarballWriter, lines: _ListingLines, found: _Found
 ) -> None:
     def unreadable(path: str, error: OSError) -> None:
         found.too_long = found.too_long or error.errno == errno.ENAMETOOLONG
@@ -212,7 +261,7 @@ def _inspect(path: str, entry: os.DirEntry[str] | Path, unreadable: Callable[[st
         unreadable(path, PermissionError(13, "Permission denied"))
 
 
-def _again(archive: TarballWriter, path: str, place: str, lines: Sink, found: _Found) -> None:
+def _again(archive: TarballWriter, path: str, place: str, lines: _ListingLines, found: _Found) -> None:
     for attempt in range(1, _TRIES + 1):
         try:
             member = archive.add_file(path, place)
@@ -226,8 +275,8 @@ def _again(archive: TarballWriter, path: str, place: str, lines: Sink, found: _F
             return
 
 
-def _keep(member: Member, lines: Sink, found: _Found, here: Counter[str]) -> None:
-    lines.write(member.line())
+def _keep(member: Member, lines: _ListingLines, found: _Found, here: Counter[str]) -> None:
+    lines.keep(member)
     if member.state is State.SUPERSEDED:
         found.counts["superseded"] += 1
         return

@@ -47,8 +47,17 @@ class SetWriter(Protocol):
     def draft(self) -> Draft:
         """What the set says of itself."""
 
-    def create(self, path: str) -> AbstractContextManager[ArtefactFile]:
-        """Write a file at `path` (relative, forward slashes). Left with an exception, nothing appears."""
+    @property
+    def streams(self) -> bool:
+        """Whether a file that is created with `stream` leaves this machine, and cannot be opened again."""
+
+    def create(self, path: str, *, stream: bool = False) -> AbstractContextManager[ArtefactFile]:
+        """Write a file at `path` (relative, forward slashes). Left with an exception, nothing appears.
+
+        Args:
+            path: in the set.
+            stream: the file will not be opened again by this writer, so that it may leave while it is written.
+        """
 
     def file_record(self, path: str, file: ArtefactFile) -> FileRecord:
         """Return the record of a file that was written."""

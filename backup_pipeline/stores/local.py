@@ -148,8 +148,13 @@ class LocalSetWriter:
             raise translate_os_error(error, folder) from error
         sync_folder(folder.parent)
 
-    def create(self, path: str) -> AbstractContextManager[ArtefactFile]:
-        """Write a file at `path`, atomically."""
+    @property
+    def streams(self) -> bool:
+        """Whether files leave this machine while they are written."""
+        return False
+
+    def create(self, path: str, *, stream: bool = False) -> AbstractContextManager[ArtefactFile]:
+        """Write a file at `path`, atomically; it stays here."""
         return AtomicFile(self._place(path), mode=self._file_mode)
 
     def file_record(self, path: str, file: ArtefactFile) -> FileRecord:

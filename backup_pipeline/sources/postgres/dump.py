@@ -97,7 +97,7 @@ def write_dump(
     content = DumpContent()
     name = f"{context.source}.dump"
     expected = 0
-    with dumping(command, snapshot.target) as stream, writer.create(path) as file:
+    with dumping(command, snapshot.target) as stream, writer.create(path, stream=plain) as file:
         if plain:
             with _packed(file, settings.dump_compression) as sink:
                 for piece in stream.chunks():

@@ -303,7 +303,7 @@ class TableExport:
             query, options = select_rows(profile.rows, names), CSV_WITH_HEADER
         else:
             query, options = select_json(profile.rows, names, raw=_raw_columns(profile)), BARE_LINES
-        with writer.create(path) as file, self.readers.borrow() as connection:
+        with writer.create(path, stream=True) as file, self.readers.borrow() as connection:
             pieces = copy_out(connection, query, options=options)
             if form == "json":
                 with json_array(file) as array:

@@ -200,11 +200,11 @@ class SqliteTableExport:
         write: Callable[[Row], str] = _csv_line if form == "csv" else _json_writer(names)
         fingerprint = RowsFingerprint()
         if form == "json":
-            with self.context.writer.create(path) as plain, json_array(plain) as array:
+            with self.context.writer.create(path, stream=True) as plain, json_array(plain) as array:
                 for batch in batches(rows_of(self.connection, self.table), fingerprint):
                     array.write("".join(map(write, batch)).encode("utf-8", "surrogateescape"))
             return self.context.writer.file_record(path, plain), fingerprint.result()
-        with self.context.writer.create(path) as file, compressed_sink(file) as sink:
+        with self.context.writer.create(path, stream=True) as file, compressed_sink(file) as sink:
             if form == "csv":
                 sink.write(_csv_line(tuple(names)).encode())
             for batch in batches(rows_of(self.connection, self.table), fingerprint):

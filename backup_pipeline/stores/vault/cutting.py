@@ -11,7 +11,7 @@ import hashlib
 import hmac
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, Protocol
 
 from pyfastcdc import FastCDC
 
@@ -138,6 +138,35 @@ def cut(stream: SetStream, cutting: Cutting, id_key: bytes) -> Iterator[bytes]:
         yield buffer.take(next(iter(coarse.cut_buf(view))).length)
 
 
+def large_from(cutting: Cutting) -> int:
+    """Return from how many bytes on a file is cut on its own."""
+    return _LARGE * cutting.average
+
+
+def cut_growing(stream: ChunkSource, cutting: Cutting, id_key: bytes) -> Iterator[bytes]:
+    """Yield the chunks of one large file that is still being written: the same as `cut` finds when its size is known.
+
+    Where the finer cuts at its end begin is known in time, because more than they take up is read ahead.
+    """
+    coarse, fine = (_cutter(cutting, id_key, finer=finer) for finer in (1, _FINER))
+    end = 2 * cutting.average
+    ahead = max(cutting.largest, end)
+    buffer = _Buffer(stream, 4 * ahead)
+    position = 0
+    while view := buffer.view(ahead):
+        cutter = coarse if position >= cutting.average and len(view) >= end else fine
+        data = buffer.take(next(iter(cutter.cut_buf(view[: cutting.largest]))).length)
+        position += len(data)
+        yield data
+
+
+class ChunkSource(Protocol):
+    """What chunks are cut from."""
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        """Fill `buffer` as far as the stream goes; 0 only at its end."""
+
+
 class _Part(NamedTuple):
     """What is cut on its own: its bytes, and from where to where chunks of the usual size begin in it."""
 
@@ -164,7 +193,7 @@ def _parts(listed: Mapping[str, int], average: int) -> Iterator[_Part]:
 class _Buffer:
     """Looks ahead in a stream."""
 
-    def __init__(self, stream: SetStream, size: int) -> None:
+    def __init__(self, stream: ChunkSource, size: int) -> None:
         self._stream = stream
         self._bytes = memoryview(bytearray(size))
         self._start = 0

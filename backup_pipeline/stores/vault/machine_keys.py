@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -110,10 +110,15 @@ class UploadNotes:
 
     Only this machine's own notes are believed: what another put there could hold anything, and the machine that writes
     cannot read.
+
+    Args:
+        file: the notes.
+        earlier: notes of other copies that never became complete; they are read and left alone.
     """
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, earlier: Sequence[Path] = ()) -> None:
         self._file = file
+        self._earlier = tuple(place for place in earlier if place != file)
 
     def add(self, chunk: ChunkRef, generation: int) -> None:
         """Note one uploaded chunk."""
@@ -125,20 +130,25 @@ class UploadNotes:
 
     def read(self, generation: int) -> Iterator[ChunkRef]:
         """Yield what was noted of this generation; a line that was cut off is passed over."""
-        try:
-            lines = read_ordinary(self._file, at_most=1 << 30).splitlines()
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise translate_os_error(error, self._file) from error
-        for line in lines:
-            try:
-                name, size, sha256, of = json.loads(line)
-            except ValueError:
-                continue
-            if of == generation and is_chunk_name(str(name)):
-                yield ChunkRef(str(name), int(size), str(sha256))
+        for file in (*self._earlier, self._file):
+            yield from _noted(file, generation)
 
     def clear(self) -> None:
         """Forget them: a copy names them now."""
         self._file.unlink(missing_ok=True)
+
+
+def _noted(file: Path, generation: int) -> Iterator[ChunkRef]:
+    try:
+        lines = read_ordinary(file, at_most=1 << 30).splitlines()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise translate_os_error(error, file) from error
+    for line in lines:
+        try:
+            name, size, sha256, of = json.loads(line)
+        except ValueError:
+            continue
+        if of == generation and is_chunk_name(str(name)):
+            yield ChunkRef(str(name), int(size), str(sha256))

@@ -1,8 +1,9 @@
 """The store of a plan whose only store is a vault: artefacts go there, what is known of them stays in a folder too.
 
 The folder holds the plan's lock and log, and of each set draft, records, manifest and proofs, so that sets are listed
-and retention decides without an identity. An artefact is in it from its capture until its record is written, and a
-small one until the seal, because the machine that writes cannot read what it has sent.
+and retention decides without an identity. The machine that writes cannot decrypt what it has sent. So a file that the
+capture reads again is in the folder until its record is written, and a small one until the seal; what is only written
+(dumps, tarballs) leaves while it is written. A chunk counts when its stored bytes were read back and are those sent.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import contextlib
 import hashlib
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -24,6 +26,7 @@ from backup_pipeline.model.manifest import MANIFEST_NAME, Draft, Manifest
 from backup_pipeline.model.proof import PROOFS_FOLDER
 from backup_pipeline.model.record import ArtefactRecord, FileRecord
 from backup_pipeline.model.set_id import SetId
+from backup_pipeline.stores.contract import ArtefactFile
 from backup_pipeline.stores.local import LocalSetWriter, LocalStore
 from backup_pipeline.stores.read_manifest import parse_manifest
 from backup_pipeline.stores.vault.copy_object import CopiedFile, CopyContent
@@ -31,12 +34,14 @@ from backup_pipeline.stores.vault.cutting import SetStream
 from backup_pipeline.stores.vault.machine_keys import UploadNotes
 from backup_pipeline.stores.vault.sending import ChunkSender, SentChunk
 from backup_pipeline.stores.vault.store import VaultStore
+from backup_pipeline.stores.vault.streamed_file import StreamedFile
 from backup_pipeline.stores.vault.write_copy import VaultWriter
 from backup_pipeline.system.files import make_folder, read_ordinary, write_atomically
 
 KEPT_BELOW = 1 << 20
 """Files of fewer bytes are sent with the seal, cut together, so that many small ones cost few requests."""
 _SENT_FOLDER = ".sent.part"
+_UPLOADS = "uploads"
 _MANIFEST = "manifest.json"
 
 
@@ -87,9 +92,39 @@ class VaultSetWriter(LocalSetWriter):
         self._sent = _SentFiles(folder / _SENT_FOLDER)
         self._lock = threading.Lock()
         # Opened now: what is wrong with the vault is known before anything is captured.
-        self._writer = vault.open_writer(UploadNotes(folder / _SENT_FOLDER / "uploads"))
+        # What an earlier run sent and never sealed is found again, whether this one completes it or begins anew.
+        earlier = tuple(sorted(folder.parent.glob(f"*/{_SENT_FOLDER}/{_UPLOADS}")))
+        self._writer = vault.open_writer(UploadNotes(folder / _SENT_FOLDER / _UPLOADS, earlier))
         self._writer.require_unmarked(draft.plan, draft.set_id)
         self._sender: ChunkSender | None = None
+
+    @property
+    def streams(self) -> bool:
+        """Whether files leave this machine while they are written."""
+        return True
+
+    def create(self, path: str, *, stream: bool = False) -> AbstractContextManager[ArtefactFile]:
+        """Write a file at `path`: here, or one that is large and not read again into the vault at once."""
+        if not stream:
+            return super().create(path)
+        place = self._place(path)
+
+        def note(size: int, sha256: str, chunks: tuple[SentChunk, ...]) -> None:
+            self._require_lock()
+            self._sent.note(SentFile(path=path, size=size, sha256=sha256, chunks=chunks), self._file_mode)
+            place.unlink(missing_ok=True)
+
+        return StreamedFile(
+            self._writer.large_from,
+            lambda: super(VaultSetWriter, self).create(path),
+            lambda growing: self._sending().send(self._writer.cut_growing(growing)),
+            note,
+        )
+
+    def _sending(self) -> ChunkSender:
+        with self._lock:
+            self._sender = self._sender or self._writer.sender(self._where, tuple, read_back=True)
+            return self._sender
 
     def open(self, path: str) -> BinaryIO:
         """Open a file that was written, for reading; StoreError for one that was sent: it cannot be read here."""
@@ -116,14 +151,11 @@ class VaultSetWriter(LocalSetWriter):
     def _send(self, file: FileRecord) -> None:
         if problem := super().check_file(file):
             raise StoreError(problem, where=self._where, remedy="Look at the disk, then run the backup again.")
-        with self._lock:
-            self._sender = self._sender or self._writer.sender(self._where, tuple)
-            sender = self._sender
         stream = SetStream(
             {file.path: file.size}, super().open, {file.path: file.sha256}, lambda done: None, where=self._where
         )
         try:
-            chunks = tuple(sender.send(self._writer.cut(stream)))
+            chunks = tuple(self._sending().send(self._writer.cut(stream)))
         finally:
             stream.close()
         self._require_lock()
@@ -138,9 +170,9 @@ class VaultSetWriter(LocalSetWriter):
                 self._sent.forget(file.path)
 
     def check_file(self, file: FileRecord) -> str:
-        """Return what is wrong with a file against its record: read again, or as it was when it was sent.
+        """Return what is wrong with a file against its record: read again here, or as it was when it was sent.
 
-        That its chunks are in the vault is found out once more before the set is sealed.
+        Its chunks were read back from the vault then. That they are there is found out once more before the seal.
         """
         sent = self._sent.find(file.path)
         if sent is None or (self._folder / file.path).exists():
@@ -196,7 +228,7 @@ class VaultSetWriter(LocalSetWriter):
             finally:
                 stream.close()
 
-        sender = self._writer.sender(self._where, read)
+        sender = self._writer.sender(self._where, read, read_back=True)
         refs, sizes = sender.send_all()
         files = [CopiedFile(path=one.path, size=one.size, sha256=one.sha256) for one in sent] + streams[0].files
         content = CopyContent(

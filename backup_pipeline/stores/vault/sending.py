@@ -97,6 +97,7 @@ class ChunkSender:
         options: how.
         read: gives the chunks of the copy in order; called again when chunks have to be sent again.
         where: plan and set, for errors.
+        read_back: whether each chunk counts as sent only when its stored bytes were read again and are what was sent.
     """
 
     def __init__(
@@ -106,12 +107,15 @@ class ChunkSender:
         options: WriterOptions,
         read: Callable[[], Pieces],
         where: str,
+        *,
+        read_back: bool = False,
     ) -> None:
         self._catalog = catalog
         self._keys = keys
         self._options = options
         self._read = read
         self._where = where
+        self._read_back = read_back
         self._throttle = Throttle(options.bytes_per_second)
         self._lock = threading.Lock()
         self._looking = threading.Lock()
@@ -298,10 +302,7 @@ class ChunkSender:
         sealed = self._keys.sealer.seal(data)
         digest = hashlib.sha256(sealed).hexdigest()
         self._throttle.wait(len(sealed))
-        # What has the plain name already cannot be relied on, and no object is written over: see docs/formats-vault.md.
-        stored = another_name(name) if name in self._listed else name
-        while not self._catalog.place.create(chunk_object(stored), sealed, lock_until=self._options.lock_until):
-            stored = another_name(name)
+        stored = self._store(name, sealed, digest)
         limits.progressed()
         chunk = ChunkRef(stored, len(sealed), digest)
         with self._lock:
@@ -313,6 +314,28 @@ class ChunkSender:
             self.sent += 1
             self.sent_bytes += len(sealed)
         return name
+
+    def _store(self, name: str, sealed: bytes, digest: str) -> str:
+        """Store a chunk under a name that nothing has yet; returns the name."""
+        # What has the plain name already cannot be relied on, and no object is written over: see docs/formats-vault.md.
+        stored = another_name(name) if name in self._listed else name
+        for _ in range(_ROUNDS):
+            while not self._catalog.place.create(chunk_object(stored), sealed, lock_until=self._options.lock_until):
+                stored = another_name(name)
+            if not self._read_back or self._reads_as(stored, digest):
+                return stored
+            stored = another_name(name)
+        raise StoreError(
+            f"A chunk that was sent is not what is read back, {_ROUNDS} times.",
+            where=f"{self._catalog.place.label}/{chunk_object(stored)}",
+            remedy="Look at the storage and the network before it; then run the backup again.",
+        )
+
+    def _reads_as(self, stored: str, digest: str) -> bool:
+        try:
+            return hashlib.sha256(self._catalog.place.get(chunk_object(stored))).hexdigest() == digest
+        except ObjectNotFoundError:
+            return False
 
 
 def is_listed(listed: Mapping[str, StoredChunk], chunk: ChunkRef) -> bool:

@@ -14,7 +14,7 @@ from backup_pipeline.stores.contract import Store
 from backup_pipeline.stores.objects.errors import PlaceFullError, PlaceRefusedError
 from backup_pipeline.stores.vault.catalog import VaultCatalog
 from backup_pipeline.stores.vault.copy_object import ChunkRef, CopiedFile, CopyContent, CopyHeader, encode_copy
-from backup_pipeline.stores.vault.cutting import SetStream, cut, stream_files
+from backup_pipeline.stores.vault.cutting import ChunkSource, SetStream, cut, cut_growing, large_from, stream_files
 from backup_pipeline.stores.vault.names import COPIES, copy_name
 from backup_pipeline.stores.vault.sending import ChunkSender, Pieces, WriterKeys, WriterOptions, is_listed
 
@@ -103,13 +103,22 @@ class VaultWriter:
         """Return whether the set has a copy."""
         return self._catalog.place.info(COPIES + copy_name(self._keys.id_key, plan, set_id)) is not None
 
-    def sender(self, where: str, read: Callable[[], Pieces]) -> ChunkSender:
-        """Return what sends the chunks of one copy."""
-        return ChunkSender(self._catalog, self._keys, self._options, read, where)
+    def sender(self, where: str, read: Callable[[], Pieces], *, read_back: bool = False) -> ChunkSender:
+        """Return what sends the chunks of one copy; see ChunkSender."""
+        return ChunkSender(self._catalog, self._keys, self._options, read, where, read_back=read_back)
 
     def cut(self, stream: SetStream) -> Iterator[bytes]:
         """Yield a stream's chunks, as this vault cuts."""
         return cut(stream, self._catalog.description.cutting, self._keys.id_key)
+
+    def cut_growing(self, stream: ChunkSource) -> Iterator[bytes]:
+        """Yield the chunks of a file of `large_from` bytes or more while it is written."""
+        return cut_growing(stream, self._catalog.description.cutting, self._keys.id_key)
+
+    @property
+    def large_from(self) -> int:
+        """From how many bytes on a file is cut on its own."""
+        return large_from(self._catalog.description.cutting)
 
     def commit(self, content: CopyContent, refs: list[ChunkRef], sender: ChunkSender, *, replace: bool = False) -> bool:
         """Make a copy visible whose chunks were sent; False when there is one already that is not to be replaced."""
