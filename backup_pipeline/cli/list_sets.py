@@ -72,7 +72,7 @@ def list_sets(
     sets = {name: list(list_plan(site, name)) for name in plans}
     if store:
         # Several plans may have written there.
-        sets = {name: [one for one in found if one.of_plan == name] for name, found in sets.items()}
+        sets = {name: [one for one in found if one.known.of_plan == name] for name, found in sets.items()}
     foreign = {name: foreign_backups(site, name) for name in plans}
     if as_json:
         reported = [

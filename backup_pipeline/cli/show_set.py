@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from backup_pipeline.model.command_record import CommandRecord
     from backup_pipeline.model.proof import Proof
     from backup_pipeline.model.record import ArtefactRecord, CheckResult
-    from backup_pipeline.operations.status.listing import ListedSet
+    from backup_pipeline.operations.status.listing import ShownSet
 
 
 _ROWS_SHOWN = 20
@@ -66,7 +66,7 @@ def show(
     _print(found, now)
 
 
-def _print(found: ListedSet, now: datetime) -> None:
+def _print(found: ShownSet, now: datetime) -> None:
     out = console()
     _print_head(out, found, now)
     _print_artefacts(out, found.known.records)
@@ -81,10 +81,10 @@ def _print(found: ListedSet, now: datetime) -> None:
         _print_proof(out, proof)
 
 
-def _print_head(out: Console, found: ListedSet, now: datetime) -> None:
+def _print_head(out: Console, found: ShownSet, now: datetime) -> None:
     from rich.markup import escape
 
-    from backup_pipeline.model.record import facts_of, facts_text
+    from backup_pipeline.model.record import facts_text
 
     known, manifest = found.known, found.known.manifest
     out.print(f"[bold]{found.name}[/]  {found.state}{', partial' if found.partial else ''}")
@@ -96,7 +96,7 @@ def _print_head(out: Console, found: ListedSet, now: datetime) -> None:
             out.print(f"  from    {escape(manifest.environment)}")
         out.print(f"  run     {manifest.run_id or '–'}, backup-pipeline {manifest.pipeline_version}")
     out.print(f"  {bytes_text(known.size)}, {found.rows:,} rows, {len(known.records)} artefacts")
-    for source, facts in facts_of(known.records).items():
+    for source, facts in known.facts.items():
         out.print(f"  {source}: {facts_text(facts)}", markup=False)
     out.print("")
 
@@ -138,7 +138,7 @@ def _print_command(out: Console, command: CommandRecord) -> None:
         out.print(f"  {line}", markup=False)
 
 
-def _print_faults(out: Console, found: ListedSet) -> None:
+def _print_faults(out: Console, found: ShownSet) -> None:
     from rich.markup import escape
 
     for failure in found.known.failures:

@@ -92,6 +92,8 @@ def _print_rows(out: Console, table: Table) -> bool:
     rendered: dict[str, tuple[str, int]] = {}
 
     def shown(markup: object, style: str = "") -> tuple[str, int]:
+        if not style and isinstance(markup, str) and markup.isascii() and markup.isprintable() and "[" not in markup:
+            return markup, len(markup)
         key = f"{style}:{markup}"
         if key not in rendered:
             text = Text.from_markup(str(markup), style=style)

@@ -27,7 +27,8 @@ from enum import StrEnum
 from itertools import pairwise
 from typing import Protocol
 
-from backup_pipeline.model.backup_set import BackupSet, SetState
+from backup_pipeline.model.backup_set import SetState
+from backup_pipeline.model.indexed_set import KnownSet
 from backup_pipeline.model.manifest import Purpose
 from backup_pipeline.model.proof import ProofKind
 from backup_pipeline.model.set_id import SetId
@@ -157,7 +158,7 @@ class Verdict:
         return tuple(decision for decision in self.decisions if decision.keep)
 
 
-def facts_of(known: BackupSet, *, running: bool = False, in_use: str = "", missing: str = "") -> SetFacts:
+def facts_of(known: KnownSet, *, running: bool = False, in_use: str = "", missing: str = "") -> SetFacts:
     """Return what retention needs to know of a set.
 
     Args:
@@ -166,24 +167,23 @@ def facts_of(known: BackupSet, *, running: bool = False, in_use: str = "", missi
         in_use: who reads it, "" when nobody does.
         missing: which of its files are not there any more, "" when all are: such a set stands for nothing.
     """
-    reported = known.manifest or known.draft
     return SetFacts(
         set_id=known.set_id,
         at=known.started_at,
         state=known.state,
         purpose=known.purpose,
-        partial=bool(reported and reported.partial),
-        sources=reported.sources if reported else (),
+        partial=known.partial,
+        sources=known.sources,
         verified=known.verified and not missing,
         proven=known.proven and not missing,
         problem=missing or problem_of(known),
         running=running and known.state is SetState.INCOMPLETE,
         in_use=in_use,
-        broken_data=bool(known.manifest and known.manifest.broken_data),
+        broken_data=bool(known.broken_data),
     )
 
 
-def problem_of(known: BackupSet) -> str:
+def problem_of(known: KnownSet) -> str:
     """Return why a sealed set is not good, "" when nothing speaks against it."""
     if known.state is SetState.DAMAGED:
         return known.problem or "its manifest cannot be read"

@@ -12,6 +12,7 @@ from typing import BinaryIO, Protocol
 
 from backup_pipeline.errors import BackupSystemError
 from backup_pipeline.model.backup_set import BackupSet
+from backup_pipeline.model.indexed_set import KnownSet
 from backup_pipeline.model.manifest import Draft, Failure, Manifest
 from backup_pipeline.model.proof import Proof
 from backup_pipeline.model.record import ArtefactRecord, FileRecord
@@ -165,6 +166,9 @@ class PlanStore(Store, Protocol):
     @property
     def folder_mode(self) -> int:
         """Mode of every folder in the store."""
+
+    def listed_sets(self) -> list[KnownSet]:
+        """Return every set, oldest first, those that did not change since as they were read the last time."""
 
     def prepare(self) -> None:
         """Make the store's folder; StoreError when that is not possible."""

@@ -17,6 +17,7 @@ from pydantic import ValidationError as PydanticError
 
 from backup_pipeline.errors import BackupSystemError, MissingFileError, SetNotFoundError, StoreError
 from backup_pipeline.model.backup_set import BackupSet, SetState
+from backup_pipeline.model.indexed_set import KnownSet
 from backup_pipeline.model.manifest import (
     CHECKSUM_NAME,
     DRAFT_NAME,
@@ -492,6 +493,12 @@ class LocalStore:
         for set_id in self.ids():
             with contextlib.suppress(SetNotFoundError):
                 yield self.read(set_id)
+
+    def listed_sets(self) -> list[KnownSet]:
+        """Return every set, oldest first, by the index beside them where it holds a set as it is."""
+        from backup_pipeline.stores.set_index import listed_sets
+
+        return listed_sets(self)
 
     def open(self, set_id: SetId, path: str) -> BinaryIO:
         """Open a file of a set for reading."""

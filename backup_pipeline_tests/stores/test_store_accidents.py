@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -26,6 +22,7 @@ from backup_pipeline.operations.sites.stores import open_store, plan_lock, resol
 from backup_pipeline.settings.loader import load_site
 from backup_pipeline.system.files import append_line, read_ordinary
 from backup_pipeline_tests.support.invented_sets import make_set
+from backup_pipeline_tests.support.read_only import read_only
 from backup_pipeline_tests.support.sites import TestSite
 
 SETTINGS = "sources: {files: {kind: folder, path: files}}\nplans: {nightly: {sources: [files]}}\n"
@@ -43,23 +40,6 @@ def site_with_a_set(tmp_path: Path) -> tuple[TestSite, str]:
     set_id = run.seal().set_id
     run.close()
     return site, set_id
-
-
-@contextmanager
-def read_only(folder: Path) -> Iterator[None]:
-    """Make a folder read-only, for root too."""
-    if os.geteuid() != 0:
-        subprocess.run(["chmod", "-R", "a-w", folder], check=True)
-        yield
-        subprocess.run(["chmod", "-R", "u+w", folder], check=True)
-        return
-    if subprocess.run(["mount", "--bind", folder, folder], capture_output=True).returncode:
-        pytest.skip("may not mount here")
-    try:
-        subprocess.run(["mount", "-o", "remount,ro,bind", folder], check=True)
-        yield
-    finally:
-        subprocess.run(["umount", folder], check=True)
 
 
 @pytest.mark.parametrize("lost", [True, False])

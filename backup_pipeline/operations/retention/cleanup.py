@@ -13,7 +13,7 @@ from datetime import datetime
 from zoneinfo import ZoneInfo
 
 from backup_pipeline.errors import BackupSystemError, SetNotFoundError
-from backup_pipeline.model.backup_set import BackupSet
+from backup_pipeline.model.indexed_set import KnownSet
 from backup_pipeline.model.progress import Progress, ProgressSink, no_progress
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.operations.retention.in_use import readers_of, to_be_removed
@@ -96,24 +96,28 @@ def cleanup(
     """
     store = open_store(site, plan)
     if dry_run:
-        facts, sizes = _read(store, running=living_holder(store.folder / LOCK_NAME) is not None)
+        running = living_holder(store.folder / LOCK_NAME) is not None
+        facts, sizes = _read(store, store.listed_sets(), running=running)
         return CleanupResult(plan, _decide(site, plan, facts.values(), now), sizes, dry_run=True)
     with contextlib.ExitStack() as stack:
         if not locked:
             stack.enter_context(plan_lock(site, plan, f"clean-up of {plan}", wait_seconds))
-        facts, sizes = _read(store, running=False)
+        # What is removed is decided by the sets themselves, never by the index beside them.
+        facts, sizes = _read(store, store.sets(), running=False)
         return _apply(site, plan, store, facts, sizes, now, progress)
 
 
-def _read(store: PlanStore, *, running: bool) -> tuple[dict[SetId, SetFacts], dict[SetId, int]]:
+def _read(
+    store: PlanStore, sets: Iterable[KnownSet], *, running: bool
+) -> tuple[dict[SetId, SetFacts], dict[SetId, int]]:
     facts, sizes = {}, {}
-    for known in store.sets():
+    for known in sets:
         facts[known.set_id] = _facts(store, known, running=running)
         sizes[known.set_id] = known.size
     return facts, sizes
 
 
-def _facts(store: PlanStore, known: BackupSet, *, running: bool = False) -> SetFacts:
+def _facts(store: PlanStore, known: KnownSet, *, running: bool = False) -> SetFacts:
     # A set whose files are gone must not be the last proven one, for which others are let go.
     missing = as_text(files_not_there(store, known))
     return facts_of(known, running=running, in_use=readers_of(store, known.set_id), missing=missing)

@@ -9,7 +9,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from backup_pipeline.errors import SetNotFoundError, StoreError
-from backup_pipeline.model.backup_set import BackupSet, SetState
+from backup_pipeline.model.backup_set import SetState
+from backup_pipeline.model.indexed_set import KnownSet
 from backup_pipeline.model.manifest import Purpose
 from backup_pipeline.model.set_id import SetId, is_set_id, set_time
 from backup_pipeline.operations.sites.identity import claim_store
@@ -115,14 +116,9 @@ def site_at(site: Site, folder: Path) -> Site:
     return replace(site, settings=site.settings.model_copy(update={"plans": moved}))
 
 
-def is_whole_backup(known: BackupSet) -> bool:
+def is_whole_backup(known: KnownSet) -> bool:
     """Return whether a set is a backup of its plan: sealed, all sources, not an emergency set."""
-    return (
-        known.state is SetState.COMPLETE
-        and known.manifest is not None
-        and not known.manifest.partial
-        and known.purpose is Purpose.BACKUP
-    )
+    return known.state is SetState.COMPLETE and not known.partial and known.purpose is Purpose.BACKUP
 
 
 def resolve_set(site: Site, name: str) -> tuple[str, SetId]:

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from backup_pipeline.model.backup_set import BackupSet, SetState
+from backup_pipeline.model.indexed_set import KnownSet
 from backup_pipeline.model.proof import Finding, ProofKind
-from backup_pipeline.model.record import ArtefactRecord, facts_of
+from backup_pipeline.model.record import ArtefactRecord
 from backup_pipeline.operations.sites.stores import open_sets, open_store, resolve_set, split_place
 from backup_pipeline.operations.status.present_files import as_text, files_not_there
 from backup_pipeline.settings.site import Site
@@ -27,7 +28,7 @@ _INSPECTED = 100
 class ListedSet:
     """One set of a plan: what the store says of it, whether it is being written, and which of its files are gone."""
 
-    known: BackupSet
+    known: KnownSet
     running: bool = False
     missing: str = ""
     vault: str = ""
@@ -53,38 +54,30 @@ class ListedSet:
         return self.known.proven and not self.missing
 
     @property
-    def of_plan(self) -> str:
-        """The plan that the set itself says it is of; that of its store where it says none."""
-        reported = self.known.manifest or self.known.draft
-        return reported.plan if reported else self.known.plan
-
-    @property
     def partial(self) -> bool:
         """Whether it has fewer sources than its plan."""
-        reported = self.known.manifest or self.known.draft
-        return bool(reported and reported.partial)
+        return self.known.partial
 
     @property
     def rows(self) -> int:
         """Rows of all table exports."""
-        return sum(record.rows or 0 for record in self.known.records)
+        return self.known.rows
 
     @property
     def checks(self) -> tuple[int, int]:
         """How many checks passed, and how many did not."""
-        results = [check.passed for record in self.known.records for check in record.checks]
-        return sum(results), len(results) - sum(results)
+        return self.known.checks
 
     @property
     def broken_data(self) -> tuple[str, ...]:
         """What of its data was broken where it came from."""
-        return self.known.manifest.broken_data if self.known.manifest else ()
+        return self.known.broken_data
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What a person must know: failures with their artefact, damage, a kind of its own."""
         notes = [f"{'.'.join(failure.key)}: {failure.what}" for failure in self.known.failures]
-        notes += [f"broken data, held as it was: {broken}" for broken in self.broken_data]
+        notes += [f"broken data, held as it was: {broken}" for broken in self.known.broken_data]
         if self.missing:
             notes.append(f"not whole any more: {self.missing}")
         if self.known.problem:
@@ -103,7 +96,7 @@ class ListedSet:
 
     def as_dict(self, now: datetime) -> dict[str, object]:
         """Return the set for `--json`: figures and times, no artefacts."""
-        passed, failed = self.checks
+        passed, failed = self.known.checks
         tried = self.known.not_drilled_here
         return {
             **({"vault": self.vault} if self.vault else {}),
@@ -111,17 +104,17 @@ class ListedSet:
             "set": self.known.set_id,
             "state": self.state,
             "purpose": self.known.purpose.value,
-            "partial": self.partial,
-            "environment": self.known.manifest.environment if self.known.manifest else "",
+            "partial": self.known.partial,
+            "environment": self.known.environment,
             "started_at": self.known.started_at.isoformat(),
-            "sealed_at": self.known.manifest.sealed_at.isoformat() if self.known.manifest else None,
+            "sealed_at": self.known.sealed_at.isoformat() if self.known.sealed_at else None,
             "age_seconds": int((now - self.known.started_at).total_seconds()),
             "size": self.known.size,
-            "rows": self.rows,
-            "artefacts": len(self.known.records),
+            "rows": self.known.rows,
+            "artefacts": self.known.artefacts,
             "checks": {"passed": passed, "failed": failed},
-            "broken_data": list(self.broken_data),
-            "facts": facts_of(self.known.records),
+            "broken_data": list(self.known.broken_data),
+            "facts": self.known.facts,
             "verified": self.verified,
             "verified_at": _passed_at(self.known, ProofKind.VERIFICATION),
             "proven": self.proven,
@@ -134,7 +127,7 @@ class ListedSet:
         }
 
 
-def _passed_at(known: BackupSet, kind: ProofKind) -> str | None:
+def _passed_at(known: KnownSet, kind: ProofKind) -> str | None:
     last = known.last_proof(kind)
     return last.finished_at.isoformat() if last and last.passed else None
 
@@ -144,6 +137,13 @@ def _first(found: Sequence[Finding]) -> str:
         return "no finding recorded"
     more = f" and {len(found) - 1} more" if len(found) > 1 else ""
     return f"{found[0].subject}: {found[0].problem}{more}"
+
+
+@dataclass(frozen=True)
+class ShownSet(ListedSet):
+    """One set with all that is recorded of it."""
+
+    known: BackupSet
 
 
 def list_plan(site: Site, plan: str) -> Iterator[ListedSet]:
@@ -161,24 +161,24 @@ def list_plan(site: Site, plan: str) -> Iterator[ListedSet]:
     held = living_holder(store.folder / LOCK_NAME) is not None
     ids = store.ids()
     newest, inspected = ids[-1:], set(ids[-_INSPECTED:])
-    for known in store.sets():
+    for known in store.listed_sets():
         # The holder writes one set: the newest, unless it completes an older one, which then counts as incomplete here.
         running = held and known.state is SetState.INCOMPLETE and (known.set_id,) == newest
         missing = as_text(files_not_there(store, known)) if known.set_id in inspected else ""
         yield ListedSet(known, running, missing)
 
 
-def show_set(site: Site, name: str) -> ListedSet:
+def show_set(site: Site, name: str) -> ShownSet:
     """Return the set that a name means (see `resolve_set`)."""
     plan, set_id = resolve_set(site, name)
     vault, _ = split_place(plan)
     if vault:
-        return ListedSet(open_sets(site, plan).read(set_id), vault=vault)
+        return ShownSet(open_sets(site, plan).read(set_id), vault=vault)
     store = open_store(site, plan)
     known = store.read(set_id)
     held = living_holder(store.folder / LOCK_NAME) is not None
     running = held and known.state is SetState.INCOMPLETE and store.ids()[-1] == set_id
-    return ListedSet(known, running, as_text(files_not_there(store, known)))
+    return ShownSet(known, running, as_text(files_not_there(store, known)))
 
 
 def artefact_dict(record: ArtefactRecord) -> dict[str, object]:

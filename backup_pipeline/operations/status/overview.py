@@ -249,11 +249,9 @@ def plan_overview(site: Site, status: PlanStatus, now: datetime) -> PlanOverview
 
 
 def _figures(one: ListedSet | None) -> SetFigures | None:
-    if one is None or one.known.manifest is None:
+    if one is None or one.known.seconds is None:
         return None
-    manifest = one.known.manifest
-    seconds = (manifest.sealed_at - manifest.started_at).total_seconds()
-    return SetFigures(one.known.set_id, one.known.started_at, one.known.size, seconds)
+    return SetFigures(one.known.set_id, one.known.started_at, one.known.size, one.known.seconds)
 
 
 def _proof(status: PlanStatus) -> ProofFigures | None:

@@ -5,16 +5,17 @@ Formatting is the command's and the page's work; what counts as overdue or as gr
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
-from backup_pipeline.errors import BackupSystemError
+from backup_pipeline.errors import BackupSystemError, SetNotFoundError
 from backup_pipeline.model.backup_set import SetState
 from backup_pipeline.model.incident import Incident, IncidentKind
-from backup_pipeline.model.manifest import Purpose
+from backup_pipeline.model.manifest import Manifest, Purpose
 from backup_pipeline.model.proof import ProofKind
 from backup_pipeline.model.set_id import SetId, is_set_id
 from backup_pipeline.operations.sites.run_log import RUN_LOG_NAME
@@ -244,11 +245,19 @@ def _signs(site: Site, status: PlanStatus, now: datetime) -> Iterator[Sign]:
         site,
         status.plan,
         [_facts(one) for one in status.sets],
-        status.newest.known.manifest if status.newest else None,
+        _manifest(site, status.newest),
         now,
         verified_at=max((proof.finished_at for proof in checked if proof), default=None),
         drilled_at=drilled.finished_at if drilled else None,
     )
+
+
+def _manifest(site: Site, one: ListedSet | None) -> Manifest | None:
+    if one is None:
+        return None
+    with contextlib.suppress(SetNotFoundError):  # retention removed it meanwhile
+        return open_store(site, one.known.plan).read(one.known.set_id).manifest
+    return None
 
 
 def _problems(site: Site, status: PlanStatus, verdict: Verdict, now: datetime) -> list[Problem]:

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from backup_pipeline.model.proof import Proof, ProofKind
 from backup_pipeline.model.record import ArtefactRecord, CheckResult, facts_text
 from backup_pipeline.operations.status.copies import copies_of
-from backup_pipeline.operations.status.listing import ListedSet, show_set
+from backup_pipeline.operations.status.listing import ShownSet, show_set
 from backup_pipeline.orchestration.activity import run_origin
 from backup_pipeline.settings.site import Site
 from backup_pipeline.web.front.context import Front
@@ -72,7 +72,7 @@ def set_page(asked: PageRequest) -> Response:
     )
 
 
-def sources_of(one: ListedSet) -> Iterable[SourceView]:
+def sources_of(one: ShownSet) -> Iterable[SourceView]:
     """Yield what a set holds of each of its sources, in the order of its manifest."""
     known = one.known
     reported = known.manifest or known.draft
@@ -105,7 +105,7 @@ def _findings(proof: Proof) -> list[tuple[str, str]]:
     return [(one.subject, one.problem) for one in (*proof.findings, *proof.missing_here, *proof.skipped)][:20]
 
 
-def _copies(site: Site, one: ListedSet) -> Iterable[tuple[str, str, bool]]:
+def _copies(site: Site, one: ShownSet) -> Iterable[tuple[str, str, bool]]:
     """Yield the vaults of the plan: name, what is known of this set's copy there, and whether there is one."""
     if not site.plan(one.known.plan).copies or one.known.manifest is None:
         return
