@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import gc
 import hashlib
 import itertools
@@ -16,12 +15,12 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from alembic.script import ScriptDirectory
 
 from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.postgres.server.embedded import EmbeddedServer, scratch_server
 from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline_tests.support.dagster_runs import instance_in
+from backup_pipeline_tests.support.made_once import make_once
 from backup_pipeline_tests.support.sites import GUSTAV, IDENTITIES, SHOP, TestSite, gustav_variables, write_storage
 
 _NUMBER = itertools.count(1)
@@ -39,8 +38,7 @@ sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # As the command line does: what is imported stays, and to look for garbage among it takes a tenth of the time.
 gc.set_threshold(100_000)
-# Dagster reads its sixty migrations anew for each file of a history that it opens or makes.
-ScriptDirectory.from_config = functools.cache(ScriptDirectory.from_config)  # type: ignore[method-assign]
+make_once()
 
 
 @pytest.hookimpl(trylast=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -11,7 +12,15 @@ from pathlib import Path
 import backup_pipeline
 
 ROOT = Path(backup_pipeline.__file__).parent
-TREES = {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text("utf-8")) for path in sorted(ROOT.rglob("*.py"))}
+
+
+@functools.cache
+def trees() -> dict[str, ast.Module]:
+    """Return every module of the product, parsed."""
+    return {
+        path.relative_to(ROOT).as_posix(): ast.parse(path.read_text("utf-8")) for path in sorted(ROOT.rglob("*.py"))
+    }
+
 
 # What dagster.yaml names replaces parts of Dagster that have no public base; a run from the shell is one without a code
 # server; the health check asks one; `up` is Dagster's own command with two of its modules exchanged.
@@ -36,7 +45,7 @@ def _imports_private_dagster(tree: ast.Module) -> bool:
 
 
 def test_private_modules_of_dagster_are_imported_only_where_nothing_public_serves() -> None:
-    assert {path for path, tree in TREES.items() if _imports_private_dagster(tree)} == MAY_IMPORT_PRIVATE_DAGSTER
+    assert {path for path, tree in trees().items() if _imports_private_dagster(tree)} == MAY_IMPORT_PRIVATE_DAGSTER
 
 
 LINES, PARAMETERS = 60, 7
@@ -63,7 +72,7 @@ def _is_too_long(function: Function) -> bool:
 def test_functions_have_at_most_60_lines_and_7_parameters() -> None:
     found = {
         (path, node.name)
-        for path, tree in TREES.items()
+        for path, tree in trees().items()
         for node in ast.walk(tree)
         if isinstance(node, Function) and _is_too_long(node)
     }
@@ -78,7 +87,7 @@ def test_a_long_function_and_one_of_many_parameters_are_recognised() -> None:
 
 
 def test_no_two_classes_have_the_same_name() -> None:
-    names = Counter(node.name for tree in TREES.values() for node in ast.walk(tree) if isinstance(node, ast.ClassDef))
+    names = Counter(node.name for tree in trees().values() for node in ast.walk(tree) if isinstance(node, ast.ClassDef))
     assert [name for name, count in names.items() if count > 1] == []
 
 
@@ -113,7 +122,7 @@ def _is_banned(path: str, name: str) -> bool:
 
 def test_names_and_first_lines_of_modules_are_plain_english() -> None:
     found = set()
-    for path, tree in TREES.items():
+    for path, tree in trees().items():
         first = (ast.get_docstring(tree) or "").partition("\n")[0]
         if BANNED & set(re.findall(r"[a-z]+", first.lower().replace("left out", "leftout"))):
             found.add(f"{path}: {first}")

@@ -1,8 +1,8 @@
-"""A plugin for pytest: processor time by folder of tests, with all that a test starts, servers in the background too.
+"""A plugin for pytest: processor time by folder of tests and of the dearest ones, with all that a test starts.
 
 `python -m pytest -p backup_pipeline_tests.support.processor_time`, as root on Linux: each process of pytest moves into
-a cgroup of its own, which counts what is begun in it, whatever becomes of its parent. What else the machine does
-changes less of it than of the time that passes.
+a cgroup of its own, which counts what is begun in it, servers in the background too, whatever becomes of their parent.
+What else the machine does changes less of it than of the time that passes.
 """
 
 from __future__ import annotations
@@ -19,14 +19,16 @@ import pytest
 _ROOTS = (Path("/sys/fs/cgroup/cpuacct"), Path("/sys/fs/cgroup"))
 _OUTPUT = "processor_time"
 _TESTS = Path(__file__).parents[1]
+_DEAREST = 60
 
 
 class ProcessorTime:
-    """Seconds by folder, counted in this process or gathered from those that it shares the tests out to."""
+    """Seconds by folder and by test, counted in this process or gathered from those that it shares the tests out to."""
 
     def __init__(self) -> None:
         self.seconds: Counter[str] = Counter()
         self.tests: Counter[str] = Counter()
+        self.by_test: Counter[str] = Counter()
         root = next((place for place in _ROOTS if (place / "cgroup.procs").exists()), None)
         if root is None or not os.access(root, os.W_OK):
             raise pytest.UsageError("Processor time is counted by a cgroup: run this as root on Linux.")
@@ -46,7 +48,9 @@ class ProcessorTime:
         try:
             return (yield)
         finally:
-            self.seconds[folder] += self.used() - before
+            used = self.used() - before
+            self.seconds[folder] += used
+            self.by_test[item.nodeid] += used
             self.tests[folder] += 1
 
     def pytest_collection_finish(self) -> None:
@@ -55,13 +59,14 @@ class ProcessorTime:
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         if hasattr(session.config, "workeroutput"):
-            session.config.workeroutput[_OUTPUT] = (dict(self.seconds), dict(self.tests))
+            session.config.workeroutput[_OUTPUT] = (dict(self.seconds), dict(self.tests), dict(self.by_test))
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
-        seconds, tests = getattr(node, "workeroutput", {}).get(_OUTPUT, ({}, {}))
+        seconds, tests, by_test = getattr(node, "workeroutput", {}).get(_OUTPUT, ({}, {}, {}))
         self.seconds.update(seconds)
         self.tests.update(tests)
+        self.by_test.update(by_test)
 
     def pytest_unconfigure(self) -> None:
         # What is left running keeps its group.
@@ -71,6 +76,8 @@ class ProcessorTime:
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("processor time")
+        for test, seconds in self.by_test.most_common(_DEAREST):
+            terminalreporter.write_line(f"{seconds:8.1f} s  {test}")
         for folder, seconds in self.seconds.most_common():
             terminalreporter.write_line(f"{seconds:8.1f} s {self.tests[folder]:6}  {folder}")
         terminalreporter.write_line(f"{sum(self.seconds.values()):8.1f} s {sum(self.tests.values()):6}  in all")

@@ -67,7 +67,8 @@ class CopyBlock:
         return tuple(part for part in _identifiers(inside))
 
 
-_IDENTIFIER = r'(?:"(?:[^"]|"")+"|[a-z_\u0080-\U0010ffff][a-z0-9_$\u0080-\U0010ffff]*)'
+# Unquoted: what pg_dump leaves so; by what is excluded, as in `dump_statements`.
+_IDENTIFIER = r'(?:"(?:[^"]|"")+"|[^\x00-^`{-\x7f][^\x00-#%-/:-^`{-\x7f]*)'
 _QUALIFIED = re.compile(rf"{_IDENTIFIER}\.{_IDENTIFIER}")
 
 

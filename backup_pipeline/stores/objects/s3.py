@@ -185,6 +185,7 @@ class S3Place(CloudPlace):
         limits = self._options.limits
         # Neither AWS_PROFILE nor a file in the user's home has a say: the settings name everything.
         session = Session({"profile": (None, None, None, None), "config_file": (None, None, os.devnull, None)})
+        session.register_component("data_loader", _descriptions())
         return session.create_client(
             "s3",
             region_name=self._region,
@@ -304,6 +305,14 @@ class _NoLockError(Exception):
 
 class _NameTakenError(Exception):
     """An object of that name exists."""
+
+
+@functools.cache
+def _descriptions() -> Any:
+    """Return botocore's descriptions of services, which it would read anew for each client, in 0.1 s."""
+    from botocore.loaders import create_loader
+
+    return create_loader()
 
 
 def _whole_second(moment: datetime) -> datetime:
