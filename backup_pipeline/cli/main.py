@@ -22,6 +22,7 @@ from backup_pipeline.errors import ExitCode
 
 # Each command with its module, which has `register(app)`, imports nothing heavy at its top, and is one noun or verb.
 COMMAND_MODULES: dict[str, str] = {
+    "init": "init",
     "demo": "demo",
     "up": "up",
     "backup": "backup",

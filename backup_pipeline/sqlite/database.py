@@ -31,6 +31,17 @@ SIDECARS = ("-wal", "-shm", "-journal")
 """What stands beside a database file and belongs to it: never to another one put in its place."""
 
 
+def is_database(path: Path) -> bool:
+    """Return whether an ordinary file says of itself that it is a SQLite database; a link is none."""
+    try:
+        if path.is_symlink() or not path.is_file():
+            return False
+        with path.open("rb") as file:
+            return file.read(len(_MAGIC)) == _MAGIC
+    except OSError:
+        return False
+
+
 def translate_sqlite_error(error: sqlite3.Error, path: Path | str) -> BackupSystemError:
     """Return the family's error for SQLite's."""
     text = str(error)

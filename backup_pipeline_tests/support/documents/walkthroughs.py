@@ -547,12 +547,18 @@ def recover_from_a_vault(stage: Stage) -> None:
     assert len(list((vault / "copies").iterdir())) >= 1
 
 
+def first_hour(stage: Stage) -> None:
+    stage.shell(DATABASE_URL=dsn(stage.made("shop", SHOP))).follow(document("first-hour"))
+    assert len(sealed(stage.site / "backups" / "nightly")) == 1
+
+
 WALKTHROUGHS: dict[str, Callable[[Stage], None]] = {
     "README": readme,
     "alerts": alerts,
     "contributing": contributing,
     "deployment": deployment,
     "exit-codes": exit_codes,
+    "first-hour": first_hour,
     "guide-from-cron": cron_guide,
     "guide-supabase-json-export": json_guide,
     "guide-supabase-keycloak-storage": supabase_guide,

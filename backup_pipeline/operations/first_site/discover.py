@@ -1,0 +1,86 @@
+"""All that a first site can protect: what is named, what stands in `.env`, the servers of this machine, files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from zoneinfo import ZoneInfo, available_timezones
+
+from backup_pipeline.operations.first_site.databases import (
+    add_server,
+    add_variable,
+    find_in_variables,
+    find_on_this_machine,
+    given_variable,
+)
+from backup_pipeline.operations.first_site.files import add_path, find_files
+from backup_pipeline.operations.first_site.found import Discovery
+from backup_pipeline.settings.loader import ENV_NAME
+from backup_pipeline.settings.variables import read_env_file
+
+_LOCALTIME = Path("/etc/localtime")
+_ZONES = "zoneinfo/"
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """What a person named: connection strings, variables that hold some, paths; and how widely it is searched."""
+
+    dsns: Sequence[str] = ()
+    variables: Sequence[str] = ()
+    paths: Sequence[Path] = ()
+    all_databases: bool = False
+
+
+def discover(folder: Path, named: Named, environment: Mapping[str, str]) -> Discovery:
+    """Return what can be backed up. What is named must answer; what is searched for may not, and is then mentioned.
+
+    Args:
+        folder: the site's folder, with or without an `.env`.
+        named: databases and paths that are named; where databases are, no others are searched for, and the same holds
+            for paths.
+        environment: the process's variables.
+
+    Raises:
+        BackupSystemError: something that is named is not there, or does not answer.
+    """
+    findings = Discovery()
+    in_file = read_env_file(folder / ENV_NAME)
+    variables = {**in_file, **environment}
+    for dsn in named.dsns:
+        add_server(dsn, variables, findings, every=named.all_databases)
+    for name in named.variables:
+        add_variable(name, given_variable(name, variables), variables, findings)
+        if named.all_databases:
+            _add_the_others(variables[name], variables, findings)
+    if not (named.dsns or named.variables or named.paths):
+        find_in_variables(in_file, variables, findings)
+        if not any(one.kind == "postgres" for one in findings.sources):
+            find_on_this_machine(variables, findings)
+    for path in named.paths:
+        add_path(path, folder, findings)
+    if not (named.dsns or named.variables or named.paths):
+        find_files(folder, findings)
+    return findings
+
+
+def _add_the_others(dsn: str, environment: Mapping[str, str], findings: Discovery) -> None:
+    """Add the other databases of a variable's server, each with a variable of its own."""
+    known = {one.label for one in findings.sources}
+    more = Discovery(list(findings.sources))
+    add_server(dsn, environment, more, every=True)
+    fresh = more.sources[len(findings.sources) :]
+    findings.passed_over.clear()
+    findings.sources += [one for one in fresh if one.label not in known]
+
+
+def timezone_here(environment: Mapping[str, str]) -> str:
+    """Return the time zone of this machine by its IANA name; UTC where it cannot be known."""
+    candidates = [environment.get("TZ", "").removeprefix(":")]
+    if _LOCALTIME.is_symlink():
+        candidates.append(str(_LOCALTIME.readlink()).rpartition(_ZONES)[2])
+    for name in candidates:
+        if name in available_timezones() and not name.startswith("Etc/"):
+            return ZoneInfo(name).key
+    return "UTC"
