@@ -132,6 +132,10 @@ class RefusedError(BackupSystemError):
     exit_code = ExitCode.REFUSED
 
 
+class ChangedPlanError(RefusedError):
+    """A plan is not what would be done any more: the set, the options or the target have changed since it was read."""
+
+
 class StoreError(BackupSystemError):
     """The store cannot be written or read (permission, full disk, damaged folder)."""
 

@@ -15,7 +15,7 @@ from typing import BinaryIO, ClassVar, Literal, Protocol
 
 from backup_pipeline.artefacts.drilling import DrillArea, Drills, SealedPart
 from backup_pipeline.artefacts.types import artefact_types
-from backup_pipeline.errors import RefusedError, ValidationError
+from backup_pipeline.errors import ChangedPlanError, RefusedError, ValidationError
 from backup_pipeline.model.backup_set import BackupSet
 from backup_pipeline.model.progress import ProgressSink
 from backup_pipeline.model.record import ArtefactRecord
@@ -128,7 +128,7 @@ class Application:
                 remedy="Remove the cause, or choose another way (--upsert, --into).",
             )
         if self.plan_id != plan.plan_id:
-            raise RefusedError(
+            raise ChangedPlanError(
                 f"The plan {self.plan_id or '(none)'} does not hold any more: the target, the set or the options have "
                 f"changed since. The plan is now {plan.plan_id}.",
                 where=plan.target,

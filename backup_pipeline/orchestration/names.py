@@ -13,6 +13,10 @@ PLANS_TAG = "backup_pipeline/plans"
 OPERATION_TAG = "backup_pipeline/operation"
 STARTED_BY_TAG = "backup_pipeline/started_by"
 SET_TAG = "backup_pipeline/set"
+# Of restores and undos that were started from our own pages.
+SOURCE_TAG = "backup_pipeline/source"
+STEP_TAG = "backup_pipeline/step"
+PLAN_RUN_TAG = "backup_pipeline/plan_run"
 SET_IDENTITY_TAG = "backup_pipeline/set_started"
 
 _ODD = re.compile(r"[^A-Za-z0-9_]")

@@ -4,12 +4,16 @@ Three steps, as in the shell: a run with `step: plan` shows what would happen an
 that id and the target's name does it; `<plan>_undo` takes it back. Never retried automatically.
 """
 
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Annotated, Any
 
 import dagster as dg
 from pydantic import Field
 
+from backup_pipeline.errors import BackupSystemError, ChangedPlanError
+from backup_pipeline.model.progress import Progress, ProgressSink
 from backup_pipeline.model.restore import (
     ConflictRule,
     RestoreMode,
@@ -28,6 +32,8 @@ from backup_pipeline.settings.site import Site
 from backup_pipeline.sources.registry import kind_of
 
 RESTORED = "restored"
+# The whole plan and the whole result, which our pages read.
+PLAN_AS_READ, RESULT_AS_KEPT = "plan", "result"
 # A restore that failed is inspected by a person, never tried again by a machine.
 _NEVER_AGAIN = {"dagster/max_retries": "0"}
 
@@ -177,6 +183,7 @@ def result_metadata(result: RestoreResult) -> dict[str, Any]:
         "emergency_set": result.emergency_set,
         "seconds": round((result.finished_at - result.started_at).total_seconds(), 3),
         **result.numbers,
+        RESULT_AS_KEPT: dg.MetadataValue.json(result.model_dump(mode="json")),
     }
     if result.tables:
         metadata["tables"] = table_of([_table_row(table) for table in result.tables])
@@ -185,10 +192,34 @@ def result_metadata(result: RestoreResult) -> dict[str, Any]:
     return metadata
 
 
+PROGRESS = "progress: "
+_SECONDS_BETWEEN = 2.0
+
+
+def _reported_progress(context: dg.AssetExecutionContext) -> ProgressSink:
+    """Return a sink that passes progress on, and writes it to the run's log every other second, for our pages."""
+    observer, last = current_observer().progress, [0.0]
+
+    def sink(event: Progress) -> None:
+        observer(event)
+        if time.monotonic() - last[0] >= _SECONDS_BETWEEN:
+            last[0] = time.monotonic()
+            total = f" of {event.total}" if event.total else ""
+            context.log.info(f"{PROGRESS}{event.name}: {event.done}{total} {event.unit}")
+
+    return sink
+
+
 def _report_plan(context: dg.AssetExecutionContext, found: RestorePlan) -> None:
     context.log.info(f"To apply it, run again with step: apply, plan_id: {found.plan_id}, confirm: {found.confirm}")
     key = restored_key(found.plan, found.source)
-    context.log_event(dg.AssetObservation(key, partition=found.set_id, metadata=plan_metadata(found)))
+    context.log_event(
+        dg.AssetObservation(
+            key,
+            partition=found.set_id,
+            metadata=plan_metadata(found) | {PLAN_AS_READ: dg.MetadataValue.json(found.model_dump(mode="json"))},
+        )
+    )
 
 
 def restore_asset(site: Site, plan: str) -> dg.AssetsDefinition | None:
@@ -225,7 +256,7 @@ def restore_asset(site: Site, plan: str) -> dg.AssetsDefinition | None:
 
         set_id = selected_set(context, plan)
         context.instance.add_run_tags(context.run_id, {SET_TAG: f"{plan}/{set_id}"})
-        progress = current_observer().progress
+        progress = _reported_progress(context)
         try:
             if config.step == "plan":
                 found = plan_restore(site, plan, set_id, config.source, config.options(), progress=progress)
@@ -240,6 +271,13 @@ def restore_asset(site: Site, plan: str) -> dg.AssetsDefinition | None:
                 confirmation=Confirmation(config.plan_id, config.confirm, context.run_id),
                 progress=progress,
             )
+        except ChangedPlanError as error:
+            # The person who asked reads the new plan at once; nothing is changed by making it.
+            with suppress(BackupSystemError):
+                _report_plan(
+                    context, plan_restore(site, plan, set_id, config.source, config.options(), progress=progress)
+                )
+            raise failure_of(error) from None
         except Exception as error:  # noqa: BLE001 - at this edge everything becomes a Failure
             raise failure_of(error) from None
         key = restored_key(plan, config.source)

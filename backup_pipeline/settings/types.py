@@ -327,6 +327,15 @@ class Alerts(Settings):
     """Variable with the address of the Dagster UI, for links."""
 
 
+class Browse(Settings):
+    """What of a set's content the pages show and hand out; each look is written to `access_log.txt` beside the sets."""
+
+    rows: bool = True
+    """Whether rows of tables and contents of files are shown at all."""
+    although_secret: Names = ()
+    """What is shown though its name looks secret: `schema.table`, `schema.table.column`, paths; with `*` and `?`."""
+
+
 class EmbeddedPostgres(Settings):
     """A PostgreSQL server of the site's own, started when it is needed."""
 
@@ -386,6 +395,8 @@ class SiteSettings(Settings):
     """Places off the machine for copies of sets, by name."""
     timezone: str = "UTC"
     """IANA name of the time zone of schedules and retention."""
+    browse: Browse = Browse()
+    """What of sets the pages show."""
     alerts: Alerts = Alerts()
     """Where alerts go."""
     schemas: Path | None = None

@@ -90,8 +90,8 @@ def _reexport(
             table = ParquetTable(stream, name)
             rows = 0
             with json_array(file) if form == "json" else compressed_sink(file) as sink:
-                lines = _csv_lines if form == "csv" else _json_lines
-                for count, data in lines(table.schema, _batches(table.pieces())):
+                lines = csv_lines if form == "csv" else _json_lines
+                for count, data in lines(table.schema, batches_of(table.pieces())):
                     sink.write(data)
                     rows += count
                     progress(Progress(place.name, rows, table.rows, "rows", finished=rows == table.rows))
@@ -99,9 +99,10 @@ def _reexport(
     return written
 
 
-def _batches(pieces: Iterable[pa.Table]) -> Iterator[pa.RecordBatch]:
+def batches_of(pieces: Iterable[pa.Table]) -> Iterator[pa.RecordBatch]:
+    """Yield pieces of a table in batches of some thousand rows."""
     for piece in pieces:
-        yield from piece.to_batches(max_chunksize=_ROWS)
+        yield from piece.tobatches_of(max_chunksize=_ROWS)
 
 
 def _json_lines(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[int, bytes]]:
@@ -140,7 +141,8 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _csv_lines(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[int, bytes]]:
+def csv_lines(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[int, bytes]]:
+    """Yield rows as CSV, each piece with the number of its rows; the header comes first."""
     out = io.StringIO()
     out.write(",".join(map(_csv_value, schema.names)) + "\n")
     yield 0, _taken(out)

@@ -22,6 +22,8 @@ from backup_pipeline.web.front.live import live_part
 from backup_pipeline.web.front.metrics import metrics
 from backup_pipeline.web.front.pages import Page, endpoint
 from backup_pipeline.web.front.plan import plan_page
+from backup_pipeline.web.front.restore import restore_home, restore_set, restore_source
+from backup_pipeline.web.front.restore_run import again_page, apply_page, run_page, undo_page
 from backup_pipeline.web.front.set_page import set_page
 from backup_pipeline.web.front.start import start
 
@@ -49,6 +51,13 @@ def _routes(base: str) -> list[BaseRoute]:
         ("", home, ("GET",)),
         ("/live", live_part, ("GET",)),
         ("/start", start, ("POST",)),
+        ("/restore", restore_home, ("GET",)),
+        ("/restore/run/{run}", run_page, ("GET",)),
+        ("/restore/run/{run}/apply", apply_page, ("POST",)),
+        ("/restore/run/{run}/again", again_page, ("POST",)),
+        ("/restore/run/{run}/undo", undo_page, ("GET", "POST")),
+        ("/restore/{plan}/{set:set}", restore_set, ("GET",)),
+        ("/restore/{plan}/{set:set}/{source}", restore_source, ("GET", "POST")),
         ("/{plan}", plan_page, ("GET",)),
         ("/{plan}/{set:set}", set_page, ("GET",)),
     ]

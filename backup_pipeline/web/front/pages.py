@@ -20,6 +20,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from backup_pipeline.errors import BackupSystemError, ExitCode
+from backup_pipeline.model.set_id import SetId, set_time
 from backup_pipeline.operations.status.overview import rough
 from backup_pipeline.operations.status.page import short_bytes, short_count, short_seconds
 from backup_pipeline.web.front.context import Front
@@ -184,9 +185,15 @@ def templates() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    found.filters.update(set_moment=set_moment_text)
     found.filters.update(size=short_bytes, count=short_count, seconds=short_seconds, age=rough, moment=moment_text)
     found.globals["htmx"] = json.dumps(_HTMX)
     return found
+
+
+def set_moment_text(set_id: str, timezone: str = "UTC") -> str:
+    """Return when a set was begun, from its name, for people: `2026-11-21 03:00`."""
+    return moment_text(set_time(SetId(set_id)), timezone)
 
 
 def moment_text(moment: datetime, timezone: str = "UTC") -> str:

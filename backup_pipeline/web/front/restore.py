@@ -1,0 +1,174 @@
+"""Pages of a restore up to its plan: which set, which source, what of it, and where to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+from starlette.responses import Response
+
+from backup_pipeline.model.backup_set import BackupSet, SetState
+from backup_pipeline.model.manifest import Purpose
+from backup_pipeline.model.set_id import SetId
+from backup_pipeline.operations.data.set_contents import SourceContents, set_contents
+from backup_pipeline.operations.sites.stores import open_store, resolve_set
+from backup_pipeline.orchestration.restore_runs import Wanted, latest_runs, submit_plan, under_way
+from backup_pipeline.stores.contract import Store
+from backup_pipeline.web.front.pages import PageError, PageRequest
+from backup_pipeline.web.front.restore_form import CONDITIONS, OPERATORS, FormError, choices, options_of
+
+if TYPE_CHECKING:
+    from dagster._core.workspace.context import IWorkspaceProcessContext
+
+_SETS = 30
+_SEARCHED = 100
+_COLUMNS = 2000
+
+
+@dataclass(frozen=True)
+class Opened:
+    """The set that a page of a restore is about, with what it holds."""
+
+    plan: str
+    known: BackupSet
+    contents: tuple[SourceContents, ...]
+
+    @property
+    def set_id(self) -> SetId:
+        """The set."""
+        return self.known.set_id
+
+    def source(self, name: str) -> SourceContents:
+        """Return one source; PageError where the set has none of that name."""
+        for each in self.contents:
+            if each.source == name:
+                return each
+        have = ", ".join(each.source for each in self.contents)
+        raise PageError(HTTPStatus.NOT_FOUND, "The set has nothing of such a source.", f"It has: {have}.")
+
+
+def workspace_of(asked: PageRequest) -> IWorkspaceProcessContext[Any]:
+    """Return Dagster's workspace; PageError where there is none."""
+    if asked.front.workspace is None:
+        raise PageError(HTTPStatus.SERVICE_UNAVAILABLE, "Dagster is not running here.", "Start backup-pipeline up.")
+    return asked.front.workspace
+
+
+def opened(asked: PageRequest) -> Opened:
+    """Return the set that the path names.
+
+    Raises:
+        PageError: no such plan, a copy in a vault, or a set that is not sealed.
+        SetNotFoundError: no such set.
+    """
+    refuse_vault(asked)
+    plan, set_id = resolve_set(asked.front.site(), f"{asked.plan}/{asked.params['set']}")
+    known = open_store(asked.front.site(), plan).read(set_id)
+    if known.state is not SetState.COMPLETE:
+        problem = f": {known.problem}" if known.problem else ""
+        raise PageError(
+            HTTPStatus.CONFLICT, f"The set {set_id} is {known.state}{problem}.", "Choose another set of the plan."
+        )
+    return Opened(plan, known, set_contents(known))
+
+
+def refuse_vault(asked: PageRequest) -> None:
+    """Raise PageError for a set that is named as a copy in a vault."""
+    place = asked.params["plan"]
+    if ":" in place:
+        name = f"{place}/{asked.params['set']}"
+        raise PageError(
+            HTTPStatus.NOT_IMPLEMENTED,
+            "Copies in a vault are restored in a terminal: the page has no identity that could decrypt them.",
+            f"backup-pipeline restore {name} SOURCE --identity FILE; or first `backup-pipeline vault fetch`.",
+        )
+
+
+def restore_home(asked: PageRequest) -> Response:
+    """Return the page that begins: the newest backup of each plan, and what was restored lately."""
+    site = asked.front.site()
+    plans = []
+    for name in site.settings.plans:
+        store = open_store(site, name)
+        sets = sorted(store.sealed_ids(), reverse=True)
+        if (newest := _newest_backup(store, sets)) is not None:
+            one = {"name": name, "set_id": newest.set_id, "proven": newest.proven, "contents": set_contents(newest)}
+            plans.append(one | {"sets": _listed(store, sets), "more": len(sets) > _SETS})
+    workspace = asked.front.workspace
+    runs = [run for plan in plans for run in latest_runs(workspace.instance, str(plan["name"]))] if workspace else []
+    runs.sort(key=lambda run: run.began or asked.front.now(), reverse=True)
+    return asked.render("restore_home.html.jinja", plans=plans, runs=runs[:10], zone=site.settings.timezone)
+
+
+def _newest_backup(store: Store, sets: Sequence[SetId]) -> BackupSet | None:
+    """Return the newest set that is a whole backup: what was made just before a restore has the damage in it."""
+    for set_id in sets[:_SEARCHED]:
+        known = store.read(set_id)
+        if known.manifest is not None and known.purpose is Purpose.BACKUP and not known.manifest.partial:
+            return known
+    return None
+
+
+def _listed(store: Store, sets: Sequence[SetId]) -> list[tuple[SetId, str]]:
+    """Return the newest sets, each with what sets it apart from a usual backup ("" for nothing)."""
+    found = []
+    for set_id in sets[:_SETS]:
+        known = store.read(set_id)
+        apart = "" if known.purpose is Purpose.BACKUP else "made just before a restore"
+        found.append((set_id, apart or ("a part of the plan" if known.manifest and known.manifest.partial else "")))
+    return found
+
+
+def restore_set(asked: PageRequest) -> Response:
+    """Return the page of one set: its sources, each with the ways back."""
+    found = opened(asked)
+    site = asked.front.site()
+    store = open_store(site, found.plan)
+    others = _listed(store, sorted(store.sealed_ids(), reverse=True))
+    configured = set(site.settings.sources)
+    return asked.render(
+        "restore_set.html.jinja", found=found, others=others, configured=configured, zone=site.settings.timezone
+    )
+
+
+def restore_source(asked: PageRequest) -> Response:
+    """Return the form of one source; a form that was sent begins the plan and leads to it."""
+    found = opened(asked)
+    contents = found.source(asked.params["source"])
+    if asked.form:
+        try:
+            options = options_of(asked.form, contents)
+        except FormError as error:
+            return _form(asked, found, contents, error)
+        workspace = workspace_of(asked)
+        run_id = submit_plan(workspace, Wanted(found.plan, found.set_id, contents.source, options), asked_by=asked.who)
+        return asked.redirect("restore", "run", run_id)
+    return _form(asked, found, contents, None)
+
+
+def _form(asked: PageRequest, found: Opened, contents: SourceContents, error: FormError | None) -> Response:
+    site, workspace = asked.front.site(), asked.front.workspace
+    ways = choices(contents)
+    form = dict(asked.form) or {name: asked.query.getlist(name) for name in asked.query}
+    selected = (form.get("what") or [""])[0]
+    if selected not in {way.value for way in ways}:
+        selected = ways[0].value if ways else ""
+    return asked.render(
+        "restore_source.html.jinja",
+        status=HTTPStatus.UNPROCESSABLE_ENTITY if error else HTTPStatus.OK,
+        found=found,
+        contents=contents,
+        ways=ways,
+        form=form,
+        selected=selected,
+        error=error,
+        columns=sorted({column.name for table in contents.tables for column in table.columns})[:_COLUMNS],
+        operators=OPERATORS,
+        conditions=range(CONDITIONS),
+        new_name=f"{contents.source}_restored_{found.set_id[:10].replace('-', '')}",
+        busy=under_way(workspace.instance, found.plan, contents.source) if workspace else None,
+        configured=contents.source in site.settings.sources,
+        zone=site.settings.timezone,
+    )

@@ -1,0 +1,206 @@
+"""Pages of a restore from its plan on: the plan, the name to type, the progress, what was done, and its undo."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+from starlette.responses import Response
+
+from backup_pipeline.errors import LockError, RefusedError, SetNotFoundError
+from backup_pipeline.model.restore import (
+    ConflictRule,
+    RestoreMode,
+    RestoreOptions,
+    RestorePlan,
+    RestoreResult,
+    TableChange,
+)
+from backup_pipeline.model.set_id import SetId
+from backup_pipeline.operations.restore.records import results
+from backup_pipeline.orchestration.restore_runs import (
+    RestoreRun,
+    Wanted,
+    restore_run,
+    submit_apply,
+    submit_plan,
+    submit_undo,
+    under_way,
+)
+from backup_pipeline.web.front.pages import PageError, PageRequest
+from backup_pipeline.web.front.restore import workspace_of
+
+
+def run_page(asked: PageRequest) -> Response:
+    """Return the page of a run: its progress, the plan that it made, or what it did."""
+    return _page(asked, _run(asked))
+
+
+def _run(asked: PageRequest) -> RestoreRun:
+    return restore_run(workspace_of(asked).instance, asked.params["run"])
+
+
+def _page(asked: PageRequest, run: RestoreRun, *, problem: str = "", typed: str = "", status: int = 200) -> Response:
+    site = asked.front.site()
+    busy = under_way(workspace_of(asked).instance, run.plan, run.source) if run.found and run.is_over else None
+    return asked.render(
+        "restore_run.html.jinja",
+        status=status,
+        run=run,
+        plan=run.found,
+        way=way_of(run.found.options) if run.found else "",
+        tables=_changed_first(run.found) if run.found else (),
+        losses=losses(run.found) if run.found else (),
+        problem=problem,
+        typed=typed,
+        said=done_text(run.result) if run.result else "",
+        busy=busy,
+        kept=_kept(asked, run),
+        zone=site.settings.timezone,
+    )
+
+
+def _changed_first(plan: RestorePlan) -> list[TableChange]:
+    """Return the tables of a plan: first those in which something would happen."""
+    return sorted(plan.tables, key=lambda t: (t.insert == 0 and t.update == 0 and not t.only_in_target, t.table))
+
+
+def way_of(options: RestoreOptions) -> str:
+    """Return in words what a restore does with what is live."""
+    if options.files:
+        return "Only the selected files are put in place." if not options.into else "Files into a new folder."
+    if options.mode is RestoreMode.UPSERT:
+        if options.on_conflict is ConflictRule.KEEP:
+            return "Missing rows are put back. Rows that are there now stay as they are."
+        return "Missing rows are put back, and rows that differ get the backup's values."
+    if options.into:
+        return "A copy is made under a new name. What is live is not touched."
+    return "Everything goes back to the backup. What is live now is kept under another name."
+
+
+def done_text(result: RestoreResult) -> str:
+    """Return in a sentence what a restore did."""
+    numbers, options = result.numbers, result.options
+    if options.mode is RestoreMode.UPSERT:
+        rows = int(numbers.get("rows_written", 0))
+        return f"{rows:,} row{' is' if rows == 1 else 's are'} back in {result.restored}."
+    if options.files:
+        files = int(numbers.get("files", 0))
+        return f"{files:,} file{' is' if files == 1 else 's are'} back in {result.restored}."
+    if options.into:
+        return f"A copy of {result.source} is ready: {result.restored}. What is live was not touched."
+    return f"{result.source} is as it was in the backup: {result.restored}. What was live before is kept."
+
+
+def losses(plan: RestorePlan) -> tuple[str, ...]:
+    """Return in sentences what of the present content would not be live any more."""
+    if plan.options.into or not plan.exists:
+        return ()
+    what = "files" if plan.options.files or all(t.table == "files" for t in plan.tables) else "rows"
+    found = []
+    gone = sum(table.only_in_target or 0 for table in plan.tables)
+    changed = sum(table.update or 0 for table in plan.tables)
+    if plan.options.mode is RestoreMode.REBUILD and not plan.options.files and gone:
+        found.append(f"{gone:,} {what} that are new since the backup would be gone from what is live")
+    if changed:
+        found.append(f"{changed:,} {what} would lose the changes made since the backup")
+    if plan.options.mode is RestoreMode.REBUILD and any(table.insert is None for table in plan.tables):
+        found.append("some tables could not be compared row by row: changes in them since the backup would be gone")
+    return tuple(found)
+
+
+def _kept(asked: PageRequest, run: RestoreRun) -> RestoreResult | None:
+    """Return what the store keeps of a restore, whose undo may have happened since; also of one that was killed."""
+    if run.step != "apply" or not run.is_over:
+        return None
+    known = results(asked.front.site(), run.plan, run.source)
+    if run.result:
+        return next((each for each in known if each.restore_id == run.result.restore_id), run.result)
+    if run.began is None or run.ended is None:
+        return None
+    begun = run.began.replace(microsecond=0)
+    return next((each for each in known if begun <= each.started_at <= run.ended), None)
+
+
+def apply_page(asked: PageRequest) -> Response:
+    """Do what a plan says, once, when the target's name was typed; back to the plan where it was not."""
+    run, typed = _run(asked), asked.field("confirm").strip()
+    plan = run.found
+    if plan is None or not run.is_over or run.step == "undo":
+        raise PageError(HTTPStatus.CONFLICT, "This run made no plan that could be applied.", "Begin again.")
+    if plan.reasons_against:
+        return _page(asked, run, problem="This plan cannot be applied as things are.", status=HTTPStatus.CONFLICT)
+    if typed != plan.confirm:
+        problem = (
+            f"You typed “{typed}”. The name is “{plan.confirm}”. Nothing was done."
+            if typed
+            else f"Type the name “{plan.confirm}” first. Nothing was done."
+        )
+        return _page(asked, run, problem=problem, typed=typed, status=HTTPStatus.UNPROCESSABLE_ENTITY)
+    if asked.field("plan_id") != plan.plan_id:
+        problem = "The page that you sent showed another plan. Read this one."
+        return _page(asked, run, problem=problem, status=HTTPStatus.CONFLICT)
+    try:
+        started = submit_apply(workspace_of(asked), plan, confirm=typed, plan_run=run.run_id, asked_by=asked.who)
+    except LockError as error:
+        return _page(asked, run, problem=f"{error.what} {error.remedy}", typed=typed, status=HTTPStatus.CONFLICT)
+    return asked.redirect("restore", "run", started)
+
+
+def again_page(asked: PageRequest) -> Response:
+    """Make the plan of a run once more, as the target and the set are now, and lead to it."""
+    run = _run(asked)
+    if run.found is None:
+        raise PageError(HTTPStatus.CONFLICT, "This run made no plan.", "Begin again.")
+    wanted = Wanted(run.plan, run.found.set_id, run.source, run.found.options)
+    return asked.redirect("restore", "run", submit_plan(workspace_of(asked), wanted, asked_by=asked.who))
+
+
+def undo_page(asked: PageRequest) -> Response:
+    """Show what an undo would do, and do it once when the name of what is live was typed."""
+    run = _run(asked)
+    kept = _kept(asked, run)
+    if kept is None:
+        raise PageError(HTTPStatus.CONFLICT, "This run restored nothing that could be undone.", "")
+    if kept.undone_at is not None:
+        raise PageError(HTTPStatus.CONFLICT, "This restore was undone already.", "")
+    if kept.undo.kind == "none":
+        return _undo_by_plan(asked, run, kept)
+    newest = [each for each in results(asked.front.site(), run.plan, run.source) if each.undone_at is None][-1:]
+    if newest and newest[0].restore_id != kept.restore_id:
+        raise RefusedError(
+            f"{run.source} was restored once more since ({newest[0].restore_id}).",
+            remedy="Undo that one first: restores are taken back newest first.",
+        )
+    typed, problem, status = asked.field("confirm").strip(), "", 200
+    if asked.form:
+        if typed == kept.undo.live:
+            try:
+                return asked.redirect(
+                    "restore",
+                    "run",
+                    submit_undo(workspace_of(asked), run, confirm=typed, asked_by=asked.who),
+                )
+            except LockError as error:
+                problem, status = f"{error.what} {error.remedy}", HTTPStatus.CONFLICT
+        else:
+            problem, status = f"The name is “{kept.undo.live}”. Nothing was done.", HTTPStatus.UNPROCESSABLE_ENTITY
+    return asked.render(
+        "restore_undo.html.jinja",
+        status=status,
+        run=run,
+        kept=kept,
+        typed=typed,
+        problem=problem,
+        zone=asked.front.site().settings.timezone,
+    )
+
+
+def _undo_by_plan(asked: PageRequest, run: RestoreRun, kept: RestoreResult) -> Response:
+    """Lead to the plan of going back to the emergency set that the restore made first."""
+    if not kept.emergency_set:
+        raise SetNotFoundError("This restore made no emergency set.", remedy=kept.undo.remedy)
+    if not asked.form:
+        zone = asked.front.site().settings.timezone
+        return asked.render("restore_undo.html.jinja", run=run, kept=kept, typed="", problem="", zone=zone)
+    wanted = Wanted(run.plan, SetId(kept.emergency_set), run.source, RestoreOptions())
+    return asked.redirect("restore", "run", submit_plan(workspace_of(asked), wanted, asked_by=asked.who))

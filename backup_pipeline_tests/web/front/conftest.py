@@ -1,0 +1,91 @@
+"""A running UI whose pages tests walk through: a shop's database and a folder, backed up once, then damaged."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page
+
+from backup_pipeline.model.set_id import SetId
+from backup_pipeline.postgres.server.connection import connected
+from backup_pipeline.postgres.server.embedded import EmbeddedServer
+from backup_pipeline.postgres.server.target import PostgresTarget
+from backup_pipeline_tests.support.browser import chromium
+from backup_pipeline_tests.support.postgres_restore import sealed_set
+from backup_pipeline_tests.support.running_ui import Ui, ui_of
+from backup_pipeline_tests.support.sites import SHOP, TestSite, dsn, write_storage
+
+_SETTINGS = """
+store: backups
+sources:
+  shop: {kind: postgres, dsn_env: SHOP_URL, tables: {include: ["public.*"], formats: [parquet]}}
+  storage: {kind: folder, path: storage, buckets: [materials, submissions], after: [shop]}
+plans:
+  nightly: {sources: [shop, storage], wait_seconds: 0.5}
+"""
+
+
+@dataclass(frozen=True)
+class Walked:
+    """A site with one sealed set, its UI, and its database."""
+
+    site: TestSite
+    ui: Ui
+    set_id: SetId
+    live: PostgresTarget
+
+    def execute(self, statement: str) -> None:
+        with connected(self.live) as connection:
+            connection.execute(statement.encode())
+
+    def value(self, query: str) -> object:
+        with connected(self.live) as connection:
+            row = connection.execute(query.encode()).fetchone()
+        assert row is not None
+        return row[0]
+
+    def address(self, path: str) -> str:
+        return f"{self.ui.address}/backups{path}"
+
+
+@pytest.fixture(scope="module")
+def walked(
+    tmp_path_factory: pytest.TempPathFactory, server: EmbeddedServer, template: Callable[[str, str], str]
+) -> Iterator[Walked]:
+    live = server.target(f"walked_{os.getpid()}")
+    source = template("shop", SHOP)
+    with connected(server.target()) as connection:
+        connection.execute(f'create database "{live.database}" template "{source}"'.encode())
+    site = TestSite(tmp_path_factory.mktemp("walked"))
+    site.variables = {"SHOP_URL": dsn(live)}
+    write_storage(site.folder / "storage")
+    site.write(_SETTINGS)
+    set_id = sealed_set(site.site, "nightly")
+    with ui_of(site) as ui:
+        yield Walked(site, ui, set_id, live)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as found:
+        yield found
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    made = context.new_page()
+    made.set_default_timeout(90_000)
+    yield made
+    context.close()
+
+
+def picture(page: Page, name: str) -> None:
+    """Keep a picture of a page where PICTURES names a folder."""
+    if folder := os.environ.get("PICTURES"):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=f"{folder}/{name}.png", full_page=True)

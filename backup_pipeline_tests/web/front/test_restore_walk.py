@@ -1,0 +1,223 @@
+"""A restore as a frightened person does it in a browser, against a real database and real files."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from backup_pipeline.system.locks import hold_lock
+from backup_pipeline_tests.web.front.conftest import Walked, picture
+
+
+def _wait_for(page: Page, heading: str) -> None:
+    expect(page.get_by_role("heading", level=1)).to_contain_text(heading, timeout=120_000)
+
+
+def _type_and_go(page: Page, name: str, button: str) -> None:
+    page.get_by_label("To do it, type the name").fill(name)
+    page.get_by_role("button", name=button, exact=True).click()
+
+
+def test_deleted_rows_are_back_three_clicks_from_the_home_page(walked: Walked, page: Page) -> None:
+    walked.execute("delete from public.orders where id between 10 and 19")
+    walked.execute("update public.customers set name = 'Renamed since' where id = 1")
+    page.goto(walked.address(""))
+    clicks = [page.get_by_role("link", name="Restore", exact=True).first]
+    clicks[0].click()
+    picture(page, "restore-1-home")
+    page.get_by_role("button", name="Find deleted rows").first.click()
+    _wait_for(page, "The plan")
+    expect(page.get_by_text("Nothing that is live now would be lost.")).to_be_visible()
+    row = page.get_by_role("row", name=re.compile("public.orders"))
+    expect(row.get_by_role("cell").first).to_have_text("10")
+    picture(page, "restore-2-plan")
+    assert walked.value("select count(*) from public.orders") == 290
+    _type_and_go(page, walked.live.database, "Bring it back")
+    _wait_for(page, "Done")
+    picture(page, "restore-3-done")
+    expect(page.get_by_role("link", name="Undo", exact=True)).to_be_visible()
+    assert walked.value("select count(*) from public.orders") == 300
+    assert walked.value("select name from public.customers where id = 1") == "Renamed since"
+    run = page.url.rpartition("/")[2]
+    query = "query ($id: ID!) { runOrError(runId: $id) { ... on Run { jobName tags { key value } } } }"
+    found = walked.ui.ask(query, id=run)["runOrError"]
+    tags = {tag["key"]: tag["value"] for tag in found["tags"]}
+    assert found["jobName"] == "nightly_restore"
+    assert tags["backup_pipeline/started_by"].startswith("front page")
+    assert tags["dagster/partition"] == walked.set_id
+
+
+def test_a_wrong_name_does_nothing_and_double_submits_restore_once(walked: Walked, page: Page) -> None:
+    walked.execute("update public.customers set vip = not vip where id <= 5")
+    before = walked.value("select sum(id) filter (where vip) from public.customers")
+    page.goto(walked.address(f"/restore/nightly/{walked.set_id}/shop"))
+    picture(page, "restore-choose")
+    page.get_by_label("Bring back deleted and changed rows").check()
+    page.get_by_text("Only some rows of one table").click()
+    page.get_by_label("Table", exact=True).select_option("public.customers")
+    page.get_by_label("Column 1").fill("id")
+    page.get_by_label("Comparison 1").select_option("in")
+    page.get_by_label("Value 1").fill("1, 2, 3")
+    picture(page, "restore-choose-rows")
+    page.get_by_role("button", name="Show the plan").click()
+    _wait_for(page, "The plan")
+    lost = page.locator(".losses")
+    expect(lost).to_contain_text("3 rows would lose the changes made since the backup")
+    picture(page, "restore-plan-loss")
+    plan = page.url
+    _type_and_go(page, "another", "Bring it back")
+    expect(page.get_by_role("alert")).to_contain_text(f"The name is “{walked.live.database}”. Nothing was done.")
+    picture(page, "restore-wrong-name")
+    assert walked.value("select sum(id) filter (where vip) from public.customers") == before
+    plan_id = page.locator("input[name=plan_id]").get_attribute("value")
+    assert plan_id
+    form = {"plan_id": plan_id, "confirm": walked.live.database}
+    headers = {"Origin": walked.ui.address}
+    answers = [page.request.post(f"{plan}/apply", form=form, headers=headers, max_redirects=0) for _ in range(2)]
+    assert [answer.status for answer in answers] == [303, 303]
+    assert len({answer.headers["location"] for answer in answers}) == 1
+    page.goto(f"{walked.ui.address}{answers[0].headers['location']}")
+    _wait_for(page, "Done")
+    page.reload()
+    _wait_for(page, "Done")
+    assert walked.value("select count(*) from public.customers where id <= 3 and vip = (id % 3 = 0)") == 3
+    assert walked.value("select count(*) from public.customers where id in (4, 5) and vip = (id % 3 = 0)") == 0
+
+
+def test_a_target_that_changed_is_refused_and_the_new_plan_shown(walked: Walked, page: Page) -> None:
+    walked.execute("delete from public.orders where id between 30 and 34")
+    page.goto(walked.address("/restore"))
+    page.get_by_role("button", name="Find deleted rows").first.click()
+    _wait_for(page, "The plan")
+    walked.execute("delete from public.orders where id = 35")
+    _type_and_go(page, walked.live.database, "Bring it back")
+    _wait_for(page, "Not done: read the new plan")
+    expect(page.get_by_text("Nothing was changed.")).to_be_visible()
+    row = page.get_by_role("row", name=re.compile("public.orders"))
+    expect(row.get_by_role("cell").first).to_have_text("6")
+    picture(page, "restore-changed-plan")
+    assert walked.value("select count(*) from public.orders where id between 30 and 35") == 0
+    _type_and_go(page, walked.live.database, "Bring it back")
+    _wait_for(page, "Done")
+    assert walked.value("select count(*) from public.orders where id between 30 and 35") == 6
+
+
+def test_files_come_back_into_the_living_folder_and_are_undone(walked: Walked, page: Page) -> None:
+    file = walked.site.folder / "storage" / "materials" / "folder 1" / "file-1.txt"
+    kept = file.read_text("utf-8")
+    file.write_text("written over", "utf-8")
+    page.goto(walked.address(f"/restore/nightly/{walked.set_id}/storage"))
+    page.get_by_label("Bring back single files or folders").check()
+    page.get_by_label("One path on each line").fill("materials/folder 1")
+    picture(page, "restore-choose-files")
+    page.get_by_role("button", name="Show the plan").click()
+    _wait_for(page, "The plan")
+    _type_and_go(page, "storage", "Bring it back")
+    _wait_for(page, "Done")
+    assert file.read_text("utf-8") == kept
+    page.get_by_role("link", name="Undo", exact=True).click()
+    picture(page, "restore-undo")
+    _type_and_go(page, "materials", "Undo it")
+    expect(page.get_by_role("alert")).to_contain_text("Nothing was done")
+    _type_and_go(page, "storage", "Undo it")
+    _wait_for(page, "Taken back")
+    assert file.read_text("utf-8") == "written over"
+    file.write_text(kept, "utf-8")
+
+
+def test_a_whole_database_goes_back_and_undo_brings_the_rows_since(walked: Walked, page: Page) -> None:
+    walked.execute("insert into public.customers (name) values ('New since')")
+    page.goto(walked.address(f"/restore/nightly/{walked.set_id}/shop"))
+    page.get_by_label("Go back to the backup as a whole").check()
+    page.get_by_role("button", name="Show the plan").click()
+    _wait_for(page, "The plan")
+    expect(page.locator(".losses")).to_contain_text("1 rows that are new since the backup would be gone")
+    picture(page, "restore-plan-whole")
+    _type_and_go(page, walked.live.database, "Restore it")
+    _wait_for(page, "Done")
+    assert walked.value("select count(*) from public.customers where name = 'New since'") == 0
+    page.get_by_role("link", name="Undo", exact=True).click()
+    _type_and_go(page, walked.live.database, "Undo it")
+    _wait_for(page, "Taken back")
+    assert walked.value("select count(*) from public.customers where name = 'New since'") == 1
+    page.go_back()
+    page.go_back()
+    expect(page.get_by_role("heading", level=1)).to_be_visible()
+    walked.execute("delete from public.customers where name = 'New since'")
+
+
+def test_without_javascript_on_a_phone_a_file_comes_back(walked: Walked, browser: Browser) -> None:
+    file = walked.site.folder / "storage" / "submissions" / "folder 3" / "file-3.txt"
+    kept = file.read_text("utf-8")
+    file.unlink()
+    context = browser.new_context(java_script_enabled=False, viewport={"width": 390, "height": 844})
+    page = context.new_page()
+    page.goto(walked.address(f"/restore/nightly/{walked.set_id}/storage"))
+    page.get_by_label("Bring back single files or folders").check()
+    page.get_by_label("One path on each line").fill("submissions/folder 3/file-3.txt")
+    page.get_by_role("button", name="Show the plan").click()
+    _wait_for(page, "The plan")
+    picture(page, "restore-phone-plan")
+    _type_and_go(page, "storage", "Bring it back")
+    _wait_for(page, "Done")
+    picture(page, "restore-phone-done")
+    assert file.read_text("utf-8") == kept
+    context.close()
+
+
+def test_two_people_at_once_are_told_who_restores(walked: Walked, page: Page) -> None:
+    file = walked.site.folder / "storage" / "materials" / "folder 2" / "file-2.txt"
+    kept = file.read_text("utf-8")
+    file.write_text("damaged", "utf-8")
+    page.goto(walked.address(f"/restore/nightly/{walked.set_id}/storage?what=files&files=materials/folder 2"))
+    page.get_by_role("button", name="Show the plan").click()
+    _wait_for(page, "The plan")
+    first = page.url
+    page.get_by_role("button", name="Look again").click()
+    _wait_for(page, "The plan")
+    second = page.url
+    assert first != second
+    lock = Path(walked.site.folder / ".storage.restore.lock")
+    with hold_lock(lock, purpose="restore of storage by a person in a terminal"):
+        page.goto(first)
+        _type_and_go(page, "storage", "Bring it back")
+        expect(page.get_by_role("heading", level=1)).to_contain_text("Restoring")
+        running = page.url
+        page.goto(second)
+        expect(page.get_by_role("status")).to_contain_text("is being restored just now, asked for by front page")
+        _type_and_go(page, "storage", "Bring it back")
+        expect(page.get_by_role("alert")).to_contain_text("is being restored just now, asked for by front page")
+        picture(page, "restore-two-people")
+        assert file.read_text("utf-8") == "damaged"
+    page.goto(running)
+    expect(page.get_by_role("heading", level=1)).to_contain_text(re.compile("Done|not done"), timeout=120_000)
+    file.write_text(kept, "utf-8")
+
+
+def test_a_server_that_goes_away_in_the_middle_changes_nothing_and_is_said(walked: Walked, page: Page) -> None:
+    walked.execute("delete from public.orders where id between 40 and 42")
+    page.goto(walked.address("/restore"))
+    page.get_by_role("button", name="Find deleted rows").first.click()
+    _wait_for(page, "The plan")
+    variables = dict(walked.site.variables)
+    walked.site.variables["SHOP_URL"] = variables["SHOP_URL"].replace(f":{walked.live.port}/", ":1/")
+    walked.site.write_env()
+    try:
+        _type_and_go(page, walked.live.database, "Bring it back")
+        _wait_for(page, "The restore was not done")
+        expect(page.get_by_text("What was live is live")).to_be_visible()
+        picture(page, "restore-lost-connection")
+    finally:
+        walked.site.variables.update(variables)
+        walked.site.write_env()
+    assert walked.value("select count(*) from public.orders where id between 40 and 42") == 0
+
+
+@pytest.mark.parametrize("origin", ["https://evil.example", "null"])
+def test_a_page_of_another_origin_starts_no_restore(walked: Walked, page: Page, origin: str) -> None:
+    address = walked.address(f"/restore/nightly/{walked.set_id}/shop")
+    answer = page.request.post(address, form={"what": "deleted"}, headers={"Origin": origin}, max_redirects=0)
+    assert answer.status == 403
