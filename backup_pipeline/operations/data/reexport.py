@@ -102,7 +102,7 @@ def _reexport(
 def batches_of(pieces: Iterable[pa.Table]) -> Iterator[pa.RecordBatch]:
     """Yield pieces of a table in batches of some thousand rows."""
     for piece in pieces:
-        yield from piece.tobatches_of(max_chunksize=_ROWS)
+        yield from piece.to_batches(max_chunksize=_ROWS)
 
 
 def _json_lines(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[int, bytes]]:

@@ -17,6 +17,15 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from backup_pipeline.web.front.context import Front
+from backup_pipeline.web.front.files import (
+    diff_page,
+    file_download,
+    files_home,
+    files_source,
+    table_download,
+    table_page,
+    tree_page,
+)
 from backup_pipeline.web.front.home import home
 from backup_pipeline.web.front.live import live_part
 from backup_pipeline.web.front.metrics import metrics
@@ -60,6 +69,13 @@ def _routes(base: str) -> list[BaseRoute]:
         ("/restore/{plan}/{set:set}/{source}", restore_source, ("GET", "POST")),
         ("/{plan}", plan_page, ("GET",)),
         ("/{plan}/{set:set}", set_page, ("GET",)),
+        ("/{plan}/{set:set}/files", files_home, ("GET",)),
+        ("/{plan}/{set:set}/files/{source}", files_source, ("GET",)),
+        ("/{plan}/{set:set}/files/{source}/tree", tree_page, ("GET",)),
+        ("/{plan}/{set:set}/files/{source}/file", file_download, ("GET",)),
+        ("/{plan}/{set:set}/files/{source}/table", table_page, ("GET",)),
+        ("/{plan}/{set:set}/files/{source}/download", table_download, ("GET",)),
+        ("/{plan}/{set:set}/files/{source}/diff", diff_page, ("GET",)),
     ]
     return [
         Mount(f"{base}/static", StaticFiles(directory=_STATIC), name="static"),

@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cache
 from http import HTTPStatus
 from typing import Any
@@ -185,10 +185,18 @@ def templates() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.filters.update(set_moment=set_moment_text)
+    found.filters.update(set_moment=set_moment_text, from_ns=file_moment_text)
     found.filters.update(size=short_bytes, count=short_count, seconds=short_seconds, age=rough, moment=moment_text)
     found.globals["htmx"] = json.dumps(_HTMX)
     return found
+
+
+def file_moment_text(nanoseconds: int, timezone: str = "UTC") -> str:
+    """Return the time of a file for people; "" for one that no calendar has."""
+    try:
+        return moment_text(datetime.fromtimestamp(nanoseconds / 1e9, UTC), timezone)
+    except (OverflowError, ValueError, OSError):
+        return ""
 
 
 def set_moment_text(set_id: str, timezone: str = "UTC") -> str:

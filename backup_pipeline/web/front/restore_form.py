@@ -85,7 +85,7 @@ def options_of(form: Mapping[str, list[str]], contents: SourceContents) -> Resto
         return RestoreOptions(into=_new_name(_one(form, "into")))
     if what == "files":
         return _files(form)
-    where = _comparisons(form, contents)
+    where = comparisons_of(form, contents)
     tables = tuple(dict.fromkeys(form.get("tables", ())))
     known = {table.name for table in contents.tables}
     if unknown := [name for name in tables if name not in known]:
@@ -128,8 +128,12 @@ def _files(form: Mapping[str, list[str]]) -> RestoreOptions:
     return RestoreOptions(files=files, into=_new_name(into) if _one(form, "files_where") == "beside" else "")
 
 
-def _comparisons(form: Mapping[str, list[str]], contents: SourceContents) -> tuple[RowComparison, ...]:
-    """Return the comparisons of the form; those without a column are empty lines of it."""
+def comparisons_of(form: Mapping[str, list[str]], contents: SourceContents) -> tuple[RowComparison, ...]:
+    """Return the comparisons of a form (`where_table`, `where_column`, …); lines without a column are empty ones.
+
+    Raises:
+        FormError: a comparison is not complete, or names no table or column of the set.
+    """
     table = _one(form, "where_table")
     columns, operators, values = (form.get(f"where_{name}", []) for name in ("column", "operator", "value"))
     found = []
