@@ -79,6 +79,8 @@ def options_of(form: Mapping[str, list[str]], contents: SourceContents) -> Resto
     what = _one(form, "what")
     if what not in {choice.value for choice in choices(contents)}:
         raise FormError("what", "Choose what is to be brought back.")
+    if what not in ("deleted", "changed", "files"):
+        _refuse_selection(form)
     if what == "swap":
         return RestoreOptions()
     if what == "beside":
@@ -102,6 +104,15 @@ def options_of(form: Mapping[str, list[str]], contents: SourceContents) -> Resto
         tables=tuple(_pattern(name) for name in tables),
         where=where,
     )
+
+
+def _refuse_selection(form: Mapping[str, list[str]]) -> None:
+    """Raise FormError where single things are selected and everything would be restored: one of both is a mistake."""
+    for name, things in (("tables", "tables"), ("where_column", "rows"), ("files", "files")):
+        if any(text.strip() for text in form.get(name, ())):
+            raise FormError(
+                "what", f"You selected single {things}, and to restore everything. Clear the {things}, or choose again."
+            )
 
 
 def _pattern(name: str) -> str:
