@@ -38,8 +38,9 @@ def up(
     enter_site(site)
     from backup_pipeline.orchestration.storage import require_history
 
-    require_history(os.environ)
     with only_one_up(site), embedded_server_up(site):
+        # The history may be kept by the site's own server, which is up only now.
+        require_history(os.environ)
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         console(stderr=True).print(f"[bold]{address}[/] in about 20 seconds; Ctrl-C ends it", highlight=False)
         raise typer.Exit(run_dagster(workspace_file(), port=port, folder=site.folder, host=host))
