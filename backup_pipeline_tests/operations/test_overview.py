@@ -46,7 +46,7 @@ def test_the_answer_is_no_without_a_backup_and_yes_only_when_one_is_proven(site:
     set_id = make_set(nightly(site), at("2026-11-21 02:00"))
     assert answer(site) == ("attention", "Yes, but 1 thing needs attention.")
     (reason,) = site_overview(site, NOW).reasons
-    assert (reason.plan, reason.problem.action) == ("nightly", "drill")
+    assert (reason.plans, reason.problem.action) == (("nightly",), "drill")
     add_proof(nightly(site), set_id, ProofKind.DRILL, at("2026-11-21 03:00"), rto_seconds=9)
     assert answer(site) == ("good", "Yes, you are safe.")
     assert "10 hours old" in site_overview(site, NOW).detail
@@ -61,6 +61,15 @@ def test_reasons_come_worst_first_and_name_the_run_that_mends_them(site: Site) -
     assert severities == sorted(severities)
     assert found.reasons[0].problem.action == "backup"
     assert any("the disk was full" in one.problem.what for one in found.reasons)
+
+
+def test_what_several_plans_have_in_common_stands_once(site: Site) -> None:
+    (site.folder / "backup.yaml").write_text(SITE + "  weekly: {sources: [files]}\n", "utf-8")
+    both = load_site(site.folder, environment={})
+    for plan in ("nightly", "weekly"):
+        make_set(LocalStore(both.store_folder(plan), plan), at("2026-11-21 02:00"))
+    found = site_overview(both, NOW)
+    assert [(one.plans, one.problem.action) for one in found.reasons][:1] == [(("nightly", "weekly"), "drill")]
 
 
 def test_measured_are_the_longest_pause_of_thirty_days_and_the_last_restore(site: Site) -> None:
@@ -87,6 +96,18 @@ def test_a_failed_drill_spoils_the_day_it_was_made_on_too(site: Site) -> None:
     add_proof(nightly(site), old, ProofKind.DRILL, at("2026-11-20 06:00"), passed=False, findings=["rows differ"])
     days = days_of(plan_status(site, "nightly", NOW), ZoneInfo("UTC"))
     assert {f"{day}": state for day, (state, _) in days.items()} == {"2026-11-18": "failed", "2026-11-20": "mixed"}
+
+
+def test_advice_about_copies_spoils_no_day_and_a_failed_copy_does(site: Site) -> None:
+    proven_set(nightly(site), "2026-11-20 02:00")
+    for subject, state in (("kit:offsite", "proven"), ("copy:offsite", "mixed")):
+        key = f"copies:nightly:{subject}"
+        incident = Incident(
+            key=key, kind=IncidentKind.COPIES, plan="nightly", what="It.", opened_at=at("2026-11-20 08:00")
+        )
+        change_state(site, lambda _, one=incident: (IncidentState(open=(one,)), None))
+        days = days_of(plan_status(site, "nightly", NOW), ZoneInfo("UTC"))
+        assert [found for found, _ in days.values()] == [state]
 
 
 @pytest.mark.parametrize("kind", [IncidentKind.RUN_FAILED, IncidentKind.OVERDUE, IncidentKind.DAMAGED])

@@ -27,6 +27,8 @@ _FAILURES = {
     IncidentKind.COPIES: "something was wrong with the copies",
 }
 """Incidents that spoil the day on which they began, with their texts."""
+_OF_COPIES = ("copy", "check", "not_proven")
+"""Which of the incidents about copies are failures, by their subject; others are advice."""
 
 
 def day_state(one: ListedSet) -> str | None:
@@ -86,5 +88,7 @@ def _failures(plan: PlanStatus) -> Iterator[tuple[datetime, str]]:
             if proof.outcome is ProofOutcome.FAILED:
                 yield proof.finished_at, f"a {proof.kind.value} failed"
     for incident in plan.incidents:
-        if text := _FAILURES.get(incident.kind):
+        text = _FAILURES.get(incident.kind)
+        subject = incident.key.removeprefix(f"{incident.kind}:{incident.plan}:").partition(":")[0]
+        if text and (incident.kind is not IncidentKind.COPIES or subject in _OF_COPIES):
             yield incident.opened_at, text

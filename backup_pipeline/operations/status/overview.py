@@ -120,9 +120,9 @@ class PlanOverview:
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """Why the answer is not a plain yes: the plan and its problem."""
+    """Why the answer is not a plain yes: a problem, and the plans that have it (the remedy is that of the first)."""
 
-    plan: str
+    plans: tuple[str, ...]
     problem: Problem
 
 
@@ -158,12 +158,20 @@ def site_overview(site: Site, now: datetime) -> Overview:
 
 def overview_of(plans: Sequence[PlanOverview], now: datetime) -> Overview:
     """Return the answer that these plans give together."""
-    reasons = sorted(
-        (Reason(plan.plan, problem) for plan in plans for problem in plan.problems),
-        key=lambda one: _RANK.get(one.problem.severity, 2),
-    )
+    reasons = _reasons(plans)
     verdict = min((plan.standing for plan in plans), key=_VERDICTS.index, default="attention")
     return Overview(now, tuple(plans), verdict, _sentence(plans, verdict, reasons), _detail(plans, now), tuple(reasons))
+
+
+def _reasons(plans: Sequence[PlanOverview]) -> list[Reason]:
+    """Return the problems of all plans, errors first; what several plans have in common stands once."""
+    together: dict[tuple[str, str, str], tuple[Problem, list[str]]] = {}
+    for plan in plans:
+        for problem in plan.problems:
+            key = (problem.severity, problem.what, problem.action)
+            together.setdefault(key, (problem, []))[1].append(plan.plan)
+    found = [Reason(tuple(dict.fromkeys(names)), problem) for problem, names in together.values()]
+    return sorted(found, key=lambda one: _RANK.get(one.problem.severity, 2))
 
 
 def _sentence(plans: Sequence[PlanOverview], verdict: str, reasons: Sequence[Reason]) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from backup_pipeline.errors import BackupSystemError
 from backup_pipeline.model.backup_set import BackupSet, SetState
+from backup_pipeline.model.manifest import RECORDS_FOLDER
 from backup_pipeline.model.record import ArtefactRecord
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.operations.sites.stores import is_whole_backup, open_store
@@ -128,5 +129,7 @@ def _bytes_in(folder: Path) -> int:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    for root, _, names in os.walk(folder):
+    for root, folders, names in os.walk(folder):
+        # What is said of the artefacts is none of them.
+        folders[:] = [name for name in folders if Path(root) != folder or f"{name}/" != RECORDS_FOLDER]
         yield from (Path(root) / name for name in names)

@@ -100,9 +100,10 @@ def sources_of(one: ShownSet) -> Iterable[SourceView]:
         )
 
 
-def _findings(proof: Proof) -> list[tuple[str, str]]:
-    """Return what a proof found or could not do, at most twenty, as subject and problem."""
-    return [(one.subject, one.problem) for one in (*proof.findings, *proof.missing_here, *proof.skipped)][:20]
+def _findings(proof: Proof) -> list[tuple[str, str, str]]:
+    """Return what a proof found, lacked or skipped, at most twenty of each: which of these, its subject, and what."""
+    groups = (("Found:", proof.findings), ("Not possible here:", proof.missing_here), ("Skipped:", proof.skipped))
+    return [(kind, one.subject, one.problem) for kind, found in groups for one in found[:20]]
 
 
 def _copies(site: Site, one: ShownSet) -> Iterable[tuple[str, str, bool]]:

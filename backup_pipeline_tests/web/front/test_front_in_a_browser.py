@@ -1,0 +1,177 @@
+"""The front page in a real browser: readable with and without JavaScript, on a desk and in a hand, light and dark."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import uvicorn
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page
+
+from backup_pipeline.model.proof import ProofKind
+from backup_pipeline.operations.sites.stores import plan_lock
+from backup_pipeline.postgres.server.embedded import free_port
+from backup_pipeline.settings.loader import load_site
+from backup_pipeline.stores.local import LocalStore
+from backup_pipeline.web.front.context import Front
+from backup_pipeline_tests.support.browser import chromium
+from backup_pipeline_tests.support.front_pages import guarded_pages
+from backup_pipeline_tests.support.invented_sets import SITE, add_proof, at, make_set
+
+NOW = at("2026-11-21 12:00")
+HOSTILE = "<img src=x onerror=alert(1)>\"'><script>alert(1)</script>"
+SET = "2026-11-21T020000Z"
+PAGES = ("/backups", "/backups/nightly", f"/backups/nightly/{SET}", "/backups/weekly", "/backups/nothing")
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    port = free_port()
+    application = guarded_pages(Front(settings=folder / "backup.yaml", now=lambda: NOW))
+    server = uvicorn.Server(uvicorn.Config(application, host="127.0.0.1", port=port, log_level="error"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.02)
+    yield f"http://127.0.0.1:{port}"
+    server.should_exit = True
+    thread.join()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A site with every state of a day, a failed set whose reason is HTML, and a plan that has no set."""
+    folder = tmp_path_factory.mktemp("site")
+    settings = SITE.replace("keep_last: 2", "keep_last: 90") + "  weekly: {sources: [files]}\n"
+    (folder / "backup.yaml").write_text(settings, "utf-8")
+    store = LocalStore(folder / "backups" / "nightly", "nightly")
+    for day in range(1, 21):
+        moment = at(f"2026-11-{day:02} 02:00")
+        made = make_set(store, moment, size=1000 * day, tables=3)
+        if day % 3 == 0:
+            add_proof(store, made, ProofKind.DRILL, moment + timedelta(hours=2), rto_seconds=30 + day)
+        elif day % 3 == 1:
+            add_proof(store, made, ProofKind.VERIFICATION, moment + timedelta(hours=1))
+    make_set(store, at("2026-11-18 09:00"), sealed=False, failed=HOSTILE)
+    last = make_set(store, at("2026-11-21 02:00"), tables=4, bad_checks=1)
+    add_proof(store, last, ProofKind.DRILL, at("2026-11-21 05:00"), passed=False, findings=[HOSTILE])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def address(folder: Path) -> Iterator[str]:
+    with served(folder) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as found:
+        yield found
+
+
+@contextmanager
+def opened(browser: Browser, width: int, *, script: bool = True, scheme: str = "light") -> Iterator[Page]:
+    """A page that fails the test when the browser reports an error or a breach of the policy, or asks elsewhere."""
+    context = browser.new_context(
+        viewport={"width": width, "height": 844},
+        java_script_enabled=script,
+        color_scheme="dark" if scheme == "dark" else "light",
+    )
+    page = context.new_page()
+    problems: list[str] = []
+    page.on("console", lambda message: problems.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("dialog", lambda dialog: problems.append(f"dialog: {dialog.message}"))
+    page.on("request", lambda request: None if "//127.0.0.1:" in request.url else problems.append(request.url))
+    yield page
+    # That a page was not found is what one of them is for.
+    assert [one for one in problems if "404" not in one] == []
+    context.close()
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "light"), (1280, "dark"), (390, "dark")])
+def test_axe_finds_nothing_and_nothing_overflows_on_any_page(
+    browser: Browser, address: str, width: int, scheme: str
+) -> None:
+    with opened(browser, width, scheme=scheme) as page:
+        for path in PAGES:
+            page.goto(address + path)
+            page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
+            found = Axe().run(page)
+            assert found.violations_count == 0, f"{path}: {found.generate_report()}"
+            assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, path
+
+
+@pytest.mark.parametrize("width", [390, 760, 1280, 1920])
+def test_the_answer_and_its_reason_stand_on_the_first_screen(browser: Browser, address: str, width: int) -> None:
+    with opened(browser, width, script=False) as page:
+        page.goto(f"{address}/")
+        assert page.get_by_role("heading", level=1).inner_text() == "No. Something is wrong with nightly and weekly."
+        for part in (page.get_by_role("heading", level=1), page.locator(".problems li").first):
+            box = part.bounding_box()
+            assert box is not None
+            assert box["y"] + box["height"] < 844
+
+
+def test_without_javascript_every_page_can_be_reached_and_read(browser: Browser, address: str) -> None:
+    with opened(browser, 390, script=False) as page:
+        page.goto(f"{address}/backups")
+        page.get_by_role("link", name="nightly", exact=True).last.click()
+        page.get_by_role("link", name=SET).click()
+        assert page.get_by_role("heading", level=1).inner_text() == "nightly, 2026-11-21 02:00"
+        table = page.get_by_role("row", name="public.t1")
+        assert table.is_visible()  # A check of its source did not pass: that is open from the beginning.
+        page.locator("summary").first.click()
+        assert not table.is_visible()
+        assert page.get_by_text("✕ failed").is_visible()
+        page.get_by_role("link", name="Backups", exact=True).first.click()
+        assert page.url == f"{address}/backups"
+
+
+def test_markup_in_what_sets_say_is_shown_and_never_run(browser: Browser, address: str) -> None:
+    with opened(browser, 1280) as page:
+        for path in PAGES:
+            page.goto(address + path)
+            assert page.locator("img[src=x]").count() == 0
+        for path in ("/backups/nightly", f"/backups/nightly/{SET}", "/backups/nightly/2026-11-18T090000Z"):
+            page.goto(address + path)
+            assert HOSTILE in page.inner_text("body")
+            assert page.locator("img[src=x]").count() == 0
+
+
+def test_the_keyboard_skips_to_the_content_and_shows_where_it_is(browser: Browser, address: str) -> None:
+    with opened(browser, 1280) as page:
+        page.goto(f"{address}/backups")
+        page.keyboard.press("Tab")
+        skip = page.get_by_role("link", name="Skip to the content")
+        assert skip.evaluate("one => document.activeElement === one")
+        assert skip.evaluate("one => getComputedStyle(one).outlineStyle") == "solid"
+        page.keyboard.press("Enter")
+        assert page.evaluate("document.activeElement.id") == "content"
+
+
+def test_what_runs_now_moves_by_itself_and_the_page_follows_its_end(browser: Browser, tmp_path: Path) -> None:
+    (tmp_path / "backup.yaml").write_text(SITE, "utf-8")
+    site = load_site(tmp_path, environment={})
+    store = LocalStore(tmp_path / "backups" / "nightly", "nightly")
+    make_set(store, at("2026-11-20 02:00"), size=1000, tables=3)
+    with served(tmp_path) as address, opened(browser, 1280) as page:
+        with plan_lock(site, "nightly", "a backup"):
+            make_set(store, at("2026-11-21 11:00"), size=500, tables=0, sealed=False)
+            page.goto(f"{address}/backups")
+            live = page.get_by_role("region", name="Running now")
+            assert "Backup of nightly" in live.inner_text()
+            assert "1 of 4 artefacts are done" in live.inner_text()
+            folder = store.folder / "2026-11-21T110000Z"
+            (folder / "half.tmp").write_bytes(b"x" * 250)
+            live.get_by_text("73 %").first.wait_for()
+            assert "about 22.4 min left" in live.inner_text()
+        page.get_by_text("Nothing runs at the moment.").wait_for()
+        assert page.get_by_role("heading", level=1).inner_text() == "No. Something is wrong with nightly."

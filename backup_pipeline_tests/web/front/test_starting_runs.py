@@ -1,0 +1,94 @@
+"""Buttons of the front page on a real UI: they start the run that the launchpad would, once, and say who asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import requests
+
+from backup_pipeline_tests.support.running_ui import Ui, ui_of
+from backup_pipeline_tests.support.sites import TestSite
+
+SITE = """
+store: backups
+sources:
+  files: {kind: folder, path: files}
+plans:
+  nightly: {sources: [files], retention: {keep_last: 5}}
+"""
+RUN = """query ($id: ID!) { runOrError(runId: $id) { ... on Run {
+  jobName runConfigYaml tags { key value } assetSelection { path } repositoryOrigin { repositoryLocationName } } } }"""
+LAUNCH = """mutation ($params: ExecutionParams!) { launchRun(executionParams: $params) {
+  ... on LaunchRunSuccess { run { runId } } } }"""
+
+
+def press(ui: Ui, **fields: str) -> requests.Response:
+    return requests.post(
+        f"{ui.address}/backups/start", data=fields, headers={"Origin": ui.address}, allow_redirects=False, timeout=60
+    )
+
+
+def started(answer: requests.Response) -> str:
+    assert answer.status_code == 303, answer.text
+    return answer.headers["location"].partition("?started=")[2]
+
+
+def run(ui: Ui, run_id: str) -> dict[str, object]:
+    found = dict(ui.ask(RUN, id=run_id)["runOrError"])
+    tags = {each["key"]: each["value"] for each in found.pop("tags")}
+    return {**found, "tags": {key: value for key, value in tags.items() if not key.startswith((".", "dagster/"))}}
+
+
+@pytest.mark.takes(seconds=60)
+def test_buttons_start_the_runs_of_the_launchpad_and_the_pages_follow_them(tmp_path: Path) -> None:
+    site = TestSite(tmp_path)
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "a.txt").write_text("content", "utf-8")
+    site.write(SITE)
+    with ui_of(site) as ui:
+        page = requests.get(f"{ui.address}/backups", timeout=60).text
+        assert "No. There is no good backup yet." in page
+        assert "Back up nightly now" in page
+        backup = started(press(ui, plan="nightly", work="backup"))
+        # Pressed twice, in two windows: either the first has ended by then, or the second is refused.
+        assert press(ui, plan="nightly", work="backup").status_code in (303, 409)
+        assert ui.wait_for_run(backup) == "SUCCESS"
+        (set_id, *_) = site.store("nightly").sealed_ids()
+        drill = started(press(ui, plan="nightly", work="drill", set=set_id))
+        assert ui.wait_for_run(drill) == "SUCCESS"
+        assert "Yes" in requests.get(f"{ui.address}/backups", timeout=60).text
+        shown = requests.get(f"{ui.address}/backups/nightly/{set_id}", timeout=60).text
+        assert "front page from 127.0.0.1" in shown
+        assert f"/runs/{drill}" in shown
+        ours = run(ui, backup)
+        selector = {
+            "repositoryLocationName": "backup-pipeline",
+            "repositoryName": "__repository__",
+            "jobName": "nightly_backup",
+        }
+        params = {"selector": selector, "mode": "default", "runConfigData": {}}
+        theirs = run(ui, ui.ask(LAUNCH, params=params)["launchRun"]["run"]["runId"])
+        assert ours["tags"].pop("backup_pipeline/started_by") == "front page from 127.0.0.1"  # type: ignore[attr-defined]
+        assert theirs["tags"].pop("backup_pipeline/started_by") == "ui"  # type: ignore[attr-defined]
+        # Written when the set is begun.
+        assert ours["tags"].pop("backup_pipeline/set") == f"nightly/{set_id}"  # type: ignore[attr-defined]
+        theirs["tags"].pop("backup_pipeline/set", "")  # type: ignore[attr-defined]
+        assert ours == theirs
+
+
+def test_what_no_button_names_starts_nothing(tmp_path: Path) -> None:
+    from backup_pipeline_tests.support.front_pages import OWN, pages_of
+
+    site = TestSite(tmp_path)
+    site.write(SITE)
+    pages = pages_of(tmp_path)
+    for fields in (
+        {"plan": ""},
+        {"plan": "nightly"},
+        {"plan": "other", "work": "backup"},
+        {"plan": "nightly", "work": "undo"},
+    ):
+        assert pages.post("/backups/start", data=fields, headers=OWN).status_code == 400
+    assert pages.post("/backups/start", data={"plan": "nightly", "work": "backup"}, headers=OWN).status_code == 503
+    assert pages.get("/backups/start").status_code == 405
