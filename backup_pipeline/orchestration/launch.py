@@ -36,6 +36,7 @@ from backup_pipeline.system.locks import hold_lock
 
 # As workspace.yaml (and docker/workspace.yaml) name the code location.
 LOCATION_NAME = "backup-pipeline"
+REPOSITORY_NAME = SINGLETON_REPOSITORY_NAME
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,7 @@ def resume_run(config: Path, root_run_id: str) -> RunOutcome:
 def _origin(job: str) -> RemoteJobOrigin:
     """Return where the UI finds the job of a run that it did not start, so that it can re-execute it."""
     location = RegisteredCodeLocationOrigin(LOCATION_NAME)
-    return RemoteJobOrigin(RemoteRepositoryOrigin(location, SINGLETON_REPOSITORY_NAME), job)
+    return RemoteJobOrigin(RemoteRepositoryOrigin(location, REPOSITORY_NAME), job)
 
 
 def _created(instance: dg.DagsterInstance, run_id: str) -> float:

@@ -222,6 +222,19 @@ def _report_plan(context: dg.AssetExecutionContext, found: RestorePlan) -> None:
     )
 
 
+def _restored_spec(site: Site, plan: str, name: str) -> dg.AssetSpec:
+    return dg.AssetSpec(
+        restored_key(plan, name),
+        deps=[manifest_key(plan)],
+        group_name=sets_group(plan),
+        kinds={site.source(name).kind_name},
+        description=f"Source `{name}` rebuilt from a set beside what is live, compared, and swapped in.",
+        partitions_def=sets_partitions(plan),
+        skippable=True,
+        code_version="1",
+    )
+
+
 def restore_asset(site: Site, plan: str) -> dg.AssetsDefinition | None:
     """Return the restored sources of a plan, partitioned by set; None for a plan that has none of its own."""
     names = _restorable(site, plan)
@@ -235,19 +248,7 @@ def restore_asset(site: Site, plan: str) -> dg.AssetsDefinition | None:
 
     @dg.multi_asset(
         name=f"{plan}__{RESTORED}",
-        specs=[
-            dg.AssetSpec(
-                restored_key(plan, name),
-                deps=[manifest_key(plan)],
-                group_name=sets_group(plan),
-                kinds={site.source(name).kind_name},
-                description=f"Source `{name}` rebuilt from a set beside what is live, compared, and swapped in.",
-                partitions_def=sets_partitions(plan),
-                skippable=True,
-                code_version="1",
-            )
-            for name in names
-        ],
+        specs=[_restored_spec(site, plan, name) for name in names],
         can_subset=True,
         op_tags={PLAN_TAG: plan},
     )

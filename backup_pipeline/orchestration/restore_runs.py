@@ -28,7 +28,7 @@ from backup_pipeline.orchestration.restore_assets import PLAN_AS_READ, PROGRESS,
 from backup_pipeline.orchestration.submit import submit_job
 
 if TYPE_CHECKING:
-    from dagster._core.workspace.context import IWorkspaceProcessContext
+    from backup_pipeline.orchestration.submit import UiWorkspace
 
 Step = Literal["plan", "apply", "undo"]
 _UNDER_WAY = [
@@ -86,14 +86,12 @@ class RestoreRun:
         return self.state in ("done", "failed")
 
 
-def submit_plan(workspace: IWorkspaceProcessContext[Any], wanted: Wanted, *, asked_by: str) -> str:
+def submit_plan(workspace: UiWorkspace, wanted: Wanted, *, asked_by: str) -> str:
     """Queue a run that finds out what a restore would do, and return its id. Nothing is changed by it."""
     return _submit(workspace, wanted, {"step": "plan", "confirm": "-"}, {STEP_TAG: "plan"}, asked_by)
 
 
-def submit_apply(
-    workspace: IWorkspaceProcessContext[Any], read: RestorePlan, *, confirm: str, plan_run: str, asked_by: str
-) -> str:
+def submit_apply(workspace: UiWorkspace, read: RestorePlan, *, confirm: str, plan_run: str, asked_by: str) -> str:
     """Queue a run that does what a plan says, and return its id; a plan that was applied already gives that run's.
 
     Args:
@@ -116,7 +114,7 @@ def submit_apply(
         return _submit(workspace, wanted, config, tags, asked_by)
 
 
-def submit_undo(workspace: IWorkspaceProcessContext[Any], done: RestoreRun, *, confirm: str, asked_by: str) -> str:
+def submit_undo(workspace: UiWorkspace, done: RestoreRun, *, confirm: str, asked_by: str) -> str:
     """Queue a run that takes a restore back, and return its id; the same for every submission of one restore.
 
     Raises:
@@ -138,7 +136,7 @@ def submit_undo(workspace: IWorkspaceProcessContext[Any], done: RestoreRun, *, c
 
 
 def _submit(
-    workspace: IWorkspaceProcessContext[Any],
+    workspace: UiWorkspace,
     wanted: Wanted,
     config: Mapping[str, object],
     tags: Mapping[str, str],

@@ -5,17 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import dagster as dg
-from dagster._core.definitions.repository_definition.valid_definitions import SINGLETON_REPOSITORY_NAME
 
 from backup_pipeline.errors import RefusedError
-from backup_pipeline.orchestration.launch import LOCATION_NAME
+from backup_pipeline.orchestration.launch import LOCATION_NAME, REPOSITORY_NAME
 from backup_pipeline.orchestration.names import STARTED_BY_TAG, sets_partitions
-
-if TYPE_CHECKING:
-    from dagster._core.workspace.context import IWorkspaceProcessContext
 
 _LAUNCH = """
 mutation ($params: ExecutionParams!) {
@@ -29,6 +25,17 @@ mutation ($params: ExecutionParams!) {
 """
 
 
+class UiWorkspace(Protocol):
+    """What is used of the webserver's workspace, for which Dagster has no public type."""
+
+    @property
+    def instance(self) -> dg.DagsterInstance:
+        """The history."""
+
+    def create_request_context(self) -> Any:
+        """Return the code locations as they are loaded now, for one request."""
+
+
 @cache
 def _schema() -> Any:
     from dagster_graphql.schema import create_schema
@@ -37,7 +44,7 @@ def _schema() -> Any:
 
 
 def submit_job(
-    workspace: IWorkspaceProcessContext[Any],
+    workspace: UiWorkspace,
     job: str,
     *,
     asked_by: str,
@@ -63,7 +70,7 @@ def submit_job(
     named = {**(tags or {}), STARTED_BY_TAG: asked_by, **({"dagster/partition": partition} if partition else {})}
     selector: dict[str, object] = {
         "repositoryLocationName": LOCATION_NAME,
-        "repositoryName": SINGLETON_REPOSITORY_NAME,
+        "repositoryName": REPOSITORY_NAME,
         "jobName": job,
     }
     if assets is not None:
@@ -91,9 +98,7 @@ def submit_job(
     )
 
 
-def submit_for_set(
-    workspace: IWorkspaceProcessContext[Any], plan: str, set_id: str, stage: str, *, asked_by: str
-) -> str:
+def submit_for_set(workspace: UiWorkspace, plan: str, set_id: str, stage: str, *, asked_by: str) -> str:
     """Queue a run of `<plan>_<stage>` (verification, drill) for one set, and return the run's id."""
     name = sets_partitions(plan).name
     assert name is not None

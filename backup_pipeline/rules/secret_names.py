@@ -1,4 +1,4 @@
-"""Names that look as if what they name were secret: tables, columns and files whose content no page shows by itself.
+"""Secret-sounding names: tables, columns and files whose content no page shows by itself.
 
 A heuristic over names alone, on the side of caution; `browse.although_secret` in the settings names exceptions.
 """
@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from itertools import pairwise
 
-_WORDS = frozenset(
+_TERMS = frozenset(
     "password passwords passwd pwd passphrase secret secrets token tokens credential credentials otp totp mfa pin cvv "
     "cvc salt iban ssn vault session sessions apikey privatekey refresh_token encrypted hash digest recovery".split()
 )
@@ -23,38 +23,38 @@ _FILES = ("*.pem", "*.key", "*.p12", "*.pfx", "*.kdbx", "*.jks", "*.age", ".env"
 _FILES_MORE = (".netrc", ".pgpass", ".htpasswd", "shadow", "*.ovpn", "*.keytab")
 
 
-def looks_secret(name: str) -> bool:
+def sounds_secret(name: str) -> bool:
     """Return whether a table's or column's name looks secret."""
-    words = [word for word in _SPLIT.split(_CAMEL.sub("_", name).lower()) if word]
-    return bool(_WORDS & set(words)) or any(pair in _PAIRS for pair in pairwise(words))
+    parts = [part for part in _SPLIT.split(_CAMEL.sub("_", name).lower()) if part]
+    return bool(_TERMS & set(parts)) or any(pair in _PAIRS for pair in pairwise(parts))
 
 
-def file_looks_secret(path: str) -> bool:
+def file_sounds_secret(path: str) -> bool:
     """Return whether the name of a file, or of a folder above it, looks as if its content were secret."""
     *above, name = path.split("/")
     return (
         any(fnmatchcase(name.lower(), pattern) for pattern in (*_FILES, *_FILES_MORE))
-        or looks_secret(name.rpartition(".")[0] or name)
-        or any(part in (".ssh", ".gnupg", ".aws") or looks_secret(part) for part in above)
+        or sounds_secret(name.rpartition(".")[0] or name)
+        or any(part in (".ssh", ".gnupg", ".aws") or sounds_secret(part) for part in above)
     )
 
 
 def is_secret_table(schema: str, table: str, exceptions: Iterable[str]) -> bool:
     """Return whether a table's rows stay hidden: its name looks secret and no exception (`schema.table`) names it."""
-    return looks_secret(table) and not _excepted(f"{schema}.{table}", exceptions)
+    return sounds_secret(table) and not _excepted(f"{schema}.{table}", exceptions)
 
 
 def secret_columns(schema: str, table: str, columns: Iterable[str], exceptions: Iterable[str]) -> tuple[str, ...]:
     """Return the columns whose values stay hidden (exceptions are `schema.table.column`)."""
     every = tuple(exceptions)
     return tuple(
-        column for column in columns if looks_secret(column) and not _excepted(f"{schema}.{table}.{column}", every)
+        column for column in columns if sounds_secret(column) and not _excepted(f"{schema}.{table}.{column}", every)
     )
 
 
 def is_secret_file(path: str, exceptions: Iterable[str]) -> bool:
     """Return whether a file's content stays hidden (exceptions are its path, with `*` and `?`)."""
-    return file_looks_secret(path) and not _excepted(path, exceptions)
+    return file_sounds_secret(path) and not _excepted(path, exceptions)
 
 
 def _excepted(name: str, exceptions: Iterable[str]) -> bool:

@@ -1,4 +1,4 @@
-"""Reading single files and rows of sealed sets for a person, with every look written to a log beside the sets."""
+"""Reading single files and rows of sealed sets for a person; every access is written to a log beside the sets."""
 
 from __future__ import annotations
 

@@ -268,31 +268,9 @@ def _problems(site: Site, status: PlanStatus, verdict: Verdict, now: datetime) -
     ]
     signs = copy_signs(site, status.plan, _sealed(status.sets), now)
     found += [Problem(sign.severity, sign.what, sign.remedy) for sign in signs]
-    finished = [one for one in status.sets if not one.running]
     found += _broken_data(status)
     found += _files(site, status)
-    # Partial and emergency sets are not the plan's backup: that one of them failed is worth a warning.
-    newest = next((one for one in reversed(finished) if _is_the_plans(one)), None)
-    for one in [newest, *(last for last in finished[-1:] if last is not newest)]:
-        if one and one.known.state is SetState.INCOMPLETE:
-            found.append(
-                Problem(
-                    "error" if one is newest else "warning",
-                    f"The newest {'set' if one is newest else 'partial or emergency set'} {one.known.set_id} "
-                    f"is incomplete: {'; '.join(one.notes)}",
-                    f"backup-pipeline backup {status.plan} --resume completes it." if one is newest else "",
-                    BACKUP if one is newest else "",
-                )
-            )
-    bad = [one for one in status.sets if problem_of(one.known)]
-    for one in bad[-3:]:
-        found.append(
-            Problem(
-                "error" if one is newest else "warning",
-                f"Set {one.known.set_id} is bad: {problem_of(one.known)}",
-                "Use another set. Check the disk; remove the set by hand when it is no longer needed.",
-            )
-        )
+    found += _bad_sets(status)
     if status.last_good:
         _, failed = status.last_good.checks
         if failed:
@@ -313,6 +291,34 @@ def _problems(site: Site, status: PlanStatus, verdict: Verdict, now: datetime) -
                 BACKUP,
             )
         )
+    return [*found, *_disk(status, now)]
+
+
+def _bad_sets(status: PlanStatus) -> Iterator[Problem]:
+    """Yield the newest sets that are incomplete, and the last three that are bad."""
+    finished = [one for one in status.sets if not one.running]
+    # Partial and emergency sets are not the plan's backup: that one of them failed is worth a warning.
+    newest = next((one for one in reversed(finished) if _is_the_plans(one)), None)
+    for one in [newest, *(last for last in finished[-1:] if last is not newest)]:
+        if one and one.known.state is SetState.INCOMPLETE:
+            yield Problem(
+                "error" if one is newest else "warning",
+                f"The newest {'set' if one is newest else 'partial or emergency set'} {one.known.set_id} "
+                f"is incomplete: {'; '.join(one.notes)}",
+                f"backup-pipeline backup {status.plan} --resume completes it." if one is newest else "",
+                BACKUP if one is newest else "",
+            )
+    for one in [one for one in status.sets if problem_of(one.known)][-3:]:
+        yield Problem(
+            "error" if one is newest else "warning",
+            f"Set {one.known.set_id} is bad: {problem_of(one.known)}",
+            "Use another set. Check the disk; remove the set by hand when it is no longer needed.",
+        )
+
+
+def _disk(status: PlanStatus, now: datetime) -> list[Problem]:
+    """Return that the disk will be full soon."""
+    found = []
     if status.full_at and status.full_at - now < DISK_WARNING:
         days = max(0, (status.full_at - now).days)
         with_whom = [name for name in status.shares if name != status.plan]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from backup_pipeline.operations.status.overview import Overview
@@ -16,7 +16,8 @@ from backup_pipeline.web.front.overview_cache import OverviewCache
 
 if TYPE_CHECKING:
     import dagster as dg
-    from dagster._core.workspace.context import IWorkspaceProcessContext
+
+    from backup_pipeline.orchestration.submit import UiWorkspace
 
 _FILE = tuple[str, int, int]
 RESERVED = frozenset({"static", "restore", "evidence", "live", "start"})
@@ -40,7 +41,7 @@ class Front:
 
     prefix: str = ""
     settings: Path | None = None
-    workspace: IWorkspaceProcessContext[Any] | None = None
+    workspace: UiWorkspace | None = None
     now: Callable[[], datetime] = _now
     _site: tuple[tuple[_FILE, ...], Site] | None = field(default=None, repr=False)
     _overviews: OverviewCache = field(default_factory=OverviewCache, repr=False)

@@ -142,7 +142,7 @@ def table_page(asked: PageRequest) -> Response:
             site,
             found.plan,
             found.set_id,
-            _looked_at(contents.source, table, page, where),
+            _inspected(contents.source, table, page, where),
             asked.who,
             asked.front.now(),
         )
@@ -169,7 +169,7 @@ def table_page(asked: PageRequest) -> Response:
     )
 
 
-def _looked_at(source: str, table: TableContents, page: int, where: tuple[RowComparison, ...]) -> str:
+def _inspected(source: str, table: TableContents, page: int, where: tuple[RowComparison, ...]) -> str:
     """Return what is logged of a look: which rows, by columns and never by values."""
     by = f" by {', '.join(comparison.column for comparison in where)}" if where else ""
     return f"{source} {table.name}: rows {page * _ROWS + 1} to {(page + 1) * _ROWS}{by}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from starlette.responses import Response
 
@@ -20,7 +20,7 @@ from backup_pipeline.web.front.pages import PageError, PageRequest
 from backup_pipeline.web.front.restore_form import CONDITIONS, OPERATORS, FormError, choices, options_of
 
 if TYPE_CHECKING:
-    from dagster._core.workspace.context import IWorkspaceProcessContext
+    from backup_pipeline.orchestration.submit import UiWorkspace
 
 _SETS = 30
 _SEARCHED = 100
@@ -49,7 +49,7 @@ class Opened:
         raise PageError(HTTPStatus.NOT_FOUND, "The set has nothing of such a source.", f"It has: {have}.")
 
 
-def workspace_of(asked: PageRequest) -> IWorkspaceProcessContext[Any]:
+def workspace_of(asked: PageRequest) -> UiWorkspace:
     """Return Dagster's workspace; PageError where there is none."""
     if asked.front.workspace is None:
         raise PageError(HTTPStatus.SERVICE_UNAVAILABLE, "Dagster is not running here.", "Start backup-pipeline up.")

@@ -114,6 +114,8 @@ def test_the_documented_rules_use_metrics_that_exist_and_the_document_names_all(
 def test_promtool_accepts_the_documented_rules_and_the_metrics(folder: Path, tmp_path: Path) -> None:
     rules = tmp_path / "rules.yml"
     rules.write_text(RULES, "utf-8")
-    subprocess.run(["promtool", "check", "rules", str(rules)], check=True, capture_output=True)
+    found = subprocess.run(["promtool", "check", "rules", str(rules)], capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
     text = pages_of(folder).get("/metrics").text
-    subprocess.run(["promtool", "check", "metrics"], input=text.encode(), check=True, capture_output=True)
+    found = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
