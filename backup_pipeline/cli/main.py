@@ -41,6 +41,7 @@ COMMAND_MODULES: dict[str, str] = {
     "env": "env",
     "schedule": "schedule",
     "alerts": "alerts",
+    "evidence": "evidence",
 }
 # Objects made between two garbage collections. Starting makes several hundred thousand that all stay: searching
 # garbage among them as often as Python does of itself takes a tenth of the time of `list`.

@@ -20,7 +20,11 @@ class Signer:
 
     def sign(self, purpose: str, data: bytes) -> str:
         """Return the signature in base64 over `purpose`, a line feed and `data`."""
-        return base64.b64encode(self._key.sign(purpose.encode() + b"\n" + data)).decode()
+        return self.sign_bytes(purpose.encode() + b"\n" + data)
+
+    def sign_bytes(self, data: bytes) -> str:
+        """Return the signature in base64 over `data` alone, which must say of itself what it is for."""
+        return base64.b64encode(self._key.sign(data)).decode()
 
 
 def new_private_key() -> bytes:

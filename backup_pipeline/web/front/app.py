@@ -16,7 +16,9 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from backup_pipeline.operations.evidence.make import CHECKER
 from backup_pipeline.web.front.context import Front
+from backup_pipeline.web.front.evidence import checker_program, evidence_home, evidence_page, sign, signed_page
 from backup_pipeline.web.front.files import (
     diff_page,
     file_download,
@@ -67,6 +69,11 @@ def _routes(base: str) -> list[BaseRoute]:
         ("/restore/run/{run}/undo", undo_page, ("GET", "POST")),
         ("/restore/{plan}/{set:set}", restore_set, ("GET",)),
         ("/restore/{plan}/{set:set}/{source}", restore_source, ("GET", "POST")),
+        ("/evidence", evidence_home, ("GET",)),
+        ("/evidence/show", evidence_page, ("GET",)),
+        ("/evidence/sign", sign, ("POST",)),
+        (f"/evidence/{CHECKER}", checker_program, ("GET",)),
+        ("/evidence/{plan}/{name}", signed_page, ("GET",)),
         ("/{plan}", plan_page, ("GET",)),
         ("/{plan}/{set:set}", set_page, ("GET",)),
         ("/{plan}/{set:set}/files", files_home, ("GET",)),

@@ -326,6 +326,14 @@ def security(stage: Stage) -> None:
     stage.shell().follow(document("security"))
 
 
+def evidence(stage: Stage) -> None:
+    site_of_files(stage)
+    assert stage.shell().call(["backup", "nightly"]).code == 0
+    stage.shell().follow(document("evidence"))
+    (signed,) = (stage.site / "backups" / "nightly" / "evidence").glob("*.dsse.json")
+    assert signed.name.startswith("0001_")
+
+
 def contributing(stage: Stage) -> None:
     stage.shell().follow(document("contributing"))
 
@@ -555,6 +563,7 @@ def first_hour(stage: Stage) -> None:
 WALKTHROUGHS: dict[str, Callable[[Stage], None]] = {
     "README": readme,
     "alerts": alerts,
+    "evidence": evidence,
     "contributing": contributing,
     "deployment": deployment,
     "exit-codes": exit_codes,

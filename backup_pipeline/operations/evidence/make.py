@@ -1,0 +1,163 @@
+"""Evidence of a plan and a period: preview, signed file, chain. The files lie in `evidence/` beside the sets."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import datetime
+from importlib.resources import files as package_files
+from pathlib import Path
+
+from backup_pipeline import __version__
+from backup_pipeline.errors import RefusedError
+from backup_pipeline.model.evidence import Evidence, Gap, Previous
+from backup_pipeline.operations.evidence.collect import History, collect
+from backup_pipeline.operations.evidence.statement import ENDING, envelope, read_envelope
+from backup_pipeline.operations.sites.stores import open_store
+from backup_pipeline.operations.sites.vaults import machine_keys
+from backup_pipeline.operations.status.copies import copies_of
+from backup_pipeline.rules.evidence import Copies, EvidencePolicy, demands_of, gaps_of
+from backup_pipeline.settings.site import Site
+from backup_pipeline.system.files import make_folder_in, read_ordinary, write_atomically
+from backup_pipeline.system.locks import hold_lock
+
+FOLDER = "evidence"
+CHECKER = "check_evidence.py"
+_LOCK = ".evidence.lock"
+
+
+def preview(site: Site, plan: str, begin: datetime, end: datetime, history: History, *, now: datetime) -> Evidence:
+    """Return the evidence of a period, unsigned and not part of the chain.
+
+    Args:
+        site: the site.
+        plan: the plan.
+        begin: the first moment of the period.
+        end: the first moment after it; the evidence ends now where that is earlier.
+        history: Dagster's runs of the plan in it.
+        now: the present moment.
+
+    Raises:
+        RefusedError: the period is empty, or has not begun.
+        StoreError: the plan's store cannot be read.
+    """
+    until = min(end, now)
+    if begin >= until:
+        raise RefusedError(
+            f"The period from {begin:%Y-%m-%d} to {end:%Y-%m-%d} is empty or has not begun.",
+            where=plan,
+            remedy="Name a day before today first, then a later one.",
+        )
+    known = collect(site, plan, begin, until, history)
+    policy = _policy(site, plan)
+    gaps = gaps_of(known.events, policy, begin, until, before=known.good_before)
+    if not history.known:
+        gaps.append(Gap(begin=begin, end=until, what="who started each run is missing: there was no history to ask"))
+    first = known.known_from
+    if first is None or first > begin:
+        unknown = min(first or until, until)
+        gaps.append(Gap(begin=begin, end=unknown, what="nothing is known of the plan from this time"))
+    return Evidence(
+        site=site.folder.name,
+        plan=plan,
+        begin=begin,
+        end=until,
+        made_at=now,
+        made_by="",
+        pipeline_version=__version__,
+        policy=_policy_text(site, plan, policy),
+        events=known.events,
+        gaps=tuple(sorted(gaps, key=lambda gap: gap.begin)),
+        demands=tuple(demands_of(known.events, gaps, policy, _copies(site, plan))),
+    )
+
+
+def make(site: Site, evidence: Evidence, *, made_by: str) -> Path:
+    """Sign some evidence, chain it to the plan's last, and return its new file.
+
+    Raises:
+        StoreError: the store cannot be written, or the last file of the chain cannot be read.
+        LockError: another process makes evidence of the plan right now.
+    """
+    store = open_store(site, evidence.plan)
+    folder = make_folder_in(store.folder, FOLDER, store.folder_mode)
+    with hold_lock(folder / _LOCK, purpose=f"evidence of {evidence.plan}"):
+        number, previous = 1, None
+        if before := evidence_files(site, evidence.plan):
+            last = before[-1]
+            number = read_envelope(last).number + 1
+            previous = Previous(name=last.name, sha256=hashlib.sha256(read_ordinary(last)).hexdigest())
+        chained = evidence.model_copy(update={"number": number, "previous": previous, "made_by": made_by})
+        signer = machine_keys(site).signer(make=True)
+        assert signer is not None
+        name = f"{number:04}_{evidence.begin:%Y-%m-%d}_{evidence.end:%Y-%m-%d}{ENDING}"
+        write_atomically(folder / name, envelope(chained, signer), mode=store.file_mode)
+        write_atomically(folder / CHECKER, checker(), mode=store.file_mode)
+    return folder / name
+
+
+def evidence_files(site: Site, plan: str) -> list[Path]:
+    """Return the plan's signed files, oldest first."""
+    return sorted((open_store(site, plan).folder / FOLDER).glob(f"[0-9]*{ENDING}"))
+
+
+def evidence_file(site: Site, plan: str, name: str) -> Path:
+    """Return the signed file of a name.
+
+    Raises:
+        RefusedError: there is none of that name.
+    """
+    found = next((path for path in evidence_files(site, plan) if path.name == name), None)
+    if found is None:
+        raise RefusedError(
+            "There is no such evidence.", where=f"{plan}: {name}", remedy="The list shows what is there."
+        )
+    return found
+
+
+def public_key(site: Site) -> str:
+    """Return the key that this site's evidence is signed with, made where there is none."""
+    signer = machine_keys(site).signer(make=True)
+    assert signer is not None
+    return signer.public
+
+
+def checker() -> bytes:
+    """Return the program that checks evidence and needs nothing but Python."""
+    return package_files("backup_pipeline.operations.evidence").joinpath(CHECKER).read_bytes()
+
+
+def _policy(site: Site, plan: str) -> EvidencePolicy:
+    settings = site.plan(plan)
+    kept = settings.retention.model_dump(mode="json", exclude_defaults=True)
+    return EvidencePolicy(
+        schedule=settings.schedule,
+        drill=settings.drill,
+        timezone=site.settings.timezone,
+        overdue_after=settings.overdue_after,
+        retention=", ".join(f"{name} {value}" for name, value in kept.items()) or "every set",
+        sources=len(settings.sources),
+    )
+
+
+def _policy_text(site: Site, plan: str, policy: EvidencePolicy) -> dict[str, str]:
+    settings = site.plan(plan)
+    return {
+        "sources": ", ".join(settings.sources),
+        "schedule": policy.schedule or "none",
+        "verify": settings.verify or "none",
+        "drill": policy.drill or "none",
+        "timezone": policy.timezone,
+        "retention": policy.retention,
+        "copies": ", ".join(entry.to for entry in settings.copies) or "none",
+    }
+
+
+def _copies(site: Site, plan: str) -> Copies:
+    found = copies_of(site, plan, [])
+    return Copies(
+        vaults=len(found),
+        copies=sum(len(one.copies) for one in found),
+        off_site=any(one.off_site and one.copies for one in found),
+        locked=any(one.locked for one in found),
+        proven=sum(one.proven is not None for one in found),
+    )

@@ -1,0 +1,55 @@
+"""Dagster's history of a plan's runs, as evidence takes it: who asked for what, and how it ended."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import dagster as dg
+
+from backup_pipeline.operations.evidence.collect import History, HistoryRun
+from backup_pipeline.orchestration.names import OPERATION_TAG, PLAN_TAG, SET_TAG, STARTED_BY_TAG
+
+_AT_ONCE = 500
+_LONGEST_RUN = timedelta(days=7)
+"""A run that ended within a period may have begun so long before it."""
+_FAILED = (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
+
+
+def history_of(instance: dg.DagsterInstance, plan: str, begin: datetime, end: datetime) -> History:
+    """Return the runs of a plan that may have ended within a period."""
+    wanted = dg.RunsFilter(
+        tags={PLAN_TAG: plan},
+        statuses=[dg.DagsterRunStatus.SUCCESS, *_FAILED],
+        created_after=begin - _LONGEST_RUN,
+        created_before=end,
+    )
+    found: list[HistoryRun] = []
+    cursor: str | None = None
+    while records := instance.get_run_records(wanted, limit=_AT_ONCE, cursor=cursor):
+        found += [_run(record) for record in records]
+        cursor = records[-1].dagster_run.run_id
+        if len(records) < _AT_ONCE:
+            break
+    return History(found, known=True)
+
+
+def _run(record: dg.RunRecord) -> HistoryRun:
+    run, tags = record.dagster_run, record.dagster_run.tags
+    created = record.create_timestamp
+    created = created.astimezone(UTC) if created.tzinfo else created.replace(tzinfo=UTC)
+    began = datetime.fromtimestamp(record.start_time, UTC) if record.start_time else created
+    return HistoryRun(
+        run_id=run.run_id,
+        operation=tags.get(OPERATION_TAG, "") or run.job_name,
+        set_name=tags.get(SET_TAG, "") or tags.get("dagster/partition", ""),
+        who=tags.get(STARTED_BY_TAG, ""),
+        began=began,
+        ended=datetime.fromtimestamp(record.end_time, UTC) if record.end_time else began,
+        failed=run.status in _FAILED,
+    )
+
+
+def history_of_site(plan: str, begin: datetime, end: datetime) -> History:
+    """Return the same from the instance of DAGSTER_HOME."""
+    with dg.DagsterInstance.get() as instance:
+        return history_of(instance, plan, begin, end)

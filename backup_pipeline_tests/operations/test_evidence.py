@@ -1,0 +1,190 @@
+"""Evidence: what it holds, its gaps, its signature and chain, and the program that checks it with Python alone."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import shutil
+import subprocess
+import sys
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from backup_pipeline.errors import BackupSystemError, RefusedError
+from backup_pipeline.model.evidence import EventKind, Evidence
+from backup_pipeline.model.proof import ProofKind
+from backup_pipeline.operations.evidence.check_evidence import is_signed
+from backup_pipeline.operations.evidence.collect import History, HistoryRun
+from backup_pipeline.operations.evidence.make import evidence_files, make, preview, public_key
+from backup_pipeline.operations.evidence.statement import read_envelope
+from backup_pipeline.rules.periods import period_of
+from backup_pipeline.settings.loader import load_site
+from backup_pipeline.settings.site import Site
+from backup_pipeline.stores.local import LocalStore
+from backup_pipeline_tests.support.invented_sets import SITE, add_proof, at, make_set
+
+BEGIN, END, NOW = at("2026-10-01 00:00"), at("2026-11-01 00:00"), at("2026-11-21 12:00")
+DAY = timedelta(days=1)
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    (tmp_path / "backup.yaml").write_text(SITE, "utf-8")
+    return load_site(tmp_path, environment={})
+
+
+@pytest.fixture
+def store(site: Site) -> LocalStore:
+    """A month of daily sets but of two days, one of them drilled well and one badly."""
+    store = LocalStore(site.store_folder("nightly"), "nightly")
+    days = [at("2026-09-30 02:00") + DAY * number for number in range(33)]
+    sets = [make_set(store, day) for day in days if day.day not in (14, 15)]
+    add_proof(store, sets[5], ProofKind.DRILL, at("2026-10-06 05:00"), passed=False, findings=["2 rows are missing"])
+    add_proof(store, sets[6], ProofKind.DRILL, at("2026-10-07 05:00"), rto_seconds=31.0, rpo_seconds=7200.0)
+    return store
+
+
+def _made(site: Site, begin: datetime = BEGIN, end: datetime = END, history: History | None = None) -> Evidence:
+    return preview(site, "nightly", begin, end, history or History(known=True), now=NOW)
+
+
+def _checked(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run the checking program by an interpreter that sees no installed package."""
+    program, *others = map(str, arguments)
+    return subprocess.run([sys.executable, "-I", "-S", program, *others], capture_output=True, text=True, check=False)
+
+
+def test_every_backup_and_drill_of_the_period_is_there_and_no_other(site: Site, store: LocalStore) -> None:
+    found = _made(site)
+    backups = found.of_kind(EventKind.BACKUP)
+    assert len(backups) == 29
+    assert {one.subject[:7] for one in backups} == {"2026-10"}
+    assert all(re.fullmatch("[0-9a-f]{64}", one.sha256) for one in backups)
+    assert [(one.good, one.detail) for one in found.of_kind(EventKind.DRILL)] == [
+        (False, "a: 2 rows are missing"),
+        (True, ""),
+    ]
+
+
+def test_days_without_a_backup_are_named_as_a_gap(site: Site, store: LocalStore) -> None:
+    gap = next(one for one in _made(site).gaps if "good backup" in one.what)
+    assert (gap.begin.day, gap.end.day) == (13, 16)
+    assert "2026-10-14" in gap.what
+
+
+def test_a_month_without_gaps_has_none_and_an_unknown_time_is_one(site: Site, store: LocalStore) -> None:
+    assert _made(site, end=at("2026-10-13 12:00")).gaps == ()
+    early = _made(site, begin=at("2026-09-01 00:00"), end=at("2026-10-02 00:00"))
+    assert "nothing is known" in " ".join(gap.what for gap in early.gaps)
+
+
+def test_who_asked_comes_from_the_history_and_failed_runs_are_events(site: Site, store: LocalStore) -> None:
+    runs = [
+        HistoryRun("run-2026-10-02T020000Z", "backup", "", "schedule nightly", BEGIN + DAY, BEGIN + 2 * DAY, False),
+        HistoryRun("f00d", "backup", "", "ui, anna", BEGIN + 13 * DAY, BEGIN + 13.1 * DAY, True),
+    ]
+    found = _made(site, history=History(runs, known=True))
+    by_run = {one.run_id: one for one in found.events}
+    assert by_run["run-2026-10-02T020000Z"].who == "schedule nightly"
+    assert by_run["run-2026-10-03T020000Z"].who == "not recorded"
+    assert (by_run["f00d"].kind, by_run["f00d"].who, by_run["f00d"].good) == (EventKind.RUN, "ui, anna", False)
+
+
+def test_sets_that_retention_removed_are_known_from_the_run_log(site: Site, store: LocalStore) -> None:
+    outcome = "nightly/2026-10-14T020000Z complete, 5 artefacts, 70 rows, 900 bytes, 3 s"
+    (store.folder / "backup_log.txt").write_text(f"2026-10-14 02:05:00 - backup - INFO - {outcome}\n")
+    event = next(one for one in _made(site).events if one.subject == "2026-10-14T020000Z")
+    assert event.figures == {"artefacts": 5, "rows": 70, "bytes": 900}
+    assert "not in the store any more" in event.detail
+
+
+def test_demands_are_answered_from_the_events_and_not_by_assertion(site: Site, store: LocalStore) -> None:
+    answers = {one.place: one for one in _made(site).demands}
+    assert "1 drill failed, 1 followed by one that passed" in answers["Annex 4.2.6"].answer
+    assert "31 s" in answers["Annex 4.2.2(a)"].answer
+    assert answers["Annex 4.2.2(c)"].shown is False
+    assert answers["Annex 4.2.2(d)"].shown is None
+    assert answers["Article 12(1)(a)"].shown is False
+    without = {one.place: one for one in _made(site, begin=at("2026-10-10 00:00")).demands}
+    assert without["Annex 4.2.6"].shown is False
+
+
+def test_a_chain_is_checked_by_a_program_that_needs_only_python(site: Site, store: LocalStore, tmp_path: Path) -> None:
+    for day in (8, 15, 22):
+        make(site, _made(site, at(f"2026-10-{day - 7:02} 00:00"), at(f"2026-10-{day:02} 00:00")), made_by="anna")
+    files = evidence_files(site, "nightly")
+    assert [read_envelope(path).number for path in files] == [1, 2, 3]
+    shutil.copytree(files[0].parent, tmp_path / "auditor")
+    program = tmp_path / "auditor" / "check_evidence.py"
+    done = _checked(program, "--key", public_key(site), tmp_path / "auditor")
+    assert (done.returncode, done.stdout.count("as it was signed"), done.stderr) == (0, 3, "")
+    other = "ed25519:" + base64.b64encode(Ed25519PrivateKey.generate().public_key().public_bytes_raw()).decode()
+    assert _checked(program, "--key", other, tmp_path / "auditor").returncode == 1
+    assert _checked(program, "--key", "ed25519:AAAA", tmp_path / "auditor").returncode == 2
+
+
+@pytest.mark.parametrize("change", ["an event", "a file is missing", "another second", "a file twice", "cut off"])
+def test_a_changed_chain_is_found(site: Site, store: LocalStore, change: str) -> None:
+    for end in (8, 9, 10):
+        make(site, _made(site, BEGIN, at(f"2026-10-{end:02} 00:00")), made_by="anna")
+    first, second, third = evidence_files(site, "nightly")
+    if change == "an event":
+        document = json.loads(second.read_text())
+        payload = base64.b64decode(document["payload"]).replace(b'"good":false', b'"good":true')
+        second.write_text(json.dumps({**document, "payload": base64.b64encode(payload).decode()}))
+    elif change == "a file is missing":
+        second.unlink()
+    elif change == "another second":
+        third.unlink()
+        second.unlink()
+        make(site, _made(site, BEGIN, at("2026-10-05 00:00")), made_by="somebody else")
+        written = evidence_files(site, "nightly")[-1]
+        written.rename(second)
+        make(site, _made(site, BEGIN, at("2026-10-06 00:00")), made_by="x")
+        second.unlink()
+    elif change == "a file twice":
+        shutil.copy(second, second.with_name("0004_copy.dsse.json"))
+    else:
+        third.write_bytes(third.read_bytes()[:-200])
+    done = _checked(first.with_name("check_evidence.py"), "--key", public_key(site), first.parent)
+    assert done.returncode == 1, done.stdout
+
+
+def test_the_checking_program_agrees_with_a_library_on_signatures() -> None:
+    for number in range(6):
+        key = Ed25519PrivateKey.from_private_bytes(bytes([number]) * 32)
+        public, message = key.public_key().public_bytes_raw(), b"m" * number
+        signature = key.sign(message)
+        assert is_signed(public, message, signature)
+        assert not is_signed(public, message + b".", signature)
+        assert not is_signed(public, message, signature[:-1] + bytes([signature[-1] ^ 1]))
+    # A value of S beyond the group's order must be refused (RFC 8032, 5.1.7): else signatures can be changed.
+    order = 2**252 + 27742317777372353535851937790883648493
+    longer = signature[:32] + (int.from_bytes(signature[32:], "little") + order).to_bytes(32, "little")
+    assert not is_signed(public, message, longer)
+
+
+def test_a_period_that_is_empty_or_has_not_begun_is_refused(site: Site, store: LocalStore) -> None:
+    with pytest.raises(RefusedError, match="empty or has not begun"):
+        _made(site, NOW + DAY, NOW + 2 * DAY)
+    for text in ("2026-13", "yesterday", "2026-11-05..2026-11-01", "9999", ""):
+        with pytest.raises(BackupSystemError, match="no period"):
+            period_of(text, "UTC")
+
+
+@pytest.mark.parametrize(
+    ("text", "begin", "end"),
+    [
+        ("2026-11", "2026-10-31 23:00", "2026-11-30 23:00"),
+        ("2026-Q4", "2026-09-30 22:00", "2026-12-31 23:00"),
+        ("2026", "2025-12-31 23:00", "2026-12-31 23:00"),
+        ("2026-10-25", "2026-10-24 22:00", "2026-10-25 23:00"),
+        ("2026-11-01..2026-11-02", "2026-10-31 23:00", "2026-11-02 23:00"),
+    ],
+)
+def test_periods_are_whole_days_of_the_sites_zone(text: str, begin: str, end: str) -> None:
+    assert period_of(text, "Europe/Berlin") == (at(begin), at(end))

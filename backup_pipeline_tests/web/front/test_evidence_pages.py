@@ -1,0 +1,66 @@
+"""Evidence pages: a period, its signature, the files for an auditor, and what an attacker may try."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from backup_pipeline.model.proof import ProofKind
+from backup_pipeline.stores.local import LocalStore
+from backup_pipeline_tests.support.front_pages import OWN, pages_of
+from backup_pipeline_tests.support.invented_sets import SITE, add_proof, at, make_set
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "backup.yaml").write_text(SITE, "utf-8")
+    store = LocalStore(tmp_path / "backups" / "nightly", "nightly")
+    made = make_set(store, at("2026-11-20 02:00"))
+    add_proof(store, made, ProofKind.DRILL, at("2026-11-20 05:00"), rto_seconds=31.0)
+    make_set(store, at("2026-11-21 02:00"), sealed=False, failed="<script>alert(1)</script>")
+    return tmp_path
+
+
+def test_a_period_is_shown_signed_and_downloaded(folder: Path) -> None:
+    pages = pages_of(folder)
+    assert "Nothing is signed yet" in pages.get("/backups/evidence").text
+    shown = pages.get("/backups/evidence/show", params={"plan": "nightly", "period": "2026-11"})
+    assert "2026-11-20T020000Z" in shown.text
+    assert "<script>alert(1)" not in shown.text
+    assert not (folder / "backups" / "nightly" / "evidence").exists()
+    signed = pages.post("/backups/evidence/sign", data={"plan": "nightly", "period": "2026-11"}, headers=OWN)
+    assert signed.status_code == 303
+    place = signed.headers["location"]
+    assert "Number 1, signed." in pages.get(place).text
+    envelope = pages.get(f"{place}?as=dsse")
+    assert envelope.headers["content-disposition"].startswith("attachment")
+    assert json.loads(envelope.text)["payloadType"] == "application/vnd.in-toto+json"
+    assert pages.get(f"{place}?as=json").json()["plan"] == "nightly"
+    assert "import argparse" in pages.get("/backups/evidence/check_evidence.py").text
+    assert place.rsplit("/", 1)[1] in pages.get("/backups/evidence").text
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/backups/evidence/show?plan=unknown&period=2026-11", 404),
+        ("/backups/evidence/show?plan=nightly&period=%3Cb%3E", 409),
+        ("/backups/evidence/show?plan=nightly&period=2199-01", 409),
+        ("/backups/evidence/nightly/..%2f..%2f..%2fbackup.yaml", 404),
+        ("/backups/evidence/nightly/0001_2026-11-01_2026-11-30.dsse.json", 404),
+        ("/backups/evidence/..%2f/backup.yaml", 404),
+    ],
+)
+def test_what_is_no_plan_period_or_file_is_refused(folder: Path, path: str, status: int) -> None:
+    answer = pages_of(folder).get(path)
+    assert answer.status_code == status
+    assert "<b>" not in answer.text
+
+
+def test_another_origin_cannot_sign_anything(folder: Path) -> None:
+    headers = {"Origin": "http://evil.example", "Sec-Fetch-Site": "cross-site"}
+    answer = pages_of(folder).post("/backups/evidence/sign", data={"plan": "nightly"}, headers=headers)
+    assert answer.status_code == 403
+    assert not (folder / "backups" / "nightly" / "evidence").exists()
