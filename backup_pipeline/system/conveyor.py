@@ -8,7 +8,7 @@ from collections import deque
 
 from backup_pipeline.system import limits
 
-ROOM = 8 << 20
+ROOM = 4 << 20
 _CHECK_SECONDS = 1.0
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from backup_pipeline.stores.objects.options import PlaceOptions
+from backup_pipeline_tests.support.google_storage import GoogleStorage, google_storage
 from backup_pipeline_tests.support.object_servers import (
     S3Server,
     SftpServer,
@@ -46,3 +47,11 @@ def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PlaceOptions]:
     """Azurite with a container."""
     with azurite_server(tmp_path_factory.mktemp("azurite")) as options:
         yield options
+
+
+@pytest.fixture(scope="module")
+def google() -> Iterator[GoogleStorage]:
+    """Google's storage, by the tests' own server, with a bucket."""
+    with google_storage() as storage:
+        storage.buckets["copies"] = {"name": "copies"}
+        yield storage

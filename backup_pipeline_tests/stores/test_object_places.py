@@ -1,4 +1,5 @@
-"""Every place of objects keeps one contract: folder, S3 (SeaweedFS with and without Object Lock, moto), SFTP, Azure."""
+"""Every place of objects keeps one contract: folder, S3 (SeaweedFS with and without Object Lock, moto), SFTP, Azure
+(Azurite), Google (a server of the tests' own)."""
 
 from __future__ import annotations
 
@@ -48,7 +49,7 @@ from backup_pipeline_tests.support.proxies import Proxy
 
 pytestmark = pytest.mark.takes(seconds=0.2, together="places of objects")
 
-PLACES = ["folder", "s3", "s3 with locks", "moto", "sftp", "azure"]
+PLACES = ["folder", "s3", "s3 with locks", "moto", "sftp", "azure", "google"]
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,8 @@ def served(request: pytest.FixtureRequest, tmp_path: Path) -> Served:
         return Served(ssh.url(tmp_path), ssh.options())
     if kind == "azure":
         return Served(f"az://copies/{prefix}", request.getfixturevalue("azurite"))
+    if kind == "google":
+        return Served(f"gs://copies/{prefix}", request.getfixturevalue("google").options())
     server: S3Server = request.getfixturevalue("moto" if kind == "moto" else "weed")
     bucket = "locking" if kind == "s3 with locks" else "plain"
     return Served(f"s3://{bucket}/{prefix}", server.options())

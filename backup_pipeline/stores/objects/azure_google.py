@@ -1,15 +1,17 @@
 """Azure Blob Storage and Google Cloud Storage as places of objects: credentials and addresses, and what they lock.
 
 Data goes by obstore. Locks are read by plain requests: "Buckets: get" and "Objects: get" of Google's JSON API
-(retentionPolicy, retentionExpirationTime), "Get Container Properties" and "Get Blob Properties" of Azure
-(x-ms-has-immutability-policy, x-ms-immutability-policy-until-date).
+(retentionPolicy, objectRetention, retentionExpirationTime, retention, holds), "Get Container Properties" and "Get Blob
+Properties" of Azure (x-ms-has-immutability-policy, x-ms-immutable-storage-with-versioning-enabled,
+x-ms-immutability-policy-until-date, x-ms-legal-hold).
 """
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,9 @@ from backup_pipeline.stores.objects.contract import BucketLock, LockState
 from backup_pipeline.stores.objects.options import PlaceOptions
 from backup_pipeline.stores.objects.signed_requests import azure_headers, google_token
 
+HELD = datetime(9999, 1, 1, tzinfo=UTC)
+"""The end of a lock that has none: it ends when somebody with the right for it releases the object."""
+_AZURE_BY_VERSION = "x-ms-immutable-storage-with-versioning-enabled"
 _GOOGLE = "https://storage.googleapis.com"
 
 
@@ -58,25 +63,39 @@ class AzurePlace(CloudPlace):
         answer = self._repeater.run(lambda _: self._asked("", {"restype": "container"}))
         if isinstance(answer, str):
             return BucketLock(True, False, None, None, f"The container's immutability cannot be read: {answer}")
-        if _says(answer, "x-ms-has-immutability-policy") or _says(
-            answer, "x-ms-immutable-storage-with-versioning-enabled"
-        ):
+        if _says(answer, "x-ms-has-immutability-policy"):
             return BucketLock(
                 True, True, None, None, "The container has an immutability policy; for how many days is not shown here."
+            )
+        if _says(answer, _AZURE_BY_VERSION):
+            return BucketLock(
+                True, True, None, None, "The container can lock each version; which are locked is asked one by one."
             )
         hold = " It has a legal hold." if _says(answer, "x-ms-has-legal-hold") else ""
         return BucketLock(True, False, None, None, f"The container has no immutability policy.{hold}")
 
     def lock_state(self, name: str) -> LockState:
-        """Ask for the object's own immutability; that of a container's policy is not shown by object."""
+        """Ask for the object's own immutability and legal hold; that of a container's policy is not shown by object."""
         answer = self._repeater.run(lambda _: self._asked(self._prefix + name, {}))
-        until = None if isinstance(answer, str) else answer.get("x-ms-immutability-policy-until-date")
-        if until is None:
+        if isinstance(answer, str):
             return LockState(supported=False, until=None, mode=None)
-        locked = (
-            str(answer["x-ms-immutability-policy-mode"]).lower() == "locked" if isinstance(answer, Mapping) else False
-        )
+        until = answer.get("x-ms-immutability-policy-until-date")
+        if _says(answer, "x-ms-legal-hold"):
+            return LockState(True, HELD, "GOVERNANCE")
+        if until is None:
+            return LockState(supported=self._locks_versions, until=None, mode=None)
+        locked = answer.get("x-ms-immutability-policy-mode", "").lower() == "locked"
         return LockState(True, parsedate_to_datetime(until), "COMPLIANCE" if locked else "GOVERNANCE")
+
+    @functools.cached_property
+    def _locks_versions(self) -> bool:
+        """Whether the container can lock each version, so that one without a policy of its own is not locked."""
+        answer = self._repeater.run(lambda _: self._asked("", {"restype": "container"}))
+        return (
+            not isinstance(answer, str)
+            and _says(answer, _AZURE_BY_VERSION)
+            and not _says(answer, "x-ms-has-immutability-policy")
+        )
 
     def _asked(self, name: str, query: dict[str, str]) -> Mapping[str, str] | str:
         """Return the headers of an answer, or what the service says of a right that is missing."""
@@ -108,21 +127,19 @@ class GooglePlace(CloudPlace):
 
     def bucket_lock(self) -> BucketLock:
         """Ask for the bucket's retention policy."""
-        answer = self._repeater.run(lambda _: self._asked("", "retentionPolicy"))
+        answer = self._repeater.run(lambda _: self._asked("", "retentionPolicy,objectRetention,defaultEventBasedHold"))
         if isinstance(answer, str):
             right = "give the service account the right storage.buckets.get (role Storage Legacy Bucket Reader)"
             return BucketLock(True, False, None, None, f"The retention policy cannot be read ({answer}); {right}.")
         return google_lock(answer)
 
     def lock_state(self, name: str) -> LockState:
-        """Ask until when the object is retained."""
-        answer = self._repeater.run(
-            lambda _: self._asked(f"/o/{quote(self._prefix + name, safe='')}", "retentionExpirationTime")
-        )
+        """Ask until when the object is retained, by the bucket's policy or its own, and whether it is held."""
+        fields = "retentionExpirationTime,retention,temporaryHold,eventBasedHold"
+        answer = self._repeater.run(lambda _: self._asked(f"/o/{quote(self._prefix + name, safe='')}", fields))
         if isinstance(answer, str):
             return LockState(supported=False, until=None, mode=None)
-        until = answer.get("retentionExpirationTime")
-        return LockState(True, datetime.fromisoformat(until) if until else None, None)
+        return google_state(answer)
 
     def _asked(self, path: str, fields: str) -> Mapping[str, Any] | str:
         url = f"{self._base}/storage/v1/b/{quote(self._bucket, safe='')}{path}?fields={fields}"
@@ -153,11 +170,30 @@ def google_lock(bucket: Mapping[str, Any]) -> BucketLock:
     policy = bucket.get("retentionPolicy") or {}
     days = timedelta(seconds=int(policy.get("retentionPeriod", 0))).days
     if not days:
-        return BucketLock(True, False, None, None, "The bucket has no retention policy of a day or more.")
+        more = ""
+        if (bucket.get("objectRetention") or {}).get("mode") == "Enabled":
+            more = " Its objects can have a retention of their own, which is not set here."
+        if bucket.get("defaultEventBasedHold"):
+            more += " Each new object is held until somebody releases it: `vault clean` cannot remove it before."
+        return BucketLock(True, False, None, None, f"The bucket has no retention policy of a day or more.{more}")
     locked = bool(policy.get("isLocked"))
     how = "the policy is locked" if locked else "the policy is not locked: who may change the bucket can shorten it"
     mode = "COMPLIANCE" if locked else "GOVERNANCE"
     return BucketLock(True, True, days, mode, f"Every object is retained for {days} days; {how}.")
+
+
+def google_state(answer: Mapping[str, Any]) -> LockState:
+    """Return what an object's resource says; its own retention counts beside the bucket's, the later of both."""
+    if answer.get("temporaryHold") or answer.get("eventBasedHold"):
+        return LockState(True, HELD, "GOVERNANCE")
+    own = answer.get("retention") or {}
+    ends = [
+        datetime.fromisoformat(text)
+        for text in (answer.get("retentionExpirationTime"), own.get("retainUntilTime"))
+        if text
+    ]
+    mode = {"Locked": "COMPLIANCE", "Unlocked": "GOVERNANCE"}.get(str(own.get("mode")))
+    return LockState(True, max(ends, default=None), mode)
 
 
 def _says(headers: Mapping[str, str], name: str) -> bool:

@@ -151,7 +151,7 @@ def cut_growing(stream: ChunkSource, cutting: Cutting, id_key: bytes) -> Iterato
     coarse, fine = (_cutter(cutting, id_key, finer=finer) for finer in (1, _FINER))
     end = 2 * cutting.average
     ahead = max(cutting.largest, end)
-    buffer = _Buffer(stream, 4 * ahead)
+    buffer = _Buffer(stream, 2 * ahead)
     position = 0
     while view := buffer.view(ahead):
         cutter = coarse if position >= cutting.average and len(view) >= end else fine
