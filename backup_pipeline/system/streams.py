@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -35,16 +36,25 @@ _GZIP_WRAPPER = 31
 """zlib's way to ask for a gzip header; its time is zero."""
 _ZSTD_LEVEL = 3
 _BATCH = 2 << 20
-"""Plain bytes that are handed to a thread together, at least; with two batches per thread in memory."""
+"""Plain bytes that are handed to a thread together, at least; a thread has up to two batches, of large pieces one."""
+
+
+_ENDING = 64
+"""Bytes at the end of a piece that say whether a frame ends with it."""
 
 
 @dataclass(frozen=True)
 class _Cutting:
-    """How a stream is cut, in plain bytes. Zstandard finds less in small frames, gzip's window is 32 KiB anyway."""
+    """How a stream is cut, in plain bytes. Zstandard finds less in small frames, gzip's window is 32 KiB anyway.
+
+    With `together` a frame holds several pieces: at least so many bytes, then up to a piece whose last bytes say so, or
+    to twice as many bytes. FastCDC itself cuts no larger pieces.
+    """
 
     average: int
     smallest: int
     largest: int
+    together: int = 0
 
     def cutter(self) -> FastCDC:
         return FastCDC(self.average, min_size=self.smallest, max_size=self.largest)
@@ -52,7 +62,8 @@ class _Cutting:
 
 _CUTTING: dict[Compression, _Cutting] = {
     "gzip": _Cutting(64 << 10, 16 << 10, 256 << 10),
-    "zstd": _Cutting(2 << 20, 1 << 20, 8 << 20),
+    # Its window at this level is 2 MiB: what each frame forgets is then no more than what threads of zstd forget.
+    "zstd": _Cutting(2 << 20, 1 << 20, 8 << 20, together=5 << 20),
 }
 
 
@@ -86,7 +97,11 @@ class CompressedSink:
         self._running: deque[Future[bytes]] = deque()
         self._waiting: list[bytes] = []
         self._waiting_bytes = 0
-        self._batch = max(_BATCH, self._cutting.largest + self._cutting.average)
+        self._batch = max(_BATCH, self._cutting.largest)
+        # Of large pieces fewer wait, so that memory stays the same.
+        self._ahead = self._threads if self._cutting.together else 2 * self._threads
+        self._frame: list[memoryview] = []
+        self._frame_bytes = 0
         self._empty = True
         self._digest = hashlib.sha256() if hashed else None
         self.size = 0
@@ -133,7 +148,7 @@ class CompressedSink:
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._threads, "compress")
         self._submit(self._pieces())
-        while self._running and (len(self._running) > 2 * self._threads or self._running[0].done()):
+        while self._running and (len(self._running) > self._ahead or self._running[0].done()):
             self._write(self._running.popleft().result())
 
     def _pieces(self, *, final: bool = False) -> list[memoryview]:
@@ -141,11 +156,32 @@ class CompressedSink:
         pieces = [chunk.data for chunk in self._cutter.cut_buf(b"".join(self._waiting))]
         self._waiting = [] if final or not pieces else [bytes(pieces.pop())]
         self._waiting_bytes = sum(map(len, self._waiting))
-        return pieces
+        return self._framed(pieces, final=final) if self._cutting.together else pieces
+
+    def _framed(self, pieces: list[memoryview], *, final: bool) -> list[memoryview]:
+        """Put pieces together into frames; where a frame ends is said by its content alone."""
+        frames = []
+        least = self._cutting.together
+        for piece in pieces:
+            self._frame.append(piece)
+            self._frame_bytes += len(piece)
+            ends_here = zlib.crc32(piece[-_ENDING:]) & 1
+            if self._frame_bytes >= (least if ends_here else 2 * least):
+                frames.append(self._whole_frame())
+        if final and self._frame:
+            frames.append(self._whole_frame())
+        return frames
+
+    def _whole_frame(self) -> memoryview:
+        whole = memoryview(b"".join(self._frame))
+        self._frame, self._frame_bytes = [], 0
+        return whole
 
     def _submit(self, pieces: list[memoryview]) -> None:
         assert self._pool is not None
-        if pieces:
+        if self._cutting.together:
+            self._running += [self._pool.submit(self._compressed, [piece]) for piece in pieces]
+        elif pieces:
             self._running.append(self._pool.submit(self._compressed, pieces))
 
     def _compressed(self, pieces: list[memoryview]) -> bytes:

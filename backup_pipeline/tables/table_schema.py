@@ -32,6 +32,17 @@ def derived_schema(fields: Sequence[pa.Field]) -> pandera.DataFrameSchema:
     )
 
 
+def holds(fields: Sequence[pa.Field], piece: pa.Table) -> bool:
+    """Return whether a piece keeps all that `derived_schema` asks: these columns, these types, no null where none is.
+
+    Arrow has counted the nulls already; pandera would read every value.
+    """
+    return len(fields) == piece.num_columns and all(
+        field.name == found.name and field.type == found.type and (field.nullable or not column.null_count)
+        for field, found, column in zip(fields, piece.schema, piece.columns, strict=True)
+    )
+
+
 def refined(schema: pandera.DataFrameSchema, own: pandera.DataFrameSchema | None) -> list[pandera.DataFrameSchema]:
     """Return the schemas to hold a table against: the derived one, and the site's own where there is one.
 

@@ -175,7 +175,7 @@ def profile_table(
     leaves = read_leaves(connection, schema, table) if partitioned else None
     rows = rows_of(schema, table, [(c.name, c.type) for c in columns], leaves, condition)
     # One array: a result has at most 1664 columns, fewer than a table may need answers.
-    query = sql.SQL("select coalesce(sum({}::numeric), 0)::text, count(*), array[{}]::text[] from {} as {}").format(
+    query = sql.SQL("select coalesce(sum({}), 0)::text, count(*), array[{}]::text[] from {} as {}").format(
         row_hash(algorithm, alias),
         sql.SQL(", ").join(asked),
         rows,

@@ -172,7 +172,7 @@ def fingerprint_in_order(
     with connected(target) as connection:
         try:
             row = connection.execute(
-                sql.SQL("select coalesce(sum({}::numeric), 0), count(*) from (select {} from only {}) as {}").format(
+                sql.SQL("select coalesce(sum({}), 0), count(*) from (select {} from only {}) as {}").format(
                     row_hash(algorithm, alias), listed, sql.Identifier(*table), sql.Identifier(alias)
                 )
             ).fetchone()
