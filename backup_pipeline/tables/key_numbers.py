@@ -53,6 +53,30 @@ def key_numbers(columns: Sequence[pa.ChunkedArray], seed: int, *, nulls_distinct
     return numbers if valid is None else numbers[valid]
 
 
+def row_numbers(table: pa.Table, seed: int) -> Numbers:
+    """Return one number per row, of all its values as they are stored: -0 is not 0 here.
+
+    Args:
+        table: with one column at least.
+        seed: the same for all pieces that are compared.
+    """
+    numbers = np.full(table.num_rows, seed, dtype=np.uint64)
+    for column in table.columns:
+        kind = column.type
+        if pa.types.is_floating(kind):
+            column = pa.chunked_array([_bits(chunk) for chunk in column.chunks], pa.int64())
+        elif pa.types.is_nested(kind):
+            column = column.cast(pa.string())
+        numbers = mixed(numbers ^ _column_numbers(column, seed))
+    return numbers
+
+
+def _bits(column: pa.Array) -> pa.Array:
+    """Return the bits of floating-point values; one NaN is as good as another."""
+    values = pc.if_else(pc.is_nan(column), pa.scalar(float("nan"), column.type), column)
+    return values.view(pa.int32() if column.type.bit_width == 32 else pa.int64()).cast(pa.int64())
+
+
 def rows_without_null(columns: Sequence[pa.ChunkedArray]) -> npt.NDArray[np.bool_] | None:
     """Return which rows have a value in every column; None when all have."""
     valid = None
@@ -129,6 +153,9 @@ def _wide_numbers(column: pa.Array, seed: int) -> Numbers:
 
 def _text_numbers(column: pa.Array, offset_type: type[np.signedinteger], seed: int) -> Numbers:
     count = len(column)
+    sizes = pc.binary_length(column)
+    if count and (pc.max(sizes).as_py() or 0) > _LONGEST_TEXT:
+        return _long_text_numbers(column, sizes, offset_type, seed)
     _, offsets_buffer, data_buffer = column.buffers()
     offsets = np.frombuffer(offsets_buffer, dtype=offset_type)[column.offset : column.offset + count + 1]
     starts = (offsets[:-1] - offsets[0]).astype(np.int64)
@@ -138,19 +165,26 @@ def _text_numbers(column: pa.Array, offset_type: type[np.signedinteger], seed: i
     # A unit from every byte on, without a copy.
     units = np.ndarray(shape=(len(data) + 1,), dtype="<u8", buffer=padded, strides=(1,))
     numbers = mixed(lengths.astype(np.uint64) ^ np.uint64(seed))
-    long = lengths > _LONGEST_TEXT
-    walked = np.where(long, 0, lengths)
-    for at in range(0, int(walked.max(initial=0)), _WORD):
-        rows = slice(None) if int(walked.min()) > at else np.flatnonzero(walked > at)
-        left = walked[rows] - at
+    for at in range(0, int(lengths.max(initial=0)), _WORD):
+        rows = slice(None) if int(lengths.min()) > at else np.flatnonzero(lengths > at)
+        left = lengths[rows] - at
         unit = units[starts[rows] + at]
         if int(left.min()) < _WORD:
             unused = np.maximum(_WORD - left, 0).astype(np.uint64) * np.uint64(8)
             unit = (unit << unused) >> unused
         numbers[rows] = mixed(numbers[rows] ^ unit)
+    return numbers
+
+
+def _long_text_numbers(column: pa.Array, sizes: pa.Array, offset_type: type[np.signedinteger], seed: int) -> Numbers:
+    """Number texts of which some are long: these one by one, where they lie, without a second copy of them."""
+    long = pc.fill_null(pc.greater(sizes, _LONGEST_TEXT), False)
+    empty = pa.scalar(
+        b"" if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type) else "", column.type
+    )
+    numbers = _text_numbers(pc.if_else(long, empty, column), offset_type, seed)
     key = seed.to_bytes(_WORD, "little")
-    for row in np.flatnonzero(long):
-        text = data[starts[row] : starts[row] + lengths[row]]
-        digest = hashlib.blake2b(text.tobytes(), digest_size=_WORD, key=key).digest()
+    for row in np.flatnonzero(long.to_numpy(zero_copy_only=False)).tolist():
+        digest = hashlib.blake2b(column[row].as_buffer(), digest_size=_WORD, key=key).digest()
         numbers[row] = int.from_bytes(digest, "little")
     return numbers

@@ -238,6 +238,12 @@ class ParquetTable:
         noted = (self.schema.metadata or {}).get(ROWS_WITHOUT_COLUMNS)
         return int(noted) if noted is not None else int(self._file.metadata.num_rows)
 
+    @property
+    def largest_group(self) -> int:
+        """Bytes of the largest row group, decompressed: what reading in pieces holds at once."""
+        footer = self._file.metadata
+        return max((footer.row_group(at).total_byte_size for at in range(footer.num_row_groups)), default=0)
+
     def check_sizes(self, rows: int | None, size: int) -> None:
         """Hold what the footer claims against the record, before anything is decoded.
 

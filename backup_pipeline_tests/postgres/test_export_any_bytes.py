@@ -78,10 +78,10 @@ def test_bytes_that_are_no_utf8_are_kept_and_the_field_says_so(any_bytes: Postgr
     assert reported[8] is None
     assert [base64.b64decode(reported[n]["$text"]) for n in range(8)] == _VALUES[:8]
     assert b"M\xfcller" in gzip.decompress(done.path(record, ".csv.gz").read_bytes())
-    assert compare_exports(done.open_file, [record], any_bytes, utf8=False) == []
+    assert compare_exports(done.open_file, [record], any_bytes) == []
     with connected(any_bytes) as connection:
         connection.execute("update public.t set bad = convert_from('\\xfe', 'SQL_ASCII') where id = 0")
-    assert compare_exports(done.open_file, [record], any_bytes, utf8=False) != []
+    assert compare_exports(done.open_file, [record], any_bytes) != []
 
 
 def test_a_large_table_of_any_bytes_comes_through_psql_as_it_is(any_bytes: PostgresTarget, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from backup_pipeline.errors import BackupSystemError, RefusedError, SourceError
@@ -266,9 +267,12 @@ class _DatabaseDrill:
             "tables": comparison.tables,
             "rows": comparison.rows,
         }
-        damaged, why_not = amcheck(copy, self.expected.search_path)
+        # The server inspects indexes while the exports are read here.
+        with ThreadPoolExecutor(1, "amcheck") as beside:
+            indexes = beside.submit(amcheck, copy, self.expected.search_path)
+            more = self.hooks.more_checks(copy) if self.hooks.more_checks is not None else []
+            damaged, why_not = indexes.result()
         outcome.findings += [Finding(subject=f"index {name}", problem=problem) for name, problem in damaged]
         if why_not:
             outcome.skipped.append(Finding(subject="amcheck", problem=why_not))
-        if self.hooks.more_checks is not None:
-            outcome.findings += self.hooks.more_checks(copy)
+        outcome.findings += more

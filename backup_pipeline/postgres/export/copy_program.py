@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -24,6 +25,7 @@ from backup_pipeline.postgres.server.connection import (
     was_ended,
 )
 from backup_pipeline.postgres.server.snapshot import READER_LOCK_SECONDS, Snapshot
+from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline.system import limits, processes
 
 # Linux takes 128 KB for one argument; a query that long names more than a thousand columns.
@@ -36,33 +38,57 @@ _AWAY = re.compile(
 )
 
 
+@dataclass(frozen=True)
+class ReadBy:
+    """What a program needs to read a database.
+
+    Attributes:
+        target: the database.
+        server_major: of its server.
+        options: of COPY.
+        snapshot: id of the exported snapshot to read in; "" for one of its own.
+    """
+
+    target: PostgresTarget
+    server_major: int
+    options: bytes = CSV
+    snapshot: str = ""
+
+
 def copy_program(snapshot: Snapshot, query: bytes, *, piece: int = 4 << 20) -> Iterator[memoryview]:
-    """Yield what `COPY (query) TO STDOUT (FORMAT csv)` sends inside the snapshot, in pieces of whole rows.
+    """Yield what `COPY (query) TO STDOUT (FORMAT csv)` sends inside the snapshot (see `copy_by_program`)."""
+    options = with_encoding(CSV, snapshot.connection)
+    way = ReadBy(snapshot.target, snapshot.server_major, options, snapshot.id)
+    return copy_by_program(way, query, piece=piece)
+
+
+def copy_by_program(way: ReadBy, query: bytes, *, piece: int = 4 << 20) -> Iterator[memoryview]:
+    """Yield what `COPY (query) TO STDOUT (FORMAT csv)` sends, in pieces of whole rows.
 
     A piece is valid until the next one is asked for: the memory is used again.
 
     Args:
-        snapshot: which rows are read.
+        way: database and snapshot.
         query: a SELECT in UTF-8, at most LONGEST_QUERY bytes.
         piece: bytes of a piece; a single longer row makes it grow.
 
     Raises:
         UnreachableError: the server went away. SourceError: it refused.
     """
-    target = snapshot.target
-    psql = choose_client(snapshot.server_major).program("psql")
+    target = way.target
+    psql = choose_client(way.server_major).program("psql")
     pinned = "; ".join(f"set {name} = '{value}'" for name, value in PINNED_SETTINGS.items() if name != "search_path")
     # Rows in the order in which they are stored, every time.
     pinned += "; set max_parallel_workers_per_gather = 0"
     # The snapshot's own session holds the table's lock; who waits here waits for somebody who waits for that.
     pinned += f"; set lock_timeout = '{READER_LOCK_SECONDS}s'"
-    if snapshot.server_major >= _TRANSACTION_TIMEOUT_SINCE:
+    if way.server_major >= _TRANSACTION_TIMEOUT_SINCE:
         pinned += "; set transaction_timeout = 0"
     statements = [
         f"{pinned}; set search_path = pg_catalog",
         "begin transaction isolation level repeatable read read only",
-        f"set transaction snapshot '{snapshot.id}'",
-        f"copy ({query.decode()}) to stdout ({with_encoding(CSV, snapshot.connection).decode()})",
+        *([f"set transaction snapshot '{way.snapshot}'"] if way.snapshot else []),
+        f"copy ({query.decode()}) to stdout ({way.options.decode()})",
     ]
     command: list[str | Path] = [
         psql,

@@ -8,6 +8,7 @@ from backup_pipeline.model.drill_outcome import DrillOutcome
 from backup_pipeline.model.proof import Finding
 from backup_pipeline.model.record import ArtefactKind
 from backup_pipeline.postgres.compare.scratch_restore import SECONDS_VARIABLE, DrillHooks, drill_database
+from backup_pipeline.postgres.load.pool import default_jobs
 from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline.rules.scratch_server import DRILL_VARIABLE
 from backup_pipeline.settings.site import Site
@@ -29,12 +30,11 @@ class DatabaseDrills(Drills):
         dump = kinds[ArtefactKind.POSTGRES_DUMP]
         exports = [record for record in part.records if record.kind == ArtefactKind.TABLE_EXPORT]
         expected = expectation_of(part.open_file, dump, kinds.get(ArtefactKind.POSTGRES_ROLES))
-        utf8 = expected.catalog is None or expected.catalog.encoding == "UTF8"
 
         def more_checks(target: PostgresTarget) -> list[Finding]:
             if beside is not None:
                 beside.compare_server(target)
-            return compare_exports(part.open_file, exports, target, utf8=utf8)
+            return compare_exports(part.open_file, exports, target, jobs=self._area.options.jobs or default_jobs())
 
         place = self._servers.server(needs_of_dump(expected, dump))
         if place.target is None:
