@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 from backup_pipeline.model.manifest import Manifest, Purpose
 from backup_pipeline.model.progress import ProgressSink, no_progress
@@ -25,6 +25,19 @@ def utc_now() -> datetime:
 
 
 @dataclass(frozen=True)
+class EarlierSet:
+    """A verified set of the same plan: what is unchanged since may be taken over from it.
+
+    Attributes:
+        manifest: of the set.
+        open: opens a file of it.
+    """
+
+    manifest: Manifest
+    open: Callable[[str], BinaryIO]
+
+
+@dataclass(frozen=True)
 class CaptureContext:
     """What a capture needs besides its source's settings.
 
@@ -32,6 +45,7 @@ class CaptureContext:
         writer: the unsealed set.
         source: the source's name.
         previous: the plan's last sealed set, for checks on collapse and drift; None for the first.
+        verified: the plan's last verified set, whose unchanged files are taken over; None where nothing is.
         progress: where to tell how far the work is.
         schemas: the site's folder of pandera schemas.
         timezone: of the site; times in file names are in it.
@@ -41,6 +55,7 @@ class CaptureContext:
     writer: SetWriter
     source: str
     previous: Manifest | None = None
+    verified: EarlierSet | None = None
     progress: ProgressSink = no_progress
     schemas: Path | None = None
     timezone: tzinfo = UTC

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 import pandas as pd
+import pandera.pandas as pandera
 import pyarrow as pa
 
 from backup_pipeline.artefacts.capture import CaptureContext
@@ -32,7 +33,8 @@ class TableValidation:
         names = [field.name for field in fields]
         own = own_schema(context.schemas, context.source, table.schema_name, table.name, names)
         self._fields = list(fields)
-        self._schemas = refined(derived_schema(fields), own) if fields else []
+        self._own = own
+        self._schemas: list[pandera.DataFrameSchema] = []
         # What the project expects of a table of that name is an opinion: it is reported and keeps no set from its seal.
         self._expected = shipped_schema(table.name, fields) if fields and own is None else None
         self._odd: Failures = Counter()
@@ -53,7 +55,7 @@ class TableValidation:
         """Take a piece."""
         self._rows += piece.num_rows
         # A piece that keeps the catalog's promises by Arrow's own figures needs no frame to be held against them.
-        schemas = self._schemas[1:] if holds(self._fields, piece) else self._schemas
+        schemas = self._schemas_for(piece)
         if schemas or self._expected is not None:
             frame = piece.to_pandas(types_mapper=pd.ArrowDtype)
             for schema in schemas:
@@ -61,6 +63,12 @@ class TableValidation:
             if self._expected is not None:
                 self._odd += failures_of(self._expected, frame)
         self._unique.add(piece)
+
+    def _schemas_for(self, piece: pa.Table) -> list[pandera.DataFrameSchema]:
+        kept = holds(self._fields, piece)
+        if not self._schemas and self._fields and (self._own is not None or not kept):
+            self._schemas = refined(derived_schema(self._fields), self._own)
+        return self._schemas[1:] if kept else self._schemas
 
     def add_orphans(self, columns: Sequence[str], to: str, count: int | None) -> None:
         """Take how many rows refer to a row of `to` that is not there; None when that could not be counted."""
@@ -77,13 +85,18 @@ class TableValidation:
         elif count:
             self._failures[names, check] += count
 
+    def unchanged(self, rows: int) -> CheckResult:
+        """Return the outcome for rows that passed before, and are the same: what the server has counted is new."""
+        self._rows, self._keys = rows, []
+        return self.result(lambda _: iter(()))
+
     def result(self, read: Pieces) -> CheckResult:
         """Return the check's outcome.
 
         Args:
             read: returns the pieces again, with the named columns only.
         """
-        for key, count in zip(self._keys, self._unique.duplicates(read), strict=True):
+        for key, count in zip(self._keys, self._unique.duplicates(read) if self._keys else (), strict=True):
             self._count(key.columns, _UNIQUE, count)
         left = self._not_inspected
         reported = ", ".join(left[:_NAMED]) + (f" and {len(left) - _NAMED} more" if len(left) > _NAMED else "")

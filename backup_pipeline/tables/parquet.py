@@ -19,6 +19,8 @@ import pyarrow.parquet as pq
 from backup_pipeline.errors import ValidationError
 from backup_pipeline.tables.parquet_pages import pages_of
 
+# What decides how rows become files. Raised with every change: files of another layout are not taken over.
+LAYOUT = 1
 ROW_GROUP_BYTES = 12 << 20
 # Rows of a table without columns stand here: Parquet has no place for them.
 ROWS_WITHOUT_COLUMNS = b"rows_without_columns"

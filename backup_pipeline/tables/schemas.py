@@ -32,16 +32,31 @@ def own_schema(
     Raises:
         SettingsError: a file cannot be read as a schema, or it names columns that the table does not have.
     """
-    names = list(columns)
+    path = _own_file(folder, source, schema, table)
+    if path is None:
+        return None
+    found = read_schema(path)
+    _require_columns(found, list(columns), path, f"{schema}.{table}")
+    return found
+
+
+def _own_file(folder: Path | None, source: str, schema: str, table: str) -> Path | None:
     if folder is not None:
         for stem in (f"{source}.{schema}.{table}", f"{schema}.{table}"):
             for suffix in _SUFFIXES:
                 path = folder / f"{stem}{suffix}"
                 if path.is_file():
-                    found = read_schema(path)
-                    _require_columns(found, names, path, f"{schema}.{table}")
-                    return found
+                    return path
     return None
+
+
+def schema_texts(folder: Path | None, source: str, schema: str, table: str) -> list[str] | None:
+    """Return the texts of the schemas that a table is held against; None for one in Python, which may mean anything."""
+    own = _own_file(folder, source, schema, table)
+    if own is not None:
+        return None if own.suffix == ".py" else [own.read_text()]
+    shipped = _SHIPPED / f"{table}.yaml"
+    return [shipped.read_text()] if "/" not in table and shipped.is_file() else []
 
 
 def shipped_schema(table: str, fields: Sequence[pa.Field]) -> pandera.DataFrameSchema | None:

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
-from backup_pipeline.artefacts.capture import CaptureContext, utc_now
+from backup_pipeline.artefacts.capture import CaptureContext, EarlierSet, utc_now
 from backup_pipeline.artefacts.time_limits import capture_limit, counting_progress, operation_limit
 from backup_pipeline.errors import BackupSystemError, RefusedError
 from backup_pipeline.model.backup_set import SetState
@@ -234,6 +234,7 @@ class BackupRun:
                 writer=writer,
                 source=source,
                 previous=sealing.previous_manifest(self._store, source, before=writer.draft.set_id),
+                verified=self._verified(source, writer.draft.set_id),
                 progress=counting_progress(self._observer.progress),
                 schemas=self._site.settings.schemas,
                 timezone=ZoneInfo(self._site.settings.timezone),
@@ -262,6 +263,12 @@ class BackupRun:
             self._fail(writer, (source,), error)
             self._observer.source_failed(source, error)
             raise
+
+    def _verified(self, source: str, set_id: SetId) -> EarlierSet | None:
+        """Return where unchanged files come from; what is live before a restore is written anew, whatever there is."""
+        if self._purpose is not Purpose.BACKUP:
+            return None
+        return sealing.last_verified_set(self._store, source, before=set_id)
 
     def seal(self) -> Manifest:
         """Re-read every file, refuse what is not whole, write the manifest.

@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
+from functools import partial
 
 from backup_pipeline import __version__
+from backup_pipeline.artefacts.capture import EarlierSet
 from backup_pipeline.errors import ValidationError
 from backup_pipeline.model.command_record import CommandRecord
 from backup_pipeline.model.manifest import Draft, Manifest, Purpose
 from backup_pipeline.model.progress import Progress, ProgressSink, no_progress
+from backup_pipeline.model.proof import PROOFS_FOLDER
 from backup_pipeline.model.record import ArtefactRecord
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.model.source_done import SourceDone
 from backup_pipeline.rules.data_checks import keeps_from_seal
-from backup_pipeline.stores.contract import SetWriter, Store
+from backup_pipeline.stores.contract import PlanStore, SetWriter, Store
 
 # Hashing releases the interpreter's lock; more threads than this only fight for the disk.
 _READERS = 2
@@ -30,6 +33,24 @@ def previous_manifest(store: Store, source: str, *, before: SetId) -> Manifest |
         manifest = known.manifest
         if manifest and known.purpose is Purpose.BACKUP and source in manifest.sources:
             return manifest
+    return None
+
+
+def last_verified_set(store: PlanStore, source: str, *, before: SetId) -> EarlierSet | None:
+    """Return the newest sealed backup before a set that has this source and was verified or proven.
+
+    None where its artefacts would have to be fetched first: that takes longer than to write them anew.
+    """
+    if store.artefacts_elsewhere:
+        return None
+    for set_id in reversed(store.sealed_ids()):
+        # Most sets were never verified, and need not be read to know that.
+        if set_id >= before or not store.path_of(set_id, PROOFS_FOLDER).is_dir():
+            continue
+        known = store.read(set_id)
+        whole = known.manifest is not None and known.purpose is Purpose.BACKUP and (known.verified or known.proven)
+        if whole and known.manifest is not None and source in known.manifest.sources:
+            return EarlierSet(known.manifest, partial(store.open, set_id))
     return None
 
 

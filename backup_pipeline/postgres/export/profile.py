@@ -6,40 +6,17 @@ integers and decimals, bytes of texts, true values, smallest and largest date or
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from psycopg import Connection, sql
 from psycopg.rows import TupleRow
 
 from backup_pipeline.model.record import Fingerprint
-from backup_pipeline.postgres.catalog.partitions import Leaf, read_conditions, read_leaves, rows_of
-from backup_pipeline.postgres.catalog.queries import NULLABLE
+from backup_pipeline.postgres.catalog.partitions import Leaf
 from backup_pipeline.postgres.export.copy import takes_any_bytes
-from backup_pipeline.postgres.export.fingerprint import HASH_RECORD, HASH_TEXT, HashableTypes, row_alias, row_hash
+from backup_pipeline.postgres.export.mark import TableMark, TableRows, mark_of, mark_questions
+from backup_pipeline.postgres.export.source_columns import SourceColumn
 from backup_pipeline.tables.arrow_types import ColumnForm, family_of
-
-# A domain may lie over another: follow them down, keeping the first modifier that is set.
-_COLUMNS = f"""
-with recursive columns as (
-    select n.nspname::text as schema, c.relname::text as table, a.attnum, a.attname::text as name,
-           a.atttypid as type, a.atttypmod as modifier,
-           a.atttypid as declared, a.atttypmod as declared_modifier, {NULLABLE} as nullable,
-           a.attgenerated <> '' as generated
-      from pg_attribute a join pg_class c on c.oid = a.attrelid join pg_namespace n on n.oid = c.relnamespace
-     where n.nspname = any(%s) and (%s::text is null or c.relname = %s) and a.attnum > 0 and not a.attisdropped
-    union all
-    select k.schema, k."table", k.attnum, k.name, t.typbasetype,
-           case when k.modifier = -1 then t.typtypmod else k.modifier end,
-           k.declared, k.declared_modifier, k.nullable, k.generated
-      from columns k join pg_type t on t.oid = k.type where t.typtype = 'd'
-)
-select k.name, format_type(k.declared, k.declared_modifier), format_type(k.type, k.modifier), k.nullable, k.generated,
-       k.declared::bigint, k.schema, k."table"
-  from columns k join pg_type t on t.oid = k.type where t.typtype <> 'd' order by k.attnum
-"""  # noqa: S608
-
 
 _NONE = sql.SQL("null::text")
 _BYTES = "sum(octet_length({}))::text"
@@ -54,18 +31,6 @@ _UTF8 = (
     r"|\u00f4[\u0080-\u008f][\u0080-\u00bf]{2})*$"
 )
 _LONGEST_INSPECTED = 64 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class SourceColumn:
-    """A column as the catalog gives it; `base_type` is the type below all domains."""
-
-    name: str
-    type: str
-    base_type: str
-    nullable: bool
-    generated: bool
-    type_id: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +54,7 @@ class TableProfile:
     Attributes:
         rows: what stands after FROM for the rows that were inspected.
         leaves: of a partitioned table; None for any other.
+        text_forms: see `TableMark`.
     """
 
     fingerprint: Fingerprint
@@ -97,105 +63,39 @@ class TableProfile:
     forms: tuple[ColumnForm, ...]
     rows: sql.Composable
     leaves: tuple[Leaf, ...] | None = None
+    text_forms: str = ""
 
 
-def read_columns(connection: Connection[TupleRow], schema: str, table: str) -> tuple[SourceColumn, ...]:
-    """Return the columns of a table, in order."""
-    return _columns_by_table(connection, [schema], table).get((schema, table), ())
-
-
-def _columns_by_table(
-    connection: Connection[TupleRow], schemas: Sequence[str], table: str | None = None
-) -> dict[tuple[str, str], tuple[SourceColumn, ...]]:
-    found: dict[tuple[str, str], list[SourceColumn]] = {}
-    for name, kind, base, nullable, generated, oid, schema, of in connection.execute(
-        _COLUMNS, [list(schemas), table, table]
-    ):
-        column = SourceColumn(str(name), str(kind), str(base), bool(nullable), bool(generated), int(oid))
-        found.setdefault((str(schema), str(of)), []).append(column)
-    return {name: tuple(columns) for name, columns in found.items()}
-
-
-class KnownTables:
-    """What the catalog of one snapshot says of many tables, read at once when first asked for: a query for each of
-    thousands takes longer than their rows.
-
-    Args:
-        names: schema and name of each table.
-    """
-
-    def __init__(self, names: Iterable[tuple[str, str]]) -> None:
-        self._names = frozenset(names)
-        self._guard = threading.Lock()
-        self._columns: dict[tuple[str, str], tuple[SourceColumn, ...]] | None = None
-        self._conditions: dict[tuple[str, str], str] = {}
-
-    def of(self, connection: Connection[TupleRow], schema: str, table: str) -> tuple[tuple[SourceColumn, ...], str]:
-        """Return a table's columns in order, and its condition (see `read_condition`)."""
-        with self._guard:
-            if self._columns is None:
-                alone = table if len(self._names) == 1 else None
-                found = _columns_by_table(connection, sorted({schema for schema, _ in self._names}), alone)
-                self._conditions = read_conditions(connection)
-                self._columns = {name: columns for name, columns in found.items() if name in self._names}
-        return self._columns.get((schema, table), ()), self._conditions.get((schema, table), "")
-
-
-def profile_table(
-    connection: Connection[TupleRow],
-    schema: str,
-    table: str,
-    *,
-    hashable: HashableTypes,
-    partitioned: bool = False,
-    utf8: bool = True,
-    known: KnownTables | None = None,
+def profile_rows(
+    connection: Connection[TupleRow], read: TableRows, *, utf8: bool = True, mark: TableMark | None = None
 ) -> TableProfile:
-    """Read a table once on the server.
-
-    Args:
-        connection: pinned, inside the snapshot.
-        schema: the table's schema.
-        table: its name.
-        hashable: what is known of the types of this database.
-        partitioned: whether its rows lie in partitions; foreign ones are skipped.
-        utf8: whether the server's encoding is UTF-8, so that numbers of bytes agree with the file's.
-        known: what the catalog says of this table among others.
-    """
-    columns, condition = (known or KnownTables([(schema, table)])).of(connection, schema, table)
-    algorithm = HASH_RECORD if hashable.all_of(connection, [(c.type_id, c.type) for c in columns]) else HASH_TEXT
-    alias = row_alias([c.name for c in columns])
+    """Read a table once on the server, for its figures; and for its mark, where that is not known."""
     any_bytes = takes_any_bytes(connection)
     # Bytes that come as they are can be counted too.
     asked = [
         part
-        for column in columns
+        for column in read.columns
         for part in (*_questions(column, utf8 or any_bytes), _raw_question(column) if any_bytes else _NONE)
     ]
-    leaves = read_leaves(connection, schema, table) if partitioned else None
-    rows = rows_of(schema, table, [(c.name, c.type) for c in columns], leaves, condition)
-    # One array: a result has at most 1664 columns, fewer than a table may need answers.
-    query = sql.SQL("select coalesce(sum({}), 0)::text, count(*), array[{}]::text[] from {} as {}").format(
-        row_hash(algorithm, alias),
+    # Arrays: a result has at most 1664 columns, fewer than a table may need answers.
+    query = sql.SQL("select array[{}]::text[], count(*), array[{}]::text[] from {} as {}").format(
+        sql.SQL(", ").join(mark_questions(read) if mark is None else []),
         sql.SQL(", ").join(asked),
-        rows,
-        sql.Identifier(alias),
+        read.rows,
+        sql.Identifier(read.alias),
     )
     row = connection.execute(query).fetchone()
     assert row is not None
-    fingerprint = Fingerprint(
-        algorithm=algorithm,
-        server_major=connection.info.server_version // 10000,
-        value=str(row[0]),
-        rows=int(row[1]),
-    )
+    mark = mark or mark_of(connection, read, row[0], int(row[1]))
     answers: list[str | None] = row[2]
     figures = tuple(
         Figures(int(answers[at] or 0), answers[at + 1], answers[at + 2], answers[at + 3], answers[at + 4] == "true")
         for at in range(0, len(answers), _ANSWERS)
     )
-    forms = tuple(_form(column, found) for column, found in zip(columns, figures, strict=True))
-    return TableProfile(fingerprint, columns, figures, forms, rows, leaves)
+    forms = tuple(_form(column, found) for column, found in zip(read.columns, figures, strict=True))
+    return TableProfile(
+        mark.fingerprint, read.columns, figures, forms, read.rows, read.leaves, text_forms=mark.text_forms
+    )
 
 
 def _raw_question(column: SourceColumn) -> sql.Composable:

@@ -339,7 +339,7 @@ class _Capture:
         if not tables:
             return
         # Arrow, pandas and pandera are loaded only when a table is exported: a dump alone needs none of them.
-        from backup_pipeline.postgres.export.profile import KnownTables
+        from backup_pipeline.postgres.export.source_columns import KnownTables
         from backup_pipeline.sources.postgres.table_export import TableExport
 
         known = KnownTables(_name(table) for table in tables)

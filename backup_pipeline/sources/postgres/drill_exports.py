@@ -26,7 +26,7 @@ from backup_pipeline.model.record import ArtefactRecord
 from backup_pipeline.postgres.catalog.partitions import read_leaves, rows_of
 from backup_pipeline.postgres.export.copy import CSV, copy_out, with_encoding
 from backup_pipeline.postgres.export.copy_program import LONGEST_QUERY, ReadBy, copy_by_program
-from backup_pipeline.postgres.export.profile import KnownTables, SourceColumn
+from backup_pipeline.postgres.export.source_columns import KnownTables, SourceColumn
 from backup_pipeline.postgres.export.table_rows import RowRange, leaf_ranges, row_ranges, select_rows
 from backup_pipeline.postgres.server.connection import connected, open_connection
 from backup_pipeline.postgres.server.target import PostgresTarget

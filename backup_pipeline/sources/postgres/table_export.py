@@ -11,12 +11,14 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from typing import BinaryIO
+from datetime import datetime
+from typing import BinaryIO, cast
 
 import pyarrow as pa
 
 from backup_pipeline.artefacts.capture import CaptureContext
 from backup_pipeline.artefacts.table_validation import TableValidation
+from backup_pipeline.model.base import JsonValue
 from backup_pipeline.model.catalog import CatalogTable
 from backup_pipeline.model.progress import Progress
 from backup_pipeline.model.proof import Finding
@@ -31,9 +33,11 @@ from backup_pipeline.postgres.export.copy import BARE_LINES, CSV_WITH_HEADER, co
 from backup_pipeline.postgres.export.copy_program import LONGEST_QUERY, copy_program
 from backup_pipeline.postgres.export.duplicates import count_duplicates
 from backup_pipeline.postgres.export.fingerprint import HashableTypes
+from backup_pipeline.postgres.export.mark import TableMark, TableRows, mark_table, rows_to_read
 from backup_pipeline.postgres.export.orphans import count_orphans
-from backup_pipeline.postgres.export.profile import KnownTables, TableProfile, profile_table
+from backup_pipeline.postgres.export.profile import TableProfile, profile_rows
 from backup_pipeline.postgres.export.readers import Readers
+from backup_pipeline.postgres.export.source_columns import KnownTables
 from backup_pipeline.postgres.export.table_rows import (
     RowRange,
     leaf_ranges,
@@ -45,6 +49,13 @@ from backup_pipeline.rules.collapse import row_count_check
 from backup_pipeline.rules.drift import column_drift
 from backup_pipeline.sources.postgres.settings import PostgresSource
 from backup_pipeline.sources.postgres.table_figures import TableFigures
+from backup_pipeline.sources.postgres.unchanged_table import (
+    BASIS,
+    TEXT_FORMS,
+    TakenOver,
+    UnchangedTable,
+    export_basis,
+)
 from backup_pipeline.system.files import read_chunks
 from backup_pipeline.system.streams import compressed_sink, gunzip
 from backup_pipeline.tables.arrow_csv import CsvDecoder, LineCount
@@ -98,8 +109,9 @@ class TableExport:
         """Write the files asked for, read the Parquet file again, compare, and return the record with its checks."""
         started = self.context.now()
         use_lean_memory()
+        warnings: list[CheckResult] = []
         with self.readers.borrow() as connection:
-            profile = profile_table(
+            read = rows_to_read(
                 connection,
                 self.table.schema_name,
                 self.table.name,
@@ -107,19 +119,59 @@ class TableExport:
                 # Under another search_path names of types are written otherwise.
                 known=self.known if self.readers.programs else None,
                 partitioned=self._partitioned,
-                utf8=self.utf8,
             )
-        columns = tuple(
-            ColumnRecord(name=c.name, type=c.type, nullable=c.nullable, generated=c.generated) for c in profile.columns
-        )
+            basis = export_basis(self.context, self.table, read, self.settings.tables.formats, self._encoding)
+            earlier = UnchangedTable.known(self.context, self.key, basis)
+            mark = mark_table(connection, read) if earlier is not None else None
+        columns = _column_records(read)
+        if earlier is not None and mark is not None and earlier.holds(mark, columns):
+            found = self._taken_over(earlier, read, mark)
+            if isinstance(found, TakenOver):
+                return self._record(started, columns, mark, found, basis)
+            warnings.append(found)
+        with self.readers.borrow() as connection:
+            profile = profile_rows(connection, read, utf8=self.utf8, mark=mark)
         validation = TableValidation(self.context, self.table, list(_schema(profile)), profile.fingerprint.rows)
         self._ask_the_server(validation)
         files, checks = self._write(profile, validation)
+        details: dict[str, JsonValue] = {
+            "stored_as_text": [f.name for f in profile.forms if not f.exact or f.family == "other"]
+        }
+        if raw := _raw_columns(profile):
+            details["stored_as_bytes"] = cast(JsonValue, raw)
+        if away := _foreign(profile):
+            details["foreign_partitions"] = cast(JsonValue, away)
+        mark = TableMark(profile.fingerprint, profile.text_forms)
+        return self._record(started, columns, mark, TakenOver(files, [*checks, *warnings], details), basis)
+
+    @property
+    def _encoding(self) -> str:
+        status = self.readers.snapshot.connection.info.parameter_status("server_encoding")
+        return f"{status} {self.utf8}"
+
+    def _taken_over(self, earlier: UnchangedTable, read: TableRows, mark: TableMark) -> TakenOver | CheckResult:
+        suffixes = [_SUFFIX[form] for form in dict.fromkeys(self.settings.tables.formats)]
+        # The types of the columns are the export's, which the rows have passed.
+        fields = [pa.field(column.name, pa.null(), nullable=True) for column in read.columns]
+        validation = TableValidation(self.context, self.table, fields, mark.fingerprint.rows)
+        self._ask_the_server(validation)
+        return earlier.take_over(self.context, self.stem, suffixes, validation)
+
+    def _record(
+        self,
+        started: datetime,
+        columns: tuple[ColumnRecord, ...],
+        mark: TableMark,
+        export: TakenOver,
+        basis: str,
+    ) -> ArtefactRecord:
+        """Return the record, with the checks that compare with the last set."""
         before = self.context.previous.record(*self.key) if self.context.previous else None
         collapse = self.settings.collapse
-        checks += [
+        rows = mark.fingerprint.rows
+        last = [
             row_count_check(
-                profile.fingerprint.rows,
+                rows,
                 before.rows if before else None,
                 drop=collapse.drop,
                 minimum_rows=collapse.minimum_rows,
@@ -133,20 +185,19 @@ class TableExport:
             source=self.context.source,
             kind=ArtefactKind.TABLE_EXPORT,
             set_id=self.context.writer.draft.set_id,
-            files=tuple(files),
-            rows=profile.fingerprint.rows,
-            fingerprint=profile.fingerprint,
+            files=tuple(export.files),
+            rows=rows,
+            fingerprint=mark.fingerprint,
             columns=columns,
             source_label=snapshot.target.label,
             server_version=snapshot.server_version,
             started_at=started,
             finished_at=self.context.now(),
-            checks=tuple(checks),
+            checks=(*export.checks, *last),
             details={
                 "snapshot": snapshot.id,
-                "stored_as_text": [f.name for f in profile.forms if not f.exact or f.family == "other"],
-                **({"stored_as_bytes": raw} if (raw := _raw_columns(profile)) else {}),
-                **({"foreign_partitions": away} if (away := _foreign(profile)) else {}),
+                **export.details,
+                **({BASIS: basis, TEXT_FORMS: mark.text_forms} if basis else {}),
             },
         )
 
@@ -320,6 +371,12 @@ class TableExport:
             content = {"content_sha256": sink.content_sha256, "content_size": sink.size}
             record = record.model_copy(update=content)
         return record, _rows_in(form, lines)
+
+
+def _column_records(read: TableRows) -> tuple[ColumnRecord, ...]:
+    return tuple(
+        ColumnRecord(name=c.name, type=c.type, nullable=c.nullable, generated=c.generated) for c in read.columns
+    )
 
 
 def _schema(profile: TableProfile, *, as_found: bool = False) -> pa.Schema:

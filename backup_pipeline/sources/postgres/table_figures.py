@@ -18,7 +18,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from backup_pipeline.postgres.export.profile import Figures, SourceColumn
+from backup_pipeline.postgres.export.profile import Figures
+from backup_pipeline.postgres.export.source_columns import SourceColumn
 from backup_pipeline.tables.arrow_types import ColumnForm
 
 # Wide enough for the sum of any decimal that a file can hold.
