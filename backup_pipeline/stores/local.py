@@ -156,7 +156,8 @@ class LocalSetWriter:
 
     def create(self, path: str, *, stream: bool = False) -> AbstractContextManager[ArtefactFile]:
         """Write a file at `path`, atomically; it stays here."""
-        return AtomicFile(self._place(path), mode=self._file_mode)
+        # Nothing counts before its source is whole: until then names are made durable once for all files.
+        return AtomicFile(self._place(path), mode=self._file_mode, name_later=True)
 
     def file_record(self, path: str, file: ArtefactFile) -> FileRecord:
         """Return the record of a file that was written."""
@@ -182,7 +183,7 @@ class LocalSetWriter:
         """Store an artefact's record and forget its earlier failure."""
         place = self._record_place(record.key)
         earlier = _read_record(place) if place.exists() else None
-        write_atomically(place, _json(record), mode=self._file_mode)
+        write_atomically(place, _json(record), mode=self._file_mode, name_later=True)
         if earlier is not None:
             self._drop_files(earlier)
         self._record_place(record.key, _FAILED).unlink(missing_ok=True)
@@ -214,7 +215,13 @@ class LocalSetWriter:
         for failure in _read_failures(self._folder):
             if failure.key[0] == done.source:
                 self._record_place(failure.key, _FAILED).unlink(missing_ok=True)
+        self._sync_folders()
         write_atomically(self._done_place(done.source), _json(done), mode=self._file_mode)
+
+    def _sync_folders(self) -> None:
+        """Make the names of all files durable."""
+        for folder, _, _ in os.walk(self._folder):
+            sync_folder(Path(folder))
 
     def sources_done(self) -> tuple[SourceDone, ...]:
         """Return the sources that were captured whole, by name."""
@@ -247,6 +254,7 @@ class LocalSetWriter:
         """Write the manifest, after everything below the set's folder has reached the disk."""
         self._refuse_sealed()
         self._clear_parts()
+        self._sync_folders()
         self._publish(self._with_checksums(manifest))
 
     def _refuse_sealed(self) -> None:

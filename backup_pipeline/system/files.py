@@ -111,15 +111,17 @@ def sync_folder(folder: Path) -> None:
 class AtomicFile(io.RawIOBase):
     """A binary file that appears under its name complete and durable, or not at all.
 
-    `shared` names the part so that several processes can write the same file at once; the last one's stays.
+    `shared` names the part so that several processes can write the same file at once; the last one's stays. With
+    `name_later` the caller makes the names of many files durable at once, by `sync_folder`, before they count.
     Written as `.<name>.part` with `mode`, hashed (SHA-256) as it is written. Leaving the `with` block without an
     exception syncs and renames; leaving it with one removes the part. `size` and `sha256` are those of what was
     written.
     """
 
-    def __init__(self, path: Path, *, mode: int = 0o600, shared: bool = False) -> None:
+    def __init__(self, path: Path, *, mode: int = 0o600, shared: bool = False, name_later: bool = False) -> None:
         super().__init__()
         self.path = path
+        self._name_later = name_later
         own = f".{uuid.uuid4().hex[:8]}" if shared else ""
         self._part = path.with_name(f".{path.name}{own}{PART_SUFFIX}")
         self._digest = hashlib.sha256()
@@ -166,14 +168,15 @@ class AtomicFile(io.RawIOBase):
         return len(view)
 
     def commit(self) -> None:
-        """Sync, rename to the final name and sync the folder."""
+        """Sync, rename to the final name and sync the folder (unless that is done later)."""
         if self._done:
             return
         try:
             os.fsync(self._file.fileno())
             self._file.close()
             self._part.replace(self.path)
-            sync_folder(self.path.parent)
+            if not self._name_later:
+                sync_folder(self.path.parent)
         except OSError as error:
             raise translate_os_error(error, self.path) from error
         self._done = True
@@ -208,9 +211,9 @@ class AtomicFile(io.RawIOBase):
             raise
 
 
-def write_atomically(path: Path, data: bytes, *, mode: int = 0o600) -> None:
-    """Write `data` to `path`, durable and complete or not at all."""
-    with AtomicFile(path, mode=mode, shared=True) as file:
+def write_atomically(path: Path, data: bytes, *, mode: int = 0o600, name_later: bool = False) -> None:
+    """Write `data` to `path`, durable and complete or not at all; `name_later` as of AtomicFile."""
+    with AtomicFile(path, mode=mode, shared=True, name_later=name_later) as file:
         file.write(data)
 
 
