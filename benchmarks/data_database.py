@@ -15,6 +15,7 @@ from backup_pipeline.postgres.server.embedded import EmbeddedServer, scratch_ser
 from backup_pipeline.postgres.server.target import PostgresTarget
 
 DATABASE = "bench"
+TABLES = ("customers", "orders", "trades")
 # Measured: a row of `trades` takes about this many bytes in the table and one of `orders` about this many.
 _TRADE_BYTES = 167
 _ORDER_BYTES = 239

@@ -17,10 +17,9 @@ from typing import Any
 from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline.sources.postgres.settings import PostgresSource
 from benchmarks.capture_once import capture
-from benchmarks.data_database import bench_server, make_database, size_of
+from benchmarks.data_database import TABLES, bench_server, make_database, size_of
 from benchmarks.report import Measured, Report, in_fresh_process
 
-TABLES = ("customers", "orders", "trades")
 _ROW_GROUP = 122_880
 
 
