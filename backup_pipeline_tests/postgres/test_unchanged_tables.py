@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -81,7 +80,7 @@ def test_an_unchanged_table_is_taken_over_as_a_file_of_its_own(
     assert [file.sha256 for file in now.files] == [file.sha256 for file in before.files]
     assert {check.name for check in now.checks} == {check.name for check in before.checks}
     paths = [site.store("nightly").path_of(made, now.files[0].path) for made in (first, second)]
-    assert len({os.stat(path).st_ino for path in paths}) == 2
+    assert len({path.stat().st_ino for path in paths}) == 2
     # The set proves itself without the one that its files come from.
     site.store("nightly").remove(first)
     assert verify_set(site.site, "nightly", second).passed
