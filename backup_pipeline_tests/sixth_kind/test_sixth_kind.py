@@ -8,8 +8,7 @@ from __future__ import annotations
 import json
 import mailbox
 import os
-import subprocess
-import sys
+from collections.abc import Iterator
 from email.message import EmailMessage
 from pathlib import Path
 
@@ -17,8 +16,10 @@ import pytest
 
 from backup_pipeline_tests.sixth_kind import ledger_kind, mailbox_kind
 from backup_pipeline_tests.sixth_kind.ledger_kind import Ledger
+from backup_pipeline_tests.support.forked_programs import Programs, forked_programs
 from backup_pipeline_tests.support.sites import Output
 
+pytestmark = pytest.mark.takes(seconds=5, together="sixth kind")
 SETTINGS = """
 store: backups
 sources: {mail: {kind: mailbox, path: inbox.mbox, description: The inbox.}}
@@ -45,7 +46,8 @@ print(json.dumps(sorted(f"{check.asset_key.path[-1]}:{check.name}" for check in 
 class Package:
     """The kinds' package as pip would install it, and a site that uses it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, programs: Programs) -> None:
+        self.programs = programs
         self.site = folder / "site"
         self.place = folder / "site-packages"
         metadata = self.place / "mailbox_kind-1.0.dist-info"
@@ -65,9 +67,7 @@ class Package:
             "BACKUP_PIPELINE_CONFIG": str(self.site / "backup.yaml"),
             "COLUMNS": "200",
         }
-        command = [sys.executable, "-c", program, *arguments]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=self.site)
-        return Output(done.returncode, done.stdout, done.stderr)
+        return self.programs.run(program, *arguments, environment=environment, folder=self.site)
 
     def run(self, *arguments: str) -> Output:
         return self.python("from backup_pipeline.cli.main import main; main()", *arguments)
@@ -84,15 +84,20 @@ def write_mailbox(place: Path, subjects: list[str]) -> None:
     box.close()
 
 
+@pytest.fixture(scope="module")
+def programs() -> Iterator[Programs]:
+    with forked_programs() as running:
+        yield running
+
+
 @pytest.fixture
-def package(tmp_path: Path) -> Package:
-    made = Package(tmp_path)
+def package(tmp_path: Path, programs: Programs) -> Package:
+    made = Package(tmp_path, programs)
     (made.site / "backup.yaml").write_text(SETTINGS)
     write_mailbox(made.site / "inbox.mbox", ["one", "two", "three"])
     return made
 
 
-@pytest.mark.takes(seconds=40)
 def test_a_kind_from_outside_goes_the_whole_way(package: Package) -> None:
     inbox = package.site / "inbox.mbox"
     before = inbox.read_bytes()
@@ -170,7 +175,6 @@ def applied(package: Package, made: str) -> Output:
     )
 
 
-@pytest.mark.takes(seconds=60)
 def test_a_database_from_outside_is_drilled_restored_and_undone_by_itself(package: Package, books: Ledger) -> None:
     assert package.run("env", "check").code == 0
     made = f"nightly/{json.loads(package.run('backup', 'nightly', '--json').out)['set']}"
@@ -202,7 +206,6 @@ def test_a_database_from_outside_is_drilled_restored_and_undone_by_itself(packag
     assert [path.name for path in books.folder.glob("*.jsonl")] == [books.live]
 
 
-@pytest.mark.takes(seconds=30)
 def test_a_restore_of_a_database_from_outside_that_was_killed_is_settled(package: Package, books: Ledger) -> None:
     made = f"nightly/{json.loads(package.run('backup', 'nightly', '--json').out)['set']}"
     before = books.live
@@ -216,7 +219,6 @@ def test_a_restore_of_a_database_from_outside_that_was_killed_is_settled(package
     assert not kept.exists()
 
 
-@pytest.mark.takes(seconds=30)
 def test_a_database_from_outside_is_drilled_when_its_source_has_left(package: Package, books: Ledger) -> None:
     made = f"nightly/{json.loads(package.run('backup', 'nightly', '--json').out)['set']}"
     (package.site / "backup.yaml").write_text(SETTINGS)
@@ -224,7 +226,6 @@ def test_a_database_from_outside_is_drilled_when_its_source_has_left(package: Pa
     assert (drilled["passed"], drilled["numbers"]["rows"]) == (True, 3), drilled
 
 
-@pytest.mark.takes(seconds=30)
 def test_a_restore_whose_kind_is_not_installed_any_more_is_named(package: Package, books: Ledger) -> None:
     made = f"nightly/{json.loads(package.run('backup', 'nightly', '--json').out)['set']}"
     assert applied(package, made).code == 0
