@@ -41,6 +41,25 @@ gc.set_threshold(100_000)
 make_once()
 
 
+def _quick_folder() -> Path:
+    """Return where the server's files lie: in memory where there is plenty.
+
+    A test's database is some 300 files. ext4 passes over inodes that were deleted a moment ago, so making and dropping
+    databases all the time takes most of a server's processor time there.
+    """
+    memory = Path("/dev/shm")
+    with contextlib.suppress(OSError):
+        room = os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > _ROOM_IN_MEMORY
+        if room and not os.statvfs(memory).f_flag & os.ST_NOEXEC:
+            return memory
+    return Path("/tmp")
+
+
+# Sites sync what they write at every step, and to wait for a disk is most of what keeps tests from the processor.
+if _quick_folder() != Path("/tmp"):
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(_quick_folder()))
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let the long tests begin first, each process with some: one that begins last would keep all others waiting.
@@ -117,19 +136,6 @@ def installed_database(installed_server: EmbeddedServer) -> Iterator[Callable[[s
     with connected(installed_server.target()) as connection:
         for name in names:
             connection.execute(f'drop database if exists "{name}" with (force)'.encode())
-
-
-def _quick_folder() -> Path:
-    """Return where the server's files lie: in memory where there is plenty.
-
-    A test's database is some 300 files. ext4 passes over inodes that were deleted a moment ago, so making and dropping
-    databases all the time takes most of a server's processor time there.
-    """
-    memory = Path("/dev/shm")
-    with contextlib.suppress(OSError):
-        if os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > _ROOM_IN_MEMORY:
-            return memory
-    return Path("/tmp")
 
 
 @pytest.fixture(scope="session")

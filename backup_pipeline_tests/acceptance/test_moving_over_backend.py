@@ -153,6 +153,7 @@ def test_a_lost_primary_key_is_an_error_that_every_place_names(backend: TestSite
     assert backend.run("backup", "daily").code == 0
 
 
+@pytest.mark.story
 @pytest.mark.takes(seconds=15)
 def test_in_dagster_the_run_rotates_and_the_upsert_empties_no_table(backend: TestSite, live: PostgresTarget) -> None:
     store = open_store(backend.site, "daily")

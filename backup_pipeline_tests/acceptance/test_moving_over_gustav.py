@@ -125,6 +125,7 @@ def in_dagster(site: TestSite, instance: dg.DagsterInstance) -> tuple[bool, str]
     return done.success, " | ".join(str(data.description) for data in failed if data)
 
 
+@pytest.mark.story
 @pytest.mark.takes(seconds=20)
 def test_in_dagster_each_failing_scenario_ends_as_from_the_shell(
     site: TestSite, server: EmbeddedServer, database: Callable[..., PostgresTarget], template: Callable[[str, str], str]

@@ -270,6 +270,7 @@ def partitioned(site: TestSite, job: str, instance: dg.DagsterInstance, **option
     return found.execute_in_process(instance=instance, raise_on_error=False, **options)
 
 
+@pytest.mark.story
 @pytest.mark.takes(seconds=15)
 def test_in_dagster_the_backup_writes_the_pairs_with_checks_and_failures_show(
     workshop: Workshop,

@@ -76,6 +76,7 @@ def _orders(live: PostgresTarget) -> int:
     return int(str(ask(live, "select count(*) from orders")[0][0]))
 
 
+@pytest.mark.story
 @pytest.mark.takes(seconds=35, together="ui")
 def test_a_person_restores_a_database_in_the_ui_and_takes_it_back(served: Served) -> None:
     ui, live = served.ui, served.live

@@ -22,7 +22,7 @@ vaults: {{offsite: {{url: "file://{vault}", recipients: [{recipient}], megabytes
 """
 
 
-@pytest.mark.parametrize("chunks", [1, 14])
+@pytest.mark.parametrize("chunks", [pytest.param(1, marks=pytest.mark.story), 14])
 def test_a_killed_backup_into_a_vault_is_completed_without_its_sources_again(tmp_path: Path, chunks: int) -> None:
     site = TestSite(tmp_path / "site")
     for name in ("one", "two", "three"):

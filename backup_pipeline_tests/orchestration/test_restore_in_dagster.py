@@ -78,6 +78,18 @@ def test_a_restore_is_planned_applied_and_undone(gustav: TestSite, instance: dg.
     assert _count(gustav) == 100
 
 
+def test_the_launchpad_says_what_each_field_of_a_restore_means(gustav: TestSite) -> None:
+    job = build_definitions(gustav.site).resolve_job_def("nightly_restore")
+    config = job.get_node_named("nightly__restored").definition.config_schema.config_type  # type: ignore[attr-defined]
+    fields = config.fields
+    assert "supabase, storage, keycloak" in fields["source"].description
+    assert {name for name, field in fields.items() if field.is_required} == {"source", "confirm"}
+    assert {"step", "plan_id", "mode", "into", "tables", "rows", "only", "on_conflict", "without_triggers"} <= set(
+        fields
+    )
+    assert [name for name, field in fields.items() if not field.description] == []
+
+
 def test_a_drill_makes_its_partition_green_and_shows_what_it_took(
     gustav: TestSite, instance: dg.DagsterInstance
 ) -> None:

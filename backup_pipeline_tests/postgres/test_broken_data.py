@@ -131,7 +131,7 @@ def test_sets_of_broken_data_evict_no_sound_one_and_do_not_pile_up() -> None:
 
 
 @pytest.mark.takes(seconds=25)
-@pytest.mark.parametrize("compression", ["plain", "custom"])
+@pytest.mark.parametrize("compression", ["plain", pytest.param("custom", marks=pytest.mark.story)])
 def test_a_set_of_broken_data_is_drilled_and_restored_with_what_is_broken_named(
     compression: str, shop: tuple[TestSite, PostgresTarget]
 ) -> None:

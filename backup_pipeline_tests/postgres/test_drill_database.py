@@ -60,51 +60,61 @@ def test_a_good_dump_is_restored_and_found_equal(captured: Captured, server: Emb
     assert (after.databases, after.roles) == (before.databases, before.roles)
 
 
-@pytest.mark.parametrize(
-    ("damage", "subject"),
-    [
-        ("insert into app.no_columns default values", "table app.no_columns"),
-        (
-            "alter table app.customers disable trigger touch;"
-            "update app.customers set balance = balance + 0.000001 where id = 1;"
-            "alter table app.customers enable trigger touch",
-            "table app.customers",
-        ),
-        ("insert into app.no_key values (7, null)", "table app.no_key"),
-        ("alter table app.orders drop constraint orders_parent_fkey", "constraint"),
-        ("alter table app.customers drop constraint customers_name_key", "constraint"),
-        ("drop policy own on app.orders", "policy"),
-        ("alter table app.orders no force row level security", "app.orders"),
-        ("select setval('app.customers_id_seq', 1)", "sequence"),
-        ("revoke select on app.customers from nasty_reader", "grant"),
-        ('revoke update (name) on app.customers from "nasty-owner = x"', "grant"),
-        ("alter table app.no_key owner to postgres", "owner"),
-        ("drop index app.measures_value cascade", "index"),
-        ("drop view app.richer", "view"),
-        (
-            "create or replace function app.plain(a integer) returns integer language sql immutable return a + 2",
-            "function",
-        ),
-        ("drop trigger touch on app.customers", "trigger"),
-        ("alter table app.customers disable trigger touch", "trigger"),
-        ("drop event trigger watch", "event trigger"),
-        ("drop publication everything", "publication"),
-        ("comment on column app.orders.amount is null", "comment"),
-        ("alter table app.orders alter column details drop default", "default"),
-        ("select lo_unlink(4711)", "large object"),
-        (
-            "alter default privileges for role postgres in schema app revoke select on tables from nasty_reader",
-            "default privilege",
-        ),
-        ("create table app.more ()", "app.more"),
-    ],
-)
+# What is done to a copy, and what the finding names.
+DAMAGES = [
+    ("insert into app.no_columns default values", "table app.no_columns: "),
+    (
+        "alter table app.customers disable trigger touch;"
+        "update app.customers set balance = balance + 0.000001 where id = 1;"
+        "alter table app.customers enable trigger touch",
+        "table app.customers: ",
+    ),
+    ("insert into app.no_key values (7, null)", "table app.no_key: "),
+    ("alter table app.orders drop constraint orders_parent_fkey", "constraint app.orders.orders_parent_fkey"),
+    ("alter table app.customers drop constraint customers_name_key", "constraint app.customers.customers_name_key"),
+    ("drop policy own on app.orders", "policy app.orders.own: is missing"),
+    ("alter table app.orders no force row level security", "table app.orders: is 'table, row security', in"),
+    ("select setval('app.customers_id_seq', 1)", "sequence app.customers_id_seq: stands at 1"),
+    ("revoke select on app.customers from nasty_reader", "grant table app.customers: is"),
+    ('revoke update (name) on app.customers from "nasty-owner = x"', "grant column app.customers.name: is missing"),
+    ("alter table app.no_key owner to postgres", "owner table app.no_key: is 'postgres'"),
+    ("drop index app.measures_value cascade", "index app.measures_value: is missing"),
+    ("drop view app.richer", "view app.richer: is missing"),
+    (
+        "create or replace function app.plain(a integer) returns integer language sql immutable return a + 2",
+        "function app.plain(integer): has another definition",
+    ),
+    ("drop trigger touch on app.customers", "trigger app.customers.touch: is missing"),
+    ("alter table app.customers disable trigger touch", "trigger app.customers.touch: has another definition"),
+    ("drop event trigger watch", "event trigger watch: is missing"),
+    ("drop publication everything", "publication everything: is missing"),
+    ("comment on column app.orders.amount is null", "comment table column app.orders.amount: is missing"),
+    ("alter table app.orders alter column details drop default", "default app.orders.details: is missing"),
+    ("select lo_unlink(4711)", "large objects: 0 with other content"),
+    (
+        "alter default privileges for role postgres in schema app revoke select on tables from nasty_reader",
+        "default privilege for role postgres in schema app on tables: is missing",
+    ),
+    ("create table app.more ()", "table app.more: is not in the backup"),
+]
+
+
+@pytest.mark.story
+@pytest.mark.parametrize(("damage", "subject"), DAMAGES)
 def test_a_drill_fails_when_the_copy_differs_in_one_thing(
     captured: Captured, scratch: PostgresTarget, damage: str, subject: str
 ) -> None:
     found = drilled(captured, scratch, damage)
     assert found
     assert any(subject in line for line in found), found
+
+
+@pytest.mark.parametrize("group", range(4))
+def test_a_drill_names_each_of_several_differences(captured: Captured, scratch: PostgresTarget, group: int) -> None:
+    damages = DAMAGES[group::4]
+    found = drilled(captured, scratch, ";".join(damage for damage, _ in damages))
+    for _, subject in damages:
+        assert any(subject in line for line in found), (subject, found)
 
 
 def test_a_dump_cut_short_is_a_finding_and_leaves_nothing_behind(captured: Captured, server: EmbeddedServer) -> None:

@@ -25,7 +25,7 @@ _END = """select count(pg_terminate_backend(pid)) from pg_stat_activity
  where datname like 'drill%%' and application_name = 'backup-pipeline' and query ilike %s"""
 
 
-@pytest.mark.parametrize("during", ["copy %", "%hash_record%"])
+@pytest.mark.parametrize("during", ["copy %", pytest.param("%hash_record%", marks=pytest.mark.story)])
 def test_a_session_ended_in_a_drill_is_no_fault_of_the_set(
     tmp_path: Path, database: Callable[..., PostgresTarget], capfd: pytest.CaptureFixture[str], during: str
 ) -> None:

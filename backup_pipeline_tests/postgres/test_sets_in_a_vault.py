@@ -19,7 +19,7 @@ from backup_pipeline.operations.sites.copy_proofs import is_proven, known_copy_p
 from backup_pipeline.operations.sites.vaults import open_access
 from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline.stores.vault.encryption import new_identity
-from backup_pipeline_tests.support.postgres_restore import ask, run
+from backup_pipeline_tests.support.postgres_restore import ask, run, sealed_set
 from backup_pipeline_tests.support.sites import Output, TestSite, dsn
 
 TABLES = """
@@ -86,9 +86,7 @@ def offsite(
     ids = []
     for sql in ("select 1", "insert into log values (3, 'c'); delete from customers where id > 30"):
         run(target, sql)
-        done = site.run("backup", "nightly")
-        assert done.code == 0, done.text
-        ids.append(site.store("nightly").ids()[-1])
+        ids.append(sealed_set(site.site, "nightly"))
         assert site.run("vault", "copy", "offsite", "nightly/latest").code == 0
     for set_id in ids:
         shutil.rmtree(site.site.store_folder("nightly") / set_id)

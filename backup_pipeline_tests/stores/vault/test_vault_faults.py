@@ -146,6 +146,7 @@ def test_a_cleaner_beside_writers_takes_nothing_that_a_copy_needs(site: VaultSit
             # The cleaner's clock is right; the lease is its own.
             clean(site.access.catalog(), owner="a")
             rounds += 1
+            ended.wait(0.05)
         return rounds
 
     with ThreadPoolExecutor(3) as pool:
