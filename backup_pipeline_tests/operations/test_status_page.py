@@ -18,6 +18,7 @@ import pytest
 
 from backup_pipeline.cli.common import run_app
 from backup_pipeline.cli.main import build_app
+from backup_pipeline.errors import ExitCode
 from backup_pipeline.model.proof import ProofKind
 from backup_pipeline.operations.sites.stores import open_store
 from backup_pipeline.operations.status.charts import DAY_STATES, Point, calendar, chart, nice_ceiling
@@ -151,7 +152,7 @@ def test_figures_have_three_digits():
 def test_the_command_writes_the_page(tmp_path, capsys):
     (tmp_path / "backup.yaml").write_text(SITE)
     file = tmp_path / "status.html"
-    assert run_app(build_app(), ["status", "--config", str(tmp_path), "--html", str(file)]) == 0
+    assert run_app(build_app(), ["status", "--config", str(tmp_path), "--html", str(file)]) == ExitCode.CHECKS
     assert "plan" in Parsed(file.read_text()).classes
 
 
@@ -161,7 +162,7 @@ def test_a_persons_own_file_is_kept_and_an_earlier_page_is_replaced(tmp_path, ca
     file.write_text("<p>my notes</p>")
     command = ["status", "--config", str(tmp_path), "--html", str(file)]
     for _ in range(2):
-        assert run_app(build_app(), command) == 0
+        assert run_app(build_app(), command) == ExitCode.CHECKS
         (kept,) = (tmp_path / ".former").glob("notes.html.*")
         assert kept.read_text() == "<p>my notes</p>"
         assert "plan" in Parsed(file.read_text()).classes
