@@ -26,7 +26,7 @@ class Entry:
     """
 
     path: str
-    kind: Literal["file", "folder", "link", "other"]
+    kind: Literal["file", "directory", "link", "other"]
     size: int = 0
     modified_ns: int | None = None
     sha256: str = ""

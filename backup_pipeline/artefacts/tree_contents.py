@@ -14,7 +14,7 @@ from backup_pipeline.artefacts.types import OpenFile
 from backup_pipeline.errors import ValidationError
 from backup_pipeline.model.record import ArtefactRecord
 
-_KINDS = {EntryKind.FILE: "file", EntryKind.FOLDER: "folder", EntryKind.LINK: "link"}
+_KINDS = {EntryKind.FILE: "file", EntryKind.FOLDER: "directory", EntryKind.LINK: "link"}
 
 
 class TarballContents:
@@ -59,7 +59,7 @@ class ZipContents:
         with open_file(name) as archive:
             for info in zip_directory(archive, name):
                 mode = entry_mode(info)
-                kind = "folder" if info.is_dir() else "link" if stat.S_ISLNK(mode) else "file"
+                kind = "directory" if info.is_dir() else "link" if stat.S_ISLNK(mode) else "file"
                 moment = datetime(*info.date_time, tzinfo=UTC) if _is_moment(info.date_time) else None
                 when = int(moment.timestamp()) * 1_000_000_000 if moment else None
                 yield Entry(info.filename.rstrip("/"), kind, info.file_size, when)  # type: ignore[arg-type]

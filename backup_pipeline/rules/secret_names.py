@@ -24,13 +24,13 @@ _FILES_MORE = (".netrc", ".pgpass", ".htpasswd", "shadow", "*.ovpn", "*.keytab")
 
 
 def sounds_secret(name: str) -> bool:
-    """Return whether a table's or column's name looks secret."""
+    """Return whether a table's or column's name sounds secret."""
     parts = [part for part in _SPLIT.split(_CAMEL.sub("_", name).lower()) if part]
     return bool(_TERMS & set(parts)) or any(pair in _PAIRS for pair in pairwise(parts))
 
 
 def file_sounds_secret(path: str) -> bool:
-    """Return whether the name of a file, or of a folder above it, looks as if its content were secret."""
+    """Return whether the name of a file, or of a folder above it, suggests that its content is secret."""
     *above, name = path.split("/")
     return (
         any(fnmatchcase(name.lower(), pattern) for pattern in (*_FILES, *_FILES_MORE))
@@ -40,7 +40,7 @@ def file_sounds_secret(path: str) -> bool:
 
 
 def is_secret_table(schema: str, table: str, exceptions: Iterable[str]) -> bool:
-    """Return whether a table's rows stay hidden: its name looks secret and no exception (`schema.table`) names it."""
+    """Return whether a table's rows stay hidden: its name sounds secret and no exception (`schema.table`) names it."""
     return sounds_secret(table) and not _excepted(f"{schema}.{table}", exceptions)
 
 

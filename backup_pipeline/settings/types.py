@@ -328,12 +328,12 @@ class Alerts(Settings):
 
 
 class Browse(Settings):
-    """What of a set's content the pages show and hand out; each look is written to `access_log.txt` beside the sets."""
+    """What of a set's content the pages show and hand out; each access is logged in `access_log.txt` beside them."""
 
     rows: bool = True
     """Whether rows of tables and contents of files are shown at all."""
     although_secret: Names = ()
-    """What is shown though its name looks secret: `schema.table`, `schema.table.column`, paths; with `*` and `?`."""
+    """What is shown though its name sounds secret: `schema.table`, `schema.table.column`, paths; with `*` and `?`."""
 
 
 class EmbeddedPostgres(Settings):

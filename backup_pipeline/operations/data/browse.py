@@ -54,7 +54,7 @@ def log_access(site: Site, plan: str, set_id: SetId, what: str, who: str, now: d
         append_line(place, line, mode=int(site.settings.file_mode, 8))
     except OSError as error:
         raise StoreError(
-            f"Each look into a set is logged, and the log cannot be written ({error.strerror}); nothing is shown.",
+            f"Each access to a set is logged, and the log cannot be written ({error.strerror}); nothing is shown.",
             where=str(place),
             remedy="Make the store writable for this process, or read the set in a terminal.",
         ) from None
@@ -77,7 +77,7 @@ class Node:
     @property
     def is_folder(self) -> bool:
         """Whether it is a folder."""
-        return bool(self.children) or self.entry is None or self.entry.kind == "folder"
+        return bool(self.children) or self.entry is None or self.entry.kind == "directory"
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def tree_of(site: Site, plan: str, set_id: SetId, record: ArtefactRecord) -> Tre
             return _TREES[key]
     contents = contents_of(record)
     if contents is None:
-        raise RefusedError("Its files cannot be listed.", where=record.name, remedy="Restore it beside, to look at it.")
+        raise RefusedError("Its files cannot be listed.", where=record.name, remedy="Restore it beside, to inspect it.")
     with reading(site, plan, set_id, "browse") as store:
         tree = _tree(contents.entries(lambda path: store.open(set_id, path), record))
     with _LOCK:
@@ -152,7 +152,7 @@ def file_pieces(site: Site, plan: str, set_id: SetId, record: ArtefactRecord, pa
     """Yield the content of one file inside an artefact; the set is kept while it is read.
 
     Raises:
-        SetNotFoundError: no such file. RefusedError: its name looks secret. ValidationError: damaged.
+        SetNotFoundError: no such file. RefusedError: its name sounds secret. ValidationError: damaged.
     """
     require_shown_file(site, path)
     contents = contents_of(record)
@@ -179,7 +179,7 @@ def require_shown_file(site: Site, path: str) -> None:
     if not browse.rows:
         raise _refused("The settings keep rows and files of sets out of the pages.", "browse.rows")
     if is_secret_file(path, browse.although_secret):
-        raise _refused(f"{shown(path)} looks secret by its name.", f"browse.although_secret: [{shown(path)}]")
+        raise _refused(f"{shown(path)} sounds secret by its name.", f"browse.although_secret: [{shown(path)}]")
 
 
 def _refused(what: str, setting: str) -> RefusedError:
@@ -197,7 +197,7 @@ def hidden_columns(site: Site, table: TableContents) -> tuple[str, ...]:
         raise _refused("The settings keep rows and files of sets out of the pages.", "browse: {rows: true}")
     if is_secret_table(table.schema, table.table, browse.although_secret):
         raise _refused(
-            f"The table {table.name} looks secret by its name.", f"browse: {{although_secret: [{table.name}]}}"
+            f"The table {table.name} sounds secret by its name.", f"browse: {{although_secret: [{table.name}]}}"
         )
     columns = [column.name for column in table.columns]
     return secret_columns(table.schema, table.table, columns, browse.although_secret)
@@ -209,7 +209,7 @@ class RowsPage:
 
     Attributes:
         columns: those that are shown.
-        hidden: those that are not, because their names look secret.
+        hidden: those that are not, because their names sound secret.
         key: the columns of the primary key, by which the rows are ordered; empty where there is none.
         more: whether further rows follow.
     """
@@ -248,7 +248,7 @@ def rows_page(
     hidden = hidden_columns(site, table)
     if any(comparison.column in hidden for comparison in where):
         # Or its values could be found out one comparison at a time.
-        raise _refused("A column that looks secret is not compared either.", "browse: {although_secret: […]}")
+        raise _refused("A column that sounds secret is not compared either.", "browse: {although_secret: […]}")
     if not table.file:
         raise RefusedError(
             "The set has no Parquet file of this table.",
@@ -315,7 +315,7 @@ def parquet_pieces(site: Site, plan: str, set_id: SetId, table: TableContents) -
     """Yield a table's Parquet file as it is; RefusedError where it has columns that are hidden."""
     if hidden := hidden_columns(site, table):
         raise _refused(
-            f"The Parquet file holds columns that look secret: {', '.join(hidden)}. CSV comes without them.",
+            f"The Parquet file holds columns that sound secret: {', '.join(hidden)}. CSV comes without them.",
             f"browse: {{although_secret: [{table.name}.{hidden[0]}]}}",
         )
     yield from artefact_pieces(site, plan, set_id, table.file)

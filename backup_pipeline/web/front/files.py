@@ -170,7 +170,7 @@ def table_page(asked: PageRequest) -> Response:
 
 
 def _inspected(source: str, table: TableContents, page: int, where: tuple[RowComparison, ...]) -> str:
-    """Return what is logged of a look: which rows, by columns and never by values."""
+    """Return what is logged of an access: which rows, by columns and never by values."""
     by = f" by {', '.join(comparison.column for comparison in where)}" if where else ""
     return f"{source} {table.name}: rows {page * _ROWS + 1} to {(page + 1) * _ROWS}{by}"
 

@@ -14,8 +14,9 @@ from backup_pipeline.model.manifest import Purpose
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.operations.data.set_contents import SourceContents, set_contents
 from backup_pipeline.operations.sites.stores import open_store, resolve_set
+from backup_pipeline.operations.status.set_summaries import SetSummary, set_summaries
 from backup_pipeline.orchestration.restore_runs import Wanted, latest_runs, submit_plan, under_way
-from backup_pipeline.stores.contract import Store
+from backup_pipeline.stores.contract import PlanStore
 from backup_pipeline.web.front.pages import PageError, PageRequest
 from backup_pipeline.web.front.restore_form import CONDITIONS, OPERATORS, FormError, choices, options_of
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from backup_pipeline.orchestration.submit import UiWorkspace
 
 _SETS = 30
-_SEARCHED = 100
 _COLUMNS = 2000
 
 
@@ -92,32 +92,30 @@ def restore_home(asked: PageRequest) -> Response:
     plans = []
     for name in site.settings.plans:
         store = open_store(site, name)
-        sets = sorted(store.sealed_ids(), reverse=True)
-        if (newest := _newest_backup(store, sets)) is not None:
-            one = {"name": name, "set_id": newest.set_id, "proven": newest.proven, "contents": set_contents(newest)}
-            plans.append(one | {"sets": _listed(store, sets), "more": len(sets) > _SETS})
+        sets = _sealed(store)
+        # What was made just before a restore has the damage in it.
+        newest = next((each.facts for each in sets if each.whole), None)
+        if newest is not None:
+            contents = set_contents(store.read(newest.set_id))
+            one = {"name": name, "set_id": newest.set_id, "proven": newest.proven, "contents": contents}
+            plans.append(one | {"sets": _listed(sets), "more": len(sets) > _SETS})
     workspace = asked.front.workspace
     runs = [run for plan in plans for run in latest_runs(workspace.instance, str(plan["name"]))] if workspace else []
     runs.sort(key=lambda run: run.began or asked.front.now(), reverse=True)
     return asked.render("restore_home.html.jinja", plans=plans, runs=runs[:10], zone=site.settings.timezone)
 
 
-def _newest_backup(store: Store, sets: Sequence[SetId]) -> BackupSet | None:
-    """Return the newest set that is a whole backup: what was made just before a restore has the damage in it."""
-    for set_id in sets[:_SEARCHED]:
-        known = store.read(set_id)
-        if known.manifest is not None and known.purpose is Purpose.BACKUP and not known.manifest.partial:
-            return known
-    return None
+def _sealed(store: PlanStore) -> list[SetSummary]:
+    """Return the sets of a store that can be restored, newest first."""
+    return [each for each in set_summaries(store, running=False) if each.facts.state is SetState.COMPLETE]
 
 
-def _listed(store: Store, sets: Sequence[SetId]) -> list[tuple[SetId, str]]:
+def _listed(sets: Sequence[SetSummary]) -> list[tuple[SetId, str]]:
     """Return the newest sets, each with what sets it apart from a usual backup ("" for nothing)."""
     found = []
-    for set_id in sets[:_SETS]:
-        known = store.read(set_id)
-        apart = "" if known.purpose is Purpose.BACKUP else "made just before a restore"
-        found.append((set_id, apart or ("a part of the plan" if known.manifest and known.manifest.partial else "")))
+    for one in sets[:_SETS]:
+        apart = "" if one.facts.purpose is Purpose.BACKUP else "made just before a restore"
+        found.append((one.facts.set_id, apart or ("a part of the plan" if one.facts.partial else "")))
     return found
 
 
@@ -125,8 +123,7 @@ def restore_set(asked: PageRequest) -> Response:
     """Return the page of one set: its sources, each with the ways back."""
     found = opened(asked)
     site = asked.front.site()
-    store = open_store(site, found.plan)
-    others = _listed(store, sorted(store.sealed_ids(), reverse=True))
+    others = _listed(_sealed(open_store(site, found.plan)))
     configured = set(site.settings.sources)
     return asked.render(
         "restore_set.html.jinja", found=found, others=others, configured=configured, zone=site.settings.timezone

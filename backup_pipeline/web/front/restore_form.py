@@ -58,7 +58,7 @@ _SWAP = Choice(
 )
 _BESIDE = Choice(
     "beside",
-    "Make a copy beside it, to look at first",
+    "Make a copy beside it, to inspect first",
     "It is rebuilt under a new name. What is live is not touched.",
 )
 

@@ -95,17 +95,22 @@ def losses(plan: RestorePlan) -> tuple[str, ...]:
     """Return in sentences what of the present content would not be live any more."""
     if plan.options.into or not plan.exists:
         return ()
-    what = "files" if plan.options.files or all(t.table == "files" for t in plan.tables) else "rows"
+    files = bool(plan.options.files) or [table.table for table in plan.tables] == ["files"]
     found = []
     gone = sum(table.only_in_target or 0 for table in plan.tables)
     changed = sum(table.update or 0 for table in plan.tables)
     if plan.options.mode is RestoreMode.REBUILD and not plan.options.files and gone:
-        found.append(f"{gone:,} {what} that are new since the backup would be gone from what is live")
+        verb = "is" if gone == 1 else "are"
+        found.append(f"{_counted(gone, files)} that {verb} new since the backup would be gone from what is live")
     if changed:
-        found.append(f"{changed:,} {what} would lose the changes made since the backup")
+        found.append(f"{_counted(changed, files)} would lose the changes made since the backup")
     if plan.options.mode is RestoreMode.REBUILD and any(table.insert is None for table in plan.tables):
         found.append("some tables could not be compared row by row: changes in them since the backup would be gone")
     return tuple(found)
+
+
+def _counted(number: int, files: bool) -> str:
+    return f"{number:,} {'file' if files else 'row'}{'' if number == 1 else 's'}"
 
 
 def _kept(asked: PageRequest, run: RestoreRun) -> RestoreResult | None:

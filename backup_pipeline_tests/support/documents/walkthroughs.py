@@ -272,9 +272,15 @@ def workshop_guide(stage: Stage) -> None:
 def restore(stage: Stage) -> None:
     target = stage.made("supabase", SUPABASE)
     (stage.site / "backup.yaml").write_text(
-        "sources: {supabase: {kind: postgres, dsn_env: DATABASE_URL, master_tables: [public.customers]}}\n"
-        "plans: {nightly: {sources: [supabase]}}\n"
+        "sources:\n"
+        "  supabase: {kind: postgres, dsn_env: DATABASE_URL, master_tables: [public.customers]}\n"
+        "  storage: {kind: folder, path: storage}\n"
+        "plans: {nightly: {sources: [supabase, storage]}}\n"
     )
+    contract, logo = stage.site / "storage/materials/contracts/a.txt", stage.site / "storage/materials/logo.svg"
+    contract.parent.mkdir(parents=True)
+    contract.write_text("signed")
+    logo.write_text("<svg/>")
     write_env(stage.site, {"DATABASE_URL": dsn(target)})
     shell = stage.shell()
     store = stage.site / "backups" / "nightly"
@@ -285,6 +291,8 @@ def restore(stage: Stage) -> None:
     assert shell.call(["backup", "nightly"]).code == 0
     shell.codes["backup-pipeline diff nightly/2026-11-20T020000Z nightly/latest public.orders"] = {0, 6}
     shell.codes["backup-pipeline diff nightly/latest live --source supabase"] = {0, 6}
+    contract.unlink()
+    logo.write_text("overwritten")
     shell.follow(document("restore"))
 
 
