@@ -45,7 +45,9 @@ def serve(
     inner = create_app_from_workspace_process_context(
         workspace, path_prefix, live_data_poll_rate, lifespan=webserver._lifespan
     )
-    door = FrontDoor(inner, Front(path_prefix, workspace=workspace))
+    front = Front(path_prefix, workspace=workspace)
+    front.warm_up()
+    door = FrontDoor(inner, front)
     LOG.info("Serving the UI on http://%s:%s%s in process %s", host, port, path_prefix, os.getpid())
     uvicorn.run(Guard(door, access, path_prefix), host=host, port=port, log_level=log_level, server_header=False)
 

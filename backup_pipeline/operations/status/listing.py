@@ -5,18 +5,21 @@ Figures and texts come from manifests, records and proofs; no artefact is opened
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from backup_pipeline.errors import SetNotFoundError
 from backup_pipeline.model.backup_set import BackupSet, SetState
 from backup_pipeline.model.indexed_set import KnownSet
 from backup_pipeline.model.proof import Finding, ProofKind
 from backup_pipeline.model.record import ArtefactRecord
+from backup_pipeline.model.set_id import SetId
 from backup_pipeline.operations.sites.stores import open_sets, open_store, resolve_set, split_place
 from backup_pipeline.operations.status.present_files import as_text, files_not_there
 from backup_pipeline.settings.site import Site
-from backup_pipeline.stores.contract import LOCK_NAME
+from backup_pipeline.stores.contract import LOCK_NAME, PlanStore
 from backup_pipeline.system.locks import living_holder
 
 RUNNING = "running"
@@ -175,9 +178,28 @@ def show_set(site: Site, name: str) -> ShownSet:
     if vault:
         return ShownSet(open_sets(site, plan).read(set_id), vault=vault)
     store = open_store(site, plan)
+    return _shown(store, set_id, store.ids()[-1:])
+
+
+def show_sets(site: Site, plan: str, ids: Sequence[SetId]) -> Iterator[ShownSet]:
+    """Yield some sets of a plan's store; one that retention removes meanwhile is passed over.
+
+    Args:
+        site: the site.
+        plan: the plan.
+        ids: the sets.
+    """
+    store = open_store(site, plan)
+    newest = store.ids()[-1:]
+    for set_id in ids:
+        with contextlib.suppress(SetNotFoundError):
+            yield _shown(store, set_id, newest)
+
+
+def _shown(store: PlanStore, set_id: SetId, newest: Sequence[SetId]) -> ShownSet:
     known = store.read(set_id)
     held = living_holder(store.folder / LOCK_NAME) is not None
-    running = held and known.state is SetState.INCOMPLETE and store.ids()[-1] == set_id
+    running = held and known.state is SetState.INCOMPLETE and set_id in newest
     return ShownSet(known, running, as_text(files_not_there(store, known)))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -67,6 +69,15 @@ class Front:
     def overview(self) -> Overview:
         """Return the standing of the site's plans, from memory where no store has changed."""
         return self._overviews.get(self.site(), self.now())
+
+    def warm_up(self) -> None:
+        """Make the first overview in a thread, so that nobody waits for it; what is wrong is reported to who asks."""
+
+        def make() -> None:
+            with contextlib.suppress(Exception):
+                self.overview()
+
+        threading.Thread(target=make, name="first overview", daemon=True).start()
 
     @property
     def instance(self) -> dg.DagsterInstance | None:

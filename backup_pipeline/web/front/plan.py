@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from backup_pipeline.operations.sites.stores import open_store
 from backup_pipeline.operations.status.charts import DAY_STATES, calendar, chart
-from backup_pipeline.operations.status.listing import ListedSet, show_set
+from backup_pipeline.operations.status.listing import ListedSet, show_sets
 from backup_pipeline.operations.status.page import short_bytes, short_seconds
 from backup_pipeline.web.front.home import STANDINGS, calendar_title
 from backup_pipeline.web.front.pages import PageError, PageRequest
@@ -38,7 +38,7 @@ def plan_page(asked: PageRequest) -> Response:
             chart("Size of a set", plan.sizes[-_POINTS:], short_bytes),
             chart("Time to restore (RTO)", plan.restores[-_POINTS:], short_seconds),
         ],
-        sets=[show_set(site, f"{name}/{set_id}") for set_id in reversed(ids[max(0, end - SETS) : end])],
+        sets=list(show_sets(site, name, ids[max(0, end - SETS) : end][::-1])),
         kind_of=_kind_of,
         page=page,
         pages=pages,
