@@ -9,10 +9,11 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _UNBROKEN = 10_000
-_MANY_ROWS = 100
 _GAP = "  "
 # A column that may be broken into lines is given at least this width, before another one goes.
 _NARROWEST = 28
+# Cells with colours as they are written, and their width: by the terminal's colours, style and text.
+_RENDERED: dict[tuple[str | None, bool, str, str], tuple[str, int]] = {}
 
 
 def new_table(title: str, *headings: str, wrapping: str = "") -> Table:
@@ -51,7 +52,7 @@ def print_table(out: Console, table: Table, *, expendable: tuple[str, ...] = ())
         if _fits(out, table):
             break
         table = _without(table, heading)
-    if table.row_count < _MANY_ROWS or not _print_rows(out, table):
+    if not table.row_count or not _print_rows(out, table):
         out.print(table)
 
 
@@ -82,25 +83,24 @@ def _fits(out: Console, table: Table) -> bool:
 
 
 def _print_rows(out: Console, table: Table) -> bool:
-    """Print a long table whose lines all fit, as Rich would; return False where they do not.
+    """Print a table whose lines all fit, as Rich would; return False where they do not.
 
-    Rich measures and renders every cell for itself: thousands of sets took seconds. Most cells repeat, or are plain.
+    Rich measures and renders every cell for itself: thousands of sets, or of plans, took seconds. Most cells repeat, or
+    are plain.
     """
     from rich.cells import cell_len
     from rich.text import Text
 
-    rendered: dict[str, tuple[str, int]] = {}
-
     def shown(markup: object, style: str = "") -> tuple[str, int]:
         if not style and isinstance(markup, str) and markup.isascii() and markup.isprintable() and "[" not in markup:
             return markup, len(markup)
-        key = f"{style}:{markup}"
-        if key not in rendered:
+        key = (out.color_system, out.no_color, style, str(markup))
+        if key not in _RENDERED:
             text = Text.from_markup(str(markup), style=style)
             with out.capture() as captured:
                 out.print(text, end="", soft_wrap=True, highlight=False)
-            rendered[key] = captured.get(), cell_len(text.plain)
-        return rendered[key]
+            _RENDERED[key] = captured.get(), cell_len(text.plain)
+        return _RENDERED[key]
 
     columns = [[shown(column.header, "dim"), *map(shown, column.cells)] for column in table.columns]
     if any("\n" in text for cells in columns for text, _ in cells):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 
 import dagster as dg
 
@@ -94,16 +95,25 @@ def selection_of(site: Site, plan: str, sources: tuple[str, ...]) -> list[dg.Ass
 
 def build_definitions(site: Site) -> dg.Definitions:
     """Return everything of a site for Dagster."""
+    prune_job, prune_schedule = housekeeping_definitions(site.settings.timezone, site.environment)
+    common = dg.Definitions(jobs=[prune_job], schedules=[prune_schedule], sensors=alert_sensors(site))
+    return dg.Definitions.merge(common, _of_plans(site, site.settings.plans))
+
+
+def build_job(site: Site, job: str) -> dg.JobDefinition:
+    """Return one job of a site; the definitions of plans that it cannot belong to are not built."""
+    # The names of a plan's jobs begin with the plan's; that of `a_b_backup` may be of `a` or of `a_b`.
+    if near := [plan for plan in site.settings.plans if job.startswith(f"{plan}_")]:
+        narrow = _of_plans(site, near)
+        if any(each.name == job for each in narrow.jobs or ()):
+            return narrow.resolve_job_def(job)
+    return build_definitions(site).resolve_job_def(job)
+
+
+def _of_plans(site: Site, plans: Iterable[str]) -> dg.Definitions:
     with warnings.catch_warnings():
         # Backfill policies are marked beta; the release of Dagster is pinned.
         warnings.simplefilter("ignore", dg.BetaWarning)
-        plans = [plan_definitions(site, plan) for plan in site.settings.plans]
-    prune_job, prune_schedule = housekeeping_definitions(site.settings.timezone, site.environment)
-    common = dg.Definitions(
-        jobs=[prune_job],
-        schedules=[prune_schedule],
-        sensors=alert_sensors(site),
-        resources={RUNS: BackupRuns(settings=site)},
-        executor=executor_from_environment(),
-    )
-    return dg.Definitions.merge(common, *plans)
+        built = [plan_definitions(site, plan) for plan in plans]
+    means = dg.Definitions(resources={RUNS: BackupRuns(settings=site)}, executor=executor_from_environment())
+    return dg.Definitions.merge(means, *built)

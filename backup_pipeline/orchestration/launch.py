@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobO
 
 from backup_pipeline.errors import BackupSystemError, ExitCode, RefusedError
 from backup_pipeline.model.manifest import Manifest
-from backup_pipeline.orchestration.build import build_definitions
+from backup_pipeline.orchestration.build import build_job
 from backup_pipeline.orchestration.liveness import end_dead_runs
 from backup_pipeline.orchestration.names import STARTED_BY_TAG
 from backup_pipeline.orchestration.run_subject import asked_in_shell
@@ -48,13 +49,14 @@ class RunOutcome:
     errors: tuple[BackupSystemError, ...]
 
 
+@lru_cache(maxsize=1)
 def job_of(config: str, job: str, _: str) -> dg.JobDefinition:
     """Return a job of the site; what `reconstructable` calls to find the job again.
 
     The last argument is another one for each run: Dagster remembers jobs by their arguments, and the settings or the
-    tables may have changed since.
+    tables may have changed since. It asks for a job twice, to check it and to run it.
     """
-    return build_definitions(load_site(Path(config))).resolve_job_def(job)
+    return build_job(load_site(Path(config)), job)
 
 
 # The command that runs the job tells the user itself; Dagster's own lines would only hide that.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from zoneinfo import ZoneInfo
 
 from croniter import croniter
@@ -25,6 +26,8 @@ class Overdue:
     reason: str
 
 
+# Hundreds of plans may have one schedule, and each is asked for it several times.
+@lru_cache(maxsize=1024)
 def last_time(schedule: str, timezone: str, now: datetime) -> datetime:
     """Return the last moment at or before `now` that a cron expression names, in UTC."""
     zone, hourly = ZoneInfo(timezone), _is_hourly(schedule)
@@ -39,6 +42,7 @@ def last_time(schedule: str, timezone: str, now: datetime) -> datetime:
                 found = moment
 
 
+@lru_cache(maxsize=1024)
 def next_time(schedule: str, timezone: str, now: datetime) -> datetime:
     """Return the first moment after `now` that a cron expression names, in UTC."""
     zone, hourly = ZoneInfo(timezone), _is_hourly(schedule)
@@ -57,6 +61,7 @@ def _naive(moment: datetime, zone: ZoneInfo) -> datetime:
     return moment.astimezone(zone).replace(tzinfo=None)
 
 
+@lru_cache(maxsize=1024)
 def _is_hourly(schedule: str) -> bool:
     hours: list[object] = croniter.expand(schedule)[0][1]
     return hours == ["*"]

@@ -210,16 +210,24 @@ def _stores_inside_sources(
     roots: list[tuple[FieldPath, Path]] = []
     for name, source in sources.items():
         for below, place in _model(source).captured_trees(source):
-            roots.append((("sources", name, *below), folder / Path(place).expanduser()))
-    held = {name: _folder_of(vault.get("url")) for name, vault in vaults.items()}
+            root = Path(os.path.normpath(folder / Path(place).expanduser()))
+            roots.append((("sources", name, *below), root))
+    folders = {name: _folder_of(vault.get("url")) for name, vault in vaults.items()}
+    held = {name: (vault, _above(vault)) for name, vault in folders.items() if vault}
+    stores = {name: _store_of(data, name, plan, folder) for name, plan in plans.items()}
+    kept = {name: (store, _above(store)) for name, store in stores.items()}
     for path, root in roots:
-        for vault_name, vault in held.items():
-            if vault is not None and vault.is_relative_to(os.path.normpath(root)):
-                yield path, f"holds the vault {vault_name} ({vault}): it would back up its own copies"
-        for plan_name, plan in plans.items():
-            store = _store_of(data, plan_name, plan, folder)
-            if store.is_relative_to(os.path.normpath(root)):
-                yield path, f"holds the store of plan {plan_name} ({store}): it would back up its own sets"
+        for name, (vault_folder, above) in held.items():
+            if root in above:
+                yield path, f"holds the vault {name} ({vault_folder}): it would back up its own copies"
+        for name, (store, above) in kept.items():
+            if root in above:
+                yield path, f"holds the store of plan {name} ({store}): it would back up its own sets"
+
+
+def _above(place: Path) -> frozenset[Path]:
+    """Return a folder and all that hold it."""
+    return frozenset((place, *place.parents))
 
 
 def _schedules(sources: dict[str, dict[str, Any]], plans: dict[str, dict[str, Any]]) -> FoundFaults:

@@ -1,4 +1,4 @@
-"""Long tables are printed by a faster way than Rich's own; nobody can tell the two apart."""
+"""Tables are printed by a faster way than Rich's own; nobody can tell the two apart."""
 
 from __future__ import annotations
 
@@ -25,15 +25,16 @@ def printed_by_rich(table: Table, out: Console) -> str:
     return out.file.getvalue()
 
 
-@pytest.mark.parametrize("title", ["nightly", ""])
+@pytest.mark.parametrize("rows", [0, 1, 300])
+@pytest.mark.parametrize("title", ["nightly", "a title longer than the table is wide, which Rich puts into lines", ""])
 @pytest.mark.parametrize(("terminal", "width"), [(False, 10_000), (True, 120), (True, 30)])
-def test_a_long_table_is_printed_as_rich_prints_it(terminal: bool, width: int, title: str) -> None:
+def test_a_table_is_printed_as_rich_prints_it(terminal: bool, width: int, title: str, rows: int) -> None:
     def console() -> Console:
         return Console(
             file=io.StringIO(), force_terminal=terminal, width=width, legacy_windows=False, color_system=None
         )
 
-    table = table_of(300, title)
+    table = table_of(rows, title)
     fast = console()
     print_table(fast, table)
     assert isinstance(fast.file, io.StringIO)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -36,7 +37,11 @@ def foreign_backups(site: Site, plan: str) -> list[ForeignBackup]:
     A name with a date makes a backup; at most MOST are inspected. What cannot be read is skipped.
     """
     store = site.store_folder(plan)
-    others = {site.store_folder(name).resolve() for name in site.settings.plans if name != plan}
+
+    @functools.cache
+    def others() -> set[Path]:
+        return {site.store_folder(name).resolve() for name in site.settings.plans if name != plan}
+
     found = []
     for path in _entries(store, others, _DEPTH):
         if dated := _date_in(path.name):
@@ -46,7 +51,7 @@ def foreign_backups(site: Site, plan: str) -> list[ForeignBackup]:
     return sorted(found, key=lambda one: (one.dated, one.path))
 
 
-def _entries(folder: Path, others: set[Path], depth: int) -> Iterator[Path]:
+def _entries(folder: Path, others: Callable[[], set[Path]], depth: int) -> Iterator[Path]:
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError:
@@ -54,7 +59,7 @@ def _entries(folder: Path, others: set[Path], depth: int) -> Iterator[Path]:
     for entry in entries:
         path = Path(entry.path)
         mine = entry.name.startswith(".") or entry.name in _OURS or is_set_id(entry.name)
-        if mine or entry.is_symlink() or path.resolve() in others:
+        if mine or entry.is_symlink() or path.resolve() in others():
             continue
         yield path
         if depth > 1 and entry.is_dir() and not _date_in(entry.name):

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from backup_pipeline.errors import BackupSystemError, SetNotFoundError
-from backup_pipeline.model.backup_set import SetState
+from backup_pipeline.model.backup_set import BackupSet, SetState
 from backup_pipeline.model.incident import Incident, IncidentKind
 from backup_pipeline.model.manifest import Manifest, Purpose
 from backup_pipeline.model.proof import ProofKind
@@ -255,6 +255,8 @@ def _signs(site: Site, status: PlanStatus, now: datetime) -> Iterator[Sign]:
 def _manifest(site: Site, one: ListedSet | None) -> Manifest | None:
     if one is None:
         return None
+    if isinstance(one.known, BackupSet):
+        return one.known.manifest
     with contextlib.suppress(SetNotFoundError):  # retention removed it meanwhile
         return open_store(site, one.known.plan).read(one.known.set_id).manifest
     return None

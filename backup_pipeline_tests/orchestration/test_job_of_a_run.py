@@ -1,0 +1,47 @@
+"""A run builds the definitions of its own plan, not those of the whole site, and its job is the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from backup_pipeline.orchestration.build import build_definitions, build_job
+from backup_pipeline.settings.loader import load_site
+from backup_pipeline.settings.site import Site
+
+SETTINGS = """\
+store: ./backups
+sources:
+  files: {kind: folder, path: files}
+  more: {kind: folder, path: more}
+plans:
+  a: {sources: [files, more], schedule: "0 2 * * *"}
+  a_b: {sources: [files], verify: "0 4 * * 0"}
+  other: {sources: [more]}
+"""
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    (tmp_path / "backup.yaml").write_text(SETTINGS)
+    return load_site(tmp_path, environment={})
+
+
+def test_every_job_is_the_one_of_the_whole_site(site: Site) -> None:
+    whole = build_definitions(site).resolve_all_job_defs()
+    jobs = {job.name: job for job in whole if not job.name.startswith("__")}
+    assert {"a_backup", "a_b_backup", "other_drill"} < set(jobs)
+    for name, job in jobs.items():
+        alone = build_job(site, name)
+        assert alone.name == name
+        assert sorted(node.name for node in alone.nodes) == sorted(node.name for node in job.nodes)
+        assert alone.asset_layer.executable_asset_keys == job.asset_layer.executable_asset_keys
+        assert alone.tags == job.tags
+        assert set(alone.resource_defs) == set(job.resource_defs)
+
+
+def test_a_run_of_a_plan_builds_nothing_of_the_others(site: Site) -> None:
+    for job, plans in (("other_backup", {"other"}), ("a_b_backup", {"a", "a_b"})):
+        keys = build_job(site, job).asset_layer.asset_graph.get_all_asset_keys()
+        assert {key.path[0] for key in keys} == plans
