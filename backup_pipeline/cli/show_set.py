@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from backup_pipeline.model.proof import Proof
     from backup_pipeline.model.record import ArtefactRecord, CheckResult
     from backup_pipeline.operations.status.listing import ShownSet
+    from backup_pipeline.settings.site import Site
 
 
 _ROWS_SHOWN = 20
@@ -46,10 +48,17 @@ def show(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show one set: per artefact its size, rows, time, checks and SHA-256; then what failed, and the proofs."""
+    """Show one set: per artefact its size, rows, time, checks and SHA-256; then what failed, and the proofs.
+
+    Of a copy in a vault (`VAULT:PLAN/SET`) that needs the identity; without it, what stands in plain is shown.
+    """
     from backup_pipeline.operations.status.listing import artefact_dict, show_set
 
-    found = show_set(load(config, store, identity), name)
+    site = load(config, store, identity)
+    if _only_in_plain(site, name):
+        _show_plain(site, name, as_json=as_json)
+        return
+    found = show_set(site, name)
     now = datetime.now(UTC)
     if as_json:
         print_json(
@@ -64,6 +73,40 @@ def show(
         )
         return
     _print(found, now)
+
+
+def _only_in_plain(site: Site, name: str) -> bool:
+    vault, colon, _ = name.partition(":")
+    if not colon or vault not in site.settings.vaults:
+        return False
+    from backup_pipeline.operations.status.vault_listing import has_identity
+
+    return not has_identity(site, vault)
+
+
+def _show_plain(site: Site, name: str, *, as_json: bool) -> None:
+    from backup_pipeline.operations.sites.stores import open_store
+    from backup_pipeline.operations.status.vault_listing import find_plain
+
+    found = find_plain(site, name)
+    if as_json:
+        print_json({**asdict(found), "encrypted": True})
+        return
+    out = console()
+    copied = f", copied {age_text(datetime.now(UTC) - found.copied_at)} ago" if found.copied_at else ""
+    out.print(f"{name}: copy {found.copy} of set {found.set_id}{copied}", markup=False)
+    out.print(
+        f"{bytes_text(found.stored_size)} in the vault, "
+        f"{'proven by a drill from there' if found.proven else 'no drill from the vault has passed'}",
+        markup=False,
+    )
+    out.print(
+        "Its artefacts, rows and checks are encrypted: --identity FILE, or VAULT_IDENTITY_FILE, shows them.",
+        markup=False,
+    )
+    plan = found.plan
+    if plan in site.settings.plans and found.set_id in open_store(site, plan).sealed_ids():
+        out.print(f"This machine knows the set too: backup-pipeline show {plan}/{found.set_id}", markup=False)
 
 
 def _print(found: ShownSet, now: datetime) -> None:

@@ -53,6 +53,13 @@ def init(
     recipient = ""
     if identity is not None:
         made = join_vault(site, vault, identity)
+        given = site.settings.vaults[vault].signers
+        for earlier in (key for key in made.signed_by[1:] if key not in given):
+            typer.echo(
+                f"Copies of before, which {earlier} has signed, do not count here until backup.yaml names that key: "
+                f'vaults.{vault}.signers: ["{earlier}"]. Compare it with the one on your kit first.',
+                err=True,
+            )
     else:
         made, recipient = make_vault(site, vault, new_identity)
     if as_json:
@@ -61,12 +68,6 @@ def init(
     out = console()
     out.print(f"Vault {vault} ({made.vault}), encrypted to {', '.join(made.recipients) or 'nobody'}.", markup=False)
     out.print(f"Copies are signed by {made.signed_by[0]}: keep that key with the identity.", markup=False)
-    for earlier in made.signed_by[1:]:
-        out.print(
-            f"Copies of before that {earlier} has signed count here only when the key stands in backup.yaml: "
-            f'vaults.{vault}.signers: ["{earlier}"]. Is it the one on your kit?',
-            markup=False,
-        )
     if recipient:
         out.print(f"Write into backup.yaml: vaults.{vault}.recipients: [{recipient}]", markup=False)
         out.print(f"Move {new_identity} to a safe place now: without it no copy can be read.", markup=False)

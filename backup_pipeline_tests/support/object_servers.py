@@ -21,7 +21,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -246,13 +246,14 @@ class HttpTrouble:
 
     A number is answered as status without asking the server; with "lose the answer" the server acts, and the connection
     ends before its answer; "reset" ends it at once; "stall" never answers; "pass" does nothing. `always` is done to
-    every request.
+    every request. `refuse` may answer a request, by its method and path, with a status and the storage's code.
     """
 
     address: str = ""
     coming: list[Trouble] = field(default_factory=list)
     always: Trouble | None = None
     requests: int = 0
+    refuse: Callable[[str, str], tuple[int, str] | None] = lambda method, path: None
 
 
 @contextlib.contextmanager
@@ -267,6 +268,10 @@ def http_trouble(server: str) -> Iterator[HttpTrouble]:
         def _handle(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             trouble.requests += 1
+            if (refused := trouble.refuse(self.command, self.path)) is not None:
+                text = f"<?xml version='1.0'?><Error><Code>{refused[1]}</Code><Message>Refused.</Message></Error>"
+                self._answer(refused[0], [("Content-Type", "application/xml")], text.encode())
+                return
             what = trouble.always or (trouble.coming.pop(0) if trouble.coming else None)
             self.close_connection = what not in (None, "pass")
             if isinstance(what, int):

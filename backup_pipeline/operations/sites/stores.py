@@ -213,6 +213,25 @@ def _require_copies(site: Site, place: str) -> None:
         )
 
 
+def _under_another_name(site: Site, plan: str) -> str:
+    """Return where sets are of plans that the settings have no more, for a plan in a vault that may be one of them."""
+    vault = "" if ":" in plan else site.vault_of(plan)
+    if not vault:
+        return ""
+    beside = site.store_folder(plan).parent
+    try:
+        names = sorted(
+            place.name for place in beside.iterdir() if place.is_dir() and place.name not in site.settings.plans
+        )
+    except OSError:
+        return ""
+    earlier = [name for name in names if any(is_set_id(place.name) for place in (beside / name).iterdir())]
+    if not earlier:
+        return ""
+    shown = ", ".join(f"`backup-pipeline list {vault}:{name} --identity FILE`" for name in earlier[:3])
+    return f" Was the plan renamed? Sets that were made under another name stay under it in the vault: {shown}."
+
+
 def _find(site: Site, plan: str, wanted: str) -> SetId:
     store = open_sets(site, plan)
     ids = store.ids()
@@ -234,7 +253,7 @@ def _find(site: Site, plan: str, wanted: str) -> SetId:
             where=f"{plan} in {store.label}",
             remedy=f"backup-pipeline drill {plan}/latest proves a set."
             if wanted == LATEST_PROVEN and ids
-            else f"{_makes_one(plan)} makes one.",
+            else f"{_makes_one(plan)} makes one.{'' if ids else _under_another_name(site, plan)}",
         )
     near = [known for known in ids if wanted and known.startswith(wanted)]
     shown = near or list(ids[-5:])
@@ -243,5 +262,5 @@ def _find(site: Site, plan: str, wanted: str) -> SetId:
         where=f"{plan}/{wanted}",
         remedy=f"{'Did you mean' if near else 'The newest are'} {', '.join(shown)}?"
         if shown
-        else f"There are no sets yet: {_makes_one(plan)} makes one.",
+        else f"There are no sets yet: {_makes_one(plan)} makes one.{_under_another_name(site, plan)}",
     )

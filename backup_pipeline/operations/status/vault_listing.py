@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
+from backup_pipeline.errors import SetNotFoundError
 from backup_pipeline.operations.sites.copy_proofs import is_proven, note_copy_proofs
 from backup_pipeline.operations.sites.stores import open_sets, split_place
 from backup_pipeline.operations.sites.vaults import open_access, open_reader, plans_in, read_identity
@@ -86,3 +87,24 @@ def list_plain(site: Site, place: str) -> list[PlainCopy]:
         for bad in damaged
     ]
     return sorted((one for one in found if not plan or one.plan == plan), key=lambda one: one.copy)
+
+
+def find_plain(site: Site, name: str) -> PlainCopy:
+    """Return the copy that `VAULT:PLAN/SET` or `VAULT:PLAN/latest` means, as it stands in plain.
+
+    Raises:
+        SetNotFoundError: the vault has no such copy, or this machine does not know which plan a copy is of.
+    """
+    place, _, wanted = name.rpartition("/") if "/" in name else (name, "", "")
+    vault, plan = split_place(place)
+    copies = list_plain(site, f"{vault}:")
+    found = [one for one in copies if wanted in (one.set_id, "latest") and plan in (one.plan, "") and not one.problem]
+    if not found:
+        raise SetNotFoundError(
+            "Without an identity no copy of this name is found."
+            + ("" if any(one.plan for one in copies) else " Which plan a copy is of is not known on this machine."),
+            where=name,
+            remedy=f"`backup-pipeline list {vault}:` shows times and sizes; with --identity FILE, or "
+            "VAULT_IDENTITY_FILE, names too.",
+        )
+    return found[-1]

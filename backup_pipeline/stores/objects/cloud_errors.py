@@ -41,7 +41,6 @@ _REGION_CODES = {"AuthorizationHeaderMalformed", "IllegalLocationConstraintExcep
 _KEY_CODES = {
     "AuthenticationFailed": "The credentials are not accepted.",
     "AuthenticationRequired": "The credentials are not accepted.",
-    "ExpiredToken": "The session token has expired.",
     "InvalidAccessKeyId": "The access key is not known there.",
     "InvalidToken": "The session token is not accepted.",
     "SignatureDoesNotMatch": "The secret key does not belong to the access key.",
@@ -133,6 +132,12 @@ def _refused(status: int, code: str, said: str, where: str) -> PlaceRefusedError
         remedy = (
             "Set conditional_create: false where it cannot create only what is absent (one machine may write then), "
             "checksums: false where it knows no checksums."
+        )
+    elif code == "ExpiredToken":
+        what = "The session token has expired"
+        remedy = (
+            "Get a new one with its keys, into the variables that credentials_env names; for runs at night use keys "
+            "that do not expire."
         )
     elif code in _KEY_CODES or status == 401:
         what = _KEY_CODES.get(code, "The credentials are not accepted.").rstrip(".")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 import time
@@ -31,8 +32,12 @@ class Repeater:
         """End all pauses: what waits raises the error it waits for."""
         self._closed.set()
 
-    def run(self, call: Callable[[int], T]) -> T:
+    def run(self, call: Callable[[int], T], *, at_most: float = math.inf) -> T:
         """Return what `call(attempt)` returns; attempts count from 1.
+
+        Args:
+            call: what to call.
+            at_most: seconds after which it is given up, where that is sooner than the place's limits.
 
         Raises:
             PlaceUnreachableError: the last attempt's, with their number and the time they took.
@@ -46,7 +51,7 @@ class Repeater:
                 longest = min(self._limits.longest_pause, self._limits.first_pause * 2 ** min(attempt - 1, 16))
                 pause = longest * random.random()  # noqa: S311
                 spent = time.monotonic() - began
-                if spent + pause >= self._patience() or self._closed.wait(pause):
+                if spent + pause >= min(at_most, self._patience()) or self._closed.wait(pause):
                     raise PlaceUnreachableError(
                         f"{error.what} Tried {attempt} times in {spent:.0f} seconds.",
                         where=error.where,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
+import math
 import os
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -269,15 +270,20 @@ class S3Place(CloudPlace):
 
     def _retention(self, name: str, **version: str) -> LockState:
         try:
-            answer = self._locking(name, lambda: self._client.get_object_retention(**self._key(name), **version))
+            # A question, of which many follow: a service that answers each with an error is not asked for minutes.
+            answer = self._locking(
+                name,
+                lambda: self._client.get_object_retention(**self._key(name), **version),
+                at_most=self._options.limits.first_answer,
+            )
         except _NoLockError:
             return LockState(supported=True, until=None, mode=None)
         retention = answer.get("Retention", {})
         until = retention.get("RetainUntilDate")
         return LockState(True, until.astimezone(UTC) if until else None, retention.get("Mode") if until else None)
 
-    def _locking(self, name: str, call: Callable[[], T]) -> T:
-        return self._repeater.run(lambda _: self._once_locking(name, call))
+    def _locking(self, name: str, call: Callable[[], T], *, at_most: float = math.inf) -> T:
+        return self._repeater.run(lambda _: self._once_locking(name, call), at_most=at_most)
 
     def _once_locking(self, name: str, call: Callable[[], T]) -> T:
         """Call and translate what botocore raises."""
