@@ -79,11 +79,16 @@ def _file_name(key: tuple[str, ...]) -> str:
     return f"{name[:_LONGEST_NAME]}+{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}"
 
 
-def _relative(path: str) -> PurePosixPath:
-    pure = PurePosixPath(path)
-    if pure.is_absolute() or ".." in pure.parts or not pure.parts or "\0" in path:
+def _checked(path: str) -> str:
+    """Return a path inside a set as it is. Without pathlib: a set may have very many files."""
+    parts = path.split("/")
+    if path.startswith("/") or ".." in parts or "\0" in path or not any(part not in ("", ".") for part in parts):
         raise StoreError("Not a path inside the set.", where=path, remedy="This is a fault of the program.")
-    return pure
+    return path
+
+
+def _relative(path: str) -> PurePosixPath:
+    return PurePosixPath(_checked(path))
 
 
 class LocalSetWriter:
@@ -293,28 +298,28 @@ class LocalSetWriter:
         write_atomically(self._folder / MANIFEST_NAME, data, mode=self._file_mode)
 
 
-def _files_below(folder: str, above: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], int]]:
-    """Yield the parts of each file's path below a folder, and its size; links are passed over."""
+def _add_files_below(folder: str, above: str, found: list[tuple[str, int]]) -> None:
+    """Add each file's path below a folder, and its size, by path; links are passed over."""
     try:
-        entries = os.scandir(folder)
+        with os.scandir(folder) as entries:
+            there = sorted(entries, key=lambda entry: entry.name)
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         # What cannot be read is found missing by those who look for it.
         return
-    with entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                yield from _files_below(entry.path, (*above, entry.name))
-            elif entry.is_file(follow_symlinks=False):
-                yield (*above, entry.name), entry.stat(follow_symlinks=False).st_size
+    for entry in there:
+        if entry.is_dir(follow_symlinks=False):
+            _add_files_below(entry.path, f"{above}{entry.name}/", found)
+        elif entry.is_file(follow_symlinks=False):
+            found.append((above + entry.name, entry.stat(follow_symlinks=False).st_size))
 
 
-def _open(place: Path) -> BinaryIO:
+def _open(place: Path | str) -> BinaryIO:
     try:
         return open_ordinary(place)
     except FileNotFoundError as error:
         raise MissingFileError("The file is missing.", where=str(place), remedy="Use another set.") from error
     except OSError as error:
-        raise translate_os_error(error, place) from error
+        raise translate_os_error(error, Path(place)) from error
 
 
 def _read_record(path: Path) -> ArtefactRecord:
@@ -510,12 +515,15 @@ class LocalStore:
 
     def open(self, set_id: SetId, path: str) -> BinaryIO:
         """Open a file of a set for reading."""
-        return _open(self.path_of(set_id, path))
+        if not is_set_id(set_id):
+            raise self._no_such(set_id)
+        return _open(f"{self.folder}/{set_id}/{_checked(path)}")
 
     def files(self, set_id: SetId) -> Iterator[tuple[str, int]]:
         """Yield path and size of every file of the set, by path."""
-        found = _files_below(str(self.path_of(set_id)), ())
-        yield from (("/".join(parts), size) for parts, size in sorted(found))
+        found: list[tuple[str, int]] = []
+        _add_files_below(str(self.path_of(set_id)), "", found)
+        yield from found
 
     def unexpected_entries(self, set_id: SetId) -> Iterator[str]:
         """Yield the paths of links, sockets and devices in the set's folder, by path."""

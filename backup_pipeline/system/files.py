@@ -217,18 +217,41 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o600, name_later: 
         file.write(data)
 
 
-def open_ordinary(path: Path) -> BinaryIO:
+_NO_WAITING = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
+
+
+def _opener(name: str, flags: int) -> int:
+    return os.open(name, flags | _NO_WAITING)
+
+
+def open_ordinary(path: Path | str) -> BinaryIO:
     """Open a file for reading; a pipe or a device in its place must not keep anybody waiting, a link lead elsewhere.
 
     Raises:
         OSError: as the system says; EINVAL where it is no ordinary file, ELOOP where it is a link.
     """
-    more = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
-    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | more))  # noqa: SIM115
+    file = open(path, "rb", opener=_opener)  # noqa: SIM115
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
         raise OSError(errno.EINVAL, "It is no ordinary file", str(path))
     return file
+
+
+def read_beginning(path: str, buffer: memoryview) -> int:
+    """Fill a buffer with what an ordinary file begins with, by three calls of the system; returns the bytes read.
+
+    For very many small files: opening one as a Python stream takes several times as long.
+
+    Raises:
+        OSError: as in `open_ordinary`.
+    """
+    descriptor = os.open(path, os.O_RDONLY | _NO_WAITING)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "It is no ordinary file", path)
+        return os.readv(descriptor, [buffer])
+    finally:
+        os.close(descriptor)
 
 
 LARGEST_DOCUMENT = 256 << 20

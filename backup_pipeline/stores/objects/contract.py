@@ -16,6 +16,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+Data = bytes | bytearray
+"""Bytes of an object. Whoever passes them on does not change them afterwards."""
+
 
 @dataclass(frozen=True)
 class ObjectInfo:
@@ -100,7 +103,7 @@ class ObjectPlace(Protocol):
     def conditional_create(self) -> bool:
         """Whether `create` is atomic there: of several who create one name at once, exactly one gets True."""
 
-    def create(self, name: str, data: bytes, *, lock_until: datetime | None = None) -> bool:
+    def create(self, name: str, data: Data, *, lock_until: datetime | None = None) -> bool:
         """Write an object that is not there yet, complete or not at all.
 
         True when the object is there with these bytes by this call: when an answer is lost and the call is tried again,
@@ -117,7 +120,7 @@ class ObjectPlace(Protocol):
             False when an object of that name exists already; nothing was overwritten.
         """
 
-    def put(self, name: str, data: bytes, *, lock_until: datetime | None = None) -> None:
+    def put(self, name: str, data: Data, *, lock_until: datetime | None = None) -> None:
         """Write an object, replacing one of that name at once for all readers; complete or not at all.
 
         Where the storage keeps versions, the replaced one stays below under its lock.

@@ -19,7 +19,7 @@ from obstore.store import S3Store
 
 from backup_pipeline.stores.objects.cloud import CloudPlace, client_options
 from backup_pipeline.stores.objects.cloud_errors import error_of_answer, locked, unreachable
-from backup_pipeline.stores.objects.contract import BucketLock, LockState, ObjectVersion
+from backup_pipeline.stores.objects.contract import BucketLock, Data, LockState, ObjectVersion
 from backup_pipeline.stores.objects.errors import ObjectNotFoundError, PlaceRefusedError
 from backup_pipeline.stores.objects.names import checked_name
 from backup_pipeline.stores.objects.options import PlaceOptions
@@ -124,7 +124,7 @@ class S3Place(CloudPlace):
         if "_client" in self.__dict__:
             self._client.close()
 
-    def _write(self, name: str, data: bytes, lock_until: datetime | None, *, only_new: bool) -> bool:
+    def _write(self, name: str, data: Data, lock_until: datetime | None, *, only_new: bool) -> bool:
         if lock_until is None or not self._has_locks or self._default_lock_holds(lock_until):
             return super()._write(name, data, None, only_new=only_new)
         condition = {"IfNoneMatch": "*"} if only_new else {}

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import asyncssh
 
 from backup_pipeline.errors import StoreError
-from backup_pipeline.stores.objects.contract import BucketLock, LockState, ObjectInfo, ObjectVersion
+from backup_pipeline.stores.objects.contract import BucketLock, Data, LockState, ObjectInfo, ObjectVersion
 from backup_pipeline.stores.objects.errors import (
     ObjectNotFoundError,
     PlaceFullError,
@@ -79,7 +79,7 @@ class SftpPlace:
         """Whether the server makes hard links; known once an object was created."""
         return self._links and self._options.conditional_create
 
-    def create(self, name: str, data: bytes, *, lock_until: datetime | None = None) -> bool:
+    def create(self, name: str, data: Data, *, lock_until: datetime | None = None) -> bool:
         """Write a file aside, sync it and link it to its name unless that is taken."""
         path = self._path(name)
 
@@ -96,7 +96,7 @@ class SftpPlace:
 
         return self._attempts(name, create)
 
-    def put(self, name: str, data: bytes, *, lock_until: datetime | None = None) -> None:
+    def put(self, name: str, data: Data, *, lock_until: datetime | None = None) -> None:
         """Write a file aside, sync it and rename it over its name."""
         path = self._path(name)
 
@@ -303,7 +303,7 @@ class SftpPlace:
                 "There is no such folder on the server.", where=self.label, remedy="Make it there (mode 0700)."
             )
 
-    async def _write(self, client: asyncssh.SFTPClient, data: bytes) -> str:
+    async def _write(self, client: asyncssh.SFTPClient, data: Data) -> str:
         """Write a synced file aside and return its path."""
         folder = f"{self._root}/{_INCOMING}"
         path = f"{folder}/{secrets.token_hex(12)}"
@@ -311,7 +311,7 @@ class SftpPlace:
         file = await client.open(path, "xb", asyncssh.SFTPAttrs(permissions=_MODES["file"]))
         try:
             try:
-                await file.write(data)
+                await file.write(bytes(data))
                 with suppress(asyncssh.SFTPOpUnsupported):
                     await file.fsync()
             finally:

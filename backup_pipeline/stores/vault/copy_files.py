@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from backup_pipeline.errors import BackupSystemError
+from backup_pipeline.stores.objects.contract import Data
 from backup_pipeline.stores.objects.errors import PlaceFullError, PlaceRefusedError, PlaceUnreachableError
 from backup_pipeline.stores.vault.reading import WORKERS, CopyReader
 
@@ -49,10 +50,10 @@ class ChunkCache:
         self._folder = folder
         self._room = keep_bytes
         self._lock = threading.Lock()
-        self._held: OrderedDict[int, Future[bytes]] = OrderedDict()
+        self._held: OrderedDict[int, Future[Data]] = OrderedDict()
         self._pool: ThreadPoolExecutor | None = None
 
-    def get(self, index: int, ahead: Iterable[int] = ()) -> bytes:
+    def get(self, index: int, ahead: Iterable[int] = ()) -> Data:
         """Return a chunk's plain bytes; those of `ahead` are brought down meanwhile.
 
         Raises:
@@ -68,7 +69,7 @@ class ChunkCache:
                 self._held.pop(index, None)
             raise
 
-    def _future(self, index: int) -> Future[bytes]:
+    def _future(self, index: int) -> Future[Data]:
         with self._lock:
             if (known := self._held.get(index)) is not None:
                 self._held.move_to_end(index)
@@ -81,7 +82,7 @@ class ChunkCache:
                 self._held.popitem(last=False)
             return made
 
-    def _load(self, index: int) -> bytes:
+    def _load(self, index: int) -> Data:
         place = self._folder / f"chunk-{index}" if self._folder else None
         if place is not None:
             with contextlib.suppress(FileNotFoundError):

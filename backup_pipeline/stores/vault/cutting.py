@@ -23,10 +23,13 @@ from backup_pipeline.stores.contract import Store
 from backup_pipeline.stores.vault.copy_object import CopiedFile
 from backup_pipeline.stores.vault.description import Cutting
 from backup_pipeline.system import limits
+from backup_pipeline.system.files import read_beginning
 
 _LARGE = 16
 """From so many average chunks on a file is large."""
 _FINER = 8
+_SMALL = 1 << 20
+"""Bytes of a file that is read at once."""
 
 
 class SetStream:
@@ -38,6 +41,7 @@ class SetStream:
         expected: SHA-256 in hex by path, for the files that the manifest lists.
         on_bytes: called with the number of bytes read so far.
         where: the set, for errors.
+        folder: where the files are on this machine; "" where they are only opened.
     """
 
     def __init__(
@@ -48,8 +52,10 @@ class SetStream:
         on_bytes: Callable[[int], None],
         *,
         where: str,
+        folder: str = "",
     ) -> None:
         self.listed = listed
+        self._folder = folder
         self._names = iter(listed)
         self._open = open_file
         self._expected = expected
@@ -70,8 +76,14 @@ class SetStream:
         """
         filled = 0
         while filled < len(buffer):
-            if self._file is None and not self._next():
-                break
+            if self._file is None:
+                name = next(self._names, None)
+                if name is None:
+                    break
+                if (size := self._read_whole(name, buffer[filled:])) >= 0:
+                    filled += size
+                    continue
+                self._begin(name)
             count = self._file.readinto(buffer[filled:])  # type: ignore[union-attr]
             if not count:
                 self._finish()
@@ -85,24 +97,35 @@ class SetStream:
             self._on_bytes(self._read)
         return filled
 
-    def _next(self) -> bool:
-        name = next(self._names, None)
-        if name is None:
-            return False
+    def _read_whole(self, name: str, room: memoryview) -> int:
+        """Read a small file at once; -1 where it has to be opened: it is large, not there, not of the listed size."""
+        size = self.listed[name]
+        if not self._folder or size > _SMALL or size >= len(room):
+            return -1
+        try:
+            if read_beginning(f"{self._folder}/{name}", room[: size + 1]) != size:
+                return -1
+        except OSError:
+            return -1  # Opening it says what is wrong.
+        self._add(name, size, hashlib.sha256(room[:size]).hexdigest())
+        return size
+
+    def _begin(self, name: str) -> None:
         self._name, self._size, self._digest = name, 0, hashlib.sha256()
         self._file = self._open(name)
-        return True
 
     def _finish(self) -> None:
         self.close()
-        found = self._digest.hexdigest()
-        if self._expected.get(self._name, found) != found:
+        self._add(self._name, self._size, self._digest.hexdigest())
+
+    def _add(self, name: str, size: int, found: str) -> None:
+        if self._expected.get(name, found) != found:
             raise ValidationError(
                 "The file is not what the manifest says; such a set is not copied.",
-                where=f"{self._where}: {self._name}",
+                where=f"{self._where}: {name}",
                 remedy="backup-pipeline verify names what is damaged; copy another set.",
             )
-        self.files.append(CopiedFile(path=self._name, size=self._size, sha256=found))
+        self.files.append(CopiedFile(path=name, size=size, sha256=found))
 
     def close(self) -> None:
         """Close the file that is being read."""

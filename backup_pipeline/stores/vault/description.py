@@ -186,7 +186,7 @@ def opened_id_key(known: Description, opener: Opener, *, where: str) -> bytes:
         RefusedError: the identity is not one of the vault's recipients.
         StoreError: what is decrypted is no key.
     """
-    key = opener.open(known.sealed_id_key(), name=where)
+    key = bytes(opener.open(known.sealed_id_key(), name=where))
     if len(key) != _ID_KEY_BYTES:
         raise StoreError("The vault's id key is damaged.", where=where, remedy="Put the earlier vault.json back.")
     return key

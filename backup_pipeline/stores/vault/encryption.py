@@ -8,6 +8,8 @@ from typing import Literal
 import pyrage
 
 from backup_pipeline.errors import RefusedError, SettingsError, ValidationError
+from backup_pipeline.stores.objects.contract import Data
+from backup_pipeline.stores.vault.age_format import Identities, Recipients, key_bytes
 
 Encryption = Literal["age", "none"]
 
@@ -32,17 +34,19 @@ class Sealer:
                 remedy="`backup-pipeline vault init NAME --new-identity FILE` makes a key pair with the vault; where "
                 "there is one, list its public key (age1…) in `recipients`. Plain text needs `encryption: none`.",
             )
-        self._recipients = [_recipient(text, where) for text in recipients]
+        for text in recipients:
+            _check_recipient(text, where)
+        self._recipients = Recipients([key_bytes(text) for text in recipients])
         self.encryption = encryption
 
-    def seal(self, data: bytes) -> bytes:
+    def seal(self, data: Data) -> Data:
         """Return the encrypted bytes."""
-        return data if self.encryption == "none" else pyrage.encrypt(data, self._recipients)
+        return data if self.encryption == "none" else self._recipients.encrypt(data)
 
 
-def _recipient(text: str, where: str) -> pyrage.x25519.Recipient:
+def _check_recipient(text: str, where: str) -> None:
     try:
-        return pyrage.x25519.Recipient.from_str(text)
+        pyrage.x25519.Recipient.from_str(text)
     except pyrage.RecipientError as error:
         raise SettingsError(
             f"{text[:16]!r}… is not a public key of age.",
@@ -75,13 +79,13 @@ class Opener:
     def __init__(self, text: str, encryption: Encryption = "age", *, where: str = "") -> None:
         lines = [line.strip() for line in text.splitlines()]
         self.encryption = encryption
-        self._where = where
         try:
             self._identities = [
                 pyrage.x25519.Identity.from_str(line) for line in lines if line and not line.startswith("#")
             ]
         except pyrage.IdentityError:
             self._identities = []
+        self._fast = Identities([key_bytes(str(one)) for one in self._identities])
         if encryption == "age" and not self._identities:
             raise SettingsError(
                 "This is no identity of age.",
@@ -95,17 +99,21 @@ class Opener:
         """Public keys that belong to the identities."""
         return tuple(str(one.to_public()) for one in self._identities)
 
-    def open(self, data: bytes, *, name: str) -> bytes:
+    def plain_or_none(self, data: Data) -> Data | None:
+        """Return the plain bytes; None where something is wrong: `open` says what."""
+        return data if self.encryption == "none" else self._fast.decrypt(data)
+
+    def open(self, data: Data, *, name: str) -> Data:
         """Return the plain bytes of the object `name`.
 
         Raises:
             RefusedError: it is encrypted to other keys.
             ValidationError: it was changed or cut short.
         """
-        if self.encryption == "none":
-            return data
+        if (opened := self.plain_or_none(data)) is not None:
+            return opened
         try:
-            plain: bytes = pyrage.decrypt(data, self._identities)
+            plain: bytes = pyrage.decrypt(bytes(data), self._identities)
             return plain
         except pyrage.DecryptError as error:
             if "no matching" in str(error).lower():

@@ -6,17 +6,17 @@ import contextlib
 import hashlib
 import os
 import shutil
+import stat
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import BinaryIO
 
 from backup_pipeline.errors import RefusedError, StoreError, ValidationError
 from backup_pipeline.model.manifest import MANIFEST_NAME
 from backup_pipeline.model.progress import Progress, ProgressSink, no_progress
-from backup_pipeline.stores.objects.contract import ObjectPlace
+from backup_pipeline.stores.objects.contract import Data, ObjectPlace
 from backup_pipeline.stores.objects.errors import ObjectNotFoundError
 from backup_pipeline.stores.vault.copy_object import ChunkRef, CopyContent, StoredCopy
 from backup_pipeline.stores.vault.encryption import Opener
@@ -37,6 +37,7 @@ WORKERS = 6
 _AHEAD = 2
 _SYNCED_EARLY = 32 << 20
 _SYNCED_ONE_BY_ONE = 64
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
 _ALONE = contextlib.nullcontext()
 _REMEDY = "Use another copy, and copy the set again where it still is."
 
@@ -97,24 +98,38 @@ class CopyReader:
         self._id_key = id_key
         self._workers = workers
 
-    def chunk(self, index: int) -> bytes:
+    def chunk(self, index: int) -> Data:
         """Return the plain bytes of one chunk.
 
         Raises:
             ValidationError: it is missing, changed, or another chunk than its id says.
         """
         ref = self.copy.header.chunks[index]
-        where = f"{self._place.label}/{chunk_object(ref.name)}"
-        data = self._opener.open(read_stored_chunk(self._place, ref), name=where)
-        if keyed(self._id_key, data) != chunk_id(ref.name) or len(data) != self.content.plain_sizes[index]:
-            raise ValidationError("The chunk holds other bytes than its id stands for.", where=where, remedy=_REMEDY)
+        data = self._plain_chunk(ref, self.content.plain_sizes[index])
         limits.progressed()
         return data
 
-    def chunks(self, first: int = 0, end: int | None = None) -> Iterator[bytes]:
+    def _plain_chunk(self, ref: ChunkRef, size: int) -> Data:
+        name = chunk_object(ref.name)
+        # The signed header names the id, which stands for the plain bytes: where they are right, the hash of the stored
+        # bytes can say no more. It says what is wrong, and which version below is right, where they are not.
+        with contextlib.suppress(ObjectNotFoundError):
+            plain = self._opener.plain_or_none(self._place.get(name))
+            if plain is not None and self._is_chunk(plain, ref, size):
+                return plain
+        where = f"{self._place.label}/{name}"
+        plain = self._opener.open(read_stored_chunk(self._place, ref), name=where)
+        if not self._is_chunk(plain, ref, size):
+            raise ValidationError("The chunk holds other bytes than its id stands for.", where=where, remedy=_REMEDY)
+        return plain
+
+    def _is_chunk(self, plain: Data, ref: ChunkRef, size: int) -> bool:
+        return len(plain) == size and keyed(self._id_key, plain) == chunk_id(ref.name)
+
+    def chunks(self, first: int = 0, end: int | None = None) -> Iterator[Data]:
         """Yield the plain chunks in order, some of them read ahead by threads."""
         end = len(self.copy.header.chunks) if end is None else end
-        waiting: deque[Future[bytes]] = deque()
+        waiting: deque[Future[Data]] = deque()
         with ThreadPoolExecutor(self._workers, "vault-read") as pool:
             try:
                 for index in range(first, end):
@@ -190,7 +205,7 @@ class CopyReader:
         label, total = f"fetch {self.content.plan}/{self.content.set_id}", self.content.size
         try:
             self._write_files(part, modes, lambda done: progress(Progress(label, done, total)))
-            _make_durable(part, [part / file.path for file in self.content.files])
+            _make_durable(part, [file.path for file in self.content.files])
             # The manifest is the seal: last.
             write_atomically(part / MANIFEST_NAME, self.content.manifest.encode(), mode=modes[0])
             with publishing:
@@ -211,22 +226,27 @@ class CopyReader:
 
     def _write_files(self, part: Path, modes: tuple[int, int], on_bytes: Callable[[int], None]) -> None:
         done = 0
-        made: set[Path] = set()
+        made: set[str] = set()
         with ThreadPoolExecutor(1, "vault-sync") as pool:
             for path, pieces in self.files():
-                place = part / path
-                if place.parent not in made:
-                    make_folders(place.parent, modes[1])
-                    made.add(place.parent)
-                with open(place, "xb", opener=lambda name, flags: os.open(name, flags, modes[0])) as file:
-                    give_mode(place, modes[0])
-                    early = _EarlySync(pool, file)
+                folder = path.rpartition("/")[0]
+                if folder not in made:
+                    make_folders(part / folder, modes[1])
+                    made.add(folder)
+                # Without Python's files and paths: there may be very many, and each is written once.
+                descriptor = os.open(f"{part}/{path}", _NEW_FILE, modes[0])
+                try:
+                    if stat.S_IMODE(os.fstat(descriptor).st_mode) != modes[0]:  # the umask has narrowed it
+                        give_mode(part / path, modes[0])
+                    early = _EarlySync(pool, descriptor)
                     for piece in pieces:
-                        file.write(piece)
+                        _write_all(descriptor, piece)
                         early.add(len(piece))
                         done += len(piece)
                         on_bytes(done)
                     early.wait()
+                finally:
+                    os.close(descriptor)
 
     def read_file(self, path: str) -> bytes:
         """Return one file of the set, reading only the chunks that hold it.
@@ -257,18 +277,24 @@ class CopyReader:
         return b"".join(self.chunks(first, end))[skipped : skipped + size]
 
 
-def _make_durable(folder: Path, files: Sequence[Path]) -> None:
+def _make_durable(folder: Path, paths: Sequence[str]) -> None:
     """Sync files below a folder: a few one by one, many together, which would take most of the time otherwise."""
-    if len(files) > _SYNCED_ONE_BY_ONE:
+    if len(paths) > _SYNCED_ONE_BY_ONE:
         with _opened(folder) as descriptor:
             if not sync_file_system(descriptor):
                 os.sync()
         return
+    files = [folder / path for path in paths]
     for file in files:
         with _opened(file) as descriptor:
             os.fsync(descriptor)
     for parent in {above for file in files for above in file.parents if above.is_relative_to(folder)} | {folder}:
         sync_folder(parent)
+
+
+def _write_all(descriptor: int, data: memoryview) -> None:
+    while data:
+        data = data[os.write(descriptor, data) :]
 
 
 @contextlib.contextmanager
@@ -283,9 +309,9 @@ def _opened(path: Path) -> Iterator[int]:
 class _EarlySync:
     """Lets a large file go to the disk while the rest of it is still on its way."""
 
-    def __init__(self, pool: ThreadPoolExecutor, file: BinaryIO) -> None:
+    def __init__(self, pool: ThreadPoolExecutor, descriptor: int) -> None:
         self._pool = pool
-        self._file = file
+        self._descriptor = descriptor
         self._written = 0
         self._running: Future[None] | None = None
 
@@ -294,9 +320,8 @@ class _EarlySync:
         self._written += size
         if self._written >= _SYNCED_EARLY:
             self.wait()
-            self._file.flush()
             self._written = 0
-            self._running = self._pool.submit(os.fsync, self._file.fileno())
+            self._running = self._pool.submit(os.fsync, self._descriptor)
 
     def wait(self) -> None:
         """Wait for what runs, so that the file may be closed."""
@@ -307,7 +332,7 @@ class _EarlySync:
 class _Pieces:
     """Chunks cut anew at the borders of files."""
 
-    def __init__(self, chunks: Iterator[bytes]) -> None:
+    def __init__(self, chunks: Iterator[Data]) -> None:
         self._chunks = chunks
         self._rest = memoryview(b"")
 

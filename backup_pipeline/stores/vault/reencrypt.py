@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from backup_pipeline.errors import RefusedError, ValidationError
 from backup_pipeline.model.progress import Progress
+from backup_pipeline.stores.objects.contract import Data
 from backup_pipeline.stores.vault.catalog import VaultCatalog
 from backup_pipeline.stores.vault.copy_object import CopyContent, StoredCopy, encode_copy
 from backup_pipeline.stores.vault.encryption import Opener
@@ -94,7 +95,7 @@ def _reencrypt_one(
     result.sent_bytes += sender.sent_bytes
 
 
-def _read(reader: CopyReader, content: CopyContent, options: WriterOptions) -> Iterator[bytes]:
+def _read(reader: CopyReader, content: CopyContent, options: WriterOptions) -> Iterator[Data]:
     label, total, done = f"reencrypt {content.plan}/{content.set_id}", content.size, 0
     for data in reader.chunks():
         yield data

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from backup_pipeline.errors import StoreError
 from backup_pipeline.model.progress import ProgressSink, no_progress
+from backup_pipeline.stores.objects.contract import Data
 from backup_pipeline.stores.objects.errors import ObjectLockedError, ObjectNotFoundError, PlaceRefusedError
 from backup_pipeline.stores.vault.catalog import (
     FRESH,
@@ -84,7 +85,7 @@ class SentChunk(NamedTuple):
     size: int
 
 
-Pieces = Iterable[bytes | SentChunk]
+Pieces = Iterable[Data | SentChunk]
 """The plain chunks of a copy in order; of some only the id."""
 
 
@@ -287,7 +288,7 @@ class ChunkSender:
         done.set_result(name)
         return done
 
-    def _send(self, data: bytes) -> str:
+    def _send(self, data: Data) -> str:
         """Make sure that one chunk is in the vault; returns its id."""
         name = keyed(self._keys.id_key, data)
         with self._lock:

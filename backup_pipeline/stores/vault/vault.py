@@ -233,10 +233,13 @@ class VaultReader:
         self.opener = Opener(identity, self.description.encryption, where=where)
         self.id_key = opened_id_key(self.description, self.opener, where=f"{place.label}/{DESCRIPTION}")
         self.catalog = VaultCatalog(place, self.description, trusted)
+        self._latest: tuple[StoredCopy, CopyContent] | None = None
 
     def content(self, copy: StoredCopy) -> CopyContent:
-        """Return what a copy says of its set."""
-        return copy.content(self.opener, self.id_key)
+        """Return what a copy says of its set; the latest is kept, as who has found a copy goes on to read it."""
+        if self._latest is None or self._latest[0] is not copy:
+            self._latest = copy, copy.content(self.opener, self.id_key)
+        return self._latest[1]
 
     def reader(self, copy: StoredCopy) -> CopyReader:
         """Return a reader of a copy."""

@@ -189,6 +189,7 @@ class _SetChunks:
             self._expected,
             lambda done: show(Progress(label, done, total)),
             where=self._where,
+            folder=str(self._store.path_of(self._set_id) or ""),
         )
         try:
             yield from self._writer.cut(stream)
