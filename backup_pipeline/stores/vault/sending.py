@@ -316,7 +316,7 @@ class ChunkSender:
             self.sent_bytes += len(sealed)
         return name
 
-    def _store(self, name: str, sealed: bytes, digest: str) -> str:
+    def _store(self, name: str, sealed: Data, digest: str) -> str:
         """Store a chunk under a name that nothing has yet; returns the name."""
         # What has the plain name already cannot be relied on, and no object is written over: see docs/formats-vault.md.
         stored = another_name(name) if name in self._listed else name
