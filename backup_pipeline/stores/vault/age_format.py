@@ -41,7 +41,7 @@ def key_bytes(text: str) -> bytes:
     return (value >> 4).to_bytes(_KEY, "big")
 
 
-class Recipients:
+class AgeRecipients:
     """Encrypts to public keys.
 
     Args:
@@ -77,7 +77,7 @@ class Recipients:
         return out
 
 
-class Identities:
+class AgeIdentities:
     """Decrypts with secret keys.
 
     Args:

@@ -9,7 +9,7 @@ import pyrage
 
 from backup_pipeline.errors import RefusedError, SettingsError, ValidationError
 from backup_pipeline.stores.objects.contract import Data
-from backup_pipeline.stores.vault.age_format import Identities, Recipients, key_bytes
+from backup_pipeline.stores.vault.age_format import AgeIdentities, AgeRecipients, key_bytes
 
 Encryption = Literal["age", "none"]
 
@@ -36,7 +36,7 @@ class Sealer:
             )
         for text in recipients:
             _check_recipient(text, where)
-        self._recipients = Recipients([key_bytes(text) for text in recipients])
+        self._recipients = AgeRecipients([key_bytes(text) for text in recipients])
         self.encryption = encryption
 
     def seal(self, data: Data) -> Data:
@@ -85,7 +85,7 @@ class Opener:
             ]
         except pyrage.IdentityError:
             self._identities = []
-        self._fast = Identities([key_bytes(str(one)) for one in self._identities])
+        self._fast = AgeIdentities([key_bytes(str(one)) for one in self._identities])
         if encryption == "age" and not self._identities:
             raise SettingsError(
                 "This is no identity of age.",

@@ -12,7 +12,7 @@ import pyrage
 import pytest
 
 from backup_pipeline.errors import ValidationError
-from backup_pipeline.stores.vault.age_format import Identities, Recipients, key_bytes
+from backup_pipeline.stores.vault.age_format import AgeIdentities, AgeRecipients, key_bytes
 from backup_pipeline.stores.vault.encryption import Opener, OtherRecipientsError, Sealer, new_identity
 
 _PIECE = 64 << 10
@@ -23,15 +23,15 @@ def _pair() -> tuple[str, str]:
     return new_identity()
 
 
-def _reading(*secrets: str) -> Identities:
-    return Identities([key_bytes(secret) for secret in secrets])
+def _reading(*secrets: str) -> AgeIdentities:
+    return AgeIdentities([key_bytes(secret) for secret in secrets])
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_pyrage_reads_what_is_written_for_each_of_two_recipients(size: int) -> None:
     pairs = [_pair(), _pair()]
     data = random.Random(size).randbytes(size)
-    written = bytes(Recipients([key_bytes(public) for _, public in pairs]).encrypt(data))
+    written = bytes(AgeRecipients([key_bytes(public) for _, public in pairs]).encrypt(data))
     for secret, _ in pairs:
         assert pyrage.decrypt(written, [pyrage.x25519.Identity.from_str(secret)]) == data
         assert _reading(_pair()[0], secret).decrypt(written) == data
