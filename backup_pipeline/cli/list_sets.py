@@ -53,7 +53,8 @@ def list_sets(
 ) -> None:
     """List the backup sets, newest last: state, size, rows, age, checks, and whether they are verified and proven.
 
-    A *proven* set has been restored and compared, table by table. Incomplete sets are shown with what failed. Copies in
+    A *proven* set has been restored and compared, table by table; an imported one is *restored* instead: its rows were
+    counted, since nothing was recorded at its source. Incomplete sets are shown with what failed. Copies in
     a vault need the identity; without it their times, sizes and proofs are listed.
 
     Examples: `backup-pipeline list nightly` · `backup-pipeline list offsite: --identity FILE`
@@ -152,6 +153,7 @@ def _print_plan(plan: str, found: list[ListedSet], now: datetime) -> None:
         passed, failed = one.checks
         kinds = [one.known.purpose.value] if one.known.purpose.value != "backup" else []
         kinds += ["partial"] if one.partial else []
+        kinds += ["imported"] if one.imported else []
         table.add_row(
             one.known.set_id,
             f"[{STATE_STYLES[one.state]}]{one.state}[/]" + (f" [dim]({', '.join(kinds)})[/]" if kinds else ""),
@@ -176,6 +178,8 @@ def _outcome(one: ListedSet, kind: ProofKind, *, holds: bool) -> str:
     """
     if holds:
         return "[green]yes[/]"
+    if kind.value == "drill" and one.restored:
+        return "[green]restored[/]"
     last = one.known.last_proof(kind)
     if kind.value == "drill" and one.known.not_drilled_here and not (last and not last.passed):
         return "[yellow]not here[/]"

@@ -26,6 +26,7 @@ COMMAND_MODULES: dict[str, str] = {
     "demo": "demo",
     "up": "up",
     "backup": "backup",
+    "import": "import_sets",
     "list": "list_sets",
     "show": "show_set",
     "verify": "verify",

@@ -134,14 +134,33 @@ def _print_head(out: Console, found: ShownSet, now: datetime) -> None:
     out.print(f"  started {known.started_at:%Y-%m-%d %H:%M:%S} UTC, {age_text(now - known.started_at)} ago")
     if manifest:
         seconds = (manifest.sealed_at - manifest.started_at).total_seconds()
-        out.print(f"  sealed  {manifest.sealed_at:%Y-%m-%d %H:%M:%S} UTC, after {seconds:.0f} s")
+        # An imported set began long before there was this program.
+        after = "imported" if any(record.imported for record in known.records) else f"after {seconds:.0f} s"
+        out.print(f"  sealed  {manifest.sealed_at:%Y-%m-%d %H:%M:%S} UTC, {after}")
         if manifest.environment:
             out.print(f"  from    {escape(manifest.environment)}")
         out.print(f"  run     {manifest.run_id or '–'}, backup-pipeline {manifest.pipeline_version}")
     out.print(f"  {bytes_text(known.size)}, {found.rows:,} rows, {len(known.records)} artefacts")
     for source, facts in known.facts.items():
         out.print(f"  {source}: {facts_text(facts)}", markup=False)
+    _print_origin(out, known.records)
     out.print("")
+
+
+def _print_origin(out: Console, records: Sequence[ArtefactRecord]) -> None:
+    """Say of an imported set where it comes from, and what nobody knows of it."""
+    from rich.markup import escape
+
+    for record in records:
+        if (origin := record.imported) is None or "path" not in origin or "form" not in origin:
+            continue
+        zone = origin.get("time_zone_assumed")
+        time = f"{origin.get('time')} by the {origin.get('time_from')}" + (f", read as {zone}" if zone else "")
+        out.print(f"  {record.source}: [yellow]imported[/] from {escape(str(origin['path']))}", soft_wrap=True)
+        out.print(f"    {escape(str(origin['form']))}, made {escape(time)}")
+        unknown = origin.get("unknown")
+        for each in unknown if isinstance(unknown, list) else ():
+            out.print(f"    [dim]not known: {escape(str(each))}[/]")
 
 
 def _print_artefacts(out: Console, records: Sequence[ArtefactRecord]) -> None:

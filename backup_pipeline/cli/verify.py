@@ -88,9 +88,12 @@ def print_proof(proof: Proof) -> None:
     from rich.markup import escape
 
     from backup_pipeline.cli.formatting import bytes_text
+    from backup_pipeline.model.proof import IMPORTED_SOURCES
 
     out = console()
     good = "verified" if proof.kind == "verification" else "proven"
+    if proof.numbers.get(IMPORTED_SOURCES) and proof.passed:
+        good = "restored and counted, not proven:"
     seconds = (proof.finished_at - proof.started_at).total_seconds()
     head = f"[bold green]{good}[/]" if proof.passed else f"[bold red]not {good}[/]"
     if proof.outcome.value == "could not be drilled here":

@@ -7,7 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from backup_pipeline.model.manifest import Draft, Failure, Manifest, Purpose
-from backup_pipeline.model.proof import Proof, ProofKind, ProofOutcome, time_of_proof_file
+from backup_pipeline.model.proof import IMPORTED_SOURCES, Proof, ProofKind, ProofOutcome, time_of_proof_file
 from backup_pipeline.model.record import ArtefactRecord, facts_of
 from backup_pipeline.model.set_id import SetId, set_time
 
@@ -47,8 +47,18 @@ class ProvenByFiles:
 
     @property
     def proven(self) -> bool:
-        """True when the newest drill passed and no later verification found damage."""
+        """True when the newest drill passed, compared all sources, and no later verification found damage."""
+        return self._drilled(imported=False)
+
+    @property
+    def restored(self) -> bool:
+        """As `proven`, for a set with imported sources: their tables were counted and not compared with a source."""
+        return self._drilled(imported=True)
+
+    def _drilled(self, *, imported: bool) -> bool:
         drill = self.last_proof(ProofKind.DRILL)
+        if drill is not None and bool(drill.numbers.get(IMPORTED_SOURCES)) is not imported:
+            return False
         if drill is None or not drill.passed or not self._counts(drill):
             return False
         check = self.last_proof(ProofKind.VERIFICATION)

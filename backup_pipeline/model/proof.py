@@ -14,6 +14,9 @@ from backup_pipeline.model.base import Frozen, JsonValue
 from backup_pipeline.model.set_id import SetId
 
 PROOFS_FOLDER = "proofs"
+IMPORTED_SOURCES = "imported_sources"
+"""Figure of a drill: sources of which no fingerprints were taken where they came from. They are restored and counted;
+that proves the dump, and not that it holds what its database held."""
 
 
 class ProofKind(StrEnum):

@@ -136,6 +136,12 @@ class ArtefactRecord(Frozen):
         return ".".join(self.key)
 
     @property
+    def imported(self) -> dict[str, JsonValue] | None:
+        """Where it was imported from, and what is not known of it (`operations.importing`); None for a capture."""
+        found = self.details.get("imported")
+        return found if isinstance(found, dict) else None
+
+    @property
     def size(self) -> int:
         """Bytes of all its files."""
         return sum(file.size for file in self.files)

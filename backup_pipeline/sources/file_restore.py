@@ -199,7 +199,7 @@ def _steps(selection: RestoreSource, target: Path, *, exists: bool) -> Iterator[
 
 
 def _warnings(selection: RestoreSource) -> tuple[str, ...]:
-    found = [] if selection.backup.proven else ["this set has not been proven by a drill"]
+    found = [] if selection.backup.proven or selection.backup.restored else ["this set has not been proven by a drill"]
     broken = selection.backup.manifest.broken_data if selection.backup.manifest else ()
     return (*found, *(f"its data was broken where it came from, and comes back so: {text}" for text in broken))
 

@@ -21,6 +21,8 @@ from typing import ClassVar, Generic, TypeVar
 from backup_pipeline.artefacts.capture import CaptureContext
 from backup_pipeline.artefacts.drilling import DrillBeside
 from backup_pipeline.artefacts.types import ArtefactType
+from backup_pipeline.errors import RefusedError
+from backup_pipeline.model.base import JsonValue
 from backup_pipeline.model.manifest import Manifest
 from backup_pipeline.model.progress import ProgressSink
 from backup_pipeline.model.record import ArtefactRecord, ColumnRecord
@@ -72,6 +74,23 @@ class StandingProblem:
     severity: str
     what: str
     remedy: str
+
+
+@dataclass(frozen=True, slots=True)
+class BackupToImport:
+    """A backup of a source that another program made.
+
+    Attributes:
+        path: a file or folder, which is never changed.
+        form: as `backup_form` of its kind called it.
+        label: stands for the source that was captured, of which nothing is known.
+        origin: what is known of where it comes from; its record has it in `details["imported"]`.
+    """
+
+    path: Path
+    form: str
+    label: str
+    origin: Mapping[str, JsonValue]
 
 
 class SourceKind(ABC, Generic[S]):
@@ -155,6 +174,25 @@ class SourceKind(ABC, Generic[S]):
             last_good: the plan's newest good set; None where there is none.
         """
         return ()
+
+    def backup_form(self, path: Path) -> str | None:
+        """Return what a file or folder is called that another program made as a backup of such a source; else None."""
+        return None
+
+    def backup_names(self, source: SiteSource[S]) -> Sequence[str]:
+        """Return the names beside its own that such backups may call a source by."""
+        place = self.place(source)
+        return [place.name] if place is not None else []
+
+    def import_backup(
+        self, source: SiteSource[S], context: CaptureContext, backup: BackupToImport
+    ) -> Sequence[ArtefactRecord]:
+        """Write a backup of another program into a set, read to its end; return the records, which it has stored.
+
+        Raises:
+            ValidationError: it is damaged or cut short.
+        """
+        raise RefusedError("Backups of this kind are not imported.", where=source.name, remedy="Capture it anew.")
 
     def drill_beside(
         self,

@@ -20,7 +20,7 @@ from backup_pipeline.errors import MissingFileError, RefusedError, ValidationErr
 from backup_pipeline.model.drill_outcome import DrillOutcome
 from backup_pipeline.model.manifest import CHECKSUM_NAME, MANIFEST_NAME, Manifest
 from backup_pipeline.model.progress import ProgressSink, no_progress
-from backup_pipeline.model.proof import Finding, Proof, ProofKind
+from backup_pipeline.model.proof import IMPORTED_SOURCES, Finding, Proof, ProofKind
 from backup_pipeline.model.set_id import SetId, set_time
 from backup_pipeline.operations.proof.verify import keep_proof, verification_of
 from backup_pipeline.operations.retention.in_use import reading
@@ -30,6 +30,10 @@ from backup_pipeline.stores.contract import Store
 from backup_pipeline.system import limits
 
 _SPACE_AT_LEAST = 200_000_000
+_IMPORTED = (
+    "restored without an error and counted (files: compared one by one), against the imported backup and not against "
+    "its source, where no fingerprints were taken"
+)
 
 
 @within_the_plans_limit("The drill")
@@ -117,6 +121,9 @@ class _Drill:
             outcome.findings.append(Finding(subject=error.where or "set", problem=error.what, remedy=error.remedy))
         if beside is not None:
             outcome.add(beside.outcome)
+        if any(record.imported for record in part.records):
+            outcome.numbers[IMPORTED_SOURCES] = 1
+            outcome.skipped.append(Finding(subject="imported", problem=_IMPORTED))
         return outcome
 
     def _beside(self, source: str, part: SealedPart) -> DrillBeside | None:

@@ -57,6 +57,16 @@ class ListedSet:
         return self.known.proven and not self.missing
 
     @property
+    def restored(self) -> bool:
+        """Whether an imported set was restored and counted by its newest drill, and its files are still there."""
+        return self.known.restored and not self.missing
+
+    @property
+    def imported(self) -> bool:
+        """Whether something in it was imported."""
+        return any("imported" in facts for facts in self.known.facts.values())
+
+    @property
     def partial(self) -> bool:
         """Whether it has fewer sources than its plan."""
         return self.known.partial
@@ -121,6 +131,8 @@ class ListedSet:
             "verified": self.verified,
             "verified_at": _passed_at(self.known, ProofKind.VERIFICATION),
             "proven": self.proven,
+            "imported": self.imported,
+            "restored": self.restored,
             "proven_at": _passed_at(self.known, ProofKind.DRILL),
             "missing_for_a_drill": [finding.model_dump() for finding in (tried.missing_here if tried else ())],
             "failures": [

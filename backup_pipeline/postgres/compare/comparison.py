@@ -19,6 +19,7 @@ from backup_pipeline.postgres.load.check import (
     fingerprint_in_order,
     fingerprints_of,
     large_objects_of,
+    row_counts_of,
     servers_own_functions,
     user_mappings_of,
 )
@@ -49,6 +50,7 @@ class Expectation:
         large_objects: of all its large objects.
         written_by: major of the pg_dump that wrote the dump; 0 where unknown.
         skipped_schemas: schemas that a restore skips on purpose.
+        rows: of the tables of an imported dump, which has no fingerprints.
     """
 
     catalog: Catalog | None = None
@@ -57,6 +59,7 @@ class Expectation:
     large_objects: Fingerprint | None = None
     written_by: int = 0
     skipped_schemas: tuple[str, ...] = ()
+    rows: Mapping[TableName, int] = field(default_factory=dict)
 
     @property
     def origin(self) -> DumpOrigin:
@@ -123,13 +126,25 @@ def compare_database(
         )
         findings += objects
         skipped += not_compared
+    counted = row_counts_of(target, [name for name in expected.rows if name[0] not in expected.skipped_schemas])
+    findings += _row_differences(expected.rows, counted)
     if not wanted:
-        skipped.append(Finding(subject="tables", problem="the set recorded no fingerprints"))
+        note = f"; {len(counted)} were counted" if counted else ""
+        skipped.append(Finding(subject="tables", problem=f"the set recorded no fingerprints{note}"))
     # A partition's rows are its parent's too: they are counted once.
     tables = expected.catalog.tables if expected.catalog is not None else ()
     again = {(t.schema_name, t.name) for t in tables if t.leaf_of in found}
     rows = sum(mark.rows for name, mark in found.items() if isinstance(mark, Fingerprint) and name not in again)
-    return Comparison(tuple(findings), tuple(skipped), len(found), rows, time.monotonic() - began)
+    rows += sum(count for count in counted.values() if isinstance(count, int))
+    tables_compared = len(found) + len(counted)
+    return Comparison(tuple(findings), tuple(skipped), tables_compared, rows, time.monotonic() - began)
+
+
+def _row_differences(wanted: Mapping[TableName, int], counted: Mapping[TableName, int | str]) -> Iterator[Finding]:
+    for name, count in counted.items():
+        if count != wanted[name]:
+            problem = f"{count} rows, the dump has {wanted[name]}" if isinstance(count, int) else count
+            yield Finding(subject=f"table {'.'.join(name)}", problem=problem)
 
 
 def _large_object_differences(target: PostgresTarget, expected: Expectation) -> tuple[list[Finding], list[Finding]]:

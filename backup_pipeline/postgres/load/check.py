@@ -84,6 +84,23 @@ def tables_of(target: PostgresTarget) -> list[TableName]:
         return list_tables(connection)
 
 
+def row_counts_of(target: PostgresTarget, tables: Sequence[TableName]) -> dict[TableName, int | str]:
+    """Return how many rows each table has itself, without those of its children, or why they cannot be counted."""
+    found: dict[TableName, int | str] = {}
+    if not tables:
+        return found
+    with connected(target) as connection:
+        for name in tables:
+            try:
+                row = connection.execute(
+                    sql.SQL("select count(*) from only {}").format(sql.Identifier(*name))
+                ).fetchone()
+                found[name] = int(row[0]) if row else 0
+            except psycopg.Error as error:
+                found[name] = _unread(error, target)
+    return found
+
+
 def fingerprints_of(
     target: PostgresTarget,
     algorithms: Mapping[TableName, str],

@@ -11,7 +11,7 @@ from backup_pipeline.model.record import ArtefactKind, ArtefactRecord
 from backup_pipeline.rules.environment import EnvironmentFault
 from backup_pipeline.settings.types import SourceSettings
 from backup_pipeline.sources.folder.settings import FolderSource
-from backup_pipeline.sources.kind import Key, SiteSource, SourceKind, path_faults
+from backup_pipeline.sources.kind import BackupToImport, Key, SiteSource, SourceKind, path_faults
 
 
 class FolderKind(SourceKind[FolderSource]):
@@ -41,3 +41,17 @@ class FolderKind(SourceKind[FolderSource]):
         root = source.settings.path
         buckets = [root / bucket for bucket in source.settings.buckets] if root.exists() else []
         return path_faults(source.name, root, *buckets)
+
+    def backup_form(self, path: Path) -> str | None:
+        """Return "tarball" or "tables"."""
+        from backup_pipeline.sources.folder.imported import backup_form
+
+        return backup_form(path)
+
+    def import_backup(
+        self, source: SiteSource[FolderSource], context: CaptureContext, backup: BackupToImport
+    ) -> Sequence[ArtefactRecord]:
+        """Import a tarball of the tree, or a folder of exported tables."""
+        from backup_pipeline.sources.folder.imported import import_files
+
+        return [import_files(context, backup, source.settings.path)]

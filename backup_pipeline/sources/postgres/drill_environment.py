@@ -18,7 +18,7 @@ from backup_pipeline.postgres.server.target import parse_target
 from backup_pipeline.rules.environment import EnvironmentFault, is_placeholder
 from backup_pipeline.rules.scratch_server import DRILL_VARIABLE, Needs, missing_from, needs_of, too_old
 from backup_pipeline.settings.site import Site
-from backup_pipeline.sources.postgres.recorded import catalog_of, needs_of_dump, roles_of
+from backup_pipeline.sources.postgres.recorded import catalog_if_recorded, needs_of_dump, roles_of
 from backup_pipeline.sources.postgres.scratch_servers import choose_server
 
 
@@ -80,7 +80,7 @@ def _needs(site: Site, drill: PlannedDrill) -> Needs | None:
         with suppress(BackupSystemError):
             open_file, records = drill.newest.open_file, {str(record.kind): record for record in drill.newest.records}
             dump, roles = records[ArtefactKind.POSTGRES_DUMP], records.get(ArtefactKind.POSTGRES_ROLES)
-            expected = Expectation(catalog_of(open_file, dump), roles_of(open_file, roles) if roles else None)
+            expected = Expectation(catalog_if_recorded(open_file, dump), roles_of(open_file, roles) if roles else None)
             return needs_of_dump(expected, dump)
     try:
         catalog, recorded = catalog_and_roles_of(database_of(site, drill.source))

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import ClassVar
 
 from backup_pipeline.artefacts.capture import CaptureContext
 from backup_pipeline.artefacts.targets import target_of
+from backup_pipeline.errors import BackupSystemError
 from backup_pipeline.model.record import ArtefactKind, ArtefactRecord
 from backup_pipeline.rules.environment import EnvironmentFault
 from backup_pipeline.settings.types import SourceSettings
-from backup_pipeline.sources.kind import Key, KnownTable, SiteSource, SourceKind
+from backup_pipeline.sources.kind import BackupToImport, Key, KnownTable, SiteSource, SourceKind
 from backup_pipeline.sources.postgres.settings import PostgresSource
 
 
@@ -65,3 +68,23 @@ class PostgresKind(SourceKind[PostgresSource]):
 
         target = target_of(source.site, source.settings.connection, source.name)
         return [KnownTable(*found) for found in discover_tables(target, source.settings)]
+
+    def backup_form(self, path: Path) -> str | None:
+        """Return the form of a dump of pg_dump or pg_dumpall."""
+        from backup_pipeline.postgres.export.foreign_dump import form_of
+
+        return form_of(path)
+
+    def backup_names(self, source: SiteSource[PostgresSource]) -> Sequence[str]:
+        """Return the database's name, which tools put into their files' names; nothing where it is not known."""
+        with suppress(BackupSystemError):
+            return [target_of(source.site, source.settings.connection, source.name).database]
+        return []
+
+    def import_backup(
+        self, source: SiteSource[PostgresSource], context: CaptureContext, backup: BackupToImport
+    ) -> Sequence[ArtefactRecord]:
+        """Import a dump."""
+        from backup_pipeline.sources.postgres.imported import import_dump
+
+        return import_dump(context, backup)

@@ -44,6 +44,17 @@ def catalog_of(open_file: OpenFile, record: ArtefactRecord) -> Catalog:
     return _parsed(open_file, str(record.details.get("catalog")), Catalog, "a catalog")
 
 
+def catalog_if_recorded(open_file: OpenFile, record: ArtefactRecord) -> Catalog | None:
+    """Return the catalog beside a dump; None beside an imported one, whose database nobody inspected."""
+    return None if record.imported is not None else catalog_of(open_file, record)
+
+
+def rows_in_dump(record: ArtefactRecord) -> dict[TableName, int]:
+    """Return the rows that an imported dump has of each table: (schema, table) → rows."""
+    listed = cast("list[dict[str, Any]]", record.details.get("rows_in_dump") or [])
+    return {(entry["schema"], entry["table"]): int(entry["rows"]) for entry in listed}
+
+
 def roles_of(open_file: OpenFile, record: ArtefactRecord) -> RolesDocument:
     """Return the document of a roles artefact; ValidationError when it cannot be read."""
     return _parsed(open_file, record.files[0].path, RolesDocument, "a document of roles")
@@ -64,11 +75,12 @@ def _parsed(open_file: OpenFile, path: str, model: type[Document], what: str) ->
 def expectation_of(open_file: OpenFile, dump: ArtefactRecord, roles: ArtefactRecord | None) -> Expectation:
     """Return what a set recorded of a database beside its dump."""
     return Expectation(
-        catalog=catalog_of(open_file, dump),
+        catalog=catalog_if_recorded(open_file, dump),
         roles=roles_of(open_file, roles) if roles else None,
         fingerprints=fingerprints_of(dump),
         large_objects=large_objects_of(dump),
         written_by=written_by(dump),
+        rows=rows_in_dump(dump),
     )
 
 
@@ -87,5 +99,6 @@ def needs_of_dump(expected: Expectation, dump: ArtefactRecord) -> Needs:
 
 def primary_key(open_file: OpenFile, dump: ArtefactRecord, schema: str, table: str) -> tuple[str, ...]:
     """Return the columns of a table's primary key as the catalog beside the dump has it; empty when there is none."""
-    found = catalog_of(open_file, dump).table(schema, table)
+    catalog = catalog_if_recorded(open_file, dump)
+    found = catalog.table(schema, table) if catalog else None
     return next((key.columns for key in found.keys if key.primary), ()) if found else ()

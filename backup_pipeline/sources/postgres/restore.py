@@ -14,7 +14,7 @@ from backup_pipeline.artefacts.restorer import Application, PlannedDrill, Restor
 from backup_pipeline.artefacts.targets import database_of
 from backup_pipeline.errors import BackupSystemError, MissingFileError, RefusedError, ValidationError
 from backup_pipeline.model.progress import ProgressSink, no_progress
-from backup_pipeline.model.record import ArtefactKind, Fingerprint
+from backup_pipeline.model.record import ArtefactKind, ArtefactRecord, Fingerprint
 from backup_pipeline.model.restore import RestoreMode, RestorePlan, RestoreResult, TableChange, Undo
 from backup_pipeline.postgres.merge.conditions import all_conditions
 from backup_pipeline.postgres.merge.upsert import UpsertOutcome, UpsertRequest, matches, upsert_database
@@ -32,7 +32,7 @@ from backup_pipeline.settings.site import Site
 from backup_pipeline.sources.postgres import keycloak, supabase
 from backup_pipeline.sources.postgres.platform_fill import fill_platform
 from backup_pipeline.sources.postgres.rebuild_and_swap import Rebuild
-from backup_pipeline.sources.postgres.recorded import catalog_of, written_by
+from backup_pipeline.sources.postgres.recorded import catalog_if_recorded, written_by
 from backup_pipeline.sources.postgres.target_inspection import (
     RESTORER_NAME,
     TargetInspection,
@@ -122,8 +122,9 @@ class PostgresRestorer(Restorer):
             if record.kind == ArtefactKind.POSTGRES_DUMP:
                 # A catalog that is damaged or missing is found by the drill itself.
                 with suppress(ValidationError, MissingFileError):
-                    tables = catalog_of(part.open_file, record).tables
-                    needed += int(_SPACE_FACTOR * sum(table.bytes for table in tables))
+                    catalog = catalog_if_recorded(part.open_file, record)
+                    size = sum(table.bytes for table in catalog.tables) if catalog else _unpacked_size(record)
+                    needed += int(_SPACE_FACTOR * size)
             else:
                 needed += super().scratch_bytes(SealedPart(part.open_file, (record,)))
         return needed
@@ -133,6 +134,11 @@ class PostgresRestorer(Restorer):
         from backup_pipeline.sources.postgres.drill_environment import drill_faults
 
         return drill_faults(site, planned)
+
+
+def _unpacked_size(record: ArtefactRecord) -> int:
+    """Return the bytes of an imported dump's text, or an estimate: compressed to a fifth."""
+    return sum(file.content_size or file.size * 5 for file in record.files)
 
 
 def _live(site: Site, source: str) -> PostgresTarget:

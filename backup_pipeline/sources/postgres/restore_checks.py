@@ -103,8 +103,10 @@ def _the_set(situation: Situation) -> Iterator[Remark]:
     if backup.manifest is None:
         yield _warns("the set was never sealed; what it holds is restored as far as it goes")
         return
-    if not backup.proven:
+    if not (backup.proven or backup.restored):
         yield _warns("this set has not been proven by a drill")
+    if situation.dump.imported is not None:
+        yield _warns("it was imported: what is restored is compared with its dump in numbers of rows, and no further")
     for text in backup.manifest.broken_data:
         yield _warns(f"its data was broken where it came from, and comes back so: {text}")
 

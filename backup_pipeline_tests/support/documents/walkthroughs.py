@@ -20,8 +20,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from backup_pipeline.postgres.server.clients import embedded_folders
+from backup_pipeline.postgres.server.clients import choose_client, embedded_folders
 from backup_pipeline.postgres.server.connection import connected
+from backup_pipeline.postgres.server.databases import server_facts
 from backup_pipeline.postgres.server.embedded import EmbeddedServer
 from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline.settings.loader import load_site
@@ -568,6 +569,23 @@ def first_hour(stage: Stage) -> None:
     assert len(sealed(stage.site / "backups" / "nightly")) == 1
 
 
+def import_guide(stage: Stage) -> None:
+    target = stage.made("shop", SHOP)
+    (stage.site / "backup.yaml").write_text(
+        "sources: {shop: {kind: postgres, dsn_env: SHOP_URL}}\nplans: {nightly: {sources: [shop]}}\n", "utf-8"
+    )
+    write_env(stage.site, {"SHOP_URL": dsn(target)})
+    old = stage.root / "old"
+    old.mkdir()
+    client = choose_client(server_facts(target).major)
+    command = [client.program("pg_dump"), f"--file={old / 'shop_20250905_005234.sql'}", *target.program_arguments()]
+    subprocess.run(command, env={**os.environ, **target.program_environment()}, check=True)
+    shell = stage.shell()
+    shell.names["/srv/old"] = str(old)
+    shell.follow(document("import"))
+    assert len(sealed(stage.site / "backups" / "nightly")) == 1
+
+
 WALKTHROUGHS: dict[str, Callable[[Stage], None]] = {
     "README": readme,
     "alerts": alerts,
@@ -583,6 +601,7 @@ WALKTHROUGHS: dict[str, Callable[[Stage], None]] = {
     "guide-workshop-archive": workshop_guide,
     "vault-places": vault_places,
     "how-it-works": how_it_works,
+    "import": import_guide,
     "recover-from-a-vault": recover_from_a_vault,
     "restore": restore,
     "security": security,

@@ -1,0 +1,273 @@
+"""Importing backups of other tools as sets of a plan: copied, read to their end, counted, sealed; originals stay."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+from backup_pipeline.artefacts.capture import CaptureContext, utc_now
+from backup_pipeline.errors import BackupSystemError, RefusedError
+from backup_pipeline.model.backup_set import BackupSet, SetState
+from backup_pipeline.model.base import JsonValue
+from backup_pipeline.model.manifest import Draft
+from backup_pipeline.model.progress import ProgressSink, no_progress
+from backup_pipeline.model.record import ArtefactRecord
+from backup_pipeline.model.set_id import SetId, set_id_at
+from backup_pipeline.model.source_done import SourceDone
+from backup_pipeline.operations.backup.seal import seal
+from backup_pipeline.operations.importing.find import Candidate, PassedOver, candidates, digest_of
+from backup_pipeline.operations.sites.stores import open_store, plan_lock
+from backup_pipeline.rules.backup_names import source_of, stem_of
+from backup_pipeline.settings.site import Site
+from backup_pipeline.sources.kind import BackupToImport
+from backup_pipeline.sources.registry import kind_of
+from backup_pipeline.stores.contract import PlanStore
+
+RUN_ID = "import"
+# What a script dumps one after the other belongs together.
+_TOGETHER = timedelta(minutes=10)
+
+
+@dataclass(frozen=True)
+class ImportRequest:
+    """What is to be imported.
+
+    Attributes:
+        plan: whose sets they become.
+        places: files and folders.
+        source: of all of them; by their names when "".
+        timezone: of times in names that say none; the site's when "".
+        dry_run: find and judge by names only, write nothing.
+    """
+
+    plan: str
+    places: tuple[Path, ...]
+    source: str = ""
+    timezone: str = ""
+    dry_run: bool = False
+
+
+@dataclass(frozen=True)
+class ImportedSet:
+    """A set that was, or would be, made: its name, and what it is made of, by source."""
+
+    set_id: SetId
+    partial: bool
+    parts: Mapping[str, Candidate]
+    rows: int = 0
+    size: int = 0
+
+
+@dataclass
+class ImportOutcome:
+    """What an import did.
+
+    Attributes:
+        made: the sets.
+        known: what was imported before, or lies there twice.
+        passed_over: what is no backup, or was refused.
+    """
+
+    made: list[ImportedSet] = field(default_factory=list)
+    known: list[Path] = field(default_factory=list)
+    passed_over: list[PassedOver] = field(default_factory=list)
+
+    @property
+    def refused(self) -> list[PassedOver]:
+        """Backups that could not be imported."""
+        return [one for one in self.passed_over if one.refused]
+
+
+def import_backups(site: Site, request: ImportRequest, *, progress: ProgressSink = no_progress) -> ImportOutcome:
+    """Import what is a backup of one of the plan's sources; each set is sealed whole or does not appear.
+
+    Raises:
+        SettingsError: an unknown plan, source or time zone, or a place that does not exist.
+        LockError: another process writes to the plan's store.
+    """
+    plan = site.plan(request.plan)
+    if site.vault_of(request.plan):
+        raise RefusedError(
+            "The sets of this plan are in a vault alone.",
+            where=request.plan,
+            remedy="Import into a plan whose store is a folder, with copies in the vault.",
+        )
+    if request.source and request.source not in plan.sources:
+        site.source(request.source)
+        raise RefusedError(
+            f"The plan has no source {request.source}.", where=request.plan, remedy=f"It has {', '.join(plan.sources)}."
+        )
+    store = open_store(site, request.plan)
+    outcome = ImportOutcome()
+    if request.dry_run:
+        _Import(site, request, store, outcome, progress).run()
+        return outcome
+    with plan_lock(site, request.plan, "import"):
+        _Import(site, request, store, outcome, progress).run()
+    return outcome
+
+
+class _Import:
+    def __init__(
+        self, site: Site, request: ImportRequest, store: PlanStore, outcome: ImportOutcome, progress: ProgressSink
+    ) -> None:
+        self._site, self._request, self._store, self._outcome = site, request, store, outcome
+        self._progress = progress
+        self._sources = [kind_of(site, name) for name in site.plan(request.plan).sources]
+        self._digests: dict[Path, str] = {}
+
+    def run(self) -> None:
+        zone = ZoneInfo(self._request.timezone or self._site.settings.timezone)
+        named: list[tuple[str, Candidate]] = []
+        known = _imported_before(self._store)
+        found = []
+        for one in candidates(self._request.places, zone, self._forms_of):
+            if isinstance(one, PassedOver):
+                self._outcome.passed_over.append(one)
+            else:
+                found.append(one)
+        # The same backup may lie there under several names, daily and weekly: the one whose name says most is taken.
+        for one in sorted(found, key=lambda each: (each.time.origin != "name", not each.time.exact, str(each.path))):
+            if (source := self._source(one)) is None:
+                continue
+            digest = digest_of(one.path)
+            if digest in known:
+                self._outcome.known.append(one.path)
+                continue
+            known.add(digest)
+            self._digests[one.path] = digest
+            named.append((source, one))
+        for group in _groups(named):
+            self._import(group)
+
+    def _forms_of(self, path: Path) -> dict[str, str]:
+        """Return what a file or folder is, by the kinds of the plan's sources."""
+        kinds = {kind.name: kind for kind, _ in self._sources}
+        return {name: form for name, kind in kinds.items() if (form := kind.backup_form(path)) is not None}
+
+    def _source(self, one: Candidate) -> str | None:
+        """Return the source that a candidate is of; it is passed over with the reason where there is none."""
+        fitting = {s.name: kind.backup_names(s) for kind, s in self._sources if kind.name in one.forms}
+        if self._request.source:
+            if self._request.source in fitting:
+                return self._request.source
+            self._outcome.passed_over.append(PassedOver(one.path, f"is no backup of {self._request.source}"))
+            return None
+        source = source_of([stem_of(name) for name in (one.path.name, *one.above)], fitting)
+        if source is None:
+            remedy = f"Name it with --source: {', '.join(fitting)}."
+            self._refuse(one, "does not say which of the plan's sources it is of", remedy)
+        return source
+
+    def _refuse(self, one: Candidate, why: str, remedy: str) -> None:
+        self._outcome.passed_over.append(PassedOver(one.path, why, remedy, refused=True))
+
+    def _import(self, group: Mapping[str, Candidate]) -> None:
+        """Make one set; a part that is damaged is refused, and the others make the set."""
+        set_id = self._free_id(min(one.time.at for one in group.values()))
+        wanted = self._site.plan(self._request.plan).sources
+        if self._request.dry_run:
+            self._outcome.made.append(ImportedSet(set_id, set(group) != set(wanted), group))
+            return
+        left = dict(group)
+        while left:
+            failed = self._attempt(set_id, left, partial=set(left) != set(wanted))
+            if failed is None:
+                return
+            del left[failed]
+
+    def _attempt(self, set_id: SetId, group: Mapping[str, Candidate], *, partial: bool) -> str | None:
+        """Return the source whose backup was refused, with nothing left of the set; None when it was sealed."""
+        sources = tuple(sorted(group))
+        draft = Draft(
+            set_id=set_id,
+            plan=self._request.plan,
+            root_run_id=RUN_ID,
+            sources=sources,
+            partial=partial,
+            started_at=min(one.time.at for one in group.values()),
+        )
+        writer = self._store.begin(draft)
+        source = sources[0]
+        try:
+            for source in sources:
+                started = utc_now()
+                context = CaptureContext(writer=writer, source=source, progress=self._progress)
+                records = self._records(context, group[source])
+                keys = tuple(record.key for record in records)
+                writer.write_done(SourceDone(source=source, keys=keys, started_at=started, finished_at=utc_now()))
+            manifest = seal(writer, run_id=RUN_ID, now=utc_now(), progress=self._progress)
+        except BackupSystemError as error:
+            self._store.remove(set_id)
+            if not error.permanent:
+                raise
+            self._refuse(group[source], f"was refused: {error.what}", error.remedy)
+            return source
+        except BaseException:
+            self._store.remove(set_id)
+            raise
+        rows = sum(_rows(record) for record in manifest.artefacts)
+        self._outcome.made.append(ImportedSet(set_id, partial, group, rows, manifest.size))
+        return None
+
+    def _records(self, context: CaptureContext, one: Candidate) -> Sequence[ArtefactRecord]:
+        origin: dict[str, JsonValue] = {
+            "path": os.fsencode(one.path).decode("utf-8", "backslashreplace"),
+            "sha256": self._digests[one.path],
+            "time": one.time.at.isoformat(),
+            "time_from": one.time.origin,
+            "time_zone_assumed": one.time.zone,
+        }
+        name = os.fsencode(one.path.name).decode("utf-8", "backslashreplace")
+        kind, source = kind_of(self._site, context.source)
+        backup = BackupToImport(one.path, one.forms[kind.name], f"imported from {name}", origin)
+        return kind.import_backup(source, context, backup)
+
+    def _free_id(self, moment: datetime) -> SetId:
+        """Return the set's name: its second, or the next one that no set has. What a killed import left is removed."""
+        taken = {*self._store.ids(), *(one.set_id for one in self._outcome.made)}
+        while (set_id := set_id_at(moment)) in taken:
+            if set_id in self._store.ids() and _is_left_over(self._store.read(set_id)):
+                if not self._request.dry_run:
+                    self._store.remove(set_id)
+                return set_id
+            moment += timedelta(seconds=1)
+        return set_id
+
+
+def _is_left_over(known: BackupSet) -> bool:
+    """Return whether a set is what a killed import left; nobody writes it, since this process has the plan's lock."""
+    return known.state is SetState.INCOMPLETE and known.draft is not None and known.draft.root_run_id == RUN_ID
+
+
+def _rows(record: ArtefactRecord) -> int:
+    listed = record.details.get("rows_in_dump")
+    return sum(int(str(each["rows"])) for each in listed if isinstance(each, dict)) if isinstance(listed, list) else 0
+
+
+def _groups(named: Sequence[tuple[str, Candidate]]) -> Iterator[dict[str, Candidate]]:
+    """Yield what makes one set each: of different sources, and made one after the other."""
+    group: dict[str, Candidate] = {}
+    for source, one in sorted(named, key=lambda each: (each[1].time.at, each[0], str(each[1].path))):
+        first = min((each.time.at for each in group.values()), default=one.time.at)
+        if group and (source in group or one.time.at - first > _TOGETHER):
+            yield group
+            group = {}
+        group[source] = one
+    if group:
+        yield group
+
+
+def _imported_before(store: PlanStore) -> set[str]:
+    """Return the digests of all that was imported into a store."""
+    found = set()
+    for set_id in store.sealed_ids():
+        known = store.read(set_id)
+        for record in known.records:
+            if record.imported is not None:
+                found.add(str(record.imported.get("sha256")))
+    return found

@@ -1,0 +1,182 @@
+"""Records of imported dumps: what the dump says of itself, and nothing that its source would have had to say.
+
+Nobody was at the database when it was made: there is no catalog, and there are no fingerprints. The rows of each table
+are counted in the dump; roles and extensions are those that its statements name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from backup_pipeline.artefacts.capture import CaptureContext
+from backup_pipeline.errors import ValidationError
+from backup_pipeline.model.base import JsonValue
+from backup_pipeline.model.catalog import RolesDocument
+from backup_pipeline.model.progress import Progress
+from backup_pipeline.model.record import ArtefactKind, ArtefactRecord, CheckResult, FileRecord, ToolRecord
+from backup_pipeline.postgres.export.foreign_dump import (
+    DumpForm,
+    ForeignDump,
+    as_restored,
+    dump_text,
+    read_dump,
+    unpacked,
+)
+from backup_pipeline.sources.kind import BackupToImport
+from backup_pipeline.system.files import open_ordinary, read_chunks
+from backup_pipeline.system.streams import compressed_sink
+
+_UNKNOWN = (
+    "no fingerprints were taken at the source: rows are counted in the dump",
+    "no catalog was read at the source: objects are not compared after a restore",
+    "whether it is complete is judged by the dump's own end marker",
+)
+_INSERTS = "rows are written as INSERT statements, which are not counted"
+_CREATE = "the statements that make its database (--create) were left out"
+_CLEAN = "the statements that drop what was there before (--clean) were left out"
+_ENDINGS = {DumpForm.PLAIN: "_db.sql", DumpForm.GZIP: "_db.sql.gz", DumpForm.ZSTD: "_db.sql.zst"}
+_CUSTOM = (DumpForm.CUSTOM, DumpForm.PACKED_CUSTOM)
+
+
+@dataclass(frozen=True)
+class _DumpFile:
+    path: Path
+    form: DumpForm
+    label: str
+    origin: Mapping[str, JsonValue]
+
+
+def import_dump(context: CaptureContext, backup: BackupToImport) -> list[ArtefactRecord]:
+    """Copy a dump into a set that is being written, and store its records: the dump, and roles that it names.
+
+    Raises:
+        ValidationError: damaged, cut short, of a whole server, or of a form that cannot be restored here.
+    """
+    started = context.now()
+    dump = _DumpFile(backup.path, DumpForm(backup.form), backup.label, backup.origin)
+    if dump.form is DumpForm.CLUSTER:
+        raise ValidationError(
+            "This is a dump of a whole server (pg_dumpall), or of its roles alone.",
+            where=dump.path.name,
+            remedy="Restore it with psql into a server of its own, and back its databases up.",
+        )
+    with dump_text(dump.path, dump.form) as pieces:
+        content = read_dump(pieces, dump.path.name)
+    if content.connects > 1:
+        raise ValidationError(
+            "The dump goes to several databases.", where=dump.path.name, remedy="Dump each database by itself."
+        )
+    file = _copied(context, dump, content)
+    record = _dump_record(context, dump, content, file, started)
+    roles = _roles_record(context, dump, content, started)
+    for each in (record, roles):
+        context.writer.write_record(each)
+    return [record, roles]
+
+
+def _is_adapted(content: ForeignDump) -> bool:
+    return bool(content.connects) or content.drops
+
+
+def _is_converted(dump: _DumpFile, content: ForeignDump) -> bool:
+    """Return whether the set holds the SQL that the backup means, instead of its own file."""
+    return dump.form in (DumpForm.DIRECTORY, DumpForm.TAR) or (dump.form.is_text and _is_adapted(content))
+
+
+def _copied(context: CaptureContext, dump: _DumpFile, content: ForeignDump) -> FileRecord:
+    """Write the dump's file: as it is where a restore reads it so, else the SQL that it means."""
+    converted = _is_converted(dump, content)
+    ending = "_db.sql.gz" if converted else "_db.dump" if dump.form in _CUSTOM else _ENDINGS[dump.form]
+    path = f"{context.source}{ending}"
+    kept = ForeignDump()
+    with context.writer.create(path) as file:
+        if converted:
+            text = dump_text(dump.path, dump.form)
+            with compressed_sink(file, compression="gzip", hashed=False) as sink, text as pieces:
+                for piece in as_restored(pieces, content, dump.path.name) if _is_adapted(content) else pieces:
+                    kept.feed(piece)
+                    sink.write(piece)
+                    context.progress(Progress(dump.path.name, file.size))
+            kept.finish()
+        else:
+            with open_ordinary(dump.path) as source:
+                for piece in unpacked(dump.path) if dump.form is DumpForm.PACKED_CUSTOM else read_chunks(source):
+                    file.write(piece)
+                    context.progress(Progress(dump.path.name, file.size))
+    context.progress(Progress(dump.path.name, file.size, finished=True))
+    record = context.writer.file_record(path, file)
+    copied = not converted and dump.form is not DumpForm.PACKED_CUSTOM
+    if (copied and record.sha256 != dump.origin.get("sha256")) or (converted and kept.rows != content.rows):
+        raise ValidationError("It changed while it was read.", where=dump.path.name, remedy="Import it again.")
+    if dump.form in _CUSTOM:
+        return record
+    text_of = kept if converted else content
+    return record.model_copy(update={"content_sha256": text_of.content_sha256, "content_size": text_of.size})
+
+
+def _dump_record(
+    context: CaptureContext, dump: _DumpFile, content: ForeignDump, file: FileRecord, started: datetime
+) -> ArtefactRecord:
+    custom = dump.form in _CUSTOM
+    compression = "gzip" if _is_converted(dump, content) else str(dump.form)
+    unknown = [*_UNKNOWN, *([_INSERTS] if content.inserts else []), *([_CREATE] if content.connects else [])]
+    unknown += [_CLEAN] if content.drops and _is_converted(dump, content) else []
+    rows = sum(content.rows.values())
+    tool = f"pg_dump {content.tool_version}" if content.tool_version else "an unknown tool"
+    details: dict[str, JsonValue] = {
+        "format": "custom" if custom else "plain",
+        "compression": None if custom else {"plain": "none"}.get(compression, compression),
+        "rows_in_dump": [
+            {"schema": schema, "table": table, "rows": count} for (schema, table), count in sorted(content.rows.items())
+        ],
+        "imported": {**dump.origin, "form": str(dump.form), "made_by": tool, "unknown": list(unknown)},
+    }
+    return ArtefactRecord(
+        key=(context.source, "dump"),
+        source=context.source,
+        kind=ArtefactKind.POSTGRES_DUMP,
+        set_id=context.writer.draft.set_id,
+        files=(file,),
+        source_label=dump.label,
+        server_version=content.server_version or None,
+        tool=ToolRecord(name="pg_dump", version=content.tool_version) if content.tool_version else None,
+        started_at=started,
+        finished_at=context.now(),
+        checks=(
+            CheckResult(
+                name="dump_complete",
+                passed=True,
+                summary=f"{len(content.rows)} tables, {rows} rows, header and end marker; imported, so not compared",
+                numbers={"tables": len(content.rows), "rows": rows},
+            ),
+        ),
+        facts={"imported": tool, "tables": str(len(content.rows))},
+        details=details,
+    )
+
+
+def _roles_record(context: CaptureContext, dump: _DumpFile, content: ForeignDump, started: datetime) -> ArtefactRecord:
+    document = RolesDocument(
+        server_version=content.server_version,
+        roles=(),
+        needed=tuple(sorted(content.roles)),
+        grants={},
+        extensions=dict.fromkeys(sorted(content.extensions), ""),
+    )
+    path = f"{context.source}_roles.json"
+    with context.writer.create(path) as file:
+        file.write(document.model_dump_json().encode() + b"\n")
+    return ArtefactRecord(
+        key=(context.source, "roles"),
+        source=context.source,
+        kind=ArtefactKind.POSTGRES_ROLES,
+        set_id=context.writer.draft.set_id,
+        files=(context.writer.file_record(path, file),),
+        source_label=dump.label,
+        started_at=started,
+        finished_at=context.now(),
+        details={"roles": 0, "imported": {**dump.origin, "unknown": ["roles are those that the dump names"]}},
+    )
