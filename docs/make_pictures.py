@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psycopg
 from dotenv import dotenv_values
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 FLAGS = [
     "--no-sandbox",
@@ -74,6 +74,23 @@ def take(page: Page, url: str, file: Path, *, wait: float = 4.0, click: str | No
     print(file)
 
 
+def take_front_page(browser: Browser, base: str, folder: Path, site: Path) -> None:
+    """Take the front page on a desk and in a hand, and the page of the newest set with its first source opened."""
+    newest = max((site / "backups" / "nightly").glob("*T*Z")).name
+    for name, path, width, height in (
+        ("home", "", 1280, 1500),
+        ("home-phone", "", 390, 844),
+        ("set", f"/nightly/{newest}", 1280, 1100),
+    ):
+        page = browser.new_page(viewport={"width": width, "height": height})
+        page.goto(f"{base}/backups{path}")
+        if name == "set":
+            page.locator("summary").first.click()
+        page.screenshot(path=str(folder / f"{name}.png"))
+        print(folder / f"{name}.png")
+        page.close()
+
+
 def main() -> None:
     """Take every picture."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -81,12 +98,17 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path(__file__).parent / "pictures")
     parser.add_argument("--site", type=Path, default=Path("demo-site"), help="the demo's folder")
     parser.add_argument("--history", type=int, default=4, help="backups made before the pictures")
+    parser.add_argument("--front-page-only", action="store_true", help="only our own pages, as the site is now")
     arguments = parser.parse_args()
-    make_history(arguments.site.absolute(), arguments.history)
+    if not arguments.front_page_only:
+        make_history(arguments.site.absolute(), arguments.history)
     base, folder = arguments.base, arguments.folder
     folder.mkdir(exist_ok=True)
     with sync_playwright() as play:
         browser = play.chromium.launch(executable_path=os.environ.get("CHROMIUM", "/usr/bin/chromium"), args=FLAGS)
+        take_front_page(browser, base, folder, arguments.site)
+        if arguments.front_page_only:
+            return
         page = browser.new_page(viewport={"width": 1600, "height": 950})
         group = f"{base}/locations/__repository__@backup-pipeline/asset-groups/nightly/lineage"
         page.set_viewport_size({"width": 2200, "height": 1500})

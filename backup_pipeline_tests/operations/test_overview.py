@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -12,7 +13,7 @@ from backup_pipeline.model.incident import Incident, IncidentKind, IncidentState
 from backup_pipeline.model.proof import ProofKind
 from backup_pipeline.operations.status.days import days_of
 from backup_pipeline.operations.status.incident_state import change_state
-from backup_pipeline.operations.status.overview import Overview, site_overview
+from backup_pipeline.operations.status.overview import Overview, overview_of, site_overview
 from backup_pipeline.operations.status.plan import plan_status
 from backup_pipeline.settings.loader import load_site
 from backup_pipeline.settings.site import Site
@@ -44,12 +45,16 @@ def answer(site: Site) -> tuple[str, str]:
 def test_the_answer_is_no_without_a_backup_and_yes_only_when_one_is_proven(site: Site) -> None:
     assert answer(site) == ("failing", "No. There is no good backup yet.")
     set_id = make_set(nightly(site), at("2026-11-21 02:00"))
-    assert answer(site) == ("attention", "Yes, but 1 thing needs attention.")
-    (reason,) = site_overview(site, NOW).reasons
+    assert answer(site) == ("attention", "Yes, but 2 things need attention.")
+    reason, place = site_overview(site, NOW).reasons
+    assert "No copy leaves this machine" in place.problem.what
     assert (reason.plans, reason.problem.action) == (("nightly",), "drill")
     add_proof(nightly(site), set_id, ProofKind.DRILL, at("2026-11-21 03:00"), rto_seconds=9)
-    assert answer(site) == ("good", "Yes, you are safe.")
-    assert "10 hours old" in site_overview(site, NOW).detail
+    assert answer(site) == ("attention", "Yes, unless this machine is lost.")
+    found = site_overview(site, NOW)
+    assert "10 hours old" in found.detail
+    away = overview_of([replace(plan, lost_with="") for plan in found.plans], NOW)
+    assert (away.verdict, away.sentence, away.reasons) == ("good", "Yes, you are safe.", ())
 
 
 def test_reasons_come_worst_first_and_name_the_run_that_mends_them(site: Site) -> None:

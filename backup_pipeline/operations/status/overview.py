@@ -16,7 +16,7 @@ from backup_pipeline.model.proof import ProofKind
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.operations.sites.stores import is_whole_backup
 from backup_pipeline.operations.status.charts import Point
-from backup_pipeline.operations.status.copies import CopiesStatus
+from backup_pipeline.operations.status.copies import CopiesStatus, is_off_site
 from backup_pipeline.operations.status.days import day_state, days_of
 from backup_pipeline.operations.status.listing import ListedSet
 from backup_pipeline.operations.status.plan import PlanStatus, Problem, site_status
@@ -91,6 +91,8 @@ class PlanOverview:
         days: what each day brought, as `days_of` says.
         sizes: bytes of its whole backups over time.
         restores: seconds of its drills' restores over time.
+        lost_with: what takes the data and every set of it together: `machine`, `building`, or "" where a copy is
+            off-site.
         states: how many sets are `proven`, `verified`, `complete` (neither) and `failed`.
     """
 
@@ -115,6 +117,7 @@ class PlanOverview:
     days: Mapping[date, tuple[str, str]]
     sizes: tuple[Point, ...]
     restores: tuple[Point, ...]
+    lost_with: str
     states: Mapping[str, int]
 
 
@@ -158,8 +161,10 @@ def site_overview(site: Site, now: datetime) -> Overview:
 
 def overview_of(plans: Sequence[PlanOverview], now: datetime) -> Overview:
     """Return the answer that these plans give together."""
-    reasons = _reasons(plans)
+    reasons = [*_reasons(plans), *_one_place(plans)]
     verdict = min((plan.standing for plan in plans), key=_VERDICTS.index, default="attention")
+    if verdict == "good" and reasons:
+        verdict = "attention"
     return Overview(now, tuple(plans), verdict, _sentence(plans, verdict, reasons), _detail(plans, now), tuple(reasons))
 
 
@@ -174,6 +179,23 @@ def _reasons(plans: Sequence[PlanOverview]) -> list[Reason]:
     return sorted(found, key=lambda one: _RANK.get(one.problem.severity, 2))
 
 
+_PLACES = {
+    "machine": "No copy leaves this machine: a fire, a thief or ransomware takes the data and its backups together.",
+    "building": "Every copy is in this building: a fire takes the data and its backups together.",
+}
+
+
+def _one_place(plans: Sequence[PlanOverview]) -> list[Reason]:
+    """Return what would take a plan's data and all of its sets together; of plans that have a good set."""
+    remedy = "Give the plan a vault elsewhere (docs/vaults.md): object storage, SFTP, a disk that is carried away."
+    found = []
+    for place, what in _PLACES.items():
+        names = tuple(plan.plan for plan in plans if plan.lost_with == place and plan.last_good)
+        if names:
+            found.append(Reason(names, Problem("warning", what, remedy)))
+    return found
+
+
 def _sentence(plans: Sequence[PlanOverview], verdict: str, reasons: Sequence[Reason]) -> str:
     if not plans:
         return "Nothing is backed up yet: backup.yaml has no plan."
@@ -181,10 +203,13 @@ def _sentence(plans: Sequence[PlanOverview], verdict: str, reasons: Sequence[Rea
         return "No. There is no good backup yet."
     if verdict == "good":
         return "Yes, you are safe."
-    named = _listed([plan.plan for plan in plans if plan.standing == verdict])
+    if all(plan.standing == "good" for plan in plans):
+        lost = "machine" if any(plan.lost_with == "machine" for plan in plans) else "building"
+        return f"Yes, unless this {lost} is lost."
     if verdict == "attention":
         count = len(reasons)
         return f"Yes, but {count} {'thing needs' if count == 1 else 'things need'} attention."
+    named = _listed([plan.plan for plan in plans if plan.standing == verdict])
     return f"No. Something is wrong with {named}."
 
 
@@ -199,7 +224,7 @@ def _detail(plans: Sequence[PlanOverview], now: datetime) -> str:
     copied = sum(any(copy.newest for copy in plan.copies) for plan in plans)
     return (
         f"The newest good backup is {'' if of == 1 else 'at most '}{rough(oldest)} old. Proven by a real restore: "
-        f"{_share(proven, of)}. Copied off this machine: {_share(copied, of)}."
+        f"{_share(proven, of)}. Copied into a vault: {_share(copied, of)}."
     )
 
 
@@ -252,6 +277,7 @@ def plan_overview(site: Site, status: PlanStatus, now: datetime) -> PlanOverview
         days=days_of(status, ZoneInfo(site.settings.timezone)),
         sizes=sizes_of(status.sets),
         restores=restores_of(status.sets),
+        lost_with=_lost_with(site, status),
         states=Counter(state for one in status.sets if (state := day_state(one))),
     )
 
@@ -260,6 +286,13 @@ def _figures(one: ListedSet | None) -> SetFigures | None:
     if one is None or one.known.seconds is None:
         return None
     return SetFigures(one.known.set_id, one.known.started_at, one.known.size, one.known.seconds)
+
+
+def _lost_with(site: Site, status: PlanStatus) -> str:
+    own = site.vault_of(status.plan)
+    kept = [one.off_site for one in status.copies if one.copies]
+    kept += [is_off_site(site, site.settings.vaults[own])] if own else []
+    return "" if any(kept) else "building" if kept else "machine"
 
 
 def _proof(status: PlanStatus) -> ProofFigures | None:
