@@ -11,9 +11,11 @@ import sqlite3
 import tarfile
 import time
 from pathlib import Path
+from typing import Literal
 
 import pyarrow.parquet as pq
 import pytest
+from playwright.sync_api import Browser
 from starlette.testclient import TestClient
 
 from backup_pipeline.archives.tarball import EntryKind, Member
@@ -24,6 +26,8 @@ from backup_pipeline.stores.local import LocalStore
 from backup_pipeline_tests.support.front_pages import pages_of
 from backup_pipeline_tests.support.invented_sets import SITE, at, make_set
 from backup_pipeline_tests.support.sites import TestSite
+from backup_pipeline_tests.web.front.conftest import picture
+from backup_pipeline_tests.web.front.test_front_in_a_browser import served
 
 _SETTINGS = """
 store: backups
@@ -99,6 +103,17 @@ def test_files_are_listed_folder_by_folder_and_downloaded(site: TestSite, pages:
     assert answer.headers["content-type"] == "application/octet-stream"
     assert "sandbox" in answer.headers["content-security-policy"]
     assert "files.tarball: file deep/er/letter.txt read by front page" in _log(site)
+
+
+def test_ticked_files_and_folders_lead_to_the_form_of_a_restore(pages: TestClient, base: str) -> None:
+    text = pages.get(f"{base}/files/tree?of=files.tarball").text
+    form = re.search(r'<form method="get" action="(/backups/restore/[^"]+)">', text)
+    assert form
+    ticked = re.findall(r'type="checkbox" name="files" value="([^"]+)"', text)
+    assert "deep" in ticked
+    answer = pages.get(form[1], params={"what": "files", "files": ["deep", "id_rsa"]})
+    assert re.search(r'rows="5">deep\nid_rsa</textarea>', answer.text)
+    assert 'value="files" checked' in answer.text
 
 
 def test_hostile_names_of_files_are_shown_as_text_and_downloaded_harmlessly(pages: TestClient, base: str) -> None:
@@ -318,3 +333,33 @@ def test_pages_of_a_set_of_500_tables_take_under_300_ms_of_the_server(tmp_path: 
             assert pages.get(path).status_code == 200
             seconds.append(time.process_time() - begun)
         assert min(seconds) < 0.3
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+def test_axe_finds_nothing_and_nothing_overflows_on_pages_of_files_and_restores(
+    site: TestSite, browser: Browser, base: str, width: int, scheme: Literal["light", "dark"]
+) -> None:
+    set_id = base.split("/")[3]
+    newer = site.store("nightly").sealed_ids()[1]
+    paths = {
+        "files-home": base,
+        "files-tables": f"{base}/shop",
+        "files-rows": f"{base}/shop/table?table=main.orders",
+        "files-hidden": f"{base}/shop/table?table=main.user_passwords",
+        "files-tree": f"{base}/files/tree?of=files.tarball",
+        "files-diff": f"{base}/shop/diff?with={newer}",
+        "restore-home": "/backups/restore",
+        "restore-set": f"/backups/restore/nightly/{set_id}",
+        "restore-folder": f"/backups/restore/nightly/{set_id}/files",
+        "restore-sqlite": f"/backups/restore/nightly/{set_id}/shop",
+    }
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    page = context.new_page()
+    with served(site.folder) as address:
+        for name, path in paths.items():
+            answer = page.goto(address + path)
+            assert answer
+            assert answer.status == 200, path
+            page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
+            picture(page, f"{name}-{width}")
+    context.close()

@@ -161,10 +161,8 @@ def test_without_javascript_on_a_phone_a_file_comes_back(walked: Walked, browser
     page.get_by_label("One path on each line").fill("submissions/folder 3/file-3.txt")
     page.get_by_role("button", name="Show the plan").click()
     _wait_for(page, "The plan")
-    picture(page, "restore-phone-plan")
     _type_and_go(page, "storage", "Bring it back")
     _wait_for(page, "Done")
-    picture(page, "restore-phone-done")
     assert file.read_text("utf-8") == kept
     context.close()
 
