@@ -24,6 +24,7 @@ from backup_pipeline.operations.status.incident_state import read_state
 from backup_pipeline.orchestration.names import CHECK, COPY, COPY_DRILL, PLAN_TAG
 from backup_pipeline.orchestration.proof_assets import CHECK_OF
 from backup_pipeline.orchestration.run_subject import ASSET_JOB, operation_of
+from backup_pipeline.orchestration.safety_asset import KEY as SAFETY
 from backup_pipeline.settings.site import Site
 
 RUNS_SECONDS = 30
@@ -45,7 +46,7 @@ def alert_sensors(site: Site) -> list[dg.SensorDefinition]:
         monitor_all_code_locations=True,
         minimum_interval_seconds=RUNS_SECONDS,
         default_status=running,
-        description="Tells of runs that failed: once per incident.",
+        description="Reports runs that failed: once per incident.",
     )
     def failed(context: dg.RunFailureSensorContext) -> dg.SkipReason:
         return dg.SkipReason(_report_of(site, context, succeeded=False))
@@ -56,7 +57,7 @@ def alert_sensors(site: Site) -> list[dg.SensorDefinition]:
         monitor_all_code_locations=True,
         minimum_interval_seconds=RUNS_SECONDS,
         default_status=running,
-        description="Tells of failed asset checks in green runs, and of incidents that a run has ended.",
+        description="Reports failed asset checks in green runs, and of incidents that a run has ended.",
     )
     def succeeded(context: dg.RunStatusSensorContext) -> dg.SkipReason:
         return dg.SkipReason(_report_of(site, context, succeeded=True))
@@ -65,7 +66,7 @@ def alert_sensors(site: Site) -> list[dg.SensorDefinition]:
         name="alert_on_stores",
         minimum_interval_seconds=STORES_SECONDS,
         default_status=running,
-        description="Tells of overdue backups, damaged sets, drills that did not prove, and disks that fill.",
+        description="Reports overdue backups, damaged sets, drills that did not prove, and disks that fill.",
     )
     def stores(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         reported = alerts.evaluate_incidents(site).reported
@@ -197,6 +198,8 @@ def _checks(site: Site, context: dg.RunStatusSensorContext, plan: str, at: datet
         check = event.asset_check_evaluation_data
         if check.check_name == CHECK_OF[ProofKind.DRILL] and check.severity is dg.AssetCheckSeverity.WARN:
             continue  # a set that could not be drilled here: reported from the store, as what it is
+        if check.asset_key == SAFETY:
+            continue  # it repeats what the stores' sensor reports
         path = check.asset_key.path
         owner = path[0] if path[0] in site.settings.plans else plan
         if path[0] == owner and len(path) > 1 and owner and path[1] in site.plan(owner).sources:

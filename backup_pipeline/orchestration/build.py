@@ -27,6 +27,7 @@ from backup_pipeline.orchestration.reexport_asset import reexport_asset, reexpor
 from backup_pipeline.orchestration.restore_assets import restore_asset, restore_job, undo_job
 from backup_pipeline.orchestration.retention_asset import RETENTION, retention_asset
 from backup_pipeline.orchestration.run_resource import RUNS, BackupRuns
+from backup_pipeline.orchestration.safety_asset import safety_asset, safety_sensor
 from backup_pipeline.orchestration.schema_sensor import has_databases, schema_sensor
 from backup_pipeline.orchestration.set_partitions import partitions_sensor
 from backup_pipeline.settings.site import Site
@@ -96,7 +97,12 @@ def selection_of(site: Site, plan: str, sources: tuple[str, ...]) -> list[dg.Ass
 def build_definitions(site: Site) -> dg.Definitions:
     """Return everything of a site for Dagster."""
     prune_job, prune_schedule = housekeeping_definitions(site.settings.timezone, site.environment)
-    common = dg.Definitions(jobs=[prune_job], schedules=[prune_schedule], sensors=alert_sensors(site))
+    common = dg.Definitions(
+        assets=[safety_asset(site)],
+        jobs=[prune_job],
+        schedules=[prune_schedule],
+        sensors=[*alert_sensors(site), safety_sensor(site)],
+    )
     return dg.Definitions.merge(common, _of_plans(site, site.settings.plans))
 
 
