@@ -167,7 +167,6 @@ def test_a_damaged_site_is_brought_back_by_following_the_runbook(site: TestSite)
     follow(site, "7. Afterwards")
 
 
-@pytest.mark.story
 def test_a_lost_machine_is_brought_back_on_a_new_one_by_following_the_runbook(site: TestSite, tmp_path: Path) -> None:
     title = "6. The whole machine is lost"
     text = RUNBOOK.read_text("utf-8").split(f"\n## {title}\n")[1].split("\n## ")[0]

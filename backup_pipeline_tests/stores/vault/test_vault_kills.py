@@ -208,7 +208,7 @@ PHASES: list[Callable[[Site, int], None]] = [
 def test_nothing_is_lost_when_a_command_is_killed_at_some_instants(
     site: Site, phase: Callable[[Site, int], None]
 ) -> None:
-    phase(site, 2)
+    phase(site, 4)
     assert site.killed
 
 
