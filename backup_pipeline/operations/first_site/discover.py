@@ -56,7 +56,7 @@ def discover(folder: Path, named: Named, environment: Mapping[str, str]) -> Disc
             _add_the_others(variables[name], variables, findings)
     if not (named.dsns or named.variables or named.paths):
         find_in_variables(in_file, variables, findings)
-        if not any(one.kind == "postgres" for one in findings.sources):
+        if not findings.sources:  # only databases so far
             find_on_this_machine(variables, findings)
     for path in named.paths:
         add_path(path, folder, findings)
