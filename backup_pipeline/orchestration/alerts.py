@@ -18,8 +18,10 @@ from backup_pipeline.model.backup_set import BackupSet
 from backup_pipeline.model.incident import Observation
 from backup_pipeline.model.proof import ProofKind
 from backup_pipeline.model.record import CheckResult, Severity
+from backup_pipeline.model.set_id import SetId, is_set_id
 from backup_pipeline.operations.alerts import send as alerts
 from backup_pipeline.operations.alerts.observe import observe_check, set_of_run
+from backup_pipeline.operations.sites.copy_records import note_failure, vault_record
 from backup_pipeline.operations.status.incident_state import read_state
 from backup_pipeline.orchestration.names import CHECK, COPY, COPY_DRILL, PLAN_TAG
 from backup_pipeline.orchestration.proof_assets import CHECK_OF
@@ -33,6 +35,7 @@ _OF_ONE_SOURCE = ("restore", "undo")
 _ASKED_BY_A_PERSON = (*_OF_ONE_SOURCE, "check")
 # check_in_offsite, drill_from_offsite.
 _OPERATION_NAMES = re.compile(r"^(check|drill)_(in|from)_")
+_PARTITION_TAG = "dagster/partition"
 _NO_REASON = "The run's log in the UI has the details."
 
 
@@ -111,6 +114,8 @@ def _report_of(site: Site, context: dg.RunStatusSensorContext, *, succeeded: boo
     at = _end_of(context)
     if plan and work.startswith(COPY):
         # What a copy did is recorded, wherever it was made: the same incident as from the shell.
+        if not succeeded:
+            _record_killed_copy(site, context, plan, work.removeprefix(COPY), at)
         reported = alerts.notify_copies(site, plan, at).reported
         reported += alerts.report(site, tuple(_checks(site, context, plan, at)), at).reported
         return f"{work} of {plan} {'succeeded' if succeeded else 'failed'}; {reported} incidents reported."
@@ -167,6 +172,25 @@ def _why(context: dg.RunStatusSensorContext, written: BackupSet | None) -> tuple
         kind = (error.cls_name if error else "") or "error"
         return event.step_key or "", f"Unexpected {kind}.", _NO_REASON
     return "", "The run ended outside its steps: its process was killed, or it could not be started.", _NO_REASON
+
+
+def _record_killed_copy(site: Site, context: dg.RunStatusSensorContext, plan: str, vault: str, at: datetime) -> None:
+    """Record the failure of a copy whose run ended outside its step: a process that was killed records nothing."""
+    if context.for_run_failure().get_step_failure_events():
+        return
+    wanted = context.dagster_run.tags.get(_PARTITION_TAG, "")
+    if vault not in site.settings.vaults or not is_set_id(wanted):
+        return
+    record = vault_record(site, vault)
+    known = record.failures.get(plan)
+    if record.copy_of(plan, SetId(wanted)) is not None or (known is not None and known.at >= at):
+        return
+    error = BackupSystemError(
+        "The copy's process was killed, or its run could not be started.",
+        where=f"run {context.dagster_run.run_id[:8]}",
+        remedy="It is tried again by itself and goes on where it stopped. Look for what ended it: memory, a restart.",
+    )
+    note_failure(site, vault, plan, SetId(wanted), error, at)
 
 
 def _refused_a_person(context: dg.RunStatusSensorContext, work: str) -> bool:

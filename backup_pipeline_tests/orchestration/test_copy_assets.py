@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import random
 import re
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,6 +22,7 @@ from backup_pipeline.operations.status.plan import plan_status
 from backup_pipeline.orchestration.alerts import alert_sensors
 from backup_pipeline.orchestration.build import build_definitions
 from backup_pipeline.orchestration.copy_assets import due_copies, next_try
+from backup_pipeline.orchestration.liveness import end_dead_runs
 from backup_pipeline.orchestration.names import PLAN_TAG, SET_TAG, sets_partitions, stage_key
 from backup_pipeline.orchestration.run_subject import missing_tags
 from backup_pipeline_tests.support.copies_site import CopiesSite
@@ -268,6 +274,70 @@ def test_a_copy_whose_run_was_killed_is_asked_for_again_after_a_pause(
     instance.report_run_failed(run, "Its process was killed.")
     assert asked(site, instance) == []
     assert asked(site, instance, datetime.now(UTC) + timedelta(minutes=6)) == [set_id]
+
+
+@pytest.mark.parametrize("chunks", [1, 4])
+def test_a_copy_killed_on_its_way_alerts_is_tried_again_and_becomes_whole(
+    tmp_path: Path, web: Requests, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, chunks: int
+) -> None:
+    site = CopiesSite(tmp_path, vault=", megabytes_per_second: 1")
+    site.variables["ALERT_URLS"] = web.url.replace("http", "json")
+    site.begin()
+    (site.folder / "files" / "large.bin").write_bytes(random.Random(7).randbytes(9_000_000))
+    backed_up(site, instance)
+    [set_id] = site.store("nightly").sealed_ids()
+    before = site.digests("nightly")
+    instance.add_dynamic_partitions("nightly_sets", [set_id])
+    monkeypatch.setenv("BACKUP_PIPELINE_CONFIG", str(site.folder / "backup.yaml"))
+    tags = json.dumps({"dagster/partition": set_id, PLAN_TAG: "offsite:nightly", SET_TAG: f"nightly/{set_id}"})
+    command = [sys.executable, "-m", "dagster", "job", "execute", "-m", "backup_pipeline.definitions"]
+    process = subprocess.Popen(
+        [*command, "-j", "nightly_copy_in_offsite", "--tags", tags], cwd=site.folder, stdout=subprocess.DEVNULL
+    )
+
+    def stored() -> int:
+        return sum(path.is_file() for path in (site.vault / "chunks").rglob("*"))
+
+    until = time.monotonic() + 200
+    while stored() < chunks and time.monotonic() < until:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not list((site.vault / "copies").glob("*"))
+
+    [killed] = end_dead_runs(instance)
+    [sensor] = [sensor for sensor in alert_sensors(site.site) if sensor.name == "alert_on_failed_runs"]
+    [event] = [
+        entry.dagster_event
+        for entry in instance.all_logs(killed)
+        if entry.dagster_event and entry.dagster_event.event_type is dg.DagsterEventType.RUN_FAILURE
+    ]
+    run = instance.get_run_by_id(killed)
+    assert run is not None
+    context = dg.build_run_status_sensor_context("alert_on_failed_runs", event, instance, run)
+    for _ in range(2):
+        sensor(context)
+    told = [json.loads(body)["message"] for _, body in web.seen]
+    assert len(told) == 1
+    assert f"Set {set_id} has no copy in offsite" in told[0]
+    assert "process was killed" in told[0]
+    assert vault_record(site.site, "offsite").failures["nightly"].attempts == 1
+
+    assert asked(site, instance) == []
+    assert asked(site, instance, datetime.now(UTC) + timedelta(minutes=12)) == [set_id]
+    there = stored()
+    result = copied(site, instance, set_id)
+    assert result.success
+    told_by_sensor(site, "alert_on_failed_checks", result, instance)
+    made = result.asset_materializations_for_node("nightly__copy_in_offsite")[0].metadata
+    assert made["sent_chunks"].value == stored() - there
+    assert chunks == 1 or made["sent_chunks"].value < made["chunks"].value, "what was sent is not sent again"
+    assert not [found for found in read_state(site.site).open if "no copy in offsite" in found.what]
+    assert site.digests("nightly") == before
+    for name in ("nightly/latest", "offsite:nightly/latest"):
+        done = site.run("verify", name, "--identity", str(site.identity))
+        assert done.code == 0, done.text
 
 
 def test_the_sensor_asks_also_for_a_set_that_dagster_does_not_know_yet(

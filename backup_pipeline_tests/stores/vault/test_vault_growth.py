@@ -136,13 +136,14 @@ def test_a_million_rows_as_parquet_repeat_but_for_what_was_appended(
     rows = 1_000_000
     target = server.target(template("growth_million", TABLES + ROWS.format(first=1, last=rows)))
     files = []
+    key = frozenset({("s", "public", "trades")})
     for number in range(2):
+        if number:
+            with connected(target, pinned=False) as connection:
+                connection.execute(ROWS.format(first=rows + 1, last=rows + rows // 100).encode())
         folder = tmp_path / f"store{number}"
-        key = frozenset({("s", "public", "trades")})
         done = capture(folder, target, selected=key, into=begin(folder, later=number))
         files.append(done.path(done.records["s", "public", "trades"], ".parquet").read_bytes())
-        with connected(target, pinned=False) as connection:
-            connection.execute(ROWS.format(first=rows + 1, last=rows + rows // 100).encode())
     shares = []
     for number in range(9):
         before, after = (chunks_of(file, bytes([number]) * 32) for file in files)
