@@ -58,3 +58,11 @@ def run_origin(instance: dg.DagsterInstance, run_id: str) -> str:
     """Return who asked for a run, "" where the history does not have it."""
     run = instance.get_run_by_id(run_id)
     return run.tags.get(STARTED_BY_TAG, "") if run else ""
+
+
+def run_state(instance: dg.DagsterInstance, run_id: str) -> str:
+    """Return whether a run is `active` (waits or executes, or is not known), `done` or `failed` (also when ended)."""
+    run = instance.get_run_by_id(run_id)
+    if run is None or not run.is_finished:
+        return "active"
+    return "done" if run.is_success else "failed"

@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from backup_pipeline.operations.status.charts import DAY_STATES, calendar
 from backup_pipeline.operations.status.overview import PlanOverview
+from backup_pipeline.orchestration.activity import run_state
 from backup_pipeline.web.front.live import live_values
 from backup_pipeline.web.front.pages import PageRequest
 
@@ -24,6 +25,7 @@ def home(asked: PageRequest) -> Response:
     site, overview = front.site(), front.overview()
     page, pages = asked.page_of(len(overview.plans), _PLANS)
     shown = overview.plans[page * _PLANS : (page + 1) * _PLANS]
+    started = _started(asked)
     today = now.astimezone(ZoneInfo(site.settings.timezone)).date()
     return asked.render(
         "home.html.jinja",
@@ -36,7 +38,8 @@ def home(asked: PageRequest) -> Response:
         now=now,
         standings=STANDINGS,
         day_states=DAY_STATES,
-        started=_started(asked),
+        started=started,
+        state=run_state(front.instance, started) if front.instance is not None and started else "active",
         **live_values(front, now),
     )
 

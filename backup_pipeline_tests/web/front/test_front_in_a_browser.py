@@ -169,9 +169,11 @@ def test_what_runs_now_moves_by_itself_and_the_page_follows_its_end(browser: Bro
             live = page.get_by_role("region", name="Running now")
             assert "Backup of nightly" in live.inner_text()
             assert "1 of 4 artefacts are done" in live.inner_text()
+            live.locator("summary").click()  # Few artefacts: it is open from the beginning, and closed stays closed.
             folder = store.folder / "2026-11-21T110000Z"
             (folder / "half.tmp").write_bytes(b"x" * 250)
             live.get_by_text("73 %").first.wait_for()
             assert "about 22.4 min left" in live.inner_text()
+            assert live.locator("details").get_attribute("open") is None
         page.get_by_text("Nothing runs at the moment.").wait_for()
         assert page.get_by_role("heading", level=1).inner_text() == "No. Something is wrong with nightly."
