@@ -181,7 +181,7 @@ class FolderPlace:
     def server_time(self) -> datetime | None:
         """Return the time that the file system gives to a new file: a NAS gives its own."""
         try:
-            with self._translated(_INCOMING), self._written(b"") as incoming:
+            with self._translated(_INCOMING), self._written(b"", sync=False) as incoming:
                 return datetime.fromtimestamp(incoming.stat().st_mtime, UTC)
         except StoreError:
             return None
@@ -252,7 +252,7 @@ class FolderPlace:
             return True
 
     @contextlib.contextmanager
-    def _written(self, data: Data) -> Iterator[Path]:
+    def _written(self, data: Data, *, sync: bool = True) -> Iterator[Path]:
         """Give a synced file with these bytes; removed when left, unless it was renamed."""
         folder = self._root / _INCOMING
         self._refuse_link(folder)
@@ -263,7 +263,8 @@ class FolderPlace:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data)
                 file.flush()
-                os.fsync(file.fileno())
+                if sync:
+                    os.fsync(file.fileno())
             yield path
         finally:
             with contextlib.suppress(OSError):

@@ -11,6 +11,7 @@ import hashlib
 import hmac
 import itertools
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import BinaryIO, NamedTuple, Protocol
 
 from pyfastcdc import FastCDC
@@ -65,11 +66,16 @@ class SetStream:
         self._name = ""
         self._size = 0
         self._digest = hashlib.sha256()
+        self._pool: ThreadPoolExecutor | None = None
+        self.hashing: Future[None] | None = None
         self._read = 0
         self.files: list[CopiedFile] = []
 
     def readinto(self, buffer: memoryview) -> int:
         """Fill `buffer` as far as the stream goes; 0 only at its end.
+
+        A large file is hashed by a thread of its own meanwhile: the buffer stays as it is until `hashing`, as this call
+        has left it, is done.
 
         Raises:
             ValidationError: a file is not what the manifest says.
@@ -88,7 +94,7 @@ class SetStream:
             if not count:
                 self._finish()
                 continue
-            self._digest.update(buffer[filled : filled + count])
+            self._hash(buffer[filled : filled + count])
             self._size += count
             filled += count
         if filled:
@@ -110,12 +116,21 @@ class SetStream:
         self._add(name, size, hashlib.sha256(room[:size]).hexdigest())
         return size
 
+    def _hash(self, data: memoryview) -> None:
+        if len(data) < _SMALL:
+            _wait_for(self.hashing)  # The digest takes its pieces in their order.
+            self._digest.update(data)
+            return
+        self._pool = self._pool or ThreadPoolExecutor(1, "vault-hash")
+        self.hashing = self._pool.submit(self._digest.update, data)
+
     def _begin(self, name: str) -> None:
         self._name, self._size, self._digest = name, 0, hashlib.sha256()
         self._file = self._open(name)
 
     def _finish(self) -> None:
-        self.close()
+        self._close_file()
+        _wait_for(self.hashing)
         self._add(self._name, self._size, self._digest.hexdigest())
 
     def _add(self, name: str, size: int, found: str) -> None:
@@ -128,7 +143,13 @@ class SetStream:
         self.files.append(CopiedFile(path=name, size=size, sha256=found))
 
     def close(self) -> None:
-        """Close the file that is being read."""
+        """Close the file that is being read, and end the thread that hashes."""
+        self._close_file()
+        if self._pool is not None:
+            self._pool.shutdown()
+            self._pool = None
+
+    def _close_file(self) -> None:
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -148,7 +169,7 @@ def stream_files(store: Store, set_id: SetId) -> dict[str, int]:
 def cut(stream: SetStream, cutting: Cutting, id_key: bytes) -> Iterator[bytes]:
     """Yield the chunks of a stream. The cuts depend on the id key, so that sizes tell nobody what is there."""
     coarse, fine = (_cutter(cutting, id_key, finer=finer) for finer in (1, _FINER))
-    buffer = _Buffer(stream, 4 * cutting.largest)
+    buffer = _Buffer(stream, 4 * cutting.largest, lambda: stream.hashing)
     for part in _parts(stream.listed, cutting.average):
         position = 0
         while position < part.size and (view := buffer.view(min(part.size - position, cutting.largest))):
@@ -213,12 +234,28 @@ def _parts(listed: Mapping[str, int], average: int) -> Iterator[_Part]:
             yield _Part(size, 0, size)
 
 
-class _Buffer:
-    """Looks ahead in a stream."""
+def _wait_for(running: Future[None] | None) -> None:
+    """Wait for what may be running; raises what it has raised."""
+    if running is not None:
+        running.result()
 
-    def __init__(self, stream: ChunkSource, size: int) -> None:
+
+class _Buffer:
+    """Looks ahead in a stream, into two buffers by turns: what was read before may still be in use.
+
+    Args:
+        stream: the stream.
+        size: bytes of each buffer.
+        in_use: what has to be done before a buffer that was filled just now is filled again.
+    """
+
+    def __init__(
+        self, stream: ChunkSource, size: int, in_use: Callable[[], Future[None] | None] = lambda: None
+    ) -> None:
         self._stream = stream
-        self._bytes = memoryview(bytearray(size))
+        self._bytes, self._other = memoryview(bytearray(size)), memoryview(bytearray(size))
+        self._in_use = in_use
+        self._other_used: Future[None] | None = None
         self._start = 0
         self._end = 0
 
@@ -226,7 +263,10 @@ class _Buffer:
         """Return up to `most` of the next bytes; fewer only at the end of the stream."""
         if self._end - self._start < most:
             rest = self._end - self._start
-            self._bytes[:rest] = self._bytes[self._start : self._end]
+            _wait_for(self._other_used)
+            self._other_used = self._in_use()
+            self._other[:rest] = self._bytes[self._start : self._end]
+            self._bytes, self._other = self._other, self._bytes
             self._start, self._end = 0, rest + self._stream.readinto(self._bytes[rest:])
         return self._bytes[self._start : min(self._start + most, self._end)]
 
