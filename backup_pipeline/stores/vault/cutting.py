@@ -29,6 +29,7 @@ from backup_pipeline.system.files import read_beginning
 _LARGE = 16
 """From so many average chunks on a file is large."""
 _FINER = 8
+_FINEST = 64
 _SMALL = 1 << 20
 """Bytes of a file that is read at once."""
 
@@ -169,11 +170,16 @@ def stream_files(store: Store, set_id: SetId) -> dict[str, int]:
 def cut(stream: SetStream, cutting: Cutting, id_key: bytes) -> Iterator[bytes]:
     """Yield the chunks of a stream. The cuts depend on the id key, so that sizes tell nobody what is there."""
     coarse, fine = (_cutter(cutting, id_key, finer=finer) for finer in (1, _FINER))
+    middle, finest = (_cutter(cutting, id_key, finer=finer) for finer in (_FINER // 2, _FINEST))
     buffer = _Buffer(stream, 4 * cutting.largest, lambda: stream.hashing)
     for part in _parts(stream.listed, cutting.average):
-        position = 0
-        while position < part.size and (view := buffer.view(min(part.size - position, cutting.largest))):
+        position, tail = 0, part.size - part.ends
+        while position < part.size and (
+            view := buffer.view(min((tail if position < tail else part.size) - position, cutting.largest))
+        ):
             cutter = coarse if part.coarse_from <= position <= part.coarse_until else fine
+            if part.ends:
+                cutter = middle if part.ends <= position < tail else finest
             data = buffer.take(next(iter(cutter.cut_buf(view))).length)
             position += len(data)
             yield data
@@ -212,11 +218,15 @@ class ChunkSource(Protocol):
 
 
 class _Part(NamedTuple):
-    """What is cut on its own: its bytes, and from where to where chunks of the usual size begin in it."""
+    """What is cut on its own: its bytes, and from where to where chunks of the usual size begin in it.
+
+    Of records of many files `ends` bytes at either end are cut finest, the last of them from a border of their own.
+    """
 
     size: int
     coarse_from: int
     coarse_until: int
+    ends: int = 0
 
 
 def _parts(listed: Mapping[str, int], average: int) -> Iterator[_Part]:
@@ -229,7 +239,8 @@ def _parts(listed: Mapping[str, int], average: int) -> Iterator[_Part]:
         if large:
             yield _Part(size, average, size - 2 * average)
         elif records and size < _LARGE * average:
-            yield _Part(size, size, size)
+            # A record of very many files differs in its head and in its last lines.
+            yield _Part(size, size, size, average // _FINEST if size >= average // _FINER else 0)
         else:
             yield _Part(size, 0, size)
 
