@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import threading
 from collections import OrderedDict
@@ -25,10 +26,11 @@ from backup_pipeline.operations.data.reexport import batches_of, csv_lines
 from backup_pipeline.operations.data.set_contents import TableContents
 from backup_pipeline.operations.data.table_files import TableFiles, sealed
 from backup_pipeline.operations.retention.in_use import reading
+from backup_pipeline.operations.sites.identity import state_folder
 from backup_pipeline.operations.sites.stores import open_store
 from backup_pipeline.rules.secret_names import is_secret_file, is_secret_table, secret_columns
 from backup_pipeline.settings.site import Site
-from backup_pipeline.system.files import append_line
+from backup_pipeline.system.files import append_line, make_folders
 from backup_pipeline.system.scratch_folders import scratch_folder
 from backup_pipeline.tables.parquet import ParquetTable
 from backup_pipeline.tables.parquet_queries import quoted
@@ -41,17 +43,25 @@ _SCRATCH = "backup-pipeline-tables-"
 
 
 def log_access(site: Site, plan: str, set_id: SetId, what: str, who: str, now: datetime) -> None:
-    """Append who read what of a set to the log beside the plan's sets.
+    """Append who read what of a set to the log beside the plan's sets, or to the site's memory where that is read-only.
 
     Raises:
-        StoreError: it cannot be written; then nothing is shown.
+        StoreError: neither can be written; then nothing is shown.
     """
     moment = now.astimezone(ZoneInfo(site.settings.timezone))
-    place = open_store(site, plan).folder / ACCESS_LOG_NAME
     text = " ".join(f"{plan}/{set_id} {what} read by {who}".split())
     line = f"{moment:%Y-%m-%d %H:%M:%S} - access - INFO - {text.encode('utf-8', 'backslashreplace').decode()}\n"
+    mode = int(site.settings.file_mode, 8)
+    place = open_store(site, plan).folder / ACCESS_LOG_NAME
     try:
-        append_line(place, line, mode=int(site.settings.file_mode, 8))
+        try:
+            append_line(place, line, mode=mode)
+        except OSError as error:
+            # The webserver of a container only reads the stores.
+            if error.errno not in (errno.EROFS, errno.EACCES, errno.ENOENT):
+                raise
+            make_folders(state_folder(site), 0o700)
+            append_line(state_folder(site) / ACCESS_LOG_NAME, line, mode=mode)
     except OSError as error:
         raise StoreError(
             f"Each access to a set is logged, and the log cannot be written ({error.strerror}); nothing is shown.",

@@ -22,6 +22,7 @@ from backup_pipeline.archives.tarball import EntryKind, Member
 from backup_pipeline.model.manifest import Draft, Manifest
 from backup_pipeline.model.record import ArtefactKind, ArtefactRecord
 from backup_pipeline.model.set_id import SetId, set_id_at
+from backup_pipeline.operations.data.browse import log_access
 from backup_pipeline.stores.local import LocalStore
 from backup_pipeline_tests.support.front_pages import pages_of
 from backup_pipeline_tests.support.invented_sets import SITE, at, make_set
@@ -229,6 +230,16 @@ def test_nothing_is_shown_when_the_access_cannot_be_logged(site: TestSite, pages
     finally:
         place.rmdir()
         place.write_bytes(kept)
+
+
+def test_where_the_store_is_read_only_accesses_are_logged_in_the_sites_memory(tmp_path: Path) -> None:
+    (tmp_path / "backup.yaml").write_text(SITE, "utf-8")
+    site = TestSite(tmp_path).site
+    # A store that is not there cannot be written by anybody, root included.
+    log_access(site, "nightly", SetId("2026-11-21T020000Z"), "files: file a", "a test", at("2026-11-21 12:00"))
+    (log,) = tmp_path.rglob("access_log.txt")
+    assert not log.is_relative_to(tmp_path / "backups")
+    assert "nightly/2026-11-21T020000Z files: file a read by a test" in log.read_text("utf-8")
 
 
 def test_two_sets_are_compared_as_counts_then_rows(site: TestSite, pages: TestClient, base: str) -> None:
