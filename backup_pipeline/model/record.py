@@ -142,6 +142,13 @@ class ArtefactRecord(Frozen):
         return found if isinstance(found, dict) else None
 
     @property
+    def rows_in_dump(self) -> int:
+        """Rows of all tables of an imported dump, which has no exports beside it."""
+        listed = self.details.get("rows_in_dump")
+        rows = [each.get("rows") for each in listed if isinstance(each, dict)] if isinstance(listed, list) else []
+        return sum(count for count in rows if isinstance(count, int))
+
+    @property
     def size(self) -> int:
         """Bytes of all its files."""
         return sum(file.size for file in self.files)

@@ -127,6 +127,9 @@ def test_a_directory_archive_is_imported_as_the_sql_that_it_means(
     assert "imported from" in shown
     assert "read as Europe/Berlin" in shown
     assert "no fingerprints were taken at the source" in shown
+    assert "holds no row" not in site.run("status").out
+    compared = site.run("diff", "nightly", "nightly/2025-11-27T010005Z")
+    assert (compared.code, "Neither set has tables" in compared.err) == (7, True)
 
 
 def test_a_database_is_restored_from_an_imported_set(site: TestSite, shop: PostgresTarget, old: Path) -> None:
@@ -189,12 +192,19 @@ def test_damaged_and_cut_dumps_are_refused_by_name_and_leave_nothing(
         "b_20250902_000000.sql": whole[: len(whole) // 2],
         "c_20250903_000000.dump": archive[: len(archive) // 2],
         "d_20250904_000000.sql.gz": b"",
-        "e_20250905_000000.sql": b"--\n-- PostgreSQL database cluster dump\n--\n",
+        "e_20250905_000000.sql": b"--\n-- PostgreSQL database cluster dump\n--\n\n\\connect template1\n",
         "f_20250906_000000.sql.gz": gzip.compress(whole)[:-9],
     }
     for name, content in wrong.items():
         (old / name).write_bytes(content)
     (old / "shop_20250907_000000.sql").write_bytes(whole)
+    # Of pg_back: roles alone are no backup of a database; a checksum beside a dump must fit it.
+    (old / "pg_globals_20250907_000000.sql").write_bytes(b"--\n-- PostgreSQL database cluster dump\n--\n")
+    digest = hashlib.sha256(whole).hexdigest()
+    (old / "shop_20250907_000000.sql.sha256").write_text(f"{digest}  shop_20250907_000000.sql\n")
+    wrong["g_20250908_000000.dump"] = archive
+    (old / "g_20250908_000000.dump").write_bytes(archive)
+    (old / "g_20250908_000000.dump.sha256").write_text(f"{digest}  g_20250908_000000.dump\n")
     code, done = imported(site, str(old), "--plan", "nightly")
     assert code == 6
     assert len(done["sets"]) == 1

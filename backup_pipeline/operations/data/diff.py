@@ -12,6 +12,7 @@ from typing import Any
 
 from backup_pipeline.artefacts.time_limits import within_the_plans_limit
 from backup_pipeline.artefacts.types import primary_key
+from backup_pipeline.errors import SetNotFoundError
 from backup_pipeline.model.progress import ProgressSink, no_progress
 from backup_pipeline.model.restore import RestoreMode, RestoreOptions
 from backup_pipeline.model.set_id import SetId
@@ -70,6 +71,12 @@ def _sides(site: Site, older: tuple[str, SetId], newer: tuple[str, SetId]) -> It
 
 
 def _diff(sides: list[_Side], table: str) -> list[TableDifference]:
+    if not any(side.files.paths for side in sides):
+        raise SetNotFoundError(
+            "Neither set has tables that can be compared.",
+            where=" and ".join(str(side.known.set_id) for side in sides),
+            remedy="Imported sets have none, nor have sources without `tables`; compare two sets that have exports.",
+        )
     names = sorted(name for name in {*sides[0].files.paths, *sides[1].files.paths} if _is_meant(name, table))
     found = []
     for name in names:

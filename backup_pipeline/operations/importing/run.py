@@ -28,6 +28,7 @@ from backup_pipeline.sources.registry import kind_of
 from backup_pipeline.stores.contract import PlanStore
 
 RUN_ID = "import"
+_SHA256_DIGITS = 64
 # What a script dumps one after the other belongs together.
 _TOGETHER = timedelta(minutes=10)
 
@@ -138,6 +139,9 @@ class _Import:
             if digest in known:
                 self._outcome.known.append(one.path)
                 continue
+            if _differs_from_its_checksum(one.path, digest):
+                self._refuse(one, "is not what the checksum beside it says: damaged, or changed", "Import another one.")
+                continue
             known.add(digest)
             self._digests[one.path] = digest
             named.append((source, one))
@@ -210,7 +214,7 @@ class _Import:
         except BaseException:
             self._store.remove(set_id)
             raise
-        rows = sum(_rows(record) for record in manifest.artefacts)
+        rows = sum(record.rows_in_dump for record in manifest.artefacts)
         self._outcome.made.append(ImportedSet(set_id, partial, group, rows, manifest.size))
         return None
 
@@ -244,11 +248,6 @@ def _is_left_over(known: BackupSet) -> bool:
     return known.state is SetState.INCOMPLETE and known.draft is not None and known.draft.root_run_id == RUN_ID
 
 
-def _rows(record: ArtefactRecord) -> int:
-    listed = record.details.get("rows_in_dump")
-    return sum(int(str(each["rows"])) for each in listed if isinstance(each, dict)) if isinstance(listed, list) else 0
-
-
 def _groups(named: Sequence[tuple[str, Candidate]]) -> Iterator[dict[str, Candidate]]:
     """Yield what makes one set each: of different sources, and made one after the other."""
     group: dict[str, Candidate] = {}
@@ -260,6 +259,16 @@ def _groups(named: Sequence[tuple[str, Candidate]]) -> Iterator[dict[str, Candid
         group[source] = one
     if group:
         yield group
+
+
+def _differs_from_its_checksum(path: Path, digest: str) -> bool:
+    """Return whether a file has a checksum beside it (`shop.dump.sha256`, as of pg_back) that does not fit."""
+    beside = path.with_name(f"{path.name}.sha256")
+    if path.is_dir() or beside.is_symlink() or not beside.is_file():
+        return False
+    with beside.open("rb") as file:
+        said = file.read(_SHA256_DIGITS).decode("ascii", "replace").lower()
+    return all(one in "0123456789abcdef" for one in said) and len(said) == _SHA256_DIGITS and said != digest
 
 
 def _imported_before(store: PlanStore) -> set[str]:

@@ -184,5 +184,5 @@ def _rows(newest: Manifest, source: str) -> int:
                 if isinstance(listed, list)
                 else []
             )
-            total += (record.rows or 0) + sum(count for count in counts if isinstance(count, int))
+            total += (record.rows or 0) + record.rows_in_dump + sum(count for count in counts if isinstance(count, int))
     return total

@@ -44,6 +44,7 @@ _CONNECT_LINE = re.compile(rb"^\\connect [^\n]*\n", re.MULTILINE)
 _OBJECT = re.compile(rb"^--\n-- Name: ", re.MULTILINE)
 _DROP = re.compile(rb"^(?:DROP (?!.* IF EXISTS )|ALTER (?!.* IF EXISTS )[^\n]* DROP )[^\n]*;\n", re.MULTILINE)
 _LIST_SECONDS = 600.0
+_LONGEST_WORD = 16
 _PREAMBLE = 16 << 20
 _CONNECT = re.compile(rb"^\\connect ", re.MULTILINE)
 _NO_ROLES = frozenset({"PUBLIC", "CURRENT_USER", "SESSION_USER", "CURRENT_ROLE"})
@@ -89,10 +90,26 @@ def form_of(path: Path) -> DumpForm | None:
     if text.startswith(_CUSTOM_MAGIC):
         return DumpForm.PACKED_CUSTOM
     if _CLUSTER in text:
-        return DumpForm.CLUSTER
+        # Roles and tablespaces alone (pg_back's pg_globals) are no backup of a database.
+        return DumpForm.CLUSTER if _has_databases(path, packed=packed) else None
     if _HEADER not in text:
         return None
     return DumpForm.PLAIN if not packed else DumpForm.GZIP if start.startswith(GZIP_MAGIC) else DumpForm.ZSTD
+
+
+def _has_databases(path: Path, *, packed: bool) -> bool:
+    """Return whether a dump of a server goes to a database; of a damaged one that is assumed."""
+    rest = b"\n"
+    try:
+        with contextlib.ExitStack() as stack:
+            pieces = unpacked(path) if packed else read_chunks(stack.enter_context(open_ordinary(path)))
+            for piece in pieces:
+                if b"\n\\connect " in rest + piece:
+                    return True
+                rest = piece[-_LONGEST_WORD:]
+    except ValidationError:
+        return True
+    return False
 
 
 def _unpacked_beginning(path: Path) -> bytes:
