@@ -16,18 +16,24 @@ PORT ?= 3000
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+# What the program itself needs: the demo, the UI, backups and restores wait for no test tools, which are half of it.
+$(VENV)/.runtime: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed. Install one, or name it: make PYTHON=/path/to/python3"; exit 1; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv 2>/dev/null || true
-	@echo "installing into $(VENV) (about half a minute the first time)"
+	@echo "installing into $(VENV) (about a quarter of a minute the first time)"
+	@$(INSTALL) -c constraints.txt -e '.[embedded,query,vault]'
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.runtime
+	@echo "installing what tests and checks need"
 	@$(INSTALL) -c constraints.txt -e '.[dev]'
 	@touch $@
 
-demo: $(VENV)/.installed ## Build a small real site, back it up, prove the sets, recover them from a vault
-	@$(BIN)/backup-pipeline demo --folder $(DEMO)
+demo: $(VENV)/.runtime ## Build a small real site, back it up, prove the sets, recover them from a vault
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/backup-pipeline demo --folder $(DEMO)
 
-up: $(VENV)/.installed ## The UI with the demo's runs on http://127.0.0.1:3000
+up: $(VENV)/.runtime ## The UI with the demo's runs on http://127.0.0.1:3000
 	@$(BIN)/backup-pipeline up --config $(DEMO)/backup.yaml --port $(PORT)
 
 # A site of your own: SITE=its folder. PLAN and SOURCE where it has several; ARGS for anything else.
@@ -37,13 +43,13 @@ SET ?= $(if $(PLAN),$(PLAN)/)latest
 SOURCE ?=
 ARGS ?=
 
-backup: $(VENV)/.installed ## Back up a site: make backup SITE=/srv/backup PLAN=nightly
+backup: $(VENV)/.runtime ## Back up a site: make backup SITE=/srv/backup PLAN=nightly
 	@$(BIN)/backup-pipeline backup $(PLAN) --config "$(SITE)" $(ARGS)
 
-status: $(VENV)/.installed ## How a site's plans are doing: make status SITE=/srv/backup
+status: $(VENV)/.runtime ## How a site's plans are doing: make status SITE=/srv/backup
 	@$(BIN)/backup-pipeline status $(PLAN) --config "$(SITE)" $(ARGS)
 
-restore: $(VENV)/.installed ## A restore's plan; ARGS='--apply …' does it: make restore SITE=… SET=nightly/latest SOURCE=…
+restore: $(VENV)/.runtime ## A restore's plan; ARGS='--apply …' does it: make restore SITE=… SET=nightly/latest SOURCE=…
 	@test -n "$(SOURCE)" || { echo "Name the source: make restore SITE=$(SITE) SET=$(SET) SOURCE=name"; exit 2; }
 	@$(BIN)/backup-pipeline restore "$(SET)" "$(SOURCE)" --config "$(SITE)" $(ARGS)
 
@@ -71,5 +77,5 @@ pictures: $(VENV)/.installed ## The pictures of docs/, from a running `make up`
 	@$(INSTALL) -c constraints.txt -e '.[dev,pictures]'
 	@$(BIN)/python docs/make_pictures.py --base http://127.0.0.1:$(PORT) --site $(DEMO)
 
-clean-demo: $(VENV)/.installed ## Stop and remove the demo's site
+clean-demo: $(VENV)/.runtime ## Stop and remove the demo's site
 	@$(BIN)/backup-pipeline demo --folder $(DEMO) --remove
