@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from backup_pipeline.errors import BackupSystemError
-from backup_pipeline.stores.objects.contract import ObjectPlace
+from backup_pipeline.stores.objects.contract import BucketLock, LockState, ObjectPlace
 from backup_pipeline.stores.objects.errors import ObjectLockedError
 from backup_pipeline.stores.objects.opening import open_place
 from backup_pipeline.stores.objects.options import PlaceOptions
@@ -22,6 +22,7 @@ from backup_pipeline.stores.vault.check import VaultCheckResult, check_stored
 from backup_pipeline.stores.vault.check_locks import check_locks
 from backup_pipeline.stores.vault.clean import clean
 from backup_pipeline_tests.support.google_storage import GoogleStorage
+from backup_pipeline_tests.support.memory_place import MemoryPlace
 from backup_pipeline_tests.support.object_servers import LIMITS
 from backup_pipeline_tests.support.vault_sites import VaultSite
 
@@ -227,3 +228,22 @@ class TestAzure:
         state = azure.open().lock_state("one")
         assert state.until is not None
         assert (state.until.year, state.mode) == (9999, "GOVERNANCE")
+
+    @pytest.mark.parametrize(("days", "found"), [(None, "not at all"), (3, "only"), (40, "")])
+    def test_a_lock_that_the_newest_copy_lacks_is_a_finding(self, tmp_path: Path, days: int | None, found: str) -> None:
+        class Versioned(MemoryPlace):
+            def bucket_lock(self) -> BucketLock:
+                return BucketLock(True, True, None, None, "The container can lock each version.")
+
+            def lock_state(self, name: str) -> LockState:
+                until = self.objects[name][1] + timedelta(days=days) if days else None
+                return LockState(True, until, "GOVERNANCE" if days else None)
+
+        site = VaultSite(tmp_path, place=Versioned()).init()
+        site.clock = lambda: site.place.now
+        site.copy(site.seal())
+        result = VaultCheckResult()
+        check_locks(site.access.catalog(), 30, result, lambda: site.place.now)
+        problems = [one.problem for one in result.findings]
+        assert len(problems) == bool(found)
+        assert all(found in problem for problem in problems)

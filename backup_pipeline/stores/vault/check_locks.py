@@ -59,8 +59,26 @@ def check_locks(catalog: VaultCatalog, lock_days: int, result: VaultCheckResult,
                 remedy="Give the bucket a retention policy of that many days at least.",
             )
         )
+    if lock_days and bucket.default_days is None and not bucket.extendable:
+        _check_newest(catalog, lock_days, result)
     _check_ends(place, dict(_expected(catalog, vault_time(place, clock), bucket.extendable)), result)
     _find_hidden(catalog, result)
+
+
+def _check_newest(catalog: VaultCatalog, lock_days: int, result: VaultCheckResult) -> None:
+    """Where the storage does not say for how long it locks, ask for the newest copy's own lock, if it tells that."""
+    for copy in catalog.copies()[0][-1:]:
+        needed = copy.header.created_at + timedelta(days=lock_days)
+        state = catalog.place.lock_state(COPIES + copy.name)
+        if state.supported and (state.until is None or state.until < needed - _TOLERANCE):
+            how = f"until {state.until:%Y-%m-%d} only" if state.until else "not at all"
+            result.findings.append(
+                Finding(
+                    subject=f"{catalog.place.label}/{COPIES}{copy.name}",
+                    problem=f"The settings say lock_days: {lock_days}, and the newest copy is locked {how}.",
+                    remedy="Give the container a default immutability policy of that many days at least.",
+                )
+            )
 
 
 def _expected(catalog: VaultCatalog, now: datetime, extendable: bool) -> Iterator[tuple[str, datetime]]:
