@@ -5,7 +5,19 @@ from __future__ import annotations
 import subprocess
 import sys
 
-PROGRAMS = ("overhead", "dump", "table_exports", "memory", "tarball", "orders", "restore", "upsert", "verify", "vault")
+PROGRAMS = (
+    "overhead",
+    "dump",
+    "table_exports",
+    "memory",
+    "tarball",
+    "orders",
+    "restore",
+    "upsert",
+    "verify",
+    "vault",
+    "front_page",
+)
 
 
 def main() -> int:
