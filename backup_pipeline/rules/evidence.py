@@ -143,7 +143,7 @@ def _answers(events: Sequence[Event], gaps: Sequence[Gap], policy: EvidencePolic
         checks=verified,
         has_checks=_good(checks) > 0,
         tests=tests,
-        has_tests=_good(drills) > 0,
+        has_tests=_good(drills) > 0 and _uncorrected(drills) == 0,
         restores=f"{_count(len(restores), 'restore')}, {_good(restores)} good; {tests}",
         has_restores=_good(restores) + _good(drills) > 0,
         frequency=f"{_count(policy.sources, 'source')}, schedule {policy.schedule or 'none'}; {made}",
@@ -194,13 +194,17 @@ def _count(number: int, noun: str, plural: str = "") -> str:
     return f"{number or 'no'} {noun if number == 1 else plural or noun + 's'}"
 
 
+def _uncorrected(drills: Sequence[Event]) -> int:
+    """Return how many failed drills were not followed by one that passed."""
+    last_good = max((one.at for one in drills if one.good), default=None)
+    return sum(not one.good and (last_good is None or one.at > last_good) for one in drills)
+
+
 def _corrected(drills: Sequence[Event]) -> str:
-    """Return how many failed drills were followed by one that passed."""
-    failed = [one.at for one in drills if not one.good]
+    failed = len(drills) - _good(drills)
     if not failed:
         return "none failed"
-    later = sum(any(one.good and one.at > at for one in drills) for at in failed)
-    return f"{_count(len(failed), 'drill')} failed, {later} followed by one that passed"
+    return f"{_count(failed, 'drill')} failed, {failed - _uncorrected(drills)} followed by one that passed"
 
 
 def _copies_text(copies: Copies) -> str:

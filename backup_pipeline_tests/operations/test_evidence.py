@@ -111,6 +111,12 @@ def test_demands_are_answered_from_the_events_and_not_by_assertion(site: Site, s
     assert answers["Article 12(1)(a)"].shown is False
     without = {one.place: one for one in _made(site, begin=at("2026-10-10 00:00")).demands}
     assert without["Annex 4.2.6"].shown is False
+    add_proof(store, store.ids()[9], ProofKind.DRILL, at("2026-10-10 05:00"), passed=False, findings=["a row"])
+    uncorrected = {one.place: one for one in _made(site).demands}["Annex 4.2.6"]
+    assert (uncorrected.shown, uncorrected.answer) == (
+        False,
+        "3 drills, 1 passed; 2 drills failed, 1 followed by one that passed",
+    )
 
 
 def test_a_chain_is_checked_by_a_program_that_needs_only_python(site: Site, store: LocalStore, tmp_path: Path) -> None:

@@ -44,7 +44,9 @@ def evidence_home(asked: PageRequest) -> Response:
     site, now = asked.front.site(), asked.front.now()
     month = (now.replace(day=1) - timedelta(days=1)).strftime("%Y-%m")
     files = {plan: _listed(evidence_files(site, plan)) for plan in site.settings.plans}
-    return asked.render("evidence_home.html.jinja", files=files, month=month, key=public_key(site), checker=CHECKER)
+    return asked.render(
+        "evidence_home.html.jinja", files=files, month=month, key=public_key(site, make_one=False), checker=CHECKER
+    )
 
 
 def _listed(paths: list[Path]) -> list[tuple[str, Evidence]]:
@@ -113,7 +115,7 @@ def _page(asked: PageRequest, found: Evidence, *, name: str) -> Response:
         groups=[(title, events[-EVENTS:], len(events)) for title, events in groups if events],
         name=name,
         period=asked.query.get("period", ""),
-        key=public_key(asked.front.site()),
+        key=public_key(asked.front.site(), make_one=False),
         zone=asked.front.site().settings.timezone,
         checker=CHECKER,
     )

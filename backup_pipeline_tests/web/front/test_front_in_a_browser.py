@@ -27,7 +27,10 @@ from backup_pipeline_tests.support.invented_sets import SITE, add_proof, at, mak
 NOW = at("2026-11-21 12:00")
 HOSTILE = "<img src=x onerror=alert(1)>\"'><script>alert(1)</script>"
 SET = "2026-11-21T020000Z"
-PAGES = ("/backups", "/backups/nightly", f"/backups/nightly/{SET}", "/backups/weekly", "/backups/nothing")
+PAGES = (
+    *("/backups", "/backups/nightly", f"/backups/nightly/{SET}", "/backups/weekly", "/backups/nothing"),
+    *("/backups/evidence", "/backups/evidence/show?plan=nightly&period=2026-11"),
+)
 
 
 @contextmanager
