@@ -76,7 +76,7 @@ def _backed_up(server: EmbeddedServer, database: str, site: Path) -> float:
 
 def main() -> None:
     """Measure and write the result."""
-    counts = [int(each) for each in sys.argv[1:]] or [2000]
+    counts = [int(each) for each in sys.argv[1:]] or [2000, 10_000]
     report = Report("many_tables", "Many tables of two rows each")
     first: float | None = None
     with tempfile.TemporaryDirectory() as name, scratch_server(Path("/tmp")) as server:

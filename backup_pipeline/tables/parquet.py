@@ -319,14 +319,21 @@ class ParquetTable:
         """Yield the rows, one row group at a time; every page (of the named columns) is decompressed and decoded."""
         listed = None if columns is None else list(columns)
         for index in range(self._file.num_row_groups):
-            try:
-                yield self._file.read_row_group(index, columns=listed, use_threads=True)
-            except (pa.ArrowException, OSError, ValueError) as error:
-                raise ValidationError(
-                    f"Row group {index} cannot be read ({type(error).__name__}); the file is damaged.",
-                    where=self._name,
-                    remedy="Use another set.",
-                ) from error
+            yield self._row_group(index, listed)
+
+    def decoded_rows(self) -> int:
+        """Decompress and decode every page, holding one row group at a time; return the rows."""
+        return sum(self._row_group(index, None).num_rows for index in range(self._file.num_row_groups))
+
+    def _row_group(self, index: int, columns: list[str] | None) -> pa.Table:
+        try:
+            return self._file.read_row_group(index, columns=columns, use_threads=True)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise ValidationError(
+                f"Row group {index} cannot be read ({type(error).__name__}); the file is damaged.",
+                where=self._name,
+                remedy="Use another set.",
+            ) from error
 
 
 def write_empty_like(source: BinaryIO, target: Path) -> None:

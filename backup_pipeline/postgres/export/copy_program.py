@@ -143,7 +143,16 @@ def whole_rows(stream: BinaryIO, piece: int) -> Iterator[memoryview]:
         if count and filled < len(buffer):
             continue
         end = _last_row_end(buffer, filled)
-        if end:
+        if end > 2 * piece:
+            # The taker has it alone, and can let it go before it works on what it has made of it.
+            given = [memoryview(buffer)[:end]]
+            rest = buffer[end:filled]
+            buffer = bytearray(max(piece, len(rest) + 1))
+            buffer[: len(rest)] = rest
+            filled = len(rest)
+            del rest
+            yield given.pop()
+        elif end:
             yield memoryview(buffer)[:end]
             buffer[: filled - end] = buffer[end:filled]
             filled -= end

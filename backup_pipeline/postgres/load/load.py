@@ -13,7 +13,7 @@ import contextlib
 import queue
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -315,52 +315,67 @@ class _Loader:
         )
 
     def _copy_large(self, block: CopyBlock, start: list[bytes], rest: Iterator[bytes]) -> None:
-        """Load one table over all connections at once; they take turns with its chunks."""
+        """Load one table over all connections at once; they take turns with its chunks.
+
+        A row may come in several chunks: who has taken its first takes the others too.
+        """
         table, header = block.table, block.header
         pieces: queue.Queue[object] = queue.Queue(maxsize=4 * self._pool.jobs)
-        # Not too many bytes either: a row may have 200 MB.
-        room = threading.Semaphore(self._pool.jobs)
+        turn = threading.Lock()
 
-        def taken(ended: threading.Event) -> Iterator[bytes]:
-            while not ended.is_set():
+        def next_piece() -> bytes | None:
+            while True:
                 try:
                     piece = pieces.get(timeout=0.2)
                 except queue.Empty:
                     if self._pool.stop.is_set():
                         raise StoppedError from None
                     continue
+                assert piece is None or isinstance(piece, bytes)
+                return piece
+
+        def taken(ended: threading.Event) -> Generator[bytes]:
+            while not ended.is_set():
+                if not turn.acquire(timeout=0.2):
+                    if self._pool.stop.is_set():
+                        raise StoppedError
+                    continue
+                with contextlib.ExitStack() as row:
+                    row.callback(turn.release)
+                    piece = next_piece()
+                    try:
+                        while piece is not None and not piece.endswith(b"\n"):
+                            yield piece
+                            piece = next_piece()
+                    except GeneratorExit:
+                        # Refused in the middle of a row: nobody else may take its end for a row.
+                        while piece is not None and not piece.endswith(b"\n"):
+                            piece = next_piece()
+                        raise
                 if piece is None:
                     ended.set()
                     return
-                assert isinstance(piece, bytes)
-                large = len(piece) > LARGE_TABLE
-                try:
-                    yield piece
-                finally:
-                    del piece
-                    if large:
-                        room.release()
+                yield piece
+                del piece
 
         def load(connection: Connection[TupleRow]) -> None:
             ended = threading.Event()
-            with self._kept_back(table, partly=True), translated(self._target):
-                self._feed(connection, table, header, taken(ended))
+            with (
+                self._kept_back(table, partly=True),
+                translated(self._target),
+                contextlib.closing(taken(ended)) as rows,
+            ):
+                self._feed(connection, table, header, rows)
             # Of a refused table the rest is passed over.
             for piece in taken(ended):
                 del piece
 
         for _ in range(self._pool.jobs):
             self._pool.submit(load)
-
-        def give(piece: bytes) -> None:
-            while len(piece) > LARGE_TABLE and not room.acquire(timeout=0.2):
-                self._pool.check()
-            self._pool.put(pieces, piece)
-
         while start:
-            give(start.pop(0))
+            self._pool.put(pieces, start.pop(0))
         while (chunk := next(rest, None)) is not None:
-            give(chunk)
+            self._pool.put(pieces, chunk)
             del chunk  # before the next one is read
         for _ in range(self._pool.jobs):
             self._pool.put(pieces, None)
@@ -424,7 +439,7 @@ def load_plain_dump(
         with Pool(target, jobs) as pool:
             refused = RefusedTables(hooks.again, target, search_path) if hooks.again is not None else None
             loader = _Loader(pool, target, progress, hooks.tolerate, hooks.assistant, refused)
-            outcome = loader.load(DumpParts(reader), hooks.skip)
+            outcome = loader.load(DumpParts(reader, rows_in_parts=True), hooks.skip)
             if refused is not None:
                 outcome.not_valid = refused.not_valid + loader.keys.not_valid
                 outcome.not_made = loader.keys.not_made

@@ -31,8 +31,8 @@ class Statement:
 class CopyBlock:
     """The COPY block of one table: `header` is the statement without its newline, `chunks()` the data lines.
 
-    `codec` is how names are written in the dump. Every chunk ends at the end of a line. The block must be read to its
-    end before the next part is asked for; `drain` does that.
+    `codec` is how names are written in the dump. Every chunk ends at the end of a line, unless rows may come in parts
+    (see DumpParts). The block must be read to its end before the next part is asked for; `drain` does that.
     """
 
     def __init__(self, header: bytes, chunks: Iterator[bytes], codec: str = UTF8) -> None:
@@ -100,6 +100,7 @@ _TOKEN = re.compile(
     rb"""|(?P<end>;)|(?P<meta>\\)|(?P<number>[0-9]+)|(?P<other>[^\s])"""
 )
 _FROM_STDIN = b" FROM stdin;"
+_LONGEST_MARKER = len(b"\\.\n")
 _RESTRICT = re.compile(rb"\\(un)?restrict ([A-Za-z0-9]+)\r?\n?")
 _ESCAPED = re.compile(rb"(?:[^'\\]|\\.|'')*'", re.DOTALL)
 
@@ -130,12 +131,18 @@ class _ShortError(Exception):
 class DumpParts:
     """Iterates over the parts of a plain dump: `Statement`s and `CopyBlock`s.
 
+    Args:
+        reader: the dump.
+        rows_in_parts: whether a row that is longer than a piece of the dump comes in several chunks, of which only the
+            last ends with a line end; else it is put together first.
+
     Attributes:
         codec: how names are written, as the dump's own `SET client_encoding` says.
     """
 
-    def __init__(self, reader: Readable) -> None:
+    def __init__(self, reader: Readable, *, rows_in_parts: bool = False) -> None:
         self._reader = reader
+        self._rows_in_parts = rows_in_parts
         self._buffer = b""
         self._at = 0
         self._ended = False
@@ -279,6 +286,10 @@ class DumpParts:
                 return
             # The marker may be cut in two by the end of the buffer: keep the last whole line back.
             last = buffer.rfind(b"\n", 0, max(0, len(buffer) - 3))
+            if last < 0 and self._rows_in_parts and len(buffer) >= _LONGEST_MARKER:
+                del buffer
+                yield from self._row_in_parts()
+                continue
             if last >= 0:
                 # Whole lines only: what is kept starts a line.
                 self._buffer = buffer[last + 1 :]
@@ -299,6 +310,21 @@ class DumpParts:
                         break
                 self._buffer = b"".join(pieces)
                 del pieces
+
+    def _row_in_parts(self) -> Iterator[bytes]:
+        """Yield the row that the buffer begins with, as it comes, up to its line end."""
+        while True:
+            piece, self._buffer = self._buffer, b""
+            end = piece.find(b"\n") + 1
+            if end:
+                self._buffer = piece[end:]
+                yield piece[:end]
+                return
+            if piece:
+                yield piece
+            del piece
+            if not self._more():
+                raise _foreign("it ends in the middle of a table's data")
 
 
 def _depth_of_bodies(keywords: list[bytes], word: bytes, begins: int) -> int:

@@ -7,7 +7,7 @@ does not fit them is a difference. Tables, and the ranges of a large one, are re
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -184,8 +184,14 @@ class _Comparison:
             return sum_of(ParquetTable(file, self._path).pieces(), self._seed)
 
     def _read_table(self, way: _Way, share: RowRange) -> Sum:
-        pieces = self._tables.pieces(share, way.names)
-        return sum_of((way.decoder.decode(piece) for piece in pieces), self._seed)
+        def decoded() -> Iterator[pa.Table]:
+            for piece in self._tables.pieces(share, way.names):
+                rows = way.decoder.decode(piece)
+                del piece  # a long row is not held in both forms
+                yield rows
+                del rows
+
+        return sum_of(decoded(), self._seed)
 
 
 def _wait(future: Future[Sum]) -> None:

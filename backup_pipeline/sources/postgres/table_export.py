@@ -283,7 +283,10 @@ class TableExport:
                         pieces = reading.enter_context(self._pieces(names, share))
                     groups = RowGroups(sink, order, number, self.readers.check)
                     for piece in pieces:
-                        groups.add(decoder.decode(piece))
+                        rows = decoder.decode(piece)
+                        del piece  # a long row is not held while its table is written
+                        groups.add(rows)
+                        del rows
                         self.readers.check()
                         self._report(sink.rows, profile)
                     groups.finish()
@@ -331,6 +334,7 @@ class TableExport:
         for piece in table.pieces():
             figures.add(piece)
             validation.add(piece)
+            del piece  # before the next one is read
         validated = validation.result(table.pieces)
         self._report(rows, profile, finished=True)
         wrong = figures.differences(profile.columns, profile.figures)
@@ -434,6 +438,7 @@ def inspect_table_export(open_file: Callable[[str], BinaryIO], record: ArtefactR
 def _inspect_parquet(
     open_file: Callable[[str], BinaryIO], file: FileRecord, record: ArtefactRecord
 ) -> Iterator[Finding]:
+    use_lean_memory()
     with open_file(file.path) as stream:
         table = ParquetTable(stream, file.path)
         table.check_sizes(None, file.size)
@@ -442,7 +447,7 @@ def _inspect_parquet(
             # Nothing of it is decoded: nobody knows what it is.
             yield Finding(subject=file.path, problem=f"holds {table.rows} rows, the record says {record.rows}")
             return
-        rows = sum(piece.num_rows for piece in table.pieces()) if table.schema.names else table.rows
+        rows = table.decoded_rows() if table.schema.names else table.rows
     if rows != record.rows:
         yield Finding(subject=file.path, problem=f"holds {rows} rows, the record says {record.rows}")
 
