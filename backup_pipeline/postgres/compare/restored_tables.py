@@ -79,12 +79,17 @@ class RestoredTables:
                 total += int(row[0]) if row else 0
         return total
 
-    def pieces(self, share: RowRange, columns: Sequence[str]) -> Iterator[bytes | memoryview]:
-        """Yield a range's rows as COPY's CSV, in pieces of whole rows; a piece is valid until the next is asked for."""
+    def pieces(
+        self, share: RowRange, columns: Sequence[str], *, long_rows: bool = False
+    ) -> Iterator[bytes | memoryview]:
+        """Yield a range's rows as COPY's CSV, in pieces of whole rows; a piece is valid until the next is asked for.
+
+        With `long_rows` a program gathers them, whatever the server's files say: they may be compressed there.
+        """
         query = select_rows(share.rows, columns, pages=share.pages)
         with translated(self._target):
             connection = self._connection()
-            if share.bytes >= _THROUGH_PROGRAM and len(query) <= LONGEST_QUERY:
+            if (long_rows or share.bytes >= _THROUGH_PROGRAM) and len(query) <= LONGEST_QUERY:
                 major = connection.info.server_version // 10000
                 yield from copy_by_program(ReadBy(self._target, major, with_encoding(CSV, connection)), query)
             else:

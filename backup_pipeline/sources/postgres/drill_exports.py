@@ -83,6 +83,7 @@ class _Way:
     table: RestoredTable
     decoder: CsvDecoder
     names: list[str]
+    long_rows: bool
 
 
 class _Comparison:
@@ -106,7 +107,7 @@ class _Comparison:
         """Hold the columns against each other, and have both sides read."""
         try:
             schema, rows, largest = self._footer()
-            found = self._way(schema)
+            found = self._way(schema, largest > _LARGE_ROWS)
         except UnreachableError:
             raise
         except BackupSystemError as error:
@@ -120,7 +121,7 @@ class _Comparison:
             self._exported.set_result((rows, 0))
             self._restored = [pool.submit(lambda: (self._tables.count(found.table), 0))]
             return
-        if largest > _LARGE_ROWS:
+        if found.long_rows:
             # One side after the other: neither a thread of each, nor what waits, may hold another such row.
             self._exported = pool.submit(self._read_file)
             _wait(self._exported)
@@ -164,7 +165,7 @@ class _Comparison:
             parquet.check_sizes(self._record.rows, size)
             return parquet.schema, parquet.rows, parquet.largest_group
 
-    def _way(self, schema: pa.Schema) -> _Way | str:
+    def _way(self, schema: pa.Schema, long_rows: bool) -> _Way | str:
         """Return how the table is read, or why its rows cannot be the file's."""
         table = self._tables.table(self._record.key[1], self._record.key[2])
         if table is None:
@@ -177,7 +178,7 @@ class _Comparison:
         forms = [_form_of(by_name[field.name], field) for field in schema]
         if any(form is None for form in forms):
             return _OTHER_TYPES
-        return _Way(table, CsvDecoder([form for form in forms if form is not None], schema), names)
+        return _Way(table, CsvDecoder([form for form in forms if form is not None], schema), names, long_rows)
 
     def _read_file(self) -> Sum:
         with self._open_file(self._path) as file:
@@ -185,7 +186,7 @@ class _Comparison:
 
     def _read_table(self, way: _Way, share: RowRange) -> Sum:
         def decoded() -> Iterator[pa.Table]:
-            for piece in self._tables.pieces(share, way.names):
+            for piece in self._tables.pieces(share, way.names, long_rows=way.long_rows):
                 rows = way.decoder.decode(piece)
                 del piece  # a long row is not held in both forms
                 yield rows
