@@ -13,7 +13,7 @@ import contextlib
 import queue
 import re
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -25,9 +25,10 @@ from backup_pipeline.model.progress import Progress, ProgressSink, no_progress
 from backup_pipeline.postgres.catalog.search_path import NOT_FOUND
 from backup_pipeline.postgres.load.broken_keys import BrokenKeys
 from backup_pipeline.postgres.load.input import Readable
-from backup_pipeline.postgres.load.pool import Pool, StoppedError, default_jobs
+from backup_pipeline.postgres.load.pool import Pool, default_jobs
 from backup_pipeline.postgres.load.refused import OpenAgain, RefusedTables
 from backup_pipeline.postgres.load.session import RefusedDataError, Tolerate, copy_rows, execute_statement
+from backup_pipeline.postgres.load.shared_rows import SharedRows
 from backup_pipeline.postgres.load.stream import CopyBlock, DumpParts, Statement
 from backup_pipeline.postgres.server.connection import translate_postgres_error, translated
 from backup_pipeline.postgres.server.target import PostgresTarget
@@ -315,70 +316,30 @@ class _Loader:
         )
 
     def _copy_large(self, block: CopyBlock, start: list[bytes], rest: Iterator[bytes]) -> None:
-        """Load one table over all connections at once; they take turns with its chunks.
-
-        A row may come in several chunks: who has taken its first takes the others too.
-        """
+        """Load one table over all connections at once; they take turns with its chunks."""
         table, header = block.table, block.header
-        pieces: queue.Queue[object] = queue.Queue(maxsize=4 * self._pool.jobs)
-        turn = threading.Lock()
-
-        def next_piece() -> bytes | None:
-            while True:
-                try:
-                    piece = pieces.get(timeout=0.2)
-                except queue.Empty:
-                    if self._pool.stop.is_set():
-                        raise StoppedError from None
-                    continue
-                assert piece is None or isinstance(piece, bytes)
-                return piece
-
-        def taken(ended: threading.Event) -> Generator[bytes]:
-            while not ended.is_set():
-                if not turn.acquire(timeout=0.2):
-                    if self._pool.stop.is_set():
-                        raise StoppedError
-                    continue
-                with contextlib.ExitStack() as row:
-                    row.callback(turn.release)
-                    piece = next_piece()
-                    try:
-                        while piece is not None and not piece.endswith(b"\n"):
-                            yield piece
-                            piece = next_piece()
-                    except GeneratorExit:
-                        # Refused in the middle of a row: nobody else may take its end for a row.
-                        while piece is not None and not piece.endswith(b"\n"):
-                            piece = next_piece()
-                        raise
-                if piece is None:
-                    ended.set()
-                    return
-                yield piece
-                del piece
+        shared = SharedRows(self._pool)
 
         def load(connection: Connection[TupleRow]) -> None:
             ended = threading.Event()
             with (
                 self._kept_back(table, partly=True),
                 translated(self._target),
-                contextlib.closing(taken(ended)) as rows,
+                contextlib.closing(shared.taken(ended)) as rows,
             ):
                 self._feed(connection, table, header, rows)
             # Of a refused table the rest is passed over.
-            for piece in taken(ended):
+            for piece in shared.taken(ended):
                 del piece
 
         for _ in range(self._pool.jobs):
             self._pool.submit(load)
         while start:
-            self._pool.put(pieces, start.pop(0))
+            shared.put(start.pop(0))
         while (chunk := next(rest, None)) is not None:
-            self._pool.put(pieces, chunk)
+            shared.put(chunk)
             del chunk  # before the next one is read
-        for _ in range(self._pool.jobs):
-            self._pool.put(pieces, None)
+        shared.end()
 
     def _feed(
         self, connection: Connection[TupleRow], table: tuple[str, str], statement: bytes, chunks: Iterator[bytes]

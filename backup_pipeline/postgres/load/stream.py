@@ -286,9 +286,11 @@ class DumpParts:
                 return
             # The marker may be cut in two by the end of the buffer: keep the last whole line back.
             last = buffer.rfind(b"\n", 0, max(0, len(buffer) - 3))
-            if last < 0 and self._rows_in_parts and len(buffer) >= _LONGEST_MARKER:
-                del buffer
-                yield from self._row_in_parts()
+            if last < 0 and self._rows_in_parts and (len(buffer) >= _LONGEST_MARKER or self._more()):
+                # As long as it may still be the end marker, more is read first.
+                if len(buffer) >= _LONGEST_MARKER:
+                    del buffer
+                    yield from self._row_in_parts()
                 continue
             if last >= 0:
                 # Whole lines only: what is kept starts a line.
