@@ -150,6 +150,43 @@ def test_a_whole_database_goes_back_and_undo_brings_the_rows_since(walked: Walke
     walked.execute("delete from public.customers where name = 'New since'")
 
 
+def test_undo_of_rows_leads_to_the_plan_of_the_backup_made_just_before(walked: Walked, page: Page) -> None:
+    walked.execute("delete from public.orders where id between 60 and 61")
+    page.goto(walked.address("/restore"))
+    page.get_by_role("button", name="Find deleted rows").first.click()
+    _wait_for(page, "The plan")
+    _type_and_go(page, walked.live.database, "Bring it back")
+    _wait_for(page, "Done")
+    walked.execute("update public.customers set name = 'Written after' where id = 40")
+    page.get_by_role("link", name="Undo", exact=True).click()
+    page.get_by_role("button", name="Show the plan of going back").click()
+    _wait_for(page, "The plan")
+    expect(page.locator(".losses")).to_contain_text("2 rows that are new since the backup would be gone")
+    expect(page.locator(".losses")).to_contain_text("1 row would lose the changes made since the backup")
+    page.get_by_role("link", name="Do nothing").click()
+    expect(page.get_by_text("Restored lately")).to_be_visible()
+    assert walked.value("select count(*) from public.orders where id between 60 and 61") == 2
+
+
+def test_a_copy_is_made_beside_the_database_which_is_not_touched(walked: Walked, page: Page) -> None:
+    walked.execute("update public.customers set name = 'Only live' where id = 39")
+    copy = f"{walked.live.database}_copy"
+    page.goto(walked.address(f"/restore/nightly/{walked.set_id}/shop"))
+    page.get_by_role("radio", name="Make a copy beside it").check()
+    page.get_by_label("Name of the copy").fill(copy)
+    page.get_by_role("button", name="Show the plan").click()
+    _wait_for(page, "The plan")
+    expect(page.get_by_text("Nothing that is live now would be lost.")).to_be_visible()
+    _type_and_go(page, copy, "Bring it back")
+    _wait_for(page, "Done")
+    expect(page.get_by_role("status")).to_contain_text(f"A copy of shop is ready: {copy}")
+    assert walked.value("select name from public.customers where id = 39") == "Only live"
+    with connected(walked.live.with_database(copy)) as connection:
+        assert connection.execute("select name from public.customers where id = 39").fetchone() == ("Customer 39",)
+    with connected(walked.live) as connection:
+        connection.execute(f'drop database "{copy}"'.encode())
+
+
 def test_without_javascript_on_a_phone_a_file_comes_back(walked: Walked, browser: Browser) -> None:
     file = walked.site.folder / "storage" / "submissions" / "folder 3" / "file-3.txt"
     kept = file.read_text("utf-8")
