@@ -17,6 +17,9 @@ PROGRAMS = (
     "verify",
     "vault",
     "front_page",
+    "many_sets",
+    "many_plans",
+    "many_databases",
 )
 
 
