@@ -243,9 +243,9 @@ def test_a_connection_that_is_lost_in_the_middle_changes_nothing_and_is_said(wal
         f"where datname = '{walked.live.database}' and wait_event_type = 'Lock'"
     )
     with connected(walked.live) as blocker:
-        # The restore waits for this table, and its connection ends there.
+        # The backup made before may read this table; the restore waits for it, and its connection ends there.
         blocker.execute(b"begin")
-        blocker.execute(b"lock table public.orders in access exclusive mode")
+        blocker.execute(b"lock table public.orders in exclusive mode")
         _type_and_go(page, walked.live.database, "Bring it back")
         expect(page.get_by_role("heading", level=1)).to_contain_text("Restoring")
         for _ in range(600):
