@@ -17,7 +17,8 @@ from backup_pipeline import __version__
 from backup_pipeline.errors import RefusedError, SettingsError, StoreError
 from backup_pipeline.operations.copies.recovery_credentials import recovery_variables
 from backup_pipeline.operations.sites.copy_records import change_record
-from backup_pipeline.operations.sites.vaults import ASKED, machine_keys, open_access, read_identity
+from backup_pipeline.operations.sites.keys import machine_keys
+from backup_pipeline.operations.sites.vaults import ASKED, open_access, read_identity
 from backup_pipeline.settings.site import Site
 from backup_pipeline.stores.vault.description import Description, opened_id_key, read_description
 from backup_pipeline.stores.vault.encryption import Opener

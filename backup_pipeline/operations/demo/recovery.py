@@ -10,7 +10,7 @@ from pathlib import Path
 from backup_pipeline.errors import ValidationError
 from backup_pipeline.model.proof import PROOFS_FOLDER
 from backup_pipeline.operations.copies.vaults import VaultAddress, recover
-from backup_pipeline.operations.sites.vaults import machine_keys
+from backup_pipeline.operations.sites.keys import machine_keys
 from backup_pipeline.settings.site import Site
 
 VAULT = "offsite"

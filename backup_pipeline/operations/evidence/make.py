@@ -12,8 +12,8 @@ from backup_pipeline.errors import RefusedError
 from backup_pipeline.model.evidence import Evidence, Gap, Previous
 from backup_pipeline.operations.evidence.collect import History, collect
 from backup_pipeline.operations.evidence.statement import ENDING, envelope, read_envelope
+from backup_pipeline.operations.sites.keys import machine_keys
 from backup_pipeline.operations.sites.stores import open_store
-from backup_pipeline.operations.sites.vaults import machine_keys
 from backup_pipeline.operations.status.copies import copies_of
 from backup_pipeline.rules.evidence import Copies, EvidencePolicy, demands_of, gaps_of
 from backup_pipeline.settings.site import Site

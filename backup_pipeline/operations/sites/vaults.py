@@ -12,18 +12,18 @@ from backup_pipeline.model.progress import ProgressSink, no_progress
 from backup_pipeline.model.proof import Proof
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.operations.sites.copy_proofs import keep_copy_proof, proof_signer
-from backup_pipeline.operations.sites.identity import state_folder
+from backup_pipeline.operations.sites.keys import machine_keys
 from backup_pipeline.settings.site import Site
 from backup_pipeline.stores.objects.opening import open_place
 from backup_pipeline.stores.objects.options import PlaceOptions, TimeLimits
 from backup_pipeline.stores.vault.clean import mark
 from backup_pipeline.stores.vault.copy_files import PLACE_TROUBLE
 from backup_pipeline.stores.vault.locks import lock_end
-from backup_pipeline.stores.vault.machine_keys import MachineKeys, UploadNotes
 from backup_pipeline.stores.vault.names import COPIES, copy_name, plan_tag, tag_of
 from backup_pipeline.stores.vault.plan_store import PlanVault, VaultPlanStore
 from backup_pipeline.stores.vault.sending import WriterOptions
 from backup_pipeline.stores.vault.store import VaultStore
+from backup_pipeline.stores.vault.upload_notes import UploadNotes
 from backup_pipeline.stores.vault.vault import VaultAccess, VaultReader, open_writer
 from backup_pipeline.stores.vault.write_copy import VaultWriter
 from backup_pipeline.system.files import read_ordinary, translate_os_error
@@ -31,11 +31,6 @@ from backup_pipeline.system.files import read_ordinary, translate_os_error
 ASKED = TimeLimits(connect=5, read=20, total=30)
 """How long a place may take while somebody waits for a short answer: a wrong address is not tried for minutes."""
 IDENTITY_VARIABLE = "VAULT_IDENTITY_FILE"
-
-
-def machine_keys(site: Site) -> MachineKeys:
-    """Return what this machine keeps for its vaults."""
-    return MachineKeys(state_folder(site) / "vault-keys")
 
 
 def open_access(

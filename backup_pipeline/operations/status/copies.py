@@ -151,7 +151,7 @@ def copies_of(site: Site, plan: str, sealed: Sequence[SetId]) -> list[CopiesStat
         return []
     # The libraries of vaults load only where there is one.
     from backup_pipeline.operations.sites.copy_proofs import known_copy_proofs
-    from backup_pipeline.operations.sites.vaults import machine_keys
+    from backup_pipeline.operations.sites.keys import machine_keys
 
     found = []
     for entry in site.plan(plan).copies:
@@ -190,7 +190,7 @@ def copy_signs(site: Site, plan: str, sealed: Sequence[SetId], now: datetime) ->
     """Yield what is not as it should be with the plan's copies."""
     vault = site.vault_of(plan)
     if vault and sealed:
-        from backup_pipeline.operations.sites.vaults import machine_keys
+        from backup_pipeline.operations.sites.keys import machine_keys
 
         known = vault_record(site, vault).vault
         yield from _kit(vault, machine_keys(site).kit(known) if known else None, site.settings.vaults[vault])

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from backup_pipeline.errors import StoreError
-from backup_pipeline.stores.vault.copy_object import ChunkRef
-from backup_pipeline.stores.vault.names import is_chunk_name
 from backup_pipeline.stores.vault.signing import Signer, new_private_key
-from backup_pipeline.system.files import append_line, make_folders, read_ordinary, translate_os_error, write_atomically
+from backup_pipeline.system.files import make_folders, read_ordinary, translate_os_error, write_atomically
 
 _SIGNING = "signing.key"
 _PRIVATE_MODE = 0o700
@@ -100,55 +98,6 @@ class MachineKeys:
         make_folders(self.folder, _PRIVATE_MODE)
         write_atomically(self.folder / name, key.hex().encode() + b"\n")
 
-    def uploads(self, vault: str) -> UploadNotes:
-        """Return the notes of what this machine has uploaded to a vault and no copy names yet."""
-        return UploadNotes(self.folder / f"{vault}.uploads")
-
-
-class UploadNotes:
-    """Which chunks were uploaded by a copy that is not complete yet: a later try does not send them again.
-
-    Only this machine's own notes are believed: what another put there could hold anything, and the machine that writes
-    cannot read.
-
-    Args:
-        file: the notes.
-        earlier: notes of other copies that never became complete; they are read and left alone.
-    """
-
-    def __init__(self, file: Path, earlier: Sequence[Path] = ()) -> None:
-        self._file = file
-        self._earlier = tuple(place for place in earlier if place != file)
-
-    def add(self, chunk: ChunkRef, generation: int) -> None:
-        """Note one uploaded chunk."""
-        make_folders(self._file.parent, _PRIVATE_MODE)
-        try:
-            append_line(self._file, json.dumps([*chunk, generation]) + "\n")
-        except OSError as error:
-            raise translate_os_error(error, self._file) from error
-
-    def read(self, generation: int) -> Iterator[ChunkRef]:
-        """Yield what was noted of this generation; a line that was cut off is passed over."""
-        for file in (*self._earlier, self._file):
-            yield from _noted(file, generation)
-
-    def clear(self) -> None:
-        """Forget them: a copy names them now."""
-        self._file.unlink(missing_ok=True)
-
-
-def _noted(file: Path, generation: int) -> Iterator[ChunkRef]:
-    try:
-        lines = read_ordinary(file, at_most=1 << 30).splitlines()
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise translate_os_error(error, file) from error
-    for line in lines:
-        try:
-            name, size, sha256, of = json.loads(line)
-        except ValueError:
-            continue
-        if of == generation and is_chunk_name(str(name)):
-            yield ChunkRef(str(name), int(size), str(sha256))
+    def uploads_file(self, vault: str) -> Path:
+        """Return the file with notes of what this machine has uploaded to a vault and no copy names yet."""
+        return self.folder / f"{vault}.uploads"

@@ -31,10 +31,10 @@ from backup_pipeline.stores.local import LocalSetWriter, LocalStore
 from backup_pipeline.stores.read_manifest import parse_manifest
 from backup_pipeline.stores.vault.copy_object import CopiedFile, CopyContent
 from backup_pipeline.stores.vault.cutting import SetStream
-from backup_pipeline.stores.vault.machine_keys import UploadNotes
 from backup_pipeline.stores.vault.sending import ChunkSender, SentChunk
 from backup_pipeline.stores.vault.store import VaultStore
 from backup_pipeline.stores.vault.streamed_file import StreamedFile
+from backup_pipeline.stores.vault.upload_notes import UploadNotes
 from backup_pipeline.stores.vault.write_copy import VaultWriter
 from backup_pipeline.system.files import make_folder, read_ordinary, write_atomically
 

@@ -26,7 +26,6 @@ from backup_pipeline.stores.vault.catalog import (
 )
 from backup_pipeline.stores.vault.copy_object import ChunkRef
 from backup_pipeline.stores.vault.encryption import Sealer
-from backup_pipeline.stores.vault.machine_keys import UploadNotes
 from backup_pipeline.stores.vault.names import (
     DESCRIPTION,
     RECOVERY_PROGRAM,
@@ -38,6 +37,7 @@ from backup_pipeline.stores.vault.names import (
 )
 from backup_pipeline.stores.vault.signing import Signer
 from backup_pipeline.stores.vault.throttle import Throttle
+from backup_pipeline.stores.vault.upload_notes import UploadNotes
 from backup_pipeline.system import limits
 
 WORKERS = 6

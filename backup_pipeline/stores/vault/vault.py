@@ -19,12 +19,13 @@ from backup_pipeline.stores.vault.description import (
     with_recipients,
 )
 from backup_pipeline.stores.vault.encryption import Encryption, Opener, Sealer
-from backup_pipeline.stores.vault.machine_keys import MachineKeys, UploadNotes
+from backup_pipeline.stores.vault.machine_keys import MachineKeys
 from backup_pipeline.stores.vault.names import DESCRIPTION, RECOVERY_PROGRAM, RECOVERY_TEXT
 from backup_pipeline.stores.vault.reading import CopyReader
 from backup_pipeline.stores.vault.reencrypt import ReencryptResult, reencrypt
 from backup_pipeline.stores.vault.sending import WriterKeys, WriterOptions
 from backup_pipeline.stores.vault.signing import Signer
+from backup_pipeline.stores.vault.upload_notes import UploadNotes
 from backup_pipeline.stores.vault.write_copy import VaultWriter
 
 _HERE = Path(__file__).parent
@@ -194,7 +195,9 @@ def _writing(access: VaultAccess) -> tuple[VaultCatalog, WriterKeys]:
     known = read_description(access.place, access.trusted())
     require_recipients(known, access.recipients, access.encryption, where=access.where)
     key = _own_id_key(access, known)
-    keys = WriterKeys(sealer, signer, key, access.keys.uploads(known.vault), access.keys.bad_chunks(known.vault))
+    keys = WriterKeys(
+        sealer, signer, key, UploadNotes(access.keys.uploads_file(known.vault)), access.keys.bad_chunks(known.vault)
+    )
     return VaultCatalog(access.place, known, access.trusted()), keys
 
 

