@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
 
@@ -226,6 +227,13 @@ def set_up_as_the_readme_says(stage: Stage, shop: EmbeddedServer, web: Requests)
         "backup-pipeline env check": fill,
     }
     shell.follow(ROOT / "README.md")
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """Not in memory as in other tests: what is read-only in the containers is so here, and /dev/shm never is."""
+    with TemporaryDirectory(dir="/tmp") as folder:
+        yield Path(folder)
 
 
 @pytest.fixture
