@@ -27,6 +27,7 @@ from backup_pipeline_tests.support.invented_sets import SITE, add_proof, at, mak
 NOW = at("2026-11-21 12:00")
 HOSTILE = "<img src=x onerror=alert(1)>\"'><script>alert(1)</script>"
 SET = "2026-11-21T020000Z"
+pytestmark = pytest.mark.takes(seconds=5, together="front in a browser")
 PAGES = (
     *("/backups", "/backups/nightly", f"/backups/nightly/{SET}", "/backups/weekly", "/backups/nothing"),
     *("/backups/evidence", "/backups/evidence/show?plan=nightly&period=2026-11"),

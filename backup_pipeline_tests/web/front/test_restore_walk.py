@@ -12,6 +12,8 @@ from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.system.locks import hold_lock
 from backup_pipeline_tests.web.front.conftest import Walked, picture
 
+pytestmark = pytest.mark.takes(seconds=15, together="restore in a browser")
+
 
 def _wait_for(page: Page, heading: str) -> None:
     expect(page.get_by_role("heading", level=1)).to_contain_text(heading, timeout=120_000)
@@ -129,6 +131,7 @@ def test_files_come_back_into_the_living_folder_and_are_undone(walked: Walked, p
     file.write_text(kept, "utf-8")
 
 
+@pytest.mark.story
 def test_a_whole_database_goes_back_and_undo_brings_the_rows_since(walked: Walked, page: Page) -> None:
     walked.execute("insert into public.customers (name) values ('New since')")
     page.goto(walked.address(f"/restore/nightly/{walked.set_id}/shop"))
@@ -150,6 +153,7 @@ def test_a_whole_database_goes_back_and_undo_brings_the_rows_since(walked: Walke
     walked.execute("delete from public.customers where name = 'New since'")
 
 
+@pytest.mark.story
 def test_undo_of_rows_leads_to_the_plan_of_the_backup_made_just_before(walked: Walked, page: Page) -> None:
     walked.execute("delete from public.orders where id between 60 and 61")
     page.goto(walked.address("/restore"))
@@ -168,6 +172,7 @@ def test_undo_of_rows_leads_to_the_plan_of_the_backup_made_just_before(walked: W
     assert walked.value("select count(*) from public.orders where id between 60 and 61") == 2
 
 
+@pytest.mark.story
 def test_a_copy_is_made_beside_the_database_which_is_not_touched(walked: Walked, page: Page) -> None:
     walked.execute("update public.customers set name = 'Only live' where id = 39")
     copy = f"{walked.live.database}_copy"
@@ -204,6 +209,7 @@ def test_without_javascript_on_a_phone_a_file_comes_back(walked: Walked, browser
     context.close()
 
 
+@pytest.mark.story
 def test_two_people_at_once_are_told_who_restores(walked: Walked, page: Page) -> None:
     file = walked.site.folder / "storage" / "materials" / "folder 2" / "file-2.txt"
     kept = file.read_text("utf-8")
