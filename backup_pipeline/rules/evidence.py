@@ -129,11 +129,11 @@ def _answers(events: Sequence[Event], gaps: Sequence[Gap], policy: EvidencePolic
     )
     times = [one.figures["rto_seconds"] for one in drills if "rto_seconds" in one.figures]
     ages = [one.figures["rpo_seconds"] for one in drills if "rpo_seconds" in one.figures]
-    recovery = f"longest restore of a drill {max(times):.0f} s" if times else "no drill measured a restore"
-    loss = f"; oldest data of a drill {max(ages) / 3600:.1f} h" if ages else ""
+    recovery = f"longest restore of a drill {_duration(max(times))}" if times else "no drill measured a restore"
+    loss = f"; oldest data of a drill {_duration(max(ages))}" if ages else ""
     missed = sum("backup" in one.what for one in gaps)
-    verified = f"{_count(len(checks), 'verification')}, {_good(checks)} passed"
-    tests = f"{_count(len(drills), 'drill')}, {_good(drills)} passed; {_corrected(drills)}"
+    verified = _count(len(checks), "verification") + (f", {_good(checks)} passed" if checks else "")
+    tests = f"{_count(len(drills), 'drill')}, {_good(drills)} passed; {_corrected(drills)}" if drills else "no drills"
     made = f"{_count(len(backups), 'backup')}, {_good(backups)} of them good; {_count(missed, 'gap')}"
     return _Answers(
         recovery=recovery + loss,
@@ -144,7 +144,7 @@ def _answers(events: Sequence[Event], gaps: Sequence[Gap], policy: EvidencePolic
         has_checks=_good(checks) > 0,
         tests=tests,
         has_tests=_good(drills) > 0 and _uncorrected(drills) == 0,
-        restores=f"{_count(len(restores), 'restore')}, {_good(restores)} good; {tests}",
+        restores=f"{_count(len(restores), 'restore')}{f', {_good(restores)} good' if restores else ''}; {tests}",
         has_restores=_good(restores) + _good(drills) > 0,
         frequency=f"{_count(policy.sources, 'source')}, schedule {policy.schedule or 'none'}; {made}",
         is_frequent=policy.schedule is not None and missed == 0,
@@ -192,6 +192,12 @@ def _good(events: Sequence[Event]) -> int:
 
 def _count(number: int, noun: str, plural: str = "") -> str:
     return f"{number or 'no'} {noun if number == 1 else plural or noun + 's'}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def _uncorrected(drills: Sequence[Event]) -> int:

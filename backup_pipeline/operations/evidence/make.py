@@ -49,13 +49,13 @@ def preview(site: Site, plan: str, begin: datetime, end: datetime, history: Hist
         )
     known = collect(site, plan, begin, until, history)
     policy = _policy(site, plan)
-    gaps = gaps_of(known.events, policy, begin, until, before=known.good_before)
+    known_from = max(begin, min(known.known_from or until, until))
+    # Before that nobody knows whether the plan was there at all: no backup of it counts as missed.
+    gaps = gaps_of(known.events, policy, known_from, until, before=known.good_before) if known_from < until else []
+    if known_from > begin:
+        gaps.append(Gap(begin=begin, end=known_from, what="nothing is known of the plan from this time"))
     if not history.known:
         gaps.append(Gap(begin=begin, end=until, what="who started each run is missing: there was no history to ask"))
-    first = known.known_from
-    if first is None or first > begin:
-        unknown = min(first or until, until)
-        gaps.append(Gap(begin=begin, end=unknown, what="nothing is known of the plan from this time"))
     return Evidence(
         site=site.folder.name,
         plan=plan,
