@@ -47,11 +47,15 @@ def _active(record: dg.RunRecord) -> ActiveRun:
         set_name=tags.get(SET_TAG, "") or tags.get("dagster/partition", ""),
         asked_by=tags.get(STARTED_BY_TAG, ""),
         waiting=run.status in _QUEUED,
-        created_at=record.create_timestamp.astimezone(UTC)
-        if record.create_timestamp.tzinfo
-        else record.create_timestamp.replace(tzinfo=UTC),
+        created_at=created_at(record),
         started_at=started,
     )
+
+
+def created_at(record: dg.RunRecord) -> datetime:
+    """Return when a run was created, in UTC; some storages give that time without its zone."""
+    moment = record.create_timestamp
+    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def run_origin(instance: dg.DagsterInstance, run_id: str) -> str:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 
 from backup_pipeline.operations.evidence.collect import History, HistoryRun
+from backup_pipeline.orchestration.activity import created_at
 from backup_pipeline.orchestration.names import OPERATION_TAG, PLAN_TAG, SET_TAG, STARTED_BY_TAG
 
 _AT_ONCE = 500
@@ -35,9 +36,7 @@ def history_of(instance: dg.DagsterInstance, plan: str, begin: datetime, end: da
 
 def _run(record: dg.RunRecord) -> HistoryRun:
     run, tags = record.dagster_run, record.dagster_run.tags
-    created = record.create_timestamp
-    created = created.astimezone(UTC) if created.tzinfo else created.replace(tzinfo=UTC)
-    began = datetime.fromtimestamp(record.start_time, UTC) if record.start_time else created
+    began = datetime.fromtimestamp(record.start_time, UTC) if record.start_time else created_at(record)
     return HistoryRun(
         run_id=run.run_id,
         operation=tags.get(OPERATION_TAG, "") or run.job_name,

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import requests
-import uvicorn
 from sqlalchemy import create_engine
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -16,10 +13,10 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
-from backup_pipeline.postgres.server.embedded import free_port
 from backup_pipeline.web.access import UiAccess, ui_access
 from backup_pipeline.web.guard import Guard
 from backup_pipeline.web.sessions import GUESS_SECONDS, GUESSES, SESSION_SECONDS, Guesses, Sessions
+from backup_pipeline_tests.support import front_pages
 from backup_pipeline_tests.support.browser import chromium
 
 PASSWORD = "correct horse battery"
@@ -54,15 +51,8 @@ def served(access: UiAccess) -> Iterator[str]:
             Route("/{path:path}", _page, methods=["GET", "POST"]),
         ]
     )
-    port = free_port()
-    server = uvicorn.Server(uvicorn.Config(Guard(inner, access), host="127.0.0.1", port=port, log_level="error"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.02)
-    yield f"http://127.0.0.1:{port}"
-    server.should_exit = True
-    thread.join()
+    with front_pages.served(Guard(inner, access)) as address:
+        yield address
 
 
 def test_the_password_opens_the_ui_for_one_browser_and_guessing_is_slowed() -> None:

@@ -26,6 +26,7 @@ from backup_pipeline.postgres.export.foreign_dump import (
     unpacked,
 )
 from backup_pipeline.sources.kind import BackupToImport
+from backup_pipeline.sources.postgres.roles import write_roles
 from backup_pipeline.system.files import open_ordinary, read_chunks
 from backup_pipeline.system.streams import compressed_sink
 
@@ -166,17 +167,8 @@ def _roles_record(context: CaptureContext, dump: _DumpFile, content: ForeignDump
         grants={},
         extensions=dict.fromkeys(sorted(content.extensions), ""),
     )
-    path = f"{context.source}_roles.json"
-    with context.writer.create(path) as file:
-        file.write(document.model_dump_json().encode() + b"\n")
-    return ArtefactRecord(
-        key=(context.source, "roles"),
-        source=context.source,
-        kind=ArtefactKind.POSTGRES_ROLES,
-        set_id=context.writer.draft.set_id,
-        files=(context.writer.file_record(path, file),),
-        source_label=dump.label,
-        started_at=started,
-        finished_at=context.now(),
-        details={"roles": 0, "imported": {**dump.origin, "unknown": ["roles are those that the dump names"]}},
-    )
+    details: dict[str, JsonValue] = {
+        "roles": 0,
+        "imported": {**dump.origin, "unknown": ["roles are those that the dump names"]},
+    }
+    return write_roles(context, document, started=started, label=dump.label, details=details)

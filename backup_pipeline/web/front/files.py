@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from http import HTTPStatus
 from itertools import chain
+from typing import Protocol, TypeVar
 from urllib.parse import quote
 
 from starlette.responses import Response, StreamingResponse
@@ -40,6 +41,14 @@ from backup_pipeline.web.front.restore_form import CONDITIONS, OPERATORS, FormEr
 _FILES, _ROWS, _KEYS, _SETS = 200, 50, 200, 30
 
 
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+_NamedT = TypeVar("_NamedT", bound=_Named)
+
+
 def files_home(asked: PageRequest) -> Response:
     """Return the page of a set's sources: archives to open, tables to open."""
     found = opened(asked)
@@ -63,12 +72,16 @@ def _zone(asked: PageRequest) -> str:
     return asked.front.site().settings.timezone
 
 
+def _named(found: Iterable[_NamedT], name: str, what: str) -> _NamedT:
+    """Return the one of that name among what the set holds."""
+    for one in found:
+        if one.name == name:
+            return one
+    raise PageError(HTTPStatus.NOT_FOUND, f"The set has no such {what}.", "Choose one of those that are listed.")
+
+
 def _artefact(asked: PageRequest, contents: SourceContents) -> ArtefactRecord:
-    name = asked.query.get("of", "")
-    for record in contents.trees:
-        if record.name == name:
-            return record
-    raise PageError(HTTPStatus.NOT_FOUND, "The set has no such archive.", "Choose one of those that are listed.")
+    return _named(contents.trees, asked.query.get("of", ""), "archive")
 
 
 def tree_page(asked: PageRequest) -> Response:
@@ -120,11 +133,7 @@ def file_download(asked: PageRequest) -> Response:
 
 
 def _table(asked: PageRequest, contents: SourceContents) -> TableContents:
-    name = asked.query.get("table", "")
-    for table in contents.tables:
-        if table.name == name:
-            return table
-    raise PageError(HTTPStatus.NOT_FOUND, "The set has no such table.", "Choose one of those that are listed.")
+    return _named(contents.tables, asked.query.get("table", ""), "table")
 
 
 def table_page(asked: PageRequest) -> Response:

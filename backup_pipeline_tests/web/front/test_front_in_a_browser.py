@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
-import uvicorn
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page
 
 from backup_pipeline.model.proof import ProofKind
 from backup_pipeline.operations.sites.stores import plan_lock
-from backup_pipeline.postgres.server.embedded import free_port
 from backup_pipeline.settings.loader import load_site
 from backup_pipeline.stores.local import LocalStore
 from backup_pipeline.web.front.context import Front
 from backup_pipeline_tests.support.browser import chromium
-from backup_pipeline_tests.support.front_pages import guarded_pages
+from backup_pipeline_tests.support.front_pages import guarded_pages, served
 from backup_pipeline_tests.support.invented_sets import SITE, add_proof, at, make_set
 
 NOW = at("2026-11-21 12:00")
@@ -32,20 +28,6 @@ PAGES = (
     *("/backups", "/backups/nightly", f"/backups/nightly/{SET}", "/backups/weekly", "/backups/nothing"),
     *("/backups/evidence", "/backups/evidence/show?plan=nightly&period=2026-11"),
 )
-
-
-@contextmanager
-def served(folder: Path) -> Iterator[str]:
-    port = free_port()
-    application = guarded_pages(Front(settings=folder / "backup.yaml", now=lambda: NOW))
-    server = uvicorn.Server(uvicorn.Config(application, host="127.0.0.1", port=port, log_level="error"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.02)
-    yield f"http://127.0.0.1:{port}"
-    server.should_exit = True
-    thread.join()
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +52,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def address(folder: Path) -> Iterator[str]:
-    with served(folder) as found:
+    application = guarded_pages(Front(settings=folder / "backup.yaml", now=lambda: NOW))
+    with served(application) as found:
         yield found
 
 
