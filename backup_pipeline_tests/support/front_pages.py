@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 
 import uvicorn
@@ -58,3 +59,11 @@ def served(application: ASGIApp) -> Iterator[str]:
     yield f"http://127.0.0.1:{port}"
     server.should_exit = True
     thread.join()
+
+
+def application_of(folder: Path, now: Callable[[], datetime] | None = None) -> ASGIApp:
+    """Return the whole application of the site in a folder, at a moment where one is given."""
+    front = Front(settings=folder / "backup.yaml")
+    if now is not None:
+        front.now = now
+    return guarded_pages(front)

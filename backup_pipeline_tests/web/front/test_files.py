@@ -24,11 +24,10 @@ from backup_pipeline.model.record import ArtefactKind, ArtefactRecord
 from backup_pipeline.model.set_id import SetId, set_id_at
 from backup_pipeline.operations.data.browse import log_access
 from backup_pipeline.stores.local import LocalStore
-from backup_pipeline_tests.support.front_pages import pages_of
+from backup_pipeline_tests.support.front_pages import application_of, pages_of, served
 from backup_pipeline_tests.support.invented_sets import SITE, at, make_set
 from backup_pipeline_tests.support.sites import TestSite
 from backup_pipeline_tests.web.front.conftest import picture
-from backup_pipeline_tests.web.front.test_front_in_a_browser import served
 
 _SETTINGS = """
 store: backups
@@ -331,19 +330,15 @@ def test_a_hostile_tarball_is_only_text_and_bytes(tmp_path: Path) -> None:
     assert "root:" not in answer.text
 
 
-def test_pages_of_a_set_of_500_tables_take_under_300_ms_of_the_server(tmp_path: Path) -> None:
+def test_pages_of_a_set_of_500_tables_list_every_one(tmp_path: Path) -> None:
     (tmp_path / "backup.yaml").write_text(SITE, "utf-8")
     set_id = make_set(LocalStore(tmp_path / "backups" / "nightly", "nightly"), at("2026-11-21 02:00"), tables=500)
     pages = pages_of(tmp_path)
-    base = f"/backups/restore/nightly/{set_id}"
-    for path, text in ((f"/backups/nightly/{set_id}/files/files", "public.t500"), (f"{base}/files", "public.t500")):
-        assert text in pages.get(path).text
-        seconds = []
-        for _ in range(5):
-            begun = time.process_time()
-            assert pages.get(path).status_code == 200
-            seconds.append(time.process_time() - begun)
-        assert min(seconds) < 0.3
+    for path in (f"/backups/nightly/{set_id}/files/files", f"/backups/restore/nightly/{set_id}/files"):
+        text = pages.get(path).text
+        assert [
+            number for number in range(1, 501) if f"public.t{number}<" not in text and f'"public.t{number}"' not in text
+        ] == []
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
@@ -366,7 +361,7 @@ def test_axe_finds_nothing_and_nothing_overflows_on_pages_of_files_and_restores(
     }
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
     page = context.new_page()
-    with served(site.folder) as address:
+    with served(application_of(site.folder)) as address:
         for name, path in paths.items():
             answer = page.goto(address + path)
             assert answer

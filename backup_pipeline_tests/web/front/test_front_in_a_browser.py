@@ -15,9 +15,8 @@ from backup_pipeline.model.proof import ProofKind
 from backup_pipeline.operations.sites.stores import plan_lock
 from backup_pipeline.settings.loader import load_site
 from backup_pipeline.stores.local import LocalStore
-from backup_pipeline.web.front.context import Front
 from backup_pipeline_tests.support.browser import chromium
-from backup_pipeline_tests.support.front_pages import guarded_pages, served
+from backup_pipeline_tests.support.front_pages import application_of, served
 from backup_pipeline_tests.support.invented_sets import SITE, add_proof, at, make_set
 
 NOW = at("2026-11-21 12:00")
@@ -52,8 +51,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def address(folder: Path) -> Iterator[str]:
-    application = guarded_pages(Front(settings=folder / "backup.yaml", now=lambda: NOW))
-    with served(application) as found:
+    with served(application_of(folder, lambda: NOW)) as found:
         yield found
 
 
@@ -149,7 +147,7 @@ def test_what_runs_now_moves_by_itself_and_the_page_follows_its_end(browser: Bro
     site = load_site(tmp_path, environment={})
     store = LocalStore(tmp_path / "backups" / "nightly", "nightly")
     make_set(store, at("2026-11-20 02:00"), size=1000, tables=3)
-    with served(tmp_path) as address, opened(browser, 1280) as page:
+    with served(application_of(tmp_path, lambda: NOW)) as address, opened(browser, 1280) as page:
         with plan_lock(site, "nightly", "a backup"):
             make_set(store, at("2026-11-21 11:00"), size=500, tables=0, sealed=False)
             page.goto(f"{address}/backups")
