@@ -50,7 +50,9 @@ def log_access(site: Site, plan: str, set_id: SetId, what: str, who: str, now: d
     """
     moment = now.astimezone(ZoneInfo(site.settings.timezone))
     text = " ".join(f"{plan}/{set_id} {what} read by {who}".split())
-    line = f"{moment:%Y-%m-%d %H:%M:%S} - access - INFO - {text.encode('utf-8', 'backslashreplace').decode()}\n"
+    # A name in a set may hold what a terminal obeys.
+    text = "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+    line = f"{moment:%Y-%m-%d %H:%M:%S} - access - INFO - {text}\n"
     mode = int(site.settings.file_mode, 8)
     place = open_store(site, plan).folder / ACCESS_LOG_NAME
     try:

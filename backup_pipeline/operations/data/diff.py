@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -186,7 +186,13 @@ def _by_row(columns: list[str]) -> str:
 
 
 def differing_keys(
-    site: Site, older: tuple[str, SetId], newer: tuple[str, SetId], table: str, *, limit: int = 20
+    site: Site,
+    older: tuple[str, SetId],
+    newer: tuple[str, SetId],
+    table: str,
+    *,
+    limit: int = 20,
+    hidden: Collection[str] = (),
 ) -> QueryResult:
     """Return what happened to single rows of one table: `what` (added, removed, changed) and the primary key.
 
@@ -196,6 +202,7 @@ def differing_keys(
         newer: plan and set.
         table: as for `diff_sets`; the first that matches.
         limit: rows to return at most.
+        hidden: columns of the key that are not returned.
     """
     with _sides(site, older, newer) as sides:
         for name in sorted(set(sides[0].files.paths) & set(sides[1].files.paths)):
@@ -203,11 +210,12 @@ def differing_keys(
             shared = [column for column in sides[0].columns(name) if column in sides[1].columns(name)]
             if not _is_meant(name, table) or not key or not set(key) <= set(shared):
                 continue
-            listed = ", ".join(f"coalesce(n.{quoted(c)}, o.{quoted(c)}) as {quoted(c)}" for c in key)
+            listed = "".join(f", coalesce(n.{quoted(c)}, o.{quoted(c)}) as {quoted(c)}" for c in key if c not in hidden)
+            order = 2 if listed else 1
             query = (
                 "select case when o.__there is null then 'added' when n.__there is null then 'removed'"
-                f" else 'changed' end as what, {listed} from {_joined(key)}"
-                f" where o.__there is null or n.__there is null or {_changed(shared, key)} order by 2"
+                f" else 'changed' end as what{listed} from {_joined(key)}"
+                f" where o.__there is null or n.__there is null or {_changed(shared, key)} order by {order}"
             )
             return _on_both(sides, name, query, limit)
     return QueryResult((), ())

@@ -66,17 +66,31 @@ def _manifests(plan: str, events: Sequence[Event]) -> list[dict[str, Any]]:
     return [found[key] for key in sorted(found)]
 
 
+def envelope_bytes(file: Path) -> bytes:
+    """Return a signed file as it is.
+
+    Raises:
+        StoreError: it cannot be read, or a link, a pipe or something else that is no evidence stands in its place.
+    """
+    return _read(file)[0]
+
+
 def read_envelope(file: Path) -> Evidence:
     """Return the evidence that a file holds; its signature is not checked here.
 
     Raises:
         StoreError: the file cannot be read, or is not one.
     """
+    return _read(file)[1]
+
+
+def _read(file: Path) -> tuple[bytes, Evidence]:
     try:
-        document = json.loads(read_ordinary(file, at_most=_LARGEST))
+        data = read_ordinary(file, at_most=_LARGEST)
+        document = json.loads(data)
         payload = json.loads(base64.b64decode(document["payload"], validate=True))
-        return Evidence.model_validate(payload["predicate"])
-    except (OSError, ValueError, KeyError, TypeError, binascii.Error, PydanticError) as error:
+        return data, Evidence.model_validate(payload["predicate"])
+    except (OSError, RecursionError, ValueError, KeyError, TypeError, binascii.Error, PydanticError) as error:
         raise StoreError(
             f"This evidence cannot be read ({type(error).__name__}).",
             where=str(file),

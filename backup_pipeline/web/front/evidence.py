@@ -7,7 +7,7 @@ from datetime import UTC, timedelta
 from http import HTTPStatus
 from pathlib import Path
 
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response
 
 from backup_pipeline.errors import RefusedError
 from backup_pipeline.model.evidence import EventKind, Evidence
@@ -21,7 +21,7 @@ from backup_pipeline.operations.evidence.make import (
     preview,
     public_key,
 )
-from backup_pipeline.operations.evidence.statement import read_envelope
+from backup_pipeline.operations.evidence.statement import envelope_bytes, read_envelope
 from backup_pipeline.orchestration.evidence_history import history_of
 from backup_pipeline.rules.periods import period_of
 from backup_pipeline.web.front.pages import PageError, PageRequest
@@ -82,7 +82,8 @@ def signed_page(asked: PageRequest) -> Response:
     except RefusedError as error:
         raise PageError(HTTPStatus.NOT_FOUND, error.what, error.remedy) from error
     if asked.query.get("as") == "dsse":
-        return FileResponse(file, media_type="application/json", filename=f"{plan}-{file.name}")
+        attachment = {"Content-Disposition": f'attachment; filename="{plan}-{file.name}"'}
+        return Response(envelope_bytes(file), media_type="application/json", headers=attachment)
     found = read_envelope(file)
     if asked.query.get("as") == "json":
         return _json(found, f"{plan}-{file.name.removesuffix('.dsse.json')}.json")

@@ -233,6 +233,7 @@ def diff_page(asked: PageRequest) -> Response:
     sides: list[SetId] = []
     tables: tuple[TableDifference, ...] = ()
     keys: QueryResult | None = None
+    hidden: tuple[str, ...] = ()
     if older:
         _, other = resolve_set(site, f"{found.plan}/{older}")
         sides = sorted([other, found.set_id])
@@ -240,10 +241,10 @@ def diff_page(asked: PageRequest) -> Response:
         tables = tuple(each for each in diff_sets(site, *pair, table=table) if each.source == contents.source)
         if table:
             one = _table(asked, contents)
-            hidden_columns(site, one)
+            hidden = hidden_columns(site, one)
             what = f"{contents.source} {table}: keys of rows that differ from {other}"
             log_access(site, found.plan, found.set_id, what, asked.who, asked.front.now())
-            keys = differing_keys(site, *pair, f"{contents.source}.{table}", limit=_KEYS)
+            keys = differing_keys(site, *pair, f"{contents.source}.{table}", limit=_KEYS, hidden=hidden)
     return asked.render(
         "files_diff.html.jinja",
         found=found,
@@ -254,6 +255,7 @@ def diff_page(asked: PageRequest) -> Response:
         tables=tables,
         table=table,
         keys=keys,
+        hidden=hidden,
         cell=cell_text,
         zone=_zone(asked),
     )

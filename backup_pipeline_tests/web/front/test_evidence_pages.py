@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -64,3 +65,21 @@ def test_another_origin_cannot_sign_anything(folder: Path) -> None:
     answer = pages_of(folder).post("/backups/evidence/sign", data={"plan": "nightly"}, headers=headers)
     assert answer.status_code == 403
     assert not (folder / "backups" / "nightly" / "evidence").exists()
+
+
+@pytest.mark.parametrize("hostile", ["link", "pipe", "nested"])
+def test_what_stands_in_the_place_of_evidence_is_not_handed_out(folder: Path, hostile: str) -> None:
+    (folder / "secret").write_text("hunter2")
+    place = folder / "backups" / "nightly" / "evidence" / "0001_2026-11-01_2026-11-30.dsse.json"
+    place.parent.mkdir()
+    if hostile == "link":
+        place.symlink_to(folder / "secret")
+    elif hostile == "pipe":
+        os.mkfifo(place)
+    else:
+        place.write_text("[" * 100_000)
+    for form in ("?as=dsse", "?as=json", ""):
+        answer = pages_of(folder).get(f"/backups/evidence/nightly/{place.name}{form}")
+        assert answer.status_code == 500
+        assert "cannot be read" in answer.text
+        assert "hunter2" not in answer.text

@@ -249,6 +249,16 @@ def test_two_sets_are_compared_as_counts_then_rows(site: TestSite, pages: TestCl
     assert re.findall(r">(\d+)</td>", row[0]) == ["1", "4", "0", "116"]
 
 
+def test_names_of_a_set_reach_the_log_of_accesses_as_text(tmp_path: Path) -> None:
+    (tmp_path / "backup.yaml").write_text(SITE, "utf-8")
+    site = TestSite(tmp_path).site
+    what = "shop main.a\x1b[2K\n\u202eb\udcff: rows 1 to 50"
+    log_access(site, "nightly", SetId("2026-11-21T020000Z"), what, "a test", at("2026-11-21 12:00"))
+    (log,) = tmp_path.rglob("access_log.txt")
+    assert r"main.a\x1b[2K \u202eb\udcff: rows 1 to 50 read by a test" in log.read_text("utf-8")
+    assert log.read_text("utf-8").replace("\n", "").isprintable()
+
+
 def test_a_copy_in_a_vault_is_named_with_the_command_that_reads_it(pages: TestClient, base: str) -> None:
     set_id = base.split("/")[3]
     answer = pages.get(f"/backups/offsite:nightly/{set_id}/files")
