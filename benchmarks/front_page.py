@@ -48,7 +48,9 @@ def main() -> int:
         begin = time.process_time()
         pages.get("/backups")
         report.row("the first overview of a process, which `up` makes when it starts", time.process_time() - begin)
-        for path in ("/backups", "/backups/live", "/backups/nightly", f"/backups/nightly/{newest}", "/metrics"):
+        of_a_set = [f"/backups/nightly/{newest}{part}" for part in ("", "/files/files")]
+        restores = ["/backups/restore", f"/backups/restore/nightly/{newest}/files"]
+        for path in ("/backups", "/backups/live", "/backups/nightly", "/metrics", *of_a_set, *restores):
             used, taken = [], []
             for _ in range(ROUNDS):
                 processor, wall = time.process_time(), time.perf_counter()
