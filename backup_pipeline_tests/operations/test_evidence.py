@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -163,6 +164,44 @@ def test_a_changed_chain_is_found(site: Site, store: LocalStore, change: str) ->
         third.write_bytes(third.read_bytes()[:-200])
     done = _checked(first.with_name("check_evidence.py"), "--key", public_key(site), first.parent)
     assert done.returncode == 1, done.stdout
+
+
+def test_a_number_is_never_signed_twice_and_the_end_of_the_chain_is_named(site: Site, store: LocalStore) -> None:
+    for day in (8, 9, 10):
+        make(site, _made(site, BEGIN, at(f"2026-10-{day:02} 00:00")), made_by="anna")
+    first, _, third = evidence_files(site, "nightly")
+    program, key = first.with_name("check_evidence.py"), public_key(site)
+    third.unlink()
+    cut = _checked(program, "--key", key, first.parent)
+    assert (cut.returncode, "ends with number 2, SHA-256 " in cut.stdout) == (0, True)
+    fourth = make(site, _made(site, BEGIN, at("2026-10-11 00:00")), made_by="anna")
+    assert read_envelope(fourth).number == 4
+    shown = _checked(program, "--key", key, first.parent)
+    assert (shown.returncode, "number 3 is missing here" in shown.stdout) == (1, True)
+    for path in evidence_files(site, "nightly"):
+        path.unlink()
+    assert read_envelope(make(site, _made(site), made_by="anna")).number == 5
+
+
+def test_hostile_files_neither_stop_the_check_nor_speak_in_it(site: Site, store: LocalStore) -> None:
+    for day in (8, 9):
+        make(site, _made(site, BEGIN, at(f"2026-10-{day:02} 00:00")), made_by="anna")
+    folder = evidence_files(site, "nightly")[0].parent
+    os.mkfifo(folder / "0000_pipe.dsse.json")
+    (folder / "0003_nested.dsse.json").write_text("[" * 100_000)
+    (folder / "0004_list.dsse.json").write_text('{"payload": "W10=", "payloadType": "x", "signatures": [{"sig": ""}]}')
+    unsigned = json.loads((folder / evidence_files(site, "nightly")[-1].name).read_text())
+    lie = base64.b64decode(unsigned["payload"]).replace(
+        b'"plan":"nightly"', b'"plan":"x\\n\\u001b[2J as it was signed"'
+    )
+    unsigned["payload"] = base64.b64encode(lie).decode()
+    (folder / "0005_a\nb as it was signed.dsse.json").write_text(json.dumps(unsigned))
+    done = _checked(folder / "check_evidence.py", "--key", public_key(site), folder)
+    lines = done.stdout.splitlines()
+    assert (done.returncode, done.stderr) == (1, "")
+    assert sum(line.endswith(": as it was signed") for line in lines) == 2
+    assert sum("does not count" in line for line in lines) == 4
+    assert "\x1b" not in done.stdout
 
 
 def test_the_checking_program_agrees_with_a_library_on_signatures() -> None:

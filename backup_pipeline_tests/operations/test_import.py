@@ -266,6 +266,16 @@ def test_a_tarball_whose_members_lead_outside_is_refused_whole(site: TestSite, o
     assert not [*site.folder.rglob("evil.txt"), *old.rglob("evil.txt")]
 
 
+def test_a_tarball_with_a_name_too_long_for_a_file_is_passed_over_alone(site: TestSite, old: Path) -> None:
+    with tarfile.open(old / "storage_20250101_000000.tar.gz", "w:gz") as tar:
+        tar.addfile(tarfile.TarInfo("n" * 300))
+    with tarfile.open(old / "storage_20250102_000000.tar.gz", "w:gz") as tar:
+        tar.add(site.folder / "storage" / "materials", "materials")
+    code, done = imported(site, str(old), "--plan", "whole", "--source", "storage")
+    assert (code, [one["set"] for one in done["sets"]]) == (6, ["2025-01-01T230000Z"])  # midnight in Berlin
+    assert "this file system cannot have" in str(done["passed_over"])
+
+
 def test_links_of_a_tarball_are_dropped_and_counted(site: TestSite, old: Path) -> None:
     with tarfile.open(old / "storage_20250101_000000.tar.gz", "w:gz") as tar:
         tar.add(site.folder / "storage" / "materials", "materials")

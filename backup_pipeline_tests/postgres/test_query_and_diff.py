@@ -180,6 +180,19 @@ def test_two_sets_are_compared_row_by_row(made: Made) -> None:
     assert "removed" in shown.out
 
 
+def test_columns_of_a_key_that_are_hidden_are_not_in_a_comparison(made: Made) -> None:
+    site, target, _ = made
+    run(target, "create table logins (person int, token text, primary key (person, token))")
+    first = sealed_set(site.site, "nightly")
+    run(target, "insert into logins values (2, 'hidden-two')")
+    second = sealed_set(site.site, "nightly")
+    sides = ("nightly", first), ("nightly", second)
+    found = differing_keys(site.site, *sides, "public.logins", hidden=("token",))
+    assert (found.columns, found.rows) == (("what", "person"), (("added", 2),))
+    every = differing_keys(site.site, *sides, "public.logins", hidden=("person", "token"))
+    assert (every.columns, every.rows) == (("what",), (("added",),))
+
+
 def test_a_set_is_compared_with_the_live_database(made: Made) -> None:
     site, target, set_id = made
     run(

@@ -16,6 +16,7 @@ import base64
 import hashlib
 import json
 import pathlib
+import stat
 import sys
 from typing import Any
 
@@ -100,26 +101,32 @@ def key_bytes(text: str) -> bytes:
     return data
 
 
-def read(path: pathlib.Path, keys: list[bytes]) -> tuple[dict[str, Any], str, list[str]]:
-    """Return a file's predicate, the file's SHA-256, and what is wrong with it."""
+class DoubtError(Exception):
+    """Why a file does not count."""
+
+
+def read(path: pathlib.Path, keys: list[bytes]) -> tuple[dict[str, Any], str]:
+    """Return a signed file's predicate and the file's SHA-256; nothing that is unsigned is believed or repeated."""
+    if not stat.S_ISREG(path.lstat().st_mode):
+        raise DoubtError("no ordinary file")
     data = path.read_bytes()
-    document = json.loads(data)
-    payload = base64.b64decode(document["payload"], validate=True)
-    kind = document["payloadType"]
+    try:
+        document = json.loads(data)
+        payload = base64.b64decode(document["payload"], validate=True)
+        kind = str(document["payloadType"])
+        signatures = [base64.b64decode(each["sig"], validate=True) for each in document["signatures"]]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise DoubtError("not an envelope of evidence, or damaged") from None
     message = f"DSSEv1 {len(kind.encode())} {kind} {len(payload)} ".encode() + payload
-    wrong = []
-    if kind != PAYLOAD:
-        wrong.append("the payload is of another type")
-    signatures = [base64.b64decode(each["sig"], validate=True) for each in document["signatures"]]
     if not any(is_signed(key, message, each) for key in keys for each in signatures):
-        wrong.append("it is not signed with the key given")
+        raise DoubtError("it is not signed with the key given, or was changed")
     statement = json.loads(payload)
-    if statement.get("predicateType") != PREDICATE:
-        wrong.append("it holds another kind of statement")
-    return statement["predicate"], hashlib.sha256(data).hexdigest(), wrong
+    if kind != PAYLOAD or statement["predicateType"] != PREDICATE:
+        raise DoubtError("it holds another kind of statement")
+    return statement["predicate"], hashlib.sha256(data).hexdigest()
 
 
-Chain = dict[int, list[tuple[pathlib.Path, dict[str, Any], str, list[str]]]]
+Chain = dict[int, list[tuple[pathlib.Path, dict[str, Any], str]]]
 
 
 def check(paths: list[pathlib.Path], keys: list[bytes]) -> tuple[list[str], bool]:
@@ -129,12 +136,13 @@ def check(paths: list[pathlib.Path], keys: list[bytes]) -> tuple[list[str], bool
     chains: dict[tuple[str, str], Chain] = {}
     for path in paths:
         try:
-            evidence, digest, wrong = read(path, keys)
-            chain = chains.setdefault((str(evidence["site"]), str(evidence["plan"])), {})
-            chain.setdefault(int(evidence["number"]), []).append((path, evidence, digest, wrong))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            lines.append(f"{path}: cannot be read ({type(error).__name__})")
+            evidence, digest = read(path, keys)
+        except (OSError, DoubtError) as error:
+            lines.append(f"{path.name!r}: does not count: {error if isinstance(error, DoubtError) else error.strerror}")
             well = False
+            continue
+        chain = chains.setdefault((str(evidence["site"]), str(evidence["plan"])), {})
+        chain.setdefault(int(evidence["number"]), []).append((path, evidence, digest))
     for (site, plan), chain in sorted(chains.items()):
         found, good = check_chain(f"{site}/{plan}", chain)
         lines, well = lines + found, well and good
@@ -154,7 +162,8 @@ def check_chain(name: str, chain: Chain) -> tuple[list[str], bool]:
         if len(chain[number]) > 1:
             lines.append(f"{name}: number {number} is there {len(chain[number])} times")
             well = False
-        path, evidence, digest, wrong = chain[number][0]
+        path, evidence, digest = chain[number][0]
+        wrong = []
         previous = str((evidence.get("previous") or {}).get("sha256", ""))
         if number == 1 and previous:
             wrong.append("it is the first and names one before it")
@@ -162,6 +171,8 @@ def check_chain(name: str, chain: Chain) -> tuple[list[str], bool]:
             wrong.append("the one before it is not the one that it was chained to")
         lines.append(f"{path.name}: {summary(evidence)}: {'; '.join(wrong) or 'as it was signed'}")
         well, before, last = well and not wrong, digest, number
+    # What was cut off at the end leaves no trace in what is left: only who was handed more can know.
+    lines.append(f"{name}: ends with number {last}, SHA-256 {before}: compare with the last that you were handed")
     return lines, well
 
 

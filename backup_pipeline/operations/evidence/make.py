@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from datetime import datetime
 from importlib.resources import files as package_files
 from pathlib import Path
@@ -11,18 +12,21 @@ from backup_pipeline import __version__
 from backup_pipeline.errors import RefusedError
 from backup_pipeline.model.evidence import Evidence, Gap, Previous
 from backup_pipeline.operations.evidence.collect import History, collect
-from backup_pipeline.operations.evidence.statement import ENDING, envelope, read_envelope
+from backup_pipeline.operations.evidence.statement import ENDING, envelope, signed_evidence
+from backup_pipeline.operations.sites.identity import state_folder
 from backup_pipeline.operations.sites.keys import machine_keys
 from backup_pipeline.operations.sites.stores import open_store
 from backup_pipeline.operations.status.copies import copies_of
 from backup_pipeline.rules.evidence import Copies, EvidencePolicy, demands_of, gaps_of
 from backup_pipeline.settings.site import Site
 from backup_pipeline.system.files import make_folder_in, read_ordinary, write_atomically
+from backup_pipeline.system.former_files import private_folder
 from backup_pipeline.system.locks import hold_lock
 
 FOLDER = "evidence"
 CHECKER = "check_evidence.py"
 _LOCK = ".evidence.lock"
+_LAST = "evidence.json"
 
 
 def preview(site: Site, plan: str, begin: datetime, end: datetime, history: History, *, now: datetime) -> Evidence:
@@ -81,23 +85,59 @@ def make(site: Site, evidence: Evidence, *, made_by: str) -> Path:
     store = open_store(site, evidence.plan)
     folder = make_folder_in(store.folder, FOLDER, store.folder_mode)
     with hold_lock(folder / _LOCK, purpose=f"evidence of {evidence.plan}"):
-        number, previous = 1, None
-        if before := evidence_files(site, evidence.plan):
-            last = before[-1]
-            number = read_envelope(last).number + 1
-            previous = Previous(name=last.name, sha256=hashlib.sha256(read_ordinary(last)).hexdigest())
+        last = _last(site, evidence.plan)
+        number = last[0] + 1 if last else 1
+        previous = last[1] if last else None
         chained = evidence.model_copy(update={"number": number, "previous": previous, "made_by": made_by})
         signer = machine_keys(site).signer(make=True)
         assert signer is not None
         name = f"{number:04}_{evidence.begin:%Y-%m-%d}_{evidence.end:%Y-%m-%d}{ENDING}"
-        write_atomically(folder / name, envelope(chained, signer), mode=store.file_mode)
+        signed = envelope(chained, signer)
+        write_atomically(folder / name, signed, mode=store.file_mode)
+        _remember(site, evidence.plan, number, Previous(name=name, sha256=hashlib.sha256(signed).hexdigest()))
         write_atomically(folder / CHECKER, checker(), mode=store.file_mode)
     return folder / name
 
 
+def _last(site: Site, plan: str) -> tuple[int, Previous] | None:
+    """Return number and file of the plan's last evidence, also where that file is gone: its number is not used again.
+
+    Raises:
+        StoreError: the last file of the chain cannot be read.
+    """
+    known = _remembered(site).get(plan)
+    files = evidence_files(site, plan)
+    if not files:
+        return known
+    data, evidence = signed_evidence(files[-1])
+    if known is not None and known[0] > evidence.number:
+        return known
+    return evidence.number, Previous(name=files[-1].name, sha256=hashlib.sha256(data).hexdigest())
+
+
+def _remembered(site: Site) -> dict[str, tuple[int, Previous]]:
+    try:
+        document = json.loads(read_ordinary(state_folder(site) / _LAST, at_most=1 << 20))
+        return {plan: (int(number), Previous(**last)) for plan, (number, last) in document.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def _remember(site: Site, plan: str, number: int, last: Previous) -> None:
+    known = {**_remembered(site), plan: (number, last)}
+    document = {name: [count, one.model_dump()] for name, (count, one) in known.items()}
+    private_folder(state_folder(site))
+    write_atomically(state_folder(site) / _LAST, json.dumps(document, indent=1).encode() + b"\n")
+
+
 def evidence_files(site: Site, plan: str) -> list[Path]:
     """Return the plan's signed files, oldest first."""
-    return sorted((open_store(site, plan).folder / FOLDER).glob(f"[0-9]*{ENDING}"))
+    found = (open_store(site, plan).folder / FOLDER).glob(f"[0-9]*_*{ENDING}")
+    return sorted((path for path in found if path.name.partition("_")[0].isdecimal()), key=_number_of)
+
+
+def _number_of(path: Path) -> tuple[int, str]:
+    return int(path.name.partition("_")[0]), path.name
 
 
 def evidence_file(site: Site, plan: str, name: str) -> Path:

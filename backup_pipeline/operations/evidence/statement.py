@@ -66,25 +66,17 @@ def _manifests(plan: str, events: Sequence[Event]) -> list[dict[str, Any]]:
     return [found[key] for key in sorted(found)]
 
 
-def envelope_bytes(file: Path) -> bytes:
-    """Return a signed file as it is.
-
-    Raises:
-        StoreError: it cannot be read, or a link, a pipe or something else that is no evidence stands in its place.
-    """
-    return _read(file)[0]
-
-
 def read_envelope(file: Path) -> Evidence:
     """Return the evidence that a file holds; its signature is not checked here.
 
     Raises:
-        StoreError: the file cannot be read, or is not one.
+        StoreError: it cannot be read, or a link, a pipe or something else that is no evidence stands in its place.
     """
-    return _read(file)[1]
+    return signed_evidence(file)[1]
 
 
-def _read(file: Path) -> tuple[bytes, Evidence]:
+def signed_evidence(file: Path) -> tuple[bytes, Evidence]:
+    """Return a signed file as it is, and what it holds; otherwise as `read_envelope`."""
     try:
         data = read_ordinary(file, at_most=_LARGEST)
         document = json.loads(data)

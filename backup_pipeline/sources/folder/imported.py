@@ -5,6 +5,7 @@ Out of a tarball come ordinary files and folders below the scratch folder only, 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -110,6 +111,14 @@ def _unpack(tarball: Path, place: Path) -> int:
                     "Two members of the tarball stand in each other's way.",
                     where=tarball.name,
                     remedy="Nothing of it was imported. Find out who made it.",
+                ) from error
+            except OSError as error:
+                if error.errno not in (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL):
+                    raise
+                raise ValidationError(
+                    "A member of the tarball has a name that this file system cannot have.",
+                    where=tarball.name,
+                    remedy="Nothing of it was imported. Unpack it on the machine that made it, and import the folder.",
                 ) from error
     return dropped
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from starlette.responses import Response
 
-from backup_pipeline.errors import RefusedError
+from backup_pipeline.errors import RefusedError, StoreError
 from backup_pipeline.model.evidence import EventKind, Evidence
 from backup_pipeline.operations.evidence.collect import History
 from backup_pipeline.operations.evidence.make import (
@@ -21,7 +21,7 @@ from backup_pipeline.operations.evidence.make import (
     preview,
     public_key,
 )
-from backup_pipeline.operations.evidence.statement import envelope_bytes, read_envelope
+from backup_pipeline.operations.evidence.statement import read_envelope, signed_evidence
 from backup_pipeline.orchestration.evidence_history import history_of
 from backup_pipeline.rules.periods import period_of
 from backup_pipeline.web.front.pages import PageError, PageRequest
@@ -49,8 +49,15 @@ def evidence_home(asked: PageRequest) -> Response:
     )
 
 
-def _listed(paths: list[Path]) -> list[tuple[str, Evidence]]:
-    return [(path.name, read_envelope(path)) for path in reversed(paths[-100:])]
+def _listed(paths: list[Path]) -> list[tuple[str, Evidence | None]]:
+    """Return the newest hundred, None for what cannot be read: one damaged file must not hide the others."""
+    found: list[tuple[str, Evidence | None]] = []
+    for path in reversed(paths[-100:]):
+        try:
+            found.append((path.name, read_envelope(path)))
+        except StoreError:
+            found.append((path.name, None))
+    return found
 
 
 def evidence_page(asked: PageRequest) -> Response:
@@ -83,7 +90,7 @@ def signed_page(asked: PageRequest) -> Response:
         raise PageError(HTTPStatus.NOT_FOUND, error.what, error.remedy) from error
     if asked.query.get("as") == "dsse":
         attachment = {"Content-Disposition": f'attachment; filename="{plan}-{file.name}"'}
-        return Response(envelope_bytes(file), media_type="application/json", headers=attachment)
+        return Response(signed_evidence(file)[0], media_type="application/json", headers=attachment)
     found = read_envelope(file)
     if asked.query.get("as") == "json":
         return _json(found, f"{plan}-{file.name.removesuffix('.dsse.json')}.json")
