@@ -107,8 +107,8 @@ class BackupSet(ProvenByFiles):
 
     @property
     def rows(self) -> int:
-        """Rows of all table exports."""
-        return sum(record.rows or 0 for record in self.records)
+        """Rows of all table exports, and of imported dumps."""
+        return sum((record.rows or 0) + record.rows_in_dump for record in self.records)
 
     @property
     def artefacts(self) -> int:

@@ -80,8 +80,8 @@ class Manifest(Frozen):
 
     @property
     def rows(self) -> int:
-        """Rows of all table exports."""
-        return sum(record.rows or 0 for record in self.artefacts)
+        """Rows of all table exports, and of the tables of imported dumps, which have none."""
+        return sum((record.rows or 0) + record.rows_in_dump for record in self.artefacts)
 
     @property
     def broken_data(self) -> tuple[str, ...]:

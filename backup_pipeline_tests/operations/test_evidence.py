@@ -22,6 +22,7 @@ from backup_pipeline.operations.evidence.check_evidence import is_signed
 from backup_pipeline.operations.evidence.collect import History, HistoryRun
 from backup_pipeline.operations.evidence.make import evidence_files, make, preview, public_key
 from backup_pipeline.operations.evidence.statement import read_envelope
+from backup_pipeline.operations.sites.foreign_backups import foreign_backups
 from backup_pipeline.rules.periods import period_of
 from backup_pipeline.settings.loader import load_site
 from backup_pipeline.settings.site import Site
@@ -130,6 +131,7 @@ def test_a_chain_is_checked_by_a_program_that_needs_only_python(site: Site, stor
         make(site, _made(site, at(f"2026-10-{day - 7:02} 00:00"), at(f"2026-10-{day:02} 00:00")), made_by="anna")
     files = evidence_files(site, "nightly")
     assert [read_envelope(path).number for path in files] == [1, 2, 3]
+    assert foreign_backups(site, "nightly") == []
     shutil.copytree(files[0].parent, tmp_path / "auditor")
     program = tmp_path / "auditor" / "check_evidence.py"
     done = _checked(program, "--key", public_key(site), tmp_path / "auditor")

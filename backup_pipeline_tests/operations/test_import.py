@@ -112,6 +112,8 @@ def test_a_dump_of_every_form_is_verified_restored_and_counted(
     known = open_store(site.site, "nightly").read(resolve_set(site.site, "nightly")[1])
     assert (known.proven, known.restored) == (False, True)
     assert "restored" in site.run("list").out
+    assert [one["rows"] for one in json.loads(site.run("list", "--json").out)["sets"]] == [ROWS]
+    assert f"{ROWS} rows, 2 artefacts" in site.run("show", "nightly").out
     again = imported(site, str(old), "--plan", "nightly")
     assert (again[1]["sets"], again[1]["known"]) == ([], [str(old / name)])
 
@@ -160,6 +162,27 @@ def test_a_restored_copy_that_lacks_a_row_fails_the_drill(site: TestSite, shop: 
     proof = drill_set(site.site, *resolve_set(site.site, "nightly"), options=DrillOptions(before_comparison=lose_a_row))
     assert not proof.passed
     assert [one.problem for one in proof.findings] == ["299 rows, the dump has 300"]
+
+
+def test_rows_that_come_with_an_extension_are_not_missed_in_its_dump(
+    site: TestSite, installed_database: Callable[..., PostgresTarget], old: Path
+) -> None:
+    maps = installed_database(
+        "create extension postgis;"
+        "insert into spatial_ref_sys (srid, auth_name, auth_srid, srtext, proj4text) "
+        "values (990123, 'own', 1, 'x', 'y')"
+    )
+    (old / "shop_20250905_005234.sql").write_bytes(dump(maps))
+    assert imported(site, str(old), "--plan", "nightly")[0] == 0
+    drilled = site.run("drill", "nightly")
+    assert (drilled.code, "1 rows of 1 tables" in drilled.out) == (0, True), drilled.text
+
+    def lose_a_row(target: PostgresTarget) -> None:
+        with connected(target) as connection:
+            connection.execute("delete from public.spatial_ref_sys where srid = 990123")
+
+    proof = drill_set(site.site, *resolve_set(site.site, "nightly"), options=DrillOptions(before_comparison=lose_a_row))
+    assert [one.problem for one in proof.findings] == ["0 rows, the dump has 1"]
 
 
 def test_what_lies_there_twice_is_taken_once_and_links_are_not_followed(

@@ -17,8 +17,8 @@ from backup_pipeline.settings.site import Site
 _DATED = re.compile(
     r"(?<!\d)((?:19|20)\d\d)[-_.]?(0[1-9]|1[0-2])[-_.]?([0-2]\d|3[01])(?:[-_T. ]?([01]\d|2[0-3])[-_:.]?([0-5]\d))?"
 )
-# Re-exports and records of restores; their modules are not imported, since `list` waits for what they import.
-_OURS = {"exports", "restores"}
+# Re-exports, records of restores, evidence; their modules are not imported, since `list` waits for what they import.
+_OURS = {"evidence", "exports", "restores"}
 _DEPTH = 2
 MOST = 1000
 

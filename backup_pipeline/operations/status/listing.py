@@ -73,7 +73,7 @@ class ListedSet:
 
     @property
     def rows(self) -> int:
-        """Rows of all table exports."""
+        """Rows of all table exports, and of imported dumps."""
         return self.known.rows
 
     @property

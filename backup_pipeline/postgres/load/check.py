@@ -19,6 +19,7 @@ from backup_pipeline.model.catalog import Catalog, RolesDocument
 from backup_pipeline.model.progress import Progress, ProgressSink, no_progress
 from backup_pipeline.model.record import Fingerprint
 from backup_pipeline.postgres.catalog.details import USER_MAPPINGS
+from backup_pipeline.postgres.catalog.partitions import read_conditions, rows_of
 from backup_pipeline.postgres.catalog.read import digest_of, read_catalog, read_roles
 from backup_pipeline.postgres.catalog.search_path import (
     NOT_FOUND,
@@ -85,16 +86,20 @@ def tables_of(target: PostgresTarget) -> list[TableName]:
 
 
 def row_counts_of(target: PostgresTarget, tables: Sequence[TableName]) -> dict[TableName, int | str]:
-    """Return how many rows each table has itself, without those of its children, or why they cannot be counted."""
+    """Return how many rows each table has itself, without those of its children, or why they cannot be counted.
+
+    Of an extension's configuration table (PostGIS's `spatial_ref_sys`) only the site's own rows count: the others come
+    with the extension, and pg_dump does not write them.
+    """
     found: dict[TableName, int | str] = {}
     if not tables:
         return found
     with connected(target) as connection:
+        conditions = read_conditions(connection)
         for name in tables:
             try:
-                row = connection.execute(
-                    sql.SQL("select count(*) from only {}").format(sql.Identifier(*name))
-                ).fetchone()
+                own = rows_of(*name, (), None, conditions.get(name, ""))
+                row = connection.execute(sql.SQL("select count(*) from {} t").format(own)).fetchone()
                 found[name] = int(row[0]) if row else 0
             except psycopg.Error as error:
                 found[name] = _unread(error, target)

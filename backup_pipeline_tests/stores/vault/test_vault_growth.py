@@ -17,7 +17,7 @@ import pytest
 
 from backup_pipeline.artefacts.capture import CaptureContext
 from backup_pipeline.postgres.server.connection import connected
-from backup_pipeline.postgres.server.embedded import EmbeddedServer
+from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline.sources.folder.capture import capture_folder
 from backup_pipeline.sources.folder.settings import FolderSource
 from backup_pipeline.sources.repository.capture import capture_repository
@@ -88,9 +88,10 @@ def vault(tmp_path: Path) -> FolderVault:
 @pytest.mark.parametrize(
     ("values", "tables", "unchanged", "appended"),
     [
-        # Both ends of a plain dump differ each time: its key for \restrict is random.
-        ({}, False, 0.02, 0.05),
-        ({"compression": "zstd"}, False, 0.02, 0.06),
+        # Both ends of a plain dump differ each time: its key for \restrict is random, and so is whether one chunk more
+        # (1.3 % of these sets) is cut anew.
+        ({}, False, 0.04, 0.07),
+        ({"compression": "zstd"}, False, 0.04, 0.08),
         ({"dump_format": "custom", "compression": "none"}, False, 0.005, 0.03),
         # One row group only, and of each of its columns the last page is another one.
         ({}, True, 0.005, 0.25),
@@ -100,7 +101,7 @@ def vault(tmp_path: Path) -> FolderVault:
 @pytest.mark.takes(seconds=15)
 def test_rows_that_were_appended_add_little_and_the_others_nothing(
     vault: FolderVault,
-    server: EmbeddedServer,
+    database: Callable[..., PostgresTarget],
     template: Callable[[str, str], str],
     tmp_path: Path,
     values: dict[str, object],
@@ -108,9 +109,7 @@ def test_rows_that_were_appended_add_little_and_the_others_nothing(
     unchanged: float,
     appended: float,
 ) -> None:
-    target = server.target(
-        template(f"growth_{'_'.join(map(str, values.values()))}{tables}", TABLES + ROWS.format(first=1, last=TRADES))
-    )
+    target = database(template("growth", TABLES + ROWS.format(first=1, last=TRADES)))
     key = frozenset({("s", "public", "trades"), ("s", "public", "symbols")}) if tables else frozenset({("s", "dump")})
     shares = []
     for last in (TRADES, TRADES, TRADES + TRADES // 100):
@@ -131,10 +130,10 @@ def test_rows_that_were_appended_add_little_and_the_others_nothing(
 @pytest.mark.story
 @pytest.mark.takes(seconds=45)
 def test_a_million_rows_as_parquet_repeat_but_for_what_was_appended(
-    server: EmbeddedServer, template: Callable[[str, str], str], tmp_path: Path
+    database: Callable[..., PostgresTarget], template: Callable[[str, str], str], tmp_path: Path
 ) -> None:
     rows = 1_000_000
-    target = server.target(template("growth_million", TABLES + ROWS.format(first=1, last=rows)))
+    target = database(template("growth_million", TABLES + ROWS.format(first=1, last=rows)))
     files = []
     key = frozenset({("s", "public", "trades")})
     for number in range(2):
