@@ -27,7 +27,7 @@ _KEYWORD_PASSWORD = re.compile(
     re.IGNORECASE,
 )
 HIDDEN = "***"
-# Shorter texts are parts of ordinary words; hiding them would garble the message and tell what they are.
+# Shorter texts are parts of ordinary words; hiding them would garble the message and reveal what they are.
 _SHORTEST = 4
 _NO_SECRETS = ("true", "false", "none", "null")
 
@@ -72,7 +72,7 @@ def scrub(text: str, secrets: Iterable[str]) -> str:
     return text
 
 
-# Guessed by everybody, and words of ordinary messages: hiding them would garble every message and tell what they are.
+# Guessed by everybody, and words of ordinary messages: hiding them would garble every message and reveal what they are.
 _WELL_KNOWN = frozenset(
     (
         "admin",

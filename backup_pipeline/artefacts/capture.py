@@ -46,7 +46,7 @@ class CaptureContext:
         source: the source's name.
         previous: the plan's last sealed set, for checks on collapse and drift; None for the first.
         verified: the plan's last verified set, whose unchanged files are taken over; None where nothing is.
-        progress: where to tell how far the work is.
+        progress: receives how far the work is.
         schemas: the site's folder of pandera schemas.
         timezone: of the site; times in file names are in it.
         now: the clock.

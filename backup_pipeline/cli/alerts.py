@@ -14,7 +14,7 @@ from backup_pipeline.errors import ExitCode
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    group = typer.Typer(help="Incidents, and the messages that tell people of them.", no_args_is_help=True)
+    group = typer.Typer(help="Incidents, and the messages that report them to people.", no_args_is_help=True)
     group.command("test")(send_test)
     group.command("list")(list_incidents)
     group.command("check")(check)

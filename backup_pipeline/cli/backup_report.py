@@ -35,7 +35,7 @@ _REPAIR = (
 
 
 class Gathering(RunObserver):
-    """Remembers what happened, and tells it to a sink."""
+    """Remembers what happened, and passes it to a sink."""
 
     def __init__(self) -> None:
         self.sink: ProgressSink = no_progress

@@ -51,7 +51,7 @@ def install(
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Install the schedules of all plans, and the check that tells of overdue backups. Again: brings them up to date.
+    """Install the schedules of all plans, and the check that reports overdue backups. Again: brings them up to date.
 
     Only the part of this site is written; every other line of the crontab stays, and the former one is kept as a copy.
     """

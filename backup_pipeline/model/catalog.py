@@ -127,7 +127,7 @@ class DatabaseLocale(Frozen):
         collate: LC_COLLATE (libc's name). ctype: LC_CTYPE.
         name: the provider's own name of the locale, where it is not libc ("de-DE").
         rules: ICU's additional rules.
-        version: the provider's version of them, by which the order of texts may differ; "" where it tells none.
+        version: the provider's version of them, by which the order of texts may differ; "" where it names none.
         money: lc_monetary, by which values of the type money are written and read; "" where it was not recorded.
     """
 

@@ -26,7 +26,7 @@ class CopyRecord(Frozen):
         copied_at: when it was made from here; None for a copy that was found there.
         set_proven: whether the set had passed a drill where it was made, when that was last read.
         set_problem: what spoke against the set itself then.
-        locked_until: until when the storage forbids to delete it; None where it does not, or did not tell.
+        locked_until: until when the storage forbids to delete it; None where it does not, or did not say.
         marked_at: since when it is marked for removal.
         checked_at: when its stored bytes were last read.
         problem: what that check found, "" for nothing.
@@ -110,7 +110,7 @@ class VaultRecord(Frozen):
         checks: by plan.
         lock: what its storage promised then; None when not known.
         sizes: bytes of all chunks over time, oldest first.
-        cleaned_at: when chunks that no copy needs were last looked for.
+        cleaned_at: when chunks that no copy needs were last searched for.
     """
 
     record_version: Literal[1] = 1

@@ -113,7 +113,7 @@ def proof_as_bytes(proof: Proof) -> bytes:
     """Return a result as its file holds it, with its own digest.
 
     The digest is the SHA-256 of the JSON document without the field `content_sha256`, with sorted keys and without
-    white space. It is no signature: it tells damage and careless edits, not somebody who writes a new digest too.
+    white space. It is no signature: it detects damage and careless edits, not somebody who writes a new digest too.
     """
     document = proof.model_dump(mode="json", exclude={"content_sha256"})
     return _written({**document, "content_sha256": _digest(document)})

@@ -188,7 +188,7 @@ def _record_killed_copy(site: Site, context: dg.RunStatusSensorContext, plan: st
     error = BackupSystemError(
         "The copy's process was killed, or its run could not be started.",
         where=f"run {context.dagster_run.run_id[:8]}",
-        remedy="It is tried again by itself and goes on where it stopped. Look for what ended it: memory, a restart.",
+        remedy="It is tried again by itself and goes on where it stopped. Find what ended it: memory, a restart.",
     )
     note_failure(site, vault, plan, SetId(wanted), error, at)
 

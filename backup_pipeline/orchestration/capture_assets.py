@@ -141,7 +141,7 @@ def _specs(site: Site, plan: str, name: str, expected: _Expected) -> tuple[list[
 
 
 def _tables_known(whole: dg.AssetKey, new: list[str], gone: list[str]) -> dg.AssetCheckResult:
-    """Return the check that tells of tables which the definitions did not know, or know and are gone."""
+    """Return the check that reports tables which the definitions did not know, or know and are gone."""
     reported = [{"table": table, "change": "new: exported, reload the definitions to see it"} for table in new]
     reported += [{"table": table, "change": "gone since the last capture"} for table in gone]
     return dg.AssetCheckResult(

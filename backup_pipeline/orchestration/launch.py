@@ -59,7 +59,7 @@ def job_of(config: str, job: str, _: str) -> dg.JobDefinition:
     return build_job(load_site(Path(config)), job)
 
 
-# The command that runs the job tells the user itself; Dagster's own lines would only hide that.
+# The command that runs the job reports to the user itself; Dagster's own lines would only hide that.
 _QUIET: dict[str, object] = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 

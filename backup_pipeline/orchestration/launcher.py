@@ -76,7 +76,7 @@ def _load(variable: str, module: str, name: str) -> Any:
 
 
 class WatchedRunLauncher(DefaultRunLauncher):
-    """Dagster's own launcher, which also tells its monitor of runs whose process is dead, however started."""
+    """Dagster's own launcher, which also reports to its monitor runs whose process is dead, however started."""
 
     @property
     def supports_check_run_worker_health(self) -> bool:

@@ -2,7 +2,7 @@
 
 Understood are `backup_20250905_005234.sql.gz`, `cdb_backup_2025-11-25_2227.sql`, `20251101_020000/supabase_db.sql.gz`,
 pg_back's `shop_2025-11-25T02:00:05+01:00.dump` and `shop_2025-11-25_02-00-05.dump`, `shop-20251125-020005.sql.gz` and
-`shop-20251125.sql.gz` of postgres-backup-local, and what looks like them.
+`shop-20251125.sql.gz` of postgres-backup-local, and what resembles them.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ def object_drift(now: Mapping[str, Mapping[str, str]], before: Mapping[str, Mapp
 def keys_kept(
     now: Mapping[str, Sequence[str]], before: Mapping[str, Sequence[str]] | None, *, severity: Severity
 ) -> CheckResult:
-    """Tell which tables have lost their primary key since the last set.
+    """Report which tables have lost their primary key since the last set.
 
     Args:
         now: for each table the columns of its primary key, () where it has none.

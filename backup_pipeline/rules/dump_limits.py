@@ -20,7 +20,7 @@ _INVALID = re.compile(r", invalid\b")
 
 
 def limits_of(catalog: Catalog) -> list[Finding]:
-    """Return what of a database its dump will not bring back, as far as its catalog tells."""
+    """Return what of a database its dump will not bring back, as far as its catalog shows."""
     found = [_invalid(name) for name, text in sorted(catalog.objects.get("index", {}).items()) if _is_invalid(text)]
     types = {
         f"{_quoted(t.schema_name)}.{_quoted(t.name)}.{_quoted(c.name)}": c.type

@@ -26,8 +26,8 @@ def incident_key(kind: IncidentKind, plan: str, *subject: str) -> str:
 def observe(state: IncidentState, observations: Iterable[Observation]) -> IncidentState:
     """Return the state after these observations, with a notice for each incident that opened or is over.
 
-    A problem that is open already tells nobody again; its reason becomes the present one. A sign that is older than the
-    last 'all is well' of its key is stale (a slow sensor reporting a run that has been repeated since) and changes
+    A problem that is open already is not reported again; its reason becomes the present one. A sign that is older than
+    the last 'all is well' of its key is stale (a slow sensor reporting a run that has been repeated since) and changes
     nothing.
     """
     opened = {incident.key: incident for incident in state.open}
@@ -94,7 +94,7 @@ def claim(state: IncidentState, now: datetime) -> tuple[IncidentState, tuple[Not
 
 
 def unreported(state: IncidentState) -> IncidentState:
-    """Return the state where there is nobody to tell: what is open waits for an address, what is over is dropped."""
+    """Return the state where nobody can be reported to: what is open waits for an address, what is over is dropped."""
     lasting = {incident.key: incident for incident in state.open}
     waiting = tuple(
         notice

@@ -104,7 +104,7 @@ class Needs:
 
 
 def needs_of(catalog: Catalog | None, extensions: Mapping[str, str], written_by: int) -> Needs:
-    """Return what a recorded database needs; sets of before requirements were recorded tell by their columns."""
+    """Return what a recorded database needs; of older sets, which recorded no requirements, their columns show it."""
     names = {_bare(name): version for name, version in extensions.items()}
     if catalog is None:
         return Needs(written_by, extensions=names)

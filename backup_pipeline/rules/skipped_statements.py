@@ -161,7 +161,7 @@ def reported(lines: Iterable[Line], user: str) -> list[str]:
 
 
 def expected_refusals(catalog: Catalog, may_become: Collection[str]) -> list[Line]:
-    """Return the lines that a role without superuser rights will be refused, as far as the backup's catalog tells.
+    """Return the lines that a role without superuser rights will be refused, as far as the backup's catalog shows.
 
     Args:
         catalog: the backup's.

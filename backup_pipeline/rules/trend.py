@@ -62,7 +62,7 @@ class Trend:
 
 
 def trend_of(sets: Sequence[SizedSet]) -> Trend | None:
-    """Return the trend of the newest counted sets; None when they span less than a day: too short to tell.
+    """Return the trend of the newest counted sets; None when they span less than a day: too short a time.
 
     The slope is the median of all pairs' slopes (Theil-Sen), so that one odd set does not tilt it.
     """

@@ -67,9 +67,9 @@ def _same_but_for_case(kind: str, named: dict[str, dict[str, Any]]) -> FoundFaul
         plain = name.lower().replace("-", "_")
         if (other := known.get(plain)) is not None:
             if other.lower() == name.lower():
-                why = "by case; folders of some systems cannot tell them apart"
+                why = "by case; folders of some systems cannot distinguish them"
             else:
-                why = "by - and _; Dagster cannot tell them apart"
+                why = "by - and _; Dagster cannot distinguish them"
             yield (kind, name), f"differs from {other} only {why}"
         known.setdefault(plain, name)
 

@@ -141,7 +141,7 @@ class Store(Protocol):
         """Return what kept files from being read and says nothing against them (a network, credentials), or None."""
 
     def free_bytes(self) -> int | None:
-        """Return the free space, where the store can tell."""
+        """Return the free space, where the store can say."""
 
 
 class PlanStore(Store, Protocol):

@@ -304,7 +304,7 @@ def _add_files_below(folder: str, above: str, found: list[tuple[str, int]]) -> N
         with os.scandir(folder) as entries:
             there = sorted(entries, key=lambda entry: entry.name)
     except (FileNotFoundError, NotADirectoryError, PermissionError):
-        # What cannot be read is found missing by those who look for it.
+        # What cannot be read is found missing by those who search for it.
         return
     for entry in there:
         if entry.is_dir(follow_symlinks=False):

@@ -30,7 +30,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from backup_pipeline.errors import LockError, StoreError
+from backup_pipeline.errors import LockError
 from backup_pipeline.system.files import read_ordinary, translate_os_error
 
 HEARTBEAT_SECONDS = 10.0
@@ -126,7 +126,7 @@ def _is_dead(path: Path, holder: Holder | None) -> bool:
         return False
     age = time.time() - refreshed
     if holder is None:
-        # Being written right now, or torn by a crash: only age tells.
+        # Being written right now, or torn by a crash: only its age shows it.
         return age > HEARTBEAT_SECONDS
     if holder.host != socket.gethostname():
         return _is_stale(path, refreshed, holder)
@@ -417,9 +417,3 @@ def _marks_of(folder: Path, name: str) -> list[Path]:
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         return sorted(path for path in folder.iterdir() if path.name.startswith(f"{name}."))
     return []
-
-
-def check_lockable(folder: Path) -> None:
-    """Raise StoreError when a lock could not be created in `folder`."""
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise StoreError("Not writable.", where=str(folder), remedy="Give this user the right to write there.")

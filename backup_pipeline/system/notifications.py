@@ -34,7 +34,7 @@ def understood(address: str) -> bool:
 def _service_at(address: str) -> Any:
     import apprise
 
-    # Apprise tells its log what it did not understand, tokens and all; a log of the site's must not have it.
+    # Apprise writes to its log what it did not understand, tokens and all; a log of the site's must not have it.
     logging.getLogger("apprise").propagate = False
     try:
         return apprise.Apprise.instantiate(address, suppress_exceptions=True)
@@ -98,7 +98,7 @@ def _deliver(
     for attempt in range(attempts):
         if attempt:
             time.sleep(pause_seconds * 2 ** (attempt - 1))
-        # Apprise tells why only in its log; the log is read here and goes no further, for it may name the address.
+        # Apprise says why only in its log; the log is read here and goes no further, for it may name the address.
         with apprise.LogCapture(level=logging.WARNING, fmt="%(message)s") as log:  # type: ignore[no-untyped-call]
             try:
                 if service.notify(title=title, body=body, notify_type=kind, body_format=apprise.NotifyFormat.TEXT):

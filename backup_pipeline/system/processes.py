@@ -106,7 +106,7 @@ def _run_to_its_end(
 
 
 class _Computing:
-    """Tells whether a program, or one that it started, has used a processor since it was last asked."""
+    """Says whether a program, or one that it started, has used a processor since it was last asked."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid

@@ -27,7 +27,7 @@ def file_stems(source: str, tables: Iterable[tuple[str, str]]) -> dict[tuple[str
     """Return the path without suffix of each (schema, table).
 
     Odd characters are percent-encoded; a long name is cut and marked; names that differ only in case, which some file
-    systems cannot tell apart, are marked too.
+    systems cannot distinguish, are marked too.
     """
     names = list(tables)
     stems = {name: _stem(*name) for name in names}

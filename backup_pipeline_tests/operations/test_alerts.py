@@ -206,13 +206,6 @@ def test_a_drill_that_did_not_prove_and_a_damaged_set_are_told(site: Site, web: 
     assert "over:" in messages(web)[1]
 
 
-def test_retention_that_refused_is_told_and_its_end_too(site: Site, web: Requests) -> None:
-    alerts.notify_retention(site, "nightly", refused="The newest set is bad.", at=NOON)
-    alerts.notify_retention(site, "nightly", at=NOON + HOUR)
-    assert "The newest set is bad." in messages(web)[0]
-    assert "over" in messages(web)[1]
-
-
 def test_the_store_itself_reports_sets_kept_because_the_newest_is_bad(site: Site, web: Requests) -> None:
     for hours in range(40 * 24, 0, -24):
         seal_set(site, NOON - (hours - 20) * HOUR)

@@ -182,15 +182,6 @@ def test_lists_are_sorted_and_cut_at_the_prefix(place: ObjectPlace) -> None:
 
 
 @everywhere
-def test_folders_are_the_common_beginnings_of_names(place: ObjectPlace) -> None:
-    for name in ("chunks/0a/1", "chunks/0a/2", "chunks/ff/1", "copies/1", "vault.json"):
-        place.create(name, b"x")
-    assert place.list_folders("") == ("chunks/", "copies/")
-    assert place.list_folders("chunks/") == ("chunks/0a/", "chunks/ff/")
-    assert place.list_folders("nowhere/") == ()
-
-
-@everywhere
 def test_what_was_deleted_is_gone_and_may_be_deleted_again(place: ObjectPlace) -> None:
     place.create("a/b", b"x")
     place.delete("a/b")
@@ -233,7 +224,6 @@ def test_two_prefixes_of_one_place_do_not_mix(
     inner = replace(served, url=f"{served.url}/one").open()
     request.addfinalizer(inner.close)
     assert [info.name for info in inner.list("")] == ["sub/x"]
-    assert inner.list_folders("") == ("sub/",)
     assert inner.get("sub/x") == b"inner"
 
 
@@ -444,7 +434,6 @@ class TestTroubleOfS3:
             lambda: place.get_range("one", 0, 1),
             lambda: place.info("one"),
             lambda: list(place.list("")),
-            lambda: place.list_folders(""),
             lambda: place.put("one", b"x"),
             lambda: place.delete("one"),
         ]
@@ -582,7 +571,6 @@ class TestFolder:
             lambda: place.get("a/b"),
             lambda: place.info("a/b"),
             lambda: list(place.list("")),
-            lambda: place.list_folders(""),
             lambda: place.create("c", b"x"),
             lambda: place.put("c", b"x"),
         ]
@@ -607,7 +595,6 @@ class TestFolder:
         (tmp_path / "folder-link").symlink_to("/etc")
         (tmp_path / ".DS_Store").write_bytes(b"x")
         assert [info.name for info in place.list("")] == ["a/real"]
-        assert place.list_folders("") == ("a/",)
 
 
 class TestSftp:

@@ -64,10 +64,6 @@ class MemoryPlace:
             found = [ObjectInfo(name, len(data), at) for name, (data, at) in self.objects.items()]
         return iter(sorted((one for one in found if one.name.startswith(prefix)), key=lambda one: one.name))
 
-    def list_folders(self, prefix: str) -> tuple[str, ...]:
-        names = {one.name[len(prefix) :].partition("/") for one in self.list(prefix)}
-        return tuple(sorted(prefix + first + "/" for first, slash, _ in names if slash))
-
     def delete(self, name: str) -> None:
         self._enter("delete", name)
         with self.lock:

@@ -19,7 +19,6 @@ from backup_pipeline.operations.alerts.observe import (
     observe_check,
     observe_copies,
     observe_site,
-    retention_incident,
     run_link,
 )
 from backup_pipeline.operations.status.incident_state import change_state, read_state
@@ -114,18 +113,8 @@ def notify_run_finished(site: Site, plan: str, run: FinishedRun, at: datetime | 
     return report(site, observations, at)
 
 
-def notify_retention(
-    site: Site, plan: str, *, refused: str = "", remedy: str = "", at: datetime | None = None
-) -> AlertReport:
-    """Tell that retention refused to remove anything (`refused` says why), or that it worked again ("")."""
-    at = at or utc_now()
-    incident = retention_incident(plan, refused, remedy, at) if refused else None
-    key = incident_key(IncidentKind.RETENTION_REFUSED, plan)
-    return report(site, [Observation(key, at, incident)], at)
-
-
 def notify_copies(site: Site, plan: str, at: datetime | None = None) -> AlertReport:
-    """Tell what a copy or check that has just ended changed of what is known of a plan's copies; never raises."""
+    """Report what a copy or check that has just ended changed of what is known of a plan's copies; never raises."""
     at = at or utc_now()
     try:
         observed = tuple(observe_copies(site, plan, read_state(site), at))
@@ -136,7 +125,7 @@ def notify_copies(site: Site, plan: str, at: datetime | None = None) -> AlertRep
 
 
 def evaluate_incidents(site: Site, now: datetime | None = None) -> AlertReport:
-    """Inspect every plan's store (overdue, failed checks, damage, drills, disk) and tell what changed; never raises.
+    """Inspect every plan's store (overdue, failed checks, damage, drills, disk) and report what changed; never raises.
 
     Called by a sensor every few minutes, and by `backup-pipeline alerts check` where no daemon runs.
     """

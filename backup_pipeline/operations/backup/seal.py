@@ -55,7 +55,7 @@ def last_verified_set(store: PlanStore, source: str, *, before: SetId) -> Earlie
 
 
 def reasons_against(draft: Draft, done: Sequence[SourceDone], records: Sequence[ArtefactRecord]) -> list[str]:
-    """Return why a set cannot be sealed, as far as its records tell; empty when nothing speaks against it.
+    """Return why a set cannot be sealed, as far as its records show; empty when nothing speaks against it.
 
     Pure: nothing is read here. Every reason names its artefact.
     """

@@ -180,7 +180,7 @@ def _with_locks(place: ObjectPlace, copies: dict[str, tuple[CopyRecord, ...]]) -
 
 
 def locked_until(place: ObjectPlace, copy: str) -> datetime | None:
-    """Return until when the storage forbids to delete a copy; None where it does not, or does not tell."""
+    """Return until when the storage forbids to delete a copy; None where it does not, or does not say."""
     try:
         return place.lock_state(COPIES + copy).until
     except BackupSystemError as error:

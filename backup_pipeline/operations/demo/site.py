@@ -40,7 +40,7 @@ def _content(name: str) -> str:
     return (resources.files("backup_pipeline.operations.demo") / "content" / name).read_text("utf-8")
 
 
-def build_demo_site(folder: Path, tell: Report, *, orders: int = 1000) -> Path:
+def build_demo_site(folder: Path, report: Report, *, orders: int = 1000) -> Path:
     """Make the demo's site in `folder` where it is not there yet, and return its backup.yaml.
 
     The embedded server is started and left running; the caller ends it through the site's settings.
@@ -61,26 +61,26 @@ def build_demo_site(folder: Path, tell: Report, *, orders: int = 1000) -> Path:
     if not settings.exists():
         _write_settings(folder, settings)
     server = _server(folder, settings)
-    tell("starting the embedded PostgreSQL")
+    report("starting the embedded PostgreSQL")
     server.start()
     if not (folder / ".env").exists():
         _write_env(folder, server)
     for name, script in _DATABASES:
         if not database_exists(server.target(), name):
-            tell(f"filling the database {name}")
+            report(f"filling the database {name}")
             _fill(server, name, script)
     if not (folder / "supabase" / "storage").exists():
-        tell("writing the storage buckets")
+        report("writing the storage buckets")
         demo_files.write_buckets(folder / "supabase" / "storage")
     if not (folder / "werkstatt.db").exists():
-        tell(f"writing the workshop's archive of {orders} orders")
+        report(f"writing the workshop's archive of {orders} orders")
         demo_files.write_workshop(folder / "werkstatt.db", folder / "Archiv", orders)
     if (folder / IDENTITY_NAME).exists() and not (folder / _VAULT_FOLDER / "vault.json").exists():
-        tell("making a vault for copies, with an identity of its own")
+        report("making a vault for copies, with an identity of its own")
         (folder / _VAULT_FOLDER).mkdir(mode=0o700, exist_ok=True)
         make_vault(load_site(settings), VAULT, None)
     if not (folder / "claire").exists():
-        tell("making the git repository")
+        report("making the git repository")
         demo_files.write_repository(folder / "claire")
     return settings
 

@@ -103,7 +103,7 @@ def require_environment(site: Site, plan_name: str, sources: Sequence[str] | Non
     raise SettingsError(
         "\n".join([f"{len(faults)} variables of plan {plan_name} are not usable.", *lines]),
         where=env,
-        remedy="Correct them there or in the environment; backup-pipeline env check tells more.",
+        remedy="Correct them there or in the environment; backup-pipeline env check says more.",
     )
 
 

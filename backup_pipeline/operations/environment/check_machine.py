@@ -110,7 +110,7 @@ def _writable(folder: Path, plan: str) -> Iterator[EnvironmentFault]:
         place = place.parent
     probe = place / f".backup-pipeline-{uuid.uuid4().hex}"
     try:
-        # Only writing tells: mode bits say nothing on network mounts, on read-only ones, and of root.
+        # Only writing shows it: mode bits say nothing on network mounts, on read-only ones, and of root.
         os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         probe.unlink()
     except OSError as error:

@@ -208,7 +208,7 @@ def _with_answers(site: Site, status: PlanStatus, now: datetime) -> PlanStatus:
 
 
 def _past_runs(site: Site, plan: str) -> tuple[tuple[SetId, str], ...]:
-    """Return what the log beside the sets tells of past runs; nothing when there is no log."""
+    """Return what the log beside the sets records of past runs; nothing when there is no log."""
     try:
         text = (site.store_folder(plan) / RUN_LOG_NAME).read_text("utf-8", "replace")
     except OSError:

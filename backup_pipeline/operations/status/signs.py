@@ -1,7 +1,8 @@
 """Problems of a plan that no set shows. Reads only, and little.
 
-A set tells what was well when it was sealed. Here its store is held against what is known from elsewhere: the settings
-(which sources, which checks are due), the log beside the sets, the clock, and the order archives on their disks.
+A set records what was well when it was sealed. Here its store is held against what is known from elsewhere: the
+settings (which sources, which checks are due), the log beside the sets, the clock, and the order archives on their
+disks.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ def read_leaves(connection: Connection[TupleRow], schema: str, table: str) -> tu
 
 
 def read_condition(connection: Connection[TupleRow], schema: str, table: str) -> str:
-    """Return the WHERE clause of an extension's configuration table that tells the site's own rows; "" for any other.
+    """Return the WHERE clause of an extension's configuration table that selects the site's own rows; "" for any other.
 
     The other rows of such a table come with the extension: pg_dump writes only those that meet the clause.
     """

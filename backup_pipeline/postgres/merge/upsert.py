@@ -37,9 +37,9 @@ class UpsertRequest:
     """Which rows, and who wins.
 
     Attributes:
-        wanted: tells whether a table takes part, by schema and name.
+        wanted: says whether a table takes part, by schema and name.
         everything: no table was skipped, so every sequence takes part too.
-        versions: tells whether a table only says which version its schema has: it must be equal and is never written.
+        versions: says whether a table only records which version its schema has: it must be equal and is never written.
         conditions: table → SQL condition that its rows must meet.
         skip_refused: tables that cannot take rows are skipped with a warning instead of refusing all.
     """
@@ -201,7 +201,7 @@ class Upsert:
 
 
 def _compare_version(session: MergeSession, block: CopyBlock, outcome: UpsertOutcome) -> None:
-    """Refuse rows of a schema whose version, as its own migrations table tells, is not the backup's."""
+    """Refuse rows of a schema whose version, as its own migrations table says, is not the backup's."""
     name = ".".join(block.table)
     facts = session.facts(block.table)
     if facts is None or not set(block.columns) <= set(facts.columns):

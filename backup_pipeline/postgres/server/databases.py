@@ -504,7 +504,7 @@ def sole_restore(target: PostgresTarget) -> Iterator[None]:
 
 
 def state_of_server(target: PostgresTarget) -> str:
-    """Return what tells one database from any other: the cluster's identifier (where readable) and the database's OID.
+    """Return what distinguishes one database from any other: the cluster's identifier (where readable) and its OID.
 
     A restored or re-created database has another one, even under the same name.
     """

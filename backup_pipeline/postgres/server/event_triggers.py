@@ -52,7 +52,7 @@ class EventTriggers:
         return bool(row and row[0])
 
     def warning(self) -> str:
-        """Return what to tell a user of those that fire; "" when none does."""
+        """Return what to report to a user of those that fire; "" when none does."""
         if not self.firing:
             return ""
         return (

@@ -144,7 +144,7 @@ class ArchiveDrill:
 
 
 def _readable(snapshot: OrdersSnapshot) -> Iterator[OrderRow]:
-    """Yield the rows that have a key and can be read; the others are in no folder, and the export tells of them."""
+    """Yield the rows that have a key and can be read; the others are in no folder, and the export reports them."""
     for row in snapshot.rows():
         if not isinstance(row, UnreadableRow) and isinstance(row[RECORD_ID], int):
             yield row

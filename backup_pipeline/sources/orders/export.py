@@ -100,7 +100,7 @@ def export_orders(
         archive: folder of the archive; it must exist.
         options: what and how.
         now: the clock, for `exported_at`.
-        progress: where to tell how far the work is, in orders.
+        progress: receives how far the work is, in orders.
         log: the archive's own log: a line for each order, and the summary that its monitors search for.
 
     Returns:

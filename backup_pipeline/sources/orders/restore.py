@@ -70,7 +70,7 @@ def restore_orders(
         target: the SQLite file (may be missing or damaged) or the PostgreSQL database that is to hold the table.
         options: what and how.
         now: the clock, for the names of what is kept.
-        progress: where to tell how far the work is, in orders.
+        progress: receives how far the work is, in orders.
 
     Returns:
         Counts, findings, and where the old database is.
@@ -167,7 +167,7 @@ class _FolderReader:
         progress(Progress("orders", result.folders, None, "orders", finished=True))
 
     def _not_there_yet(self, order: OrderRead) -> bool:
-        """Tell of a first export that was broken off. Where the index knows the order, it is missing."""
+        """Report a first export that was broken off. Where the index knows the order, it is missing."""
         if order.state is not PairState.UNFINISHED:
             return False
         self.result.findings.add(order.path, order.kind, order.problem, "warning")

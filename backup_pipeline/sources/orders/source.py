@@ -234,6 +234,6 @@ def year_states(place: OrdersPlace) -> dict[str, tuple[int, str]]:
 
 
 def database_state(place: OrdersPlace) -> str:
-    """Return a text that changes with every commit; "" where only a query can tell."""
+    """Return a text that changes with every commit; "" where only a query can say."""
     database = place.need_database()
     return "" if isinstance(database, PostgresTarget) else orders_database.database_state(database)

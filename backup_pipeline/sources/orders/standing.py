@@ -79,7 +79,7 @@ def _sample(archive: Path) -> tuple[int, int]:
             try:
                 entry = parse_entry(line.decode("utf-8", "replace").rstrip().removesuffix(","))
             except ValidationError:
-                # Verification tells of a damaged index.
+                # Verification reports a damaged index.
                 continue
             if entry.row_deleted:
                 continue

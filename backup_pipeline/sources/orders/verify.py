@@ -91,7 +91,7 @@ def verify_orders(
         archive: its folder.
         snapshot: the database's rows, to find orders without a folder, folders without a row and outdated ones.
         options: what and how.
-        progress: where to tell how far the work is, in orders.
+        progress: receives how far the work is, in orders.
 
     Returns:
         Counts and findings; check `ok`.
@@ -174,7 +174,7 @@ class _Verifier:
         progress(Progress("orders", self.result.folders, None, "orders", finished=True))
 
     def _not_there_yet(self, order: OrderRead) -> bool:
-        """Tell of a first export that was broken off. Where the index knows the order, it is missing too."""
+        """Report a first export that was broken off. Where the index knows the order, it is missing too."""
         if order.state is not PairState.UNFINISHED:
             return False
         self.note(order.path, order.kind, order.problem, "warning")
@@ -325,7 +325,7 @@ class _Verifier:
         return True
 
     def _interrupted(self) -> bool:
-        """Tell of an export that did not reach its end; True when there was one."""
+        """Report an export that did not reach its end; True when there was one."""
         if not (self.archive / INDEX_PART).exists():
             return False
         self.note(

@@ -72,7 +72,7 @@ class PostgresRestorer(Restorer):
             return application.journal.keep(result)
 
     def state_of_swap(self, site: Site, result: RestoreResult) -> Literal["swapped", "absent"]:
-        """Return what became of a swap. Both names change in one transaction, so one of them tells."""
+        """Return what became of a swap. Both names change in one transaction, so one of them shows it."""
         target = _live(site, result.source).with_database(result.undo.live)
         with sole_restore(target):
             names = server_facts(target).databases

@@ -23,7 +23,7 @@ def outcome(name: str, problems: tuple[Finding, ...], well: str) -> CheckResult:
 
 
 def archive_checks(tree: list[TreeEntry], pointers: list[str]) -> tuple[CheckResult, ...]:
-    """Return what the files of HEAD tell: tracked secrets, submodules, Git LFS pointers."""
+    """Return what the files of HEAD show: tracked secrets, submodules, Git LFS pointers."""
     secrets = [entry.path for entry in tree if is_environment_file(entry.path)]
     submodules = [entry.path for entry in tree if entry.is_submodule]
     return (
@@ -36,7 +36,7 @@ def archive_checks(tree: list[TreeEntry], pointers: list[str]) -> tuple[CheckRes
 def repository_checks(
     refs: References, uncommitted: list[str], ignored: list[str], shallow: list[str]
 ) -> tuple[CheckResult, ...]:
-    """Return what references and working tree tell; each is a warning."""
+    """Return what references and working tree show; each is a warning."""
     committed = _paths("everything_committed", uncommitted, "{} paths differ from HEAD or are untracked: not captured.")
     if ignored:
         text = f"{'' if uncommitted else 'Everything is committed. '}{len(ignored)} ignored paths are not captured."

@@ -86,11 +86,6 @@ class TreeEntry:
         """Whether its content is the target of a symbolic link."""
         return self.mode == "120000"
 
-    @property
-    def is_executable(self) -> bool:
-        """Whether it is an executable file."""
-        return self.mode == "100755"
-
 
 def git_environment(settings: dict[str, str]) -> dict[str, str]:
     """Return the variables that shut out every configuration but `settings` (and the repository's harmless rest)."""

@@ -1,4 +1,4 @@
-"""Git bundles: looking into one, and making a repository of it again. Works in folders of our own making."""
+"""Git bundles: reading one, and making a repository of it again. Works in folders of our own making."""
 
 from __future__ import annotations
 

@@ -118,12 +118,6 @@ class CloudPlace:
                 if last.startswith(prefix):
                     yield info
 
-    def list_folders(self, prefix: str) -> tuple[str, ...]:
-        """Ask for the common prefixes."""
-        folder = prefix.rstrip("/")
-        found = self._call(prefix, lambda: obstore.list_with_delimiter(self._store, folder or None)["common_prefixes"])
-        return tuple(sorted((f"{name.rstrip('/')}/" for name in found), key=str.encode))
-
     def delete(self, name: str) -> None:
         """Remove an object."""
         try:

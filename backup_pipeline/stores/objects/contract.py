@@ -149,15 +149,6 @@ class ObjectPlace(Protocol):
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """Yield every object whose name begins with `prefix`, sorted by name (by its UTF-8 bytes), all pages."""
 
-    def list_folders(self, prefix: str) -> tuple[str, ...]:
-        """Return the names below `prefix` cut behind their next "/", once each, sorted: `chunks/` → `chunks/ab/`, ….
-
-        A folder whose last object was removed a moment ago may still be named (SeaweedFS does so).
-
-        Args:
-            prefix: "" or a folder's prefix (ends with "/").
-        """
-
     def delete(self, name: str) -> None:
         """Remove an object; one that is not there is no error.
 
@@ -197,7 +188,7 @@ class ObjectPlace(Protocol):
         """
 
     def server_time(self) -> datetime | None:
-        """Return the place's clock (aware, UTC; whole seconds may be all it says); None where it does not tell."""
+        """Return the place's clock (aware, UTC; whole seconds may be all it says); None where it does not say."""
 
     def close(self) -> None:
         """End its connections; the place cannot be used afterwards."""

@@ -136,13 +136,6 @@ class FolderPlace:
         top = prefix.rpartition("/")[0]
         yield from self._walk(f"{top}/" if top else "", prefix)
 
-    def list_folders(self, prefix: str) -> tuple[str, ...]:
-        """Return the sub-folders that hold an object."""
-        self._check_root()
-        folders = [entry.name for entry in self._entries(prefix) if entry.is_dir(follow_symlinks=False)]
-        names = (f"{prefix}{folder}/" for folder in folders)
-        return tuple(sorted((name for name in names if next(self._walk(name, name), None)), key=str.encode))
-
     def delete(self, name: str) -> None:
         """Remove a file."""
         path = self._path(name)

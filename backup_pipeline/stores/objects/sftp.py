@@ -137,11 +137,6 @@ class SftpPlace:
         top = prefix.rpartition("/")[0]
         yield from self._walk(f"{top}/" if top else "", prefix)
 
-    def list_folders(self, prefix: str) -> tuple[str, ...]:
-        """Return the sub-folders."""
-        self._call("", self._check_root)
-        return tuple(name for name, attributes in self._entries(prefix) if attributes.type == _DIRECTORY)
-
     def delete(self, name: str) -> None:
         """Remove a file."""
         path = self._path(name)

@@ -40,7 +40,7 @@ def utc_now() -> datetime:
 
 
 def vault_time(place: ObjectPlace, clock: Clock) -> datetime:
-    """Return the place's time, which the times of its objects are of; this machine's where it does not tell."""
+    """Return the place's time, which the times of its objects are of; this machine's where it does not say."""
     return place.server_time() or clock()
 
 

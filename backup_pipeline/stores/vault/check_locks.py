@@ -36,7 +36,7 @@ def check_locks(catalog: VaultCatalog, lock_days: int, result: VaultCheckResult,
         catalog: the vault.
         lock_days: what the settings ask for; 0 for what the storage does by itself.
         result: where findings go, and in one sentence what the storage says.
-        clock: this machine's; the place's own counts where it tells.
+        clock: this machine's; the place's own counts where it says.
     """
     place = catalog.place
     bucket = place.bucket_lock()
@@ -66,7 +66,7 @@ def check_locks(catalog: VaultCatalog, lock_days: int, result: VaultCheckResult,
 
 
 def _check_newest(catalog: VaultCatalog, lock_days: int, result: VaultCheckResult) -> None:
-    """Where the storage does not say for how long it locks, ask for the newest copy's own lock, if it tells that."""
+    """Where the storage does not say for how long it locks, ask for the newest copy's own lock, if it says that."""
     for copy in catalog.copies()[0][-1:]:
         needed = copy.header.created_at + timedelta(days=lock_days)
         state = catalog.place.lock_state(COPIES + copy.name)
@@ -102,7 +102,7 @@ def _check_ends(place: ObjectPlace, expected: dict[str, datetime], result: Vault
             return ""  # Missing or hidden: found as that.
         until = state.until
         if not state.supported:
-            return ""  # Not told object by object.
+            return ""  # Not reported object by object.
         if until is None:
             return f"It is not locked, and should be until {expected[name]:%Y-%m-%d}."
         if until < expected[name] - _TOLERANCE:

@@ -80,7 +80,7 @@ def clean(
 
     Args:
         catalog: the vault.
-        clock: this machine's; the place's own counts where it tells.
+        clock: this machine's; the place's own counts where it says.
         progress: who watches.
         dry_run: remove nothing and take no lease; the result says what would be done. Locks are asked for one by one.
         owner: who cleans, when no other process of that name can: a lease that one of them left is taken over at once.

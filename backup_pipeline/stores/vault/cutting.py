@@ -168,7 +168,7 @@ def stream_files(store: Store, set_id: SetId) -> dict[str, int]:
 
 
 def cut(stream: SetStream, cutting: Cutting, id_key: bytes) -> Iterator[bytes]:
-    """Yield the chunks of a stream. The cuts depend on the id key, so that sizes tell nobody what is there."""
+    """Yield the chunks of a stream. The cuts depend on the id key, so that sizes reveal nothing of what is there."""
     coarse, fine = (_cutter(cutting, id_key, finer=finer) for finer in (1, _FINER))
     middle, finest = (_cutter(cutting, id_key, finer=finer) for finer in (_FINER // 2, _FINEST))
     buffer = _Buffer(stream, 4 * cutting.largest, lambda: stream.hashing)
@@ -252,7 +252,7 @@ def _wait_for(running: Future[None] | None) -> None:
 
 
 class _Buffer:
-    """Looks ahead in a stream, into two buffers by turns: what was read before may still be in use.
+    """Reads ahead in a stream, into two buffers by turns: what was read before may still be in use.
 
     Args:
         stream: the stream.

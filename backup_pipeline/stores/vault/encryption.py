@@ -55,15 +55,6 @@ def _check_recipient(text: str, where: str) -> None:
         ) from error
 
 
-def is_recipient(text: str) -> bool:
-    """Return whether `text` is a public key of age (X25519)."""
-    try:
-        pyrage.x25519.Recipient.from_str(text)
-    except pyrage.RecipientError:
-        return False
-    return True
-
-
 class Opener:
     """Decrypts with the identities of a file as `age-keygen` writes it.
 

@@ -150,7 +150,7 @@ class VaultSetWriter(LocalSetWriter):
 
     def _send(self, file: FileRecord) -> None:
         if problem := super().check_file(file):
-            raise StoreError(problem, where=self._where, remedy="Look at the disk, then run the backup again.")
+            raise StoreError(problem, where=self._where, remedy="Inspect the disk, then run the backup again.")
         stream = SetStream(
             {file.path: file.size}, super().open, {file.path: file.sha256}, lambda done: None, where=self._where
         )

@@ -329,7 +329,7 @@ class ChunkSender:
         raise StoreError(
             f"A chunk that was sent is not what is read back, {_ROUNDS} times.",
             where=f"{self._catalog.place.label}/{chunk_object(stored)}",
-            remedy="Look at the storage and the network before it; then run the backup again.",
+            remedy="Check the storage and the network before it; then run the backup again.",
         )
 
     def _reads_as(self, stored: str, digest: str) -> bool:

@@ -40,7 +40,7 @@ class LiveWork:
 
     @property
     def name(self) -> str:
-        """What tells it from other work, also in the next answer."""
+        """What distinguishes it from other work, also in the next answer."""
         return self.run.run_id if self.run else self.progress.set_id if self.progress else self.title
 
 
