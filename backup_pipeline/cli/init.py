@@ -148,8 +148,10 @@ def _confirm(folder: Path, *, yes: bool, as_json: bool) -> None:
 
 
 def _write(folder: Path, findings: Discovery, *, dry_run: bool, as_json: bool) -> dict[str, Any]:
+    from backup_pipeline.operations.environment.check_machine import readable_by_others
     from backup_pipeline.operations.first_site.discover import timezone_here
     from backup_pipeline.operations.first_site.write import write_site
+    from backup_pipeline.settings.loader import ENV_NAME
     from backup_pipeline.system.files import make_folders
 
     if not dry_run and not folder.is_dir():
@@ -159,11 +161,17 @@ def _write(folder: Path, findings: Discovery, *, dry_run: bool, as_json: bool) -
     if not as_json:
         for file in written.files:
             console().print(f"{file} {'would be ' if dry_run else ''}written", markup=False, soft_wrap=True)
+    env = folder / ENV_NAME
+    warnings = [f"{env} is readable by others: chmod 600 {env}"] if readable_by_others(env) else []
+    if not as_json:
+        for warning in warnings:
+            console().print(warning, style="yellow", markup=False, soft_wrap=True)
     return {
         "sources": [{"name": s.name, "kind": s.kind, "label": s.label, **s.settings} for s in findings.sources],
         "not_taken": [{"what": what, "why": why} for what, why in findings.passed_over],
         "written": [str(file) for file in written.files],
         "former": str(written.former) if written.former else None,
+        "warnings": warnings,
     }
 
 

@@ -127,9 +127,11 @@ def test_variables_of_an_env_file_are_named_and_the_file_stays_as_it_is(
         f"OLD_URL=postgresql://u:{SECRET}@127.0.0.1:1/gone",
     ]
     (folder / ".env").write_text("\n".join(lines), "utf-8")
+    (folder / ".env").chmod(0o640)
     done = init(folder, "--yes", "--no-backup", "--json")
     assert done.code == 0, done.text
     document = json.loads(done.out)
+    assert [f"chmod 600 {folder / '.env'}" in warning for warning in document["warnings"]] == [True]
     assert [source["dsn_env"] for source in document["sources"]] == ["DATABASE_URL", "KC_DB_URL"]
     assert document["sources"][1]["password_env"] == "KC_DB_PASSWORD"
     assert {"SESSION_DATABASE_URL", "OLD_URL"} <= {one["what"] for one in document["not_taken"]}

@@ -39,13 +39,18 @@ def machine_faults(site: Site, now: datetime) -> list[EnvironmentFault]:
     ]
 
 
+def readable_by_others(path: Path) -> bool:
+    """Return whether a file is there that its group or others may use; never on Windows, whose modes say nothing."""
+    return sys.platform != "win32" and path.is_file() and bool(stat.S_IMODE(path.stat().st_mode) & 0o077)
+
+
 def _env_file(path: Path) -> Iterator[EnvironmentFault]:
     if not path.is_file():
         yield EnvironmentFault(
             str(path), "there is no such file", "backup-pipeline env setup writes it.", Severity.WARN
         )
         return
-    if sys.platform != "win32" and stat.S_IMODE(path.stat().st_mode) & 0o077:
+    if readable_by_others(path):
         yield EnvironmentFault(str(path), "readable by others", f"chmod 600 {path}", Severity.WARN, lax=True)
     from dotenv.parser import parse_stream
 
