@@ -6,6 +6,7 @@ The pinned settings make text output the same whatever the server's or role's de
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 import time
 from collections.abc import Iterator, Mapping
@@ -74,7 +75,7 @@ SETTINGS_FOR_A_DUMP = {
 _LATER_LIMITS = {"idle_session_timeout": 140000, "transaction_timeout": 170000}
 # While a statement runs, the server checks that often whether its client is still there (since 14, and where the system
 # can tell).
-_CLIENT_CHECK = """select case when pg_catalog.current_setting('client_connection_check_interval', true) is not null
+_CLIENT_CHECK = """case when pg_catalog.current_setting('client_connection_check_interval', true) is not null
  and pg_catalog.version() ~ 'linux' then pg_catalog.set_config('client_connection_check_interval', '5s', false) end"""
 _PROBE_SECONDS = 4
 _CLEANING_SECONDS = 3
@@ -278,12 +279,23 @@ select exists (select from pg_catalog.pg_stat_activity
 
 def pin_session(connection: Connection[TupleRow], settings: Mapping[str, str]) -> None:
     """Give a session these settings, and no limits of time that the server's version may have besides."""
-    version = connection.info.server_version
-    pinned = {**settings, **{name: "0" for name, since in _LATER_LIMITS.items() if version >= since}}
+    pinned = {**settings, **_no_later_limits(connection.info.server_version)}
     connection.execute(
         "select " + ", ".join("pg_catalog.set_config(%s, %s, false)" for _ in pinned),
         [part for pair in pinned.items() for part in pair],
     )
+
+
+def _no_later_limits(version: int) -> dict[str, str]:
+    return {name: "0" for name, since in _LATER_LIMITS.items() if version >= since}
+
+
+@functools.cache
+def _first_statement(version: int) -> bytes:
+    """Return what pins a session of a server of this version: one statement, since each waits for the network."""
+    pinned = PINNED_SETTINGS | _no_later_limits(version)
+    values = [f"pg_catalog.set_config('{name}', '{value}', false)" for name, value in pinned.items()]
+    return f"select {', '.join([*values, _CLIENT_CHECK])}".encode()
 
 
 def _logged_in(arguments: Mapping[str, str | int]) -> WatchedConnection:
@@ -316,8 +328,7 @@ def open_connection(target: PostgresTarget, *, autocommit: bool = True, pinned: 
             with cut_off_after(_OPENING_SECONDS, connection):
                 refuse_pooling(connection, target)
                 if pinned:
-                    pin_session(connection, PINNED_SETTINGS)
-                    connection.execute(_CLIENT_CHECK)
+                    connection.execute(_first_statement(connection.info.server_version))
             connection.autocommit = autocommit
         except BaseException:
             connection.close()

@@ -86,16 +86,14 @@ def maintenance(target: PostgresTarget) -> Iterator[Connection[TupleRow]]:
     Raises:
         UnreachableError, SourceError: neither `postgres` nor `template1` can be connected to.
     """
-    names = [name for name in ("postgres", "template1") if name != target.database]
-    for name in names[:-1]:
-        with contextlib.suppress(SourceError):
-            probe = target.with_database(name)
-            with connected(probe):
-                pass
-            break
-    else:
-        probe = target.with_database(names[-1])
-    with connected(probe) as connection:
+    *others, last = [name for name in ("postgres", "template1") if name != target.database]
+    with contextlib.ExitStack() as opened:
+        for name in others:
+            with contextlib.suppress(SourceError):
+                connection = opened.enter_context(connected(target.with_database(name)))
+                break
+        else:
+            connection = opened.enter_context(connected(target.with_database(last)))
         yield connection
 
 
