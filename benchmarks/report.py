@@ -210,9 +210,10 @@ def _markdown(document: dict[str, Any], rows: list[Row]) -> str:
 
 @dataclass(frozen=True)
 class Measured:
-    """A call in a fresh process: wall seconds, peak memory of it and of its largest child in MB, its result."""
+    """A call in a fresh process: wall seconds, processor seconds of it and its children, peaks in MB, its result."""
 
     seconds: float
+    processor_seconds: float
     peak_mb: float
     peak_child_mb: float
     result: Any
@@ -220,6 +221,11 @@ class Measured:
 
 def _peak_mb(who: int) -> float:
     return resource.getrusage(who).ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+
+
+def _processor_seconds() -> float:
+    spent = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in spent)
 
 
 def _reset_peak() -> None:
@@ -243,10 +249,10 @@ def _own_peak_mb() -> float:
 def _child(pipe: Any, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     _reset_peak()
     try:
-        begin = time.perf_counter()
+        spent, begin = _processor_seconds(), time.perf_counter()
         result = function(*arguments)
-        seconds = time.perf_counter() - begin
-        pipe.send(("done", Measured(seconds, _own_peak_mb(), _peak_mb(resource.RUSAGE_CHILDREN), result)))
+        seconds, spent = time.perf_counter() - begin, _processor_seconds() - spent
+        pipe.send(("done", Measured(seconds, spent, _own_peak_mb(), _peak_mb(resource.RUSAGE_CHILDREN), result)))
     except BaseException as error:
         pipe.send(("failed", f"{type(error).__name__}: {error}"))
         raise

@@ -8,6 +8,7 @@ import hashlib
 import io
 import os
 import stat
+import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from backup_pipeline.system import limits
 
 PART_SUFFIX = ".part"
 CHUNK = 1 << 20
+_WRITE_BACK = 8 << 20
 
 
 def translate_os_error(error: OSError, path: Path) -> StoreError:
@@ -126,6 +128,7 @@ class AtomicFile(io.RawIOBase):
         self._part = path.with_name(f".{path.name}{own}{PART_SUFFIX}")
         self._digest = hashlib.sha256()
         self.size = 0
+        self._on_its_way = 0
         self._done = False
         if path.exists() and not (path.is_file() or path.is_dir()):
             # The rename would put a file in the place of a device, for everybody on this machine.
@@ -164,8 +167,21 @@ class AtomicFile(io.RawIOBase):
             raise translate_os_error(error, self.path) from error
         self._digest.update(view)
         self.size += len(view)
+        if self.size - self._on_its_way >= _WRITE_BACK:
+            self._write_back()
         limits.progressed()
         return len(view)
+
+    def _write_back(self) -> None:
+        """Send what was written on its way to the disk without waiting, so that the sync at the end finds little left.
+
+        Linux writes what this advice covers; pages that are still being written stay in memory for who reads them next.
+        """
+        if sys.platform == "linux":
+            with contextlib.suppress(OSError):
+                length = self.size - self._on_its_way
+                os.posix_fadvise(self._file.fileno(), self._on_its_way, length, os.POSIX_FADV_DONTNEED)
+        self._on_its_way = self.size
 
     def commit(self) -> None:
         """Sync, rename to the final name and sync the folder (unless that is done later)."""

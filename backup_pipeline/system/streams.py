@@ -91,7 +91,7 @@ class CompressedSink:
         self._file = file
         self._cutting = _CUTTING[compression]
         self._cutter = self._cutting.cutter()
-        self._compress = _compressor(compression)
+        self._compress = compressor(compression)
         self._threads = threads or min(4, max(2, os.cpu_count() or 1))
         self._pool: ThreadPoolExecutor | None = None
         self._running: deque[Future[bytes]] = deque()
@@ -194,7 +194,8 @@ class CompressedSink:
             self._file.write(data)
 
 
-def _compressor(compression: Compression) -> Callable[[Any], bytes]:
+def compressor(compression: Compression) -> Callable[[Any], bytes]:
+    """Return what makes a gzip member or a Zstandard frame of a piece."""
     if compression == "gzip":
         return partial(isal_zlib.compress, level=_GZIP_LEVEL, wbits=_GZIP_WRAPPER)
     # Arrow's binding of libzstd; imported here, because it takes a moment and gzip is the rule.

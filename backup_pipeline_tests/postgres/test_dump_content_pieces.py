@@ -56,3 +56,15 @@ def test_a_dump_cut_anywhere_is_understood_as_the_whole_one() -> None:
 
 def test_a_dump_that_comes_byte_by_byte_is_understood_as_the_whole_one() -> None:
     assert _read(*(_DUMP[n : n + 1] for n in range(len(_DUMP)))) == _read(_DUMP)
+
+
+def test_the_end_of_a_large_block_is_found_wherever_it_stands() -> None:
+    head, end = _DUMP.split(b"1\ttwo\n3")
+    rows = b"\n".join(b"%d\ta value \\\\. with the mark in it" % n for n in range(20_000))
+    for pad in (b"", b"x", b"xx"):
+        dump = head + pad + b"\n" + rows + b"\n3" + end
+        expected = {("public", "wide"): 20_002, ('odd "s"', "a"): 0}
+        assert _read(dump)[0] == expected
+        assert _read(dump[:500_000], dump[500_000:])[:4] == _read(dump)[:4]
+        without = dump.replace(b"\\\\.", b"")
+        assert _read(without)[0] == expected

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,10 @@ from backup_pipeline.system import limits, processes
 DumpFormat = Literal["plain", "custom"]
 _CHUNK = 1 << 20
 _PIPE_SIZE = 1 << 20
+# pg_dump writes 4 KiB at a time, and reading them one by one costs more than what is done with the bytes: after a small
+# piece the pipe is given the time to fill up to about a third.
+_SMALL = 1 << 18
+_PAUSE_SECONDS = 0.002
 # A snapshot that is not there any more: the session that held it was ended.
 _ENDED_SNAPSHOT = ("SET TRANSACTION SNAPSHOT", "invalid snapshot identifier")
 _AWAY = ("connection to server", "could not connect", "the database system is")
@@ -64,6 +69,7 @@ class DumpStream:
 
     target: PostgresTarget
     _process: processes.Running
+    _pause: float = 0.0
     warnings: tuple[str, ...] = field(default=())
 
     def chunks(self) -> Iterator[bytes]:
@@ -76,6 +82,8 @@ class DumpStream:
         while data := out.read(_CHUNK):
             limits.progressed()
             yield data
+            if self._pause and len(data) < _SMALL:
+                time.sleep(self._pause)
         code, messages = self._process.finish()
         lines = [_scrubbed(line, self.target) for line in messages.splitlines() if line.strip()]
         if code != 0:
@@ -87,16 +95,18 @@ class DumpStream:
 def dumping(command: list[str | Path], target: PostgresTarget) -> Iterator[DumpStream]:
     """Start pg_dump for the block; it is ended when the block is left early."""
     with processes.running(command, env=target.program_environment()) as process:
-        _widen(process)
-        yield DumpStream(target, process)
+        # A pipe that is not large would be full before the pause ends, and pg_dump would wait.
+        yield DumpStream(target, process, _PAUSE_SECONDS if _widened(process) else 0.0)
 
 
-def _widen(process: processes.Running) -> None:
-    """Make the pipe large where the system can (Linux): fewer changes between the two processes."""
+def _widened(process: processes.Running) -> bool:
+    """Make the pipe large where the system can (Linux): fewer changes between the two processes. Say whether it is."""
     with contextlib.suppress(ImportError, AttributeError, OSError):
         import fcntl
 
         fcntl.fcntl(process.stdout.fileno(), fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
+        return True
+    return False
 
 
 def _scrubbed(line: str, target: PostgresTarget) -> str:

