@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import secrets
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -83,3 +86,21 @@ def test_locks_hold_where_the_service_cannot_create_conditionally(weed: S3Server
     assert state.until >= until
     with pytest.raises(ObjectLockedError):
         place.delete("one")
+
+
+def test_a_bucket_without_locks_needs_neither_botocore_nor_requests(weed: S3Server) -> None:
+    bucket = f"plain-{secrets.token_hex(4)}"
+    weed.client.create_bucket(Bucket=bucket)
+    options = weed.options()
+    program = f"""
+import sys
+from backup_pipeline.stores.objects.opening import open_place
+from backup_pipeline.stores.objects.options import PlaceOptions
+place = open_place("s3://{bucket}/x", PlaceOptions({dict(options.credentials_env)!r}, {options.endpoint_env!r}))
+assert place.create("one", b"x") and place.get("one") == b"x" and not list(place.versions("")) and place.server_time()
+assert not place.bucket_lock().enabled
+print({{"botocore", "requests", "urllib3"}} & set(sys.modules))
+"""
+    environment = {**os.environ, **options.environment}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n", "they take most of a second to be loaded"

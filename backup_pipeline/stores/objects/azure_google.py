@@ -17,15 +17,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import requests
 from obstore.store import AzureStore, GCSStore
 
 from backup_pipeline.errors import SettingsError
 from backup_pipeline.stores.objects.cloud import CloudPlace, client_options
-from backup_pipeline.stores.objects.cloud_errors import error_of_answer, unreachable
+from backup_pipeline.stores.objects.cloud_errors import error_of_answer
 from backup_pipeline.stores.objects.contract import BucketLock, LockState
 from backup_pipeline.stores.objects.options import PlaceOptions
 from backup_pipeline.stores.objects.signed_requests import azure_headers, google_token
+from backup_pipeline.stores.objects.single_requests import Answer, ask
 
 HELD = datetime(9999, 1, 1, tzinfo=UTC)
 """The end of a lock that has none: it ends when somebody with the right for it releases the object."""
@@ -103,7 +103,7 @@ class AzurePlace(CloudPlace):
         given = "&".join(filter(None, ("&".join(f"{key}={value}" for key, value in query.items()), self._sas)))
         headers = {} if self._sas else azure_headers("HEAD", self._account, self._key, self._endpoint + path, query)
         answer = _request("HEAD", f"{self._endpoint}{path}?{given}", headers, self._options, self._label)
-        return answer.headers if isinstance(answer, requests.Response) else answer
+        return answer.headers if isinstance(answer, Answer) else answer
 
 
 class GooglePlace(CloudPlace):
@@ -149,7 +149,7 @@ class GooglePlace(CloudPlace):
         answer = _request("GET", url, headers, self._options, self._label)
         if isinstance(answer, str):
             return answer
-        document: Mapping[str, Any] = answer.json()
+        document: Mapping[str, Any] = json.loads(answer.body)
         return document
 
     def _service_account(self) -> dict[str, Any]:
@@ -200,23 +200,15 @@ def _says(headers: Mapping[str, str], name: str) -> bool:
     return headers.get(name, "").lower() == "true"
 
 
-def _request(
-    method: str, url: str, headers: Mapping[str, str], options: PlaceOptions, label: str
-) -> requests.Response | str:
+def _request(method: str, url: str, headers: Mapping[str, str], options: PlaceOptions, label: str) -> Answer | str:
     """Return the answer; as text what is said of a right that is missing.
 
     Raises:
         StoreError: as other calls of a place.
     """
-    limits = options.limits
-    try:
-        answer = requests.request(
-            method, url, headers=dict(headers), timeout=(limits.connect, limits.read), allow_redirects=False
-        )
-    except requests.RequestException:
-        raise unreachable(None, label) from None
-    if answer.status_code in (401, 403):
-        return f"HTTP {answer.status_code}"
-    if answer.status_code >= 300:
-        raise error_of_answer(answer.status_code, answer.headers.get("x-ms-error-code", ""), label)
+    answer = ask(method, url, headers, options.limits, label)
+    if answer.status in (401, 403):
+        return f"HTTP {answer.status}"
+    if answer.status >= 300:
+        raise error_of_answer(answer.status, answer.headers.get("x-ms-error-code", ""), label)
     return answer

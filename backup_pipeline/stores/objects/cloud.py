@@ -12,7 +12,6 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import obstore
-import requests
 from obstore.exceptions import AlreadyExistsError, BaseError
 
 from backup_pipeline.stores.objects.cloud_errors import (
@@ -20,13 +19,13 @@ from backup_pipeline.stores.objects.cloud_errors import (
     OutOfRangeError,
     error_of_answer,
     error_of_text,
-    unreachable,
 )
 from backup_pipeline.stores.objects.contract import BucketLock, Data, LockState, ObjectInfo, ObjectVersion
 from backup_pipeline.stores.objects.errors import ObjectNotFoundError, PlaceRefusedError
 from backup_pipeline.stores.objects.names import checked_name
 from backup_pipeline.stores.objects.options import PlaceOptions
 from backup_pipeline.stores.objects.repeating import Repeater
+from backup_pipeline.stores.objects.single_requests import ask
 
 if TYPE_CHECKING:
     from obstore import ListStream, ObjectMeta
@@ -158,15 +157,11 @@ class CloudPlace:
         return self._repeater.run(lambda _: self._date())
 
     def _date(self) -> datetime | None:
-        limits = self._options.limits
-        try:
-            answer = requests.head(self._address, timeout=(limits.connect, limits.read), allow_redirects=False)
-        except requests.RequestException as error:
-            raise unreachable(None, self._label) from error
-        date = answer.headers.get("Date")
-        if date is None and answer.status_code in TRANSIENT_STATUS:
+        answer = ask("HEAD", self._address, {}, self._options.limits, self._label)
+        date = answer.headers.get("date")
+        if date is None and answer.status in TRANSIENT_STATUS:
             # Something before the service answered: this machine's clock is no stand-in.
-            raise error_of_answer(answer.status_code, "", self._label)
+            raise error_of_answer(answer.status, "", self._label)
         return parsedate_to_datetime(date).astimezone(UTC) if date else None
 
     def close(self) -> None:

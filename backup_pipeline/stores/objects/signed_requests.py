@@ -1,4 +1,4 @@
-"""Signatures of single requests: Azure's Shared Key, Google's self-signed tokens (JWT, AIP-4111)."""
+"""Signatures of single requests: AWS's Signature Version 4, Azure's Shared Key, Google's tokens (JWT, AIP-4111)."""
 
 from __future__ import annotations
 
@@ -9,11 +9,52 @@ import json
 import time
 from collections.abc import Mapping
 from email.utils import formatdate
-from typing import Any
-from urllib.parse import urlsplit
+from typing import Any, NamedTuple
+from urllib.parse import quote, urlsplit
 
 _AZURE_VERSION = "2023-11-03"
 _TOKEN_SECONDS = 600
+_NOTHING = hashlib.sha256(b"").hexdigest()
+
+
+class S3Keys(NamedTuple):
+    """What signs for S3: key pair, session token ("" without), region."""
+
+    access_key: str
+    secret_key: str
+    session_token: str
+    region: str
+
+
+def s3_headers(method: str, url: str, query: Mapping[str, str], keys: S3Keys) -> dict[str, str]:
+    """Return the headers that sign a request without a body ("Signature Version 4", AWS's "Authenticating Requests").
+
+    Args:
+        method: of the request.
+        url: without the query.
+        query: its parameters.
+        keys: who asks.
+    """
+    moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    parts = urlsplit(url)
+    headers = {"host": parts.netloc, "x-amz-content-sha256": _NOTHING, "x-amz-date": moment}
+    if keys.session_token:
+        headers["x-amz-security-token"] = keys.session_token
+    names = ";".join(headers)
+    parameters = "&".join(f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in sorted(query.items()))
+    lines = [method, parts.path or "/", parameters, *(f"{name}:{value}" for name, value in headers.items()), ""]
+    canonical = "\n".join([*lines, names, _NOTHING])
+    scope = f"{moment[:8]}/{keys.region}/s3/aws4_request"
+    text = "\n".join(["AWS4-HMAC-SHA256", moment, scope, hashlib.sha256(canonical.encode()).hexdigest()])
+    key = f"AWS4{keys.secret_key}".encode()
+    for part in scope.split("/"):
+        key = hmac.digest(key, part.encode(), "sha256")
+    signature = hmac.digest(key, text.encode(), "sha256").hex()
+    del headers["host"]  # Whoever sends the request writes it.
+    return headers | {
+        "Authorization": f"AWS4-HMAC-SHA256 Credential={keys.access_key}/{scope}, SignedHeaders={names}, "
+        f"Signature={signature}"
+    }
 
 
 def azure_headers(method: str, account: str, key: str, url: str, query: Mapping[str, str]) -> dict[str, str]:
