@@ -69,9 +69,9 @@ check: $(VENV)/.installed ## Style, types, layers, definitions
 format: $(VENV)/.installed ## Put every file into the project's style
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
-bench: $(VENV)/.installed ## Every benchmark; writes benchmarks/results
+bench: $(VENV)/.installed ## The benchmarks, 20 minutes; ARGS=--full for all of them, two hours; writes benchmarks/results
 	@$(INSTALL) -c constraints.txt -e '.[dev,bench]'
-	@$(BIN)/python -m benchmarks
+	@$(BIN)/python -m benchmarks $(ARGS)
 
 pictures: $(VENV)/.installed ## The pictures of docs/, from a running `make up`
 	@$(INSTALL) -c constraints.txt -e '.[dev,pictures]'

@@ -21,7 +21,7 @@ PLAN = "nightly"
 _SETTINGS = """
 store: backups
 sources:
-  bench: {kind: postgres, dsn_env: BENCH_URL}
+  bench: {kind: postgres, dsn_env: BENCH_URL, @TABLES@}
 plans:
   nightly: {sources: [bench]}
 """
@@ -32,14 +32,14 @@ def address(target: PostgresTarget) -> str:
     return f"postgresql://{target.user}:{target.password}@{target.host}:{target.port}/{target.database}"
 
 
-def make_site(folder: Path, target: PostgresTarget, scratch: PostgresTarget | None = None) -> Path:
-    """Write a site of one plan, whose drills use the server of `scratch`; return its folder."""
+def make_site(folder: Path, target: PostgresTarget, scratch: PostgresTarget | None = None, *, tables: str = "") -> Path:
+    """Write a site of one plan, whose drills use the server of `scratch`; `tables` is a setting; return its folder."""
     folder.mkdir(parents=True)
     lines = [f"BENCH_URL={address(target)}"]
     if scratch is not None:
         lines.append(f"DRILL_DATABASE_URL={address(scratch)}")
     (folder / ".env").write_text("\n".join(lines) + "\n")
-    (folder / "backup.yaml").write_text(_SETTINGS)
+    (folder / "backup.yaml").write_text(_SETTINGS.replace("@TABLES@", tables))
     return folder
 
 
