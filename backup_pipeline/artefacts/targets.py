@@ -24,13 +24,14 @@ def target_of(site: Site, connection: Connection, source_name: str) -> PostgresT
             where=str(site.folder / ".env"),
             remedy="Set one of them in .env or in the environment; .env.template explains each.",
         )
-    return parse_target(
+    target = parse_target(
         value,
         variable=variable,
         user=site.value(connection.user_env),
         password=site.value(connection.password_env),
         environment=site.environment,
     )
+    return target if connection.database is None else target.with_database(connection.database)
 
 
 def database_of(site: Site, source_name: str) -> PostgresTarget:

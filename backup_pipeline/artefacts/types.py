@@ -18,7 +18,7 @@ from typing import BinaryIO, cast
 from backup_pipeline.errors import BackupSystemError, RefusedError
 from backup_pipeline.model.progress import ProgressSink, no_progress
 from backup_pipeline.model.proof import Finding
-from backup_pipeline.model.record import ArtefactKind, ArtefactRecord
+from backup_pipeline.model.record import DATABASES_CAPTURED, ArtefactKind, ArtefactRecord
 from backup_pipeline.settings.kinds import external_kinds, load_kind
 
 OpenFile = Callable[[str], BinaryIO]
@@ -148,6 +148,19 @@ BUILT_IN: Mapping[str, ArtefactType] = {
         description="Roles, memberships, grants and extensions, without passwords.",
         checks={},
         inspect="backup_pipeline.sources.postgres.inspect:inspect_roles",
+    ),
+    ArtefactKind.POSTGRES_DATABASES: ArtefactType(
+        labels=frozenset({"postgres", "json"}),
+        description="The server's databases, which of them are captured and why the others are not, and its roles "
+        "without passwords.",
+        checks={
+            DATABASES_CAPTURED: "Every database that the settings select is in the set, and every name or pattern of "
+            "theirs means one.",
+            "databases_as_before": "The server has the databases of the last sealed set; new ones and those that are "
+            "gone are named.",
+        },
+        inspect="backup_pipeline.sources.postgres.server_list:inspect_list",
+        scratch_factor=0,
     ),
     ArtefactKind.TABLE_EXPORT: ArtefactType(
         labels=frozenset({"table", "parquet"}),

@@ -13,6 +13,7 @@ from backup_pipeline.errors import ExitCode
 
 if TYPE_CHECKING:
     from backup_pipeline.cli.backup_report import Gathering
+    from backup_pipeline.errors import BackupSystemError
     from backup_pipeline.operations.backup.run import RunObserver
     from backup_pipeline.orchestration.launch import RunOutcome
     from backup_pipeline.settings.run_options import RunOptions
@@ -126,13 +127,15 @@ def run_plan(
     """
     from backup_pipeline.cli.backup_report import JsonReport, TextReport
     from backup_pipeline.errors import BackupSystemError
-    from backup_pipeline.operations.alerts.send import FinishedRun, notify_run_finished, ping_fail
     from backup_pipeline.operations.backup.known_tables import refresh_known_tables
     from backup_pipeline.operations.backup.run import check_sources
     from backup_pipeline.operations.environment.check import require_environment
+    from backup_pipeline.operations.sites.known_databases import refresh_databases
     from backup_pipeline.settings.run_options import RunOptions, site_with
 
     options = options or RunOptions()
+    found = refresh_databases(site, [plan])
+    site = found.site
     own = site_with(site, plan, options)
     sources = check_sources(site, plan, only)
     partial = sources != site.plan(plan).sources
@@ -142,6 +145,7 @@ def run_plan(
     )
     try:
         with report:
+            report.databases_changed(found.changes)
             # Before the second that Dagster's import takes: what cannot work is said at once.
             require_environment(own, plan, sources)
             refresh_known_tables(site, plan, sources)
@@ -150,10 +154,7 @@ def run_plan(
             else:
                 outcome = _start(site, plan, sources, report.observer, options)
     except BackupSystemError as error:
-        if not partial:
-            ping_fail(site, plan, error.what)
-        failure = FinishedRun(succeeded=False, reason=f"{error.where}: {error.what}", remedy=error.remedy)
-        notify_run_finished(site, plan, failure)
+        _notify_never_begun(site, plan, error, partial=partial)
         if not as_json:
             raise
         return report.failed(error)
@@ -216,6 +217,15 @@ def _notify(site: Site, plan: str, outcome: RunOutcome, gathered: Gathering, *, 
         partial=partial,
     )
     notify_run_finished(site, plan, finished)
+
+
+def _notify_never_begun(site: Site, plan: str, error: BackupSystemError, *, partial: bool) -> None:
+    from backup_pipeline.operations.alerts.send import FinishedRun, notify_run_finished, ping_fail
+
+    if not partial:
+        ping_fail(site, plan, error.what)
+    failure = FinishedRun(succeeded=False, reason=f"{error.where}: {error.what}", remedy=error.remedy)
+    notify_run_finished(site, plan, failure)
 
 
 def _start(site: Site, plan: str, sources: tuple[str, ...], observer: RunObserver, options: RunOptions) -> RunOutcome:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -24,10 +25,12 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from backup_pipeline.operations.sites.known_databases import DatabaseChange
     from backup_pipeline.orchestration.launch import RunOutcome
 
 
 _FAILED_SHOWN = 5
+_DATABASES_SHOWN = 8
 _REPAIR = (
     "The set is sealed and holds the data as it is, since that is all there is; it does not count as a good one. "
     "Repair the rows or keys that are named, then back up again."
@@ -165,6 +168,14 @@ class TextReport:
     ) -> None:
         self._stack.close()
 
+    def databases_changed(self, changes: Sequence[DatabaseChange]) -> None:
+        """Print which databases of servers are new, and which are gone."""
+        errors = console(stderr=True)
+        for change in changes[:_DATABASES_SHOWN]:
+            errors.print(change.text, markup=False)
+        if len(changes) > _DATABASES_SHOWN:
+            errors.print(f"and {len(changes) - _DATABASES_SHOWN} more databases", markup=False)
+
     def failed(self, error: BackupSystemError) -> dict[str, Any]:
         """Never called: the command line reports errors itself."""
         raise error
@@ -265,6 +276,11 @@ class JsonReport:
     def __init__(self, plan: str) -> None:
         self._plan = plan
         self._gathered = Gathering()
+        self._databases: list[dict[str, str]] = []
+
+    def databases_changed(self, changes: Sequence[DatabaseChange]) -> None:
+        """Remember which databases of servers are new, and which are gone."""
+        self._databases = [change.as_dict() for change in changes]
 
     @property
     def observer(self) -> RunObserver:
@@ -310,6 +326,7 @@ class JsonReport:
             "resumed": self._gathered.resumed,
             "size_bytes": sum(record.size for record in self._gathered.records),
             "facts": facts_of(self._gathered.records),
+            **({"databases": self._databases} if self._databases else {}),
             "artefacts": [
                 {
                     "name": record.name,

@@ -59,7 +59,7 @@ def status(
     now = datetime.now(UTC)
     found = [one for one in site_status(site, now) if plan in (None, one.plan)]
     planned = {name for each in site.settings.plans.values() for name in each.sources}
-    unplanned = [name for name in site.settings.sources if name not in planned]
+    unplanned = [name for name in site.settings.sources if name not in planned and not site.server_of(name)]
     if html:
         from backup_pipeline.operations.status.page import is_status_page, status_page
         from backup_pipeline.system.files import write_atomically

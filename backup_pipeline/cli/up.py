@@ -28,6 +28,7 @@ def up(
     """
     site = load(config)
     from backup_pipeline.operations.sites.embedded import embedded_server_up
+    from backup_pipeline.operations.sites.known_databases import refresh_databases
     from backup_pipeline.operations.sites.up import only_one_up, run_dagster
     from backup_pipeline.orchestration.home import workspace_file
     from backup_pipeline.orchestration.site_process import enter_site
@@ -41,6 +42,8 @@ def up(
     with only_one_up(site), embedded_server_up(site):
         # The history may be kept by the site's own server, which is up only now.
         require_history(os.environ)
+        # What servers have now is in the graph from the beginning.
+        refresh_databases(site, site.settings.plans)
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         console(stderr=True).print(f"[bold]{address}[/] in about 20 seconds; Ctrl-C ends it", highlight=False)
         raise typer.Exit(run_dagster(workspace_file(), port=port, folder=site.folder, host=host))

@@ -231,3 +231,33 @@ class RolesDocument(Frozen):
     def extension_names(self) -> frozenset[str]:
         """The extensions' names as `pg_available_extensions` and control files have them: without SQL's quotes."""
         return frozenset(unquoted(name) for name in self.extensions)
+
+
+class DatabaseEntry(Frozen):
+    """One database of a server.
+
+    Attributes:
+        source: the source that captures it; "" where none does.
+        skipped: why none does.
+        size: bytes on disk; None where the role may not know.
+    """
+
+    name: str
+    source: str = ""
+    skipped: str = ""
+    owner: str
+    encoding: str
+    collation: str
+    ctype: str
+    tablespace: str
+    connection_limit: int
+    size: int | None = None
+
+
+class ServerDocument(Frozen):
+    """All databases and roles of a server, as a set's run found them: `<source>_databases.json`."""
+
+    document_version: Literal[1] = 1
+    server_version: str
+    databases: tuple[DatabaseEntry, ...]
+    roles: tuple[RoleEntry, ...]

@@ -17,12 +17,17 @@ class ArtefactKind(StrEnum):
 
     POSTGRES_DUMP = "postgres_dump"
     POSTGRES_ROLES = "postgres_roles"
+    POSTGRES_DATABASES = "postgres_databases"
     TABLE_EXPORT = "table_export"
     SQLITE_COPY = "sqlite_copy"
     FOLDER_TARBALL = "folder_tarball"
     REPOSITORY_ARCHIVE = "repository_archive"
     REPOSITORY_BUNDLE = "repository_bundle"
     ORDER_PAIRS = "order_pairs"
+
+
+DATABASES_CAPTURED = "every_database_captured"
+"""The check of a server's list: all databases that the settings select are in the set."""
 
 
 class Severity(StrEnum):
@@ -162,15 +167,15 @@ class ArtefactRecord(Frozen):
 def left_undone(records: Iterable[ArtefactRecord]) -> tuple[str, ...]:
     """Return what a run had to do beside its set and has not done, one text for each; empty when all is done.
 
-    Single orders without their pair do not keep the database from being sealed. The set is whole then, and yet what
-    the owner wants to find in the archive is not there: commands, logs and switches must not report success.
+    Single orders without their pair do not keep the database from being sealed, and one database of a server that
+    lets nobody in does not keep the others from it. The set is whole then, and yet what the owner wants to find in the
+    archive, or in the set, is not there: commands, logs and switches must not report success.
     """
     return tuple(
         f"{record.name}: {check.name}: {check.summary}"
         for record in records
-        if record.kind is ArtefactKind.ORDER_PAIRS
         for check in record.checks
-        if not check.passed
+        if not check.passed and (record.kind is ArtefactKind.ORDER_PAIRS or check.name == DATABASES_CAPTURED)
     )
 
 

@@ -130,8 +130,9 @@ def restored_key(plan: str, source: str) -> dg.AssetKey:
 
 
 def _restorable(site: Site, plan: str) -> list[str]:
-    """Return the sources of a plan that this job restores; order archives have their own."""
-    return [name for name in site.plan(plan).sources if kind_of(site, name)[0].restored_with_its_plan]
+    """Return the sources of a plan that this job restores; order archives have their own, a server its databases."""
+    names = site.plan(plan).sources
+    return [name for name in names if kind_of(site, name)[0].restored_with_its_plan and not site.is_server(name)]
 
 
 def plan_metadata(plan: RestorePlan) -> dict[str, Any]:

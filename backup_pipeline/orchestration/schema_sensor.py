@@ -1,4 +1,4 @@
-"""A sensor for new, dropped and altered tables between two backups."""
+"""A sensor for new, dropped and altered tables, and databases of servers, between two backups."""
 
 import hashlib
 import json
@@ -26,7 +26,8 @@ def schema_sensor(site: Site, plan: str) -> dg.SensorDefinition:
         name=f"{plan}_schema_sensor",
         minimum_interval_seconds=SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description=f"New, gone and altered tables of plan {plan} since its last set, and what to do about them.",
+        description=f"New, gone and altered tables of plan {plan} (and databases of its servers) since its last set, "
+        "and what to do about them.",
         tags={PLAN_TAG: plan},
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:

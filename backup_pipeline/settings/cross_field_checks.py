@@ -19,6 +19,7 @@ from backup_pipeline.settings.site import vault_named
 from backup_pipeline.settings.types import SiteSettings, SourceSettings, source_kinds
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_LONGEST_SERVER = 30
 _CRON_LIMITS = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))
 
 
@@ -40,6 +41,7 @@ def coherence_faults(document: Document, folder: Path) -> list[FileFault]:
         *_same_but_for_case("plans", plans),
         *_same_but_for_case("vaults", vaults),
         *_sources(sources),
+        *_named_as_databases(sources),
         *_circles(sources),
         *_plans(plans, sources),
         *_copies(plans, vaults),
@@ -84,6 +86,18 @@ def _sources(sources: dict[str, dict[str, Any]]) -> FoundFaults:
                 yield path, f"there is no source {other!r}{nearest(other, sources)}"
         for below, what in _model(source).cross_field_faults(source):
             yield ("sources", name, *below), what
+
+
+def _named_as_databases(sources: dict[str, dict[str, Any]]) -> FoundFaults:
+    """Yield the sources whose names could be those of a server's databases, which are found only later."""
+    servers = [name for name, source in sources.items() if source.get("databases") is not None]
+    for server in servers:
+        if len(server) > _LONGEST_SERVER:
+            yield ("sources", server), f"a source with databases has at most {_LONGEST_SERVER} characters in its name"
+        start = f"{server}_".lower().replace("-", "_")
+        for name in sources:
+            if name != server and name.lower().replace("-", "_").startswith(start):
+                yield ("sources", name), f"begins with {server}_, as the databases of {server} are named; rename it"
 
 
 def _model(source: dict[str, Any]) -> type[SourceSettings]:

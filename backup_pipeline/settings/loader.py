@@ -22,6 +22,7 @@ from backup_pipeline.settings.cross_field_checks import coherence_faults
 from backup_pipeline.settings.document import MOST_BYTES, FileFault, read_document
 from backup_pipeline.settings.env_template import TEMPLATE_VARIABLES
 from backup_pipeline.settings.field_errors import field_faults
+from backup_pipeline.settings.server_databases import with_known_databases
 from backup_pipeline.settings.site import Site
 from backup_pipeline.settings.types import SiteSettings, site_settings
 from backup_pipeline.settings.variables import merged, named_variables, read_env_file, secret_variables
@@ -65,7 +66,7 @@ def load_site(named: Path | None = None, *, environment: Mapping[str, str] | Non
     settings = _read_settings(file)
     layers = [read_env_file(file.parent / ENV_NAME), os.environ if environment is None else environment]
     names = (*named_variables(settings), *(variable.name for variable in TEMPLATE_VARIABLES))
-    site = Site(file, settings, merged(layers, names))
+    site = with_known_databases(Site(file, settings, merged(layers, names)))
     hide(secrets_in(site.environment, secret_variables=secret_variables(settings)), public=_public_names(site))
     return site
 
@@ -73,6 +74,8 @@ def load_site(named: Path | None = None, *, environment: Mapping[str, str] | Non
 def _public_names(site: Site) -> Iterator[str]:
     """Yield names that messages need; where one of them is a password too, it is one that everybody guesses."""
     yield from site.settings.plans
+    for known in site.databases.values():
+        yield from (one.name for one in known.databases)
     for name, source in site.settings.sources.items():
         yield name
         if (connection := source.connection) is not None:

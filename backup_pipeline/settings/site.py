@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from backup_pipeline.model.known_databases import KnownDatabases
 from backup_pipeline.settings.types import Connection, Plan, SiteSettings, SourceSettings
 
 
@@ -25,13 +26,15 @@ class Site:
 
     Attributes:
         file: path of backup.yaml.
-        settings: what stands in it, with every path absolute.
+        settings: what stands in it, with every path absolute, and a source for each known database of a server.
         environment: variables (process environment over `.env`), never printed.
+        databases: what is known of each source that stands for the databases of a server, by its name.
     """
 
     file: Path
     settings: SiteSettings
     environment: Mapping[str, str] = field(repr=False)
+    databases: Mapping[str, KnownDatabases] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
@@ -53,6 +56,17 @@ class Site:
         if name not in self.settings.sources:
             raise unknown_name("source", name, self.settings.sources, self.file)
         return self.settings.sources[name]
+
+    def server_of(self, source: str) -> str:
+        """Return the source that a source was found by, as a database of its server; "" for any other."""
+        return next(
+            (name for name, known in self.databases.items() if source in (one.source for one in known.databases)), ""
+        )
+
+    def is_server(self, source: str) -> bool:
+        """Return whether a source stands for the databases of a server, each of which is a source of its own."""
+        found = self.settings.sources.get(source)
+        return found is not None and found.server_databases is not None
 
     def store_folder(self, plan: str) -> Path:
         """Return the folder of a plan's sets; of what is known of them where the sets themselves are in a vault."""

@@ -5,8 +5,9 @@ Reading and diagnosing files is `loader`'s work. Secrets are never here: fields 
 
 from __future__ import annotations
 
+import fnmatch
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
@@ -50,6 +51,34 @@ class TableSelection(Settings):
         BeforeValidator(_as_tuple, json_schema_input_type=TableFormat | tuple[TableFormat, ...]),
     ] = ("parquet",)
     """Parquet keeps every type; for other programs JSON lines and CSV (both gzip), or json: a plain array, one file."""
+
+
+NO_SUCH_DATABASE = "the server has no such database"
+CORRECT_PATTERN = "Correct it in `databases: {include: …}` of backup.yaml."
+"""What is wrong with a pattern that means no database, and what to do."""
+
+
+class DatabaseSelection(Settings):
+    """Which databases of a server are captured. Templates and databases that allow no connections never are."""
+
+    include: Names = ("*",)
+    """Names or patterns (`*`, `?`) of databases to capture."""
+    exclude: Names = ()
+    """Names or patterns of databases to skip; wins over include."""
+
+    def selects(self, database: str) -> bool:
+        """Return whether a database is to be captured."""
+        return self.matches(self.include, database) and not self.matches(self.exclude, database)
+
+    def unmatched(self, databases: Iterable[str]) -> list[str]:
+        """Return the names and patterns of `include` that mean none of a server's databases."""
+        names = list(databases)
+        return [each for each in self.include if not any(self.matches((each,), name) for name in names)]
+
+    @staticmethod
+    def matches(patterns: tuple[str, ...], database: str) -> bool:
+        """Return whether a database's name is among some names or patterns."""
+        return any(pattern == database or fnmatch.fnmatchcase(database, pattern) for pattern in patterns)
 
 
 class CollapseCheck(Settings):
@@ -114,11 +143,13 @@ class Connection:
         dsn_env: those that may hold the connection string; the first that is set counts.
         user_env: that with the user, where the connection string has none.
         password_env: that with the password, where the connection string has none.
+        database: the database, where it is another one of the same server than the connection string's.
     """
 
     dsn_env: tuple[str, ...]
     user_env: str | None = None
     password_env: str | None = None
+    database: str | None = None
 
 
 class SourceSettings(Settings):
@@ -171,6 +202,15 @@ class SourceSettings(Settings):
     def connection(self) -> Connection | None:
         """How its PostgreSQL database is reached; None where there is none."""
         return None
+
+    @property
+    def server_databases(self) -> DatabaseSelection | None:
+        """Which databases of its server it stands for, each as a source of its own; None where it is one source."""
+        return None
+
+    def of_database(self, server: str, database: str) -> SourceSettings:
+        """Return the settings of the source of one of them; `server` is this source's name."""
+        raise NotImplementedError
 
     @property
     def names_volumes(self) -> bool:

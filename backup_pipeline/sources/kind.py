@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -57,6 +57,21 @@ class KnownTable:
     schema: str
     name: str
     columns: tuple[ColumnRecord, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateDatabase:
+    """A database of a server that a source stands for.
+
+    Attributes:
+        name: as its server has it.
+        skipped: why it is not captured; "" where it is.
+        remedy: what would have it captured; "" where it is skipped on purpose, which is no fault.
+    """
+
+    name: str
+    skipped: str = ""
+    remedy: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +177,18 @@ class SourceKind(ABC, Generic[S]):
     def watches_tables(self) -> bool:
         """Return whether `discover_tables` gives them."""
         return type(self).discover_tables is not SourceKind.discover_tables
+
+    def find_databases(self, source: SiteSource[S], known: Set[str]) -> Sequence[CandidateDatabase]:
+        """Return the databases that its server has now, where the source stands for all of them (`server_databases`).
+
+        Args:
+            source: the source.
+            known: databases that are sources already; one that is not is tried before it becomes one.
+
+        Raises:
+            BackupSystemError: the server does not answer.
+        """
+        return ()
 
     def standing_problems(
         self, source: SiteSource[S], plan: str, last_good: Manifest | None

@@ -14,7 +14,8 @@ from unittest import mock
 
 import pytest
 
-from backup_pipeline.operations.first_site.found import free_name
+from backup_pipeline.operations.first_site.found import Discovery, free_name
+from backup_pipeline.operations.sites.known_databases import refresh_databases
 from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline.settings.loader import load_site
@@ -154,7 +155,7 @@ def test_the_variables_of_a_container_make_a_connection_string_beside_them(folde
     assert Path(json.loads(done.out)["former"]).read_text("utf-8") == old
 
 
-def test_all_databases_of_a_server_are_taken_by_the_names_that_they_have(
+def test_all_databases_of_a_server_are_proposed_as_one_source(
     folder: Path, shop: PostgresTarget, tmp_path: Path
 ) -> None:
     target = shop
@@ -170,9 +171,15 @@ def test_all_databases_of_a_server_are_taken_by_the_names_that_they_have(
         (folder / "backup.yaml").unlink()
         done = init(folder, "--dsn", str(tmp_path / "dsn"), "--all-databases", "--yes", "--no-backup", "--json")
         assert done.code == 0, done.text
+        [source] = json.loads(done.out)["sources"]
+        assert (source["name"], source["databases"], source["dsn_env"]) == (
+            "server",
+            {"include": ["*"]},
+            "SERVER_DATABASE_URL",
+        )
         site = load_site(folder, environment={})
-        dsns = [site.dsn(source.connection)[1] for source in site.settings.sources.values() if source.connection]
-        assert any("B%C3%BCcher%20%26%20Mehr%27s" in one for one in dsns)
+        found = refresh_databases(site, site.settings.plans).site
+        assert odd in {one.name for one in found.databases["server"].databases}
     finally:
         with connected(target) as connection:
             connection.execute(f'drop database "{odd}" with (force)'.encode())
@@ -244,3 +251,9 @@ def test_a_file_that_cannot_be_written_takes_back_what_was(folder: Path, shop: P
 )
 def test_names_of_sources_are_usable_whatever_the_database_is_called(wanted: str, name: str) -> None:
     assert free_name(wanted, {"shop"} if name == "shop_2" else set()) == name
+
+
+def test_nothing_that_is_found_is_named_as_the_databases_of_a_server_are() -> None:
+    findings = Discovery()
+    findings.add("server", "postgres", "all databases", {"databases": {"include": ["*"]}})
+    assert findings.add("server_data", "folder", "a folder", {"path": "server_data"}).name == "folder_server_data"

@@ -50,6 +50,31 @@ def test_a_misspelt_setting_is_named_with_its_line_and_the_right_name(faults):
 
 
 @pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ("", ""),
+        (", required_tables: [a]", "4: sources.supabase.required_tables: is of one database: make that one a source"),
+        (", run_before: [[ls]]", "4: sources.supabase.run_before: would be run for each database; write it at the"),
+        (", file_name: a.sql.gz", "4: sources.supabase.file_name: must hold {source}: each database has a file"),
+        (
+            "}\n  supabase_x: {kind: folder, path: x",
+            "5: sources.supabase_x: begins with supabase_, as the databases of",
+        ),
+        (
+            "}\n  supabase-x: {kind: folder, path: x",
+            "5: sources.supabase-x: begins with supabase_, as the databases of",
+        ),
+        (", exclud: [a]", "4: sources.supabase.exclud: unknown setting"),
+    ],
+)
+def test_what_cannot_be_of_all_databases_of_a_server_is_a_fault(faults, more, expected):
+    given = GOOD.replace("[DATABASE_URL]}", "[DATABASE_URL],\n    databases: {exclude: postgres}" + more + "}")
+    found = faults(given)
+    assert len(found) == bool(expected)
+    assert "".join(found).startswith(expected)
+
+
+@pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
         ("kind: postgres", "kind: postgress", "3: sources.supabase.kind: no such kind of source: postgress; did you"),

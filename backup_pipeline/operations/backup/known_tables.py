@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from backup_pipeline.errors import BackupSystemError
+from backup_pipeline.operations.sites.known_files import keep_known
+from backup_pipeline.settings.server_databases import KNOWN_FOLDER
 from backup_pipeline.settings.site import Site
 from backup_pipeline.sources.registry import kind_of
-from backup_pipeline.system.files import make_folder_in, make_folders, read_ordinary, write_atomically
-
-_FOLDER = ".known"
+from backup_pipeline.system.files import read_ordinary
 
 TableKey = tuple[str, ...]
 
@@ -27,22 +27,14 @@ def remember_tables(
         StoreError: the store cannot be written.
     """
     tables = sorted(key for key in keys if len(key) == 3)
-    folder = store / _FOLDER
-    place = folder / f"{source}.json"
     data = json.dumps([list(key) for key in tables], ensure_ascii=False).encode()
-    try:
-        if read_ordinary(place) == data:
-            return
-    except OSError:
-        make_folders(store, folder_mode)
-    make_folder_in(store, _FOLDER, folder_mode)
-    write_atomically(place, data, mode=file_mode)
+    keep_known(store, f"{source}.json", data, file_mode=file_mode, folder_mode=folder_mode)
 
 
 def known_tables(store: Path, source: str) -> tuple[TableKey, ...]:
     """Return the table keys remembered of a source; empty when nothing is."""
     try:
-        found = json.loads(read_ordinary(store / _FOLDER / f"{source}.json"))
+        found = json.loads(read_ordinary(store / KNOWN_FOLDER / f"{source}.json"))
         return tuple(tuple(str(part) for part in key) for key in found)
     except (OSError, ValueError, TypeError, RecursionError):
         return ()

@@ -29,6 +29,7 @@ from backup_pipeline.operations.backup.captures import capture_source
 from backup_pipeline.operations.backup.commands import commands_around, run_commands
 from backup_pipeline.operations.backup.known_tables import remember_tables
 from backup_pipeline.operations.environment.check import require_environment
+from backup_pipeline.operations.sites.known_databases import absent_sources
 from backup_pipeline.operations.sites.run_log import append_run_line, run_line
 from backup_pipeline.operations.sites.stores import open_store, plan_lock
 from backup_pipeline.settings.site import Site
@@ -153,6 +154,9 @@ class BackupRun:
         writer = self._unfinished()
         resumed = writer is not None
         if writer is None:
+            if self._purpose is Purpose.BACKUP:
+                absent = absent_sources(self._site, self._plan_name, self._now())
+                self._sources = tuple(name for name in self._sources if name not in absent)
             writer = self._store.begin(
                 Draft(
                     set_id=self._free_id(self._identity.started_at),
@@ -201,6 +205,9 @@ class BackupRun:
             BackupSystemError: as the source, tools or store say; the set then says why it is incomplete.
         """
         writer = self.writer
+        if source not in writer.draft.sources and self._site.server_of(source):
+            LOG.warning("%s is not captured: its database was not there when the run began", source)
+            return
         elapsed = (self._now() - self._began).total_seconds()
         settings = self._site.source(source)
         failures = len(self._failures)
@@ -360,8 +367,12 @@ def _reason(error: BaseException) -> str:
 
 
 def check_sources(site: Site, plan_name: str, only: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the plan's sources, or those of `only`, in the plan's order; errors name what the plan does not have."""
+    """Return the plan's sources, or those of `only`, in the plan's order; errors name what the plan does not have.
+
+    A source that stands for the databases of a server means all of them.
+    """
     plan = site.plan(plan_name)
+    asked = {one for name in only for one in (name, *_databases_of(site, name))}
     for name in only:
         if name not in plan.sources:
             site.source(name)
@@ -370,7 +381,13 @@ def check_sources(site: Site, plan_name: str, only: tuple[str, ...]) -> tuple[st
                 where=str(site.file),
                 remedy=f"The plan has: {', '.join(plan.sources)}.",
             )
-    return tuple(name for name in plan.sources if not only or name in only)
+    return tuple(name for name in plan.sources if not only or name in asked)
+
+
+def _databases_of(site: Site, server: str) -> tuple[str, ...]:
+    """Return the sources of the databases that a source stands for."""
+    known = site.databases.get(server)
+    return tuple(one.source for one in known.databases) if known else ()
 
 
 def newest_unfinished(site: Site, plan_name: str) -> tuple[SetId, Draft, Path]:

@@ -8,8 +8,10 @@ from backup_pipeline.errors import BackupSystemError
 from backup_pipeline.model.manifest import Manifest
 from backup_pipeline.model.record import ColumnRecord
 from backup_pipeline.operations.backup.known_tables import remember_tables
+from backup_pipeline.operations.sites.known_databases import refresh_databases
 from backup_pipeline.operations.sites.stores import is_whole_backup, open_store
 from backup_pipeline.rules.drift import column_drift
+from backup_pipeline.settings.server_databases import servers_of
 from backup_pipeline.settings.site import Site
 from backup_pipeline.sources.registry import kind_of
 
@@ -21,9 +23,13 @@ _GONE = "If that was not meant, restore it from the last set that has it."
 _ALTERED = "Check whether the site's own schema for it, and what reads its exports, still fit."
 
 
+_NEW_DATABASE = "The next run captures it; reload the definitions to see it in the graph, or exclude it in backup.yaml."
+_GONE_DATABASE = "If that was not meant, restore it from the last set that has it."
+
+
 @dataclass(frozen=True, slots=True)
 class SchemaChange:
-    """One table that is not as in the last set."""
+    """One table that is not as in the last set, or one database of a server."""
 
     source: str
     table: str
@@ -61,10 +67,15 @@ def changes_of(
 
 
 def compare_schemas(site: Site, plan: str) -> SchemaComparison:
-    """Compare the databases of a plan with its last set; nothing to compare with is no change."""
-    changes: list[SchemaChange] = []
-    silent = []
+    """Compare the databases of a plan with its last set; nothing to compare with is no change.
+
+    Servers are asked for their databases before, and the answers kept for the next run.
+    """
     last = _last_manifest(site, plan)
+    current = refresh_databases(site, [plan])
+    site = current.site
+    changes = [] if last is None else _database_changes(site, plan, last)
+    silent = list(current.silent)
     for name in site.plan(plan).sources:
         kind, source = kind_of(site, name)
         try:
@@ -79,6 +90,18 @@ def compare_schemas(site: Site, plan: str) -> SchemaComparison:
             before = {(r.key[1], r.key[2]): r.columns for r in last.artefacts if r.source == name and len(r.key) == 3}
             changes += changes_of(name, {(each.schema, each.name): each.columns for each in tables}, before)
     return SchemaComparison(tuple(changes), tuple(silent))
+
+
+def _database_changes(site: Site, plan: str, last: Manifest) -> list[SchemaChange]:
+    """Return which databases of servers the last set does not have, and which it has that are gone."""
+    found = []
+    for server in servers_of(site, plan):
+        for one in site.databases[server].databases if server in site.databases and server in last.sources else ():
+            if one.source in site.plan(plan).sources and one.source not in last.sources:
+                found.append(SchemaChange(server, one.name, "new database", _NEW_DATABASE))
+            elif one.absent_since is not None and one.source in last.sources:
+                found.append(SchemaChange(server, one.name, f"gone: {one.absent_because}", _GONE_DATABASE))
+    return found
 
 
 def _last_manifest(site: Site, plan: str) -> Manifest | None:

@@ -12,6 +12,7 @@ from datetime import datetime
 from backup_pipeline.artefacts.targets import target_of
 from backup_pipeline.errors import SettingsError
 from backup_pipeline.model.record import Severity
+from backup_pipeline.operations.sites.known_databases import refresh_databases
 from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline.rules.environment import (
     EnvironmentFault,
@@ -32,11 +33,19 @@ from backup_pipeline.settings.variables import read_env_file
 LOCAL_HOSTS = {"localhost", "127.0.0.1", "::1"}
 
 
-def database_sources(site: Site, plans: Iterable[str]) -> dict[str, Connection]:
-    """Return how the sources of these plans whose database is reached by a connection string are reached, by name."""
+def database_sources(site: Site, plans: Iterable[str], *, of_servers: bool = False) -> dict[str, Connection]:
+    """Return how the sources of these plans whose database is reached by a connection string are reached, by name.
+
+    Args:
+        site: the site.
+        plans: names of plans.
+        of_servers: with the databases of servers, which are reached by the variables of their server.
+    """
     found: dict[str, Connection] = {}
     for plan in plans:
         for name in site.plan(plan).sources:
+            if site.server_of(name) and not of_servers:
+                continue
             if (connection := site.source(name).connection) is not None:
                 found[name] = connection
     return found
@@ -52,7 +61,8 @@ def environment_faults(site: Site, plans: Sequence[str], only: Sequence[str] | N
     """
     sources = database_sources(site, plans)
     if only is not None:
-        sources = {name: source for name, source in sources.items() if name in only}
+        wanted = {*only, *map(site.server_of, only)}
+        sources = {name: source for name, source in sources.items() if name in wanted}
     found = need_faults(
         (Need(source.dsn_env, f"source {name}", Form.DSN) for name, source in sources.items()), site.environment
     )
@@ -115,12 +125,14 @@ def check_environment(site: Site, *, now: datetime, production: bool = False) ->
         now: the present moment by this machine's clock.
         production: count weak secrets and open modes as errors.
     """
+    from backup_pipeline.operations.environment.check_databases import found_database_faults
     from backup_pipeline.operations.environment.check_drills import drill_faults
     from backup_pipeline.operations.environment.check_machine import machine_faults
     from backup_pipeline.operations.environment.check_servers import server_faults
     from backup_pipeline.operations.environment.check_vaults import vault_faults, vault_needs
 
     plans = list(site.settings.plans)
+    now_there = refresh_databases(site, plans, keep=False).site
     judged = [
         *environment_faults(site, plans),
         *need_faults(_optional_needs(site), site.environment),
@@ -133,7 +145,8 @@ def check_environment(site: Site, *, now: datetime, production: bool = False) ->
         *_unfilled(site, judged),
         *_target_faults(site, plans),
         *machine_faults(site, now),
-        *server_faults(site, plans),
+        *server_faults(now_there, plans),
+        *found_database_faults(site, plans),
         *drill_faults(site, plans),
         *vault_faults(site),
     ]

@@ -172,6 +172,8 @@ def _space(store: PlanStore, plan: str) -> Iterator[EnvironmentFault]:
 def _sources(site: Site) -> Iterator[EnvironmentFault]:
     used = {name for plan in site.settings.plans.values() for name in plan.sources}
     for name in site.settings.sources:
+        if name not in used and site.server_of(name):
+            continue  # a database that is gone, or that is not selected any more
         if name not in used:
             yield EnvironmentFault(
                 f"sources.{name}", "no plan captures this source", "Add it to a plan of backup.yaml.", Severity.WARN

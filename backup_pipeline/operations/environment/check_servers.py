@@ -50,7 +50,7 @@ class ServerReply:
 def server_faults(site: Site, plans: Sequence[str]) -> list[EnvironmentFault]:
     """Return the faults of every server that the sources of these plans, and drills, use; all are asked at once."""
     targets: list[tuple[str, PostgresTarget]] = []
-    for name, source in database_sources(site, plans).items():
+    for name, source in database_sources(site, plans, of_servers=True).items():
         try:
             target = target_of(site, source, name)
         except SettingsError:

@@ -13,6 +13,7 @@ from backup_pipeline.postgres.server.target import PostgresTarget, parse_target
 Place = tuple[str, int, str]
 """Host, port and database."""
 
+_SHOWN = 8
 _SCHEMES = ("postgres://", "postgresql://", "postgresql+", "jdbc:postgresql://")
 
 
@@ -48,8 +49,12 @@ def add_variable(
     environment: Mapping[str, str],
     findings: Discovery,
     known: set[Place] | None = None,
+    *,
+    every: bool = False,
 ) -> None:
     """Add the database of a variable that is set already: backup.yaml names it, and nothing is written for it.
+
+    With `every` all databases of its server, where that has several.
 
     Raises:
         BackupSystemError: it is no connection string, or the server does not answer.
@@ -62,6 +67,11 @@ def add_variable(
         findings.passed_over.append((name, f"is {target.label} again"))
         return
     others = _others(target)
+    if every and others:
+        found = sorted({target.database, *others})
+        settings = {"dsn_env": name, **beside, "databases": {"include": ["*"]}}
+        findings.add(_server_name(findings), "postgres", _server_label(target, found), settings)
+        return
     if known is not None:
         known.add(place)
     findings.add(target.database, "postgres", f"database {target.label}", {"dsn_env": name, **beside})
@@ -91,6 +101,9 @@ def add_server(dsn: str, environment: Mapping[str, str], findings: Discovery, *,
     """
     target = parse_target(dsn, variable="--dsn", environment=environment)
     names = [one.name for one in databases_of(target)]
+    if every and len(names) > 1:
+        _add_all(target, names, findings, environment)
+        return
     wanted = names if every else [target.database]
     if target.database not in names and not every:
         names.append(target.database)
@@ -100,12 +113,19 @@ def add_server(dsn: str, environment: Mapping[str, str], findings: Discovery, *,
 
 
 def find_on_this_machine(environment: Mapping[str, str], findings: Discovery) -> None:
-    """Add every database of every server of this machine that lets this user in, and say which do not."""
+    """Add every server of this machine that lets this user in, and say which do not.
+
+    One database with tables is a source; several are one source that stands for all of the server.
+    """
     for server in local_servers(environment):
         try:
             found = databases_of(server)
         except BackupSystemError as error:
             findings.passed_over.append((f"PostgreSQL at {server.host}:{server.port}", str(error.what)))
+            continue
+        names = [database.name for database in found if database.tables]
+        if len(names) > 1:
+            _add_all(server.with_database(names[0]), names, findings, environment)
             continue
         for database in found:
             if database.tables:
@@ -116,12 +136,38 @@ def find_on_this_machine(environment: Mapping[str, str], findings: Discovery) ->
 
 def _add(target: PostgresTarget, findings: Discovery, environment: Mapping[str, str]) -> None:
     name = free_name(target.database, {source.name for source in findings.sources})
+    variable, value = _variable(name, target, environment)
+    findings.add(name, "postgres", f"database {target.label}", {"dsn_env": variable}, **{variable: value})
+
+
+def _add_all(target: PostgresTarget, names: list[str], findings: Discovery, environment: Mapping[str, str]) -> None:
+    """Add one source for all databases of a server, those that will be made later among them."""
+    name = _server_name(findings)
+    variable, value = _variable(name, target, environment)
+    # `include` is what stands there anyway: it shows where to write another.
+    settings = {"dsn_env": variable, "databases": {"include": ["*"]}}
+    findings.add(name, "postgres", _server_label(target, names), settings, **{variable: value})
+
+
+def _server_name(findings: Discovery) -> str:
+    """Return a free name; databases are named `<server>_…`, so that none of them may begin with another and `_`."""
+    number = sum("databases" in source.settings for source in findings.sources) + 1
+    return "server" if number == 1 else f"server{number}"
+
+
+def _server_label(target: PostgresTarget, names: list[str]) -> str:
+    shown = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+    return f"all {len(names)} databases of {target.host}:{target.port}: {shown}"
+
+
+def _variable(name: str, target: PostgresTarget, environment: Mapping[str, str]) -> tuple[str, str]:
+    """Return a variable that holds the target or is free, and the connection string."""
     variable, value = variable_of(name), connection_string(target)
     number = 1
     while environment.get(variable, value) != value:
         number += 1
         variable = f"{variable_of(name)}_{number}"
-    findings.add(name, "postgres", f"database {target.label}", {"dsn_env": variable}, **{variable: value})
+    return variable, value
 
 
 def _others(target: PostgresTarget) -> list[str]:

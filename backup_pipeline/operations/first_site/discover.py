@@ -51,9 +51,7 @@ def discover(folder: Path, named: Named, environment: Mapping[str, str]) -> Disc
     for dsn in named.dsns:
         add_server(dsn, variables, findings, every=named.all_databases)
     for name in named.variables:
-        add_variable(name, given_variable(name, variables), variables, findings)
-        if named.all_databases:
-            _add_the_others(variables[name], variables, findings)
+        add_variable(name, given_variable(name, variables), variables, findings, every=named.all_databases)
     if not (named.dsns or named.variables or named.paths):
         find_in_variables(in_file, variables, findings)
         if not findings.sources:  # only databases so far
@@ -63,16 +61,6 @@ def discover(folder: Path, named: Named, environment: Mapping[str, str]) -> Disc
     if not (named.dsns or named.variables or named.paths):
         find_files(folder, findings)
     return findings
-
-
-def _add_the_others(dsn: str, environment: Mapping[str, str], findings: Discovery) -> None:
-    """Add the other databases of a variable's server, each with a variable of its own."""
-    known = {one.label for one in findings.sources}
-    more = Discovery(list(findings.sources))
-    add_server(dsn, environment, more, every=True)
-    fresh = more.sources[len(findings.sources) :]
-    findings.passed_over.clear()
-    findings.sources += [one for one in fresh if one.label not in known]
 
 
 def timezone_here(environment: Mapping[str, str]) -> str:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+from backup_pipeline.rules.source_names import plain_text
 
 LONGEST_NAME = 50
 # What YAML reads as a truth value or as nothing, and what names of sets mean.
 _NOT_NAMES = frozenset("y n yes no on off true false null latest".split())
-_LETTERS = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "Ä": "Ae", "Ö": "Oe", "Ü": "Ue", "ß": "ss"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +27,7 @@ class FoundSource:
     name: str
     kind: str
     label: str
-    settings: Mapping[str, str]
+    settings: Mapping[str, object]
     variables: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
@@ -44,9 +43,13 @@ class Discovery:
     sources: list[FoundSource] = field(default_factory=list)
     passed_over: list[tuple[str, str]] = field(default_factory=list)
 
-    def add(self, wanted: str, kind: str, label: str, settings: Mapping[str, str], **variables: str) -> FoundSource:
+    def add(self, wanted: str, kind: str, label: str, settings: Mapping[str, object], **variables: str) -> FoundSource:
         """Add a source under a name that no other has."""
-        name = free_name(wanted, {source.name for source in self.sources})
+        taken = {source.name for source in self.sources}
+        name = free_name(wanted, taken)
+        if any(one.settings.get("databases") and name.startswith(f"{one.name}_") for one in self.sources):
+            # So the databases of a server are named.
+            name = free_name(f"{kind}_{wanted}", taken)
         found = FoundSource(name, kind, label, settings, variables)
         self.sources.append(found)
         return found
@@ -54,8 +57,7 @@ class Discovery:
 
 def free_name(wanted: str, taken: set[str]) -> str:
     """Return a usable name of a source like `wanted` that is not taken: letters, digits, `_` and `-`."""
-    plain = unicodedata.normalize("NFKD", wanted.translate(_LETTERS)).encode("ascii", "ignore").decode()
-    name = re.sub(r"[^A-Za-z0-9_-]+", "_", plain).strip("_-").lower()[:LONGEST_NAME].rstrip("_-")
+    name = plain_text(wanted).strip("_-").lower()[:LONGEST_NAME].rstrip("_-")
     if not name or not name[0].isalpha() or name in _NOT_NAMES:
         name = f"source_{name}".rstrip("_")
     candidate, number = name, 1

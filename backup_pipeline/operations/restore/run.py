@@ -19,6 +19,7 @@ from backup_pipeline.model.set_id import SetId
 from backup_pipeline.operations.backup.emergency import make_emergency_set
 from backup_pipeline.operations.restore.records import forget_result, keep_result, results
 from backup_pipeline.operations.retention.in_use import reading
+from backup_pipeline.operations.sites.known_databases import with_databases_of
 from backup_pipeline.operations.sites.stores import split_place
 from backup_pipeline.settings.site import Site
 from backup_pipeline.stores.contract import Store
@@ -89,6 +90,14 @@ def choose(site: Site, store: Store, set_id: SetId, source: str, options: Restor
             f"The set has nothing of a source {source!r}.",
             where=f"{plan_name}/{set_id}",
             remedy=f"It has: {', '.join(have)}.",
+        )
+    site = with_databases_of(site, backup.manifest) if backup.manifest else site
+    if site.is_server(source):
+        names = sorted(each for each in {record.source for record in backup.records} if site.server_of(each) == source)
+        raise RefusedError(
+            "It stands for the databases of a server, each of which is restored by itself.",
+            where=f"{plan_name}/{set_id} {source}",
+            remedy=f"Name one of them: {', '.join(names)}.",
         )
     if options.mode is RestoreMode.REBUILD and (options.tables or options.rows or options.where or options.only):
         raise RefusedError(

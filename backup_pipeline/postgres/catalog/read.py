@@ -159,21 +159,33 @@ def _quoted(name: str) -> sql.SQL:
 
 def read_roles(connection: Connection[TupleRow], catalog: Catalog) -> RolesDocument:
     """Return the server's roles without passwords, and what `catalog`'s database needs of them."""
+    roles, database_settings = _roles_and_settings(connection)
+    return RolesDocument(
+        server_version=catalog.server_version,
+        roles=roles,
+        needed=catalog.roles,
+        grants=catalog.objects.get("grant", {}),
+        default_privileges=catalog.objects.get("default privilege", {}),
+        extensions=catalog.objects.get("extension", {}),
+        database_settings=database_settings,
+    )
+
+
+def read_server_roles(connection: Connection[TupleRow]) -> tuple[RoleEntry, ...]:
+    """Return the server's roles without passwords."""
+    return _roles_and_settings(connection)[0]
+
+
+def _roles_and_settings(connection: Connection[TupleRow]) -> tuple[tuple[RoleEntry, ...], tuple[str, ...]]:
+    """Return the roles, and the settings of the database that is connected to."""
     members: dict[int, list[Membership]] = defaultdict(list)
     for member, role, admin, inherit, set_role in connection.execute(queries.MEMBERSHIPS):
         members[member].append(Membership(role=role, admin=admin, inherit=inherit, set_role=set_role))
     settings: dict[int, list[str]] = defaultdict(list)
     for role, here, setting in connection.execute(queries.SETTINGS):
         settings[role].append(_without_secret(str(setting)) + (" (in this database)" if here and role else ""))
-    return RolesDocument(
-        server_version=catalog.server_version,
-        roles=tuple(_role(row, members, settings) for row in connection.execute(queries.ROLES).fetchall()),
-        needed=catalog.roles,
-        grants=catalog.objects.get("grant", {}),
-        default_privileges=catalog.objects.get("default privilege", {}),
-        extensions=catalog.objects.get("extension", {}),
-        database_settings=tuple(settings[0]),
-    )
+    roles = tuple(_role(row, members, settings) for row in connection.execute(queries.ROLES).fetchall())
+    return roles, tuple(settings[0])
 
 
 def _role(row: TupleRow, members: dict[int, list[Membership]], settings: dict[int, list[str]]) -> RoleEntry:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar
@@ -13,7 +13,7 @@ from backup_pipeline.errors import BackupSystemError
 from backup_pipeline.model.record import ArtefactKind, ArtefactRecord
 from backup_pipeline.rules.environment import EnvironmentFault
 from backup_pipeline.settings.types import SourceSettings
-from backup_pipeline.sources.kind import BackupToImport, Key, KnownTable, SiteSource, SourceKind
+from backup_pipeline.sources.kind import BackupToImport, CandidateDatabase, Key, KnownTable, SiteSource, SourceKind
 from backup_pipeline.sources.postgres.settings import PostgresSource
 
 
@@ -25,7 +25,9 @@ class PostgresKind(SourceKind[PostgresSource]):
     has_tables: ClassVar[bool] = True
 
     def artefacts(self, source: SiteSource[PostgresSource]) -> Sequence[tuple[Key, str]]:
-        """Return the keys of dump and roles."""
+        """Return the keys of dump and roles; of the list of databases where it stands for those of a server."""
+        if source.settings.databases is not None:
+            return [((source.name, "databases"), ArtefactKind.POSTGRES_DATABASES)]
         return [
             ((source.name, "dump"), ArtefactKind.POSTGRES_DUMP),
             ((source.name, "roles"), ArtefactKind.POSTGRES_ROLES),
@@ -34,7 +36,11 @@ class PostgresKind(SourceKind[PostgresSource]):
     def capture(
         self, source: SiteSource[PostgresSource], context: CaptureContext, selected: frozenset[Key] | None
     ) -> Iterator[ArtefactRecord]:
-        """Capture dump, roles and tables in one snapshot."""
+        """Capture dump, roles and tables in one snapshot; of a server its list of databases."""
+        if source.settings.databases is not None:
+            from backup_pipeline.sources.postgres.server_list import capture_list
+
+            return capture_list(source, context)
         from backup_pipeline.sources.postgres.capture import capture_postgres
 
         target = target_of(source.site, source.settings.connection, source.name)
@@ -49,6 +55,8 @@ class PostgresKind(SourceKind[PostgresSource]):
 
     def export_formats(self, source: SiteSource[PostgresSource]) -> tuple[str, ...]:
         """Return the formats that the settings name."""
+        if source.settings.databases is not None:
+            return ()
         return source.settings.tables.formats
 
     def labels(self, source: SiteSource[PostgresSource], artefact: str) -> frozenset[str] | None:
@@ -63,11 +71,21 @@ class PostgresKind(SourceKind[PostgresSource]):
         return source.settings.master_tables
 
     def discover_tables(self, source: SiteSource[PostgresSource]) -> Sequence[KnownTable]:
-        """Ask the database for the tables that its next capture exports."""
+        """Ask the database for the tables that its next capture exports; a server has none of its own."""
+        if source.settings.databases is not None:
+            return []
         from backup_pipeline.sources.postgres.capture import discover_tables
 
         target = target_of(source.site, source.settings.connection, source.name)
         return [KnownTable(*found) for found in discover_tables(target, source.settings)]
+
+    def find_databases(self, source: SiteSource[PostgresSource], known: Set[str]) -> Sequence[CandidateDatabase]:
+        """Ask the server for its databases."""
+        if source.settings.databases is None:
+            return ()
+        from backup_pipeline.sources.postgres.server_list import find_databases
+
+        return find_databases(source, known)
 
     def backup_form(self, path: Path) -> str | None:
         """Return the form of a dump of pg_dump or pg_dumpall."""
@@ -77,6 +95,8 @@ class PostgresKind(SourceKind[PostgresSource]):
 
     def backup_names(self, source: SiteSource[PostgresSource]) -> Sequence[str]:
         """Return the database's name, which tools put into their files' names; nothing where it is not known."""
+        if source.settings.databases is not None:
+            return []
         with suppress(BackupSystemError):
             return [target_of(source.site, source.settings.connection, source.name).database]
         return []

@@ -8,18 +8,35 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from backup_pipeline.settings.raw_values import FoundFaults, unqualified_patterns
-from backup_pipeline.settings.types import Connection, Names, SourceSettings, TableSelection, check_file_name
+from backup_pipeline.settings.types import (
+    Connection,
+    DatabaseSelection,
+    Names,
+    Settings,
+    SourceSettings,
+    TableSelection,
+    check_file_name,
+)
 
 Compressed = Literal["gzip", "zstd", "none"]
 ENDINGS: Mapping[str, str] = {"gzip": ".gz", "zstd": ".zst"}
 """What the name of a compressed dump ends with."""
 
 
+_OF_ONE_DATABASE: Mapping[str, str] = {
+    "required_tables": "is of one database: make that one a source of its own, and exclude it here",
+    "run_before": "would be run for each database; write it at the plan",
+    "run_after": "would be run for each database; write it at the plan",
+}
+"""Fields that a source with `databases` cannot have."""
+
+
 class PostgresSource(SourceSettings):
-    """A PostgreSQL database."""
+    """A PostgreSQL database, or all databases of a server."""
 
     variable_fields: ClassVar[tuple[str, ...]] = ("dsn_env", "user_env", "password_env")
     secret_fields: ClassVar[tuple[str, ...]] = ("dsn_env", "password_env")
+    groups: ClassVar[Mapping[str, type[Settings]]] = {"All databases of a server: `databases`": DatabaseSelection}
 
     kind: Literal["postgres"]
     dsn_env: Names
@@ -28,6 +45,9 @@ class PostgresSource(SourceSettings):
     """Variable with the user, where the connection string has none (Keycloak's KC_DB_USERNAME)."""
     password_env: str | None = None
     """Variable with the password, where the connection string has none."""
+    databases: DatabaseSelection | None = None
+    """All databases of the server instead of the one in the connection string: `{include: ["*"], exclude: [test_*]}`.
+    Each becomes a source `<source>_<database>`; new ones are found by themselves and reported."""
     dump_format: Literal["plain", "custom"] = "plain"
     """plain: `<source>_db.sql.gz`, readable everywhere; custom: `<source>_db.dump` for pg_restore."""
     compression: Compressed | None = None
@@ -67,13 +87,31 @@ class PostgresSource(SourceSettings):
 
     @classmethod
     def cross_field_faults(cls, source: Mapping[str, Any]) -> FoundFaults:
-        """Yield the patterns of tables that name no schema."""
-        return unqualified_patterns(source, "public")
+        """Yield the patterns of tables that name no schema, and what is of one database in a source of several."""
+        yield from unqualified_patterns(source, "public")
+        if source.get("databases") is None:
+            return
+        for field, why in _OF_ONE_DATABASE.items():
+            if source.get(field):
+                yield (field,), why
+        if isinstance(name := source.get("file_name"), str) and "{source}" not in name:
+            yield ("file_name",), "must hold {source}: each database has a file of its own"
 
     @property
     def connection(self) -> Connection:
         """How the database is reached."""
         return Connection(self.dsn_env, self.user_env, self.password_env)
+
+    @property
+    def server_databases(self) -> DatabaseSelection | None:
+        """Which databases of its server it stands for."""
+        return self.databases
+
+    def of_database(self, server: str, database: str) -> ServerDatabase:
+        """Return the settings of one of them, which are this source's."""
+        own = {name: getattr(self, name) for name in type(self).model_fields}
+        about = f"Database `{database}` of {server}. {self.description}".strip()
+        return ServerDatabase.model_construct(**{**own, "databases": None, "description": about, "database": database})
 
     @property
     def dump_compression(self) -> Compressed:
@@ -82,3 +120,18 @@ class PostgresSource(SourceSettings):
             return self.compression
         name = self.file_name or ""
         return "none" if name.endswith(".sql") else "zstd" if name.endswith(ENDINGS["zstd"]) else "gzip"
+
+
+class ServerDatabase(PostgresSource):
+    """One database of a server whose databases are found by themselves; stands in no file.
+
+    Attributes:
+        database: its name.
+    """
+
+    database: str
+
+    @property
+    def connection(self) -> Connection:
+        """How the database is reached: as its server."""
+        return Connection(self.dsn_env, self.user_env, self.password_env, self.database)

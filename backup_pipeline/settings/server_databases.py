@@ -1,0 +1,115 @@
+"""Sources that stand for all databases of a server: each known database becomes a source of its own.
+
+Which databases a server has is asked by backups and by a sensor (`operations.sites.known_databases`), which keep the
+list beside a plan's sets. Here it is read, so that settings can be loaded without the server.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from pydantic import ValidationError as PydanticError
+
+from backup_pipeline.model.known_databases import KnownDatabase, KnownDatabases
+from backup_pipeline.settings.site import Site
+from backup_pipeline.settings.types import SiteSettings, SourceSettings
+
+KNOWN_FOLDER = ".known"
+"""In a plan's store: what was found of its sources."""
+_REST = re.compile(r"_[a-z0-9]+(_[a-z0-9]+)*")
+_MOST_BYTES = 16 << 20
+
+
+def list_file(store: Path, server: str) -> Path:
+    """Return where the databases of a server are listed in a plan's store."""
+    # No source has a point in its name: this is no list of tables.
+    return store / KNOWN_FOLDER / f"{server}.databases.json"
+
+
+def servers_of(site: Site, plan: str) -> tuple[str, ...]:
+    """Return the sources of a plan that stand for the databases of a server."""
+    return tuple(name for name in site.plan(plan).sources if site.is_server(name))
+
+
+def with_known_databases(site: Site) -> Site:
+    """Return the site with a source for each database that is listed; no server is asked."""
+    known = {}
+    for server in filter(site.is_server, site.settings.sources):
+        plans = (name for name, plan in site.settings.plans.items() if server in plan.sources)
+        lists = [one for plan in plans if (one := _read(list_file(site.store_folder(plan), server))) is not None]
+        if lists:
+            known[server] = max(lists, key=lambda one: one.asked_at)
+    return with_databases(site, known) if known else site
+
+
+def with_databases(site: Site, known: Mapping[str, KnownDatabases]) -> Site:
+    """Return the site with a source for each of these databases, instead of those that it has by now.
+
+    A plan that has the server's source captures those that are there and that the settings select; the others stay
+    sources that can be restored.
+    """
+    found = {name: _usable(name, known.get(name) or site.databases[name]) for name in {*site.databases, *known}}
+    settings = _without(site.settings, {one.source for each in site.databases.values() for one in each.databases})
+    present = {name: tuple(_present(settings.sources[name], each)) for name, each in found.items()}
+
+    def spread(names: Iterable[str]) -> tuple[str, ...]:
+        return tuple(each for name in names for each in (name, *present.get(name, ())))
+
+    sources: dict[str, SourceSettings] = {}
+    for name, source in settings.sources.items():
+        sources[name] = source = _after(source, spread(source.after))
+        for one in found[name].databases if name in found else ():
+            sources[one.source] = _after(source.of_database(name, one.name), (name, *source.after))
+    plans = {name: plan.model_copy(update={"sources": spread(plan.sources)}) for name, plan in settings.plans.items()}
+    return replace(site, settings=settings.model_copy(update={"sources": sources, "plans": plans}), databases=found)
+
+
+def _after(source: SourceSettings, names: tuple[str, ...]) -> SourceSettings:
+    return source if source.after == names else source.model_copy(update={"after": names})
+
+
+def _without(settings: SiteSettings, names: set[str]) -> SiteSettings:
+    """Return settings as they stand in the file: without the sources of databases."""
+    if not names:
+        return settings
+
+    def rest(those: Iterable[str]) -> tuple[str, ...]:
+        return tuple(name for name in those if name not in names)
+
+    sources = {n: _after(source, rest(source.after)) for n, source in settings.sources.items() if n not in names}
+    plans = {n: plan.model_copy(update={"sources": rest(plan.sources)}) for n, plan in settings.plans.items()}
+    return settings.model_copy(update={"sources": sources, "plans": plans})
+
+
+def _present(source: SourceSettings, known: KnownDatabases) -> Iterable[str]:
+    selection = source.server_databases
+    for one in known.databases:
+        if one.absent_since is None and selection is not None and selection.selects(one.name):
+            yield one.source
+
+
+def _usable(server: str, known: KnownDatabases) -> KnownDatabases:
+    """Return the list without what no run of ours has written: the store is not the settings."""
+    kept: dict[str, KnownDatabase] = {}
+    for one in known.databases:
+        if one.source.startswith(server) and len(one.source) <= 60 and _REST.fullmatch(one.source[len(server) :]):
+            kept.setdefault(one.source, one)
+    return known.model_copy(update={"databases": tuple(kept.values())})
+
+
+def _read(path: Path) -> KnownDatabases | None:
+    """Return a list; None where there is none that can be read."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+        with os.fdopen(descriptor, "rb") as file:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode) or status.st_size > _MOST_BYTES:
+                return None
+            return KnownDatabases.model_validate_json(file.read())
+    except (OSError, PydanticError):
+        return None

@@ -1,0 +1,268 @@
+"""A source that stands for all databases of a server: found, captured, reported, restored one by one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from backup_pipeline.model.incident import IncidentState
+from backup_pipeline.model.record import left_undone
+from backup_pipeline.operations.alerts.observe import observe_site
+from backup_pipeline.operations.backup.schema_watch import compare_schemas
+from backup_pipeline.operations.environment.check_databases import found_database_faults
+from backup_pipeline.operations.sites.known_databases import refresh_databases
+from backup_pipeline.orchestration.build import build_definitions
+from backup_pipeline.postgres.server.connection import connected
+from backup_pipeline.postgres.server.embedded import EmbeddedServer
+from backup_pipeline_tests.support.server_sites import ServerSite, check_of, server_site
+
+CAPTURED, AS_BEFORE = "every_database_captured", "databases_as_before"
+
+
+@pytest.fixture
+def databases(tmp_path: Path, server: EmbeddedServer) -> Iterator[ServerSite]:
+    with server_site(tmp_path, server.target(), '["PREFIXscratch*"]') as made:
+        yield made
+
+
+def refresh(databases: ServerSite) -> list[tuple[str, str]]:
+    """Ask the server; return each change as the database and whether it is gone."""
+    found = refresh_databases(databases.site.site, ["nightly"])
+    assert not found.silent
+    return [
+        (one.database.removeprefix(databases.prefix), (one.absent_because and "gone") or "new") for one in found.changes
+    ]
+
+
+def sources(databases: ServerSite) -> list[str]:
+    """The sources of the plan without the prefix of their databases."""
+    plan = databases.site.site.plan("nightly")
+    return [name.replace(f"server_{databases.prefix}", "") for name in plan.sources]
+
+
+def test_the_databases_of_a_server_become_sources_and_need_no_server_to_load(
+    databases: ServerSite, tmp_path: Path
+) -> None:
+    for name in ("shop", "wiki", "scratch_1"):
+        databases.create(name)
+    assert sources(databases) == ["server"]
+    assert refresh(databases) == [("shop", "new"), ("wiki", "new")]
+    databases.site.variables["SERVER_URL"] = "postgresql://nobody@127.0.0.1:1/postgres"
+    databases.site.write_env()
+    assert sources(databases) == ["server", "shop", "wiki"]
+    site = databases.site.site
+    source = site.source(databases.source("shop"))
+    assert (source.after, site.settings.sources["server"].after) == (("server",), ())
+    build_definitions(site)
+
+
+def test_what_is_no_database_to_capture_is_skipped_with_its_reason(databases: ServerSite) -> None:
+    databases.create("shop")
+    for name in ("closed", "model", "shop__before_20260101T000000"):
+        databases.create(name)
+    databases.execute(f'alter database "{databases.prefix}closed" allow_connections false')
+    databases.execute(f'alter database "{databases.prefix}model" is_template true')
+    try:
+        assert refresh(databases) == [("shop", "new")]
+        manifest, errors = databases.back_up()
+        assert errors == []
+        assert manifest is not None
+        document = json.loads(
+            (databases.site.site.store_folder("nightly") / manifest.set_id / "server_databases.json").read_text()
+        )
+        skipped = {
+            one["name"].removeprefix(databases.prefix): one["skipped"]
+            for one in document["databases"]
+            if one["skipped"]
+        }
+        assert skipped["closed"] == "it allows no connections"
+        assert skipped["model"] == "it is a template"
+        assert skipped["shop__before_20260101T000000"] == "a restore or an undo put it aside"
+        assert skipped["template1"] == "it is a template"
+        assert skipped["postgres"] == "the settings do not select it"
+        assert check_of(manifest, CAPTURED).passed
+    finally:
+        databases.execute(f'alter database "{databases.prefix}model" is_template false')
+
+
+def test_new_and_vanished_databases_are_reported_once_and_stop_no_backup(databases: ServerSite) -> None:
+    databases.create("shop")
+    databases.create("wiki")
+    refresh(databases)
+    manifest, errors = databases.back_up()
+    assert (errors, manifest is not None and check_of(manifest, AS_BEFORE).passed) == ([], True)
+    databases.create("later")
+    databases.drop("wiki")
+    [gone, new] = compare_schemas(databases.site.site, "nightly").changes
+    assert (new.table, new.change) == (f"{databases.prefix}later", "new database")
+    assert (gone.table, gone.change) == (f"{databases.prefix}wiki", "gone: it was dropped or renamed")
+    assert sources(databases) == ["server", "shop", "later"]
+    manifest, errors = databases.back_up()
+    assert errors == []
+    assert manifest is not None
+    said = check_of(manifest, AS_BEFORE)
+    assert (said.passed, said.summary) == (False, f"new {databases.prefix}later, gone {databases.prefix}wiki")
+    now = datetime.now(UTC)
+    alerts = [
+        one.incident.what
+        for one in observe_site(databases.site.site, IncidentState(), {"nightly": now}, now)
+        if one.incident
+    ]
+    assert "Check databases_as_before of server.databases failed (WARN)." in alerts
+    manifest, errors = databases.back_up()
+    assert (errors, manifest is not None and check_of(manifest, AS_BEFORE).passed) == ([], True)
+
+
+def test_a_database_that_vanishes_after_the_definitions_were_loaded_fails_no_run(
+    databases: ServerSite, instance: dg.DagsterInstance
+) -> None:
+    databases.create("shop")
+    databases.create("wiki")
+    refresh(databases)
+    # As long as it was asked a moment ago it is not asked again.
+    [path] = databases.site.site.store_folder("nightly").glob(".known/server.databases.json")
+    path.write_text(path.read_text().replace(f'"asked_at": "{datetime.now(UTC):%Y}', '"asked_at": "2020'))
+    databases.drop("wiki")
+    databases.create("later")
+    job = build_definitions(databases.site.site).resolve_job_def("nightly_backup")
+    done = job.execute_in_process(instance=instance)
+    assert done.success
+    store = databases.site.store("nightly")
+    [set_id] = store.sealed_ids()
+    manifest = store.read(set_id).manifest
+    assert manifest is not None
+    assert manifest.sources == ("server", databases.source("shop"))
+    assert not manifest.partial
+    assert sources(databases) == ["server", "shop", "later"]
+
+
+def test_a_run_that_began_before_any_database_was_found_is_no_backup(databases: ServerSite) -> None:
+    databases.create("shop")
+    manifest, errors = databases.back_up()
+    assert manifest is None
+    assert "No database of the server is in this run: 1 were found when it had begun" in errors[0]
+    manifest, errors = databases.back_up()
+    assert (errors, manifest is not None) == ([], True)
+
+
+def test_a_database_that_lets_nobody_in_keeps_no_other_from_its_backup(
+    databases: ServerSite, server: EmbeddedServer
+) -> None:
+    role = databases.role("backup", "login superuser password 'geheim'")
+    databases.execute(f'alter role "{role}" nosuperuser')
+    databases.execute(f'grant pg_read_all_data to "{role}"')
+    databases.create("shop")
+    databases.create("private")
+    databases.execute(f'revoke connect on database "{databases.prefix}private" from public')
+    address = server.target()
+    databases.site.variables["SERVER_URL"] = f"postgresql://{role}:geheim@{address.host}:{address.port}/postgres"
+    databases.site.write_env()
+    assert refresh(databases) == [("shop", "new")]
+    [fault] = found_database_faults(databases.site.site, ["nightly"])
+    assert f"database {databases.prefix}private is not captured: the role {role} has no right" in fault.what
+    manifest, errors = databases.back_up()
+    assert errors == []
+    assert manifest is not None
+    assert manifest.sources == ("server", databases.source("shop"))
+    [undone] = left_undone(manifest.artefacts)
+    assert f"not captured: {databases.prefix}private: the role {role} has no right to connect" in undone
+    databases.execute(f'grant connect on database "{databases.prefix}private" to "{role}"')
+    assert refresh(databases) == [("private", "new")]
+
+
+def test_a_pattern_that_means_no_database_is_named(databases: ServerSite) -> None:
+    databases.create("shop")
+    text = (databases.site.folder / "backup.yaml").read_text()
+    databases.site.write(text.replace(f'"{databases.prefix}*"]', f'"{databases.prefix}*", "{databases.prefix}shpo"]'))
+    refresh(databases)
+    [fault] = found_database_faults(databases.site.site, ["nightly"])
+    assert fault.what == f"{databases.prefix}shpo: the server has no such database"
+    manifest, _ = databases.back_up()
+    assert manifest is not None
+    assert f"{databases.prefix}shpo: the server has no such database" in check_of(manifest, CAPTURED).summary
+    databases.site.write(text.replace(f'"{databases.prefix}*"]', f'"{databases.prefix}shpo"]'))
+    refresh(databases)
+    manifest, errors = databases.back_up()
+    assert manifest is None
+    assert "No database of the server is captured" in errors[0]
+
+
+def test_a_renamed_database_is_a_new_one_and_its_sets_stay_restorable(databases: ServerSite) -> None:
+    databases.create("shop")
+    databases.create("wiki")
+    refresh(databases)
+    databases.back_up()
+    databases.execute(f'alter database "{databases.prefix}shop" rename to "{databases.prefix}store"')
+    assert refresh(databases) == [("shop", "gone"), ("store", "new")]
+    assert sources(databases) == ["server", "wiki", "store"]
+    assert databases.site.site.source(f"server_{databases.prefix}shop").connection is not None
+    databases.execute(f'alter database "{databases.prefix}store" rename to "{databases.prefix}shop"')
+    assert refresh(databases) == [("shop", "new"), ("store", "gone")]
+
+
+def test_a_list_that_somebody_else_wrote_gives_no_source(databases: ServerSite) -> None:
+    databases.create("shop")
+    refresh(databases)
+    [path] = databases.site.site.store_folder("nightly").glob(".known/server.databases.json")
+    document = json.loads(path.read_text())
+    for source in ("other", "server_../../etc", "server_", "server_" + "x" * 80):
+        document["databases"].append({**document["databases"][0], "source": source})
+    path.write_text(json.dumps(document))
+    assert sources(databases) == ["server", "shop"]
+    path.write_text("[]")
+    assert sources(databases) == ["server"]
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    assert sources(databases) == ["server"]
+
+
+@pytest.mark.takes(seconds=60)
+def test_one_database_goes_from_backup_to_drill_to_restore_and_undo(
+    tmp_path: Path, installed_server: EmbeddedServer
+) -> None:
+    with server_site(tmp_path, installed_server.target()) as databases:
+        owners = [databases.role("anna"), databases.role("bert")]
+        for name, owner in (("shop", owners[0]), ("a/b", owners[1]), ("Ünïcode " + "x" * 20, owners[0])):
+            databases.create(name, owner=owner)
+        _round_trip(databases)
+
+
+def _round_trip(databases: ServerSite) -> None:
+    site = databases.site
+    done = site.run("backup", "nightly")
+    assert done.code == 0, done.text
+    assert f"server: database {databases.prefix}a/b is new; its source is {databases.source('a/b')}" in done.err
+    assert site.run("drill", "nightly").code == 0
+    odd = databases.source("a/b")
+    databases.create("later", rows=9)
+    databases.drop("a/b")
+    done = site.run("backup", "nightly", "--json")
+    document = json.loads(done.out)
+    assert (done.code, [(one["database"], one["change"]) for one in document["databases"]]) == (
+        0,
+        [(f"{databases.prefix}a/b", "gone"), (f"{databases.prefix}later", "new")],
+    )
+    first = databases.site.store("nightly").sealed_ids()[0]
+    _restore(databases, f"nightly/{first}", odd, "a/b")
+    assert databases.rows("a/b") == 5
+    shop = databases.source("shop")
+    with connected(databases.server.with_database(f"{databases.prefix}shop")) as connection:
+        connection.execute("insert into public.t values (100, 'more')")
+    _restore(databases, f"nightly/{first}", shop, "shop")
+    assert databases.rows("shop") == 5
+    done = site.run("undo", f"nightly/{shop}", "--apply", "--confirm", f"{databases.prefix}shop")
+    assert (done.code, databases.rows("shop")) == (0, 6), done.text
+    # What restores and undos put aside is no database to capture.
+    assert refresh(databases) == [("a/b", "new")]
+
+
+def _restore(databases: ServerSite, name: str, source: str, database: str) -> None:
+    planned = json.loads(databases.site.run("restore", name, source, "--json").out)
+    confirm = f"{databases.prefix}{database}"
+    done = databases.site.run("restore", name, source, "--apply", "--plan-id", planned["plan_id"], "--confirm", confirm)
+    assert done.code == 0, done.text
