@@ -27,7 +27,7 @@ from backup_pipeline_tests.support.object_servers import ssh_server, weed_server
 from backup_pipeline_tests.support.sites import TestSite
 from backup_pipeline_tests.support.vault_sites import VaultSite
 
-pytestmark = pytest.mark.takes(seconds=20)
+pytestmark = pytest.mark.takes(seconds=7, together="kills of vaults")
 SETTINGS = """
 store: backups
 sources: {{files: {{kind: folder, path: files}}}}
@@ -94,10 +94,16 @@ class Site:
             os.utime(path, (then, then))
 
 
+@pytest.fixture(scope="module")
+def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forker]:
+    """One process that every test's commands are forked from: it has imported what they need."""
+    with forker(TestSite(tmp_path_factory.mktemp("commands")).environment()) as found:
+        yield found
+
+
 @pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
-    with forker(TestSite(tmp_path).environment()) as commands:
-        yield Site(tmp_path, commands)
+def site(tmp_path: Path, commands: Forker) -> Site:
+    return Site(tmp_path, commands)
 
 
 def _instants(count: int, seconds: float) -> list[float]:
@@ -237,11 +243,10 @@ def test_a_disk_that_is_full_is_named_and_leaves_nothing_half(site: Site) -> Non
 
 
 @pytest.fixture(params=["s3", "sftp"])
-def distant(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
+def distant(request: pytest.FixtureRequest, tmp_path: Path, commands: Forker) -> Iterator[Site]:
     """The same with a vault behind a network: SeaweedFS, OpenSSH."""
     with contextlib.ExitStack() as stack:
         (tmp_path / "server").mkdir()
-        commands = stack.enter_context(forker(TestSite(tmp_path).environment()))
         if request.param == "s3":
             server = stack.enter_context(weed_server(tmp_path / "server"))
             server.client.create_bucket(Bucket="vaults")

@@ -25,14 +25,16 @@ store: backups
 sources:
   shop: {kind: postgres, dsn_env: SHOP_URL, tables: {include: ["public.*"], formats: [parquet]}}
   storage: {kind: folder, path: storage, buckets: [materials, submissions], after: [shop]}
+  files: {kind: folder, path: files}
 plans:
   nightly: {sources: [shop, storage], wait_seconds: 0.5}
+  started: {sources: [files], retention: {keep_last: 5}}
 """
 
 
 @dataclass(frozen=True)
 class Walked:
-    """A site with one sealed set, its UI, and its database."""
+    """A site with one sealed set of `nightly` and none of `started`, its UI, and the database of `nightly`."""
 
     site: TestSite
     ui: Ui
@@ -53,7 +55,8 @@ class Walked:
         return f"{self.ui.address}/backups{path}"
 
 
-@pytest.fixture(scope="module")
+# Of the session: to start its processes takes as long as a walk.
+@pytest.fixture(scope="session")
 def walked(
     tmp_path_factory: pytest.TempPathFactory, server: EmbeddedServer, template: Callable[[str, str], str]
 ) -> Iterator[Walked]:
@@ -64,6 +67,8 @@ def walked(
     site = TestSite(tmp_path_factory.mktemp("walked"))
     site.variables = {"SHOP_URL": dsn(live)}
     write_storage(site.folder / "storage")
+    (site.folder / "files").mkdir()
+    (site.folder / "files" / "a.txt").write_text("content", "utf-8")
     site.write(_SETTINGS)
     set_id = sealed_set(site.site, "nightly")
     with ui_of(site) as ui:

@@ -111,8 +111,9 @@ def test_a_set_that_was_removed_meanwhile_and_odd_names_are_not_found(pages: Tes
         assert "<script>alert" not in answer.text
 
 
-def test_a_form_of_another_page_begins_nothing(pages: TestClient) -> None:
-    headers = {"Content-Type": _FORM["Content-Type"], "Origin": "https://evil.example"}
+@pytest.mark.parametrize("origin", ["https://evil.example", "null"])
+def test_a_form_of_another_page_begins_nothing(pages: TestClient, origin: str) -> None:
+    headers = {"Content-Type": _FORM["Content-Type"], "Origin": origin}
     assert (
         pages.post("/backups/restore/nightly/latest/files", headers=headers, content="what=deleted").status_code == 403
     )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 import requests
 
-from backup_pipeline_tests.support.running_ui import Ui, ui_of
+from backup_pipeline_tests.support.running_ui import Ui
 from backup_pipeline_tests.support.sites import TestSite
+from backup_pipeline_tests.web.front.conftest import Walked
 
 SITE = """
 store: backups
@@ -40,41 +42,38 @@ def run(ui: Ui, run_id: str) -> dict[str, object]:
     return {**found, "tags": {key: value for key, value in tags.items() if not key.startswith((".", "dagster/"))}}
 
 
-@pytest.mark.takes(seconds=60)
-def test_buttons_start_the_runs_of_the_launchpad_and_the_pages_follow_them(tmp_path: Path) -> None:
-    site = TestSite(tmp_path)
-    (tmp_path / "files").mkdir()
-    (tmp_path / "files" / "a.txt").write_text("content", "utf-8")
-    site.write(SITE)
-    with ui_of(site) as ui:
-        page = requests.get(f"{ui.address}/backups", timeout=60).text
-        assert "No. There is no good backup yet." in page
-        assert "Back up nightly now" in page
-        backup = started(press(ui, plan="nightly", work="backup"))
-        # Pressed twice, in two windows: either the first has ended by then, or the second is refused.
-        assert press(ui, plan="nightly", work="backup").status_code in (303, 409)
-        assert ui.wait_for_run(backup) == "SUCCESS"
-        (set_id, *_) = site.store("nightly").sealed_ids()
-        drill = started(press(ui, plan="nightly", work="drill", set=set_id))
-        assert ui.wait_for_run(drill) == "SUCCESS"
-        assert "Yes" in requests.get(f"{ui.address}/backups", timeout=60).text
-        shown = requests.get(f"{ui.address}/backups/nightly/{set_id}", timeout=60).text
-        assert "front page from 127.0.0.1" in shown
-        assert f"/runs/{drill}" in shown
-        ours = run(ui, backup)
-        selector = {
-            "repositoryLocationName": "backup-pipeline",
-            "repositoryName": "__repository__",
-            "jobName": "nightly_backup",
-        }
-        params = {"selector": selector, "mode": "default", "runConfigData": {}}
-        theirs = run(ui, ui.ask(LAUNCH, params=params)["launchRun"]["run"]["runId"])
-        assert ours["tags"].pop("backup_pipeline/started_by") == "front page from 127.0.0.1"  # type: ignore[attr-defined]
-        assert theirs["tags"].pop("backup_pipeline/started_by") == "ui"  # type: ignore[attr-defined]
-        # Written when the set is begun.
-        assert ours["tags"].pop("backup_pipeline/set") == f"nightly/{set_id}"  # type: ignore[attr-defined]
-        theirs["tags"].pop("backup_pipeline/set", "")  # type: ignore[attr-defined]
-        assert ours == theirs
+@pytest.mark.takes(seconds=25, together="restore in a browser")
+def test_buttons_start_the_runs_of_the_launchpad_and_the_pages_follow_them(walked: Walked) -> None:
+    site, ui = walked.site, walked.ui
+    shutil.rmtree(site.site.store_folder("started"), ignore_errors=True)
+    page = requests.get(f"{ui.address}/backups", timeout=60).text
+    assert "No. Something is wrong with started." in page
+    assert "Back up started now" in page
+    backup = started(press(ui, plan="started", work="backup"))
+    # Pressed twice, in two windows: either the first has ended by then, or the second is refused.
+    assert press(ui, plan="started", work="backup").status_code in (303, 409)
+    assert ui.wait_for_run(backup) == "SUCCESS"
+    (set_id, *_) = site.store("started").sealed_ids()
+    drill = started(press(ui, plan="started", work="drill", set=set_id))
+    assert ui.wait_for_run(drill) == "SUCCESS"
+    assert "Yes" in requests.get(f"{ui.address}/backups", timeout=60).text
+    shown = requests.get(f"{ui.address}/backups/started/{set_id}", timeout=60).text
+    assert "front page from 127.0.0.1" in shown
+    assert f"/runs/{drill}" in shown
+    ours = run(ui, backup)
+    selector = {
+        "repositoryLocationName": "backup-pipeline",
+        "repositoryName": "__repository__",
+        "jobName": "started_backup",
+    }
+    params = {"selector": selector, "mode": "default", "runConfigData": {}}
+    theirs = run(ui, ui.ask(LAUNCH, params=params)["launchRun"]["run"]["runId"])
+    assert ours["tags"].pop("backup_pipeline/started_by") == "front page from 127.0.0.1"  # type: ignore[attr-defined]
+    assert theirs["tags"].pop("backup_pipeline/started_by") == "ui"  # type: ignore[attr-defined]
+    # Written when the set is begun.
+    assert ours["tags"].pop("backup_pipeline/set") == f"started/{set_id}"  # type: ignore[attr-defined]
+    theirs["tags"].pop("backup_pipeline/set", "")  # type: ignore[attr-defined]
+    assert ours == theirs
 
 
 def test_what_no_button_names_starts_nothing(tmp_path: Path) -> None:
