@@ -61,6 +61,9 @@ class RestoreConfig(dg.Config):
         description="Name of the target (the database's name or the path), as the plan asks for it. "
         "For step `plan` write anything, such as `-`."
     )
+    vault: str = Field(
+        default="", description="The vault whose copy of the set is restored; nothing for the plan's own store."
+    )
     step: Step = Field(default="plan", description="plan: only show what would happen. apply: do it.")
     plan_id: str = Field(default="", description="For step `apply`: the id that the plan's run printed.")
     mode: Mode = Field(
@@ -257,16 +260,17 @@ def restore_asset(site: Site, plan: str) -> dg.AssetsDefinition | None:
         from backup_pipeline.operations.restore.run import Confirmation, apply_restore, plan_restore
 
         set_id = selected_set(context, plan)
-        context.instance.add_run_tags(context.run_id, {SET_TAG: f"{plan}/{set_id}"})
+        place = f"{config.vault}:{plan}" if config.vault else plan
+        context.instance.add_run_tags(context.run_id, {SET_TAG: f"{place}/{set_id}"})
         progress = _reported_progress(context)
         try:
             if config.step == "plan":
-                found = plan_restore(site, plan, set_id, config.source, config.options(), progress=progress)
+                found = plan_restore(site, place, set_id, config.source, config.options(), progress=progress)
                 _report_plan(context, found)
                 return
             result = apply_restore(
                 site,
-                plan,
+                place,
                 set_id,
                 config.source,
                 config.options(),
@@ -277,7 +281,7 @@ def restore_asset(site: Site, plan: str) -> dg.AssetsDefinition | None:
             # The person who asked reads the new plan at once; nothing is changed by making it.
             with suppress(BackupSystemError):
                 _report_plan(
-                    context, plan_restore(site, plan, set_id, config.source, config.options(), progress=progress)
+                    context, plan_restore(site, place, set_id, config.source, config.options(), progress=progress)
                 )
             raise failure_of(error) from None
         except Exception as error:  # noqa: BLE001 - at this edge everything becomes a Failure

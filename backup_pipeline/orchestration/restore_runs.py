@@ -44,12 +44,18 @@ _ONE_AT_A_TIME = threading.Lock()
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is to be restored: a source of a set of a plan, and how."""
+    """What is to be restored: a source of a set of a plan, and how; from its copy where a vault is named."""
 
     plan: str
     set_id: SetId
     source: str
     options: RestoreOptions
+    vault: str = ""
+
+    @property
+    def set_name(self) -> str:
+        """`PLAN/SET`, or `VAULT:PLAN/SET` for a copy."""
+        return f"{f'{self.vault}:' if self.vault else ''}{self.plan}/{self.set_id}"
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,7 @@ class RestoreRun:
         found: the plan that it made; also of a run that was refused because the plan had changed.
         result: what it did.
         error: of a failed one: `error` (the class), `what`, `where`, `remedy`.
-        tags: the run's.
+        vault: the vault whose copy of the set it reads, "" for the plan's own store.
     """
 
     run_id: str
@@ -79,6 +85,12 @@ class RestoreRun:
     found: RestorePlan | None = None
     result: RestoreResult | None = None
     error: Mapping[str, str] | None = None
+    vault: str = ""
+
+    @property
+    def place(self) -> str:
+        """Where the set is: the plan, or `VAULT:PLAN`."""
+        return f"{self.vault}:{self.plan}" if self.vault else self.plan
 
     @property
     def is_over(self) -> bool:
@@ -91,7 +103,9 @@ def submit_plan(workspace: UiWorkspace, wanted: Wanted, *, asked_by: str) -> str
     return _submit(workspace, wanted, {"step": "plan", "confirm": "-"}, {STEP_TAG: "plan"}, asked_by)
 
 
-def submit_apply(workspace: UiWorkspace, read: RestorePlan, *, confirm: str, plan_run: str, asked_by: str) -> str:
+def submit_apply(
+    workspace: UiWorkspace, read: RestorePlan, *, confirm: str, plan_run: RestoreRun, asked_by: str
+) -> str:
     """Queue a run that does what a plan says, and return its id; a plan that was applied already gives that run's.
 
     Args:
@@ -104,11 +118,11 @@ def submit_apply(workspace: UiWorkspace, read: RestorePlan, *, confirm: str, pla
     Raises:
         LockError: a restore or undo of this source is under way; `where` holds its run's id.
     """
-    wanted = Wanted(read.plan, read.set_id, read.source, read.options)
+    wanted = Wanted(read.plan, read.set_id, read.source, read.options, plan_run.vault)
     config = {"step": "apply", "plan_id": read.plan_id, "confirm": confirm}
-    tags = {STEP_TAG: "apply", PLAN_RUN_TAG: plan_run}
+    tags = {STEP_TAG: "apply", PLAN_RUN_TAG: plan_run.run_id}
     with _ONE_AT_A_TIME:
-        if known := _of_plan_run(workspace.instance, plan_run):
+        if known := _of_plan_run(workspace.instance, plan_run.run_id):
             return known
         _refuse_when_busy(workspace.instance, read.plan, read.source)
         return _submit(workspace, wanted, config, tags, asked_by)
@@ -121,7 +135,12 @@ def submit_undo(workspace: UiWorkspace, done: RestoreRun, *, confirm: str, asked
         LockError: as for `submit_apply`.
     """
     config = {"source": done.source, "confirm": confirm}
-    tags = {STEP_TAG: "undo", PLAN_RUN_TAG: done.run_id, SOURCE_TAG: done.source, SET_TAG: f"{done.plan}/{done.set_id}"}
+    tags = {
+        STEP_TAG: "undo",
+        PLAN_RUN_TAG: done.run_id,
+        SOURCE_TAG: done.source,
+        SET_TAG: f"{done.place}/{done.set_id}",
+    }
     with _ONE_AT_A_TIME:
         if known := _of_plan_run(workspace.instance, done.run_id):
             return known
@@ -149,12 +168,14 @@ def _submit(
         mode="json", exclude={"jobs", "careful", "allow_incomplete"}, exclude_defaults=True
     )
     config = {**options, "only": wanted.options.only or "all", "source": wanted.source, **config}
+    if wanted.vault:
+        config["vault"] = wanted.vault
     return submit_job(
         workspace,
         f"{wanted.plan}_restore",
         asked_by=asked_by,
         run_config={"ops": {f"{wanted.plan}__{RESTORED}": {"config": config}}},
-        tags={**tags, SOURCE_TAG: wanted.source, SET_TAG: f"{wanted.plan}/{wanted.set_id}"},
+        tags={**tags, SOURCE_TAG: wanted.source, SET_TAG: wanted.set_name},
         partition=wanted.set_id,
     )
 
@@ -252,6 +273,7 @@ def _from_record(instance: dg.DagsterInstance, record: dg.RunRecord, *, events: 
         found=events_of.plan() if events_of and not undo else None,
         result=events_of.result() if events_of and state == "done" and not undo else None,
         error=events_of.error() if events_of and state == "failed" else None,
+        vault=str(config.get("vault") or ""),
     )
 
 

@@ -27,7 +27,7 @@ from backup_pipeline.operations.data.set_contents import TableContents
 from backup_pipeline.operations.data.table_files import TableFiles, sealed
 from backup_pipeline.operations.retention.in_use import reading
 from backup_pipeline.operations.sites.identity import state_folder
-from backup_pipeline.operations.sites.stores import open_store
+from backup_pipeline.operations.sites.stores import split_place
 from backup_pipeline.rules.secret_names import is_secret_file, is_secret_table, secret_columns
 from backup_pipeline.settings.site import Site
 from backup_pipeline.system.files import append_line, make_folders
@@ -42,22 +42,25 @@ _MEMORY_MB, _SECONDS = 512, 60.0
 _SCRATCH = "backup-pipeline-tables-"
 
 
-def log_access(site: Site, plan: str, set_id: SetId, what: str, who: str, now: datetime) -> None:
+def log_access(site: Site, place: str, set_id: SetId, what: str, who: str, now: datetime) -> None:
     """Append who read what of a set to the log beside the plan's sets, or to the site's memory where that is read-only.
+
+    Accesses to copies in a vault (`VAULT:PLAN`) stand there too; the vault itself is not written.
 
     Raises:
         StoreError: neither can be written; then nothing is shown.
     """
     moment = now.astimezone(ZoneInfo(site.settings.timezone))
-    text = " ".join(f"{plan}/{set_id} {what} read by {who}".split())
+    text = " ".join(f"{place}/{set_id} {what} read by {who}".split())
     # A name in a set may hold what a terminal obeys.
     text = "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
     line = f"{moment:%Y-%m-%d %H:%M:%S} - access - INFO - {text}\n"
     mode = int(site.settings.file_mode, 8)
-    place = open_store(site, plan).folder / ACCESS_LOG_NAME
+    plan = split_place(place)[1]
+    beside = site.store_folder(plan) if plan in site.settings.plans else state_folder(site)
     try:
         try:
-            append_line(place, line, mode=mode)
+            append_line(beside / ACCESS_LOG_NAME, line, mode=mode)
         except OSError as error:
             # The webserver of a container only reads the stores.
             if error.errno not in (errno.EROFS, errno.EACCES, errno.ENOENT):
@@ -67,7 +70,7 @@ def log_access(site: Site, plan: str, set_id: SetId, what: str, who: str, now: d
     except OSError as error:
         raise StoreError(
             f"Each access to a set is logged, and the log cannot be written ({error.strerror}); nothing is shown.",
-            where=str(place),
+            where=str(beside / ACCESS_LOG_NAME),
             remedy="Make the store writable for this process, or read the set in a terminal.",
         ) from None
 

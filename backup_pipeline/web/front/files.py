@@ -31,8 +31,9 @@ from backup_pipeline.operations.data.browse import (
 )
 from backup_pipeline.operations.data.diff import TableDifference, diff_sets, differing_keys
 from backup_pipeline.operations.data.set_contents import SourceContents, TableContents
-from backup_pipeline.operations.sites.stores import open_store, resolve_set
+from backup_pipeline.operations.sites.stores import open_sets, resolve_set, split_place
 from backup_pipeline.rules.secret_names import is_secret_file, is_secret_table
+from backup_pipeline.settings.site import Site
 from backup_pipeline.tables.parquet_queries import QueryResult
 from backup_pipeline.web.front.pages import PageError, PageRequest
 from backup_pipeline.web.front.restore import Opened, opened
@@ -112,7 +113,7 @@ def _node(asked: PageRequest) -> tuple[Opened, SourceContents, ArtefactRecord, T
     found = opened(asked)
     contents = found.source(asked.params["source"])
     record = _artefact(asked, contents)
-    tree = tree_of(asked.front.site(), found.plan, found.set_id, record)
+    tree = tree_of(asked.front.site(), found.place, found.set_id, record)
     return found, contents, record, tree, tree.node(asked.query.get("node", ""))
 
 
@@ -128,8 +129,8 @@ def file_download(asked: PageRequest) -> Response:
     if node.is_folder or node.entry is None or node.entry.kind != "file":
         raise PageError(HTTPStatus.CONFLICT, "This is no file.", "Open the folder, and choose a file.")
     require_shown_file(site, node.path)
-    log_access(site, found.plan, found.set_id, f"{record.name}: file {shown(node.path)}", asked.who, asked.front.now())
-    return _attachment(file_pieces(site, found.plan, found.set_id, record, node.path), node.name)
+    log_access(site, found.place, found.set_id, f"{record.name}: file {shown(node.path)}", asked.who, asked.front.now())
+    return _attachment(file_pieces(site, found.place, found.set_id, record, node.path), node.name)
 
 
 def _table(asked: PageRequest, contents: SourceContents) -> TableContents:
@@ -149,13 +150,13 @@ def table_page(asked: PageRequest) -> Response:
         hidden = hidden_columns(site, table)
         log_access(
             site,
-            found.plan,
+            found.place,
             found.set_id,
             _inspected(contents.source, table, page, where),
             asked.who,
             asked.front.now(),
         )
-        rows = rows_page(site, (found.plan, found.set_id, contents.source), table, where=where, page=page, size=_ROWS)
+        rows = rows_page(site, (found.place, found.set_id, contents.source), table, where=where, page=page, size=_ROWS)
     except FormError as error:
         problem = error.what
     except BackupSystemError as error:
@@ -202,13 +203,13 @@ def table_download(asked: PageRequest) -> Response:
     hidden_columns(site, table)
     log_access(
         site,
-        found.plan,
+        found.place,
         found.set_id,
         f"{contents.source} {table.name}: all rows as {form}",
         asked.who,
         asked.front.now(),
     )
-    return _attachment(give(site, found.plan, found.set_id, table), f"{table.name}.{form}")
+    return _attachment(give(site, found.place, found.set_id, table), f"{table.name}.{form}")
 
 
 def _attachment(pieces: Iterator[bytes], name: str) -> Response:
@@ -223,33 +224,42 @@ def _attachment(pieces: Iterator[bytes], name: str) -> Response:
     return StreamingResponse(chain([first], pieces), headers=headers, media_type="application/octet-stream")
 
 
+def _comparable(site: Site, found: Opened) -> list[tuple[str, SetId]]:
+    """Return the sets that one can be compared with, newest first: those beside it, and for a copy the plan's own."""
+    places = [found.place, *([found.plan] if found.vault and found.plan in site.settings.plans else [])]
+    known = [(place, set_id) for place in places for set_id in open_sets(site, place).sealed_ids()]
+    return sorted((one for one in known if one[1] != found.set_id), key=lambda one: one[1], reverse=True)[:_SETS]
+
+
 def diff_page(asked: PageRequest) -> Response:
     """Return what differs between this set and another: counts for each table, then the keys of one table's rows."""
     found = opened(asked)
     contents = found.source(asked.params["source"])
     site = asked.front.site()
-    others = [each for each in sorted(open_store(site, found.plan).sealed_ids(), reverse=True) if each != found.set_id]
+    others = _comparable(site, found)
     older, table = asked.query.get("with", ""), asked.query.get("table", "")
     sides: list[SetId] = []
     tables: tuple[TableDifference, ...] = ()
     keys: QueryResult | None = None
     hidden: tuple[str, ...] = ()
     if older:
-        _, other = resolve_set(site, f"{found.plan}/{older}")
-        sides = sorted([other, found.set_id])
-        pair = (found.plan, sides[0]), (found.plan, sides[1])
+        place, other = resolve_set(site, older if "/" in older else f"{found.place}/{older}")
+        if split_place(place)[1] != found.plan:
+            raise PageError(HTTPStatus.NOT_FOUND, "The other set is of another plan.", "Choose one that is listed.")
+        first, second = sorted([(place, other), (found.place, found.set_id)], key=lambda one: one[1])
+        pair, sides = (first, second), [first[1], second[1]]
         tables = tuple(each for each in diff_sets(site, *pair, table=table) if each.source == contents.source)
         if table:
             one = _table(asked, contents)
             hidden = hidden_columns(site, one)
             what = f"{contents.source} {table}: keys of rows that differ from {other}"
-            log_access(site, found.plan, found.set_id, what, asked.who, asked.front.now())
+            log_access(site, found.place, found.set_id, what, asked.who, asked.front.now())
             keys = differing_keys(site, *pair, f"{contents.source}.{table}", limit=_KEYS, hidden=hidden)
     return asked.render(
         "files_diff.html.jinja",
         found=found,
         contents=contents,
-        others=others[:_SETS],
+        others=others,
         older=older,
         sides=sides,
         tables=tables,

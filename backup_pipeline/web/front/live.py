@@ -60,7 +60,7 @@ def live_work(front: Front, now: datetime) -> list[LiveWork]:
 
 
 def _title(run: ActiveRun) -> str:
-    subject = run.set_name if run.set_name.startswith(f"{run.plan}/") else run.plan
+    subject = run.set_name if run.set_name.rpartition("/")[0].endswith(run.plan) else run.plan
     return f"{run.operation.replace('_', ' ').capitalize()}{f' of {subject}' if subject else ''}"
 
 

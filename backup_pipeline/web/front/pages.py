@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
@@ -21,6 +21,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from backup_pipeline.errors import BackupSystemError, ExitCode
 from backup_pipeline.model.set_id import SetId, set_time
+from backup_pipeline.operations.sites.stores import split_place
 from backup_pipeline.operations.status.overview import rough
 from backup_pipeline.operations.status.page import short_bytes, short_count, short_seconds
 from backup_pipeline.web.front.context import Front
@@ -43,11 +44,11 @@ _STATUS = {
 
 
 class PageError(Exception):
-    """What a page answers instead of its content: an HTTP status, what is wrong, and the remedy."""
+    """What a page answers instead of its content: an HTTP status, what is wrong, and the remedy or its alternatives."""
 
-    def __init__(self, status: HTTPStatus, what: str, remedy: str = "") -> None:
+    def __init__(self, status: HTTPStatus, what: str, remedy: str = "", *, ways: Sequence[str] = ()) -> None:
         super().__init__(what)
-        self.status, self.what, self.remedy = status, what, remedy
+        self.status, self.what, self.remedy, self.ways = status, what, remedy, tuple(ways)
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,22 @@ class PageRequest:
             raise PageError(HTTPStatus.NOT_FOUND, "There is no such plan.", "The front page lists the plans.")
         return name
 
+    @property
+    def place(self) -> str:
+        """Where the path's set is read from: a plan, or `VAULT:PLAN` for its copies in a vault.
+
+        A plan that the settings do not have any more may still have copies.
+
+        Raises:
+            PageError: the settings have no such plan, or no such vault.
+        """
+        vault, plan = split_place(self.params["plan"])
+        if not vault:
+            return self.plan
+        if vault not in self.front.site().settings.vaults or not plan:
+            raise PageError(HTTPStatus.NOT_FOUND, "There is no such vault.", "The page of a plan lists its vaults.")
+        return f"{vault}:{plan}"
+
     def render(self, template: str, *, status: int = HTTPStatus.OK, **values: Any) -> HTMLResponse:
         """Return a page drawn by a template of this package, with the security headers."""
         page = templates().get_template(template).render(front=self.front, request=self, **values)
@@ -120,7 +137,7 @@ def endpoint(page: Page) -> Callable[[Request], Awaitable[Response]]:
         except (UnicodeDecodeError, ValueError):
             response = _refused(asked, HTTPStatus.BAD_REQUEST, "What was sent is not a form.", "")
         except PageError as error:
-            response = _refused(asked, error.status, error.what, error.remedy)
+            response = _refused(asked, error.status, error.what, error.remedy, error.ways)
         for name, value in (("Content-Security-Policy", POLICY), ("Cache-Control", "no-store")):
             response.headers.setdefault(name, value)
         return response
@@ -132,7 +149,7 @@ def _answered(page: Page, asked: PageRequest) -> Response:
     try:
         return page(asked)
     except PageError as error:
-        return _refused(asked, error.status, error.what, error.remedy)
+        return _refused(asked, error.status, error.what, error.remedy, error.ways)
     except BackupSystemError as error:
         what = f"{error.where}: {error.what}" if error.where else error.what
         status = _STATUS.get(error.exit_code, HTTPStatus.INTERNAL_SERVER_ERROR)
@@ -140,8 +157,8 @@ def _answered(page: Page, asked: PageRequest) -> Response:
         return _refused(asked, status, what, error.remedy)
 
 
-def _refused(asked: PageRequest, status: HTTPStatus, what: str, remedy: str) -> Response:
-    return asked.render("error.html.jinja", status=status, title=status.phrase, what=what, remedy=remedy)
+def _refused(asked: PageRequest, status: HTTPStatus, what: str, remedy: str, ways: Sequence[str] = ()) -> Response:
+    return asked.render("error.html.jinja", status=status, title=status.phrase, what=what, remedy=remedy, ways=ways)
 
 
 def _asked(request: Request, form: Mapping[str, list[str]] | None = None) -> PageRequest:

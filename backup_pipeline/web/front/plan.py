@@ -11,6 +11,7 @@ from backup_pipeline.operations.sites.stores import open_store
 from backup_pipeline.operations.status.charts import DAY_STATES, calendar, chart
 from backup_pipeline.operations.status.listing import ListedSet, show_sets
 from backup_pipeline.operations.status.page import short_bytes, short_seconds
+from backup_pipeline.web.front.copies import copies_page
 from backup_pipeline.web.front.home import STANDINGS, calendar_title
 from backup_pipeline.web.front.pages import PageError, PageRequest
 
@@ -21,6 +22,8 @@ _POINTS = 200
 
 def plan_page(asked: PageRequest) -> Response:
     """Return a plan's page."""
+    if ":" in asked.params["plan"]:
+        return copies_page(asked)
     front, now, name = asked.front, asked.front.now(), asked.plan
     site = front.site()
     plan = front.overview().plan(name)

@@ -13,10 +13,12 @@ from backup_pipeline.model.backup_set import BackupSet, SetState
 from backup_pipeline.model.manifest import Purpose
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.operations.data.set_contents import SourceContents, set_contents
-from backup_pipeline.operations.sites.stores import open_store, resolve_set
+from backup_pipeline.operations.sites.stores import open_sets, open_store, resolve_set, split_place
 from backup_pipeline.operations.status.set_summaries import SetSummary, set_summaries
 from backup_pipeline.orchestration.restore_runs import Wanted, latest_runs, submit_plan, under_way
+from backup_pipeline.settings.site import Site
 from backup_pipeline.stores.contract import PlanStore
+from backup_pipeline.web.front.copies import require_identity
 from backup_pipeline.web.front.pages import PageError, PageRequest
 from backup_pipeline.web.front.restore_form import CONDITIONS, OPERATORS, FormError, choices, options_of
 
@@ -29,11 +31,21 @@ _COLUMNS = 2000
 
 @dataclass(frozen=True)
 class Opened:
-    """The set that a page of a restore is about, with what it holds."""
+    """The set that a page is about, with what it holds. `place` is its plan, or `VAULT:PLAN` for a copy."""
 
-    plan: str
+    place: str
     known: BackupSet
     contents: tuple[SourceContents, ...]
+
+    @property
+    def vault(self) -> str:
+        """The vault that holds the copy; "" for a set of the plan's own store."""
+        return split_place(self.place)[0]
+
+    @property
+    def plan(self) -> str:
+        """The plan that made it."""
+        return split_place(self.place)[1]
 
     @property
     def set_id(self) -> SetId:
@@ -60,30 +72,19 @@ def opened(asked: PageRequest) -> Opened:
     """Return the set that the path names.
 
     Raises:
-        PageError: no such plan, a copy in a vault, or a set that is not sealed.
+        PageError: no such plan or vault, no identity that opens the copy, or a set that is not sealed.
         SetNotFoundError: no such set.
     """
-    refuse_vault(asked)
-    plan, set_id = resolve_set(asked.front.site(), f"{asked.plan}/{asked.params['set']}")
-    known = open_store(asked.front.site(), plan).read(set_id)
+    site = asked.front.site()
+    require_identity(asked, split_place(asked.place)[0] or site.vault_of(asked.plan))
+    place, set_id = resolve_set(site, f"{asked.place}/{asked.params['set']}")
+    known = open_sets(site, place).read(set_id)
     if known.state is not SetState.COMPLETE:
         problem = f": {known.problem}" if known.problem else ""
         raise PageError(
             HTTPStatus.CONFLICT, f"The set {set_id} is {known.state}{problem}.", "Choose another set of the plan."
         )
-    return Opened(plan, known, set_contents(known))
-
-
-def refuse_vault(asked: PageRequest) -> None:
-    """Raise PageError for a set that is named as a copy in a vault."""
-    place = asked.params["plan"]
-    if ":" in place:
-        name = f"{place}/{asked.params['set']}"
-        raise PageError(
-            HTTPStatus.NOT_IMPLEMENTED,
-            "Copies in a vault are restored in a terminal: the page has no identity that could decrypt them.",
-            f"backup-pipeline restore {name} SOURCE --identity FILE; or first `backup-pipeline vault fetch`.",
-        )
+    return Opened(place, known, set_contents(known))
 
 
 def restore_home(asked: PageRequest) -> Response:
@@ -100,9 +101,12 @@ def restore_home(asked: PageRequest) -> Response:
             one = {"name": name, "set_id": newest.set_id, "proven": newest.proven, "contents": contents}
             plans.append(one | {"sets": _listed(sets), "more": len(sets) > _SETS})
     workspace = asked.front.workspace
-    runs = [run for plan in plans for run in latest_runs(workspace.instance, str(plan["name"]))] if workspace else []
+    runs = [run for name in site.settings.plans for run in latest_runs(workspace.instance, name)] if workspace else []
     runs.sort(key=lambda run: run.began or asked.front.now(), reverse=True)
-    return asked.render("restore_home.html.jinja", plans=plans, runs=runs[:10], zone=site.settings.timezone)
+    copies = [(name, one.to) for name, plan in site.settings.plans.items() for one in plan.copies]
+    return asked.render(
+        "restore_home.html.jinja", plans=plans, copies=copies, runs=runs[:10], zone=site.settings.timezone
+    )
 
 
 def _sealed(store: PlanStore) -> list[SetSummary]:
@@ -119,12 +123,19 @@ def _listed(sets: Sequence[SetSummary]) -> list[tuple[SetId, str]]:
     return found
 
 
+def _others(site: Site, found: Opened) -> list[tuple[SetId, str]]:
+    if found.vault:
+        # What sets a copy apart stands in the copy itself: none is read for a list of names.
+        return [(set_id, "") for set_id in reversed(open_sets(site, found.place).ids()[-_SETS:])]
+    return _listed(_sealed(open_store(site, found.place)))
+
+
 def restore_set(asked: PageRequest) -> Response:
     """Return the page of one set: its sources, each with the ways back."""
     found = opened(asked)
     site = asked.front.site()
-    others = _listed(_sealed(open_store(site, found.plan)))
-    configured = set(site.settings.sources)
+    others = _others(site, found)
+    configured = set(site.settings.sources) if found.plan in site.settings.plans else set()
     return asked.render(
         "restore_set.html.jinja", found=found, others=others, configured=configured, zone=site.settings.timezone
     )
@@ -140,7 +151,8 @@ def restore_source(asked: PageRequest) -> Response:
         except FormError as error:
             return _form(asked, found, contents, error)
         workspace = workspace_of(asked)
-        run_id = submit_plan(workspace, Wanted(found.plan, found.set_id, contents.source, options), asked_by=asked.who)
+        wanted = Wanted(found.plan, found.set_id, contents.source, options, found.vault)
+        run_id = submit_plan(workspace, wanted, asked_by=asked.who)
         return asked.redirect("restore", "run", run_id)
     return _form(asked, found, contents, None)
 
@@ -166,6 +178,6 @@ def _form(asked: PageRequest, found: Opened, contents: SourceContents, error: Fo
         conditions=range(CONDITIONS),
         new_name=f"{contents.source}_restored_{found.set_id[:10].replace('-', '')}",
         busy=under_way(workspace.instance, found.plan, contents.source) if workspace else None,
-        configured=contents.source in site.settings.sources,
+        configured=contents.source in site.settings.sources and found.plan in site.settings.plans,
         zone=site.settings.timezone,
     )

@@ -145,7 +145,7 @@ def apply_page(asked: PageRequest) -> Response:
         problem = "The page that you sent showed another plan. Read this one."
         return _page(asked, run, problem=problem, status=HTTPStatus.CONFLICT)
     try:
-        started = submit_apply(workspace_of(asked), plan, confirm=typed, plan_run=run.run_id, asked_by=asked.who)
+        started = submit_apply(workspace_of(asked), plan, confirm=typed, plan_run=run, asked_by=asked.who)
     except LockError as error:
         return _page(asked, run, problem=f"{error.what} {error.remedy}", typed=typed, status=HTTPStatus.CONFLICT)
     return asked.redirect("restore", "run", started)
@@ -156,7 +156,7 @@ def again_page(asked: PageRequest) -> Response:
     run = _run(asked)
     if run.found is None:
         raise PageError(HTTPStatus.CONFLICT, "This run made no plan.", "Begin again.")
-    wanted = Wanted(run.plan, run.found.set_id, run.source, run.found.options)
+    wanted = Wanted(run.plan, run.found.set_id, run.source, run.found.options, run.vault)
     return asked.redirect("restore", "run", submit_plan(workspace_of(asked), wanted, asked_by=asked.who))
 
 

@@ -10,11 +10,13 @@ from starlette.responses import Response
 
 from backup_pipeline.model.proof import Proof, ProofKind
 from backup_pipeline.model.record import ArtefactRecord, CheckResult, facts_text
+from backup_pipeline.operations.sites.stores import split_place
 from backup_pipeline.operations.status.copies import copies_of
 from backup_pipeline.operations.status.listing import ShownSet, show_set
 from backup_pipeline.orchestration.activity import run_origin
 from backup_pipeline.settings.site import Site
 from backup_pipeline.web.front.context import Front
+from backup_pipeline.web.front.copies import require_identity
 from backup_pipeline.web.front.pages import PageRequest
 
 ARTEFACTS = 200
@@ -54,12 +56,14 @@ def set_page(asked: PageRequest) -> Response:
     """Return a set's page."""
     front, now = asked.front, asked.front.now()
     site = front.site()
-    one = show_set(site, f"{asked.plan}/{asked.params['set']}")
+    require_identity(asked, split_place(asked.place)[0])
+    one = show_set(site, f"{asked.place}/{asked.params['set']}")
     known = one.known
     run_id = known.manifest.run_id if known.manifest else known.draft.root_run_id if known.draft else ""
     return asked.render(
         "set.html.jinja",
         one=one,
+        place=f"{one.vault}:{known.plan}" if one.vault else known.plan,
         sources=list(sources_of(one)),
         proofs=sorted(known.proofs, key=lambda proof: proof.finished_at, reverse=True),
         findings=_findings,
@@ -108,7 +112,7 @@ def _findings(proof: Proof) -> list[tuple[str, str, str]]:
 
 def _copies(site: Site, one: ShownSet) -> Iterable[tuple[str, str, bool]]:
     """Yield the vaults of the plan: name, what is known of this set's copy there, and whether there is one."""
-    if not site.plan(one.known.plan).copies or one.known.manifest is None:
+    if one.vault or not site.plan(one.known.plan).copies or one.known.manifest is None:
         return
     for status in copies_of(site, one.known.plan, [one.known.set_id]):
         copy = next((each for each in status.copies if each.set_id == one.known.set_id), None)

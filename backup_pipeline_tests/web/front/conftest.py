@@ -15,6 +15,7 @@ from backup_pipeline.model.set_id import SetId
 from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.postgres.server.embedded import EmbeddedServer
 from backup_pipeline.postgres.server.target import PostgresTarget
+from backup_pipeline.stores.vault.encryption import new_identity
 from backup_pipeline_tests.support.browser import chromium
 from backup_pipeline_tests.support.postgres_restore import sealed_set
 from backup_pipeline_tests.support.running_ui import Ui, ui_of
@@ -29,6 +30,8 @@ sources:
 plans:
   nightly: {sources: [shop, storage], wait_seconds: 0.5}
   started: {sources: [files], retention: {keep_last: 5}}
+vaults:
+  offsite: {url: "file://VAULT", recipients: [RECIPIENT]}
 """
 
 
@@ -69,7 +72,13 @@ def walked(
     write_storage(site.folder / "storage")
     (site.folder / "files").mkdir()
     (site.folder / "files" / "a.txt").write_text("content", "utf-8")
-    site.write(_SETTINGS)
+    identity, recipient = new_identity()
+    (site.folder / "identity.txt").write_text(identity + "\n")
+    (site.folder / "identity.txt").chmod(0o600)
+    site.variables["VAULT_IDENTITY_FILE"] = str(site.folder / "identity.txt")
+    (site.folder / "vault").mkdir()
+    site.write(_SETTINGS.replace("VAULT", str(site.folder / "vault")).replace("RECIPIENT", recipient))
+    assert site.run("vault", "init", "offsite").code == 0
     set_id = sealed_set(site.site, "nightly")
     with ui_of(site) as ui:
         yield Walked(site, ui, set_id, live)

@@ -259,13 +259,6 @@ def test_names_of_a_set_reach_the_log_of_accesses_as_text(tmp_path: Path) -> Non
     assert log.read_text("utf-8").replace("\n", "").isprintable()
 
 
-def test_a_copy_in_a_vault_is_named_with_the_command_that_reads_it(pages: TestClient, base: str) -> None:
-    set_id = base.split("/")[3]
-    answer = pages.get(f"/backups/offsite:nightly/{set_id}/files")
-    assert answer.status_code == 501
-    assert "vault fetch" in answer.text
-
-
 def _hostile_set(folder: Path) -> SetId:
     """Write a set whose tarball and listing name what a hostile hand would."""
     (folder / "backup.yaml").write_text(SITE, "utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.system.locks import hold_lock
+from backup_pipeline_tests.support.postgres_restore import sealed_set
 from backup_pipeline_tests.support.sites import SHOP
 from backup_pipeline_tests.web.front.conftest import Walked, picture
 
@@ -126,6 +128,25 @@ def test_a_target_that_changed_is_refused_and_the_new_plan_shown(walked: Walked,
     _type_and_go(page, walked.live.database, "Bring it back")
     _wait_for(page, "Done")
     assert walked.value("select count(*) from public.orders where id between 30 and 35") == 6
+
+
+def test_rows_come_back_from_a_set_that_is_only_in_a_vault(walked: Walked, page: Page) -> None:
+    lost = sealed_set(walked.site.site, "nightly")
+    assert walked.site.run("vault", "copy", "offsite", f"nightly/{lost}").code == 0
+    shutil.rmtree(walked.site.site.store_folder("nightly") / lost)
+    walked.execute("delete from public.orders where id between 80 and 83")
+    page.goto(walked.address(f"/offsite:nightly/{lost}"))
+    picture(page, "set-in-a-vault")
+    page.get_by_role("link", name="Restore…").click()
+    picture(page, "restore-from-a-vault")
+    page.get_by_role("button", name="Find deleted rows").click()
+    _wait_for(page, "The plan")
+    expect(page.get_by_text(f"offsite:nightly/{lost}")).to_be_visible()
+    _type_and_go(page, walked.live.database, "Bring it back")
+    _wait_for(page, "Done")
+    assert walked.value("select count(*) from public.orders where id between 80 and 83") == 4
+    page.goto(walked.address("/restore"))
+    expect(page.get_by_text(f"offsite:nightly/{lost}")).to_be_visible()
 
 
 @pytest.mark.story
