@@ -23,6 +23,7 @@ class Entry:
         size: bytes.
         modified_ns: nanoseconds since 1970; None where it is not known.
         sha256: of the content; "" where it is not known.
+        note: what a person should know of an entry that is no file.
     """
 
     path: str
@@ -30,6 +31,7 @@ class Entry:
     size: int = 0
     modified_ns: int | None = None
     sha256: str = ""
+    note: str = ""
 
 
 class Contents(Protocol):

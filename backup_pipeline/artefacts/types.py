@@ -238,6 +238,7 @@ BUILT_IN: Mapping[str, ArtefactType] = {
         inspect="backup_pipeline.sources.repository.capture:inspect_repository",
         restore="backup_pipeline.sources.repository.restore:restore",
         drill="backup_pipeline.sources.repository.restore:drill",
+        contents="backup_pipeline.sources.repository.bundle_contents:BundleContents",
         rank=1,
     ),
     ArtefactKind.ORDER_PAIRS: ArtefactType(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from backup_pipeline.errors import ToolError, ValidationError
 from backup_pipeline.sources.repository.git import git_environment
-from backup_pipeline.system.processes import Finished, find_program, last_lines, run
+from backup_pipeline.system.processes import Finished, Running, find_program, last_lines, run, running
 
 _SETTINGS = {
     "safe.directory": "*",
@@ -24,6 +27,8 @@ _SETTINGS = {
 }
 
 MAXIMUM_LINE = 1 << 16
+_CHUNK = 1 << 18
+_OBJECT_ID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 def _git(
@@ -78,13 +83,19 @@ def make_repository(folder: Path, *, bare: bool, shallow: Iterable[str] = (), ob
         (folder / ("shallow" if bare else ".git/shallow")).write_text("\n".join(cut) + "\n")
 
 
-def unbundle(folder: Path, bundle: Path) -> dict[str, str]:
+def unbundle(folder: Path, bundle: Path, *, whole: bool = True) -> dict[str, str]:
     """Bring a bundle's objects into a repository and return its references (with HEAD); every object is checked.
+
+    Args:
+        folder: the repository.
+        bundle: the file.
+        whole: whether the history is walked, so that no object of it is missing.
 
     Raises:
         ValidationError: the bundle is damaged, needs commits that it does not hold, or lacks objects of its history.
     """
-    for arguments in (("bundle", "verify", "--quiet", str(bundle)), ("bundle", "unbundle", str(bundle))):
+    verify = [("bundle", "verify", "--quiet", str(bundle))] if whole else []
+    for arguments in (*verify, ("bundle", "unbundle", str(bundle))):
         done = _git(folder, *arguments, check=False)
         if done.exit_code:
             raise ValidationError(f"git {' '.join(arguments[:2])}: {last_lines(done.stderr)}.", where=bundle.name)
@@ -92,11 +103,69 @@ def unbundle(folder: Path, bundle: Path) -> dict[str, str]:
     for line in done.stdout.decode("utf-8", "surrogateescape").splitlines():
         target, _, name = line.partition(" ")
         refs[name] = target
+    if not whole:
+        return refs
     tips = "\n".join(refs.values()).encode() + b"\n"
     done = _git(folder, "rev-list", "--objects", "--quiet", "--stdin", stdin=tips, check=False)
     if done.exit_code:
         raise ValidationError(f"Objects are missing: {last_lines(done.stderr)}.", where=bundle.name)
     return refs
+
+
+@dataclass(frozen=True, slots=True)
+class TreeLine:
+    """One entry of a commit's tree: the mode as git writes it, the size of a file, and the path."""
+
+    mode: str
+    size: int
+    path: str
+
+
+def tree_lines(folder: Path, target: str) -> Iterator[TreeLine]:
+    """Yield the entries of the tree of a commit or tag as they are read, so that a tree without an end can be left.
+
+    What has no tree (a tag of a single file) yields nothing.
+    """
+    arguments = ("ls-tree", "-r", "-z", "-l", "--full-tree", f"{_object_id(target)}^{{tree}}")
+    with _git_running(folder, *arguments) as git:
+        rest = b""
+        while piece := git.stdout.read(_CHUNK):
+            *lines, rest = (rest + piece).split(b"\0")
+            if len(rest) > MAXIMUM_LINE:
+                raise ValidationError("A path in the bundle is too long.", where=str(folder))
+            for line in lines:
+                what, _, path = line.partition(b"\t")
+                mode, _, _, size = what.decode("ascii").split()
+                yield TreeLine(mode, int(size) if size.isdigit() else 0, path.decode("utf-8", "surrogateescape"))
+
+
+def file_pieces(folder: Path, target: str, path: str) -> Iterator[bytes] | None:
+    """Return the content of a file in the tree of a commit or tag, in pieces; None where there is no such file."""
+    found = _git(folder, "rev-parse", "--verify", "--quiet", f"{_object_id(target)}^{{commit}}:{path}", check=False)
+    blob = found.stdout.decode("ascii").strip()
+    if found.exit_code or _git(folder, "cat-file", "-t", blob, check=False).stdout.strip() != b"blob":
+        return None
+
+    def pieces() -> Iterator[bytes]:
+        with _git_running(folder, "cat-file", "blob", blob) as git:
+            while piece := git.stdout.read(_CHUNK):
+                yield piece
+            code, messages = git.finish()
+            if code:
+                raise ValidationError(f"git cat-file: {last_lines(messages)}.", where=str(folder))
+
+    return pieces()
+
+
+def _object_id(target: str) -> str:
+    if not _OBJECT_ID.fullmatch(target):
+        raise ValidationError("A reference of the bundle is no object's id.", where=target[:80])
+    return target
+
+
+def _git_running(folder: Path, *arguments: str) -> AbstractContextManager[Running]:
+    git = find_program("git", remedy="Install git.")
+    return running([git, "-C", folder, "--no-pager", *arguments], env=git_environment(_SETTINGS))
 
 
 def set_refs(

@@ -80,9 +80,16 @@ def inspect_bundle(open_file: Callable[[str], BinaryIO], record: ArtefactRecord)
 
 
 def open_bundle(
-    open_file: Callable[[str], BinaryIO], record: ArtefactRecord, folder: Path, *, bare: bool
+    open_file: Callable[[str], BinaryIO], record: ArtefactRecord, folder: Path, *, bare: bool, whole: bool = True
 ) -> dict[str, str]:
     """Make a repository at `folder` with all objects of the bundle; return the bundle's references.
+
+    Args:
+        open_file: opens a file of the set.
+        record: the bundle's.
+        folder: the repository; made here.
+        bare: whether it has no working tree.
+        whole: whether every object of the history must be there; what is only looked into need not be.
 
     Raises:
         ValidationError: the bundle is damaged or incomplete.
@@ -99,6 +106,6 @@ def open_bundle(
         with open_file(record.files[0].path) as bundle, copy.open("wb") as out:
             while piece := bundle.read(CHUNK):
                 out.write(piece)
-        return unbundle(folder, copy)
+        return unbundle(folder, copy, whole=whole)
     finally:
         copy.unlink(missing_ok=True)
