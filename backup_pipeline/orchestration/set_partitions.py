@@ -17,6 +17,15 @@ from backup_pipeline.orchestration.names import PLAN_TAG, sets_partitions, stage
 from backup_pipeline.orchestration.proof_assets import CHECK_OF, proof_metadata, proof_summary
 from backup_pipeline.settings.site import Site
 
+_PARTITION_TAG = "dagster/partition"
+_UNDER_WAY = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+
 
 def partition_changes(known: Set[str], stored: Set[str]) -> tuple[list[str], list[str]]:
     """Return which sets to add and which to remove so that `known` becomes `stored`, each oldest first."""
@@ -30,8 +39,20 @@ def synchronise_partitions(site: Site, plan: str, instance: dg.DagsterInstance) 
     added, gone = partition_changes(known, set(open_store(site, plan).sealed_ids()))
     if added:
         instance.add_dynamic_partitions(name, added)
-    for key in gone:
+    for key in _without_runs(instance, gone):
         instance.delete_dynamic_partition(name, key)
+
+
+def _without_runs(instance: dg.DagsterInstance, gone: Sequence[str]) -> list[str]:
+    """Return the partitions of sets that are gone and of which no run waits or executes.
+
+    A set may be restored from its copy in a vault alone; a run whose partition goes fails at its end, whatever it did.
+    """
+    if not gone:
+        return []
+    runs = instance.get_runs(dg.RunsFilter(tags={_PARTITION_TAG: list(gone)}, statuses=_UNDER_WAY))
+    busy = {run.tags[_PARTITION_TAG] for run in runs}
+    return [key for key in gone if key not in busy]
 
 
 def partitions_sensor(site: Site, plan: str) -> dg.SensorDefinition:
@@ -51,6 +72,7 @@ def partitions_sensor(site: Site, plan: str) -> dg.SensorDefinition:
         known = set(context.instance.get_dynamic_partitions(_name(plan)))
         sealed = set(store.sealed_ids())
         added, gone = partition_changes(known, sealed)
+        gone = _without_runs(context.instance, gone)
         proofs = proofs_of_no_run(sealed, set_summaries(store, running=False))
         shown = json.loads(context.cursor or "{}")
         new = [proof for name, proof in proofs.items() if shown.get(name) != proof.finished_at.isoformat()]
