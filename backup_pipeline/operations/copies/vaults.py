@@ -15,7 +15,8 @@ from backup_pipeline.stores.objects.contract import ObjectPlace
 from backup_pipeline.stores.objects.opening import open_place
 from backup_pipeline.stores.objects.options import PlaceOptions
 from backup_pipeline.stores.vault.catalog import DamagedCopy
-from backup_pipeline.stores.vault.copy_object import CopyContent, StoredCopy
+from backup_pipeline.stores.vault.copy_content import CopyContent
+from backup_pipeline.stores.vault.copy_object import StoredCopy
 from backup_pipeline.stores.vault.description import Description, read_description
 from backup_pipeline.stores.vault.encryption import Opener, new_identity
 from backup_pipeline.stores.vault.signing import is_public_key

@@ -11,10 +11,11 @@ from backup_pipeline.model.progress import Progress, ProgressSink, no_progress
 from backup_pipeline.model.proof import Finding
 from backup_pipeline.stores.objects.contract import ObjectPlace
 from backup_pipeline.stores.vault.catalog import StoredChunk, VaultCatalog
-from backup_pipeline.stores.vault.copy_object import ChunkRef, StoredCopy
+from backup_pipeline.stores.vault.copy_object import StoredCopy
 from backup_pipeline.stores.vault.encryption import Opener
 from backup_pipeline.stores.vault.names import COPIES, chunk_object
-from backup_pipeline.stores.vault.reading import CopyReader, read_stored_chunk
+from backup_pipeline.stores.vault.reading import CopyReader
+from backup_pipeline.stores.vault.stored_chunk import ChunkRef, read_stored_chunk
 
 _WORKERS = 4
 _BATCH = 64
@@ -78,7 +79,7 @@ def check_stored(
     users: dict[ChunkRef, list[str]] = {}
     for copy in selected:
         _check_account(copy, result)
-        for chunk in dict.fromkeys(copy.header.chunks):
+        for chunk in dict.fromkeys(copy.header.needed):
             users.setdefault(chunk, []).append(copy.name)
     result.copies, result.chunks = len(selected), len(users)
     present = [chunk for chunk in users if _is_listed(catalog.place, chunk, listed, users[chunk], result)]

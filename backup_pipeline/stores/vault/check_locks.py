@@ -90,7 +90,7 @@ def _expected(catalog: VaultCatalog, now: datetime, extendable: bool) -> Iterato
         for name in (DESCRIPTION, RECOVERY_TEXT, RECOVERY_PROGRAM) if extendable else ():
             yield name, until
         yield COPIES + copy.name, until
-        for chunk in copy.header.chunks:
+        for chunk in copy.header.needed:
             yield chunk_object(chunk.name), until
 
 

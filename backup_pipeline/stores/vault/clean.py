@@ -144,12 +144,12 @@ def _clean(catalog: VaultCatalog, clock: Clock, progress: ProgressSink, removal:
             remedy="backup-pipeline vault check names them. Mark a copy for removal that is of no use any more.",
         )
     result = CleanResult(waiting={name: (marks[name] or now) + GRACE for name in sorted(set(marks) - doomed)})
-    needed = announced | {chunk.name for copy in copies if copy.name not in doomed for chunk in copy.header.chunks}
+    needed = announced | {chunk.name for copy in copies if copy.name not in doomed for chunk in copy.header.needed}
     there = {copy.name for copy in copies} | {copy.name for copy in damaged}
     for name in sorted(doomed):
         if name in there and not _removed(removal, COPIES + name, result):
             # Its lock outlives its mark: it stays whole until a later cleaning.
-            needed |= {chunk.name for copy in copies if copy.name == name for chunk in copy.header.chunks}
+            needed |= {chunk.name for copy in copies if copy.name == name for chunk in copy.header.needed}
             continue
         if name in there:
             result.removed_copies.append(name)

@@ -5,7 +5,8 @@
     <signature: one line of JSON>
     <content: age(gzip(JSON)); gzip(JSON) where the vault is not encrypted>
 
-One object, so that no header ever stands beside the content of another attempt.
+One object, so that no header ever stands beside the content of another attempt. In a copy of version 2 the header names
+chunks that hold the lists of the account, too, which are long where there are many files.
 """
 
 from __future__ import annotations
@@ -13,47 +14,35 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import threading
 import zlib
-from collections.abc import Callable, Collection
-from typing import Annotated, Literal, NamedTuple
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
-from isal import igzip
-from pydantic import AfterValidator, AwareDatetime, Field
+from pydantic import AwareDatetime
 from pydantic import ValidationError as PydanticError
 
 from backup_pipeline.errors import RefusedError, StoreError, ValidationError
 from backup_pipeline.model.base import Frozen
 from backup_pipeline.model.manifest import MANIFEST_NAME
-from backup_pipeline.model.proof import PROOFS_FOLDER
-from backup_pipeline.model.set_id import SetId, is_set_id
 from backup_pipeline.stores.objects.contract import Data, ObjectPlace
+from backup_pipeline.stores.vault.copy_content import CopyContent, CopyLists, CopySummary, joined, packed, unpacked
 from backup_pipeline.stores.vault.description import Description
 from backup_pipeline.stores.vault.encryption import Opener, Sealer
 from backup_pipeline.stores.vault.locks import earlier_versions
-from backup_pipeline.stores.vault.names import COPIES, copy_name, is_chunk_name
+from backup_pipeline.stores.vault.names import COPIES, copy_name
 from backup_pipeline.stores.vault.signing import Signer, is_public_key, is_signed
+from backup_pipeline.stores.vault.stored_chunk import ChunkRef, read_plain_chunk
 
-COPY_VERSION = 1
-_SIGNED_FOR = "backup-pipeline vault copy 1"
+COPY_VERSION = 2
+"""The latest version; 1 is written still, where the lists are short, and read for ever."""
+_SIGNED_FOR = "backup-pipeline vault copy {}"
+_WORKERS = 6
 _FIRST_LINE = re.compile(rb"backup-pipeline vault copy (\d{1,6}) (\d{1,12}) (\d{1,12})\n")
 _FIRST_READ = 64 << 10
 _LARGEST_SIGNATURE_LINE = 1024
 _LARGEST_CONTENT = 1 << 30
-_LARGEST_PLAIN_CONTENT = 4 << 30
-
-
-def _is_chunk(name: str) -> str:
-    if not is_chunk_name(name):
-        raise ValueError("not a chunk's name")
-    return name
-
-
-class ChunkRef(NamedTuple):
-    """A chunk as it is stored: its name, its size in bytes, and the SHA-256 in hex of its stored bytes."""
-
-    name: Annotated[str, AfterValidator(_is_chunk)]
-    size: Annotated[int, Field(ge=0)]
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class CopyHeader(Frozen):
@@ -66,6 +55,7 @@ class CopyHeader(Frozen):
         content_sha256: SHA-256 in hex of the encrypted account.
         locked_until: until when the storage was asked to forbid deletion of the copy and all its chunks.
         chunks: the chunks of the set's stream, in order; one may be there several times.
+        list_chunks: the chunks of the lists, in order, in a copy of version 2; none in one of version 1.
     """
 
     vault: str
@@ -75,83 +65,74 @@ class CopyHeader(Frozen):
     content_sha256: str
     locked_until: AwareDatetime | None = None
     chunks: tuple[ChunkRef, ...]
+    list_chunks: tuple[ChunkRef, ...] = ()
+
+    @property
+    def version(self) -> int:
+        """The version of the copy."""
+        return 2 if self.list_chunks else 1
+
+    @property
+    def needed(self) -> tuple[ChunkRef, ...]:
+        """Every chunk without which the copy cannot be brought back."""
+        return self.chunks + self.list_chunks
 
     @property
     def stored_size(self) -> int:
         """Bytes of its chunks in the vault, each counted once."""
-        return sum({chunk.name: chunk.size for chunk in self.chunks}.values())
-
-
-def _is_path_inside(text: str) -> str:
-    # Without pathlib: a copy may have very many files.
-    parts = [part for part in text.split("/") if part not in ("", ".")]
-    if text.startswith("/") or ".." in parts or not parts or "\0" in text or "\\" in text:
-        raise ValueError("not a path inside a set")
-    if parts[0] == PROOFS_FOLDER:
-        raise ValueError("proofs are not copied: what is brought back has to be proven again")
-    return text
-
-
-def _is_set(text: str) -> str:
-    if not is_set_id(text):
-        raise ValueError("not a set's name")
-    return text
-
-
-class CopiedFile(Frozen):
-    """One file of the set; its bytes follow those of the file before in the stream."""
-
-    path: Annotated[str, AfterValidator(_is_path_inside)]
-    size: int = Field(ge=0)
-    sha256: str
-
-
-class CopyContent(Frozen):
-    """The encrypted part.
-
-    Attributes:
-        manifest: the text of manifest.json, which is in no chunk.
-        files: every other file of the set but its proofs, in the order of the stream.
-        plain_sizes: how many bytes of the stream each chunk of the header holds.
-        settings: the site's backup.yaml, which holds no secret.
-
-    Plan, set and paths become folders where a copy is brought back. Whoever can write to the vault can make a whole one
-    to the same recipients, so each must be what a site's own can be.
-    """
-
-    copy_version: Literal[1] = 1
-    plan: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,59}$")]
-    set_id: Annotated[SetId, AfterValidator(_is_set)]
-    manifest: str
-    files: tuple[CopiedFile, ...]
-    plain_sizes: tuple[int, ...]
-    settings: str = ""
-    pipeline_version: str = ""
-
-    @property
-    def size(self) -> int:
-        """Bytes of the set without its proofs."""
-        return sum(file.size for file in self.files) + len(self.manifest.encode())
+        return sum({chunk.name: chunk.size for chunk in self.needed}.values())
 
 
 def encode_copy(header: CopyHeader, content: CopyContent, sealer: Sealer, signer: Signer) -> tuple[CopyHeader, bytes]:
-    """Return the header with the content's digest, and the object's bytes."""
-    packed = igzip.compress(content.model_dump_json().encode(), compresslevel=1, mtime=0)
-    sealed = sealer.seal(packed)
+    """Return the header with the content's digest, and the object's bytes.
+
+    Where the header names chunks of the lists, they are in these, and the copy is of version 2.
+    """
+    inside = content.summary() if header.list_chunks else content
+    sealed = sealer.seal(packed(inside.model_dump_json().encode()))
     header = header.model_copy(update={"content_sha256": hashlib.sha256(sealed).hexdigest()})
-    line = header.model_dump_json().encode()
-    signature = {"key": signer.public, "signature": signer.sign(_SIGNED_FOR, line)}
-    first = f"backup-pipeline vault copy {COPY_VERSION} {len(line)} {len(sealed)}\n".encode()
+    line = header.model_dump_json(exclude=None if header.list_chunks else {"list_chunks"}).encode()
+    signature = {"key": signer.public, "signature": signer.sign(_SIGNED_FOR.format(header.version), line)}
+    first = f"backup-pipeline vault copy {header.version} {len(line)} {len(sealed)}\n".encode()
     return header, first + line + b"\n" + json.dumps(signature).encode() + b"\n" + sealed
 
 
-def _unpacked(packed: Data) -> bytes:
-    """Return what was packed with gzip; ValueError where it was cut short or is larger than an account can be."""
-    unpacking = zlib.decompressobj(wbits=31)
-    plain = unpacking.decompress(packed, _LARGEST_PLAIN_CONTENT)
-    if not unpacking.eof:
-        raise ValueError("cut short, or too large")
-    return plain
+class ListChunks:
+    """Plain chunks of lists, the latest of them kept: most of them are in many copies.
+
+    Args:
+        place: the vault's place.
+        opener: decrypts.
+        id_key: checks that a chunk is the one that its id stands for.
+        keep_bytes: at most so many bytes are kept.
+    """
+
+    def __init__(self, place: ObjectPlace, opener: Opener, id_key: bytes, keep_bytes: int = 32 << 20) -> None:
+        self._place = place
+        self._opener = opener
+        self._id_key = id_key
+        self._room = keep_bytes
+        self._kept: OrderedDict[ChunkRef, Data] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def read(self, chunks: Collection[ChunkRef]) -> Iterator[Data]:
+        """Yield chunks in order, brought down by several threads; as read_plain_chunk raises."""
+        with ThreadPoolExecutor(min(_WORKERS, max(1, len(chunks))), "vault-list") as pool:
+            yield from pool.map(self._chunk, chunks)
+
+    def _chunk(self, chunk: ChunkRef) -> Data:
+        with self._lock:
+            if (known := self._kept.get(chunk)) is not None:
+                self._kept.move_to_end(chunk)
+                return known
+        data = read_plain_chunk(self._place, chunk, self._opener, self._id_key)
+        with self._lock:
+            if chunk not in self._kept:
+                self._kept[chunk] = data
+                self._room -= len(data)
+            while self._room < 0:
+                self._room += len(self._kept.popitem(last=False)[1])
+        return data
 
 
 class StoredCopy:
@@ -189,12 +170,13 @@ class StoredCopy:
         if first is None:
             raise StoreError("This is no copy, or its beginning is damaged.", where=self.where, remedy=_DAMAGED)
         version, length, self._content_size = (int(text) for text in first.groups())
-        if version != COPY_VERSION:
+        if not 1 <= version <= COPY_VERSION:
             raise StoreError(
                 f"Copies of version {version} are not known to this release (it reads up to {COPY_VERSION}).",
                 where=self.where,
                 remedy="Install the release that wrote it.",
             )
+        self._signed_for = _SIGNED_FOR.format(version)
         if length > _LARGEST_CONTENT:
             raise StoreError("The copy's header is larger than any can be.", where=self.where, remedy=_DAMAGED)
         begin = first.end()
@@ -208,6 +190,8 @@ class StoredCopy:
         self._content_start = begin + length + 1 + len(signature) + 1
         self.signed_by = self._verified(line, signature, trusted or description.signed_by)
         self.header = self._parsed(line, description)
+        if self.header.version != version:
+            raise StoreError("The copy's header is not of its version.", where=self.where, remedy=_DAMAGED)
 
     def _verified(self, line: bytes, signature: bytes, trusted: Collection[str]) -> str:
         try:
@@ -219,7 +203,7 @@ class StoredCopy:
             raise RefusedError("The copy is not signed.", where=self.where, remedy=_FOREIGN)
         if key not in trusted:
             raise RefusedError(f"The copy is signed by another key ({key[:60]}).", where=self.where, remedy=_UNKNOWN)
-        if not is_signed(key, _SIGNED_FOR, line, value):
+        if not is_signed(key, self._signed_for, line, value):
             raise RefusedError("The copy's signature is not right.", where=self.where, remedy=_FOREIGN)
         return key
 
@@ -256,30 +240,54 @@ class StoredCopy:
     def _is_content(self, sealed: bytes) -> bool:
         return hashlib.sha256(sealed).hexdigest() == self.header.content_sha256
 
-    def content(self, opener: Opener, id_key: bytes) -> CopyContent:
+    def content(self, opener: Opener, id_key: bytes, chunks: ListChunks | None = None) -> CopyContent:
         """Return the decrypted account.
+
+        Args:
+            opener: decrypts.
+            id_key: the key of the names.
+            chunks: reads chunks of lists; of several copies, some of them only once.
 
         Raises:
             RefusedError: the identity is another's, or the copy says that it is of another set than its name.
             StoreError, ValidationError: it is damaged.
         """
-        packed = opener.open(self.sealed_content(), name=self.where)
+        text = self._text([opener.open(self.sealed_content(), name=self.where)])
         try:
-            content = CopyContent.model_validate_json(_unpacked(packed))
-        except (ValueError, zlib.error) as error:
-            raise StoreError("The copy's account cannot be read.", where=self.where, remedy=_DAMAGED) from error
-        if copy_name(id_key, content.plan, content.set_id) != self.name:
-            raise RefusedError(
-                f"This copy is of {content.plan}/{content.set_id}, which its name does not stand for.",
-                where=self.where,
-                remedy=_FOREIGN,
-            )
+            if self.header.list_chunks:
+                summary = CopySummary.model_validate_json(text)
+                self._require_name(id_key, summary)
+                chunks = chunks or ListChunks(self._place, opener, id_key)
+                lists = self._text(chunks.read(self.header.list_chunks))
+                content = joined(summary, CopyLists.model_validate_json(lists))
+            else:
+                content = CopyContent.model_validate_json(text)
+                self._require_name(id_key, content)
+        except PydanticError as error:
+            raise self._unreadable() from error
         whole = sum(file.size for file in content.files)
         if len(content.plain_sizes) != len(self.header.chunks) or sum(content.plain_sizes) != whole:
             raise StoreError("The copy's files and chunks do not agree.", where=self.where, remedy=_DAMAGED)
         if any(file.path == MANIFEST_NAME for file in content.files):
             raise StoreError("The copy holds two manifests.", where=self.where, remedy=_DAMAGED)
         return content
+
+    def _text(self, pieces: Iterable[Data]) -> bytes:
+        try:
+            return unpacked(pieces)
+        except (ValueError, zlib.error) as error:
+            raise self._unreadable() from error
+
+    def _unreadable(self) -> StoreError:
+        return StoreError("The copy's account cannot be read.", where=self.where, remedy=_DAMAGED)
+
+    def _require_name(self, id_key: bytes, content: CopyContent | CopySummary) -> None:
+        if copy_name(id_key, content.plan, content.set_id) != self.name:
+            raise RefusedError(
+                f"This copy is of {content.plan}/{content.set_id}, which its name does not stand for.",
+                where=self.where,
+                remedy=_FOREIGN,
+            )
 
 
 _DAMAGED = "Use another copy, and copy the set again where it still is."

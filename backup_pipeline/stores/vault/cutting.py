@@ -21,7 +21,7 @@ from backup_pipeline.model.manifest import MANIFEST_NAME, RECORDS_FOLDER
 from backup_pipeline.model.proof import PROOFS_FOLDER
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.stores.contract import Store
-from backup_pipeline.stores.vault.copy_object import CopiedFile
+from backup_pipeline.stores.vault.copy_content import CopiedFile
 from backup_pipeline.stores.vault.description import Cutting
 from backup_pipeline.system import limits
 from backup_pipeline.system.files import read_beginning
@@ -30,6 +30,8 @@ _LARGE = 16
 """From so many average chunks on a file is large."""
 _FINER = 8
 _FINEST = 64
+_LISTS_FINER = 32
+_LONG_LISTS = 8 << 20
 _SMALL = 1 << 20
 """Bytes of a file that is read at once."""
 
@@ -186,6 +188,17 @@ def cut(stream: SetStream, cutting: Cutting, id_key: bytes) -> Iterator[bytes]:
     # A file that is longer than it was listed: its hash decides whether that is right.
     while view := buffer.view(cutting.largest):
         yield buffer.take(next(iter(coarse.cut_buf(view))).length)
+
+
+def cut_lists(text: bytes, cutting: Cutting, id_key: bytes) -> Iterator[bytes]:
+    """Yield the pieces of a copy's lists: 32 KiB on average as vaults cut, four times that where they are very long."""
+    finer = _LISTS_FINER if len(text) < _LONG_LISTS else _LISTS_FINER // 4
+    rest = memoryview(text)
+    cutter = _cutter(cutting, id_key, finer=finer)
+    while rest:
+        length = next(iter(cutter.cut_buf(rest[: cutting.largest]))).length
+        yield bytes(rest[:length])
+        rest = rest[length:]
 
 
 def large_from(cutting: Cutting) -> int:

@@ -19,7 +19,6 @@ from typing import BinaryIO
 
 from pydantic import ValidationError as PydanticError
 
-from backup_pipeline import __version__
 from backup_pipeline.errors import BackupSystemError, MissingFileError, RefusedError, StoreError
 from backup_pipeline.model.base import Frozen
 from backup_pipeline.model.manifest import MANIFEST_NAME, Draft, Manifest
@@ -29,13 +28,13 @@ from backup_pipeline.model.set_id import SetId
 from backup_pipeline.stores.contract import ArtefactFile
 from backup_pipeline.stores.local import LocalSetWriter, LocalStore
 from backup_pipeline.stores.read_manifest import parse_manifest
-from backup_pipeline.stores.vault.copy_object import CopiedFile, CopyContent
+from backup_pipeline.stores.vault.copy_content import CopiedFile
 from backup_pipeline.stores.vault.cutting import SetStream
 from backup_pipeline.stores.vault.sending import ChunkSender, SentChunk
 from backup_pipeline.stores.vault.store import VaultStore
 from backup_pipeline.stores.vault.streamed_file import StreamedFile
 from backup_pipeline.stores.vault.upload_notes import UploadNotes
-from backup_pipeline.stores.vault.write_copy import VaultWriter
+from backup_pipeline.stores.vault.write_copy import CopyPieces, VaultWriter
 from backup_pipeline.system.files import make_folder, read_ordinary, write_atomically
 
 KEPT_BELOW = 1 << 20
@@ -228,21 +227,16 @@ class VaultSetWriter(LocalSetWriter):
             finally:
                 stream.close()
 
-        sender = self._writer.sender(self._where, read, read_back=True)
-        refs, sizes = sender.send_all()
-        files = [CopiedFile(path=one.path, size=one.size, sha256=one.sha256) for one in sent] + streams[0].files
-        content = CopyContent(
-            plan=manifest.plan,
-            set_id=manifest.set_id,
-            manifest=data.decode(),
-            files=tuple(files),
-            plain_sizes=tuple(sizes),
-            settings=self._vault.settings(),
-            pipeline_version=__version__,
-        )
+        def files() -> list[CopiedFile]:
+            return [CopiedFile(path=one.path, size=one.size, sha256=one.sha256) for one in sent] + streams[0].files
+
+        plan, set_id, settings = manifest.plan, manifest.set_id, self._vault.settings()
+        whole = CopyPieces(self._writer, plan, set_id, data.decode(), settings, read, files)
+        sender = self._writer.sender(self._where, whole.read, read_back=True)
+        refs, _ = sender.send_all()
         self._sent.make(self._folder_mode)
         write_atomically(self._folder / _SENT_FOLDER / _MANIFEST, data, mode=self._file_mode)
-        if not self._writer.commit(content, refs, sender):
+        if not self._writer.commit(whole.content, refs, sender):
             raise StoreError("A copy of this set appeared meanwhile.", where=self._where, remedy="Make a new backup.")
 
 

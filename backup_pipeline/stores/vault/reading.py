@@ -17,11 +17,10 @@ from backup_pipeline.errors import RefusedError, StoreError, ValidationError
 from backup_pipeline.model.manifest import MANIFEST_NAME
 from backup_pipeline.model.progress import Progress, ProgressSink, no_progress
 from backup_pipeline.stores.objects.contract import Data, ObjectPlace
-from backup_pipeline.stores.objects.errors import ObjectNotFoundError
-from backup_pipeline.stores.vault.copy_object import ChunkRef, CopyContent, StoredCopy
+from backup_pipeline.stores.vault.copy_content import CopyContent
+from backup_pipeline.stores.vault.copy_object import StoredCopy
 from backup_pipeline.stores.vault.encryption import Opener
-from backup_pipeline.stores.vault.locks import earlier_versions
-from backup_pipeline.stores.vault.names import chunk_id, chunk_object, keyed
+from backup_pipeline.stores.vault.stored_chunk import read_plain_chunk
 from backup_pipeline.system import limits
 from backup_pipeline.system.file_system import sync_file_system
 from backup_pipeline.system.files import (
@@ -40,34 +39,6 @@ _SYNCED_ONE_BY_ONE = 64
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
 _ALONE = contextlib.nullcontext()
 _REMEDY = "Use another copy, and copy the set again where it still is."
-
-
-def read_stored_chunk(place: ObjectPlace, chunk: ChunkRef) -> bytes:
-    """Return a chunk's stored bytes, as its copy's header says they are.
-
-    Where somebody deleted or replaced it and the storage keeps the version below under its lock, that one is read.
-
-    Raises:
-        ValidationError: it is missing, cut short or changed; the chunk is named.
-    """
-    name = chunk_object(chunk.name)
-    try:
-        data = place.get(name)
-        problem = _problem(data, chunk)
-    except ObjectNotFoundError:
-        data, problem = b"", "A chunk is missing."
-    if not problem:
-        return data
-    for _, kept in earlier_versions(place, name):
-        if not _problem(kept, chunk):
-            return kept
-    raise ValidationError(problem, where=f"{place.label}/{name}", remedy=_REMEDY)
-
-
-def _problem(data: bytes, chunk: ChunkRef) -> str:
-    if len(data) != chunk.size:
-        return f"A chunk has {len(data):,} bytes, its copy says {chunk.size:,}."
-    return "" if hashlib.sha256(data).hexdigest() == chunk.sha256 else "A chunk was changed."
 
 
 class CopyReader:
@@ -105,26 +76,9 @@ class CopyReader:
             ValidationError: it is missing, changed, or another chunk than its id says.
         """
         ref = self.copy.header.chunks[index]
-        data = self._plain_chunk(ref, self.content.plain_sizes[index])
+        data = read_plain_chunk(self._place, ref, self._opener, self._id_key, self.content.plain_sizes[index])
         limits.progressed()
         return data
-
-    def _plain_chunk(self, ref: ChunkRef, size: int) -> Data:
-        name = chunk_object(ref.name)
-        # The signed header names the id, which stands for the plain bytes: where they are right, the hash of the stored
-        # bytes can say no more. It says what is wrong, and which version below is right, where they are not.
-        with contextlib.suppress(ObjectNotFoundError):
-            plain = self._opener.plain_or_none(self._place.get(name))
-            if plain is not None and self._is_chunk(plain, ref, size):
-                return plain
-        where = f"{self._place.label}/{name}"
-        plain = self._opener.open(read_stored_chunk(self._place, ref), name=where)
-        if not self._is_chunk(plain, ref, size):
-            raise ValidationError("The chunk holds other bytes than its id stands for.", where=where, remedy=_REMEDY)
-        return plain
-
-    def _is_chunk(self, plain: Data, ref: ChunkRef, size: int) -> bool:
-        return len(plain) == size and keyed(self._id_key, plain) == chunk_id(ref.name)
 
     def chunks(self, first: int = 0, end: int | None = None) -> Iterator[Data]:
         """Yield the plain chunks in order, some of them read ahead by threads."""
@@ -141,6 +95,11 @@ class CopyReader:
             finally:
                 for future in waiting:
                     future.cancel()
+
+    def list_chunks(self) -> Iterator[Data]:
+        """Yield the plain chunks of the copy's lists in order; none where they stand in its object."""
+        for ref in self.copy.header.list_chunks:
+            yield read_plain_chunk(self._place, ref, self._opener, self._id_key)
 
     def files(self, on_bytes: Callable[[int], None] = lambda _: None) -> Iterator[tuple[str, Iterator[memoryview]]]:
         """Yield each file's path and its bytes in pieces; each must be read to its end before the next.

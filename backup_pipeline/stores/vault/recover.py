@@ -18,7 +18,7 @@ import stat
 import subprocess
 import sys
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
@@ -33,6 +33,7 @@ Point = tuple[int, int, int, int]
 _PLAN = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,59}")
 _SET = re.compile(r"\d{4}-\d{2}-\d{2}T\d{6}Z")
 _CHUNK = re.compile(r"[0-9a-f]{64}(\.[0-9a-f]{8})?")
+_LATEST_COPY = 2
 _LARGEST_OBJECT = 2 << 30
 _LARGEST_ACCOUNT = 4 << 30
 
@@ -51,13 +52,16 @@ def _read(path: Path) -> bytes:
         return file.read()
 
 
-def _unpacked(data: bytes, name: str) -> bytes:
-    """Return what was packed with gzip, unless it is larger than any account of a set."""
-    unpacking = zlib.decompressobj(wbits=31)
-    plain = unpacking.decompress(data, _LARGEST_ACCOUNT)
-    if not unpacking.eof:
-        raise BadVaultError(f"{name}: cut short, or larger than any account of a set")
-    return plain
+def _unpacked(pieces: Iterable[bytes], name: str) -> Any:
+    """Return the JSON whose pieces were packed with gzip, unless they are larger than any account of a set."""
+    found, room = [], _LARGEST_ACCOUNT
+    for data in pieces:
+        unpacking = zlib.decompressobj(wbits=31)
+        found.append(unpacking.decompress(data, room))
+        room -= len(found[-1])
+        if not unpacking.eof or room <= 0:
+            raise BadVaultError(f"{name}: cut short, or larger than any account of a set")
+    return json.loads(b"".join(found))
 
 
 def _add(a: Point, b: Point) -> Point:
@@ -148,13 +152,16 @@ class OpenedVault:
         data = _read(self.folder / "copies" / name)
         first, _, rest = data.partition(b"\n")
         fields = first.split(b" ")
-        if fields[:-2] != [b"backup-pipeline", b"vault", b"copy", b"1"]:
-            raise BadVaultError(f"copies/{name}: not a copy of version 1")
+        if len(fields) != 6 or fields[:3] != [b"backup-pipeline", b"vault", b"copy"]:
+            raise BadVaultError(f"copies/{name}: not a copy")
+        version = fields[3].decode()
+        if version not in ("1", "2"):
+            raise BadVaultError(f"copies/{name}: of version {version}; this program reads up to {_LATEST_COPY}")
         line, rest = rest[: int(fields[-2])], rest[int(fields[-2]) + 1 :]
         signature, _, sealed = rest.partition(b"\n")
         proof = json.loads(signature)
         if proof["key"] not in self.signers or not is_signed(
-            proof["key"], b"backup-pipeline vault copy 1\n" + line, proof["signature"]
+            proof["key"], f"backup-pipeline vault copy {version}\n".encode() + line, proof["signature"]
         ):
             raise BadVaultError(f"copies/{name}: not signed by this site")
         header: dict[str, Any] = json.loads(line)
@@ -162,11 +169,15 @@ class OpenedVault:
             raise BadVaultError(f"copies/{name}: it belongs elsewhere")
         if hashlib.sha256(sealed).hexdigest() != header["content_sha256"]:
             raise BadVaultError(f"copies/{name}: changed or cut short")
-        return header, json.loads(_unpacked(self.decrypt(sealed, f"copies/{name}"), f"copies/{name}"))
+        content: dict[str, Any] = _unpacked([self.decrypt(sealed, f"copies/{name}")], f"copies/{name}")
+        if version == "2":
+            lists = _unpacked(self.chunks(header["list_chunks"]), f"copies/{name}")
+            content = {**lists, "plan": content["plan"], "set_id": content["set_id"]}
+        return header, content
 
-    def chunks(self, header: dict[str, Any]) -> Iterator[bytes]:
-        """Yield the plain chunks of a copy in order, each checked."""
-        for name, size, sha256 in header["chunks"]:
+    def chunks(self, refs: list[Any]) -> Iterator[bytes]:
+        """Yield the plain chunks of a copy's data or lists in order, each checked."""
+        for name, size, sha256 in refs:
             if not _CHUNK.fullmatch(name):
                 raise BadVaultError(f"{name!r}: no chunk's name")
             path = self.folder / "chunks" / name[:2] / name
@@ -194,7 +205,7 @@ def fetch(vault: OpenedVault, name: str, target: Path) -> Path:
     folder = whole.with_name(f".{whole.name}.part")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, mode=0o700)
-    source, rest = vault.chunks(header), b""
+    source, rest = vault.chunks(header["chunks"]), b""
     for entry in content["files"]:
         path = PurePosixPath(entry["path"])
         if path.is_absolute() or ".." in path.parts or not path.parts or path.parts[0] == "proofs":

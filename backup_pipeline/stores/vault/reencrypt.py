@@ -9,7 +9,8 @@ from backup_pipeline.errors import RefusedError, ValidationError
 from backup_pipeline.model.progress import Progress
 from backup_pipeline.stores.objects.contract import Data
 from backup_pipeline.stores.vault.catalog import VaultCatalog
-from backup_pipeline.stores.vault.copy_object import CopyContent, StoredCopy, encode_copy
+from backup_pipeline.stores.vault.copy_content import CopyContent
+from backup_pipeline.stores.vault.copy_object import StoredCopy, encode_copy
 from backup_pipeline.stores.vault.encryption import Opener
 from backup_pipeline.stores.vault.names import COPIES
 from backup_pipeline.stores.vault.reading import CopyReader
@@ -78,10 +79,12 @@ def _reencrypt_one(
     where = f"{content.plan}/{content.set_id}"
     sender = ChunkSender(catalog, keys, options, lambda: _read(reader, content, options), where)
     refs, _ = sender.send_all()
+    data_chunks = len(copy.header.chunks)
     header = copy.header.model_copy(
         update={
             "generation": catalog.description.generation,
-            "chunks": tuple(refs),
+            "chunks": tuple(refs[:data_chunks]),
+            "list_chunks": tuple(refs[data_chunks:]),
             "created_at": options.clock(),
             "locked_until": sender.locked_until,
         }
@@ -101,4 +104,5 @@ def _read(reader: CopyReader, content: CopyContent, options: WriterOptions) -> I
         yield data
         done += len(data)
         options.progress(Progress(label, done, total))
+    yield from reader.list_chunks()
     options.progress(Progress(label, total, total, finished=True))

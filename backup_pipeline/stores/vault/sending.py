@@ -24,7 +24,6 @@ from backup_pipeline.stores.vault.catalog import (
     utc_now,
     vault_time,
 )
-from backup_pipeline.stores.vault.copy_object import ChunkRef
 from backup_pipeline.stores.vault.encryption import Sealer
 from backup_pipeline.stores.vault.names import (
     DESCRIPTION,
@@ -36,6 +35,7 @@ from backup_pipeline.stores.vault.names import (
     keyed,
 )
 from backup_pipeline.stores.vault.signing import Signer
+from backup_pipeline.stores.vault.stored_chunk import ChunkRef
 from backup_pipeline.stores.vault.throttle import Throttle
 from backup_pipeline.stores.vault.upload_notes import UploadNotes
 from backup_pipeline.system import limits
@@ -44,17 +44,29 @@ WORKERS = 6
 """Most of a chunk's time is waiting for a disk or a network."""
 _IN_FLIGHT = 2
 """Chunks per worker that are on the way: with the largest of 4 MiB, plain and sealed, some 100 MB at most."""
+LISTS_APART_FROM = 64 << 10
+"""Below this the lists of a copy (some 300 files) stand in its object: one request less to read it."""
 _ROUNDS = 3
 _NEVER = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True)
 class WriterOptions:
-    """How a copy is made: threads, a limit in bytes per second (0: none), end of the lock, whose clock, who watches."""
+    """How a copy is made.
+
+    Attributes:
+        workers: threads.
+        bytes_per_second: a limit; 0 for none.
+        lock_until: end of the lock.
+        lists_apart_from: from how many bytes on the lists of a copy are chunks of their own.
+        clock: whose time counts.
+        progress: who watches.
+    """
 
     workers: int = WORKERS
     bytes_per_second: float = 0
     lock_until: datetime | None = None
+    lists_apart_from: int = LISTS_APART_FROM
     clock: Clock = utc_now
     progress: ProgressSink = no_progress
 
@@ -206,7 +218,7 @@ class ChunkSender:
         known: dict[str, ChunkRef] = {}
         for header in self._catalog.usable_headers():
             if header.generation == generation:
-                for chunk in header.chunks:
+                for chunk in header.needed:
                     if self._is_good(listed, chunk):
                         known[chunk_id(chunk.name)] = chunk
                         self._note_lock(chunk, header.locked_until)

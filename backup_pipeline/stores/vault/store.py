@@ -24,8 +24,8 @@ from backup_pipeline.model.set_id import SetId, is_set_id
 from backup_pipeline.stores.contract import SetWriter
 from backup_pipeline.stores.objects.errors import ObjectNotFoundError
 from backup_pipeline.stores.read_manifest import parse_manifest
+from backup_pipeline.stores.vault.copy_content import CopyContent
 from backup_pipeline.stores.vault.copy_files import PLACE_TROUBLE, ChunkCache, CopyFiles
-from backup_pipeline.stores.vault.copy_object import CopyContent
 from backup_pipeline.stores.vault.encryption import OtherRecipientsError
 from backup_pipeline.stores.vault.names import copy_name, plan_tag, tag_of
 from backup_pipeline.stores.vault.proofs import StoredProof, proof_names, stored_proofs
@@ -156,7 +156,7 @@ class VaultStore:
         return self._trouble
 
     def read(self, set_id: SetId) -> BackupSet:
-        """Return a set from its copy and the proofs beside it; no chunk is read. A copy that is bad is damaged."""
+        """Return a set from its copy and the proofs beside it; no chunk of its data is read. A bad copy is damaged."""
         return self._read(set_id, lambda: self._opened(set_id)[0].content)
 
     def _read(

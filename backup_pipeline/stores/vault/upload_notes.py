@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from backup_pipeline.stores.vault.copy_object import ChunkRef
 from backup_pipeline.stores.vault.names import is_chunk_name
+from backup_pipeline.stores.vault.stored_chunk import ChunkRef
 from backup_pipeline.system.files import append_line, make_folders, read_ordinary, translate_os_error
 
 _PRIVATE_MODE = 0o700

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from backup_pipeline.errors import RefusedError
 from backup_pipeline.stores.objects.contract import ObjectPlace
 from backup_pipeline.stores.vault.catalog import Clock, VaultCatalog, utc_now
-from backup_pipeline.stores.vault.copy_object import CopyContent, StoredCopy
+from backup_pipeline.stores.vault.copy_content import CopyContent
+from backup_pipeline.stores.vault.copy_object import ListChunks, StoredCopy
 from backup_pipeline.stores.vault.description import (
     Description,
     new_description,
@@ -20,15 +20,14 @@ from backup_pipeline.stores.vault.description import (
 )
 from backup_pipeline.stores.vault.encryption import Encryption, Opener, Sealer
 from backup_pipeline.stores.vault.machine_keys import MachineKeys
-from backup_pipeline.stores.vault.names import DESCRIPTION, RECOVERY_PROGRAM, RECOVERY_TEXT
+from backup_pipeline.stores.vault.names import DESCRIPTION
 from backup_pipeline.stores.vault.reading import CopyReader
+from backup_pipeline.stores.vault.recovery_files import write_recovery
 from backup_pipeline.stores.vault.reencrypt import ReencryptResult, reencrypt
 from backup_pipeline.stores.vault.sending import WriterKeys, WriterOptions
 from backup_pipeline.stores.vault.signing import Signer
 from backup_pipeline.stores.vault.upload_notes import UploadNotes
 from backup_pipeline.stores.vault.write_copy import VaultWriter
-
-_HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
@@ -102,12 +101,6 @@ def _second_vault(access: VaultAccess) -> RefusedError:
         where=access.where,
         remedy=f"backup-pipeline vault init {access.name} --identity FILE lets this machine join it.",
     )
-
-
-def write_recovery(place: ObjectPlace) -> None:
-    """Put the text and the program for the worst day into the vault, where they differ from this release's."""
-    for name in (RECOVERY_TEXT, RECOVERY_PROGRAM):
-        place.put(name, (_HERE / name).read_bytes())
 
 
 def join(access: VaultAccess, opener: Opener) -> Description:
@@ -236,12 +229,13 @@ class VaultReader:
         self.opener = Opener(identity, self.description.encryption, where=where)
         self.id_key = opened_id_key(self.description, self.opener, where=f"{place.label}/{DESCRIPTION}")
         self.catalog = VaultCatalog(place, self.description, trusted)
+        self._lists = ListChunks(place, self.opener, self.id_key)
         self._latest: tuple[StoredCopy, CopyContent] | None = None
 
     def content(self, copy: StoredCopy) -> CopyContent:
         """Return what a copy says of its set; the latest is kept, as who has found a copy goes on to read it."""
         if self._latest is None or self._latest[0] is not copy:
-            self._latest = copy, copy.content(self.opener, self.id_key)
+            self._latest = copy, copy.content(self.opener, self.id_key, self._lists)
         return self._latest[1]
 
     def reader(self, copy: StoredCopy) -> CopyReader:

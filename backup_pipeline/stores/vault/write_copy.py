@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from backup_pipeline import __version__
@@ -11,12 +11,31 @@ from backup_pipeline.model.manifest import MANIFEST_NAME, Manifest
 from backup_pipeline.model.progress import Progress
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.stores.contract import Store
+from backup_pipeline.stores.objects.contract import Data
 from backup_pipeline.stores.objects.errors import PlaceFullError, PlaceRefusedError
 from backup_pipeline.stores.vault.catalog import VaultCatalog
-from backup_pipeline.stores.vault.copy_object import ChunkRef, CopiedFile, CopyContent, CopyHeader, encode_copy
-from backup_pipeline.stores.vault.cutting import ChunkSource, SetStream, cut, cut_growing, large_from, stream_files
+from backup_pipeline.stores.vault.copy_content import CopiedFile, CopyContent, packed
+from backup_pipeline.stores.vault.copy_object import COPY_VERSION, CopyHeader, encode_copy
+from backup_pipeline.stores.vault.cutting import (
+    ChunkSource,
+    SetStream,
+    cut,
+    cut_growing,
+    cut_lists,
+    large_from,
+    stream_files,
+)
 from backup_pipeline.stores.vault.names import COPIES, copy_name
-from backup_pipeline.stores.vault.sending import ChunkSender, Pieces, WriterKeys, WriterOptions, is_listed
+from backup_pipeline.stores.vault.recovery_files import make_recovery_read
+from backup_pipeline.stores.vault.sending import (
+    ChunkSender,
+    Pieces,
+    SentChunk,
+    WriterKeys,
+    WriterOptions,
+    is_listed,
+)
+from backup_pipeline.stores.vault.stored_chunk import ChunkRef
 
 
 @dataclass(frozen=True)
@@ -75,20 +94,13 @@ class VaultWriter:
         with store.open(set_id, MANIFEST_NAME) as file:
             manifest = file.read().decode()
         source = _SetChunks(self, store, set_id, known.manifest, f"{plan}/{set_id}")
-        sender = self.sender(f"{plan}/{set_id}", source.read)
-        refs, sizes = sender.send_all()
-        content = CopyContent(
-            plan=plan,
-            set_id=set_id,
-            manifest=manifest,
-            files=tuple(source.files),
-            plain_sizes=tuple(sizes),
-            settings=settings,
-            pipeline_version=__version__,
-        )
-        if not self.commit(content, refs, sender, replace=there):
-            return self._present(name, content.size)
-        return CopyResult(name, False, content.size, len(refs), sender.sent, sender.sent_bytes)
+        whole = CopyPieces(self, plan, set_id, manifest, settings, source.read, lambda: source.files)
+        sender = self.sender(f"{plan}/{set_id}", whole.read)
+        refs, _ = sender.send_all()
+        size = whole.content.size
+        if not self.commit(whole.content, refs, sender, replace=there):
+            return self._present(name, size)
+        return CopyResult(name, False, size, len(refs), sender.sent, sender.sent_bytes)
 
     def require_unmarked(self, plan: str, set_id: SetId) -> None:
         """Refuse a set whose copy is marked for removal."""
@@ -115,19 +127,39 @@ class VaultWriter:
         """Yield the chunks of a file of `large_from` bytes or more while it is written."""
         return cut_growing(stream, self._catalog.description.cutting, self._keys.id_key)
 
+    def list_pieces(self, content: CopyContent) -> Iterator[bytes]:
+        """Yield the plain chunks of a copy's lists; none where they are short, and stand in its object.
+
+        None either where the vault's own `recover.py` would not read such a copy, and cannot be replaced.
+        """
+        text = content.lists().model_dump_json().encode()
+        if len(text) < self._options.lists_apart_from or not make_recovery_read(self._catalog.place, COPY_VERSION):
+            return
+        for piece in cut_lists(text, self._catalog.description.cutting, self._keys.id_key):
+            yield packed(piece)
+
     @property
     def large_from(self) -> int:
         """From how many bytes on a file is cut on its own."""
         return large_from(self._catalog.description.cutting)
 
     def commit(self, content: CopyContent, refs: list[ChunkRef], sender: ChunkSender, *, replace: bool = False) -> bool:
-        """Make a copy visible whose chunks were sent; False when there is one already that is not to be replaced."""
+        """Make a copy visible whose chunks were sent; False when there is one already that is not to be replaced.
+
+        Args:
+            content: its account.
+            refs: its chunks in order: those of the data, then those of the lists, if any.
+            sender: what has sent them.
+            replace: whether one that is there is written over.
+        """
+        data_chunks = len(content.plain_sizes)
         name = copy_name(self._keys.id_key, content.plan, content.set_id)
         header = CopyHeader(
             vault=self._catalog.description.vault,
             copy_name=name,
             content_sha256="",
-            chunks=tuple(refs),
+            chunks=tuple(refs[:data_chunks]),
+            list_chunks=tuple(refs[data_chunks:]),
             generation=self._catalog.description.generation,
             created_at=self._options.clock(),
             locked_until=sender.locked_until,
@@ -160,11 +192,61 @@ class VaultWriter:
                 raise
             return False
         listed = self._catalog.chunks()
-        return all(is_listed(listed, chunk) and chunk.name not in self._keys.bad_chunks for chunk in header.chunks)
+        return all(is_listed(listed, chunk) and chunk.name not in self._keys.bad_chunks for chunk in header.needed)
 
     def _present(self, name: str, size: int) -> CopyResult:
         found = self._catalog.copy(name)
-        return CopyResult(name, True, size, len(found.header.chunks), 0, 0)
+        return CopyResult(name, True, size, len(found.header.needed), 0, 0)
+
+
+class CopyPieces:
+    """Everything that a copy sends: the chunks of its data, then those of its lists.
+
+    Args:
+        writer: what writes it.
+        plan: the set's plan.
+        set_id: the set.
+        manifest: the text of its manifest.json.
+        settings: the text of backup.yaml.
+        read: gives the chunks of the data in order.
+        files: the files in them, known when they were read.
+    """
+
+    content: CopyContent
+    """The account, as the last reading found it."""
+
+    def __init__(
+        self,
+        writer: VaultWriter,
+        plan: str,
+        set_id: SetId,
+        manifest: str,
+        settings: str,
+        read: Callable[[], Pieces],
+        files: Callable[[], Iterable[CopiedFile]],
+    ) -> None:
+        self._writer = writer
+        self._plan, self._set_id = plan, set_id
+        self._manifest, self._settings = manifest, settings
+        self._read = read
+        self._files = files
+
+    def read(self) -> Iterator[Data | SentChunk]:
+        """Yield them in order."""
+        sizes = []
+        for piece in self._read():
+            sizes.append(piece.size if isinstance(piece, SentChunk) else len(piece))
+            yield piece
+        self.content = CopyContent(
+            plan=self._plan,
+            set_id=self._set_id,
+            manifest=self._manifest,
+            files=tuple(self._files()),
+            plain_sizes=tuple(sizes),
+            settings=self._settings,
+            pipeline_version=__version__,
+        )
+        yield from self._writer.list_pieces(self.content)
 
 
 class _SetChunks:

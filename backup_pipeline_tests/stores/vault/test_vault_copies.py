@@ -16,7 +16,7 @@ from backup_pipeline.errors import BackupSystemError, RefusedError, SetNotFoundE
 from backup_pipeline.stores.vault import recover, write_copy
 from backup_pipeline.stores.vault.check import check_content, check_stored
 from backup_pipeline.stores.vault.clean import clean
-from backup_pipeline.stores.vault.copy_object import CopyContent
+from backup_pipeline.stores.vault.copy_content import CopyContent
 from backup_pipeline.stores.vault.encryption import new_identity
 from backup_pipeline.stores.vault.machine_keys import MachineKeys
 from backup_pipeline.stores.vault.names import COPIES, DESCRIPTION, chunk_object, copy_name
@@ -253,7 +253,7 @@ def test_a_copy_killed_at_any_call_is_invisible_and_goes_on(tmp_path: Path) -> N
             for copy in site.access.catalog().copies()[0]:
                 # It is visible as soon as it is whole: all that is left is to withdraw its announcement.
                 assert calls[-1].startswith("delete pending/")
-                assert all(chunk_object(chunk.name) in site.place.objects for chunk in copy.header.chunks)
+                assert all(chunk_object(chunk.name) in site.place.objects for chunk in copy.header.needed)
         allowed += 1
     site.place.before = lambda call, name: None
     assert allowed > 8
@@ -322,7 +322,7 @@ def test_what_an_announced_copy_needs_is_kept_however_long_its_writer_sleeps(sit
     copy = site.copy(set_id).copy
     [stored] = site.access.catalog().copies()[0]
     assert stored.name == copy
-    assert all(chunk_object(chunk.name) in site.place.objects for chunk in stored.header.chunks)
+    assert all(chunk_object(chunk.name) in site.place.objects for chunk in stored.header.needed)
     assert not [name for name in site.place.objects if name.startswith("pending/")]
 
 

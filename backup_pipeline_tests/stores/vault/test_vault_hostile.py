@@ -14,7 +14,7 @@ from backup_pipeline.errors import RefusedError, StoreError
 from backup_pipeline.stores.objects.folder import FolderPlace
 from backup_pipeline.stores.vault import write_copy
 from backup_pipeline.stores.vault.clean import clean
-from backup_pipeline.stores.vault.copy_object import CopyContent
+from backup_pipeline.stores.vault.copy_content import CopyContent
 from backup_pipeline.stores.vault.machine_keys import MachineKeys
 from backup_pipeline.stores.vault.vault import VaultReader, join
 from backup_pipeline_tests.support.vault_sites import PLAN, VaultSite
