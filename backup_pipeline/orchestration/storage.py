@@ -100,9 +100,9 @@ class EnvironmentStorage(DagsterStorage, ConfigurableClass):
     ) -> DagsterStorage:
         """Return the storage that the environment asks for; SettingsError when its variables are wrong."""
         if url := postgres_url(os.environ):
-            from dagster_postgres import DagsterPostgresStorage
+            from backup_pipeline.orchestration.postgres_storage import PostgresStorage
 
-            return _without_secrets(DagsterPostgresStorage(postgres_url=url, inst_data=inst_data))
+            return _without_secrets(PostgresStorage(url, inst_data))
         from backup_pipeline.orchestration.sqlite_storage import SqliteStorage
 
         base = default_home(os.environ) / "storage"

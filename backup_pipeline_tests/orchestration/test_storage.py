@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
 
 import dagster as dg
@@ -19,6 +20,7 @@ from backup_pipeline.errors import SettingsError
 from backup_pipeline.orchestration import home
 from backup_pipeline.orchestration.launcher import executor_from_environment
 from backup_pipeline.orchestration.storage import postgres_url
+from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.system.processes import run
 
 
@@ -225,3 +227,31 @@ def test_a_history_server_that_is_down_is_said_at_once_and_without_its_password(
         require_history({"DAGSTER_POSTGRES_URL": "postgresql://dagster:hidden-word@127.0.0.1:1/dagster"})
     assert "hidden-word" not in str(caught.value)
     assert "DAGSTER_POSTGRES_URL" in str(caught.value)
+
+
+def test_a_run_keeps_its_connections_and_survives_their_end(
+    dagster_home: Path, server, database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = database()
+    monkeypatch.setenv("DAGSTER_POSTGRES_URL", _url(server, target.database))
+    others = "from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
+    with connected(target) as connection:
+
+        def backends() -> set[int]:
+            return {int(row[0]) for row in connection.execute(f"select pid {others}".encode())}
+
+        with dg.DagsterInstance.get() as instance:
+            assert trivial.execute_in_process(instance=instance).success
+            kept = backends()
+            assert 1 <= len(kept) <= 2
+            assert trivial.execute_in_process(instance=instance).success
+            assert backends() == kept
+            connection.execute(f"select pg_terminate_backend(pid) {others}".encode())
+            assert trivial.execute_in_process(instance=instance).success
+            assert instance.get_runs_count() == 3
+        # The server needs a moment to notice that they are closed.
+        for _ in range(200):
+            if not backends():
+                break
+            time.sleep(0.05)
+        assert not backends()
