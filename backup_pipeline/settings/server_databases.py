@@ -11,6 +11,7 @@ import re
 import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from pydantic import ValidationError as PydanticError
@@ -21,6 +22,8 @@ from backup_pipeline.settings.types import SiteSettings, SourceSettings
 
 KNOWN_FOLDER = ".known"
 """In a plan's store: what was found of its sources."""
+GONE_FOR = timedelta(days=90)
+"""For how long the last set of a database that is absent is kept for it alone."""
 _REST = re.compile(r"_[a-z0-9]+(_[a-z0-9]+)*")
 _MOST_BYTES = 16 << 20
 
@@ -36,12 +39,36 @@ def servers_of(site: Site, plan: str) -> tuple[str, ...]:
     return tuple(name for name in site.plan(plan).sources if site.is_server(name))
 
 
+def sources_for_retention(site: Site, plan: str, now: datetime) -> tuple[str, ...]:
+    """Return the sources that a plan captures, and those of databases that have been absent for GONE_FOR.
+
+    Retention keeps the last set of every other source that a set holds. A database that somebody dropped by mistake is
+    missed within that time; servers on which databases come and go would else keep a set for each of them for ever.
+    """
+    gone = (
+        one.source
+        for server in servers_of(site, plan)
+        for one in (site.databases[server].databases if server in site.databases else ())
+        if one.absent_since is not None and now - one.absent_since > GONE_FOR
+    )
+    return (*site.plan(plan).sources, *gone)
+
+
+def list_files(site: Site) -> tuple[Path, ...]:
+    """Return where the databases of the site's servers are listed, in each plan that has them."""
+    return tuple(
+        list_file(site.store_folder(plan), server) for plan in site.settings.plans for server in servers_of(site, plan)
+    )
+
+
 def with_known_databases(site: Site) -> Site:
-    """Return the site with a source for each database that is listed; no server is asked."""
+    """Return the site with a source for each database that is listed now; no server is asked."""
     known = {}
     for server in filter(site.is_server, site.settings.sources):
         plans = (name for name, plan in site.settings.plans.items() if server in plan.sources)
         lists = [one for plan in plans if (one := _read(list_file(site.store_folder(plan), server))) is not None]
+        if server in site.databases:
+            lists.append(site.databases[server])
         if lists:
             known[server] = max(lists, key=lambda one: one.asked_at)
     return with_databases(site, known) if known else site

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import dagster as dg
 import pytest
 
+from backup_pipeline.errors import RefusedError
 from backup_pipeline.model.incident import IncidentState
 from backup_pipeline.model.record import left_undone
 from backup_pipeline.operations.alerts.observe import observe_site
 from backup_pipeline.operations.backup.schema_watch import compare_schemas
 from backup_pipeline.operations.environment.check_databases import found_database_faults
+from backup_pipeline.operations.importing.run import ImportRequest, import_backups
+from backup_pipeline.operations.restore.run import plan_restore
 from backup_pipeline.operations.sites.known_databases import refresh_databases
 from backup_pipeline.orchestration.build import build_definitions
 from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.postgres.server.embedded import EmbeddedServer
+from backup_pipeline.settings.server_databases import sources_for_retention
+from backup_pipeline_tests.support.front_pages import pages_of
 from backup_pipeline_tests.support.server_sites import ServerSite, check_of, server_site
 
 CAPTURED, AS_BEFORE = "every_database_captured", "databases_as_before"
@@ -219,6 +224,66 @@ def test_a_list_that_somebody_else_wrote_gives_no_source(databases: ServerSite) 
     path.unlink()
     path.symlink_to("/dev/zero")
     assert sources(databases) == ["server"]
+
+
+def test_what_another_process_has_found_is_not_forgotten(databases: ServerSite) -> None:
+    databases.create("shop")
+    old = databases.site.site
+    databases.create("wiki")
+    refresh(databases)
+    databases.drop("wiki")
+    refresh_databases(old, ["nightly"])
+    [wiki] = [one for one in databases.site.site.databases["server"].databases if one.name.endswith("wiki")]
+    assert wiki.absent_because == "it was dropped or renamed"
+
+
+def test_the_last_set_of_a_database_that_is_gone_is_kept_for_90_days(databases: ServerSite) -> None:
+    databases.create("shop")
+    databases.create("wiki")
+    refresh(databases)
+    databases.back_up()
+    databases.drop("wiki")
+    refresh(databases)
+    site, now = databases.site.site, datetime.now(UTC)
+    gone = f"server_{databases.prefix}wiki"
+    assert gone not in sources_for_retention(site, "nightly", now + timedelta(days=89))
+    assert gone in sources_for_retention(site, "nightly", now + timedelta(days=91))
+
+
+def test_a_new_machine_knows_the_databases_from_a_set(databases: ServerSite) -> None:
+    databases.create("shop")
+    refresh(databases)
+    manifest, _ = databases.back_up()
+    assert manifest is not None
+    [path] = databases.site.site.store_folder("nightly").glob(".known/server.databases.json")
+    path.unlink()
+    page = pages_of(databases.site.folder)
+    shop = f"server_{databases.prefix}shop"
+    text = page.get(f"/backups/restore/nightly/{manifest.set_id}/server").text
+    assert "each of which is restored by itself" in text
+    assert f"/backups/restore/nightly/{manifest.set_id}/{shop}" in text
+    path.unlink()
+    with pytest.raises(RefusedError, match=r"It stands for the databases of a server"):
+        plan_restore(databases.site.site, "nightly", manifest.set_id, "server")
+    plan = plan_restore(databases.site.site, "nightly", manifest.set_id, shop)
+    assert plan.confirm == f"{databases.prefix}shop"
+    assert databases.site.site.source(shop).connection is not None
+
+
+def test_a_dump_is_imported_as_one_of_the_databases_and_never_as_their_list(
+    databases: ServerSite, tmp_path: Path
+) -> None:
+    databases.create("shop")
+    refresh(databases)
+    manifest, _ = databases.back_up()
+    assert manifest is not None
+    shop = f"server_{databases.prefix}shop"
+    dump = databases.site.site.store_folder("nightly") / manifest.set_id / f"{shop}_db.sql.gz"
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / f"{databases.prefix}shop_2025-09-05_005234.sql.gz").write_bytes(dump.read_bytes())
+    request = ImportRequest("nightly", (tmp_path / "old",), dry_run=True)
+    [one] = import_backups(databases.site.site, request).made
+    assert (one.partial, list(one.parts)) == (False, [shop])
 
 
 @pytest.mark.takes(seconds=60)

@@ -26,6 +26,7 @@ from backup_pipeline.rules.incidents import incident_key
 from backup_pipeline.rules.overdue import overdue
 from backup_pipeline.rules.retention import SetFacts, Verdict, decide
 from backup_pipeline.rules.trend import SizedSet
+from backup_pipeline.settings.server_databases import sources_for_retention
 from backup_pipeline.settings.site import Site
 from backup_pipeline.stores.contract import LOCK_NAME, PlanStore
 from backup_pipeline.system.locks import read_holder
@@ -137,7 +138,13 @@ def _observe_plan(
     facts = [one.facts for one in sets]
     yield _retention(
         plan,
-        decide(facts, site.plan(plan).retention, now, ZoneInfo(site.settings.timezone), site.plan(plan).sources),
+        decide(
+            facts,
+            site.plan(plan).retention,
+            now,
+            ZoneInfo(site.settings.timezone),
+            sources_for_retention(site, plan, now),
+        ),
         now,
     )
 

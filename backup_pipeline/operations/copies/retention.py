@@ -23,6 +23,7 @@ from backup_pipeline.operations.sites.copy_proofs import CopyProof, is_proven, k
 from backup_pipeline.operations.sites.copy_records import change_record
 from backup_pipeline.operations.sites.vaults import open_access
 from backup_pipeline.rules.retention import SetFacts, Verdict, decide
+from backup_pipeline.settings.server_databases import sources_for_retention
 from backup_pipeline.settings.site import Site
 from backup_pipeline.settings.types import PlanCopies
 from backup_pipeline.stores.vault.catalog import GRACE, VaultCatalog
@@ -143,7 +144,7 @@ def _retain(site: Site, plan: str, entry: PlanCopies, known: _Known, now: dateti
     catalog, record = known.catalog, known.record
     copies = {one.set_id: one for one in record.of_plan(plan)}
     facts = [copy_facts(one, known.proofs) for one in copies.values()]
-    zone, sources = ZoneInfo(site.settings.timezone), site.plan(plan).sources
+    zone, sources = ZoneInfo(site.settings.timezone), sources_for_retention(site, plan, now)
     verdict = decide(facts, entry.retention, now, zone, sources, protected=_protected(copies.values()))
     marked, forbidden = [], {}
     for decision in verdict.removed:

@@ -118,7 +118,9 @@ class _Import:
     ) -> None:
         self._site, self._request, self._store, self._outcome = site, request, store, outcome
         self._progress = progress
-        self._sources = [kind_of(site, name) for name in site.plan(request.plan).sources]
+        # Dumps are of the databases of a server, never of the list of them.
+        self._names = [name for name in site.plan(request.plan).sources if not site.is_server(name)]
+        self._sources = [kind_of(site, name) for name in self._names]
         self._digests: dict[Path, str] = {}
 
     def run(self) -> None:
@@ -173,7 +175,7 @@ class _Import:
     def _import(self, group: Mapping[str, Candidate]) -> None:
         """Make one set; a part that is damaged is refused, and the others make the set."""
         set_id = self._free_id(min(one.time.at for one in group.values()))
-        wanted = self._site.plan(self._request.plan).sources
+        wanted = self._names
         if self._request.dry_run:
             self._outcome.made.append(ImportedSet(set_id, set(group) != set(wanted), group))
             return

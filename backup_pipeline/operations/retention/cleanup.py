@@ -21,6 +21,7 @@ from backup_pipeline.operations.sites.run_log import RUN_LOG_NAME
 from backup_pipeline.operations.sites.stores import open_store, plan_lock
 from backup_pipeline.operations.status.present_files import as_text, files_not_there
 from backup_pipeline.rules.retention import SetFacts, Verdict, decide, facts_of
+from backup_pipeline.settings.server_databases import sources_for_retention
 from backup_pipeline.settings.site import Site
 from backup_pipeline.stores.contract import LOCK_NAME, PlanStore
 from backup_pipeline.system.files import append_line
@@ -125,7 +126,8 @@ def _facts(store: PlanStore, known: KnownSet, *, running: bool = False) -> SetFa
 
 def _decide(site: Site, plan: str, facts: Iterable[SetFacts], now: datetime) -> Verdict:
     settings = site.plan(plan)
-    return decide(tuple(facts), settings.retention, now, ZoneInfo(site.settings.timezone), settings.sources)
+    sources = sources_for_retention(site, plan, now)
+    return decide(tuple(facts), settings.retention, now, ZoneInfo(site.settings.timezone), sources)
 
 
 def _apply(

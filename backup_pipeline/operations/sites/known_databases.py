@@ -17,7 +17,7 @@ from backup_pipeline.model.known_databases import KnownDatabase, KnownDatabases
 from backup_pipeline.model.manifest import Manifest
 from backup_pipeline.operations.sites.known_files import keep_known
 from backup_pipeline.rules.known_databases import after_asking
-from backup_pipeline.settings.server_databases import list_file, servers_of, with_databases
+from backup_pipeline.settings.server_databases import list_file, servers_of, with_databases, with_known_databases
 from backup_pipeline.settings.site import Site
 from backup_pipeline.sources.kind import CandidateDatabase
 from backup_pipeline.sources.registry import kind_of
@@ -85,6 +85,8 @@ def refresh_databases(
         keep: whether the answers are kept; nothing is written otherwise.
     """
     moment = now or utc_now()
+    # Another process may have asked since the site was loaded.
+    site = with_known_databases(site)
     known: dict[str, KnownDatabases] = {}
     changes: list[DatabaseChange] = []
     silent: list[str] = []
@@ -125,7 +127,10 @@ def absent_sources(site: Site, plan: str, now: datetime) -> frozenset[str]:
 
 
 def with_databases_of(site: Site, manifest: Manifest) -> Site:
-    """Return the site with the sources of databases that a set holds and nothing is known of, as on a new machine."""
+    """Return the site with the sources of databases that a set holds and nothing is known of, as on a new machine.
+
+    They are kept, so that an undo knows them.
+    """
     found: dict[str, KnownDatabases] = {}
     for server in filter(site.is_server, manifest.sources):
         before = site.databases.get(server) or KnownDatabases(asked_at=manifest.sealed_at)

@@ -31,6 +31,7 @@ from backup_pipeline.rules.overdue import next_time, overdue
 from backup_pipeline.rules.retention import SetFacts, Verdict, decide, facts_of, problem_of
 from backup_pipeline.rules.three_two_one import Condition
 from backup_pipeline.rules.trend import SizedSet, Trend, trend_of
+from backup_pipeline.settings.server_databases import sources_for_retention
 from backup_pipeline.settings.site import Site
 
 DISK_WARNING = timedelta(days=30)
@@ -159,7 +160,11 @@ def site_status(site: Site, now: datetime) -> list[PlanStatus]:
             )
             facts = [one.facts for one in sized[plan]]
             verdict = decide(
-                facts, site.plan(plan).retention, now, ZoneInfo(site.settings.timezone), site.plan(plan).sources
+                facts,
+                site.plan(plan).retention,
+                now,
+                ZoneInfo(site.settings.timezone),
+                sources_for_retention(site, plan, now),
             )
             problems = sorted(_problems(site, standing, verdict, now), key=lambda problem: problem.severity)
             found[plan] = _with_answers(site, replace(standing, problems=tuple(problems)), now)

@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from backup_pipeline.operations.status.overview import Overview
 from backup_pipeline.settings.loader import ENV_NAME, find_settings_file, load_site
+from backup_pipeline.settings.server_databases import list_files
 from backup_pipeline.settings.site import Site
 from backup_pipeline.web.front.overview_cache import OverviewCache
 
@@ -54,16 +55,18 @@ class Front:
         return f"{self.prefix}/backups"
 
     def site(self) -> Site:
-        """Return the site, read again when backup.yaml or `.env` changed.
+        """Return the site, read again when backup.yaml, `.env` or the known databases of a server changed.
 
         Raises:
             SettingsError: there is no settings file, or it is wrong.
         """
         file = find_settings_file(self.settings)
-        mark = tuple(_mark(path) for path in (file, file.parent / ENV_NAME))
         known = self._site
-        if known is None or known[0] != mark:
-            known = self._site = (mark, load_site(file))
+        if known is None or known[0] != (*_settings_marks(file), *_list_marks(known[1])):
+            # Marked before it is read: what changes meanwhile is read again.
+            marks = _settings_marks(file)
+            site = load_site(file)
+            known = self._site = ((*marks, *_list_marks(site)), site)
         return known[1]
 
     def overview(self) -> Overview:
@@ -95,6 +98,15 @@ class Front:
     def dagster(self, path: str) -> str:
         """Return the path of one of Dagster's pages: `dagster("/runs/ID")`."""
         return f"{self.prefix}{path}"
+
+
+def _settings_marks(file: Path) -> tuple[_FILE, ...]:
+    return tuple(_mark(path) for path in (file, file.parent / ENV_NAME))
+
+
+def _list_marks(site: Site) -> tuple[_FILE, ...]:
+    """Return the marks of the lists of servers' databases."""
+    return tuple(map(_mark, list_files(site)))
 
 
 def _mark(path: Path) -> _FILE:

@@ -13,6 +13,7 @@ from backup_pipeline.model.backup_set import BackupSet, SetState
 from backup_pipeline.model.manifest import Purpose
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.operations.data.set_contents import SourceContents, set_contents
+from backup_pipeline.operations.sites.known_databases import with_databases_of
 from backup_pipeline.operations.sites.stores import open_sets, open_store, resolve_set, split_place
 from backup_pipeline.operations.status.set_summaries import SetSummary, set_summaries
 from backup_pipeline.orchestration.restore_runs import Wanted, latest_runs, submit_plan, under_way
@@ -133,12 +134,18 @@ def _others(site: Site, found: Opened) -> list[tuple[SetId, str]]:
 def restore_set(asked: PageRequest) -> Response:
     """Return the page of one set: its sources, each with the ways back."""
     found = opened(asked)
-    site = asked.front.site()
+    site = _site(asked, found)
     others = _others(site, found)
     configured = set(site.settings.sources) if found.plan in site.settings.plans else set()
     return asked.render(
         "restore_set.html.jinja", found=found, others=others, configured=configured, zone=site.settings.timezone
     )
+
+
+def _site(asked: PageRequest, found: Opened) -> Site:
+    """Return the site, on a new machine with the databases of servers that the set holds."""
+    site = asked.front.site()
+    return with_databases_of(site, found.known.manifest) if found.known.manifest else site
 
 
 def restore_source(asked: PageRequest) -> Response:
@@ -158,7 +165,8 @@ def restore_source(asked: PageRequest) -> Response:
 
 
 def _form(asked: PageRequest, found: Opened, contents: SourceContents, error: FormError | None) -> Response:
-    site, workspace = asked.front.site(), asked.front.workspace
+    site, workspace = _site(asked, found), asked.front.workspace
+    of_server = [each.source for each in found.contents if site.server_of(each.source) == contents.source]
     ways = choices(contents)
     form = dict(asked.form) or {name: asked.query.getlist(name) for name in asked.query}
     selected = (form.get("what") or [""])[0]
@@ -179,5 +187,6 @@ def _form(asked: PageRequest, found: Opened, contents: SourceContents, error: Fo
         new_name=f"{contents.source}_restored_{found.set_id[:10].replace('-', '')}",
         busy=under_way(workspace.instance, found.plan, contents.source) if workspace else None,
         configured=contents.source in site.settings.sources and found.plan in site.settings.plans,
+        databases=of_server if site.is_server(contents.source) else None,
         zone=site.settings.timezone,
     )
