@@ -1,11 +1,14 @@
 """Copies in a vault beside restic and borg: the same sealed sets into the same kind of place, one after the other.
 
+Beside both stands the least that a copy has to do, as bare calls of the same libraries (`vault_floor`).
+
     python -m benchmarks.vault [--size MEGABYTES] [--files N] [--repeat N] [--places folder,s3]
 
 Each round makes a new vault and new repositories and does the same in each: copies a set, a set in which nothing
 changed, a set with 1 % more, brings the last one back, checks every stored byte. The figures are the medians of the
 rounds. Ours is the time of the calls in a fresh process, as the backup job makes them; restic and borg are timed as
-commands. restic 0.14 or newer and borg 1.2 or newer have to be installed (`apt install restic borgbackup`).
+commands. What was written before is synced before each. It takes some seven minutes on two processors. restic 0.14 or
+newer and borg 1.2 or newer have to be installed (`apt install restic borgbackup`).
 """
 
 from __future__ import annotations
@@ -38,11 +41,13 @@ from backup_pipeline.stores.vault.machine_keys import MachineKeys
 from backup_pipeline.stores.vault.names import COPIES
 from backup_pipeline.stores.vault.vault import VaultAccess, VaultReader, initialise, open_writer
 from benchmarks.report import Measured, Report, in_fresh_process
+from benchmarks.vault_floor import bare_copy
 
 PLAN = "nightly"
 _PASSWORD = "benchmark"
 _BUCKET = "benchmark"
 _STEPS = ("first copy", "copy, nothing changed", "copy, 1 % more", "fetch", "check of every stored byte")
+_COPIES = _STEPS[:3]
 _APPENDED = 0.01
 
 
@@ -237,10 +242,15 @@ class Rounds:
 def one_round(rounds: Rounds, vault: Vault, sets: list[SetId], peers: list[Peer], scratch: Path) -> None:
     """Do every step with ours and the peers in turn."""
     initialise(vault.access())
-    for peer in peers:
-        peer.run("init", scratch)
+    for other in peers:
+        other.run("init", scratch)
     for step, set_id in zip(_STEPS, [*sets, sets[-1], sets[-1]], strict=True):
+        if step in _COPIES:
+            os.sync()
+            bare = (vault.store / set_id, f"{vault.url}-bare", vault.environment, vault.recipient, scratch / "known")
+            rounds.seconds["bare", step].append(in_fresh_process(bare_copy, *bare).seconds)
         for peer in [None, *peers]:
+            os.sync()
             folder = vault.store / set_id
             if step == "fetch":
                 folder = Path(tempfile.mkdtemp(dir=scratch))
@@ -270,6 +280,9 @@ def add_rows(report: Report, rounds: Rounds, what: str, size: int, peers: list[P
                 other_name=peer.name,
                 at_least=least,
             )
+        if step in _COPIES:
+            bare = rounds.median("bare", step)
+            report.row(f"{what}: {step}, the least", bare, rounds.median("restic", step), other_name="restic")
     unchanged, more = (rounds.sent[step] / size for step in _STEPS[1:3])
     report.row(f"{what}: copy, nothing changed", rounds.median("ours", _STEPS[1]), at_most=3)
     report.row(f"{what}: new bytes, nothing changed", 100 * unchanged, unit="%", at_most=0.5)
@@ -342,6 +355,7 @@ def main() -> None:
         f"{options.files} small files": lambda folder: small_files(folder, options.files),
     }
     report.fact("rounds", options.repeat)
+    report.fact("the least", "read, cut, three hashes, encryption, storing: bare calls of the libraries, nothing else")
     with tempfile.TemporaryDirectory(prefix="bp-bench-") as name:
         root = Path(name)
         stores: dict[str, tuple[list[SetId], Path]] = {}
@@ -355,7 +369,10 @@ def main() -> None:
         for place in options.places.split(","):
             server_folder = root / place
             server_folder.mkdir()
-            with s3_server(server_folder) if place == "s3" else contextlib.nullcontext({}) as s3:
+            serving: contextlib.AbstractContextManager[dict[str, str]] = contextlib.nullcontext({})
+            if place == "s3":
+                serving = s3_server(server_folder)
+            with serving as s3:
                 for what, (sets, folder) in stores.items():
                     measure(report, what, sets, folder, options.repeat, s3)
     report.write()

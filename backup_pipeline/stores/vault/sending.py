@@ -40,10 +40,10 @@ from backup_pipeline.stores.vault.throttle import Throttle
 from backup_pipeline.stores.vault.upload_notes import UploadNotes
 from backup_pipeline.system import limits
 
-WORKERS = 6
+WORKERS = 8
 """Most of a chunk's time is waiting for a disk or a network."""
-_IN_FLIGHT = 2
-"""Chunks per worker that are on the way: with the largest of 4 MiB, plain and sealed, some 100 MB at most."""
+_WAITING = 4
+"""Chunks on the way beyond one per worker: with the largest of 4 MiB, plain and sealed, some 100 MB at most."""
 LISTS_APART_FROM = 64 << 10
 """Below this the lists of a copy (some 300 files) stand in its object: one request less to read it."""
 _ROUNDS = 3
@@ -273,7 +273,7 @@ class ChunkSender:
                 future = pool.submit(self._send, data)
                 ids.append(future)
                 running.add(future)
-                if len(running) >= self._options.workers * _IN_FLIGHT:
+                if len(running) >= self._options.workers + _WAITING:
                     running = _some_done(running)
             while running:
                 running = _some_done(running)
