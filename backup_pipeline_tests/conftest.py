@@ -10,11 +10,14 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import dagster as dg
+import psycopg
 import pytest
+from psycopg import Connection
+from psycopg.rows import TupleRow
 
 from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.postgres.server.embedded import EmbeddedServer, scratch_server
@@ -26,6 +29,9 @@ from backup_pipeline_tests.support.sites import GUSTAV, IDENTITIES, SHOP, TestSi
 _NUMBER = itertools.count(1)
 # Four processes, each with a server, rows of 200 MB and files of a log.
 _ROOM_IN_MEMORY = 8 << 30
+_FAILED = pytest.StashKey[bool]()
+# Databases and roles of templates: every test of this process may use them.
+_LASTING: set[str] = set()
 
 # A shell starts what it puts in the background with SIGINT ignored; processes of the tests would inherit that, and
 # Dagster stops its own by SIGINT.
@@ -91,6 +97,35 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items += others
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Remember for the fixtures' ends whether the test failed."""
+    report = yield
+    item.stash[_FAILED] = item.stash.get(_FAILED, False) or report.failed
+    return report
+
+
+def _present(connection: Connection[TupleRow]) -> tuple[set[str], set[str]]:
+    """Return the server's databases and roles."""
+    databases, roles = (
+        {str(name) for (name,) in connection.execute(query).fetchall()}
+        for query in (b"select datname from pg_database", b"select rolname from pg_roles")
+    )
+    return databases, roles
+
+
+def _put_back(connection: Connection[TupleRow], before: tuple[set[str], set[str]]) -> None:
+    """Remove what a failed test left on the session's server: it may be run again, and names the same once more."""
+    databases, roles = (now - then - _LASTING for now, then in zip(_present(connection), before, strict=True))
+    commands = [f'drop database if exists "{name}" with (force)' for name in databases]
+    for role in roles:
+        commands += [f'drop owned by "{role}" cascade', f'drop role if exists "{role}"']
+    for command in commands:
+        # What another one needs stays.
+        with contextlib.suppress(psycopg.Error):
+            connection.execute(command.encode())
+
+
 @pytest.fixture
 def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
     """A Dagster instance with its files in the test's folder."""
@@ -119,13 +154,17 @@ def installed_server() -> Iterator[EmbeddedServer]:
 
 
 @pytest.fixture
-def installed_database(installed_server: EmbeddedServer) -> Iterator[Callable[[str], PostgresTarget]]:
+def installed_database(
+    installed_server: EmbeddedServer, request: pytest.FixtureRequest
+) -> Iterator[Callable[[str], PostgresTarget]]:
     """Return a function (sql) that makes a database on the installed server and drops it afterwards."""
     names: list[str] = []
+    before: list[tuple[set[str], set[str]]] = []
 
     def make(sql: str = "") -> PostgresTarget:
         name = f"i{next(_NUMBER)}"
         with connected(installed_server.target()) as connection:
+            before.append(_present(connection))
             connection.execute(f'create database "{name}" template template0'.encode())
         names.append(name)
         with connected(installed_server.target(name), pinned=False) as connection:
@@ -136,35 +175,42 @@ def installed_database(installed_server: EmbeddedServer) -> Iterator[Callable[[s
     with connected(installed_server.target()) as connection:
         for name in names:
             connection.execute(f'drop database if exists "{name}" with (force)'.encode())
+        if before and request.node.stash.get(_FAILED, False):
+            _put_back(connection, before[0])
 
 
 @pytest.fixture(scope="session")
 def template(server: EmbeddedServer) -> Callable[[str, str], str]:
     """Return a function (name, sql) that makes a template database once per session and returns its name."""
-    made: set[str] = set()
 
     def make(name: str, sql: str) -> str:
         # Two files may choose the same name for other content.
         name = f"{name}_{hashlib.sha256(sql.encode()).hexdigest()[:8]}"
-        if name not in made:
+        if name not in _LASTING:
             with connected(server.target()) as connection:
+                before = _present(connection)
+                # What an attempt left that was broken off.
+                connection.execute(f'drop database if exists "{name}" with (force)'.encode())
                 connection.execute(f'create database "{name}"'.encode())
-            with connected(server.target(name), pinned=False) as connection:
-                connection.execute(sql.encode())
-            made.add(name)
+                with connected(server.target(name), pinned=False) as filling:
+                    filling.execute(sql.encode())
+                for now, then in zip(_present(connection), before, strict=True):
+                    _LASTING.update(now - then, {name})
         return name
 
     return make
 
 
 @pytest.fixture
-def database(server: EmbeddedServer) -> Iterator[Callable[..., PostgresTarget]]:
+def database(server: EmbeddedServer, request: pytest.FixtureRequest) -> Iterator[Callable[..., PostgresTarget]]:
     """Return a function that makes a fresh database (from a template where named) and drops it afterwards."""
     names: list[str] = []
+    before: list[tuple[set[str], set[str]]] = []
 
     def make(template: str = "template0") -> PostgresTarget:
         name = f"t{next(_NUMBER)}"
         with connected(server.target()) as connection:
+            before.append(_present(connection))
             connection.execute(f'create database "{name}" template "{template}" strategy file_copy'.encode())
         names.append(name)
         return server.target(name)
@@ -173,6 +219,8 @@ def database(server: EmbeddedServer) -> Iterator[Callable[..., PostgresTarget]]:
     with connected(server.target()) as connection:
         for name in names:
             connection.execute(f'drop database if exists "{name}" with (force)'.encode())
+        if before and request.node.stash.get(_FAILED, False):
+            _put_back(connection, before[0])
 
 
 @pytest.fixture

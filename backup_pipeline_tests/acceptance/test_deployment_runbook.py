@@ -59,6 +59,7 @@ def site(tmp_path: Path, database: Callable[..., PostgresTarget], template: Call
     return made
 
 
+@pytest.mark.story
 def test_everything_comes_back_by_hand_without_this_program(
     site: TestSite, database: Callable[..., PostgresTarget], tmp_path: Path
 ) -> None:
@@ -121,6 +122,7 @@ def test_everything_comes_back_by_hand_without_this_program(
     assert "supabase_db.sql.gz" in done.stdout + done.stderr
 
 
+@pytest.mark.story
 def test_a_damaged_site_is_brought_back_by_following_the_runbook(site: TestSite) -> None:
     database = database_of(site.site, "supabase")
 
@@ -167,6 +169,7 @@ def test_a_damaged_site_is_brought_back_by_following_the_runbook(site: TestSite)
     follow(site, "7. Afterwards")
 
 
+@pytest.mark.story
 def test_a_lost_machine_is_brought_back_on_a_new_one_by_following_the_runbook(site: TestSite, tmp_path: Path) -> None:
     title = "6. The whole machine is lost"
     text = RUNBOOK.read_text("utf-8").split(f"\n## {title}\n")[1].split("\n## ")[0]

@@ -85,6 +85,7 @@ def test_the_environment_of_a_running_system_is_reported_and_left_alone(backend:
     assert {"OPENAI_API_KEY", "SMTP_PASSWORD", "SENTRY_DSN", "POSTGRES_PASSWORD"} <= errors
 
 
+@pytest.mark.story
 def test_rotation_keeps_seven_days_four_weeks_and_twelve_months(backend: TestSite) -> None:
     store = open_store(backend.site, "daily")
     start = datetime.now(UTC).replace(hour=3, minute=0, second=0, microsecond=0) - timedelta(days=1)
@@ -101,6 +102,7 @@ def test_rotation_keeps_seven_days_four_weeks_and_twelve_months(backend: TestSit
     assert json.loads(backend.run("list", "--json").out)["foreign"][0]["path"] == OLD
 
 
+@pytest.mark.story
 def test_rows_come_back_by_upsert_and_nothing_that_is_there_is_lost(backend: TestSite, live: PostgresTarget) -> None:
     """The safe import: an emergency backup first, no TRUNCATE, keys kept, master and transaction data apart."""
     assert backend.run("backup", "daily").code == 0
@@ -132,6 +134,7 @@ def upsert(backend: TestSite, only: str) -> None:
     assert done.code == 0, done.text
 
 
+@pytest.mark.story
 def test_a_lost_primary_key_is_an_error_that_every_place_names(backend: TestSite, live: PostgresTarget) -> None:
     assert backend.run("backup", "daily").code == 0
     sql(live, "alter table orders drop constraint orders_pkey")

@@ -74,6 +74,7 @@ def standing(site: TestSite) -> str:
     return str(plan["standing"])
 
 
+@pytest.mark.story
 def test_the_cron_run_writes_logs_and_keeps_seven_days(site: TestSite) -> None:
     """Scenarios 1 and 2, by the shell's command as cron runs it and by the job as the daemon runs it."""
     now = datetime.now(UTC).replace(microsecond=0)

@@ -181,6 +181,7 @@ def database_copy(claire: Claire) -> PostgresTarget:
     return copy
 
 
+@pytest.mark.story
 def test_sets_go_after_fourteen_days_and_the_files_of_the_scripts_stay(claire: Claire) -> None:
     """The scripts' own files are older than that by far; they are listed as another tool's, and a drill holds."""
     before = claire.old_files()

@@ -29,6 +29,7 @@ mutation ($job: String!) {
 """
 
 
+@pytest.mark.story
 @pytest.mark.takes(seconds=30, together="ui")
 def test_the_ui_backs_up_and_re_executes_from_failure_into_the_same_set(served: Served) -> None:
     site, ui, failed = served.site, served.ui, served.failed

@@ -116,11 +116,12 @@ def test_a_killed_run_leaves_nothing_that_looks_finished_or_stops_the_next(
     assert gustav.run("backup", "nightly").code == 0
     for moment in moments:
         before = gustav.digests("nightly")
-        first = set(gustav.store("nightly").ids())
+        store = gustav.store("nightly")
+        first = set(store.ids())
         process = gustav.start("backup", "nightly")
         # The kill falls at a moment of the run itself, counted from when its set's folder appears.
-        while process.poll() is None and set(gustav.store("nightly").ids()) == first:
-            time.sleep(0.005)
+        while process.poll() is None and set(store.ids()) == first:
+            time.sleep(0.01)
         time.sleep(moment)
         process.send_signal(signal.SIGKILL)
         process.communicate()
@@ -138,7 +139,7 @@ def test_a_killed_run_leaves_nothing_that_looks_finished_or_stops_the_next(
 def test_a_killed_run_can_be_resumed_into_the_same_set(gustav: TestSite) -> None:
     process = gustav.start("backup", "nightly")
     while process.poll() is None and not list((gustav.folder / "sets").glob("*Z/supabase_db.sql.gz")):
-        time.sleep(0.005)
+        time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     folder = _only_set(gustav)
@@ -172,7 +173,7 @@ def test_a_server_lost_in_the_middle_fails_the_run_and_the_next_one_succeeds(
         gustav.write_env()
         process = gustav.start("backup", "nightly")
         while process.poll() is None and not list((gustav.folder / "sets").glob("*Z/.supabase_db.sql.gz.part")):
-            time.sleep(0.005)
+            time.sleep(0.01)
         server.stop()
         out, err = process.communicate()
         assert process.returncode == 5, (out + err).decode()

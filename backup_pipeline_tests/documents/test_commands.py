@@ -32,10 +32,14 @@ TO_RUN = {"sh", "script", "makefile", "crontab"}
 WITH_COMMANDS = [path for path in DOCUMENTS if any(block.kind in TO_RUN for block in blocks(path))]
 
 
+# The longest: what their commands do is held by shorter tests, that the documents name them by nothing shorter.
+LONG = {"deployment", "guide-from-cron", "restore", "vaults"}
+
+
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=pytest.mark.story if name == "deployment" else pytest.mark.takes(seconds=8))
+        pytest.param(name, marks=pytest.mark.story if name in LONG else pytest.mark.takes(seconds=8))
         for name in sorted(WALKTHROUGHS)
     ],
 )

@@ -18,7 +18,7 @@ from backup_pipeline.postgres.server.databases import create_database, server_fa
 from backup_pipeline.postgres.server.embedded import EmbeddedServer
 from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline.system.scratch_folders import scratch_folder
-from backup_pipeline_tests.support.postgres_restore import run, sealed_set
+from backup_pipeline_tests.support.postgres_restore import ask, run, sealed_set
 from backup_pipeline_tests.support.sites import TestSite, dsn
 
 SETTINGS = """
@@ -44,13 +44,18 @@ def site(tmp_path: Path, database: Callable[..., PostgresTarget]) -> TestSite:
     return made
 
 
+def drills_on(server: PostgresTarget) -> set[str]:
+    """The databases of drills on a server."""
+    return {str(name) for (name,) in ask(server, "select datname from pg_database where datname like 'drill\\_%'")}
+
+
 def kill_when(site: TestSite, reached: Callable[[], bool]) -> None:
     process = site.start("drill", "latest")
     deadline = time.monotonic() + 120
     while not reached():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
-        time.sleep(0.01)
+        time.sleep(0.05)
     process.kill()
     process.communicate()
 
@@ -62,19 +67,16 @@ def test_what_a_killed_drill_left_on_the_scratch_server_is_removed_by_the_next(
     site.variables["DRILL_DATABASE_URL"] = dsn(scratch)
     site.write_env()
 
-    def left() -> set[str]:
-        return {name for name in server_facts(scratch).databases if name.startswith("drill_")}
-
-    kill_when(site, lambda: bool(left()))
-    assert left()
+    kill_when(site, lambda: bool(drills_on(scratch)))
+    assert drills_on(scratch)
     assert "short_lived" in server_facts(scratch).roles
     with scratch_database(scratch) as other:
         create_database(other)
-        assert left() == {other.database}, "the dead one is gone, the living one stays"
+        assert drills_on(scratch) == {other.database}, "the dead one is gone, the living one stays"
         proof = drill_set(site.site, "nightly", site.store("nightly").sealed_ids()[0])
         assert proof.findings == ()
-        assert left() == {other.database}
-    assert left() == set()
+        assert drills_on(scratch) == {other.database}
+    assert drills_on(scratch) == set()
     assert "short_lived" not in server_facts(scratch).roles
 
 
@@ -137,7 +139,7 @@ def test_a_drill_that_is_terminated_leaves_neither_server_nor_folder(
     while not started():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
-        time.sleep(0.01)
+        time.sleep(0.05)
     (server,) = started()
     program = psutil.Process(server).exe()
     assert ("/usr/lib/postgresql/" in program) == (programs == "installed"), program
@@ -158,13 +160,10 @@ def test_a_drill_that_is_terminated_leaves_nothing_on_a_named_scratch_server(
     site.write_env()
     before = server_facts(scratch)
 
-    def left() -> set[str]:
-        return {name for name in server_facts(scratch).databases if name.startswith("drill_")}
-
     process = site.start("drill", "latest")
-    while not left():
+    while not drills_on(scratch):
         assert process.poll() is None, process.communicate()
-        time.sleep(0.01)
+        time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
     assert process.returncode == 143

@@ -276,7 +276,7 @@ def test_a_copy_whose_run_was_killed_is_asked_for_again_after_a_pause(
     assert asked(site, instance, datetime.now(UTC) + timedelta(minutes=6)) == [set_id]
 
 
-@pytest.mark.parametrize("chunks", [1, 4])
+@pytest.mark.parametrize("chunks", [1, pytest.param(4, marks=pytest.mark.story)])
 def test_a_copy_killed_on_its_way_alerts_is_tried_again_and_becomes_whole(
     tmp_path: Path, web: Requests, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, chunks: int
 ) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from backup_pipeline.model.set_id import SetId
+from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.postgres.server.databases import server_facts
 from backup_pipeline.postgres.server.embedded import EmbeddedServer
 from backup_pipeline.postgres.server.target import PostgresTarget
@@ -141,15 +142,18 @@ def test_a_restore_killed_in_the_middle_leaves_the_live_database_and_stops_nobod
     run(target, "delete from orders where id = 4")
     plan_id, confirm = plan_of(site, "shop")
     process = site.start("restore", "latest", "shop", "--apply", "--plan-id", plan_id, "--confirm", confirm)
-    sets = len(site.store("nightly").ids())
+    store = site.store("nightly")
+    sets = len(store.ids())
+    with connected(target.with_database("postgres")) as watching:
 
-    def reached() -> bool:
-        if moment == "emergency":
-            return len(site.store("nightly").ids()) > sets
-        return any(moment in name for name in server_facts(target).databases)
+        def reached() -> bool:
+            if moment == "emergency":
+                return len(store.ids()) > sets
+            found = watching.execute("select datname from pg_database").fetchall()
+            return any(moment in name for (name,) in found)
 
-    while process.poll() is None and not reached():
-        time.sleep(0.01)
+        while process.poll() is None and not reached():
+            time.sleep(0.01)
     process.kill()
     process.communicate()
     assert ask(target, "select count(*) from orders") == [(296,)]

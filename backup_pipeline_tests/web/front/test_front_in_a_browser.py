@@ -103,7 +103,9 @@ def test_axe_finds_nothing_and_nothing_overflows_on_any_page(
             assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, path
 
 
-@pytest.mark.parametrize("width", [390, 760, 1280, 1920])
+@pytest.mark.parametrize(
+    "width", [390, 1280, pytest.param(760, marks=pytest.mark.story), pytest.param(1920, marks=pytest.mark.story)]
+)
 def test_the_answer_and_its_reason_stand_on_the_first_screen(browser: Browser, address: str, width: int) -> None:
     with opened(browser, width, script=False) as page:
         page.goto(f"{address}/")
