@@ -51,8 +51,7 @@ PROGRAMS = (
     Program("table_exports", 0, None, full_minutes=4),
     Program("tarball", 0, None, full_minutes=5),
     Program("upsert", 0, None, full_minutes=3),
-    Program("vault", 0, None, full_minutes=10),
-    Program("vault_floor", 0, None, full_minutes=2),
+    Program("vault", 0, None, full_minutes=8),
 )
 
 
