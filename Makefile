@@ -8,6 +8,12 @@ BIN := $(VENV)/bin
 # uv resolves and installs in a fifth of pip's time; where it is not to be had, pip does the same.
 INSTALL = $$(test -x $(BIN)/uv && echo "$(BIN)/uv pip install --quiet --python $(BIN)/python" \
 	|| echo "$(BIN)/python -m pip install --quiet --disable-pip-version-check")
+# The interpreter's own pip puts uv into the environment: unpacking a second pip there takes longer than all of this.
+UV_ALONE = { $(PYTHON) -m pip --version >/dev/null 2>&1 && $(PYTHON) -m venv --without-pip $(VENV) \
+	&& $(PYTHON) -m pip --python $(BIN)/python install --quiet --disable-pip-version-check uv 2>/dev/null; }
+# What a run loads is compiled while the demo's databases are made.
+COMPILE = backup_pipeline.orchestration.launch, backup_pipeline.orchestration.postgres_storage, \
+	backup_pipeline.sources.postgres.table_export, backup_pipeline.sources.postgres.drill, pandera.pandas, duckdb
 DEMO ?= demo-site
 PORT ?= 3000
 
@@ -19,8 +25,8 @@ help: ## This list
 # What the program itself needs: the demo, the UI, backups and restores wait for no test tools, which are half of it.
 $(VENV)/.runtime: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed. Install one, or name it: make PYTHON=/path/to/python3"; exit 1; }
-	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv 2>/dev/null || true
+	@test -x $(BIN)/uv || $(UV_ALONE) || { test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV); \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check uv 2>/dev/null || true; }
 	@echo "installing into $(VENV) (about a quarter of a minute the first time)"
 	@$(INSTALL) -c constraints.txt -e '.[embedded,query,vault]'
 	@touch $@
@@ -31,6 +37,7 @@ $(VENV)/.installed: $(VENV)/.runtime
 	@touch $@
 
 demo: $(VENV)/.runtime ## Build a small real site, back it up, prove the sets, recover them from a vault
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -c 'import $(COMPILE)' >/dev/null 2>&1 &
 	@PYTHONDONTWRITEBYTECODE= $(BIN)/backup-pipeline demo --folder $(DEMO)
 
 up: $(VENV)/.runtime ## The UI with the demo's runs on http://127.0.0.1:3000

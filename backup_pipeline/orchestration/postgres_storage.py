@@ -7,6 +7,7 @@ events and schedules share a pool; a connection that the server has closed meanw
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from dagster_postgres import DagsterPostgresStorage
@@ -34,6 +35,7 @@ class PostgresStorage(DagsterPostgresStorage):
             # The webserver gives each an engine of its own afterwards.
             storage._engine = engine
         events = storages[1]
+        events.has_table = _remembering(events.has_table)
         end_watching = events.dispose
 
         def dispose() -> None:
@@ -42,3 +44,15 @@ class PostgresStorage(DagsterPostgresStorage):
             events._engine.dispose()
 
         events.dispose = dispose
+
+
+def _remembering(has_table: Callable[[str], bool]) -> Callable[[str], bool]:
+    """Return the question whether a table is there, which is asked for each event; one that is there stays."""
+    found: set[str] = set()
+
+    def known(name: str) -> bool:
+        if name not in found and has_table(name):
+            found.add(name)
+        return name in found
+
+    return known
