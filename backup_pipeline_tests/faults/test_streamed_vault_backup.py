@@ -114,6 +114,19 @@ def test_a_dump_and_a_tarball_larger_than_the_disk_are_proven_from_the_vault(str
     assert len(store.sealed_ids()) == 1
 
 
+def test_an_archive_of_pg_dump_larger_than_the_disk_is_proven_from_the_vault(streaming: Streaming) -> None:
+    settings = (streaming.site.folder / "backup.yaml").read_text()
+    custom = settings.replace("dsn_env: SHOP_URL,", "dsn_env: SHOP_URL, dump_format: custom, compression: none,")
+    streaming.site.write(custom.replace("[shop, files]", "[shop]"))
+    process = streaming.start("backup", "nightly")
+    out, err = process.communicate()
+    assert process.returncode == 0, out + err
+    assert streaming.stored() > 2.5 * ROOM
+    for command in ("verify", "drill"):
+        done = streaming.site.run(command, "nightly/latest", "--identity", streaming.identity)
+        assert done.code == 0, done.text
+
+
 @pytest.mark.parametrize("streaming", [15], indirect=True)
 def test_a_backup_killed_while_it_streams_begins_anew_with_what_was_sent(streaming: Streaming) -> None:
     shares = (0.05, 0.3, 0.6, 0.85)

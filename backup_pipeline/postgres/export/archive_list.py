@@ -1,44 +1,51 @@
-"""What a custom-format archive holds, asked of pg_restore itself."""
+"""What a custom-format archive holds, asked of pg_restore itself, which reads it as a stream."""
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from pathlib import Path
-from typing import BinaryIO
+import contextlib
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from types import TracebackType
+from typing import BinaryIO, Self, cast
 
 from backup_pipeline.errors import ToolError, ValidationError
 from backup_pipeline.postgres.export.dump_content import DumpContent
 from backup_pipeline.postgres.server.clients import installed_clients
-from backup_pipeline.system import processes
+from backup_pipeline.system import limits, processes
+from backup_pipeline.system.conveyor import Conveyor
+from backup_pipeline.system.streams import Sink
 
 _MAGIC = b"PGDMP"
+_PIECE = 1 << 20
+
+ArchiveRows = dict[tuple[str, str], int]
 
 
-def archive_rows(file: BinaryIO, name: str) -> dict[tuple[str, str], int]:
+def archive_rows(file: BinaryIO, name: str) -> ArchiveRows:
     """Return (schema, table) → rows of every table in a custom-format archive, reading it to its end.
 
     pg_restore writes the archive out as SQL, so that every block of rows is decompressed on the way.
 
+    Args:
+        file: the archive, at its beginning; it need not be seekable.
+        name: of the file, for errors.
+
     Raises:
         ValidationError: damaged, cut off, or no archive. ToolError: no pg_restore that can read it.
     """
-    if file.read(len(_MAGIC)) != _MAGIC:
+    magic = file.read(len(_MAGIC))
+    if magic != _MAGIC:
         raise ValidationError("Not an archive of pg_dump's custom format.", where=name, remedy="Use another set.")
-    file.seek(0)
     clients = installed_clients()
     if not clients:
         raise ToolError("No pg_restore is installed.", where="pg_restore", remedy="Install the PostgreSQL client.")
     content = DumpContent()
-    with tempfile.TemporaryDirectory(prefix="bp-archive-") as folder:
-        copy = Path(folder) / "archive.dump"
-        with copy.open("wb") as target:
-            shutil.copyfileobj(file, target, 1 << 20)
-        with processes.running([clients[-1].program("pg_restore"), "--file=-", copy]) as process:
-            while piece := process.stdout.read(1 << 20):
-                content.feed(piece)
-            content.finish()
-            code, messages = process.finish()
+    with processes.running([clients[-1].program("pg_restore"), "--file=-"], with_stdin=True) as process:
+        feeder = _Feeder(process, magic, file)
+        while piece := process.stdout.read(_PIECE):
+            content.feed(piece)
+        content.finish()
+        code, messages = process.finish()
+        feeder.finish()
     if code != 0 or not content.complete:
         raise ValidationError(
             f"The archive cannot be read to its end: {processes.last_lines(messages)}",
@@ -46,3 +53,95 @@ def archive_rows(file: BinaryIO, name: str) -> dict[tuple[str, str], int]:
             remedy="Use another set.",
         )
     return content.rows
+
+
+class _Feeder:
+    """Writes a stream to a program's standard input in a thread beside."""
+
+    def __init__(self, process: processes.Running, beginning: bytes, file: BinaryIO) -> None:
+        self._process = process
+        pool = ThreadPoolExecutor(1, "pg_restore-input")
+        self._feeding = pool.submit(self._feed, beginning, file)
+        pool.shutdown(wait=False)
+
+    def _feed(self, data: bytes, file: BinaryIO) -> None:
+        try:
+            while data:
+                if not self._write(data):
+                    break
+                data = file.read(_PIECE)
+            # What follows the last block is of no interest to pg_restore, but whoever writes it goes on.
+            while data and file.read(_PIECE):
+                pass
+        finally:
+            with contextlib.suppress(OSError, ValueError):
+                self._process.stdin.close()
+
+    def _write(self, data: bytes) -> bool:
+        """Write all of `data`; False where the program reads no more."""
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[self._process.stdin.write(view) or 0 :]
+        except (OSError, ValueError):
+            return False
+        return True
+
+    def finish(self) -> None:
+        """Wait for its end; raises what reading the stream has raised."""
+        while not wait([self._feeding], 1.0).done:
+            limits.check()
+        self._feeding.result()
+
+
+class ArchiveReadBeside:
+    """Passes an archive's bytes on to its file, and has pg_restore read them meanwhile.
+
+    For an archive that cannot be opened again afterwards. Leaving the block waits for the reading's end, and raises as
+    `archive_rows` does.
+
+    Args:
+        file: the archive's file.
+        name: of the file, for errors.
+
+    Attributes:
+        rows: of every table, when the block is left.
+    """
+
+    def __init__(self, file: Sink, name: str) -> None:
+        self._file = file
+        self._name = name
+        self._stream = Conveyor()
+        self._pool = ThreadPoolExecutor(1, "archive-beside")
+        self._reading: Future[ArchiveRows] = Future()
+        self.rows: ArchiveRows = {}
+
+    def write(self, data: bytes | bytearray | memoryview, /) -> int:
+        """Write all of `data`."""
+        count = self._file.write(data)
+        self._stream.put(data)
+        return count
+
+    def __enter__(self) -> Self:
+        self._reading = self._pool.submit(self._read)
+        return self
+
+    def _read(self) -> ArchiveRows:
+        try:
+            return archive_rows(cast(BinaryIO, self._stream), self._name)
+        except BaseException as error:
+            # Whoever writes finds out with the next piece.
+            self._stream.break_off(error)
+            raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.shutdown(wait=False)
+        if value is not None:
+            self._stream.break_off(value)
+            return
+        self._stream.end()
+        while not wait([self._reading], 1.0).done:
+            limits.check()
+        self.rows = self._reading.result()

@@ -29,7 +29,7 @@ from backup_pipeline.model.record import (
 )
 from backup_pipeline.postgres.catalog.keycloak_schema import KeycloakState
 from backup_pipeline.postgres.catalog.restorability import restore_hazards
-from backup_pipeline.postgres.export.archive_list import archive_rows
+from backup_pipeline.postgres.export.archive_list import ArchiveReadBeside, archive_rows
 from backup_pipeline.postgres.export.dump import dump_command, dumping
 from backup_pipeline.postgres.export.dump_content import DumpContent
 from backup_pipeline.postgres.server.clients import PostgresClient, choose_client
@@ -97,7 +97,8 @@ def write_dump(
     content = DumpContent()
     name = f"{context.source}.dump"
     expected = 0
-    with dumping(command, snapshot.target) as stream, writer.create(path, stream=plain) as file:
+    rows: dict[TableName, int] | None = None
+    with dumping(command, snapshot.target) as stream, writer.create(path, stream=True) as file:
         if plain:
             with _packed(file, settings.dump_compression) as sink:
                 for piece in stream.chunks():
@@ -109,11 +110,14 @@ def write_dump(
                     context.progress(Progress(name, content.size, max(expected, content.size)))
             content.finish()
         else:
-            for piece in stream.chunks():
-                begun()
-                check()
-                file.write(piece)
-                context.progress(Progress(name, file.size, None))
+            beside = ArchiveReadBeside(file, path) if writer.streams else None
+            with beside or contextlib.nullcontext():
+                for piece in stream.chunks():
+                    begun()
+                    check()
+                    (beside or file).write(piece)
+                    context.progress(Progress(name, file.size, None))
+            rows = beside.rows if beside else None
     context.progress(Progress(name, content.size or file.size, content.size or file.size, finished=True))
     record = writer.file_record(path, file)
     if plain:
@@ -122,7 +126,7 @@ def write_dump(
         files=[record, _write_catalog(context, read())],
         tool=ToolRecord(name="pg_dump", version=client.version_text, warnings=stream.warnings),
         started=started,
-        rows=dict(content.rows) if plain else _archived(context, path),
+        rows=dict(content.rows) if plain else _archived(context, path) if rows is None else rows,
         faults=missing_marks(content) if plain else [],
     )
 
