@@ -221,6 +221,22 @@ class Restorer(ABC):
             begin: called before anything is changed, with the name that what had been restored gets, or "yes".
         """
 
+    def undo_rows(
+        self, restored: RestoreSource, before: RestoreSource, result: RestoreResult, progress: ProgressSink
+    ) -> RestoreResult:
+        """Put back what an upsert replaced, and remove what it added; return the result with what was done.
+
+        Args:
+            restored: what was restored.
+            before: what was captured just before.
+            result: the restore.
+            progress: receives what is being read.
+
+        Raises:
+            RefusedError: it cannot be taken back row by row: nothing was changed.
+        """
+        raise RefusedError("This restore wrote no rows.", where=result.restore_id, remedy=result.undo.remedy)
+
     @abstractmethod
     def drills(self, area: DrillArea) -> Drills:
         """Return the drills of a set's sources in a scratch area."""

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from backup_pipeline.cli.common import ConfigOption, JsonOption, config_argument, console, load, print_json
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from backup_pipeline.model.restore import RestoreResult
 
 
 def register(app: typer.Typer) -> None:
@@ -34,8 +39,6 @@ def undo(
         raise typer.BadParameter("write it as PLAN/SOURCE", param_hint="PLAN/SOURCE")
     site = load(config)
     site.plan(plan_name)
-    from rich.markup import escape
-
     from backup_pipeline.operations.restore import undo as undoing
     from backup_pipeline.operations.sites.embedded import embedded_server_up
 
@@ -55,10 +58,13 @@ def undo(
     if as_json:
         print_json({"undone": apply, "restore": result.model_dump(mode="json")})
     elif apply:
-        out.print(f"[bold green]undone[/]: {escape(result.undo.live)} is what it was before {result.restore_id}")
+        _print_undone(out, result)
     else:
         before = (
-            f"{result.undo.kept} becomes {result.undo.live} again, what is live now is put aside"
+            f"the rows that it wrote into {result.undo.live} get their values from the set made just before "
+            f"({result.emergency_set}), those that it added go, and rows that were written again since stay as they are"
+            if result.undo.kind == "rows"
+            else f"{result.undo.kept} becomes {result.undo.live} again, what is live now is put aside"
             if result.undo.kept
             else f"nothing was live before it, so {result.undo.live} is put aside and nothing is live"
         )
@@ -71,3 +77,18 @@ def undo(
             f"{config_argument()}",
             markup=False,
         )
+
+
+def _print_undone(out: Console, result: RestoreResult) -> None:
+    from rich.markup import escape
+
+    if result.undo.kind != "rows":
+        out.print(f"[bold green]undone[/]: {escape(result.undo.live)} is what it was before {result.restore_id}")
+        return
+    numbers = result.numbers
+    out.print(
+        f"[bold green]undone[/]: of the rows that {result.restore_id} wrote into {escape(result.undo.live)}, "
+        f"{numbers['rows_put_back']:,} have their values from before again, {numbers['rows_removed']:,} are gone again"
+    )
+    for warning in result.warnings:
+        out.print(f"  [yellow]note[/] {escape(warning)}")

@@ -182,11 +182,12 @@ class Undo(Frozen):
     """How to take a restore back: the names (databases or paths) of what is live and of what was kept.
 
     Attributes:
+        kind: `rows` puts back, one by one, what an upsert wrote into the database `live`.
         begun: an undo has begun; written before it, so that one that was killed is recognised. The name that what had
             been restored gets (of a database), else "yes".
     """
 
-    kind: Literal["database", "path", "none"] = "none"
+    kind: Literal["database", "path", "rows", "none"] = "none"
     live: str = ""
     kept: str = ""
     remedy: str = ""
@@ -202,6 +203,7 @@ class RestoreResult(Frozen):
         emergency_set: the sealed set of what was live before.
         findings: differences from the backup that were found; a restore with any is not swapped in.
         numbers: seconds and rows.
+        vault: the vault that the set was read from; "" for the plan's own store.
         swapping: written before the names are swapped; still so when the process was killed then. Whether it happened
             is asked of the target.
     """
@@ -225,4 +227,5 @@ class RestoreResult(Frozen):
     numbers: dict[str, float | int] = Field(default_factory=dict)
     undo: Undo = Undo()
     undone_at: datetime | None = None
+    vault: str = ""
     swapping: bool = False

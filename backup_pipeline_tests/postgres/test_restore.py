@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -436,8 +437,24 @@ def test_an_upsert_makes_an_emergency_set_first_and_brings_rows_back(shop: Shop)
     assert shop.purposes() == [Purpose.BACKUP, Purpose.EMERGENCY]
     assert ask(shop.target, "select count(*) from orders") == [(300,)]
     assert ask(shop.target, "select name from customers where id = 5") == [("mine",)]
-    with pytest.raises(RefusedError, match=r"restore nightly/.+ shop brings back"):
+    run(shop.target, "update orders set note = 'since' where id = 2")
+    assert plan_undo(shop.test_site.site, "nightly", "shop").restore_id == result.restore_id
+    undone = undo_restore(shop.test_site.site, "nightly", "shop", confirm=shop.target.database)
+    assert (undone.numbers["rows_removed"], undone.numbers["rows_changed_since"]) == (1, 1)
+    assert ask(shop.target, "select id from orders where id <= 3 order by id") == [(2,), (3,)]
+    assert ask(shop.target, "select name from customers where id = 5") == [("mine",)]
+    with pytest.raises(RefusedError, match="No restore of shop is there to be undone"):
         plan_undo(shop.test_site.site, "nightly", "shop")
+
+
+def test_an_undo_of_an_upsert_whose_set_is_gone_names_the_other_way(shop: Shop) -> None:
+    run(shop.target, "delete from orders where id = 1")
+    options = RestoreOptions(mode=RestoreMode.UPSERT)
+    result = shop.apply(options, plan_id=shop.plan(options).plan_id)
+    shutil.rmtree(shop.test_site.store("nightly").path_of(result.set_id))
+    with pytest.raises(RefusedError, match=rf"restore nightly/{result.emergency_set} shop brings back"):
+        undo_restore(shop.test_site.site, "nightly", "shop", confirm=shop.target.database)
+    assert ask(shop.target, "select count(*) from orders") == [(300,)]
 
 
 def test_an_upsert_takes_master_tables_or_named_ones_or_single_rows(shop: Shop) -> None:

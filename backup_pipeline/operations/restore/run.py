@@ -49,6 +49,7 @@ class _Journal:
     selection: RestoreSource
     run_id: str
     progress: ProgressSink
+    vault: str = ""
 
     def emergency_set(self) -> SetId:
         """Capture the source as it is now into a sealed set."""
@@ -57,7 +58,7 @@ class _Journal:
 
     def keep(self, result: RestoreResult) -> RestoreResult:
         """Store a result."""
-        return keep_result(self.selection.site, result)
+        return keep_result(self.selection.site, result.model_copy(update={"vault": self.vault}))
 
     def forget(self, result: RestoreResult) -> None:
         """Remove a result."""
@@ -173,7 +174,7 @@ def apply_restore(
     moment = confirmation.now or utc_now()
     with reading(site, plan_name, set_id, "restore") as store:
         selection = choose(site, store, set_id, source, options or RestoreOptions())
-        journal = _Journal(selection, confirmation.run_id, progress)
+        journal = _Journal(selection, confirmation.run_id, progress, split_place(plan_name)[0])
         application = Application(confirmation.plan_id, confirmation.confirm, journal, progress, moment)
         return _restorer(selection).apply(selection, application)
 

@@ -7,9 +7,13 @@ from datetime import datetime
 from backup_pipeline.artefacts.capture import utc_now
 from backup_pipeline.artefacts.restorer import restorer_named, restorer_of
 from backup_pipeline.artefacts.time_limits import within_the_plans_limit
-from backup_pipeline.errors import RefusedError
+from backup_pipeline.errors import RefusedError, SetNotFoundError
+from backup_pipeline.model.progress import ProgressSink, no_progress
 from backup_pipeline.model.restore import RestoreResult
+from backup_pipeline.model.set_id import SetId
 from backup_pipeline.operations.restore.records import forget_result, last_to_undo, results, write_result
+from backup_pipeline.operations.restore.run import choose
+from backup_pipeline.operations.retention.in_use import reading
 from backup_pipeline.settings.site import Site
 from backup_pipeline.sources.registry import kind_of
 
@@ -21,7 +25,13 @@ def plan_undo(site: Site, plan_name: str, source: str) -> RestoreResult:
 
 @within_the_plans_limit("The undo")
 def undo_restore(
-    site: Site, plan_name: str, source: str, *, confirm: str, now: datetime | None = None
+    site: Site,
+    plan_name: str,
+    source: str,
+    *,
+    confirm: str,
+    now: datetime | None = None,
+    progress: ProgressSink = no_progress,
 ) -> RestoreResult:
     """Take back the newest restore of a source.
 
@@ -31,6 +41,7 @@ def undo_restore(
         source: the source.
         confirm: the name of what is live (the database's name, or the path).
         now: the present moment, for names.
+        progress: receives what is being read.
 
     Raises:
         RefusedError: nothing to undo, not confirmed, or what was kept is gone: nothing was changed.
@@ -43,12 +54,35 @@ def undo_restore(
             where=f"{plan_name}/{source}",
             remedy=f"Confirm with --confirm {result.undo.live}",
         )
-    restorer_named(result.kind).undo(
-        site, result, moment, begin=lambda aside: write_result(site, _begun(result, aside))
-    )
+    if result.undo.kind == "rows":
+        result = _undo_rows(site, result, progress)
+    else:
+        restorer_named(result.kind).undo(
+            site, result, moment, begin=lambda aside: write_result(site, _begun(result, aside))
+        )
     undone = _begun(result, "").model_copy(update={"undone_at": moment})
     write_result(site, undone)
     return undone
+
+
+def _undo_rows(site: Site, result: RestoreResult, progress: ProgressSink) -> RestoreResult:
+    """Take an upsert back with the two sets that say what it wrote. Done twice, it finds nothing to do."""
+    place = f"{result.vault}:{result.plan}" if result.vault else result.plan
+    emergency = SetId(result.emergency_set)
+    try:
+        with (
+            reading(site, place, result.set_id, "undo") as store,
+            reading(site, result.plan, emergency, "undo") as own,
+        ):
+            restored = choose(site, store, result.set_id, result.source, result.options)
+            before = choose(site, own, emergency, result.source, result.options)
+            return restorer_named(result.kind).undo_rows(restored, before, result, progress)
+    except SetNotFoundError as error:
+        raise RefusedError(
+            f"What the restore wrote is not known any more: {error.what}",
+            where=error.where,
+            remedy=f"Go back to the set made just before as a whole: {result.undo.remedy}.",
+        ) from None
 
 
 def _begun(result: RestoreResult, aside: str) -> RestoreResult:
@@ -89,7 +123,7 @@ def drop_kept(site: Site, plan_name: str, source: str, *, confirm: str) -> tuple
     restorer = restorer_of(artefact for _, artefact in kind.artefacts(configured))
     names = restorer.drop_kept(site, source, confirm)
     for result in results(site, plan_name, source):
-        if result.kind == restorer.name and result.undo.kind != "none" and result.undone_at is None:
+        if result.kind == restorer.name and result.undo.kind in ("database", "path") and result.undone_at is None:
             write_result(
                 site,
                 result.model_copy(

@@ -94,6 +94,7 @@ class PlanOverview:
         lost_with: what takes the data and every set of it together: `machine`, `building`, or "" where a copy is
             off-site.
         states: how many sets are `proven`, `verified`, `complete` (neither) and `failed`.
+        restored: the newest drill of an imported set, which was restored and counted, not proven; None without one.
     """
 
     plan: str
@@ -119,6 +120,7 @@ class PlanOverview:
     restores: tuple[Point, ...]
     lost_with: str
     states: Mapping[str, int]
+    restored: ProofFigures | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,6 +280,7 @@ def plan_overview(site: Site, status: PlanStatus, now: datetime) -> PlanOverview
         sizes=sizes_of(status.sets),
         restores=restores_of(status.sets),
         lost_with=_lost_with(site, status),
+        restored=_restored(status),
         states=Counter(state for one in status.sets if (state := day_state(one))),
     )
 
@@ -297,6 +300,13 @@ def _lost_with(site: Site, status: PlanStatus) -> str:
 
 def _proof(status: PlanStatus) -> ProofFigures | None:
     drill = status.last_proven.known.last_proof(ProofKind.DRILL) if status.last_proven else None
+    return ProofFigures(drill.set_id, drill.finished_at, drill.numbers.get("rto_seconds")) if drill else None
+
+
+def _restored(status: PlanStatus) -> ProofFigures | None:
+    """Return the drill of the newest imported set that was restored and counted, which does not prove it."""
+    newest = next((one for one in reversed(status.sets) if one.restored), None)
+    drill = newest.known.last_proof(ProofKind.DRILL) if newest else None
     return ProofFigures(drill.set_id, drill.finished_at, drill.numbers.get("rto_seconds")) if drill else None
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import psycopg
 from psycopg import Connection, sql
@@ -148,6 +148,11 @@ class MergeSession:
                 remedy="Write SQL over the table's columns, as in 'public.orders: id in (1, 2)'.",
             ) from None
 
+    def take_staged(self) -> dict[TableName, Staged]:
+        """Return the tables that were loaded, so that rows of another dump can be loaded beside them."""
+        staged, self._staged = self._staged, {}
+        return staged
+
     def forget(self, table: TableName) -> None:
         """Leave a table that was loaded out of everything that follows."""
         del self._staged[table]
@@ -272,10 +277,14 @@ class MergeSession:
         Where the tables belong to another role (a platform's own), the session acts as a replica instead: that leaves
         out foreign keys too, so `check_references` must be called when everything is written.
         """
+        self.silence_triggers_of({name: self._staged[name].facts for name in tables})
+
+    def silence_triggers_of(self, tables: Mapping[TableName, TableFacts]) -> None:
+        """Do the same for tables whose facts are given."""
         try:
             with self._connection.transaction():
-                for name in tables:
-                    for trigger, state in self._staged[name].facts.triggers:
+                for name, facts in tables.items():
+                    for trigger, state in facts.triggers:
                         self._alter_trigger(name, "disable", trigger)
                         self._silenced.append((name, trigger, state))
         except psycopg.errors.InsufficientPrivilege:

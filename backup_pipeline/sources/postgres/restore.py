@@ -17,6 +17,7 @@ from backup_pipeline.model.progress import ProgressSink, no_progress
 from backup_pipeline.model.record import ArtefactKind, ArtefactRecord, Fingerprint
 from backup_pipeline.model.restore import RestoreMode, RestorePlan, RestoreResult, TableChange, Undo
 from backup_pipeline.postgres.merge.conditions import all_conditions
+from backup_pipeline.postgres.merge.take_back import WrittenBefore, take_back
 from backup_pipeline.postgres.merge.upsert import UpsertOutcome, UpsertRequest, matches, upsert_database
 from backup_pipeline.postgres.server.databases import (
     create_roles,
@@ -94,6 +95,46 @@ class PostgresRestorer(Restorer):
             begin(aside)
             swap_back(live, result.undo.kept, aside)
 
+    def undo_rows(
+        self, restored: RestoreSource, before: RestoreSource, result: RestoreResult, progress: ProgressSink
+    ) -> RestoreResult:
+        """Take an upsert back, by the set that it brought in and the set that was made just before it."""
+        dumps = [_sealed_dump(restored), _sealed_dump(before)]
+        target = _live(restored.site, result.source).with_database(result.undo.live)
+        options = result.options
+        written = WrittenBefore(
+            tables=frozenset(change.table for change in result.tables if change.insert or change.update),
+            conditions=all_conditions(options.rows, options.where),
+            on_conflict=options.on_conflict,
+            newer_column=options.newer_column,
+            without_triggers=options.without_triggers,
+            written_by=max(map(written_by, dumps)),
+        )
+        with sole_restore(target):
+            found = take_back(
+                lambda: restored.open(dumps[0].files[0].path),
+                lambda: before.open(dumps[1].files[0].path),
+                target,
+                written,
+                progress=progress,
+            )
+        numbers = {
+            "rows_put_back": sum(one.put_back for one in found),
+            "rows_removed": sum(one.removed for one in found),
+            "rows_changed_since": sum(one.changed_since for one in found),
+        }
+        notes = tuple(
+            f"{one.changed_since} rows of {one.table} were written again since, by somebody or by a trigger: they stay "
+            "as they are"
+            for one in found
+            if one.changed_since
+        )
+        skipped = sorted(written.tables - {one.table for one in found})
+        notes += tuple(f"{table} has no key: rows that were added stay" for table in skipped)
+        return result.model_copy(
+            update={"numbers": {**result.numbers, **numbers}, "warnings": (*result.warnings, *notes)}
+        )
+
     def drop_kept(self, site: Site, source: str, confirm: str) -> tuple[str, ...]:
         """Drop the databases that restores and undos left beside the live one."""
         target = _live(site, source)
@@ -134,6 +175,14 @@ class PostgresRestorer(Restorer):
         from backup_pipeline.sources.postgres.drill_environment import drill_faults
 
         return drill_faults(site, planned)
+
+
+def _sealed_dump(selection: RestoreSource) -> ArtefactRecord:
+    selection.check_files(ArtefactKind.POSTGRES_DUMP)
+    dump = selection.record(ArtefactKind.POSTGRES_DUMP)
+    if dump is None:
+        raise RefusedError("The set has no dump of this source.", where=f"{selection.plan_name}/{selection.set_id}")
+    return dump
 
 
 def _unpacked_size(record: ArtefactRecord) -> int:
@@ -299,8 +348,10 @@ def _upsert(selection: RestoreSource, inspection: TargetInspection, application:
             "warnings": (*inspection.plan.warnings, *outcome.warnings),
             "numbers": {"seconds": round(time.monotonic() - began, 3), "rows_written": written},
             "undo": Undo(
+                kind="rows",
+                live=inspection.target.database,
                 remedy=f"backup-pipeline restore {selection.plan_name}/{emergency} {selection.source} brings back what "
-                "was there before"
+                "was there before",
             ),
         }
     )

@@ -98,8 +98,9 @@ def restore_home(asked: PageRequest) -> Response:
         # What was made just before a restore has the damage in it.
         newest = next((each.facts for each in sets if each.whole), None)
         if newest is not None:
-            contents = set_contents(store.read(newest.set_id))
-            one = {"name": name, "set_id": newest.set_id, "proven": newest.proven, "contents": contents}
+            known = store.read(newest.set_id)
+            one = {"name": name, "set_id": newest.set_id, "proven": newest.proven, "restored": known.restored}
+            one |= {"contents": set_contents(known)}
             plans.append(one | {"sets": _listed(sets), "more": len(sets) > _SETS})
     workspace = asked.front.workspace
     runs = [run for name in site.settings.plans for run in latest_runs(workspace.instance, name)] if workspace else []

@@ -55,6 +55,7 @@ def _page(asked: PageRequest, run: RestoreRun, *, problem: str = "", typed: str 
         said=done_text(run.result) if run.result else "",
         busy=busy,
         kept=_kept(asked, run),
+        undone=_undone(asked, run),
         zone=site.settings.timezone,
     )
 
@@ -126,6 +127,14 @@ def _kept(asked: PageRequest, run: RestoreRun) -> RestoreResult | None:
     return next((each for each in known if begun <= each.started_at <= run.ended), None)
 
 
+def _undone(asked: PageRequest, run: RestoreRun) -> RestoreResult | None:
+    """Return the restore that a run of an undo took back."""
+    if run.step != "undo" or run.state != "done" or run.began is None or run.ended is None:
+        return None
+    known = results(asked.front.site(), run.plan, run.source)
+    return next((one for one in known if one.undone_at and run.began <= one.undone_at <= run.ended), None)
+
+
 def apply_page(asked: PageRequest) -> Response:
     """Do what a plan says, once, when the target's name was typed; back to the plan where it was not."""
     run, typed = _run(asked), asked.field("confirm").strip()
@@ -168,7 +177,7 @@ def undo_page(asked: PageRequest) -> Response:
         raise PageError(HTTPStatus.CONFLICT, "This run restored nothing that could be undone.", "")
     if kept.undone_at is not None:
         raise PageError(HTTPStatus.CONFLICT, "This restore was undone already.", "")
-    if kept.undo.kind == "none":
+    if kept.undo.kind == "none" or asked.field("back"):
         return _undo_by_plan(asked, run, kept)
     newest = [each for each in results(asked.front.site(), run.plan, run.source) if each.undone_at is None][-1:]
     if newest and newest[0].restore_id != kept.restore_id:

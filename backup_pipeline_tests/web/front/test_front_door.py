@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from backup_pipeline.model.proof import IMPORTED_SOURCES, ProofKind
 from backup_pipeline.stores.local import LocalStore
 from backup_pipeline.web.front.pages import POLICY
 from backup_pipeline_tests.support.front_pages import OWN, pages_of
-from backup_pipeline_tests.support.invented_sets import SITE, at, make_set
+from backup_pipeline_tests.support.invented_sets import SITE, add_proof, at, make_set
 
 
 @pytest.fixture
@@ -125,3 +126,17 @@ import backup_pipeline.web.front.app
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_an_imported_set_that_was_restored_and_counted_is_never_called_proven(folder: Path) -> None:
+    store = LocalStore(folder / "backups" / "nightly", "nightly")
+    (set_id,) = store.sealed_ids()
+    add_proof(store, set_id, ProofKind.DRILL, at("2026-11-21 03:00"), **{IMPORTED_SOURCES: 1})
+    pages = pages_of(folder)
+    texts = {path: pages.get(f"/backups{path}").text for path in ("", "/nightly", f"/nightly/{set_id}", "/restore")}
+    assert f"imported set {set_id} was restored and counted" in texts[""]
+    assert "<td>restored</td>" in texts["/nightly"]
+    assert "✓ Restored and counted" in texts[f"/nightly/{set_id}"]
+    assert "restored and counted, not proven" in texts["/restore"]
+    assert "restored and counted by a drill" in pages.get(f"/backups/restore/nightly/{set_id}").text
+    assert "✓ Proven" not in "".join(texts.values())

@@ -130,7 +130,7 @@ def test_a_target_that_changed_is_refused_and_the_new_plan_shown(walked: Walked,
     assert walked.value("select count(*) from public.orders where id between 30 and 35") == 6
 
 
-def test_rows_come_back_from_a_set_that_is_only_in_a_vault(walked: Walked, page: Page) -> None:
+def test_rows_come_back_from_a_set_that_is_only_in_a_vault_and_are_taken_back(walked: Walked, page: Page) -> None:
     lost = sealed_set(walked.site.site, "nightly")
     assert walked.site.run("vault", "copy", "offsite", f"nightly/{lost}").code == 0
     shutil.rmtree(walked.site.site.store_folder("nightly") / lost)
@@ -145,8 +145,16 @@ def test_rows_come_back_from_a_set_that_is_only_in_a_vault(walked: Walked, page:
     _type_and_go(page, walked.live.database, "Bring it back")
     _wait_for(page, "Done")
     assert walked.value("select count(*) from public.orders where id between 80 and 83") == 4
+    walked.execute("update public.orders set note = 'since' where id = 83")
+    page.get_by_role("link", name="Undo", exact=True).click()
+    picture(page, "restore-undo-rows")
+    _type_and_go(page, walked.live.database, "Undo it")
+    _wait_for(page, "Taken back")
+    expect(page.get_by_role("status")).to_contain_text("3 that were added are gone again")
+    picture(page, "restore-rows-taken-back")
+    assert walked.value("select string_agg(note, ',') from public.orders where id between 80 and 83") == "since"
     page.goto(walked.address("/restore"))
-    expect(page.get_by_text(f"offsite:nightly/{lost}")).to_be_visible()
+    expect(page.get_by_text(f"offsite:nightly/{lost}").first).to_be_visible()
 
 
 @pytest.mark.story
