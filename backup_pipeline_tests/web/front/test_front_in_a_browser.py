@@ -18,6 +18,7 @@ from backup_pipeline.stores.local import LocalStore
 from backup_pipeline_tests.support.browser import chromium
 from backup_pipeline_tests.support.front_pages import application_of, served
 from backup_pipeline_tests.support.invented_sets import SITE, add_proof, at, make_set
+from backup_pipeline_tests.web.front.conftest import picture
 
 NOW = at("2026-11-21 12:00")
 HOSTILE = "<img src=x onerror=alert(1)>\"'><script>alert(1)</script>"
@@ -114,6 +115,41 @@ def test_the_answer_and_its_reason_stand_on_the_first_screen(browser: Browser, a
             box = part.bounding_box()
             assert box is not None
             assert box["y"] + box["height"] < 844
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_an_owner_reads_whether_it_is_safe_and_why_not(browser: Browser, address: str, width: int) -> None:
+    with opened(browser, width) as page:
+        page.goto(f"{address}/")
+        assert page.get_by_text("Are we safe?").is_visible()
+        assert page.get_by_role("heading", level=1).inner_text() == "No. Something is wrong with nightly and weekly."
+        reason = page.locator(".problems li").filter(has_text="nightly").first
+        picture(page, f"owner-home-{width}")
+        reason.get_by_role("link", name="nightly", exact=True).click()
+        assert page.get_by_role("heading", level=1).inner_text().startswith("nightly")
+        assert page.locator(".problems li").first.is_visible()
+        page.get_by_role("link", name=SET).click()
+        assert page.get_by_text("Not proven", exact=True).is_visible()
+        page.get_by_text("✕ failed").scroll_into_view_if_needed()
+        assert page.get_by_text("✕ failed").is_visible()
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_an_auditor_reads_a_period_its_gaps_and_signs_it(browser: Browser, address: str, width: int) -> None:
+    with opened(browser, width) as page:
+        page.goto(f"{address}/")
+        page.get_by_role("link", name="Evidence", exact=True).click()
+        picture(page, f"evidence-home-{width}")
+        page.get_by_label("Period").fill("2026-11")
+        page.get_by_role("button", name="Show").click()
+        assert page.get_by_role("heading", name="Gaps").is_visible()
+        picture(page, f"evidence-period-{width}")
+        page.get_by_role("button", name="Sign and keep it").click()
+        assert page.get_by_text("signed.").first.is_visible()
+        picture(page, f"evidence-signed-{width}")
+        with page.expect_download() as download:
+            page.get_by_role("link", name="Signed file").click()
+        assert '"payloadType":"application/vnd.in-toto+json"' in download.value.path().read_text().replace(" ", "")
 
 
 def test_without_javascript_every_page_can_be_reached_and_read(browser: Browser, address: str) -> None:
