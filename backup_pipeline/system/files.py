@@ -277,7 +277,10 @@ LARGEST_DOCUMENT = 256 << 20
 def read_ordinary(path: Path, *, at_most: int = LARGEST_DOCUMENT) -> bytes:
     """Return a file's content. OSError: as in `open_ordinary`, and EFBIG where it has more than `at_most` bytes."""
     with open_ordinary(path) as file:
-        data = file.read(at_most + 1) if (size := os.fstat(file.fileno()).st_size) <= at_most else b""
+        # Asked for no more than is there: memory for `at_most` would be mapped anew for each file.
+        data = file.read(size + 1) if (size := os.fstat(file.fileno()).st_size) <= at_most else b""
+        if len(data) > size:  # It has grown, or does not say its size.
+            data += file.read(at_most + 1 - len(data))
     if size > at_most or len(data) > at_most:
         raise OSError(errno.EFBIG, f"It has {size / 1e6:,.0f} MB, more than a document can have", str(path))
     return data
