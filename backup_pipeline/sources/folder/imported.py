@@ -28,6 +28,8 @@ _TARBALLS = (".tar.gz", ".tgz")
 _FEWEST_TABLES = 2
 _BESIDE_TABLES = (".sha256", ".md5", ".txt", ".log", ".md")
 _MOST_MEMBERS = 5_000_000
+_LARGEST_SUMS = 64 << 20
+"""Bytes of a text that may be one of checksums: more is content."""
 _FREE_AT_LEAST = 256 << 20
 _SUM_LINE = re.compile(r"^([0-9a-fA-F]{64})[ \t]+\*?(?:\./)?(\S.*)$", re.MULTILINE)
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
@@ -171,7 +173,7 @@ def check_sums(folder: Path) -> tuple[int, int]:
 def _sums(folder: Path) -> Iterator[tuple[str, str]]:
     """Yield name and SHA-256 as texts of sums (`sha256sum`) and as metadata in JSON say them."""
     for path in sorted(folder.iterdir()):
-        if path.is_symlink() or not path.is_file():
+        if path.is_symlink() or not path.is_file() or path.stat().st_size > _LARGEST_SUMS:
             continue
         if path.name.endswith((".sha256", ".txt")):
             text = read_ordinary(path).decode("utf-8", "replace")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from datetime import timedelta
@@ -59,6 +62,27 @@ def test_copies_of_earlier_recipients_are_read_by_the_present_ones(tmp_path: Pat
     for chunk in (name for name in site.place.objects if name.startswith("chunks/")):
         with pytest.raises(BackupSystemError, match="does not open"):
             Opener(earlier).open(site.place.get(chunk), name=chunk)
+
+
+def test_a_file_of_several_identities_opens_what_any_of_them_opens(tmp_path: Path) -> None:
+    site, earlier = _site(tmp_path)
+    site.copy(site.seal(5, _SMALL))
+    both = f"# until May\n{earlier}\n\n# from May on\n{site.identity}\n"
+    reader = VaultReader(site.place, both)
+    copies = reader.catalog.copies()[0]
+    assert {copy.header.generation for copy in copies} == {1, 2}
+    for copy in copies:
+        fetched = reader.reader(copy).fetch(tmp_path / "to")
+        assert contents(fetched) == contents(site.store.path_of(fetched.name))  # type: ignore[arg-type]
+    if not shutil.which("age"):
+        return
+    vault = site.write_out(tmp_path / "vault")
+    (tmp_path / "identities.txt").write_text(both)
+    command = [sys.executable, "-I", "-S", str(vault / "recover.py"), str(vault)]
+    listed = subprocess.run(
+        [*command, "--identity", str(tmp_path / "identities.txt")], capture_output=True, text=True, check=True
+    )
+    assert len(listed.stdout.splitlines()) == 3
 
 
 def test_a_damaged_or_marked_copy_does_not_keep_the_others(tmp_path: Path) -> None:

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
+from backup_pipeline.stores.objects.contract import ObjectPlace
 from backup_pipeline.stores.objects.folder import FolderPlace
 from backup_pipeline.stores.vault.check import check_stored
 from backup_pipeline.stores.vault.throttle import Throttle
@@ -93,6 +101,75 @@ def test_a_set_that_changed_little_costs_little_more_than_its_lists(site: VaultS
     sent = site.copy(site.seal(1, {"big.bin": data + b"one more row"})).sent
     assert place.calls["create"] <= sent + 2
     assert place.requests <= 22
+
+
+class InFlight:
+    """Passes every call on, and notes how many were under way at once, and their bytes."""
+
+    def __init__(self, place: ObjectPlace) -> None:
+        self._place = place
+        self._lock = threading.Lock()
+        self.now, self.most = 0, 0
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._place, name)
+        return partial(self._call, found) if callable(found) else found
+
+    def _call(self, call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        with self._lock:
+            self.now += 1
+            self.most = max(self.most, self.now)
+        try:
+            time.sleep(0.002)  # As over a network, so that others begin meanwhile.
+            return call(*arguments, **options)
+        finally:
+            with self._lock:
+                self.now -= 1
+
+
+def test_requests_in_flight_are_bounded_whatever_is_done(tmp_path: Path) -> None:
+    (tmp_path / "vault").mkdir()
+    place = InFlight(FolderPlace(tmp_path / "vault"))
+    site = VaultSite(tmp_path, place=cast(ObjectPlace, place)).init()
+    set_id = site.seal(0, {"big.bin": random.Random(6).randbytes(40 * _MIB)})
+    for work in (
+        lambda: site.copy(set_id),
+        lambda: site.fetch(site.copy(set_id).copy, tmp_path / "to"),
+        lambda: check_stored(site.access.catalog()),
+    ):
+        place.most = 0
+        work()
+        assert 2 <= place.most <= 8
+
+
+_PEAK = """
+import random, resource, sys
+from pathlib import Path
+from backup_pipeline.stores.objects.folder import FolderPlace
+from backup_pipeline_tests.support.vault_sites import VaultSite
+folder, megabytes = Path(sys.argv[1]), int(sys.argv[2])
+(folder / "vault").mkdir(parents=True)
+site = VaultSite(folder, place=FolderPlace(folder / "vault")).init()
+set_id = site.seal(0, {"small.txt": b"x"})
+numbers = random.Random(1)
+with (site.store.path_of(set_id) / "big.bin").open("wb") as file:
+    for _ in range(megabytes):
+        file.write(numbers.randbytes(1 << 20))
+site.fetch(site.copy(set_id).copy, folder / "to")
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts KiB, as Linux does")
+@pytest.mark.takes(seconds=20)
+def test_memory_is_the_same_whatever_the_size_of_the_set(tmp_path: Path) -> None:
+    def peak(megabytes: int) -> int:
+        command = [sys.executable, "-c", _PEAK, str(tmp_path / str(megabytes)), str(megabytes)]
+        return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+    small, large = peak(32), peak(160)
+    assert large < 300
+    assert large < small + 60
 
 
 def test_the_limit_of_speed_holds_whatever_the_sizes() -> None:
