@@ -10,7 +10,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from backup_pipeline.cli.common import config_argument, console, shown_progress
-from backup_pipeline.cli.formatting import bytes_text
 from backup_pipeline.cli.tables import new_table, print_table
 from backup_pipeline.errors import BackupSystemError
 from backup_pipeline.model.manifest import Manifest
@@ -19,6 +18,7 @@ from backup_pipeline.model.record import ArtefactRecord, facts_of, facts_text
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.model.source_done import SourceDone
 from backup_pipeline.operations.backup.run import RunObserver
+from backup_pipeline.rules.quantities import bytes_text
 from backup_pipeline.system.locks import Holder
 
 if TYPE_CHECKING:

@@ -18,9 +18,9 @@ from backup_pipeline.cli.common import (
     print_json,
     shown_progress,
 )
-from backup_pipeline.cli.formatting import bytes_text
 from backup_pipeline.cli.tables import new_table, print_table
 from backup_pipeline.errors import ExitCode, RefusedError
+from backup_pipeline.rules.quantities import bytes_text
 
 if TYPE_CHECKING:
     from backup_pipeline.operations.retention.cleanup import CleanupResult

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from backup_pipeline.cli.common import config_argument, console, shown_progress
-from backup_pipeline.cli.formatting import bytes_text
 from backup_pipeline.errors import BackupSystemError, ValidationError
+from backup_pipeline.rules.quantities import bytes_text
 
 if TYPE_CHECKING:
     from backup_pipeline.model.set_id import SetId

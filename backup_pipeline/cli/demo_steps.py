@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from backup_pipeline.cli.backup import run_plan
 from backup_pipeline.cli.common import console, heading, shown_progress
-from backup_pipeline.cli.formatting import bytes_text
 from backup_pipeline.errors import ExitCode
 from backup_pipeline.operations.demo.recovery import VAULT
+from backup_pipeline.rules.quantities import bytes_text
 
 if TYPE_CHECKING:
     from backup_pipeline.settings.site import Site

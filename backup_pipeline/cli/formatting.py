@@ -17,25 +17,6 @@ def visible(text: str) -> str:
     return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
-def bytes_text(size: float) -> str:
-    """Return a size for people: `245.67 KB`, powers of 1000, as on the status page."""
-    for unit in ("B", "KB", "MB", "GB", "TB"):
-        if size < 1000 or unit == "TB":
-            return f"{size:.0f} B" if unit == "B" else f"{size:.2f} {unit}"
-        size /= 1000
-    raise AssertionError
-
-
-def figure_text(name: str, value: float) -> str:
-    """Return a figure for people, as its name says what it is: `restore_seconds`, `file_bytes`, `rows`."""
-    label = name.replace("_", " ")
-    if name.endswith("bytes"):
-        return f"{label.removesuffix(' bytes')} {bytes_text(value)}" if label != "bytes" else bytes_text(value)
-    if name.endswith("_seconds"):
-        return f"{label.removesuffix(' seconds')} {value:,.1f} s"
-    return f"{value:,} {label}"
-
-
 def age_text(age: timedelta) -> str:
     """Return an age for people in its largest unit: `5 min`, `3 h`, `12 d`."""
     minutes = int(age.total_seconds() // 60)

@@ -19,8 +19,9 @@ from backup_pipeline.cli.common import (
     print_json,
 )
 from backup_pipeline.cli.completion import complete_place
-from backup_pipeline.cli.formatting import age_text, bytes_text
+from backup_pipeline.cli.formatting import age_text
 from backup_pipeline.cli.tables import new_table, print_table
+from backup_pipeline.rules.quantities import bytes_text
 
 if TYPE_CHECKING:
     from backup_pipeline.model.proof import ProofKind

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainin
 from rich.progress import Progress as Bars
 from rich.table import Column
 
-from backup_pipeline.cli.formatting import bytes_text
+from backup_pipeline.rules.quantities import bytes_text
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -178,7 +178,7 @@ def _options(**values: Any) -> RestoreOptions:
 def _print_plan(plan: RestorePlan) -> None:
     from rich.markup import escape
 
-    from backup_pipeline.cli.formatting import bytes_text
+    from backup_pipeline.rules.quantities import bytes_text
 
     out = console()
     out.print(f"[bold]Plan {plan.plan_id}[/]: {plan.options.mode} of {plan.source} from {plan.plan}/{plan.set_id}")
@@ -223,7 +223,7 @@ def _print_tables(tables: tuple[TableChange, ...]) -> None:
 def _print_result(result: RestoreResult) -> None:
     from rich.markup import escape
 
-    from backup_pipeline.cli.formatting import figure_text
+    from backup_pipeline.rules.quantities import figure_text
 
     out = console()
     out.print(f"[bold green]restored[/] {result.source} from {result.plan}/{result.set_id}: {escape(result.target)}")

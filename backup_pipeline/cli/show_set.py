@@ -18,8 +18,9 @@ from backup_pipeline.cli.common import (
     print_json,
 )
 from backup_pipeline.cli.completion import SetArgument
-from backup_pipeline.cli.formatting import age_text, bytes_text, figure_text
+from backup_pipeline.cli.formatting import age_text
 from backup_pipeline.cli.tables import new_table, print_table
+from backup_pipeline.rules.quantities import bytes_text, figure_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from backup_pipeline.cli.common import ConfigOption, JsonOption, console, exit_with, load, print_json
-from backup_pipeline.cli.formatting import age_text, bytes_text
+from backup_pipeline.cli.formatting import age_text
 from backup_pipeline.errors import ExitCode
+from backup_pipeline.rules.quantities import bytes_text
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -18,8 +18,8 @@ from backup_pipeline.cli.common import (
     print_json,
     shown_progress,
 )
-from backup_pipeline.cli.formatting import bytes_text
 from backup_pipeline.errors import ExitCode
+from backup_pipeline.rules.quantities import bytes_text
 
 VaultArgument = Annotated[str, typer.Argument(metavar="VAULT", help="The vault's name in backup.yaml.")]
 IdentityOption = Annotated[

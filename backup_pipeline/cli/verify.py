@@ -87,8 +87,8 @@ def print_proof(proof: Proof) -> None:
     """Print a verification or drill: one line, then what was found and what could not be inspected."""
     from rich.markup import escape
 
-    from backup_pipeline.cli.formatting import bytes_text
     from backup_pipeline.model.proof import IMPORTED_SOURCES
+    from backup_pipeline.rules.quantities import bytes_text
 
     out = console()
     good = "verified" if proof.kind == "verification" else "proven"

@@ -8,7 +8,7 @@ reported again from here.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import dagster as dg
@@ -25,7 +25,7 @@ from backup_pipeline.operations.sites.copy_records import note_failure, vault_re
 from backup_pipeline.operations.status.incident_state import read_state
 from backup_pipeline.orchestration.names import CHECK, COPY, COPY_DRILL, PLAN_TAG
 from backup_pipeline.orchestration.proof_assets import CHECK_OF
-from backup_pipeline.orchestration.run_subject import ASSET_JOB, operation_of
+from backup_pipeline.orchestration.run_subject import ASSET_JOB, operation_of, source_of
 from backup_pipeline.orchestration.safety_asset import KEY as SAFETY
 from backup_pipeline.settings.site import Site
 
@@ -52,7 +52,7 @@ def alert_sensors(site: Site) -> list[dg.SensorDefinition]:
         description="Reports runs that failed: once per incident.",
     )
     def failed(context: dg.RunFailureSensorContext) -> dg.SkipReason:
-        return dg.SkipReason(_report_of(site, context, succeeded=False))
+        return _report_of(site, context, succeeded=False)
 
     @dg.run_status_sensor(
         run_status=dg.DagsterRunStatus.SUCCESS,
@@ -63,7 +63,7 @@ def alert_sensors(site: Site) -> list[dg.SensorDefinition]:
         description="Reports failed asset checks in green runs, and of incidents that a run has ended.",
     )
     def succeeded(context: dg.RunStatusSensorContext) -> dg.SkipReason:
-        return dg.SkipReason(_report_of(site, context, succeeded=True))
+        return _report_of(site, context, succeeded=True)
 
     @dg.sensor(
         name="alert_on_stores",
@@ -72,8 +72,8 @@ def alert_sensors(site: Site) -> list[dg.SensorDefinition]:
         description="Reports overdue backups, damaged sets, drills that did not prove, and disks that fill.",
     )
     def stores(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-        reported = alerts.evaluate_incidents(site).reported
-        return dg.SkipReason(f"{len(read_state(site).open)} incidents open, {reported} reported now.")
+        reported = alerts.evaluate_incidents(site)
+        return _ticked(context, f"{len(read_state(site).open)} incidents open.", reported)
 
     return [failed, succeeded, stores]
 
@@ -90,35 +90,27 @@ def subject_of(site: Site, run: dg.DagsterRun) -> tuple[str, str]:
     work = operation_of(run.job_name, selected, plan)
     if checked and not selected:
         work = "check"
-    if work in _OF_ONE_SOURCE and (source := _configured_source(run.run_config)):
+    if work in _OF_ONE_SOURCE and (source := source_of(run)):
         # That one source's undo is well says nothing of another's.
         work = f"{work} of {source}"
     return plan, work
 
 
-def _configured_source(config: object) -> str:
-    """Return the `source` that a restore's or undo's run was asked for, "" when there is none."""
-    ops = config.get("ops", {}) if isinstance(config, Mapping) else {}
-    for op in ops.values() if isinstance(ops, Mapping) else ():
-        values = op.get("config", {}) if isinstance(op, Mapping) else {}
-        if isinstance(values, Mapping) and isinstance(values.get("source"), str):
-            return str(values["source"])
-    return ""
-
-
-def _report_of(site: Site, context: dg.RunStatusSensorContext, *, succeeded: bool) -> str:
+def _report_of(site: Site, context: dg.RunStatusSensorContext, *, succeeded: bool) -> dg.SkipReason:
     run = context.dagster_run
     plan, work = subject_of(site, run)
     if not succeeded and _refused_a_person(context, work):
-        return f"{work} of {plan or 'no plan'} was refused, and nothing was changed: whoever asked has been answered."
+        return dg.SkipReason(
+            f"{work} of {plan or 'no plan'} was refused, and nothing was changed: whoever asked has been answered."
+        )
     at = _end_of(context)
     if plan and work.startswith(COPY):
         # What a copy did is recorded, wherever it was made: the same incident as from the shell.
         if not succeeded:
             _record_killed_copy(site, context, plan, work.removeprefix(COPY), at)
-        reported = alerts.notify_copies(site, plan, at).reported
-        reported += alerts.report(site, tuple(_checks(site, context, plan, at)), at).reported
-        return f"{work} of {plan} {'succeeded' if succeeded else 'failed'}; {reported} incidents reported."
+        copies = alerts.notify_copies(site, plan, at)
+        checks = alerts.report(site, tuple(_checks(site, context, plan, at)), at)
+        return _ticked(context, f"{work} of {plan} {'succeeded' if succeeded else 'failed'}.", copies, checks)
     written = _written(site, plan, run) if plan else None
     artefact, reason, remedy = ("", "", "") if succeeded else _why(context, written)
     finished = alerts.FinishedRun(
@@ -132,11 +124,21 @@ def _report_of(site: Site, context: dg.RunStatusSensorContext, *, succeeded: boo
         records=written.records if written else (),
         partial=bool(written and written.draft and written.draft.partial),
     )
-    reported = alerts.notify_run_finished(site, plan, finished, at).reported
-    reported += alerts.report(site, tuple(_checks(site, context, plan, at)), at).reported
+    reports = [alerts.notify_run_finished(site, plan, finished, at)]
+    reports.append(alerts.report(site, tuple(_checks(site, context, plan, at)), at))
     if plan and work.startswith((CHECK, COPY_DRILL)):
-        reported += alerts.notify_copies(site, plan, at).reported
-    return f"{work} of {plan or 'no plan'} {'succeeded' if succeeded else 'failed'}; {reported} incidents reported."
+        reports.append(alerts.notify_copies(site, plan, at))
+    return _ticked(context, f"{work} of {plan or 'no plan'} {'succeeded' if succeeded else 'failed'}.", *reports)
+
+
+def _ticked(
+    context: dg.SensorEvaluationContext | dg.RunStatusSensorContext, what: str, *reports: alerts.AlertReport
+) -> dg.SkipReason:
+    """Return what a sensor's tick shows: what it looked at, and each alert that was sent, which its log has too."""
+    sent = [str(report) for report in reports if report.reported]
+    for text in sent:
+        context.log.info(text)
+    return dg.SkipReason(" ".join([what, *(sent or ["Nothing new to report."])]))
 
 
 def _end_of(context: dg.RunStatusSensorContext) -> datetime:

@@ -24,7 +24,7 @@ from backup_pipeline.orchestration.proof_assets import (
     verification_asset,
 )
 from backup_pipeline.orchestration.reexport_asset import reexport_asset, reexport_job
-from backup_pipeline.orchestration.restore_assets import restore_asset, restore_job, undo_job
+from backup_pipeline.orchestration.restore_assets import restorable, restore_asset, restore_job, undo_job
 from backup_pipeline.orchestration.retention_asset import RETENTION, retention_asset
 from backup_pipeline.orchestration.run_resource import RUNS, BackupRuns
 from backup_pipeline.orchestration.safety_asset import safety_asset, safety_sensor
@@ -39,7 +39,7 @@ def plan_definitions(site: Site, plan: str) -> dg.Definitions:
     settings = site.plan(plan)
     captures = [capture_asset(site, plan, name) for name in settings.sources]
     manifest = manifest_asset(site, plan)
-    restored = restore_asset(site, plan)
+    restored = [restore_asset(site, plan, name) for name in restorable(site, plan)]
     keys = [key for asset in captures for key in asset.keys]
     job = dg.define_asset_job(
         backup_job(plan),
@@ -60,6 +60,7 @@ def plan_definitions(site: Site, plan: str) -> dg.Definitions:
                 cron_schedule=settings.schedule,
                 execution_timezone=site.settings.timezone,
                 default_status=dg.DefaultScheduleStatus.RUNNING,
+                description=f"The backup of plan {plan}: {', '.join(settings.sources)} into one sealed set.",
                 tags={PLAN_TAG: plan},
             )
         )
@@ -71,7 +72,7 @@ def plan_definitions(site: Site, plan: str) -> dg.Definitions:
             verification_asset(site, plan),
             drill_asset(site, plan),
             reexport_asset(site, plan),
-            *([restored] if restored else []),
+            *restored,
         ],
         jobs=[job, *([undo_job(site, plan)] if restored else [])],
         schedules=schedules,

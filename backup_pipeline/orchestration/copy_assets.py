@@ -16,7 +16,7 @@ from backup_pipeline.model.proof import Proof, ProofKind
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.operations.sites.copy_records import vault_record
 from backup_pipeline.operations.sites.stores import open_store
-from backup_pipeline.orchestration.metadata import failure_of, table_of
+from backup_pipeline.orchestration.metadata import failure_of, table_of, with_readable
 from backup_pipeline.orchestration.names import (
     CHECK,
     COPY,
@@ -99,7 +99,9 @@ def copy_asset(site: Site, plan: str, vault: str) -> dg.AssetsDefinition:
         if known is not None and known.locked_until is not None:
             metadata["locked_until"] = dg.MetadataValue.timestamp(known.locked_until)
         retained, more = _retain(site, plan, vault)
-        yield dg.MaterializeResult(asset_key=key, metadata={**metadata, **more}, check_results=[retained])
+        yield dg.MaterializeResult(
+            asset_key=key, metadata=with_readable({**metadata, **more}), check_results=[retained]
+        )
 
     return copied
 
@@ -292,6 +294,9 @@ def _schedule(site: Site, plan: str, vault: str, stage: str, cron: str) -> dg.Sc
         cron_schedule=cron,
         execution_timezone=site.settings.timezone,
         default_status=dg.DefaultScheduleStatus.RUNNING,
+        description=f"The check of all copies of plan {plan} in {vault}, as they are stored."
+        if stage == CHECK
+        else f"The drill of the newest set of plan {plan}, read from {vault}.",
         tags={PLAN_TAG: copies_subject(plan, vault)},
     )
     def schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:

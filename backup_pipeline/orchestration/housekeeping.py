@@ -122,6 +122,7 @@ def housekeeping_definitions(
     schedule = dg.ScheduleDefinition(
         name="dagster_housekeeping_schedule",
         job=housekeeping_job,
+        description=f"Once a week; runs by itself only where {DAYS_VARIABLE} is set.",
         cron_schedule="30 6 * * 0",
         execution_timezone=timezone,
         run_config={"ops": {"prune_history": {"config": {"keep_days": int(text or DEFAULT_DAYS)}}}},

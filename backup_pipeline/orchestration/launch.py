@@ -17,7 +17,6 @@ from typing import Any
 
 import dagster as dg
 from dagster._core.definitions.reconstruct import ReconstructableJob
-from dagster._core.definitions.repository_definition.valid_definitions import SINGLETON_REPOSITORY_NAME
 from dagster._core.execution.api import create_execution_plan, execute_run
 from dagster._core.execution.execution_result import ExecutionResult
 from dagster._core.execution.plan.state import KnownExecutionState
@@ -27,17 +26,13 @@ from backup_pipeline.errors import BackupSystemError, ExitCode, RefusedError
 from backup_pipeline.model.manifest import Manifest
 from backup_pipeline.orchestration.build import build_job
 from backup_pipeline.orchestration.liveness import end_dead_runs
-from backup_pipeline.orchestration.names import STARTED_BY_TAG
+from backup_pipeline.orchestration.names import LOCATION_NAME, REPOSITORY_NAME, STARTED_BY_TAG
 from backup_pipeline.orchestration.run_subject import asked_in_shell
 from backup_pipeline.orchestration.storage import require_history
 from backup_pipeline.settings.loader import load_site
 from backup_pipeline.system.files import make_folders
 from backup_pipeline.system.limits import received_signal
 from backup_pipeline.system.locks import hold_lock
-
-# As workspace.yaml (and docker/workspace.yaml) name the code location.
-LOCATION_NAME = "backup-pipeline"
-REPOSITORY_NAME = SINGLETON_REPOSITORY_NAME
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import dagster as dg
@@ -10,6 +10,7 @@ import dagster as dg
 from backup_pipeline.errors import BackupSystemError
 from backup_pipeline.model.manifest import Manifest
 from backup_pipeline.model.record import ArtefactRecord, CheckResult, Severity
+from backup_pipeline.rules.quantities import bytes_text, seconds_text
 
 _MAX_TABLE_ROWS = 200
 
@@ -18,7 +19,7 @@ def table_of(
     rows: tuple[dict[str, Any], ...] | list[dict[str, Any]], *, at_most: int = _MAX_TABLE_ROWS
 ) -> dg.TableMetadataValue:
     """Return rows of a check or record as a table for the UI; long tables are cut and say so in their last row."""
-    shown = [{str(k): _cell(v) for k, v in row.items()} for row in rows[:at_most]]
+    shown = [{name: _cell(value) for name, value in _readable(row)} for row in rows[:at_most]]
     if len(rows) > at_most and shown:
         first, *others = shown[0]
         shown.append({first: f"… {len(rows) - at_most} more", **dict.fromkeys(others, "")})
@@ -26,6 +27,43 @@ def table_of(
         [dg.TableRecord(row) for row in shown],
         schema=dg.TableSchema([dg.TableColumn(name) for name in (shown[0] if shown else {})]),
     )
+
+
+def _readable(row: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the cells of a row, with a size for people before a number of bytes."""
+    for name, value in row.items():
+        if name == "bytes" and "size" not in row:
+            yield "size", bytes_text(value) if isinstance(value, (int, float)) else ""
+        yield str(name), value
+
+
+def with_readable(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return metadata with a text for people before each number of bytes or seconds: `size` before `size_bytes`.
+
+    The numbers stay, for the UI plots them over time.
+    """
+    found: dict[str, Any] = {}
+    for name, value in metadata.items():
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            for name_of, text_of in ((_size_name, bytes_text), (_duration_name, seconds_text)):
+                if (label := name_of(name)) and label not in metadata:
+                    found[label] = text_of(value)
+        found[name] = value
+    return found
+
+
+def _size_name(name: str) -> str:
+    """Return what a number of bytes is called for people, "" for any other number."""
+    if name in ("bytes", "size_bytes"):
+        return "size"
+    return name.removesuffix("_bytes").removeprefix("bytes_") if "bytes" in name.split("_") else ""
+
+
+def _duration_name(name: str) -> str:
+    """Return what a number of seconds is called for people, "" for any other number."""
+    if name in ("seconds", "estimated_seconds"):
+        return "duration" if name == "seconds" else "takes about"
+    return name.removesuffix("_seconds") if name.endswith("_seconds") else ""
 
 
 def _cell(value: Any) -> str | int | float | bool:
@@ -72,7 +110,7 @@ def record_metadata(record: ArtefactRecord, *, store: str) -> dict[str, Any]:
     for check in record.checks:
         for name, number in check.numbers.items():
             metadata.setdefault(f"{check.name}/{name}", number)
-    return metadata
+    return with_readable(metadata)
 
 
 def data_version(record: ArtefactRecord) -> dg.DataVersion | None:
@@ -89,7 +127,7 @@ def _severity(severity: Severity) -> dg.AssetCheckSeverity:
 
 def _check_metadata(check: CheckResult) -> dict[str, Any]:
     metadata: dict[str, Any] = {"summary": check.summary} if check.summary else {}
-    metadata.update(check.numbers)
+    metadata.update(with_readable(check.numbers))
     if check.table:
         metadata["table"] = table_of(check.table)
     return metadata
@@ -122,7 +160,7 @@ def check_event(key: dg.AssetKey, check: CheckResult) -> dg.AssetCheckEvaluation
 def manifest_metadata(manifest: Manifest, *, store: str) -> dict[str, Any]:
     """Return the metadata of a sealed set."""
     seconds = (manifest.sealed_at - manifest.started_at).total_seconds()
-    return {
+    metadata = {
         "set": manifest.set_id,
         "dagster/uri": f"file://{store}/{manifest.set_id}/manifest.json",
         "dagster/row_count": manifest.rows,
@@ -143,6 +181,7 @@ def manifest_metadata(manifest: Manifest, *, store: str) -> dict[str, Any]:
             ]
         ),
     }
+    return with_readable(metadata)
 
 
 def failure_of(error: BaseException) -> dg.Failure:

@@ -6,6 +6,11 @@ import hashlib
 import re
 
 import dagster as dg
+from dagster._core.definitions.repository_definition.valid_definitions import SINGLETON_REPOSITORY_NAME
+
+# As workspace.yaml (and docker/workspace.yaml) name the code location.
+LOCATION_NAME = "backup-pipeline"
+REPOSITORY_NAME = SINGLETON_REPOSITORY_NAME
 
 PLAN_TAG = "backup_pipeline/plan"
 # All plans of a run over assets of several; the first of them has the tag above.
@@ -13,10 +18,14 @@ PLANS_TAG = "backup_pipeline/plans"
 OPERATION_TAG = "backup_pipeline/operation"
 STARTED_BY_TAG = "backup_pipeline/started_by"
 SET_TAG = "backup_pipeline/set"
-# Of restores and undos that were started from our own pages.
+# Of restores and undos: the source, and whether the run plans, applies or undoes.
 SOURCE_TAG = "backup_pipeline/source"
 STEP_TAG = "backup_pipeline/step"
+# Of those that were started from our own pages: the run whose plan or restore it goes on from.
 PLAN_RUN_TAG = "backup_pipeline/plan_run"
+# Of a restore that was done, and of one that was taken back: the undo's run.
+RESTORE_TAG = "backup_pipeline/restore"
+UNDONE_TAG = "backup_pipeline/undone_by"
 SET_IDENTITY_TAG = "backup_pipeline/set_started"
 
 _ODD = re.compile(r"[^A-Za-z0-9_]")
@@ -53,6 +62,29 @@ def stage_key(plan: str, stage: str) -> dg.AssetKey:
 def backup_job(plan: str) -> str:
     """Return the name of the plan's backup job."""
     return f"{plan}_backup"
+
+
+RESTORED = "restored"
+
+
+def restored_key(plan: str, source: str) -> dg.AssetKey:
+    """Return the key of a source's rebuilt database (folder, file)."""
+    return dg.AssetKey([plan, source, RESTORED])
+
+
+def restore_job_name(plan: str) -> str:
+    """Return the name of the job that restores sources of a plan."""
+    return f"{plan}_restore"
+
+
+def undo_job_name(plan: str) -> str:
+    """Return the name of the job that takes a restore of a plan back."""
+    return f"{plan}_undo"
+
+
+def restore_op(plan: str, source: str) -> str:
+    """Return the name of the op that restores a source: no two ops of a site may have the same."""
+    return f"{plan}__restore_{key_part(source)}"
 
 
 def sets_group(plan: str) -> str:

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from backup_pipeline.errors import BackupSystemError
 from backup_pipeline.orchestration.backfill_share import done_by, years_to_do
-from backup_pipeline.orchestration.metadata import failure_of, table_of
+from backup_pipeline.orchestration.metadata import failure_of, table_of, with_readable
 from backup_pipeline.orchestration.names import PLAN_TAG, artefact_key, key_part
 from backup_pipeline.orchestration.orders_years import (
     FOLDERS,
@@ -145,7 +145,7 @@ def folders_asset(site: Site, plan: str, name: str) -> dg.AssetsDefinition:
 
 
 def _export_metadata(result: ExportResult, archive: Path) -> dict[str, Any]:
-    return {
+    metadata = {
         "exported": result.exported,
         "unchanged": result.unchanged,
         "failed": result.failed,
@@ -156,6 +156,7 @@ def _export_metadata(result: ExportResult, archive: Path) -> dict[str, Any]:
         "by year": table_of([{"year": year, "exported": n} for year, n in sorted(result.per_year.items())]),
         **findings_metadata(result.findings),
     }
+    return with_readable(metadata)
 
 
 def year_check(year: str) -> str:

@@ -13,7 +13,7 @@ from backup_pipeline.model.manifest import Purpose
 from backup_pipeline.model.proof import Proof, ProofKind, ProofOutcome
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.operations.sites.stores import open_store
-from backup_pipeline.orchestration.metadata import failure_of, table_of
+from backup_pipeline.orchestration.metadata import failure_of, table_of, with_readable
 from backup_pipeline.orchestration.names import PLAN_TAG, SET_TAG, manifest_key, sets_group, sets_partitions, stage_key
 from backup_pipeline.orchestration.run_observer import current_observer
 from backup_pipeline.orchestration.selected_partition import selected_set
@@ -43,7 +43,7 @@ def proof_metadata(proof: Proof) -> dict[str, Any]:
     ):
         if found:
             metadata[name] = table_of([{"subject": f.subject, "problem": f.problem, "remedy": f.remedy} for f in found])
-    return metadata
+    return with_readable(metadata)
 
 
 def proof_summary(proof: Proof) -> str:

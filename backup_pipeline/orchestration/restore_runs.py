@@ -22,9 +22,16 @@ from backup_pipeline.orchestration.names import (
     SOURCE_TAG,
     STARTED_BY_TAG,
     STEP_TAG,
+    restore_job_name,
+    restore_op,
+    restored_key,
     sets_partitions,
+    undo_job_name,
 )
-from backup_pipeline.orchestration.restore_assets import PLAN_AS_READ, PROGRESS, RESTORED, RESULT_AS_KEPT
+from backup_pipeline.orchestration.restore_assets import PROGRESS
+from backup_pipeline.orchestration.restore_config import as_configured
+from backup_pipeline.orchestration.restore_metadata import PLAN_AS_READ, RESULT_AS_KEPT
+from backup_pipeline.orchestration.run_subject import configured_ops, restore_step, source_of
 from backup_pipeline.orchestration.submit import submit_job
 
 if TYPE_CHECKING:
@@ -100,7 +107,7 @@ class RestoreRun:
 
 def submit_plan(workspace: UiWorkspace, wanted: Wanted, *, asked_by: str) -> str:
     """Queue a run that finds out what a restore would do, and return its id. Nothing is changed by it."""
-    return _submit(workspace, wanted, {"step": "plan", "confirm": "-"}, {STEP_TAG: "plan"}, asked_by)
+    return _submit(workspace, wanted, {"step": "plan"}, {STEP_TAG: "plan"}, asked_by)
 
 
 def submit_apply(
@@ -147,7 +154,7 @@ def submit_undo(workspace: UiWorkspace, done: RestoreRun, *, confirm: str, asked
         _refuse_when_busy(workspace.instance, done.plan, done.source)
         return submit_job(
             workspace,
-            f"{done.plan}_undo",
+            undo_job_name(done.plan),
             asked_by=asked_by,
             run_config={"ops": {f"{done.plan}__undo": {"config": config}}},
             tags=tags,
@@ -164,19 +171,15 @@ def _submit(
     name = sets_partitions(wanted.plan).name
     assert name is not None
     workspace.instance.add_dynamic_partitions(name, [wanted.set_id])
-    options = wanted.options.model_dump(
-        mode="json", exclude={"jobs", "careful", "allow_incomplete"}, exclude_defaults=True
-    )
-    config = {**options, "only": wanted.options.only or "all", "source": wanted.source, **config}
-    if wanted.vault:
-        config["vault"] = wanted.vault
+    config = {**({"vault": wanted.vault} if wanted.vault else {}), **as_configured(wanted.options), **config}
     return submit_job(
         workspace,
-        f"{wanted.plan}_restore",
+        restore_job_name(wanted.plan),
         asked_by=asked_by,
-        run_config={"ops": {f"{wanted.plan}__{RESTORED}": {"config": config}}},
+        run_config={"ops": {restore_op(wanted.plan, wanted.source): {"config": config}}},
         tags={**tags, SOURCE_TAG: wanted.source, SET_TAG: wanted.set_name},
         partition=wanted.set_id,
+        assets=[restored_key(wanted.plan, wanted.source)],
     )
 
 
@@ -192,11 +195,9 @@ def _of_plan_run(instance: dg.DagsterInstance, plan_run: str) -> str:
 
 def under_way(instance: dg.DagsterInstance, plan: str, source: str) -> RestoreRun | None:
     """Return the restore or undo of a source that is under way, None when there is none."""
-    for job in (f"{plan}_restore", f"{plan}_undo"):
+    for job in (restore_job_name(plan), undo_job_name(plan)):
         for record in instance.get_run_records(dg.RunsFilter(job_name=job, statuses=_UNDER_WAY), limit=20):
-            tags, config = record.dagster_run.tags, _config(record.dagster_run)
-            named = tags.get(SOURCE_TAG) or config.get("source")
-            if named == source and (job.endswith("_undo") or str(config.get("step", "plan")).lower() == "apply"):
+            if source_of(record.dagster_run) == source and restore_step(record.dagster_run) != "plan":
                 return _from_record(instance, record)
     return None
 
@@ -228,26 +229,17 @@ def latest_runs(instance: dg.DagsterInstance, plan: str, limit: int = 10) -> lis
     """Return the newest restores and undos of a plan that changed something or tried to, newest first."""
     records = [
         record
-        for job in (f"{plan}_restore", f"{plan}_undo")
+        for job in (restore_job_name(plan), undo_job_name(plan))
         for record in instance.get_run_records(dg.RunsFilter(job_name=job), limit=3 * limit)
-        if job.endswith("_undo") or str(_config(record.dagster_run).get("step", "plan")).lower() == "apply"
+        if restore_step(record.dagster_run) != "plan"
     ]
     records.sort(key=lambda record: record.create_timestamp, reverse=True)
     return [_from_record(instance, record, events=False) for record in records[:limit]]
 
 
-def _config(run: dg.DagsterRun) -> Mapping[str, Any]:
-    """Return what the launchpad's form held."""
-    ops = dict(run.run_config or {}).get("ops") or {}
-    found: object = next(iter(ops.values()), {}) if isinstance(ops, Mapping) else {}
-    config = found.get("config") if isinstance(found, Mapping) else None
-    return config if isinstance(config, Mapping) else {}
-
-
 def _from_record(instance: dg.DagsterInstance, record: dg.RunRecord, *, events: bool = True) -> RestoreRun:
-    run, config = record.dagster_run, _config(record.dagster_run)
-    undo = run.job_name.endswith("_undo")
-    step: Step = "undo" if undo else "apply" if str(config.get("step", "plan")).lower() == "apply" else "plan"
+    run = record.dagster_run
+    step = restore_step(run)
     plan = run.tags.get(PLAN_TAG) or run.job_name.removesuffix("_undo").removesuffix("_restore")
     state: Literal["waiting", "running", "done", "failed"] = (
         "done"
@@ -262,7 +254,7 @@ def _from_record(instance: dg.DagsterInstance, record: dg.RunRecord, *, events: 
     return RestoreRun(
         run_id=run.run_id,
         plan=plan,
-        source=str(run.tags.get(SOURCE_TAG) or config.get("source") or ""),
+        source=source_of(run),
         set_id=str(run.tags.get("dagster/partition") or run.tags.get(SET_TAG, "").rpartition("/")[2]),
         step=step,
         state=state,
@@ -270,10 +262,10 @@ def _from_record(instance: dg.DagsterInstance, record: dg.RunRecord, *, events: 
         began=_moment(record.start_time),
         ended=_moment(record.end_time),
         progress=events_of.progress() if events_of and state == "running" else "",
-        found=events_of.plan() if events_of and not undo else None,
-        result=events_of.result() if events_of and state == "done" and not undo else None,
+        found=events_of.plan() if events_of and step != "undo" else None,
+        result=events_of.result() if events_of and state == "done" and step != "undo" else None,
         error=events_of.error() if events_of and state == "failed" else None,
-        vault=str(config.get("vault") or ""),
+        vault=next((str(given["vault"]) for given in configured_ops(run).values() if given.get("vault")), ""),
     )
 
 

@@ -7,7 +7,7 @@ import dagster as dg
 
 from backup_pipeline.artefacts.capture import utc_now
 from backup_pipeline.operations.retention.cleanup import CleanupResult, cleanup
-from backup_pipeline.orchestration.metadata import failure_of, table_of
+from backup_pipeline.orchestration.metadata import failure_of, table_of, with_readable
 from backup_pipeline.orchestration.names import PLAN_TAG, manifest_key, stage_key
 from backup_pipeline.orchestration.run_resource import BackupRuns
 from backup_pipeline.orchestration.set_partitions import synchronise_partitions
@@ -34,7 +34,7 @@ def retention_metadata(result: CleanupResult) -> dict[str, Any]:
             for decision in result.verdict.decisions
         ]
     )
-    return metadata
+    return with_readable(metadata)
 
 
 def retention_asset(site: Site, plan: str) -> dg.AssetsDefinition:

@@ -10,6 +10,7 @@ import os
 import socket
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from typing import Any, Literal
 
 import dagster as dg
 
@@ -20,12 +21,15 @@ from backup_pipeline.orchestration.names import (
     OPERATION_TAG,
     PLAN_TAG,
     PLANS_TAG,
+    RESTORED,
+    SOURCE_TAG,
     STARTED_BY_TAG,
+    STEP_TAG,
     copies_subject,
 )
 
 ASSET_JOB = "__ASSET_JOB"
-BACKUP, CAPTURE, RESTORE = "backup", "capture", "restore"
+BACKUP, CAPTURE, RESTORE, UNDO = "backup", "capture", "restore", "undo"
 # By the last part of an asset's key; every other asset is a captured artefact.
 _OPERATIONS = {
     "manifest": BACKUP,
@@ -72,6 +76,42 @@ def operation_of(job_name: str, selection: Iterable[dg.AssetKey], plan: str) -> 
         # The set is sealed by this run; that it is cleaned up afterwards is part of it.
         return BACKUP
     return ", ".join(sorted(found)) or "materialisation"
+
+
+def source_of(run: dg.DagsterRun) -> str:
+    """Return the source that a restore or an undo is about; "" for other runs and for those about several."""
+    if named := run.tags.get(SOURCE_TAG):
+        return named
+    ops = configured_ops(run)
+    applied = {name: config for name, config in ops.items() if step_of(config) == "apply"}
+    found = {str(config["source"]) for config in ops.values() if config.get("source")}
+    chosen = [key.path[1] for key in run.asset_selection or () if len(key.path) == 3 and key.path[-1] == RESTORED]
+    if not found and len(chosen) == 1:
+        return chosen[0]
+    begin = f"{run.job_name.removesuffix('_restore')}__restore_"
+    found |= {name.removeprefix(begin) for name in applied or ops if name.startswith(begin)}
+    return found.pop() if len(found) == 1 else ""
+
+
+def configured_ops(run: dg.DagsterRun) -> dict[str, Mapping[str, Any]]:
+    """Return what the launchpad's form held of each op."""
+    ops: Any = dict(run.run_config or {}).get("ops")
+    if not isinstance(ops, Mapping):
+        return {}
+    given = {str(name): op.get("config") for name, op in ops.items() if isinstance(op, Mapping)}
+    return {name: config if isinstance(config, Mapping) else {} for name, config in given.items()}
+
+
+def step_of(config: Mapping[str, Any]) -> str:
+    """Return the step that a restore's form asks for: `plan` or `apply`."""
+    return "apply" if str(config.get("step", "plan")).lower() == "apply" else "plan"
+
+
+def restore_step(run: dg.DagsterRun) -> Literal["plan", "apply", "undo"]:
+    """Return what a restore's or an undo's run does: `plan`, `apply` or `undo`."""
+    if run.job_name.endswith("_undo"):
+        return "undo"
+    return "apply" if "apply" in map(step_of, configured_ops(run).values()) else "plan"
 
 
 def _operation_of_key(key: dg.AssetKey) -> str:
@@ -123,4 +163,6 @@ def missing_tags(run: dg.DagsterRun, asked: str = "") -> dict[str, str]:
         OPERATION_TAG: operation_of(run.job_name, selection, plan) if selection or not checks else "check",
         STARTED_BY_TAG: asked or asked_by(run.tags),
     }
+    if wanted[OPERATION_TAG] in (RESTORE, UNDO):
+        wanted |= {SOURCE_TAG: source_of(run), STEP_TAG: restore_step(run)}
     return {name: value for name, value in wanted.items() if value and name not in run.tags}

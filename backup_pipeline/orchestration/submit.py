@@ -10,8 +10,7 @@ from typing import Any, Protocol
 import dagster as dg
 
 from backup_pipeline.errors import RefusedError
-from backup_pipeline.orchestration.launch import LOCATION_NAME, REPOSITORY_NAME
-from backup_pipeline.orchestration.names import STARTED_BY_TAG, sets_partitions
+from backup_pipeline.orchestration.names import LOCATION_NAME, REPOSITORY_NAME, STARTED_BY_TAG, sets_partitions
 
 _LAUNCH = """
 mutation ($params: ExecutionParams!) {

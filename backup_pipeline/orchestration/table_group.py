@@ -15,7 +15,7 @@ import dagster as dg
 
 from backup_pipeline.model.base import JsonValue
 from backup_pipeline.model.record import ArtefactRecord, CheckResult, Severity
-from backup_pipeline.orchestration.metadata import data_version, table_of
+from backup_pipeline.orchestration.metadata import data_version, table_of, with_readable
 from backup_pipeline.orchestration.names import artefact_key
 from backup_pipeline.settings.site import Site
 
@@ -100,7 +100,7 @@ def group_metadata(records: Sequence[ArtefactRecord], gone: Sequence[str] = ()) 
         metadata["set"] = records[0].set_id
     if gone:
         metadata["no_longer_there"] = ", ".join(gone)
-    return metadata
+    return with_readable(metadata)
 
 
 def group_version(records: Sequence[ArtefactRecord]) -> dg.DataVersion:

@@ -185,13 +185,13 @@ def test_in_dagster_the_run_rotates_and_the_upsert_empties_no_table(backend: Tes
         sql(live, "create trigger told before truncate on orders execute function told()")
         keys = "select conname, contype from pg_constraint where connamespace = 'public'::regnamespace order by 1"
         before = sql(live, keys)
-        wanted = {"source": "backend", "mode": "upsert"}
-        planned = execute("daily_restore", newest, ops={"daily__restored": {"config": {**wanted, "confirm": "-"}}})
+        wanted = {"mode": "upsert"}
+        planned = execute("daily_restore", newest, ops={"daily__restore_backend": {"config": wanted}})
         assert planned.success
         (plan,) = [one.event_specific_data.asset_observation.metadata for one in planned.get_asset_observation_events()]
         assert sql(live, "select count(*) from orders") == [(291,)]
         given = {"step": "apply", "plan_id": plan["plan_id"].value, "confirm": plan["confirm"].value}
-        assert execute("daily_restore", newest, ops={"daily__restored": {"config": {**wanted, **given}}}).success
+        assert execute("daily_restore", newest, ops={"daily__restore_backend": {"config": {**wanted, **given}}}).success
     assert sql(live, "select count(*), count(*) filter (where note = 'made since') from orders") == [(301, 1)]
     assert sql(live, "select name from customers where id = 1") == [("Customer 1",)]
     assert sql(live, "select count(*) from truncated") == [(0,)]

@@ -53,7 +53,7 @@ class Launchpad:
     def run(self, job: str, config: dict[str, Any], *, partitioned: bool = True) -> tuple[str, list[dict[str, Any]]]:
         """Launch with this op config; return the run's status and events."""
         tags = [{"key": "dagster/partition", "value": self.set_id}] if partitioned else []
-        op = "live__restored" if partitioned else "live__undo"
+        op = "live__restore_shop" if partitioned else "live__undo"
         answer = self.ui.ask(LAUNCH, job=job, config={"ops": {op: {"config": config}}}, tags=tags)["launchRun"]
         assert answer["__typename"] == "LaunchRunSuccess", answer
         status = self.ui.wait_for_run(answer["run"]["runId"])
@@ -62,13 +62,13 @@ class Launchpad:
 
     def plan(self, **config: Any) -> dict[str, Any]:
         """Return what the plan's observation shows."""
-        status, events = self.run("live_restore", {"source": "shop", "confirm": "-", **config})
+        status, events = self.run("live_restore", dict(config))
         assert status == "SUCCESS", events
         (seen,) = [event for event in events if event["__typename"] == "ObservationEvent"]
         return {entry["label"]: entry.get("text", entry.get("table")) for entry in seen["metadataEntries"]}
 
     def apply(self, plan: dict[str, Any], **config: Any) -> str:
-        reported = {"step": "APPLY", "plan_id": plan["plan_id"], "confirm": plan["confirm"], "source": "shop", **config}
+        reported = {"step": "APPLY", "plan_id": plan["plan_id"], "confirm": plan["confirm"], **config}
         return self.run("live_restore", reported)[0]
 
 
@@ -84,9 +84,7 @@ def test_a_person_restores_a_database_in_the_ui_and_takes_it_back(served: Served
 
     schema = ui.ask(DEFAULTS, job="live_restore")["runConfigSchemaOrError"]
     reported = {f["name"]: f for kind in schema["allConfigTypes"] for f in kind.get("fields") or []}
-    assert "shop, buckets" in reported["source"]["description"]
-    assert reported["source"]["isRequired"]
-    assert reported["confirm"]["isRequired"]
+    assert not reported["confirm"]["isRequired"]
     shown = ("step", "plan_id", "mode", "into", "tables", "rows", "only", "on_conflict", "without_triggers")
     assert all(reported[name]["description"] and f"{name}:" in schema["rootDefaultYaml"] for name in shown)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from backup_pipeline.cli.formatting import bytes_text, figure_text
+from backup_pipeline.rules.quantities import bytes_text, figure_text
 
 
 @pytest.mark.parametrize(

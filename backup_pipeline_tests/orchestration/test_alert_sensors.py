@@ -61,15 +61,17 @@ def texts(web: Requests) -> list[str]:
     return [found["title"] + "\n" + found["message"] for _, body in web.seen for found in [json.loads(body)]]
 
 
-def evaluate(site: Site, name: str, result: dg.ExecuteInProcessResult, instance: dg.DagsterInstance) -> None:
-    """Call a sensor for a run as the daemon does."""
+def evaluate(site: Site, name: str, result: dg.ExecuteInProcessResult, instance: dg.DagsterInstance) -> str:
+    """Call a sensor for a run as the daemon does; return what its tick shows."""
     (sensor,) = [sensor for sensor in alert_sensors(site) if sensor.name == name]
     ended = (dg.DagsterEventType.RUN_SUCCESS, dg.DagsterEventType.RUN_FAILURE)
     event = next(event for event in result.all_events if event.event_type in ended)
     context = dg.build_run_status_sensor_context(
         sensor_name=name, dagster_instance=instance, dagster_run=result.dagster_run, dagster_event=event
     )
-    sensor(context)
+    skipped = sensor(context)
+    assert isinstance(skipped, dg.SkipReason)
+    return str(skipped.skip_message)
 
 
 def failing_job(error: Exception) -> dg.JobDefinition:
@@ -94,9 +96,12 @@ def test_a_failed_run_is_told_with_reason_and_remedy_and_not_again_after_the_she
     site: Site, web: Requests, instance: dg.DagsterInstance
 ) -> None:
     result = failing_job(FAILURE).execute_in_process(instance=instance, raise_on_error=False)
-    evaluate(site, "alert_on_failed_runs", result, instance)
+    tick = evaluate(site, "alert_on_failed_runs", result, instance)
     (text,) = texts(web)
     assert "nightly: The backup failed." in text
+    assert tick.startswith(f"backup of nightly failed. Alert “{text.splitlines()[0]}” was sent to json")
+    assert web.url not in tick
+    assert evaluate(site, "alert_on_failed_runs", result, instance).endswith("Nothing new to report.")
     assert "shop: No answer." in text
     assert "Start the server." in text
     alerts.notify_run_finished(site, "nightly", alerts.FinishedRun(succeeded=False, run_id=result.run_id))

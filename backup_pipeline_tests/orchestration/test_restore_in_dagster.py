@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
 from backup_pipeline.orchestration.build import build_definitions
-from backup_pipeline.orchestration.restore_assets import restored_key
+from backup_pipeline.orchestration.names import SET_TAG, SOURCE_TAG, STEP_TAG, UNDONE_TAG, restored_key
 from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.postgres.server.target import parse_target
 from backup_pipeline_tests.support.sites import TestSite
@@ -29,6 +30,12 @@ def _run(
     )
 
 
+def _tags(instance: dg.DagsterInstance, done: dg.ExecuteInProcessResult) -> Mapping[str, str]:
+    run = instance.get_run_by_id(done.run_id)
+    assert run is not None
+    return run.tags
+
+
 def _count(site: TestSite) -> int:
     with connected(parse_target(site.variables["DATABASE_URL"], variable="x")) as connection:
         row = connection.execute("select count(*) from public.orders").fetchone()
@@ -42,10 +49,12 @@ def test_a_restore_is_planned_applied_and_undone(gustav: TestSite, instance: dg.
     with connected(parse_target(gustav.variables["DATABASE_URL"], variable="x")) as connection:
         connection.execute("delete from public.orders where id > 100")
     assert _count(gustav) == 100
-    op = "nightly__restored"
+    op = "nightly__restore_supabase"
 
-    assert _run(gustav, instance, "nightly_restore", set_id=set_id, op=op, source="supabase", confirm="-").success
+    assert _run(gustav, instance, "nightly_restore", set_id=set_id).success
     assert _count(gustav) == 100
+    for name in ("storage", "keycloak"):
+        assert len(instance.fetch_observations(restored_key("nightly", name), limit=5).records) == 1
     records = instance.fetch_observations(restored_key("nightly", "supabase"), limit=1).records
     observation = records[0].asset_observation
     assert observation is not None
@@ -58,7 +67,6 @@ def test_a_restore_is_planned_applied_and_undone(gustav: TestSite, instance: dg.
             "nightly_restore",
             set_id=set_id,
             op=op,
-            source="supabase",
             step=step,
             plan_id=plan["plan_id"].value,
             confirm=confirm,
@@ -70,20 +78,34 @@ def test_a_restore_is_planned_applied_and_undone(gustav: TestSite, instance: dg.
     assert done.success, [e.message for e in done.all_events if e.is_failure]
     assert _count(gustav) == 300
     assert len(gustav.store("nightly").sealed_ids()) == 2  # the emergency set
+    for name in ("storage", "keycloak"):
+        assert len(instance.fetch_observations(restored_key("nightly", name), limit=5).records) == 1, "not asked for"
+    restored = _tags(instance, done)
+    assert (restored[SOURCE_TAG], restored[STEP_TAG]) == ("supabase", "apply")
+    assert UNDONE_TAG not in restored
 
     undone = _run(
         gustav, instance, "nightly_undo", op="nightly__undo", source="supabase", confirm=str(plan["confirm"].value)
     )
     assert undone.success
     assert _count(gustav) == 100
+    assert _tags(instance, done)[UNDONE_TAG] == undone.run_id
+    assert _tags(instance, undone)[SET_TAG] == f"nightly/{set_id}"
+    (newest,) = instance.fetch_observations(restored_key("nightly", "supabase"), limit=1).records
+    assert newest.partition_key == set_id
+    assert newest.asset_observation is not None
+    assert newest.asset_observation.description == "This restore was undone."
+    assert newest.asset_observation.metadata["restore"].value == done.run_id
 
 
 def test_the_launchpad_says_what_each_field_of_a_restore_means(gustav: TestSite) -> None:
     job = build_definitions(gustav.site).resolve_job_def("nightly_restore")
-    config = job.get_node_named("nightly__restored").definition.config_schema.config_type  # type: ignore[attr-defined]
-    fields = config.fields
-    assert "supabase, storage, keycloak" in fields["source"].description
-    assert {name for name, field in fields.items() if field.is_required} == {"source", "confirm"}
+    assert {node.name for node in job.graph.nodes} == {
+        f"nightly__restore_{source}" for source in ("supabase", "storage", "keycloak")
+    }
+    node: Any = job.get_node_named("nightly__restore_supabase")
+    fields = node.definition.config_schema.config_type.fields
+    assert [name for name, field in fields.items() if field.is_required] == []
     assert {"step", "plan_id", "mode", "into", "tables", "rows", "only", "on_conflict", "without_triggers"} <= set(
         fields
     )

@@ -43,10 +43,22 @@ BACKUP = "backup"
 
 @dataclass(frozen=True, slots=True)
 class AlertReport:
-    """What a call did: how many incidents were reported, and what became of the message at each address."""
+    """What a call did: how many incidents were reported, in what message, and what became of it at each address."""
 
     reported: int = 0
     deliveries: tuple[Delivery, ...] = ()
+    title: str = ""
+
+    def __str__(self) -> str:
+        """Return in words what was sent, where to, and what was not taken; no address, for that is a secret."""
+        if not self.reported:
+            return "Nothing new to report."
+        took = [delivery.service for delivery in self.deliveries if delivery.delivered]
+        refused = [f"{each.service} ({each.problem})" for each in self.deliveries if not each.delivered]
+        texts = [f"Alert “{self.title}” was sent to {', '.join(took)}."] if took else []
+        if refused:
+            texts.append(f"Alert “{self.title}” was not taken by {', '.join(refused)}; it is tried again.")
+        return " ".join(texts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,13 +173,14 @@ def report(
         taken = change_state(site, change)
         if not taken:
             return AlertReport()
-        deliveries = _send(site, compose(taken, site=site_name(site)))
+        message = compose(taken, site=site_name(site))
+        deliveries = _send(site, message)
         delivered = any(delivery.delivered for delivery in deliveries)
         change_state(site, lambda state: (settle(state, taken, delivered=delivered), None))
     except Exception as error:
         LOG.error("the alert could not be sent: %s", type(error).__name__, exc_info=True)
         return AlertReport()
-    return AlertReport(len(taken), deliveries)
+    return AlertReport(len(taken), deliveries, scrub(message.title, hidden_texts(site)))
 
 
 def send_test(site: Site) -> tuple[Delivery, ...]:

@@ -7,14 +7,7 @@ from http import HTTPStatus
 from starlette.responses import Response
 
 from backup_pipeline.errors import LockError, RefusedError, SetNotFoundError
-from backup_pipeline.model.restore import (
-    ConflictRule,
-    RestoreMode,
-    RestoreOptions,
-    RestorePlan,
-    RestoreResult,
-    TableChange,
-)
+from backup_pipeline.model.restore import RestoreMode, RestoreOptions, RestorePlan, RestoreResult, TableChange
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.operations.restore.records import results
 from backup_pipeline.orchestration.restore_runs import (
@@ -26,6 +19,7 @@ from backup_pipeline.orchestration.restore_runs import (
     submit_undo,
     under_way,
 )
+from backup_pipeline.rules.restore_texts import losses, way_of
 from backup_pipeline.web.front.pages import PageError, PageRequest
 from backup_pipeline.web.front.restore import workspace_of
 
@@ -65,19 +59,6 @@ def _changed_first(plan: RestorePlan) -> list[TableChange]:
     return sorted(plan.tables, key=lambda t: (t.insert == 0 and t.update == 0 and not t.only_in_target, t.table))
 
 
-def way_of(options: RestoreOptions) -> str:
-    """Return in words what a restore does with what is live."""
-    if options.files:
-        return "Only the selected files are put in place." if not options.into else "Files into a new folder."
-    if options.mode is RestoreMode.UPSERT:
-        if options.on_conflict is ConflictRule.KEEP:
-            return "Missing rows are put back. Rows that are there now stay as they are."
-        return "Missing rows are put back, and rows that differ get the backup's values."
-    if options.into:
-        return "A copy is made under a new name. What is live is not touched."
-    return "Everything goes back to the backup. What is live now is kept under another name."
-
-
 def done_text(result: RestoreResult) -> str:
     """Return in a sentence what a restore did."""
     numbers, options = result.numbers, result.options
@@ -90,28 +71,6 @@ def done_text(result: RestoreResult) -> str:
     if options.into:
         return f"A copy of {result.source} is ready: {result.restored}. What is live was not touched."
     return f"{result.source} is as it was in the backup: {result.restored}. What was live before is kept."
-
-
-def losses(plan: RestorePlan) -> tuple[str, ...]:
-    """Return in sentences what of the present content would not be live any more."""
-    if plan.options.into or not plan.exists:
-        return ()
-    files = bool(plan.options.files) or [table.table for table in plan.tables] == ["files"]
-    found = []
-    gone = sum(table.only_in_target or 0 for table in plan.tables)
-    changed = sum(table.update or 0 for table in plan.tables)
-    if plan.options.mode is RestoreMode.REBUILD and not plan.options.files and gone:
-        verb = "is" if gone == 1 else "are"
-        found.append(f"{_counted(gone, files)} that {verb} new since the backup would be gone from what is live")
-    if changed:
-        found.append(f"{_counted(changed, files)} would lose the changes made since the backup")
-    if plan.options.mode is RestoreMode.REBUILD and any(table.insert is None for table in plan.tables):
-        found.append("some tables could not be compared row by row: changes in them since the backup would be gone")
-    return tuple(found)
-
-
-def _counted(number: int, files: bool) -> str:
-    return f"{number:,} {'file' if files else 'row'}{'' if number == 1 else 's'}"
 
 
 def _kept(asked: PageRequest, run: RestoreRun) -> RestoreResult | None:

@@ -7,8 +7,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from playwright.sync_api import Browser, Page, expect
 
+from backup_pipeline.orchestration.names import restored_key
+from backup_pipeline.orchestration.ui_links import start_restore_link
 from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.system.locks import hold_lock
 from backup_pipeline_tests.support.postgres_restore import sealed_set
@@ -317,3 +320,35 @@ def test_a_connection_that_is_lost_in_the_middle_changes_nothing_and_is_said(wal
     expect(page.get_by_text("What was live is live")).to_be_visible()
     picture(page, "restore-lost-connection")
     assert walked.value("select count(*) from public.orders where id between 40 and 42") == 0
+
+
+def test_a_plan_made_in_dagster_is_applied_from_its_launchpad_filled_in(walked: Walked, page: Page) -> None:
+    walked.execute("delete from public.orders where id between 70 and 72")
+    site = walked.site.site
+    page.goto(walked.ui.address + start_restore_link(site, "nightly", "shop", walked.set_id))
+    assert walked.ui.wait_for_run(_launched(page)) == "SUCCESS"
+    assert walked.value("select count(*) from public.orders where id between 70 and 72") == 0
+    key = "/".join(restored_key("nightly", "shop").path)
+    page.goto(f"{walked.ui.address}/assets/{key}?view=events&partition={walked.set_id}")
+    with page.expect_popup() as popup:
+        page.get_by_role("link", name="Apply this plan").first.click()
+    pad = popup.value
+    expect(pad.locator(".CodeMirror").first).to_contain_text("plan_id", timeout=90_000)
+    text = pad.evaluate("document.querySelector('.CodeMirror').CodeMirror.getValue()")
+    config = yaml.safe_load(text)["ops"]["nightly__restore_shop"]["config"]
+    assert (config["step"], config["confirm"]) == ("apply", "")
+    pad.evaluate(
+        "text => document.querySelector('.CodeMirror').CodeMirror.setValue(text)",
+        text.replace("confirm: ''", f"confirm: {walked.live.database}"),
+    )
+    assert walked.ui.wait_for_run(_launched(pad)) == "SUCCESS"
+    assert walked.value("select count(*) from public.orders where id between 70 and 72") == 3
+
+
+def _launched(page: Page) -> str:
+    """Press the launchpad's button once the configuration is accepted, and return the run's id."""
+    button = page.get_by_role("button", name="Launch Run")
+    expect(button).to_be_enabled(timeout=90_000)
+    button.click()
+    page.wait_for_url("**/runs/*", timeout=90_000)
+    return page.url.rpartition("/runs/")[2][:36]
