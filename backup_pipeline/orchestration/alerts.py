@@ -16,7 +16,6 @@ import dagster as dg
 from backup_pipeline.errors import BackupSystemError, RefusedError
 from backup_pipeline.model.backup_set import BackupSet
 from backup_pipeline.model.incident import Observation
-from backup_pipeline.model.proof import ProofKind
 from backup_pipeline.model.record import CheckResult, Severity
 from backup_pipeline.model.set_id import SetId, is_set_id
 from backup_pipeline.operations.alerts import send as alerts
@@ -24,7 +23,6 @@ from backup_pipeline.operations.alerts.observe import observe_check, set_of_run
 from backup_pipeline.operations.sites.copy_records import note_failure, vault_record
 from backup_pipeline.operations.status.incident_state import read_state
 from backup_pipeline.orchestration.names import CHECK, COPY, COPY_DRILL, PLAN_TAG
-from backup_pipeline.orchestration.proof_assets import CHECK_OF
 from backup_pipeline.orchestration.run_subject import ASSET_JOB, operation_of, source_of
 from backup_pipeline.orchestration.safety_asset import KEY as SAFETY
 from backup_pipeline.settings.site import Site
@@ -222,8 +220,6 @@ def _checks(site: Site, context: dg.RunStatusSensorContext, plan: str, at: datet
         if event is None:
             continue
         check = event.asset_check_evaluation_data
-        if check.check_name == CHECK_OF[ProofKind.DRILL] and check.severity is dg.AssetCheckSeverity.WARN:
-            continue  # a set that could not be drilled here: reported from the store, as what it is
         if check.asset_key == SAFETY:
             continue  # it repeats what the stores' sensor reports
         path = check.asset_key.path

@@ -141,14 +141,16 @@ def _specs(site: Site, plan: str, name: str, expected: _Expected) -> tuple[list[
 
 
 def _tables_known(whole: dg.AssetKey, new: list[str], gone: list[str]) -> dg.AssetCheckResult:
-    """Return the check that reports tables which the definitions did not know, or know and are gone."""
+    """Return the check that fails for tables that are gone, and lists new ones that the definitions did not know."""
     reported = [{"table": table, "change": "new: exported, reload the definitions to see it"} for table in new]
     reported += [{"table": table, "change": "gone since the last capture"} for table in gone]
     return dg.AssetCheckResult(
-        passed=not reported,
+        # A new table is exported like every other: nothing is wrong with it.
+        passed=not gone,
         asset_key=whole,
         check_name=TABLES_KNOWN,
         severity=dg.AssetCheckSeverity.WARN,
+        description=f"{len(new)} new, {len(gone)} gone" if reported else None,
         metadata={"new": len(new), "gone": len(gone), **({"tables": table_of(reported)} if reported else {})},
     )
 

@@ -7,7 +7,9 @@ as an event.
 from collections.abc import Mapping
 
 TABLES_KNOWN = "tables_all_known"
-TABLES_KNOWN_DESCRIPTION = "Every exported table was known when the definitions were loaded, and is still there."
+TABLES_KNOWN_DESCRIPTION = (
+    "Every table that was known when the definitions were loaded is still there; new ones are listed."
+)
 TABLES_DESCRIPTION = "All exported tables of the source, each with files and a record of its own in the set."
 
 # By format: what is checked beside the above when tables are exported in it.

@@ -12,6 +12,7 @@ from backup_pipeline.orchestration.names import (
     source_key,
 )
 from backup_pipeline.orchestration.run_resource import BackupRuns
+from backup_pipeline.orchestration.sets_table import sets_metadata, start_restore
 from backup_pipeline.settings.site import Site
 
 
@@ -40,13 +41,15 @@ def manifest_asset(site: Site, plan: str) -> dg.AssetsDefinition:
         except Exception as error:  # noqa: BLE001 - at this edge everything becomes a Failure
             raise failure_of(error) from None
         store = backup_runs.site(plan).store_folder(plan)
+        metadata = manifest_metadata(sealed, store=str(store))
         if store == site.store_folder(plan):
+            metadata |= start_restore(site, sealed, sealed.set_id) | sets_metadata(site, plan)
             partitions = sets_partitions(plan)
             assert partitions.name is not None
             context.instance.add_dynamic_partitions(partitions.name, [sealed.set_id])
         context.instance.add_run_tags(context.run_id, {SET_TAG: f"{plan}/{sealed.set_id}"})
         return dg.MaterializeResult(
-            metadata=manifest_metadata(sealed, store=str(store)),
+            metadata=metadata,
             data_version=dg.DataVersion(sealed.set_id),
         )
 

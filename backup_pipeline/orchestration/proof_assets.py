@@ -64,13 +64,12 @@ def _not_passed(proof: Proof, name: str, stage: str) -> dg.Failure:
 
 
 def check_result(proof: Proof, key: dg.AssetKey, check: str) -> dg.AssetCheckResult:
-    """Return a verification's or drill's result as that of its check; what a machine lacks is a warning."""
-    not_here = proof.outcome is ProofOutcome.NOT_HERE
+    """Return a verification's or drill's result as that of its check."""
     return dg.AssetCheckResult(
         asset_key=key,
         check_name=check,
         passed=proof.passed,
-        severity=dg.AssetCheckSeverity.WARN if not_here else dg.AssetCheckSeverity.ERROR,
+        severity=dg.AssetCheckSeverity.ERROR,
         description=proof_summary(proof),
         metadata=proof_metadata(proof),
     )
@@ -112,6 +111,8 @@ def proof_asset(
             )
         ],
         check_specs=[dg.AssetCheckSpec(check, asset=key, description=description)],
+        # So that the check may have no result, where a set could not be drilled here.
+        can_subset=True,
         op_tags={PLAN_TAG: plan},
     )
     def prove_set(context: dg.AssetExecutionContext) -> Iterator[Any]:
@@ -121,12 +122,19 @@ def proof_asset(
             proof = prove(set_id, context.run_id)
         except Exception as error:  # noqa: BLE001 - at this edge everything becomes a Failure
             raise failure_of(error) from None
-        yield check_result(proof, key, check)
         if proof.outcome is ProofOutcome.NOT_HERE:
-            context.log.warning(f"Set {plan}/{set_id} {proof_summary(proof)}")
-        elif not proof.passed:
+            # Neither passed nor failed: the check keeps what the last drill found, and the event says why.
+            text = f"Set {plan}/{set_id} {proof_summary(proof)}"
+            context.log.info(text)
+            shown = proof_metadata(proof)
+            context.log_event(
+                dg.AssetObservation(key, partition=context.partition_key, description=text, metadata=shown)
+            )
+            return
+        yield check_result(proof, key, check)
+        if not proof.passed:
             raise _not_passed(proof, f"{plan}/{set_id}", stage)
-        else:
+        if key in context.selected_asset_keys:
             yield dg.MaterializeResult(asset_key=key, metadata=proof_metadata(proof))
 
     return prove_set

@@ -49,7 +49,8 @@ def plan_metadata(site: Site, plan: RestorePlan, partition: str, vault: str = ""
 def _how_to_apply(site: Site, plan: RestorePlan, partition: str, vault: str) -> dg.MarkdownMetadataValue:
     if plan.reasons_against:
         return dg.MetadataValue.md("It cannot be applied as things are: see `reasons_against`.")
-    return dg.MetadataValue.md(f"**[{APPLY}]({apply_link(site, plan, partition, vault)})**, then type the target's name.")
+    link = apply_link(site, plan, partition, vault)
+    return dg.MetadataValue.md(f"**[{APPLY}]({link})**, then type the target's name.")
 
 
 def _in_words(plan: RestorePlan) -> Iterator[tuple[str, str]]:

@@ -13,10 +13,12 @@ from backup_pipeline.model.proof import Proof, ProofKind, ProofOutcome
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.operations.sites.stores import open_store
 from backup_pipeline.operations.status.set_summaries import SetSummary, set_summaries
-from backup_pipeline.orchestration.names import PLAN_TAG, sets_partitions, stage_key
+from backup_pipeline.orchestration.names import PLAN_TAG, manifest_key, sets_partitions, stage_key
 from backup_pipeline.orchestration.proof_assets import CHECK_OF, proof_metadata, proof_summary
+from backup_pipeline.orchestration.sets_table import sets_digest, sets_metadata
 from backup_pipeline.settings.site import Site
 
+_LISTED = "sets"
 _PARTITION_TAG = "dagster/partition"
 _UNDER_WAY = [
     dg.DagsterRunStatus.QUEUED,
@@ -25,6 +27,9 @@ _UNDER_WAY = [
     dg.DagsterRunStatus.STARTED,
     dg.DagsterRunStatus.CANCELING,
 ]
+
+
+_Event = dg.AssetMaterialization | dg.AssetCheckEvaluation | dg.AssetObservation
 
 
 def partition_changes(known: Set[str], stored: Set[str]) -> tuple[list[str], list[str]]:
@@ -63,8 +68,8 @@ def partitions_sensor(site: Site, plan: str) -> dg.SensorDefinition:
         name=f"{plan}_sets_sensor",
         minimum_interval_seconds=60,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description=f"Sets of {plan} that were copied in or removed by hand appear and disappear here, and what was "
-        "verified or drilled from the shell is shown.",
+        description=f"Sets of {plan} that were copied in or removed by hand appear and disappear here, what was "
+        "verified or drilled from the shell is shown, and the manifest's table of sets is kept fresh.",
         tags={PLAN_TAG: plan},
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
@@ -73,20 +78,25 @@ def partitions_sensor(site: Site, plan: str) -> dg.SensorDefinition:
         sealed = set(store.sealed_ids())
         added, gone = partition_changes(known, sealed)
         gone = _without_runs(context.instance, gone)
-        proofs = proofs_of_no_run(sealed, set_summaries(store, running=False))
+        sets = set_summaries(store, running=False)
+        proofs = proofs_of_no_run(sealed, sets)
         shown = json.loads(context.cursor or "{}")
         new = [proof for name, proof in proofs.items() if shown.get(name) != proof.finished_at.isoformat()]
-        context.update_cursor(json.dumps({name: proof.finished_at.isoformat() for name, proof in proofs.items()}))
-        if not added and not gone and not new:
+        events: list[_Event] = [event for proof in new for event in proof_events(proof)]
+        listed = sets_digest(site, plan, sets)
+        if shown.get(_LISTED, listed) != listed:
+            metadata = sets_metadata(site, plan)
+            events.append(dg.AssetObservation(manifest_key(plan), description="The plan's sets.", metadata=metadata))
+        known_now = {name: proof.finished_at.isoformat() for name, proof in proofs.items()}
+        context.update_cursor(json.dumps({**known_now, _LISTED: listed}))
+        if not added and not gone and not events:
             return dg.SkipReason("The store and the partitions are equal.")
         requests: list[dg.AddDynamicPartitionsRequest | dg.DeleteDynamicPartitionsRequest] = []
         if added:
             requests.append(partitions.build_add_request(added))
         if gone:
             requests.append(partitions.build_delete_request(gone))
-        return dg.SensorResult(
-            dynamic_partitions_requests=requests, asset_events=[e for proof in new for e in proof_events(proof)]
-        )
+        return dg.SensorResult(dynamic_partitions_requests=requests, asset_events=events)
 
     return sensor
 
@@ -101,19 +111,21 @@ def proofs_of_no_run(sealed: Set[SetId], sets: Sequence[SetSummary]) -> dict[str
     return found
 
 
-def proof_events(proof: Proof) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
+def proof_events(proof: Proof) -> Iterator[_Event]:
     """Yield what a run would have reported to Dagster: the partition only when it passed, the check always."""
     key = stage_key(proof.plan, proof.kind.value)
     metadata = proof_metadata(proof)
+    if proof.outcome is ProofOutcome.NOT_HERE:
+        text = f"From the shell: set {proof.set_id} {proof_summary(proof)}"
+        yield dg.AssetObservation(key, partition=proof.set_id, metadata=metadata, description=text)
+        return
     if proof.passed:
         yield dg.AssetMaterialization(key, partition=proof.set_id, metadata=metadata, description="From the shell.")
     yield dg.AssetCheckEvaluation(
         asset_key=key,
         check_name=CHECK_OF[ProofKind(proof.kind)],
         passed=proof.passed,
-        severity=(
-            dg.AssetCheckSeverity.WARN if proof.outcome is ProofOutcome.NOT_HERE else dg.AssetCheckSeverity.ERROR
-        ),
+        severity=dg.AssetCheckSeverity.ERROR,
         description=f"{proof.set_id}, from the shell: {proof_summary(proof)}",
         metadata=metadata,
     )

@@ -27,6 +27,11 @@ def page_link(site: Site, *parts: str) -> str:
     return "/".join([_prefix(site), FRONT, *(quote(part, safe="") for part in parts)])
 
 
+def run_page(site: Site, run_id: str) -> str:
+    """Return the address of a run's page within the UI."""
+    return f"{_prefix(site)}/runs/{run_id}"
+
+
 def apply_link(site: Site, plan: RestorePlan, partition: str, vault: str = "") -> str:
     """Return the address of a launchpad in which only the target's name must be typed to apply a plan."""
     title = f"Type {plan.confirm} at `confirm`, then launch: {plan.source} is restored from {plan.set_id}."

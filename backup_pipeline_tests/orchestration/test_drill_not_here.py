@@ -81,12 +81,15 @@ def test_a_set_that_could_not_be_drilled_here_is_neutral_until_it_is_proven(
         machine.setattr(installations, "program_folders", list)
         machine.setattr(installations.shutil, "which", lambda _: None)
         result = drill_run(site, instance, set_id)
-        (evaluation,) = result.get_asset_check_evaluations()
-        assert (evaluation.passed, evaluation.severity) == (False, dg.AssetCheckSeverity.WARN)
-        assert "could not be drilled here, which says nothing against the set" in (evaluation.description or "")
-        assert evaluation.metadata["outcome"].value == "could not be drilled here"
-        assert "hstore" in str(evaluation.metadata["what this machine lacks"].value)
-        assert "apt-get install" in str(evaluation.metadata["what this machine lacks"].value)
+        assert result.get_asset_check_evaluations() == [], "neither passed nor failed"
+        (record,) = instance.fetch_observations(DRILLED, limit=2).records
+        observed = record.asset_observation
+        assert observed is not None
+        assert observed.partition == set_id
+        assert "could not be drilled here, which says nothing against the set" in (observed.description or "")
+        assert observed.metadata["outcome"].value == "could not be drilled here"
+        assert "hstore" in str(observed.metadata["what this machine lacks"].value)
+        assert "apt-get install" in str(observed.metadata["what this machine lacks"].value)
     assert instance.get_materialized_partitions(DRILLED) == set(), "neither green"
     assert instance.get_latest_materialization_event(DRILLED) is None
 
@@ -114,8 +117,7 @@ def test_a_set_that_could_not_be_drilled_here_is_neutral_until_it_is_proven(
     with pytest.MonkeyPatch.context() as machine:
         machine.setattr(installations, "program_folders", list)
         machine.setattr(installations.shutil, "which", lambda _: None)
-        (evaluation,) = drill_run(site, instance, set_id).get_asset_check_evaluations()
-    assert not evaluation.passed
+        assert drill_run(site, instance, set_id).get_asset_check_evaluations() == []
     assert instance.get_materialized_partitions(DRILLED) == {set_id}
     assert site.store("nightly").read(set_id).proven
     assert "There is no complete and good backup" not in page_of(site)

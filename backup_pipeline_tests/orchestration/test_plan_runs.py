@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import dagster as dg
 
 from backup_pipeline.orchestration.build import build_definitions
@@ -12,7 +14,24 @@ from backup_pipeline.orchestration.schema_sensor import schema_sensor
 from backup_pipeline.orchestration.set_partitions import partitions_sensor
 from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.postgres.server.target import parse_target
+from backup_pipeline.settings.loader import load_site
 from backup_pipeline_tests.support.sites import GUSTAV, TestSite
+
+_EVERYTHING = """
+store: backups
+sources:
+  shop: {kind: postgres, dsn_env: SHOP_URL}
+  werkstatt: {kind: orders, database: werkstatt.db, archive: Archiv}
+plans:
+  nightly:
+    sources: [shop, werkstatt]
+    schedule: "0 2 * * *"
+    verify: "0 4 * * 0"
+    drill: "0 5 * * 0"
+    copies: [{to: offsite, check: "0 6 * * 0", drill: "0 7 * * 0"}]
+vaults:
+  offsite: {url: "file:///nowhere", recipients: [age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p]}
+"""
 
 
 def _run(
@@ -55,7 +74,7 @@ def test_a_table_that_appeared_since_the_definitions_is_exported_and_shown(
     assert event.asset_materialization is not None
     assert event.asset_materialization.metadata["dagster/row_count"].value == 2
     reported = {e.check_name: e for e in result.get_asset_check_evaluations() if e.asset_key.path[-1] == "supabase"}
-    assert not reported["tables_all_known"].passed
+    assert reported["tables_all_known"].passed, "a new table that was exported is nothing wrong"
     assert reported["tables_all_known"].metadata["new"].value == 1
     known = gustav.store("nightly").read(gustav.store("nightly").ids()[-1])
     assert known.manifest is not None
@@ -155,11 +174,44 @@ def test_a_verification_from_the_shell_shows_once_and_a_failed_one_fails_its_che
 
     assert shown() == []
     assert gustav.run("verify", "latest").code == 0
-    assert shown() == [("nightly/verification", str(set_id), True), ("check", None, True)]
+    listed = ("nightly/manifest", None, True)
+    assert shown() == [("nightly/verification", str(set_id), True), ("check", None, True), listed]
     assert shown() == []
     (store.path_of(set_id) / "storage_buckets.tar.gz").write_bytes(b"")
     assert gustav.run("verify", "latest").code != 0
-    assert shown() == [("check", None, False)]
+    assert shown() == [("check", None, False), listed]
+
+
+def test_the_manifest_lists_the_plans_sets_and_links_to_their_restores(
+    gustav: TestSite, instance: dg.DagsterInstance
+) -> None:
+    assert _run(gustav, instance).success
+    (first,) = gustav.store("nightly").sealed_ids()
+    assert gustav.run("verify", "latest").code == 0
+    result = _run(gustav, instance)
+    (shown,) = [e.metadata for e in result.asset_materializations_for_node("nightly__manifest")]
+    rows = {row.data["set"]: row.data for row in shown["sets"].records}
+    assert list(rows)[-1] == first
+    assert str(rows[first]["verified"]).startswith("yes, ")
+    assert (rows[first]["kind"], rows[first]["proven"], rows[first]["copies"]) == ("backup", "not yet", "none")
+    links = str(shown["pages and runs of sets"].value)
+    assert (
+        f"[{first}](/backups/nightly/{first}) · [restore](/backups/restore/nightly/{first}) · [backup](/runs/" in links
+    )
+    assert f"[backup](/runs/{result.run_id})" in links
+    start = str(shown["start a restore"].value)
+    assert all(f"[{source}](/locations/" in start for source in ("supabase", "storage", "keycloak"))
+    assert shown["size"].value.endswith("B")
+    assert shown["duration"].value.endswith("s")
+    assert isinstance(shown["size_bytes"].value, int)
+
+
+def test_every_schedule_and_sensor_says_what_it_does(tmp_path: Path) -> None:
+    (tmp_path / "backup.yaml").write_text(_EVERYTHING)
+    definitions = build_definitions(load_site(tmp_path, environment={}))
+    every = [*definitions.schedules, *definitions.sensors]
+    assert len(every) > 10
+    assert [each.name for each in every if not each.description] == []
 
 
 def test_checks_are_asset_checks_with_counts_in_their_metadata(gustav: TestSite, instance: dg.DagsterInstance) -> None:
