@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 import dagster as dg
 
 from backup_pipeline.orchestration.names import OPERATION_TAG, PLAN_TAG, SET_TAG, STARTED_BY_TAG
+from backup_pipeline.orchestration.partition_names import set_of_partition
 
 _QUEUED = (dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED)
 _EXECUTING = (dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING)
@@ -44,7 +45,7 @@ def _active(record: dg.RunRecord) -> ActiveRun:
         job=run.job_name,
         plan=tags.get(PLAN_TAG, ""),
         operation=tags.get(OPERATION_TAG, "") or run.job_name,
-        set_name=tags.get(SET_TAG, "") or tags.get("dagster/partition", ""),
+        set_name=tags.get(SET_TAG, "") or set_of_partition(tags.get("dagster/partition", "")),
         asked_by=tags.get(STARTED_BY_TAG, ""),
         waiting=run.status in _QUEUED,
         created_at=created_at(record),

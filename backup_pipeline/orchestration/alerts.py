@@ -17,12 +17,13 @@ from backup_pipeline.errors import BackupSystemError, RefusedError
 from backup_pipeline.model.backup_set import BackupSet
 from backup_pipeline.model.incident import Observation
 from backup_pipeline.model.record import CheckResult, Severity
-from backup_pipeline.model.set_id import SetId, is_set_id
+from backup_pipeline.model.set_id import is_set_id
 from backup_pipeline.operations.alerts import send as alerts
 from backup_pipeline.operations.alerts.observe import observe_check, set_of_run
 from backup_pipeline.operations.sites.copy_records import note_failure, vault_record
 from backup_pipeline.operations.status.incident_state import read_state
 from backup_pipeline.orchestration.names import CHECK, COPY, COPY_DRILL, PLAN_TAG
+from backup_pipeline.orchestration.partition_names import set_of_partition
 from backup_pipeline.orchestration.run_subject import ASSET_JOB, operation_of, source_of
 from backup_pipeline.orchestration.safety_asset import KEY as SAFETY
 from backup_pipeline.settings.site import Site
@@ -178,19 +179,19 @@ def _record_killed_copy(site: Site, context: dg.RunStatusSensorContext, plan: st
     """Record the failure of a copy whose run ended outside its step: a process that was killed records nothing."""
     if context.for_run_failure().get_step_failure_events():
         return
-    wanted = context.dagster_run.tags.get(_PARTITION_TAG, "")
+    wanted = set_of_partition(context.dagster_run.tags.get(_PARTITION_TAG, ""))
     if vault not in site.settings.vaults or not is_set_id(wanted):
         return
     record = vault_record(site, vault)
     known = record.failures.get(plan)
-    if record.copy_of(plan, SetId(wanted)) is not None or (known is not None and known.at >= at):
+    if record.copy_of(plan, wanted) is not None or (known is not None and known.at >= at):
         return
     error = BackupSystemError(
         "The copy's process was killed, or its run could not be started.",
         where=f"run {context.dagster_run.run_id[:8]}",
         remedy="It is tried again by itself and goes on where it stopped. Find what ended it: memory, a restart.",
     )
-    note_failure(site, vault, plan, SetId(wanted), error, at)
+    note_failure(site, vault, plan, wanted, error, at)
 
 
 def _refused_a_person(context: dg.RunStatusSensorContext, work: str) -> bool:

@@ -29,6 +29,7 @@ from backup_pipeline.orchestration.names import (
     sets_partitions,
     stage_key,
 )
+from backup_pipeline.orchestration.partition_names import ensured_partition, known_partitions, partitions_of
 from backup_pipeline.orchestration.proof_assets import CHECK_OF, proof_asset
 from backup_pipeline.orchestration.run_observer import current_observer
 from backup_pipeline.orchestration.selected_partition import selected_set
@@ -260,15 +261,14 @@ def due_copies(
     if ended and (again := max(ended)) > now:
         why = f" ({failure.what})" if failure else ""
         return dg.SkipReason(f"The last copy failed{why}; it is tried again at {again:%H:%M} UTC.")
-    partitions = sets_partitions(plan)
-    assert partitions.name is not None
-    known = set(instance.get_dynamic_partitions(partitions.name))
+    known = known_partitions(instance, plan)
+    partition = partitions_of(site, plan, [set_id], known)[set_id]
     request = dg.RunRequest(
         run_key=f"{vault}-{set_id}-{len(tries)}",
-        partition_key=set_id,
+        partition_key=partition,
         tags={PLAN_TAG: copies_subject(plan, vault), SET_TAG: subject},
     )
-    add = [] if set_id in known else [partitions.build_add_request([set_id])]
+    add = [] if set_id in known else [sets_partitions(plan).build_add_request([partition])]
     return dg.SensorResult(run_requests=[request], dynamic_partitions_requests=add)
 
 
@@ -311,11 +311,9 @@ def _schedule(site: Site, plan: str, vault: str, stage: str, cron: str) -> dg.Sc
         newest = next((one.set_id for one in reversed(copies) if one.set_id in here and not one.partial), None)
         if newest is None:
             return dg.SkipReason("No set with a copy is in the store any more.")
-        partitions = sets_partitions(plan)
-        assert partitions.name is not None
-        context.instance.add_dynamic_partitions(partitions.name, [newest])
+        partition = ensured_partition(site, plan, newest, context.instance)
         tags[SET_TAG] = f"{vault}:{plan}/{newest}"
-        return dg.RunRequest(run_key=f"drill-{vault}-{newest}-{moment}", partition_key=newest, tags=tags)
+        return dg.RunRequest(run_key=f"drill-{vault}-{newest}-{moment}", partition_key=partition, tags=tags)
 
     return schedule
 

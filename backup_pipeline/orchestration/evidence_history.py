@@ -9,6 +9,7 @@ import dagster as dg
 from backup_pipeline.operations.evidence.collect import History, HistoryRun
 from backup_pipeline.orchestration.activity import created_at
 from backup_pipeline.orchestration.names import OPERATION_TAG, PLAN_TAG, SET_TAG, STARTED_BY_TAG
+from backup_pipeline.orchestration.partition_names import set_of_partition
 
 _AT_ONCE = 500
 _LONGEST_RUN = timedelta(days=7)
@@ -40,7 +41,7 @@ def _run(record: dg.RunRecord) -> HistoryRun:
     return HistoryRun(
         run_id=run.run_id,
         operation=tags.get(OPERATION_TAG, "") or run.job_name,
-        set_name=tags.get(SET_TAG, "") or tags.get("dagster/partition", ""),
+        set_name=tags.get(SET_TAG, "") or set_of_partition(tags.get("dagster/partition", "")),
         who=tags.get(STARTED_BY_TAG, ""),
         began=began,
         ended=datetime.fromtimestamp(record.end_time, UTC) if record.end_time else began,

@@ -15,6 +15,7 @@ from pydantic import Field
 from backup_pipeline.errors import SettingsError
 from backup_pipeline.model.set_id import is_set_id
 from backup_pipeline.orchestration.names import sets_partitions
+from backup_pipeline.orchestration.partition_names import set_of_partition
 
 DAYS_VARIABLE = "BACKUP_PIPELINE_KEEP_RUNS_DAYS"
 DEFAULT_DAYS = 180
@@ -43,7 +44,7 @@ def latest_runs(instance: dg.DagsterInstance) -> set[str]:
             key, dg.DagsterEventType.ASSET_MATERIALIZATION
         )
         sets = set(instance.get_dynamic_partitions(str(sets_partitions(key.path[0]).name)))
-        ids = {name: number for name, number in ids.items() if name in sets or not is_set_id(name)}
+        ids = {name: number for name, number in ids.items() if name in sets or not is_set_id(set_of_partition(name))}
         if ids:
             records = instance.event_log_storage.get_event_records(
                 dg.EventRecordsFilter(

@@ -27,6 +27,7 @@ from backup_pipeline.model.manifest import Manifest
 from backup_pipeline.orchestration.build import build_job
 from backup_pipeline.orchestration.liveness import end_dead_runs
 from backup_pipeline.orchestration.names import LOCATION_NAME, REPOSITORY_NAME, STARTED_BY_TAG
+from backup_pipeline.orchestration.partition_names import set_of_partition
 from backup_pipeline.orchestration.run_subject import asked_in_shell
 from backup_pipeline.orchestration.storage import require_history
 from backup_pipeline.settings.loader import load_site
@@ -101,8 +102,11 @@ def run_job(
         # Where no daemon runs nobody else ends them.
         end_dead_runs(instance)
         found = _reconstructable(config, job)
+        definition = found.get_definition()
+        if partition:
+            partition = _as_known(instance, definition, partition)
         run = instance.create_run_for_job(
-            job_def=found.get_definition(),
+            job_def=definition,
             run_config={**_QUIET, **(run_config or {})},
             tags={
                 STARTED_BY_TAG: asked_in_shell(),
@@ -114,6 +118,13 @@ def run_job(
             remote_job_origin=_origin(job),
         )
         return _outcome(execute_run(found, run, instance))
+
+
+def _as_known(instance: dg.DagsterInstance, job: dg.JobDefinition, partition: str) -> str:
+    """Return a set's partition by the name that Dagster knows: a set that is no whole backup says so in it."""
+    name = getattr(job.partitions_def, "name", None)
+    known = instance.get_dynamic_partitions(name) if name else ()
+    return next((each for each in sorted(known) if set_of_partition(each) == partition), partition)
 
 
 def resume_run(config: Path, root_run_id: str) -> RunOutcome:

@@ -8,9 +8,9 @@ from backup_pipeline.orchestration.names import (
     PLAN_TAG,
     SET_TAG,
     manifest_key,
-    sets_partitions,
     source_key,
 )
+from backup_pipeline.orchestration.partition_names import ensured_partition
 from backup_pipeline.orchestration.run_resource import BackupRuns
 from backup_pipeline.orchestration.sets_table import sets_metadata, start_restore
 from backup_pipeline.settings.site import Site
@@ -43,10 +43,8 @@ def manifest_asset(site: Site, plan: str) -> dg.AssetsDefinition:
         store = backup_runs.site(plan).store_folder(plan)
         metadata = manifest_metadata(sealed, store=str(store))
         if store == site.store_folder(plan):
-            metadata |= start_restore(site, sealed, sealed.set_id) | sets_metadata(site, plan)
-            partitions = sets_partitions(plan)
-            assert partitions.name is not None
-            context.instance.add_dynamic_partitions(partitions.name, [sealed.set_id])
+            partition = ensured_partition(site, plan, sealed.set_id, context.instance)
+            metadata |= start_restore(site, sealed, partition) | sets_metadata(site, plan)
         context.instance.add_run_tags(context.run_id, {SET_TAG: f"{plan}/{sealed.set_id}"})
         return dg.MaterializeResult(
             metadata=metadata,

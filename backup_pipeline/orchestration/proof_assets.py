@@ -15,6 +15,7 @@ from backup_pipeline.model.set_id import SetId
 from backup_pipeline.operations.sites.stores import open_store
 from backup_pipeline.orchestration.metadata import failure_of, table_of, with_readable
 from backup_pipeline.orchestration.names import PLAN_TAG, SET_TAG, manifest_key, sets_group, sets_partitions, stage_key
+from backup_pipeline.orchestration.partition_names import known_partitions, partitions_of
 from backup_pipeline.orchestration.run_observer import current_observer
 from backup_pipeline.orchestration.selected_partition import selected_set
 from backup_pipeline.settings.site import Site
@@ -206,13 +207,12 @@ def stage_schedule(site: Site, plan: str, stage: str, cron: str, *, newest_only:
         if not sets:
             yield dg.SkipReason(f"Plan {plan} has no sealed set yet.")
             return
-        name = sets_partitions(plan).name
-        assert name is not None
-        context.instance.add_dynamic_partitions(name, sets)
+        partitions = partitions_of(site, plan, sets, known_partitions(context.instance, plan))
+        context.instance.add_dynamic_partitions(str(sets_partitions(plan).name), list(partitions.values()))
         for set_id in sets:
             yield dg.RunRequest(
                 run_key=f"{stage}-{set_id}-{context.scheduled_execution_time:%Y%m%dT%H%M}",
-                partition_key=set_id,
+                partition_key=partitions[set_id],
                 tags={PLAN_TAG: plan, SET_TAG: f"{plan}/{set_id}"},
             )
 

@@ -200,7 +200,9 @@ def undo_job(site: Site, plan: str) -> dg.JobDefinition:
 def _mark_undone(context: dg.OpExecutionContext, result: RestoreResult) -> None:
     """Let the undone restore's run and its asset's history show that it does not hold any more."""
     instance = context.instance
-    instance.add_run_tags(context.run_id, {SOURCE_TAG: result.source, SET_TAG: f"{result.plan}/{result.set_id}"})
+    # A run that our pages started names the set with its vault already.
+    named = {SET_TAG: f"{result.plan}/{result.set_id}"} if SET_TAG not in context.run.tags else {}
+    instance.add_run_tags(context.run_id, {SOURCE_TAG: result.source, **named})
     wanted = dg.RunsFilter(job_name=restore_job_name(result.plan), tags={RESTORE_TAG: result.restore_id})
     runs = instance.get_runs(wanted, limit=1)
     metadata: dict[str, Any] = {

@@ -22,12 +22,13 @@ from backup_pipeline.orchestration.names import (
     SOURCE_TAG,
     STARTED_BY_TAG,
     STEP_TAG,
+    UNDONE_TAG,
     restore_job_name,
     restore_op,
     restored_key,
-    sets_partitions,
     undo_job_name,
 )
+from backup_pipeline.orchestration.partition_names import known_partition, set_of_partition
 from backup_pipeline.orchestration.restore_assets import PROGRESS
 from backup_pipeline.orchestration.restore_config import as_configured
 from backup_pipeline.orchestration.restore_metadata import PLAN_AS_READ, RESULT_AS_KEPT
@@ -77,6 +78,7 @@ class RestoreRun:
         result: what it did.
         error: of a failed one: `error` (the class), `what`, `where`, `remedy`.
         vault: the vault whose copy of the set it reads, "" for the plan's own store.
+        undone: whether a run has taken it back.
     """
 
     run_id: str
@@ -93,6 +95,7 @@ class RestoreRun:
     result: RestoreResult | None = None
     error: Mapping[str, str] | None = None
     vault: str = ""
+    undone: bool = False
 
     @property
     def place(self) -> str:
@@ -168,9 +171,6 @@ def _submit(
     tags: Mapping[str, str],
     asked_by: str,
 ) -> str:
-    name = sets_partitions(wanted.plan).name
-    assert name is not None
-    workspace.instance.add_dynamic_partitions(name, [wanted.set_id])
     config = {**({"vault": wanted.vault} if wanted.vault else {}), **as_configured(wanted.options), **config}
     return submit_job(
         workspace,
@@ -178,7 +178,7 @@ def _submit(
         asked_by=asked_by,
         run_config={"ops": {restore_op(wanted.plan, wanted.source): {"config": config}}},
         tags={**tags, SOURCE_TAG: wanted.source, SET_TAG: wanted.set_name},
-        partition=wanted.set_id,
+        partition=known_partition(workspace.instance, wanted.plan, wanted.set_id),
         assets=[restored_key(wanted.plan, wanted.source)],
     )
 
@@ -255,7 +255,7 @@ def _from_record(instance: dg.DagsterInstance, record: dg.RunRecord, *, events: 
         run_id=run.run_id,
         plan=plan,
         source=source_of(run),
-        set_id=str(run.tags.get("dagster/partition") or run.tags.get(SET_TAG, "").rpartition("/")[2]),
+        set_id=set_of_partition(run.tags.get("dagster/partition") or run.tags.get(SET_TAG, "").rpartition("/")[2]),
         step=step,
         state=state,
         asked_by=run.tags.get(STARTED_BY_TAG, "ui"),
@@ -266,6 +266,7 @@ def _from_record(instance: dg.DagsterInstance, record: dg.RunRecord, *, events: 
         result=events_of.result() if events_of and state == "done" and step != "undo" else None,
         error=events_of.error() if events_of and state == "failed" else None,
         vault=next((str(given["vault"]) for given in configured_ops(run).values() if given.get("vault")), ""),
+        undone=UNDONE_TAG in run.tags,
     )
 
 

@@ -10,6 +10,7 @@ from backup_pipeline.errors import RefusedError
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.orchestration.metadata import failure_of
 from backup_pipeline.orchestration.names import sets_partitions
+from backup_pipeline.orchestration.partition_names import set_of_partition
 
 
 def selected_set(context: dg.AssetExecutionContext, plan: str) -> SetId:
@@ -19,7 +20,7 @@ def selected_set(context: dg.AssetExecutionContext, plan: str) -> SetId:
         dg.Failure: the run names none.
     """
     if context.has_partition_key:
-        return SetId(context.partition_key)
+        return set_of_partition(context.partition_key)
     known = sorted(context.instance.get_dynamic_partitions(str(sets_partitions(plan).name)))
     raise failure_of(
         RefusedError(

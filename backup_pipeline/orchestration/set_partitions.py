@@ -14,6 +14,7 @@ from backup_pipeline.model.set_id import SetId
 from backup_pipeline.operations.sites.stores import open_store
 from backup_pipeline.operations.status.set_summaries import SetSummary, set_summaries
 from backup_pipeline.orchestration.names import PLAN_TAG, manifest_key, sets_partitions, stage_key
+from backup_pipeline.orchestration.partition_names import known_partitions, partitions_of
 from backup_pipeline.orchestration.proof_assets import CHECK_OF, proof_metadata, proof_summary
 from backup_pipeline.orchestration.sets_table import sets_digest, sets_metadata
 from backup_pipeline.settings.site import Site
@@ -33,7 +34,7 @@ _Event = dg.AssetMaterialization | dg.AssetCheckEvaluation | dg.AssetObservation
 
 
 def partition_changes(known: Set[str], stored: Set[str]) -> tuple[list[str], list[str]]:
-    """Return which sets to add and which to remove so that `known` becomes `stored`, each oldest first."""
+    """Return which partitions to add and which to remove so that `known` becomes `stored`, each oldest first."""
     return sorted(stored - known), sorted(known - stored)
 
 
@@ -41,7 +42,8 @@ def synchronise_partitions(site: Site, plan: str, instance: dg.DagsterInstance) 
     """Make the plan's partitions equal to its sealed sets, at once."""
     name = _name(plan)
     known = set(instance.get_dynamic_partitions(name))
-    added, gone = partition_changes(known, set(open_store(site, plan).sealed_ids()))
+    stored = partitions_of(site, plan, open_store(site, plan).sealed_ids(), known_partitions(instance, plan))
+    added, gone = partition_changes(known, set(stored.values()))
     if added:
         instance.add_dynamic_partitions(name, added)
     for key in _without_runs(instance, gone):
@@ -76,13 +78,14 @@ def partitions_sensor(site: Site, plan: str) -> dg.SensorDefinition:
         store = open_store(site, plan)
         known = set(context.instance.get_dynamic_partitions(_name(plan)))
         sealed = set(store.sealed_ids())
-        added, gone = partition_changes(known, sealed)
+        stored = partitions_of(site, plan, sealed, known_partitions(context.instance, plan))
+        added, gone = partition_changes(known, set(stored.values()))
         gone = _without_runs(context.instance, gone)
         sets = set_summaries(store, running=False)
         proofs = proofs_of_no_run(sealed, sets)
         shown = json.loads(context.cursor or "{}")
         new = [proof for name, proof in proofs.items() if shown.get(name) != proof.finished_at.isoformat()]
-        events: list[_Event] = [event for proof in new for event in proof_events(proof)]
+        events: list[_Event] = [event for proof in new for event in proof_events(proof, stored[proof.set_id])]
         listed = sets_digest(site, plan, sets)
         if shown.get(_LISTED, listed) != listed:
             metadata = sets_metadata(site, plan)
@@ -111,16 +114,16 @@ def proofs_of_no_run(sealed: Set[SetId], sets: Sequence[SetSummary]) -> dict[str
     return found
 
 
-def proof_events(proof: Proof) -> Iterator[_Event]:
+def proof_events(proof: Proof, partition: str) -> Iterator[_Event]:
     """Yield what a run would have reported to Dagster: the partition only when it passed, the check always."""
     key = stage_key(proof.plan, proof.kind.value)
     metadata = proof_metadata(proof)
     if proof.outcome is ProofOutcome.NOT_HERE:
         text = f"From the shell: set {proof.set_id} {proof_summary(proof)}"
-        yield dg.AssetObservation(key, partition=proof.set_id, metadata=metadata, description=text)
+        yield dg.AssetObservation(key, partition=partition, metadata=metadata, description=text)
         return
     if proof.passed:
-        yield dg.AssetMaterialization(key, partition=proof.set_id, metadata=metadata, description="From the shell.")
+        yield dg.AssetMaterialization(key, partition=partition, metadata=metadata, description="From the shell.")
     yield dg.AssetCheckEvaluation(
         asset_key=key,
         check_name=CHECK_OF[ProofKind(proof.kind)],

@@ -10,7 +10,9 @@ from typing import Any, Protocol
 import dagster as dg
 
 from backup_pipeline.errors import RefusedError
-from backup_pipeline.orchestration.names import LOCATION_NAME, REPOSITORY_NAME, STARTED_BY_TAG, sets_partitions
+from backup_pipeline.model.set_id import SetId
+from backup_pipeline.orchestration.names import LOCATION_NAME, REPOSITORY_NAME, STARTED_BY_TAG
+from backup_pipeline.orchestration.partition_names import known_partition
 
 _LAUNCH = """
 mutation ($params: ExecutionParams!) {
@@ -97,10 +99,8 @@ def submit_job(
     )
 
 
-def submit_for_set(workspace: UiWorkspace, plan: str, set_id: str, stage: str, *, asked_by: str) -> str:
+def submit_for_set(workspace: UiWorkspace, plan: str, set_id: SetId, stage: str, *, asked_by: str) -> str:
     """Queue a run of `<plan>_<stage>` (verification, drill) for one set, and return the run's id."""
-    name = sets_partitions(plan).name
-    assert name is not None
-    # A set made in a moment ago, or elsewhere, may not be a partition yet.
-    workspace.instance.add_dynamic_partitions(name, [set_id])
-    return submit_job(workspace, f"{plan}_{stage}", asked_by=asked_by, partition=set_id)
+    # A set made a moment ago, or elsewhere, may not be a partition yet.
+    partition = known_partition(workspace.instance, plan, set_id)
+    return submit_job(workspace, f"{plan}_{stage}", asked_by=asked_by, partition=partition)

@@ -99,7 +99,7 @@ def test_a_failed_run_is_told_with_reason_and_remedy_and_not_again_after_the_she
     tick = evaluate(site, "alert_on_failed_runs", result, instance)
     (text,) = texts(web)
     assert "nightly: The backup failed." in text
-    assert tick.startswith(f"backup of nightly failed. Alert “{text.splitlines()[0]}” was sent to json")
+    assert tick.startswith(f"backup of nightly failed. Alert “{text.splitlines()[0]}” was sent to JSON")
     assert web.url not in tick
     assert evaluate(site, "alert_on_failed_runs", result, instance).endswith("Nothing new to report.")
     assert "shop: No answer." in text

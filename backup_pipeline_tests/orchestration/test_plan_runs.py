@@ -6,12 +6,14 @@ from pathlib import Path
 
 import dagster as dg
 
+from backup_pipeline.model.manifest import Purpose
 from backup_pipeline.orchestration.build import build_definitions
 from backup_pipeline.orchestration.names import artefact_key, key_part, manifest_key, sets_partitions, source_key
+from backup_pipeline.orchestration.partition_names import known_partition, partition_name, set_of_partition
 from backup_pipeline.orchestration.proof_assets import due_sets
 from backup_pipeline.orchestration.run_resource import selected_sources
 from backup_pipeline.orchestration.schema_sensor import schema_sensor
-from backup_pipeline.orchestration.set_partitions import partitions_sensor
+from backup_pipeline.orchestration.set_partitions import partitions_sensor, synchronise_partitions
 from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.postgres.server.target import parse_target
 from backup_pipeline.settings.loader import load_site
@@ -124,6 +126,24 @@ def test_every_sealed_set_becomes_a_partition(gustav: TestSite, instance: dg.Dag
     name = sets_partitions("nightly").name
     assert name is not None
     assert tuple(instance.get_dynamic_partitions(name)) == gustav.store("nightly").sealed_ids()
+
+
+def test_the_partition_of_a_partial_set_says_so_and_one_named_before_keeps_its_name(
+    gustav: TestSite, instance: dg.DagsterInstance
+) -> None:
+    part = [source_key("nightly", "storage"), manifest_key("nightly")]
+    name = str(sets_partitions("nightly").name)
+    assert _run(gustav, instance, assets=part).success
+    (first,) = gustav.store("nightly").sealed_ids()
+    assert list(instance.get_dynamic_partitions(name)) == [f"{first}-partial"]
+    instance.delete_dynamic_partition(name, f"{first}-partial")
+    instance.add_dynamic_partitions(name, [first])
+    synchronise_partitions(gustav.site, "nightly", instance)
+    assert list(instance.get_dynamic_partitions(name)) == [first]
+    assert known_partition(instance, "nightly", first) == first
+    assert partition_name(first, Purpose.EMERGENCY, partial=True) == f"{first}-emergency"
+    assert set_of_partition(f"{first}-emergency") == set_of_partition(first) == first
+    assert set_of_partition("2019") == "2019"
 
 
 def test_sets_copied_in_or_removed_by_hand_appear_and_disappear_in_the_partitions(

@@ -9,7 +9,16 @@ from typing import Any
 import dagster as dg
 
 from backup_pipeline.orchestration.build import build_definitions
-from backup_pipeline.orchestration.names import SET_TAG, SOURCE_TAG, STEP_TAG, UNDONE_TAG, restored_key
+from backup_pipeline.orchestration.names import (
+    SET_TAG,
+    SOURCE_TAG,
+    STEP_TAG,
+    UNDONE_TAG,
+    restored_key,
+    stage_key,
+)
+from backup_pipeline.orchestration.restore_runs import latest_runs
+from backup_pipeline.orchestration.set_partitions import synchronise_partitions
 from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.postgres.server.target import parse_target
 from backup_pipeline_tests.support.sites import TestSite
@@ -84,12 +93,23 @@ def test_a_restore_is_planned_applied_and_undone(gustav: TestSite, instance: dg.
     assert (restored[SOURCE_TAG], restored[STEP_TAG]) == ("supabase", "apply")
     assert UNDONE_TAG not in restored
 
+    emergency = next(each for each in gustav.store("nightly").sealed_ids() if each != set_id)
+    synchronise_partitions(gustav.site, "nightly", instance)
+    named = f"{emergency}-emergency"
+    assert set(instance.get_dynamic_partitions("nightly_sets")) == {set_id, named}
+    assert _run(gustav, instance, "nightly_verification", set_id=named).success
+    assert instance.get_materialized_partitions(stage_key("nightly", "verification")) == {named}
+
     undone = _run(
         gustav, instance, "nightly_undo", op="nightly__undo", source="supabase", confirm=str(plan["confirm"].value)
     )
     assert undone.success
     assert _count(gustav) == 100
     assert _tags(instance, done)[UNDONE_TAG] == undone.run_id
+    assert [(run.step, run.source, run.undone) for run in latest_runs(instance, "nightly")][:2] == [
+        ("undo", "supabase", False),
+        ("apply", "supabase", True),
+    ]
     assert _tags(instance, undone)[SET_TAG] == f"nightly/{set_id}"
     (newest,) = instance.fetch_observations(restored_key("nightly", "supabase"), limit=1).records
     assert newest.partition_key == set_id

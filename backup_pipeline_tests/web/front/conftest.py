@@ -99,11 +99,16 @@ def page(browser: Browser) -> Iterator[Page]:
     context.close()
 
 
-def picture(page: Page, name: str) -> None:
-    """Hold a page to what axe says and to its width; keep a picture of it where PICTURES names a folder."""
+def keep_picture(page: Page, name: str) -> None:
+    """Keep a picture of a page where PICTURES names a folder."""
     if folder := os.environ.get("PICTURES"):
         Path(folder).mkdir(parents=True, exist_ok=True)
         page.screenshot(path=f"{folder}/{name}.png", full_page=True)
+
+
+def picture(page: Page, name: str) -> None:
+    """Hold a page to what axe says and to its width; keep a picture of it."""
+    keep_picture(page, name)
     found = Axe().run(page)
     assert found.violations_count == 0, f"{name}: {found.generate_report()}"
     assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, name

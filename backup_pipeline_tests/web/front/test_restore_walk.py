@@ -16,7 +16,7 @@ from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.system.locks import hold_lock
 from backup_pipeline_tests.support.postgres_restore import sealed_set
 from backup_pipeline_tests.support.sites import SHOP
-from backup_pipeline_tests.web.front.conftest import Walked, picture
+from backup_pipeline_tests.web.front.conftest import Walked, keep_picture, picture
 
 pytestmark = pytest.mark.takes(seconds=15, together="restore in a browser")
 
@@ -330,18 +330,20 @@ def test_a_plan_made_in_dagster_is_applied_from_its_launchpad_filled_in(walked: 
     assert walked.value("select count(*) from public.orders where id between 70 and 72") == 0
     key = "/".join(restored_key("nightly", "shop").path)
     page.goto(f"{walked.ui.address}/assets/{key}?view=events&partition={walked.set_id}")
-    with page.expect_popup() as popup:
-        page.get_by_role("link", name="Apply this plan").first.click()
-    pad = popup.value
-    expect(pad.locator(".CodeMirror").first).to_contain_text("plan_id", timeout=90_000)
-    text = pad.evaluate("document.querySelector('.CodeMirror').CodeMirror.getValue()")
+    link = page.get_by_role("link", name="Apply this plan").first
+    expect(link).to_be_visible(timeout=90_000)
+    keep_picture(page, "restore-plan-in-dagster")
+    link.click()
+    expect(page.locator(".CodeMirror").first).to_contain_text("plan_id", timeout=90_000)
+    text = page.evaluate("document.querySelector('.CodeMirror').CodeMirror.getValue()")
     config = yaml.safe_load(text)["ops"]["nightly__restore_shop"]["config"]
     assert (config["step"], config["confirm"]) == ("apply", "")
-    pad.evaluate(
+    keep_picture(page, "restore-launchpad")
+    page.evaluate(
         "text => document.querySelector('.CodeMirror').CodeMirror.setValue(text)",
         text.replace("confirm: ''", f"confirm: {walked.live.database}"),
     )
-    assert walked.ui.wait_for_run(_launched(pad)) == "SUCCESS"
+    assert walked.ui.wait_for_run(_launched(page)) == "SUCCESS"
     assert walked.value("select count(*) from public.orders where id between 70 and 72") == 3
 
 
