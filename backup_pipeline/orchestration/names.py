@@ -6,11 +6,11 @@ import hashlib
 import re
 
 import dagster as dg
-from dagster._core.definitions.repository_definition.valid_definitions import SINGLETON_REPOSITORY_NAME
 
 # As workspace.yaml (and docker/workspace.yaml) name the code location.
 LOCATION_NAME = "backup-pipeline"
-REPOSITORY_NAME = SINGLETON_REPOSITORY_NAME
+# As Dagster calls the repository of a code location that has one Definitions object.
+REPOSITORY_NAME = "__repository__"
 
 PLAN_TAG = "backup_pipeline/plan"
 # All plans of a run over assets of several; the first of them has the tag above.

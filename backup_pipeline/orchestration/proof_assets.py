@@ -76,6 +76,12 @@ def check_result(proof: Proof, key: dg.AssetKey, check: str) -> dg.AssetCheckRes
     )
 
 
+def not_here_event(proof: Proof, key: dg.AssetKey, partition: str) -> dg.AssetObservation:
+    """Return why a set could not be drilled here. It neither passed nor failed: the check keeps what it had."""
+    text = f"Set {proof.plan}/{proof.set_id} {proof_summary(proof)}"
+    return dg.AssetObservation(key, partition=partition, description=text, metadata=proof_metadata(proof))
+
+
 def proof_asset(
     plan: str,
     stage: str,
@@ -124,13 +130,7 @@ def proof_asset(
         except Exception as error:  # noqa: BLE001 - at this edge everything becomes a Failure
             raise failure_of(error) from None
         if proof.outcome is ProofOutcome.NOT_HERE:
-            # Neither passed nor failed: the check keeps what the last drill found, and the event says why.
-            text = f"Set {plan}/{set_id} {proof_summary(proof)}"
-            context.log.info(text)
-            shown = proof_metadata(proof)
-            context.log_event(
-                dg.AssetObservation(key, partition=context.partition_key, description=text, metadata=shown)
-            )
+            context.log_event(not_here_event(proof, key, context.partition_key))
             return
         yield check_result(proof, key, check)
         if not proof.passed:

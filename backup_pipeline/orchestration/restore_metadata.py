@@ -23,7 +23,7 @@ def plan_metadata(site: Site, plan: RestorePlan, partition: str, vault: str = ""
     """Return what the UI shows of a restore's plan: what it would do, with counts and names, and how to apply it."""
     metadata: dict[str, Any] = {APPLY: _how_to_apply(site, plan, partition, vault)}
     metadata |= {
-        "what would happen": table_of([{"what": what, "detail": value} for what, value in _in_words(plan)]),
+        "what would happen": table_of([{"what": what, "detail": value} for what, value in _summary(plan)]),
         "plan_id": plan.plan_id,
         "target": plan.target,
         "confirm": plan.confirm,
@@ -53,7 +53,7 @@ def _how_to_apply(site: Site, plan: RestorePlan, partition: str, vault: str) -> 
     return dg.MetadataValue.md(f"**[{APPLY}]({link})**, then type the target's name.")
 
 
-def _in_words(plan: RestorePlan) -> Iterator[tuple[str, str]]:
+def _summary(plan: RestorePlan) -> Iterator[tuple[str, str]]:
     """Yield what a person reads before it is applied, as pairs of what and how."""
     yield "restore", plan.source
     yield "from set", f"{plan.plan}/{plan.set_id}"

@@ -85,9 +85,9 @@ def source_of(run: dg.DagsterRun) -> str:
     ops = configured_ops(run)
     applied = {name: config for name, config in ops.items() if step_of(config) == "apply"}
     found = {str(config["source"]) for config in ops.values() if config.get("source")}
-    chosen = [key.path[1] for key in run.asset_selection or () if len(key.path) == 3 and key.path[-1] == RESTORED]
-    if not found and len(chosen) == 1:
-        return chosen[0]
+    selected = [key.path[1] for key in run.asset_selection or () if len(key.path) == 3 and key.path[-1] == RESTORED]
+    if not found and len(selected) == 1:
+        return selected[0]
     begin = f"{run.job_name.removesuffix('_restore')}__restore_"
     found |= {name.removeprefix(begin) for name in applied or ops if name.startswith(begin)}
     return found.pop() if len(found) == 1 else ""

@@ -15,7 +15,7 @@ from backup_pipeline.operations.sites.stores import open_store
 from backup_pipeline.operations.status.set_summaries import SetSummary, set_summaries
 from backup_pipeline.orchestration.names import PLAN_TAG, manifest_key, sets_partitions, stage_key
 from backup_pipeline.orchestration.partition_names import known_partitions, partitions_of
-from backup_pipeline.orchestration.proof_assets import CHECK_OF, proof_metadata, proof_summary
+from backup_pipeline.orchestration.proof_assets import CHECK_OF, not_here_event, proof_metadata, proof_summary
 from backup_pipeline.orchestration.sets_table import sets_digest, sets_metadata
 from backup_pipeline.settings.site import Site
 
@@ -119,8 +119,7 @@ def proof_events(proof: Proof, partition: str) -> Iterator[_Event]:
     key = stage_key(proof.plan, proof.kind.value)
     metadata = proof_metadata(proof)
     if proof.outcome is ProofOutcome.NOT_HERE:
-        text = f"From the shell: set {proof.set_id} {proof_summary(proof)}"
-        yield dg.AssetObservation(key, partition=partition, metadata=metadata, description=text)
+        yield not_here_event(proof, key, partition)
         return
     if proof.passed:
         yield dg.AssetMaterialization(key, partition=partition, metadata=metadata, description="From the shell.")
