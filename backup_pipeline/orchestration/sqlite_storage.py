@@ -2,19 +2,26 @@
 
 Dagster's own opens and closes each file for each of the hundreds of events of a run, and syncs after each; that was
 half of the time of a small backup. Here the connections to the files used last are kept, since the last one to close
-moves the whole log into the file, and files are synced at checkpoints. Nothing else is changed.
+moves the whole log into the file, and files are synced at checkpoints. Events of assets and checks that follow each
+other closely are written in one transaction: when another event comes, anything is read, or a moment has passed. What
+is stored is the same.
 """
 
 from __future__ import annotations
 
 import functools
-from collections import OrderedDict
-from collections.abc import Iterator
+import threading
+from collections import OrderedDict, defaultdict
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from dagster import DagsterEventType, EventLogEntry
+from dagster._core.events import ASSET_CHECK_EVENTS, ASSET_EVENTS, EVENT_TYPE_TO_PIPELINE_RUN_STATUS
 from dagster._core.storage.event_log import SqliteEventLogStorage
+from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
+from dagster._core.storage.event_log.sqlite.sqlite_event_log import INDEX_SHARD_NAME
 from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS
 from dagster._core.storage.sqlite_storage import DagsterSqliteStorage, _event_logs_directory
 from dagster._serdes import ConfigurableClassData
@@ -23,6 +30,21 @@ from sqlalchemy.event import listens_for
 from sqlalchemy.pool import NullPool, Pool, QueuePool
 
 _FILES = 16
+# So long at most a page of the UI, which another process serves, lags behind; and so much a killed process may lose.
+_DELAY_SECONDS = 0.2
+_AT_ONCE = 200
+_MIRRORED = ASSET_EVENTS | ASSET_CHECK_EVENTS | EVENT_TYPE_TO_PIPELINE_RUN_STATUS.keys()
+# Those of which a run has as many as it has assets and checks.
+_DELAYED = frozenset(
+    {
+        DagsterEventType.ASSET_MATERIALIZATION_PLANNED,
+        DagsterEventType.ASSET_CHECK_EVALUATION_PLANNED,
+        DagsterEventType.STEP_OUTPUT,
+        DagsterEventType.HANDLED_OUTPUT,
+        DagsterEventType.ASSET_MATERIALIZATION,
+        DagsterEventType.ASSET_CHECK_EVALUATION,
+    }
+)
 
 
 @functools.cache
@@ -44,8 +66,13 @@ class SqliteEvents(SqliteEventLogStorage):
 
     def __init__(self, base_dir: str, inst_data: ConfigurableClassData | None = None) -> None:
         self._engines: OrderedDict[str, tuple[Engine, int]] = OrderedDict()
+        self._open: dict[str, Connection] = {}
+        self._pending: list[EventLogEntry] = []
+        self._failed: Exception | None = None
         self._tables: set[str] = set()
         super().__init__(base_dir, inst_data=inst_data)
+        # Of the thread that has it, for Dagster's parts of one transaction ask for the connection each by itself.
+        self._db_lock = threading.RLock()  # type: ignore[assignment]
 
     def has_table(self, table_name: str) -> bool:
         """Whether the history has a table; one that was there stays, and is asked for with each event of a check."""
@@ -55,14 +82,88 @@ class SqliteEvents(SqliteEventLogStorage):
 
     @contextmanager
     def _connect(self, shard: str) -> Iterator[Connection]:
-        with self._db_lock, self._engine(shard).connect() as connection, connection.begin():
-            yield connection
+        with self._db_lock:
+            if (already := self._open.get(shard)) is not None:
+                yield already
+                return
+            self._write_pending()
+            with self._engine(shard).connect() as connection, connection.begin():
+                self._open[shard] = connection
+                try:
+                    yield connection
+                finally:
+                    del self._open[shard]
+
+    def store_event(self, event: EventLogEntry) -> None:
+        """Store an event, at once or soon; an error of those before is raised here.
+
+        Args:
+            event: of a run, or of none.
+        """
+        with self._db_lock:
+            if (failed := self._failed) is not None:
+                self._failed = None
+                raise failed
+            self._pending.append(event)
+            delayed = event.run_id and event.dagster_event_type in _DELAYED
+            if not delayed or len(self._pending) >= _AT_ONCE:
+                self._write_pending()
+            elif len(self._pending) == 1:
+                timer = threading.Timer(_DELAY_SECONDS, self._write_at_last)
+                timer.daemon = True
+                timer.start()
+
+    def _write_at_last(self) -> None:
+        with self._db_lock:
+            try:
+                self._write_pending()
+            except Exception as error:  # noqa: BLE001 - raised by the next event, as if that could not be stored
+                self._failed = error
+
+    def _write_pending(self) -> None:
+        """Write what waits: the events of each run into its file, those of assets and of runs' states into the index.
+
+        The caller holds the lock.
+        """
+        events, self._pending = self._pending, []
+        rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        mirrored = []
+        for event in events:
+            row = self._event_to_row(event)
+            rows[event.run_id].append(row)
+            if event.dagster_event_type in _MIRRORED:
+                mirrored.append((event, row))
+        for run_id, several in rows.items():
+            with self._connect(run_id) as connection:
+                connection.execute(SqlEventLogStorageTable.insert(), several)
+        if mirrored:
+            with self._connect(INDEX_SHARD_NAME) as connection:
+                for event, row in mirrored:
+                    self._mirror(connection, event, row)
+
+    def _mirror(self, connection: Connection, event: EventLogEntry, row: Mapping[str, Any]) -> None:
+        key = connection.execute(SqlEventLogStorageTable.insert(), dict(row)).inserted_primary_key
+        assert key is not None
+        if event.dagster_event_type in ASSET_EVENTS:
+            self._store_asset_event_tags(connection, [event], [key[0]])
+            self._store_asset_event(connection, event, key[0])
+        elif event.dagster_event_type in ASSET_CHECK_EVENTS:
+            self.store_asset_check_event(event, key[0])
+
+    def _has_asset_key_col_on_connection(self, conn: Connection, column_name: str) -> bool:
+        column = f"column {column_name}"
+        if column not in self._tables and super()._has_asset_key_col_on_connection(conn, column_name):
+            self._tables.add(column)
+        return column in self._tables
 
     def dispose(self) -> None:
-        """Close the files."""
+        """Write what waits, and close the files."""
         with self._db_lock:
-            while self._engines:
-                self._engines.popitem()[1][0].dispose()
+            try:
+                self._write_pending()
+            finally:
+                while self._engines:
+                    self._engines.popitem()[1][0].dispose()
         super().dispose()
 
     def _engine(self, shard: str) -> Engine:

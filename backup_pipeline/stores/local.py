@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import os
 import shutil
@@ -99,6 +100,8 @@ class LocalSetWriter:
         self._draft = draft
         self._file_mode = file_mode
         self._folder_mode = folder_mode
+        self._unsynced: set[Path] = set()
+        self._written_by_others = False
 
     @property
     def draft(self) -> Draft:
@@ -108,6 +111,7 @@ class LocalSetWriter:
     @property
     def folder(self) -> Path:
         """The set's folder, for tools that need a real path."""
+        self._written_by_others = True
         return self._folder
 
     def _require_lock(self) -> None:
@@ -118,6 +122,7 @@ class LocalSetWriter:
         place = self._folder / _relative(path)
         self._require_lock()
         self._make_folders(place.parent)
+        self._unsynced.add(place.parent)
         return place
 
     def _record_place(self, key: tuple[str, ...], ending: str = ".json") -> Path:
@@ -213,15 +218,28 @@ class LocalSetWriter:
 
     def write_done(self, done: SourceDone) -> None:
         """Store that a source was captured whole; what an earlier try left of it is dropped."""
-        for record in self.records():
-            if record.source == done.source and record.key not in done.keys:
+        for record in _read_records(self._folder, done.source):
+            if record.key not in done.keys:
                 self._record_place(record.key).unlink(missing_ok=True)
                 self._drop_files(record)
-        for failure in _read_failures(self._folder):
-            if failure.key[0] == done.source:
-                self._record_place(failure.key, _FAILED).unlink(missing_ok=True)
-        self._sync_folders()
+        for failure in _read_failures(self._folder, done.source):
+            self._record_place(failure.key, _FAILED).unlink(missing_ok=True)
+        self._sync_written()
         write_atomically(self._done_place(done.source), _json(done), mode=self._file_mode)
+
+    def _sync_written(self) -> None:
+        """Make the names durable of all files that were written here since this was last done."""
+        if self._written_by_others:
+            self._sync_folders()
+            return
+        folders, self._unsynced = self._unsynced, set()
+        try:
+            # A folder that was made has its own name in the one above.
+            for folder in sorted({self._folder, *folders, *(folder.parent for folder in folders - {self._folder})}):
+                sync_folder(folder)
+        except BaseException:
+            self._unsynced |= folders
+            raise
 
     def _sync_folders(self) -> None:
         """Make the names of all files durable."""
@@ -333,21 +351,30 @@ def _read_record(path: Path) -> ArtefactRecord:
         ) from error
 
 
-def _read_records(folder: Path) -> tuple[ArtefactRecord, ...]:
+def _read_records(folder: Path, source: str | None = None) -> tuple[ArtefactRecord, ...]:
+    """Return the records of a set, or of one source in it: the names of files begin with the source's."""
     found = []
-    for path in sorted((folder / _RECORDS).glob("*.json")):
+    for path in sorted((folder / _RECORDS).glob(f"{_beginning(source)}*.json")):
         if path.name == Path(DRAFT_NAME).name or path.name.endswith((_FAILED, _DONE)):
             continue
-        found.append(_read_record(path))
+        record = _read_record(path)
+        if source in (None, record.source):
+            found.append(record)
     return tuple(sorted(found, key=lambda record: record.key))
 
 
-def _read_failures(folder: Path) -> tuple[Failure, ...]:
+def _read_failures(folder: Path, source: str | None = None) -> tuple[Failure, ...]:
     found = []
-    for path in sorted((folder / _RECORDS).glob(f"*{_FAILED}")):
+    for path in sorted((folder / _RECORDS).glob(f"{_beginning(source)}*{_FAILED}")):
         with contextlib.suppress(OSError, PydanticError):
-            found.append(Failure.model_validate_json(read_ordinary(path)))
+            failure = Failure.model_validate_json(read_ordinary(path))
+            if source in (None, failure.key[0]):
+                found.append(failure)
     return tuple(found)
+
+
+def _beginning(source: str | None) -> str:
+    return "" if source is None else glob.escape(_file_name((source,)))
 
 
 class LocalStore:

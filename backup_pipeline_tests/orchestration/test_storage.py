@@ -15,6 +15,7 @@ from dagster._core.launcher.default_run_launcher import DefaultRunLauncher
 from dagster._core.launcher.sync_in_memory_run_launcher import SyncInMemoryRunLauncher
 from dagster._serdes import serialize_value
 from dagster_postgres import PostgresRunStorage
+from sqlalchemy.exc import OperationalError
 
 from backup_pipeline.errors import SettingsError
 from backup_pipeline.orchestration import home
@@ -255,3 +256,50 @@ def test_a_run_keeps_its_connections_and_survives_their_end(
                 break
             time.sleep(0.05)
         assert not backends()
+
+
+@dg.asset
+def counted() -> dg.MaterializeResult[None]:
+    return dg.MaterializeResult(metadata={"rows": 7})
+
+
+def _stored(instance: dg.DagsterInstance) -> dg.EventLogEntry:
+    """Return the event of a materialisation that a run has stored."""
+    run = dg.materialize([counted], instance=instance).run_id
+    (event,) = instance.all_logs(run, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION)
+    return event
+
+
+def _store_for_a_minute(instance: dg.DagsterInstance, event: dg.EventLogEntry) -> None:
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        instance.event_log_storage.store_event(event)
+        time.sleep(0.05)
+
+
+def test_an_event_that_waits_to_be_written_is_there_for_whoever_reads(dagster_home: Path) -> None:
+    with dg.DagsterInstance.get() as instance, dg.DagsterInstance.from_ref(instance.get_ref()) as other:
+        event = _stored(instance)
+        instance.event_log_storage.store_event(event)
+        assert len(instance.fetch_materializations(counted.key, limit=9).records) == 2
+        instance.event_log_storage.store_event(event)
+        # Another process, such as the UI's, has it a moment later.
+        until = time.monotonic() + 60
+        while len(other.fetch_materializations(counted.key, limit=9).records) < 3:
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        instance.event_log_storage.store_event(event)
+    with dg.DagsterInstance.get() as later:
+        assert len(later.fetch_materializations(counted.key, limit=9).records) == 4
+
+
+def test_when_waiting_events_cannot_be_written_the_next_one_fails(dagster_home: Path) -> None:
+    with dg.DagsterInstance.get() as instance:
+        event = _stored(instance)
+        (index,) = (dagster_home / "storage").rglob("index.db")
+        index.rename(index.with_suffix(".away"))
+        index.mkdir()
+        with pytest.raises(OperationalError):
+            _store_for_a_minute(instance, event)
+        index.rmdir()
+        index.with_suffix(".away").rename(index)

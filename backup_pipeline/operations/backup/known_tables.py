@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from backup_pipeline.errors import BackupSystemError
@@ -12,6 +13,8 @@ from backup_pipeline.settings.server_databases import KNOWN_FOLDER
 from backup_pipeline.settings.site import Site
 from backup_pipeline.sources.registry import kind_of
 from backup_pipeline.system.files import read_ordinary
+
+_ASKED_AT_ONCE = 4
 
 TableKey = tuple[str, ...]
 
@@ -45,14 +48,19 @@ def refresh_known_tables(site: Site, plan_name: str, sources: Iterable[str]) -> 
 
     Best effort: definitions are built all the same, and a capture exports every table that is there.
     """
-    silent = []
     store = site.store_folder(plan_name)
     modes = {"file_mode": int(site.settings.file_mode, 8), "folder_mode": int(site.settings.folder_mode, 8)}
-    for name in sources:
+
+    def refresh(name: str) -> bool:
         kind, source = kind_of(site, name)
         try:
             if (found := kind.discover_tables(source)) is not None:
                 remember_tables(store, name, [(name, each.schema, each.name) for each in found], **modes)
         except (BackupSystemError, OSError):
-            silent.append(name)
-    return silent
+            return False
+        return True
+
+    names = list(sources)
+    # They wait for servers: a few at once, for each of those may be far away.
+    with ThreadPoolExecutor(_ASKED_AT_ONCE, thread_name_prefix="tables") as pool:
+        return [name for name, answered in zip(names, pool.map(refresh, names), strict=True) if not answered]

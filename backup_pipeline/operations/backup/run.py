@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
-from backup_pipeline.artefacts.capture import CaptureContext, EarlierSet, utc_now
+from backup_pipeline.artefacts.capture import CaptureContext, utc_now
 from backup_pipeline.artefacts.time_limits import capture_limit, counting_progress, operation_limit
 from backup_pipeline.errors import BackupSystemError, RefusedError
 from backup_pipeline.model.backup_set import SetState
@@ -123,6 +123,7 @@ class BackupRun:
         self._commands: list[CommandRecord] = []
         self._owes_after = False
         self._interrupted = False
+        self._earlier: sealing.EarlierSets | None = None
 
     @property
     def set_id(self) -> SetId:
@@ -240,8 +241,9 @@ class BackupRun:
             context = CaptureContext(
                 writer=writer,
                 source=source,
-                previous=sealing.previous_manifest(self._store, source, before=writer.draft.set_id),
-                verified=self._verified(source, writer.draft.set_id),
+                previous=self._earlier_sets(writer).previous_manifest(source),
+                # What is live before a restore is written anew, whatever there is.
+                verified=self._earlier_sets(writer).last_verified(source) if self._is_backup else None,
                 progress=counting_progress(self._observer.progress),
                 schemas=self._site.settings.schemas,
                 timezone=ZoneInfo(self._site.settings.timezone),
@@ -271,11 +273,14 @@ class BackupRun:
             self._observer.source_failed(source, error)
             raise
 
-    def _verified(self, source: str, set_id: SetId) -> EarlierSet | None:
-        """Return where unchanged files come from; what is live before a restore is written anew, whatever there is."""
-        if self._purpose is not Purpose.BACKUP:
-            return None
-        return sealing.last_verified_set(self._store, source, before=set_id)
+    @property
+    def _is_backup(self) -> bool:
+        return self._purpose is Purpose.BACKUP
+
+    def _earlier_sets(self, writer: SetWriter) -> sealing.EarlierSets:
+        if self._earlier is None:
+            self._earlier = sealing.EarlierSets(self._store, writer.draft.set_id)
+        return self._earlier
 
     def seal(self) -> Manifest:
         """Re-read every file, refuse what is not whole, write the manifest.
@@ -342,7 +347,7 @@ class BackupRun:
 
     def _ping(self, *, begins: bool) -> None:
         """Signal the plan's dead-man's-switch, where it has one; only whole backups of the plan count."""
-        if self._partial or self._purpose is not Purpose.BACKUP or not self._site.plan(self._plan_name).ping_env:
+        if self._partial or not self._is_backup or not self._site.plan(self._plan_name).ping_env:
             return
         from backup_pipeline.operations.alerts import send as alerts
 

@@ -10,6 +10,7 @@ from functools import partial
 from backup_pipeline import __version__
 from backup_pipeline.artefacts.capture import EarlierSet
 from backup_pipeline.errors import ValidationError
+from backup_pipeline.model.backup_set import BackupSet
 from backup_pipeline.model.command_record import CommandRecord
 from backup_pipeline.model.manifest import Draft, Manifest, Purpose
 from backup_pipeline.model.progress import Progress, ProgressSink, no_progress
@@ -18,40 +19,58 @@ from backup_pipeline.model.record import ArtefactRecord
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.model.source_done import SourceDone
 from backup_pipeline.rules.data_checks import keeps_from_seal
-from backup_pipeline.stores.contract import PlanStore, SetWriter, Store
+from backup_pipeline.stores.contract import PlanStore, SetWriter
 
 # Hashing releases the interpreter's lock; more threads than this only fight for the disk.
 _READERS = 2
 
 
-def previous_manifest(store: Store, source: str, *, before: SetId) -> Manifest | None:
-    """Return the newest sealed backup before a set that has this source, for checks on collapse and drift."""
-    for set_id in reversed(store.ids()):
-        if set_id >= before:
-            continue
-        known = store.read(set_id)
-        manifest = known.manifest
-        if manifest and known.purpose is Purpose.BACKUP and source in manifest.sources:
-            return manifest
-    return None
+class EarlierSets:
+    """The sealed sets before the one that is written; each is read once, however many sources ask for it.
 
-
-def last_verified_set(store: PlanStore, source: str, *, before: SetId) -> EarlierSet | None:
-    """Return the newest sealed backup before a set that has this source and was verified or proven.
-
-    None where its artefacts would have to be fetched first: that takes longer than to write them anew.
+    Args:
+        store: of the plan.
+        before: the set that is written.
     """
-    if store.artefacts_elsewhere:
+
+    def __init__(self, store: PlanStore, before: SetId) -> None:
+        self._store = store
+        self._before = before
+        self._sealed: dict[SetId, BackupSet] = {}
+
+    def previous_manifest(self, source: str) -> Manifest | None:
+        """Return the newest backup that has this source, for checks on collapse and drift."""
+        for set_id in reversed(self._store.ids()):
+            if set_id < self._before and (manifest := self._backup_of(source, set_id)) is not None:
+                return manifest
         return None
-    for set_id in reversed(store.sealed_ids()):
-        # Most sets were never verified, and need not be read to know that.
-        if set_id >= before or not store.path_of(set_id, PROOFS_FOLDER).is_dir():
-            continue
-        known = store.read(set_id)
-        whole = known.manifest is not None and known.purpose is Purpose.BACKUP and (known.verified or known.proven)
-        if whole and known.manifest is not None and source in known.manifest.sources:
-            return EarlierSet(known.manifest, partial(store.open, set_id))
-    return None
+
+    def last_verified(self, source: str) -> EarlierSet | None:
+        """Return the newest backup that has this source and was verified or proven.
+
+        None where its artefacts would have to be fetched first: that takes longer than to write them anew.
+        """
+        if self._store.artefacts_elsewhere:
+            return None
+        for set_id in reversed(self._store.sealed_ids()):
+            # Most sets were never verified, and need not be read to know that.
+            if set_id >= self._before or not self._store.path_of(set_id, PROOFS_FOLDER).is_dir():
+                continue
+            manifest = self._backup_of(source, set_id)
+            if manifest is not None and (self._read(set_id).verified or self._read(set_id).proven):
+                return EarlierSet(manifest, partial(self._store.open, set_id))
+        return None
+
+    def _backup_of(self, source: str, set_id: SetId) -> Manifest | None:
+        known = self._read(set_id)
+        manifest = known.manifest
+        return manifest if manifest and known.purpose is Purpose.BACKUP and source in manifest.sources else None
+
+    def _read(self, set_id: SetId) -> BackupSet:
+        known = self._sealed.get(set_id) or self._store.read(set_id)
+        if known.manifest is not None:
+            self._sealed[set_id] = known
+        return known
 
 
 def reasons_against(draft: Draft, done: Sequence[SourceDone], records: Sequence[ArtefactRecord]) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 from psycopg import Connection, sql
@@ -88,45 +89,27 @@ def _needed_roles(connection: Connection[TupleRow], owners: Iterable[str]) -> tu
     return tuple(sorted({*found, *owners}))
 
 
-def read_tables(connection: Connection[TupleRow], *, sizes: bool = False) -> tuple[CatalogTable, ...]:
+def read_tables(
+    connection: Connection[TupleRow], *, sizes: bool = False, keys: bool = True
+) -> tuple[CatalogTable, ...]:
     """Return the user's tables with columns and keys, by schema and name, with a few queries in all.
 
-    With `sizes` it waits for tables that another session holds exclusively.
+    With `sizes` it waits for tables that another session holds exclusively. Without `keys` they are empty: to read them
+    takes longer than all else.
     """
     columns: dict[int, list[ColumnRecord]] = defaultdict(list)
-    keys: dict[int, list[TableKey]] = defaultdict(list)
-    foreign: dict[int, list[ForeignKey]] = defaultdict(list)
     for oid, name, kind, nullable, generated in connection.execute(queries.COLUMNS.encode()):
         columns[oid].append(ColumnRecord(name=name, type=kind, nullable=nullable, generated=generated))
-    others: dict[int, list[str]] = defaultdict(list)
-    for oid, primary, index, beyond, nulls_equal, names, equality, collations in connection.execute(
-        queries.KEYS.encode()
-    ):
-        if beyond:
-            others[oid].append(index)
-            continue
-        key = TableKey(
-            columns=tuple(names),
-            primary=primary,
-            nulls_distinct=not nulls_equal,
-            equality=_EQUALITY[equality],
-            collations=tuple(collations) if any(collations) else (),
-        )
-        if key not in keys[oid]:
-            keys[oid].append(key)
-    for oid, names, schema, table, to_names in connection.execute(queries.FOREIGN_KEYS.encode()):
-        foreign[oid].append(
-            ForeignKey(columns=tuple(names), to_schema=schema, to_table=table, to_columns=tuple(to_names))
-        )
+    found = _keys(connection) if keys else _Keys()
     return tuple(
         CatalogTable(
             schema_name=schema,
             name=name,
             kind=_KINDS[kind],
             columns=tuple(columns[oid]),
-            keys=tuple(keys[oid]),
-            foreign_keys=tuple(foreign[oid]),
-            other_unique=tuple(others[oid]),
+            keys=tuple(found.keys[oid]),
+            foreign_keys=tuple(found.foreign[oid]),
+            other_unique=tuple(found.others[oid]),
             leaf_of=None if parent is None else (str(parent_schema), str(parent)),
             row_security=secured,
             pages=int(pages or 0),
@@ -136,6 +119,39 @@ def read_tables(connection: Connection[TupleRow], *, sizes: bool = False) -> tup
             (queries.TABLES_WITH_SIZES if sizes else queries.TABLES).encode()
         )
     )
+
+
+@dataclass(frozen=True)
+class _Keys:
+    """The keys of tables, foreign keys, and names of other unique indexes, by the table's number."""
+
+    keys: dict[int, list[TableKey]] = field(default_factory=lambda: defaultdict(list))
+    foreign: dict[int, list[ForeignKey]] = field(default_factory=lambda: defaultdict(list))
+    others: dict[int, list[str]] = field(default_factory=lambda: defaultdict(list))
+
+
+def _keys(connection: Connection[TupleRow]) -> _Keys:
+    found = _Keys()
+    for oid, primary, index, beyond, nulls_equal, names, equality, collations in connection.execute(
+        queries.KEYS.encode()
+    ):
+        if beyond:
+            found.others[oid].append(index)
+            continue
+        key = TableKey(
+            columns=tuple(names),
+            primary=primary,
+            nulls_distinct=not nulls_equal,
+            equality=_EQUALITY[equality],
+            collations=tuple(collations) if any(collations) else (),
+        )
+        if key not in found.keys[oid]:
+            found.keys[oid].append(key)
+    for oid, names, schema, table, to_names in connection.execute(queries.FOREIGN_KEYS.encode()):
+        found.foreign[oid].append(
+            ForeignKey(columns=tuple(names), to_schema=schema, to_table=table, to_columns=tuple(to_names))
+        )
+    return found
 
 
 def _sequences(connection: Connection[TupleRow]) -> dict[str, SequenceState]:

@@ -77,10 +77,6 @@ def _set_timeouts(connection: Connection[TupleRow], lock_timeout_seconds: float)
         "select set_config('lock_timeout', %s, false)", [f"{max(1, round(lock_timeout_seconds * 1000))}ms"]
     )
     connection.execute("select set_config('idle_in_transaction_session_timeout', %s, false)", [_IDLE_LIMIT])
-    # Only servers of 17 and later know it; a limit set for the role would end a long backup in the middle.
-    connection.execute(
-        "select set_config(name, '0', false) from pg_catalog.pg_settings where name = 'transaction_timeout'"
-    )
 
 
 def _lock(connection: Connection[TupleRow], tables: Iterable[tuple[str, str]]) -> None:

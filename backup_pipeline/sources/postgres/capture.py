@@ -49,6 +49,8 @@ Key = tuple[str, ...]
 _Read = TypeVar("_Read")
 _ATTEMPTS = 10
 _PAUSE_SECONDS = 0.3
+# To read less takes no longer than another session takes to begin, on the server and here.
+_WORTH_MORE_CONNECTIONS = 4 << 20
 _PATH_REMEDY = (
     "A function that the table needs names something without its schema. Write the schema into the function, give it "
     "`set search_path`, or give the application's search_path to the backup's role: alter role … set search_path = …"
@@ -60,7 +62,7 @@ def discover_tables(
 ) -> list[tuple[str, str, tuple[ColumnRecord, ...]]]:
     """Return (schema, table, columns) of every table that a capture would export now. A quick query, no snapshot."""
     with asking(target) as connection:
-        tables = read_tables(connection)
+        tables = read_tables(connection, keys=False)
     return [(t.schema_name, t.name, t.columns) for t in tables_to_export(tables, settings.tables)]
 
 
@@ -150,8 +152,10 @@ def capture_postgres(
     if context.writer.draft.purpose is Purpose.EMERGENCY:
         # A missing table may be what the restore is for.
         settings = settings.model_copy(update={"missing_tables": "warning"})
-    with connected(target) as connection:
-        require_tables(read_tables(connection), settings, target)
+    if settings.required_tables:
+        # Before anything is locked or written; the snapshot's are asked for again.
+        with connected(target) as connection:
+            require_tables(read_tables(connection, keys=False), settings, target)
     until = time.monotonic() + settings.lock_timeout_seconds
     for attempt in itertools.count(1):
         recorded = False
@@ -276,7 +280,7 @@ class _Capture:
         errors: list[BaseException] = []
         written = self.dump.written
         finished = False
-        pool = ThreadPoolExecutor(self.readers.size, thread_name_prefix=f"capture-{source}")
+        pool = ThreadPoolExecutor(self._side_by_side(sizes), thread_name_prefix=f"capture-{source}")
         try:
             jobs: list[Callable[[], ArtefactRecord | None]] = [
                 *self._export_jobs(exports, stems),
@@ -323,6 +327,10 @@ class _Capture:
         away = isinstance(error, UnreachableError) and not isinstance(error, LockNotGrantedError)
         if away and not self.snapshot.held():
             self.readers.stop()
+
+    def _side_by_side(self, sizes: Mapping[TableName, int]) -> int:
+        """Return how many tables are read at once: those of a small database one by one, on one connection."""
+        return self.readers.size if sum(sizes.values()) >= _WORTH_MORE_CONNECTIONS else 1
 
     def _sizes(self) -> dict[TableName, int]:
         """Return the bytes of every table; those of a partitioned one are its partitions'."""
