@@ -88,7 +88,11 @@ def test_what_a_run_is_about_is_told_from_what_it_selects(run: dg.DagsterRun, re
 
 
 def submitted(
-    instance: dg.DagsterInstance, request: BaseWorkspaceRequestContext, *keys: str, job: str = "__ASSET_JOB"
+    instance: dg.DagsterInstance,
+    request: BaseWorkspaceRequestContext,
+    *keys: str,
+    job: str = "__ASSET_JOB",
+    steps: list[str] | None = None,
 ) -> str:
     """Put a run into the queue, as the webserver does for the page of an asset, a group or a job; return its id."""
     location = request.get_code_location("backup-pipeline")
@@ -103,7 +107,7 @@ def submitted(
         tags={} if job == "__ASSET_JOB" else dict(full.tags),
         root_run_id=None,
         parent_run_id=None,
-        step_keys_to_execute=None,
+        step_keys_to_execute=steps,
         execution_plan_snapshot=None,
         job_snapshot=None,
         parent_job_snapshot=None,
@@ -128,6 +132,20 @@ def test_a_run_of_the_asset_pages_waits_in_the_queue_with_its_plan(
     assert [(found.run_id, found.status) for found in queued] == [(run_id, DagsterRunStatus.QUEUED)]
     assert queued[0].tags[STARTED_BY_TAG] == "ui"
     assert GRPC_INFO_TAG not in queued[0].tags
+
+
+def test_a_backup_has_the_steps_that_its_job_has_when_it_begins(
+    history: tuple[dg.DagsterInstance, WorkspaceProcessContext],
+) -> None:
+    instance, workspace = history
+    steps = ["nightly__shop", "nightly__database_that_is_gone"]
+    with workspace.create_request_context() as request:
+        backup = submitted(instance, request, job="nightly_backup", steps=steps)
+        part = submitted(instance, request, "nightly/shop", steps=steps)
+    known = {name: instance.get_run_by_id(name) for name in (backup, part)}
+    assert {name: found.step_keys_to_execute for name, found in known.items() if found} == {backup: None, part: steps}
+    queued = instance.get_runs(dg.RunsFilter(tags={PLAN_TAG: "nightly", OPERATION_TAG: "backup"}))
+    assert [(found.run_id, found.tags[STARTED_BY_TAG]) for found in queued] == [(backup, "ui")]
 
 
 def test_one_run_per_plan_leaves_the_queue_wherever_it_was_started(
