@@ -51,8 +51,9 @@ def main() -> None:
         report.row(
             f"{_TITLES[what]}: largest against smallest database", curve[-1][1] / curve[0][1], unit="x", at_most=_GROWTH
         )
-    _draw(curves)
+    # First what was measured: the picture needs matplotlib.
     report.write()
+    _draw(curves)
 
 
 def _draw(curves: dict[str, list[tuple[float, float]]]) -> None:

@@ -196,7 +196,7 @@ class LocalSetWriter:
         write_atomically(place, _json(record), mode=self._file_mode, name_later=True)
         if earlier is not None:
             self._drop_files(earlier)
-        self._record_place(record.key, _FAILED).unlink(missing_ok=True)
+        place.with_name(f"{_file_name(record.key)}{_FAILED}").unlink(missing_ok=True)
 
     def _drop_files(self, gone: ArtefactRecord) -> None:
         """Remove the files of a record that no longer counts, unless another record has them."""
