@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +18,28 @@ class Progress:
 
 
 ProgressSink = Callable[[Progress], None]
+
+
+def with_totals(sink: ProgressSink, totals: Mapping[str, int | None]) -> ProgressSink:
+    """Return a sink that gives pieces of work their totals, by name, where whoever reports them does not know any."""
+
+    def known(event: Progress) -> None:
+        total = totals.get(event.name)
+        if event.total is None and total:
+            event = replace(event, total=max(total, event.done))
+        sink(event)
+
+    return known
+
+
+def named(sink: ProgressSink, subject: str) -> ProgressSink:
+    """Return a sink that names the subject before each piece of work, unless that names it itself."""
+
+    def begins_with_it(event: Progress) -> None:
+        own = event.name == subject or event.name.startswith((f"{subject} ", f"{subject}."))
+        sink(event if own else replace(event, name=f"{subject}: {event.name}"))
+
+    return begins_with_it
 
 
 def no_progress(_: Progress) -> None:

@@ -12,6 +12,7 @@ import dagster as dg
 
 from backup_pipeline.artefacts.capture import utc_now
 from backup_pipeline.errors import BackupSystemError, LockError
+from backup_pipeline.model.progress import ProgressSink
 from backup_pipeline.model.proof import Proof, ProofKind
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.operations.sites.copy_records import vault_record
@@ -200,10 +201,10 @@ def check_asset(site: Site, plan: str, vault: str) -> dg.AssetsDefinition:
 def copy_drill_asset(site: Site, plan: str, vault: str) -> dg.AssetsDefinition:
     """Return the drill of a set read from the vault; it needs the identity that VAULT_IDENTITY_FILE names."""
 
-    def prove(set_id: SetId, run_id: str) -> Proof:
+    def prove(set_id: SetId, run_id: str, progress: ProgressSink) -> Proof:
         from backup_pipeline.operations.proof.drill import drill_set
 
-        return drill_set(site, f"{vault}:{plan}", set_id, run_id=run_id, progress=current_observer().progress)
+        return drill_set(site, f"{vault}:{plan}", set_id, run_id=run_id, progress=progress)
 
     return proof_asset(
         plan,

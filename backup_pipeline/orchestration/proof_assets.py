@@ -10,13 +10,14 @@ from typing import Any
 import dagster as dg
 
 from backup_pipeline.model.manifest import Purpose
+from backup_pipeline.model.progress import ProgressSink
 from backup_pipeline.model.proof import Proof, ProofKind, ProofOutcome
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.operations.sites.stores import open_store
 from backup_pipeline.orchestration.metadata import failure_of, table_of, with_readable
 from backup_pipeline.orchestration.names import PLAN_TAG, SET_TAG, manifest_key, sets_group, sets_partitions, stage_key
 from backup_pipeline.orchestration.partition_names import known_partitions, partitions_of
-from backup_pipeline.orchestration.run_observer import current_observer
+from backup_pipeline.orchestration.run_progress import reported_progress
 from backup_pipeline.orchestration.selected_partition import selected_set
 from backup_pipeline.settings.site import Site
 
@@ -88,7 +89,7 @@ def proof_asset(
     check: str,
     description: str,
     upstream: Sequence[dg.AssetKey],
-    prove: Callable[[SetId, str], Proof],
+    prove: Callable[[SetId, str, ProgressSink], Proof],
 ) -> dg.AssetsDefinition:
     """Return an asset partitioned by set whose partitions are those that passed.
 
@@ -98,7 +99,7 @@ def proof_asset(
         check: its check's name.
         description: for the UI.
         upstream: what it comes after.
-        prove: does it for a set and a run's id.
+        prove: does it for a set and a run's id, and reports its progress.
     """
     key = stage_key(plan, stage)
 
@@ -126,7 +127,7 @@ def proof_asset(
         set_id = selected_set(context, plan)
         context.instance.add_run_tags(context.run_id, {SET_TAG: f"{plan}/{set_id}"})
         try:
-            proof = prove(set_id, context.run_id)
+            proof = prove(set_id, context.run_id, reported_progress(context.log.info))
         except Exception as error:  # noqa: BLE001 - at this edge everything becomes a Failure
             raise failure_of(error) from None
         if proof.outcome is ProofOutcome.NOT_HERE:
@@ -144,10 +145,10 @@ def proof_asset(
 def verification_asset(site: Site, plan: str) -> dg.AssetsDefinition:
     """Return the verification of a plan's sets: every file re-read and equal to the manifest."""
 
-    def prove(set_id: SetId, run_id: str) -> Proof:
+    def prove(set_id: SetId, run_id: str, progress: ProgressSink) -> Proof:
         from backup_pipeline.operations.proof.verify import verify_set
 
-        return verify_set(site, plan, set_id, run_id=run_id, progress=current_observer().progress)
+        return verify_set(site, plan, set_id, run_id=run_id, progress=progress)
 
     return proof_asset(
         plan,
@@ -162,10 +163,10 @@ def verification_asset(site: Site, plan: str) -> dg.AssetsDefinition:
 def drill_asset(site: Site, plan: str) -> dg.AssetsDefinition:
     """Return the drill of a plan's sets: restored for real into a scratch server, and found equal."""
 
-    def prove(set_id: SetId, run_id: str) -> Proof:
+    def prove(set_id: SetId, run_id: str, progress: ProgressSink) -> Proof:
         from backup_pipeline.operations.proof.drill import drill_set
 
-        return drill_set(site, plan, set_id, run_id=run_id, progress=current_observer().progress)
+        return drill_set(site, plan, set_id, run_id=run_id, progress=progress)
 
     return proof_asset(
         plan,

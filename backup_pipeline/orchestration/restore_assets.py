@@ -5,7 +5,6 @@ a link; a run with `step: apply`, that id and the target's name does it; `<plan>
 op of its own, named by what it does. Never retried automatically.
 """
 
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -13,7 +12,6 @@ from typing import Any, NamedTuple
 import dagster as dg
 
 from backup_pipeline.errors import BackupSystemError, ChangedPlanError
-from backup_pipeline.model.progress import Progress, ProgressSink
 from backup_pipeline.model.restore import RestorePlan, RestoreResult
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.orchestration.metadata import failure_of
@@ -34,35 +32,19 @@ from backup_pipeline.orchestration.names import (
 )
 from backup_pipeline.orchestration.restore_config import RestoreConfig, UndoConfig
 from backup_pipeline.orchestration.restore_metadata import PLAN_AS_READ, plan_metadata, result_metadata
-from backup_pipeline.orchestration.run_observer import current_observer
+from backup_pipeline.orchestration.run_progress import reported_progress
 from backup_pipeline.orchestration.selected_partition import selected_set
 from backup_pipeline.settings.site import Site
 from backup_pipeline.sources.registry import kind_of
 
 # A restore that failed is inspected by a person, never tried again by a machine.
 _NEVER_AGAIN = {"dagster/max_retries": "0"}
-PROGRESS = "progress: "
-_SECONDS_BETWEEN = 2.0
 
 
 def restorable(site: Site, plan: str) -> list[str]:
     """Return the sources of a plan that this job restores; order archives have their own, a server its databases."""
     names = site.plan(plan).sources
     return [name for name in names if kind_of(site, name)[0].restored_with_its_plan and not site.is_server(name)]
-
-
-def _reported_progress(context: dg.AssetExecutionContext) -> ProgressSink:
-    """Return a sink that passes progress on, and writes it to the run's log every other second, for our pages."""
-    observer, last = current_observer().progress, [0.0]
-
-    def sink(event: Progress) -> None:
-        observer(event)
-        if time.monotonic() - last[0] >= _SECONDS_BETWEEN:
-            last[0] = time.monotonic()
-            total = f" of {event.total}" if event.total else ""
-            context.log.info(f"{PROGRESS}{event.name}: {event.done}{total} {event.unit}")
-
-    return sink
 
 
 def _report_plan(context: dg.AssetExecutionContext, site: Site, found: RestorePlan, vault: str) -> None:
@@ -141,7 +123,7 @@ def _plan_or_apply(
     """Report what a restore would do, or do it and return what was done."""
     from backup_pipeline.operations.restore.run import Confirmation, apply_restore, plan_restore
 
-    progress, options = _reported_progress(context), config.options()
+    progress, options = reported_progress(context.log.info), config.options()
     if config.step == "plan":
         _report_plan(context, site, plan_restore(site, *subject, options, progress=progress), config.vault)
         return None
@@ -180,7 +162,8 @@ def undo_job(site: Site, plan: str) -> dg.JobDefinition:
         from backup_pipeline.operations.restore.undo import undo_restore
 
         try:
-            result = undo_restore(site, plan, config.source, confirm=config.confirm)
+            progress = reported_progress(context.log.info)
+            result = undo_restore(site, plan, config.source, confirm=config.confirm, progress=progress)
         except Exception as error:  # noqa: BLE001 - at this edge everything becomes a Failure
             raise failure_of(error) from None
         context.log.info(f"{config.source}: what was live before {result.started_at:%Y-%m-%d %H:%M} UTC is live again.")

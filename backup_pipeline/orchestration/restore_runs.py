@@ -29,9 +29,9 @@ from backup_pipeline.orchestration.names import (
     undo_job_name,
 )
 from backup_pipeline.orchestration.partition_names import known_partition, set_of_partition
-from backup_pipeline.orchestration.restore_assets import PROGRESS
 from backup_pipeline.orchestration.restore_config import as_configured
 from backup_pipeline.orchestration.restore_metadata import PLAN_AS_READ, RESULT_AS_KEPT
+from backup_pipeline.orchestration.run_progress import Piece, pieces_of
 from backup_pipeline.orchestration.run_subject import configured_ops, restore_step, source_of
 from backup_pipeline.orchestration.submit import submit_job
 
@@ -73,7 +73,7 @@ class RestoreRun:
     Attributes:
         state: `waiting` (queued or starting), `running`, `done` or `failed`.
         asked_by: who asked for it.
-        progress: the newest line of progress, "" before the first.
+        pieces: of its work, while it runs; none before the first is reported.
         found: the plan that it made; also of a run that was refused because the plan had changed.
         result: what it did.
         error: of a failed one: `error` (the class), `what`, `where`, `remedy`.
@@ -90,7 +90,7 @@ class RestoreRun:
     asked_by: str
     began: datetime | None
     ended: datetime | None
-    progress: str = ""
+    pieces: tuple[Piece, ...] = ()
     found: RestorePlan | None = None
     result: RestoreResult | None = None
     error: Mapping[str, str] | None = None
@@ -261,7 +261,7 @@ def _from_record(instance: dg.DagsterInstance, record: dg.RunRecord, *, events: 
         asked_by=run.tags.get(STARTED_BY_TAG, "ui"),
         began=_moment(record.start_time),
         ended=_moment(record.end_time),
-        progress=events_of.progress() if events_of and state == "running" else "",
+        pieces=pieces_of(instance, run.run_id) if events_of and state == "running" else (),
         found=events_of.plan() if events_of and step != "undo" else None,
         result=events_of.result() if events_of and state == "done" and step != "undo" else None,
         error=events_of.error() if events_of and state == "failed" else None,
@@ -319,10 +319,3 @@ class _Events:
             "where": "",
             "remedy": "Its log says where it stopped.",
         }
-
-    def progress(self) -> str:
-        records = self._instance.get_records_for_run(self._run_id, limit=20, ascending=False).records
-        for record in records:
-            if record.event_log_entry.user_message.startswith(PROGRESS):
-                return record.event_log_entry.user_message.removeprefix(PROGRESS)
-        return ""

@@ -19,7 +19,7 @@ from backup_pipeline.artefacts.time_limits import within_the_plans_limit
 from backup_pipeline.errors import MissingFileError, RefusedError, ValidationError
 from backup_pipeline.model.drill_outcome import DrillOutcome
 from backup_pipeline.model.manifest import CHECKSUM_NAME, MANIFEST_NAME, Manifest
-from backup_pipeline.model.progress import ProgressSink, no_progress
+from backup_pipeline.model.progress import ProgressSink, named, no_progress
 from backup_pipeline.model.proof import IMPORTED_SOURCES, Finding, Proof, ProofKind
 from backup_pipeline.model.set_id import SetId, set_time
 from backup_pipeline.operations.proof.verify import keep_proof, verification_of
@@ -93,6 +93,7 @@ class _Drill:
         self._store = store
         self._manifest = manifest
         self._area = area
+        self._progress = area.progress
         self._drills: dict[str, Drills] = {}
 
     def run(self, checked: Proof) -> DrillOutcome:
@@ -109,6 +110,7 @@ class _Drill:
         return total
 
     def _drill(self, source: str, part: SealedPart) -> DrillOutcome:
+        self._area.progress = named(self._progress, source)
         beside = self._beside(source, part)
         restorer = restorer_of(record.kind for record in part.records)
         if restorer.name not in self._drills:

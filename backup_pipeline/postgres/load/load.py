@@ -158,6 +158,7 @@ class _Loader:
         self._load_refused()
         self._end_run()
         self._progress(Progress("restore", self.outcome.data_bytes, None, finished=True))
+        self._progress(Progress("load tables", len(self.outcome.rows), None, "tables", finished=True))
         return self.outcome
 
     def _load_refused(self) -> None:
@@ -351,6 +352,7 @@ class _Loader:
             self.outcome.rows[table] = self.outcome.rows.get(table, 0) + rows
             self.outcome.data_bytes += size
             self._progress(Progress("restore", self.outcome.data_bytes))
+            self._progress(Progress("load tables", len(self.outcome.rows), None, "tables"))
 
 
 @dataclass(frozen=True)

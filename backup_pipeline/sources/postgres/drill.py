@@ -13,7 +13,7 @@ from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline.rules.scratch_server import DRILL_VARIABLE
 from backup_pipeline.settings.site import Site
 from backup_pipeline.sources.postgres.drill_exports import compare_exports
-from backup_pipeline.sources.postgres.recorded import expectation_of, needs_of_dump
+from backup_pipeline.sources.postgres.recorded import expectation_of, needs_of_dump, progress_of_dump
 from backup_pipeline.sources.postgres.scratch_servers import ScratchServers
 
 
@@ -46,7 +46,7 @@ class DatabaseDrills(Drills):
             DrillHooks(self._area.options.before_comparison, more_checks),
             seconds=_seconds(self._area.site),
             jobs=self._area.options.jobs,
-            progress=self._area.progress,
+            progress=progress_of_dump(self._area.progress, dump, expected),
         )
         outcome.skipped += [Finding(subject=DRILL_VARIABLE, problem=reported) for reported in place.warnings]
         outcome.details["scratch_server"] = place.label

@@ -22,6 +22,7 @@ from backup_pipeline.postgres.server.databases import comment_on_database, creat
 from backup_pipeline.postgres.server.swap import BEFORE, RESTORE, is_side_of, side_name, swap_in
 from backup_pipeline.rules.skipped_statements import reported
 from backup_pipeline.sources.postgres import keycloak
+from backup_pipeline.sources.postgres.recorded import progress_of_dump
 from backup_pipeline.sources.postgres.target_inspection import TargetInspection, begun_result, jobs_of
 
 
@@ -38,7 +39,7 @@ class Rebuild:
         self._selection = selection
         self._inspection = inspection
         self._journal = application.journal
-        self._progress = application.progress
+        self._progress = progress_of_dump(application.progress, inspection.dump, inspection.expected)
         self._now = application.now
         self._begun = begun_result(selection, inspection, application)
         self._swapping = not selection.options.into

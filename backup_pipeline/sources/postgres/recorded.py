@@ -10,6 +10,7 @@ from backup_pipeline.artefacts.types import OpenFile
 from backup_pipeline.errors import ValidationError
 from backup_pipeline.model.base import Frozen
 from backup_pipeline.model.catalog import Catalog, RolesDocument
+from backup_pipeline.model.progress import ProgressSink, with_totals
 from backup_pipeline.model.record import ArtefactRecord, Fingerprint
 from backup_pipeline.postgres.compare.comparison import Expectation
 from backup_pipeline.rules.scratch_server import Needs, needs_of
@@ -82,6 +83,12 @@ def expectation_of(open_file: OpenFile, dump: ArtefactRecord, roles: ArtefactRec
         written_by=written_by(dump),
         rows=rows_in_dump(dump),
     )
+
+
+def progress_of_dump(sink: ProgressSink, dump: ArtefactRecord, expected: Expectation) -> ProgressSink:
+    """Return a sink that knows how much loading a dump is: bytes of its text, and its tables."""
+    size = sum(file.content_size or 0 for file in dump.files)
+    return with_totals(sink, {"restore": size or None, "load tables": len(expected.fingerprints) or None})
 
 
 def written_by(dump: ArtefactRecord) -> int:

@@ -11,6 +11,7 @@ from starlette.responses import Response
 from backup_pipeline.operations.status.overview import Overview
 from backup_pipeline.operations.status.progress import SetProgress, running_sets
 from backup_pipeline.orchestration.activity import ActiveRun, active_runs
+from backup_pipeline.orchestration.run_progress import Piece, pieces_of
 from backup_pipeline.web.front.context import Front
 from backup_pipeline.web.front.pages import PageRequest
 
@@ -29,14 +30,14 @@ class LiveWork:
         progress: of the set that it writes; None for other work.
         shown: the artefacts to show, those in progress and the last that were done.
         elapsed: since it began; None while it waits.
-        usual: what is known of how long it takes, "" where nothing is.
+        pieces: of the work of a run that writes no set, as it reports them.
     """
 
     title: str
     run: ActiveRun | None
     progress: SetProgress | None
     elapsed: timedelta | None
-    usual: str = ""
+    pieces: tuple[Piece, ...] = ()
 
     @property
     def name(self) -> str:
@@ -54,7 +55,8 @@ def live_work(front: Front, now: datetime) -> list[LiveWork]:
         if run.operation in ("backup", "capture") and not run.waiting:
             progress = sets.pop(run.plan, None)
         elapsed = now - run.started_at if run.started_at else None
-        found.append(LiveWork(_title(run), run, progress, elapsed))
+        pieces = pieces_of(instance, run.run_id) if instance is not None and progress is None and elapsed else ()
+        found.append(LiveWork(_title(run), run, progress, elapsed, pieces))
     found += [LiveWork(f"Backup of {one.plan}", None, one, now - one.started_at) for one in sets.values()]
     return found
 

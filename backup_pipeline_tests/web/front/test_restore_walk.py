@@ -161,6 +161,26 @@ def test_rows_come_back_from_a_set_that_is_only_in_a_vault_and_are_taken_back(wa
 
 
 @pytest.mark.story
+def test_an_auditor_reads_what_was_restored_when_and_by_whom(walked: Walked, page: Page) -> None:
+    page.goto(walked.address(f"/restore/nightly/{walked.set_id}/storage?what=files&files=materials/folder 4"))
+    (walked.site.folder / "storage" / "materials" / "folder 4" / "file-4.txt").unlink(missing_ok=True)
+    page.get_by_role("button", name="Show the plan").click()
+    _wait_for(page, "The plan")
+    _type_and_go(page, "storage", "Bring it back")
+    _wait_for(page, "Done")
+    for width in (1280, 390):
+        page.set_viewport_size({"width": width, "height": 900})
+        page.goto(walked.address(""))
+        page.get_by_role("link", name="Evidence", exact=True).click()
+        page.get_by_label("Period").fill(walked.set_id[:7])
+        page.get_by_role("button", name="Show").click()
+        restores = page.get_by_role("group", name="Restores", exact=True)
+        row = restores.get_by_role("row").filter(has_text="storage").first
+        expect(row).to_contain_text("front page from 127.0.0.1")
+        picture(page, f"evidence-{width}")
+
+
+@pytest.mark.story
 def test_files_come_back_into_the_living_folder_and_are_undone(walked: Walked, page: Page) -> None:
     file = walked.site.folder / "storage" / "materials" / "folder 1" / "file-1.txt"
     kept = file.read_text("utf-8")
