@@ -11,7 +11,8 @@ from collections.abc import Iterable
 from typing import Annotated, Literal
 
 from isal import igzip
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, ConfigDict, Field
+from pydantic.dataclasses import dataclass
 
 from backup_pipeline.model.base import Frozen
 from backup_pipeline.model.proof import PROOFS_FOLDER
@@ -37,11 +38,15 @@ def _is_set(text: str) -> str:
     return text
 
 
-class CopiedFile(Frozen):
-    """One file of the set; its bytes follow those of the file before in the stream."""
+@dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
+class CopiedFile:
+    """One file of the set; its bytes follow those of the file before in the stream.
+
+    With slots: a copy may have very many, and they are held together.
+    """
 
     path: Annotated[str, AfterValidator(_is_path_inside)]
-    size: int = Field(ge=0)
+    size: Annotated[int, Field(ge=0)]
     sha256: str
 
 

@@ -114,6 +114,8 @@ class ListChunks:
         self._room = keep_bytes
         self._kept: OrderedDict[ChunkRef, Data] = OrderedDict()
         self._lock = threading.Lock()
+        # Several copies may be read at once: together they have no more requests under way than one.
+        self._permits = threading.Semaphore(_WORKERS)
 
     def read(self, chunks: Collection[ChunkRef]) -> Iterator[Data]:
         """Yield chunks in order, brought down by several threads; as read_plain_chunk raises."""
@@ -125,7 +127,8 @@ class ListChunks:
             if (known := self._kept.get(chunk)) is not None:
                 self._kept.move_to_end(chunk)
                 return known
-        data = read_plain_chunk(self._place, chunk, self._opener, self._id_key)
+        with self._permits:
+            data = read_plain_chunk(self._place, chunk, self._opener, self._id_key)
         with self._lock:
             if chunk not in self._kept:
                 self._kept[chunk] = data

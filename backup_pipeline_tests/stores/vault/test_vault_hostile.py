@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
 import subprocess
@@ -71,15 +72,16 @@ def test_a_copy_cannot_bring_proofs_with_it(site: VaultSite, monkeypatch: pytest
 
     def forged(**fields: object) -> CopyContent:
         first, *others = fields["files"]  # type: ignore[misc]
-        proof = first.model_copy(update={"path": "proofs/2026-11-21T020000Z-drill.json"})
+        proof = copy.copy(first)
+        object.__setattr__(proof, "path", "proofs/2026-11-21T020000Z-drill.json")
         return CopyContent.model_construct(**{**fields, "files": (proof, *others)})  # type: ignore[arg-type]
 
     monkeypatch.setattr(write_copy, "CopyContent", forged)
-    copy = site.copy(set_id).copy
+    name = site.copy(set_id).copy
     reader = site.reader()
     with pytest.raises(StoreError, match="cannot be read"):
-        reader.content(reader.catalog.copy(copy))
-    done = _recover_py(site, "--copy", copy, "--to", str(site.folder / "back"))
+        reader.content(reader.catalog.copy(name))
+    done = _recover_py(site, "--copy", name, "--to", str(site.folder / "back"))
     assert done.returncode == 1
     assert "not a path inside a set" in done.stderr
 

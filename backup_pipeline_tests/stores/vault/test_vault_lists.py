@@ -53,9 +53,9 @@ def _copy_of(site: VaultSite, name: str) -> StoredCopy:
     return site.access.catalog().copy(name)
 
 
-def _many(count: int, changed: bytes = b"") -> dict[str, bytes]:
+def _many(count: int, changed: bytes = b"", size: int = 3000) -> dict[str, bytes]:
     content = random.Random(7)
-    files = {f"many/{number:05}.txt": content.randbytes(3000) for number in range(count)}
+    files = {f"many/{number:05}.txt": content.randbytes(size) for number in range(count)}
     return files | ({f"many/{count // 2:05}.txt": changed} if changed else {})
 
 
@@ -70,9 +70,11 @@ def test_a_set_of_many_files_that_is_the_same_adds_half_a_percent(site: VaultSit
     def stored() -> int:
         return sum(len(data) for data, _ in site.place.objects.values())
 
-    first = site.copy(site.seal(0, _many(3000)))
+    # Where a vault cuts depends on its random key: with one that is fixed, what is counted repeats.
+    site.keys.keep_id_key(site.reader().description.vault, b"k" * 32)
+    first = site.copy(site.seal(0, _many(3000, size=8000)))
     before = stored()
-    again = site.copy(site.seal(1, _many(3000)))
+    again = site.copy(site.seal(1, _many(3000, size=8000)))
     assert stored() - before <= 0.005 * again.size
     assert len(site.place.objects[COPIES + again.copy][0]) < 30_000
     shared = set(_copy_of(site, first.copy).header.list_chunks) & set(_copy_of(site, again.copy).header.list_chunks)
