@@ -55,7 +55,7 @@ class Served:
     live: PostgresTarget
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def served(
     tmp_path_factory: pytest.TempPathFactory, server: EmbeddedServer, template: Callable[[str, str], str]
 ) -> Iterator[Served]:
@@ -67,6 +67,7 @@ def served(
     ):
         made[name] = server.target(f"served_{name}")
         with connected(server.target()) as connection:
+            connection.execute(f'drop database if exists "{made[name].database}" with (force)'.encode())
             connection.execute(f'create database "{made[name].database}" template "{source}"'.encode())
     site = TestSite(tmp_path_factory.mktemp("served"))
     site.variables = gustav_variables(made["supabase"], made["keycloak"]) | {"SHOP_URL": dsn(made["live"])}

@@ -90,6 +90,7 @@ def streaming(
     return Streaming(site, vault, store, str(tmp_path / "identity.txt"), mounted)
 
 
+@pytest.mark.takes(seconds=20)
 def test_a_dump_and_a_tarball_larger_than_the_disk_are_proven_from_the_vault(streaming: Streaming) -> None:
     process = streaming.start("backup", "nightly")
     out, err = process.communicate()
@@ -114,6 +115,7 @@ def test_a_dump_and_a_tarball_larger_than_the_disk_are_proven_from_the_vault(str
     assert len(store.sealed_ids()) == 1
 
 
+@pytest.mark.takes(seconds=15)
 def test_an_archive_of_pg_dump_larger_than_the_disk_is_proven_from_the_vault(streaming: Streaming) -> None:
     settings = (streaming.site.folder / "backup.yaml").read_text()
     custom = settings.replace("dsn_env: SHOP_URL,", "dsn_env: SHOP_URL, dump_format: custom, compression: none,")
@@ -127,9 +129,12 @@ def test_an_archive_of_pg_dump_larger_than_the_disk_is_proven_from_the_vault(str
         assert done.code == 0, done.text
 
 
+@pytest.mark.takes(seconds=20)
 @pytest.mark.parametrize("streaming", [15], indirect=True)
-def test_a_backup_killed_while_it_streams_begins_anew_with_what_was_sent(streaming: Streaming) -> None:
-    shares = (0.05, 0.3, 0.6, 0.85)
+@pytest.mark.parametrize("shares", [(0.6,), pytest.param((0.05, 0.3, 0.6, 0.85), marks=pytest.mark.story)])
+def test_a_backup_killed_while_it_streams_begins_anew_with_what_was_sent(
+    streaming: Streaming, shares: tuple[float, ...]
+) -> None:
     for share in shares:
         process = streaming.start("backup", "nightly")
         until = time.monotonic() + 200

@@ -121,8 +121,11 @@ def test_no_folder_of_a_store_is_open_to_others(gustav: TestSite) -> None:
     assert [path for path in folders if path.stat().st_mode & 0o077] == []
 
 
-def test_every_sealed_set_becomes_a_partition(gustav: TestSite, instance: dg.DagsterInstance) -> None:
+def test_a_sealed_set_becomes_a_partition_and_the_plans_lock_is_free(
+    gustav: TestSite, instance: dg.DagsterInstance
+) -> None:
     assert _run(gustav, instance).success
+    assert not (gustav.folder / "sets" / ".backup.lock").exists()
     name = sets_partitions("nightly").name
     assert name is not None
     assert tuple(instance.get_dynamic_partitions(name)) == gustav.store("nightly").sealed_ids()
@@ -286,11 +289,6 @@ def test_a_plan_whose_manifest_is_overdue_says_so_by_its_freshness_policy(gustav
     schedule = definitions.resolve_schedule_def("nightly_backup_schedule")
     assert schedule.cron_schedule == "0 2 * * *"
     assert schedule.default_status is dg.DefaultScheduleStatus.RUNNING
-
-
-def test_the_lock_is_free_once_the_set_is_sealed(gustav: TestSite, instance: dg.DagsterInstance) -> None:
-    assert _run(gustav, instance).success
-    assert not (gustav.folder / "sets" / ".backup.lock").exists()
 
 
 def test_a_new_table_and_an_altered_one_are_noticed_between_backups_and_told_once(

@@ -58,14 +58,15 @@ class Walked:
         return f"{self.ui.address}/backups{path}"
 
 
-# Of the session: to start its processes takes as long as a walk.
-@pytest.fixture(scope="session")
+# Of all tests here that ask it: to start its processes takes as long as a walk, and they are never quite at rest.
+@pytest.fixture(scope="package")
 def walked(
     tmp_path_factory: pytest.TempPathFactory, server: EmbeddedServer, template: Callable[[str, str], str]
 ) -> Iterator[Walked]:
     live = server.target(f"walked_{os.getpid()}")
     source = template("shop", SHOP)
     with connected(server.target()) as connection:
+        connection.execute(f'drop database if exists "{live.database}" with (force)'.encode())
         connection.execute(f'create database "{live.database}" template "{source}"'.encode())
     site = TestSite(tmp_path_factory.mktemp("walked"))
     site.variables = {"SHOP_URL": dsn(live)}

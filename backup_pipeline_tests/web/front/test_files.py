@@ -344,7 +344,7 @@ def test_pages_of_a_set_of_500_tables_list_every_one(tmp_path: Path) -> None:
         ] == []
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), pytest.param(1280, "light", marks=pytest.mark.story)])
 def test_axe_finds_nothing_and_nothing_overflows_on_pages_of_files_and_restores(
     site: TestSite, browser: Browser, base: str, width: int, scheme: Literal["light", "dark"]
 ) -> None:
