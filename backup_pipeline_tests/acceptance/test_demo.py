@@ -47,6 +47,7 @@ def test_the_demo_ends_with_every_plan_proven_and_can_be_removed(tmp_path: Path)
     assert not (tmp_path / "demo").exists()
 
 
+@pytest.mark.story
 @pytest.mark.takes(seconds=12)
 def test_the_demos_site_can_be_backed_up_and_is_removed_with_its_server(tmp_path: Path) -> None:
     site = TestSite(tmp_path / "demo")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 _WITHOUT_POSIX = """
 import os, pkgutil, signal, sys, importlib
 
@@ -52,6 +54,8 @@ sys.exit("\\n".join(failed) or 0)
 """
 
 
+# To import all, which nothing shorter can stand for, takes as long as thirty other tests.
+@pytest.mark.story
 def test_every_module_is_imported_where_posix_names_are_absent() -> None:
     done = subprocess.run([sys.executable, "-c", _WITHOUT_POSIX], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -69,6 +69,7 @@ def test_status_of_200_plans_names_the_worst_last_and_ends_with_six(site: TestSi
     assert shown(site, "status", "nightly").code == 0
 
 
+@pytest.mark.story
 def test_a_backup_in_a_terminal_has_one_line_per_source_and_whole_paths(site: TestSite) -> None:
     done = shown(site, "backup", LONG)
     assert done.code == 0, done.text

@@ -35,7 +35,7 @@ plans:
 """
 
 
-@pytest.fixture(scope="module", params=["plain", "custom"])
+@pytest.fixture(scope="module", params=["plain", pytest.param("custom", marks=pytest.mark.story)])
 def made(
     request: pytest.FixtureRequest,
     tmp_path_factory: pytest.TempPathFactory,

@@ -111,7 +111,7 @@ def tmp_path() -> Iterator[Path]:
         yield Path(name)
 
 
-@pytest.fixture(scope="module", params=["embedded", "installed"])
+@pytest.fixture(scope="module", params=["embedded", pytest.param("installed", marks=pytest.mark.story)])
 def shared(request: pytest.FixtureRequest) -> Iterator[EmbeddedServer]:
     """A scratch server with a database, a role and a session of somebody else's."""
     if request.param == "embedded":

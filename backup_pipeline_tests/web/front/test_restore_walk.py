@@ -133,6 +133,7 @@ def test_a_target_that_changed_is_refused_and_the_new_plan_shown(walked: Walked,
     assert walked.value("select count(*) from public.orders where id between 30 and 35") == 6
 
 
+@pytest.mark.story
 def test_rows_come_back_from_a_set_that_is_only_in_a_vault_and_are_taken_back(walked: Walked, page: Page) -> None:
     lost = sealed_set(walked.site.site, "nightly")
     assert walked.site.run("vault", "copy", "offsite", f"nightly/{lost}").code == 0
@@ -342,6 +343,7 @@ def test_a_connection_that_is_lost_in_the_middle_changes_nothing_and_is_said(wal
     assert walked.value("select count(*) from public.orders where id between 40 and 42") == 0
 
 
+@pytest.mark.story
 def test_a_plan_made_in_dagster_is_applied_from_its_launchpad_filled_in(walked: Walked, page: Page) -> None:
     walked.execute("delete from public.orders where id between 70 and 72")
     site = walked.site.site
