@@ -1,5 +1,8 @@
 """Many small databases in one plan, and two tiny ones, cold from the shell; beside `pg_dump | gzip` of each.
 
+And beside a bare program that does the unavoidable work alone (`small_databases_floor`), one database after the other
+and two at once: the floor under what is measured.
+
 python -m benchmarks.many_databases [databases]
 """
 
@@ -7,6 +10,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import statistics
 import sys
 import tempfile
 from pathlib import Path
@@ -15,7 +19,7 @@ from backup_pipeline.postgres.server.clients import choose_client
 from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.postgres.server.embedded import EmbeddedServer, scratch_server
 from backup_pipeline.postgres.server.script import create_database, run_script
-from benchmarks.cold_commands import cost, ours
+from benchmarks.cold_commands import cost, once, ours
 from benchmarks.report import Report
 
 _TABLES = 3
@@ -59,6 +63,16 @@ def _peer(server: EmbeddedServer, names: list[str], folder: Path) -> tuple[list[
     return ["; ".join(lines)], given
 
 
+def _floor(site: Path, folder: Path, at_once: int) -> float:
+    """Return the wall seconds of the bare program, the median of several runs."""
+    found = []
+    for number in range(_TIMES):
+        place = str(folder / f"floor{site.name}{at_once}{number}")
+        program = [sys.executable, "-m", "benchmarks.small_databases_floor", str(site / ".env"), place, str(at_once)]
+        found.append(once(program).wall)
+    return statistics.median(found)
+
+
 def main() -> None:
     """Measure and write the result."""
     databases = int(sys.argv[1]) if len(sys.argv) > 1 else 60
@@ -74,6 +88,9 @@ def main() -> None:
             what = f"`backup` of {count} databases of {_TABLES} tables"
             report.row(what, found.wall, at_most=at_most, note=f"processor {found.cpu:.2f} s")
             report.row(f"{what} beside the peer", found.wall, peer.wall, other_name=f"{count} x pg_dump | gzip")
+            for at_once, named in ((1, "one after the other"), (2, "two at once")):
+                floor = _floor(site, Path(name), at_once)
+                report.row(f"{what} beside the floor, {named}", found.wall, floor, other_name="the bare program")
     report.write()
 
 
