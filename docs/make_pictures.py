@@ -124,6 +124,7 @@ def main() -> None:
         rows = f"{orders}?view=checks&checkDetail=row_count_not_collapsed"
         take(page, rows, folder / "table-rows.png", scroll=1200)
         take(page, f"{base}/assets/nightly/drill?view=partitions", folder / "sets.png")
+        take(page, f"{base}/assets/nightly/manifest?view=events", folder / "manifest.png")
         browser.close()
 
 

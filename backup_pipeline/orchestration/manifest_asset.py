@@ -44,7 +44,8 @@ def manifest_asset(site: Site, plan: str) -> dg.AssetsDefinition:
         metadata = manifest_metadata(sealed, store=str(store))
         if store == site.store_folder(plan):
             partition = ensured_partition(site, plan, sealed.set_id, context.instance)
-            metadata |= start_restore(site, sealed, partition) | sets_metadata(site, plan)
+            # First what a person looks for, then what the set holds.
+            metadata = start_restore(site, sealed, partition) | sets_metadata(site, plan) | metadata
         context.instance.add_run_tags(context.run_id, {SET_TAG: f"{plan}/{sealed.set_id}"})
         return dg.MaterializeResult(
             metadata=metadata,

@@ -20,10 +20,10 @@ from backup_pipeline.operations.sites.copy_records import vault_record
 from backup_pipeline.operations.sites.stores import open_store
 from backup_pipeline.operations.status.set_summaries import SetSummary, set_summaries
 from backup_pipeline.orchestration.metadata import table_of
+from backup_pipeline.orchestration.restore_assets import restorable
 from backup_pipeline.orchestration.ui_links import page_link, run_page, start_restore_link
 from backup_pipeline.rules.quantities import bytes_text
 from backup_pipeline.settings.site import Site
-from backup_pipeline.sources.registry import kind_of
 from backup_pipeline.stores.contract import PlanStore
 
 SETS, SETS_LINKS, START_RESTORE = "sets", "pages and runs of sets", "start a restore"
@@ -53,14 +53,15 @@ def sets_digest(site: Site, plan: str, sets: Sequence[SetSummary]) -> str:
 
 
 def start_restore(site: Site, sealed: Manifest, partition: str) -> dict[str, Any]:
-    """Return the links that open a launchpad for each source of a sealed set; launched as it is, it makes a plan."""
-    sources = [name for name in sealed.sources if name in site.settings.sources]
-    links = [
-        f"[{name}]({start_restore_link(site, sealed.plan, name, partition)})"
-        for name in sources
-        if kind_of(site, name)[0].restored_with_its_plan and name in site.plan(sealed.plan).sources
-    ]
-    return {START_RESTORE: dg.MetadataValue.md(" · ".join(links))} if links else {}
+    """Return a link for each source of a sealed set, which opens a launchpad; launched as it is, that makes a plan."""
+    # One entry each: the UI folds longer texts away.
+    return {
+        f"{START_RESTORE}: {name}": dg.MetadataValue.md(
+            f"[from this set, after reading its plan]({start_restore_link(site, sealed.plan, name, partition)})"
+        )
+        for name in restorable(site, sealed.plan)
+        if name in sealed.sources
+    }
 
 
 def _rows(site: Site, plan: str, sets: Sequence[SetSummary]) -> list[dict[str, Any]]:

@@ -222,8 +222,8 @@ def test_the_manifest_lists_the_plans_sets_and_links_to_their_restores(
         f"[{first}](/backups/nightly/{first}) · [restore](/backups/restore/nightly/{first}) · [backup](/runs/" in links
     )
     assert f"[backup](/runs/{result.run_id})" in links
-    start = str(shown["start a restore"].value)
-    assert all(f"[{source}](/locations/" in start for source in ("supabase", "storage", "keycloak"))
+    for source in ("supabase", "storage", "keycloak"):
+        assert f"nightly__restore_{source}" in str(shown[f"start a restore: {source}"].value)
     assert shown["size"].value.endswith("B")
     assert shown["duration"].value.endswith("s")
     assert isinstance(shown["size_bytes"].value, int)
