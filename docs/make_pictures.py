@@ -4,8 +4,9 @@ Run `make demo`, then `make up` in another terminal, then `make pictures`. Needs
 Chromium on this machine (CHROMIUM names another than /usr/bin/chromium). Rows are added to the demo's shop and backed
 up a few times first, so that there is something to see over time.
 
-Those of docs/restore-in-the-browser.md are taken by the test that walks through it, in the folder that PICTURES names:
-PICTURES=/tmp/pictures python -m pytest backup_pipeline_tests/web/front/test_restore_walk.py
+Those of docs/restore-in-the-browser.md and docs/evidence.md are taken by the tests that walk through the pages, in the
+folder that PICTURES names, as `evidence-1280.png` and so on:
+PICTURES=/tmp/pictures python -m pytest -m "story or not story" backup_pipeline_tests/web/front
 """
 
 from __future__ import annotations
