@@ -129,14 +129,15 @@ def run(server: EmbeddedServer, folder: Path, options: argparse.Namespace, repor
     fastest = min(peers, key=lambda name: best[name])
     whole = "rebuild from plain SQL (gzip), with ANALYZE"
     report.row(whole, best["ours"], best[fastest], other_name=f"{fastest} (the faster)", at_least=1.0)
-    report.row("the same, held against the aim", best["ours"], best[fastest], other_name=fastest, at_least=1.3)
+    report.row("the same, held against the aim", best["ours"], best[parallel], other_name=parallel, at_least=1.3)
     for name in peers:
         alone = best["ours, without ANALYZE"]
         report.row("the rebuild without ANALYZE", alone, best[name], other_name=name)
     report.row(whole, best["ours"], best[f"{parallel}; analyze"], other_name=f"{parallel}; analyze")
     custom_name = "ours, custom format"
-    for name in (parallel, f"{parallel}; analyze"):
-        report.row("rebuild from the custom format, with ANALYZE", best[custom_name], best[name], other_name=name)
+    for name, aim in ((parallel, 1.2), (f"{parallel}; analyze", None)):
+        what = "rebuild from the custom format, with ANALYZE"
+        report.row(what, best[custom_name], best[name], other_name=name, at_least=aim)
     report.row(
         "comparison of every row and object", min(compared), best["ours"], other_name="the rebuild", at_most=0.25
     )
