@@ -18,10 +18,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from backup_pipeline.errors import BackupSystemError, RefusedError
 from backup_pipeline.model.evidence import EventKind, Evidence
 from backup_pipeline.model.proof import ProofKind
+from backup_pipeline.model.restore import RestoreOptions, RestoreResult
+from backup_pipeline.model.set_id import SetId
 from backup_pipeline.operations.evidence.check_evidence import is_signed
 from backup_pipeline.operations.evidence.collect import History, HistoryRun
 from backup_pipeline.operations.evidence.make import evidence_files, make, preview, public_key
 from backup_pipeline.operations.evidence.statement import read_envelope
+from backup_pipeline.operations.restore.records import write_result
 from backup_pipeline.operations.sites.foreign_backups import foreign_backups
 from backup_pipeline.rules.periods import period_of
 from backup_pipeline.settings.loader import load_site
@@ -99,6 +102,28 @@ def test_who_asked_comes_from_the_history_and_failed_runs_are_events(site: Site,
     assert by_run["run-2026-10-02T020000Z"].who == "schedule nightly"
     assert by_run["run-2026-10-03T020000Z"].who == "not recorded"
     assert (by_run["f00d"].kind, by_run["f00d"].who, by_run["f00d"].good) == (EventKind.RUN, "ui, anna", False)
+
+
+def test_who_took_a_restore_back_is_known_from_the_history(site: Site, store: LocalStore) -> None:
+    done = RestoreResult(
+        restore_id="r",
+        plan_id="p",
+        set_id=SetId("2026-10-02T020000Z"),
+        plan="nightly",
+        source="files",
+        kind="files",
+        options=RestoreOptions(),
+        target="files",
+        restored="files",
+        started_at=BEGIN + 3 * DAY,
+        finished_at=BEGIN + 3 * DAY,
+        undone_at=BEGIN + 4 * DAY,
+    )
+    store.prepare()
+    write_result(site, done)
+    runs = [HistoryRun("beef", "undo", "", "front page from 10.0.0.7", BEGIN + 3.9 * DAY, BEGIN + 4.1 * DAY, False)]
+    (back,) = _made(site, history=History(runs, known=True)).of_kind(EventKind.UNDO)
+    assert (back.who, back.run_id, back.at) == ("front page from 10.0.0.7", "beef", BEGIN + 4 * DAY)
 
 
 def test_sets_that_retention_removed_are_known_from_the_run_log(site: Site, store: LocalStore) -> None:

@@ -223,12 +223,15 @@ def _of_restore(result: RestoreResult, history: History) -> Iterator[Event]:
         + (f"; emergency set {result.emergency_set}" if result.emergency_set else ""),
     )
     if result.undone_at is not None:
+        back = history.around("undo", result.undone_at)
         yield Event(
             at=result.undone_at,
             kind=EventKind.UNDO,
             subject=f"{result.source} from {result.set_id}",
             outcome="undone",
             good=True,
+            who=history.who(back.run_id) if back else NOT_RECORDED,
+            run_id=back.run_id if back else "",
             detail=f"the restore of {result.finished_at:%Y-%m-%d %H:%M} UTC was taken back",
         )
 
