@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from backup_pipeline.errors import BackupSystemError, RefusedError
 from backup_pipeline.model.evidence import EventKind, Evidence
 from backup_pipeline.model.proof import ProofKind
-from backup_pipeline.model.restore import RestoreOptions, RestoreResult
+from backup_pipeline.model.restore import RestoreMode, RestoreOptions, RestoreResult
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.operations.evidence.check_evidence import is_signed
 from backup_pipeline.operations.evidence.collect import History, HistoryRun
@@ -112,7 +112,7 @@ def test_who_took_a_restore_back_is_known_from_the_history(site: Site, store: Lo
         plan="nightly",
         source="files",
         kind="files",
-        options=RestoreOptions(),
+        options=RestoreOptions(mode=RestoreMode.UPSERT),
         target="files",
         restored="files",
         started_at=BEGIN + 3 * DAY,
@@ -122,7 +122,9 @@ def test_who_took_a_restore_back_is_known_from_the_history(site: Site, store: Lo
     store.prepare()
     write_result(site, done)
     runs = [HistoryRun("beef", "undo", "", "front page from 10.0.0.7", BEGIN + 3.9 * DAY, BEGIN + 4.1 * DAY, False)]
-    (back,) = _made(site, history=History(runs, known=True)).of_kind(EventKind.UNDO)
+    found = _made(site, history=History(runs, known=True))
+    assert [one.outcome for one in found.of_kind(EventKind.RESTORE)] == ["rows restored"]
+    (back,) = found.of_kind(EventKind.UNDO)
     assert (back.who, back.run_id, back.at) == ("front page from 10.0.0.7", "beef", BEGIN + 4 * DAY)
 
 

@@ -13,7 +13,7 @@ from backup_pipeline.model.backup_set import SetState
 from backup_pipeline.model.evidence import NOT_RECORDED, Event, EventKind
 from backup_pipeline.model.manifest import MANIFEST_NAME
 from backup_pipeline.model.proof import Proof, ProofOutcome
-from backup_pipeline.model.restore import RestoreResult
+from backup_pipeline.model.restore import RestoreMode, RestoreResult
 from backup_pipeline.model.set_id import SetId, is_set_id, set_time
 from backup_pipeline.operations.restore.records import results
 from backup_pipeline.operations.sites.run_log import RUN_LOG_NAME
@@ -205,12 +205,14 @@ def _logged(site: Site, plan: str, present: set[SetId]) -> Iterator[Event]:
 def _of_restore(result: RestoreResult, history: History) -> Iterator[Event]:
     run = history.around("restore", result.finished_at)
     options = result.options
+    # Of rows that are brought into a living database only these are known to be the backup's.
+    whole = options.mode is not RestoreMode.UPSERT
     what = options.mode.value + (f" into {options.into}" if options.into else "")
     yield Event(
         at=result.finished_at,
         kind=EventKind.RESTORE,
         subject=f"{result.source} from {result.set_id}",
-        outcome="differs from the set" if result.findings else "restored and found equal",
+        outcome="differs from the set" if result.findings else "restored and found equal" if whole else "rows restored",
         good=not result.findings,
         who=history.who(run.run_id) if run else NOT_RECORDED,
         run_id=run.run_id if run else "",
