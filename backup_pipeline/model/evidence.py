@@ -10,6 +10,8 @@ from pydantic import AwareDatetime, Field
 from backup_pipeline.model.base import Frozen
 
 NOT_RECORDED = "not recorded"
+# An emergency set, or one of some sources only: whole for what it is, and no backup of its plan.
+NOT_COUNTED = "complete, not counted"
 
 
 class EventKind(StrEnum):

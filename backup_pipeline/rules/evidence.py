@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import pairwise
 
-from backup_pipeline.model.evidence import Demand, Event, EventKind, Gap
+from backup_pipeline.model.evidence import NOT_COUNTED, Demand, Event, EventKind, Gap
 from backup_pipeline.rules.overdue import grace_of, next_time
 
 _NIS2, _DORA = "NIS2, (EU) 2024/2690", "DORA, (EU) 2022/2554"
@@ -127,6 +127,7 @@ def _answers(events: Sequence[Event], gaps: Sequence[Gap], policy: EvidencePolic
         [one for one in events if one.kind is kind]
         for kind in (EventKind.BACKUP, EventKind.VERIFICATION, EventKind.DRILL, EventKind.RESTORE)
     )
+    backups = [one for one in backups if one.outcome != NOT_COUNTED]
     times = [one.figures["rto_seconds"] for one in drills if "rto_seconds" in one.figures]
     ages = [one.figures["rpo_seconds"] for one in drills if "rpo_seconds" in one.figures]
     recovery = f"longest restore of a drill {_duration(max(times))}" if times else "no drill measured a restore"

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from backup_pipeline.errors import BackupSystemError, RefusedError
 from backup_pipeline.model.evidence import EventKind, Evidence
+from backup_pipeline.model.manifest import Purpose
 from backup_pipeline.model.proof import ProofKind
 from backup_pipeline.model.restore import RestoreMode, RestoreOptions, RestoreResult
 from backup_pipeline.model.set_id import SetId
@@ -73,6 +74,16 @@ def test_every_backup_and_drill_of_the_period_is_there_and_no_other(site: Site, 
         (False, "a: 2 rows are missing"),
         (True, ""),
     ]
+
+
+def test_an_emergency_set_is_whole_and_counts_neither_for_nor_against_the_plan(site: Site, store: LocalStore) -> None:
+    before = _made(site)
+    made = make_set(store, at("2026-10-14 11:00"), partial=True, purpose=Purpose.EMERGENCY)
+    found = _made(site)
+    (one,) = [event for event in found.of_kind(EventKind.BACKUP) if event.subject == made]
+    assert (one.outcome, one.good) == ("complete, not counted", False)
+    assert found.gaps == before.gaps
+    assert found.demands == before.demands
 
 
 def test_days_without_a_backup_are_named_as_a_gap(site: Site, store: LocalStore) -> None:

@@ -10,7 +10,7 @@ from datetime import datetime
 
 from backup_pipeline.errors import BackupSystemError
 from backup_pipeline.model.backup_set import SetState
-from backup_pipeline.model.evidence import NOT_RECORDED, Event, EventKind
+from backup_pipeline.model.evidence import NOT_COUNTED, NOT_RECORDED, Event, EventKind
 from backup_pipeline.model.manifest import MANIFEST_NAME
 from backup_pipeline.model.proof import Proof, ProofOutcome
 from backup_pipeline.model.restore import RestoreMode, RestoreResult
@@ -125,12 +125,13 @@ def _of_set(one: ListedSet) -> Event | None:
     purpose = "" if known.purpose.value == "backup" else f"{known.purpose.value} set"
     notes = [purpose, "only some of the plan's sources" if one.partial else "", *one.notes[:_MOST_FINDINGS]]
     whole = known.state is SetState.COMPLETE and not one.missing and not known.problem
+    apart = whole and bool(one.partial or purpose)
     return Event(
         at=known.sealed_at or known.started_at,
         kind=EventKind.BACKUP,
         subject=known.set_id,
-        outcome=one.state,
-        good=whole and not one.partial and not one.broken_data and not purpose,
+        outcome=NOT_COUNTED if apart else one.state,
+        good=whole and not apart and not one.broken_data,
         figures={
             "bytes": known.size,
             "rows": one.rows,

@@ -10,7 +10,7 @@ from pathlib import Path
 from starlette.responses import Response
 
 from backup_pipeline.errors import RefusedError, StoreError
-from backup_pipeline.model.evidence import EventKind, Evidence
+from backup_pipeline.model.evidence import NOT_COUNTED, EventKind, Evidence
 from backup_pipeline.operations.evidence.collect import History
 from backup_pipeline.operations.evidence.make import (
     CHECKER,
@@ -120,6 +120,7 @@ def _page(asked: PageRequest, found: Evidence, *, name: str) -> Response:
     return asked.render(
         "evidence.html.jinja",
         found=found,
+        not_counted=NOT_COUNTED,
         groups=[(title, events[-EVENTS:], len(events)) for title, events in groups if events],
         name=name,
         period=asked.query.get("period", ""),
