@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -20,10 +21,24 @@ class MemoryPlace:
 
     def __init__(self, before: Callable[[str, str], None] | None = None) -> None:
         self.objects: dict[str, tuple[bytes, datetime]] = {}
-        self.now = START
+        self.clock = [START]
         self.before = before or (lambda call, name: None)
         self.lock = threading.Lock()
         self.calls = 0
+
+    @property
+    def now(self) -> datetime:
+        return self.clock[0]
+
+    @now.setter
+    def now(self, moment: datetime) -> None:
+        self.clock[0] = moment
+
+    def for_process(self, before: Callable[[str, str], None]) -> MemoryPlace:
+        """Return the same place as one process has it: whatever thread of it calls, `before` is that process's."""
+        own = copy.copy(self)
+        own.before = before
+        return own
 
     def _enter(self, call: str, name: str) -> None:
         self.calls += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 import tempfile
 import threading
@@ -19,7 +20,6 @@ from backup_pipeline.errors import BackupSystemError
 from backup_pipeline.stores.vault.clean import clean, mark
 from backup_pipeline.stores.vault.names import chunk_object
 from backup_pipeline.stores.vault.vault import VaultReader
-from backup_pipeline_tests.support.memory_place import MemoryPlace
 from backup_pipeline_tests.support.vault_sites import VaultSite
 
 _CONTENTS = ({"a": b"1" * 3000}, {"a": b"1" * 3000, "b": b"2"}, {"c": b"3" * 500})
@@ -30,22 +30,22 @@ class Killed(BaseException):
 
 
 class Worker:
-    """A process that takes one step (one call to the place) when told to."""
+    """A process that takes one step (one call to the place) at a time; its threads are stepped like itself."""
 
-    def __init__(self, place: MemoryPlace, work: Callable[[], object]) -> None:
+    def __init__(self, site: VaultSite, work: Callable[[VaultSite], object]) -> None:
         self.go, self.stopped = threading.Semaphore(0), threading.Semaphore(0)
         self.dead = self.finished = False
-        self.place = place
+        self.site = copy.copy(site)
+        self.site.place = site.place.for_process(lambda call, name: self.pause())
         self.work = work
         self.thread = threading.Thread(target=self._run, daemon=True)
         self.thread.start()
         self.stopped.acquire()
 
     def _run(self) -> None:
-        _OWN.worker = self
         try:
             self.pause()
-            self.work()
+            self.work(self.site)
         except (BackupSystemError, Killed):
             pass
         finally:
@@ -70,9 +70,6 @@ class Worker:
         self.thread.join()
 
 
-_OWN = threading.local()
-
-
 class VaultModel(RuleBasedStateMachine):
     """Up to four processes on one vault."""
 
@@ -82,18 +79,9 @@ class VaultModel(RuleBasedStateMachine):
         self.site = VaultSite(self.folder).init()
         self.sets = [self.site.seal(number, content) for number, content in enumerate(_CONTENTS)]
         self.workers: list[Worker] = []
-        self.site.place.before = self.before
 
-    def before(self, call: str, name: str) -> None:
-        # The writer's threads belong to the process that began them: the one that is stepping now.
-        worker = getattr(_OWN, "worker", None) or self.stepping
-        if worker is not None:
-            worker.pause()
-
-    stepping: Worker | None = None
-
-    def begin(self, work: Callable[[], object]) -> None:
-        self.workers.append(Worker(self.site.place, work))
+    def begin(self, work: Callable[[VaultSite], object]) -> None:
+        self.workers.append(Worker(self.site, work))
 
     @precondition(lambda self: len(self.workers) < 4)
     @rule(number=st.integers(0, 2))
@@ -121,9 +109,7 @@ class VaultModel(RuleBasedStateMachine):
     @rule(which=st.integers(0, 3), kill=st.booleans())
     def end(self, which: int, kill: bool) -> None:
         worker = self.workers.pop(which % len(self.workers))
-        self.stepping = worker
         worker.end(kill=kill)
-        self.stepping = None
 
     @rule(
         numbers=st.lists(st.integers(0, 2), min_size=1, max_size=2),
@@ -133,32 +119,28 @@ class VaultModel(RuleBasedStateMachine):
     )
     def race(self, numbers: list[int], marked: int, schedule: list[tuple[int, int, int]], kill: bool) -> None:
         """Begin copies, a mark and a cleaning at once, and let them take turns."""
-        racers = [Worker(self.site.place, partial(self._copy, one)) for one in numbers]
-        racers += [Worker(self.site.place, self._clean), Worker(self.site.place, partial(self._mark, marked))]
+        racers = [Worker(self.site, partial(self._copy, one)) for one in numbers]
+        racers += [Worker(self.site, self._clean), Worker(self.site, partial(self._mark, marked))]
         for which, steps, hours in schedule:
             self.site.place.now += timedelta(hours=hours)
             self.turn(racers[which % len(racers)], steps)
         for racer in reversed(racers):
-            self.stepping = racer
             racer.end(kill=kill)
-            self.stepping = None
 
     def turn(self, worker: Worker, steps: int) -> None:
         for _ in range(steps):
-            self.stepping = worker
             worker.step()
-            self.stepping = None
 
-    def _copy(self, number: int) -> None:
+    def _copy(self, number: int, site: VaultSite) -> None:
         # The first set's lists stand in its copy, those of the others are chunks.
-        self.site.copy(self.sets[number], workers=1, lists_apart_from=0 if number else 1 << 20)
+        site.copy(self.sets[number], workers=1, lists_apart_from=0 if number else 1 << 20)
 
-    def _clean(self) -> None:
+    def _clean(self, site: VaultSite) -> None:
         # Of one owner: each takes over the lease of the other, as after a kill, and two may be at work at once.
-        clean(self.site.access.catalog(), lambda: self.site.place.now, owner="one")
+        clean(site.access.catalog(), lambda: site.place.now, owner="one")
 
-    def _mark(self, number: int) -> None:
-        catalog = self.site.access.catalog()
+    def _mark(self, number: int, site: VaultSite) -> None:
+        catalog = site.access.catalog()
         mark(catalog, catalog.copy_names()[number : number + 1])
 
     @rule(hours=st.sampled_from([1, 13, 25, 49, 73]))
@@ -167,18 +149,15 @@ class VaultModel(RuleBasedStateMachine):
 
     @invariant()
     def every_visible_copy_is_whole(self) -> None:
-        self.site.place.before = lambda call, name: None
         reader = VaultReader(self.site.place, self.site.identity)
         copies, damaged = reader.catalog.copies()
         assert not damaged
-        for copy in copies:
-            for chunk in copy.header.needed:
+        for one in copies:
+            for chunk in one.header.needed:
                 assert len(self.site.place.objects[chunk_object(chunk.name)][0]) == chunk.size
-        self.site.place.before = self.before
 
     def teardown(self) -> None:
         for worker in self.workers:
-            self.stepping = worker
             worker.end(kill=True)
         shutil.rmtree(self.folder)
 
