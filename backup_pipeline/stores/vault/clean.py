@@ -22,6 +22,8 @@ from backup_pipeline.stores.vault.proofs import proof_names
 from backup_pipeline.system import limits
 
 _LEASE_LENGTH = timedelta(hours=6)
+# From then on nothing is removed any more: half an hour is left for a request that is on its way.
+_REMOVING_LENGTH = _LEASE_LENGTH - timedelta(minutes=30)
 
 
 @dataclass(frozen=True)
@@ -86,22 +88,35 @@ def clean(
         owner: who cleans, when no other process of that name can: a lease that one of them left is taken over at once.
 
     Raises:
-        LockError: another cleaner works here.
+        LockError: another cleaner works here, or this one took so long (a machine that slept) that another may have
+            begun.
         RefusedError: a copy cannot be read: what it needs is not known, so nothing is removed.
     """
     if dry_run:
-        return _clean(catalog, clock, progress, _Trial(catalog.place))
+        return _clean(catalog, clock, progress, _Trial(catalog.place, clock, clock()))
+    begun = clock()
     with _lease(catalog.place, clock, owner):
-        return _clean(catalog, clock, progress, _Removal(catalog.place))
+        return _clean(catalog, clock, progress, _Removal(catalog.place, clock, begun))
 
 
 class _Removal:
-    """Removes objects; returns why the storage does not let one go, "" when it is gone."""
+    """Removes objects while the lease lasts; returns why the storage does not let one go, "" when it is gone.
 
-    def __init__(self, place: ObjectPlace) -> None:
+    A process that was suspended, with its machine for example, would go on with a list of days ago: what it removes
+    then may have been removed by another cleaner and sent anew by a copy that is complete by now.
+    """
+
+    def __init__(self, place: ObjectPlace, clock: Clock, begun: datetime) -> None:
         self.place = place
+        self._clock, self._begun = clock, begun
 
     def remove(self, name: str) -> str:
+        if not timedelta(0) <= self._clock() - self._begun < _REMOVING_LENGTH:
+            raise LockError(
+                "This cleaning was interrupted, or took so long, that another may have begun; it removes nothing more.",
+                where=self.place.label,
+                remedy="Run vault clean again: it goes on where this one stopped.",
+            )
         try:
             self.place.delete(name)
         except ObjectLockedError as error:
@@ -112,8 +127,8 @@ class _Removal:
 class _Trial(_Removal):
     """Says what a removal would meet."""
 
-    def __init__(self, place: ObjectPlace) -> None:
-        super().__init__(place)
+    def __init__(self, place: ObjectPlace, clock: Clock, begun: datetime) -> None:
+        super().__init__(place, clock, begun)
         self._locks = place.bucket_lock().enabled
 
     def remove(self, name: str) -> str:

