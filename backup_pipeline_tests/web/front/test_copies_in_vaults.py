@@ -39,7 +39,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> TestSite:
         database.execute("create table orders (id integer primary key, note text)")
         database.executemany("insert into orders values (?, ?)", [(n, f"note {n}") for n in range(1, 61)])
     (made.folder / "files" / "deep" / "a.txt").write_text("content of a")
-    (made.folder / "files" / "deep" / "large.bin").write_bytes(random.Random(1).randbytes(8_000_000))
+    # From 16 MiB on a file has chunks of its own: what lists its content is not in one with its bytes.
+    (made.folder / "files" / "deep" / "large.bin").write_bytes(random.Random(1).randbytes(18_000_000))
     made.write(_SETTINGS.format(vault=folder / "vault", recipient=""))
     done = made.run("vault", "init", "offsite", "--new-identity", str(folder / "identity.txt"), "--json")
     assert done.code == 0, done.text
