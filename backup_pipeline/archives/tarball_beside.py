@@ -5,23 +5,21 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from types import TracebackType
-from typing import BinaryIO, Self, cast
+from typing import BinaryIO
 
 from backup_pipeline.archives.tarball import CHUNK, EntryKind, Member
 from backup_pipeline.archives.tarball_reader import OTHER_CONTENT, Compared, difference, read_members
 from backup_pipeline.errors import ValidationError
-from backup_pipeline.system import limits
-from backup_pipeline.system.conveyor import Conveyor
+from backup_pipeline.system.read_beside import ReadBeside
 from backup_pipeline.system.streams import Sink
 
 
-class TarballReadBeside:
-    """Passes a tarball's bytes on to its file, and reads them as a tarball in a thread beside.
+class TarballReadBeside(ReadBeside[None]):
+    """Passes a tarball's bytes on to its file, and reads them as a tarball beside.
 
     Members and lines of the listing are compared in pairs, whichever of the two comes first: neither side waits for the
-    other. Leaving the block waits for the reading's end.
+    other.
 
     Args:
         file: the tarball's file.
@@ -33,22 +31,13 @@ class TarballReadBeside:
     """
 
     def __init__(self, file: Sink, name: str) -> None:
-        self._file = file
+        super().__init__(file, self._read_members, "tarball-beside")
         self._name = name
-        self._stream = Conveyor()
-        self._pool = ThreadPoolExecutor(1, "tarball-beside")
-        self._reading: Future[None] = Future()
-        self._read: deque[tuple[Member, str]] = deque()
+        self._members: deque[tuple[Member, str]] = deque()
         self._expected: deque[Member] = deque()
         self._lock = threading.Lock()
         self.compared = 0
         self.wrong: list[Compared] = []
-
-    def write(self, data: bytes | bytearray | memoryview, /) -> int:
-        """Write all of `data`."""
-        count = self._file.write(data)
-        self._stream.put(data)
-        return count
 
     def expect(self, member: Member) -> None:
         """Add the listing's line of the next member."""
@@ -56,45 +45,35 @@ class TarballReadBeside:
             self._expected.append(member)
             self._compare()
 
-    def __enter__(self) -> Self:
-        self._reading = self._pool.submit(self._read_all)
-        return self
-
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._pool.shutdown(wait=False)
-        if value is not None:
-            self._stream.break_off(value)
-            return
-        self._stream.end()
-        while not wait([self._reading], 1.0).done:
-            limits.check()
         try:
-            self._reading.result()
+            super().__exit__(kind, value, trace)
         except ValidationError as error:
             self.wrong.append(Compared(self._name, error.what))
             return
-        self.wrong += [Compared(one.path, "is in the tarball and not in the listing") for one, _ in self._read]
-        self.wrong += [Compared(one.path, "is in the listing and not in the tarball") for one in self._expected]
+        if value is None:
+            self.wrong += [Compared(one.path, "is in the tarball and not in the listing") for one, _ in self._members]
+            self.wrong += [Compared(one.path, "is in the listing and not in the tarball") for one in self._expected]
 
-    def _read_all(self) -> None:
+    def _read_members(self, stream: BinaryIO) -> None:
         try:
-            for member, content in read_members(cast(BinaryIO, self._stream), self._name):
+            for member, content in read_members(stream, self._name):
                 digest = hashlib.sha256()
                 while content is not None and (piece := content.read(CHUNK)):
                     digest.update(piece)
                 with self._lock:
-                    self._read.append((member, digest.hexdigest()))
+                    self._members.append((member, digest.hexdigest()))
                     self._compare()
         finally:
             # Whoever writes goes on writing: that the tarball is damaged is said when it ends.
-            while self._stream.read(CHUNK):
+            while stream.read(CHUNK):
                 pass
 
     def _compare(self) -> None:
-        while self._read and self._expected:
-            (actual, digest), expected = self._read.popleft(), self._expected.popleft()
+        while self._members and self._expected:
+            (actual, digest), expected = self._members.popleft(), self._expected.popleft()
             wrong = difference(actual, expected)
             if not wrong and expected.kind is EntryKind.FILE and digest != expected.sha256:
                 wrong = OTHER_CONTENT

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from types import TracebackType
-from typing import BinaryIO, Self, cast
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import BinaryIO
 
 from backup_pipeline.errors import ToolError, ValidationError
 from backup_pipeline.postgres.export.dump_content import DumpContent
 from backup_pipeline.postgres.server.clients import installed_clients
 from backup_pipeline.system import limits, processes
-from backup_pipeline.system.conveyor import Conveyor
+from backup_pipeline.system.read_beside import ReadBeside
 from backup_pipeline.system.streams import Sink
 
 _MAGIC = b"PGDMP"
@@ -94,54 +93,13 @@ class _Feeder:
         self._feeding.result()
 
 
-class ArchiveReadBeside:
-    """Passes an archive's bytes on to its file, and has pg_restore read them meanwhile.
-
-    For an archive that cannot be opened again afterwards. Leaving the block waits for the reading's end, and raises as
-    `archive_rows` does.
+class ArchiveReadBeside(ReadBeside[ArchiveRows]):
+    """Passes an archive's bytes on to its file, and has pg_restore count its rows meanwhile, as `archive_rows` does.
 
     Args:
         file: the archive's file.
         name: of the file, for errors.
-
-    Attributes:
-        rows: of every table, when the block is left.
     """
 
     def __init__(self, file: Sink, name: str) -> None:
-        self._file = file
-        self._name = name
-        self._stream = Conveyor()
-        self._pool = ThreadPoolExecutor(1, "archive-beside")
-        self._reading: Future[ArchiveRows] = Future()
-        self.rows: ArchiveRows = {}
-
-    def write(self, data: bytes | bytearray | memoryview, /) -> int:
-        """Write all of `data`."""
-        count = self._file.write(data)
-        self._stream.put(data)
-        return count
-
-    def __enter__(self) -> Self:
-        self._reading = self._pool.submit(self._read)
-        return self
-
-    def _read(self) -> ArchiveRows:
-        try:
-            return archive_rows(cast(BinaryIO, self._stream), self._name)
-        except BaseException as error:
-            # Whoever writes finds out with the next piece.
-            self._stream.break_off(error)
-            raise
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._pool.shutdown(wait=False)
-        if value is not None:
-            self._stream.break_off(value)
-            return
-        self._stream.end()
-        while not wait([self._reading], 1.0).done:
-            limits.check()
-        self.rows = self._reading.result()
+        super().__init__(file, lambda stream: archive_rows(stream, name), "archive-beside")

@@ -117,7 +117,7 @@ def write_dump(
                     check()
                     (beside or file).write(piece)
                     context.progress(Progress(name, file.size, None))
-            rows = beside.rows if beside else None
+            rows = beside.result if beside else None
     context.progress(Progress(name, content.size or file.size, content.size or file.size, finished=True))
     record = writer.file_record(path, file)
     if plain:

@@ -10,7 +10,7 @@ import ssl
 from collections.abc import Mapping
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from typing import Any, NamedTuple
-from urllib.request import HTTPHandler, HTTPSHandler, OpenerDirector, ProxyHandler, Request, UnknownHandler
+from urllib.request import AbstractHTTPHandler, OpenerDirector, ProxyHandler, Request, UnknownHandler
 
 from backup_pipeline.stores.objects.cloud_errors import unreachable
 from backup_pipeline.stores.objects.options import TimeLimits
@@ -40,7 +40,7 @@ def ask(method: str, url: str, headers: Mapping[str, str], limits: TimeLimits, w
         PlaceUnreachableError: there is no connection, or it broke off.
     """
     opener = OpenerDirector()
-    for handler in (ProxyHandler(), _Http(limits.read), _Https(limits.read), UnknownHandler()):
+    for handler in (ProxyHandler(), _Patient(limits.read), UnknownHandler()):
         opener.add_handler(handler)
     request = Request(url, headers=dict(headers), method=method)  # noqa: S310 (options.endpoint() allows http only)
     try:
@@ -52,8 +52,10 @@ def ask(method: str, url: str, headers: Mapping[str, str], limits: TimeLimits, w
         raise unreachable(None, where) from None
 
 
-class _Http(HTTPHandler):
+class _Patient(AbstractHTTPHandler):
     """Opens connections that wait for answers longer than for a connection."""
+
+    http_request = https_request = AbstractHTTPHandler.do_request_
 
     def __init__(self, read_seconds: float) -> None:
         super().__init__()
@@ -62,15 +64,8 @@ class _Http(HTTPHandler):
     def http_open(self, req: Request) -> HTTPResponse:
         return self.do_open(functools.partial(_Connection, self._read_seconds), req)
 
-
-class _Https(HTTPSHandler):
-    """The same by TLS, with the certificates that the system trusts."""
-
-    def __init__(self, read_seconds: float) -> None:
-        super().__init__()
-        self._read_seconds = read_seconds
-
     def https_open(self, req: Request) -> HTTPResponse:
+        """With the certificates that the system trusts."""
         return self.do_open(functools.partial(_TlsConnection, self._read_seconds), req, context=_trusted())
 
 
@@ -84,14 +79,8 @@ class _Connection(HTTPConnection):
         self.sock.settimeout(self._read_seconds)
 
 
-class _TlsConnection(HTTPSConnection):
-    def __init__(self, read_seconds: float, host: str, **more: Any) -> None:
-        super().__init__(host, **more)
-        self._read_seconds = read_seconds
-
-    def connect(self) -> None:
-        super().connect()
-        self.sock.settimeout(self._read_seconds)
+class _TlsConnection(_Connection, HTTPSConnection):
+    """The same by TLS."""
 
 
 @functools.cache
