@@ -9,9 +9,9 @@ import dagster as dg
 
 from backup_pipeline.orchestration.names import OPERATION_TAG, PLAN_TAG, SET_TAG, STARTED_BY_TAG
 from backup_pipeline.orchestration.partition_names import set_of_partition
+from backup_pipeline.orchestration.run_states import EXECUTING
 
 _QUEUED = (dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED)
-_EXECUTING = (dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING)
 _MOST = 50
 
 
@@ -32,7 +32,7 @@ class ActiveRun:
 
 def active_runs(instance: dg.DagsterInstance) -> list[ActiveRun]:
     """Return the runs that wait or execute, oldest first; at most fifty."""
-    records = instance.get_run_records(dg.RunsFilter(statuses=[*_QUEUED, *_EXECUTING]), limit=_MOST, ascending=True)
+    records = instance.get_run_records(dg.RunsFilter(statuses=[*_QUEUED, *EXECUTING]), limit=_MOST, ascending=True)
     return [_active(record) for record in records]
 
 

@@ -19,6 +19,7 @@ import dagster as dg
 
 from backup_pipeline.errors import BackupSystemError
 from backup_pipeline.orchestration.home import default_home
+from backup_pipeline.orchestration.run_states import EXECUTING
 from backup_pipeline.system.files import make_folders
 from backup_pipeline.system.locks import HEARTBEAT_SECONDS, hold_lock, living_holder, read_holder
 
@@ -26,7 +27,6 @@ LOG = logging.getLogger("backup-pipeline.runs")
 SILENT_SECONDS = 4 * HEARTBEAT_SECONDS
 _KEPT_SECONDS = 24 * 3600
 _FOLDER = "running"
-_UNFINISHED = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.CANCELING]
 
 
 def _mark(run_id: str) -> Path:
@@ -87,7 +87,7 @@ def forget(run_id: str) -> None:
 def end_dead_runs(instance: dg.DagsterInstance) -> list[str]:
     """End every unfinished run whose process is dead, and return their ids: what the daemon does where one runs."""
     ended = []
-    for run in instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED)):
+    for run in instance.get_runs(dg.RunsFilter(statuses=list(EXECUTING))):
         if not (dead := death_of(run.run_id)):
             continue
         current = instance.get_run_by_id(run.run_id)

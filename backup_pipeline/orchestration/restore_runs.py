@@ -32,6 +32,7 @@ from backup_pipeline.orchestration.partition_names import known_partition, set_o
 from backup_pipeline.orchestration.restore_config import as_configured
 from backup_pipeline.orchestration.restore_metadata import PLAN_AS_READ, RESULT_AS_KEPT
 from backup_pipeline.orchestration.run_progress import Piece, pieces_of
+from backup_pipeline.orchestration.run_states import UNDER_WAY
 from backup_pipeline.orchestration.run_subject import configured_ops, restore_step, source_of
 from backup_pipeline.orchestration.submit import submit_job
 
@@ -39,13 +40,6 @@ if TYPE_CHECKING:
     from backup_pipeline.orchestration.submit import UiWorkspace
 
 Step = Literal["plan", "apply", "undo"]
-_UNDER_WAY = [
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
 # Two submissions of one form at once: the second finds the run of the first.
 _ONE_AT_A_TIME = threading.Lock()
 
@@ -187,7 +181,7 @@ def _of_plan_run(instance: dg.DagsterInstance, plan_run: str) -> str:
     """Return the run that applies what a run found, or takes it back; "" when there is none. A failed undo may be
     tried again; a failed restore begins with a new plan.
     """
-    statuses = [*_UNDER_WAY, dg.DagsterRunStatus.SUCCESS]
+    statuses = [*UNDER_WAY, dg.DagsterRunStatus.SUCCESS]
     runs = instance.get_runs(dg.RunsFilter(tags={PLAN_RUN_TAG: plan_run, STEP_TAG: "apply"}), limit=1)
     runs = runs or instance.get_runs(dg.RunsFilter(tags={PLAN_RUN_TAG: plan_run}, statuses=statuses), limit=1)
     return runs[0].run_id if runs else ""
@@ -196,7 +190,7 @@ def _of_plan_run(instance: dg.DagsterInstance, plan_run: str) -> str:
 def under_way(instance: dg.DagsterInstance, plan: str, source: str) -> RestoreRun | None:
     """Return the restore or undo of a source that is under way, None when there is none."""
     for job in (restore_job_name(plan), undo_job_name(plan)):
-        for record in instance.get_run_records(dg.RunsFilter(job_name=job, statuses=_UNDER_WAY), limit=20):
+        for record in instance.get_run_records(dg.RunsFilter(job_name=job, statuses=list(UNDER_WAY)), limit=20):
             if source_of(record.dagster_run) == source and restore_step(record.dagster_run) != "plan":
                 return _from_record(instance, record)
     return None

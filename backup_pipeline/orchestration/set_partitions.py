@@ -16,18 +16,12 @@ from backup_pipeline.operations.status.set_summaries import SetSummary, set_summ
 from backup_pipeline.orchestration.names import PLAN_TAG, manifest_key, sets_partitions, stage_key
 from backup_pipeline.orchestration.partition_names import known_partitions, partitions_of
 from backup_pipeline.orchestration.proof_assets import CHECK_OF, not_here_event, proof_metadata, proof_summary
+from backup_pipeline.orchestration.run_states import UNDER_WAY
 from backup_pipeline.orchestration.sets_table import sets_digest, sets_metadata
 from backup_pipeline.settings.site import Site
 
 _LISTED = "sets"
 _PARTITION_TAG = "dagster/partition"
-_UNDER_WAY = [
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
 
 
 _Event = dg.AssetMaterialization | dg.AssetCheckEvaluation | dg.AssetObservation
@@ -57,7 +51,7 @@ def _without_runs(instance: dg.DagsterInstance, gone: Sequence[str]) -> list[str
     """
     if not gone:
         return []
-    runs = instance.get_runs(dg.RunsFilter(tags={_PARTITION_TAG: list(gone)}, statuses=_UNDER_WAY))
+    runs = instance.get_runs(dg.RunsFilter(tags={_PARTITION_TAG: list(gone)}, statuses=list(UNDER_WAY)))
     busy = {run.tags[_PARTITION_TAG] for run in runs}
     return [key for key in gone if key not in busy]
 
