@@ -9,6 +9,11 @@ from pydantic import AwareDatetime
 from backup_pipeline.model.base import Frozen
 
 
+def name_on_one_line(name: str) -> str:
+    """Return a database's name with its control characters written out: one may hold the end of a line."""
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in name)
+
+
 class KnownDatabase(Frozen):
     """One database of a server.
 

@@ -180,6 +180,19 @@ def test_a_database_that_lets_nobody_in_keeps_no_other_from_its_backup(
     assert refresh(databases) == [("private", "new")]
 
 
+def test_a_name_with_the_end_of_a_line_is_reported_on_one_line_and_not_captured(databases: ServerSite) -> None:
+    databases.create("shop")
+    databases.create("a\nerror: all is lost")
+    assert refresh(databases) == [("shop", "new")]
+    [fault] = found_database_faults(databases.site.site, ["nightly"])
+    name = f"{databases.prefix}a\\nerror: all is lost"
+    assert fault.what == f"database {name} is not captured: its name holds control characters"
+    manifest, errors = databases.back_up()
+    assert errors == []
+    assert manifest is not None
+    assert check_of(manifest, CAPTURED).summary == f"not captured: {name}: its name holds control characters"
+
+
 def test_a_pattern_that_means_no_database_is_named(databases: ServerSite) -> None:
     databases.create("shop")
     text = (databases.site.folder / "backup.yaml").read_text()

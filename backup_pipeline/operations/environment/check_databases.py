@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
 from backup_pipeline.errors import BackupSystemError
+from backup_pipeline.model.known_databases import name_on_one_line
 from backup_pipeline.model.record import Severity
 from backup_pipeline.operations.sites.known_databases import ask_server
 from backup_pipeline.rules.environment import EnvironmentFault
@@ -29,11 +30,13 @@ def _of_server(site: Site, server: str) -> Iterator[EnvironmentFault]:
     captured = [one.name for one in found if not one.skipped]
     for one in found:
         if one.remedy:
-            yield EnvironmentFault(where, f"database {one.name} is not captured: {one.skipped}", one.remedy)
+            yield EnvironmentFault(
+                where, f"database {name_on_one_line(one.name)} is not captured: {one.skipped}", one.remedy
+            )
     for pattern in selection.unmatched(one.name for one in found) if selection else ():
         yield EnvironmentFault(where, f"{pattern}: {NO_SUCH_DATABASE}", CORRECT_PATTERN, Severity.WARN)
     if not captured:
-        reasons = "; ".join(f"{one.name}: {one.skipped}" for one in found)
+        reasons = "; ".join(f"{name_on_one_line(one.name)}: {one.skipped}" for one in found)
         yield EnvironmentFault(where, f"no database of the server is captured ({reasons})", CORRECT_PATTERN)
     known = site.databases.get(server)
     there = {one.name for one in known.databases if one.absent_since is None} if known else set(captured)

@@ -13,6 +13,7 @@ from backup_pipeline.artefacts.targets import target_of
 from backup_pipeline.errors import BackupSystemError, SourceError
 from backup_pipeline.model.base import JsonValue
 from backup_pipeline.model.catalog import DatabaseEntry, ServerDocument
+from backup_pipeline.model.known_databases import name_on_one_line
 from backup_pipeline.model.manifest import Manifest
 from backup_pipeline.model.proof import Finding
 from backup_pipeline.model.record import DATABASES_CAPTURED, ArtefactKind, ArtefactRecord, CheckResult, Severity
@@ -184,7 +185,7 @@ def _nothing(found: _ServerNow, target: PostgresTarget) -> SourceError:
             where=target.label,
             remedy="Start the backup again; it captures them.",
         )
-    reasons = "; ".join(f"{one.name}: {one.skipped}" for one in found.entries[:_IN_SUMMARY])
+    reasons = "; ".join(f"{name_on_one_line(one.name)}: {one.skipped}" for one in found.entries[:_IN_SUMMARY])
     return SourceError(
         f"No database of the server is captured ({reasons}).",
         where=target.label,
@@ -193,7 +194,7 @@ def _nothing(found: _ServerNow, target: PostgresTarget) -> SourceError:
 
 
 def _captured_check(found: _ServerNow, captured: int) -> CheckResult:
-    shown = "; ".join(f"{name}: {why}" for name, why, _ in found.faults[:_IN_SUMMARY])
+    shown = "; ".join(f"{name_on_one_line(name)}: {why}" for name, why, _ in found.faults[:_IN_SUMMARY])
     more = f" and {len(found.faults) - _IN_SUMMARY} more" if len(found.faults) > _IN_SUMMARY else ""
     return CheckResult(
         name=DATABASES_CAPTURED,
