@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, expect
 
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.postgres.server.connection import connected
@@ -85,6 +85,13 @@ def walked(
         yield Walked(site, ui, set_id, live)
 
 
+@pytest.fixture
+def as_backed_up(walked: Walked) -> None:
+    """Each walk begins with the rows that the set has, whatever one before it, or its own first attempt, left."""
+    with connected(walked.live, pinned=False) as connection:
+        connection.execute(f"drop table if exists public.orders, public.customers; {SHOP}".encode())
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with chromium() as found:
@@ -98,6 +105,29 @@ def page(browser: Browser) -> Iterator[Page]:
     made.set_default_timeout(90_000)
     yield made
     context.close()
+
+
+@pytest.fixture
+def phone(browser: Browser) -> Iterator[Page]:
+    """A page on a phone that is touched, in the browser's emulation of one."""
+    context = browser.new_context(
+        viewport={"width": 390, "height": 844}, device_scale_factor=2, is_mobile=True, has_touch=True
+    )
+    made = context.new_page()
+    made.set_default_timeout(90_000)
+    yield made
+    context.close()
+
+
+def wait_for(page: Page, heading: str) -> None:
+    """Wait until the page's heading has this text."""
+    expect(page.get_by_role("heading", level=1)).to_contain_text(heading, timeout=120_000)
+
+
+def type_and_go(page: Page, name: str, button: str) -> None:
+    """Type a name on the page of a plan or an undo, and press the button."""
+    page.get_by_label("To do it, type the name").fill(name)
+    page.get_by_role("button", name=button, exact=True).click()
 
 
 def keep_picture(page: Page, name: str) -> None:

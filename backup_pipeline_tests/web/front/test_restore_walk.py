@@ -15,26 +15,12 @@ from backup_pipeline.orchestration.ui_links import start_restore_link
 from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.system.locks import hold_lock
 from backup_pipeline_tests.support.postgres_restore import sealed_set
-from backup_pipeline_tests.support.sites import SHOP
-from backup_pipeline_tests.web.front.conftest import Walked, keep_picture, picture
+from backup_pipeline_tests.web.front.conftest import Walked, keep_picture, picture, type_and_go, wait_for
 
-pytestmark = pytest.mark.takes(seconds=15, together="restore in a browser")
-
-
-@pytest.fixture(autouse=True)
-def as_backed_up(walked: Walked) -> None:
-    """Each walk begins with the rows that the set has, whatever one before it, or its own first attempt, left."""
-    with connected(walked.live, pinned=False) as connection:
-        connection.execute(f"drop table if exists public.orders, public.customers; {SHOP}".encode())
-
-
-def _wait_for(page: Page, heading: str) -> None:
-    expect(page.get_by_role("heading", level=1)).to_contain_text(heading, timeout=120_000)
-
-
-def _type_and_go(page: Page, name: str, button: str) -> None:
-    page.get_by_label("To do it, type the name").fill(name)
-    page.get_by_role("button", name=button, exact=True).click()
+pytestmark = [
+    pytest.mark.takes(seconds=15, together="restore in a browser"),
+    pytest.mark.usefixtures("as_backed_up"),
+]
 
 
 def _form(page: Page, walked: Walked) -> dict[str, str | float | bool]:
@@ -52,17 +38,17 @@ def test_deleted_rows_are_back_three_clicks_from_the_home_page(walked: Walked, p
     clicks[0].click()
     picture(page, "restore-1-home")
     page.get_by_role("button", name="Find deleted rows").first.click()
-    _wait_for(page, "The plan")
+    wait_for(page, "The plan")
     expect(page.get_by_text("Nothing that is live now would be lost.")).to_be_visible()
     row = page.get_by_role("row", name=re.compile("public.orders"))
     expect(row.get_by_role("cell").first).to_have_text("10")
     picture(page, "restore-2-plan")
-    _type_and_go(page, "another", "Bring it back")
+    type_and_go(page, "another", "Bring it back")
     expect(page.get_by_role("alert")).to_contain_text(f"The name is “{walked.live.database}”. Nothing was done.")
     assert walked.value("select count(*) from public.orders") == 290
     plan, form = page.url.removesuffix("/apply"), _form(page, walked)
-    _type_and_go(page, walked.live.database, "Bring it back")
-    _wait_for(page, "Done")
+    type_and_go(page, walked.live.database, "Bring it back")
+    wait_for(page, "Done")
     picture(page, "restore-3-done")
     again = page.request.post(f"{plan}/apply", form=form, headers={"Origin": walked.ui.address}, max_redirects=0)
     assert (again.status, f"{walked.ui.address}{again.headers['location']}") == (303, page.url)
@@ -92,12 +78,12 @@ def test_a_wrong_name_does_nothing_and_double_submits_restore_once(walked: Walke
     page.get_by_label("Value 1").fill("1, 2, 3")
     picture(page, "restore-choose-rows")
     page.get_by_role("button", name="Show the plan").click()
-    _wait_for(page, "The plan")
+    wait_for(page, "The plan")
     lost = page.locator(".losses")
     expect(lost).to_contain_text("3 rows would lose the changes made since the backup")
     picture(page, "restore-plan-loss")
     plan = page.url
-    _type_and_go(page, "another", "Bring it back")
+    type_and_go(page, "another", "Bring it back")
     expect(page.get_by_role("alert")).to_contain_text(f"The name is “{walked.live.database}”. Nothing was done.")
     picture(page, "restore-wrong-name")
     assert walked.value("select sum(id) filter (where vip) from public.customers") == before
@@ -107,9 +93,9 @@ def test_a_wrong_name_does_nothing_and_double_submits_restore_once(walked: Walke
     assert [answer.status for answer in answers] == [303, 303]
     assert len({answer.headers["location"] for answer in answers}) == 1
     page.goto(f"{walked.ui.address}{answers[0].headers['location']}")
-    _wait_for(page, "Done")
+    wait_for(page, "Done")
     page.reload()
-    _wait_for(page, "Done")
+    wait_for(page, "Done")
     assert walked.value("select count(*) from public.customers where id <= 3 and vip = (id % 3 = 0)") == 3
     assert walked.value("select count(*) from public.customers where id in (4, 5) and vip = (id % 3 = 0)") == 0
 
@@ -119,17 +105,17 @@ def test_a_target_that_changed_is_refused_and_the_new_plan_shown(walked: Walked,
     walked.execute("delete from public.orders where id between 30 and 34")
     page.goto(walked.address("/restore"))
     page.get_by_role("button", name="Find deleted rows").first.click()
-    _wait_for(page, "The plan")
+    wait_for(page, "The plan")
     walked.execute("delete from public.orders where id = 35")
-    _type_and_go(page, walked.live.database, "Bring it back")
-    _wait_for(page, "Not done: read the new plan")
+    type_and_go(page, walked.live.database, "Bring it back")
+    wait_for(page, "Not done: read the new plan")
     expect(page.get_by_text("Nothing was changed.")).to_be_visible()
     row = page.get_by_role("row", name=re.compile("public.orders"))
     expect(row.get_by_role("cell").first).to_have_text("6")
     picture(page, "restore-changed-plan")
     assert walked.value("select count(*) from public.orders where id between 30 and 35") == 0
-    _type_and_go(page, walked.live.database, "Bring it back")
-    _wait_for(page, "Done")
+    type_and_go(page, walked.live.database, "Bring it back")
+    wait_for(page, "Done")
     assert walked.value("select count(*) from public.orders where id between 30 and 35") == 6
 
 
@@ -144,16 +130,16 @@ def test_rows_come_back_from_a_set_that_is_only_in_a_vault_and_are_taken_back(wa
     page.get_by_role("link", name="Restore…").click()
     picture(page, "restore-from-a-vault")
     page.get_by_role("button", name="Find deleted rows").click()
-    _wait_for(page, "The plan")
+    wait_for(page, "The plan")
     expect(page.get_by_text(f"offsite:nightly/{lost}")).to_be_visible()
-    _type_and_go(page, walked.live.database, "Bring it back")
-    _wait_for(page, "Done")
+    type_and_go(page, walked.live.database, "Bring it back")
+    wait_for(page, "Done")
     assert walked.value("select count(*) from public.orders where id between 80 and 83") == 4
     walked.execute("update public.orders set note = 'since' where id = 83")
     page.get_by_role("link", name="Undo", exact=True).click()
     picture(page, "restore-undo-rows")
-    _type_and_go(page, walked.live.database, "Undo it")
-    _wait_for(page, "Taken back")
+    type_and_go(page, walked.live.database, "Undo it")
+    wait_for(page, "Taken back")
     expect(page.get_by_role("status")).to_contain_text("3 that were added are gone again")
     picture(page, "restore-rows-taken-back")
     assert walked.value("select string_agg(note, ',') from public.orders where id between 80 and 83") == "since"
@@ -166,9 +152,9 @@ def test_an_auditor_reads_what_was_restored_when_and_by_whom(walked: Walked, pag
     page.goto(walked.address(f"/restore/nightly/{walked.set_id}/storage?what=files&files=materials/folder 4"))
     (walked.site.folder / "storage" / "materials" / "folder 4" / "file-4.txt").unlink(missing_ok=True)
     page.get_by_role("button", name="Show the plan").click()
-    _wait_for(page, "The plan")
-    _type_and_go(page, "storage", "Bring it back")
-    _wait_for(page, "Done")
+    wait_for(page, "The plan")
+    type_and_go(page, "storage", "Bring it back")
+    wait_for(page, "Done")
     for width in (1280, 390):
         page.set_viewport_size({"width": width, "height": 900})
         page.goto(walked.address(""))
@@ -191,16 +177,16 @@ def test_files_come_back_into_the_living_folder_and_are_undone(walked: Walked, p
     page.get_by_label("One path on each line").fill("materials/folder 1")
     picture(page, "restore-choose-files")
     page.get_by_role("button", name="Show the plan").click()
-    _wait_for(page, "The plan")
-    _type_and_go(page, "storage", "Bring it back")
-    _wait_for(page, "Done")
+    wait_for(page, "The plan")
+    type_and_go(page, "storage", "Bring it back")
+    wait_for(page, "Done")
     assert file.read_text("utf-8") == kept
     page.get_by_role("link", name="Undo", exact=True).click()
     picture(page, "restore-undo")
-    _type_and_go(page, "materials", "Undo it")
+    type_and_go(page, "materials", "Undo it")
     expect(page.get_by_role("alert")).to_contain_text("Nothing was done")
-    _type_and_go(page, "storage", "Undo it")
-    _wait_for(page, "Taken back")
+    type_and_go(page, "storage", "Undo it")
+    wait_for(page, "Taken back")
     assert file.read_text("utf-8") == "written over"
     file.write_text(kept, "utf-8")
 
@@ -211,15 +197,15 @@ def test_a_whole_database_goes_back_and_undo_brings_the_rows_since(walked: Walke
     page.goto(walked.address(f"/restore/nightly/{walked.set_id}/shop"))
     page.get_by_label("Go back to the backup as a whole").check()
     page.get_by_role("button", name="Show the plan").click()
-    _wait_for(page, "The plan")
+    wait_for(page, "The plan")
     expect(page.locator(".losses")).to_contain_text("1 row that is new since the backup would be gone")
     picture(page, "restore-plan-whole")
-    _type_and_go(page, walked.live.database, "Restore it")
-    _wait_for(page, "Done")
+    type_and_go(page, walked.live.database, "Restore it")
+    wait_for(page, "Done")
     assert walked.value("select count(*) from public.customers where name = 'New since'") == 0
     page.get_by_role("link", name="Undo", exact=True).click()
-    _type_and_go(page, walked.live.database, "Undo it")
-    _wait_for(page, "Taken back")
+    type_and_go(page, walked.live.database, "Undo it")
+    wait_for(page, "Taken back")
     assert walked.value("select count(*) from public.customers where name = 'New since'") == 1
     page.go_back()
     page.go_back()
@@ -232,13 +218,13 @@ def test_undo_of_rows_leads_to_the_plan_of_the_backup_made_just_before(walked: W
     walked.execute("delete from public.orders where id between 60 and 61")
     page.goto(walked.address("/restore"))
     page.get_by_role("button", name="Find deleted rows").first.click()
-    _wait_for(page, "The plan")
-    _type_and_go(page, walked.live.database, "Bring it back")
-    _wait_for(page, "Done")
+    wait_for(page, "The plan")
+    type_and_go(page, walked.live.database, "Bring it back")
+    wait_for(page, "Done")
     walked.execute("update public.customers set name = 'Written after' where id = 40")
     page.get_by_role("link", name="Undo", exact=True).click()
     page.get_by_role("button", name="Show the plan of going back").click()
-    _wait_for(page, "The plan")
+    wait_for(page, "The plan")
     expect(page.locator(".losses")).to_contain_text("2 rows that are new since the backup would be gone")
     expect(page.locator(".losses")).to_contain_text("1 row would lose the changes made since the backup")
     page.get_by_role("link", name="Do nothing").click()
@@ -254,10 +240,10 @@ def test_a_copy_is_made_beside_the_database_which_is_not_touched(walked: Walked,
     page.get_by_role("radio", name="Make a copy beside it").check()
     page.get_by_label("Name of the copy").fill(copy)
     page.get_by_role("button", name="Show the plan").click()
-    _wait_for(page, "The plan")
+    wait_for(page, "The plan")
     expect(page.get_by_text("Nothing that is live now would be lost.")).to_be_visible()
-    _type_and_go(page, copy, "Bring it back")
-    _wait_for(page, "Done")
+    type_and_go(page, copy, "Bring it back")
+    wait_for(page, "Done")
     expect(page.get_by_role("status")).to_contain_text(f"A copy of shop is ready: {copy}")
     assert walked.value("select name from public.customers where id = 39") == "Only live"
     with connected(walked.live.with_database(copy)) as connection:
@@ -277,9 +263,9 @@ def test_without_javascript_on_a_phone_a_file_comes_back(walked: Walked, browser
     page.get_by_label("Bring back single files or folders").check()
     page.get_by_label("One path on each line").fill("submissions/folder 3/file-3.txt")
     page.get_by_role("button", name="Show the plan").click()
-    _wait_for(page, "The plan")
-    _type_and_go(page, "storage", "Bring it back")
-    _wait_for(page, "Done")
+    wait_for(page, "The plan")
+    type_and_go(page, "storage", "Bring it back")
+    wait_for(page, "Done")
     assert file.read_text("utf-8") == kept
     context.close()
 
@@ -291,21 +277,21 @@ def test_two_people_at_once_are_told_who_restores(walked: Walked, page: Page) ->
     file.write_text("damaged", "utf-8")
     page.goto(walked.address(f"/restore/nightly/{walked.set_id}/storage?what=files&files=materials/folder 2"))
     page.get_by_role("button", name="Show the plan").click()
-    _wait_for(page, "The plan")
+    wait_for(page, "The plan")
     first = page.url
     page.get_by_role("button", name="Make the plan anew").click()
-    _wait_for(page, "The plan")
+    wait_for(page, "The plan")
     second = page.url
     assert first != second
     lock = Path(walked.site.folder / ".storage.restore.lock")
     with hold_lock(lock, purpose="restore of storage by a person in a terminal"):
         page.goto(first)
-        _type_and_go(page, "storage", "Bring it back")
+        type_and_go(page, "storage", "Bring it back")
         expect(page.get_by_role("heading", level=1)).to_contain_text("Restoring")
         running = page.url
         page.goto(second)
         expect(page.get_by_role("status")).to_contain_text("is being restored just now, asked for by front page")
-        _type_and_go(page, "storage", "Bring it back")
+        type_and_go(page, "storage", "Bring it back")
         expect(page.get_by_role("alert")).to_contain_text("is being restored just now, asked for by front page")
         picture(page, "restore-two-people")
         assert file.read_text("utf-8") == "damaged"
@@ -319,7 +305,7 @@ def test_a_connection_that_is_lost_in_the_middle_changes_nothing_and_is_said(wal
     walked.execute("delete from public.orders where id between 40 and 42")
     page.goto(walked.address("/restore"))
     page.get_by_role("button", name="Find deleted rows").first.click()
-    _wait_for(page, "The plan")
+    wait_for(page, "The plan")
     lost = (
         "select count(pg_terminate_backend(pid)) from pg_stat_activity "
         f"where datname = '{walked.live.database}' and wait_event_type = 'Lock'"
@@ -328,7 +314,7 @@ def test_a_connection_that_is_lost_in_the_middle_changes_nothing_and_is_said(wal
         # The backup made before may read this table; the restore waits for it, and its connection ends there.
         blocker.execute(b"begin")
         blocker.execute(b"lock table public.orders in exclusive mode")
-        _type_and_go(page, walked.live.database, "Bring it back")
+        type_and_go(page, walked.live.database, "Bring it back")
         expect(page.get_by_role("heading", level=1)).to_contain_text("Restoring")
         for _ in range(600):
             if walked.value(lost):
@@ -337,7 +323,7 @@ def test_a_connection_that_is_lost_in_the_middle_changes_nothing_and_is_said(wal
         else:
             raise AssertionError("the restore never reached the table")
         blocker.execute(b"rollback")
-    _wait_for(page, "The restore was not done")
+    wait_for(page, "The restore was not done")
     expect(page.get_by_text("What was live is live")).to_be_visible()
     picture(page, "restore-lost-connection")
     assert walked.value("select count(*) from public.orders where id between 40 and 42") == 0
