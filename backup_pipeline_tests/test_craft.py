@@ -28,6 +28,8 @@ MAY_IMPORT_PRIVATE_DAGSTER = {
     "orchestration/storage.py",
     "orchestration/sqlite_storage.py",
     "orchestration/launcher.py",
+    "orchestration/kubernetes_launcher.py",
+    "orchestration/worker_end.py",
     "orchestration/coordinator.py",
     "orchestration/launch.py",
     "orchestration/code_health.py",

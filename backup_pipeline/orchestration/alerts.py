@@ -26,6 +26,7 @@ from backup_pipeline.orchestration.names import CHECK, COPY, COPY_DRILL, PLAN_TA
 from backup_pipeline.orchestration.partition_names import set_of_partition
 from backup_pipeline.orchestration.run_subject import ASSET_JOB, operation_of, source_of
 from backup_pipeline.orchestration.safety_asset import KEY as SAFETY
+from backup_pipeline.orchestration.worker_end import reported_worker_end
 from backup_pipeline.settings.site import Site
 
 RUNS_SECONDS = 30
@@ -172,6 +173,8 @@ def _why(context: dg.RunStatusSensorContext, written: BackupSet | None) -> tuple
             error = error.cause
         kind = (error.cls_name if error else "") or "error"
         return event.step_key or "", f"Unexpected {kind}.", _NO_REASON
+    if (end := reported_worker_end(context.instance, context.dagster_run.run_id)) is not None:
+        return "", end.what, end.remedy
     return "", "The run ended outside its steps: its process was killed, or it could not be started.", _NO_REASON
 
 

@@ -31,11 +31,14 @@ from backup_pipeline.orchestration.run_subject import missing_tags
 LAUNCHER_VARIABLE = "BACKUP_PIPELINE_RUN_LAUNCHER"
 EXECUTOR_VARIABLE = "BACKUP_PIPELINE_EXECUTOR"
 _CONFIG_SUFFIX = "_CONFIG"
+# Our own launchers, by the names that the variable may have for them; others are named module:Class.
+_LAUNCHERS = {"kubernetes": "backup_pipeline.orchestration.kubernetes_launcher:KubernetesRunLauncher"}
 
 
 def _named(environment: Mapping[str, str], variable: str) -> tuple[str, str] | None:
     """Return module and name from a variable of the form `module:Name`; None when it is unset."""
     value = environment.get(variable, "").strip()
+    value = _LAUNCHERS.get(value, value) if variable == LAUNCHER_VARIABLE else value
     if not value:
         return None
     module, _, name = value.partition(":")
@@ -71,7 +74,7 @@ def _load(variable: str, module: str, name: str) -> Any:
         raise SettingsError(
             f"{module}:{name} cannot be imported: {error}.",
             where=variable,
-            remedy="Install its package into the image and check the spelling.",
+            remedy="Check the spelling, and install its package (for Kubernetes: backup-pipeline[kubernetes]).",
         ) from None
 
 
@@ -85,9 +88,14 @@ class WatchedRunLauncher(DefaultRunLauncher):
 
     def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
         """Return whether a run's process lives; one without a mark here counts as living."""
-        if dead := death_of(run.run_id):
-            return CheckRunHealthResult(WorkerStatus.FAILED, f"its process was killed or crashed: {dead}")
-        return CheckRunHealthResult(WorkerStatus.RUNNING)
+        return health_by_mark(run.run_id)
+
+
+def health_by_mark(run_id: str) -> CheckRunHealthResult:
+    """Return whether a run's process lives, by the mark that it leaves; one without a mark here counts as living."""
+    if dead := death_of(run_id):
+        return CheckRunHealthResult(WorkerStatus.FAILED, f"its process was killed or crashed: {dead}")
+    return CheckRunHealthResult(WorkerStatus.RUNNING)
 
 
 class WatchedExecutor(Executor):
@@ -140,6 +148,7 @@ def watched(executor: ExecutorDefinition) -> ExecutorDefinition:
 class EnvironmentRunLauncher(RunLauncher, ConfigurableClass):
     """Stands in dagster.yaml; loading it gives the run launcher that `BACKUP_PIPELINE_RUN_LAUNCHER` names.
 
+    The variable holds `kubernetes`, or `module:Class` of another launcher.
     `BACKUP_PIPELINE_RUN_LAUNCHER_CONFIG` is its configuration as a JSON object; use `{"env": "NAME"}` for secrets.
     Without the variable it is Dagster's DefaultRunLauncher: a process beside the code location, watched over.
     """

@@ -1,0 +1,184 @@
+"""Runs as Jobs of Kubernetes: what becomes of a run, its set and its alert when its pod does not start or dies."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from backup_pipeline.operations.status.incident_state import read_state
+from backup_pipeline_tests.support.kubernetes.launches import Launches, configuration_for, launches_in
+from backup_pipeline_tests.support.kubernetes.manifests import IMAGE, rights
+from backup_pipeline_tests.support.kubernetes.schemas import RELEASES, faults_of
+
+SETTINGS = """
+sources: {{shop: {{kind: folder, path: {folder}/files}}}}
+plans: {{nightly: {{sources: [shop], store: {folder}/sets}}}}
+"""
+
+
+def asleep(_: list[str], environment: dict[str, str], mounts: dict[str, Path], log: Path) -> subprocess.Popen[bytes]:
+    """A container that does nothing until it is ended; what its log says is what a run's would."""
+    log.write_text("the run's own output\n", "utf-8")
+    assert environment["BACKUP_PIPELINE_CONFIG"] == "/etc/backup-pipeline/backup.yaml"
+    assert (mounts["/etc/backup-pipeline"] / "backup.yaml").is_file()
+    return subprocess.Popen(["sleep", "600"], stdin=subprocess.DEVNULL, start_new_session=True)
+
+
+@pytest.fixture
+def kube(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Launches]:
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "letter.txt").write_text("kept")
+    with launches_in(tmp_path, monkeypatch, SETTINGS.format(folder=tmp_path), start=asleep) as found:
+        yield found
+
+
+def gave_up(kube: Launches, run_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the monitor make its round after the time that a run has to start."""
+    monkeypatch.setattr(type(kube.instance), "run_monitoring_start_timeout_seconds", 0.001)
+    kube.monitor()
+    assert kube.status(run_id) is dg.DagsterRunStatus.FAILURE
+
+
+def is_told_once(kube: Launches, run_id: str, sentence: str) -> None:
+    """Assert that a failed run says one sentence in its events, its alert and its incident, and left no set."""
+    assert kube.status(run_id) is dg.DagsterRunStatus.FAILURE
+    assert sentence in kube.events(run_id)
+    kube.alert(run_id)
+    (incident,) = read_state(kube.site).open
+    assert sentence in incident.reason
+    assert incident.remedy
+    assert not list(kube.folder.glob("sets/*/manifest.json"))
+
+
+@pytest.mark.takes(seconds=20)
+def test_a_backup_in_a_pod_is_sealed_and_its_job_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "letter.txt").write_text("kept")
+    with launches_in(tmp_path, monkeypatch, SETTINGS.format(folder=tmp_path)) as kube:
+        run_id = kube.begin()
+        pod = kube.cluster.wait(run_id)
+        assert kube.status(run_id) is dg.DagsterRunStatus.SUCCESS, pod.log.read_text()
+        assert pod.shown["status"]["phase"] == "Succeeded"
+        assert len(list(tmp_path.glob("sets/*/manifest.json"))) == 1
+        # What the launcher needs of an API server, it needs in no pod of a run.
+        assert "POD_NAMESPACE" not in str(pod.shown["spec"])
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_a_run_is_a_job_that_each_release_takes(kube: Launches, release: str) -> None:
+    kube.cluster.release = release
+    run_id = kube.started()
+    (job,) = kube.cluster.jobs.values()
+    assert faults_of(job, release) == []
+    pod = job["spec"]["template"]["spec"]
+    assert (job["spec"]["backoffLimit"], job["spec"]["ttlSecondsAfterFinished"]) == (0, 86400)
+    assert (pod["automountServiceAccountToken"], pod["serviceAccountName"]) == (False, "run")
+    assert pod["containers"][0]["args"][-3:-1] == ["api", "execute_run"]
+    kube.monitor()
+    assert kube.status(run_id) is dg.DagsterRunStatus.STARTED
+
+
+def test_a_killed_pod_fails_its_run_in_one_sentence(kube: Launches) -> None:
+    run_id = kube.started()
+    kube.cluster.pod_of(run_id).kill(9)
+    kube.cluster.wait(run_id)
+    kube.monitor()
+    is_told_once(kube, run_id, "The run's container was killed (SIGKILL) before the run was over.")
+
+
+def test_an_evicted_pod_fails_its_run_and_says_why(kube: Launches) -> None:
+    run_id = kube.started()
+    kube.cluster.pod_of(run_id).evict("The node was low on resource: ephemeral-storage.")
+    kube.cluster.wait(run_id)
+    kube.monitor()
+    is_told_once(kube, run_id, "The run's pod was evicted: The node was low on resource: ephemeral-storage.")
+
+
+def test_a_missing_image_fails_the_run_and_its_job_is_gone(kube: Launches, monkeypatch: pytest.MonkeyPatch) -> None:
+    kube.cluster.missing_image = 'failed to resolve reference "backup-pipeline:1.0.0": not found'
+    run_id = kube.begin()
+    kube.monitor()
+    assert kube.status(run_id) is dg.DagsterRunStatus.STARTING
+    gave_up(kube, run_id, monkeypatch)
+    is_told_once(kube, run_id, "Its image cannot be pulled: failed to resolve reference")
+    assert (kube.cluster.jobs, kube.cluster.pods) == ({}, {})
+
+
+def test_a_pod_beyond_the_quota_fails_the_run_and_its_job_is_gone(
+    kube: Launches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kube.cluster.pod_quota = "exceeded quota: team, requested: requests.cpu=500m, used: requests.cpu=2, limited: 2"
+    run_id = kube.begin()
+    gave_up(kube, run_id, monkeypatch)
+    is_told_once(kube, run_id, "is forbidden: exceeded quota: team, requested: requests.cpu=500m")
+    assert kube.cluster.jobs == {}
+
+
+def test_a_job_beyond_the_quota_fails_the_run_at_once_and_the_next_one_runs(kube: Launches) -> None:
+    kube.cluster.job_quota = "exceeded quota: team, requested: count/jobs.batch=1, used: 4, limited: 4"
+    run_id = kube.begin()
+    is_told_once(kube, run_id, "Kubernetes refused the run's Job: jobs.batch")
+    assert "quota" in kube.events(run_id)
+    kube.cluster.job_quota = ""
+    following = kube.started()
+    kube.monitor()
+    assert kube.status(following) is dg.DagsterRunStatus.STARTED
+
+
+def test_a_run_lives_on_while_the_api_server_does_not_answer(kube: Launches, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_id = kube.started()
+    kube.cluster.silent = True
+    monkeypatch.setattr("dagster_k8s.client.time.sleep", lambda _: None)
+    kube.monitor()
+    assert kube.status(run_id) is dg.DagsterRunStatus.STARTED
+    kube.cluster.silent = False
+    kube.cluster.pods.clear()
+    kube.cluster.jobs.clear()
+    kube.monitor()
+    is_told_once(kube, run_id, "The run's Job and its pod are gone")
+
+
+def test_a_run_from_the_shell_has_no_job_and_is_no_dead_run(kube: Launches) -> None:
+    run = kube.instance.create_run_for_job(
+        job_def=dg.JobDefinition(name="nightly_backup", graph_def=dg.GraphDefinition(name="nightly_backup"))
+    )
+    kube.instance.report_dagster_event(dg.DagsterEvent(dg.DagsterEventType.RUN_START.value, run.job_name), run.run_id)
+    kube.monitor()
+    assert kube.status(run.run_id) is dg.DagsterRunStatus.STARTED
+
+
+def test_a_terminated_run_takes_its_job_and_pod_with_it(kube: Launches) -> None:
+    run_id = kube.started()
+    process = kube.cluster.pod_of(run_id).process
+    assert kube.instance.run_launcher.terminate(run_id)
+    assert (kube.cluster.jobs, kube.cluster.pods) == ({}, {})
+    assert process is not None
+    assert process.returncode == -15
+    assert kube.status(run_id) is dg.DagsterRunStatus.CANCELING
+
+
+def test_a_run_cannot_ask_for_a_pod_of_its_own_making(kube: Launches) -> None:
+    asked = {"pod_spec_config": {"hostNetwork": True}, "container_config": {"securityContext": {"privileged": True}}}
+    run_id = kube.begin({"dagster-k8s/config": json.dumps(asked)})
+    assert kube.status(run_id) is dg.DagsterRunStatus.FAILURE
+    assert kube.cluster.jobs == {}
+    assert "violated the allowed list" in kube.events(run_id)
+
+
+def test_the_roles_grant_what_is_used_and_nothing_else(kube: Launches, monkeypatch: pytest.MonkeyPatch) -> None:
+    gave_up(kube, kube.begin(), monkeypatch)
+    kube.cluster.pod_quota = "exceeded quota: team"
+    gave_up(kube, kube.begin(), monkeypatch)
+    kube.cluster.pod_quota = ""
+    run_id = kube.started()
+    configuration = configuration_for(kube.cluster, "webserver", job_image=IMAGE)
+    monkeypatch.setenv("BACKUP_PIPELINE_RUN_LAUNCHER_CONFIG", configuration)
+    with dg.DagsterInstance.get() as webserver:
+        assert webserver.run_launcher.terminate(run_id)
+    granted = {(account, right) for account, all_of_it in rights().items() for right in all_of_it}
+    assert kube.cluster.used == granted

@@ -1,0 +1,176 @@
+"""Pods of Jobs as processes of this machine: what a kubelet does, as far as a run's container needs it.
+
+Volumes are folders below the cluster's; without mounts of its own a process finds them where its variables say, for the
+paths of mounts in those are replaced. Started in the built image they are mounted.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+# Starts a container: its command with arguments, its variables, its mounts (path inside, folder outside), its log.
+Start = Callable[[list[str], dict[str, str], dict[str, Path], Path], "subprocess.Popen[bytes]"]
+
+
+def now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def started_here(
+    command: list[str], environment: dict[str, str], mounts: dict[str, Path], log: Path
+) -> subprocess.Popen[bytes]:
+    """Start a container's command with this machine's files: paths of mounts become those of their folders."""
+
+    def moved(text: str) -> str:
+        for inside in sorted(mounts, key=len, reverse=True):
+            if text == inside or text.startswith(inside + "/"):
+                return str(mounts[inside]) + text.removeprefix(inside)
+        return text
+
+    image = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    with log.open("wb") as output:
+        return subprocess.Popen(
+            command,
+            env=image | {name: moved(value) for name, value in environment.items()},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+@dataclass
+class Pod:
+    """A pod: its object as the API server shows it, and the process of its container."""
+
+    shown: dict[str, Any]
+    folder: Path
+    process: subprocess.Popen[bytes] | None = None
+    watcher: Thread | None = None
+    ended: Callable[[Pod], None] = field(default=lambda _: None)
+
+    @property
+    def name(self) -> str:
+        return str(self.shown["metadata"]["name"])
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "log"
+
+    def start(self, start: Start, objects: Mapping[tuple[str, str], Mapping[str, str]], volumes: Path) -> None:
+        """Start the container and watch it until it ends."""
+        container = self.shown["spec"]["containers"][0]
+        command = [*container.get("command", []), *container["args"]]
+        mounts = self._mounts(objects, volumes)
+        self.process = start(command, _variables(container, self.shown, objects), mounts, self.log)
+        self._show("Running", {"running": {"startedAt": now()}}, ready=True)
+        self.watcher = Thread(target=self._wait, daemon=True)
+        self.watcher.start()
+
+    def kill(self, number: int) -> None:
+        """Send a signal to all processes of the container."""
+        assert self.process is not None
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, number)
+
+    def delete(self) -> None:
+        """End the container as the deletion of its pod does: SIGTERM, then SIGKILL after its grace time."""
+        self.shown["metadata"]["deletionTimestamp"] = now()
+        if self.process is not None:
+            self.kill(signal.SIGTERM)
+            try:
+                self.process.wait(self.shown["spec"]["terminationGracePeriodSeconds"])
+            except subprocess.TimeoutExpired:
+                self.kill(signal.SIGKILL)
+
+    def evict(self, message: str) -> None:
+        """Evict the pod as a kubelet does whose node runs out of something: killed at once, and shown as evicted."""
+        self.shown["status"].update(reason="Evicted", message=message)
+        self.kill(signal.SIGKILL)
+
+    def wait_for_image(self, message: str) -> None:
+        self._show("Pending", {"waiting": {"reason": "ErrImagePull", "message": message}}, ready=False)
+
+    def _wait(self) -> None:
+        assert self.process is not None
+        code = self.process.wait()
+        exit_code = code if code >= 0 else 128 - code
+        state = {
+            "terminated": {
+                "exitCode": exit_code,
+                "reason": "Completed" if exit_code == 0 else "Error",
+                "startedAt": self.shown["status"]["startTime"],
+                "finishedAt": now(),
+            }
+        }
+        self._show("Succeeded" if exit_code == 0 else "Failed", state, ready=False)
+        self.ended(self)
+
+    def _show(self, phase: str, state: dict[str, Any], *, ready: bool) -> None:
+        container = self.shown["spec"]["containers"][0]
+        self.shown["status"].update(
+            phase=phase,
+            containerStatuses=[
+                {
+                    "name": container["name"],
+                    "image": container["image"],
+                    "imageID": "" if "waiting" in state else f"sha256:{uuid.uuid5(uuid.NAMESPACE_URL, 'image').hex}",
+                    "ready": ready,
+                    "restartCount": 0,
+                    "started": ready,
+                    "state": state,
+                    "lastState": {},
+                }
+            ],
+        )
+
+    def _mounts(self, objects: Mapping[tuple[str, str], Mapping[str, str]], volumes: Path) -> dict[str, Path]:
+        found: dict[str, Path] = {}
+        for volume in self.shown["spec"]["volumes"]:
+            folder = self.folder / volume["name"]
+            content: Mapping[str, str] = {}
+            if "configMap" in volume:
+                content = objects["ConfigMap", volume["configMap"]["name"]]
+            elif "secret" in volume:
+                content = objects["Secret", volume["secret"]["secretName"]]
+            elif "persistentVolumeClaim" in volume:
+                folder = volumes / volume["persistentVolumeClaim"]["claimName"]
+            folder.mkdir(parents=True, exist_ok=True)
+            for name, text in content.items():
+                (folder / name).write_text(text, "utf-8")
+            found[volume["name"]] = folder
+        return {
+            mount["mountPath"]: found[mount["name"]] for mount in self.shown["spec"]["containers"][0]["volumeMounts"]
+        }
+
+
+def _variables(
+    container: Mapping[str, Any], pod: Mapping[str, Any], objects: Mapping[tuple[str, str], Mapping[str, str]]
+) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for source in container.get("envFrom", []):
+        if "configMapRef" in source:
+            found |= objects["ConfigMap", source["configMapRef"]["name"]]
+        else:
+            found |= objects["Secret", source["secretRef"]["name"]]
+    for each in container.get("env", []):
+        origin = each.get("valueFrom", {})
+        if "configMapKeyRef" in origin:
+            found[each["name"]] = objects["ConfigMap", origin["configMapKeyRef"]["name"]][
+                origin["configMapKeyRef"]["key"]
+            ]
+        elif "fieldRef" in origin:
+            found[each["name"]] = pod["metadata"]["namespace"]
+        else:
+            found[each["name"]] = str(each.get("value") or "")
+    return found
