@@ -19,6 +19,7 @@ class SourceDone(Frozen):
         started_at: when its capture began.
         finished_at: when its capture ended.
         commands: what the settings' commands before and after it did.
+        generation: of the claim under which it was captured, where several processes write to one set; 0 for none.
     """
 
     done_version: Literal[1] = 1
@@ -27,3 +28,4 @@ class SourceDone(Frozen):
     started_at: AwareDatetime
     finished_at: AwareDatetime
     commands: tuple[CommandRecord, ...] = ()
+    generation: int = 0

@@ -186,6 +186,15 @@ class EnvironmentRunLauncher(RunLauncher, ConfigurableClass):
         raise NotImplementedError
 
 
+_IN_PROCESS = ("", "in_process", "dagster:in_process_executor")
+
+
+def steps_share_a_process(environment: Mapping[str, str] | None = None) -> bool:
+    """Return whether the executor that the environment names runs all steps of a run in one process."""
+    environment = os.environ if environment is None else environment
+    return environment.get(EXECUTOR_VARIABLE, "").strip() in _IN_PROCESS
+
+
 def executor_from_environment(environment: Mapping[str, str] | None = None) -> ExecutorDefinition:
     """Return the executor of the jobs: `BACKUP_PIPELINE_EXECUTOR`, in-process when it is unset.
 

@@ -12,6 +12,7 @@ import dagster as dg
 from pydantic import Field, PrivateAttr
 
 from backup_pipeline.operations.backup.run import BackupRun, RunIdentity
+from backup_pipeline.orchestration.launcher import steps_share_a_process
 from backup_pipeline.orchestration.names import SET_IDENTITY_TAG, source_key
 from backup_pipeline.orchestration.run_observer import current_observer
 from backup_pipeline.settings.run_options import run_options, site_with
@@ -76,7 +77,8 @@ class BackupRuns(dg.ConfigurableResource["BackupRuns"]):
 
     def _identity(self) -> RunIdentity:
         root = self._run.root_run_id or self._run.run_id
-        return RunIdentity(self._run.run_id, root, self._started(root))
+        beside = not steps_share_a_process()
+        return RunIdentity(self._run.run_id, root, self._started(root), beside=beside)
 
     def _started(self, root: str) -> datetime:
         """Return when the root run was created; the present where its history is gone."""

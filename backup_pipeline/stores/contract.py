@@ -22,6 +22,9 @@ from backup_pipeline.model.source_done import SourceDone
 LOCK_NAME = ".backup.lock"
 """File beside the sets of a plan that whoever adds or removes sets has locked."""
 
+CLAIMS_FOLDER = ".claims"
+"""Folder beside the sets of a plan with the claims of processes that write to one set at once."""
+
 
 class ArtefactFile(Protocol):
     """A file of a set that is being written: bytes in, hashed; appears complete or not at all."""
@@ -68,6 +71,9 @@ class SetWriter(Protocol):
 
     def scratch(self) -> AbstractContextManager[Path]:
         """Give a private folder for files on the way; removed when left, and with the seal whatever happens."""
+
+    def claimed(self, tag: str) -> None:
+        """Write from now on as one of several, under a claim whose tag marks the files that are not complete."""
 
     def write_record(self, record: ArtefactRecord) -> None:
         """Store an artefact's record, replacing that key's and its recorded failure."""

@@ -31,7 +31,7 @@ from backup_pipeline.model.proof import PROOFS_FOLDER, Proof, proof_as_bytes, pr
 from backup_pipeline.model.record import ArtefactRecord, FileRecord
 from backup_pipeline.model.set_id import SetId, is_set_id
 from backup_pipeline.model.source_done import SourceDone
-from backup_pipeline.stores.contract import LOCK_NAME, ArtefactFile
+from backup_pipeline.stores.contract import CLAIMS_FOLDER, LOCK_NAME, ArtefactFile
 from backup_pipeline.stores.read_manifest import parse_manifest
 from backup_pipeline.system.files import (
     PART_SUFFIX,
@@ -46,7 +46,7 @@ from backup_pipeline.system.files import (
     translate_os_error,
     write_atomically,
 )
-from backup_pipeline.system.locks import require_held
+from backup_pipeline.system.locks import require_all_held, require_held
 
 FILE_MODE = 0o600
 FOLDER_MODE = 0o700
@@ -102,6 +102,11 @@ class LocalSetWriter:
         self._folder_mode = folder_mode
         self._unsynced: set[Path] = set()
         self._written_by_others = False
+        self._tag = ""
+
+    def claimed(self, tag: str) -> None:
+        """Write from now on as one of several, under a claim."""
+        self._tag = tag
 
     @property
     def draft(self) -> Draft:
@@ -115,8 +120,9 @@ class LocalSetWriter:
         return self._folder
 
     def _require_lock(self) -> None:
-        """Refuse to write on when the store's lock, which this process took, is another's by now."""
+        """Refuse to write on when the store's lock or the claim, which this process took, is another's by now."""
         require_held(self._folder.parent / LOCK_NAME)
+        require_all_held(self._folder.parent / CLAIMS_FOLDER)
 
     def _place(self, path: str) -> Path:
         place = self._folder / _relative(path)
@@ -167,7 +173,12 @@ class LocalSetWriter:
     def create(self, path: str, *, stream: bool = False) -> AbstractContextManager[ArtefactFile]:
         """Write a file at `path`, atomically; it stays here."""
         # Nothing counts before its source is whole: until then names are made durable once for all files.
-        return AtomicFile(self._place(path), mode=self._file_mode, name_later=True)
+        place = self._place(path)
+        return AtomicFile(place, mode=self._file_mode, name_later=True, tag=self._tag, allowed=self._require_lock)
+
+    def _write(self, place: Path, value: BaseModel, *, name_later: bool = False) -> None:
+        data = _json(value)
+        write_atomically(place, data, mode=self._file_mode, name_later=name_later, allowed=self._require_lock)
 
     def file_record(self, path: str, file: ArtefactFile) -> FileRecord:
         """Return the record of a file that was written."""
@@ -192,8 +203,8 @@ class LocalSetWriter:
     def write_record(self, record: ArtefactRecord) -> None:
         """Store an artefact's record and forget its earlier failure."""
         place = self._record_place(record.key)
-        earlier = _read_record(place) if place.exists() else None
-        write_atomically(place, _json(record), mode=self._file_mode, name_later=True)
+        earlier = _read_record(place)
+        self._write(place, record, name_later=True)
         if earlier is not None:
             self._drop_files(earlier)
         place.with_name(f"{_file_name(record.key)}{_FAILED}").unlink(missing_ok=True)
@@ -207,7 +218,7 @@ class LocalSetWriter:
 
     def write_failure(self, failure: Failure) -> None:
         """Store why an artefact is missing; its earlier record no longer counts."""
-        write_atomically(self._record_place(failure.key, _FAILED), _json(failure), mode=self._file_mode)
+        self._write(self._record_place(failure.key, _FAILED), failure)
 
     def _done_place(self, source: str) -> Path:
         return self._place(f"{_RECORDS}/{_file_name((source,))}{_DONE}")
@@ -225,7 +236,7 @@ class LocalSetWriter:
         for failure in _read_failures(self._folder, done.source):
             self._record_place(failure.key, _FAILED).unlink(missing_ok=True)
         self._sync_written()
-        write_atomically(self._done_place(done.source), _json(done), mode=self._file_mode)
+        self._write(self._done_place(done.source), done)
 
     def _sync_written(self) -> None:
         """Make the names durable of all files that were written here since this was last done."""
@@ -340,9 +351,12 @@ def _open(place: Path | str) -> BinaryIO:
         raise translate_os_error(error, Path(place)) from error
 
 
-def _read_record(path: Path) -> ArtefactRecord:
+def _read_record(path: Path) -> ArtefactRecord | None:
+    """Return the record at `path`, None where there is none; StoreError for one that cannot be read."""
     try:
         return ArtefactRecord.model_validate_json(read_ordinary(path, at_most=_LARGEST_RECORD))
+    except FileNotFoundError:
+        return None
     except (OSError, PydanticError) as error:
         raise StoreError(
             "This record cannot be read.",
@@ -357,8 +371,9 @@ def _read_records(folder: Path, source: str | None = None) -> tuple[ArtefactReco
     for path in sorted((folder / _RECORDS).glob(f"{_beginning(source)}*.json")):
         if path.name == Path(DRAFT_NAME).name or path.name.endswith((_FAILED, _DONE)):
             continue
+        # One that is gone by now was dropped by another process, which writes its own source to this set.
         record = _read_record(path)
-        if source in (None, record.source):
+        if record is not None and source in (None, record.source):
             found.append(record)
     return tuple(sorted(found, key=lambda record: record.key))
 

@@ -10,7 +10,7 @@ import os
 import stat
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
@@ -115,16 +115,27 @@ class AtomicFile(io.RawIOBase):
 
     `shared` names the part so that several processes can write the same file at once; the last one's stays. With
     `name_later` the caller makes the names of many files durable at once, by `sync_folder`, before they count.
-    Written as `.<name>.part` with `mode`, hashed (SHA-256) as it is written. Leaving the `with` block without an
-    exception syncs and renames; leaving it with one removes the part. `size` and `sha256` are those of what was
-    written.
+    Written as `.<name>.part` (`.<name>.<tag>.part`) with `mode`, hashed (SHA-256) as it is written. Leaving the `with`
+    block without an exception syncs and renames; leaving it with one removes the part. `size` and `sha256` are those of
+    what was written. `allowed` is called right before the rename, which its exception prevents.
     """
 
-    def __init__(self, path: Path, *, mode: int = 0o600, shared: bool = False, name_later: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        mode: int = 0o600,
+        shared: bool = False,
+        name_later: bool = False,
+        tag: str = "",
+        allowed: Callable[[], None] | None = None,
+    ) -> None:
         super().__init__()
         self.path = path
         self._name_later = name_later
-        own = f".{uuid.uuid4().hex[:8]}" if shared else ""
+        self._allowed = allowed
+        tag = tag or (uuid.uuid4().hex[:8] if shared else "")
+        own = f".{tag}" if tag else ""
         self._part = path.with_name(f".{path.name}{own}{PART_SUFFIX}")
         self._digest = hashlib.sha256()
         self.size = 0
@@ -190,6 +201,8 @@ class AtomicFile(io.RawIOBase):
         try:
             os.fsync(self._file.fileno())
             self._file.close()
+            if self._allowed is not None:
+                self._allowed()
             self._part.replace(self.path)
             if not self._name_later:
                 sync_folder(self.path.parent)
@@ -227,9 +240,16 @@ class AtomicFile(io.RawIOBase):
             raise
 
 
-def write_atomically(path: Path, data: bytes, *, mode: int = 0o600, name_later: bool = False) -> None:
-    """Write `data` to `path`, durable and complete or not at all; `name_later` as of AtomicFile."""
-    with AtomicFile(path, mode=mode, shared=True, name_later=name_later) as file:
+def write_atomically(
+    path: Path,
+    data: bytes,
+    *,
+    mode: int = 0o600,
+    name_later: bool = False,
+    allowed: Callable[[], None] | None = None,
+) -> None:
+    """Write `data` to `path`, durable and complete or not at all; `name_later` and `allowed` as of AtomicFile."""
+    with AtomicFile(path, mode=mode, shared=True, name_later=name_later, allowed=allowed) as file:
         file.write(data)
 
 

@@ -119,7 +119,8 @@ def read_holder(path: Path) -> Holder | None:
         return None
 
 
-def _is_dead(path: Path, holder: Holder | None) -> bool:
+def is_dead(path: Path, holder: Holder | None) -> bool:
+    """Return whether the holder of the lock at `path` is gone, as far as that can be known from here."""
     try:
         refreshed = path.stat().st_mtime
     except OSError:
@@ -199,7 +200,45 @@ def _started(pid: int) -> float:
 def living_holder(path: Path) -> Holder | None:
     """Return who holds the lock at `path` now; None when nobody does or the holder is dead."""
     holder = read_holder(path)
-    return None if holder is None or _is_dead(path, holder) else holder
+    return None if holder is None or is_dead(path, holder) else holder
+
+
+class HeartbeatLease:
+    """Judges a holder dead when its process is gone, or when its heartbeat did not change for as long as a lease.
+
+    The time is this process's own since it first observed that heartbeat: no clock of another machine is compared.
+    Unlike the judgement by default, this one takes over from a process of this host that stands still.
+
+    Args:
+        seconds: length of the lease, several heartbeats; FOREIGN_STALE_SECONDS by default.
+        clock: seconds that only grow.
+    """
+
+    def __init__(self, seconds: float | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._seconds = FOREIGN_STALE_SECONDS if seconds is None else seconds
+        self._clock = clock
+        self._observed: dict[Path, tuple[object, float]] = {}
+
+    def __call__(self, path: Path, holder: Holder | None) -> bool:
+        """Return whether the holder of the lock at `path` is dead."""
+        try:
+            beat = (holder and holder.token, path.stat().st_mtime_ns)
+        except OSError:
+            return False
+        if holder is not None and _is_here(holder) and is_dead(path, holder):
+            return True
+        now = self._clock()
+        before, since = self._observed.get(path, (None, now))
+        if before != beat:
+            self._observed[path] = (beat, now)
+            return False
+        return now - since > self._seconds
+
+
+def _is_here(holder: Holder) -> bool:
+    """Whether the holder's process can be observed from this one."""
+    here = socket.gethostname(), _boot_id(), _pid_namespace()
+    return bool(holder.boot_id) and (holder.host, holder.boot_id, holder.pid_namespace) == here
 
 
 _SIDE = re.compile(r"\.(stale-)?[0-9a-f]{32}")
@@ -277,6 +316,7 @@ def hold_lock(
     wait_seconds: float = 30.0,
     poll_seconds: float = 0.2,
     on_wait: Callable[[Holder], None] | None = None,
+    judge: Callable[[Path, Holder | None], bool] | None = None,
 ) -> Iterator[Holder]:
     """Hold the lock file at `path` while the block runs.
 
@@ -288,17 +328,19 @@ def hold_lock(
         wait_seconds: how long to wait for another holder before giving up.
         poll_seconds: how often to check.
         on_wait: called once with the holder when waiting begins.
+        judge: says whether a holder is dead, so that its lock is taken over; `is_dead` by default.
 
     Raises:
         LockError: still held after `wait_seconds`; names the holder.
         StoreError: the file cannot be created.
     """
     me = _myself(purpose, owner)
+    judge = judge or is_dead
     deadline = time.monotonic() + wait_seconds
     reported = False
     while not _create(path, me):
         holder = read_holder(path)
-        if _is_dead(path, holder) and _take_away(path, holder):
+        if judge(path, holder) and _take_away(path, holder):
             continue
         if on_wait and holder and not reported:
             on_wait(holder)
@@ -359,6 +401,28 @@ def require_held(path: Path) -> None:
     )
 
 
+def require_all_held(folder: Path) -> None:
+    """Make sure of every lock in a folder that this process took, as `require_held` does."""
+    folder = folder.absolute()
+    for path in [path for path in list(_held) if path.parent == folder]:
+        require_held(path)
+
+
+def living_locks(folder: Path, ending: str, judge: Callable[[Path, Holder | None], bool]) -> dict[str, Holder | None]:
+    """Return who holds the locks in a folder whose names have that ending, by name; those of the dead are removed.
+
+    None stands for a holder that cannot be read, as while its lock is written.
+    """
+    living: dict[str, Holder | None] = {}
+    for path in sorted(folder.glob(f"*{ending}")):
+        holder = read_holder(path)
+        if judge(path, holder):
+            _take_away(path, holder)
+        elif holder is not None or path.exists():
+            living[path.name] = holder
+    return living
+
+
 @contextlib.contextmanager
 def _refreshed(path: Path, mine: Holder) -> Iterator[None]:
     """Refresh a lock's modification time while the block runs and the lock is this process's."""
@@ -406,7 +470,7 @@ def living_marks(folder: Path, name: str) -> list[Holder]:
     living = []
     for path in _marks_of(folder, name):
         holder = read_holder(path)
-        if _is_dead(path, holder):
+        if is_dead(path, holder):
             _take_away(path, holder)
         elif holder is not None and path.name.count(".") == 1:  # with more it is being written
             living.append(holder)

@@ -28,8 +28,8 @@ from backup_pipeline.rules.retention import SetFacts, Verdict, decide
 from backup_pipeline.rules.trend import SizedSet
 from backup_pipeline.settings.server_databases import sources_for_retention
 from backup_pipeline.settings.site import Site
-from backup_pipeline.stores.contract import LOCK_NAME, PlanStore
-from backup_pipeline.system.locks import read_holder
+from backup_pipeline.stores.claims import writing
+from backup_pipeline.stores.contract import PlanStore
 
 # A run that has just ended wrote one of the newest sets.
 _RUNS_SETS = 120
@@ -49,7 +49,7 @@ def observe_site(
         key = incident_key(IncidentKind.STORE_UNREADABLE, plan)
         try:
             store = open_store(site, plan)
-            sets = set_summaries(store, running=read_holder(store.folder / LOCK_NAME) is not None)
+            sets = set_summaries(store, running=writing(store) is not None)
         except BackupSystemError as error:
             found.append(Observation(key, now, _unreadable(key, plan, error, now)))
             continue

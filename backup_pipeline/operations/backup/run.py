@@ -28,10 +28,11 @@ from backup_pipeline.operations.backup import seal as sealing
 from backup_pipeline.operations.backup.captures import capture_source
 from backup_pipeline.operations.backup.commands import commands_around, run_commands
 from backup_pipeline.operations.backup.known_tables import remember_tables
+from backup_pipeline.operations.backup.plan_hold import PlanHold
 from backup_pipeline.operations.environment.check import require_environment
 from backup_pipeline.operations.sites.known_databases import absent_sources
 from backup_pipeline.operations.sites.run_log import append_run_line, run_line
-from backup_pipeline.operations.sites.stores import open_store, plan_lock
+from backup_pipeline.operations.sites.stores import open_store
 from backup_pipeline.settings.site import Site
 from backup_pipeline.stores.contract import SetWriter
 from backup_pipeline.system.limits import limited
@@ -73,13 +74,15 @@ class RunObserver:
 class RunIdentity:
     """Which run this is, and why it makes a set: a backup, or what is live before a restore.
 
-    Re-executions share `root_run_id` and so complete the same set; `started_at` is the root's.
+    Re-executions share `root_run_id` and so complete the same set; `started_at` is the root's. `beside` says that other
+    processes of the run capture other sources of it.
     """
 
     run_id: str
     root_run_id: str
     started_at: datetime
     purpose: Purpose = Purpose.BACKUP
+    beside: bool = False
 
 
 class BackupRun:
@@ -115,6 +118,14 @@ class BackupRun:
         self._observer = observer or RunObserver()
         self._now = now
         self._store = open_store(site, plan_name)
+        self._hold = PlanHold(
+            site,
+            self._store,
+            identity.root_run_id,
+            purpose=f"{self._purpose} of {plan_name}, run {identity.run_id[:8]}",
+            beside=identity.beside,
+            on_wait=self._observer.waiting,
+        )
         self._stack = ExitStack()
         self._writer: SetWriter | None = None
         self._failures: list[str] = []
@@ -122,6 +133,7 @@ class BackupRun:
         self._began = now()
         self._commands: list[CommandRecord] = []
         self._owes_after = False
+        self._opened: SetId | None = None
         self._interrupted = False
         self._earlier: sealing.EarlierSets | None = None
 
@@ -143,39 +155,48 @@ class BackupRun:
 
     def _open(self) -> SetWriter:
         require_environment(self._site, self._plan_name, self._sources)
-        purpose = f"{self._purpose} of {self._plan_name}, run {self._identity.run_id[:8]}"
-        lock = plan_lock(
-            self._site,
-            self._plan_name,
-            purpose,
-            owner=self._identity.root_run_id,
-            on_wait=self._observer.waiting,
-        )
-        self._stack.enter_context(lock)
-        writer = self._unfinished()
-        resumed = writer is not None
-        if writer is None:
-            if self._purpose is Purpose.BACKUP:
-                absent = absent_sources(self._site, self._plan_name, self._now())
-                self._sources = tuple(name for name in self._sources if name not in absent)
-            writer = self._store.begin(
-                Draft(
-                    set_id=self._free_id(self._identity.started_at),
-                    plan=self._plan_name,
-                    root_run_id=self._identity.root_run_id,
-                    purpose=self._purpose,
-                    sources=self._sources,
-                    partial=self._partial,
-                    started_at=self._identity.started_at,
-                )
-            )
-        self._ping(begins=True)
-        if not resumed or self._identity.run_id != self._identity.root_run_id:
-            self._owes_after = True
-            run_commands(self._site, self._site.plan(self._plan_name).run_before, "before", self._commands, self._now)
-        LOG.info("%s set %s/%s", "completing" if resumed else "writing", self._plan_name, writer.draft.set_id)
-        self._observer.set_opened(writer.draft.set_id, writer.draft.sources, resumed=resumed)
+        with self._hold.opening(self._stack):
+            writer = self._unfinished()
+            resumed = writer is not None
+            writer = writer or self._begin()
+            self._opened = set_id = writer.draft.set_id
+            if not self._hold.beside or self._hold.is_first(set_id, self._identity.run_id):
+                self._ping(begins=True)
+            self._run_before(set_id, resumed=resumed)
+        LOG.info("%s set %s/%s", "completing" if resumed else "writing", self._plan_name, set_id)
+        self._observer.set_opened(set_id, writer.draft.sources, resumed=resumed)
         return writer
+
+    def _begin(self) -> SetWriter:
+        if self._purpose is Purpose.BACKUP:
+            absent = absent_sources(self._site, self._plan_name, self._now())
+            self._sources = tuple(name for name in self._sources if name not in absent)
+        return self._store.begin(
+            Draft(
+                set_id=self._free_id(self._identity.started_at),
+                plan=self._plan_name,
+                root_run_id=self._identity.root_run_id,
+                purpose=self._purpose,
+                sources=self._sources,
+                partial=self._partial,
+                started_at=self._identity.started_at,
+            )
+        )
+
+    def _run_before(self, set_id: SetId, *, resumed: bool) -> None:
+        """Run the plan's commands before its captures: once for a run, however many processes it has."""
+        plan = self._site.plan(self._plan_name)
+        if self._hold.beside:
+            if not (plan.run_before or plan.run_after) or self._hold.owed_commands(set_id) is not None:
+                return
+            self._hold.owe_commands(set_id, ())
+        elif resumed and self._identity.run_id == self._identity.root_run_id:
+            return
+        self._owes_after = True
+        run_commands(self._site, plan.run_before, "before", self._commands, self._now)
+        if self._hold.beside:
+            self._owes_after = False
+            self._hold.owe_commands(set_id, self._commands)
 
     def _unfinished(self) -> SetWriter | None:
         """Return the writer of the set that this run's root began and did not seal."""
@@ -213,11 +234,15 @@ class BackupRun:
         settings = self._site.source(source)
         failures = len(self._failures)
         try:
-            # Outside of the limit: what was stopped for the capture is started again when that took too long.
-            with commands_around(self._site, settings.run_before, settings.run_after, self._now) as commands:
-                limit = capture_limit(self._site, self._plan_name, source, elapsed)
-                with limited(f"The capture of {source}", limit):
-                    done = yield from self._capture(writer, source, selected)
+            with self._hold.claim(writer, source) as generation:
+                # Outside of the limit: what was stopped for the capture is started again when that took too long.
+                with commands_around(self._site, settings.run_before, settings.run_after, self._now) as commands:
+                    limit = capture_limit(self._site, self._plan_name, source, elapsed)
+                    with limited(f"The capture of {source}", limit):
+                        done = yield from self._capture(writer, source, selected, generation)
+                if commands:
+                    done = done.model_copy(update={"commands": tuple(commands)})
+                    writer.write_done(done)
         except GeneratorExit:
             self._interrupted = True
             raise
@@ -227,12 +252,10 @@ class BackupRun:
                 self._fail(writer, (source,), error)
                 self._observer.source_failed(source, error)
             raise
-        if commands:
-            writer.write_done(done.model_copy(update={"commands": tuple(commands)}))
         self._observer.source_done(done)
 
     def _capture(
-        self, writer: SetWriter, source: str, selected: frozenset[tuple[str, ...]] | None
+        self, writer: SetWriter, source: str, selected: frozenset[tuple[str, ...]] | None, generation: int
     ) -> Generator[ArtefactRecord, None, SourceDone]:
         started = self._now()
         self._observer.source_started(source)
@@ -254,7 +277,13 @@ class BackupRun:
                 keys.append(record.key)
                 self._observer.artefact_done(record)
                 yield record
-            done = SourceDone(source=source, keys=tuple(keys), started_at=started, finished_at=self._now())
+            done = SourceDone(
+                source=source,
+                keys=tuple(keys),
+                started_at=started,
+                finished_at=self._now(),
+                generation=generation,
+            )
             writer.write_done(done)
             if selected is None:
                 # A capture of some artefacts says nothing of the others: only one of all changes what is known.
@@ -290,16 +319,17 @@ class BackupRun:
         """
         writer = self.writer
         try:
-            self._run_after()
-            with limited("The sealing of the set", operation_limit(self._site, self._plan_name)):
-                manifest = sealing.seal(
-                    writer,
-                    run_id=self._identity.run_id,
-                    environment=self._site.settings.environment,
-                    now=self._now(),
-                    progress=self._observer.progress,
-                    commands=self._commands,
-                )
+            with self._hold.sealing(writer):
+                self._run_after()
+                with limited("The sealing of the set", operation_limit(self._site, self._plan_name)):
+                    manifest = sealing.seal(
+                        writer,
+                        run_id=self._identity.run_id,
+                        environment=self._site.settings.environment,
+                        now=self._now(),
+                        progress=self._observer.progress,
+                        commands=self._commands,
+                    )
         except BaseException as error:
             self._fail(writer, ("manifest",), error)
             raise
@@ -309,6 +339,9 @@ class BackupRun:
 
     def _run_after(self) -> None:
         """Run the plan's commands after its captures, once."""
+        if self._hold.beside and self._opened:
+            self._commands = self._hold.owed_commands(self._opened) or self._commands
+            self._hold.settle_commands(self._opened)
         self._owes_after = False
         run_commands(self._site, self._site.plan(self._plan_name).run_after, "after", self._commands, self._now)
 
@@ -325,7 +358,10 @@ class BackupRun:
         with self._stack:
             if self._writer is None and not self._failures:
                 return
-            if self._owes_after and (self._failures or self._interrupted):
+            if self._ended_well_beside():
+                self._writer = None
+                return
+            if (self._failures or self._interrupted) and self._owes_commands():
                 try:
                     self._run_after()
                 except BackupSystemError as error:
@@ -344,6 +380,17 @@ class BackupRun:
             self._ping(begins=False)
             self._writer = None
             self._failures = []
+
+    def _ended_well_beside(self) -> bool:
+        """Return whether this process has done its part of a run that others go on with: nothing is to be said."""
+        return self._hold.beside and not self._failures and not self._interrupted and self._manifest is None
+
+    def _owes_commands(self) -> bool:
+        """Return whether the commands after the captures are to be run by this process, though nothing is sealed."""
+        plan = self._site.plan(self._plan_name)
+        if self._owes_after or not self._hold.beside or not self._opened or not (plan.run_before or plan.run_after):
+            return self._owes_after
+        return self._hold.settle_commands(self._opened, unless_claimed=True)
 
     def _ping(self, *, begins: bool) -> None:
         """Signal the plan's dead-man's-switch, where it has one; only whole backups of the plan count."""

@@ -23,9 +23,10 @@ from backup_pipeline.operations.status.present_files import as_text, files_not_t
 from backup_pipeline.rules.retention import SetFacts, Verdict, decide, facts_of
 from backup_pipeline.settings.server_databases import sources_for_retention
 from backup_pipeline.settings.site import Site
+from backup_pipeline.stores.claims import writing
 from backup_pipeline.stores.contract import LOCK_NAME, PlanStore
 from backup_pipeline.system.files import append_line
-from backup_pipeline.system.locks import living_holder, require_held
+from backup_pipeline.system.locks import require_held
 
 LOG = logging.getLogger("cleanup")
 
@@ -97,7 +98,7 @@ def cleanup(
     """
     store = open_store(site, plan)
     if dry_run:
-        running = living_holder(store.folder / LOCK_NAME) is not None
+        running = writing(store) is not None
         facts, sizes = _read(store, store.listed_sets(), running=running)
         return CleanupResult(plan, _decide(site, plan, facts.values(), now), sizes, dry_run=True)
     with contextlib.ExitStack() as stack:

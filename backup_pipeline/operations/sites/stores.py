@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from backup_pipeline.errors import SetNotFoundError, StoreError
+from backup_pipeline.errors import LockError, SetNotFoundError, StoreError
 from backup_pipeline.model.backup_set import SetState
 from backup_pipeline.model.indexed_set import KnownSet
 from backup_pipeline.model.manifest import Purpose
 from backup_pipeline.model.set_id import SetId, is_set_id, set_time
 from backup_pipeline.operations.sites.identity import claim_store
 from backup_pipeline.settings.site import Site
+from backup_pipeline.stores.claims import Claims
 from backup_pipeline.stores.contract import LOCK_NAME, PlanStore, Store
 from backup_pipeline.stores.opening import folder_store
 from backup_pipeline.system.files import give_mode
@@ -22,6 +24,7 @@ from backup_pipeline.system.locks import Holder, hold_lock
 
 _CLOCKS_DIFFER = timedelta(minutes=5)
 _NAMED = 5
+_POLL_SECONDS = 0.2
 LATEST = "latest"
 LATEST_PROVEN = "latest-proven"
 
@@ -68,6 +71,7 @@ def plan_lock(
     wait_seconds: float | None = None,
     *,
     owner: str = "",
+    beside: bool = False,
     on_wait: Callable[[Holder], None] | None = None,
 ) -> Iterator[Holder]:
     """Be the only one that adds to or removes from a plan's store while the block runs.
@@ -78,6 +82,7 @@ def plan_lock(
         purpose: shown to others who wait, as in "backup of nightly, run 1f3a".
         wait_seconds: how long to wait; the plan's `wait_seconds` by default.
         owner: the run, whose other processes are waited for without an end.
+        beside: let the run's other processes go on with the sources that they have claimed.
         on_wait: called once with the holder when waiting begins.
 
     Raises:
@@ -88,12 +93,40 @@ def plan_lock(
     store = open_store(site, plan_name)
     store.prepare()
     wait = site.plan(plan_name).wait_seconds if wait_seconds is None else wait_seconds
-    with hold_lock(
-        store.folder / LOCK_NAME, purpose=purpose, owner=owner, wait_seconds=wait, on_wait=on_wait
-    ) as holder:
-        give_mode(store.folder / LOCK_NAME, store.file_mode)
-        claim_store(site, store)
-        yield holder
+    claims = Claims(store, owner)
+    deadline = time.monotonic() + wait
+    while True:
+        with hold_lock(
+            store.folder / LOCK_NAME, purpose=purpose, owner=owner, wait_seconds=wait, on_wait=on_wait
+        ) as holder:
+            if not (busy := claims.busy(own=not beside)):
+                give_mode(store.folder / LOCK_NAME, store.file_mode)
+                claim_store(site, store)
+                yield holder
+                return
+        _wait_for(busy, owner, deadline, store, on_wait)
+        on_wait = None
+
+
+def _wait_for(
+    busy: list[Holder | None],
+    owner: str,
+    deadline: float,
+    store: PlanStore,
+    on_wait: Callable[[Holder], None] | None,
+) -> None:
+    """Wait a moment for those that capture sources of a set of the plan; LockError for another run's at the end."""
+    first = busy[0]
+    if on_wait and first:
+        on_wait(first)
+    others = any(one is None or not owner or one.owner != owner for one in busy)
+    if others and time.monotonic() >= deadline:
+        raise LockError(
+            f"A source of this plan is captured by {first.describe() if first else 'an unknown process'}.",
+            where=store.label,
+            remedy="Wait until it has finished.",
+        )
+    time.sleep(_POLL_SECONDS)
 
 
 def site_at(site: Site, folder: Path) -> Site:

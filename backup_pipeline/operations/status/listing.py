@@ -19,8 +19,8 @@ from backup_pipeline.model.set_id import SetId
 from backup_pipeline.operations.sites.stores import open_sets, open_store, resolve_set, split_place
 from backup_pipeline.operations.status.present_files import as_text, files_not_there
 from backup_pipeline.settings.site import Site
-from backup_pipeline.stores.contract import LOCK_NAME, PlanStore
-from backup_pipeline.system.locks import living_holder
+from backup_pipeline.stores.claims import writing
+from backup_pipeline.stores.contract import PlanStore
 
 RUNNING = "running"
 # Of so many newest sets the files are checked: a store may have thousands of sets.
@@ -173,7 +173,7 @@ def list_plan(site: Site, plan: str) -> Iterator[ListedSet]:
         yield from (ListedSet(known, vault=vault) for known in open_sets(site, plan).sets())
         return
     store = open_store(site, plan)
-    held = living_holder(store.folder / LOCK_NAME) is not None
+    held = writing(store) is not None
     ids = store.ids()
     newest, inspected = ids[-1:], set(ids[-_INSPECTED:])
     for known in store.listed_sets():
@@ -210,7 +210,7 @@ def show_sets(site: Site, plan: str, ids: Sequence[SetId]) -> Iterator[ShownSet]
 
 def _shown(store: PlanStore, set_id: SetId, newest: Sequence[SetId]) -> ShownSet:
     known = store.read(set_id)
-    held = living_holder(store.folder / LOCK_NAME) is not None
+    held = writing(store) is not None
     running = held and known.state is SetState.INCOMPLETE and set_id in newest
     return ShownSet(known, running, as_text(files_not_there(store, known)))
 

@@ -18,8 +18,8 @@ from backup_pipeline.model.record import ArtefactRecord
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.operations.sites.stores import is_whole_backup, open_store
 from backup_pipeline.settings.site import Site
-from backup_pipeline.stores.contract import LOCK_NAME, PlanStore
-from backup_pipeline.system.locks import living_holder
+from backup_pipeline.stores.claims import writing
+from backup_pipeline.stores.contract import PlanStore
 
 _NEARLY = 0.99
 _SURE = 0.02
@@ -75,7 +75,7 @@ def running_sets(site: Site, now: datetime) -> Iterator[SetProgress]:
     for plan in site.settings.plans:
         try:
             store = open_store(site, plan)
-            if living_holder(store.folder / LOCK_NAME) is None:
+            if writing(store) is None:
                 continue
             newest = store.ids()[-1:]
             known = store.read(newest[0]) if newest else None
