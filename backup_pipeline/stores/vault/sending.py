@@ -216,16 +216,24 @@ class ChunkSender:
         generation = self._catalog.description.generation
         listed = self._catalog.chunks()
         known: dict[str, ChunkRef] = {}
+        announced: dict[str, ChunkRef] = {}
         for header in self._catalog.usable_headers():
             if header.generation == generation:
                 for chunk in header.needed:
                     if self._is_good(listed, chunk):
                         known[chunk_id(chunk.name)] = chunk
                         self._note_lock(chunk, header.locked_until)
-        for chunk in self._keys.notes.read(generation):
+                        if chunk.name in self._named:
+                            announced[chunk_id(chunk.name)] = chunk
+        # What this copy has sent is not asked of the notes: another copy that is complete has cleared them.
+        for chunk in (*self._keys.notes.read(generation), *self._sent.values()):
             found = listed.get(chunk.name)
             if self._is_good(listed, chunk) and found and found.modified and abs(now - found.modified) < FRESH:
                 known.setdefault(chunk_id(chunk.name), chunk)
+                if chunk.name in self._named:
+                    announced[chunk_id(chunk.name)] = chunk
+        # What was announced stays, whatever another copy that became visible meanwhile has in its place.
+        known |= announced
         for name, chunk in self._sent.items():
             # Rather this one: what it stands for may be under a lock that ends too early.
             if name in known and self._is_good(listed, chunk):

@@ -326,6 +326,28 @@ def test_what_an_announced_copy_needs_is_kept_however_long_its_writer_sleeps(sit
     assert not [name for name in site.place.objects if name.startswith("pending/")]
 
 
+def test_a_copy_is_whole_while_others_store_its_chunks_under_other_names(site: VaultSite) -> None:
+    site.copy(site.seal(0))
+    vault = site.access.catalog().description.vault
+    others = [site.seal(number) for number in range(2, 7)]
+
+    def another(call: str, name: str) -> None:
+        if call == "create" and name.startswith("pending/") and others:
+            site.place.before = lambda call, name: None
+            stored = [name.rpartition("/")[2] for name in site.place.objects if name.startswith("chunks/")]
+            # A writer that may not rely on what is there stores it again.
+            site.keys.note_bad_chunks(vault, stored, whole=True)
+            site.copy(others.pop(0))
+            site.keys.note_bad_chunks(vault, [], whole=True)
+            site.place.before = another
+
+    site.place.before = another
+    site.copy(site.seal(1))
+    found = check_stored(site.access.catalog())
+    assert found.copies == 3
+    assert not found.findings
+
+
 AGE = shutil.which("age")
 
 

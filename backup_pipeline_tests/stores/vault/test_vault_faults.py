@@ -151,8 +151,10 @@ def test_a_cleaner_beside_writers_takes_nothing_that_a_copy_needs(site: VaultSit
 
     with ThreadPoolExecutor(3) as pool:
         cleaner = pool.submit(cleaning)
-        done = list(pool.map(site.copy, [site.seal(number, SMALL) for number in range(1, 5)]))
-        ended.set()
+        try:
+            done = list(pool.map(site.copy, [site.seal(number, SMALL) for number in range(1, 5)]))
+        finally:
+            ended.set()
         assert cleaner.result()
     assert len(done) == 4
     assert not check_stored(site.access.catalog()).findings
