@@ -25,6 +25,7 @@ def trees() -> dict[str, ast.Module]:
 # What dagster.yaml names replaces parts of Dagster that have no public base; a run from the shell is one without a code
 # server; the health check asks one; `up` is Dagster's own command with two of its modules exchanged.
 MAY_IMPORT_PRIVATE_DAGSTER = {
+    "orchestration/celery_runs.py",
     "orchestration/storage.py",
     "orchestration/sqlite_storage.py",
     "orchestration/launcher.py",

@@ -32,7 +32,10 @@ LAUNCHER_VARIABLE = "BACKUP_PIPELINE_RUN_LAUNCHER"
 EXECUTOR_VARIABLE = "BACKUP_PIPELINE_EXECUTOR"
 _CONFIG_SUFFIX = "_CONFIG"
 # Our own launchers, by the names that the variable may have for them; others are named module:Class.
-_LAUNCHERS = {"kubernetes": "backup_pipeline.orchestration.kubernetes_launcher:KubernetesRunLauncher"}
+_LAUNCHERS = {
+    "kubernetes": "backup_pipeline.orchestration.kubernetes_launcher:KubernetesRunLauncher",
+    "celery": "backup_pipeline.orchestration.celery_runs:WatchedCeleryRunLauncher",
+}
 
 
 def _named(environment: Mapping[str, str], variable: str) -> tuple[str, str] | None:
@@ -74,7 +77,7 @@ def _load(variable: str, module: str, name: str) -> Any:
         raise SettingsError(
             f"{module}:{name} cannot be imported: {error}.",
             where=variable,
-            remedy="Check the spelling, and install its package (for Kubernetes: backup-pipeline[kubernetes]).",
+            remedy="Check the spelling, and install its package (backup-pipeline[kubernetes] or [celery]).",
         ) from None
 
 
@@ -148,7 +151,7 @@ def watched(executor: ExecutorDefinition) -> ExecutorDefinition:
 class EnvironmentRunLauncher(RunLauncher, ConfigurableClass):
     """Stands in dagster.yaml; loading it gives the run launcher that `BACKUP_PIPELINE_RUN_LAUNCHER` names.
 
-    The variable holds `kubernetes`, or `module:Class` of another launcher.
+    The variable holds `kubernetes`, `celery`, or `module:Class` of another launcher.
     `BACKUP_PIPELINE_RUN_LAUNCHER_CONFIG` is its configuration as a JSON object; use `{"env": "NAME"}` for secrets.
     Without the variable it is Dagster's DefaultRunLauncher: a process beside the code location, watched over.
     """

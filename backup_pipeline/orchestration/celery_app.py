@@ -1,0 +1,69 @@
+"""Celery application of a site: broker, queue and how workers take tasks. Which tasks there are is dagster-celery's.
+
+The broker is read from `CELERY_BROKER_URL`, Celery's own variable: no secret stands in Dagster's settings.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from celery import Celery
+from dagster_celery.make_app import make_app
+
+from backup_pipeline.errors import SettingsError
+
+BROKER_VARIABLE = "CELERY_BROKER_URL"
+BACKEND_VARIABLE = "CELERY_RESULT_BACKEND"
+QUEUE = "dagster"
+# A publisher waits this long for a broker that is away: two seconds, so many times.
+_PUBLISH_TRIES, _PUBLISH_PAUSE = 90, 2.0
+
+
+def app_arguments(environment: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Return the arguments of a site's Celery application.
+
+    Raises:
+        SettingsError: no broker is named.
+    """
+    environment = os.environ if environment is None else environment
+    broker = environment.get(BROKER_VARIABLE, "").strip()
+    if not broker:
+        raise SettingsError(
+            "No broker is named.",
+            where=BROKER_VARIABLE,
+            remedy="Write its URL, as in redis://HOST:6379/0 or amqp://USER:PASSWORD@HOST:5672/VHOST.",
+        )
+    backend = environment.get(BACKEND_VARIABLE, "").strip()
+    return {"broker": broker, "backend": backend or "disabled://", "config_source": _settings(stored=bool(backend))}
+
+
+def _settings(*, stored: bool) -> dict[str, Any]:
+    return {
+        "task_ignore_result": not stored,
+        "task_default_queue": QUEUE,
+        # A worker that is busy holds no second task that an idle one could begin; a task whose worker died is given
+        # to another, where Dagster ignores a run that has begun already.
+        "worker_prefetch_multiplier": 1,
+        "task_acks_late": True,
+        # Each task in a process of its own, forked from one that has imported everything: the definitions are those of
+        # the moment, and memory is given back.
+        "worker_max_tasks_per_child": 1,
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
+        "broker_connection_timeout": 5.0,
+        "task_publish_retry_policy": {
+            "max_retries": _PUBLISH_TRIES,
+            "interval_start": _PUBLISH_PAUSE,
+            "interval_step": 0,
+            "interval_max": _PUBLISH_PAUSE,
+        },
+        "worker_hijack_root_logger": False,
+        "worker_redirect_stdouts": False,
+    }
+
+
+def celery_app(environment: Mapping[str, str] | None = None) -> Celery:
+    """Return a site's Celery application; SettingsError as of `app_arguments`."""
+    return make_app(app_arguments(environment))

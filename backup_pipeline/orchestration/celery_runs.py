@@ -1,0 +1,122 @@
+"""Run launcher by Celery: each run is a task that any worker of the site's queue takes.
+
+Dagster's own leaves a run as it is for ever when its worker is gone, takes a lost note of Celery's for the run's death,
+and fails on runs that were started elsewhere. Here a run is dead when no worker has had its task for a while, as the
+workers answer themselves. Nothing is read from a backend of results.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from celery.exceptions import CeleryError
+from dagster import Field
+from dagster._config.config_schema import UserConfigSchema
+from dagster._core.launcher.base import CheckRunHealthResult, LaunchRunContext, WorkerStatus
+from dagster._core.storage.dagster_run import DagsterRun
+from dagster._core.storage.tags import (
+    MAX_RETRIES_TAG,
+    RETRY_ON_ASSET_OR_OP_FAILURE_TAG,
+)
+from dagster._serdes import ConfigurableClassData
+from dagster_celery.launcher import CeleryRunLauncher
+from dagster_celery.tags import DAGSTER_CELERY_TASK_ID_TAG
+from kombu.exceptions import KombuError
+
+from backup_pipeline.orchestration.celery_app import QUEUE, app_arguments
+from backup_pipeline.orchestration.launcher import health_by_mark
+from backup_pipeline.orchestration.names import OPERATION_TAG
+from backup_pipeline.orchestration.run_subject import BACKUP
+
+LOG = logging.getLogger("backup-pipeline.runs")
+_ANSWER_SECONDS = 1.5
+_BROKER_SECONDS = 180
+
+
+class WatchedCeleryRunLauncher(CeleryRunLauncher):
+    """Starts runs on Celery workers and reports to Dagster's monitor those that no worker has any more.
+
+    Args:
+        silent_seconds: how long no worker may have a run's task before the run counts as dead.
+        inst_data: Dagster's.
+    """
+
+    def __init__(self, silent_seconds: float = 60.0, inst_data: ConfigurableClassData | None = None) -> None:
+        super().__init__(default_queue=QUEUE, inst_data=inst_data, **app_arguments())
+        self._patience = silent_seconds
+        self._silent_since: dict[str, float] = {}
+
+    @classmethod
+    def config_type(cls) -> UserConfigSchema:
+        """Return the schema of its configuration; the broker is named by the environment."""
+        return {"silent_seconds": Field(float, is_required=False, default_value=60.0)}
+
+    @classmethod
+    def from_config_value(
+        cls, inst_data: ConfigurableClassData, config_value: Mapping[str, Any]
+    ) -> WatchedCeleryRunLauncher:
+        """Return the launcher; SettingsError when no broker is named."""
+        return cls(float(config_value["silent_seconds"]), inst_data)
+
+    @property
+    def supports_resume_run(self) -> bool:
+        """Whether a run whose process is dead goes on as the same run: never; another run completes its set."""
+        return False
+
+    def launch_run(self, context: LaunchRunContext) -> None:
+        """Send a run to the workers, once the broker can be reached."""
+        run = context.dagster_run
+        if run.tags.get(OPERATION_TAG) == BACKUP and MAX_RETRIES_TAG not in run.tags:
+            # A backup whose machine died is made again; one that failed by itself is not.
+            self._instance.add_run_tags(run.run_id, {MAX_RETRIES_TAG: "2", RETRY_ON_ASSET_OR_OP_FAILURE_TAG: "false"})
+        with self.celery.connection_for_write() as connection:
+            connection.ensure_connection(
+                max_retries=_BROKER_SECONDS,
+                interval_start=1,
+                interval_step=0,
+                interval_max=1,
+                reraise_as_library_errors=True,
+            )
+        super().launch_run(context)
+
+    def terminate(self, run_id: str) -> bool:
+        """Interrupt a run, as Ctrl-C would, so that it ends everything that it has begun."""
+        run = self._instance.get_run_by_id(run_id)
+        if run is None or run.is_finished or not (task := run.tags.get(DAGSTER_CELERY_TASK_ID_TAG)):
+            return False
+        self._instance.report_run_canceling(run)
+        self.celery.control.revoke(task, terminate=True, signal="SIGINT")
+        return True
+
+    def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
+        """Return whether a worker has a run's task; while the broker is away nothing is known against a run."""
+        task = run.tags.get(DAGSTER_CELERY_TASK_ID_TAG)
+        if task is None:
+            return health_by_mark(run.run_id)
+        try:
+            held = self._is_held(task)
+        except (CeleryError, KombuError, OSError) as error:
+            LOG.warning("the broker does not answer, so nothing is known of run %s: %s", run.run_id, error)
+            held = True
+        if held:
+            self._silent_since.pop(run.run_id, None)
+            return CheckRunHealthResult(WorkerStatus.RUNNING)
+        now = time.monotonic()
+        silent = now - self._silent_since.setdefault(run.run_id, now)
+        if silent < self._patience:
+            return CheckRunHealthResult(WorkerStatus.RUNNING)
+        del self._silent_since[run.run_id]
+        return CheckRunHealthResult(
+            WorkerStatus.FAILED, f"no Celery worker has had its task for {silent:.0f} s: its machine is gone or cut off"
+        )
+
+    def _is_held(self, task: str) -> bool:
+        answers = self.celery.control.inspect(timeout=_ANSWER_SECONDS).query_task(task) or {}
+        return any(isinstance(tasks, Mapping) and task in tasks for tasks in answers.values())
+
+    def get_run_worker_debug_info(self, run: DagsterRun, include_container_logs: bool | None = True) -> str | None:
+        """Return nothing: what is known is in the status."""
+        return None

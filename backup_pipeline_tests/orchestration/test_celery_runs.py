@@ -1,0 +1,57 @@
+"""The run launcher by Celery judges runs by what the workers of a real broker answer."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+pytest.importorskip("dagster_celery", reason="pip install 'backup-pipeline[celery]'")
+
+from dagster._core.launcher import WorkerStatus
+from dagster_celery.tags import DAGSTER_CELERY_TASK_ID_TAG
+
+from backup_pipeline.errors import SettingsError
+from backup_pipeline.orchestration.celery_app import BROKER_VARIABLE, app_arguments
+from backup_pipeline.orchestration.celery_runs import WatchedCeleryRunLauncher
+from backup_pipeline.postgres.server.embedded import free_port
+from backup_pipeline_tests.support.celery_fleet import needed, redis_server
+
+RUN = dg.DagsterRun(job_name="nightly_backup", tags={DAGSTER_CELERY_TASK_ID_TAG: "1079e59c"})
+
+
+@pytest.fixture
+def broker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[subprocess.Popen[bytes]]:
+    needed("redis-server", "apt install redis-server")
+    port = free_port()
+    monkeypatch.setenv(BROKER_VARIABLE, f"redis://127.0.0.1:{port}/0")
+    process = redis_server(tmp_path, "127.0.0.1", port)
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_a_run_that_no_worker_has_is_dead_after_a_while(broker: subprocess.Popen[bytes]) -> None:
+    patient, impatient = WatchedCeleryRunLauncher(600), WatchedCeleryRunLauncher(0)
+    assert patient.check_run_worker_health(RUN).status is WorkerStatus.RUNNING
+    found = impatient.check_run_worker_health(RUN)
+    assert found.status is WorkerStatus.FAILED
+    assert found.msg is not None
+    assert "no Celery worker has had its task" in found.msg
+    elsewhere = dg.DagsterRun(job_name="nightly_backup")
+    assert impatient.check_run_worker_health(elsewhere).status is WorkerStatus.RUNNING
+
+
+def test_nothing_is_known_against_a_run_while_the_broker_is_away(broker: subprocess.Popen[bytes]) -> None:
+    launcher = WatchedCeleryRunLauncher(0)
+    broker.kill()
+    broker.wait()
+    assert launcher.check_run_worker_health(RUN).status is WorkerStatus.RUNNING
+
+
+def test_a_site_without_a_broker_is_refused_by_the_name_of_the_variable() -> None:
+    with pytest.raises(SettingsError, match=BROKER_VARIABLE):
+        app_arguments({})

@@ -1,0 +1,367 @@
+"""A site on many machines: servers of PostgreSQL, a broker, Dagster's history, objects, and workers of Celery.
+
+Each has an address and a folder of its own (`machines.py`); workers share no disk. What is not installed is skipped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from unittest import mock
+
+import dagster as dg
+import pytest
+from dagster._core.workspace.context import WorkspaceProcessContext
+from dagster._core.workspace.load_target import GrpcServerTarget
+from dagster_celery.tags import DAGSTER_CELERY_TASK_ID_TAG
+
+from backup_pipeline.orchestration.submit import submit_job
+from backup_pipeline.postgres.server.connection import connected
+from backup_pipeline.postgres.server.embedded import EmbeddedServer
+from backup_pipeline.postgres.server.target import PostgresTarget
+from backup_pipeline.stores.vault.encryption import new_identity
+from backup_pipeline_tests.support.machines import SITE, Machine, Network, network
+from backup_pipeline_tests.support.object_servers import S3Server, weed_server
+from backup_pipeline_tests.support.sites import Output, TestSite, dsn
+
+_POSTGRES, _REDIS, _CODE = 5432, 6379, 4000
+_BUCKET = "fleet"
+_HOME = """
+storage:
+  custom: {module: backup_pipeline.orchestration.storage, class: EnvironmentStorage}
+run_launcher: {module: backup_pipeline.orchestration.launcher, class: EnvironmentRunLauncher}
+run_coordinator: {module: backup_pipeline.orchestration.coordinator, class: TaggedRunCoordinator}
+concurrency:
+  runs:
+    max_concurrent_runs: RUNS
+    tag_concurrency_limits:
+      - {key: backup_pipeline/plan, value: {applyLimitPerUniqueValue: true}, limit: 1}
+run_monitoring: {enabled: true, poll_interval_seconds: 2, start_timeout_seconds: 300, cancel_timeout_seconds: 30}
+run_retries: {enabled: true, max_retries: 0}
+telemetry: {enabled: false}
+"""
+_TABLE = """
+create table public.items (id bigint primary key, name text not null);
+insert into public.items select n, md5((n * 7919)::text) || md5((n * 104729)::text) from generate_series(1, {rows}) n;
+"""
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a fleet is: servers, databases on each, rows in each, and what a server's link sends at most."""
+
+    servers: int = 4
+    databases: int = 3
+    rows: int = 2000
+    rate: str = "4mbit"
+    workers: int = 4
+
+    def sources(self, server: int) -> list[str]:
+        """Return the sources that are on a server."""
+        return [f"s{server}_d{number}" for number in range(1, self.databases + 1)]
+
+
+@dataclass
+class Fleet:
+    """The site on its machines."""
+
+    size: Size
+    net: Network
+    site: TestSite
+    objects: S3Server
+    template: EmbeddedServer
+    servers: list[Machine]
+    history: Machine
+    control: Machine
+    executor: dict[str, str]
+    workers: list[Machine] = field(default_factory=list)
+    workspace: WorkspaceProcessContext = field(init=False)
+    broker: subprocess.Popen[bytes] | None = None
+
+    def target(self, server: Machine, database: str = "postgres") -> PostgresTarget:
+        """Return the superuser's way to a database of a server."""
+        own = self.template.target(database)
+        return PostgresTarget(server.address, _POSTGRES, database, own.user, own.password)
+
+    # Servers
+
+    def start_postgres(self, machine: Machine) -> None:
+        """Start a machine's server of PostgreSQL, made from the template, and wait until it answers."""
+        data = machine.folder / "data"
+        if not data.exists():
+            machine.folder.chmod(0o755)
+            subprocess.run(["cp", "-a", str(self.template.data), str(data)], check=True)
+            with (data / "pg_hba.conf").open("a") as rules:
+                rules.write("host all all 10.0.0.0/8 scram-sha-256\n")
+        (data / "postmaster.pid").unlink(missing_ok=True)
+        options = ["-p", str(_POSTGRES), "-c", "listen_addresses=*", "-c", "unix_socket_directories="]
+        command = [str(programs() / "postgres"), "-D", str(SITE / "data"), *options]
+        machine.start(*command, environment={"LC_ALL": "C"}, user=data.stat().st_uid)
+        wait_until(lambda: _answers(machine.address, _POSTGRES), f"PostgreSQL of {machine.name}")
+        wait_until(lambda: _logs_in(self.target(machine)), f"a login to {machine.name}")
+
+    def start_broker(self) -> None:
+        """Start Redis, with what it was left with."""
+        self.broker = redis_server(self.net.root / "redis", self.net.address, _REDIS)
+
+    def stop_broker(self) -> None:
+        """Stop Redis; nothing happens when it is not running."""
+        if self.broker is not None:
+            self.broker.terminate()
+            self.broker.wait(30)
+            self.broker = None
+
+    # Dagster
+
+    def variables(self) -> dict[str, str]:
+        """Return the variables of Dagster's processes."""
+        history = dsn(self.target(self.history, "dagster"))
+        return {
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "HOME": "/root",
+            "LANG": "C.UTF-8",
+            "BACKUP_PIPELINE_CONFIG": str(SITE / "backup.yaml"),
+            "DAGSTER_HOME": str(SITE / "home"),
+            "DAGSTER_POSTGRES_URL": history,
+            "CELERY_BROKER_URL": f"redis://{self.net.address}:{_REDIS}/0",
+            "BACKUP_PIPELINE_RUN_LAUNCHER": "celery",
+            "BACKUP_PIPELINE_RUN_LAUNCHER_CONFIG": '{"silent_seconds": 6}',
+            **self.executor,
+        }
+
+    def furnish(self, machine: Machine, *, identity: bool = False) -> None:
+        """Give a machine what a worker has: settings, secrets, the site's keys, Dagster's home. No set."""
+        for name in ("backup.yaml", ".env", ".backup-pipeline"):
+            place = self.site.folder / name
+            if place.is_dir():
+                shutil.copytree(place, machine.folder / name)
+            else:
+                shutil.copy2(place, machine.folder / name)
+        if identity:
+            shutil.copy2(self.site.folder / "identity.txt", machine.folder)
+        (machine.folder / "home").mkdir()
+        (machine.folder / "home" / "dagster.yaml").write_text(_HOME.replace("RUNS", str(self.size.workers)))
+
+    def start_control(self) -> None:
+        """Start the code location and the daemon."""
+        self.furnish(self.control)
+        code = ["dagster", "code-server", "start", "-m", "backup_pipeline.definitions", "-h", "0.0.0.0"]
+        self.control.start(*code, "-p", str(_CODE), environment=self.variables(), log="code.log")
+        wait_until(lambda: _answers(self.control.address, _CODE), "the code location", 120)
+        self.start_daemon()
+
+    def start_daemon(self) -> None:
+        """Start the daemon."""
+        location = f"{{host: {self.control.address}, port: {_CODE}, location_name: backup-pipeline}}"
+        (self.control.folder / "workspace.yaml").write_text(f"load_from: [{{grpc_server: {location}}}]\n")
+        daemon = f"{sys.executable} -m backup_pipeline.web.daemon run -w {SITE / 'workspace.yaml'}"
+        # As `restart: unless-stopped` does.
+        again = f"while :; do {daemon}; sleep 1; done"
+        self.control.start("sh", "-c", again, environment=self.variables(), log="daemon.log")
+
+    def start_worker(self, number: int) -> Machine:
+        """Start a worker on a machine of its own, new or as it was left."""
+        name = f"w{number}"
+        machine = next((known for known in self.workers if known.name == name), None)
+        if machine is None:
+            machine = self.net.machine(name)
+            self.furnish(machine, identity=True)
+            self.workers.append(machine)
+        app = ["celery", "-A", "backup_pipeline.orchestration.celery_worker", "worker"]
+        environment = self.variables() | {"VAULT_IDENTITY_FILE": str(SITE / "identity.txt")}
+        machine.start(*app, "--concurrency", "1", "-n", f"{name}@%h", "-l", "INFO", environment=environment)
+        return machine
+
+    def command(self, machine: Machine, *arguments: str) -> Output:
+        """Run the command line on a machine."""
+        environment = self.variables() | {"VAULT_IDENTITY_FILE": str(SITE / "identity.txt"), "COLUMNS": "200"}
+        log = machine.folder / "command.log"
+        log.unlink(missing_ok=True)
+        process = machine.start("backup-pipeline", *arguments, environment=environment, log=log.name)
+        return Output(process.wait(180), log.read_text(), "")
+
+    def worker_of(self, run_id: str) -> Machine | None:
+        """Return the machine whose worker has taken a run last; None while none has."""
+        run = self.workspace.instance.get_run_by_id(run_id)
+        task = run.tags.get(DAGSTER_CELERY_TASK_ID_TAG, "-") if run else "-"
+        taken = [each for each in self.workers if f"execute_job[{task}] received" in (each.folder / "log").read_text()]
+        return taken[-1] if taken else None
+
+    def launch(self, job: str, **more: object) -> str:
+        """Queue a run of a job; return its id."""
+        return submit_job(self.workspace, job, asked_by="test", **more)  # type: ignore[arg-type]
+
+    def runs(self) -> list[dg.DagsterRun]:
+        """Return every run, oldest first."""
+        return list(reversed(self.workspace.instance.get_runs()))
+
+    def wait_for_runs(self, seconds: float = 120) -> list[dg.DagsterRun]:
+        """Wait until every run has ended, those that others are followed by included; return them, oldest first."""
+        quiet: list[float] = []
+
+        def ended() -> bool:
+            if not all(run.is_finished for run in self.runs()):
+                quiet.clear()
+            else:
+                quiet.append(time.monotonic())
+            return bool(quiet) and quiet[-1] - quiet[0] > 1
+
+        wait_until(ended, "the end of every run", seconds, lambda: "\n".join(map(_line, self.runs())))
+        return self.runs()
+
+    def copies(self) -> list[str]:
+        """Return the names of the sealed sets in the vault."""
+        found = self.objects.client.list_objects_v2(Bucket=_BUCKET, Prefix="site/copies/").get("Contents", [])
+        return sorted(str(one["Key"]).rsplit("/", 1)[-1] for one in found if not str(one["Key"]).endswith(".refs"))
+
+    def marker(self, server: Machine, database: str) -> str:
+        """Return what only this database holds."""
+        return f"{server.name}/{database}"
+
+
+def programs() -> Path:
+    """Return the folder of an installed PostgreSQL server; skips where there is none."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
+    if not found:
+        pytest.skip("no PostgreSQL server is installed in /usr/lib/postgresql (Debian: postgresql)")
+    return found[-1].parent
+
+
+def needed(program: str, remedy: str) -> str:
+    """Return where a program is; skips where it is not."""
+    found = shutil.which(program)
+    if not found:
+        pytest.skip(f"{program} is not installed ({remedy})")
+    return found
+
+
+def redis_server(folder: Path, address: str, port: int) -> subprocess.Popen[bytes]:
+    """Start Redis with its files in a folder, and wait until it answers."""
+    folder.mkdir(exist_ok=True)
+    options = ["--bind", address, "--port", str(port), "--protected-mode", "no", "--dir", str(folder)]
+    command = [needed("redis-server", "apt install redis-server"), *options, "--appendonly", "yes", "--save", ""]
+    with (folder / "log").open("ab") as log:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    wait_until(lambda: _answers(address, port), "Redis")
+    return process
+
+
+def settings(size: Size, recipient: str) -> str:
+    """Return backup.yaml: a plan per server, whose only store is the vault."""
+    lines = ["sources:"]
+    for server in range(1, size.servers + 1):
+        lines += [
+            f"  {name}: {{kind: postgres, dsn_env: {name.upper()}_URL, tables: {{include: []}}}}"
+            for name in size.sources(server)
+        ]
+    keys = "{access_key: TEST_S3_KEY, secret_key: TEST_S3_SECRET}"
+    lines += [
+        "vaults:",
+        f"  offsite: {{url: 's3://{_BUCKET}/site', endpoint_env: TEST_S3_ENDPOINT, region: us-east-1,",
+        f"    credentials_env: {keys}, recipients: [{recipient}]}}",
+        "plans:",
+    ]
+    for server in range(1, size.servers + 1):
+        names = ", ".join(size.sources(server))
+        lines.append(f"  p{server}: {{sources: [{names}], store: 'vault:offsite', retention: {{keep_last: 9}}}}")
+    return "\n".join(lines) + "\n"
+
+
+@contextlib.contextmanager
+def fleet(folder: Path, size: Size, executor: dict[str, str] | None = None) -> Iterator[Fleet]:
+    """Give a running site without workers."""
+    needed("redis-server", "apt install redis-server")
+    template = EmbeddedServer(folder / "template", programs=programs(), durable=False)
+    with network(folder / "machines") as net, contextlib.ExitStack() as stack:
+        stack.callback(template.remove)
+        template.start()
+        with connected(template.target()) as connection:
+            for name in ("dagster", *(f"d{number}" for number in range(1, size.databases + 1))):
+                connection.execute(f"create database {name}".encode())
+                if name != "dagster":
+                    with connected(template.target(name)) as filling:
+                        filling.execute(_TABLE.format(rows=size.rows).encode())
+        template.stop()
+        (folder / "objects").mkdir()
+        objects = stack.enter_context(weed_server(folder / "objects", net.address))
+        objects.client.create_bucket(Bucket=_BUCKET)
+        servers = [net.machine(f"s{number}", size.rate) for number in range(1, size.servers + 1)]
+        site = TestSite(folder / "site")
+        site.folder.mkdir()
+        made = Fleet(
+            size, net, site, objects, template, servers, net.machine("history"), net.machine("control"), executor or {}
+        )
+        stack.callback(made.stop_broker)
+        made.start_broker()
+        for machine in (*servers, made.history):
+            made.start_postgres(machine)
+        _write_site(made)
+        made.start_control()
+        stack.enter_context(mock.patch.dict(os.environ, _client_environment(made), clear=True))
+        instance = stack.enter_context(dg.DagsterInstance.get())
+        origin = GrpcServerTarget(host=made.control.address, port=_CODE, socket=None, location_name="backup-pipeline")
+        made.workspace = stack.enter_context(WorkspaceProcessContext(instance, origin))
+        yield made
+
+
+def _write_site(made: Fleet) -> None:
+    secret, recipient = new_identity()
+    (made.site.folder / "identity.txt").write_text(secret + "\n")
+    made.site.variables = dict(made.objects.options().environment or {})
+    for number, server in enumerate(made.servers, 1):
+        for name in made.size.sources(number):
+            database = name.partition("_")[2]
+            target = made.target(server, database)
+            made.site.variables[f"{name.upper()}_URL"] = dsn(target)
+            with connected(target) as connection:
+                connection.execute(
+                    f"update public.items set name = '{made.marker(server, database)}' where id = 1".encode()
+                )
+    made.site.write(settings(made.size, recipient))
+    done = made.site.run("vault", "init", "offsite")
+    assert done.code == 0, done.text
+
+
+def _client_environment(made: Fleet) -> dict[str, str]:
+    """Return the environment of the test's own process, which asks as the UI does."""
+    home = made.site.folder / "home"
+    home.mkdir()
+    (home / "dagster.yaml").write_text(_HOME.replace("RUNS", str(made.size.workers)))
+    own = {"BACKUP_PIPELINE_CONFIG": str(made.site.folder / "backup.yaml"), "DAGSTER_HOME": str(home)}
+    return made.variables() | own
+
+
+def wait_until(true: Callable[[], bool], what: str, seconds: float = 60, more: Callable[[], str] = lambda: "") -> None:
+    """Wait until something is true; AssertionError, with what is known, when it is not in time."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, f"{what}: not within {seconds} s\n{more()}"
+        time.sleep(0.05)
+
+
+def _answers(address: str, port: int) -> bool:
+    try:
+        socket.create_connection((address, port), 2).close()
+    except OSError:
+        return False
+    return True
+
+
+def _logs_in(target: PostgresTarget) -> bool:
+    try:
+        with connected(target):
+            return True
+    except Exception:
+        return False
+
+
+def _line(run: dg.DagsterRun) -> str:
+    return f"{run.run_id[:8]} {run.job_name} {run.status.value} {run.tags}"
