@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from backup_pipeline.model.manifest import Draft, Failure, Manifest, Purpose
 from backup_pipeline.model.proof import Finding, Proof, ProofKind
@@ -22,6 +23,8 @@ plans:
     schedule: "0 2 * * *"
     retention: {keep_last: 2}
 """
+HOSTILE = "<img src=x onerror=alert(1)>\"'><script>alert(1)</script>"
+"""What must be shown as it is, and never be markup."""
 
 
 def at(text: str) -> datetime:
@@ -124,3 +127,21 @@ def add_proof(
             numbers=numbers,
         ),
     )
+
+
+def write_every_state(folder: Path) -> Path:
+    """Write a site with every state of a day in November 2026, a failed set whose reason is HTML, and an empty plan."""
+    settings = SITE.replace("keep_last: 2", "keep_last: 90") + "  weekly: {sources: [files]}\n"
+    (folder / "backup.yaml").write_text(settings, "utf-8")
+    store = LocalStore(folder / "backups" / "nightly", "nightly")
+    for day in range(1, 21):
+        moment = at(f"2026-11-{day:02} 02:00")
+        made = make_set(store, moment, size=1000 * day, tables=3)
+        if day % 3 == 0:
+            add_proof(store, made, ProofKind.DRILL, moment + timedelta(hours=2), rto_seconds=30 + day)
+        elif day % 3 == 1:
+            add_proof(store, made, ProofKind.VERIFICATION, moment + timedelta(hours=1))
+    make_set(store, at("2026-11-18 09:00"), sealed=False, failed=HOSTILE)
+    last = make_set(store, at("2026-11-21 02:00"), tables=4, bad_checks=1)
+    add_proof(store, last, ProofKind.DRILL, at("2026-11-21 05:00"), passed=False, findings=[HOSTILE])
+    return folder

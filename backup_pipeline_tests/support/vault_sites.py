@@ -35,6 +35,15 @@ FILES = {
 } | {f"many/{number:03}.txt": f"row {number}".encode() for number in range(200)}
 
 
+def identity_in(folder: Path) -> tuple[Path, str]:
+    """Write a new identity into a file of a folder, as settings name it; return the file and its recipient."""
+    identity, recipient = new_identity()
+    file = folder / "identity.txt"
+    file.write_text(identity + "\n")
+    file.chmod(0o600)
+    return file, recipient
+
+
 class VaultSite:
     """A store with a plan's sets, and a vault for it."""
 

@@ -15,11 +15,11 @@ from backup_pipeline.model.set_id import SetId
 from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.postgres.server.embedded import EmbeddedServer
 from backup_pipeline.postgres.server.target import PostgresTarget
-from backup_pipeline.stores.vault.encryption import new_identity
 from backup_pipeline_tests.support.browser import chromium
 from backup_pipeline_tests.support.postgres_restore import sealed_set
 from backup_pipeline_tests.support.running_ui import Ui, ui_of
 from backup_pipeline_tests.support.sites import SHOP, TestSite, dsn, write_storage
+from backup_pipeline_tests.support.vault_sites import identity_in
 
 _SETTINGS = """
 store: backups
@@ -73,10 +73,8 @@ def walked(
     write_storage(site.folder / "storage")
     (site.folder / "files").mkdir()
     (site.folder / "files" / "a.txt").write_text("content", "utf-8")
-    identity, recipient = new_identity()
-    (site.folder / "identity.txt").write_text(identity + "\n")
-    (site.folder / "identity.txt").chmod(0o600)
-    site.variables["VAULT_IDENTITY_FILE"] = str(site.folder / "identity.txt")
+    identity, recipient = identity_in(site.folder)
+    site.variables["VAULT_IDENTITY_FILE"] = str(identity)
     (site.folder / "vault").mkdir()
     site.write(_SETTINGS.replace("VAULT", str(site.folder / "vault")).replace("RECIPIENT", recipient))
     assert site.run("vault", "init", "offsite").code == 0

@@ -11,11 +11,9 @@ import sqlite3
 import tarfile
 import time
 from pathlib import Path
-from typing import Literal
 
 import pyarrow.parquet as pq
 import pytest
-from playwright.sync_api import Browser
 from starlette.testclient import TestClient
 
 from backup_pipeline.archives.tarball import EntryKind, Member
@@ -24,10 +22,9 @@ from backup_pipeline.model.record import ArtefactKind, ArtefactRecord
 from backup_pipeline.model.set_id import SetId, set_id_at
 from backup_pipeline.operations.data.browse import log_access
 from backup_pipeline.stores.local import LocalStore
-from backup_pipeline_tests.support.front_pages import application_of, pages_of, served
+from backup_pipeline_tests.support.front_pages import pages_of
 from backup_pipeline_tests.support.invented_sets import SITE, at, make_set
 from backup_pipeline_tests.support.sites import TestSite
-from backup_pipeline_tests.web.front.conftest import picture
 
 _SETTINGS = """
 store: backups
@@ -342,33 +339,3 @@ def test_pages_of_a_set_of_500_tables_list_every_one(tmp_path: Path) -> None:
         assert [
             number for number in range(1, 501) if f"public.t{number}<" not in text and f'"public.t{number}"' not in text
         ] == []
-
-
-@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), pytest.param(1280, "light", marks=pytest.mark.story)])
-def test_axe_finds_nothing_and_nothing_overflows_on_pages_of_files_and_restores(
-    site: TestSite, browser: Browser, base: str, width: int, scheme: Literal["light", "dark"]
-) -> None:
-    set_id = base.split("/")[3]
-    newer = site.store("nightly").sealed_ids()[1]
-    paths = {
-        "files-home": base,
-        "files-tables": f"{base}/shop",
-        "files-rows": f"{base}/shop/table?table=main.orders",
-        "files-hidden": f"{base}/shop/table?table=main.user_passwords",
-        "files-tree": f"{base}/files/tree?of=files.tarball",
-        "files-diff": f"{base}/shop/diff?with={newer}",
-        "restore-home": "/backups/restore",
-        "restore-set": f"/backups/restore/nightly/{set_id}",
-        "restore-folder": f"/backups/restore/nightly/{set_id}/files",
-        "restore-sqlite": f"/backups/restore/nightly/{set_id}/shop",
-    }
-    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
-    page = context.new_page()
-    with served(application_of(site.folder)) as address:
-        for name, path in paths.items():
-            answer = page.goto(address + path)
-            assert answer
-            assert answer.status == 200, path
-            page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
-            picture(page, f"{name}-{width}")
-    context.close()

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page
 
-from backup_pipeline.model.proof import ProofKind
 from backup_pipeline.operations.sites.stores import plan_lock
 from backup_pipeline.settings.loader import load_site
 from backup_pipeline.stores.local import LocalStore
 from backup_pipeline_tests.support.browser import chromium
 from backup_pipeline_tests.support.front_pages import application_of, served
-from backup_pipeline_tests.support.invented_sets import SITE, add_proof, at, make_set
+from backup_pipeline_tests.support.invented_sets import HOSTILE, SITE, at, make_set, write_every_state
 from backup_pipeline_tests.web.front.conftest import picture
 
 NOW = at("2026-11-21 12:00")
-HOSTILE = "<img src=x onerror=alert(1)>\"'><script>alert(1)</script>"
 SET = "2026-11-21T020000Z"
 pytestmark = pytest.mark.takes(seconds=5, together="front in a browser")
 PAGES = (
@@ -32,22 +28,7 @@ PAGES = (
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A site with every state of a day, a failed set whose reason is HTML, and a plan that has no set."""
-    folder = tmp_path_factory.mktemp("site")
-    settings = SITE.replace("keep_last: 2", "keep_last: 90") + "  weekly: {sources: [files]}\n"
-    (folder / "backup.yaml").write_text(settings, "utf-8")
-    store = LocalStore(folder / "backups" / "nightly", "nightly")
-    for day in range(1, 21):
-        moment = at(f"2026-11-{day:02} 02:00")
-        made = make_set(store, moment, size=1000 * day, tables=3)
-        if day % 3 == 0:
-            add_proof(store, made, ProofKind.DRILL, moment + timedelta(hours=2), rto_seconds=30 + day)
-        elif day % 3 == 1:
-            add_proof(store, made, ProofKind.VERIFICATION, moment + timedelta(hours=1))
-    make_set(store, at("2026-11-18 09:00"), sealed=False, failed=HOSTILE)
-    last = make_set(store, at("2026-11-21 02:00"), tables=4, bad_checks=1)
-    add_proof(store, last, ProofKind.DRILL, at("2026-11-21 05:00"), passed=False, findings=[HOSTILE])
-    return folder
+    return write_every_state(tmp_path_factory.mktemp("site"))
 
 
 @pytest.fixture(scope="module")
@@ -80,28 +61,6 @@ def opened(browser: Browser, width: int, *, script: bool = True, scheme: str = "
     # That a page was not found is what one of them is for.
     assert [one for one in problems if "404" not in one] == []
     context.close()
-
-
-# What is too wide does not depend on colours, and contrast not on the width: two of four hold both.
-@pytest.mark.parametrize(
-    ("width", "scheme"),
-    [
-        (1280, "light"),
-        (390, "dark"),
-        pytest.param(390, "light", marks=pytest.mark.story),
-        pytest.param(1280, "dark", marks=pytest.mark.story),
-    ],
-)
-def test_axe_finds_nothing_and_nothing_overflows_on_any_page(
-    browser: Browser, address: str, width: int, scheme: str
-) -> None:
-    with opened(browser, width, scheme=scheme) as page:
-        for path in PAGES:
-            page.goto(address + path)
-            page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
-            found = Axe().run(page)
-            assert found.violations_count == 0, f"{path}: {found.generate_report()}"
-            assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, path
 
 
 @pytest.mark.parametrize(
