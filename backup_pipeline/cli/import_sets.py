@@ -88,6 +88,7 @@ def _document(plan: str, outcome: ImportOutcome, *, dry_run: bool) -> dict[str, 
                 "files": {
                     source: {
                         "path": str(part.path),
+                        **({"part": part.part} if part.part else {}),
                         "form": next(iter(part.forms.values())),
                         "time": part.time.at.isoformat(),
                         "time_from": part.time.origin,
@@ -100,7 +101,13 @@ def _document(plan: str, outcome: ImportOutcome, *, dry_run: bool) -> dict[str, 
         ],
         "known": [str(path) for path in outcome.known],
         "passed_over": [
-            {"path": str(one.path), "why": one.why, "remedy": one.remedy, "refused": one.refused}
+            {
+                "path": str(one.path),
+                **({"part": one.part} if one.part else {}),
+                "why": one.why,
+                "remedy": one.remedy,
+                "refused": one.refused,
+            }
             for one in outcome.passed_over
         ],
     }
@@ -113,19 +120,24 @@ def _print(plan: str, outcome: ImportOutcome, *, dry_run: bool) -> None:
     if outcome.made:
         table = new_table(plan, "set", ">rows", ">size", "from", wrapping="from")
         for one in outcome.made:
-            names = ", ".join(f"{source}: {part.path.name}" for source, part in one.parts.items())
+            names = ", ".join(f"{source}: {part.label}" for source, part in one.parts.items())
             figures = ("", "") if dry_run else (f"{one.rows:,}", bytes_text(one.size))
             table.add_row(one.set_id, *figures, escape(names) + (" [dim](partial)[/]" if one.partial else ""))
         print_table(out, table, expendable=("rows", "size"))
     for refused in outcome.refused[:_SHOWN]:
-        out.print(f"[red]not imported[/] {escape(str(refused.path))}: {escape(refused.why)}")
+        named = f"{refused.path}, database {refused.part}" if refused.part else str(refused.path)
+        out.print(f"[red]not imported[/] {escape(named)}: {escape(refused.why)}")
         out.print(f"    [dim]→ {escape(refused.remedy)}[/]")
     verb = "would be imported" if dry_run else "imported"
-    others = len(outcome.passed_over) - len(outcome.refused)
+    left_out = [one for one in outcome.passed_over if one.part and not one.refused]
+    others = len(outcome.passed_over) - len(outcome.refused) - len(left_out)
     out.print(
         f"{len(outcome.made)} sets {verb}, {len(outcome.refused)} refused, {len(outcome.known)} known already, "
         f"{others} other files left alone"
     )
+    if left_out:
+        reasons = dict.fromkeys(f"{one.part} ({one.why})" for one in left_out)
+        out.print(f"[dim]Databases left out: {escape(', '.join(list(reasons)[:_SHOWN]))}.[/]")
     if any(one.partial for one in outcome.made):
         out.print("[dim]A partial set has not all sources of the plan: it stays, and does not count as its backup.[/]")
     if any(part.time.zone for one in outcome.made for part in one.parts.values()):

@@ -208,6 +208,12 @@ class RoleEntry(Frozen):
     settings: tuple[str, ...] = ()
 
 
+def setting_without_secret(setting: str) -> str:
+    """Keep the values of PostgreSQL's own settings; a custom one (`app.jwt_secret=…`) may be a secret."""
+    name, _, value = setting.partition("=")
+    return f"{name}=…" if "." in name else f"{name}={value}"
+
+
 class RolesDocument(Frozen):
     """Roles of the server and what this database needs of it: `<source>_roles.json`.
 

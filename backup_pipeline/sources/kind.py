@@ -100,12 +100,31 @@ class BackupToImport:
         form: as `backup_form` of its kind called it.
         label: stands for the source that was captured, of which nothing is known.
         origin: what is known of where it comes from; its record has it in `details["imported"]`.
+        part: of a file that holds several, the name of this one; `path` is then a file that was split off.
+        beside: what the file holds for all of its parts.
     """
 
     path: Path
     form: str
     label: str
     origin: Mapping[str, JsonValue]
+    part: str = ""
+    beside: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BackupPart:
+    """One of the backups that a file of another program holds, as that of a whole server does of its databases.
+
+    Attributes:
+        name: what it is a backup of; "" where the file does not say.
+        left_out: why it is no backup to import; "" where it is.
+        remedy: "" where nothing is lost without it.
+    """
+
+    name: str
+    left_out: str = ""
+    remedy: str = ""
 
 
 class SourceKind(ABC, Generic[S]):
@@ -205,6 +224,22 @@ class SourceKind(ABC, Generic[S]):
     def backup_form(self, path: Path) -> str | None:
         """Return what a file or folder is called that another program made as a backup of such a source; else None."""
         return None
+
+    def backup_parts(self, path: Path, form: str) -> Sequence[BackupPart] | None:
+        """Return the backups that a file holds, where it holds those of several sources; None where it is one.
+
+        Raises:
+            BackupSystemError: it is damaged, or not what it seems.
+        """
+        return None
+
+    def split_backup(self, path: Path, form: str, wanted: Set[str], folder: Path) -> tuple[Mapping[str, Path], Path]:
+        """Write the wanted parts as files of their own into a folder, and beside them what all of them need.
+
+        Raises:
+            BackupSystemError: it is damaged.
+        """
+        raise NotImplementedError
 
     def backup_names(self, source: SiteSource[S]) -> Sequence[str]:
         """Return the names beside its own that such backups may call a source by."""

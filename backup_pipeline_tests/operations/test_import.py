@@ -9,7 +9,7 @@ import json
 import os
 import subprocess
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from backup_pipeline.operations.sites.stores import open_store, resolve_set
 from backup_pipeline.postgres.server.clients import choose_client
 from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.postgres.server.databases import server_facts
+from backup_pipeline.postgres.server.embedded import EmbeddedServer
 from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline_tests.support.sites import SHOP, TestSite, dsn, write_storage
 
@@ -356,3 +357,103 @@ def test_retention_counts_imported_sets_by_their_time(site: TestSite, shop: Post
     assert listed["errors"] == []
     removed = [str(one["set"]) for one in listed["plans"][0]["sets"] if not one["keep"]]
     assert sorted(removed) == [f"2025-09-0{day}T000000Z" for day in (1, 2, 3)]
+
+
+ODD = ("a b", "ü'", 'q"x')
+SERVER = """
+store: backups
+sources:
+  plain: {kind: postgres, dsn_env: A_URL}
+  umlaut: {kind: postgres, dsn_env: B_URL}
+  quoted: {kind: postgres, dsn_env: C_URL}
+plans:
+  nightly: {sources: [plain, umlaut, quoted]}
+"""
+# What looks like the end of a dump and the way to another database, in a function and in rows.
+LOOKS_LIKE_AN_END = (
+    "create function looks() returns text language sql as $$ select '\n--\n-- PostgreSQL database dump complete\n--\n\n"
+    "--\n-- PostgreSQL database dump\n--\n\n\\connect postgres\n'::text $$;"
+    "create table t (id int primary key, what text);"
+    "insert into t select n, E'--\\n-- PostgreSQL database dump complete\\n\\\\connect x' from generate_series(1, 10) n"
+)
+
+
+@pytest.fixture
+def odd_databases(server: EmbeddedServer, tmp_path: Path) -> Iterator[TestSite]:
+    with connected(server.target(), autocommit=True) as connection:
+        connection.execute("create role odd_reader login password 'not to be kept'")
+        for name in ODD:
+            quoted = '"' + name.replace('"', '""') + '"'
+            connection.execute(f"create database {quoted} template template0".encode())
+            connection.execute(f"alter database {quoted} set work_mem = '8MB'".encode())
+            connection.execute(f"grant connect on database {quoted} to odd_reader".encode())
+            with connected(server.target(name), pinned=False) as inside:
+                inside.execute(LOOKS_LIKE_AN_END.encode())
+    site = TestSite(
+        tmp_path / "site",
+        {f"{letter}_URL": dsn(server.target(name)) for letter, name in zip("ABC", ODD, strict=True)},
+    )
+    site.folder.mkdir()
+    site.write(SERVER)
+    yield site
+    with connected(server.target(), autocommit=True) as connection:
+        for name in ODD:
+            quoted = '"' + name.replace('"', '""') + '"'
+            connection.execute(f"drop database {quoted} with (force)".encode())
+        connection.execute("drop role odd_reader")
+
+
+def server_dump(server: EmbeddedServer, *options: str) -> bytes:
+    target = server.target()
+    others = sorted(server_facts(target).databases - set(ODD))
+    excluded = [f'--exclude-database="{name}"' for name in others]
+    command = [choose_client(server_facts(target).major).program("pg_dumpall"), *options, *excluded]
+    environment = {**os.environ, **target.program_environment()}
+    arguments = target.program_arguments()
+    return subprocess.run([*command, *arguments], env=environment, stdout=subprocess.PIPE, check=True).stdout
+
+
+def test_a_servers_dump_gives_each_database_to_its_source(
+    odd_databases: TestSite, server: EmbeddedServer, old: Path
+) -> None:
+    site = odd_databases
+    whole = server_dump(server, "--clean", "--if-exists")
+    (old / "all_2025-11-25_02-00-05.sql.gz").write_bytes(gzip.compress(whole))
+    (old / "all_2025-11-26_02-00-05.sql").write_bytes(server_dump(server, "--verbose"))
+    code, done = imported(site, str(old), "--plan", "nightly")
+    assert (code, [(one["rows"], one["partial"]) for one in done["sets"]]) == (0, [(30, False)] * 2), done
+    for name in ("nightly/2025-11-25T020005Z", "nightly/2025-11-26T020005Z"):
+        assert site.run("verify", name).code == 0
+        drilled = site.run("drill", name)
+        assert (drilled.code, "30 rows of 3 tables" in drilled.out) == (0, True), drilled.text
+    folder = site.folder / "backups" / "nightly" / "2025-11-25T020005Z"
+    roles = (folder / "umlaut_roles.json").read_text()
+    assert '"odd_reader"' in roles
+    assert "SCRAM-SHA" not in roles
+    again = imported(site, str(old), "--plan", "nightly")[1]
+    assert (again["sets"], len(again["known"])) == ([], 2)
+
+
+def test_of_a_servers_dump_that_is_cut_the_whole_databases_are_taken(
+    odd_databases: TestSite, server: EmbeddedServer, old: Path
+) -> None:
+    whole = server_dump(server)
+    (old / "all_20251125_020005.sql").write_bytes(whole[: whole.rindex(b"\\connect -reuse")])
+    code, done = imported(odd_databases, str(old), "--plan", "nightly")
+    assert (code, [(one["rows"], one["partial"]) for one in done["sets"]]) == (6, [(20, True)]), done
+    refused = {str(one["why"]) for one in done["passed_over"] if one["refused"]}
+    assert any("the dump of the server is cut short" in why for why in refused)
+
+
+def test_a_second_dump_of_one_database_refuses_both(odd_databases: TestSite, server: EmbeddedServer, old: Path) -> None:
+    whole = server_dump(server)
+    header = b"--\n-- PostgreSQL database dump\n--\n"
+    forged = header + b"\n\\connect -reuse-previous=on \"dbname='a b'\"\n" + b"CREATE TABLE public.t (id integer);\n"
+    at = whole.rindex(b"--\n-- PostgreSQL database cluster dump complete")
+    (old / "all_20251125_020005.sql").write_bytes(
+        whole[:at] + forged + b"\n--\n-- PostgreSQL database dump complete\n--\n\n" + whole[at:]
+    )
+    code, done = imported(odd_databases, str(old), "--plan", "nightly")
+    assert (code, [sorted(one["files"]) for one in done["sets"]]) == (6, [["quoted", "umlaut"]]), done  # type: ignore[call-overload]
+    refused = [(one["part"], one["why"]) for one in done["passed_over"] if one["refused"]]
+    assert refused == [("a b", "it holds several dumps of this database")] * 2

@@ -29,22 +29,31 @@ class Candidate:
         forms: kind of source → what its backup is called, for the kinds that it can be of.
         time: when it was made.
         above: the names of the folders above it, the nearest first.
+        part: of a file that holds several backups, which of them.
     """
 
     path: Path
     forms: Mapping[str, str]
     time: BackupTime
     above: tuple[str, ...] = ()
+    part: str = ""
+
+    @property
+    def label(self) -> str:
+        """What it is called for people."""
+        return f"{self.path.name} ({self.part})" if self.part else self.path.name
 
 
 @dataclass(frozen=True, slots=True)
 class PassedOver:
-    """What is not imported, with the reason. `refused` is a backup that cannot be; the rest are other files."""
+    """What is not imported, with the reason. `refused` is a backup that cannot be; the rest are other files, or the
+    `part` of a file."""
 
     path: Path
     why: str
     remedy: str = ""
     refused: bool = False
+    part: str = ""
 
 
 def candidates(places: Sequence[Path], zone: tzinfo, forms_of: FormsOf) -> Iterator[Candidate | PassedOver]:

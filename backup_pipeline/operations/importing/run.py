@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -135,20 +136,44 @@ class _Import:
                 found.append(one)
         # The same backup may lie there under several names, daily and weekly: the one whose name says most is taken.
         for one in sorted(found, key=lambda each: (each.time.origin != "name", not each.time.exact, str(each.path))):
-            if (source := self._source(one)) is None:
+            parts = [(source, part) for part in self._parts(one) if (source := self._source(part)) is not None]
+            if not parts:
                 continue
             digest = digest_of(one.path)
-            if digest in known:
-                self._outcome.known.append(one.path)
-                continue
             if _differs_from_its_checksum(one.path, digest):
                 self._refuse(one, "is not what the checksum beside it says: damaged, or changed", "Import another one.")
                 continue
-            known.add(digest)
             self._digests[one.path] = digest
-            named.append((source, one))
+            unknown = [each for each in parts if (digest, each[1].part) not in known]
+            known |= {(digest, part.part) for _, part in unknown}
+            named += unknown
+            if not unknown:
+                self._outcome.known.append(one.path)
         for group in _groups(named):
             self._import(group)
+
+    def _parts(self, one: Candidate) -> Iterator[Candidate]:
+        """Yield a candidate, or each of those that its file holds; what cannot be imported is passed over."""
+        kinds = {kind.name: kind for kind, _ in self._sources}
+        for name, form in one.forms.items():
+            try:
+                parts = kinds[name].backup_parts(one.path, form)
+            except BackupSystemError as error:
+                if not error.permanent:
+                    raise
+                self._refuse(one, f"was refused: {error.what}", error.remedy)
+                return
+            for part in parts or ():
+                each = replace(one, part=part.name)
+                if part.left_out and part.remedy:
+                    self._refuse(each, part.left_out, part.remedy)
+                elif part.left_out:
+                    self._outcome.passed_over.append(PassedOver(one.path, part.left_out, part=part.name))
+                else:
+                    yield each
+            if parts is not None:
+                return
+        yield one
 
     def _forms_of(self, path: Path) -> dict[str, str]:
         """Return what a file or folder is, by the kinds of the plan's sources."""
@@ -158,6 +183,8 @@ class _Import:
     def _source(self, one: Candidate) -> str | None:
         """Return the source that a candidate is of; it is passed over with the reason where there is none."""
         fitting = {s.name: kind.backup_names(s) for kind, s in self._sources if kind.name in one.forms}
+        if one.part:
+            return self._source_of_part(one, fitting)
         if self._request.source:
             if self._request.source in fitting:
                 return self._request.source
@@ -169,8 +196,25 @@ class _Import:
             self._refuse(one, "does not say which of the plan's sources it is of", remedy)
         return source
 
+    def _source_of_part(self, one: Candidate, fitting: Mapping[str, Sequence[str]]) -> str | None:
+        """Return the source whose database it is by the exact name: nothing is guessed where names are in the file."""
+        found = [name for name, names in fitting.items() if one.part in names]
+        found = found or [name for name in fitting if name == one.part]
+        if self._request.source:
+            if self._request.source in found:
+                return self._request.source
+            self._outcome.passed_over.append(
+                PassedOver(one.path, f"is no backup of {self._request.source}", part=one.part)
+            )
+        elif len(found) == 1:
+            return found[0]
+        else:
+            why = f"is the database of {' and of '.join(found)}" if found else "no source of the plan is this database"
+            self._refuse(one, why, "Add a source with it to the plan, or name the ones that you want with --source.")
+        return None
+
     def _refuse(self, one: Candidate, why: str, remedy: str) -> None:
-        self._outcome.passed_over.append(PassedOver(one.path, why, remedy, refused=True))
+        self._outcome.passed_over.append(PassedOver(one.path, why, remedy, refused=True, part=one.part))
 
     def _import(self, group: Mapping[str, Candidate]) -> None:
         """Make one set; a part that is damaged is refused, and the others make the set."""
@@ -179,14 +223,38 @@ class _Import:
         if self._request.dry_run:
             self._outcome.made.append(ImportedSet(set_id, set(group) != set(wanted), group))
             return
-        left = dict(group)
-        while left:
-            failed = self._attempt(set_id, left, partial=set(left) != set(wanted))
-            if failed is None:
-                return
-            del left[failed]
+        with tempfile.TemporaryDirectory(prefix="bp-import-") as folder:
+            left, files = dict(group), self._split(group.values(), Path(folder))
+            while left:
+                failed = self._attempt(set_id, left, files, partial=set(left) != set(wanted))
+                if failed is None:
+                    return
+                del left[failed]
 
-    def _attempt(self, set_id: SetId, group: Mapping[str, Candidate], *, partial: bool) -> str | None:
+    def _split(self, group: Iterable[Candidate], folder: Path) -> dict[tuple[Path, str], tuple[Path, Path]]:
+        """Split the files that hold several backups; return (file, part) → its file, and what all of them need."""
+        wanted: dict[Path, list[Candidate]] = {}
+        for one in group:
+            if one.part:
+                wanted.setdefault(one.path, []).append(one)
+        kinds = {kind.name: kind for kind, _ in self._sources}
+        files: dict[tuple[Path, str], tuple[Path, Path]] = {}
+        for number, (path, parts) in enumerate(wanted.items()):
+            into = folder / str(number)
+            into.mkdir()
+            kind, form = next(iter(parts[0].forms.items()))
+            split, beside = kinds[kind].split_backup(path, form, {one.part for one in parts}, into)
+            files |= {(path, part): (file, beside) for part, file in split.items()}
+        return files
+
+    def _attempt(
+        self,
+        set_id: SetId,
+        group: Mapping[str, Candidate],
+        files: Mapping[tuple[Path, str], tuple[Path, Path]],
+        *,
+        partial: bool,
+    ) -> str | None:
         """Return the source whose backup was refused, with nothing left of the set; None when it was sealed."""
         sources = tuple(sorted(group))
         draft = Draft(
@@ -203,7 +271,7 @@ class _Import:
             for source in sources:
                 started = utc_now()
                 context = CaptureContext(writer=writer, source=source, progress=self._progress)
-                records = self._records(context, group[source])
+                records = self._records(context, group[source], files)
                 keys = tuple(record.key for record in records)
                 writer.write_done(SourceDone(source=source, keys=keys, started_at=started, finished_at=utc_now()))
             manifest = seal(writer, run_id=RUN_ID, now=utc_now(), progress=self._progress)
@@ -220,7 +288,9 @@ class _Import:
         self._outcome.made.append(ImportedSet(set_id, partial, group, rows, manifest.size))
         return None
 
-    def _records(self, context: CaptureContext, one: Candidate) -> Sequence[ArtefactRecord]:
+    def _records(
+        self, context: CaptureContext, one: Candidate, files: Mapping[tuple[Path, str], tuple[Path, Path]]
+    ) -> Sequence[ArtefactRecord]:
         origin: dict[str, JsonValue] = {
             "path": os.fsencode(one.path).decode("utf-8", "backslashreplace"),
             "sha256": self._digests[one.path],
@@ -228,9 +298,15 @@ class _Import:
             "time_from": one.time.origin,
             "time_zone_assumed": one.time.zone,
         }
-        name = os.fsencode(one.path.name).decode("utf-8", "backslashreplace")
+        name = os.fsencode(one.label).decode("utf-8", "backslashreplace")
         kind, source = kind_of(self._site, context.source)
-        backup = BackupToImport(one.path, one.forms[kind.name], f"imported from {name}", origin)
+        form = one.forms[kind.name]
+        backup = BackupToImport(one.path, form, f"imported from {name}", origin)
+        if one.part:
+            path, beside = files[one.path, one.part]
+            backup = replace(
+                backup, path=path, origin={**origin, "part": one.part, "form": form}, part=one.part, beside=beside
+            )
         return kind.import_backup(source, context, backup)
 
     def _free_id(self, moment: datetime) -> SetId:
@@ -273,12 +349,12 @@ def _differs_from_its_checksum(path: Path, digest: str) -> bool:
     return all(one in "0123456789abcdef" for one in said) and len(said) == _SHA256_DIGITS and said != digest
 
 
-def _imported_before(store: PlanStore) -> set[str]:
-    """Return the digests of all that was imported into a store."""
+def _imported_before(store: PlanStore) -> set[tuple[str, str]]:
+    """Return the digests of all that was imported into a store, each with the part of its file."""
     found = set()
     for set_id in store.sealed_ids():
         known = store.read(set_id)
         for record in known.records:
             if record.imported is not None:
-                found.add(str(record.imported.get("sha256")))
+                found.add((str(record.imported.get("sha256")), str(record.imported.get("part", ""))))
     return found

@@ -27,6 +27,7 @@ from backup_pipeline.model.catalog import (
     TableKey,
     TableKind,
     essence,
+    setting_without_secret,
 )
 from backup_pipeline.model.record import ColumnRecord
 from backup_pipeline.postgres.catalog import queries
@@ -199,7 +200,7 @@ def _roles_and_settings(connection: Connection[TupleRow]) -> tuple[tuple[RoleEnt
         members[member].append(Membership(role=role, admin=admin, inherit=inherit, set_role=set_role))
     settings: dict[int, list[str]] = defaultdict(list)
     for role, here, setting in connection.execute(queries.SETTINGS):
-        settings[role].append(_without_secret(str(setting)) + (" (in this database)" if here and role else ""))
+        settings[role].append(setting_without_secret(str(setting)) + (" (in this database)" if here and role else ""))
     roles = tuple(_role(row, members, settings) for row in connection.execute(queries.ROLES).fetchall())
     return roles, tuple(settings[0])
 
@@ -224,9 +225,3 @@ def _role(row: TupleRow, members: dict[int, list[Membership]], settings: dict[in
         )
     )
     return RoleEntry(**values, member_of=tuple(members[row[10]]), settings=tuple(settings[row[10]]))
-
-
-def _without_secret(setting: str) -> str:
-    """Keep the values of PostgreSQL's own settings; a custom one (`app.jwt_secret=…`) may be a secret."""
-    name, _, value = setting.partition("=")
-    return f"{name}=…" if "." in name else f"{name}={value}"

@@ -26,11 +26,12 @@ from backup_pipeline.system.streams import GZIP_MAGIC, ZSTD_MAGIC, gunzip, unzst
 
 TABLE_OF_CONTENTS = "toc.dat"
 _CUSTOM_MAGIC = b"PGDMP"
-_HEADER = b"-- PostgreSQL database dump"
+HEADER = b"-- PostgreSQL database dump"
 _CLUSTER = b"-- PostgreSQL database cluster dump"
 _BEGINNING = 4096
 _TAR_MAGIC, _TAR_AT = b"ustar", 257
 _VERSIONS = re.compile(rb"^-- Dumped (from database|by pg_dump) version ([0-9][0-9.]*)", re.MULTILINE)
+VERSION_LINES = re.compile(_VERSIONS.pattern + rb"[^\n]*\n", re.MULTILINE)
 _NAME = rb'("(?:[^"]|"")*+"|[A-Za-z_][A-Za-z0-9_$]*+)'
 _ROLES = (
     re.compile(rb"^ALTER [^;\n]*? OWNER TO " + _NAME + rb";$", re.MULTILINE),
@@ -41,12 +42,11 @@ _EXTENSION = re.compile(rb"^CREATE EXTENSION (?:IF NOT EXISTS )?" + _NAME + rb"(
 _DUMP_NAME = re.compile(r"\.(sql|dump|backup|pgdump)(\.(gz|zst))?$", re.IGNORECASE)
 _INSERT = re.compile(rb"^INSERT INTO ", re.MULTILINE)
 _CONNECT_LINE = re.compile(rb"^\\connect [^\n]*\n", re.MULTILINE)
-_OBJECT = re.compile(rb"^--\n-- Name: ", re.MULTILINE)
-_DROP = re.compile(rb"^(?:DROP (?!.* IF EXISTS )|ALTER (?!.* IF EXISTS )[^\n]* DROP )[^\n]*;\n", re.MULTILINE)
+# The first object; what --create writes of the database itself is none.
+_OBJECT = re.compile(rb"^-- Name: (?!DATABASE )[^\n]*; Type: (?!DATABASE)", re.MULTILINE)
+DROP = re.compile(rb"^(?:DROP (?!.* IF EXISTS )|ALTER (?!.* IF EXISTS )[^\n]* DROP )[^\n]*;\n", re.MULTILINE)
 _LIST_SECONDS = 600.0
 _LONGEST_WORD = 16
-_PREAMBLE = 16 << 20
-_CONNECT = re.compile(rb"^\\connect ", re.MULTILINE)
 _NO_ROLES = frozenset({"PUBLIC", "CURRENT_USER", "SESSION_USER", "CURRENT_ROLE"})
 
 
@@ -92,7 +92,7 @@ def form_of(path: Path) -> DumpForm | None:
     if _CLUSTER in text:
         # Roles and tablespaces alone (pg_back's pg_globals) are no backup of a database.
         return DumpForm.CLUSTER if _has_databases(path, packed=packed) else None
-    if _HEADER not in text:
+    if HEADER not in text:
         return None
     return DumpForm.PLAIN if not packed else DumpForm.GZIP if start.startswith(GZIP_MAGIC) else DumpForm.ZSTD
 
@@ -138,7 +138,7 @@ class ForeignDump(DumpContent):
         tool_version: of pg_dump.
         roles: that own or are granted something.
         extensions: that it makes.
-        connects: how often it goes to another database on its way; once in a dump with `--create`.
+        goes_to: the lines with which it goes to its database, as with `--create`, each once.
         inserts: whether rows are written as INSERT, which are not counted.
         drops: whether it first drops what a new database does not have, as with `--clean` alone.
     """
@@ -149,7 +149,7 @@ class ForeignDump(DumpContent):
         self.tool_version = ""
         self.roles: set[str] = set()
         self.extensions: set[str] = set()
-        self.connects = 0
+        self.goes_to: set[bytes] = set()
         self.inserts = False
         self.drops = False
         self._names: str = UTF8
@@ -166,15 +166,29 @@ class ForeignDump(DumpContent):
         for pattern in _ROLES:
             self.roles |= {self._plain(name) for name in pattern.findall(data)} - _NO_ROLES
         self.extensions |= {self._plain(name) for name in _EXTENSION.findall(data)}
-        if not self.rows and not self._begun:
+        self.goes_to |= set(_CONNECT_LINE.findall(data))
+        if not self._begun:
             first = _OBJECT.search(data)
-            self.drops = self.drops or _DROP.search(data, 0, first.start() if first else len(data)) is not None
-            self._begun = first is not None and not self.connects and not _CONNECT.search(data)
-        self.connects += len(_CONNECT.findall(data))
+            start = first.start() if first else len(data)
+            self.drops = self.drops or DROP.search(data, 0, start) is not None
+            self._begun = first is not None
         self.inserts = self.inserts or _INSERT.search(data) is not None
 
     def _plain(self, name: bytes) -> str:
         return decoded(name[1:-1].replace(b'""', b'"') if name.startswith(b'"') else name, self._names)
+
+
+@contextlib.contextmanager
+def cluster_text(path: Path) -> Iterator[Iterator[bytes]]:
+    """Give the SQL of a whole server's dump, compressed or not, in pieces.
+
+    Raises:
+        ValidationError: the compressed file is damaged.
+    """
+    with open_ordinary(path) as file:
+        packed = file.read(4).startswith((GZIP_MAGIC, ZSTD_MAGIC))
+        file.seek(0)
+        yield _unpack(file) if packed else read_chunks(file)
 
 
 @contextlib.contextmanager
@@ -200,33 +214,6 @@ def dump_text(path: Path, form: DumpForm) -> Iterator[Iterator[bytes]]:
     else:
         with contextlib.closing(_through_pg_restore(path)) as pieces:
             yield pieces
-
-
-def as_restored(pieces: Iterator[bytes], content: ForeignDump, name: str) -> Iterator[bytes]:
-    r"""Yield a dump without what is meant for another place: `--create` makes a database, `--clean` empties one.
-
-    Left out are the statements up to the `\connect` line, and those at the beginning that drop what a new database
-    does not have. Both stand before the first object.
-
-    Raises:
-        ValidationError: the beginning has another form than pg_dump's.
-    """
-    start = b""
-    for piece in pieces:
-        start += piece
-        connect = _CONNECT_LINE.search(start) if content.connects else None
-        first = _OBJECT.search(start, connect.end() if connect else 0)
-        if first is not None and (connect or not content.connects):
-            head = start[: first.start()]
-            if connect:
-                said = re.finditer(_VERSIONS.pattern + rb"[^\n]*\n", start, re.MULTILINE)
-                head = b"--\n" + _HEADER + b"\n--\n\n" + b"".join(line[0] for line in said) + head[connect.end() :]
-            yield _DROP.sub(b"", head) + start[first.start() :]
-            yield from pieces
-            return
-        if len(start) > _PREAMBLE:
-            break
-    raise ValidationError("Its beginning is not as pg_dump writes it.", where=name, remedy="Dump without --create.")
 
 
 def unpacked(path: Path) -> Iterator[bytes]:

@@ -44,7 +44,7 @@ def plain_sql(file: BinaryIO, client: PostgresClient) -> Iterator[Readable]:
         with igzip_threaded.open(file, "rb", threads=1) as reader:  # type: ignore[no-untyped-call]
             yield _Damaged(reader)
     elif magic.startswith(ZSTD_MAGIC):
-        yield _UnpackedPieces(unzstd(file, name=str(getattr(file, "name", "dump"))))
+        yield ReadablePieces(unzstd(file, name=str(getattr(file, "name", "dump"))))
     elif magic == CUSTOM_MAGIC:
         with _through_pg_restore(file, client) as reader:
             yield reader
@@ -69,7 +69,7 @@ class _Damaged:
             ) from error
 
 
-class _UnpackedPieces:
+class ReadablePieces:
     """Gives what an iterator yields, as a file does; a read is as long as a piece at most."""
 
     def __init__(self, pieces: Iterator[bytes]) -> None:
@@ -77,6 +77,7 @@ class _UnpackedPieces:
         self._rest = b""
 
     def read(self, size: int = -1, /) -> bytes:
+        """Return the next bytes; empty at the end."""
         if size < 0:
             return self._rest + b"".join(self._pieces)
         if not self._rest:

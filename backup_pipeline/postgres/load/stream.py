@@ -28,14 +28,24 @@ class Statement:
     body: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class MetaCommand:
+    """A line for psql (`body`), with the comments above it (`text`). It is never obeyed."""
+
+    text: bytes
+    body: bytes
+
+
 class CopyBlock:
     """The COPY block of one table: `header` is the statement without its newline, `chunks()` the data lines.
 
-    `codec` is how names are written in the dump. Every chunk ends at the end of a line, unless rows may come in parts
-    (see DumpParts). The block must be read to its end before the next part is asked for; `drain` does that.
+    `before` holds the comments above it, `codec` is how names are written in the dump. Every chunk ends at the end of a
+    line, unless rows may come in parts (see DumpParts). The block must be read to its end before the next part is asked
+    for; `drain` does that.
     """
 
-    def __init__(self, header: bytes, chunks: Iterator[bytes], codec: str = UTF8) -> None:
+    def __init__(self, header: bytes, chunks: Iterator[bytes], codec: str = UTF8, before: bytes = b"") -> None:
+        self.before = before
         self.header = header
         self.codec = codec
         self._chunks = chunks
@@ -102,6 +112,8 @@ _TOKEN = re.compile(
 _FROM_STDIN = b" FROM stdin;"
 _LONGEST_MARKER = len(b"\\.\n")
 _RESTRICT = re.compile(rb"\\(un)?restrict ([A-Za-z0-9]+)\r?\n?")
+# What goes to another database in a server's dump; for names that are no plain ones the encoding is set before.
+_GOES_ON = re.compile(rb"\\(?:connect [^\r\n]+|encoding \w+)\r?\n")
 _ESCAPED = re.compile(rb"(?:[^'\\]|\\.|'')*'", re.DOTALL)
 
 
@@ -147,6 +159,7 @@ class DumpParts:
         self._at = 0
         self._ended = False
         self._restricted = False
+        self._connects = False
         self.codec = UTF8
 
     def _more(self) -> bool:
@@ -159,6 +172,23 @@ class DumpParts:
         return True
 
     def __iter__(self) -> Iterator[Statement | CopyBlock]:
+        for part in self._all():
+            if isinstance(part, Statement):
+                if part.body and (unmarked := without_column_mark(part)) is not None:
+                    yield unmarked
+            elif isinstance(part, CopyBlock):
+                yield part
+
+    def with_everything(self) -> Iterator[Statement | CopyBlock | MetaCommand]:
+        r"""Iterate over a whole server's dump: of every byte it is known which part it belongs to.
+
+        Besides the parts of a database's dump there are meta-commands, among them `\connect`, which is hostile anywhere
+        else, and at the end a statement without a body for what follows the last one.
+        """
+        self._connects = True
+        return self._all()
+
+    def _all(self) -> Iterator[Statement | CopyBlock | MetaCommand]:
         while True:
             try:
                 part, used = self._next()
@@ -173,15 +203,13 @@ class DumpParts:
                     continue
                 raise _foreign("it ends in the middle of a statement") from None
             self._at = used
-            if part is None:
-                return
-            if isinstance(part, Statement) and (part := without_column_mark(part)) is None:
-                continue
             yield part
             if isinstance(part, CopyBlock):
                 part.drain()
+            elif not part.body:
+                return
 
-    def _next(self) -> tuple[Statement | CopyBlock | None, int]:
+    def _next(self) -> tuple[Statement | CopyBlock | MetaCommand, int]:
         buffer = self._buffer
         position, start, depth, begins = self._at, -1, 0, 0
         keywords: list[bytes] = []
@@ -193,7 +221,7 @@ class DumpParts:
                 if found is None:
                     if start >= 0:
                         raise _ShortError
-                    return None, len(buffer)
+                    return Statement(buffer[self._at :], b""), len(buffer)
             kind = found.lastgroup
             position = found.end()
             if kind == "line":
@@ -204,9 +232,8 @@ class DumpParts:
                 continue
             if start < 0:
                 if kind == "meta":
-                    # Taken for good: a second pass over the same line would be the second of the pair.
-                    position = self._at = self._restrict(buffer, found.start())
-                    continue
+                    end = self._meta_command(buffer, found.start())
+                    return MetaCommand(buffer[self._at : end], buffer[found.start() : end]), end
                 start = found.start()
             if kind == "single":
                 escaped = found.start() > 0 and buffer[found.start() - 1 : found.start()] in (b"E", b"e")
@@ -230,7 +257,7 @@ class DumpParts:
                     and body.endswith(_FROM_STDIN)
                     and buffer[position : position + 1] == b"\n"
                 ):
-                    return CopyBlock(body, self._copy_data(), self.codec), position + 1
+                    return CopyBlock(body, self._copy_data(), self.codec, buffer[self._at : start]), position + 1
                 self.codec = codec_set_by(body) or self.codec
                 return Statement(buffer[self._at : position], body), position
 
@@ -262,9 +289,12 @@ class DumpParts:
                 depth, position = depth - 1, end + 2
         return position
 
-    def _restrict(self, buffer: bytes, position: int) -> int:
-        if buffer.find(b"\n", position) < 0 and not self._ended:
+    def _meta_command(self, buffer: bytes, position: int) -> int:
+        end = buffer.find(b"\n", position) + 1
+        if not end and not self._ended:
             raise _ShortError
+        if self._connects and (goes_on := _GOES_ON.match(buffer, position)):
+            return goes_on.end()
         found = _RESTRICT.match(buffer, position)
         if found is None or bool(found[1]) != self._restricted:
             raise _hostile()

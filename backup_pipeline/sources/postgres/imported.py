@@ -14,18 +14,19 @@ from pathlib import Path
 from backup_pipeline.artefacts.capture import CaptureContext
 from backup_pipeline.errors import ValidationError
 from backup_pipeline.model.base import JsonValue
-from backup_pipeline.model.catalog import RolesDocument
+from backup_pipeline.model.catalog import RoleEntry, RolesDocument
 from backup_pipeline.model.progress import Progress
 from backup_pipeline.model.record import ArtefactKind, ArtefactRecord, CheckResult, FileRecord, ToolRecord
 from backup_pipeline.postgres.export.foreign_dump import (
     DumpForm,
     ForeignDump,
-    as_restored,
     dump_text,
     read_dump,
     unpacked,
 )
+from backup_pipeline.postgres.load.as_restored import as_restored
 from backup_pipeline.sources.kind import BackupToImport
+from backup_pipeline.sources.postgres.imported_server import server_roles
 from backup_pipeline.sources.postgres.roles import write_roles
 from backup_pipeline.system.files import open_ordinary, read_chunks
 from backup_pipeline.system.streams import compressed_sink
@@ -40,6 +41,7 @@ _CREATE = "the statements that make its database (--create) were left out"
 _CLEAN = "the statements that drop what was there before (--clean) were left out"
 _ENDINGS = {DumpForm.PLAIN: "_db.sql", DumpForm.GZIP: "_db.sql.gz", DumpForm.ZSTD: "_db.sql.zst"}
 _CUSTOM = (DumpForm.CUSTOM, DumpForm.PACKED_CUSTOM)
+_SPLIT = "its dump was split off a dump of the whole server (pg_dumpall)"
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,13 @@ class _DumpFile:
     form: DumpForm
     label: str
     origin: Mapping[str, JsonValue]
+    part: str
+    server_roles: tuple[RoleEntry, ...]
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return f"database {self.part}" if self.part else self.path.name
 
 
 def import_dump(context: CaptureContext, backup: BackupToImport) -> list[ArtefactRecord]:
@@ -57,29 +66,25 @@ def import_dump(context: CaptureContext, backup: BackupToImport) -> list[Artefac
         ValidationError: damaged, cut short, of a whole server, or of a form that cannot be restored here.
     """
     started = context.now()
-    dump = _DumpFile(backup.path, DumpForm(backup.form), backup.label, backup.origin)
-    if dump.form is DumpForm.CLUSTER:
-        raise ValidationError(
-            "This is a dump of a whole server (pg_dumpall), or of its roles alone.",
-            where=dump.path.name,
-            remedy="Restore it with psql into a server of its own, and back its databases up.",
-        )
+    form = DumpForm.GZIP if backup.part else DumpForm(backup.form)
+    roles = server_roles(backup.beside) if backup.beside else ()
+    dump = _DumpFile(backup.path, form, backup.label, backup.origin, backup.part, roles)
     with dump_text(dump.path, dump.form) as pieces:
-        content = read_dump(pieces, dump.path.name)
-    if content.connects > 1:
+        content = read_dump(pieces, dump.name)
+    if len(content.goes_to) > 1 and not dump.part:
         raise ValidationError(
-            "The dump goes to several databases.", where=dump.path.name, remedy="Dump each database by itself."
+            "The dump goes to several databases.", where=dump.name, remedy="Dump each database by itself."
         )
     file = _copied(context, dump, content)
     record = _dump_record(context, dump, content, file, started)
-    roles = _roles_record(context, dump, content, started)
-    for each in (record, roles):
+    records = [record, _roles_record(context, dump, content, started)]
+    for each in records:
         context.writer.write_record(each)
-    return [record, roles]
+    return records
 
 
 def _is_adapted(content: ForeignDump) -> bool:
-    return bool(content.connects) or content.drops
+    return bool(content.goes_to) or content.drops
 
 
 def _is_converted(dump: _DumpFile, content: ForeignDump) -> bool:
@@ -97,21 +102,21 @@ def _copied(context: CaptureContext, dump: _DumpFile, content: ForeignDump) -> F
         if converted:
             text = dump_text(dump.path, dump.form)
             with compressed_sink(file, compression="gzip", hashed=False) as sink, text as pieces:
-                for piece in as_restored(pieces, content, dump.path.name) if _is_adapted(content) else pieces:
+                for piece in as_restored(pieces, dump.name) if _is_adapted(content) else pieces:
                     kept.feed(piece)
                     sink.write(piece)
-                    context.progress(Progress(dump.path.name, file.size))
+                    context.progress(Progress(dump.name, file.size))
             kept.finish()
         else:
             with open_ordinary(dump.path) as source:
                 for piece in unpacked(dump.path) if dump.form is DumpForm.PACKED_CUSTOM else read_chunks(source):
                     file.write(piece)
-                    context.progress(Progress(dump.path.name, file.size))
-    context.progress(Progress(dump.path.name, file.size, finished=True))
+                    context.progress(Progress(dump.name, file.size))
+    context.progress(Progress(dump.name, file.size, finished=True))
     record = context.writer.file_record(path, file)
-    copied = not converted and dump.form is not DumpForm.PACKED_CUSTOM
+    copied = not converted and dump.form is not DumpForm.PACKED_CUSTOM and not dump.part
     if (copied and record.sha256 != dump.origin.get("sha256")) or (converted and kept.rows != content.rows):
-        raise ValidationError("It changed while it was read.", where=dump.path.name, remedy="Import it again.")
+        raise ValidationError("It changed while it was read.", where=dump.name, remedy="Import it again.")
     if dump.form in _CUSTOM:
         return record
     text_of = kept if converted else content
@@ -123,7 +128,8 @@ def _dump_record(
 ) -> ArtefactRecord:
     custom = dump.form in _CUSTOM
     compression = "gzip" if _is_converted(dump, content) else str(dump.form)
-    unknown = [*_UNKNOWN, *([_INSERTS] if content.inserts else []), *([_CREATE] if content.connects else [])]
+    unknown = [*_UNKNOWN, *([_INSERTS] if content.inserts else []), *([_CREATE] if content.goes_to else [])]
+    unknown += [_SPLIT] if dump.part else []
     unknown += [_CLEAN] if content.drops and _is_converted(dump, content) else []
     rows = sum(content.rows.values())
     tool = f"pg_dump {content.tool_version}" if content.tool_version else "an unknown tool"
@@ -133,7 +139,12 @@ def _dump_record(
         "rows_in_dump": [
             {"schema": schema, "table": table, "rows": count} for (schema, table), count in sorted(content.rows.items())
         ],
-        "imported": {**dump.origin, "form": str(dump.form), "made_by": tool, "unknown": list(unknown)},
+        "imported": {
+            **dump.origin,
+            "form": str(dump.origin.get("form", dump.form)),
+            "made_by": tool,
+            "unknown": list(unknown),
+        },
     }
     return ArtefactRecord(
         key=(context.source, "dump"),
@@ -162,13 +173,20 @@ def _dump_record(
 def _roles_record(context: CaptureContext, dump: _DumpFile, content: ForeignDump, started: datetime) -> ArtefactRecord:
     document = RolesDocument(
         server_version=content.server_version,
-        roles=(),
+        roles=dump.server_roles,
         needed=tuple(sorted(content.roles)),
         grants={},
         extensions=dict.fromkeys(sorted(content.extensions), ""),
     )
     details: dict[str, JsonValue] = {
-        "roles": 0,
-        "imported": {**dump.origin, "unknown": ["roles are those that the dump names"]},
+        "roles": len(dump.server_roles),
+        "imported": {
+            **dump.origin,
+            "unknown": [
+                "roles are those of the server's dump, without passwords; tablespaces are left out"
+                if dump.part
+                else "roles are those that the dump names"
+            ],
+        },
     }
     return write_roles(context, document, started=started, label=dump.label, details=details)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar
@@ -13,7 +13,15 @@ from backup_pipeline.errors import BackupSystemError
 from backup_pipeline.model.record import ArtefactKind, ArtefactRecord
 from backup_pipeline.rules.environment import EnvironmentFault
 from backup_pipeline.settings.types import SourceSettings
-from backup_pipeline.sources.kind import BackupToImport, CandidateDatabase, Key, KnownTable, SiteSource, SourceKind
+from backup_pipeline.sources.kind import (
+    BackupPart,
+    BackupToImport,
+    CandidateDatabase,
+    Key,
+    KnownTable,
+    SiteSource,
+    SourceKind,
+)
 from backup_pipeline.sources.postgres.settings import PostgresSource
 
 
@@ -92,6 +100,18 @@ class PostgresKind(SourceKind[PostgresSource]):
         from backup_pipeline.postgres.export.foreign_dump import form_of
 
         return form_of(path)
+
+    def backup_parts(self, path: Path, form: str) -> Sequence[BackupPart] | None:
+        """Return the databases of a dump of pg_dumpall."""
+        from backup_pipeline.sources.postgres.imported_server import parts_of
+
+        return parts_of(path, form)
+
+    def split_backup(self, path: Path, form: str, wanted: Set[str], folder: Path) -> tuple[Mapping[str, Path], Path]:
+        """Write the dump of each wanted database, and the server's roles."""
+        from backup_pipeline.sources.postgres.imported_server import split_into
+
+        return split_into(path, frozenset(wanted), folder)
 
     def backup_names(self, source: SiteSource[PostgresSource]) -> Sequence[str]:
         """Return the database's name, which tools put into their files' names; nothing where it is not known."""
