@@ -185,6 +185,7 @@ class Undo(Frozen):
         kind: `rows` puts back, one by one, what an upsert wrote into the database `live`.
         begun: an undo has begun; written before it, so that one that was killed is recognised. The name that what had
             been restored gets (of a database), else "yes".
+        transaction: in which an upsert wrote its rows, as `SERVER/NUMBER`; "" where it is not known.
     """
 
     kind: Literal["database", "path", "rows", "none"] = "none"
@@ -192,6 +193,7 @@ class Undo(Frozen):
     kept: str = ""
     remedy: str = ""
     begun: str = ""
+    transaction: str = ""
 
 
 class RestoreResult(Frozen):

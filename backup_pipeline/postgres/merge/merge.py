@@ -476,3 +476,17 @@ def merge_session(target: PostgresTarget, *, commit: bool) -> Iterator[MergeSess
             connection.commit()
         else:
             connection.rollback()
+
+
+def transaction_of(connection: Connection[TupleRow]) -> str:
+    """Return which transaction this is, as `SERVER/NUMBER`: rows that nobody wrote since carry it as their `xmin`.
+
+    "" where the role may not know which server it is: numbers of another one mean other transactions.
+    """
+    try:
+        with connection.transaction():
+            row = connection.execute("select system_identifier from pg_catalog.pg_control_system()").fetchone()
+    except psycopg.errors.InsufficientPrivilege:
+        return ""
+    number = connection.execute("select pg_catalog.txid_current()").fetchone()
+    return f"{row[0]}/{number[0]}" if row and number else ""

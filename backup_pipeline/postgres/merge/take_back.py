@@ -1,14 +1,15 @@
 """Undo of an upsert: rows that it wrote get their values from the set made just before, or go; nothing else changes.
 
 No rows are kept for it. Both sets, the one that was restored and the one that was made just before, are loaded into
-temporary tables: what the upsert wrote is where they differ. A row that was written again since stays as it is.
+temporary tables: what the upsert wrote is where they differ. A row that was written again since stays as it is: it is
+neither the row that was restored nor one of the upsert's own transaction, in which a trigger may have changed it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import psycopg
 from psycopg import sql
@@ -21,7 +22,7 @@ from backup_pipeline.postgres.load.check import catalog_of
 from backup_pipeline.postgres.load.input import plain_sql
 from backup_pipeline.postgres.load.rebuild import OpenDump
 from backup_pipeline.postgres.load.stream import DumpParts
-from backup_pipeline.postgres.merge.merge import MergeSession, merge_session
+from backup_pipeline.postgres.merge.merge import MergeSession, merge_session, transaction_of
 from backup_pipeline.postgres.merge.statements import Staged, TableName, written_columns
 from backup_pipeline.postgres.merge.upsert import Upsert, UpsertRequest
 from backup_pipeline.postgres.server.clients import choose_client
@@ -44,6 +45,7 @@ class WrittenBefore:
         newer_column: for the rule `newer`.
         without_triggers: whether the tables' own triggers stay silent.
         written_by: the newest major of the pg_dumps that wrote the dumps.
+        transaction: in which it wrote (see `merge.transaction_of`); "" where it is not known.
     """
 
     tables: frozenset[str]
@@ -52,6 +54,7 @@ class WrittenBefore:
     newer_column: str = "updated_at"
     without_triggers: bool = False
     written_by: int = 0
+    transaction: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,12 +65,14 @@ class TakenBack:
         put_back: rows that have the values from before again.
         removed: rows that were not there before.
         changed_since: rows that were written again since, and stay as they are.
+        rewritten: of the rows that were put back, those that a trigger changed as they were written.
     """
 
     table: str
     put_back: int
     removed: int
     changed_since: int
+    rewritten: int = 0
 
 
 def take_back(
@@ -127,6 +132,7 @@ class _TakeBack:
         self._catalog = catalog
         self._written = written
         self._leaf_of = {(t.schema_name, t.name): t.leaf_of for t in catalog.tables if t.leaf_of}
+        self._own = _own_rows(session, written.transaction)
 
     def run(self, restored: Mapping[TableName, Staged], before: Mapping[TableName, Staged]) -> tuple[TakenBack, ...]:
         names = sorted(name for name in restored if restored[name].facts.key and name in before)
@@ -156,7 +162,9 @@ class _TakeBack:
         self._session.restore_triggers()
         if self._session.as_replica:
             self._session.check_references(_keys_of(self._catalog, names))
-        return tuple(found.values())
+        return tuple(
+            replace(one, rewritten=self._rewritten(restored[name], before[name])) for name, one in found.items()
+        )
 
     def _execute(self, statement: sql.Composed, *, temporary: bool = True) -> psycopg.Cursor[tuple[object, ...]]:
         with self._session.event_triggers.quiet() if temporary else nullcontext():
@@ -164,7 +172,7 @@ class _TakeBack:
 
     def _find(self, restored: Staged, before: Staged) -> TakenBack:
         """Note which rows go and which get their values back, and count those that were written again since."""
-        parts = _parts(restored, before, self._written)
+        parts = _parts(restored, before, self._written, self._own)
         self._execute(
             sql.SQL(
                 "insert into {going} select t.tableoid, t.ctid from {stage} s join only {table} t on {t_is_s}"
@@ -189,6 +197,17 @@ class _TakeBack:
         assert row is not None
         back, going, changed = (int(str(value)) for value in row)
         return TakenBack(".".join(restored.name), back, going, changed)
+
+    def _rewritten(self, restored: Staged, before: Staged) -> int:
+        """Count rows that were put back and have other values all the same."""
+        parts = _parts(restored, before, self._written, self._own)
+        row = self._execute(
+            sql.SQL(
+                "select count(*) from {back} b join {earlier} e on e.ctid = b.loaded join only {table} t on {t_is_e}"
+                " where b.relation = {oid}::regclass and {t_from_e}"
+            ).format(back=_BACK, oid=sql.Literal(_quoted(restored.name)), **parts)
+        ).fetchone()
+        return int(str(row[0])) if row else 0
 
     def _refuse_rows_that_are_pointed_at(self, names: list[TableName]) -> None:
         """Refuse where rows that stay point at rows that would go: a key may take them along, or empty them."""
@@ -246,8 +265,24 @@ def _row(alias: str, columns: Iterable[str]) -> sql.Composed:
     return sql.SQL("row({})").format(sql.SQL(", ").join(sql.Identifier(alias, name) for name in columns))
 
 
-def _parts(restored: Staged, before: Staged, written: WrittenBefore) -> dict[str, sql.Composable]:
-    """Return the pieces of the comparisons of `t` (live), `s` (what was restored) and `e` (what was there before)."""
+# Numbers of transactions are compared by their lower half, which comes again after as many.
+_NUMBERS = 1 << 32
+
+
+def _own_rows(session: MergeSession, transaction: str) -> sql.Composable:
+    """Return the condition that nobody wrote a row since an upsert's transaction; false where that cannot be known."""
+    now = transaction_of(session.connection)
+    server, _, number = transaction.partition("/")
+    if not number or now.partition("/")[0] != server or int(now.partition("/")[2]) - int(number) >= _NUMBERS // 2:
+        return sql.SQL("false")
+    return sql.SQL("t.xmin::text = {}").format(sql.Literal(str(int(number) % _NUMBERS)))
+
+
+def _parts(restored: Staged, before: Staged, written: WrittenBefore, own: sql.Composable) -> dict[str, sql.Composable]:
+    """Return the pieces of the comparisons of `t` (live), `s` (what was restored) and `e` (what was there before).
+
+    `t_from_s` holds where a row was written since: it differs and is not the upsert's `own`.
+    """
     columns = [name for name in written_columns(restored) if name in before.columns]
 
     def same_key(one: str, other: str) -> sql.Composable:
@@ -270,7 +305,8 @@ def _parts(restored: Staged, before: Staged, written: WrittenBefore) -> dict[str
         "table": sql.Identifier(*restored.name),
         "t_is_s": same_key("t", "s"),
         "e_is_s": same_key("e", "s"),
-        "t_from_s": differs("t", "s"),
+        "t_is_e": same_key("t", "e"),
+        "t_from_s": sql.SQL("({} and not {})").format(differs("t", "s"), own),
         "e_from_s": differs("e", "s"),
         "t_from_e": differs("t", "e"),
         "taken": taken,

@@ -20,7 +20,7 @@ from backup_pipeline.postgres.load.check import catalog_of
 from backup_pipeline.postgres.load.input import plain_sql
 from backup_pipeline.postgres.load.rebuild import OpenDump
 from backup_pipeline.postgres.load.stream import CopyBlock, DumpParts
-from backup_pipeline.postgres.merge.merge import MergeSession, merge_session
+from backup_pipeline.postgres.merge.merge import MergeSession, merge_session, transaction_of
 from backup_pipeline.postgres.server.clients import choose_client
 from backup_pipeline.postgres.server.databases import server_facts
 from backup_pipeline.postgres.server.encodings import decoded
@@ -62,12 +62,14 @@ class UpsertOutcome:
     Attributes:
         refused_tables: reasons against single tables, which `skip_refused` skips; they are among
             `reasons_against` too once everything was read.
+        transaction: in which it was written (see `merge.transaction_of`); "" when it was only planned.
     """
 
     tables: list[TableChange] = field(default_factory=list)
     reasons_against: list[str] = field(default_factory=list)
     refused_tables: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    transaction: str = ""
 
 
 def upsert_database(
@@ -105,6 +107,7 @@ def upsert_database(
         rows.compare()
         if commit:
             rows.write()
+            rows.outcome.transaction = transaction_of(session.connection)
     return rows.outcome
 
 

@@ -109,6 +109,7 @@ class PostgresRestorer(Restorer):
             newer_column=options.newer_column,
             without_triggers=options.without_triggers,
             written_by=max(map(written_by, dumps)),
+            transaction=result.undo.transaction,
         )
         with sole_restore(target):
             found = take_back(
@@ -124,10 +125,14 @@ class PostgresRestorer(Restorer):
             "rows_changed_since": sum(one.changed_since for one in found),
         }
         notes = tuple(
-            f"{one.changed_since} rows of {one.table} were written again since, by somebody or by a trigger: they stay "
-            "as they are"
+            f"{one.changed_since} rows of {one.table} were written again since: they stay as they are"
             for one in found
             if one.changed_since
+        )
+        notes += tuple(
+            f"{one.rewritten} rows of {one.table} were changed by a trigger as they were put back"
+            for one in found
+            if one.rewritten
         )
         skipped = sorted(written.tables - {one.table for one in found})
         notes += tuple(f"{table} has no key: rows that were added stay" for table in skipped)
@@ -350,6 +355,7 @@ def _upsert(selection: RestoreSource, inspection: TargetInspection, application:
             "undo": Undo(
                 kind="rows",
                 live=inspection.target.database,
+                transaction=outcome.transaction,
                 remedy=f"backup-pipeline restore {selection.plan_name}/{emergency} {selection.source} brings back what "
                 "was there before",
             ),
