@@ -18,6 +18,8 @@ def target_of(site: Site, connection: Connection, source_name: str) -> PostgresT
         if value := site.value(variable):
             break
     else:
+        variable, value = "dsn", connection.address
+    if not value:
         raise SettingsError(
             f"None of the variables of source {source_name} is set: "
             f"{', '.join(connection.dsn_env) or 'dsn_env is empty'}.",

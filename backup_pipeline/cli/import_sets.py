@@ -129,14 +129,14 @@ def _print(plan: str, outcome: ImportOutcome, *, dry_run: bool) -> None:
         out.print(f"[red]not imported[/] {escape(named)}: {escape(refused.why)}")
         out.print(f"    [dim]→ {escape(refused.remedy)}[/]")
     verb = "would be imported" if dry_run else "imported"
-    left_out = [one for one in outcome.passed_over if one.part and not one.refused]
-    others = len(outcome.passed_over) - len(outcome.refused) - len(left_out)
+    excluded = [one for one in outcome.passed_over if one.part and not one.refused]
+    others = len(outcome.passed_over) - len(outcome.refused) - len(excluded)
     out.print(
         f"{len(outcome.made)} sets {verb}, {len(outcome.refused)} refused, {len(outcome.known)} known already, "
         f"{others} other files left alone"
     )
-    if left_out:
-        reasons = dict.fromkeys(f"{one.part} ({one.why})" for one in left_out)
+    if excluded:
+        reasons = dict.fromkeys(f"{one.part} ({one.why})" for one in excluded)
         out.print(f"[dim]Databases left out: {escape(', '.join(list(reasons)[:_SHOWN]))}.[/]")
     if any(one.partial for one in outcome.made):
         out.print("[dim]A partial set has not all sources of the plan: it stays, and does not count as its backup.[/]")

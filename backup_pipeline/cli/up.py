@@ -43,7 +43,7 @@ def up(
         # The history may be kept by the site's own server, which is up only now.
         require_history(os.environ)
         # What servers have now is in the graph from the beginning.
-        refresh_databases(site, site.settings.plans)
+        refresh_databases(site, [*site.single_plans, *site.settings.fleets])
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         console(stderr=True).print(f"[bold]{address}[/] in about 20 seconds; Ctrl-C ends it", highlight=False)
         raise typer.Exit(run_dagster(workspace_file(), port=port, folder=site.folder, host=host))

@@ -104,13 +104,13 @@ def build_definitions(site: Site) -> dg.Definitions:
         schedules=[prune_schedule],
         sensors=[*alert_sensors(site), safety_sensor(site)],
     )
-    return dg.Definitions.merge(common, _of_plans(site, site.settings.plans))
+    return dg.Definitions.merge(common, _of_plans(site, site.single_plans))
 
 
 def build_job(site: Site, job: str) -> dg.JobDefinition:
     """Return one job of a site; the definitions of plans that it cannot belong to are not built."""
     # The names of a plan's jobs begin with the plan's; that of `a_b_backup` may be of `a` or of `a_b`.
-    if near := [plan for plan in site.settings.plans if job.startswith(f"{plan}_")]:
+    if near := [plan for plan in site.single_plans if job.startswith(f"{plan}_")]:
         narrow = _of_plans(site, near)
         if any(each.name == job for each in narrow.jobs or ()):
             return narrow.resolve_job_def(job)

@@ -71,7 +71,7 @@ def safety_asset(site: Site) -> dg.AssetsDefinition:
         specs=[
             dg.AssetSpec(
                 KEY,
-                deps=[manifest_key(plan) for plan in site.settings.plans],
+                deps=[manifest_key(plan) for plan in site.single_plans],
                 group_name="overview",
                 kinds={"report"},
                 description="Are we safe? The answer with its reasons, and one check per plan. The front page at "
@@ -81,7 +81,7 @@ def safety_asset(site: Site) -> dg.AssetsDefinition:
         ],
         check_specs=[
             dg.AssetCheckSpec(plan, asset=KEY, description=f"Nothing is wrong with the backups of {plan}.")
-            for plan in site.settings.plans
+            for plan in site.single_plans
         ],
     )
     def safety() -> Iterator[Any]:

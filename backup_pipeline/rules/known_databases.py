@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 
 from backup_pipeline.model.known_databases import KnownDatabase, KnownDatabases
-from backup_pipeline.rules.source_names import source_of_database
+from backup_pipeline.model.source_names import source_of_database
 
 GONE = "it was dropped or renamed"
 

@@ -14,11 +14,14 @@ from urllib.parse import unquote, urlsplit
 
 from backup_pipeline.settings.document import Document, FileFault
 from backup_pipeline.settings.field_errors import nearest
+from backup_pipeline.settings.fleet_members import template_faults
 from backup_pipeline.settings.raw_values import FieldPath, FoundFaults, item_path, names_in
 from backup_pipeline.settings.site import vault_named
 from backup_pipeline.settings.types import SiteSettings, SourceSettings, source_kinds
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+# In the template of a fleet its placeholders stand for parts of the name.
+_VARIABLE_OF_MEMBER = re.compile(r"(?:[A-Za-z_]|\{\w+\})(?:[A-Za-z0-9_]|\{\w+\})*")
 _LONGEST_SERVER = 30
 _CRON_LIMITS = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))
 
@@ -34,12 +37,15 @@ def coherence_faults(document: Document, folder: Path) -> list[FileFault]:
     if not isinstance(data, dict):
         return []
     sources, plans = _mapping(data.get("sources")), _mapping(data.get("plans"))
-    vaults = _mapping(data.get("vaults"))
+    vaults, fleets = _mapping(data.get("vaults")), _mapping(data.get("fleets"))
     found: list[FileFault] = []
     for path, what in (
         *_same_but_for_case("sources", sources),
         *_same_but_for_case("plans", plans),
         *_same_but_for_case("vaults", vaults),
+        *_same_but_for_case("fleets", fleets),
+        *_nothing_to_do(data),
+        *_fleets(fleets, sources, plans),
         *_sources(sources),
         *_named_as_databases(sources),
         *_circles(sources),
@@ -48,7 +54,7 @@ def coherence_faults(document: Document, folder: Path) -> list[FileFault]:
         *_vault_stores(plans, vaults),
         *_stores(data, plans, folder),
         *_stores_inside_sources(data, sources, plans, folder),
-        *_schedules(sources, plans),
+        *_schedules(sources, plans, fleets),
         *_variables(data, (), 0),
         *_timezone(data),
     ):
@@ -98,6 +104,37 @@ def _named_as_databases(sources: dict[str, dict[str, Any]]) -> FoundFaults:
         for name in sources:
             if name != server and name.lower().replace("-", "_").startswith(start):
                 yield ("sources", name), f"begins with {server}_, as the databases of {server} are named; rename it"
+
+
+def _nothing_to_do(data: dict[str, Any]) -> FoundFaults:
+    if not data.get("fleets"):
+        yield from (((name,), "required, but missing") for name in ("sources", "plans") if name not in data)
+
+
+def _fleets(
+    fleets: dict[str, dict[str, Any]], sources: dict[str, dict[str, Any]], plans: dict[str, dict[str, Any]]
+) -> FoundFaults:
+    for name, fleet in fleets.items():
+        if len(name) > _LONGEST_SERVER:
+            yield ("fleets", name), f"a fleet has at most {_LONGEST_SERVER} characters in its name"
+        for kind, named in (("sources", sources), ("plans", plans)):
+            for other in named:
+                if other.lower() == name.lower() or other.lower().startswith(f"{name.lower()}_"):
+                    yield (kind, other), f"is named as fleet {name} or as its members ({name}_…); rename it"
+        given = fleet.get("sources_from")
+        server = given.get("server") if isinstance(given, dict) else None
+        template = fleet.get("source")
+        if server is not None:
+            found = sources.get(str(server), {})
+            if found.get("databases") is None:
+                yield ("fleets", name, "sources_from", "server"), "names no source with `databases`"
+            if template:
+                yield ("fleets", name, "source"), f"the databases are captured as {server} says: leave it out"
+        elif isinstance(template, dict):
+            for below, what in template_faults(template):
+                yield ("fleets", name, "source", *below), what
+        else:
+            yield ("fleets", name, "source"), "required, but missing"
 
 
 def _model(source: dict[str, Any]) -> type[SourceSettings]:
@@ -244,10 +281,13 @@ def _above(place: Path) -> frozenset[Path]:
     return frozenset((place, *place.parents))
 
 
-def _schedules(sources: dict[str, dict[str, Any]], plans: dict[str, dict[str, Any]]) -> FoundFaults:
+def _schedules(
+    sources: dict[str, dict[str, Any]], plans: dict[str, dict[str, Any]], fleets: dict[str, dict[str, Any]]
+) -> FoundFaults:
     places: list[tuple[FieldPath, Any]] = [
         (("plans", name, key), plan.get(key)) for name, plan in plans.items() for key in ("schedule", "verify", "drill")
     ]
+    places += [(("fleets", name, "schedule"), fleet.get("schedule")) for name, fleet in fleets.items()]
     places += [
         (("sources", name, "export_schedule"), source.get("export_schedule")) for name, source in sources.items()
     ]
@@ -297,7 +337,7 @@ def _variables(value: Any, path: FieldPath, depth: int) -> FoundFaults:
         here = (*path, str(key))
         if isinstance(key, str) and key.endswith("_env") and key != "include_env":
             for index, name in enumerate(names_in(item)):
-                if not _VARIABLE.fullmatch(name):
+                if not (_VARIABLE_OF_MEMBER if here[0] == "fleets" else _VARIABLE).fullmatch(name):
                     yield (
                         item_path(here, item, index),
                         "must be the name of a variable (letters, digits, _); the value itself belongs in .env, "

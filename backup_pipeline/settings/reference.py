@@ -15,6 +15,7 @@ from pydantic_core import PydanticUndefined
 
 from backup_pipeline.settings.env_template import TEMPLATE_VARIABLES
 from backup_pipeline.settings.field_docs import field_docs
+from backup_pipeline.settings.fleet import Fleet, FleetPlan, MembersFrom
 from backup_pipeline.settings.schema import duration_text, settings_schema
 from backup_pipeline.settings.types import (
     Alerts,
@@ -60,6 +61,9 @@ _SECTIONS: tuple[tuple[str, type[Settings]], ...] = (
     ("Plans: `plans.<name>`", Plan),
     ("Retention: `plans.<name>.retention`", Retention),
     ("Copies off the machine: `plans.<name>.copies`", PlanCopies),
+    ("Fleets: `fleets.<name>`", Fleet),
+    ("Members of a fleet: `fleets.<name>.sources_from`", MembersFrom),
+    ("Plans of a fleet's members: `fleets.<name>.plan`", FleetPlan),
     ("Vaults: `vaults.<name>`", Vault),
     ("Alerts: `alerts`", Alerts),
     ("Embedded PostgreSQL: `embedded_postgres`", EmbeddedPostgres),

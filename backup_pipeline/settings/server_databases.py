@@ -9,14 +9,17 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from pydantic import ValidationError as PydanticError
 
 from backup_pipeline.model.known_databases import KnownDatabase, KnownDatabases
+from backup_pipeline.settings.fleet_members import fleet_folder, with_server_members
 from backup_pipeline.settings.site import Site
 from backup_pipeline.settings.types import SiteSettings, SourceSettings
 
@@ -35,7 +38,10 @@ def list_file(store: Path, server: str) -> Path:
 
 
 def servers_of(site: Site, plan: str) -> tuple[str, ...]:
-    """Return the sources of a plan that stand for the databases of a server."""
+    """Return the sources of a plan, or of a fleet, that stand for the databases of a server."""
+    if plan in site.settings.fleets:
+        server = site.settings.fleets[plan].sources_from.server
+        return (server,) if server else ()
     return tuple(name for name in site.plan(plan).sources if site.is_server(name))
 
 
@@ -55,18 +61,28 @@ def sources_for_retention(site: Site, plan: str, now: datetime) -> tuple[str, ..
 
 
 def list_files(site: Site) -> tuple[Path, ...]:
-    """Return where the databases of the site's servers are listed, in each plan that has them."""
-    return tuple(
-        list_file(site.store_folder(plan), server) for plan in site.settings.plans for server in servers_of(site, plan)
-    )
+    """Return where the databases of the site's servers are listed, in each plan and fleet that has them."""
+    return tuple(list_file(folder, server) for folder, server in _folders_of_lists(site))
+
+
+def _folders_of_lists(site: Site) -> Iterator[tuple[Path, str]]:
+    for plan in site.single_plans:
+        yield from ((site.store_folder(plan), server) for server in servers_of(site, plan))
+    for fleet in site.settings.fleets:
+        yield from ((fleet_folder(site.settings.store, fleet), server) for server in servers_of(site, fleet))
+
+
+def folders_of_list(site: Site, server: str) -> tuple[Path, ...]:
+    """Return the folders in which a server's databases are listed."""
+    return tuple(folder for folder, name in _folders_of_lists(site) if name == server)
 
 
 def with_known_databases(site: Site) -> Site:
     """Return the site with a source for each database that is listed now; no server is asked."""
     known = {}
     for server in filter(site.is_server, site.settings.sources):
-        plans = (name for name, plan in site.settings.plans.items() if server in plan.sources)
-        lists = [one for plan in plans if (one := _read(list_file(site.store_folder(plan), server))) is not None]
+        folders = folders_of_list(site, server)
+        lists = [one for folder in folders if (one := _read(list_file(folder, server))) is not None]
         if server in site.databases:
             lists.append(site.databases[server])
         if lists:
@@ -93,7 +109,19 @@ def with_databases(site: Site, known: Mapping[str, KnownDatabases]) -> Site:
         for one in found[name].databases if name in found else ():
             sources[one.source] = _after(source.of_database(name, one.name), (name, *source.after))
     plans = {name: plan.model_copy(update={"sources": spread(plan.sources)}) for name, plan in settings.plans.items()}
-    return replace(site, settings=settings.model_copy(update={"sources": sources, "plans": plans}), databases=found)
+    spread_out = settings.model_copy(update={"sources": sources, "plans": plans})
+    settings, fleets = with_server_members(spread_out, found, lambda name: _address(site, name))
+    return replace(site, settings=settings, databases=found, fleets={**site.fleets, **fleets})
+
+
+def _address(site: Site, source: str) -> str:
+    """Return host and port of a source's server, as far as its connection string shows them."""
+    connection = site.settings.sources[source].connection
+    value = site.dsn(connection)[1] if connection else ""
+    with suppress(ValueError):
+        parts = urlsplit(value.removeprefix("jdbc:"))
+        return f"{parts.hostname}:{parts.port or 5432}" if parts.hostname else source
+    return source
 
 
 def _after(source: SourceSettings, names: tuple[str, ...]) -> SourceSettings:

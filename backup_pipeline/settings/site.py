@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from backup_pipeline.model.known_databases import KnownDatabases
+from backup_pipeline.settings.fleet_members import FleetMember, FleetMembers
 from backup_pipeline.settings.types import Connection, Plan, SiteSettings, SourceSettings
 
 
@@ -29,17 +31,32 @@ class Site:
         settings: what stands in it, with every path absolute, and a source for each known database of a server.
         environment: variables (process environment over `.env`), never printed.
         databases: what is known of each source that stands for the databases of a server, by its name.
+        fleets: the members of each fleet, by its name.
     """
 
     file: Path
     settings: SiteSettings
     environment: Mapping[str, str] = field(repr=False)
     databases: Mapping[str, KnownDatabases] = field(default_factory=dict)
+    fleets: Mapping[str, FleetMembers] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
         """The folder of backup.yaml."""
         return self.file.parent
+
+    @property
+    def single_plans(self) -> tuple[str, ...]:
+        """The plans that stand in the file: all but those of the members of fleets."""
+        return tuple(name for name in self.settings.plans if name not in self._members)
+
+    @cached_property
+    def _members(self) -> Mapping[str, tuple[str, FleetMember]]:
+        return {one.plan: (name, one) for name, fleet in self.fleets.items() for one in fleet.members}
+
+    def member_of(self, plan: str) -> tuple[str, FleetMember] | None:
+        """Return the fleet and the member whose plan this is; None for any other plan."""
+        return self._members.get(plan)
 
     def plan(self, name: str) -> Plan:
         """Return a plan by name; SettingsError with the nearest names otherwise."""

@@ -144,12 +144,14 @@ class Connection:
         user_env: that with the user, where the connection string has none.
         password_env: that with the password, where the connection string has none.
         database: the database, where it is another one of the same server than the connection string's.
+        address: the connection string itself, where it holds no secret (of a member of a fleet).
     """
 
     dsn_env: tuple[str, ...]
     user_env: str | None = None
     password_env: str | None = None
     database: str | None = None
+    address: str = ""
 
 
 class SourceSettings(Settings):
@@ -212,6 +214,16 @@ class SourceSettings(Settings):
         """Return the settings of the source of one of them; `server` is this source's name."""
         raise NotImplementedError
 
+    @classmethod
+    def of_fleet(cls) -> type[SourceSettings]:
+        """Return the model of such a source as a member of a fleet, which may have fields of its own."""
+        return cls
+
+    @property
+    def served_by(self) -> str:
+        """Host and port that it is captured from, as far as the settings say; "" where they do not."""
+        return ""
+
     @property
     def names_volumes(self) -> bool:
         """Whether there is a volume that could be captured."""
@@ -229,6 +241,8 @@ def check_file_name(source: _S, pattern: str | None, fields: tuple[str, ...], en
 
 
 if TYPE_CHECKING:
+    from backup_pipeline.settings.fleet import Fleet
+
     Source = SourceSettings
 
 
@@ -253,7 +267,9 @@ def site_settings() -> type[SiteSettings]:
     """
     source: Any = Union[tuple(source_kinds().values())]  # noqa: UP007 - of a tuple
     source = Annotated[source, Field(discriminator="kind")]
-    SiteSettings.model_rebuild(_types_namespace={"Source": source})
+    from backup_pipeline.settings.fleet import Fleet
+
+    SiteSettings.model_rebuild(_types_namespace={"Source": source, "Fleet": Fleet})
     return SiteSettings
 
 
@@ -423,14 +439,16 @@ class Vault(Settings):
 
 
 class SiteSettings(Settings):
-    """All of backup.yaml."""
+    """All of backup.yaml: `sources` and `plans`, or `fleets`, or all of them."""
 
     store: Path = Path("backups")
     """Folder of all plans' stores; relative paths count from backup.yaml."""
-    sources: dict[SourceName, Source]
+    sources: dict[SourceName, Source] = {}
     """What to protect, by name."""
-    plans: dict[Name, Plan]
+    plans: dict[Name, Plan] = {}
     """Backup policies, by name."""
+    fleets: dict[Name, Fleet] = {}
+    """Many sources by one template, by name."""
     vaults: dict[Name, Vault] = {}
     """Places off the machine for copies of sets, by name."""
     timezone: str = "UTC"

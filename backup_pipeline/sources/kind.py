@@ -118,12 +118,12 @@ class BackupPart:
 
     Attributes:
         name: what it is a backup of; "" where the file does not say.
-        left_out: why it is no backup to import; "" where it is.
+        excluded: why it is no backup to import; "" where it is.
         remedy: "" where nothing is lost without it.
     """
 
     name: str
-    left_out: str = ""
+    excluded: str = ""
     remedy: str = ""
 
 

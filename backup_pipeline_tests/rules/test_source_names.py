@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backup_pipeline.rules.source_names import source_of_database
+from backup_pipeline.model.source_names import source_of_database
 
 
 @pytest.mark.parametrize(

@@ -64,11 +64,12 @@ def environment_faults(site: Site, plans: Sequence[str], only: Sequence[str] | N
         wanted = {*only, *map(site.server_of, only)}
         sources = {name: source for name, source in sources.items() if name in wanted}
     found = need_faults(
-        (Need(source.dsn_env, f"source {name}", Form.DSN) for name, source in sources.items()), site.environment
+        (Need(one.dsn_env, f"source {name}", Form.DSN) for name, one in sources.items() if not one.address),
+        site.environment,
     )
     for name, source in sources.items():
         _, value = _first_set(site, source)
-        if not value or is_placeholder(value):
+        if not value or (not source.address and is_placeholder(value)):
             # What completes it is reported now, not only after the next correction.
             found += need_faults(_beside(source, name), site.environment)
             continue
@@ -82,7 +83,8 @@ def environment_faults(site: Site, plans: Sequence[str], only: Sequence[str] | N
 
 
 def _first_set(site: Site, source: Connection) -> tuple[str, str]:
-    return next(((name, value) for name in source.dsn_env if (value := site.value(name))), ("", ""))
+    found = next(((name, value) for name in source.dsn_env if (value := site.value(name))), ("", ""))
+    return ("dsn", source.address) if source.address else found
 
 
 def _beside(source: Connection, name: str) -> list[Need]:
@@ -131,8 +133,8 @@ def check_environment(site: Site, *, now: datetime, production: bool = False) ->
     from backup_pipeline.operations.environment.check_servers import server_faults
     from backup_pipeline.operations.environment.check_vaults import vault_faults, vault_needs
 
-    plans = list(site.settings.plans)
-    now_there = refresh_databases(site, plans, keep=False).site
+    plans, alone = list(site.settings.plans), site.single_plans
+    now_there = refresh_databases(site, [*alone, *site.settings.fleets], keep=False).site
     judged = [
         *environment_faults(site, plans),
         *need_faults(_optional_needs(site), site.environment),
@@ -145,13 +147,25 @@ def check_environment(site: Site, *, now: datetime, production: bool = False) ->
         *_unfilled(site, judged),
         *_target_faults(site, plans),
         *machine_faults(site, now),
-        *server_faults(now_there, plans),
-        *found_database_faults(site, plans),
-        *drill_faults(site, plans),
+        # The servers of a fleet are reached by its backups: to connect to a thousand is no check.
+        *server_faults(now_there, alone),
+        *found_database_faults(site, [*alone, *site.settings.fleets]),
+        *drill_faults(site, alone),
+        *_fleet_faults(site),
         *vault_faults(site),
     ]
     graded = dict.fromkeys(fault.graded(production=production) for fault in found)
     return sorted(graded, key=lambda fault: fault.severity is not Severity.ERROR)
+
+
+def _fleet_faults(site: Site) -> list[EnvironmentFault]:
+    """Return what is wrong with the lists of members of fleets."""
+    remedy = "Correct the list, or what writes it; the others are captured (docs/fleets.md)."
+    return [
+        EnvironmentFault(where, f"{what} (fleet {name})", remedy)
+        for name, fleet in site.fleets.items()
+        for where, what in fleet.faults
+    ]
 
 
 def _unfilled(site: Site, judged: Sequence[EnvironmentFault]) -> list[EnvironmentFault]:

@@ -98,7 +98,9 @@ def _from_the_future(store: PlanStore, plan: str, now: datetime) -> Iterator[Env
 
 
 def _stores(site: Site, now: datetime) -> Iterator[EnvironmentFault]:
-    for plan in site.settings.plans:
+    # The stores of a fleet's members stand in one folder.
+    first = [fleet.members[0].plan for fleet in site.fleets.values() if fleet.members]
+    for plan in (*site.single_plans, *first):
         store = open_store(site, plan)
         yield from _writable(store.folder, plan)
         if store.folder.is_dir():

@@ -52,7 +52,10 @@ def jobs_of(site: Site) -> list[Job]:
         RefusedError: no plan has a schedule.
     """
     jobs: list[Job] = []
-    plans = site.settings.plans
+    plans = {name: site.plan(name) for name in site.single_plans}
+    for name, fleet in site.settings.fleets.items():
+        if fleet.schedule:
+            jobs.append(Job(f"backup-{name}", fleet.schedule, ("backup", name), "backup.log"))
     for name, plan in plans.items():
         if plan.schedule:
             jobs.append(Job(f"backup-{name}", plan.schedule, ("backup", name), "backup.log"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from backup_pipeline.rules.source_names import plain_text
+from backup_pipeline.model.source_names import plain_text
 
 LONGEST_NAME = 50
 # What YAML reads as a truth value or as nothing, and what names of sets mean.

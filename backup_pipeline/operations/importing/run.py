@@ -165,10 +165,10 @@ class _Import:
                 return
             for part in parts or ():
                 each = replace(one, part=part.name)
-                if part.left_out and part.remedy:
-                    self._refuse(each, part.left_out, part.remedy)
-                elif part.left_out:
-                    self._outcome.passed_over.append(PassedOver(one.path, part.left_out, part=part.name))
+                if part.excluded and part.remedy:
+                    self._refuse(each, part.excluded, part.remedy)
+                elif part.excluded:
+                    self._outcome.passed_over.append(PassedOver(one.path, part.excluded, part=part.name))
                 else:
                     yield each
             if parts is not None:

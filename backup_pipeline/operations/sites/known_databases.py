@@ -17,7 +17,13 @@ from backup_pipeline.model.known_databases import KnownDatabase, KnownDatabases
 from backup_pipeline.model.manifest import Manifest
 from backup_pipeline.operations.sites.known_files import keep_known
 from backup_pipeline.rules.known_databases import after_asking
-from backup_pipeline.settings.server_databases import list_file, servers_of, with_databases, with_known_databases
+from backup_pipeline.settings.server_databases import (
+    folders_of_list,
+    list_file,
+    servers_of,
+    with_databases,
+    with_known_databases,
+)
 from backup_pipeline.settings.site import Site
 from backup_pipeline.sources.kind import CandidateDatabase
 from backup_pipeline.sources.registry import kind_of
@@ -80,7 +86,7 @@ def refresh_databases(
 
     Args:
         site: the site.
-        plans: names of plans.
+        plans: names of plans and fleets.
         now: the present moment.
         keep: whether the answers are kept; nothing is written otherwise.
     """
@@ -169,8 +175,6 @@ def _changes(server: str, before: KnownDatabases | None, now: KnownDatabases) ->
 def _keep(site: Site, server: str, known: KnownDatabases) -> None:
     data = known.model_dump_json(indent=1).encode()
     modes = {"file_mode": int(site.settings.file_mode, 8), "folder_mode": int(site.settings.folder_mode, 8)}
-    for plan in site.settings.plans:
-        if server in site.plan(plan).sources:
-            store = site.store_folder(plan)
-            with suppress(BackupSystemError, OSError):
-                keep_known(store, list_file(store, server).name, data, **modes)
+    for store in folders_of_list(site, server):
+        with suppress(BackupSystemError, OSError):
+            keep_known(store, list_file(store, server).name, data, **modes)

@@ -92,7 +92,7 @@ def read_server_dump(reader: Readable, name: str, begin: Callable[[int], Writer]
         ValidationError: it is damaged, or no text that pg_dumpall writes.
         RefusedError: it holds a line for psql that pg_dumpall does not write.
     """
-    walk = _Walk(begin)
+    walk = _ServerParts(begin)
     parts = DumpParts(reader, rows_in_parts=True)
     for part in parts.with_everything():
         walk.take(part, parts.codec)
@@ -124,7 +124,7 @@ def split(reader: Readable, name: str, folder: Path, wanted: frozenset[str]) -> 
     return files, found
 
 
-class _Walk:
+class _ServerParts:
     """Goes through the parts of a server's dump, and knows which database's each of them is."""
 
     def __init__(self, begin: Callable[[int], Writer] | None) -> None:

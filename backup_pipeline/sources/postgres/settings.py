@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, ClassVar, Literal
+from urllib.parse import quote, urlsplit
 
 from pydantic import Field, model_validator
 
@@ -21,6 +23,7 @@ from backup_pipeline.settings.types import (
 Compressed = Literal["gzip", "zstd", "none"]
 ENDINGS: Mapping[str, str] = {"gzip": ".gz", "zstd": ".zst"}
 """What the name of a compressed dump ends with."""
+_PORT = 5432
 
 
 _OF_ONE_DATABASE: Mapping[str, str] = {
@@ -113,6 +116,11 @@ class PostgresSource(SourceSettings):
         about = f"Database `{database}` of {server}. {self.description}".strip()
         return ServerDatabase.model_construct(**{**own, "databases": None, "description": about, "database": database})
 
+    @classmethod
+    def of_fleet(cls) -> type[SourceSettings]:
+        """Return the model of a database that is a member of a fleet."""
+        return FleetDatabase
+
     @property
     def dump_compression(self) -> Compressed:
         """How a dump is kept: as `compression` says, else as a plain dump's name says, else gzip."""
@@ -135,3 +143,35 @@ class ServerDatabase(PostgresSource):
     def connection(self) -> Connection:
         """How the database is reached: as its server."""
         return Connection(self.dsn_env, self.user_env, self.password_env, self.database)
+
+
+class FleetDatabase(PostgresSource):
+    """A database that is a member of a fleet: its address may stand in the settings, without a password."""
+
+    dsn_env: Names = ()
+    dsn: str = ""
+    passfile: str = ""
+
+    @model_validator(mode="after")
+    def _one_address(self) -> FleetDatabase:
+        if bool(self.dsn) == bool(self.dsn_env):
+            raise ValueError("name one of dsn and dsn_env")
+        if self.databases is not None:
+            raise ValueError("databases: a fleet has `sources_from: {server: …}` for them")
+        return self
+
+    @property
+    def connection(self) -> Connection:
+        """How the database is reached."""
+        address = self.dsn
+        if address and self.passfile:
+            address += f"{'&' if '?' in address else '?'}passfile={quote(self.passfile, safe='')}"
+        return Connection(self.dsn_env, self.user_env, self.password_env, address=address)
+
+    @property
+    def served_by(self) -> str:
+        """Host and port of the address."""
+        with suppress(ValueError):
+            parts = urlsplit(self.dsn)
+            return f"{parts.hostname}:{parts.port or _PORT}" if parts.hostname else ""
+        return ""
