@@ -1,29 +1,34 @@
 """The least that a copy into a vault has to do: read, cut, hash three times, encrypt, write and sync, or send.
 
-Bare calls of the libraries in threads, without records, checks, signatures, notes or locks; `benchmarks.vault` measures
-them beside copies. By what a copy is slower than this, our own code is; by what this misses a promise, the libraries,
-the disk and the server do.
+Bare calls of the libraries in threads, in memory that is used again, without records, checks, signatures, notes or
+locks; `benchmarks.vault` measures them beside copies. By what a copy is slower than this, our own code is; by what this
+misses a promise, the libraries, the disk and the server do.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from pyfastcdc import FastCDC
 
+from backup_pipeline.stores.vault.description import Cutting
 from backup_pipeline.stores.vault.encryption import Sealer
 
-_READ = 16 << 20
+_BLOCK = 16 << 20
+_BLOCKS = 3
 _WORKERS = 8
+_HASHED_APART = 1 << 20
 _KEY = b"k" * 32
-_Update = Callable[[bytes], None]
+_Update = Callable[[memoryview], None]
+_Bytes = bytes | bytearray | memoryview
 
 
 def bare_copy(source: Path, url: str, environment: Mapping[str, str], recipient: str, known_file: Path) -> None:
@@ -37,52 +42,81 @@ def bare_copy(source: Path, url: str, environment: Mapping[str, str], recipient:
         known_file: names of what was stored by earlier calls, which is only read, hashed and cut; written again.
     """
     known = set(json.loads(known_file.read_text())) if known_file.exists() else set()
-    names: list[str] = []
     sealer, store = Sealer([recipient]), _storing(url, environment)
 
-    def send(data: bytes) -> str:
+    def send(data: memoryview) -> str:
         name = hmac.new(_KEY, data, hashlib.sha256).hexdigest()
         if name not in known:
-            sealed = sealer.seal(data)
-            hashlib.sha256(sealed).hexdigest()
-            store(name, bytes(sealed) if url.startswith("s3:") else sealed)
+            with sealer.sealed(data) as sealed:
+                hashlib.sha256(sealed).hexdigest()
+                store(name, sealed)
         return name
 
-    cutter = FastCDC(1 << 20, min_size=128 << 10, max_size=4 << 20, normalized_chunking=1, seed=1)
+    blocks = itertools.cycle([memoryview(bytearray(_BLOCK)) for _ in range(_BLOCKS)])
+    in_use: list[list[Future[object]]] = [[] for _ in range(_BLOCKS)]
+    sent: list[Future[str]] = []
+    cutting = Cutting()
+    cutter = FastCDC(
+        cutting.average,
+        min_size=cutting.smallest,
+        max_size=cutting.largest,
+        normalized_chunking=cutting.normalization,
+        seed=1,
+    )
     with ThreadPoolExecutor(_WORKERS) as pool, ThreadPoolExecutor(1) as hashing:
-        sent = []
-        for block in _blocks(source, lambda update, data: hashing.submit(update, data)):
+
+        def memory() -> memoryview:
+            in_use.append([])
+            for one in in_use.pop(0):
+                one.result()
+            return next(blocks)
+
+        for block in _blocks(source, memory, lambda update, data: in_use[-1].append(hashing.submit(update, data))):
             start = 0
             for chunk in cutter.cut_buf(block):
                 sent.append(pool.submit(send, block[start : start + chunk.length]))
+                in_use[-1].append(sent[-1])  # type: ignore[arg-type]
                 start += chunk.length
-        names = [one.result() for one in sent]
-    known_file.write_text(json.dumps(sorted(known | set(names))))
+        names = {one.result() for one in sent}
+    known_file.write_text(json.dumps(sorted(known | names)))
 
 
-def _blocks(source: Path, hashed: Callable[[_Update, bytes], object]) -> Iterator[bytes]:
+def _blocks(
+    source: Path, memory: Callable[[], memoryview], hashed: Callable[[_Update, memoryview], object]
+) -> Iterator[memoryview]:
     """Yield the files' bytes one after the other; what is large is handed to be hashed, what is small is hashed."""
-    small: list[bytes] = []
-    waiting = 0
-    for path in sorted(path for path in source.rglob("*") if path.is_file()):
+    block, filled = memory(), 0
+    for path, size in sorted(_files(os.fspath(source))):
         digest = hashlib.sha256()
-        with path.open("rb", buffering=0) as file:
-            while block := file.read(_READ):
-                if len(block) == _READ:
-                    hashed(digest.update, block)
-                    yield block
-                    continue
-                digest.update(block)
-                small.append(block)
-                waiting += len(block)
-                if waiting >= _READ:
-                    yield b"".join(small)
-                    small, waiting = [], 0
-    if small:
-        yield b"".join(small)
+        descriptor = os.open(path, os.O_RDONLY)
+        rest = size
+        while rest:
+            count = os.readv(descriptor, [block[filled : filled + rest]])
+            part = block[filled : filled + count]
+            if count < _HASHED_APART:
+                digest.update(part)
+            else:
+                hashed(digest.update, part)
+            filled += count
+            rest -= count
+            if filled == len(block):
+                yield block
+                block, filled = memory(), 0
+        os.close(descriptor)
+    if filled:
+        yield block[:filled]
 
 
-def _storing(url: str, environment: Mapping[str, str]) -> Callable[[str, bytes | bytearray], None]:
+def _files(folder: str) -> Iterator[tuple[str, int]]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir():
+                yield from _files(entry.path)
+            else:
+                yield entry.path, entry.stat().st_size
+
+
+def _storing(url: str, environment: Mapping[str, str]) -> Callable[[str, _Bytes], None]:
     parts = urlsplit(url)
     if parts.scheme == "s3":
         import obstore
@@ -102,14 +136,14 @@ def _storing(url: str, environment: Mapping[str, str]) -> Callable[[str, bytes |
             client_options={"allow_http": True},
         )
 
-        def put(name: str, data: bytes | bytearray) -> None:
+        def put(name: str, data: _Bytes) -> None:
             obstore.put(store, name, data, mode="create", use_multipart=False)
 
         return put
     folder = Path(parts.path)
     folder.mkdir(exist_ok=True)
 
-    def write(name: str, data: bytes | bytearray) -> None:
+    def write(name: str, data: _Bytes) -> None:
         with (folder / name).open("wb", buffering=0) as file:
             file.write(data)
             os.fsync(file.fileno())

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
-from backup_pipeline.stores.objects.contract import BucketLock, Data, LockState, ObjectInfo, ObjectVersion
+from backup_pipeline.stores.objects.contract import BucketLock, DataView, LockState, ObjectInfo, ObjectVersion
 from backup_pipeline.stores.objects.errors import ObjectNotFoundError
 
 START = datetime(2026, 11, 21, 4, tzinfo=UTC)
@@ -44,7 +44,7 @@ class MemoryPlace:
         self.calls += 1
         self.before(call, name)
 
-    def create(self, name: str, data: Data, *, lock_until: datetime | None = None) -> bool:
+    def create(self, name: str, data: DataView, *, lock_until: datetime | None = None) -> bool:
         self._enter("create", name)
         with self.lock:
             if name in self.objects:
@@ -52,7 +52,7 @@ class MemoryPlace:
             self.objects[name] = (bytes(data), self.now)
             return True
 
-    def put(self, name: str, data: Data, *, lock_until: datetime | None = None) -> None:
+    def put(self, name: str, data: DataView, *, lock_until: datetime | None = None) -> None:
         self._enter("put", name)
         with self.lock:
             self.objects[name] = (bytes(data), self.now)

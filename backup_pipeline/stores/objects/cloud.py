@@ -20,7 +20,7 @@ from backup_pipeline.stores.objects.cloud_errors import (
     error_of_answer,
     error_of_text,
 )
-from backup_pipeline.stores.objects.contract import BucketLock, Data, LockState, ObjectInfo, ObjectVersion
+from backup_pipeline.stores.objects.contract import BucketLock, DataView, LockState, ObjectInfo, ObjectVersion
 from backup_pipeline.stores.objects.errors import ObjectNotFoundError, PlaceRefusedError
 from backup_pipeline.stores.objects.names import checked_name
 from backup_pipeline.stores.objects.options import PlaceOptions
@@ -64,12 +64,12 @@ class CloudPlace:
         """What the settings say; true of S3 itself, Google and Azure."""
         return self._options.conditional_create
 
-    def create(self, name: str, data: Data, *, lock_until: datetime | None = None) -> bool:
+    def create(self, name: str, data: DataView, *, lock_until: datetime | None = None) -> bool:
         """Write an object with the condition that there is none of that name."""
         checked_name(name)
         return self._repeater.run(lambda attempt: self._create(name, data, lock_until, attempt))
 
-    def put(self, name: str, data: Data, *, lock_until: datetime | None = None) -> None:
+    def put(self, name: str, data: DataView, *, lock_until: datetime | None = None) -> None:
         """Write an object, replacing one."""
         checked_name(name)
         self._repeater.run(lambda _: self._write(name, data, lock_until, only_new=False))
@@ -168,7 +168,7 @@ class CloudPlace:
         """End pauses; connections are ended when they have been idle."""
         self._repeater.close()
 
-    def _create(self, name: str, data: Data, lock_until: datetime | None, attempt: int) -> bool:
+    def _create(self, name: str, data: DataView, lock_until: datetime | None, attempt: int) -> bool:
         if not self._options.conditional_create:
             if self.info(name) is not None:
                 return attempt > 1 and self.get(name) == data
@@ -179,7 +179,7 @@ class CloudPlace:
         # An earlier attempt may have arrived although its answer was lost.
         return attempt > 1 and self.get(name) == data
 
-    def _write(self, name: str, data: Data, lock_until: datetime | None, *, only_new: bool) -> bool:
+    def _write(self, name: str, data: DataView, lock_until: datetime | None, *, only_new: bool) -> bool:
         """Write once; False when `only_new` and the name is taken."""
         del lock_until  # Only S3 locks objects one by one.
         mode: Literal["create", "overwrite"] = "create" if only_new else "overwrite"

@@ -18,6 +18,8 @@ from typing import Protocol
 
 Data = bytes | bytearray
 """Bytes of an object. Whoever passes them on does not change them afterwards."""
+DataView = Data | memoryview
+"""Bytes of an object in memory that is used again once the call that got them has returned: no place keeps them."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ class ObjectPlace(Protocol):
     def conditional_create(self) -> bool:
         """Whether `create` is atomic there: of several who create one name at once, exactly one gets True."""
 
-    def create(self, name: str, data: Data, *, lock_until: datetime | None = None) -> bool:
+    def create(self, name: str, data: DataView, *, lock_until: datetime | None = None) -> bool:
         """Write an object that is not there yet, complete or not at all.
 
         True when the object is there with these bytes by this call: when an answer is lost and the call is tried again,
@@ -120,7 +122,7 @@ class ObjectPlace(Protocol):
             False when an object of that name exists already; nothing was overwritten.
         """
 
-    def put(self, name: str, data: Data, *, lock_until: datetime | None = None) -> None:
+    def put(self, name: str, data: DataView, *, lock_until: datetime | None = None) -> None:
         """Write an object, replacing one of that name at once for all readers; complete or not at all.
 
         Where the storage keeps versions, the replaced one stays below under its lock.

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from backup_pipeline.errors import StoreError
-from backup_pipeline.stores.objects.contract import BucketLock, Data, LockState, ObjectInfo, ObjectVersion
+from backup_pipeline.stores.objects.contract import BucketLock, DataView, LockState, ObjectInfo, ObjectVersion
 from backup_pipeline.stores.objects.errors import (
     ObjectNotFoundError,
     PlaceFullError,
@@ -78,12 +78,12 @@ class FolderPlace:
                 return True  # Nothing can be written at all, and every attempt says why.
         return self._links
 
-    def create(self, name: str, data: Data, *, lock_until: datetime | None = None) -> bool:
+    def create(self, name: str, data: DataView, *, lock_until: datetime | None = None) -> bool:
         """Write a file unless its name is taken."""
         path = self._path(name)
         return self._repeater.run(lambda attempt: self._create(path, data, attempt))
 
-    def put(self, name: str, data: Data, *, lock_until: datetime | None = None) -> None:
+    def put(self, name: str, data: DataView, *, lock_until: datetime | None = None) -> None:
         """Write a file aside and rename it to its name."""
         path = self._path(name)
 
@@ -200,7 +200,7 @@ class FolderPlace:
                 remedy="Find out who writes there, and put the folder back.",
             )
 
-    def _create(self, path: Path, data: Data, attempt: int) -> bool:
+    def _create(self, path: Path, data: DataView, attempt: int) -> bool:
         name = path.relative_to(self._root).as_posix()
         with self._translated(name):
             if os.path.lexists(path):
@@ -247,7 +247,7 @@ class FolderPlace:
             return True
 
     @contextlib.contextmanager
-    def _written(self, data: Data, *, sync: bool = True) -> Iterator[Path]:
+    def _written(self, data: DataView, *, sync: bool = True) -> Iterator[Path]:
         """Give a synced file with these bytes; removed when left, unless it was renamed."""
         folder = self._root / _INCOMING
         self._refuse_link(_INCOMING)

@@ -23,7 +23,7 @@ from obstore.store import S3Store
 
 from backup_pipeline.stores.objects.cloud import CloudPlace, client_options
 from backup_pipeline.stores.objects.cloud_errors import error_of_answer, locked, unreachable
-from backup_pipeline.stores.objects.contract import BucketLock, Data, LockState, ObjectVersion
+from backup_pipeline.stores.objects.contract import BucketLock, DataView, LockState, ObjectVersion
 from backup_pipeline.stores.objects.errors import ObjectNotFoundError, PlaceRefusedError
 from backup_pipeline.stores.objects.names import checked_name
 from backup_pipeline.stores.objects.options import PlaceOptions
@@ -143,7 +143,7 @@ class S3Place(CloudPlace):
         if "_client" in self.__dict__:
             self._client.close()
 
-    def _write(self, name: str, data: Data, lock_until: datetime | None, *, only_new: bool) -> bool:
+    def _write(self, name: str, data: DataView, lock_until: datetime | None, *, only_new: bool) -> bool:
         if lock_until is None or not self._has_locks or self._default_lock_holds(lock_until):
             return super()._write(name, data, None, only_new=only_new)
         condition = {"IfNoneMatch": "*"} if only_new else {}
@@ -152,7 +152,7 @@ class S3Place(CloudPlace):
                 name,
                 lambda: self._client.put_object(
                     **self._key(name),
-                    Body=data,
+                    Body=bytes(data),
                     # Named by ourselves: botocore's own would be sent as a trailer, which few services understand.
                     ChecksumAlgorithm="SHA256",
                     ChecksumSHA256=base64.b64encode(hashlib.sha256(data).digest()).decode(),

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import asyncssh
 
 from backup_pipeline.errors import StoreError
-from backup_pipeline.stores.objects.contract import BucketLock, Data, LockState, ObjectInfo, ObjectVersion
+from backup_pipeline.stores.objects.contract import BucketLock, DataView, LockState, ObjectInfo, ObjectVersion
 from backup_pipeline.stores.objects.errors import (
     ObjectNotFoundError,
     PlaceFullError,
@@ -79,7 +79,7 @@ class SftpPlace:
         """Whether the server makes hard links; known once an object was created."""
         return self._links and self._options.conditional_create
 
-    def create(self, name: str, data: Data, *, lock_until: datetime | None = None) -> bool:
+    def create(self, name: str, data: DataView, *, lock_until: datetime | None = None) -> bool:
         """Write a file aside, sync it and link it to its name unless that is taken."""
         path = self._path(name)
 
@@ -96,7 +96,7 @@ class SftpPlace:
 
         return self._attempts(name, create)
 
-    def put(self, name: str, data: Data, *, lock_until: datetime | None = None) -> None:
+    def put(self, name: str, data: DataView, *, lock_until: datetime | None = None) -> None:
         """Write a file aside, sync it and rename it over its name."""
         path = self._path(name)
 
@@ -298,7 +298,7 @@ class SftpPlace:
                 "There is no such folder on the server.", where=self.label, remedy="Make it there (mode 0700)."
             )
 
-    async def _write(self, client: asyncssh.SFTPClient, data: Data) -> str:
+    async def _write(self, client: asyncssh.SFTPClient, data: DataView) -> str:
         """Write a synced file aside and return its path."""
         folder = f"{self._root}/{_INCOMING}"
         path = f"{folder}/{secrets.token_hex(12)}"

@@ -16,7 +16,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
-from backup_pipeline.stores.objects.contract import Data
+from backup_pipeline.stores.objects.contract import Data, DataView
 
 _VERSION = b"age-encryption.org/v1\n"
 _WRAPPING = b"age-encryption.org/v1/X25519"
@@ -31,6 +31,8 @@ _PIECE = 64 << 10
 _SEALED_PIECE = _PIECE + _TAG
 _NO_NONCE = bytes(12)
 _LARGEST_HEADER = 16 << 10
+_IN_BASE64 = 43
+"""Characters of 32 bytes in base64 without padding."""
 
 
 def key_bytes(text: str) -> bytes:
@@ -51,8 +53,20 @@ class AgeRecipients:
     def __init__(self, keys: Sequence[bytes]) -> None:
         self._keys = [(key, X25519PublicKey.from_public_bytes(key)) for key in keys]
 
-    def encrypt(self, data: Data) -> bytearray:
+    def sealed_size(self, size: int) -> int:
+        """Return how many bytes a file of age with so many plain bytes has."""
+        stanzas = len(self._keys) * (len(_STANZA) + 2 * (_IN_BASE64 + 1))
+        head = len(_VERSION) + stanzas + len(_END) + 1 + _IN_BASE64 + 1 + _NONCE
+        return head + size + (_last_piece(size, _PIECE) + 1) * _TAG
+
+    def encrypt(self, data: DataView) -> bytearray:
         """Return a file of age with these bytes, under a new file key."""
+        out = bytearray(self.sealed_size(len(data)))
+        self.encrypt_into(memoryview(out), data)
+        return out
+
+    def encrypt_into(self, out: memoryview, data: DataView) -> None:
+        """Write a file of age with these bytes, under a new file key, into `sealed_size` bytes of memory."""
         file_key = os.urandom(_FILE_KEY)
         header = _VERSION
         for raw, key in self._keys:
@@ -67,14 +81,12 @@ class AgeRecipients:
         cipher = ChaCha20Poly1305(_payload_key(file_key, nonce))
         last = _last_piece(len(data), _PIECE)
         head = header + nonce
-        out = bytearray(len(head) + len(data) + (last + 1) * _TAG)
         out[: len(head)] = head
-        plain, sealed = memoryview(data), memoryview(out)[len(head) :]
+        plain, sealed = memoryview(data), out[len(head) :]
         for number in range(last + 1):
             piece = plain[number * _PIECE : (number + 1) * _PIECE]
             into = sealed[number * _SEALED_PIECE : (number + 1) * _SEALED_PIECE]
             cipher.encrypt_into(_piece_nonce(number, last=number == last), piece, None, into)
-        return out
 
 
 class AgeIdentities:

@@ -20,6 +20,7 @@ from backup_pipeline.model.set_id import SetId, is_set_id
 from backup_pipeline.stores.objects.contract import Data
 
 _LARGEST_PLAIN = 4 << 30
+_AFTER_FILES = b',"plain_sizes":['
 
 
 def _is_path_inside(text: str) -> str:
@@ -70,6 +71,12 @@ class CopyLists(Frozen):
     plain_sizes: tuple[int, ...]
     manifest: str
     settings: str = ""
+
+    def texts(self) -> tuple[bytes, bytes]:
+        """Return the lists as JSON, in two parts that follow each other: the files, and all that comes after them."""
+        text = self.model_dump_json().encode()
+        border = text.index(_AFTER_FILES)  # In no string: a quotation mark is escaped there.
+        return text[:border], text[border:]
 
 
 class CopyContent(Frozen):

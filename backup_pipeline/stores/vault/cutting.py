@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import BinaryIO, NamedTuple, Protocol
 
@@ -30,10 +30,12 @@ _LARGE = 16
 """From so many average chunks on a file is large."""
 _FINER = 8
 _FINEST = 64
-_LISTS_FINER = 32
-_LONG_LISTS = 8 << 20
+_LISTS_FINER = 4
+_LISTS_ENDS = 32
 _SMALL = 1 << 20
 """Bytes of a file that is read at once."""
+_BLOCKS = 3
+"""Blocks of memory that are read into before hashing is waited for; more where chunks are sent more slowly."""
 
 
 class SetStream:
@@ -77,8 +79,8 @@ class SetStream:
     def readinto(self, buffer: memoryview) -> int:
         """Fill `buffer` as far as the stream goes; 0 only at its end.
 
-        A large file is hashed by a thread of its own meanwhile: the buffer stays as it is until `hashing`, as this call
-        has left it, is done.
+        A large file is hashed by a thread of its own meanwhile, which is done with the buffer when `hashing`, as this
+        call has left it, is done.
 
         Raises:
             ValidationError: a file is not what the manifest says.
@@ -169,11 +171,14 @@ def stream_files(store: Store, set_id: SetId) -> dict[str, int]:
     )
 
 
-def cut(stream: SetStream, cutting: Cutting, id_key: bytes) -> Iterator[bytes]:
-    """Yield the chunks of a stream. The cuts depend on the id key, so that sizes reveal nothing of what is there."""
+def cut(stream: SetStream, cutting: Cutting, id_key: bytes) -> Iterator[memoryview]:
+    """Yield the chunks of a stream, which stay as they are as long as they are referred to.
+
+    The cuts depend on the id key, so that sizes reveal nothing of what is there.
+    """
     coarse, fine = (_cutter(cutting, id_key, finer=finer) for finer in (1, _FINER))
     middle, finest = (_cutter(cutting, id_key, finer=finer) for finer in (_FINER // 2, _FINEST))
-    buffer = _Buffer(stream, 4 * cutting.largest, lambda: stream.hashing)
+    buffer = _ReadAhead(stream, 4 * cutting.largest, lambda: stream.hashing)
     for part in _parts(stream.listed, cutting.average):
         position, tail = 0, part.size - part.ends
         while position < part.size and (
@@ -190,15 +195,24 @@ def cut(stream: SetStream, cutting: Cutting, id_key: bytes) -> Iterator[bytes]:
         yield buffer.take(next(iter(coarse.cut_buf(view))).length)
 
 
-def cut_lists(text: bytes, cutting: Cutting, id_key: bytes) -> Iterator[bytes]:
-    """Yield the pieces of a copy's lists: 32 KiB on average as vaults cut, four times that where they are very long."""
-    finer = _LISTS_FINER if len(text) < _LONG_LISTS else _LISTS_FINER // 4
-    rest = memoryview(text)
-    cutter = _cutter(cutting, id_key, finer=finer)
-    while rest:
-        length = next(iter(cutter.cut_buf(rest[: cutting.largest]))).length
-        yield bytes(rest[:length])
-        rest = rest[length:]
+def cut_lists(texts: Iterable[bytes], cutting: Cutting, id_key: bytes) -> Iterator[bytes]:
+    """Yield the pieces of a copy's lists: long ones, but short ones where lists differ each time.
+
+    Args:
+        texts: the lists; of each the first or last lines differ (those of records, sizes of chunks, times).
+        cutting: the vault's.
+        id_key: the key of the ids.
+    """
+    coarse, fine = (_cutter(cutting, id_key, finer=finer) for finer in (_LISTS_FINER, _FINEST))
+    end = cutting.average // _FINEST
+    for text in itertools.chain.from_iterable((text[:-end], text[-end:]) for text in texts):
+        position = 0
+        while position < len(text):
+            cutter = fine if position < cutting.average // _LISTS_ENDS else coarse
+            view = memoryview(text)[position : position + cutting.largest]
+            length = next(iter(cutter.cut_buf(view))).length
+            yield text[position : position + length]
+            position += length
 
 
 def large_from(cutting: Cutting) -> int:
@@ -206,7 +220,7 @@ def large_from(cutting: Cutting) -> int:
     return _LARGE * cutting.average
 
 
-def cut_growing(stream: ChunkSource, cutting: Cutting, id_key: bytes) -> Iterator[bytes]:
+def cut_growing(stream: ChunkSource, cutting: Cutting, id_key: bytes) -> Iterator[memoryview]:
     """Yield the chunks of one large file that is still being written: the same as `cut` finds when its size is known.
 
     Where the finer cuts at its end begin is known in time, because more than they take up is read ahead.
@@ -214,7 +228,7 @@ def cut_growing(stream: ChunkSource, cutting: Cutting, id_key: bytes) -> Iterato
     coarse, fine = (_cutter(cutting, id_key, finer=finer) for finer in (1, _FINER))
     end = 2 * cutting.average
     ahead = max(cutting.largest, end)
-    buffer = _Buffer(stream, 2 * ahead)
+    buffer = _ReadAhead(stream, 2 * ahead)
     position = 0
     while view := buffer.view(ahead):
         cutter = coarse if position >= cutting.average and len(view) >= end else fine
@@ -264,40 +278,61 @@ def _wait_for(running: Future[None] | None) -> None:
         running.result()
 
 
-class _Buffer:
-    """Reads ahead in a stream, into two buffers by turns: what was read before may still be in use.
+class _ReadAhead:
+    """Reads ahead in a stream, into blocks of memory that are filled again when nothing of them is in use any more.
+
+    New memory costs about as much as to cut or to encrypt what is read into it.
 
     Args:
         stream: the stream.
-        size: bytes of each buffer.
-        in_use: what has to be done before a buffer that was filled just now is filled again.
+        size: bytes of a block.
+        hashing: what is being done with the blocks so far, beside those who got their pieces.
     """
 
     def __init__(
-        self, stream: ChunkSource, size: int, in_use: Callable[[], Future[None] | None] = lambda: None
+        self, stream: ChunkSource, size: int, hashing: Callable[[], Future[None] | None] = lambda: None
     ) -> None:
         self._stream = stream
-        self._bytes, self._other = memoryview(bytearray(size)), memoryview(bytearray(size))
-        self._in_use = in_use
-        self._other_used: Future[None] | None = None
-        self._start = 0
-        self._end = 0
+        self._size = size
+        self._hashing = hashing
+        self._blocks: list[bytearray] = []
+        self._unread = memoryview(b"")
 
     def view(self, most: int) -> memoryview:
         """Return up to `most` of the next bytes; fewer only at the end of the stream."""
-        if self._end - self._start < most:
-            rest = self._end - self._start
-            _wait_for(self._other_used)
-            self._other_used = self._in_use()
-            self._other[:rest] = self._bytes[self._start : self._end]
-            self._bytes, self._other = self._other, self._bytes
-            self._start, self._end = 0, rest + self._stream.readinto(self._bytes[rest:])
-        return self._bytes[self._start : min(self._start + most, self._end)]
+        if len(self._unread) < most:
+            rest = len(self._unread)
+            block = memoryview(self._free_block())
+            block[:rest] = self._unread
+            self._unread = block[: rest + self._stream.readinto(block[rest:])]
+        return self._unread[:most]
 
-    def take(self, count: int) -> bytes:
+    def take(self, count: int) -> memoryview:
         """Return the next bytes, and go on behind them."""
-        self._start += count
-        return bytes(self._bytes[self._start - count : self._start])
+        taken, self._unread = self._unread[:count], self._unread[count:]
+        return taken
+
+    def _free_block(self) -> bytearray:
+        if (free := self._found_free()) is None and len(self._blocks) >= _BLOCKS:
+            _wait_for(self._hashing())
+            free = self._found_free()
+        if free is None:
+            free = bytearray(self._size)
+            self._blocks.append(free)
+        return free
+
+    def _found_free(self) -> bytearray | None:
+        return next((block for block in self._blocks if not _has_views(block)), None)
+
+
+def _has_views(block: bytearray) -> bool:
+    """Return whether a memoryview of it is left: Python resizes none of which there is one."""
+    try:
+        block.append(0)
+    except BufferError:
+        return True
+    block.pop()
+    return False
 
 
 def _cutter(cutting: Cutting, id_key: bytes, *, finer: int) -> FastCDC:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import pyrage
 
 from backup_pipeline.errors import RefusedError, SettingsError, ValidationError
-from backup_pipeline.stores.objects.contract import Data
+from backup_pipeline.stores.objects.contract import Data, DataView
 from backup_pipeline.stores.vault.age_format import AgeIdentities, AgeRecipients, key_bytes
 
 Encryption = Literal["age", "none"]
@@ -38,10 +39,31 @@ class Sealer:
             _check_recipient(text, where)
         self._recipients = AgeRecipients([key_bytes(text) for text in recipients])
         self.encryption = encryption
+        self._free: list[bytearray] = []
 
     def seal(self, data: Data) -> Data:
         """Return the encrypted bytes."""
         return data if self.encryption == "none" else self._recipients.encrypt(data)
+
+    @contextlib.contextmanager
+    def sealed(self, data: DataView) -> Iterator[DataView]:
+        """Give the encrypted bytes for the block, in memory that is used again: new memory costs as much as encrypting.
+
+        Several threads may call this at once.
+        """
+        if self.encryption == "none":
+            yield data
+            return
+        size = self._recipients.sealed_size(len(data))
+        memory = self._free.pop() if self._free else bytearray()
+        if len(memory) < size:
+            memory = bytearray(size)
+        out = memoryview(memory)[:size]
+        self._recipients.encrypt_into(out, data)
+        try:
+            yield out
+        finally:
+            self._free.append(memory)
 
 
 def _check_recipient(text: str, where: str) -> None:

@@ -8,7 +8,7 @@ import re
 import secrets
 
 from backup_pipeline.model.set_id import SetId
-from backup_pipeline.stores.objects.contract import Data
+from backup_pipeline.stores.objects.contract import DataView
 
 DESCRIPTION = "vault.json"
 RECOVERY_TEXT = "RECOVERY.md"
@@ -26,7 +26,7 @@ _PLAN_DIGITS = 8
 _SET_DIGITS = 24
 
 
-def keyed(key: bytes, data: Data) -> str:
+def keyed(key: bytes, data: DataView) -> str:
     """Return HMAC-SHA256 in hex; it lets go of the interpreter's lock while it hashes."""
     return hmac.new(key, data, hashlib.sha256).hexdigest()
 

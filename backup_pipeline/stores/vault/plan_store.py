@@ -27,6 +27,7 @@ from backup_pipeline.model.record import ArtefactRecord, FileRecord
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.stores.contract import ArtefactFile
 from backup_pipeline.stores.local import LocalSetWriter, LocalStore
+from backup_pipeline.stores.objects.contract import DataView
 from backup_pipeline.stores.read_manifest import parse_manifest
 from backup_pipeline.stores.vault.copy_content import CopiedFile
 from backup_pipeline.stores.vault.cutting import SetStream
@@ -217,7 +218,7 @@ class VaultSetWriter(LocalSetWriter):
         here = dict(sorted((path, size) for path, size in _present(self._folder) if path != MANIFEST_NAME))
         streams: list[SetStream] = []
 
-        def read() -> Iterator[bytes | SentChunk]:
+        def read() -> Iterator[DataView | SentChunk]:
             for one in sent:
                 yield from one.chunks
             stream = SetStream(here, super(VaultSetWriter, self).open, wanted, lambda done: None, where=self._where)

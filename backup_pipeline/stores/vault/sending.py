@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from backup_pipeline.errors import StoreError
 from backup_pipeline.model.progress import ProgressSink, no_progress
-from backup_pipeline.stores.objects.contract import Data
+from backup_pipeline.stores.objects.contract import DataView
 from backup_pipeline.stores.objects.errors import ObjectLockedError, ObjectNotFoundError, PlaceRefusedError
 from backup_pipeline.stores.vault.catalog import (
     FRESH,
@@ -97,7 +97,7 @@ class SentChunk(NamedTuple):
     size: int
 
 
-Pieces = Iterable[Data | SentChunk]
+Pieces = Iterable[DataView | SentChunk]
 """The plain chunks of a copy in order; of some only the id."""
 
 
@@ -163,7 +163,7 @@ class ChunkSender:
             remedy="Who removes objects there? backup-pipeline vault check says what is missing.",
         )
 
-    def send(self, pieces: Iterable[bytes]) -> list[SentChunk]:
+    def send(self, pieces: Iterable[DataView]) -> list[SentChunk]:
         """Send chunks of a copy that is not whole yet; several threads may call this at once."""
         with self._looking:
             if not self._checked_once:
@@ -308,7 +308,7 @@ class ChunkSender:
         done.set_result(name)
         return done
 
-    def _send(self, data: Data) -> str:
+    def _send(self, data: DataView) -> str:
         """Make sure that one chunk is in the vault; returns its id."""
         name = keyed(self._keys.id_key, data)
         with self._lock:
@@ -320,23 +320,22 @@ class ChunkSender:
             with self._lock:
                 self._under_way.discard(name)
             return name
-        sealed = self._keys.sealer.seal(data)
-        digest = hashlib.sha256(sealed).hexdigest()
-        self._throttle.wait(len(sealed))
-        stored = self._store(name, sealed, digest)
+        with self._keys.sealer.sealed(data) as sealed:
+            digest = hashlib.sha256(sealed).hexdigest()
+            self._throttle.wait(len(sealed))
+            chunk = ChunkRef(self._store(name, sealed, digest), len(sealed), digest)
         limits.progressed()
-        chunk = ChunkRef(stored, len(sealed), digest)
         with self._lock:
             self._keys.notes.add(chunk, self._catalog.description.generation)
             self._known[name] = self._sent[name] = chunk
             if self._options.lock_until:
-                self._lock_ends[stored] = self._options.lock_until
+                self._lock_ends[chunk.name] = self._options.lock_until
             self._under_way.discard(name)
             self.sent += 1
-            self.sent_bytes += len(sealed)
+            self.sent_bytes += chunk.size
         return name
 
-    def _store(self, name: str, sealed: Data, digest: str) -> str:
+    def _store(self, name: str, sealed: DataView, digest: str) -> str:
         """Store a chunk under a name that nothing has yet; returns the name."""
         # What has the plain name already cannot be relied on, and no object is written over: see docs/formats-vault.md.
         stored = another_name(name) if name in self._listed else name

@@ -11,7 +11,7 @@ from backup_pipeline.model.manifest import MANIFEST_NAME, Manifest
 from backup_pipeline.model.progress import Progress
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.stores.contract import Store
-from backup_pipeline.stores.objects.contract import Data
+from backup_pipeline.stores.objects.contract import DataView
 from backup_pipeline.stores.objects.errors import PlaceFullError, PlaceRefusedError
 from backup_pipeline.stores.vault.catalog import VaultCatalog
 from backup_pipeline.stores.vault.copy_content import CopiedFile, CopyContent, packed
@@ -119,11 +119,11 @@ class VaultWriter:
         """Return what sends the chunks of one copy; see ChunkSender."""
         return ChunkSender(self._catalog, self._keys, self._options, read, where, read_back=read_back)
 
-    def cut(self, stream: SetStream) -> Iterator[bytes]:
+    def cut(self, stream: SetStream) -> Iterator[memoryview]:
         """Yield a stream's chunks, as this vault cuts."""
         return cut(stream, self._catalog.description.cutting, self._keys.id_key)
 
-    def cut_growing(self, stream: ChunkSource) -> Iterator[bytes]:
+    def cut_growing(self, stream: ChunkSource) -> Iterator[memoryview]:
         """Yield the chunks of a file of `large_from` bytes or more while it is written."""
         return cut_growing(stream, self._catalog.description.cutting, self._keys.id_key)
 
@@ -132,10 +132,12 @@ class VaultWriter:
 
         None either where the vault's own `recover.py` would not read such a copy, and cannot be replaced.
         """
-        text = content.lists().model_dump_json().encode()
-        if len(text) < self._options.lists_apart_from or not make_recovery_read(self._catalog.place, COPY_VERSION):
+        lists = content.lists().texts()
+        if sum(map(len, lists)) < self._options.lists_apart_from or not make_recovery_read(
+            self._catalog.place, COPY_VERSION
+        ):
             return
-        for piece in cut_lists(text, self._catalog.description.cutting, self._keys.id_key):
+        for piece in cut_lists(lists, self._catalog.description.cutting, self._keys.id_key):
             yield packed(piece)
 
     @property
@@ -231,7 +233,7 @@ class CopyPieces:
         self._read = read
         self._files = files
 
-    def read(self) -> Iterator[Data | SentChunk]:
+    def read(self) -> Iterator[DataView | SentChunk]:
         """Yield them in order."""
         sizes = []
         for piece in self._read():
@@ -260,7 +262,7 @@ class _SetChunks:
         self._where = where
         self.files: list[CopiedFile] = []
 
-    def read(self) -> Iterator[bytes]:
+    def read(self) -> Iterator[memoryview]:
         listed = stream_files(self._store, self._set_id)
         total = sum(listed.values())
         show = self._writer._options.progress

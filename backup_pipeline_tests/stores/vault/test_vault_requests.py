@@ -23,7 +23,7 @@ from backup_pipeline_tests.support.vault_sites import VaultSite
 
 _MIB = 1 << 20
 # For lists, announcement and the copy itself; and cuts depend on a random key: some sets have a few chunks more.
-_BESIDE = 40
+_BESIDE = 30
 
 
 @pytest.fixture
@@ -37,14 +37,14 @@ def site(tmp_path: Path, place: CountingPlace) -> VaultSite:
     return VaultSite(tmp_path, place=place).init()
 
 
-def _added(site: VaultSite, count: int, size: int) -> str:
+def _added(site: VaultSite, count: int, size: int, number: int = 0) -> str:
     """Seal a set and put many small files into it, as a source of many small files does."""
-    set_id = site.seal()
-    numbers = random.Random(3)
-    for number in range(count):
-        path = site.store.path_of(set_id, f"many/{number // 1000:03}/{number:06}.txt")
+    set_id = site.seal(number)
+    content = random.Random(3)
+    for each in range(count):
+        path = site.store.path_of(set_id, f"many/{each // 1000:03}/{each:06}.txt")
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(numbers.randbytes(size))
+        path.write_bytes(content.randbytes(size))
     return set_id
 
 
@@ -70,6 +70,16 @@ def test_many_small_files_share_chunks(site: VaultSite, place: CountingPlace, tm
     place.calls.clear()
     site.fetch(copy, tmp_path / "to")
     assert place.requests <= 4000 / 50
+
+
+def test_small_files_cost_at_most_a_request_a_mebibyte(site: VaultSite, place: CountingPlace) -> None:
+    set_id = _added(site, 8000, 6000)
+    place.calls.clear()
+    size = site.copy(set_id).size
+    assert place.requests <= size / _MIB + _BESIDE
+    place.calls.clear()
+    assert site.copy(_added(site, 8000, 6000, number=1)).sent_bytes <= 0.005 * size
+    assert place.requests <= _BESIDE
 
 
 @pytest.mark.story
