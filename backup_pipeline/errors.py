@@ -32,6 +32,10 @@ class ExitCode(IntEnum):
     TERMINATED = 143
 
 
+# What is reported of work that ended by an interrupt, which is no fault of its own.
+INTERRUPTED = "Its process was asked to end: by Ctrl-C, a shutdown, or the eviction of its pod"
+
+
 class BackupSystemError(Exception):
     """What is wrong, where, and the remedy.
 

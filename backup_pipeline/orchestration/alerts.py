@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
-from backup_pipeline.errors import BackupSystemError, RefusedError
+from backup_pipeline.errors import INTERRUPTED, BackupSystemError, RefusedError
 from backup_pipeline.model.backup_set import BackupSet
 from backup_pipeline.model.incident import Observation
 from backup_pipeline.model.record import CheckResult, Severity
@@ -37,6 +37,8 @@ _ASKED_BY_A_PERSON = (*_OF_ONE_SOURCE, "check")
 _OPERATION_NAMES = re.compile(r"^(check|drill)_(in|from)_")
 _PARTITION_TAG = "dagster/partition"
 _NO_REASON = "The run's log in the UI has the details."
+_INTERRUPTS = ("DagsterExecutionInterruptedError", "KeyboardInterrupt")
+_AGAIN = "Start it again."
 
 
 def alert_sensors(site: Site) -> list[dg.SensorDefinition]:
@@ -172,6 +174,8 @@ def _why(context: dg.RunStatusSensorContext, written: BackupSet | None) -> tuple
         while error is not None and error.cause is not None:
             error = error.cause
         kind = (error.cls_name if error else "") or "error"
+        if kind in _INTERRUPTS:
+            return event.step_key or "", f"{INTERRUPTED}.", _AGAIN
         return event.step_key or "", f"Unexpected {kind}.", _NO_REASON
     if (end := reported_worker_end(context.instance, context.dagster_run.run_id)) is not None:
         return "", end.what, end.remedy

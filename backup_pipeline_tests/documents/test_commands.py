@@ -84,7 +84,7 @@ def test_every_block_is_of_a_known_kind(document: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "kind"),
     [
-        ("kubectl apply -f x.yaml", ""),
+        ("helm install x", ""),
         ("backup-pipeline list\nfrobnicate", ""),
         ("UI=1 docker compose up", "sh"),
         ("A=1\nB='x y'", "env"),

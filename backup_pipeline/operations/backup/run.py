@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo
 
 from backup_pipeline.artefacts.capture import CaptureContext, utc_now
 from backup_pipeline.artefacts.time_limits import capture_limit, counting_progress, operation_limit
-from backup_pipeline.errors import BackupSystemError, RefusedError
+from backup_pipeline.errors import INTERRUPTED, BackupSystemError, RefusedError
 from backup_pipeline.model.backup_set import SetState
 from backup_pipeline.model.command_record import CommandRecord
 from backup_pipeline.model.manifest import Draft, Failure, Manifest, Purpose
@@ -415,7 +415,8 @@ class BackupRun:
 def _reason(error: BaseException) -> str:
     if isinstance(error, BackupSystemError):
         return f"{error.where}: {error.what}" if error.where else error.what
-    return f"Unexpected {type(error).__name__}"
+    # Dagster's interrupt, like Python's, is no Exception.
+    return f"Unexpected {type(error).__name__}" if isinstance(error, Exception) else INTERRUPTED
 
 
 def check_sources(site: Site, plan_name: str, only: tuple[str, ...]) -> tuple[str, ...]:

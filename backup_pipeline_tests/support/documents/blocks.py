@@ -32,6 +32,7 @@ PROGRAMS = frozenset(
         "gunzip",
         "gzip",
         "install",
+        "kubectl",
         "make",
         "mkdir",
         "mount",

@@ -39,6 +39,10 @@ ELSEWHERE = {
         "needs an engine and the network",
         "documents/test_deployment.py::test_digests_are_written_into_every_file_and_written_anew",
     ),
+    r"^kubectl\b": (
+        "needs a cluster",
+        "orchestration/test_kubernetes_manifests.py::test_kubectl_makes_of_the_site_what_the_files_say",
+    ),
     r"^(\w+=\S+ )?docker (compose .* up|run)\b": (
         "needs an engine",
         "documents/test_deployment.py::test_compose_files_fulfil_the_compose_specification",

@@ -396,6 +396,19 @@ def deployment(stage: Stage) -> None:
     the_hooks_stop_what_they_guard(stage, shell)
 
 
+def kubernetes(stage: Stage) -> None:
+    shell = stage.shell()
+    shell.cwd = a_checkout(stage)
+    shell.follow(document("kubernetes"))
+    ours = shell.cwd / "deploy" / "kubernetes" / "ours"
+    generators = yaml.safe_load((ours / "kustomization.yaml").read_text("utf-8"))["secretGenerator"]
+    made = {f"secrets/{path.name}" for path in (ours / "secrets").iterdir()} - {"secrets/.gitignore"}
+    assert {file for generator in generators for file in generator["files"]} == made
+    password = (ours / "secrets" / "dagster_postgres_password").read_text("utf-8").strip()
+    url = (ours / "secrets" / "dagster_postgres_url").read_text("utf-8").strip()
+    assert url == f"postgresql://dagster:{password}@postgres:5432/dagster"
+
+
 def the_secrets_fit(docker: Path) -> None:
     """Every secret that compose names but the site's own connection strings has been made, closed to others."""
     made = {path.name for path in (docker / "secrets").iterdir()}
@@ -605,6 +618,7 @@ WALKTHROUGHS: dict[str, Callable[[Stage], None]] = {
     "vault-places": vault_places,
     "how-it-works": how_it_works,
     "import": import_guide,
+    "kubernetes": kubernetes,
     "recover-from-a-vault": recover_from_a_vault,
     "restore": restore,
     "security": security,

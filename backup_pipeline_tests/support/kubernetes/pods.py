@@ -12,14 +12,19 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import psutil
+
 # Starts a container: its command with arguments, its variables, its mounts (path inside, folder outside), its log.
 Start = Callable[[list[str], dict[str, str], dict[str, Path], Path], "subprocess.Popen[bytes]"]
+# ConfigMaps and Secrets: (kind, name) and their content.
+Objects = Mapping[tuple[str, str], Mapping[str, str]]
 
 
 def now() -> str:
@@ -67,21 +72,26 @@ class Pod:
     def log(self) -> Path:
         return self.folder / "log"
 
-    def start(self, start: Start, objects: Mapping[tuple[str, str], Mapping[str, str]], volumes: Path) -> None:
+    def start(self, start: Start, objects: Objects, volumes: Path) -> None:
         """Start the container and watch it until it ends."""
         container = self.shown["spec"]["containers"][0]
         command = [*container.get("command", []), *container["args"]]
-        mounts = self._mounts(objects, volumes)
-        self.process = start(command, _variables(container, self.shown, objects), mounts, self.log)
+        mounts = self.mounts(objects, volumes)
+        self.process = start(command, self.variables(objects), mounts, self.log)
         self._show("Running", {"running": {"startedAt": now()}}, ready=True)
         self.watcher = Thread(target=self._wait, daemon=True)
         self.watcher.start()
 
     def kill(self, number: int) -> None:
-        """Send a signal to all processes of the container."""
+        """Send a signal to the container: to its process 1 where the image has one, SIGKILL to all of its processes."""
         assert self.process is not None
-        if self.process.poll() is None:
-            os.killpg(self.process.pid, number)
+        with suppress(psutil.NoSuchProcess):
+            first = psutil.Process(self.process.pid)
+            family = [first, *first.children(recursive=True)]
+            inner = [each for each in family if each.name() == "tini"] if number != signal.SIGKILL else []
+            for each in inner or family:
+                with suppress(psutil.NoSuchProcess):
+                    each.send_signal(number)
 
     def delete(self) -> None:
         """End the container as the deletion of its pod does: SIGTERM, then SIGKILL after its grace time."""
@@ -134,7 +144,8 @@ class Pod:
             ],
         )
 
-    def _mounts(self, objects: Mapping[tuple[str, str], Mapping[str, str]], volumes: Path) -> dict[str, Path]:
+    def mounts(self, objects: Objects, volumes: Path) -> dict[str, Path]:
+        """The folder or file of each mount, by its path inside; content of ConfigMaps and Secrets is written anew."""
         found: dict[str, Path] = {}
         for volume in self.shown["spec"]["volumes"]:
             folder = self.folder / volume["name"]
@@ -150,27 +161,23 @@ class Pod:
                 (folder / name).write_text(text, "utf-8")
             found[volume["name"]] = folder
         return {
-            mount["mountPath"]: found[mount["name"]] for mount in self.shown["spec"]["containers"][0]["volumeMounts"]
+            mount["mountPath"]: found[mount["name"]] / mount.get("subPath", "")
+            for mount in self.shown["spec"]["containers"][0]["volumeMounts"]
         }
 
-
-def _variables(
-    container: Mapping[str, Any], pod: Mapping[str, Any], objects: Mapping[tuple[str, str], Mapping[str, str]]
-) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for source in container.get("envFrom", []):
-        if "configMapRef" in source:
+    def variables(self, objects: Objects) -> dict[str, str]:
+        """The container's variables."""
+        container = self.shown["spec"]["containers"][0]
+        found: dict[str, str] = {}
+        for source in container.get("envFrom", []):
             found |= objects["ConfigMap", source["configMapRef"]["name"]]
-        else:
-            found |= objects["Secret", source["secretRef"]["name"]]
-    for each in container.get("env", []):
-        origin = each.get("valueFrom", {})
-        if "configMapKeyRef" in origin:
-            found[each["name"]] = objects["ConfigMap", origin["configMapKeyRef"]["name"]][
-                origin["configMapKeyRef"]["key"]
-            ]
-        elif "fieldRef" in origin:
-            found[each["name"]] = pod["metadata"]["namespace"]
-        else:
-            found[each["name"]] = str(each.get("value") or "")
-    return found
+        for each in container.get("env", []):
+            origin = each.get("valueFrom", {})
+            if "configMapKeyRef" in origin:
+                content = objects["ConfigMap", origin["configMapKeyRef"]["name"]]
+                found[each["name"]] = content[origin["configMapKeyRef"]["key"]]
+            elif "fieldRef" in origin:
+                found[each["name"]] = self.shown["metadata"]["namespace"]
+            else:
+                found[each["name"]] = str(each.get("value") or "")
+        return found
