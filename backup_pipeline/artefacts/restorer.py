@@ -241,6 +241,10 @@ class Restorer(ABC):
     def drills(self, area: DrillArea) -> Drills:
         """Return the drills of a set's sources in a scratch area."""
 
+    def inspected_by_drill(self, record: ArtefactRecord) -> bool:
+        """Return whether its drills inspect an artefact's structure as they read it, as `types.inspect` would."""
+        return False
+
     def drop_kept(self, site: Site, source: str, confirm: str) -> tuple[str, ...]:
         """Remove what restores and undos left beside what is live; return its names.
 

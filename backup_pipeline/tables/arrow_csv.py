@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import binascii
 import re
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +12,8 @@ from pyarrow import csv
 
 from backup_pipeline.errors import ValidationError
 from backup_pipeline.tables.arrow_types import ColumnForm
+from backup_pipeline.tables.csv_rows import FieldTaker
+from backup_pipeline.tables.key_numbers import LongValueHash
 
 # Bytes. Fields of this length are rare, and searched only in pieces that hold a longer row than others.
 LONG_FIELD = 8 << 20
@@ -45,8 +48,20 @@ class CsvDecoder:
             ignore_empty_lines=False,
         )
 
-    def decode(self, piece: bytes | memoryview) -> pa.Table:
+    def hashing(self, seed: int) -> Callable[[int], FieldTaker]:
+        """Return the takers of long fields that are only hashed, for `csv_rows.whole_rows`."""
+        return lambda column: HashedValue(seed, hexadecimal=column in self._hex)
+
+    def keeping(self, column: int) -> FieldTaker:
+        """Return the taker of a long field that becomes a value of the table, for `csv_rows.whole_rows`."""
+        return _KeptValue(self._schema.field(column).type, hexadecimal=column in self._hex)
+
+    def decode(self, piece: bytes | memoryview, taken: Sequence[tuple[int, int, pa.Array]] = ()) -> pa.Table:
         """Return the rows of `piece` (whole rows) as a table of the schema.
+
+        Args:
+            piece: the rows.
+            taken: (row, column, array of one value) of what was taken out of them.
 
         Raises:
             ValidationError: a value does not fit its column's type; the value is not named.
@@ -58,11 +73,17 @@ class CsvDecoder:
             columns[index] = pa.chunked_array([unhex(chunk) for chunk in columns[index].chunks], type=pa.binary())
         for index, kind in self._wide.items():
             columns[index] = columns[index].cast(kind)
-        for row, index, field in long:
-            value = _long_value(field, columns[index].type, hexadecimal=index in self._hex)
+        values = [(row, index, self._long_value(index, field)) for row, index, field in long]
+        for row, index, value in [*values, *taken]:
             before, after = columns[index].slice(0, row), columns[index].slice(row + 1)
             columns[index] = pa.chunked_array([*before.chunks, value, *after.chunks])
         return pa.Table.from_arrays(columns, schema=self._schema)
+
+    def _long_value(self, column: int, field: memoryview) -> pa.Array:
+        taker = self.keeping(column)
+        quoted = bytes(field[:1]) == b'"'
+        taker.take(field[1:-1].tobytes().replace(b'""', b'"') if quoted else field.tobytes())
+        return taker.finish()
 
     def _read(self, piece: bytes | bytearray | memoryview) -> pa.Table:
         try:
@@ -121,14 +142,56 @@ def without_long_fields(piece: bytes | memoryview, columns: int) -> tuple[bytear
     return short, long
 
 
-def _long_value(field: memoryview, kind: pa.DataType, *, hexadecimal: bool) -> pa.Array:
-    """Return an array of the one value that a long field of text or bytes stands for."""
-    if hexadecimal:
-        value = binascii.unhexlify(field[_HEX_PREFIX:])
-    else:
-        value = field[1:-1].tobytes().replace(b'""', b'"') if bytes(field[:1]) == b'"' else field.tobytes()
-    ends = pa.py_buffer(np.array([0, len(value)], dtype=np.int32))
-    return pa.Array.from_buffers(kind, 1, [None, ends, pa.py_buffer(value)])
+class _LongValue:
+    """Takes a long text, or long bytes as hexadecimal digits, in pieces."""
+
+    def __init__(self, *, hexadecimal: bool) -> None:
+        self._hexadecimal = hexadecimal
+        self._begun = False
+        self._half = b""
+
+    def take(self, data: bytes) -> None:
+        """Take the next bytes."""
+        if self._hexadecimal:
+            data = self._half + (data if self._begun else data[_HEX_PREFIX:])
+            self._begun = True
+            even = len(data) & ~1
+            self._half = data[even:]
+            data = binascii.unhexlify(memoryview(data)[:even])
+        self._add(data)
+
+    def _add(self, data: bytes) -> None:
+        raise NotImplementedError
+
+
+class _KeptValue(_LongValue):
+    def __init__(self, kind: pa.DataType, *, hexadecimal: bool) -> None:
+        super().__init__(hexadecimal=hexadecimal)
+        self._kind = kind
+        self._value = bytearray()
+
+    def _add(self, data: bytes) -> None:
+        self._value += data
+
+    def finish(self) -> pa.Array:
+        """Return an array of the one value, in the memory that it was gathered in."""
+        ends = pa.py_buffer(np.array([0, len(self._value)], dtype=np.int32))
+        return pa.Array.from_buffers(self._kind, 1, [None, ends, pa.py_buffer(self._value)])
+
+
+class HashedValue(_LongValue):
+    """Takes a long value of which only the number in its row's hash is wanted (`key_numbers.row_numbers`)."""
+
+    def __init__(self, seed: int, *, hexadecimal: bool = False) -> None:
+        super().__init__(hexadecimal=hexadecimal)
+        self._hash = LongValueHash(seed)
+
+    def _add(self, data: bytes) -> None:
+        self._hash.add(data)
+
+    def finish(self) -> int:
+        """Return the number that stands for the value."""
+        return self._hash.number
 
 
 def unhex(texts: pa.StringArray) -> pa.BinaryArray:

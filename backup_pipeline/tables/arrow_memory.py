@@ -12,6 +12,10 @@ import pyarrow as pa
 _KEPT_MILLISECONDS = 100
 
 
+# Bytes of a piece of work after which memory is given back at once.
+_LARGE = 32 << 20
+
+
 @functools.cache
 def use_lean_memory() -> None:
     """Let Arrow allocate through jemalloc where it is built in, and return freed pages after a tenth of a second.
@@ -21,3 +25,9 @@ def use_lean_memory() -> None:
     with contextlib.suppress(NotImplementedError):
         pa.set_memory_pool(pa.jemalloc_memory_pool())
         pa.jemalloc_set_decay_ms(_KEPT_MILLISECONDS)
+
+
+def give_back(size: int) -> None:
+    """Give freed memory back to the system, after work on `size` bytes that were far more than usual."""
+    if size > _LARGE:
+        pa.default_memory_pool().release_unused()

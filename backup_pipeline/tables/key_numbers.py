@@ -53,21 +53,25 @@ def key_numbers(columns: Sequence[pa.ChunkedArray], seed: int, *, nulls_distinct
     return numbers if valid is None else numbers[valid]
 
 
-def row_numbers(table: pa.Table, seed: int) -> Numbers:
+def row_numbers(table: pa.Table, seed: int, long: Sequence[tuple[int, int, int]] = ()) -> Numbers:
     """Return one number per row, of all its values as they are stored: -0 is not 0 here.
 
     Args:
         table: with one column at least.
         seed: the same for all pieces that are compared.
+        long: (row, column, number) of values that were hashed without the table (`LongValueHash`).
     """
     numbers = np.full(table.num_rows, seed, dtype=np.uint64)
-    for column in table.columns:
+    for index, column in enumerate(table.columns):
         kind = column.type
         if pa.types.is_floating(kind):
             column = pa.chunked_array([_bits(chunk) for chunk in column.chunks], pa.int64())
         elif pa.types.is_nested(kind):
             column = column.cast(pa.string())
-        numbers = mixed(numbers ^ _column_numbers(column, seed))
+        found = _column_numbers(column, seed)
+        for row, _, number in (one for one in long if one[1] == index):
+            found[row] = number
+        numbers = mixed(numbers ^ found)
     return numbers
 
 
@@ -179,12 +183,31 @@ def _text_numbers(column: pa.Array, offset_type: type[np.signedinteger], seed: i
 def _long_text_numbers(column: pa.Array, sizes: pa.Array, offset_type: type[np.signedinteger], seed: int) -> Numbers:
     """Number texts of which some are long: these one by one, where they lie, without a second copy of them."""
     long = pc.fill_null(pc.greater(sizes, _LONGEST_TEXT), False)
-    empty = pa.scalar(
-        b"" if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type) else "", column.type
-    )
-    numbers = _text_numbers(pc.if_else(long, empty, column), offset_type, seed)
-    key = seed.to_bytes(_WORD, "little")
-    for row in np.flatnonzero(long.to_numpy(zero_copy_only=False)).tolist():
-        digest = hashlib.blake2b(column[row].as_buffer(), digest_size=_WORD, key=key).digest()
-        numbers[row] = int.from_bytes(digest, "little")
+    is_long = long.to_numpy(zero_copy_only=False)
+    numbers = np.empty(len(column), dtype=np.uint64)
+    numbers[~is_long] = _text_numbers(column.filter(pc.invert(long)), offset_type, seed)
+    for row in np.flatnonzero(is_long).tolist():
+        value = LongValueHash(seed)
+        value.add(column[row].as_buffer())
+        numbers[row] = value.number
     return numbers
+
+
+class LongValueHash:
+    """The number of a text or byte string of more than 4,096 bytes, which may come in pieces.
+
+    Args:
+        seed: as of `row_numbers`.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._hash = hashlib.blake2b(digest_size=_WORD, key=seed.to_bytes(_WORD, "little"))
+
+    def add(self, data: bytes | memoryview | pa.Buffer) -> None:
+        """Take the next bytes."""
+        self._hash.update(data)
+
+    @property
+    def number(self) -> int:
+        """The number of all that was taken."""
+        return int.from_bytes(self._hash.digest(), "little")

@@ -7,6 +7,7 @@ unchanged in most of its file.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,7 +18,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from backup_pipeline.errors import ValidationError
+from backup_pipeline.tables.arrow_memory import give_back
+from backup_pipeline.tables.csv_rows import FieldTaker
 from backup_pipeline.tables.parquet_pages import pages_of
+from backup_pipeline.tables.parquet_values import bytes_of, can_be_streamed, values_of
 
 # What decides how rows become files. Raised with every change: files of another layout are not taken over.
 LAYOUT = 1
@@ -35,6 +39,10 @@ _LARGEST_ROW_GROUP = (1 << 30) + (64 << 20)
 _LARGEST_IN_MEMORY = 256 << 20
 # Row groups of a share that are complete before it is its turn; each takes ROW_GROUP_BYTES.
 _GROUPS_HELD = 1
+# Bytes of a row group, in memory, from which its columns are read by pages where only what is in them counts.
+_LARGE = 24 << 20
+# So many are inspected one by one.
+_FEW_VALUES = 100_000
 _CHECKED_EVERY_SECONDS = 1.0
 _MOST_EXPANSION = 200
 
@@ -67,6 +75,7 @@ class ParquetSink:
         with self._lock:
             self._open(together).write_table(together, row_group_size=together.num_rows)
             self.rows += together.num_rows
+            give_back(together.nbytes)
 
     def close(self) -> None:
         """Write the footer."""
@@ -292,7 +301,11 @@ class ParquetTable:
             raise self._not_ours(max(chunk.total_uncompressed_size, chunk.num_values * 4), size)
         entries = max((page.bytes for page in pages if page.is_dictionary), default=0)
         if chunk.physical_type == "BYTE_ARRAY" and entries * chunk.num_values > _LARGEST_IN_MEMORY:
-            decoded = self._decoded(at, chunk.path_in_schema)
+            about = self._file.schema.column(column)
+            if chunk.num_values <= _FEW_VALUES and can_be_streamed(chunk, about):
+                decoded = bytes_of(self._stream, chunk, nullable=about.max_definition_level == 1)
+            else:
+                decoded = self._decoded(at, chunk.path_in_schema)
             if decoded > _LARGEST_ROW_GROUP:
                 raise self._not_ours(decoded, size)
 
@@ -323,17 +336,78 @@ class ParquetTable:
 
     def decoded_rows(self) -> int:
         """Decompress and decode every page, holding one row group at a time; return the rows."""
-        return sum(self._row_group(index, None).num_rows for index in range(self._file.num_row_groups))
+        return sum(rows.num_rows for rows, _ in self.streamed(_Unkept))
+
+    def streamed(self, taker: Callable[[], FieldTaker]) -> Iterator[tuple[pa.Table, list[tuple[int, int, Any]]]]:
+        """Yield the rows, one row group at a time, with empty values in the place of very long ones.
+
+        Args:
+            taker: called for each long value; receives it in pieces.
+
+        Yields:
+            The rows, and (row, column, what the taker returned) of each long value.
+        """
+        for index in range(self._file.num_row_groups):
+            long = self._long_columns(index)
+            if not long:
+                yield self._row_group(index, None), []
+                continue
+            names = self.schema.names
+            rows = self._row_group(index, [name for at, name in enumerate(names) if at not in long])
+            taken: list[tuple[int, int, Any]] = []
+            columns = dict(zip(rows.column_names, rows.columns, strict=True))
+            for at in long:
+                columns[names[at]], found = self._values(index, at, taker)
+                taken += [(row, at, value) for row, value in found]
+            yield pa.Table.from_arrays([columns[name] for name in names], schema=self.schema), taken
+
+    def _long_columns(self, index: int) -> list[int]:
+        """Return the columns of a row group whose values are so many bytes that they are read by pages."""
+        group = self._file.metadata.row_group(index)
+        if group.total_byte_size <= _LARGE or group.num_columns != len(self.schema):
+            return []
+        return [
+            at
+            for at in range(group.num_columns)
+            if group.column(at).total_uncompressed_size > _LARGE
+            and can_be_streamed(group.column(at), self._file.schema.column(at))
+        ]
+
+    def _values(self, index: int, at: int, taker: Callable[[], FieldTaker]) -> tuple[pa.Array, list[tuple[int, Any]]]:
+        chunk, nullable = self._file.metadata.row_group(index).column(at), self._file.schema.column(at)
+        with self._reading(index):
+            return values_of(
+                self._stream,
+                chunk,
+                self.schema.field(at).type,
+                nullable=nullable.max_definition_level == 1,
+                taker=taker,
+            )
 
     def _row_group(self, index: int, columns: list[str] | None) -> pa.Table:
-        try:
+        with self._reading(index):
             return self._file.read_row_group(index, columns=columns, use_threads=True)
+
+    @contextlib.contextmanager
+    def _reading(self, index: int) -> Iterator[None]:
+        try:
+            yield
         except (pa.ArrowException, OSError, ValueError) as error:
             raise ValidationError(
                 f"Row group {index} cannot be read ({type(error).__name__}); the file is damaged.",
                 where=self._name,
                 remedy="Use another set.",
             ) from error
+
+
+class _Unkept:
+    """Takes a value and keeps nothing of it."""
+
+    def take(self, data: bytes) -> None:
+        """Take the next bytes."""
+
+    def finish(self) -> None:
+        """Return nothing."""
 
 
 def write_empty_like(source: BinaryIO, target: Path) -> None:

@@ -16,15 +16,31 @@ _DEEPEST = 4
 _TYPE, _UNCOMPRESSED, _COMPRESSED = 1, 2, 3
 _DATA, _DICTIONARY, _DATA_V2 = 5, 7, 8
 _NUMBER_OF_VALUES = 1
+_ENCODING, _ENCODING_V2, _LEVELS_V2, _COMPRESSED_V2 = 2, 4, (5, 6), 7
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What a page's header claims: bytes in memory, and values or entries of a dictionary."""
+    """What a page's header claims.
+
+    Attributes:
+        bytes: in memory.
+        values: or entries of a dictionary.
+        start: where its stored bytes begin in the file.
+        stored: their number.
+        encoding: of its values, as a number of parquet-format.
+        levels: bytes of its levels before what is compressed, in a page of version 2; None in others.
+        compressed: whether a page of version 2 is.
+    """
 
     is_dictionary: bool
     bytes: int
     values: int
+    start: int
+    stored: int
+    encoding: int
+    levels: int | None = None
+    compressed: bool = True
 
 
 def pages_of(file: BinaryIO, chunk: Any) -> Iterator[Page]:
@@ -52,13 +68,18 @@ def pages_of(file: BinaryIO, chunk: Any) -> Iterator[Page]:
             raise ValueError("a page has no header")
         values = about.get(_NUMBER_OF_VALUES)
         is_dictionary = isinstance(fields.get(_DICTIONARY), dict)
-        start += length + stored
+        begin, start = start + length, start + length + stored
         if not isinstance(values, int) or min(size, stored, values) < 0 or start > end:
             raise ValueError("a page is larger than its place")
         if size > chunk.total_uncompressed_size or values > (size if is_dictionary else left):
             raise ValueError("a page claims more than the footer says")
         left -= 0 if is_dictionary else values
-        yield Page(is_dictionary, size, values)
+        second = isinstance(fields.get(_DATA_V2), dict)
+        encoding = about.get(_ENCODING_V2 if second else _ENCODING)
+        levels = sum(about.get(number) or 0 for number in _LEVELS_V2) if second else None
+        if not isinstance(encoding, int) or not 0 <= (levels or 0) <= stored:
+            raise ValueError("a page has no header")
+        yield Page(is_dictionary, size, values, begin, stored, encoding, levels, about.get(_COMPRESSED_V2) is not False)
 
 
 def _header(file: BinaryIO, start: int, end: int) -> tuple[dict[int, Any], int]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from backup_pipeline.postgres.export import dump_content
 from backup_pipeline.postgres.export.dump_content import DumpContent
 
 _COLUMNS = ", ".join(f'column_{n}, "odd ""name"" (x) {n}"' for n in range(40))
@@ -46,7 +49,9 @@ def _read(*pieces: bytes) -> tuple[object, ...]:
     return content.rows, content.header, content.complete, content.content_sha256, content.size
 
 
-def test_a_dump_cut_anywhere_is_understood_as_the_whole_one() -> None:
+@pytest.mark.parametrize("at_once", [4, 1 << 16])
+def test_a_dump_cut_anywhere_is_understood_as_the_whole_one(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dump_content, "_WORTH_NUMPY", at_once)
     whole = _read(_DUMP)
     assert whole[0] == {("public", "wide"): 2, ('odd "s"', "a"): 0}
     assert whole[1:3] == (True, True)

@@ -7,7 +7,7 @@ name.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack
 from datetime import datetime
 from typing import BinaryIO
@@ -16,11 +16,13 @@ from backup_pipeline.artefacts.capture import utc_now
 from backup_pipeline.artefacts.drilling import AS_USUAL, DrillArea, DrillBeside, DrillOptions, Drills, SealedPart
 from backup_pipeline.artefacts.restorer import restorer_of
 from backup_pipeline.artefacts.time_limits import within_the_plans_limit
+from backup_pipeline.artefacts.types import inspect
 from backup_pipeline.errors import MissingFileError, RefusedError, ValidationError
 from backup_pipeline.model.drill_outcome import DrillOutcome
 from backup_pipeline.model.manifest import CHECKSUM_NAME, MANIFEST_NAME, Manifest
 from backup_pipeline.model.progress import ProgressSink, named, no_progress
 from backup_pipeline.model.proof import IMPORTED_SOURCES, Finding, Proof, ProofKind
+from backup_pipeline.model.record import ArtefactRecord
 from backup_pipeline.model.set_id import SetId, set_time
 from backup_pipeline.operations.proof.verify import keep_proof, verification_of
 from backup_pipeline.operations.retention.in_use import reading
@@ -74,7 +76,8 @@ def drill_set(
                 remedy="backup-pipeline list shows the sealed sets.",
             )
         started = now()
-        checked = verification_of(store, set_id, progress=progress, now=now)
+        inspected_later = _inspected_by_drills(known.manifest)
+        checked = verification_of(store, set_id, progress=progress, now=now, inspected_later=inspected_later)
         with ExitStack() as stack:
             space = _space_needed(store, known.manifest)
             area = DrillArea(site, stack, space, started, options, progress)
@@ -105,7 +108,11 @@ class _Drill:
         for source in self._manifest.sources:
             part = _part(self._store, self._manifest, source)
             changed = sorted(file.path for record in part.records for file in record.files if file.path in broken)
-            outcome = _not_loaded(changed or unknown) if changed or unknown else self._drill(source, part)
+            if changed or unknown:
+                outcome = _not_loaded(changed or unknown)
+                self._inspect(part, outcome, broken)
+            else:
+                outcome = self._drill(source, part)
             _add(total, source, outcome)
         return total
 
@@ -121,12 +128,20 @@ class _Drill:
             # What the set says of the source is itself damaged: the others are drilled all the same.
             outcome = DrillOutcome()
             outcome.findings.append(Finding(subject=error.where or "set", problem=error.what, remedy=error.remedy))
+            self._inspect(part, outcome)
         if beside is not None:
             outcome.add(beside.outcome)
         if any(record.imported for record in part.records):
             outcome.numbers[IMPORTED_SOURCES] = 1
             outcome.skipped.append(Finding(subject="imported", problem=_IMPORTED))
         return outcome
+
+    def _inspect(self, part: SealedPart, outcome: DrillOutcome, broken: Collection[str] = ()) -> None:
+        """Inspect what the drill would have inspected, but for the artefacts of which a file is broken."""
+        restorer = restorer_of(record.kind for record in part.records)
+        for record in part.records:
+            if restorer.inspected_by_drill(record) and not any(file.path in broken for file in record.files):
+                outcome.findings += inspect(part.open_file, record)
 
     def _beside(self, source: str, part: SealedPart) -> DrillBeside | None:
         site = self._area.site
@@ -135,6 +150,15 @@ class _Drill:
         kind, configured = kind_of(site, source)
         captured = set_time(self._manifest.set_id)
         return kind.drill_beside(configured, part.records, self._area.folder, captured, self._area.progress)
+
+
+def _inspected_by_drills(manifest: Manifest) -> Callable[[ArtefactRecord], bool]:
+    """Return which artefacts are inspected where the drill reads them anyway: nothing is decoded twice."""
+    kinds: dict[str, list[str]] = {}
+    for record in manifest.artefacts:
+        kinds.setdefault(record.source, []).append(record.kind)
+    restorers = {source: restorer_of(of_source) for source, of_source in kinds.items()}
+    return lambda record: restorers[record.source].inspected_by_drill(record)
 
 
 def _part(store: Store, manifest: Manifest, source: str) -> SealedPart:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from psycopg import Connection, sql
@@ -17,6 +17,7 @@ from backup_pipeline.postgres.export.source_columns import KnownTables, SourceCo
 from backup_pipeline.postgres.export.table_rows import RowRange, leaf_ranges, row_ranges, select_rows
 from backup_pipeline.postgres.server.connection import open_connection, translated
 from backup_pipeline.postgres.server.target import PostgresTarget
+from backup_pipeline.tables.csv_rows import CsvRows, FieldTaker
 
 # Bytes of a range from which a program reads it.
 _THROUGH_PROGRAM = 8 << 20
@@ -80,8 +81,8 @@ class RestoredTables:
         return total
 
     def pieces(
-        self, share: RowRange, columns: Sequence[str], *, long_rows: bool = False
-    ) -> Iterator[bytes | memoryview]:
+        self, share: RowRange, columns: Sequence[str], taker: Callable[[int], FieldTaker], *, long_rows: bool = False
+    ) -> Iterator[CsvRows]:
         """Yield a range's rows as COPY's CSV, in pieces of whole rows; a piece is valid until the next is asked for.
 
         With `long_rows` a program gathers them, whatever the server's files say: they may be compressed there.
@@ -91,9 +92,9 @@ class RestoredTables:
             connection = self._connection()
             if (long_rows or share.bytes >= _THROUGH_PROGRAM) and len(query) <= LONGEST_QUERY:
                 major = connection.info.server_version // 10000
-                yield from copy_by_program(ReadBy(self._target, major, with_encoding(CSV, connection)), query)
+                yield from copy_by_program(ReadBy(self._target, major, with_encoding(CSV, connection)), query, taker)
             else:
-                yield from copy_out(connection, query)
+                yield from map(CsvRows, copy_out(connection, query))
 
     def cancel(self) -> None:
         """Cancel what runs, from any thread."""

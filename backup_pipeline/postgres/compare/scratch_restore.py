@@ -10,7 +10,7 @@ from backup_pipeline.errors import BackupSystemError, RefusedError, SourceError
 from backup_pipeline.model.drill_outcome import DrillOutcome
 from backup_pipeline.model.progress import ProgressSink, no_progress
 from backup_pipeline.model.proof import Finding
-from backup_pipeline.postgres.compare.comparison import Expectation, compare_database
+from backup_pipeline.postgres.compare.comparison import Comparison, Expectation, compare_database
 from backup_pipeline.postgres.compare.reparsed import reparsed_by
 from backup_pipeline.postgres.load.check import amcheck, quiet_copy
 from backup_pipeline.postgres.load.excluded_extensions import ExcludedExtensions, exclude_extensions
@@ -44,10 +44,14 @@ BYTES_PER_SECOND = 1_000_000
 
 @dataclass(frozen=True)
 class DrillHooks:
-    """What is called with the restored database: before the comparison (tests damage it there), and after it."""
+    """What is called with the restored database: before the comparison (tests damage it there), and beside it.
+
+    `observe` receives the text of the dump as it is loaded.
+    """
 
     before_comparison: Callable[[PostgresTarget], None] | None = None
     more_checks: Hook | None = None
+    observe: Callable[[bytes], object] | None = None
 
 
 def drill_database(
@@ -209,7 +213,13 @@ class _DatabaseDrill:
 
     def run(self, outcome: DrillOutcome, server: str) -> None:
         """Restore, compare and check; what was found goes into the outcome."""
-        options = LoadOptions(jobs=self.jobs, skip=self._skip, loading=self.loading, only_pg_dumps=True)
+        options = LoadOptions(
+            jobs=self.jobs,
+            skip=self._skip,
+            loading=self.loading,
+            only_pg_dumps=True,
+            observe=self.hooks.observe,
+        )
         try:
             rebuilt = rebuild_database(
                 self.open_dump, self.target, self.expected.origin, options, progress=self.progress
@@ -237,7 +247,34 @@ class _DatabaseDrill:
     def _compare(self, outcome: DrillOutcome, rebuilt: Rebuilt) -> None:
         # What the copy brings along is executed by reading it, too: never as a superuser.
         copy = self.loading.target if self.loading else self.target
-        comparison = compare_database(
+        # The server adds up rows and inspects indexes while the exports are read here.
+        with ThreadPoolExecutor(2, "beside") as beside:
+            more = beside.submit(self.hooks.more_checks, copy) if self.hooks.more_checks is not None else None
+            indexes = beside.submit(amcheck, copy, self.expected.search_path)
+            comparison = self._comparison(copy, rebuilt)
+            damaged, why_not = indexes.result()
+            found_beside = more.result() if more is not None else []
+        known = {f"extension {name}" for name in self.needs.extensions}
+        hidden = {f"extension {name}" for name in self.apart.extensions} | ({"extension amcheck"} - known)
+        for finding in comparison.findings:
+            if finding.subject in known and finding.problem.startswith("is '"):
+                # The server's version of an extension says nothing about the backup.
+                outcome.skipped.append(finding)
+            elif finding.subject not in hidden:
+                outcome.findings.append(finding)
+        outcome.skipped += comparison.skipped
+        outcome.numbers |= {
+            "compare_seconds": round(comparison.seconds, 3),
+            "tables": comparison.tables,
+            "rows": comparison.rows,
+        }
+        outcome.findings += [Finding(subject=f"index {name}", problem=problem) for name, problem in damaged]
+        if why_not:
+            outcome.skipped.append(Finding(subject="amcheck", problem=why_not))
+        outcome.findings += found_beside
+
+    def _comparison(self, copy: PostgresTarget, rebuilt: Rebuilt) -> Comparison:
+        return compare_database(
             copy,
             self.expected,
             skipped_lines=rebuilt.skipped_lines,
@@ -253,26 +290,3 @@ class _DatabaseDrill:
             loading=self.loading,
             progress=self.progress,
         )
-        known = {f"extension {name}" for name in self.needs.extensions}
-        hidden = {f"extension {name}" for name in self.apart.extensions} | ({"extension amcheck"} - known)
-        for finding in comparison.findings:
-            if finding.subject in known and finding.problem.startswith("is '"):
-                # The server's version of an extension says nothing about the backup.
-                outcome.skipped.append(finding)
-            elif finding.subject not in hidden:
-                outcome.findings.append(finding)
-        outcome.skipped += comparison.skipped
-        outcome.numbers |= {
-            "compare_seconds": round(comparison.seconds, 3),
-            "tables": comparison.tables,
-            "rows": comparison.rows,
-        }
-        # The server inspects indexes while the exports are read here.
-        with ThreadPoolExecutor(1, "amcheck") as beside:
-            indexes = beside.submit(amcheck, copy, self.expected.search_path)
-            more = self.hooks.more_checks(copy) if self.hooks.more_checks is not None else []
-            damaged, why_not = indexes.result()
-        outcome.findings += [Finding(subject=f"index {name}", problem=problem) for name, problem in damaged]
-        if why_not:
-            outcome.skipped.append(Finding(subject="amcheck", problem=why_not))
-        outcome.findings += more

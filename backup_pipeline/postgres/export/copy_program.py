@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -26,10 +26,12 @@ from backup_pipeline.postgres.server.connection import (
 )
 from backup_pipeline.postgres.server.snapshot import READER_LOCK_SECONDS, Snapshot
 from backup_pipeline.postgres.server.target import PostgresTarget
-from backup_pipeline.system import limits, processes
+from backup_pipeline.system import processes
+from backup_pipeline.tables.csv_rows import CsvRows, FieldTaker, whole_rows
 
 # Linux takes 128 KB for one argument; a query that long names more than a thousand columns.
 LONGEST_QUERY = 100_000
+_PIECE = 4 << 20
 _PIPE_SIZE = 1 << 20
 _TRANSACTION_TIMEOUT_SINCE = 17
 _AWAY = re.compile(
@@ -55,14 +57,14 @@ class ReadBy:
     snapshot: str = ""
 
 
-def copy_program(snapshot: Snapshot, query: bytes, *, piece: int = 4 << 20) -> Iterator[memoryview]:
+def copy_program(snapshot: Snapshot, query: bytes, taker: Callable[[int], FieldTaker]) -> Iterator[CsvRows]:
     """Yield what `COPY (query) TO STDOUT (FORMAT csv)` sends inside the snapshot (see `copy_by_program`)."""
     options = with_encoding(CSV, snapshot.connection)
     way = ReadBy(snapshot.target, snapshot.server_major, options, snapshot.id)
-    return copy_by_program(way, query, piece=piece)
+    return copy_by_program(way, query, taker)
 
 
-def copy_by_program(way: ReadBy, query: bytes, *, piece: int = 4 << 20) -> Iterator[memoryview]:
+def copy_by_program(way: ReadBy, query: bytes, taker: Callable[[int], FieldTaker]) -> Iterator[CsvRows]:
     """Yield what `COPY (query) TO STDOUT (FORMAT csv)` sends, in pieces of whole rows.
 
     A piece is valid until the next one is asked for: the memory is used again.
@@ -70,7 +72,7 @@ def copy_by_program(way: ReadBy, query: bytes, *, piece: int = 4 << 20) -> Itera
     Args:
         way: database and snapshot.
         query: a SELECT in UTF-8, at most LONGEST_QUERY bytes.
-        piece: bytes of a piece; a single longer row makes it grow.
+        taker: of each long field, by the number of its column (see `csv_rows.whole_rows`).
 
     Raises:
         UnreachableError: the server went away. SourceError: it refused.
@@ -102,7 +104,7 @@ def copy_by_program(way: ReadBy, query: bytes, *, piece: int = 4 << 20) -> Itera
     environment = {**target.program_environment(), "PGCLIENTENCODING": "UTF8"}
     with processes.running(command, env=environment) as process:
         _widen(process)
-        yield from whole_rows(cast(BinaryIO, process.stdout), piece)
+        yield from whole_rows(cast(BinaryIO, process.stdout), _PIECE, taker)
         code, messages = process.finish()
     if code != 0:
         errors = "\n".join(line for line in messages.splitlines() if "ERROR:" in line or "FATAL:" in line) or messages
@@ -130,65 +132,3 @@ def _widen(process: processes.Running) -> None:
         import fcntl
 
         fcntl.fcntl(process.stdout.fileno(), fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
-
-
-def whole_rows(stream: BinaryIO, piece: int) -> Iterator[memoryview]:
-    """Cut a stream of CSV at ends of rows; an end of line inside quotes is none."""
-    buffer = bytearray(piece)
-    filled = 0
-    while True:
-        count = stream.readinto(memoryview(buffer)[filled:])  # type: ignore[attr-defined]
-        filled += count
-        limits.progressed()
-        if count and filled < len(buffer):
-            continue
-        end = _last_row_end(buffer, filled)
-        if end > 2 * piece:
-            # The taker has it alone, and can let it go before it works on what it has made of it.
-            given = [memoryview(buffer)[:end]]
-            rest = buffer[end:filled]
-            buffer = bytearray(max(piece, len(rest) + 1))
-            buffer[: len(rest)] = rest
-            filled = len(rest)
-            del rest
-            yield given.pop()
-        elif end:
-            yield memoryview(buffer)[:end]
-            buffer[: filled - end] = buffer[end:filled]
-            filled -= end
-            if len(buffer) > piece and 2 * filled <= piece:
-                # The long row has gone, and with it the need for room: later pieces are as small as before.
-                buffer = buffer[:piece]
-        elif filled == len(buffer):
-            # One row is longer than a piece.
-            buffer = _longer(buffer)
-        if not count:
-            break
-    if filled:
-        yield memoryview(buffer)[:filled]
-
-
-def _longer(buffer: bytearray) -> bytearray:
-    """Return the buffer with an eighth more room: in place, because a copy of a value of 1 GB would be one too many."""
-    more = max(len(buffer) // 8, 1)
-    try:
-        buffer.extend(bytes(more))
-    except BufferError:
-        # A reader still holds the piece before, as it may until it asks for the next.
-        return buffer + bytes(more)
-    return buffer
-
-
-def _last_row_end(buffer: bytearray, filled: int) -> int:
-    """Return where the last whole row ends: after a line end with an even number of quotes before it; 0 if none."""
-    end = buffer.rfind(b"\n", 0, filled) + 1
-    if not end:
-        return 0
-    odd = buffer.count(b'"', 0, end) & 1
-    while odd:
-        earlier = buffer.rfind(b"\n", 0, end - 1) + 1
-        if not earlier:
-            return 0
-        odd ^= buffer.count(b'"', earlier, end) & 1
-        end = earlier
-    return end

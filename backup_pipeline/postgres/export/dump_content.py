@@ -25,10 +25,9 @@ _RANDOM = re.compile(rb"^\\(?:un)?restrict .*\n", re.MULTILINE)
 _HEADER = b"-- PostgreSQL database dump\n"
 _END = b"-- PostgreSQL database dump complete\n"
 _LAST_LINE = b"\\.\n"
-_LAST_LINE_PAIR = int.from_bytes(_LAST_LINE[:2], "little")
 _KEPT = 4096
 _LINE_END = 10
-_WORTH_NUMPY = 1 << 18
+_WORTH_NUMPY = 1 << 16
 
 
 def _unquoted(name: bytes, codec: str) -> tuple[str, str]:
@@ -38,25 +37,26 @@ def _unquoted(name: bytes, codec: str) -> tuple[str, str]:
     return schema, table
 
 
-def _line_ends(data: bytes, start: int, end: int) -> int:
-    """Count the line ends between two positions, many at once where there are many."""
-    if end - start < _WORTH_NUMPY:
-        return data.count(b"\n", start, end)
+def _line_ends(data: bytes, start: int) -> tuple[int, int]:
+    """Count the line ends from a position on; return them, and where the line that ends a COPY block begins, or -1.
+
+    Those after that line are not counted.
+    """
+    if len(data) - start < _WORTH_NUMPY:
+        end = data.find(b"\n\\.\n", start) + 1 or -1
+        return data.count(b"\n", start, end if end >= 0 else len(data)), end
     import numpy as np  # not for small dumps: loading it takes longer than they do
 
-    return int(np.count_nonzero(np.frombuffer(data, np.uint8, end - start, start) == _LINE_END))
-
-
-def _block_end(data: bytes, position: int) -> int:
-    """Return where the line that ends a COPY block begins, or -1."""
-    if len(data) - position >= _WORTH_NUMPY:
-        import numpy as np
-
-        # Its two bytes stand almost nowhere else, and numpy rules them out in a third of the time that `find` takes.
-        pairs = (np.frombuffer(data, "<u2", (len(data) - start) // 2, start) for start in (position, position + 1))
-        if not any((each == _LAST_LINE_PAIR).any() for each in pairs):
-            return -1
-    return data.find(b"\n\\.\n", position) + 1 or -1
+    # In one pass for both: finding the line takes three times as long as counting.
+    text = np.frombuffer(data, np.uint8, offset=start)
+    ends = text == _LINE_END
+    begins = text[1:] == _LAST_LINE[0]
+    begins &= ends[:-1]
+    places = np.flatnonzero(begins[: 1 - len(_LAST_LINE)]) + 1
+    last = places[(text[places + 1] == _LAST_LINE[1]) & (text[places + 2] == _LINE_END)]
+    if len(last):
+        return int(np.count_nonzero(ends[: last[0]])), start + int(last[0])
+    return int(np.count_nonzero(ends)), -1
 
 
 class DumpContent:
@@ -140,14 +140,13 @@ class DumpContent:
             self._digest.update(memoryview(data)[position : end or len(data)])
             return end or -1
         empty = data.startswith(b"\\.\n", position)
-        end = position if empty else _block_end(data, position)
+        rows, end = (0, position) if empty else _line_ends(data, position)
+        self.rows[self._table] += rows
         if end >= 0:
-            self.rows[self._table] += _line_ends(data, position, end)
             self._digest.update(memoryview(data)[position : end + 3])
             self._table = None
             return end + 3
         end = max(position, data.rfind(b"\n", position) + 1)
-        self.rows[self._table] += _line_ends(data, position, end)
         # What is too long to become the end of the block is a row's, and need not be kept until the row is whole.
         self._inside_row = len(data) - end >= len(_LAST_LINE)
         self._digest.update(memoryview(data)[position : len(data) if self._inside_row else end])

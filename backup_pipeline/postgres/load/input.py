@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -50,6 +50,19 @@ def plain_sql(file: BinaryIO, client: PostgresClient) -> Iterator[Readable]:
             yield reader
     else:
         yield file
+
+
+class Observed:
+    """A stream whose pieces are also given to somebody else, as they are read."""
+
+    def __init__(self, reader: Readable, take: Callable[[bytes], object]) -> None:
+        self._reader, self._take = reader, take
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return up to `size` bytes; empty at the end."""
+        data = self._reader.read(size)
+        self._take(data)
+        return data
 
 
 class _Damaged:

@@ -22,7 +22,7 @@ from backup_pipeline.postgres.load.check import (
     quiet_copy,
     tables_of,
 )
-from backup_pipeline.postgres.load.input import Readable, plain_sql
+from backup_pipeline.postgres.load.input import Observed, Readable, plain_sql
 from backup_pipeline.postgres.load.load import (
     Assistant,
     LoadHooks,
@@ -93,6 +93,7 @@ class LoadOptions:
         skip: returns which parts of the dump are skipped (never with `careful`).
         loading: the role that loads, where the target's own must not run what a dump brings along.
         only_pg_dumps: refuse a statement that pg_dump never writes, as `loading` does anyway.
+        observe: receives the dump's text as it is read; a second reading, for tables that were refused, is not.
     """
 
     jobs: int = 0
@@ -100,6 +101,7 @@ class LoadOptions:
     skip: Skip | None = None
     loading: LoadingRole | None = None
     only_pg_dumps: bool = False
+    observe: Callable[[bytes], object] | None = None
 
 
 def rebuild_database(
@@ -247,8 +249,9 @@ class _Rebuild:
 
     def _load_plain(self, reader: Readable, target: PostgresTarget, assistant: Assistant | None) -> int:
         hooks = LoadHooks(self._options.skip, self._skipped.take, assistant, _again(self._open_dump, self._client))
+        observe = self._options.observe
         loaded = load_plain_dump(
-            reader,
+            reader if observe is None else Observed(reader, observe),
             target,
             hooks,
             jobs=self._options.jobs,

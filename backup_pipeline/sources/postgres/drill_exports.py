@@ -22,7 +22,8 @@ from backup_pipeline.postgres.compare.restored_tables import RestoredTable, Rest
 from backup_pipeline.postgres.export.source_columns import SourceColumn
 from backup_pipeline.postgres.export.table_rows import RowRange
 from backup_pipeline.postgres.server.target import PostgresTarget
-from backup_pipeline.tables.arrow_csv import CsvDecoder
+from backup_pipeline.sources.postgres.table_export import column_findings
+from backup_pipeline.tables.arrow_csv import CsvDecoder, HashedValue
 from backup_pipeline.tables.arrow_memory import use_lean_memory
 from backup_pipeline.tables.arrow_types import ColumnForm, family_of
 from backup_pipeline.tables.key_numbers import row_numbers
@@ -30,11 +31,13 @@ from backup_pipeline.tables.parquet import ParquetTable
 
 _OTHER_TYPES = "has other types than the restored table"
 _UNREADABLE = "cannot be compared: the restored table cannot be read"
-# Rows so large that only one of them is held at a time.
-_LARGE_ROWS = 48 << 20
+# Rows so large that they are read one table after the other, and their long values as they come.
+_LARGE_ROWS = 24 << 20
 # Of these some values have no exact place in Arrow's type (NaN, infinity, before our era), so that text is stored.
 _SOMETIMES_TEXT = ("decimal", "date", "timestamp", "timestamptz", "time")
 Sum = tuple[int, int]
+# Rows, and (row, column, number) of values that were hashed as they came and are empty in the rows.
+Rows = tuple[pa.Table, list[tuple[int, int, int]]]
 
 
 def compare_exports(
@@ -65,7 +68,7 @@ def compare_exports(
             begun = [_Comparison(open_file, record, path, tables, seed) for record, path in exports]
             for one in begun:
                 one.begin(pool)
-            return [finding for one in begun if (finding := one.finding()) is not None]
+            return [finding for one in begun for finding in one.findings()]
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             tables.cancel()
@@ -87,7 +90,7 @@ class _Way:
 
 
 class _Comparison:
-    """One export with its table: begun on a pool, its finding asked for afterwards."""
+    """One export with its table: begun on a pool, its findings asked for afterwards."""
 
     def __init__(
         self,
@@ -99,6 +102,7 @@ class _Comparison:
     ) -> None:
         self._open_file, self._record, self._path = open_file, record, path
         self._tables, self._seed = tables, seed
+        self._columns: list[Finding] = []
         self._problem = ""
         self._exported: Future[Sum] = Future()
         self._restored: list[Future[Sum]] = []
@@ -132,10 +136,10 @@ class _Comparison:
         self._exported = pool.submit(self._read_file)
         self._restored = [pool.submit(self._read_table, found, share) for share in ranges]
 
-    def finding(self) -> Finding | None:
-        """Return what is different; None when nothing is."""
+    def findings(self) -> list[Finding]:
+        """Return what is different, and which columns are not the record's."""
         problem = self._problem or self._difference()
-        return Finding(subject=self._path, problem=problem) if problem else None
+        return self._columns + ([Finding(subject=self._path, problem=problem)] if problem else [])
 
     def _difference(self) -> str:
         try:
@@ -163,6 +167,7 @@ class _Comparison:
             parquet = ParquetTable(file, self._path)
             size = next(one.size for one in self._record.files if one.path == self._path)
             parquet.check_sizes(self._record.rows, size)
+            self._columns = list(column_findings(self._path, parquet.schema, self._record.columns))
             return parquet.schema, parquet.rows, parquet.largest_group
 
     def _way(self, schema: pa.Schema, long_rows: bool) -> _Way | str:
@@ -182,15 +187,14 @@ class _Comparison:
 
     def _read_file(self) -> Sum:
         with self._open_file(self._path) as file:
-            return sum_of(ParquetTable(file, self._path).pieces(), self._seed)
+            rows = ParquetTable(file, self._path).streamed(lambda: HashedValue(self._seed))
+            return sum_of(rows, self._seed)
 
     def _read_table(self, way: _Way, share: RowRange) -> Sum:
-        def decoded() -> Iterator[pa.Table]:
-            for piece in self._tables.pieces(share, way.names, long_rows=way.long_rows):
-                rows = way.decoder.decode(piece)
-                del piece  # a long row is not held in both forms
-                yield rows
-                del rows
+        def decoded() -> Iterator[Rows]:
+            hashing = way.decoder.hashing(self._seed)
+            for piece in self._tables.pieces(share, way.names, hashing, long_rows=way.long_rows):
+                yield way.decoder.decode(piece.data), piece.long
 
         return sum_of(decoded(), self._seed)
 
@@ -208,11 +212,11 @@ def _form_of(column: SourceColumn, field: pa.Field) -> ColumnForm | None:
     return next((form for form in forms if form.arrow_type == field.type), None)
 
 
-def sum_of(pieces: Iterable[pa.Table], seed: int = 0) -> Sum:
+def sum_of(pieces: Iterable[Rows], seed: int = 0) -> Sum:
     """Return number of rows and an order-free sum of a 64-bit hash of each row."""
     rows, total = 0, 0
-    for piece in pieces:
+    for piece, long in pieces:
         rows += piece.num_rows
-        total += int(row_numbers(piece, seed).sum(dtype=np.uint64))
+        total += int(row_numbers(piece, seed, long).sum(dtype=np.uint64))
         del piece  # before the next one is made
     return rows, total % (1 << 64)

@@ -36,14 +36,18 @@ def missing_marks(content: DumpContent) -> list[str]:
     return [mark for mark, there in zip(_MARKS, (content.header, content.complete), strict=True) if not there]
 
 
+def is_archive(record: ArtefactRecord) -> bool:
+    """Return whether a dump is in pg_dump's custom format."""
+    return record.details.get("format") == "custom"
+
+
 def inspect_dump(open_file: OpenFile, record: ArtefactRecord) -> Iterator[Finding]:
     """Yield what is wrong with a sealed dump: gzip to its end, header, end marker, every table's rows, content hash."""
-    catalog = catalog_if_recorded(open_file, record)
     file = record.files[0]
-    if record.details.get("format") == "custom":
+    if is_archive(record):
         with open_file(file.path) as stream:
             rows = archive_rows(stream, file.path)
-        yield from _row_findings(file.path, rows, catalog, record)
+        yield from _row_findings(file.path, rows, catalog_if_recorded(open_file, record), record)
         return
     content = DumpContent()
     # Sets of earlier releases do not say it: they are all gzip.
@@ -51,12 +55,18 @@ def inspect_dump(open_file: OpenFile, record: ArtefactRecord) -> Iterator[Findin
     with open_file(file.path) as stream:
         for piece in read(stream, name=file.path):
             content.feed(piece)
+    yield from content_findings(open_file, record, content)
+
+
+def content_findings(open_file: OpenFile, record: ArtefactRecord, content: DumpContent) -> Iterator[Finding]:
+    """Yield what is wrong with a dump of which `content` has taken every piece."""
+    file = record.files[0]
     content.finish()
     for mark in missing_marks(content):
         yield Finding(subject=file.path, problem=f"the {mark} is missing")
     if file.content_sha256 not in (None, content.content_sha256):
         yield Finding(subject=file.path, problem="its content is not what was written")
-    yield from _row_findings(file.path, content.rows, catalog, record)
+    yield from _row_findings(file.path, content.rows, catalog_if_recorded(open_file, record), record)
 
 
 def _row_findings(

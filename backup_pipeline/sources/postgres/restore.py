@@ -31,6 +31,7 @@ from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline.rules.environment import EnvironmentFault
 from backup_pipeline.settings.site import Site
 from backup_pipeline.sources.postgres import keycloak, supabase
+from backup_pipeline.sources.postgres.inspect import is_archive
 from backup_pipeline.sources.postgres.platform_fill import fill_platform
 from backup_pipeline.sources.postgres.rebuild_and_swap import Rebuild
 from backup_pipeline.sources.postgres.recorded import catalog_if_recorded, written_by
@@ -160,6 +161,11 @@ class PostgresRestorer(Restorer):
         from backup_pipeline.sources.postgres.drill import DatabaseDrills
 
         return DatabaseDrills(area)
+
+    def inspected_by_drill(self, record: ArtefactRecord) -> bool:
+        """Return True for what is loaded, or compared row by row: plain dumps and table exports."""
+        dump = record.kind == ArtefactKind.POSTGRES_DUMP and not is_archive(record)
+        return dump or record.kind == ArtefactKind.TABLE_EXPORT
 
     def scratch_bytes(self, part: SealedPart) -> int:
         """Return what the restored tables and their indexes take, and the files of the rest."""

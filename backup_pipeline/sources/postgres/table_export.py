@@ -61,6 +61,7 @@ from backup_pipeline.system.streams import compressed_sink, gunzip
 from backup_pipeline.tables.arrow_csv import CsvDecoder, LineCount
 from backup_pipeline.tables.arrow_memory import use_lean_memory
 from backup_pipeline.tables.arrow_types import POSTGRES_TYPE
+from backup_pipeline.tables.csv_rows import CsvRows
 from backup_pipeline.tables.json_array import json_array, rows_in_array
 from backup_pipeline.tables.parquet import (
     ROWS_WITHOUT_COLUMNS,
@@ -280,11 +281,11 @@ class TableExport:
                         number, share = next(todo, (0, None))
                         if share is None:
                             return
-                        pieces = reading.enter_context(self._pieces(names, share))
+                        pieces = reading.enter_context(self._pieces(names, share, decoder))
                     groups = RowGroups(sink, order, number, self.readers.check)
                     for piece in pieces:
-                        rows = decoder.decode(piece)
-                        del piece  # a long row is not held while its table is written
+                        rows = decoder.decode(piece.data, piece.long)
+                        del piece  # a long value is not held by two
                         groups.add(rows)
                         del rows
                         self.readers.check()
@@ -310,15 +311,15 @@ class TableExport:
                 done.result()
 
     @contextlib.contextmanager
-    def _pieces(self, names: Sequence[str], share: RowRange) -> Iterator[Iterator[bytes | memoryview]]:
+    def _pieces(self, names: Sequence[str], share: RowRange, decoder: CsvDecoder) -> Iterator[Iterator[CsvRows]]:
         """Read a range: a large one through psql, a small one on a connection that is open already."""
         query = select_rows(share.rows, names, pages=share.pages)
         if share.bytes >= _THROUGH_PROGRAM and len(query) <= LONGEST_QUERY and self.readers.programs:
             with self.readers.permit():
-                yield copy_program(self.readers.snapshot, query)
+                yield copy_program(self.readers.snapshot, query, decoder.keeping)
         else:
             with self.readers.borrow() as connection:
-                yield copy_out(connection, query)
+                yield map(CsvRows, copy_out(connection, query))
 
     def _report(self, rows: int, profile: TableProfile, *, finished: bool = False) -> None:
         name = ".".join(self.key)
@@ -442,7 +443,7 @@ def _inspect_parquet(
     with open_file(file.path) as stream:
         table = ParquetTable(stream, file.path)
         table.check_sizes(None, file.size)
-        yield from _column_findings(file.path, table.schema, record.columns)
+        yield from column_findings(file.path, table.schema, record.columns)
         if record.rows is not None and table.rows != record.rows:
             # Nothing of it is decoded: nobody knows what it is.
             yield Finding(subject=file.path, problem=f"holds {table.rows} rows, the record says {record.rows}")
@@ -452,7 +453,8 @@ def _inspect_parquet(
         yield Finding(subject=file.path, problem=f"holds {rows} rows, the record says {record.rows}")
 
 
-def _column_findings(path: str, schema: pa.Schema, columns: Sequence[ColumnRecord]) -> Iterator[Finding]:
+def column_findings(path: str, schema: pa.Schema, columns: Sequence[ColumnRecord]) -> Iterator[Finding]:
+    """Yield where the columns of a file and their PostgreSQL types are not the record's."""
     found = {field.name: (field.metadata or {}).get(POSTGRES_TYPE, b"").decode() for field in schema}
     expected = {column.name: column.type for column in columns}
     for name in [*expected, *(n for n in found if n not in expected)]:
