@@ -20,6 +20,7 @@ from dagster._core.storage.dagster_run import DagsterRun
 from dagster._core.storage.tags import (
     MAX_RETRIES_TAG,
     RETRY_ON_ASSET_OR_OP_FAILURE_TAG,
+    RETRY_STRATEGY_TAG,
 )
 from dagster._serdes import ConfigurableClassData
 from dagster_celery.launcher import CeleryRunLauncher
@@ -34,6 +35,9 @@ from backup_pipeline.orchestration.run_subject import BACKUP
 LOG = logging.getLogger("backup-pipeline.runs")
 _ANSWER_SECONDS = 1.5
 _BROKER_SECONDS = 180
+# A backup whose machine died is made again; one that failed by itself is not. From the beginning: what was captured may
+# be on the machine that is gone.
+_AGAIN = {MAX_RETRIES_TAG: "2", RETRY_ON_ASSET_OR_OP_FAILURE_TAG: "false", RETRY_STRATEGY_TAG: "ALL_STEPS"}
 
 
 class WatchedCeleryRunLauncher(CeleryRunLauncher):
@@ -48,6 +52,9 @@ class WatchedCeleryRunLauncher(CeleryRunLauncher):
         super().__init__(default_queue=QUEUE, inst_data=inst_data, **app_arguments())
         self._patience = silent_seconds
         self._silent_since: dict[str, float] = {}
+        # What the broker's own client raises is neither Celery's nor the system's.
+        connection = self.celery.connection_for_write()
+        self._broker_errors: tuple[type[Exception], ...] = (*connection.connection_errors, *connection.channel_errors)
 
     @classmethod
     def config_type(cls) -> UserConfigSchema:
@@ -70,8 +77,7 @@ class WatchedCeleryRunLauncher(CeleryRunLauncher):
         """Send a run to the workers, once the broker can be reached."""
         run = context.dagster_run
         if run.tags.get(OPERATION_TAG) == BACKUP and MAX_RETRIES_TAG not in run.tags:
-            # A backup whose machine died is made again; one that failed by itself is not.
-            self._instance.add_run_tags(run.run_id, {MAX_RETRIES_TAG: "2", RETRY_ON_ASSET_OR_OP_FAILURE_TAG: "false"})
+            self._instance.add_run_tags(run.run_id, _AGAIN)
         with self.celery.connection_for_write() as connection:
             connection.ensure_connection(
                 max_retries=_BROKER_SECONDS,
@@ -98,7 +104,7 @@ class WatchedCeleryRunLauncher(CeleryRunLauncher):
             return health_by_mark(run.run_id)
         try:
             held = self._is_held(task)
-        except (CeleryError, KombuError, OSError) as error:
+        except (CeleryError, KombuError, OSError, *self._broker_errors) as error:
             LOG.warning("the broker does not answer, so nothing is known of run %s: %s", run.run_id, error)
             held = True
         if held:

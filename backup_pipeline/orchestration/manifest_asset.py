@@ -12,6 +12,7 @@ from backup_pipeline.orchestration.names import (
 )
 from backup_pipeline.orchestration.partition_names import ensured_partition
 from backup_pipeline.orchestration.run_resource import BackupRuns
+from backup_pipeline.orchestration.run_states import require_not_ended
 from backup_pipeline.orchestration.sets_table import sets_metadata, start_restore
 from backup_pipeline.settings.site import Site
 
@@ -35,6 +36,7 @@ def manifest_asset(site: Site, plan: str) -> dg.AssetsDefinition:
     def manifest(context: dg.AssetExecutionContext, backup_runs: BackupRuns) -> dg.MaterializeResult[None]:
         try:
             backup = backup_runs.of_plan(plan)
+            require_not_ended(context.instance, context.run_id)
             sealed = backup.seal()
             # A sealed set needs no lock any more; what comes after it (retention) takes its own.
             backup.close()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import dagster as dg
 import pytest
@@ -10,9 +12,10 @@ import pytest
 pytest.importorskip("dagster_celery", reason="pip install 'backup-pipeline[celery]'")
 
 from backup_pipeline_tests.support.celery_fleet import Fleet, Size, fleet, wait_until
+from backup_pipeline_tests.support.machines import Machine
 
 pytestmark = pytest.mark.story
-SLOW, FAST = "300kbit", "20mbit"
+SLOW, FAST = "1500kbit", "30mbit"
 SUCCESS, FAILURE = dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE
 
 
@@ -24,22 +27,93 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         yield made
 
 
-def begun(site: Fleet, run_id: str) -> None:
-    """Wait until a run captures its first source."""
-    started = dg.DagsterEventType.STEP_START
-    wait_until(lambda: bool(site.workspace.instance.all_logs(run_id, of_type=started)), "the first capture")
+def starts(site: Fleet, run_id: str) -> int:
+    """Return how many steps of a run have begun."""
+    return len(site.workspace.instance.all_logs(run_id, of_type=dg.DagsterEventType.STEP_START))
+
+
+@contextmanager
+def slow_links(site: Fleet) -> Iterator[None]:
+    """Let a capture take seconds for the block."""
+    for server in site.servers:
+        server.limit(SLOW)
+    yield
+    for server in site.servers:
+        server.limit(FAST)
+
+
+def launched(site: Fleet, plan: str, captures: int = 2) -> tuple[str, Machine]:
+    """Start a backup; return it and its worker when it captures its nth source."""
+    run_id = site.launch(f"{plan}_backup")
+    wait_until(lambda: starts(site, run_id) >= captures, "a capture", 90)
+    machine = site.worker_of(run_id)
+    assert machine is not None
+    return run_id, machine
+
+
+def require_proven(site: Fleet, plan: str, machine: Machine) -> None:
+    """Prove a plan's newest set from a worker, and require that it holds what only these databases hold."""
+    done = site.command(machine, "drill", f"offsite:{plan}/latest")
+    assert done.code == 0, done.text
 
 
 def test_runs_are_spread_over_workers_and_proven_from_another(site: Fleet) -> None:
     before = len(site.copies())
     runs = [site.launch(f"p{number}_backup") for number in (1, 2, 3)]
-    site.wait_for_runs()
-    made = [site.workspace.instance.get_run_by_id(run) for run in runs]
-    assert [run and run.status for run in made] == [SUCCESS] * 3
+    for run in runs:
+        site.wait_for(run, SUCCESS)
     machines = [site.worker_of(run) for run in runs]
     assert len({machine.name for machine in machines if machine}) > 1
     assert len(site.copies()) == before + 3
     for number, machine in enumerate(machines, 1):
-        other = next(each for each in site.workers if each is not machine)
-        done = site.command(other, "drill", f"offsite:p{number}/latest")
-        assert done.code == 0, done.text
+        require_proven(site, f"p{number}", next(each for each in site.workers if each is not machine))
+
+
+def test_a_backup_whose_worker_is_killed_is_made_by_another(site: Fleet) -> None:
+    before = len(site.copies())
+    with slow_links(site):
+        run, machine = launched(site, "p1")
+        machine.end()
+    site.wait_for(run, FAILURE, SUCCESS)
+    assert len(site.copies()) == before + 1
+    site.start_worker(site.workers.index(machine) + 1)
+    require_proven(site, "p1", machine)
+
+
+def test_a_worker_that_comes_back_after_its_backup_was_made_again_seals_nothing(site: Fleet) -> None:
+    before = len(site.copies())
+    with slow_links(site):
+        run, machine = launched(site, "p2")
+        task = site.task_of(run)
+        machine.cut()
+        site.wait_for(run, FAILURE, SUCCESS)
+        machine.join()
+        ended = f"execute_job[{task}] succeeded"
+        wait_until(lambda: ended in machine.text(), "the end of the run that came back", 90, machine.text)
+    assert site.states(run) == [FAILURE, SUCCESS]
+    assert len(site.copies()) == before + 1
+    require_proven(site, "p2", machine)
+
+
+def test_runs_go_on_while_the_broker_is_away_and_others_wait_for_it(site: Fleet) -> None:
+    before = len(site.copies())
+    with slow_links(site):
+        running, _ = launched(site, "p1", 1)
+        site.stop_broker()
+        waiting = site.launch("p2_backup")
+        wait_until(lambda: starts(site, running) > 2, "captures without a broker", 60)
+    site.start_broker()
+    site.wait_for(running, SUCCESS)
+    site.wait_for(waiting, SUCCESS)
+    assert len(site.copies()) == before + 2
+
+
+def test_no_set_is_lost_or_doubled_when_the_history_restarts(site: Fleet) -> None:
+    before = len(site.copies())
+    with slow_links(site):
+        run, machine = launched(site, "p3")
+        site.history.end(signal.SIGINT)
+        site.start_postgres(site.history)
+        wait_until(lambda: site.states(run)[-1] is SUCCESS, "the backup", 120)
+    assert len(site.copies()) == before + 1
+    require_proven(site, "p3", next(each for each in site.workers if each is not machine))

@@ -188,34 +188,33 @@ class Fleet:
         process = machine.start("backup-pipeline", *arguments, environment=environment, log=log.name)
         return Output(process.wait(180), log.read_text(), "")
 
-    def worker_of(self, run_id: str) -> Machine | None:
-        """Return the machine whose worker has taken a run last; None while none has."""
+    def task_of(self, run_id: str) -> str:
+        """Return the number of a run's task; "-" where it has none yet."""
         run = self.workspace.instance.get_run_by_id(run_id)
-        task = run.tags.get(DAGSTER_CELERY_TASK_ID_TAG, "-") if run else "-"
-        taken = [each for each in self.workers if f"execute_job[{task}] received" in (each.folder / "log").read_text()]
-        return taken[-1] if taken else None
+        return run.tags.get(DAGSTER_CELERY_TASK_ID_TAG, "-") if run else "-"
+
+    def worker_of(self, run_id: str) -> Machine | None:
+        """Return the machine whose worker has taken a run; None while none has."""
+        received = f"execute_job[{self.task_of(run_id)}] received"
+        return next((each for each in self.workers if received in each.text()), None)
 
     def launch(self, job: str, **more: object) -> str:
         """Queue a run of a job; return its id."""
         return submit_job(self.workspace, job, asked_by="test", **more)  # type: ignore[arg-type]
 
-    def runs(self) -> list[dg.DagsterRun]:
-        """Return every run, oldest first."""
-        return list(reversed(self.workspace.instance.get_runs()))
+    def states(self, run_id: str) -> list[dg.DagsterRunStatus]:
+        """Return how a run is, and those that make its set again, oldest first."""
+        runs = self.workspace.instance.get_runs()
+        return [run.status for run in reversed(runs) if run_id in (run.run_id, run.root_run_id)]
 
-    def wait_for_runs(self, seconds: float = 120) -> list[dg.DagsterRun]:
-        """Wait until every run has ended, those that others are followed by included; return them, oldest first."""
-        quiet: list[float] = []
+    def wait_for(self, run_id: str, *states: dg.DagsterRunStatus, seconds: float = 120) -> None:
+        """Wait until a run, and those that make its set again, are in these states."""
 
-        def ended() -> bool:
-            if not all(run.is_finished for run in self.runs()):
-                quiet.clear()
-            else:
-                quiet.append(time.monotonic())
-            return bool(quiet) and quiet[-1] - quiet[0] > 1
+        def known() -> str:
+            runs = (f"{run.run_id} {run.job_name} {run.status.value}" for run in self.workspace.instance.get_runs())
+            return "\n".join(runs)
 
-        wait_until(ended, "the end of every run", seconds, lambda: "\n".join(map(_line, self.runs())))
-        return self.runs()
+        wait_until(lambda: self.states(run_id) == [*states], f"run {run_id} in {states}", seconds, known)
 
     def copies(self) -> list[str]:
         """Return the names of the sealed sets in the vault."""
@@ -361,7 +360,3 @@ def _logs_in(target: PostgresTarget) -> bool:
             return True
     except Exception:
         return False
-
-
-def _line(run: dg.DagsterRun) -> str:
-    return f"{run.run_id[:8]} {run.job_name} {run.status.value} {run.tags}"

@@ -75,6 +75,10 @@ class Machine:
         self._processes.append(process)
         return process
 
+    def text(self, log: str = "log") -> str:
+        """Return what its programs have printed."""
+        return (self.folder / log).read_text(errors="replace")
+
     def cut(self) -> None:
         """Take the machine off the network."""
         _run("ip", "-n", self._namespace, "link", "set", "eth0", "down")
