@@ -33,8 +33,8 @@ RUNS_SECONDS = 30
 STORES_SECONDS = 300
 _OF_ONE_SOURCE = ("restore", "undo")
 _ASKED_BY_A_PERSON = (*_OF_ONE_SOURCE, "check")
-# check_in_offsite, drill_from_offsite.
-_OPERATION_NAMES = re.compile(r"^(check|drill)_(in|from)_")
+# check_in_offsite, verification_from_offsite, drill_from_offsite.
+_OPERATION_NAMES = re.compile(r"^(check|verification|drill)_(in|from)_")
 _PARTITION_TAG = "dagster/partition"
 _NO_REASON = "The run's log in the UI has the details."
 _INTERRUPTS = ("DagsterExecutionInterruptedError", "KeyboardInterrupt")

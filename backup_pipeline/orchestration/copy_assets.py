@@ -1,7 +1,7 @@
 """Copies of sealed sets in vaults, partitioned by set: copied after the seal by a sensor, tried again, backfilled.
 
 A copy is a run of its own, so that it never fails a backup. How a set is copied stands in `operations.copies`. Checks
-of the copies as they are stored, and drills read from the vault, are assets beside it, with schedules.
+of the copies as they are stored, and verifications and drills read from the vault, are assets beside it.
 """
 
 from collections.abc import Iterator
@@ -22,6 +22,7 @@ from backup_pipeline.orchestration.names import (
     CHECK,
     COPY,
     COPY_DRILL,
+    COPY_VERIFICATION,
     PLAN_TAG,
     SET_TAG,
     copies_subject,
@@ -217,6 +218,24 @@ def copy_drill_asset(site: Site, plan: str, vault: str) -> dg.AssetsDefinition:
     )
 
 
+def copy_verification_asset(site: Site, plan: str, vault: str) -> dg.AssetsDefinition:
+    """Return the verification of a set read from the vault; it needs the identity that VAULT_IDENTITY_FILE names."""
+
+    def prove(set_id: SetId, run_id: str, progress: ProgressSink) -> Proof:
+        from backup_pipeline.operations.proof.verify import verify_set
+
+        return verify_set(site, f"{vault}:{plan}", set_id, run_id=run_id, progress=progress)
+
+    return proof_asset(
+        plan,
+        COPY_VERIFICATION + vault,
+        CHECK_OF[ProofKind.VERIFICATION],
+        f"Every file of the set is read from the vault {vault} and compared with its manifest.",
+        [stage_key(plan, COPY + vault)],
+        prove,
+    )
+
+
 def next_try(failed_at: datetime, attempts: int) -> datetime:
     """Return when a copy that failed is tried again: after 5, 10, 20, … minutes, at most 6 hours."""
     pause: timedelta = _FIRST_PAUSE * (1 << min(attempts - 1, 10))
@@ -327,11 +346,13 @@ def copy_definitions(site: Site, plan: str) -> Iterator[dg.Definitions]:
         yield dg.Definitions.merge(
             _job(plan, vault, COPY, f"The copy of one set of plan {plan} in {vault}; a backfill copies older sets."),
             _job(plan, vault, CHECK, f"The check of plan {plan}'s copies in {vault} as they are stored."),
+            _job(plan, vault, COPY_VERIFICATION, f"The verification of one set of plan {plan}, read from {vault}."),
             _job(plan, vault, COPY_DRILL, f"The drill of one set of plan {plan}, read from {vault}."),
             dg.Definitions(
                 assets=[
                     copy_asset(site, plan, vault),
                     check_asset(site, plan, vault),
+                    copy_verification_asset(site, plan, vault),
                     copy_drill_asset(site, plan, vault),
                 ],
                 schedules=[_schedule(site, plan, vault, stage, cron) for stage, cron in times if cron],

@@ -97,7 +97,9 @@ def sets_partitions(plan: str) -> dg.DynamicPartitionsDefinition:
     return dg.DynamicPartitionsDefinition(name=f"{plan}_sets")
 
 
-COPY, CHECK, COPY_DRILL = "copy_in_", "check_in_", "drill_from_"
+COPY, CHECK = "copy_in_", "check_in_"
+COPY_VERIFICATION, COPY_DRILL = "verification_from_", "drill_from_"
+STAGES_OF_COPIES = (COPY, CHECK, COPY_VERIFICATION, COPY_DRILL)
 """How the stages of copies begin; the vault's name follows."""
 
 

@@ -15,14 +15,12 @@ from typing import Any, Literal
 import dagster as dg
 
 from backup_pipeline.orchestration.names import (
-    CHECK,
-    COPY,
-    COPY_DRILL,
     OPERATION_TAG,
     PLAN_TAG,
     PLANS_TAG,
     RESTORED,
     SOURCE_TAG,
+    STAGES_OF_COPIES,
     STARTED_BY_TAG,
     STEP_TAG,
     copies_subject,
@@ -126,7 +124,7 @@ def _operation_of_key(key: dg.AssetKey) -> str:
 def _vault_of(key: dg.AssetKey) -> str:
     """Return the vault whose copies an asset is about, "" for any other asset."""
     stage = key.path[-1] if len(key.path) == 2 else ""
-    return next((stage.removeprefix(begin) for begin in (COPY, CHECK, COPY_DRILL) if stage.startswith(begin)), "")
+    return next((stage.removeprefix(begin) for begin in STAGES_OF_COPIES if stage.startswith(begin)), "")
 
 
 _ORDERS = tuple(name for name in _OPERATIONS if "order" in name)

@@ -100,7 +100,7 @@ def submit_job(
 
 
 def submit_for_set(workspace: UiWorkspace, plan: str, set_id: SetId, stage: str, *, asked_by: str) -> str:
-    """Queue a run of `<plan>_<stage>` (verification, drill) for one set, and return the run's id."""
+    """Queue a run of `<plan>_<stage>` (verification, drill, or one of a copy) for one set, and return the run's id."""
     # A set made a moment ago, or elsewhere, may not be a partition yet.
     partition = known_partition(workspace.instance, plan, set_id)
     return submit_job(workspace, f"{plan}_{stage}", asked_by=asked_by, partition=partition)

@@ -5,18 +5,33 @@ from __future__ import annotations
 from html import escape
 from urllib.parse import urlsplit
 
-_STYLE = (
-    ":root{color-scheme:light dark}body{font:16px/1.5 system-ui,sans-serif;max-width:24rem;margin:15vh auto;"
-    "padding:0 1rem}label,input,button{display:block;width:100%;box-sizing:border-box;font:inherit}"
-    "input,button{padding:.5rem;margin:.25rem 0 1rem}"
-)
+# The colours of the front page's own style sheet, which nobody may read before the login.
+_STYLE = """
+:root{color-scheme:light dark;--page:#f6f7f5;--card:#fff;--ink:#17211c;--soft:#4e5a54;--edge:#8a958f;--accent:#1f6f54;
+--on:#fff;--bad:#a3230f}
+@media(prefers-color-scheme:dark){:root{--page:#111614;--card:#1a211e;--ink:#e8eeea;--soft:#a9b6af;--edge:#75827b;
+--accent:#7fd1ac;--on:#0b1f16;--bad:#ff9f8c}}
+body{font:1rem/1.5 system-ui,sans-serif;margin:12vh auto;max-width:26rem;padding:0 1rem;background:var(--page);
+color:var(--ink)}
+main{background:var(--card);border:1px solid var(--edge);border-radius:.75rem;padding:1.5rem}
+h1{font-size:1.5rem;margin:0 0 1rem}
+p{overflow-wrap:anywhere}
+label,input,button{display:block;width:100%;box-sizing:border-box;font:inherit}
+label{font-weight:600}
+input,button{padding:.6rem .8rem;min-height:2.75rem;margin:.25rem 0 1rem;border-radius:.5rem;
+border:1px solid var(--edge);background:var(--card);color:var(--ink)}
+button{background:var(--accent);color:var(--on);border-color:var(--accent);font-weight:600;cursor:pointer}
+small{color:var(--soft)}
+[role=alert]{color:var(--bad);font-weight:600}
+:focus-visible{outline:3px solid var(--accent);outline-offset:2px}
+"""
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 
 
 def _page(title: str, body: str, head: str = "") -> str:
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>{head}'
-        f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head>'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{_STYLE}</style></head>'
         f"<body><main><h1>{escape(title)}</h1>{body}</main></body></html>"
     )
 

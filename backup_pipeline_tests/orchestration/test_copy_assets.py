@@ -16,7 +16,9 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from backup_pipeline.model.proof import ProofKind
 from backup_pipeline.operations.sites.copy_records import vault_record
+from backup_pipeline.operations.sites.stores import open_sets
 from backup_pipeline.operations.status.incident_state import read_state
 from backup_pipeline.operations.status.plan import plan_status
 from backup_pipeline.orchestration.alerts import alert_sensors
@@ -182,24 +184,29 @@ def test_a_check_reads_what_is_stored_fails_on_damage_and_alerts(
     assert "Copies in offsite are not whole" in told
 
 
-def test_a_drill_from_the_vault_is_shown_and_needs_the_identity(site: CopiesSite, instance: dg.DagsterInstance) -> None:
+def test_what_is_proven_from_the_vault_is_shown_and_needs_the_identity(
+    site: CopiesSite, instance: dg.DagsterInstance
+) -> None:
     backed_up(site, instance)
     [set_id] = site.store("nightly").sealed_ids()
     assert copied(site, instance, set_id).success
 
-    def drilled() -> dg.ExecuteInProcessResult:
-        job = build_definitions(site.site).resolve_job_def("nightly_drill_from_offsite")
+    def read_there(stage: str) -> dg.ExecuteInProcessResult:
+        job = build_definitions(site.site).resolve_job_def(f"nightly_{stage}_from_offsite")
         return job.execute_in_process(instance=instance, partition_key=set_id, raise_on_error=False, run_config=QUIET)
 
-    without = drilled()
+    without = read_there("drill")
     assert not without.success
     [failure] = without.get_step_failure_events()
     assert failure.step_failure_data.user_failure_data is not None
     assert "VAULT_IDENTITY_FILE" in str(failure.step_failure_data.user_failure_data.metadata["remedy"].value)
     site.variables["VAULT_IDENTITY_FILE"] = str(site.identity)
     site.write_env()
-    assert drilled().success
-    assert instance.get_materialized_partitions(stage_key("nightly", "drill_from_offsite")) == {set_id}
+    for stage in ("verification", "drill"):
+        assert read_there(stage).success
+        assert instance.get_materialized_partitions(stage_key("nightly", f"{stage}_from_offsite")) == {set_id}
+    copy = open_sets(site.site, "offsite:nightly").read(set_id)
+    assert [proof.kind for proof in copy.proofs] == [ProofKind.VERIFICATION, ProofKind.DRILL]
     [copies] = plan_status(site.site, "nightly", datetime.now(UTC)).copies
     assert copies.proven is not None
     assert copies.proven[0] == set_id

@@ -62,7 +62,9 @@ def live_work(front: Front, now: datetime) -> list[LiveWork]:
 
 
 def _title(run: ActiveRun) -> str:
-    subject = run.set_name if run.set_name.rpartition("/")[0].endswith(run.plan) else run.plan
+    # Of a copy either of them names the vault too.
+    place = run.set_name.rpartition("/")[0]
+    subject = run.set_name if place and (place.endswith(run.plan) or run.plan.endswith(place)) else run.plan
     return f"{run.operation.replace('_', ' ').capitalize()}{f' of {subject}' if subject else ''}"
 
 

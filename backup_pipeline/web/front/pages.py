@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -14,6 +15,7 @@ from urllib.parse import parse_qs
 from zoneinfo import ZoneInfo
 
 import jinja2
+from markupsafe import Markup, escape
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import QueryParams
 from starlette.requests import Request
@@ -35,6 +37,12 @@ LONGEST_FORM = 256 * 1024
 """Bytes of a form; a longer one is refused."""
 # htmx would write a <style> and use eval otherwise; neither passes the policy above.
 _HTMX = {"includeIndicatorStyles": False, "allowEval": False, "allowScriptTags": False, "historyCacheSize": 0}
+_TITLES = {
+    HTTPStatus.NOT_FOUND: "There is no such page",
+    HTTPStatus.CONFLICT: "That cannot be done as things are",
+    HTTPStatus.INTERNAL_SERVER_ERROR: "Something is wrong here",
+    HTTPStatus.SERVICE_UNAVAILABLE: "That cannot be done here",
+}
 _STATUS = {
     ExitCode.NOT_FOUND: HTTPStatus.NOT_FOUND,
     ExitCode.USAGE: HTTPStatus.BAD_REQUEST,
@@ -158,7 +166,9 @@ def _answered(page: Page, asked: PageRequest) -> Response:
 
 
 def _refused(asked: PageRequest, status: HTTPStatus, what: str, remedy: str, ways: Sequence[str] = ()) -> Response:
-    return asked.render("error.html.jinja", status=status, title=status.phrase, what=what, remedy=remedy, ways=ways)
+    return asked.render(
+        "error.html.jinja", status=status, title=_TITLES.get(status, status.phrase), what=what, remedy=remedy, ways=ways
+    )
 
 
 def _asked(request: Request, form: Mapping[str, list[str]] | None = None) -> PageRequest:
@@ -187,7 +197,8 @@ async def _body(request: Request) -> bytes:
 def templates() -> jinja2.Environment:
     """Return the templates; every value that they insert is escaped, and a missing one is an error.
 
-    Filters: `size` (bytes), `count`, `seconds`, `age` (of a timedelta), `moment` (of a datetime, with its zone's name).
+    Filters: `prose` (text with commands in backticks), `size` (bytes), `count`, `seconds`, `age` (of a timedelta),
+    `moment` (of a datetime, with its zone's name).
     """
     found = jinja2.Environment(
         loader=jinja2.ChoiceLoader(
@@ -202,10 +213,15 @@ def templates() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.filters.update(set_moment=set_moment_text, from_ns=file_moment_text)
+    found.filters.update(prose=prose, set_moment=set_moment_text, from_ns=file_moment_text)
     found.filters.update(size=short_bytes, count=short_count, seconds=short_seconds, age=rough, moment=moment_text)
     found.globals["htmx"] = json.dumps(_HTMX)
     return found
+
+
+def prose(text: str) -> Markup:
+    """Return a text of ours as HTML, in which what stands between backticks is code."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704 - escaped before
 
 
 def file_moment_text(nanoseconds: int, timezone: str = "UTC") -> str:

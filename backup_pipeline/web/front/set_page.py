@@ -18,6 +18,7 @@ from backup_pipeline.settings.site import Site
 from backup_pipeline.web.front.context import Front
 from backup_pipeline.web.front.copies import require_identity
 from backup_pipeline.web.front.pages import PageRequest
+from backup_pipeline.web.front.start import can_start
 
 ARTEFACTS = 200
 """How many artefacts of a source a page lists; its files' page has the rest."""
@@ -59,11 +60,13 @@ def set_page(asked: PageRequest) -> Response:
     require_identity(asked, split_place(asked.place)[0])
     one = show_set(site, f"{asked.place}/{asked.params['set']}")
     known = one.known
+    place = f"{one.vault}:{known.plan}" if one.vault else known.plan
     run_id = known.manifest.run_id if known.manifest else known.draft.root_run_id if known.draft else ""
     return asked.render(
         "set.html.jinja",
         one=one,
-        place=f"{one.vault}:{known.plan}" if one.vault else known.plan,
+        place=place,
+        can_start=front.workspace is not None and can_start(site, place),
         sources=list(sources_of(one)),
         proofs=sorted(known.proofs, key=lambda proof: proof.finished_at, reverse=True),
         findings=_findings,

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 import requests
+from starlette.testclient import TestClient
 
+from backup_pipeline.web.front.context import Front
+from backup_pipeline_tests.support.copies_site import CopiesSite
+from backup_pipeline_tests.support.dagster_runs import loaded
+from backup_pipeline_tests.support.front_pages import OWN, guarded_pages, pages_of
 from backup_pipeline_tests.support.running_ui import Ui
 from backup_pipeline_tests.support.sites import TestSite
 from backup_pipeline_tests.web.front.conftest import Walked
@@ -76,9 +82,34 @@ def test_buttons_start_the_runs_of_the_launchpad_and_the_pages_follow_them(walke
     assert ours == theirs
 
 
-def test_what_no_button_names_starts_nothing(tmp_path: Path) -> None:
-    from backup_pipeline_tests.support.front_pages import OWN, pages_of
+@pytest.mark.parametrize(("work", "job"), [("drill", "drill_from"), ("verification", "verification_from")])
+def test_buttons_of_a_copy_start_the_jobs_that_read_it_from_its_vault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, work: str, job: str
+) -> None:
+    site = CopiesSite(tmp_path).begin()
+    site.variables["VAULT_IDENTITY_FILE"] = str(site.identity)
+    site.write_env()
+    assert site.run("backup", "nightly").code == 0
+    [set_id] = site.store("nightly").sealed_ids()
+    shutil.rmtree(site.site.store_folder("nightly") / set_id)
+    with loaded(site.folder, (site.folder / "backup.yaml").read_text(), monkeypatch) as (instance, workspace):
+        front = Front(settings=site.folder / "backup.yaml", workspace=workspace)
+        pages = TestClient(guarded_pages(front), base_url="http://127.0.0.1:3000", follow_redirects=False)
+        page = pages.get(f"/backups/offsite:nightly/{set_id}").text
+        [form] = [form for form in page.split("<form")[1:] if f'value="{work}"' in form.partition("</form>")[0]]
+        fields = dict(re.findall(r'name="(\w+)" value="([^"]+)"', form.partition("</form>")[0]))
+        assert pages.post("/backups/start", data=fields, headers=OWN).status_code == 303
+        [run] = instance.get_runs()
+        assert (run.job_name, run.tags["dagster/partition"]) == (f"nightly_{job}_offsite", set_id)
+        assert pages.post("/backups/start", data=fields, headers=OWN).status_code == 409
+        for wrong in ({"work": "backup"}, {"plan": "nowhere:nightly"}, {"plan": "offsite:weekly"}):
+            assert pages.post("/backups/start", data={**fields, **wrong}, headers=OWN).status_code == 400
+        gone = {**fields, "set": "2020-01-01T000000Z", "work": "drill" if work != "drill" else "verification"}
+        assert pages.post("/backups/start", data=gone, headers=OWN).status_code == 404
+        assert len(instance.get_runs()) == 1
 
+
+def test_what_no_button_names_starts_nothing(tmp_path: Path) -> None:
     site = TestSite(tmp_path)
     site.write(SITE)
     pages = pages_of(tmp_path)
