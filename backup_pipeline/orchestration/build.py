@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
+from datetime import timedelta
 
 import dagster as dg
 
+from backup_pipeline.artefacts.capture import utc_now
 from backup_pipeline.orchestration.alerts import alert_sensors
 from backup_pipeline.orchestration.capture_assets import capture_asset
 from backup_pipeline.orchestration.copy_assets import copy_definitions
@@ -30,14 +32,21 @@ from backup_pipeline.orchestration.run_resource import RUNS, BackupRuns
 from backup_pipeline.orchestration.safety_asset import safety_asset, safety_sensor
 from backup_pipeline.orchestration.schema_sensor import has_databases, schema_sensor
 from backup_pipeline.orchestration.set_partitions import partitions_sensor
+from backup_pipeline.settings.server_databases import absent_since
 from backup_pipeline.settings.site import Site
 from backup_pipeline.sources.orders.source import order_sources
+
+_STILL_ASKED_FOR = timedelta(days=1)
+"""For how long the assets of a database that is gone stay defined."""
 
 
 def plan_definitions(site: Site, plan: str) -> dg.Definitions:
     """Return the assets, jobs and schedules of one plan."""
     settings = site.plan(plan)
     captures = [capture_asset(site, plan, name) for name in settings.sources]
+    # *Materialize all* on a page that was loaded before a database was dropped names its assets. They are found, and
+    # the run goes on without it, as the plan's own job does.
+    gone = [capture_asset(site, plan, name) for name in absent_since(site, plan, utc_now() - _STILL_ASKED_FOR)]
     manifest = manifest_asset(site, plan)
     restored = [restore_asset(site, plan, name) for name in restorable(site, plan)]
     keys = [key for asset in captures for key in asset.keys]
@@ -67,6 +76,7 @@ def plan_definitions(site: Site, plan: str) -> dg.Definitions:
     own = dg.Definitions(
         assets=[
             *captures,
+            *gone,
             manifest,
             retention_asset(site, plan),
             verification_asset(site, plan),

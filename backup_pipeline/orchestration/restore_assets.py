@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import dagster as dg
 
+from backup_pipeline.artefacts.capture import utc_now
 from backup_pipeline.errors import BackupSystemError, ChangedPlanError
 from backup_pipeline.model.restore import RestorePlan, RestoreResult
 from backup_pipeline.model.set_id import SetId
@@ -34,6 +35,7 @@ from backup_pipeline.orchestration.restore_config import RestoreConfig, UndoConf
 from backup_pipeline.orchestration.restore_metadata import PLAN_AS_READ, plan_metadata, result_metadata
 from backup_pipeline.orchestration.run_progress import reported_progress
 from backup_pipeline.orchestration.selected_partition import selected_set
+from backup_pipeline.settings.server_databases import GONE_FOR, absent_since
 from backup_pipeline.settings.site import Site
 from backup_pipeline.sources.registry import kind_of
 
@@ -42,8 +44,11 @@ _NEVER_AGAIN = {"dagster/max_retries": "0"}
 
 
 def restorable(site: Site, plan: str) -> list[str]:
-    """Return the sources of a plan that this job restores; order archives have their own, a server its databases."""
-    names = site.plan(plan).sources
+    """Return the sources of a plan that this job restores; order archives have their own, a server its databases.
+
+    A database that was dropped is what somebody wants back: it stays here for as long as its last set is kept for it.
+    """
+    names = (*site.plan(plan).sources, *absent_since(site, plan, utc_now() - GONE_FOR))
     return [name for name in names if kind_of(site, name)[0].restored_with_its_plan and not site.is_server(name)]
 
 

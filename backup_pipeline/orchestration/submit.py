@@ -26,6 +26,10 @@ mutation ($params: ExecutionParams!) {
 """
 
 
+_STARTED = "LaunchRunSuccess"
+_RELOAD = "mutation ($name: String!) { reloadRepositoryLocation(repositoryLocationName: $name) { __typename } }"
+
+
 class UiWorkspace(Protocol):
     """What is used of the webserver's workspace, for which Dagster has no public type."""
 
@@ -56,6 +60,9 @@ def submit_job(
 ) -> str:
     """Queue a run of a job, as its launchpad does, and return the run's id. It is started by the daemon.
 
+    What is refused is asked for once more with definitions that are loaded anew: those of before may lack a source that
+    is there since, such as a new database of a server.
+
     Args:
         workspace: the webserver's.
         job: the job's name.
@@ -82,13 +89,11 @@ def submit_job(
         "runConfigData": dict(run_config or {}),
         "executionMetadata": {"tags": [{"key": key, "value": value} for key, value in named.items()]},
     }
-    answer = asyncio.run(
-        _schema().execute_async(
-            _LAUNCH, variable_values={"params": params}, context_value=workspace.create_request_context()
-        )
-    )
-    found = (answer.data or {}).get("launchRun") or {}
-    if found.get("__typename") == "LaunchRunSuccess":
+    answer, found = _ask(workspace, _LAUNCH, params=params)
+    if found.get("__typename") != _STARTED:
+        _ask(workspace, _RELOAD, name=LOCATION_NAME)
+        answer, found = _ask(workspace, _LAUNCH, params=params)
+    if found.get("__typename") == _STARTED:
         return str(found["run"]["runId"])
     faults = [str(error) for error in answer.errors or ()]
     faults += [str(each["message"]) for each in found.get("errors") or ()] or [str(found.get("message") or "")]
@@ -97,6 +102,13 @@ def submit_job(
         where=job,
         remedy="Is the code location loaded? Dagster's page Deployment shows its state.",
     )
+
+
+def _ask(workspace: UiWorkspace, query: str, **variables: object) -> tuple[Any, dict[str, Any]]:
+    """Return the answer of Dagster's GraphQL interface to a mutation, and what its one field holds."""
+    context = workspace.create_request_context()
+    answer = asyncio.run(_schema().execute_async(query, variable_values=variables, context_value=context))
+    return answer, next(iter((answer.data or {}).values()), None) or {}
 
 
 def submit_for_set(workspace: UiWorkspace, plan: str, set_id: SetId, stage: str, *, asked_by: str) -> str:

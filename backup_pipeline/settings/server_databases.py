@@ -51,13 +51,18 @@ def sources_for_retention(site: Site, plan: str, now: datetime) -> tuple[str, ..
     Retention keeps the last set of every other source that a set holds. A database that somebody dropped by mistake is
     missed within that time; servers on which databases come and go would else keep a set for each of them for ever.
     """
-    gone = (
-        one.source
-        for server in servers_of(site, plan)
-        for one in (site.databases[server].databases if server in site.databases else ())
-        if one.absent_since is not None and now - one.absent_since > GONE_FOR
-    )
-    return (*site.plan(plan).sources, *gone)
+    gone = {one.source for one in _absent(site, plan)} - set(absent_since(site, plan, now - GONE_FOR))
+    return (*site.plan(plan).sources, *sorted(gone))
+
+
+def absent_since(site: Site, plan: str, moment: datetime) -> tuple[str, ...]:
+    """Return the sources of databases of a plan's servers that are absent, but were still there at a moment."""
+    return tuple(one.source for one in _absent(site, plan) if one.absent_since and one.absent_since >= moment)
+
+
+def _absent(site: Site, plan: str) -> Iterable[KnownDatabase]:
+    lists = (site.databases[server] for server in servers_of(site, plan) if server in site.databases)
+    return (one for known in lists for one in known.databases if one.absent_since is not None)
 
 
 def list_files(site: Site) -> tuple[Path, ...]:

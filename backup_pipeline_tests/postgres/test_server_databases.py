@@ -13,16 +13,21 @@ import pytest
 from backup_pipeline.errors import RefusedError
 from backup_pipeline.model.incident import IncidentState
 from backup_pipeline.model.record import left_undone
+from backup_pipeline.model.restore import RestoreOptions
 from backup_pipeline.operations.alerts.observe import observe_site
 from backup_pipeline.operations.backup.schema_watch import compare_schemas
 from backup_pipeline.operations.environment.check_databases import found_database_faults
 from backup_pipeline.operations.importing.run import ImportRequest, import_backups
 from backup_pipeline.operations.restore.run import plan_restore
 from backup_pipeline.operations.sites.known_databases import refresh_databases
-from backup_pipeline.orchestration.build import build_definitions
+from backup_pipeline.orchestration.build import build_definitions, plan_definitions
+from backup_pipeline.orchestration.names import artefact_key, manifest_key, restored_key, source_key
+from backup_pipeline.orchestration.restore_assets import restorable
+from backup_pipeline.orchestration.restore_runs import Wanted, submit_plan
 from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.postgres.server.embedded import EmbeddedServer
 from backup_pipeline.settings.server_databases import sources_for_retention
+from backup_pipeline_tests.support.dagster_runs import loaded
 from backup_pipeline_tests.support.front_pages import pages_of
 from backup_pipeline_tests.support.server_sites import ServerSite, check_of, server_site
 
@@ -144,6 +149,58 @@ def test_a_database_that_vanishes_after_the_definitions_were_loaded_fails_no_run
     assert manifest.sources == ("server", databases.source("shop"))
     assert not manifest.partial
     assert sources(databases) == ["server", "shop", "later"]
+
+
+def test_assets_selected_before_a_database_was_dropped_are_found_and_passed_over(
+    databases: ServerSite, instance: dg.DagsterInstance
+) -> None:
+    databases.create("shop")
+    databases.create("wiki")
+    refresh(databases)
+    # As *Materialize all* has them on a page that was loaded now.
+    keys = [key for asset in plan_definitions(databases.site.site, "nightly").assets or () for key in _captured(asset)]
+    assert artefact_key("nightly", (databases.source("wiki"), "dump")) in keys
+    databases.drop("wiki")
+    assert refresh(databases) == [("wiki", "gone")]
+    job = build_definitions(databases.site.site).resolve_implicit_global_asset_job_def()
+    done = job.execute_in_process(instance=instance, asset_selection=[*keys, manifest_key("nightly")])
+    assert done.success
+    [manifest] = [databases.site.store("nightly").read(each).manifest for each in databases.site.store("nightly").ids()]
+    assert manifest is not None
+    assert (manifest.sources, manifest.partial) == (("server", databases.source("shop")), False)
+    gone = source_key("nightly", f"server_{databases.prefix}wiki")
+    assert restorable(databases.site.site, "nightly") == [databases.source("shop"), gone.path[1]]
+    [check] = [one for one in done.get_asset_check_evaluations() if one.asset_key == gone]
+    assert (check.passed, "gone" in str(check.description)) == (False, True)
+
+
+def _captured(asset: object) -> Iterator[dg.AssetKey]:
+    if isinstance(asset, dg.AssetsDefinition):
+        yield from (spec.key for spec in asset.specs if spec.group_name == "nightly" and "source" in spec.tags)
+
+
+@pytest.mark.story
+def test_a_dropped_database_and_one_found_since_are_restored_from_the_pages(
+    databases: ServerSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    databases.create("shop")
+    refresh(databases)
+    folder = databases.site.folder
+    settings = (folder / "backup.yaml").read_text()
+    with loaded(folder, settings, monkeypatch, code_server=True) as (instance, workspace):
+        databases.create("later")
+        refresh(databases)
+        manifest, errors = databases.back_up()
+        assert errors == []
+        assert manifest is not None
+        databases.drop("shop")
+        refresh(databases)
+        for name in ("later", "shop"):
+            source = f"server_{databases.prefix}{name}"
+            wanted = Wanted("nightly", manifest.set_id, source, RestoreOptions())
+            run = instance.get_run_by_id(submit_plan(workspace, wanted, asked_by="a test"))
+            assert run is not None
+            assert run.asset_selection == {restored_key("nightly", source)}
 
 
 def test_a_run_that_began_before_any_database_was_found_is_no_backup(databases: ServerSite) -> None:

@@ -13,7 +13,7 @@ import pytest
 from dagster._core.remote_origin import InProcessCodeLocationOrigin
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster._core.workspace.context import WorkspaceProcessContext
-from dagster._core.workspace.load_target import InProcessWorkspaceLoadTarget
+from dagster._core.workspace.load_target import InProcessWorkspaceLoadTarget, ModuleTarget, WorkspaceLoadTarget
 
 from backup_pipeline.orchestration.home import ensure_home
 
@@ -31,9 +31,12 @@ def instance_in(folder: Path) -> Iterator[dg.DagsterInstance]:
 
 @contextlib.contextmanager
 def loaded(
-    folder: Path, settings: str, monkeypatch: pytest.MonkeyPatch
+    folder: Path, settings: str, monkeypatch: pytest.MonkeyPatch, *, code_server: bool = False
 ) -> Iterator[tuple[dg.DagsterInstance, WorkspaceProcessContext]]:
-    """Write a site with these settings into a folder; give its Dagster instance and its loaded workspace."""
+    """Write a site with these settings into a folder; give its Dagster instance and its loaded workspace.
+
+    Definitions in this process stay as they were first loaded; with a code server they can be loaded anew.
+    """
     for name in list(os.environ):
         if name.startswith(("DAGSTER_", "BACKUP_PIPELINE_")):
             monkeypatch.delenv(name)
@@ -41,11 +44,11 @@ def loaded(
     monkeypatch.setenv("BACKUP_PIPELINE_CONFIG", str(folder / "backup.yaml"))
     monkeypatch.setenv("DAGSTER_HOME", str(folder / "home"))
     ensure_home(folder)
+    target: WorkspaceLoadTarget = ModuleTarget("backup_pipeline.definitions", None, None, "backup-pipeline")
     origin = InProcessCodeLocationOrigin(
         LoadableTargetOrigin(module_name="backup_pipeline.definitions"), location_name="backup-pipeline"
     )
-    with (
-        dg.DagsterInstance.get() as instance,
-        WorkspaceProcessContext(instance, InProcessWorkspaceLoadTarget([origin])) as workspace,
-    ):
+    if not code_server:
+        target = InProcessWorkspaceLoadTarget([origin])
+    with dg.DagsterInstance.get() as instance, WorkspaceProcessContext(instance, target) as workspace:
         yield instance, workspace
