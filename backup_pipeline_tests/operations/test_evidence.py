@@ -223,6 +223,35 @@ def test_a_number_is_never_signed_twice_and_the_end_of_the_chain_is_named(site: 
     assert read_envelope(make(site, _made(site), made_by="anna")).number == 5
 
 
+def test_evidence_is_not_chained_to_what_the_site_has_not_signed(site: Site, store: LocalStore) -> None:
+    first = make(site, _made(site, BEGIN, at("2026-10-08 00:00")), made_by="anna")
+    document = json.loads(first.read_text())
+    payload = base64.b64decode(document["payload"]).replace(b'"number":1', b'"number":9998')
+    forged = first.with_name("9998_forged.dsse.json")
+    forged.write_text(json.dumps({**document, "payload": base64.b64encode(payload).decode()}))
+    with pytest.raises(RefusedError, match="No key of this site has signed") as caught:
+        make(site, _made(site), made_by="anna")
+    assert caught.value.where == str(forged)
+    forged.unlink()
+    assert read_envelope(make(site, _made(site), made_by="anna")).number == 2
+
+
+def test_a_new_machine_goes_on_with_the_chain_of_the_earlier_one(site: Site, store: LocalStore, tmp_path: Path) -> None:
+    first = make(site, _made(site, BEGIN, at("2026-10-08 00:00")), made_by="anna")
+    earlier = public_key(site)
+    shutil.rmtree(tmp_path / ".backup-pipeline")
+    with pytest.raises(RefusedError, match="No key of this site has signed"):
+        make(site, _made(site), made_by="anna")
+    vault = f"\nvaults:\n  nas: {{url: 'file:///mnt/nas', encryption: none, signers: ['{earlier}']}}\n"
+    (tmp_path / "backup.yaml").write_text(SITE + vault, "utf-8")
+    assert read_envelope(make(load_site(tmp_path, environment={}), _made(site), made_by="anna")).number == 2
+    program = first.with_name("check_evidence.py")
+    both = _checked(program, "--key", public_key(site), "--key", earlier, first.parent)
+    lines = both.stdout.splitlines()
+    assert (both.returncode, [line[-10:] for line in lines[:2]]) == (0, ["with key 2", "with key 1"])
+    assert _checked(program, "--key", earlier, first.parent).returncode == 1
+
+
 def test_hostile_files_neither_stop_the_check_nor_speak_in_it(site: Site, store: LocalStore) -> None:
     for day in (8, 9):
         make(site, _made(site, BEGIN, at(f"2026-10-{day:02} 00:00")), made_by="anna")

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Check of evidence files: signatures, chain, gaps in the numbers. Python's standard library alone; needs nothing else.
 
-    python3 check_evidence.py --key ed25519:... FILE-OR-FOLDER ...
+    python3 check_evidence.py --key ed25519:... [--key ed25519:...] FILE-OR-FOLDER ...
 
 Give the public key as you received it from a person whom you trust (`backup-pipeline evidence key` prints it), not from
-the files. Ends with 0 when everything is as it was signed, 1 when something is not, 2 when it cannot be judged.
+the files; several where the site's machine was replaced: the output says which one signed each file. Ends with 0 when everything is as it was signed, 1 when something is not, 2 when it cannot be judged.
 
 Ed25519 verification as in RFC 8032, 5.1.7; DSSE envelopes and in-toto statements as their specifications say.
 """
@@ -105,8 +105,12 @@ class DoubtError(Exception):
     """Why a file does not count."""
 
 
-def read(path: pathlib.Path, keys: list[bytes]) -> tuple[dict[str, Any], str]:
-    """Return a signed file's predicate and the file's SHA-256; nothing that is unsigned is believed or repeated."""
+Read = tuple[dict[str, Any], str, int]
+"""What a signed file says, the file's SHA-256, and the place of the key that signed it among those given, from 1."""
+
+
+def read(path: pathlib.Path, keys: list[bytes]) -> Read:
+    """Return what a signed file says; nothing that is unsigned is believed or repeated."""
     if not stat.S_ISREG(path.lstat().st_mode):
         raise DoubtError("no ordinary file")
     data = path.read_bytes()
@@ -118,15 +122,19 @@ def read(path: pathlib.Path, keys: list[bytes]) -> tuple[dict[str, Any], str]:
     except (ValueError, KeyError, TypeError, RecursionError):
         raise DoubtError("not an envelope of evidence, or damaged") from None
     message = f"DSSEv1 {len(kind.encode())} {kind} {len(payload)} ".encode() + payload
-    if not any(is_signed(key, message, each) for key in keys for each in signatures):
-        raise DoubtError("it is not signed with the key given, or was changed")
+    signed_with = (
+        place for place, key in enumerate(keys, 1) if any(is_signed(key, message, each) for each in signatures)
+    )
+    key = next(signed_with, 0)
+    if not key:
+        raise DoubtError(f"it is not signed with {'a' if len(keys) > 1 else 'the'} key given, or was changed")
     statement = json.loads(payload)
     if kind != PAYLOAD or statement["predicateType"] != PREDICATE:
         raise DoubtError("it holds another kind of statement")
-    return statement["predicate"], hashlib.sha256(data).hexdigest()
+    return statement["predicate"], hashlib.sha256(data).hexdigest(), key
 
 
-Chain = dict[int, list[tuple[pathlib.Path, dict[str, Any], str]]]
+Chain = dict[int, list[tuple[pathlib.Path, Read]]]
 
 
 def check(paths: list[pathlib.Path], keys: list[bytes]) -> tuple[list[str], bool]:
@@ -136,20 +144,21 @@ def check(paths: list[pathlib.Path], keys: list[bytes]) -> tuple[list[str], bool
     chains: dict[tuple[str, str], Chain] = {}
     for path in paths:
         try:
-            evidence, digest = read(path, keys)
+            found = read(path, keys)
         except (OSError, DoubtError) as error:
             lines.append(f"{path.name!r}: does not count: {error if isinstance(error, DoubtError) else error.strerror}")
             well = False
             continue
+        evidence = found[0]
         chain = chains.setdefault((str(evidence["site"]), str(evidence["plan"])), {})
-        chain.setdefault(int(evidence["number"]), []).append((path, evidence, digest))
+        chain.setdefault(int(evidence["number"]), []).append((path, found))
     for (site, plan), chain in sorted(chains.items()):
-        found, good = check_chain(f"{site}/{plan}", chain)
-        lines, well = lines + found, well and good
+        more, good = check_chain(f"{site}/{plan}", chain, several_keys=len(keys) > 1)
+        lines, well = lines + more, well and good
     return lines, well
 
 
-def check_chain(name: str, chain: Chain) -> tuple[list[str], bool]:
+def check_chain(name: str, chain: Chain, *, several_keys: bool) -> tuple[list[str], bool]:
     """Return the lines of one plan's evidence and whether it is whole, in order and signed."""
     lines: list[str] = []
     well, before, last = True, "", 0
@@ -162,14 +171,15 @@ def check_chain(name: str, chain: Chain) -> tuple[list[str], bool]:
         if len(chain[number]) > 1:
             lines.append(f"{name}: number {number} is there {len(chain[number])} times")
             well = False
-        path, evidence, digest = chain[number][0]
+        path, (evidence, digest, key) = chain[number][0]
         wrong = []
         previous = str((evidence.get("previous") or {}).get("sha256", ""))
         if number == 1 and previous:
             wrong.append("it is the first and names one before it")
         if before and previous != before:
             wrong.append("the one before it is not the one that it was chained to")
-        lines.append(f"{path.name}: {summary(evidence)}: {'; '.join(wrong) or 'as it was signed'}")
+        with_key = f" with key {key}" if several_keys else ""
+        lines.append(f"{path.name}: {summary(evidence)}: {'; '.join(wrong) or f'as it was signed{with_key}'}")
         well, before, last = well and not wrong, digest, number
     # What was cut off at the end leaves no trace in what is left: only who was handed more can know.
     lines.append(f"{name}: ends with number {last}, SHA-256 {before}: compare with the last that you were handed")

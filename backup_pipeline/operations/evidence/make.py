@@ -12,7 +12,7 @@ from backup_pipeline import __version__
 from backup_pipeline.errors import RefusedError
 from backup_pipeline.model.evidence import Evidence, Gap, Previous
 from backup_pipeline.operations.evidence.collect import History, collect
-from backup_pipeline.operations.evidence.statement import ENDING, envelope, signed_evidence
+from backup_pipeline.operations.evidence.statement import ENDING, envelope, is_signed_with, signed_evidence
 from backup_pipeline.operations.sites.identity import state_folder
 from backup_pipeline.operations.sites.keys import machine_keys
 from backup_pipeline.operations.sites.stores import open_store
@@ -80,6 +80,7 @@ def make(site: Site, evidence: Evidence, *, made_by: str) -> Path:
 
     Raises:
         StoreError: the store cannot be written, or the last file of the chain cannot be read.
+        RefusedError: the last file was not signed by this site.
         LockError: another process makes evidence of the plan right now.
     """
     store = open_store(site, evidence.plan)
@@ -104,15 +105,28 @@ def _last(site: Site, plan: str) -> tuple[int, Previous] | None:
 
     Raises:
         StoreError: the last file of the chain cannot be read.
+        RefusedError: somebody else made it: what is chained to it would be in doubt for ever.
     """
     known = _remembered(site).get(plan)
     files = evidence_files(site, plan)
     if not files:
         return known
     data, evidence = signed_evidence(files[-1])
-    if known is not None and known[0] > evidence.number:
-        return known
-    return evidence.number, Previous(name=files[-1].name, sha256=hashlib.sha256(data).hexdigest())
+    last = evidence.number, Previous(name=files[-1].name, sha256=hashlib.sha256(data).hexdigest())
+    if last != known and (evidence.plan != plan or not is_signed_with(_own_keys(site), data)):
+        raise RefusedError(
+            f"No key of this site has signed this evidence of {plan}, and nothing is chained to it.",
+            where=str(files[-1]),
+            remedy="Move it out of the folder, and find out who put it there. If an earlier machine of this site "
+            "signed it: list that machine's key in the `signers` of a vault to go on with its chain, or move its files into a "
+            "folder of their own to begin a new one.",
+        )
+    return known if known is not None and known[0] > evidence.number else last
+
+
+def _own_keys(site: Site) -> list[str]:
+    signers = (key for vault in site.settings.vaults.values() for key in vault.signers)
+    return [key for key in (public_key(site, make_one=False), *signers) if key]
 
 
 def _remembered(site: Site) -> dict[str, tuple[int, Previous]]:

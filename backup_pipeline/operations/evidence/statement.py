@@ -10,7 +10,7 @@ import base64
 import binascii
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from pydantic import ValidationError as PydanticError
 
 from backup_pipeline.errors import StoreError
 from backup_pipeline.model.evidence import Event, EventKind, Evidence
-from backup_pipeline.stores.vault.signing import Signer
+from backup_pipeline.stores.vault.signing import Signer, are_signed_bytes
 from backup_pipeline.system.files import read_ordinary
 
 STATEMENT = "https://in-toto.io/Statement/v1"
@@ -40,6 +40,19 @@ def envelope(evidence: Evidence, signer: Signer) -> bytes:
     signature = {"keyid": signer.public, "sig": signer.sign_bytes(pre_authentication(payload))}
     document = {"payloadType": PAYLOAD, "payload": base64.b64encode(payload).decode(), "signatures": [signature]}
     return json.dumps(document, indent=1).encode() + b"\n"
+
+
+def is_signed_with(keys: Collection[str], data: bytes) -> bool:
+    """Return whether one of these public keys has signed a file of evidence; False for one that is malformed."""
+    try:
+        document = json.loads(data)
+        message = pre_authentication(base64.b64decode(document["payload"], validate=True))
+        signatures = [str(each["sig"]) for each in document["signatures"]]
+    except (RecursionError, ValueError, KeyError, TypeError, binascii.Error):
+        return False
+    return document.get("payloadType") == PAYLOAD and any(
+        are_signed_bytes(key, message, each) for key in keys for each in signatures
+    )
 
 
 def statement(evidence: Evidence) -> dict[str, Any]:

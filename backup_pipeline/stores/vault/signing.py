@@ -42,11 +42,14 @@ def is_public_key(text: str) -> bool:
 
 def is_signed(public: str, purpose: str, data: bytes, signature: str) -> bool:
     """Return whether `signature` is that key's over `purpose` and `data`; False for anything malformed."""
+    return are_signed_bytes(public, purpose.encode() + b"\n" + data, signature)
+
+
+def are_signed_bytes(public: str, data: bytes, signature: str) -> bool:
+    """Return whether `signature` is that key's over `data` alone; False for anything malformed."""
     try:
         raw = base64.b64decode(public.removeprefix(PREFIX), validate=True)
-        Ed25519PublicKey.from_public_bytes(raw).verify(
-            base64.b64decode(signature, validate=True), purpose.encode() + b"\n" + data
-        )
+        Ed25519PublicKey.from_public_bytes(raw).verify(base64.b64decode(signature, validate=True), data)
     except (ValueError, InvalidSignature, binascii.Error):
         return False
     return True
