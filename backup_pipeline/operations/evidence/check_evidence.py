@@ -4,7 +4,8 @@
     python3 check_evidence.py --key ed25519:... [--key ed25519:...] FILE-OR-FOLDER ...
 
 Give the public key as you received it from a person whom you trust (`backup-pipeline evidence key` prints it), not from
-the files; several where the site's machine was replaced: the output says which one signed each file. Ends with 0 when everything is as it was signed, 1 when something is not, 2 when it cannot be judged.
+the files; several where the site's machine was replaced: the output says which one signed each file. Ends with 0 when
+everything is as it was signed, 1 when something is not, 2 when it cannot be judged.
 
 Ed25519 verification as in RFC 8032, 5.1.7; DSSE envelopes and in-toto statements as their specifications say.
 """
@@ -122,16 +123,13 @@ def read(path: pathlib.Path, keys: list[bytes]) -> Read:
     except (ValueError, KeyError, TypeError, RecursionError):
         raise DoubtError("not an envelope of evidence, or damaged") from None
     message = f"DSSEv1 {len(kind.encode())} {kind} {len(payload)} ".encode() + payload
-    signed_with = (
-        place for place, key in enumerate(keys, 1) if any(is_signed(key, message, each) for each in signatures)
-    )
-    key = next(signed_with, 0)
-    if not key:
+    places = (number for number, key in enumerate(keys, 1) if any(is_signed(key, message, each) for each in signatures))
+    if not (place := next(places, 0)):
         raise DoubtError(f"it is not signed with {'a' if len(keys) > 1 else 'the'} key given, or was changed")
     statement = json.loads(payload)
     if kind != PAYLOAD or statement["predicateType"] != PREDICATE:
         raise DoubtError("it holds another kind of statement")
-    return statement["predicate"], hashlib.sha256(data).hexdigest(), key
+    return statement["predicate"], hashlib.sha256(data).hexdigest(), place
 
 
 Chain = dict[int, list[tuple[pathlib.Path, Read]]]

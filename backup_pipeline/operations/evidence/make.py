@@ -118,8 +118,8 @@ def _last(site: Site, plan: str) -> tuple[int, Previous] | None:
             f"No key of this site has signed this evidence of {plan}, and nothing is chained to it.",
             where=str(files[-1]),
             remedy="Move it out of the folder, and find out who put it there. If an earlier machine of this site "
-            "signed it: list that machine's key in the `signers` of a vault to go on with its chain, or move its files into a "
-            "folder of their own to begin a new one.",
+            "signed it: list that machine's key in the `signers` of a vault to go on with its chain, or move its files "
+            "into a folder of their own to begin a new one.",
         )
     return known if known is not None and known[0] > evidence.number else last
 
