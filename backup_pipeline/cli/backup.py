@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,7 +28,8 @@ def register(app: typer.Typer) -> None:
 
 def backup(
     plans: Annotated[
-        list[str] | None, typer.Argument(help="Plans to run; every plan of the site by default.", show_default=False)
+        list[str] | None,
+        typer.Argument(help="Plans and fleets to run; all of the site by default.", show_default=False),
     ] = None,
     only: Annotated[
         list[str] | None,
@@ -57,6 +59,12 @@ def backup(
         str | None,
         typer.Option("--keep-within", metavar="14d", help="Keep sets this long instead, when this run cleans up."),
     ] = None,
+    unfinished: Annotated[
+        bool, typer.Option("--unfinished", help="Of a fleet only the members that failed or were postponed last time.")
+    ] = False,
+    window: Annotated[
+        str | None, typer.Option("--window", metavar="2h", help="How long backups of a fleet may begin, from now on.")
+    ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="A line per artefact and check.")] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
@@ -72,9 +80,14 @@ def backup(
     `backup-pipeline backup nightly --resume` · `backup-pipeline backup session --include-env --store /mnt/usb`
     """
     site = load(config)
-    names = list(plans or site.settings.plans)
+    names = list(plans or (*site.single_plans, *site.settings.fleets))
+    fleets = [name for name in names if name in site.settings.fleets]
+    names = [name for name in names if name not in fleets]
     for name in names:
         site.plan(name)
+    if (unfinished or window) and not fleets:
+        raise typer.BadParameter("name a fleet", param_hint="--unfinished" if unfinished else "--window")
+    within = _window(window)
     if resume and len(names) != 1:
         raise typer.BadParameter("name the one plan whose set is to be completed", param_hint="--resume")
     if store and len(names) != 1:
@@ -91,17 +104,32 @@ def backup(
     )
     for name in names:
         site_with(site, name, options)
+    from backup_pipeline.cli.fleet_report import back_up_fleet, run_member
     from backup_pipeline.operations.sites.embedded import embedded_server_up
 
     with embedded_server_up(site):
         results = [
             run_plan(site, name, tuple(only or ()), resume=resume, as_json=as_json, options=options, verbose=verbose)
+            if site.member_of(name) is None
+            else run_member(site, name, as_json=as_json)
             for name in names
         ]
+        results += [back_up_fleet(site, name, unfinished=unfinished, window=within, as_json=as_json) for name in fleets]
     if as_json:
         print_json(results[0] if plans and len(plans) == 1 else {"plans": results})
     code = next((result["exit_code"] for result in results if result["exit_code"]), 0)
     raise typer.Exit(code)
+
+
+def _window(text: str | None) -> timedelta | None:
+    from pydantic import TypeAdapter, ValidationError
+
+    from backup_pipeline.settings.types import TimeLimit
+
+    try:
+        return TypeAdapter(TimeLimit).validate_python(text) if text else None
+    except ValidationError:
+        raise typer.BadParameter("write a number and m or h, as in 90m", param_hint="--window") from None
 
 
 def run_plan(

@@ -67,8 +67,11 @@ def list_sets(
     if plan and (":" in plan or (plan in site.settings.vaults and plan not in site.settings.plans)):
         _list_vault(site, plan if ":" in plan else f"{plan}:", as_json=as_json)
         return
-    plans = [plan] if plan else list(site.settings.plans)
-    if plan:
+    if plan and plan in site.fleets:
+        plans = [one.plan for one in site.fleets[plan].members]
+    else:
+        plans = [plan] if plan else list(site.single_plans)
+    if plan and plan not in site.fleets:
         site.plan(plan)
     now = datetime.now(UTC)
     sets = {name: list(list_plan(site, name)) for name in plans}
@@ -85,6 +88,9 @@ def list_sets(
     for name, found in sets.items():
         _print_plan(name, found, now)
         _print_foreign(foreign[name])
+    for name, fleet in site.fleets.items() if not plan else ():
+        same = config_argument()
+        console().print(f"[bold]{name}[/]: a fleet of {len(fleet.members)}; backup-pipeline list {name}{same}")
 
 
 def _list_vault(site: Site, place: str, *, as_json: bool) -> None:

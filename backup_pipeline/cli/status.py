@@ -33,7 +33,7 @@ def register(app: typer.Typer) -> None:
 
 
 def status(
-    plan: Annotated[str | None, typer.Argument(help="Only this plan.")] = None,
+    plan: Annotated[str | None, typer.Argument(help="Only this plan or fleet.")] = None,
     config: ConfigOption = None,
     html: Annotated[
         Path | None, typer.Option("--html", help="Write a self-contained page with pictures, to read or print.")
@@ -52,13 +52,16 @@ def status(
     """
     from rich.markup import escape
 
+    from backup_pipeline.operations.fleets.status import fleet_status
     from backup_pipeline.operations.status.plan import site_status
 
     site = load(config)
-    if plan:
+    if plan and plan not in site.settings.fleets:
         site.plan(plan)
     now = datetime.now(UTC)
-    found = [one for one in site_status(site, now) if plan in (None, one.plan)]
+    names = [name for name in (site.single_plans if plan is None else (plan,)) if name in site.settings.plans]
+    found = site_status(site, now, names)
+    fleets = [fleet_status(site, name, now) for name in site.settings.fleets if plan in (None, name)]
     planned = {name for each in site.settings.plans.values() for name in each.sources}
     unplanned = [name for name in site.settings.sources if name not in planned and not site.server_of(name)]
     if html:
@@ -74,18 +77,23 @@ def status(
         print_json(
             {
                 "plans": [one.as_dict(now) for one in found],
+                **({"fleets": [one.as_dict() for one in fleets]} if fleets else {}),
                 "sources_in_no_plan": unplanned,
                 "html": str(html) if html else None,
             }
         )
     else:
         out = console()
+        if fleets:
+            from backup_pipeline.cli.fleet_report import print_fleets
+
+            print_fleets(fleets, whole=verbose or plan is not None)
         _print_plans(out, found, now, whole=verbose or len(found) == 1)
         if unplanned and not plan:
             out.print(f"[yellow]warning[/] no plan captures {escape(', '.join(unplanned))}\n")
         if html:
             out.print(f"written: {html}", markup=False, soft_wrap=True)
-    if any(one.standing == "failing" for one in found):
+    if "failing" in {*(one.standing for one in found), *(one.standing for one in fleets)}:
         exit_with(ExitCode.CHECKS)
 
 

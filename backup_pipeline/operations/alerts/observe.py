@@ -45,7 +45,7 @@ def observe_site(
     """Return what all plans' stores say at `now`; `known_since` gives when each plan was first inspected."""
     found: list[Observation] = []
     sized: dict[str, list[SizedSet]] = {}
-    for plan in site.settings.plans:
+    for plan in site.single_plans:
         key = incident_key(IncidentKind.STORE_UNREADABLE, plan)
         try:
             store = open_store(site, plan)
@@ -417,7 +417,7 @@ def _findings(found: Sequence[Finding]) -> str:
 def _gone_plans(site: Site, state: IncidentState, now: datetime) -> Iterator[Observation]:
     """Yield the end of incidents of plans that the settings no longer have."""
     for incident in state.open:
-        if incident.plan and incident.plan not in site.settings.plans:
+        if incident.plan and incident.plan not in {*site.settings.plans, *site.settings.fleets}:
             yield Observation(incident.key, now)
 
 

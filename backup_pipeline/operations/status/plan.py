@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -135,15 +135,20 @@ class PlanStatus:
 
 def plan_status(site: Site, plan: str, now: datetime) -> PlanStatus:
     """Return one plan's standing at `now`."""
-    return next(one for one in site_status(site, now) if one.plan == plan)
+    return next(
+        one for one in site_status(site, now, None if plan in site.single_plans else [plan]) if one.plan == plan
+    )
 
 
-def site_status(site: Site, now: datetime) -> list[PlanStatus]:
-    """Return every plan's standing at `now`; a store that cannot be read is a problem of it, not an exception."""
+def site_status(site: Site, now: datetime, plans: Sequence[str] | None = None) -> list[PlanStatus]:
+    """Return the standing of plans at `now`, of all but the members of fleets by default.
+
+    A store that cannot be read is a problem of its plan, not an exception.
+    """
     found: dict[str, PlanStatus] = {}
     sized: dict[str, list[SizedSet]] = {}
     state = read_state(site)
-    for plan in site.settings.plans:
+    for plan in site.single_plans if plans is None else plans:
         try:
             sets = tuple(list_plan(site, plan))
         except BackupSystemError as error:

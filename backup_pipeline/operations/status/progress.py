@@ -72,7 +72,7 @@ class SetProgress:
 
 def running_sets(site: Site, now: datetime) -> Iterator[SetProgress]:
     """Yield the sets that are being written at `now`; a plan whose store cannot be read is passed over."""
-    for plan in site.settings.plans:
+    for plan in site.single_plans:
         try:
             store = open_store(site, plan)
             if writing(store) is None:

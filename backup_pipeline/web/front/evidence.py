@@ -43,7 +43,7 @@ def evidence_home(asked: PageRequest) -> Response:
     """Return the list of signed evidence by plan, and the form for a period."""
     site, now = asked.front.site(), asked.front.now()
     month = (now.replace(day=1) - timedelta(days=1)).strftime("%Y-%m")
-    files = {plan: _listed(evidence_files(site, plan)) for plan in site.settings.plans}
+    files = {plan: _listed(evidence_files(site, plan)) for plan in site.single_plans}
     return asked.render(
         "evidence_home.html.jinja", files=files, month=month, key=public_key(site, make_one=False), checker=CHECKER
     )

@@ -72,7 +72,7 @@ class OverviewCache:
 def _marks(site: Site) -> Iterator[object]:
     """Yield what changes when something that the overview shows does."""
     yield _file_mark(state_file(site))
-    for plan in site.settings.plans:
+    for plan in site.single_plans:
         yield plan
         try:
             store = open_store(site, plan)

@@ -103,7 +103,7 @@ def restore_home(asked: PageRequest) -> Response:
             one |= {"contents": set_contents(known)}
             plans.append(one | {"sets": _listed(sets), "more": len(sets) > _SETS})
     workspace = asked.front.workspace
-    runs = [run for name in site.settings.plans for run in latest_runs(workspace.instance, name)] if workspace else []
+    runs = [run for name in site.single_plans for run in latest_runs(workspace.instance, name)] if workspace else []
     runs.sort(key=lambda run: run.began or asked.front.now(), reverse=True)
     copies = [(name, one.to) for name, plan in site.settings.plans.items() for one in plan.copies]
     return asked.render(

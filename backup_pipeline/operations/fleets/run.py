@@ -1,0 +1,271 @@
+"""One run of a fleet: its members backed up side by side, within its window and the limits per server and network.
+
+The limits hold wherever the run was started, since one run of a fleet has them all; a lock keeps a second one away.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Collection, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from backup_pipeline.artefacts.capture import utc_now
+from backup_pipeline.errors import BackupSystemError, ExitCode, SettingsError
+from backup_pipeline.model.fleet_run import FleetRecord, MemberOutcome
+from backup_pipeline.model.set_id import set_time
+from backup_pipeline.operations.fleets.record import LOCK_NAME, folder_of, keep_members, keep_record, read_record
+from backup_pipeline.operations.sites.known_databases import refresh_databases
+from backup_pipeline.operations.sites.stores import open_store
+from backup_pipeline.rules.fleet_order import Admission, FleetLimits, Turn, WaitingMember
+from backup_pipeline.settings.fleet_members import FleetMember
+from backup_pipeline.settings.site import Site
+from backup_pipeline.system import processes
+from backup_pipeline.system.files import make_folders
+from backup_pipeline.system.locks import hold_lock
+
+_KEEP_EVERY_SECONDS = 5.0
+_CHECK_SECONDS = 0.5
+_TURNS = {"postponed": Turn.POSTPONED, "failed": Turn.FAILED}
+
+
+@dataclass(frozen=True)
+class FleetRequest:
+    """What a run of a fleet is about.
+
+    Attributes:
+        fleet: its name.
+        only: plans of the members to back up; all that are in its list by default.
+        unfinished: only those that failed or were postponed the last time.
+        opened: when its window opened; now by default.
+        window: instead of the fleet's own.
+        run_id: Dagster's id of the run.
+    """
+
+    fleet: str
+    only: Collection[str] | None = None
+    unfinished: bool = False
+    opened: datetime | None = None
+    window: timedelta | None = None
+    run_id: str = ""
+
+
+@dataclass
+class FleetOutcome:
+    """What a run did.
+
+    Attributes:
+        outcomes: one for each member that it was about.
+        faults: what is wrong with the list of members (where, what).
+        gone: members that are in the list no more; their sets stay.
+        closes: when the window closed.
+    """
+
+    outcomes: list[MemberOutcome] = field(default_factory=list)
+    faults: Sequence[tuple[str, str]] = ()
+    gone: Sequence[FleetMember] = ()
+    closes: datetime | None = None
+
+    def of_state(self, state: str) -> list[MemberOutcome]:
+        """Return the members that were sealed, failed or postponed."""
+        return [one for one in self.outcomes if one.state == state]
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """As of the command: that of the first member that failed, CHECKS for what was postponed or is wrong."""
+        codes = [one.exit_code for one in self.outcomes if one.exit_code]
+        if codes:
+            return ExitCode(codes[0])
+        return ExitCode.CHECKS if self.of_state("postponed") or self.faults else ExitCode.OK
+
+
+def run_fleet(
+    site: Site, request: FleetRequest, on_end: Callable[[MemberOutcome, int, int], None] = lambda *_: None
+) -> FleetOutcome:
+    """Back up the members of a fleet; what goes wrong with one is in its outcome.
+
+    Args:
+        site: the site.
+        request: which fleet, and which of its members.
+        on_end: called for each member that has ended, with how many have by then, and of how many.
+
+    Raises:
+        SettingsError: no such fleet or member.
+        LockError: another run of the fleet is under way.
+    """
+    if request.fleet not in site.settings.fleets:
+        raise SettingsError(
+            f"There is no fleet {request.fleet!r}.", where=str(site.file), remedy="Name one of `fleets` in backup.yaml."
+        )
+    folder = folder_of(site, request.fleet)
+    make_folders(folder, int(site.settings.folder_mode, 8))
+    with hold_lock(folder / LOCK_NAME, purpose=f"backup of fleet {request.fleet}", wait_seconds=0):
+        site = refresh_databases(site, [request.fleet]).site
+        keep_members(site, request.fleet, utc_now())
+        run = _FleetRun(site, request, on_end)
+        return run.run()
+
+
+class _FleetRun:
+    def __init__(self, site: Site, request: FleetRequest, on_end: Callable[[MemberOutcome, int, int], None]) -> None:
+        self._site, self._request, self._on_end = site, request, on_end
+        self._settings = site.settings.fleets[request.fleet]
+        self._known = dict(read_record(site, request.fleet).outcomes)
+        self._began = utc_now()
+        opened = request.opened or self._began
+        window = request.window or self._settings.window
+        self._closes = opened + window if window else None
+        limits = FleetLimits(self._settings.parallel, self._settings.per_server, self._settings.per_network)
+        self._waiting = [self._waits(one) for one in self._members()]
+        self._admission = Admission(self._waiting, limits, opened, self._closes)
+        self._turn = threading.Condition()
+        self._stopped: BaseException | None = None
+        self._kept = 0.0
+        members = site.fleets[request.fleet]
+        gone = [one for one in members.members if one.absent_since is not None]
+        self._outcome = FleetOutcome(faults=members.faults, gone=gone, closes=self._closes)
+
+    def run(self) -> FleetOutcome:
+        """Back up what may begin; what may not is postponed."""
+        self._keep(ended=None)
+        count = min(self._settings.parallel, len(self._waiting))
+        workers = [threading.Thread(target=self._work, name=f"fleet-{n}", daemon=True) for n in range(count)]
+        for worker in workers:
+            worker.start()
+        try:
+            for worker in workers:
+                while worker.is_alive():
+                    worker.join(_CHECK_SECONDS)
+        except BaseException as error:
+            with self._turn:
+                self._stopped = error
+                self._turn.notify_all()
+            raise
+        finally:
+            for one in self._admission.waiting:
+                what = "the window closed before it began" if self._stopped is None else "the run was ended"
+                self._take(MemberOutcome(plan=one.plan, state="postponed", at=utc_now(), what=what))
+            self._keep(ended=utc_now())
+        if self._stopped is not None:
+            raise self._stopped
+        return self._outcome
+
+    def _members(self) -> list[FleetMember]:
+        present = self._site.fleets[self._request.fleet].present
+        if (only := self._request.only) is not None:
+            unknown = sorted(set(only) - {one.plan for one in present})
+            if unknown:
+                raise SettingsError(
+                    f"The fleet has no member {', '.join(unknown)} now.",
+                    where=self._request.fleet,
+                    remedy=f"backup-pipeline status {self._request.fleet} lists them.",
+                )
+            present = tuple(one for one in present if one.plan in only)
+        if self._request.unfinished:
+            known = self._known
+            present = tuple(one for one in present if one.plan not in known or known[one.plan].state != "sealed")
+        return list(present)
+
+    def _waits(self, member: FleetMember) -> WaitingMember:
+        last = self._known.get(member.plan)
+        newest = None
+        with suppress(BackupSystemError):
+            sealed = open_store(self._site, member.plan).sealed_ids()
+            newest = set_time(sealed[-1]) if sealed else None
+        return WaitingMember(
+            member.plan,
+            member.server,
+            member.network,
+            _TURNS.get(last.state, Turn.DUE) if last else Turn.DUE,
+            newest,
+            timedelta(seconds=last.usual_seconds if last else 0),
+        )
+
+    def _work(self) -> None:
+        """Take members for as long as there are some that may begin: the life of one worker."""
+        with ExitStack() as stack:
+            program: processes.Running | None = None
+            while (plan := self._next()) is not None:
+                try:
+                    program = program or self._started(stack)
+                    outcome = self._asked(program, plan)
+                except BackupSystemError as error:
+                    outcome = MemberOutcome(
+                        plan=plan,
+                        state="failed",
+                        at=utc_now(),
+                        what=error.what,
+                        remedy=error.remedy,
+                        exit_code=int(error.exit_code),
+                    )
+                    program = None
+                    stack.close()
+                with self._turn:
+                    self._admission.end(plan)
+                    self._take(outcome)
+                    self._turn.notify_all()
+
+    def _next(self) -> str | None:
+        with self._turn:
+            while self._stopped is None:
+                now = utc_now()
+                if (one := self._admission.begin(now)) is not None:
+                    return one.plan
+                if self._admission.is_over(now):
+                    return None
+                self._turn.wait(_CHECK_SECONDS)
+            return None
+
+    def _started(self, stack: ExitStack) -> processes.Running:
+        command: list[str | Path] = [sys.executable, "-m", "backup_pipeline.operations.fleets.member", self._site.file]
+        command += [self._request.run_id] if self._request.run_id else []
+        return stack.enter_context(processes.running(command, env=dict(os.environ), with_stdin=True))
+
+    def _asked(self, program: processes.Running, plan: str) -> MemberOutcome:
+        """Have a worker back up a member.
+
+        Raises:
+            BackupSystemError: its process ended.
+        """
+        line = b""
+        with suppress(OSError):
+            program.stdin.write(plan.encode() + b"\n")
+            while not line.endswith(b"\n") and (piece := program.stdout.read(1 << 16)):
+                line += piece
+        try:
+            return MemberOutcome.model_validate_json(line)
+        except ValueError:
+            code, messages = program.finish(timeout=30)
+            raise BackupSystemError(
+                f"Its process ended (exit code {code}): {processes.last_lines(messages)}",
+                where=plan,
+                remedy=f"backup-pipeline backup {plan}",
+            ) from None
+
+    def _take(self, outcome: MemberOutcome) -> None:
+        before = self._known.get(outcome.plan)
+        usual = outcome.seconds if outcome.state == "sealed" else before.usual_seconds if before else 0.0
+        self._known[outcome.plan] = outcome.model_copy(update={"usual_seconds": usual})
+        self._outcome.outcomes.append(outcome)
+        if outcome.state != "postponed":
+            done = len(self._outcome.outcomes)
+            self._on_end(outcome, done, len(self._waiting))
+            if time.monotonic() - self._kept > _KEEP_EVERY_SECONDS:
+                self._keep(ended=None)
+
+    def _keep(self, ended: datetime | None) -> None:
+        self._kept = time.monotonic()
+        there = {one.plan for one in self._site.fleets[self._request.fleet].members}
+        record = FleetRecord(
+            began=self._began,
+            ended=ended,
+            closes=self._closes,
+            run_id=self._request.run_id,
+            outcomes={plan: one for plan, one in self._known.items() if plan in there},
+        )
+        keep_record(self._site, self._request.fleet, record)

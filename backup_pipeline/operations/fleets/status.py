@@ -1,0 +1,136 @@
+"""How a fleet is doing: a line for each member, from the names of its sets and the last run; no set is read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Literal
+
+from backup_pipeline.errors import BackupSystemError
+from backup_pipeline.model.set_id import SetId, set_time
+from backup_pipeline.operations.fleets.record import read_record
+from backup_pipeline.operations.sites.stores import open_store
+from backup_pipeline.operations.status.plan import Problem
+from backup_pipeline.rules.overdue import last_time
+from backup_pipeline.settings.fleet_members import FleetMember
+from backup_pipeline.settings.site import Site
+
+State = Literal["good", "gone", "postponed", "overdue", "failed", "never"]
+_BAD: tuple[State, ...] = ("failed", "never", "overdue")
+_ORDER: tuple[State, ...] = ("good", "gone", "postponed", "overdue", "failed", "never")
+_SHOWN = 5
+_A_MOMENT = timedelta(seconds=1)
+
+
+@dataclass(frozen=True, slots=True)
+class MemberStatus:
+    """One member: how it is doing, its newest sealed set, that set's bytes as far as known, and why it is not good."""
+
+    plan: str
+    state: State
+    newest: SetId | None = None
+    size: int = 0
+    what: str = ""
+
+
+@dataclass(frozen=True)
+class FleetStatus:
+    """A fleet at one moment.
+
+    Attributes:
+        name: its name.
+        members: one line each, those that are good first.
+        problems: what is wrong, errors first.
+        sentence: the figures in words.
+    """
+
+    name: str
+    members: tuple[MemberStatus, ...]
+    problems: tuple[Problem, ...]
+    sentence: str
+
+    @property
+    def standing(self) -> str:
+        """`failing` with errors, `attention` with warnings, else `good`."""
+        severities = {problem.severity for problem in self.problems}
+        return "failing" if "error" in severities else "attention" if severities else "good"
+
+    def as_dict(self) -> dict[str, object]:
+        """Return it for `--json`."""
+        return {
+            "fleet": self.name,
+            "standing": self.standing,
+            "members": [
+                {"plan": one.plan, "state": one.state, "newest": one.newest, "what": one.what} for one in self.members
+            ],
+            "problems": [{"severity": p.severity, "what": p.what, "remedy": p.remedy} for p in self.problems],
+        }
+
+
+def fleet_status(site: Site, fleet: str, now: datetime) -> FleetStatus:
+    """Return how a fleet is doing at `now`."""
+    known = read_record(site, fleet)
+    due = _due(site, fleet, known.closes, now)
+    members = []
+    for member in site.fleets[fleet].members:
+        outcome = known.outcomes.get(member.plan)
+        newest = _newest(site, member)
+        state: State = "good"
+        what = outcome.what if outcome else ""
+        if member.absent_since is not None:
+            state, what = "gone", "in the list no more; its sets stay"
+        elif outcome is not None and outcome.state != "sealed" and not _made_since(newest, outcome.at):
+            state = "failed" if outcome.state == "failed" else "postponed"
+        elif newest is None:
+            state = "never"
+        elif due is not None and set_time(newest) < due:
+            state = "overdue"
+        members.append(MemberStatus(member.plan, state, newest, outcome.size if outcome else 0, what))
+    members.sort(key=lambda one: (_ORDER.index(one.state), one.plan))
+    counts = Counter(one.state for one in members)
+    sentence = f"{len(members)} members: " + ", ".join(f"{counts[state]} {state}" for state in _ORDER if counts[state])
+    return FleetStatus(fleet, tuple(members), tuple(_problems(site, fleet, members)), sentence)
+
+
+def _made_since(newest: SetId | None, at: datetime) -> bool:
+    return newest is not None and set_time(newest) > at
+
+
+def _newest(site: Site, member: FleetMember) -> SetId | None:
+    try:
+        return next(iter(reversed(open_store(site, member.plan).sealed_ids())), None)
+    except BackupSystemError:
+        return None
+
+
+def _due(site: Site, fleet: str, closes: datetime | None, now: datetime) -> datetime | None:
+    """Return from when on a member's newest set must be; None where nothing is due by the clock."""
+    settings = site.settings.fleets[fleet]
+    if settings.plan.overdue_after is not None:
+        return now - settings.plan.overdue_after
+    if settings.schedule is None:
+        return None
+    opened = last_time(settings.schedule, site.settings.timezone, now)
+    over = settings.window is None or now >= opened + settings.window
+    # What the window of now has not reached yet is judged by the one before.
+    return opened if over else last_time(settings.schedule, site.settings.timezone, opened - _A_MOMENT)
+
+
+def _problems(site: Site, fleet: str, members: list[MemberStatus]) -> list[Problem]:
+    problems = []
+    for state in (*_BAD, "postponed"):
+        found = [one.plan for one in members if one.state == state]
+        if found:
+            names = ", ".join(found[:_SHOWN]) + (", …" if len(found) > _SHOWN else "")
+            what = {"never": "never backed up", "postponed": "postponed: the window closed before they began"}
+            problems.append(
+                Problem(
+                    "warning" if state == "postponed" else "error",
+                    f"{len(found)} of {len(members)} members: {what.get(state, state)} ({names})",
+                    f"backup-pipeline backup {fleet} --unfinished",
+                )
+            )
+    for where, text in site.fleets[fleet].faults[:_SHOWN]:
+        problems.append(Problem("error", f"list of members: {where}: {text}", "Correct the list, or what writes it."))
+    return problems
