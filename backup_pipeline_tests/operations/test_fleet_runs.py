@@ -25,6 +25,7 @@ fleets:
     source:
       kind: postgres
       dsn: "postgresql://{user}@{host}:{port}/{database}"
+      password_env: "{NAME}_PASSWORD"
       tables: {formats: []}
     parallel: 2
 """
@@ -33,9 +34,11 @@ fleets:
 @pytest.fixture
 def tenants(tmp_path: Path, database: Callable[..., PostgresTarget]) -> tuple[TestSite, list[dict[str, object]]]:
     rows: list[dict[str, object]] = []
+    passwords = {}
     for name in ("one", "two"):
         target = database()
         run(target, "create table t (id int primary key); insert into t select generate_series(1, 5)")
+        passwords[f"{name.upper()}_PASSWORD"] = target.password
         rows.append(
             {
                 "name": name,
@@ -45,7 +48,7 @@ def tenants(tmp_path: Path, database: Callable[..., PostgresTarget]) -> tuple[Te
                 "database": target.database,
             }
         )
-    site = TestSite(tmp_path / "site", {})
+    site = TestSite(tmp_path / "site", {**passwords, "BROKEN_PASSWORD": target.password})
     site.folder.mkdir()
     site.write(FLEET)
     members(site, rows)
