@@ -86,9 +86,10 @@ def subject_of(site: Site, run: dg.DagsterRun) -> tuple[str, str]:
     named = run.tags.get(PLAN_TAG, "")
     checked = {check.asset_key for check in run.asset_check_selection or ()}
     candidates = [named, *sorted({key.path[0] for key in {*selected, *checked}})]
-    plan = next((name for name in candidates if name in site.settings.plans), "")
+    plans = (*site.settings.fleets, *site.single_plans)
+    plan = next((name for name in candidates if name in plans), "")
     if run.job_name != ASSET_JOB:
-        plan = plan or max((p for p in site.settings.plans if run.job_name.startswith(f"{p}_")), key=len, default="")
+        plan = plan or max((p for p in plans if run.job_name.startswith(f"{p}_")), key=len, default="")
     work = operation_of(run.job_name, selected, plan)
     if checked and not selected:
         work = "check"

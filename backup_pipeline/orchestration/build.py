@@ -12,6 +12,7 @@ from backup_pipeline.artefacts.capture import utc_now
 from backup_pipeline.orchestration.alerts import alert_sensors
 from backup_pipeline.orchestration.capture_assets import capture_asset
 from backup_pipeline.orchestration.copy_assets import copy_definitions
+from backup_pipeline.orchestration.fleet_assets import fleet_definitions
 from backup_pipeline.orchestration.housekeeping import housekeeping_definitions
 from backup_pipeline.orchestration.launcher import executor_from_environment
 from backup_pipeline.orchestration.manifest_asset import manifest_asset
@@ -114,13 +115,13 @@ def build_definitions(site: Site) -> dg.Definitions:
         schedules=[prune_schedule],
         sensors=[*alert_sensors(site), safety_sensor(site)],
     )
-    return dg.Definitions.merge(common, _of_plans(site, site.single_plans))
+    return dg.Definitions.merge(common, _of_plans(site, [*site.single_plans, *site.settings.fleets]))
 
 
 def build_job(site: Site, job: str) -> dg.JobDefinition:
     """Return one job of a site; the definitions of plans that it cannot belong to are not built."""
     # The names of a plan's jobs begin with the plan's; that of `a_b_backup` may be of `a` or of `a_b`.
-    if near := [plan for plan in site.single_plans if job.startswith(f"{plan}_")]:
+    if near := [name for name in (*site.single_plans, *site.settings.fleets) if job.startswith(f"{name}_")]:
         narrow = _of_plans(site, near)
         if any(each.name == job for each in narrow.jobs or ()):
             return narrow.resolve_job_def(job)
@@ -131,6 +132,9 @@ def _of_plans(site: Site, plans: Iterable[str]) -> dg.Definitions:
     with warnings.catch_warnings():
         # Backfill policies are marked beta; the release of Dagster is pinned.
         warnings.simplefilter("ignore", dg.BetaWarning)
-        built = [plan_definitions(site, plan) for plan in plans]
+        built = [
+            fleet_definitions(site, name) if name in site.settings.fleets else plan_definitions(site, name)
+            for name in plans
+        ]
     means = dg.Definitions(resources={RUNS: BackupRuns(settings=site)}, executor=executor_from_environment())
     return dg.Definitions.merge(means, *built)

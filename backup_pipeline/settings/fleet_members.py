@@ -23,6 +23,7 @@ from pydantic import ValidationError as PydanticError
 from backup_pipeline.errors import SettingsError
 from backup_pipeline.model.known_databases import KnownDatabases
 from backup_pipeline.model.source_names import source_of_database
+from backup_pipeline.settings.absolute_paths import with_absolute_paths
 from backup_pipeline.settings.fleet import Fleet
 from backup_pipeline.settings.member_rows import MemberRow, rows_of_file, rows_of_list
 from backup_pipeline.settings.types import Plan, SiteSettings, SourceSettings, source_kinds
@@ -98,8 +99,13 @@ def template_faults(template: Mapping[str, Any]) -> Iterable[tuple[tuple[str | i
         yield ("dsn",), "holds a password: name its variable in password_env, or a passfile; and change that password"
 
 
-def expanded(settings: SiteSettings) -> tuple[SiteSettings, dict[str, FleetMembers]]:
-    """Return the settings with a source and a plan for each member of fleets with a list or a file."""
+def expanded(settings: SiteSettings, site_folder: Path) -> tuple[SiteSettings, dict[str, FleetMembers]]:
+    """Return the settings with a source and a plan for each member of fleets with a list or a file.
+
+    Args:
+        settings: as they stand in the file, with absolute paths.
+        site_folder: from which the paths of templates count.
+    """
     found: dict[str, FleetMembers] = {}
     sources: dict[str, SourceSettings] = dict(settings.sources)
     plans = dict(settings.plans)
@@ -107,7 +113,9 @@ def expanded(settings: SiteSettings) -> tuple[SiteSettings, dict[str, FleetMembe
         if fleet.sources_from.server is not None:
             continue
         folder = fleet_folder(settings.store, name)
-        found[name] = _members(name, fleet, known_members(folder), partial(_add, sources, plans, folder, fleet))
+        own: dict[str, SourceSettings] = {}
+        found[name] = _members(name, fleet, known_members(folder), partial(_add, own, plans, folder, fleet))
+        sources |= {plan: with_absolute_paths(source, site_folder) for plan, source in own.items()}
     return (settings.model_copy(update={"sources": sources, "plans": plans}) if found else settings), found
 
 

@@ -10,14 +10,13 @@ import difflib
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel
 from pydantic import ValidationError as PydanticError
 
 from backup_pipeline.errors import SettingsError
 from backup_pipeline.redaction import hide, secrets_in
+from backup_pipeline.settings.absolute_paths import with_absolute_paths
 from backup_pipeline.settings.cross_field_checks import coherence_faults
 from backup_pipeline.settings.document import MOST_BYTES, FileFault, read_document
 from backup_pipeline.settings.env_template import TEMPLATE_VARIABLES
@@ -64,7 +63,7 @@ def load_site(named: Path | None = None, *, environment: Mapping[str, str] | Non
         SettingsError: every fault of the file in one message.
     """
     file = find_settings_file(named)
-    settings, fleets = expanded(_read_settings(file))
+    settings, fleets = expanded(_read_settings(file), file.parent)
     layers = [read_env_file(file.parent / ENV_NAME), os.environ if environment is None else environment]
     names = (*named_variables(settings), *(variable.name for variable in TEMPLATE_VARIABLES))
     site = with_known_databases(Site(file, settings, merged(layers, names), fleets=fleets))
@@ -94,8 +93,7 @@ def check_settings(file: Path) -> list[FileFault]:
 def _read_settings(file: Path) -> SiteSettings:
     settings, faults = _diagnosed(file)
     if settings is not None and not faults:
-        absolute: SiteSettings = _absolute(settings, file.parent)
-        return absolute
+        return with_absolute_paths(settings, file.parent)
     shown = _shown(file)
     lines = [fault.text(shown) for fault in faults]
     remedy = "Correct what is named; docs/settings.md explains every setting."
@@ -140,18 +138,3 @@ def _shown(file: Path) -> str:
         return str(file.relative_to(Path.cwd()))
     except (ValueError, OSError):
         return str(file)
-
-
-def _absolute(value: Any, folder: Path) -> Any:
-    """Return settings with every path counted from `folder`."""
-    if isinstance(value, BaseModel):
-        return value.model_copy(
-            update={name: _absolute(getattr(value, name), folder) for name in type(value).model_fields}
-        )
-    if isinstance(value, Path):
-        return folder / value.expanduser()
-    if isinstance(value, dict):
-        return {key: _absolute(item, folder) for key, item in value.items()}
-    if isinstance(value, tuple):
-        return tuple(_absolute(item, folder) for item in value)
-    return value

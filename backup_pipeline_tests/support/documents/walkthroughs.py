@@ -602,6 +602,16 @@ def import_guide(stage: Stage) -> None:
     assert len(sealed(stage.site / "backups" / "nightly")) == 1
 
 
+def fleets(stage: Stage) -> None:
+    target = stage.made("shop", SHOP)
+    (stage.site / "backup.yaml").write_text(block_of("fleets", "yaml", "fleets:").text.replace("backup@", "{user}@"))
+    row = f"acme,{target.user},{target.host},{target.port},{target.database}"
+    (stage.site / "tenants.csv").write_text(f"name,user,host,port,database\n{row}\n")
+    write_env(stage.site, {"TENANT_ACME_PASSWORD": target.password})
+    stage.shell().follow(document("fleets"))
+    assert len(sealed(stage.site / "backups" / "tenants" / "tenants_acme")) == 1
+
+
 WALKTHROUGHS: dict[str, Callable[[Stage], None]] = {
     "README": readme,
     "alerts": alerts,
@@ -610,6 +620,7 @@ WALKTHROUGHS: dict[str, Callable[[Stage], None]] = {
     "deployment": deployment,
     "exit-codes": exit_codes,
     "first-hour": first_hour,
+    "fleets": fleets,
     "guide-from-cron": cron_guide,
     "guide-supabase-json-export": json_guide,
     "guide-supabase-keycloak-storage": supabase_guide,
