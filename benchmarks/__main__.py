@@ -47,6 +47,7 @@ PROGRAMS = (
     Program("orders", 0.8, ("--sizes", "10000"), full_minutes=5),
     Program("verify", 0.5, ("--megabytes", "300"), full_minutes=1),
     Program("front_page", 0.7),
+    Program("fleet", 0.1),
     Program("orders", 0, None, ("--sizes", "1000000", "--durable-only", "--name", "orders_million"), 20),
     Program("table_exports", 0, None, full_minutes=4),
     Program("tarball", 0, None, full_minutes=5),
