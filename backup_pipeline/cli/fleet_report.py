@@ -13,7 +13,7 @@ from backup_pipeline.rules.quantities import bytes_text
 
 if TYPE_CHECKING:
     from backup_pipeline.operations.fleets.run import FleetOutcome
-    from backup_pipeline.operations.fleets.status import FleetStatus
+    from backup_pipeline.operations.status.fleets import FleetStatus
     from backup_pipeline.settings.site import Site
 
 _SHOWN = 20

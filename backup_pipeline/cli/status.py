@@ -52,7 +52,7 @@ def status(
     """
     from rich.markup import escape
 
-    from backup_pipeline.operations.fleets.status import fleet_status
+    from backup_pipeline.operations.status.fleets import fleet_status
     from backup_pipeline.operations.status.plan import site_status
 
     site = load(config)

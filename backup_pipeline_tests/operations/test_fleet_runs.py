@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from backup_pipeline.errors import LockError
-from backup_pipeline.operations.fleets.record import LOCK_NAME, folder_of, read_record
 from backup_pipeline.operations.fleets.run import FleetRequest, run_fleet
+from backup_pipeline.operations.sites.fleet_record import LOCK_NAME, folder_of, read_record
 from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline.system.locks import hold_lock
 from backup_pipeline_tests.support.postgres_restore import run

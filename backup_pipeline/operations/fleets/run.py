@@ -19,7 +19,7 @@ from backup_pipeline.artefacts.capture import utc_now
 from backup_pipeline.errors import BackupSystemError, ExitCode, SettingsError
 from backup_pipeline.model.fleet_run import FleetRecord, MemberOutcome
 from backup_pipeline.model.set_id import set_time
-from backup_pipeline.operations.fleets.record import LOCK_NAME, folder_of, keep_members, keep_record, read_record
+from backup_pipeline.operations.sites.fleet_record import LOCK_NAME, folder_of, keep_members, keep_record, read_record
 from backup_pipeline.operations.sites.known_databases import refresh_databases
 from backup_pipeline.operations.sites.stores import open_store
 from backup_pipeline.rules.fleet_order import Admission, FleetLimits, Turn, WaitingMember

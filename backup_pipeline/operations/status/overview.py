@@ -18,6 +18,7 @@ from backup_pipeline.operations.sites.stores import is_whole_backup
 from backup_pipeline.operations.status.charts import Point
 from backup_pipeline.operations.status.copies import CopiesStatus, is_off_site
 from backup_pipeline.operations.status.days import day_state, days_of
+from backup_pipeline.operations.status.fleets import FleetStatus, fleet_status
 from backup_pipeline.operations.status.listing import ListedSet
 from backup_pipeline.operations.status.plan import PlanStatus, Problem, site_status
 from backup_pipeline.rules.retention import problem_of
@@ -142,6 +143,7 @@ class Overview:
         sentence: the answer to "are we safe?".
         detail: one more sentence, with the figures behind it.
         reasons: what speaks against it, worst first.
+        fleets: how each fleet is doing, a line for each member.
     """
 
     at: datetime
@@ -150,6 +152,7 @@ class Overview:
     sentence: str
     detail: str
     reasons: tuple[Reason, ...]
+    fleets: tuple[FleetStatus, ...] = ()
 
     def plan(self, name: str) -> PlanOverview | None:
         """Return a plan's figures."""
@@ -158,27 +161,36 @@ class Overview:
 
 def site_overview(site: Site, now: datetime) -> Overview:
     """Read every plan of a site and return its overview; asks no vault and no source."""
-    return overview_of([plan_overview(site, status, now) for status in site_status(site, now)], now)
+    plans = [plan_overview(site, status, now) for status in site_status(site, now)]
+    return overview_of(plans, now, [fleet_status(site, name, now) for name in site.settings.fleets])
 
 
-def overview_of(plans: Sequence[PlanOverview], now: datetime) -> Overview:
-    """Return the answer that these plans give together."""
-    reasons = [*_reasons(plans), *_one_place(plans)]
-    verdict = min((plan.standing for plan in plans), key=_VERDICTS.index, default="attention")
+def overview_of(plans: Sequence[PlanOverview], now: datetime, fleets: Sequence[FleetStatus] = ()) -> Overview:
+    """Return the answer that these plans and fleets give together."""
+    found = [*_reasons(plans), *(Reason((fleet.name,), each) for fleet in fleets for each in fleet.problems)]
+    reasons = [*sorted(found, key=_rank), *_one_place(plans)]
+    standings = {one.plan: one.standing for one in plans} | {one.name: one.standing for one in fleets}
+    verdict = min(standings.values(), key=_VERDICTS.index, default="attention")
     if verdict == "good" and reasons:
         verdict = "attention"
-    return Overview(now, tuple(plans), verdict, _sentence(plans, verdict, reasons), _detail(plans, now), tuple(reasons))
+    some = any(plan.last_good for plan in plans) or any(one.newest for fleet in fleets for one in fleet.members)
+    sentence = _sentence(plans, standings, verdict, reasons, some=some)
+    detail = " ".join([*([_detail(plans, now)] if plans else []), *(f"{one.name}: {one.sentence}." for one in fleets)])
+    return Overview(now, tuple(plans), verdict, sentence, detail, tuple(reasons), tuple(fleets))
+
+
+def _rank(one: Reason) -> int:
+    return _RANK.get(one.problem.severity, 2)
 
 
 def _reasons(plans: Sequence[PlanOverview]) -> list[Reason]:
-    """Return the problems of all plans, errors first; what several plans have in common stands once."""
+    """Return the problems of all plans; what several plans have in common stands once."""
     together: dict[tuple[str, str, str], tuple[Problem, list[str]]] = {}
     for plan in plans:
         for problem in plan.problems:
             key = (problem.severity, problem.what, problem.action)
             together.setdefault(key, (problem, []))[1].append(plan.plan)
-    found = [Reason(tuple(dict.fromkeys(names)), problem) for problem, names in together.values()]
-    return sorted(found, key=lambda one: _RANK.get(one.problem.severity, 2))
+    return [Reason(tuple(dict.fromkeys(names)), problem) for problem, names in together.values()]
 
 
 _PLACES = {
@@ -198,20 +210,22 @@ def _one_place(plans: Sequence[PlanOverview]) -> list[Reason]:
     return found
 
 
-def _sentence(plans: Sequence[PlanOverview], verdict: str, reasons: Sequence[Reason]) -> str:
-    if not plans:
+def _sentence(
+    plans: Sequence[PlanOverview], standings: Mapping[str, str], verdict: str, reasons: Sequence[Reason], *, some: bool
+) -> str:
+    if not standings:
         return "Nothing is backed up yet: backup.yaml has no plan."
-    if all(plan.last_good is None for plan in plans):
+    if not some:
         return "No. There is no good backup yet."
     if verdict == "good":
         return "Yes, you are safe."
-    if all(plan.standing == "good" for plan in plans):
+    if all(standing == "good" for standing in standings.values()):
         lost = "machine" if any(plan.lost_with == "machine" for plan in plans) else "building"
         return f"Yes, unless this {lost} is lost."
     if verdict == "attention":
         count = len(reasons)
         return f"Yes, but {count} {'thing needs' if count == 1 else 'things need'} attention."
-    named = _listed([plan.plan for plan in plans if plan.standing == verdict])
+    named = _listed([name for name, standing in standings.items() if standing == verdict])
     return f"No. Something is wrong with {named}."
 
 

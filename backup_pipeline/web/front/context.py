@@ -105,8 +105,9 @@ def _settings_marks(file: Path) -> tuple[_FILE, ...]:
 
 
 def _list_marks(site: Site) -> tuple[_FILE, ...]:
-    """Return the marks of the lists of servers' databases."""
-    return tuple(map(_mark, list_files(site)))
+    """Return the marks of the lists of servers' databases, and of fleets' members."""
+    given = [fleet.sources_from.file for fleet in site.settings.fleets.values()]
+    return tuple(map(_mark, [*list_files(site), *(file for file in given if file is not None)]))
 
 
 def _mark(path: Path) -> _FILE:

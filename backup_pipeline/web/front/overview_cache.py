@@ -10,6 +10,7 @@ from pathlib import Path
 
 from backup_pipeline.errors import BackupSystemError
 from backup_pipeline.operations.sites.copy_records import records_folder
+from backup_pipeline.operations.sites.fleet_record import RECORD_NAME, folder_of
 from backup_pipeline.operations.sites.stores import open_store
 from backup_pipeline.operations.status.incident_state import state_file
 from backup_pipeline.operations.status.overview import Overview, site_overview
@@ -72,6 +73,8 @@ class OverviewCache:
 def _marks(site: Site) -> Iterator[object]:
     """Yield what changes when something that the overview shows does."""
     yield _file_mark(state_file(site))
+    for fleet in site.settings.fleets:
+        yield _file_mark(folder_of(site, fleet) / RECORD_NAME)
     for plan in site.single_plans:
         yield plan
         try:

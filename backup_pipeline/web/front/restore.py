@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from starlette.responses import Response
 
+from backup_pipeline.errors import RefusedError
 from backup_pipeline.model.backup_set import BackupSet, SetState
 from backup_pipeline.model.manifest import Purpose
 from backup_pipeline.model.set_id import SetId
@@ -92,7 +93,7 @@ def restore_home(asked: PageRequest) -> Response:
     """Return the page that begins: the newest backup of each plan, and what was restored lately."""
     site = asked.front.site()
     plans = []
-    for name in site.settings.plans:
+    for name in site.single_plans:
         store = open_store(site, name)
         sets = _sealed(store)
         # What was made just before a restore has the damage in it.
@@ -154,6 +155,12 @@ def restore_source(asked: PageRequest) -> Response:
     found = opened(asked)
     contents = found.source(asked.params["source"])
     if asked.form:
+        if asked.front.site().member_of(found.plan):
+            raise RefusedError(
+                "Members of a fleet have no jobs of their own in Dagster.",
+                where=found.plan,
+                remedy=f"Restore it by the command: backup-pipeline restore {found.plan}/{found.set_id}",
+            )
         try:
             options = options_of(asked.form, contents)
         except FormError as error:

@@ -19,8 +19,13 @@ _STAGES = {"drill": COPY_DRILL, "verification": COPY_VERIFICATION}
 
 
 def can_start(site: Site, place: str) -> bool:
-    """Return whether there are jobs for the sets of a place: a plan, or `VAULT:PLAN` where the plan copies into it."""
+    """Return whether there are jobs for the sets of a place: a plan, or `VAULT:PLAN` where the plan copies into it.
+
+    Members of fleets have none of their own.
+    """
     vault, plan = split_place(place)
+    if site.member_of(plan):
+        return False
     return plan in site.settings.plans and (not vault or vault in (entry.to for entry in site.plan(plan).copies))
 
 
@@ -37,7 +42,8 @@ def start(asked: PageRequest) -> Response:
     place, work = asked.field("plan"), asked.field("work")
     workspace, site = asked.front.workspace, asked.front.site()
     vault, plan = split_place(place)
-    if not can_start(site, place) or not (work in _STAGES or (work == "backup" and not vault)):
+    is_fleet = place in site.settings.fleets and work == "backup"
+    if not is_fleet and (not can_start(site, place) or not (work in _STAGES or (work == "backup" and not vault))):
         raise PageError(HTTPStatus.BAD_REQUEST, "There is no such plan, or nothing of that name can be started.")
     if workspace is None:
         raise PageError(HTTPStatus.SERVICE_UNAVAILABLE, "Runs cannot be started here.", "Is the daemon running?")

@@ -9,7 +9,7 @@ from typing import Literal
 
 from backup_pipeline.errors import BackupSystemError
 from backup_pipeline.model.set_id import SetId, set_time
-from backup_pipeline.operations.fleets.record import read_record
+from backup_pipeline.operations.sites.fleet_record import read_record
 from backup_pipeline.operations.sites.stores import open_store
 from backup_pipeline.operations.status.plan import Problem
 from backup_pipeline.rules.overdue import last_time
