@@ -86,12 +86,27 @@ def _sources(sources: dict[str, dict[str, Any]]) -> FoundFaults:
     for name, source in sources.items():
         for index, other in enumerate(names_in(source.get("after"))):
             path = item_path(("sources", name, "after"), source["after"], index)
-            if other == name:
+            if _server_of(other) == name:
                 yield path, "a source cannot wait for itself"
-            elif other and other not in sources:
-                yield path, f"there is no source {other!r}{nearest(other, sources)}"
+            elif other and (what := _unknown(other, sources)):
+                yield path, what
         for below, what in _model(source).cross_field_faults(source):
             yield ("sources", name, *below), what
+
+
+def _unknown(name: str, sources: dict[str, dict[str, Any]]) -> str:
+    """Return what is wrong with the name of a source, or of a server's database (`SERVER/DATABASE`); "" for nothing."""
+    server, slash, database = name.partition("/")
+    if server not in sources:
+        return f"there is no source {name!r}{nearest(server, sources)}"
+    if slash and sources[server].get("databases") is None:
+        return f"{server} does not stand for the databases of a server; give it `databases`, or write {server} alone"
+    return f"{name!r} names no database; write {server}/DATABASE" if slash and not database else ""
+
+
+def _server_of(name: str) -> str:
+    """Return the source in the file that a name means: `SERVER` of `SERVER/DATABASE`."""
+    return name.partition("/")[0]
 
 
 def _named_as_databases(sources: dict[str, dict[str, Any]]) -> FoundFaults:
@@ -144,7 +159,10 @@ def _model(source: dict[str, Any]) -> type[SourceSettings]:
 
 def _circles(sources: dict[str, dict[str, Any]]) -> FoundFaults:
     """Yield every circle of `after` once, at the source of it that stands first in the file."""
-    after = {name: [n for n in names_in(s.get("after")) if n in sources and n != name] for name, s in sources.items()}
+    after = {
+        name: [n for n in map(_server_of, names_in(s.get("after"))) if n in sources and n != name]
+        for name, s in sources.items()
+    }
     done: set[str] = set()
 
     def walk(name: str, way: tuple[str, ...]) -> FoundFaults:
@@ -170,13 +188,13 @@ def _plans(plans: dict[str, dict[str, Any]], sources: dict[str, dict[str, Any]])
             yield base, f"write a list, as in [{plan['sources']}]"
         for index, source in enumerate(named):
             path = item_path(base, plan.get("sources"), index)
-            if source and source not in sources:
-                yield path, f"there is no source {source!r}{nearest(source, sources)}"
+            if source and (what := _unknown(source, sources)):
+                yield path, what
             elif source in named[:index]:
                 yield path, f"{source} stands twice"
             else:
-                for before in names_in(sources.get(source, {}).get("after")):
-                    if before in sources and before not in named:
+                for before in names_in(sources.get(_server_of(source), {}).get("after")):
+                    if _server_of(before) in sources and not {before, _server_of(before)} & {*named}:
                         yield (
                             path,
                             f"{source} waits for {before} (after), which this plan does not have; add {before} here",

@@ -22,7 +22,7 @@ from backup_pipeline.settings.document import MOST_BYTES, FileFault, read_docume
 from backup_pipeline.settings.env_template import TEMPLATE_VARIABLES
 from backup_pipeline.settings.field_errors import field_faults
 from backup_pipeline.settings.fleet_members import expanded
-from backup_pipeline.settings.server_databases import with_known_databases
+from backup_pipeline.settings.server_databases import with_known_databases, with_named_databases
 from backup_pipeline.settings.site import Site
 from backup_pipeline.settings.types import SiteSettings, site_settings
 from backup_pipeline.settings.variables import merged, named_variables, read_env_file, secret_variables
@@ -66,7 +66,8 @@ def load_site(named: Path | None = None, *, environment: Mapping[str, str] | Non
     settings, fleets = expanded(_read_settings(file), file.parent)
     layers = [read_env_file(file.parent / ENV_NAME), os.environ if environment is None else environment]
     names = (*named_variables(settings), *(variable.name for variable in TEMPLATE_VARIABLES))
-    site = with_known_databases(Site(file, settings, merged(layers, names), fleets=fleets))
+    given = Site(file, settings, merged(layers, names), fleets=fleets)
+    site = with_known_databases(with_named_databases(given))
     hide(secrets_in(site.environment, secret_variables=secret_variables(settings)), public=_public_names(site))
     return site
 

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from pydantic import ValidationError as PydanticError
 
 from backup_pipeline.model.known_databases import KnownDatabase, KnownDatabases
+from backup_pipeline.model.source_names import source_of_database
 from backup_pipeline.settings.fleet_members import fleet_folder, with_server_members
 from backup_pipeline.settings.site import Site
 from backup_pipeline.settings.types import SiteSettings, SourceSettings
@@ -62,7 +63,10 @@ def absent_since(site: Site, plan: str, moment: datetime) -> tuple[str, ...]:
 
 def _absent(site: Site, plan: str) -> Iterable[KnownDatabase]:
     lists = (site.databases[server] for server in servers_of(site, plan) if server in site.databases)
-    return (one for known in lists for one in known.databases if one.absent_since is not None)
+    named = site.plan(plan).sources
+    return (
+        one for known in lists for one in known.databases if one.absent_since is not None and one.source not in named
+    )
 
 
 def list_files(site: Site) -> tuple[Path, ...]:
@@ -80,6 +84,33 @@ def _folders_of_lists(site: Site) -> Iterator[tuple[Path, str]]:
 def folders_of_list(site: Site, server: str) -> tuple[Path, ...]:
     """Return the folders in which a server's databases are listed."""
     return tuple(folder for folder, name in _folders_of_lists(site) if name == server)
+
+
+def with_named_databases(site: Site) -> Site:
+    """Return the site in which `SERVER/DATABASE`, in plans and in `after`, is that database's own source.
+
+    It is one whether its server was asked or not: a plan that names a database fails where it is gone.
+    """
+    sources, named = dict(site.settings.sources), set[str]()
+
+    def own(names: Iterable[str]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(map(source, names)))
+
+    def source(name: str) -> str:
+        server, slash, database = name.partition("/")
+        if not slash:
+            return name
+        found = source_of_database(server, database)
+        if found not in named:
+            named.add(found)
+            sources[found] = site.settings.sources[server].of_database(server, database)
+        return found
+
+    plans = {n: plan.model_copy(update={"sources": own(plan.sources)}) for n, plan in site.settings.plans.items()}
+    after = {name: own(each.after) for name, each in site.settings.sources.items()}
+    sources = {n: _after(each, own(each.after) if n in named else after[n]) for n, each in sources.items()}
+    settings = site.settings.model_copy(update={"sources": sources, "plans": plans})
+    return replace(site, settings=settings, named_databases=frozenset(named)) if named else site
 
 
 def with_known_databases(site: Site) -> Site:
@@ -102,16 +133,19 @@ def with_databases(site: Site, known: Mapping[str, KnownDatabases]) -> Site:
     sources that can be restored.
     """
     found = {name: _usable(name, known.get(name) or site.databases[name]) for name in {*site.databases, *known}}
-    settings = _without(site.settings, {one.source for each in site.databases.values() for one in each.databases})
+    listed = {one.source for each in site.databases.values() for one in each.databases}
+    settings = _without(site.settings, listed - site.named_databases)
     present = {name: tuple(_present(settings.sources[name], each)) for name, each in found.items()}
 
     def spread(names: Iterable[str]) -> tuple[str, ...]:
-        return tuple(each for name in names for each in (name, *present.get(name, ())))
+        return tuple(dict.fromkeys(each for name in names for each in (name, *present.get(name, ()))))
 
     sources: dict[str, SourceSettings] = {}
     for name, source in settings.sources.items():
         sources[name] = source = _after(source, spread(source.after))
         for one in found[name].databases if name in found else ():
+            if one.source in site.named_databases:
+                continue
             sources[one.source] = _after(source.of_database(name, one.name), (name, *source.after))
     plans = {name: plan.model_copy(update={"sources": spread(plan.sources)}) for name, plan in settings.plans.items()}
     spread_out = settings.model_copy(update={"sources": sources, "plans": plans})

@@ -32,6 +32,7 @@ class Site:
         environment: variables (process environment over `.env`), never printed.
         databases: what is known of each source that stands for the databases of a server, by its name.
         fleets: the members of each fleet, by its name.
+        named_databases: the sources of databases that the settings name themselves, as `SERVER/DATABASE`.
     """
 
     file: Path
@@ -39,6 +40,7 @@ class Site:
     environment: Mapping[str, str] = field(repr=False)
     databases: Mapping[str, KnownDatabases] = field(default_factory=dict)
     fleets: Mapping[str, FleetMembers] = field(default_factory=dict)
+    named_databases: frozenset[str] = frozenset()
 
     @property
     def folder(self) -> Path:

@@ -177,7 +177,8 @@ class SourceSettings(Settings):
     """How long work on it may make no progress: no byte moves, no statement ends, no server or program is at work."""
 
     after: Names = ()
-    """Sources of the plan that must be captured before this one starts; when they fail it does not start."""
+    """Sources of the plan that must be captured before this one starts; when they fail it does not start.
+    `SERVER/DATABASE` is one database of a source with `databases`, the source's own name all of them."""
     owners: Names = ()
     """Who answers for it (`team:ops` or an e-mail address); shown in the UI."""
     description: str = ""
@@ -347,7 +348,8 @@ class Plan(Settings):
     """A named backup policy: which sources, when, where to, how long kept."""
 
     sources: Annotated[tuple[str, ...], Field(min_length=1)]
-    """Names of the sources it captures."""
+    """Names of the sources it captures. `SERVER/DATABASE` is one database of a source with `databases`, the source's
+    own name all of them, new ones too."""
     run_before: Commands = ()
     """Commands run before the first source."""
     run_after: Commands = ()

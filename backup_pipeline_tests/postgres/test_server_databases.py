@@ -24,6 +24,7 @@ from backup_pipeline.orchestration.build import build_definitions, plan_definiti
 from backup_pipeline.orchestration.names import artefact_key, manifest_key, restored_key, source_key
 from backup_pipeline.orchestration.restore_assets import restorable
 from backup_pipeline.orchestration.restore_runs import Wanted, submit_plan
+from backup_pipeline.orchestration.run_resource import selected_sources
 from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.postgres.server.embedded import EmbeddedServer
 from backup_pipeline.settings.server_databases import sources_for_retention
@@ -278,6 +279,36 @@ def test_a_renamed_database_is_a_new_one_and_its_sets_stay_restorable(databases:
     assert databases.site.site.source(f"server_{databases.prefix}shop").connection is not None
     databases.execute(f'alter database "{databases.prefix}store" rename to "{databases.prefix}shop"')
     assert refresh(databases) == [("shop", "new"), ("store", "gone")]
+
+
+def test_a_plan_and_after_name_one_database_whether_its_server_was_asked_or_not(databases: ServerSite) -> None:
+    databases.create("shop")
+    databases.create("wiki")
+    text = (databases.site.folder / "backup.yaml").read_text().replace("plans:", _ALONE + "plans:")
+    named = f"server/{databases.prefix}"
+    (databases.site.folder / "files").mkdir()
+    (databases.site.folder / "files" / "a.txt").write_text("content")
+    databases.site.write(text.replace("SHOP", f"{named}shop") + f"  hourly: {{sources: [{named}shop, files]}}\n")
+    shop = f"server_{databases.prefix}shop"
+    for _ in range(2):
+        site = databases.site.site
+        assert site.plan("hourly").sources == (shop, "files")
+        assert (site.source("files").after, site.source(shop).after) == ((shop,), ())
+        build_definitions(site)
+        refresh(databases)
+    assert sources(databases) == ["server", "shop", "wiki"]
+    assert selected_sources(databases.site.site, "hourly", None) == ((shop, "files"), False)
+    done = databases.site.run("backup", "hourly")
+    assert done.code == 0, done.text
+    databases.drop("shop")
+    assert refresh(databases) == [("shop", "gone")]
+    build_definitions(databases.site.site)
+    assert databases.site.run("backup", "hourly").code not in (0, 11)
+    assert sources(databases) == ["server", "wiki"]
+
+
+_ALONE = """  files: {kind: folder, path: files, after: [SHOP]}
+"""
 
 
 def test_a_list_that_somebody_else_wrote_gives_no_source(databases: ServerSite) -> None:

@@ -94,6 +94,12 @@ def test_what_cannot_be_of_all_databases_of_a_server_is_a_fault(faults, more, ex
             "9: plans.nightly.overdue_after: at most a hundred",
         ),
         ("[supabase, storage]", "[]", "7: plans.nightly.sources: must name at least 1"),
+        (
+            "[supabase, storage]",
+            "[supabase/shop]",
+            "7: plans.nightly.sources.0: supabase does not stand for",
+        ),
+        ("after: supabase", "after: shop/a", "4: sources.storage.after: there is no source 'shop/a'"),
         ("after: supabase", "after: supabse", "4: sources.storage.after: there is no source 'supabse'; did you mean"),
         ("after: supabase", "after: [storage]", "4: sources.storage.after.0: a source cannot wait for itself"),
         ("after: supabase", "after: supabase, buckets: [../x]", "4: sources.storage.buckets.0: a bucket is a folder"),
