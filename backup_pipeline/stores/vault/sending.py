@@ -271,20 +271,34 @@ class ChunkSender:
         ids: list[Future[str]] = []
         sizes = []
         running: set[Future[str]] = set()
+        ended = threading.Event()
+
+        def send(data: DataView) -> str:
+            if ended.is_set():
+                return ""  # What has failed is raised; a place that does not answer is not waited for once more.
+            try:
+                return self._send(data)
+            except BaseException:
+                ended.set()
+                raise
+
         with ThreadPoolExecutor(self._options.workers, "vault-copy") as pool:
-            for data in pieces:
-                if isinstance(data, SentChunk):
-                    sizes.append(data.size)
-                    ids.append(self._sent_before(data.id))
-                    continue
-                sizes.append(len(data))
-                future = pool.submit(self._send, data)
-                ids.append(future)
-                running.add(future)
-                if len(running) >= self._options.workers + _WAITING:
+            try:
+                for data in pieces:
+                    if isinstance(data, SentChunk):
+                        sizes.append(data.size)
+                        ids.append(self._sent_before(data.id))
+                        continue
+                    sizes.append(len(data))
+                    future = pool.submit(send, data)
+                    ids.append(future)
+                    running.add(future)
+                    if len(running) >= self._options.workers + _WAITING:
+                        running = _some_done(running)
+                while running:
                     running = _some_done(running)
-            while running:
-                running = _some_done(running)
+            finally:
+                ended.set()
         return [future.result() for future in ids], sizes
 
     def _sent_before(self, name: str) -> Future[str]:

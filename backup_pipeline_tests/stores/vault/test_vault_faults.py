@@ -18,14 +18,18 @@ from typing import Any
 import pytest
 
 from backup_pipeline.errors import BackupSystemError, RefusedError, SetNotFoundError, StoreError, ValidationError
-from backup_pipeline.stores.objects.contract import ObjectPlace
+from backup_pipeline.model.backup_set import SetState
+from backup_pipeline.stores.objects.contract import DataView, ObjectPlace
 from backup_pipeline.stores.objects.errors import PlaceFullError, PlaceRefusedError, PlaceUnreachableError
 from backup_pipeline.stores.objects.opening import open_place
 from backup_pipeline.stores.vault.check import check_content, check_stored
 from backup_pipeline.stores.vault.clean import clean, mark
 from backup_pipeline.stores.vault.names import COPIES, DESCRIPTION
+from backup_pipeline.stores.vault.sending import WORKERS
 from backup_pipeline.stores.vault.vault import VaultReader
 from backup_pipeline_tests.stores.vault.test_vault_copies import contents
+from backup_pipeline_tests.stores.vault.test_vault_plan_store import draft, seal
+from backup_pipeline_tests.stores.vault.test_vault_streaming import DUMP, stream
 from backup_pipeline_tests.support.memory_place import MemoryPlace
 from backup_pipeline_tests.support.object_servers import (
     LIMITS,
@@ -199,6 +203,32 @@ class TestOfS3:
         trouble.coming = []
         assert there.access.catalog().copy_names() == [kept]
         assert not check_stored(there.access.catalog()).findings
+
+    def test_a_stall_while_a_dump_is_streamed_ends_with_one_error_and_no_copy(
+        self, weed: S3Server, trouble: HttpTrouble, tmp_path: Path
+    ) -> None:
+        limits = replace(LIMITS, read=2, total=2)
+        place = open_place(f"s3://plain/{secrets.token_hex(4)}", weed.options(trouble.address, limits=limits))
+        site = VaultSite(tmp_path, place=place).init()
+        store, names, create = site.plan_store(), set(), place.create
+
+        def stalling(name: str, data: DataView, **more: Any) -> bool:
+            trouble.always = "stall"
+            names.add(name)
+            return create(name, data, **more)
+
+        place.create = stalling  # type: ignore[method-assign]
+        with pytest.raises(PlaceUnreachableError, match="no answer in time"):
+            stream(store.begin(draft()), DUMP)
+        # Each thread has tried one chunk; those that waited behind them are not tried for as long again.
+        assert 0 < len(names) <= WORKERS
+        trouble.always, place.create = None, create  # type: ignore[method-assign]
+        assert not site.access.catalog().copy_names()
+        assert [one.state for one in store.sets()] == [SetState.INCOMPLETE]
+        writer = store.begin(draft(1))
+        stream(writer, DUMP)
+        set_id = seal(writer)
+        assert [name[:18] for name in site.access.catalog().copy_names()] == [set_id]
 
     @pytest.mark.parametrize("what", [503, *(pytest.param(one, marks=pytest.mark.story) for one in ("reset", "stall"))])
     def test_trouble_without_end_leaves_no_copy_and_the_next_run_goes_on(
