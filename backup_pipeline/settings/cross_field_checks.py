@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 from backup_pipeline.settings.document import Document, FileFault
 from backup_pipeline.settings.field_errors import nearest
-from backup_pipeline.settings.fleet_members import template_faults
+from backup_pipeline.settings.fleet_template import template_faults
 from backup_pipeline.settings.raw_values import FieldPath, FoundFaults, item_path, names_in
 from backup_pipeline.settings.site import vault_named
 from backup_pipeline.settings.types import SiteSettings, SourceSettings, source_kinds

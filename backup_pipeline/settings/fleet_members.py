@@ -8,33 +8,27 @@ from __future__ import annotations
 
 import ipaddress
 import json
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote
 
 from pydantic import BaseModel
-from pydantic import ValidationError as PydanticError
 
 from backup_pipeline.errors import SettingsError
 from backup_pipeline.model.known_databases import KnownDatabases
 from backup_pipeline.model.source_names import source_of_database
 from backup_pipeline.settings.absolute_paths import with_absolute_paths
 from backup_pipeline.settings.fleet import Fleet
+from backup_pipeline.settings.fleet_template import fields_used, source_of_member
 from backup_pipeline.settings.member_rows import MemberRow, rows_of_file, rows_of_list
-from backup_pipeline.settings.types import Plan, SiteSettings, SourceSettings, source_kinds
+from backup_pipeline.settings.types import Plan, SiteSettings, SourceSettings
 
 MEMBERS_NAME = "members.json"
 """In the folder of a fleet's stores: the members that were known last."""
-_PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
-# Fields whose own placeholders are filled at the capture.
-_LEFT_ALONE = frozenset({"file_name"})
-_NO_VARIABLE = re.compile(r"[^A-Za-z0-9]+")
-_PASSWORD = re.compile(r"://[^/@\s]*:[^@\s]*@|\bpassword\s*=", re.IGNORECASE)
+# Fields that say where a member is, beside those that the template uses: nothing else of a row is remembered.
+_PLACE = frozenset({"name", "host", "network"})
 
 
 class KnownMember(BaseModel):
@@ -82,21 +76,6 @@ class FleetMembers:
 def fleet_folder(store: Path, fleet: str) -> Path:
     """Return the folder that holds the stores of a fleet's members."""
     return store / fleet
-
-
-def template_faults(template: Mapping[str, Any]) -> Iterable[tuple[tuple[str | int, ...], str]]:
-    """Yield what is wrong with a fleet's template, whatever its members are."""
-    try:
-        filled = _filled(template, lambda name: "1")
-        _source(filled)
-    except PydanticError as error:
-        for each in error.errors(include_url=False):
-            what = {"extra_forbidden": "unknown setting", "missing": "required, but missing"}.get(each["type"])
-            yield each["loc"], what or each["msg"].removeprefix("Value error, ")
-    except SettingsError as error:
-        yield (error.where,), error.what
-    if isinstance(dsn := template.get("dsn"), str) and _PASSWORD.search(dsn):
-        yield ("dsn",), "holds a password: name its variable in password_env, or a passfile; and change that password"
 
 
 def expanded(settings: SiteSettings, site_folder: Path) -> tuple[SiteSettings, dict[str, FleetMembers]]:
@@ -179,6 +158,7 @@ def _members(name: str, fleet: Fleet, known: Sequence[KnownMember], add: Add) ->
         faults.append((error.where, error.what))
         rows, readable = [], False
     first: dict[str, str] = {}
+    used = fields_used(fleet.source) | _PLACE
     for row in rows:
         member = row.fields.get(fleet.sources_from.name, "")
         if not member:
@@ -187,8 +167,9 @@ def _members(name: str, fleet: Fleet, known: Sequence[KnownMember], add: Add) ->
             faults.append((f"{row.where}, field {fleet.sources_from.name}", f"{member} stands in {first[member]} too"))
         else:
             first[member] = row.where
+            fields = {key: text for key, text in row.fields.items() if key.lower() in used} | {"name": member}
             try:
-                members[member] = add(FleetMember(member, source_of_database(name, member), row.fields))
+                members[member] = add(FleetMember(member, source_of_database(name, member), fields))
             except SettingsError as error:
                 faults.append((f"{row.where}, {error.where}", error.what))
     for one in known:
@@ -220,19 +201,7 @@ def _add(
         SettingsError: its values do not fit the template.
     """
 
-    def value(placeholder: str) -> str:
-        variable = placeholder.isupper() and placeholder not in member.fields
-        found = member.fields.get(placeholder.lower() if variable else placeholder, "")
-        if not found:
-            raise SettingsError("is missing or empty, and the template needs it", where=f"field {placeholder.lower()}")
-        return _NO_VARIABLE.sub("_", found).strip("_").upper() if variable else found
-
-    try:
-        source = _source(_filled(fleet.source, value))
-    except PydanticError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise SettingsError(f"{first['msg'].removeprefix('Value error, ')} ({member.name})", where=where) from None
+    source = source_of_member(fleet.source, member.fields)
     sources[member.plan] = source
     plans[member.plan] = _plan(fleet, member.plan, folder / member.plan)
     server = source.served_by or member.fields.get("host", "") or member.plan
@@ -250,28 +219,6 @@ def _plan(fleet: Fleet, source: str, store: Path) -> Plan:
             "schedule": fleet.schedule,
         }
     )
-
-
-def _source(filled: Mapping[str, Any]) -> SourceSettings:
-    kind = source_kinds().get(str(filled.get("kind")))
-    if kind is None:
-        known = ", ".join(source_kinds())
-        raise SettingsError(f"names no kind of source; one of {known}", where="kind")
-    return kind.of_fleet().model_validate(filled)
-
-
-def _filled(value: Any, fill: Callable[[str], str], field: str = "") -> Any:
-    """Return a template with its placeholders filled; what goes into an address is quoted for it."""
-    if isinstance(value, str):
-        if field in _LEFT_ALONE:
-            return value
-        quoted = (lambda text: quote(text, safe="")) if field == "dsn" else str
-        return _PLACEHOLDER.sub(lambda found: quoted(fill(found[1])), value)
-    if isinstance(value, Mapping):
-        return {key: _filled(each, fill, str(key)) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_filled(each, fill, field) for each in value]
-    return value
 
 
 def network_of(server: str) -> str:

@@ -17,6 +17,7 @@ from backup_pipeline.errors import SettingsError
 from backup_pipeline.settings.document import read_document
 
 _MOST_BYTES = 64 << 20
+_DEEPEST, _LONGEST, _MOST_FIELDS = 4, 8, 200
 _FIELD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _REMEDY = "Correct what writes the file; docs/fleets.md shows its forms."
 
@@ -103,15 +104,23 @@ def _rows_of_csv(text: str, path: Path) -> Iterator[MemberRow]:
 
 
 def _plain(entry: Mapping[str, Any]) -> dict[str, str]:
-    """Return what can stand in a template: text, numbers and truth, none of them empty."""
-    return {
-        key: text
-        for key, value in entry.items()
-        if isinstance(key, str)
-        and _FIELD.fullmatch(key)
-        and isinstance(value, (str, int, float))
-        and (text := str(value).lower() if isinstance(value, bool) else str(value).strip())
-    }
+    """Return what can stand in a template: text, numbers and truth, none of them empty.
+
+    What is nested is named by its way: `Endpoint_Address` for `{"Endpoint": {"Address": …}}`, `ips_0` for a list.
+    """
+    found: dict[str, str] = {}
+
+    def take(value: Any, name: str, depth: int) -> None:
+        if isinstance(value, (dict, list)) and depth < _DEEPEST:
+            for key, each in value.items() if isinstance(value, dict) else enumerate(value[:_LONGEST]):
+                take(each, f"{name}_{key}" if name else str(key), depth + 1)
+        elif isinstance(value, (str, int, float)) and _FIELD.fullmatch(name) and len(found) < _MOST_FIELDS:
+            text = str(value).lower() if isinstance(value, bool) else str(value).strip()
+            if text:
+                found.setdefault(name, text)
+
+    take(dict(entry), "", 0)
+    return found
 
 
 def _wrong(path: Path, what: str) -> SettingsError:

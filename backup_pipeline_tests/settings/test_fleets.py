@@ -166,3 +166,60 @@ def test_names_of_plans_may_not_be_taken_for_members(tmp_path: Path) -> None:
 )
 def test_a_servers_network_follows_from_its_address(server: str, network: str) -> None:
     assert network_of(server) == network
+
+
+RDS = {
+    "DBInstances": [
+        {
+            "DBInstanceIdentifier": "shop",
+            "Endpoint": {"Address": "shop.x.rds.amazonaws.com", "Port": 5432},
+            "DBName": "s",
+        }
+    ]
+}
+OF_RDS = """
+fleets:
+  rds:
+    sources_from: {file: rds.json, at: DBInstances, name: DBInstanceIdentifier}
+    source:
+      kind: postgres
+      dsn: "postgresql://backup@{Endpoint_Address}:{Endpoint_Port}/{DBName}?sslmode=verify-full"
+      password_env: "RDS_{NAME}_PASSWORD"
+"""
+
+
+def test_nested_values_are_named_by_their_way(tmp_path: Path) -> None:
+    site = fleet(tmp_path, "rds.json", json.dumps(RDS), OF_RDS)
+    target = database_of(site, "rds_shop")
+    assert (target.host, target.database) == ("shop.x.rds.amazonaws.com", "s")
+    assert site.source("rds_shop").connection is not None
+    assert site.source("rds_shop").connection.password_env == "RDS_SHOP_PASSWORD"  # type: ignore[union-attr]
+
+
+def test_values_say_no_more_than_where_a_member_is(tmp_path: Path) -> None:
+    settings = """
+fleets:
+  data:
+    sources_from: {file: rows.json}
+    source: {kind: folder, path: "data/{name}", run_before: "docker start {box}"}
+"""
+    rows = [
+        {"name": "good", "box": "a; rm -rf / --privileged", "password": "not remembered"},
+        {"name": "../../etc", "box": "b"},
+        {"name": "line\nend", "box": "c"},
+    ]
+    site = fleet(tmp_path, "rows.json", json.dumps(rows), settings)
+    assert list(site.settings.plans) == ["data_good"]
+    assert site.source("data_good").run_before[0].run == ("docker", "start", "a; rm -rf / --privileged")
+    assert "password" not in site.fleets["data"].members[0].fields
+    assert [where for where, _ in site.fleets["data"].faults] == [
+        "rows.json, row 2, template's path",
+        "rows.json, row 3, field name",
+    ]
+
+
+def test_an_address_takes_no_options_from_a_value(tmp_path: Path) -> None:
+    rows = [{"name": "a", "host": "db", "port": 1, "database": "x?host=evil.example&sslmode=disable"}]
+    site = fleet(tmp_path, "t.json", json.dumps(rows))
+    target = database_of(site, "tenants_a")
+    assert (target.host, target.database) == ("db", "x?host=evil.example&sslmode=disable")

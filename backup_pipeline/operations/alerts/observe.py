@@ -16,6 +16,7 @@ from backup_pipeline.model.backup_set import BackupSet
 from backup_pipeline.model.incident import Incident, IncidentKind, IncidentState, Observation
 from backup_pipeline.model.proof import Finding
 from backup_pipeline.model.record import CheckResult
+from backup_pipeline.operations.sites.fleet_record import read_record
 from backup_pipeline.operations.sites.stores import open_store
 from backup_pipeline.operations.status.copies import copy_signs
 from backup_pipeline.operations.status.disks import Disk, disks_of
@@ -56,6 +57,7 @@ def observe_site(
         found.append(Observation(key, now))
         found += _observe_plan(site, plan, store, sets, state, known_since[plan], now)
         sized[plan] = [SizedSet(one.facts, one.size) for one in sets]
+    found += [_overdue_fleet(site, fleet, known_since[fleet], now) for fleet in site.settings.fleets]
     found += _observe_disks(site, sized, state, now)
     found += _gone_plans(site, state, now)
     return tuple(found)
@@ -270,13 +272,33 @@ def _disk(site: Site, disk: Disk, state: IncidentState, now: datetime) -> Observ
 
 
 def _overdue(site: Site, plan: str, newest: SetFacts | None, known_since: datetime, now: datetime) -> Observation:
-    key = incident_key(IncidentKind.OVERDUE, plan)
     settings = site.plan(plan)
+    begun = (newest.at, str(newest.set_id)) if newest else (None, "")
+    return _late(site, plan, settings.schedule, settings.overdue_after, begun, known_since, now)
+
+
+def _overdue_fleet(site: Site, fleet: str, known_since: datetime, now: datetime) -> Observation:
+    """Return whether the run of a fleet is missing; what of its members failed, the run reports."""
+    settings = site.settings.fleets[fleet]
+    begun = (read_record(site, fleet).began, "")
+    return _late(site, fleet, settings.schedule, settings.plan.overdue_after, begun, known_since, now)
+
+
+def _late(
+    site: Site,
+    name: str,
+    schedule: str | None,
+    overdue_after: timedelta | None,
+    begun: tuple[datetime | None, str],
+    known_since: datetime,
+    now: datetime,
+) -> Observation:
+    key = incident_key(IncidentKind.OVERDUE, name)
     late = overdue(
-        schedule=settings.schedule,
+        schedule=schedule,
         timezone=site.settings.timezone,
-        overdue_after=settings.overdue_after,
-        newest=newest.at if newest else None,
+        overdue_after=overdue_after,
+        newest=begun[0],
         known_since=known_since,
         now=now,
     )
@@ -285,11 +307,11 @@ def _overdue(site: Site, plan: str, newest: SetFacts | None, known_since: dateti
     incident = Incident(
         key=key,
         kind=IncidentKind.OVERDUE,
-        plan=plan,
-        set_id=str(newest.set_id) if newest else "",
+        plan=name,
+        set_id=begun[1],
         what="The backup is overdue.",
         reason=late.reason,
-        remedy=f"Is the daemon running? Read the last runs' logs, or run: backup-pipeline backup {plan}",
+        remedy=f"Is the daemon running? Read the last runs' logs, or run: backup-pipeline backup {name}",
         opened_at=now,
     )
     return Observation(key, now, incident)

@@ -144,7 +144,7 @@ def evaluate_incidents(site: Site, now: datetime | None = None) -> AlertReport:
     now = now or utc_now()
     before = read_state(site)
     try:
-        known = {plan: before.known_since.get(plan, now) for plan in site.single_plans}
+        known = {name: before.known_since.get(name, now) for name in (*site.single_plans, *site.settings.fleets)}
         observations = observe_site(site, before, known, now)
     except Exception as error:
         LOG.error("the stores could not be inspected: %s", type(error).__name__, exc_info=True)

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import get_args
 
 from starlette.responses import Response
 
 from backup_pipeline import __version__
+from backup_pipeline.operations.status.fleets import State
 from backup_pipeline.operations.status.overview import Overview, PlanOverview
 from backup_pipeline.web.front.pages import PageRequest
 
@@ -39,6 +41,8 @@ HELP = {
     "copies": "Copies of the plan's sets in the vault.",
     "copies_waiting": "Sets since the newest copy that have none in the vault.",
     "copy_newest_timestamp_seconds": "Start of the newest set with a copy in the vault; 0 where there is none.",
+    "fleet_standing": "0 good, 1 needs attention, 2 failing.",
+    "fleet_members": "Members of the fleet, by state.",
 }
 """Every metric with its text; all are gauges."""
 
@@ -85,6 +89,11 @@ def _samples(overview: Overview) -> Iterator[Sample]:
         for name, value, more in _of_plan(plan):
             if value is not None:
                 yield Sample(name, value, {"plan": plan.plan, **more})
+    for fleet in overview.fleets:
+        yield Sample("fleet_standing", _STANDINGS[fleet.standing], {"fleet": fleet.name})
+        for state in get_args(State):
+            count = sum(one.state == state for one in fleet.members)
+            yield Sample("fleet_members", count, {"fleet": fleet.name, "state": state})
 
 
 def _of_plan(plan: PlanOverview) -> Iterator[tuple[str, float | None, dict[str, str]]]:

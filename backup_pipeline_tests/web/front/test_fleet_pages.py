@@ -63,3 +63,9 @@ def test_a_member_has_its_own_page_and_is_restored_by_the_command(folder: Path) 
     assert datetime.fromisoformat(set_id).year > 2000
     refused = client.post(f"/backups/restore/tenants_one/{set_id}/tenants_one", headers=OWN, data={"mode": "rebuild"})
     assert "backup-pipeline restore tenants_one/" in refused.text
+
+
+def test_metrics_count_the_members_of_a_fleet_by_state(folder: Path) -> None:
+    text = pages_of(folder).get("/metrics").text
+    assert 'backup_pipeline_fleet_members{fleet="tenants",state="failed"} 1' in text
+    assert 'backup_pipeline_fleet_standing{fleet="tenants"} 2' in text
