@@ -14,6 +14,7 @@ from backup_pipeline.operations.demo.files import write_workshop
 from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.postgres.server.embedded import EmbeddedServer
 from backup_pipeline.postgres.server.target import PostgresTarget
+from backup_pipeline_tests.support.image import built_image
 from backup_pipeline_tests.support.postgres_restore import sealed_set
 from backup_pipeline_tests.support.running_ui import Ui, ui_of
 from backup_pipeline_tests.support.sites import GUSTAV, IDENTITIES, SHOP, TestSite, dsn, gustav_variables, write_storage
@@ -78,3 +79,9 @@ def served(
     set_id = sealed_set(site.site, "live")
     with ui_of(site) as ui:
         yield Served(site, ui, failed, set_id, made["live"])
+
+
+@pytest.fixture(scope="session")
+def image() -> None:
+    """The container image."""
+    built_image()

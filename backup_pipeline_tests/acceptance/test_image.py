@@ -22,9 +22,9 @@ import yaml
 
 from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline_tests.support.documents.blocks import ROOT
+from backup_pipeline_tests.support.image import BUILD
 from backup_pipeline_tests.support.sites import dsn
 
-BUILD = ROOT / "docker" / "build-without-engine"
 COMPOSE = yaml.safe_load((ROOT / "docker" / "compose.yaml").read_text("utf-8"))
 SERVICES = [name for name, service in COMPOSE["services"].items() if "build" in service]
 IMAGE_USER = 10001
@@ -35,16 +35,6 @@ plans: {nightly: {sources: [files], store: /site/sets}}
 """
 
 pytestmark = [pytest.mark.story, pytest.mark.takes(seconds=300, together="image")]
-
-
-@pytest.fixture(scope="module")
-def image() -> None:
-    """The image, built as docker/Dockerfile says."""
-    missing = [name for name in ("buildah", "mmdebstrap", "crun") if not shutil.which(name)]
-    if missing or os.geteuid() != 0:
-        pytest.skip(f"the image cannot be built here: needs root and {', '.join(missing) or 'nothing else'}")
-    done = subprocess.run([BUILD], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
-    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
 
 
 @dataclass

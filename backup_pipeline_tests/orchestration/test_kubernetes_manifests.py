@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from backup_pipeline.settings.loader import load_site
 from backup_pipeline_tests.support.documents.blocks import ROOT
 from backup_pipeline_tests.support.kubernetes.manifests import (
     FOLDER,
@@ -21,6 +22,7 @@ from backup_pipeline_tests.support.kubernetes.manifests import (
     named,
     objects,
     pod_specs,
+    variables,
 )
 from backup_pipeline_tests.support.kubernetes.schemas import RELEASES, faults_of
 
@@ -94,6 +96,20 @@ def test_every_name_that_a_pod_uses_is_made_by_the_site() -> None:
     config = launcher_config()
     assert set(config["env_config_maps"]) <= made["ConfigMap"]
     assert config["service_account_name"] in accounts
+
+
+def test_what_a_site_writes_lies_on_a_claim(tmp_path: Path) -> None:
+    shutil.copy(FOLDER / "site" / "backup.yaml", tmp_path)
+    site = load_site(tmp_path, environment={})
+    state = variables(FOLDER / "base" / "pipeline.env")["BACKUP_PIPELINE_STATE"]
+    written = [site.settings.store, *(site.store_folder(plan) for plan in site.settings.plans), Path(state)]
+    for name, pod, container in containers():
+        if name not in ("code", "run"):
+            continue
+        claims = {each["name"] for each in pod["volumes"] if "persistentVolumeClaim" in each}
+        mounts = [Path(each["mountPath"]) for each in container["volumeMounts"] if each["name"] in claims]
+        for path in written:
+            assert any(path.is_relative_to(mount) for mount in mounts), f"{name}: {path}"
 
 
 def test_every_command_of_the_manifests_is_one_of_the_image() -> None:

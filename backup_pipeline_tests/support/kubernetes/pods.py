@@ -159,6 +159,10 @@ class Pod:
             folder.mkdir(parents=True, exist_ok=True)
             for name, text in content.items():
                 (folder / name).write_text(text, "utf-8")
+            if not content and os.geteuid() == 0:
+                # Of a fresh volume; what ConfigMaps and Secrets give stays root's, for nobody to write.
+                owner = self.shown["spec"]["securityContext"]
+                os.chown(folder, owner["runAsUser"], owner["fsGroup"])
             found[volume["name"]] = folder
         return {
             mount["mountPath"]: found[mount["name"]] / mount.get("subPath", "")
