@@ -30,6 +30,8 @@ HIDDEN = "***"
 # Shorter texts are parts of ordinary words; hiding them would garble the message and reveal what they are.
 _SHORTEST = 4
 _NO_SECRETS = ("true", "false", "none", "null")
+# Not what their names look like: the shell's folder, and the step that a pod of Dagster's executes.
+_NO_SECRET_NAMES = ("PWD", "DAGSTER_RUN_STEP_KEY")
 
 
 def secrets_in(environment: Mapping[str, str], *, secret_variables: Iterable[str] = ()) -> tuple[str, ...]:
@@ -42,7 +44,7 @@ def secrets_in(environment: Mapping[str, str], *, secret_variables: Iterable[str
     found: set[str] = set()
     for name, value in environment.items():
         text = value.strip()
-        if len(text) < _SHORTEST or text.lower() in _NO_SECRETS or name == "PWD":
+        if len(text) < _SHORTEST or text.lower() in _NO_SECRETS or name in _NO_SECRET_NAMES:
             continue
         if name in named:
             found.update((text, *text.split()))

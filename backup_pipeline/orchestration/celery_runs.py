@@ -17,27 +17,17 @@ from dagster import Field
 from dagster._config.config_schema import UserConfigSchema
 from dagster._core.launcher.base import CheckRunHealthResult, LaunchRunContext, WorkerStatus
 from dagster._core.storage.dagster_run import DagsterRun
-from dagster._core.storage.tags import (
-    MAX_RETRIES_TAG,
-    RETRY_ON_ASSET_OR_OP_FAILURE_TAG,
-    RETRY_STRATEGY_TAG,
-)
 from dagster._serdes import ConfigurableClassData
 from dagster_celery.launcher import CeleryRunLauncher
 from dagster_celery.tags import DAGSTER_CELERY_TASK_ID_TAG
 from kombu.exceptions import KombuError
 
 from backup_pipeline.orchestration.celery_app import QUEUE, app_arguments
-from backup_pipeline.orchestration.launcher import health_by_mark
-from backup_pipeline.orchestration.names import OPERATION_TAG
-from backup_pipeline.orchestration.run_subject import BACKUP
+from backup_pipeline.orchestration.launcher import health_by_mark, make_again_when_lost
 
 LOG = logging.getLogger("backup-pipeline.runs")
 _ANSWER_SECONDS = 1.5
 _BROKER_SECONDS = 180
-# A backup whose machine died is made again; one that failed by itself is not. From the beginning: what was captured may
-# be on the machine that is gone.
-_AGAIN = {MAX_RETRIES_TAG: "2", RETRY_ON_ASSET_OR_OP_FAILURE_TAG: "false", RETRY_STRATEGY_TAG: "ALL_STEPS"}
 
 
 class WatchedCeleryRunLauncher(CeleryRunLauncher):
@@ -76,8 +66,7 @@ class WatchedCeleryRunLauncher(CeleryRunLauncher):
     def launch_run(self, context: LaunchRunContext) -> None:
         """Send a run to the workers, once the broker can be reached."""
         run = context.dagster_run
-        if run.tags.get(OPERATION_TAG) == BACKUP and MAX_RETRIES_TAG not in run.tags:
-            self._instance.add_run_tags(run.run_id, _AGAIN)
+        make_again_when_lost(self._instance, run)
         with self.celery.connection_for_write() as connection:
             connection.ensure_connection(
                 max_retries=_BROKER_SECONDS,

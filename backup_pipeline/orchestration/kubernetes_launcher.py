@@ -20,7 +20,7 @@ from kubernetes.client.rest import ApiException
 from urllib3.exceptions import HTTPError
 
 from backup_pipeline.errors import BackupSystemError, UnreachableError
-from backup_pipeline.orchestration.launcher import health_by_mark
+from backup_pipeline.orchestration.launcher import health_by_mark, make_again_when_lost
 from backup_pipeline.orchestration.pod_fault import fault_of
 from backup_pipeline.orchestration.worker_end import report_worker_end
 
@@ -34,12 +34,13 @@ class KubernetesRunLauncher(K8sRunLauncher):
     """Dagster's K8sRunLauncher, which also says why a run's pod did not start or ended."""
 
     def launch_run(self, context: LaunchRunContext) -> None:
-        """Create the run's Job.
+        """Create the run's Job; a backup whose pod dies is made again.
 
         Raises:
             UnreachableError: the API server does not answer.
             BackupSystemError: it refuses the Job.
         """
+        make_again_when_lost(self._instance, context.dagster_run)
         try:
             super().launch_run(context)
         except _API_ERRORS as error:

@@ -11,7 +11,13 @@ from importlib import import_module
 from typing import Any
 
 import yaml
-from dagster import ExecutorDefinition, InitExecutorContext, in_process_executor, multiprocess_executor
+from dagster import (
+    DagsterInstance,
+    ExecutorDefinition,
+    InitExecutorContext,
+    in_process_executor,
+    multiprocess_executor,
+)
 from dagster._config.config_schema import UserConfigSchema
 from dagster._core.events import DagsterEvent
 from dagster._core.execution.context.system import PlanOrchestrationContext
@@ -22,15 +28,23 @@ from dagster._core.executor.base import Executor
 from dagster._core.launcher.base import CheckRunHealthResult, LaunchRunContext, RunLauncher, WorkerStatus
 from dagster._core.launcher.default_run_launcher import DefaultRunLauncher
 from dagster._core.storage.dagster_run import DagsterRun
+from dagster._core.storage.tags import (
+    MAX_RETRIES_TAG,
+    RETRY_ON_ASSET_OR_OP_FAILURE_TAG,
+    RETRY_STRATEGY_TAG,
+)
 from dagster._serdes import ConfigurableClass, ConfigurableClassData
 
 from backup_pipeline.errors import SettingsError
 from backup_pipeline.orchestration.liveness import death_of, marked_alive
-from backup_pipeline.orchestration.run_subject import missing_tags
+from backup_pipeline.orchestration.names import OPERATION_TAG
+from backup_pipeline.orchestration.run_subject import BACKUP, missing_tags
 
 LAUNCHER_VARIABLE = "BACKUP_PIPELINE_RUN_LAUNCHER"
 EXECUTOR_VARIABLE = "BACKUP_PIPELINE_EXECUTOR"
 _CONFIG_SUFFIX = "_CONFIG"
+# At most twice, and from the beginning: what was captured may be on the machine that is gone.
+_AGAIN = {MAX_RETRIES_TAG: "2", RETRY_ON_ASSET_OR_OP_FAILURE_TAG: "false", RETRY_STRATEGY_TAG: "ALL_STEPS"}
 # Our own launchers, by the names that the variable may have for them; others are named module:Class.
 _LAUNCHERS = {
     "kubernetes": "backup_pipeline.orchestration.kubernetes_launcher:KubernetesRunLauncher",
@@ -92,6 +106,12 @@ class WatchedRunLauncher(DefaultRunLauncher):
     def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
         """Return whether a run's process lives; one without a mark here counts as living."""
         return health_by_mark(run.run_id)
+
+
+def make_again_when_lost(instance: DagsterInstance, run: DagsterRun) -> None:
+    """Have a backup made again, by another run, when the machine of this one dies; one that fails by itself is not."""
+    if run.tags.get(OPERATION_TAG) == BACKUP and MAX_RETRIES_TAG not in run.tags:
+        instance.add_run_tags(run.run_id, _AGAIN)
 
 
 def health_by_mark(run_id: str) -> CheckRunHealthResult:

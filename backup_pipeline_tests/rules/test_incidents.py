@@ -205,6 +205,7 @@ def test_secrets_are_found_by_name_and_inside_connection_strings() -> None:
             "MY_DSN": "host=h password='two words' user=u",
             "ALERT_URLS": "ntfys://secret-topic json://u:pw123@h/hook",
             "PWD": "/srv/site",
+            "DAGSTER_RUN_STEP_KEY": "nightly__shop",
             "KEYCLOAK_ADMIN": "admin",
             "LOG_TOKENS": "visible",
             "FEATURE_TOKEN": "true",
@@ -213,7 +214,7 @@ def test_secrets_are_found_by_name_and_inside_connection_strings() -> None:
     )
     for secret in ("geheim-1", "eyJ.key", "p%40ss", "p@ss", "jdbcpass", "two words", "ntfys://secret-topic", "pw123"):
         assert secret in found
-    for harmless in ("/srv/site", "admin", "true", "host", "user"):
+    for harmless in ("/srv/site", "nightly__shop", "admin", "true", "host", "user"):
         assert harmless not in found
     text = "connect postgresql://user:p%40ss@host failed with p@ss and geheim-1"
     assert scrub(text, found) == "connect postgresql://user:***@host failed with *** and ***"
