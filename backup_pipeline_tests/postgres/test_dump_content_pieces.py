@@ -52,6 +52,7 @@ def _read(*pieces: bytes) -> tuple[object, ...]:
 @pytest.mark.parametrize("at_once", [4, 1 << 16])
 def test_a_dump_cut_anywhere_is_understood_as_the_whole_one(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dump_content, "_WORTH_NUMPY", at_once)
+    monkeypatch.setattr(dump_content, "_PART", at_once)
     whole = _read(_DUMP)
     assert whole[0] == {("public", "wide"): 2, ('odd "s"', "a"): 0}
     assert whole[1:3] == (True, True)

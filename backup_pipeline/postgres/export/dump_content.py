@@ -28,6 +28,7 @@ _LAST_LINE = b"\\.\n"
 _KEPT = 4096
 _LINE_END = 10
 _WORTH_NUMPY = 1 << 16
+_PART = 1 << 16
 
 
 def _unquoted(name: bytes, codec: str) -> tuple[str, str]:
@@ -45,10 +46,23 @@ def _line_ends(data: bytes, start: int) -> tuple[int, int]:
     if len(data) - start < _WORTH_NUMPY:
         end = data.find(b"\n\\.\n", start) + 1 or -1
         return data.count(b"\n", start, end if end >= 0 else len(data)), end
+    rows = 0
+    # A part and what is made of it fit into the processor's cache.
+    for at in range(start, len(data), _PART):
+        found, end = _line_ends_in_part(data, at)
+        rows += found
+        if end >= 0:
+            return rows, end
+    return rows, -1
+
+
+def _line_ends_in_part(data: bytes, start: int) -> tuple[int, int]:
+    """The same for the line ends of one part; the line that begins after the last of them may reach beyond it."""
     import numpy as np  # not for small dumps: loading it takes longer than they do
 
     # In one pass for both: finding the line takes three times as long as counting.
-    text = np.frombuffer(data, np.uint8, offset=start)
+    size = min(_PART, len(data) - start)
+    text = np.frombuffer(data, np.uint8, min(size + len(_LAST_LINE), len(data) - start), start)
     ends = text == _LINE_END
     begins = text[1:] == _LAST_LINE[0]
     begins &= ends[:-1]
@@ -56,7 +70,7 @@ def _line_ends(data: bytes, start: int) -> tuple[int, int]:
     last = places[(text[places + 1] == _LAST_LINE[1]) & (text[places + 2] == _LINE_END)]
     if len(last):
         return int(np.count_nonzero(ends[: last[0]])), start + int(last[0])
-    return int(np.count_nonzero(ends)), -1
+    return int(np.count_nonzero(ends[:size])), -1
 
 
 class DumpContent:
