@@ -134,6 +134,9 @@ def run(server: EmbeddedServer, folder: Path, options: argparse.Namespace, repor
         alone = best["ours, without ANALYZE"]
         report.row("the rebuild without ANALYZE", alone, best[name], other_name=name)
     report.row(whole, best["ours"], best[f"{parallel}; analyze"], other_name=f"{parallel}; analyze")
+    analyzed = best[f"{parallel}; analyze"]
+    bare = "floor of the custom format: pg_restore -j and ANALYZE of the same archive, nothing compared"
+    report.row(bare, analyzed, best[parallel], other_name=parallel)
     custom_name = "ours, custom format"
     for name, aim in ((parallel, 1.2), (f"{parallel}; analyze", None)):
         what = "rebuild from the custom format, with ANALYZE"

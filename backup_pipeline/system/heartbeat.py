@@ -11,8 +11,6 @@ import uuid
 from enum import StrEnum
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
-import requests
-
 _BODY_LIMIT = 10_000
 _TIMEOUT_SECONDS = 5.0
 
@@ -44,6 +42,9 @@ def ping(
     url: str, signal: Signal, *, body: str = "", run_id: str = "", attempts: int = 3, pause_seconds: float = 1.0
 ) -> str:
     """Signal the switch; return "" or why that failed, without its address. Never raises."""
+    # Not at the top: a run that signals nothing loads no client of HTTP, which takes a twentieth of its start.
+    import requests
+
     problem = ""
     for attempt in range(attempts):
         if attempt:

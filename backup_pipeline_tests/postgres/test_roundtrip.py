@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -24,14 +25,16 @@ def source(request: pytest.FixtureRequest) -> Iterator[PostgresTarget]:
         yield target
 
 
-@pytest.mark.parametrize("way", ["parallel", "careful", "custom"])
-def test_the_nasty_schema_comes_back_the_same(source: PostgresTarget, way: str) -> None:
+@pytest.mark.parametrize("way", ["parallel", "careful", "custom", "pg_restore"])
+def test_the_nasty_schema_comes_back_the_same(source: PostgresTarget, way: str, tmp_path: Path) -> None:
     before = dump_of(source)
-    stored = dump_of(source, "--format=custom") if way == "custom" else before
+    stored = tmp_path / "dump"
+    stored.write_bytes(dump_of(source, "--format=custom") if way in ("custom", "pg_restore") else before)
     copy = source.with_database(f"copy_{way}")
     try:
-        options = LoadOptions(careful=way == "careful")
-        rebuild_database(opened(stored), copy, options=options, like=read_properties(source))
+        # pg_restore is worth its while with many connections.
+        options = LoadOptions(careful=way == "careful", jobs=5 if way == "pg_restore" else 2)
+        rebuild_database(lambda: stored.open("rb"), copy, options=options, like=read_properties(source))
         difference = list(difflib.unified_diff(lines_of(before), lines_of(dump_of(copy)), lineterm="", n=0))
         assert difference == []
         assert compare_database(copy, expectation_of(source)).findings == ()

@@ -48,6 +48,9 @@ from backup_pipeline.postgres.server.databases import (
 from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline.rules.skipped_statements import OWNED_BY_SUPERUSERS, Line, LineKind, SkippedStatements
 
+# Connections from which each of them reading the archive for itself, as pg_restore has it, is worth more than sharing
+# out the rows of a large table, which it cannot.
+_WORTH_PG_RESTORE = 5
 OpenDump = Callable[[], BinaryIO]
 # Comment of a database that is not whole yet, for those who find it after its process was killed.
 UNFINISHED = "backup-pipeline restores into this database: it is not whole"
@@ -177,7 +180,7 @@ class _Rebuild:
             raise
 
     def load(self) -> Rebuilt:
-        """Load the dump as the target's own role: by pg_restore where that can do it all, else by statements."""
+        """Load the dump as the target's own role: by statements, or by pg_restore where that is faster and able."""
         size = 0
         with self._open_dump() as file:
             archive = self._restorable_archive(file)
@@ -221,9 +224,11 @@ class _Rebuild:
         return time.monotonic() - self._began
 
     def _restorable_archive(self, file: BinaryIO) -> Path | None:
-        """Return the archive's path where pg_restore can load all of it as this role; None where lines are read."""
+        """Return the archive's path where pg_restore is to load it, and can as this role; None where lines are read."""
         options = self._options
         if options.careful or options.skip is not None or options.only_pg_dumps or not self._facts.superuser:
+            return None
+        if (options.jobs or default_jobs()) < _WORTH_PG_RESTORE:
             return None
         archive = archive_path(file)
         if archive is None or archive_holds(archive, self._client, OWNED_BY_SUPERUSERS):
