@@ -29,7 +29,13 @@ IdentityOption = Annotated[
 
 def register(group: typer.Typer) -> None:
     """Add the commands to `vault`."""
-    for name, command in (("clean", clean), ("kit", kit), ("recipients", recipients), ("reencrypt", reencrypt)):
+    for name, command in (
+        ("clean", clean),
+        ("kit", kit),
+        ("keys", keys),
+        ("recipients", recipients),
+        ("reencrypt", reencrypt),
+    ):
         group.command(name)(command)
 
 
@@ -80,6 +86,22 @@ def kit(
         write_kit(html, kit_as_html(made))
         console().print(f"Print {html}, put it into a safe, and remove the file.", markup=False)
     note_printed(site, made)
+
+
+def keys(
+    vault: VaultArgument,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where the keys are written to (0600).")],
+    config: ConfigOption = None,
+) -> None:
+    """Write what this machine needs to write to a vault into FILE, for workers whose own folders do not last.
+
+    Give it to them as the variable that `keys_env` of the vault names, or a file that `<that>_FILE` names. It decrypts
+    nothing; whoever has it can add copies that count as this site's.
+    """
+    from backup_pipeline.operations.copies.vaults import write_keys
+
+    write_keys(load(config), vault, file)
+    console().print(f"The keys of this machine for {vault} are in {file}.", markup=False)
 
 
 def recipients(

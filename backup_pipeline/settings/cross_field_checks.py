@@ -51,7 +51,7 @@ def coherence_faults(document: Document, folder: Path) -> list[FileFault]:
         *_circles(sources),
         *_plans(plans, sources),
         *_copies(plans, vaults),
-        *_vault_stores(plans, vaults),
+        *_vault_stores(plans, vaults, shared=bool(data.get("state_env"))),
         *_stores(data, plans, folder),
         *_stores_inside_sources(data, sources, plans, folder),
         *_schedules(sources, plans, fleets),
@@ -231,13 +231,15 @@ def _is_vault(store: Any) -> bool:
     return isinstance(store, str) and (store.startswith("vault:") or "://" in store)
 
 
-def _vault_stores(plans: dict[str, dict[str, Any]], vaults: dict[str, dict[str, Any]]) -> FoundFaults:
+def _vault_stores(plans: dict[str, dict[str, Any]], vaults: dict[str, dict[str, Any]], *, shared: bool) -> FoundFaults:
     urls = {name: str(vault.get("url", "")) for name, vault in vaults.items()}
     for name, plan in plans.items():
         own = plan.get("store")
-        if not _is_vault(own):
-            continue
         path: FieldPath = ("plans", name, "store")
+        if not _is_vault(own):
+            if shared:
+                yield (path if own else path[:2]), "with state_env workers share no disk: write `store: vault:NAME`"
+            continue
         vault = vault_named(own, urls)
         if not vault:
             what = str(own).removeprefix("vault:")

@@ -414,6 +414,8 @@ class Vault(Settings):
     """Region of an S3 bucket."""
     credentials_env: dict[str, str] = {}
     """Variables with the credentials, as in `{access_key: OFFSITE_ACCESS_KEY, secret_key: OFFSITE_SECRET_KEY}`."""
+    keys_env: str = ""
+    """Variable with what a machine that writes there keeps, for workers whose folders do not last (`vault keys`)."""
     recipients: Names = ()
     """age's public keys (`age1…`) that copies are encrypted to; their identities are kept elsewhere."""
     encryption: Literal["age", "none"] = "age"
@@ -453,6 +455,8 @@ class SiteSettings(Settings):
     """Many sources by one template, by name."""
     vaults: dict[Name, Vault] = {}
     """Places off the machine for copies of sets, by name."""
+    state_env: Names = ()
+    """For workers that share no disk: variables with the address of a PostgreSQL database that keeps what is known."""
     timezone: str = "UTC"
     """IANA name of the time zone of schedules and retention."""
     browse: Browse = Browse()

@@ -26,8 +26,8 @@ def named_variables(settings: SiteSettings) -> tuple[str, ...]:
             names += [value] if isinstance(value, str) else value or ()
     names += [plan.ping_env for plan in settings.plans.values()]
     for vault in settings.vaults.values():
-        names += [vault.endpoint_env, *vault.credentials_env.values()]
-    names += [*settings.alerts.urls_env, settings.alerts.ui_url_env]
+        names += [vault.endpoint_env, vault.keys_env, *vault.credentials_env.values()]
+    names += [*settings.alerts.urls_env, settings.alerts.ui_url_env, *settings.state_env]
     return tuple(dict.fromkeys(name for name in names if name))
 
 
@@ -40,9 +40,10 @@ def secret_variables(settings: SiteSettings) -> tuple[str, ...]:
             value = getattr(source, field)
             names += [value] if isinstance(value, str) else value or ()
     names += [plan.ping_env for plan in settings.plans.values()]
-    names += settings.alerts.urls_env
+    names += [*settings.alerts.urls_env, *settings.state_env]
     for vault in settings.vaults.values():
         names += [name for part, name in vault.credentials_env.items() if part not in _PUBLIC_CREDENTIALS]
+        names.append(vault.keys_env)
     return tuple(dict.fromkeys(name for name in names if name))
 
 

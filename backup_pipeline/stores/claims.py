@@ -1,8 +1,8 @@
 """Claims: which process captures which source, where several write to one unsealed set at once.
 
-A claim is a lock file in `.claims/` beside the sets, `<set>.<source>.claim`, refreshed by its holder. A holder that is
-gone, or whose heartbeat did not change for as long as a lease, loses it to the next who claims the source. Each claim
-has a generation, one more than the last. Who was cut off and comes back finds its claim gone, or another's, and writes
+A claim is a lock beside the sets, `.claims/<set>.<source>.claim`, refreshed by its holder. A holder that is gone, or
+whose heartbeat did not change for as long as a lease, loses it to the next who claims the source. Each claim has a
+generation, one more than the last. Who was cut off and comes back finds its claim gone, or another's, and writes
 nothing more: every write asks right before it counts. Notes of what a run did once lie beside the claims. Which sets
 exist is not known here.
 """
@@ -13,23 +13,15 @@ import contextlib
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from backup_pipeline.model.set_id import SetId
-from backup_pipeline.stores.contract import CLAIMS_FOLDER, LOCK_NAME, PlanStore
-from backup_pipeline.system.files import PART_SUFFIX, read_ordinary, write_atomically
-from backup_pipeline.system.locks import (
-    HeartbeatLease,
-    Holder,
-    hold_lock,
-    is_dead,
-    living_holder,
-    living_locks,
-    require_all_held,
-)
+from backup_pipeline.stores.contract import LOCK_NAME, PlanStore
+from backup_pipeline.system.files import PART_SUFFIX
+from backup_pipeline.system.locks import Holder
 
+_FOLDER = ".claims/"
 _CLAIM = ".claim"
-_GENERATION = ".generation"
+_GENERATION = "generation"
 _PART = re.compile(rf"\..*\.claim-([0-9a-f]{{8}}){re.escape(PART_SUFFIX)}")
 
 
@@ -52,27 +44,15 @@ class Claims:
     Args:
         store: the plan's.
         owner: the run whose processes share a set: for the others a living claim means that the plan is busy.
-        lease: judges the claims of that run.
     """
 
-    def __init__(self, store: PlanStore, owner: str, lease: HeartbeatLease | None = None) -> None:
+    def __init__(self, store: PlanStore, owner: str) -> None:
         self._store = store
         self._owner = owner
-        self._lease = lease or HeartbeatLease()
-
-    @property
-    def _folder(self) -> Path:
-        return self._store.folder / CLAIMS_FOLDER
-
-    def _is_dead(self, path: Path, holder: Holder | None) -> bool:
-        own = holder is not None and holder.owner == self._owner
-        return self._lease(path, holder) if own else is_dead(path, holder)
 
     def busy(self, *, own: bool) -> list[Holder | None]:
         """Return who has a living claim, of other runs and, with `own`, of this one; None for an unreadable one."""
-        if not self._folder.is_dir():
-            return []
-        living = living_locks(self._folder, _CLAIM, self._is_dead).values()
+        living = self._store.coordination.living(_FOLDER, _CLAIM, owner=self._owner)
         return [one for one in living if own or one is None or one.owner != self._owner]
 
     @contextlib.contextmanager
@@ -85,8 +65,10 @@ class Claims:
             LockError: it was lost before it could be noted.
             StoreError: it cannot be written.
         """
-        path = self._store.folder_beside(CLAIMS_FOLDER) / f"{set_id}.{source}{_CLAIM}"
-        with hold_lock(path, purpose=purpose, owner=self._owner, on_wait=on_wait, judge=self._is_dead) as holder:
+        name = f"{_FOLDER}{set_id}.{source}{_CLAIM}"
+        with self._store.coordination.hold(
+            name, purpose=purpose, owner=self._owner, on_wait=on_wait, leased=True
+        ) as holder:
             claim = Claim(self.next_generation(set_id, source), f"claim-{holder.token[:8]}")
             self._remove_parts(set_id)
             yield claim
@@ -94,21 +76,17 @@ class Claims:
     def next_generation(self, set_id: SetId, source: str) -> int:
         """Note that a source is captured anew, and return the generation."""
         number = self.generation(set_id, source) + 1
-        place = self._folder / f"{set_id}.{source}{_GENERATION}"
-        data = f"{number}\n".encode()
-        write_atomically(place, data, mode=self._store.file_mode, allowed=lambda: require_all_held(self._folder))
+        self._store.coordination.write(f"{_FOLDER}{set_id}.{source}.{_GENERATION}", b"%d\n" % number)
         return number
 
     def generation(self, set_id: SetId, source: str) -> int:
         """Return the generation of the newest claim to a source; 0 where there was none."""
-        try:
-            return int(read_ordinary(self._folder / f"{set_id}.{source}{_GENERATION}", at_most=64))
-        except (OSError, ValueError):
-            return 0
+        data = self._store.coordination.read(f"{_FOLDER}{set_id}.{source}.{_GENERATION}") or b""
+        return int(data) if data.strip().isdigit() else 0
 
     def _remove_parts(self, set_id: SetId) -> None:
         """Remove what holders of claims that are lost have not completed; their disk space is needed again."""
-        living = living_locks(self._folder, _CLAIM, self._is_dead).values()
+        living = self.busy(own=True)
         if None in living:
             return
         tags = {holder.token[:8] for holder in living if holder is not None}
@@ -118,38 +96,30 @@ class Claims:
 
     def note(self, set_id: SetId, name: str, data: bytes) -> bool:
         """Note something of a set unless it is noted already; return whether this call did."""
-        place = self._store.folder_beside(CLAIMS_FOLDER) / f"{set_id}.{name}"
-        if place.exists():
+        if self.noted(set_id, name) is not None:
             return False
-        write_atomically(place, data, mode=self._store.file_mode)
+        self._store.coordination.write(f"{_FOLDER}{set_id}.{name}", data)
         return True
 
     def noted(self, set_id: SetId, name: str) -> bytes | None:
         """Return what is noted of a set; None when nothing is."""
-        try:
-            return read_ordinary(self._folder / f"{set_id}.{name}")
-        except OSError:
-            return None
+        return self._store.coordination.read(f"{_FOLDER}{set_id}.{name}")
 
     def unnote(self, set_id: SetId, name: str) -> bool:
         """Remove a note; return whether there was one."""
-        try:
-            (self._folder / f"{set_id}.{name}").unlink()
-        except OSError:
-            return False
-        return True
+        return self._store.coordination.remove(f"{_FOLDER}{set_id}.{name}")
 
     def forget(self, set_id: SetId) -> None:
         """Remove what is kept for a set that is sealed, and for sets that are no more."""
+        if not (names := self._store.coordination.names(_FOLDER)):
+            return
         there = {*self._store.ids()} - {set_id}
-        with contextlib.suppress(OSError):
-            for path in list(self._folder.iterdir()):
-                if path.name.partition(".")[0] not in there:
-                    path.unlink(missing_ok=True)
+        for name in names:
+            if name.removeprefix(_FOLDER).partition(".")[0] not in there:
+                self._store.coordination.remove(name)
 
 
 def writing(store: PlanStore) -> Holder | None:
     """Return a living process that writes to a plan's store, or removes from it; None when none does."""
-    if (holder := living_holder(store.folder / LOCK_NAME)) is not None:
-        return holder
-    return next((one for one in Claims(store, "").busy(own=True) if one is not None), None)
+    holders = [*store.coordination.living("", LOCK_NAME), *Claims(store, "").busy(own=True)]
+    return next((one for one in holders if one is not None), None)

@@ -18,12 +18,10 @@ from backup_pipeline.model.proof import Proof
 from backup_pipeline.model.record import ArtefactRecord, FileRecord
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.model.source_done import SourceDone
+from backup_pipeline.stores.coordination import Coordination
 
 LOCK_NAME = ".backup.lock"
 """File beside the sets of a plan that whoever adds or removes sets has locked."""
-
-CLAIMS_FOLDER = ".claims"
-"""Folder beside the sets of a plan with the claims of processes that write to one set at once."""
 
 
 class ArtefactFile(Protocol):
@@ -160,6 +158,10 @@ class PlanStore(Store, Protocol):
     @property
     def artefacts_elsewhere(self) -> bool:
         """Whether the artefacts of sealed sets are not in the folder."""
+
+    @property
+    def coordination(self) -> Coordination:
+        """What processes that use this store agree by."""
 
     @property
     def folder(self) -> Path:

@@ -31,7 +31,8 @@ from backup_pipeline.model.proof import PROOFS_FOLDER, Proof, proof_as_bytes, pr
 from backup_pipeline.model.record import ArtefactRecord, FileRecord
 from backup_pipeline.model.set_id import SetId, is_set_id
 from backup_pipeline.model.source_done import SourceDone
-from backup_pipeline.stores.contract import CLAIMS_FOLDER, LOCK_NAME, ArtefactFile
+from backup_pipeline.stores.contract import ArtefactFile
+from backup_pipeline.stores.coordination import Coordination, FolderCoordination
 from backup_pipeline.stores.read_manifest import parse_manifest
 from backup_pipeline.system.files import (
     PART_SUFFIX,
@@ -46,7 +47,7 @@ from backup_pipeline.system.files import (
     translate_os_error,
     write_atomically,
 )
-from backup_pipeline.system.locks import require_all_held, require_held
+from backup_pipeline.system.locks import require_all_held
 
 FILE_MODE = 0o600
 FOLDER_MODE = 0o700
@@ -121,8 +122,7 @@ class LocalSetWriter:
 
     def _require_lock(self) -> None:
         """Refuse to write on when the store's lock or the claim, which this process took, is another's by now."""
-        require_held(self._folder.parent / LOCK_NAME)
-        require_all_held(self._folder.parent / CLAIMS_FOLDER)
+        require_all_held(self._folder.parent)
 
     def _place(self, path: str) -> Path:
         place = self._folder / _relative(path)
@@ -219,6 +219,20 @@ class LocalSetWriter:
     def write_failure(self, failure: Failure) -> None:
         """Store why an artefact is missing; its earlier record no longer counts."""
         self._write(self._record_place(failure.key, _FAILED), failure)
+
+    def drop_source(self, source: str) -> None:
+        """Remove the records of a source, and its files."""
+        for record in _read_records(self._folder, source):
+            self._record_place(record.key).unlink(missing_ok=True)
+            self._drop_files(record)
+
+    def _failure_path(self, key: tuple[str, ...]) -> str:
+        return f"{_RECORDS}/{_file_name(key)}{_FAILED}"
+
+    def _paths_of(self, source: str) -> list[str]:
+        """Return the paths of a source's records, and of what says that it was captured whole."""
+        records = [f"{_RECORDS}/{_file_name(record.key)}.json" for record in _read_records(self._folder, source)]
+        return [*records, f"{_RECORDS}/{_file_name((source,))}{_DONE}"]
 
     def _done_place(self, source: str) -> Path:
         return self._place(f"{_RECORDS}/{_file_name((source,))}{_DONE}")
@@ -408,6 +422,12 @@ class LocalStore:
         self.plan = plan
         self._file_mode = file_mode
         self._folder_mode = folder_mode
+        self._coordination = FolderCoordination(folder, file_mode, folder_mode)
+
+    @property
+    def coordination(self) -> Coordination:
+        """What processes that use this store agree by."""
+        return self._coordination
 
     @property
     def file_mode(self) -> int:

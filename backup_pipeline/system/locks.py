@@ -69,7 +69,8 @@ class Holder(BaseModel):
         return f"process {self.pid} on {self.host} since {self.since}{what}"
 
 
-def _myself(purpose: str, owner: str) -> Holder:
+def this_process(purpose: str, owner: str = "") -> Holder:
+    """Return this process as the holder of a lock that it is about to take."""
     return Holder(
         pid=os.getpid(),
         host=socket.gethostname(),
@@ -334,7 +335,7 @@ def hold_lock(
         LockError: still held after `wait_seconds`; names the holder.
         StoreError: the file cannot be created.
     """
-    me = _myself(purpose, owner)
+    me = this_process(purpose, owner)
     judge = judge or is_dead
     deadline = time.monotonic() + wait_seconds
     reported = False
@@ -402,9 +403,9 @@ def require_held(path: Path) -> None:
 
 
 def require_all_held(folder: Path) -> None:
-    """Make sure of every lock in a folder that this process took, as `require_held` does."""
+    """Make sure of every lock in a folder, or right below it, that this process took, as `require_held` does."""
     folder = folder.absolute()
-    for path in [path for path in list(_held) if path.parent == folder]:
+    for path in [path for path in list(_held) if folder in (path.parent, path.parent.parent)]:
         require_held(path)
 
 
@@ -454,7 +455,7 @@ def hold_mark(folder: Path, name: str, *, purpose: str = "") -> Iterator[Holder]
     Raises:
         StoreError: the mark cannot be written.
     """
-    me = _myself(purpose, "")
+    me = this_process(purpose, "")
     path = folder / f"{name}.{me.token}"
     _create(path, me)
     try:

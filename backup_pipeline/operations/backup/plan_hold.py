@@ -58,7 +58,13 @@ class PlanHold:
 
     def _lock(self, *, beside: bool) -> AbstractContextManager[Holder]:
         return plan_lock(
-            self._site, self._store.plan, self._purpose, owner=self._owner, beside=beside, on_wait=self._on_wait
+            self._site,
+            self._store.plan,
+            self._purpose,
+            owner=self._owner,
+            beside=beside,
+            store=self._store,
+            on_wait=self._on_wait,
         )
 
     @contextlib.contextmanager
@@ -93,8 +99,8 @@ class PlanHold:
             yield claim.generation
 
     @contextlib.contextmanager
-    def sealing(self, writer: SetWriter) -> Iterator[None]:
-        """Hold the plan for the seal, when nobody captures a source of its sets any more.
+    def sealing(self, writer: SetWriter) -> Iterator[SetWriter]:
+        """Hold the plan for the seal, when nobody captures a source of its sets any more; gives the writer that seals.
 
         Raises:
             RefusedError: a source was captured under a claim that is not the newest one.
@@ -103,6 +109,7 @@ class PlanHold:
         with contextlib.ExitStack() as stack:
             if self.beside:
                 stack.enter_context(self._lock(beside=False))
+                writer = self._store.reopen(set_id)
             for done in writer.sources_done():
                 if done.generation != (newest := self._claims.generation(set_id, done.source)):
                     raise RefusedError(
@@ -110,7 +117,7 @@ class PlanHold:
                         where=f"{self._store.plan}/{set_id}",
                         remedy="Re-execute the run from failure: it captures this source again.",
                     )
-            yield
+            yield writer
             self._claims.forget(set_id)
 
     def is_first(self, set_id: SetId, run_id: str) -> bool:

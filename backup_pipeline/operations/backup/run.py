@@ -200,7 +200,10 @@ class BackupRun:
 
     def _unfinished(self) -> SetWriter | None:
         """Return the writer of the set that this run's root began and did not seal."""
+        sealed = frozenset(self._store.sealed_ids())
         for set_id in reversed(self._store.ids()):
+            if set_id in sealed:
+                continue
             known = self._store.read(set_id)
             if (
                 known.state is SetState.INCOMPLETE
@@ -230,21 +233,36 @@ class BackupRun:
         if source not in writer.draft.sources and self._site.server_of(source):
             LOG.warning("%s is not captured: its database was not there when the run began", source)
             return
+        failures = len(self._failures)
+        try:
+            with self._hold.claim(writer, source) as generation:
+                done = yield from self._capture_claimed(writer, source, selected, generation)
+        except GeneratorExit:
+            self._interrupted = True
+            raise
+        except BaseException as error:
+            if len(self._failures) == failures:
+                self._failures.append(f"{source}: {_reason(error)}")
+                self._observer.source_failed(source, error)
+            raise
+        self._observer.source_done(done)
+
+    def _capture_claimed(
+        self, writer: SetWriter, source: str, selected: frozenset[tuple[str, ...]] | None, generation: int
+    ) -> Generator[ArtefactRecord, None, SourceDone]:
         elapsed = (self._now() - self._began).total_seconds()
         settings = self._site.source(source)
         failures = len(self._failures)
         try:
-            with self._hold.claim(writer, source) as generation:
-                # Outside of the limit: what was stopped for the capture is started again when that took too long.
-                with commands_around(self._site, settings.run_before, settings.run_after, self._now) as commands:
-                    limit = capture_limit(self._site, self._plan_name, source, elapsed)
-                    with limited(f"The capture of {source}", limit):
-                        done = yield from self._capture(writer, source, selected, generation)
-                if commands:
-                    done = done.model_copy(update={"commands": tuple(commands)})
-                    writer.write_done(done)
+            # Outside of the limit: what was stopped for the capture is started again when that took too long.
+            with commands_around(self._site, settings.run_before, settings.run_after, self._now) as commands:
+                limit = capture_limit(self._site, self._plan_name, source, elapsed)
+                with limited(f"The capture of {source}", limit):
+                    done = yield from self._capture(writer, source, selected, generation)
+            if commands:
+                done = done.model_copy(update={"commands": tuple(commands)})
+                writer.write_done(done)
         except GeneratorExit:
-            self._interrupted = True
             raise
         except BaseException as error:
             if len(self._failures) == failures:
@@ -252,7 +270,7 @@ class BackupRun:
                 self._fail(writer, (source,), error)
                 self._observer.source_failed(source, error)
             raise
-        self._observer.source_done(done)
+        return done
 
     def _capture(
         self, writer: SetWriter, source: str, selected: frozenset[tuple[str, ...]] | None, generation: int
@@ -319,7 +337,8 @@ class BackupRun:
         """
         writer = self.writer
         try:
-            with self._hold.sealing(writer):
+            with self._hold.sealing(writer) as writer:
+                self._writer = writer
                 self._run_after()
                 with limited("The sealing of the set", operation_limit(self._site, self._plan_name)):
                     manifest = sealing.seal(

@@ -54,6 +54,17 @@ def make_vault(site: Site, name: str, new_identity_file: Path | None) -> tuple[D
     return initialise(access), recipient
 
 
+def write_keys(site: Site, name: str, file: Path) -> None:
+    """Write the keys with which this machine writes to a vault into a file of mode 0600, for other workers of the site.
+
+    Raises:
+        RefusedError: this machine has not joined the vault.
+        StoreError: the vault does not answer, or the file cannot be written.
+    """
+    access = open_access(site, name, limits=ASKED)
+    write_atomically(file, access.keys.as_text(access.catalog().description.vault).encode() + b"\n")
+
+
 def join_vault(site: Site, name: str, identity_file: Path) -> Description:
     """Let this machine write to a vault that is there; the identity is used once and not kept."""
     access = open_access(site, name, limits=ASKED)

@@ -24,9 +24,8 @@ from backup_pipeline.rules.retention import SetFacts, Verdict, decide, facts_of
 from backup_pipeline.settings.server_databases import sources_for_retention
 from backup_pipeline.settings.site import Site
 from backup_pipeline.stores.claims import writing
-from backup_pipeline.stores.contract import LOCK_NAME, PlanStore
+from backup_pipeline.stores.contract import PlanStore
 from backup_pipeline.system.files import append_line
-from backup_pipeline.system.locks import require_held
 
 LOG = logging.getLogger("cleanup")
 
@@ -103,7 +102,7 @@ def cleanup(
         return CleanupResult(plan, _decide(site, plan, facts.values(), now), sizes, dry_run=True)
     with contextlib.ExitStack() as stack:
         if not locked:
-            stack.enter_context(plan_lock(site, plan, f"clean-up of {plan}", wait_seconds))
+            stack.enter_context(plan_lock(site, plan, f"clean-up of {plan}", wait_seconds, store=store))
         # What is removed is decided by the sets themselves, never by the index beside them.
         facts, sizes = _read(store, store.sets(), running=False)
         return _apply(site, plan, store, facts, sizes, now, progress)
@@ -149,7 +148,7 @@ def _apply(
     wanted, current = verdict.removed, verdict
     for number, decision in enumerate(wanted, 1):
         set_id = decision.set_id
-        require_held(store.folder / LOCK_NAME)
+        store.coordination.require()
         try:
             if _check_again(store, facts, current, set_id):
                 current = _decide(site, plan, facts.values(), now)

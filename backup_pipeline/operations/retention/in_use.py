@@ -15,8 +15,6 @@ from backup_pipeline.model.set_id import SetId
 from backup_pipeline.operations.sites.stores import open_store, split_place
 from backup_pipeline.settings.site import Site
 from backup_pipeline.stores.contract import PlanStore, Store
-from backup_pipeline.system.files import give_mode
-from backup_pipeline.system.locks import hold_mark, living_marks
 from backup_pipeline.system.scratch_folders import scratch_folder
 
 FOLDER = ".in-use"
@@ -41,13 +39,12 @@ def in_use(store: PlanStore, set_id: SetId, purpose: str) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         if store.path_of(set_id).is_dir():
             try:
-                folder = store.folder_beside(FOLDER)
-                mark = hold_mark(folder, set_id, purpose=f"{purpose} of {store.plan}/{set_id}")
-                give_mode(folder / f"{set_id}.{stack.enter_context(mark).token}", store.file_mode)
+                mark = store.coordination.mark(_name(set_id), purpose=f"{purpose} of {store.plan}/{set_id}")
+                stack.enter_context(mark)
             except StoreError:
                 yield
                 return
-            if going := living_marks(folder, set_id + _REMOVAL):
+            if going := store.coordination.marks(_name(set_id, _REMOVAL)):
                 raise SetNotFoundError(
                     f"The set is being removed by {going[0].describe()}.",
                     where=f"{store.plan}/{set_id}",
@@ -96,14 +93,16 @@ def reading(
 
 def readers_of(store: PlanStore, set_id: SetId) -> str:
     """Return who reads a set now, as a reason to keep it; "" when nobody does."""
-    readers = living_marks(store.folder / FOLDER, set_id)
+    readers = store.coordination.marks(_name(set_id))
     return f"in use by {', '.join(reader.describe() for reader in readers)}" if readers else ""
 
 
 @contextlib.contextmanager
 def to_be_removed(store: PlanStore, set_id: SetId) -> Iterator[str]:
     """Keep new readers from a set for the block; gives who reads it already ("" when it may be removed)."""
-    folder = store.folder_beside(FOLDER)
-    with hold_mark(folder, set_id + _REMOVAL, purpose=f"removal of {store.plan}/{set_id}") as mark:
-        give_mode(folder / f"{set_id}{_REMOVAL}.{mark.token}", store.file_mode)
+    with store.coordination.mark(_name(set_id, _REMOVAL), purpose=f"removal of {store.plan}/{set_id}"):
         yield readers_of(store, set_id)
+
+
+def _name(set_id: SetId, ending: str = "") -> str:
+    return f"{FOLDER}/{set_id}{ending}"

@@ -7,6 +7,7 @@ from backup_pipeline.settings.site import Site
 from backup_pipeline.stores.vault.machine_keys import MachineKeys
 
 
-def machine_keys(site: Site) -> MachineKeys:
-    """Return what this machine keeps for its vaults, its signing key among it."""
-    return MachineKeys(state_folder(site) / "vault-keys")
+def machine_keys(site: Site, vault: str = "") -> MachineKeys:
+    """Return what this machine keeps for its vaults, its signing key among it; for one vault, with its `keys_env`."""
+    given = site.value(site.settings.vaults[vault].keys_env) if vault else ""
+    return MachineKeys(state_folder(site) / "vault-keys", given)

@@ -19,8 +19,7 @@ from backup_pipeline.settings.site import Site
 from backup_pipeline.stores.claims import Claims
 from backup_pipeline.stores.contract import LOCK_NAME, PlanStore, Store
 from backup_pipeline.stores.opening import folder_store
-from backup_pipeline.system.files import give_mode
-from backup_pipeline.system.locks import Holder, hold_lock
+from backup_pipeline.system.locks import Holder
 
 _CLOCKS_DIFFER = timedelta(minutes=5)
 _NAMED = 5
@@ -72,6 +71,7 @@ def plan_lock(
     *,
     owner: str = "",
     beside: bool = False,
+    store: PlanStore | None = None,
     on_wait: Callable[[Holder], None] | None = None,
 ) -> Iterator[Holder]:
     """Be the only one that adds to or removes from a plan's store while the block runs.
@@ -83,6 +83,7 @@ def plan_lock(
         wait_seconds: how long to wait; the plan's `wait_seconds` by default.
         owner: the run, whose other processes are waited for without an end.
         beside: let the run's other processes go on with the sources that they have claimed.
+        store: the plan's, whose changes then depend on the lock.
         on_wait: called once with the holder when waiting begins.
 
     Raises:
@@ -90,18 +91,18 @@ def plan_lock(
         RefusedError: the store is another site's.
         StoreError: the store's folder cannot be made or written.
     """
-    store = open_store(site, plan_name)
+    store = store or open_store(site, plan_name)
     store.prepare()
     wait = site.plan(plan_name).wait_seconds if wait_seconds is None else wait_seconds
     claims = Claims(store, owner)
     deadline = time.monotonic() + wait
     while True:
-        with hold_lock(
-            store.folder / LOCK_NAME, purpose=purpose, owner=owner, wait_seconds=wait, on_wait=on_wait
+        with store.coordination.hold(
+            LOCK_NAME, purpose=purpose, owner=owner, wait_seconds=wait, on_wait=on_wait
         ) as holder:
             if not (busy := claims.busy(own=not beside)):
-                give_mode(store.folder / LOCK_NAME, store.file_mode)
-                claim_store(site, store)
+                if not site.settings.state_env:
+                    claim_store(site, store)
                 yield holder
                 return
         _wait_for(busy, owner, deadline, store, on_wait)

@@ -13,9 +13,11 @@ from backup_pipeline.model.proof import Proof
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.operations.sites.copy_proofs import keep_copy_proof, proof_signer
 from backup_pipeline.operations.sites.keys import machine_keys
+from backup_pipeline.operations.sites.state import state_database
 from backup_pipeline.settings.site import Site
 from backup_pipeline.stores.objects.opening import open_place
 from backup_pipeline.stores.objects.options import PlaceOptions, TimeLimits
+from backup_pipeline.stores.state.plan_store import SharedPlanStore
 from backup_pipeline.stores.vault.clean import mark
 from backup_pipeline.stores.vault.copy_files import PLACE_TROUBLE
 from backup_pipeline.stores.vault.locks import lock_end
@@ -67,7 +69,7 @@ def open_access(
         limits=limits or TimeLimits(),
         environment=site.environment,
     )
-    keys = machine_keys(site)
+    keys = machine_keys(site, name)
     recipients = (*given.recipients, *more_recipients)
     return VaultAccess(name, open_place(given.url, options), recipients, given.encryption, given.signers, keys)
 
@@ -189,13 +191,14 @@ def open_plan_store(site: Site, vault: str, plan: str) -> VaultPlanStore:
         mark=mark_copy,
         settings=lambda: settings_text(site),
     )
-    return VaultPlanStore(
+    folder, file_mode, folder_mode = (
         site.store_folder(plan),
-        plan,
-        held,
-        file_mode=int(site.settings.file_mode, 8),
-        folder_mode=int(site.settings.folder_mode, 8),
+        int(site.settings.file_mode, 8),
+        int(site.settings.folder_mode, 8),
     )
+    if (database := state_database(site)) is not None:
+        return SharedPlanStore(folder, plan, held, database, file_mode=file_mode, folder_mode=folder_mode)
+    return VaultPlanStore(folder, plan, held, file_mode=file_mode, folder_mode=folder_mode)
 
 
 def settings_text(site: Site) -> str:

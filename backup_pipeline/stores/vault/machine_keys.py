@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from backup_pipeline.errors import StoreError
+from backup_pipeline.errors import RefusedError, SettingsError, StoreError
 from backup_pipeline.stores.vault.signing import Signer, new_private_key
 from backup_pipeline.system.files import make_folders, read_ordinary, translate_os_error, write_atomically
 
 _SIGNING = "signing.key"
+_ID_KEY = ".id-key"
+_GIVEN = re.compile(r"(?:[\w.-]+:[0-9a-f]{64})(?: [\w.-]+:[0-9a-f]{64})*")
 _PRIVATE_MODE = 0o700
 
 
@@ -25,10 +28,41 @@ class KitNote:
 
 
 class MachineKeys:
-    """A private folder (0700, files 0600) of the site's state."""
+    """A private folder (0700, files 0600) of the site's state.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: it.
+        given: keys as `as_text` writes them, for a machine that has no folder which lasts.
+
+    Raises:
+        SettingsError: that is not what `given` is.
+    """
+
+    def __init__(self, folder: Path, given: str = "") -> None:
         self.folder = folder
+        if given and not _GIVEN.fullmatch(given.strip()):
+            raise SettingsError(
+                "Not the keys of a machine that writes to a vault.",
+                where="keys_env",
+                remedy="Give the variable what `backup-pipeline vault keys NAME FILE` wrote.",
+            )
+        self._given = {name: key for name, _, key in (each.partition(":") for each in given.split())}
+
+    def as_text(self, vault: str) -> str:
+        """Return the signing key and a vault's id key for another machine of the site; secret.
+
+        Raises:
+            RefusedError: this machine has not joined the vault.
+        """
+        names = (_SIGNING, f"{vault}{_ID_KEY}")
+        keys = [self._read(name) for name in names]
+        if None in keys:
+            raise RefusedError(
+                "This machine has no keys of the vault.",
+                where=str(self.folder),
+                remedy="Run this where `backup-pipeline vault init` was run.",
+            )
+        return " ".join(f"{name}:{key.hex()}" for name, key in zip(names, keys, strict=True) if key)
 
     def signer(self, *, make: bool = False) -> Signer | None:
         """Return the site's signer; None where there is none and none is to be made."""
@@ -40,11 +74,11 @@ class MachineKeys:
 
     def id_key(self, vault: str) -> bytes | None:
         """Return the id key of a vault; None where this machine has not joined it."""
-        return self._read(f"{vault}.id-key")
+        return self._read(f"{vault}{_ID_KEY}")
 
     def keep_id_key(self, vault: str, key: bytes) -> None:
         """Keep a vault's id key."""
-        self._write(f"{vault}.id-key", key)
+        self._write(f"{vault}{_ID_KEY}", key)
 
     def note_kit(self, vault: str, note: KitNote) -> None:
         """Remember that a kit of a vault was printed, so that nobody has to be reminded of it."""
@@ -85,7 +119,7 @@ class MachineKeys:
         try:
             key = bytes.fromhex(read_ordinary(place, at_most=1024).decode("ascii"))
         except FileNotFoundError:
-            return None
+            return bytes.fromhex(self._given[name]) if name in self._given else None
         except OSError as error:
             raise translate_os_error(error, place) from error
         except ValueError as error:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,25 +40,32 @@ from backup_pipeline.system.files import make_folder, read_ordinary, write_atomi
 
 KEPT_BELOW = 1 << 20
 """Files of fewer bytes are sent with the seal, cut together, so that many small ones cost few requests."""
-_SENT_FOLDER = ".sent.part"
-_UPLOADS = "uploads"
-_MANIFEST = "manifest.json"
+SENT_FOLDER = ".sent.part"
+UPLOADS = "uploads"
+SEALING = "manifest.json"
 
 
 class SentFile(Frozen):
-    """A file of an unsealed set that is in the vault and not on this machine any more.
+    """A file of an unsealed set that is in the vault and not on this machine any more, or several that went together.
 
     Attributes:
         path: in the set.
         size: in bytes.
         sha256: SHA-256 in hex of its bytes.
-        chunks: its chunks in order.
+        chunks: its chunks in order, and of what follows.
+        following: the files after it that its chunks hold.
     """
 
     path: str
     size: int
     sha256: str
     chunks: tuple[SentChunk, ...]
+    following: tuple[CopiedFile, ...] = ()
+
+    @property
+    def files(self) -> tuple[CopiedFile, ...]:
+        """All files that its chunks hold, in order."""
+        return CopiedFile(path=self.path, size=self.size, sha256=self.sha256), *self.following
 
 
 @dataclass(frozen=True)
@@ -89,12 +96,12 @@ class VaultSetWriter(LocalSetWriter):
         super().__init__(folder, draft, *modes)
         self._vault = vault
         self._where = f"{draft.plan}/{draft.set_id}"
-        self._sent = _SentFiles(folder / _SENT_FOLDER)
+        self.sent = SentFiles(folder / SENT_FOLDER)
         self._lock = threading.Lock()
         # Opened now: what is wrong with the vault is known before anything is captured.
         # What an earlier run sent and never sealed is found again, whether this one completes it or begins anew.
-        earlier = tuple(sorted(folder.parent.glob(f"*/{_SENT_FOLDER}/{_UPLOADS}")))
-        self._writer = vault.open_writer(UploadNotes(folder / _SENT_FOLDER / _UPLOADS, earlier))
+        earlier = tuple(sorted(folder.parent.glob(f"*/{SENT_FOLDER}/{UPLOADS}*")))
+        self._writer = vault.open_writer(UploadNotes(folder / SENT_FOLDER / UPLOADS, earlier))
         self._writer.require_unmarked(draft.plan, draft.set_id)
         self._sender: ChunkSender | None = None
 
@@ -111,7 +118,7 @@ class VaultSetWriter(LocalSetWriter):
 
         def note(size: int, sha256: str, chunks: tuple[SentChunk, ...]) -> None:
             self._require_lock()
-            self._sent.note(SentFile(path=path, size=size, sha256=sha256, chunks=chunks), self._file_mode)
+            self.sent.note(SentFile(path=path, size=size, sha256=sha256, chunks=chunks), self._file_mode)
             place.unlink(missing_ok=True)
 
         return StreamedFile(
@@ -131,7 +138,7 @@ class VaultSetWriter(LocalSetWriter):
         try:
             return super().open(path)
         except MissingFileError:
-            if self._sent.find(path) is None:
+            if self.sent.find(path) is None:
                 raise
             raise StoreError(
                 "The file is in the vault already, and this machine cannot read it there.",
@@ -143,7 +150,7 @@ class VaultSetWriter(LocalSetWriter):
         """Send the artefact's large files, and store its record."""
         for file in record.files:
             if file.size < self._vault.kept_below:
-                self._sent.forget(file.path)
+                self.sent.forget(file.path)
             elif (self._folder / file.path).exists():
                 self._send(file)
         super().write_record(record)
@@ -159,25 +166,47 @@ class VaultSetWriter(LocalSetWriter):
         finally:
             stream.close()
         self._require_lock()
-        self._sent.note(SentFile(path=file.path, size=file.size, sha256=file.sha256, chunks=chunks), self._file_mode)
+        self.sent.note(SentFile(path=file.path, size=file.size, sha256=file.sha256, chunks=chunks), self._file_mode)
         (self._folder / file.path).unlink()
+
+    def send_together(self, files: Iterable[FileRecord]) -> None:
+        """Send files that are still here, cut together, so that nothing of them is needed from this machine again."""
+        here = sorted((file for file in files if (self._folder / file.path).exists()), key=lambda file: file.path)
+        if not here:
+            return
+        digests = {file.path: file.sha256 for file in here}
+        stream = SetStream(
+            {file.path: file.size for file in here}, super().open, digests, lambda done: None, where=self._where
+        )
+        try:
+            chunks = tuple(self._sending().send(self._writer.cut(stream)))
+        finally:
+            stream.close()
+        first, *following = stream.files
+        sent = SentFile(
+            path=first.path, size=first.size, sha256=first.sha256, chunks=chunks, following=tuple(following)
+        )
+        self.sent.note(sent, self._file_mode)
+        for file in here:
+            (self._folder / file.path).unlink()
 
     def _drop_files(self, gone: ArtefactRecord) -> None:
         super()._drop_files(gone)
         kept = {file.path for record in self.records() for file in record.files}
         for file in gone.files:
             if file.path not in kept:
-                self._sent.forget(file.path)
+                self.sent.forget(file.path)
 
     def check_file(self, file: FileRecord) -> str:
         """Return what is wrong with a file against its record: read again here, or as it was when it was sent.
 
         Its chunks were read back from the vault then. That they are there is found out once more before the seal.
         """
-        sent = self._sent.find(file.path)
-        if sent is None or (self._folder / file.path).exists():
+        here = (self._folder / file.path).exists()
+        sent = None if here else self.sent.find(file.path)
+        if sent is None:
             return super().check_file(file)
-        if (sent.size, sent.sha256) != (file.size, file.sha256):
+        if (file.size, file.sha256) not in {(one.size, one.sha256) for one in sent.files if one.path == file.path}:
             return f"{file.path}: what was sent is not what was recorded"
         return ""
 
@@ -199,7 +228,7 @@ class VaultSetWriter(LocalSetWriter):
     def _manifest_of_copy(self, manifest: Manifest) -> bytes:
         """Return the manifest with which a run that was killed right then has made the copy visible."""
         try:
-            data = read_ordinary(self._folder / _SENT_FOLDER / _MANIFEST)
+            data = read_ordinary(self._folder / SENT_FOLDER / SEALING)
         except OSError:
             data = b""
         made, _ = parse_manifest(data, manifest.set_id)
@@ -212,9 +241,17 @@ class VaultSetWriter(LocalSetWriter):
         self._with_checksums(made)
         return data
 
+    def _is_only_there(self, file: CopiedFile, wanted: Collection[str]) -> bool:
+        return file.path in wanted and not (self._folder / file.path).exists()
+
+    def _note_seal(self, data: bytes) -> None:
+        """Keep the manifest with which the copy is about to become visible."""
+        self.sent.make(self._folder_mode)
+        write_atomically(self._folder / SENT_FOLDER / SEALING, data, mode=self._file_mode)
+
     def _commit(self, manifest: Manifest, data: bytes) -> None:
         wanted = {file.path: file.sha256 for record in manifest.artefacts for file in record.files}
-        sent = [one for one in self._sent.all() if one.path in wanted and not (self._folder / one.path).exists()]
+        sent = [one for one in self.sent.all() if all(self._is_only_there(file, wanted) for file in one.files)]
         here = dict(sorted((path, size) for path, size in _present(self._folder) if path != MANIFEST_NAME))
         streams: list[SetStream] = []
 
@@ -229,14 +266,13 @@ class VaultSetWriter(LocalSetWriter):
                 stream.close()
 
         def files() -> list[CopiedFile]:
-            return [CopiedFile(path=one.path, size=one.size, sha256=one.sha256) for one in sent] + streams[0].files
+            return [file for one in sent for file in one.files] + streams[0].files
 
         plan, set_id, settings = manifest.plan, manifest.set_id, self._vault.settings()
         whole = CopyPieces(self._writer, plan, set_id, data.decode(), settings, read, files)
         sender = self._writer.sender(self._where, whole.read, read_back=True)
         refs, _ = sender.send_all()
-        self._sent.make(self._folder_mode)
-        write_atomically(self._folder / _SENT_FOLDER / _MANIFEST, data, mode=self._file_mode)
+        self._note_seal(data)
         if not self._writer.commit(whole.content, refs, sender):
             raise StoreError("A copy of this set appeared meanwhile.", where=self._where, remedy="Make a new backup.")
 
@@ -299,7 +335,7 @@ class VaultPlanStore(LocalStore):
             proofs = [(path, size) for path, size in super().files(set_id) if path.startswith(f"{PROOFS_FOLDER}/")]
             yield from sorted([*self.copies().files(set_id), *proofs])
             return
-        sent = {one.path: one.size for one in _SentFiles(folder / _SENT_FOLDER).all()}
+        sent = {file.path: file.size for one in SentFiles(folder / SENT_FOLDER).all() for file in one.files}
         yield from sorted((sent | dict(_present(folder))).items())
 
     def free_bytes(self) -> int | None:
@@ -316,7 +352,7 @@ class VaultPlanStore(LocalStore):
 def _present(folder: Path) -> Iterator[tuple[str, int]]:
     for path in sorted(folder.rglob("*")):
         inside = path.relative_to(folder)
-        if path.is_file() and not path.is_symlink() and inside.parts[0] != _SENT_FOLDER and not _is_part(inside):
+        if path.is_file() and not path.is_symlink() and inside.parts[0] != SENT_FOLDER and not _is_part(inside):
             yield inside.as_posix(), path.stat().st_size
 
 
@@ -330,11 +366,12 @@ def _remove_empty(folder: Path) -> None:
             path.rmdir()
 
 
-class _SentFiles:
+class SentFiles:
     """Which files of an unsealed set are in the vault: one small file for each, beside the records."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._together: dict[str, SentFile] | None = None
 
     def make(self, mode: int = 0o700) -> None:
         """Make the folder."""
@@ -346,18 +383,27 @@ class _SentFiles:
 
     def note(self, file: SentFile, mode: int) -> None:
         """Note a file."""
+        self._together = None
         self.make()
         write_atomically(self._place(file.path), file.model_dump_json().encode(), mode=mode)
 
     def find(self, path: str) -> SentFile | None:
-        """Return what is noted of a file."""
+        """Return what is noted of a file, or of those that it was sent with."""
         try:
             return SentFile.model_validate_json(read_ordinary(self._place(path), at_most=1 << 30))
         except (OSError, PydanticError):
-            return None
+            if self._together is None:
+                self._together = {file.path: one for one in self.all() for file in one.following}
+            return self._together.get(path)
+
+    def names(self, files: Iterable[FileRecord]) -> list[str]:
+        """Return the names of the notes of files."""
+        found = {self._place(one.path).name for file in files if (one := self.find(file.path)) is not None}
+        return sorted(found)
 
     def forget(self, path: str) -> None:
         """Forget a file: it is written again, or its record is gone."""
+        self._together = None
         self._place(path).unlink(missing_ok=True)
 
     def all(self) -> list[SentFile]:
@@ -366,6 +412,6 @@ class _SentFiles:
         found = [
             SentFile.model_validate_json(read_ordinary(place, at_most=1 << 30))
             for place in places
-            if place.name != _MANIFEST
+            if place.name != SEALING
         ]
         return sorted(found, key=lambda one: one.path)

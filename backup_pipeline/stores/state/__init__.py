@@ -1,0 +1,1 @@
+"""What is known of sets, kept in a PostgreSQL database for workers that share no disk."""

@@ -1,0 +1,141 @@
+"""Workers that share a vault and a database, and no disk: one makes part of a set, others go on with it and read it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from backup_pipeline.errors import LockError
+from backup_pipeline.operations.backup.run import BackupRun, RunIdentity
+from backup_pipeline.operations.proof.drill import drill_set
+from backup_pipeline.operations.proof.verify import verify_set
+from backup_pipeline.operations.sites.state import state_database
+from backup_pipeline.operations.sites.stores import open_store, plan_lock
+from backup_pipeline.postgres.server.target import PostgresTarget
+from backup_pipeline.stores.vault.encryption import new_identity
+from backup_pipeline_tests.support.postgres_restore import ask
+from backup_pipeline_tests.support.postgres_restore import run as run_sql
+from backup_pipeline_tests.support.sites import TestSite, dsn
+
+SETTINGS = """
+state_env: STATE_URL
+sources:
+  shop: {{kind: postgres, dsn_env: SHOP_URL}}
+  files: {{kind: folder, path: {files}}}
+plans:
+  nightly: {{sources: [shop, files], store: "vault:offsite", wait_seconds: 0.2}}
+vaults:
+  offsite: {{url: "file://{vault}", recipients: [{recipient}], keys_env: OFFSITE_KEYS}}
+"""
+TABLES = "create table customers (id bigint primary key, name text); insert into customers values (1, 'Meier')"
+
+
+@dataclass
+class Workers:
+    """Makes workers of one site: each has an empty folder, the settings and the environment."""
+
+    folder: Path
+    settings: str
+    variables: dict[str, str]
+    shop: PostgresTarget
+
+    def new(self, name: str) -> TestSite:
+        site = TestSite(self.folder / name, dict(self.variables))
+        site.folder.mkdir()
+        site.write(self.settings)
+        return site
+
+
+def _run(worker: TestSite, root: str = "root") -> BackupRun:
+    identity = RunIdentity(root, root, datetime(2026, 11, 21, 2, tzinfo=UTC), beside=True)
+    return BackupRun(worker.site, "nightly", identity)
+
+
+def _capture(worker: TestSite, *sources: str) -> None:
+    run = _run(worker)
+    for source in sources:
+        list(run.capture(source))
+    run.close()
+
+
+def _seal(worker: TestSite) -> str:
+    run = _run(worker)
+    try:
+        return run.seal().set_id
+    finally:
+        run.close()
+
+
+@pytest.fixture
+def workers(tmp_path: Path, database: Callable[..., PostgresTarget]) -> Workers:
+    shop, state = database(), database()
+    run_sql(shop, TABLES)
+    for name in ("files", "vault"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "files" / "order.txt").write_text("an order\n" * 1000)
+    identity, recipient = new_identity()
+    (tmp_path / "identity").write_text(identity)
+    settings = SETTINGS.format(files=tmp_path / "files", vault=tmp_path / "vault", recipient=recipient)
+    variables = {"SHOP_URL": dsn(shop), "STATE_URL": dsn(state), "VAULT_IDENTITY_FILE": str(tmp_path / "identity")}
+    made = Workers(tmp_path, settings, variables, shop)
+    office = made.new("office")
+    for command in (["vault", "init", "offsite"], ["vault", "keys", "offsite", str(tmp_path / "keys")]):
+        done = office.run(*command)
+        assert done.code == 0, done.text
+    made.variables["OFFSITE_KEYS_FILE"] = str(tmp_path / "keys")
+    shutil.rmtree(office.folder)
+    return made
+
+
+def test_a_set_of_two_workers_is_verified_drilled_listed_and_restored_by_others(workers: Workers) -> None:
+    first, second = workers.new("first"), workers.new("second")
+    _capture(first, "shop")
+    _capture(second, "files")
+    shutil.rmtree(first.folder)
+    set_id = _seal(second)
+    third, fourth = workers.new("third"), workers.new("fourth")
+    assert verify_set(third.site, "nightly", set_id).passed
+    drilled = drill_set(third.site, "nightly", set_id)
+    assert drilled.passed, drilled
+    known = open_store(fourth.site, "nightly").read(set_id)
+    assert known.proven
+    listed = fourth.run("list", "--json")
+    assert f'"{set_id}"' in listed.out
+    assert '"proven": true' in listed.out
+    ask(workers.shop, "delete from customers returning id")
+    plan = json.loads(fourth.run("restore", "nightly/latest", "shop", "--json").out)
+    confirmed = ("--apply", "--plan-id", plan["plan_id"], "--confirm", plan["confirm"])
+    restored = fourth.run("restore", "nightly/latest", "shop", *confirmed, "--json")
+    assert restored.code == 0, restored.text
+    assert ask(workers.shop, "select name from customers") == [("Meier",)]
+    # The emergency set that the restore made is known to everybody, too.
+    assert len(open_store(workers.new("fifth").site, "nightly").sealed_ids()) == 2
+
+
+def test_who_lost_its_claim_changes_nothing_that_others_know(workers: Workers) -> None:
+    cut_off, other = workers.new("cut-off"), workers.new("other")
+    run = _run(cut_off)
+    capture = run.capture("shop")
+    next(capture)
+    database = state_database(cut_off.site)
+    assert database
+    with pytest.raises(LockError), plan_lock(other.site, "nightly", "another run", owner="other"):
+        pass
+    # As if its heartbeat had stood still for longer than a lease.
+    ask(database.target, "update backup_pipeline.locks set beaten = beaten - interval '91 seconds' returning name")
+    _capture(other, "shop", "files")
+    before = ask(database.target, "select scope, name, version from backup_pipeline.documents order by 1, 2")
+    with pytest.raises(LockError, match=r"taken over by|given up"):
+        list(capture)
+    run.close()
+    after = ask(database.target, "select scope, name, version from backup_pipeline.documents order by 1, 2")
+    assert after == before
+    set_id = _seal(other)
+    assert verify_set(workers.new("third").site, "nightly", set_id).passed
+    assert ask(database.target, "select name from backup_pipeline.locks") == []
