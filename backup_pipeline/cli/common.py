@@ -57,6 +57,10 @@ def load(config: Path | None, elsewhere: Path | None = None, identity: Path | No
 
     _given[:] = [config] if config else []
     site = load_site(config)
+    if site.settings.state_env:
+        from backup_pipeline.operations.sites.shared_knowledge import with_shared_knowledge
+
+        site = with_shared_knowledge(site)
     if identity is not None:
         from backup_pipeline.operations.sites.vaults import with_identity
 

@@ -9,6 +9,7 @@ from datetime import timedelta
 import dagster as dg
 
 from backup_pipeline.artefacts.capture import utc_now
+from backup_pipeline.operations.sites.shared_knowledge import with_shared_knowledge
 from backup_pipeline.orchestration.alerts import alert_sensors
 from backup_pipeline.orchestration.capture_assets import capture_asset
 from backup_pipeline.orchestration.copy_assets import copy_definitions
@@ -108,6 +109,7 @@ def selection_of(site: Site, plan: str, sources: tuple[str, ...]) -> list[dg.Ass
 
 def build_definitions(site: Site) -> dg.Definitions:
     """Return everything of a site for Dagster."""
+    site = with_shared_knowledge(site)
     prune_job, prune_schedule = housekeeping_definitions(site.settings.timezone, site.environment)
     common = dg.Definitions(
         assets=[safety_asset(site)],
@@ -122,7 +124,7 @@ def build_job(site: Site, job: str) -> dg.JobDefinition:
     """Return one job of a site; the definitions of plans that it cannot belong to are not built."""
     # The names of a plan's jobs begin with the plan's; that of `a_b_backup` may be of `a` or of `a_b`.
     if near := [name for name in (*site.single_plans, *site.settings.fleets) if job.startswith(f"{name}_")]:
-        narrow = _of_plans(site, near)
+        narrow = _of_plans(with_shared_knowledge(site), near)
         if any(each.name == job for each in narrow.jobs or ()):
             return narrow.resolve_job_def(job)
     return build_definitions(site).resolve_job_def(job)

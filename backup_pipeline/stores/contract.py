@@ -5,7 +5,7 @@ What a file holds is not known here. Every implementation passes the same tests 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -180,6 +180,9 @@ class PlanStore(Store, Protocol):
 
     def prepare(self) -> None:
         """Make the store's folder; StoreError when that is not possible."""
+
+    def share(self, there: Mapping[str, int] | None = None) -> None:
+        """Exchange what is beside the sets with other workers, where no disk is shared; `there` says what they have."""
 
     def folder_beside(self, name: str) -> Path:
         """Return a folder beside the sets, made when it is missing; StoreError when that is not possible."""

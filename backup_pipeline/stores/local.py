@@ -8,7 +8,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
@@ -448,6 +448,9 @@ class LocalStore:
         """Make the store's folder; StoreError when that is not possible."""
         if not self.folder.is_dir():
             make_folders(self.folder, self._folder_mode)
+
+    def share(self, there: Mapping[str, int] | None = None) -> None:
+        """Do nothing: who uses this store has its folder."""
 
     def folder_beside(self, name: str) -> Path:
         """Return a folder beside the sets, made when it is missing; StoreError when that is not possible."""

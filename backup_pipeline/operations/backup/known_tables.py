@@ -9,6 +9,7 @@ from pathlib import Path
 
 from backup_pipeline.errors import BackupSystemError
 from backup_pipeline.operations.sites.known_files import keep_known
+from backup_pipeline.operations.sites.stores import open_store
 from backup_pipeline.settings.server_databases import KNOWN_FOLDER
 from backup_pipeline.settings.site import Site
 from backup_pipeline.sources.registry import kind_of
@@ -63,4 +64,6 @@ def refresh_known_tables(site: Site, plan_name: str, sources: Iterable[str]) -> 
     names = list(sources)
     # They wait for servers: a few at once, for each of those may be far away.
     with ThreadPoolExecutor(_ASKED_AT_ONCE, thread_name_prefix="tables") as pool:
-        return [name for name, answered in zip(names, pool.map(refresh, names), strict=True) if not answered]
+        silent = [name for name, answered in zip(names, pool.map(refresh, names), strict=True) if not answered]
+    open_store(site, plan_name).share()
+    return silent

@@ -377,6 +377,7 @@ class BackupRun:
         with self._stack:
             if self._writer is None and not self._failures:
                 return
+            self._stack.callback(self._store.share)
             if self._ended_well_beside():
                 self._writer = None
                 return

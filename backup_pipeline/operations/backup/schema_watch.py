@@ -89,6 +89,7 @@ def compare_schemas(site: Site, plan: str) -> SchemaComparison:
         if last is not None and name in last.sources:
             before = {(r.key[1], r.key[2]): r.columns for r in last.artefacts if r.source == name and len(r.key) == 3}
             changes += changes_of(name, {(each.schema, each.name): each.columns for each in tables}, before)
+    open_store(site, plan).share()
     return SchemaComparison(tuple(changes), tuple(silent))
 
 

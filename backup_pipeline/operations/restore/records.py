@@ -26,6 +26,7 @@ def write_result(site: Site, result: RestoreResult) -> None:
         result.model_dump_json(indent=1).encode() + b"\n",
         mode=int(site.settings.file_mode, 8),
     )
+    store.share()
 
 
 def keep_result(site: Site, result: RestoreResult) -> RestoreResult:
@@ -46,8 +47,10 @@ def keep_result(site: Site, result: RestoreResult) -> RestoreResult:
 
 def forget_result(site: Site, result: RestoreResult) -> None:
     """Remove a result: of a swap that did not happen."""
+    store = open_store(site, result.plan)
     try:
-        (open_store(site, result.plan).folder / RESTORES_FOLDER / f"{result.restore_id}.json").unlink()
+        (store.folder / RESTORES_FOLDER / f"{result.restore_id}.json").unlink()
+        store.share()
     except OSError as error:
         if error.errno not in (errno.ENOENT, errno.EROFS):
             raise
@@ -56,7 +59,9 @@ def forget_result(site: Site, result: RestoreResult) -> None:
 def results(site: Site, plan_name: str, source: str = "") -> list[RestoreResult]:
     """Return the plan's restores (of one source), oldest first."""
     found = []
-    for path in sorted((open_store(site, plan_name).folder / RESTORES_FOLDER).glob("*.json")):
+    store = open_store(site, plan_name)
+    store.share()
+    for path in sorted((store.folder / RESTORES_FOLDER).glob("*.json")):
         with contextlib.suppress(OSError, PydanticError):
             found.append(RestoreResult.model_validate_json(read_ordinary(path)))
     return [result for result in found if not source or result.source == source]

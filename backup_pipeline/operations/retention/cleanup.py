@@ -173,6 +173,7 @@ def _apply(
         LOG.info("removed %s/%s: %s", plan, set_id, "; ".join(decision.reasons))
         _note(store, f"{plan}/{set_id} removed, {sizes[set_id]} bytes: {'; '.join(decision.reasons)}", now)
         progress(Progress(f"clean-up of {plan}", number, len(wanted), "sets", finished=number == len(wanted)))
+    store.share()
     return CleanupResult(
         plan, verdict, sizes, tuple(removed), tuple(failed), tuple(spared), sum(sizes[one] for one in removed)
     )

@@ -15,6 +15,7 @@ from backup_pipeline.errors import RefusedError
 from backup_pipeline.model.base import Frozen
 from backup_pipeline.model.proof import Proof, ProofKind, ProofOutcome
 from backup_pipeline.operations.sites.identity import state_folder
+from backup_pipeline.operations.sites.shared_knowledge import share_state
 from backup_pipeline.settings.site import Site
 from backup_pipeline.stores.vault.description import read_description
 from backup_pipeline.stores.vault.proofs import StoredProof, proof_names, stored_proofs, write_proof
@@ -138,3 +139,4 @@ def _write(site: Site, vault: str, notes: _Notes) -> None:
     folder = state_folder(site) / _FOLDER
     make_folders(folder, _PRIVATE)
     write_atomically(folder / f"{vault}.json", notes.model_dump_json(indent=1).encode() + b"\n")
+    share_state(site)

@@ -18,6 +18,7 @@ from backup_pipeline.errors import BackupSystemError
 from backup_pipeline.model.copy_records import CheckRecord, CopyFailure, CopyRecord, SizeRecord, VaultRecord
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.operations.sites.identity import state_folder
+from backup_pipeline.operations.sites.shared_knowledge import state_lock
 from backup_pipeline.settings.site import Site
 from backup_pipeline.system.files import read_ordinary, write_atomically
 from backup_pipeline.system.former_files import private_folder
@@ -61,6 +62,9 @@ def change_record(site: Site, vault: str, change: Callable[[VaultRecord], VaultR
             folder = records_folder(site)
             lock = hold_lock(folder / f"{vault}.lock", purpose="recording copies", wait_seconds=_LOCK_SECONDS)
             stack.enter_context(lock)
+            stack.enter_context(
+                state_lock(site, f"copies/{vault}", purpose="recording copies", wait_seconds=_LOCK_SECONDS)
+            )
             after = change(vault_record(site, vault))
             write_atomically(folder / f"{vault}.json", after.model_dump_json(indent=1).encode() + b"\n")
         except BackupSystemError as error:

@@ -16,6 +16,7 @@ from backup_pipeline.errors import BackupSystemError
 from backup_pipeline.model.known_databases import KnownDatabase, KnownDatabases
 from backup_pipeline.model.manifest import Manifest
 from backup_pipeline.operations.sites.known_files import keep_known
+from backup_pipeline.operations.sites.stores import open_store
 from backup_pipeline.rules.known_databases import after_asking
 from backup_pipeline.settings.server_databases import (
     folders_of_list,
@@ -178,3 +179,6 @@ def _keep(site: Site, server: str, known: KnownDatabases) -> None:
     for store in folders_of_list(site, server):
         with suppress(BackupSystemError, OSError):
             keep_known(store, list_file(store, server).name, data, **modes)
+    for plan in site.single_plans if site.settings.state_env else ():
+        if server in site.plan(plan).sources:
+            open_store(site, plan).share()

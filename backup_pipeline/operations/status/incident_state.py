@@ -16,6 +16,7 @@ from pydantic import ValidationError as PydanticError
 
 from backup_pipeline.errors import BackupSystemError
 from backup_pipeline.model.incident import IncidentState
+from backup_pipeline.operations.sites.shared_knowledge import share_state, state_lock
 from backup_pipeline.settings.site import Site
 from backup_pipeline.system.files import give_mode, make_folders, write_atomically
 from backup_pipeline.system.locks import hold_lock
@@ -37,6 +38,7 @@ def state_file(site: Site) -> Path:
 def read_state(site: Site) -> IncidentState:
     """Return what is remembered; nothing when there is no file. A damaged file counts as none and is logged."""
     file = state_file(site)
+    share_state(site)
     if file in _REMEMBERED:
         return _REMEMBERED[file]
     try:
@@ -74,6 +76,7 @@ def _lock(site: Site, file: Path, stack: contextlib.ExitStack) -> str:
         make_folders(file.parent, int(site.settings.folder_mode, 8))
         stack.enter_context(hold_lock(file.with_name(_LOCK_NAME), purpose="alerts", wait_seconds=_LOCK_SECONDS))
         give_mode(file.with_name(_LOCK_NAME), int(site.settings.file_mode, 8))
+        stack.enter_context(state_lock(site, "incidents", purpose="alerts", wait_seconds=_LOCK_SECONDS))
     except BackupSystemError as error:
         return str(error)
     return ""

@@ -78,12 +78,14 @@ class StateDatabase:
             )
             return [str(row[0]) for row in rows]
 
-    def all_versions(self, beginning: str) -> dict[str, dict[str, int]]:
-        """Return the versions of all documents whose scopes have a beginning, by scope and name."""
+    def all_versions(self, beginning: str, without: str = "") -> dict[str, dict[str, int]]:
+        """Return the versions of all documents whose scopes have a beginning, and not that text, by scope and name."""
         found: dict[str, dict[str, int]] = {}
         with self._transaction() as connection:
             rows = connection.execute(
-                "select scope, name, version from backup_pipeline.documents where starts_with(scope, %s)", [beginning]
+                "select scope, name, version from backup_pipeline.documents "
+                "where starts_with(scope, %s) and (%s = '' or strpos(scope, %s) = 0)",
+                [beginning, without, without],
             )
             for scope, name, version in rows:
                 found.setdefault(scope, {})[name] = version

@@ -8,13 +8,14 @@ seal, a result. Such a document is written in the transaction that finds the wor
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
-from backup_pipeline.errors import StoreError
+from backup_pipeline.errors import BackupSystemError, StoreError
 from backup_pipeline.model.backup_set import BackupSet
 from backup_pipeline.model.indexed_set import KnownSet
 from backup_pipeline.model.manifest import (
@@ -28,10 +29,12 @@ from backup_pipeline.model.manifest import (
 from backup_pipeline.model.proof import PROOFS_FOLDER, Proof, proof_file_name
 from backup_pipeline.model.set_id import SetId, is_set_id
 from backup_pipeline.model.source_done import SourceDone
+from backup_pipeline.settings.server_databases import KNOWN_FOLDER
 from backup_pipeline.stores.coordination import Coordination
 from backup_pipeline.stores.local import LocalSetWriter
 from backup_pipeline.stores.state.database import StateDatabase
 from backup_pipeline.stores.state.locks import DatabaseCoordination
+from backup_pipeline.stores.state.shared_files import SharedFiles
 from backup_pipeline.stores.vault.plan_store import (
     SEALING,
     SENT_FOLDER,
@@ -42,7 +45,10 @@ from backup_pipeline.stores.vault.plan_store import (
 )
 from backup_pipeline.system.files import make_folders, read_ordinary, write_atomically
 
+LOG = logging.getLogger("backup")
 _BROUGHT = ".brought.part"
+_BESIDE = (f"{KNOWN_FOLDER}/*.json", "restores/*.json")
+_LOGS = ("backup_log.txt",)
 _DRAFT = "draft"
 _SEAL = "manifest"
 _SEALING = "sealing"
@@ -205,6 +211,21 @@ class SharedPlanStore(VaultPlanStore):
         super().__init__(folder, plan, vault, file_mode=file_mode, folder_mode=folder_mode)
         self._database = database
         self._shared_locks = DatabaseCoordination(database, plan)
+        self._beside = SharedFiles(
+            database, plan, folder, patterns=_BESIDE, logs=_LOGS, modes=(self.file_mode, self.folder_mode)
+        )
+
+    def prepare(self) -> None:
+        """Make this worker's folder, with what others have left beside the sets."""
+        super().prepare()
+        self.share()
+
+    def share(self, there: Mapping[str, int] | None = None) -> None:
+        """Make what is beside the sets alike on all workers; logged, no more, where the database does not answer."""
+        try:
+            self._beside.share(there)
+        except BackupSystemError as error:
+            LOG.warning("what is known of %s is not shared: %s", self.plan, error)
 
     @property
     def label(self) -> str:
