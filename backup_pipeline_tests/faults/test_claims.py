@@ -27,7 +27,7 @@ from backup_pipeline.settings.site import Site
 from backup_pipeline.system import locks
 
 _CONTEXT = multiprocessing.get_context("spawn")
-_WAIT = "import pathlib, time\nwhile not pathlib.Path('go').exists(): time.sleep(0.01)"
+_WAIT = "import pathlib, time\npathlib.Path('started').touch()\nwhile not pathlib.Path('go').exists(): time.sleep(0.01)"
 _SETTINGS = f"""
 sources:
   slow:
@@ -74,7 +74,7 @@ def _worker_with_a_claim(site: Site) -> Iterator[BaseProcess]:
     process = _CONTEXT.Process(target=_capture, args=(str(site.folder), "slow"))
     process.start()
     deadline = time.monotonic() + 60
-    while not list(site.store_folder("nightly").glob(".claims/*.slow.generation")):
+    while not (site.folder / "started").exists():
         assert process.is_alive()
         assert time.monotonic() < deadline
         time.sleep(0.01)

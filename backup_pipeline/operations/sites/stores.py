@@ -81,7 +81,7 @@ def plan_lock(
         plan_name: the plan.
         purpose: shown to others who wait, as in "backup of nightly, run 1f3a".
         wait_seconds: how long to wait; the plan's `wait_seconds` by default.
-        owner: the run, whose other processes are waited for without an end.
+        owner: the run, whose other processes are waited for as long as they live: their heartbeats are what counts.
         beside: let the run's other processes go on with the sources that they have claimed.
         store: the plan's, whose changes then depend on the lock.
         on_wait: called once with the holder when waiting begins.
@@ -98,7 +98,7 @@ def plan_lock(
     deadline = time.monotonic() + wait
     while True:
         with store.coordination.hold(
-            LOCK_NAME, purpose=purpose, owner=owner, wait_seconds=wait, on_wait=on_wait
+            LOCK_NAME, purpose=purpose, owner=owner, wait_seconds=wait, on_wait=on_wait, leased=bool(owner)
         ) as holder:
             if not (busy := claims.busy(own=not beside)):
                 if not site.settings.state_env:

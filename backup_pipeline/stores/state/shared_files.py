@@ -83,7 +83,7 @@ class SharedFiles:
             write_atomically(self._folder / _ALIKE, json.dumps(alike).encode(), mode=self._file_mode)
 
     def _add_to_logs(self, before: Mapping[str, tuple[int, int]], here: dict[str, int]) -> bool:
-        """Add what was written to logs here there, and return whether there was any; it comes back with what others added."""
+        """Add there what was written to logs here; return whether there was any. It comes back with what others did."""
         added = False
         for name in self._logs & here.keys():
             known = before.get(name, (0, 0))[1]
