@@ -58,13 +58,7 @@ class PlanHold:
 
     def _lock(self, *, beside: bool) -> AbstractContextManager[Holder]:
         return plan_lock(
-            self._site,
-            self._store.plan,
-            self._purpose,
-            owner=self._owner,
-            beside=beside,
-            store=self._store,
-            on_wait=self._on_wait,
+            self._site, self._store, self._purpose, owner=self._owner, beside=beside, on_wait=self._on_wait
         )
 
     @contextlib.contextmanager

@@ -102,7 +102,7 @@ def cleanup(
         return CleanupResult(plan, _decide(site, plan, facts.values(), now), sizes, dry_run=True)
     with contextlib.ExitStack() as stack:
         if not locked:
-            stack.enter_context(plan_lock(site, plan, f"clean-up of {plan}", wait_seconds, store=store))
+            stack.enter_context(plan_lock(site, store, f"clean-up of {plan}", wait_seconds))
         # What is removed is decided by the sets themselves, never by the index beside them.
         facts, sizes = _read(store, store.sets(), running=False)
         return _apply(site, plan, store, facts, sizes, now, progress)

@@ -65,25 +65,23 @@ def open_sets(site: Site, place: str) -> Store:
 @contextlib.contextmanager
 def plan_lock(
     site: Site,
-    plan_name: str,
+    plan: str | PlanStore,
     purpose: str,
     wait_seconds: float | None = None,
     *,
     owner: str = "",
     beside: bool = False,
-    store: PlanStore | None = None,
     on_wait: Callable[[Holder], None] | None = None,
 ) -> Iterator[Holder]:
     """Be the only one that adds to or removes from a plan's store while the block runs.
 
     Args:
         site: the site.
-        plan_name: the plan.
+        plan: the plan's name, or its store, whose changes then depend on the lock.
         purpose: shown to others who wait, as in "backup of nightly, run 1f3a".
         wait_seconds: how long to wait; the plan's `wait_seconds` by default.
         owner: the run, whose other processes are waited for as long as they live: their heartbeats are what counts.
         beside: let the run's other processes go on with the sources that they have claimed.
-        store: the plan's, whose changes then depend on the lock.
         on_wait: called once with the holder when waiting begins.
 
     Raises:
@@ -91,9 +89,9 @@ def plan_lock(
         RefusedError: the store is another site's.
         StoreError: the store's folder cannot be made or written.
     """
-    store = store or open_store(site, plan_name)
+    store = open_store(site, plan) if isinstance(plan, str) else plan
     store.prepare()
-    wait = site.plan(plan_name).wait_seconds if wait_seconds is None else wait_seconds
+    wait = site.plan(store.plan).wait_seconds if wait_seconds is None else wait_seconds
     claims = Claims(store, owner)
     deadline = time.monotonic() + wait
     while True:
