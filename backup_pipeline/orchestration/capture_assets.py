@@ -33,6 +33,7 @@ from backup_pipeline.orchestration.table_group import (
     group_version,
     tables_key,
 )
+from backup_pipeline.rules.markdown import code_span
 from backup_pipeline.settings.site import Site
 from backup_pipeline.settings.types import SourceSettings
 from backup_pipeline.sources.kind import Key
@@ -66,7 +67,7 @@ def _description(key: Key, artefact: str, source: SourceSettings) -> str:
     if key[-1] == "extras":
         return "The repository's `.env` and the named volumes, which the settings ask for. Holds secrets."
     what = artefact_type(artefact).description
-    text = f"Table `{'.'.join(key[1:])}`. {what}" if len(key) == 3 else what
+    text = f"Table {code_span('.'.join(key[1:]))}. {what}" if len(key) == 3 else what
     return f"{source.description} {text}".strip()
 
 

@@ -18,13 +18,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from backup_pipeline.web.access import UiAccess
 from backup_pipeline.web.judgement import Asked, Refusal, judge
-from backup_pipeline.web.login_page import POLICY, again_page, local_path, login_page, refused_page
+from backup_pipeline.web.login_page import POLICY, again_page, local_path, login_page, logout_page, refused_page
 from backup_pipeline.web.sessions import SESSION_SECONDS, Guesses, Sessions, is_password
 
 LOG = logging.getLogger("backup-pipeline.ui")
 
 LOGIN, LOGOUT, HEALTH, METRICS = "/login", "/logout", "/healthz", "/metrics"
 COOKIE = "backup_pipeline_session"
+LOGGED_IN = "backup_pipeline.logged_in"
+"""In the scope of a request that passed: whether a password was asked for, so that there is something to log out of."""
 _LONGEST_FORM = 8192
 _HEADERS = {
     "X-Frame-Options": "DENY",
@@ -84,6 +86,7 @@ class Guard:
         elif (own := await self._own(asked, scope, receive)) is not None:
             await own(scope, receive, send)
         elif self._is_open(scope) or self._has_token(asked):
+            scope[LOGGED_IN] = bool(self._access.password)
             await self._pass_on(asked, scope, receive, send)
         else:
             await self._ask_for_password(asked, scope, receive, send)
@@ -138,10 +141,12 @@ class Guard:
             return None
         request = Request(scope, receive)
         if asked.path == self._prefix + LOGOUT:
-            if asked.method == "POST":
-                self._sessions.end(request.cookies.get(self._cookie(scope), ""))
+            if asked.method != "POST":
+                # A link of another page may lead here: only the form ends a session.
+                return self._page(logout_page(self._prefix + LOGOUT))
+            self._sessions.end(request.cookies.get(self._cookie(scope), ""))
             answer: Response = RedirectResponse(self._prefix + LOGIN, 303)
-            answer.delete_cookie(self._cookie(scope))
+            answer.delete_cookie(self._cookie(scope), path=self._prefix or "/")
             return answer
         if asked.method == "POST":
             return await self._log_in(asked, request)
@@ -177,7 +182,9 @@ class Guard:
         return done
 
     def _login(self, following: str, problem: str = "", status: int = 200) -> Response:
-        page = login_page(self._prefix + LOGIN, self._following(following), problem)
+        return self._page(login_page(self._prefix + LOGIN, self._following(following), problem), status)
+
+    def _page(self, page: str, status: int = 200) -> Response:
         return HTMLResponse(page, status, {"Content-Security-Policy": POLICY, "Cache-Control": "no-store"})
 
     def _following(self, text: str) -> str:

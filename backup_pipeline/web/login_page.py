@@ -55,6 +55,13 @@ def login_page(action: str, following: str, problem: str = "") -> str:
     )
 
 
+def logout_page(action: str) -> str:
+    """Return the form that ends the session; `action` is the path that it posts to."""
+    return _page(
+        "Log out?", f'<form method="post" action="{escape(action)}"><button type="submit">Log out</button></form>'
+    )
+
+
 def refused_page(what: str, remedy: str) -> str:
     """Return what a person is shown whose request was refused."""
     return _page("Refused", f"<p>{escape(what)}</p><p>{escape(remedy)}</p>")

@@ -9,6 +9,7 @@ from urllib.parse import quote, urlsplit
 
 from pydantic import Field, model_validator
 
+from backup_pipeline.rules.markdown import code_span
 from backup_pipeline.settings.raw_values import FoundFaults, unqualified_patterns
 from backup_pipeline.settings.types import (
     Connection,
@@ -113,7 +114,7 @@ class PostgresSource(SourceSettings):
     def of_database(self, server: str, database: str) -> ServerDatabase:
         """Return the settings of one of them, which are this source's."""
         own = {name: getattr(self, name) for name in type(self).model_fields}
-        about = f"Database `{database}` of {server}. {self.description}".strip()
+        about = f"Database {code_span(database)} of {server}. {self.description}".strip()
         return ServerDatabase.model_construct(**{**own, "databases": None, "description": about, "database": database})
 
     @classmethod

@@ -243,9 +243,10 @@ def diff_page(asked: PageRequest) -> Response:
     keys: QueryResult | None = None
     hidden: tuple[str, ...] = ()
     if older:
-        place, other = resolve_set(site, older if "/" in older else f"{found.place}/{older}")
-        if split_place(place)[1] != found.plan:
+        name = older if "/" in older else f"{found.place}/{older}"
+        if split_place(name.partition("/")[0])[1] != found.plan:
             raise PageError(HTTPStatus.NOT_FOUND, "The other set is of another plan.", "Choose one that is listed.")
+        place, other = resolve_set(site, name)
         first, second = sorted([(place, other), (found.place, found.set_id)], key=lambda one: one[1])
         pair, sides = (first, second), [first[1], second[1]]
         tables = tuple(each for each in diff_sets(site, *pair, table=table) if each.source == contents.source)

@@ -27,6 +27,7 @@ from backup_pipeline.operations.sites.stores import split_place
 from backup_pipeline.operations.status.overview import rough
 from backup_pipeline.operations.status.page import short_bytes, short_count, short_seconds
 from backup_pipeline.web.front.context import Front
+from backup_pipeline.web.guard import LOGGED_IN
 
 LOG = logging.getLogger("backup-pipeline.ui")
 POLICY = (
@@ -70,6 +71,7 @@ class PageRequest:
         query: after the question mark.
         form: the fields of a POST, each with all its values; empty for GET.
         fragment: whether htmx asks, and so only for a part of the page.
+        logged_in: whether a password was asked for.
         who: who asks, for tags of runs and logs: the front page and the address of the browser.
     """
 
@@ -79,6 +81,7 @@ class PageRequest:
     query: QueryParams
     form: Mapping[str, list[str]] = field(default_factory=dict)
     fragment: bool = False
+    logged_in: bool = False
     who: str = "front page"
 
     def field(self, name: str, default: str = "") -> str:
@@ -180,6 +183,7 @@ def _asked(request: Request, form: Mapping[str, list[str]] | None = None) -> Pag
         query=request.query_params,
         form=form or {},
         fragment=request.headers.get("hx-request") == "true",
+        logged_in=bool(request.scope.get(LOGGED_IN)),
         who=f"front page{client}",
     )
 

@@ -91,7 +91,12 @@ NO_PAGES = {
     *(f"/{{plan}}/{{set:set}}/files/{{source}}/{what}" for what in ("file", "download")),
 }
 """What is given to be kept, or belongs to pages."""
-OF_THE_GUARD = (("guarded", "/login"), ("guarded", "/login?next=/backups/nightly"), ("refusing", "/backups"))
+OF_THE_GUARD = (
+    ("guarded", "/login"),
+    ("guarded", "/login?next=/backups/nightly"),
+    ("guarded", "/logout"),
+    ("refusing", "/backups"),
+)
 """Pages before all others, below the prefix itself."""
 
 TEMPLATES = Path(front.__file__).parent / "templates"
