@@ -63,6 +63,7 @@ def fleet_document(fleet: str, done: FleetOutcome) -> dict[str, Any]:
         "exit_code": int(done.exit_code),
         "closes": done.closes.isoformat() if done.closes else None,
         "members": [one.model_dump(mode="json") for one in done.outcomes],
+        "drilled": [one.model_dump(mode="json") for one in done.drilled],
         "faults": [{"where": where, "what": what} for where, what in done.faults],
         "gone": [one.plan for one in done.gone],
     }
@@ -73,7 +74,8 @@ def _print(fleet: str, done: FleetOutcome) -> None:
 
     out = console()
     failed, postponed, sealed = (done.of_state(state) for state in ("failed", "postponed", "sealed"))
-    for one in [*failed, *(each for each in sealed if each.what)][:_SHOWN]:
+    wrong = [*failed, *(each for each in (*sealed, *done.drilled) if each.what)]
+    for one in wrong[:_SHOWN]:
         out.print(f"[red]{one.plan}[/] {escape(one.what)}", soft_wrap=True)
         if one.remedy:
             out.print(f"    [dim]→ {escape(one.remedy)}[/]", soft_wrap=True)
@@ -87,6 +89,9 @@ def _print(fleet: str, done: FleetOutcome) -> None:
         out.print(f"[dim]in the list no more, their sets stay: {names}[/]", soft_wrap=True)
     size = bytes_text(sum(one.size for one in sealed))
     out.print(f"[bold]{fleet}[/]: {len(sealed)} sealed ({size}), {len(failed)} failed, {len(postponed)} postponed")
+    if done.drilled:
+        proven = sum(one.proven_at is not None for one in done.drilled)
+        out.print(f"{proven} of {len(done.drilled)} drilled members are proven")
     if failed or postponed:
         again = f"backup-pipeline backup {fleet} --unfinished{config_argument()}"
         out.print(f"[dim]those alone again: {again}[/]", soft_wrap=True)

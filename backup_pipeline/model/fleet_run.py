@@ -24,6 +24,7 @@ class MemberOutcome(Frozen):
         seconds: how long it took.
         size: bytes of its set.
         usual_seconds: how long its last sealed backup took.
+        proven_at: when a set of it was last restored and found equal.
     """
 
     plan: str
@@ -36,6 +37,7 @@ class MemberOutcome(Frozen):
     seconds: float = 0.0
     size: int = 0
     usual_seconds: float = 0.0
+    proven_at: datetime | None = None
 
 
 class FleetRecord(Frozen):

@@ -144,6 +144,7 @@ def _run(context: Any, site: Site, request: FleetRequest) -> None:
 def _not_all(fleet: str, done: FleetOutcome) -> dg.Failure:
     failed, postponed = done.of_state("failed"), done.of_state("postponed")
     rows = [{"member": one.plan, "state": one.state, "what": one.what} for one in (*failed, *postponed)]
+    rows += [{"member": one.plan, "state": "drilled", "what": one.what} for one in done.drilled if one.exit_code]
     rows += [{"member": where, "state": "in the list", "what": what} for where, what in done.faults]
     return dg.Failure(
         f"{len(done.of_state('sealed'))} members of {fleet} are sealed, {len(failed)} failed, {len(postponed)} are "

@@ -77,6 +77,8 @@ class Fleet(Settings):
     """Cron expression of the moment at which the window opens."""
     window: TimeLimit | None = None
     """How long backups may begin (6h); what has not begun by then is left, reported, and first the next time."""
+    drill: int = Field(default=0, ge=0)
+    """How many members each run proves by a drill after the backups, within the window: those proven longest ago."""
     parallel: int = Field(default=4, ge=1, le=256)
     """Backups at once in all."""
     per_server: int = Field(default=2, ge=1, le=64)

@@ -109,3 +109,19 @@ def test_two_runs_of_a_fleet_do_not_run_at_once(tenants: tuple[TestSite, list[di
     folder.mkdir(parents=True)
     with hold_lock(folder / LOCK_NAME, purpose="another run"), pytest.raises(LockError, match="another run"):
         run_fleet(site.site, FleetRequest("tenants"))
+
+
+def test_each_run_proves_the_members_that_were_proven_longest_ago(
+    tenants: tuple[TestSite, list[dict[str, object]]],
+) -> None:
+    site, _ = tenants
+    site.write(FLEET + "    drill: 1\n")
+    drilled = []
+    for _ in range(2):
+        done = site.run("backup", "tenants", "--json")
+        assert done.code == 0, done.text
+        drilled += [str(one["plan"]) for one in json.loads(done.out)["drilled"]]
+    assert sorted(drilled) == ["tenants_one", "tenants_two"]
+    proven = read_record(site.site, "tenants").outcomes
+    assert all(one.proven_at is not None for one in proven.values())
+    assert "yes" in site.run("list", drilled[0]).out

@@ -1,8 +1,8 @@
-"""The backup of one member of a fleet: captured, sealed, cleaned up and copied as its plan says.
+"""The backup and the drill of one member of a fleet: captured, sealed, copied and cleaned up as its plan says.
 
 A process takes one member after the other: `python -m backup_pipeline.operations.fleets.member BACKUP_YAML` reads
-plans from standard input, one a line, and answers each with a line of JSON. It ends when its input does. Which member
-is next is not decided here.
+from standard input `backup PLAN` or `drill PLAN`, one a line, and answers each with a line of JSON. It ends when its
+input does. Which member is next is not decided here.
 """
 
 from __future__ import annotations
@@ -17,10 +17,13 @@ from backup_pipeline.artefacts.capture import utc_now
 from backup_pipeline.errors import BackupSystemError, ExitCode
 from backup_pipeline.model.fleet_run import MemberOutcome
 from backup_pipeline.model.manifest import Manifest
+from backup_pipeline.model.proof import ProofOutcome
 from backup_pipeline.model.record import left_undone
 from backup_pipeline.operations.backup.run import BackupRun, RunIdentity
 from backup_pipeline.operations.copies.copying import copy_into, missing_copies
+from backup_pipeline.operations.proof.drill import drill_set
 from backup_pipeline.operations.retention.cleanup import cleanup
+from backup_pipeline.operations.sites.stores import resolve_set
 from backup_pipeline.settings.loader import load_site
 from backup_pipeline.settings.site import Site
 
@@ -55,6 +58,26 @@ def back_up_member(site: Site, plan: str, run_id: str) -> MemberOutcome:
         what="; ".join(problems),
         exit_code=int(code),
     )
+
+
+def drill_member(site: Site, plan: str, run_id: str) -> MemberOutcome:
+    """Drill the newest set of a member; what is wrong with it is in the outcome, never raised."""
+    began = time.monotonic()
+    try:
+        _, set_id = resolve_set(site, plan)
+        proof = drill_set(site, plan, set_id, run_id=run_id)
+    except BackupSystemError as error:
+        return _outcome(plan, began, state="failed", what=f"drill: {error.what}", exit_code=int(error.exit_code))
+    except Exception as error:
+        LOG.exception("unexpected")
+        what = f"drill: unexpected {type(error).__name__}."
+        return _outcome(plan, began, state="failed", what=what, exit_code=int(ExitCode.FAILED))
+    if proof.outcome is ProofOutcome.PASSED:
+        return _outcome(plan, began, state="sealed", set_id=set_id, proven_at=proof.finished_at)
+    found = next(iter((*proof.findings, *proof.missing_here)), None)
+    what = f"drill {proof.outcome.value}" + (f": {found.subject}: {found.problem}" if found else "")
+    code = ExitCode.NOT_DRILLABLE if proof.outcome is ProofOutcome.NOT_HERE else ExitCode.CHECKS
+    return _outcome(plan, began, state="failed", set_id=set_id, what=what, exit_code=int(code))
 
 
 def _sealed(site: Site, plan: str, run_id: str) -> Manifest:
@@ -95,7 +118,8 @@ def main() -> None:
     """Answer one plan after the other, until the input ends."""
     site, run_id = load_site(Path(sys.argv[1])), sys.argv[2] if sys.argv[2:] else ""
     for line in sys.stdin:
-        outcome = back_up_member(site, line.strip(), run_id)
+        task, _, plan = line.strip().partition(" ")
+        outcome = (drill_member if task == "drill" else back_up_member)(site, plan, run_id)
         sys.stdout.write(outcome.model_dump_json() + "\n")
         sys.stdout.flush()
 

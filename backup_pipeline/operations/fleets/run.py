@@ -5,32 +5,30 @@ The limits hold wherever the run was started, since one run of a fleet has them 
 
 from __future__ import annotations
 
-import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
-from pathlib import Path
+from datetime import UTC, datetime, timedelta
 
 from backup_pipeline.artefacts.capture import utc_now
 from backup_pipeline.errors import BackupSystemError, ExitCode, SettingsError
 from backup_pipeline.model.fleet_run import FleetRecord, MemberOutcome
 from backup_pipeline.model.set_id import set_time
+from backup_pipeline.operations.fleets.member_process import member_process
 from backup_pipeline.operations.sites.fleet_record import LOCK_NAME, folder_of, keep_members, keep_record, read_record
 from backup_pipeline.operations.sites.known_databases import refresh_databases
 from backup_pipeline.operations.sites.stores import open_store
 from backup_pipeline.rules.fleet_order import Admission, FleetLimits, Turn, WaitingMember
 from backup_pipeline.settings.fleet_members import FleetMember
 from backup_pipeline.settings.site import Site
-from backup_pipeline.system import processes
 from backup_pipeline.system.files import make_folders
 from backup_pipeline.system.locks import hold_lock
 
 _KEEP_EVERY_SECONDS = 5.0
 _CHECK_SECONDS = 0.5
+_NEVER = datetime.min.replace(tzinfo=UTC)
 _TURNS = {"postponed": Turn.POSTPONED, "failed": Turn.FAILED}
 
 
@@ -62,11 +60,13 @@ class FleetOutcome:
     Attributes:
         outcomes: one for each member that it was about.
         faults: what is wrong with the list of members (where, what).
+        drilled: one for each member whose newest set was drilled; what is wrong stands in `what`.
         gone: members that are in the list no more; their sets stay.
         closes: when the window closed.
     """
 
     outcomes: list[MemberOutcome] = field(default_factory=list)
+    drilled: list[MemberOutcome] = field(default_factory=list)
     faults: Sequence[tuple[str, str]] = ()
     gone: Sequence[FleetMember] = ()
     closes: datetime | None = None
@@ -78,7 +78,7 @@ class FleetOutcome:
     @property
     def exit_code(self) -> ExitCode:
         """As of the command: that of the first member that failed, CHECKS for what was postponed or is wrong."""
-        codes = [one.exit_code for one in self.outcomes if one.exit_code]
+        codes = [one.exit_code for one in (*self.outcomes, *self.drilled) if one.exit_code]
         if codes:
             return ExitCode(codes[0])
         return ExitCode.CHECKS if self.of_state("postponed") or self.faults else ExitCode.OK
@@ -126,6 +126,8 @@ class _FleetRun:
         self._turn = threading.Condition()
         self._stopped: BaseException | None = None
         self._kept = 0.0
+        self._about = {one.plan for one in self._waiting}
+        self._drills: list[str] | None = None
         members = site.fleets[request.fleet]
         gone = [one for one in members.members if one.absent_since is not None]
         self._outcome = FleetOutcome(faults=members.faults, gone=gone, closes=self._closes)
@@ -134,13 +136,13 @@ class _FleetRun:
         """Back up what may begin; what may not is postponed."""
         self._keep(ended=None)
         count = min(self._settings.parallel, len(self._waiting))
-        workers = [threading.Thread(target=self._work, name=f"fleet-{n}", daemon=True) for n in range(count)]
-        for worker in workers:
-            worker.start()
+        threads = [threading.Thread(target=self._work, name=f"fleet-{n}", daemon=True) for n in range(count)]
+        for thread in threads:
+            thread.start()
         try:
-            for worker in workers:
-                while worker.is_alive():
-                    worker.join(_CHECK_SECONDS)
+            for thread in threads:
+                while thread.is_alive():
+                    thread.join(_CHECK_SECONDS)
         except BaseException as error:
             with self._turn:
                 self._stopped = error
@@ -187,28 +189,18 @@ class _FleetRun:
         )
 
     def _work(self) -> None:
-        """Take members for as long as there are some that may begin: the life of one worker."""
-        with ExitStack() as stack:
-            program: processes.Running | None = None
+        """Take members for as long as there are some that may begin, then those that are to be proven."""
+        with member_process(self._site.file, self._request.run_id) as process:
             while (plan := self._next()) is not None:
-                try:
-                    program = program or self._started(stack)
-                    outcome = self._asked(program, plan)
-                except BackupSystemError as error:
-                    outcome = MemberOutcome(
-                        plan=plan,
-                        state="failed",
-                        at=utc_now(),
-                        what=error.what,
-                        remedy=error.remedy,
-                        exit_code=int(error.exit_code),
-                    )
-                    program = None
-                    stack.close()
+                outcome = process.ask("backup", plan)
                 with self._turn:
                     self._admission.end(plan)
                     self._take(outcome)
                     self._turn.notify_all()
+            while (plan := self._next_drill()) is not None:
+                proven = process.ask("drill", plan)
+                with self._turn:
+                    self._drilled(proven)
 
     def _next(self) -> str | None:
         with self._turn:
@@ -221,36 +213,26 @@ class _FleetRun:
                 self._turn.wait(_CHECK_SECONDS)
             return None
 
-    def _started(self, stack: ExitStack) -> processes.Running:
-        command: list[str | Path] = [sys.executable, "-m", "backup_pipeline.operations.fleets.member", self._site.file]
-        command += [self._request.run_id] if self._request.run_id else []
-        return stack.enter_context(processes.running(command, env=dict(os.environ), with_stdin=True))
+    def _next_drill(self) -> str | None:
+        """Return the next member to prove: of those that are sealed, the ones whose proof is the oldest."""
+        with self._turn:
+            if self._drills is None:
+                sealed = [one for one in self._known.values() if one.state == "sealed" and one.plan in self._about]
+                sealed.sort(key=lambda one: (one.proven_at or _NEVER, one.plan))
+                self._drills = [one.plan for one in sealed[: self._settings.drill]]
+            closed = self._closes is not None and utc_now() >= self._closes
+            return None if closed or self._stopped is not None or not self._drills else self._drills.pop(0)
 
-    def _asked(self, program: processes.Running, plan: str) -> MemberOutcome:
-        """Have a worker back up a member.
-
-        Raises:
-            BackupSystemError: its process ended.
-        """
-        line = b""
-        with suppress(OSError):
-            program.stdin.write(plan.encode() + b"\n")
-            while not line.endswith(b"\n") and (piece := program.stdout.read(1 << 16)):
-                line += piece
-        try:
-            return MemberOutcome.model_validate_json(line)
-        except ValueError:
-            code, messages = program.finish(timeout=30)
-            raise BackupSystemError(
-                f"Its process ended (exit code {code}): {processes.last_lines(messages)}",
-                where=plan,
-                remedy=f"backup-pipeline backup {plan}",
-            ) from None
+    def _drilled(self, proven: MemberOutcome) -> None:
+        known = self._known[proven.plan]
+        self._known[proven.plan] = known.model_copy(update={"proven_at": proven.proven_at or known.proven_at})
+        self._outcome.drilled.append(proven)
 
     def _take(self, outcome: MemberOutcome) -> None:
         before = self._known.get(outcome.plan)
         usual = outcome.seconds if outcome.state == "sealed" else before.usual_seconds if before else 0.0
-        self._known[outcome.plan] = outcome.model_copy(update={"usual_seconds": usual})
+        kept = {"usual_seconds": usual, "proven_at": before.proven_at if before else None}
+        self._known[outcome.plan] = outcome.model_copy(update=kept)
         self._outcome.outcomes.append(outcome)
         if outcome.state != "postponed":
             done = len(self._outcome.outcomes)
