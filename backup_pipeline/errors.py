@@ -103,6 +103,10 @@ class UnreachableError(SourceError):
     permanent = False
 
 
+class CrowdedError(UnreachableError):
+    """A server takes no further connection now, for it has its fill of them."""
+
+
 class TimeLimitError(SourceError):
     """Work took longer than its settings allow, or made no progress for too long; everything it began was ended."""
 

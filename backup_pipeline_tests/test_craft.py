@@ -28,6 +28,8 @@ MAY_IMPORT_PRIVATE_DAGSTER = {
     "orchestration/celery_runs.py",
     "orchestration/storage.py",
     "orchestration/sqlite_storage.py",
+    "orchestration/sqlite_index.py",
+    "orchestration/redacted_events.py",
     "orchestration/launcher.py",
     "orchestration/kubernetes_launcher.py",
     "orchestration/worker_end.py",

@@ -85,7 +85,6 @@ class _Lines(Gathering):
         self._plan = plan
         self.verbose = verbose
         self._out = console(stderr=True)
-        self._number = 0
 
     def waiting(self, holder: Holder) -> None:
         self._out.print(f"waiting for {holder.describe()}", markup=False)
@@ -95,7 +94,6 @@ class _Lines(Gathering):
         self._out.print(f"{'completing' if resumed else 'backup'} {self._plan}/{set_id}", markup=False)
 
     def source_started(self, source: str) -> None:
-        self._number = self.sources.index(source) + 1 if source in self.sources else self._number + 1
         # The first figures of a database come when its snapshot is taken: until then this says what is waited for.
         self.sink(Progress(source, 0, unit=""))
 
@@ -128,13 +126,16 @@ class _Lines(Gathering):
         note = f", {rows:,} rows" if rows and self.in_terminal else ""
         note += f": {facts_text(facts)}" if facts else ""
         note += f", {len(worse)} checks not passed" if worse else ""
-        self._out.print(
-            f"[{self._number}/{len(self.sources)}] {done.source} … {size} in {seconds:.1f} s{note}", markup=False
-        )
+        self._out.print(f"{self._place(done.source)} {done.source} … {size} in {seconds:.1f} s{note}", markup=False)
 
     def source_failed(self, source: str, error: BaseException) -> None:
         self.sink(Progress(source, 0, unit="", finished=True))
-        self._out.print(f"[{self._number}/{len(self.sources)}] {source} … failed", style="red", markup=False)
+        self._out.print(f"{self._place(source)} {source} … failed", style="red", markup=False)
+
+    def _place(self, source: str) -> str:
+        """Return which of the sources it is; several are captured at one time, and end in any order."""
+        number = self.sources.index(source) + 1 if source in self.sources else len(self.sources)
+        return f"[{number}/{len(self.sources)}]"
 
 
 class TextReport:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -41,17 +42,20 @@ def progress_bars(out: Console) -> Iterator[ProgressSink]:
     with bars:
         tasks: dict[str, TaskID] = {}
         waiting = [bars.add_task(_STARTING, total=None, count="")]
+        # Tables and sources are captured by several threads.
+        lock = threading.Lock()
 
         def show(event: Progress) -> None:
-            while waiting:
-                bars.remove_task(waiting.pop())
-            if event.name not in tasks:
-                tasks[event.name] = bars.add_task(event.name, total=event.total, count="")
-            bars.update(tasks[event.name], completed=event.done, total=event.total, count=_count(event))
-            if event.finished:
-                bars.remove_task(tasks.pop(event.name))
-            for number, task in enumerate(tasks.values()):
-                bars.update(task, visible=number < _SHOWN)
+            with lock:
+                while waiting:
+                    bars.remove_task(waiting.pop())
+                if event.name not in tasks:
+                    tasks[event.name] = bars.add_task(event.name, total=event.total, count="")
+                bars.update(tasks[event.name], completed=event.done, total=event.total, count=_count(event))
+                if event.finished:
+                    bars.remove_task(tasks.pop(event.name))
+                for number, task in enumerate(tasks.values()):
+                    bars.update(task, visible=number < _SHOWN)
 
         yield show
 

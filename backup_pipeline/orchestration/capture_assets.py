@@ -1,5 +1,6 @@
 """Capture assets: one subsettable multi-asset per source of a plan. What a capture does stands in `artefacts`."""
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
@@ -18,13 +19,12 @@ from backup_pipeline.orchestration.capture_checks import (
 )
 from backup_pipeline.orchestration.metadata import (
     check_event,
-    check_result,
     data_version,
     failure_of,
     record_metadata,
     table_of,
 )
-from backup_pipeline.orchestration.names import PLAN_TAG, artefact_key, key_part, source_key
+from backup_pipeline.orchestration.names import PLAN_TAG, artefact_key, capture_step, source_key
 from backup_pipeline.orchestration.run_resource import BackupRuns
 from backup_pipeline.orchestration.table_group import (
     are_grouped,
@@ -141,11 +141,11 @@ def _specs(site: Site, plan: str, name: str, expected: _Expected) -> tuple[list[
     return specs, checks
 
 
-def _tables_known(whole: dg.AssetKey, new: list[str], gone: list[str]) -> dg.AssetCheckResult:
+def _tables_known(whole: dg.AssetKey, new: list[str], gone: list[str]) -> dg.AssetCheckEvaluation:
     """Return the check that fails for tables that are gone, and lists new ones that the definitions did not know."""
     reported = [{"table": table, "change": "new: exported, reload the definitions to see it"} for table in new]
     reported += [{"table": table, "change": "gone since the last capture"} for table in gone]
-    return dg.AssetCheckResult(
+    return dg.AssetCheckEvaluation(
         # A new table is exported like every other: nothing is wrong with it.
         passed=not gone,
         asset_key=whole,
@@ -162,7 +162,7 @@ def capture_asset(site: Site, plan: str, name: str) -> dg.AssetsDefinition:
     specs, check_specs = _specs(site, plan, name, expected)
 
     @dg.multi_asset(
-        name=f"{plan}__{key_part(name)}",
+        name=capture_step(plan, name),
         specs=specs,
         check_specs=check_specs,
         can_subset=True,
@@ -172,10 +172,11 @@ def capture_asset(site: Site, plan: str, name: str) -> dg.AssetsDefinition:
     def capture(context: dg.AssetExecutionContext, backup_runs: BackupRuns) -> Iterator[Any]:
         if not context.selected_asset_keys:
             raise _no_check_alone(context.selected_asset_check_keys)
+        context.log.addFilter(_not_of_omitted_outputs)
         shown = _CaptureEvents(context, plan, name, expected, backup_runs)
         try:
             backup = backup_runs.of_plan(plan)
-            for record in backup.capture(name, shown.selected()):
+            for record in backup.captured(name, shown.selected(), ahead=backup_runs.ahead(plan)):
                 yield from shown.events(record)
         except Exception as error:  # noqa: BLE001 - at this edge everything becomes a Failure
             shown.log_new()
@@ -183,6 +184,11 @@ def capture_asset(site: Site, plan: str, name: str) -> dg.AssetsDefinition:
         yield from shown.ended(backup.set_id)
 
     return capture
+
+
+def _not_of_omitted_outputs(record: logging.LogRecord) -> bool:
+    """Leave out that checks are no outputs of the step: their evaluations are events of their own."""
+    return "did not yield or return expected outputs" not in record.getMessage()
 
 
 def _no_check_alone(checks: Set[dg.AssetCheckKey]) -> dg.Failure:
@@ -230,26 +236,16 @@ class _CaptureEvents:
         asset = artefact_key(self._plan, record.key)
         if self._expected.tables and record.kind == ArtefactKind.TABLE_EXPORT:
             self._tables.append(record)
+        elif asset in self._done:
+            # Captured anew, after the server had no room for its first try.
+            self._log(asset, record_metadata(record, store=self._store), record.checks)
         elif asset in self._selected:
             self._done.add(asset)
-            yield dg.MaterializeResult(
-                asset,
-                metadata=record_metadata(record, store=self._store),
-                check_results=self._results(asset, record.checks),
-                data_version=data_version(record),
-            )
+            metadata = record_metadata(record, store=self._store)
+            yield dg.MaterializeResult(asset, metadata=metadata, data_version=data_version(record))
+            yield from (check_event(asset, check) for check in record.checks)
         else:
             self._new.append(record)
-
-    def _results(self, asset: dg.AssetKey, checks: Sequence[CheckResult]) -> list[dg.AssetCheckResult]:
-        """Return the results of declared checks; log the others as events."""
-        results = []
-        for check in checks:
-            if dg.AssetCheckKey(asset, check.name) in self._checks:
-                results.append(check_result(asset, check))
-            else:
-                self._context.log_event(check_event(asset, check))
-        return results
 
     def log_new(self) -> None:
         """Log what is new since the definitions were loaded: each artefact, or all tables together."""
@@ -282,7 +278,7 @@ class _CaptureEvents:
         captured = {record.key for record in self._tables}
         absent = sorted(".".join(key[1:]) for key in self._expected.tables - captured)
         if self._group in self._selected:
-            yield self._group_result(absent)
+            yield from self._group_results(absent)
             self._done.add(self._group)
         missing = self._selected - self._done - {self._whole}
         if self._whole in self._selected:
@@ -292,14 +288,11 @@ class _CaptureEvents:
             names = ", ".join(sorted(key.to_user_string() for key in missing))
             raise dg.Failure(f"Not there any more: {names}. Remedy: reload the definitions.", allow_retries=False)
 
-    def _group_result(self, absent: Sequence[str]) -> dg.MaterializeResult[None]:
+    def _group_results(self, absent: Sequence[str]) -> Iterator[Any]:
+        metadata = group_metadata(self._tables, absent)
+        yield dg.MaterializeResult(self._group, metadata=metadata, data_version=group_version(self._tables))
         declared = [check.name for check in self._checks if check.asset_key == self._group]
-        return dg.MaterializeResult(
-            self._group,
-            metadata=group_metadata(self._tables, absent),
-            check_results=self._results(self._group, group_checks(self._tables, declared)),
-            data_version=group_version(self._tables),
-        )
+        yield from (check_event(self._group, check) for check in group_checks(self._tables, declared))
 
     def _whole_results(self, set_id: SetId, new: list[str], gone: list[str]) -> Iterator[Any]:
         metadata: dict[str, Any] = {
@@ -311,6 +304,9 @@ class _CaptureEvents:
         if gone:
             metadata["no_longer_there"] = ", ".join(gone)
             self._context.log.warning(f"Known from the last capture and no longer there: {', '.join(gone)}")
+        # What it is made of, asked of the history at once, where Dagster would ask for one artefact after the other.
+        made_of = [key for key in self._done if key != self._whole]
+        self._context.get_step_execution_context()._data_version_cache._fetch_input_asset_version_info(made_of)
         yield dg.MaterializeResult(self._whole, metadata=metadata)
         if dg.AssetCheckKey(self._whole, TABLES_KNOWN) in self._checks:
             yield _tables_known(self._whole, new, gone)

@@ -38,6 +38,7 @@ from dagster._serdes import ConfigurableClass, ConfigurableClassData
 from backup_pipeline.errors import SettingsError
 from backup_pipeline.orchestration.liveness import death_of, marked_alive
 from backup_pipeline.orchestration.names import OPERATION_TAG
+from backup_pipeline.orchestration.run_steps import executing_here
 from backup_pipeline.orchestration.run_subject import BACKUP, missing_tags
 
 LAUNCHER_VARIABLE = "BACKUP_PIPELINE_RUN_LAUNCHER"
@@ -126,10 +127,12 @@ class WatchedExecutor(Executor):
 
     Args:
         inner: the executor that does the work.
+        in_process: whether it executes the steps in this process, one after the other.
     """
 
-    def __init__(self, inner: Executor) -> None:
+    def __init__(self, inner: Executor, *, in_process: bool) -> None:
         self._inner = inner
+        self._in_process = in_process
 
     @property
     def retries(self) -> RetryMode:
@@ -147,7 +150,8 @@ class WatchedExecutor(Executor):
         # A run that passed no queue, as of `dagster job execute`.
         if tags := missing_tags(run):
             plan_context.instance.add_run_tags(run.run_id, tags)
-        with marked_alive(run.run_id):
+        here = execution_plan.step_keys_to_execute if self._in_process else ()
+        with marked_alive(run.run_id), executing_here(run.run_id, here):
             yield from self._inner.execute(plan_context, execution_plan)
 
 
@@ -157,7 +161,7 @@ def watched(executor: ExecutorDefinition) -> ExecutorDefinition:
     def make(context: InitExecutorContext) -> Executor:
         create = executor.executor_creation_fn
         assert create is not None
-        return WatchedExecutor(create(context))
+        return WatchedExecutor(create(context), in_process=executor.name == in_process_executor.name)
 
     return ExecutorDefinition(
         name=executor.name,

@@ -133,20 +133,12 @@ def _check_metadata(check: CheckResult) -> dict[str, Any]:
     return metadata
 
 
-def check_result(key: dg.AssetKey, check: CheckResult) -> dg.AssetCheckResult:
-    """Return a declared check's result."""
-    return dg.AssetCheckResult(
-        passed=check.passed,
-        asset_key=key,
-        check_name=check.name,
-        severity=_severity(check.severity),
-        description=check.summary or None,
-        metadata=_check_metadata(check),
-    )
-
-
 def check_event(key: dg.AssetKey, check: CheckResult) -> dg.AssetCheckEvaluation:
-    """Return the same as an event, for a check that the definitions did not know yet."""
+    """Return a check's evaluation, of one that is declared or of one that the definitions did not know yet.
+
+    Dagster makes the same of an `AssetCheckResult`, and before that an output that nobody reads, and a search for the
+    materialisation that the run has just made: for each check, and most events of a backup are of checks.
+    """
     return dg.AssetCheckEvaluation(
         asset_key=key,
         check_name=check.name,

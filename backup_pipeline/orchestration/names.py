@@ -49,6 +49,11 @@ def source_key(plan: str, source: str) -> dg.AssetKey:
     return dg.AssetKey([plan, source])
 
 
+def capture_step(plan: str, source: str) -> str:
+    """Return the key of the step that captures a source."""
+    return f"{plan}__{key_part(source)}"
+
+
 def manifest_key(plan: str) -> dg.AssetKey:
     """Return the key of the plan's manifest."""
     return dg.AssetKey([plan, "manifest"])

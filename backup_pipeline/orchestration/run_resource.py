@@ -13,8 +13,9 @@ from pydantic import Field, PrivateAttr
 
 from backup_pipeline.operations.backup.run import BackupRun, RunIdentity
 from backup_pipeline.orchestration.launcher import steps_share_a_process
-from backup_pipeline.orchestration.names import SET_IDENTITY_TAG, source_key
+from backup_pipeline.orchestration.names import SET_IDENTITY_TAG, capture_step, source_key
 from backup_pipeline.orchestration.run_observer import current_observer
+from backup_pipeline.orchestration.run_steps import steps_here
 from backup_pipeline.settings.run_options import run_options, site_with
 from backup_pipeline.settings.site import Site
 
@@ -74,6 +75,13 @@ class BackupRuns(dg.ConfigurableResource["BackupRuns"]):
             self._stack.callback(backup.close)
             self._open[plan] = backup
         return self._open[plan]
+
+    def ahead(self, plan: str) -> tuple[str, ...]:
+        """Return the sources of a plan whose steps this process executes, each with all of its artefacts."""
+        steps, keys = steps_here(self._run.run_id), self._run.asset_selection
+        every = self.settings.plan(plan).sources
+        whole = (name for name in every if keys is None or source_key(plan, name) in keys)
+        return tuple(name for name in whole if capture_step(plan, name) in steps)
 
     def _identity(self) -> RunIdentity:
         root = self._run.root_run_id or self._run.run_id

@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections import OrderedDict, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,10 @@ from dagster._serdes import ConfigurableClassData
 from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.event import listens_for
 from sqlalchemy.pool import NullPool, Pool, QueuePool
+
+from backup_pipeline.orchestration.redacted_events import without_secrets
+from backup_pipeline.orchestration.sqlite_index import index_events
+from backup_pipeline.redaction import may_hold_secrets
 
 _FILES = 16
 # So long at most a page of the UI, which another process serves, lags behind; and so much a killed process may lose.
@@ -61,6 +65,9 @@ def _relax_syncing() -> None:
             connection.execute("PRAGMA synchronous=NORMAL")
 
 
+_INSERTED = SqlEventLogStorageTable.insert()
+
+
 class SqliteEvents(SqliteEventLogStorage):
     """The event log, with a connection to each of the files used last kept open until `dispose()`."""
 
@@ -79,6 +86,19 @@ class SqliteEvents(SqliteEventLogStorage):
         if table_name not in self._tables and super().has_table(table_name):
             self._tables.add(table_name)
         return table_name in self._tables
+
+    def has_secondary_index(self, name: str) -> bool:
+        """Whether a summary of the history was made; it stays, and is asked for with each asset that is read."""
+        summary = f"summary {name}"
+        if summary not in self._tables and super().has_secondary_index(name):
+            self._tables.add(summary)
+        return summary in self._tables
+
+    def _has_asset_key_col_on_connection(self, conn: Connection, column_name: str) -> bool:
+        column = f"column {column_name}"
+        if column not in self._tables and super()._has_asset_key_col_on_connection(conn, column_name):
+            self._tables.add(column)
+        return column in self._tables
 
     @contextmanager
     def _connect(self, shard: str) -> Iterator[Connection]:
@@ -130,31 +150,18 @@ class SqliteEvents(SqliteEventLogStorage):
         mirrored = []
         for event in events:
             row = self._event_to_row(event)
+            if may_hold_secrets(row["event"]):
+                event = without_secrets(event)
+                row = self._event_to_row(event)
             rows[event.run_id].append(row)
             if event.dagster_event_type in _MIRRORED:
                 mirrored.append((event, row))
         for run_id, several in rows.items():
             with self._connect(run_id) as connection:
-                connection.execute(SqlEventLogStorageTable.insert(), several)
+                connection.execute(_INSERTED, several)
         if mirrored:
             with self._connect(INDEX_SHARD_NAME) as connection:
-                for event, row in mirrored:
-                    self._mirror(connection, event, row)
-
-    def _mirror(self, connection: Connection, event: EventLogEntry, row: Mapping[str, Any]) -> None:
-        key = connection.execute(SqlEventLogStorageTable.insert(), dict(row)).inserted_primary_key
-        assert key is not None
-        if event.dagster_event_type in ASSET_EVENTS:
-            self._store_asset_event_tags(connection, [event], [key[0]])
-            self._store_asset_event(connection, event, key[0])
-        elif event.dagster_event_type in ASSET_CHECK_EVENTS:
-            self.store_asset_check_event(event, key[0])
-
-    def _has_asset_key_col_on_connection(self, conn: Connection, column_name: str) -> bool:
-        column = f"column {column_name}"
-        if column not in self._tables and super()._has_asset_key_col_on_connection(conn, column_name):
-            self._tables.add(column)
-        return column in self._tables
+                index_events(self, connection, mirrored)
 
     def dispose(self) -> None:
         """Write what waits, and close the files."""

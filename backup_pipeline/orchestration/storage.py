@@ -6,21 +6,19 @@ process and is in no instance reference, argument list, or page of the UI. What 
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dagster import EventLogEntry
 from dagster._config.config_schema import UserConfigSchema
 from dagster._core.storage.base_storage import DagsterStorage
-from dagster._serdes import ConfigurableClass, ConfigurableClassData, deserialize_value, serialize_value
+from dagster._serdes import ConfigurableClass, ConfigurableClassData
 
 from backup_pipeline.errors import SettingsError, SourceError
 from backup_pipeline.orchestration.home import default_home
-from backup_pipeline.redaction import redacted_values
+from backup_pipeline.orchestration.redacted_events import without_secrets
 
 URL_VARIABLE = "DAGSTER_POSTGRES_URL"
 URL_FILE_VARIABLE = "DAGSTER_POSTGRES_URL_FILE"
@@ -102,27 +100,18 @@ class EnvironmentStorage(DagsterStorage, ConfigurableClass):
         if url := postgres_url(os.environ):
             from backup_pipeline.orchestration.postgres_storage import PostgresStorage
 
-            return _without_secrets(PostgresStorage(url, inst_data))
+            return _storing_no_secrets(PostgresStorage(url, inst_data))
         from backup_pipeline.orchestration.sqlite_storage import SqliteStorage
 
         base = default_home(os.environ) / "storage"
         base.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return _without_secrets(SqliteStorage.from_local(str(base), inst_data=inst_data))
+        return SqliteStorage.from_local(str(base), inst_data=inst_data)
 
 
-def _without_secrets(storage: DagsterStorage) -> DagsterStorage:
-    """Return a storage that takes secrets out of every event before it stores it.
-
-    Dagster adds the causes of an error, with what a server or program said, to the event of a failed step.
-    """
+def _storing_no_secrets(storage: DagsterStorage) -> DagsterStorage:
+    """Return a storage that takes secrets out of every event before it stores it."""
     events: Any = storage.event_log_storage
     store, store_batch = events.store_event, events.store_event_batch
-    events.store_event = lambda event: store(_redacted_event(event))
-    events.store_event_batch = lambda batch: store_batch([_redacted_event(event) for event in batch])
+    events.store_event = lambda event: store(without_secrets(event))
+    events.store_event_batch = lambda batch: store_batch([without_secrets(event) for event in batch])
     return storage
-
-
-def _redacted_event(event: EventLogEntry) -> EventLogEntry:
-    written = json.loads(serialize_value(event))
-    safe = redacted_values(written)
-    return event if safe == written else deserialize_value(json.dumps(safe), EventLogEntry)

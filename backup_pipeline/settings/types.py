@@ -372,6 +372,8 @@ class Plan(Settings):
     """When a missing set is an incident; from the schedule when absent."""
     wait_seconds: float = Field(default=30.0, ge=0)
     """How long a run waits for another run of the plan before it refuses."""
+    parallel_sources: int = Field(default=2, ge=1, le=32)
+    """How many of its sources are captured at one time, each as far as its `after` allows."""
     timeout: TimeLimit = timedelta(hours=24)
     """How long one backup of the plan may take in all, and each verification, drill, restore or undo of its sets."""
 

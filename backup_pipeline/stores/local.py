@@ -8,6 +8,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath
@@ -102,6 +103,8 @@ class LocalSetWriter:
         self._file_mode = file_mode
         self._folder_mode = folder_mode
         self._unsynced: set[Path] = set()
+        # Sources are captured side by side.
+        self._noting = threading.Lock()
         self._written_by_others = False
         self._tag = ""
 
@@ -128,8 +131,12 @@ class LocalSetWriter:
         place = self._folder / _relative(path)
         self._require_lock()
         self._make_folders(place.parent)
-        self._unsynced.add(place.parent)
+        self._note_unsynced(place.parent)
         return place
+
+    def _note_unsynced(self, *folders: Path) -> None:
+        with self._noting:
+            self._unsynced.update(folders)
 
     def _record_place(self, key: tuple[str, ...], ending: str = ".json") -> Path:
         return self._place(f"{_RECORDS}/{_file_name(key)}{ending}")
@@ -205,6 +212,8 @@ class LocalSetWriter:
         place = self._record_place(record.key)
         earlier = _read_record(place)
         self._write(place, record, name_later=True)
+        # Another source may have been done, and all noted so far synced, before these had their names.
+        self._note_unsynced(place.parent, *((self._folder / _relative(file.path)).parent for file in record.files))
         if earlier is not None:
             self._drop_files(earlier)
         place.with_name(f"{_file_name(record.key)}{_FAILED}").unlink(missing_ok=True)
@@ -257,13 +266,14 @@ class LocalSetWriter:
         if self._written_by_others:
             self._sync_folders()
             return
-        folders, self._unsynced = self._unsynced, set()
+        with self._noting:
+            folders, self._unsynced = self._unsynced, set()
         try:
             # A folder that was made has its own name in the one above.
             for folder in sorted({self._folder, *folders, *(folder.parent for folder in folders - {self._folder})}):
                 sync_folder(folder)
         except BaseException:
-            self._unsynced |= folders
+            self._note_unsynced(*folders)
             raise
 
     def _sync_folders(self) -> None:

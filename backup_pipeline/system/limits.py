@@ -5,17 +5,22 @@ What can wait on somebody else is registered here for as long as it is open (`en
 everything that was registered in it is ended, which wakes whoever waits, and the work ends with a TimeLimitError. An
 interrupt (Ctrl-C, SIGTERM) ends everything in the same way (`watching_signals`). How a program or a connection is ended
 is known where it is opened, not here.
+
+Pieces of work are nested or side by side, each in a thread of its own. To which one something belongs is in the context
+of the thread that does it; threads that work starts take it along (`system.threads`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import signal
 import socket
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from backup_pipeline.errors import BackupSystemError, TimeLimitError
@@ -40,23 +45,37 @@ class Limit:
     stall_setting: str
 
 
+# Of work that is only ended with what it belongs to.
+UNLIMITED = Limit(math.inf, "", math.inf, "")
+
+
 @dataclass(eq=False)
 class Scope:
-    """A piece of work with a limit."""
+    """A piece of work with a limit, within other work or by itself."""
 
     what: str
     where: str
     limit: Limit
+    parent: Scope | None = None
     began: float = field(default_factory=time.monotonic)
     moved: float = field(default_factory=time.monotonic)
-    computed: float = field(default_factory=time.process_time)
     error: BackupSystemError | None = None
     probes: dict[Hashable, Callable[[], bool]] = field(default_factory=dict)
     closed: threading.Event = field(default_factory=threading.Event)
     thread: int = field(default_factory=threading.get_ident)
+    clocks: set[int] = field(default_factory=set)
+    _before: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+    @property
+    def chain(self) -> Iterator[Scope]:
+        """The work and all that it is part of, innermost first."""
+        scope: Scope | None = self
+        while scope is not None:
+            yield scope
+            scope = scope.parent
 
     def overrun(self) -> BackupSystemError | None:
-        """Return the error of a limit that is reached now; None otherwise."""
+        """Return the error of a limit that is reached now; None otherwise. To be asked often while the work goes on."""
         now = time.monotonic()
         if now - self.began >= self.limit.total:
             return TimeLimitError(
@@ -64,6 +83,8 @@ class Scope:
                 where=self.where,
                 remedy=f"Find out what takes so long; raise `{self.limit.total_setting}` where the time is needed.",
             )
+        if self._before[0] != self.moved:
+            self._before = self.moved, time.process_time(), self._own_processor_seconds()
         if now - self.moved >= self.limit.stall and not self._still_working():
             return TimeLimitError(
                 f"{self.what} made no progress for {seconds_text(self.limit.stall)} (`{self.limit.stall_setting}`).",
@@ -75,15 +96,33 @@ class Scope:
 
     def _still_working(self) -> bool:
         # A check of a large file inside SQLite, say: one call that computes for an hour.
-        computing = time.process_time() - self.computed >= _COMPUTING_SHARE * self.limit.stall
-        if computing or any(probe() for probe in list(self.probes.values())):
-            self.moved, self.computed = time.monotonic(), time.process_time()
+        if self._used_of_a_processor() >= _COMPUTING_SHARE * self.limit.stall or any(
+            probe() for probe in list(self.probes.values())
+        ):
+            self.moved = time.monotonic()
             return True
         return False
+
+    def _used_of_a_processor(self) -> float:
+        """Return the processor seconds since it last moved: of the process, unless other work goes on beside this."""
+        _, process, own = self._before
+        alone = all(each in self.chain or self in each.chain for each in tuple(_SCOPES))
+        return time.process_time() - process if alone or not self.clocks else self._own_processor_seconds() - own
+
+    def _own_processor_seconds(self) -> float:
+        used = 0.0
+        for clock in tuple(self.clocks):
+            try:
+                used += time.clock_gettime(clock)
+            except OSError:  # the thread has ended
+                self.clocks.discard(clock)
+        return used
 
 
 _GUARD = threading.Lock()
 _SCOPES: list[Scope] = []
+_CURRENT: ContextVar[Scope | None] = ContextVar("limited work", default=None)
+_NO_WORK = Scope("Nothing", "", UNLIMITED)
 _NUMBERS = itertools.count()
 _OPEN: dict[int, tuple[Scope | None, Callable[[], None]]] = {}
 _INTERRUPTED: list[int] = []
@@ -97,11 +136,31 @@ def seconds_text(seconds: float) -> str:
     return f"{seconds:g}s"
 
 
+def _work_of_this_thread() -> Iterator[Scope]:
+    """Return the work that this thread does, innermost first; none for a thread that no work has started."""
+    scope = _CURRENT.get()
+    return scope.chain if scope is not None else iter(())
+
+
+def takes_part() -> None:
+    """Say that this thread works for the work in its context: what it uses of a processor is that work's."""
+    if hasattr(time, "pthread_getcpuclockid"):
+        clock = time.pthread_getcpuclockid(threading.get_ident())
+        for scope in _work_of_this_thread():
+            scope.clocks.add(clock)
+
+
+def counts_for_nothing() -> None:
+    """Say that what this thread does is no progress of any work."""
+    _CURRENT.set(_NO_WORK)
+
+
 def moved() -> None:
     """Say that the work has moved on: bytes came or went, a statement ended."""
-    now, computed = time.monotonic(), time.process_time()
-    for scope in tuple(_SCOPES):
-        scope.moved, scope.computed = now, computed
+    now = time.monotonic()
+    # What a thread does that nobody's work has started (another package's, say) may be anybody's.
+    for scope in _work_of_this_thread() if _CURRENT.get() is not None else tuple(_SCOPES):
+        scope.moved = now
 
 
 def progressed() -> None:
@@ -112,12 +171,12 @@ def progressed() -> None:
 
 def ending() -> bool:
     """Return whether the work was ended or interrupted: only cleaning up is left, for which nobody waits long."""
-    return bool(_INTERRUPTED) or any(scope.error is not None for scope in tuple(_SCOPES))
+    return bool(_INTERRUPTED) or any(scope.error is not None for scope in _work_of_this_thread())
 
 
 def check() -> None:
     """Raise the error of a limit that was reached; for use before something new is begun."""
-    for scope in tuple(_SCOPES):
+    for scope in _work_of_this_thread():
         if scope.error is not None:
             raise scope.error
 
@@ -129,7 +188,7 @@ def add_probe(key: Hashable, probe: Callable[[], bool]) -> None:
         key: what is asked; of several probes of one key the first is kept, until the work has ended.
         probe: returns True for progress that could not be observed from here; must end by itself.
     """
-    for scope in tuple(_SCOPES):
+    for scope in _work_of_this_thread():
         scope.probes.setdefault(key, probe)
 
 
@@ -144,7 +203,7 @@ def register(end: Callable[[], None]) -> Callable[[], None]:
     """
     number = next(_NUMBERS)
     with _GUARD:
-        _OPEN[number] = (_SCOPES[-1] if _SCOPES else None, end)
+        _OPEN[number] = (_CURRENT.get(), end)
 
     def forget() -> None:
         with _GUARD:
@@ -163,12 +222,13 @@ def ends_with(end: Callable[[], None]) -> Iterator[None]:
         forget()
 
 
-def end_all(within: Scope | None = None) -> None:
-    """End everything that is open: all of the process's, or what was begun within a piece of work. Never raises."""
+def end_all(*within: Scope) -> None:
+    """End everything that is open: all of the process's, or what was begun within pieces of work. Never raises."""
     with _GUARD:
-        inner = set(map(id, _SCOPES[_SCOPES.index(within) :])) if within in _SCOPES else set()
         selection = [
-            n for n, (scope, _) in _OPEN.items() if within is None or (scope is not None and id(scope) in inner)
+            number
+            for number, (scope, _) in _OPEN.items()
+            if not within or (scope is not None and any(each in within for each in scope.chain))
         ]
         ends = [_OPEN.pop(number)[1] for number in selection]
     threads = [threading.Thread(target=_ended, args=(end,), name="ending", daemon=True) for end in ends]
@@ -179,6 +239,19 @@ def end_all(within: Scope | None = None) -> None:
         thread.join(max(0.0, until - time.monotonic()))
 
 
+def give_up(error: BackupSystemError, *works: Scope) -> None:
+    """End pieces of work, as if each had reached a limit: it and all that goes on within it ends with `error`."""
+    for scope in works:
+        scope.error = scope.error or error
+    if works:
+        end_all(*works)
+
+
+def error_within(work: Scope) -> BackupSystemError | None:
+    """Return the error of a limit that was reached within a piece of work that has not ended yet; None otherwise."""
+    return next((each.error for each in tuple(_SCOPES) if each.error is not None and work in each.chain), None)
+
+
 def _ended(end: Callable[[], None]) -> None:
     with contextlib.suppress(Exception):
         end()
@@ -186,9 +259,9 @@ def _ended(end: Callable[[], None]) -> None:
 
 @contextlib.contextmanager
 def limited(what: str, limit: Limit, *, where: str = "") -> Iterator[Scope]:
-    """Limit the time of the block and of everything that is begun in it, in whatever thread.
+    """Limit the time of the block and of everything that is begun in it, in whatever thread that it starts.
 
-    One piece of work runs in a process at a time; blocks are nested, not side by side.
+    Blocks are nested within a thread; those of several threads are side by side, and each has its own limit.
 
     Args:
         what: the work, as the beginning of a sentence ("The capture of shop").
@@ -199,10 +272,14 @@ def limited(what: str, limit: Limit, *, where: str = "") -> Iterator[Scope]:
         TimeLimitError: the limit was reached; names the setting and its value.
     """
     check()
-    scope = Scope(what, where, limit)
+    parent = _CURRENT.get()
+    scope = Scope(what, where, limit, parent)
     with _GUARD:
         _SCOPES.append(scope)
-    threading.Thread(target=_watch, args=(scope,), name="limit", daemon=True).start()
+    _CURRENT.set(scope)
+    takes_part()
+    if limit is not UNLIMITED:
+        threading.Thread(target=_watch, args=(scope,), name="limit", daemon=True).start()
     try:
         with watching_signals(), _interruptible(scope):
             yield scope
@@ -214,6 +291,9 @@ def limited(what: str, limit: Limit, *, where: str = "") -> Iterator[Scope]:
         scope.closed.set()
         with _GUARD:
             _SCOPES.remove(scope)
+        # Not by a token: a generator that is abandoned within the block is closed in whatever context.
+        if _CURRENT.get() is scope:
+            _CURRENT.set(parent)
     if scope.error is not None:
         raise scope.error
 

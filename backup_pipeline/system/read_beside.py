@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from types import TracebackType
 from typing import BinaryIO, Generic, Self, TypeVar, cast
 
 from backup_pipeline.system import limits
 from backup_pipeline.system.conveyor import Conveyor
 from backup_pipeline.system.streams import Sink
+from backup_pipeline.system.threads import ContextThreadPool
 
 Result = TypeVar("Result")
 
@@ -32,7 +33,7 @@ class ReadBeside(Generic[Result]):
         self._file = file
         self._read = read
         self._stream = Conveyor()
-        self._pool = ThreadPoolExecutor(1, thread)
+        self._pool = ContextThreadPool(1, thread)
         self._reading: Future[Result] = Future()
 
     def write(self, data: bytes | bytearray | memoryview, /) -> int:

@@ -14,7 +14,7 @@ import os
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, BinaryIO, Literal, Protocol, cast
@@ -23,6 +23,7 @@ from isal import igzip, isal_zlib
 from pyfastcdc import FastCDC
 
 from backup_pipeline.errors import ValidationError
+from backup_pipeline.system.threads import ContextThreadPool
 
 Compression = Literal["gzip", "zstd"]
 
@@ -93,7 +94,7 @@ class CompressedSink:
         self._cutter = self._cutting.cutter()
         self._compress = compressor(compression)
         self._threads = threads or min(4, max(2, os.cpu_count() or 1))
-        self._pool: ThreadPoolExecutor | None = None
+        self._pool: ContextThreadPool | None = None
         self._running: deque[Future[bytes]] = deque()
         self._waiting: list[bytes] = []
         self._waiting_bytes = 0
@@ -146,7 +147,7 @@ class CompressedSink:
 
     def _cut(self) -> None:
         if self._pool is None:
-            self._pool = ThreadPoolExecutor(self._threads, "compress")
+            self._pool = ContextThreadPool(self._threads, "compress")
         self._submit(self._pieces())
         while self._running and (len(self._running) > self._ahead or self._running[0].done()):
             self._write(self._running.popleft().result())

@@ -23,30 +23,33 @@ _SESSIONS = """select count(*) from pg_stat_activity
     [
         (signal.SIGINT, 130, "Interrupted."),
         (signal.SIGTERM, 143, "Terminated."),
+        (signal.SIGKILL, -9, None),
     ],
 )
-def test_an_interrupted_backup_ends_in_one_line_and_leaves_nothing_open(
+def test_an_interrupted_backup_of_two_sources_leaves_nothing_open(
     tmp_path: Path,
     database: Callable[..., PostgresTarget],
     template: Callable[[str, str], str],
     number: int,
     code: int,
-    line: str,
+    line: str | None,
 ) -> None:
     target = database(template("shop", SHOP))
     site = TestSite(tmp_path)
     site.variables = {"SHOP_URL": dsn(target)}
-    site.write("sources: {shop: {kind: postgres, dsn_env: SHOP_URL}}\nplans: {nightly: {sources: [shop]}}\n")
+    one = "{kind: postgres, dsn_env: SHOP_URL}"
+    site.write(f"sources: {{shop: {one}, same: {one}}}\nplans: {{nightly: {{sources: [shop, same]}}}}\n")
     with connected(target) as watching, connected(target, autocommit=False) as migration:
         migration.execute("lock table public.orders in access exclusive mode")
         process = site.start("backup", "nightly", "--json")
-        while watching.execute(_SESSIONS, [False]).fetchone() != (1,):
+        # The snapshots of both, side by side.
+        while watching.execute(_SESSIONS, [False]).fetchone() != (2,):
             assert process.poll() is None
             time.sleep(0.1)
         process.send_signal(number)
         _, messages = process.communicate(timeout=60)
         assert process.returncode == code, messages.decode()
-        assert messages.decode().strip().splitlines() == [line]
+        assert messages.decode().strip().splitlines() == ([line] if line else [])
         until = time.monotonic() + 10
         while watching.execute(_SESSIONS, [True]).fetchone() != (1,):  # the migration's
             assert time.monotonic() < until, "a session is still open on the server"

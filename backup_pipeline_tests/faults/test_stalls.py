@@ -16,6 +16,7 @@ from backup_pipeline.model.restore import RestoreMode, RestoreOptions
 from backup_pipeline.operations.backup.run import BackupRun, RunIdentity
 from backup_pipeline.operations.proof.drill import drill_set
 from backup_pipeline.operations.restore.run import plan_restore
+from backup_pipeline.postgres.server import snapshot
 from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline_tests.support.postgres_restore import sealed_set
@@ -80,10 +81,12 @@ def _capture(site: TestSite) -> int:
 @pytest.mark.takes(seconds=45)
 @pytest.mark.parametrize("behaviour", ["stall", "reset"])
 def test_a_capture_ends_whatever_its_server_does_in_any_phase(
-    stalling: tuple[TestSite, Proxy, PostgresTarget], behaviour: Behaviour
+    stalling: tuple[TestSite, Proxy, PostgresTarget], behaviour: Behaviour, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site, proxy, target = stalling
     _limits(site, stall_timeout="2s")
+    # That the server hears from idle sessions is no progress.
+    monkeypatch.setattr(snapshot, "_HEARTBEAT_SECONDS", 0.2)
     for phase, sent in _DURING_A_CAPTURE.items():
         proxy.trouble_at(sent, behaviour)
         with pytest.raises(BackupSystemError) as caught:

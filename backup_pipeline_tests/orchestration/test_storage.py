@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sqlite3
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
@@ -13,6 +16,7 @@ import pytest
 from dagster._core.instance.ref import InstanceRef
 from dagster._core.launcher.default_run_launcher import DefaultRunLauncher
 from dagster._core.launcher.sync_in_memory_run_launcher import SyncInMemoryRunLauncher
+from dagster._core.storage.event_log import SqliteEventLogStorage
 from dagster._serdes import serialize_value
 from dagster_postgres import PostgresRunStorage
 from sqlalchemy.exc import OperationalError
@@ -20,6 +24,7 @@ from sqlalchemy.exc import OperationalError
 from backup_pipeline.errors import SettingsError
 from backup_pipeline.orchestration import home
 from backup_pipeline.orchestration.launcher import executor_from_environment
+from backup_pipeline.orchestration.sqlite_storage import SqliteEvents
 from backup_pipeline.orchestration.storage import postgres_url
 from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.system.processes import run
@@ -303,3 +308,41 @@ def test_when_waiting_events_cannot_be_written_the_next_one_fails(dagster_home: 
             _store_for_a_minute(instance, event)
         index.rmdir()
         index.with_suffix(".away").rename(index)
+
+
+@dg.asset(check_specs=[dg.AssetCheckSpec(name, asset="orders") for name in ("whole", "drifted")])
+def orders() -> Iterator[object]:
+    yield dg.MaterializeResult(metadata={"rows": 3}, data_version=dg.DataVersion("3"))
+    yield dg.AssetCheckResult(passed=True, check_name="whole")
+    yield dg.AssetCheckEvaluation(asset_key=dg.AssetKey("orders"), check_name="drifted", passed=False)
+    # Of a check that was not planned.
+    yield dg.AssetCheckEvaluation(asset_key=dg.AssetKey("orders"), check_name="new", passed=True)
+
+
+def test_events_that_are_written_together_are_stored_as_dagster_stores_each(tmp_path: Path) -> None:
+    with dg.instance_for_test() as instance:
+        runs = [dg.materialize([orders], instance=instance, raise_on_error=False).run_id for _ in range(2)]
+        events = [one.event_log_entry for run_id in runs for one in instance.get_records_for_run(run_id).records]
+    stored = []
+    for kind in (SqliteEventLogStorage, SqliteEvents):
+        folder = tmp_path / kind.__name__
+        storage = kind(str(folder))
+        for event in events:
+            storage.store_event(event)
+        storage.dispose()
+        with contextlib.closing(sqlite3.connect(folder / "index.db")) as index:
+            stored.append({table: _rows(index, table) for table in _INDEX})
+    assert stored[0] == stored[1]
+    assert len(stored[0]["asset_check_executions"]) == 6
+
+
+_INDEX = ("event_logs", "asset_keys", "asset_check_executions", "asset_event_tags")
+
+
+def _rows(index: sqlite3.Connection, table: str) -> list[dict[str, object]]:
+    found = index.execute(f"select * from {table} order by id")
+    names = [column[0] for column in found.description]
+    # Made with the row by SQLite itself.
+    return [
+        {name: value for name, value in zip(names, row, strict=True) if name != "create_timestamp"} for row in found
+    ]

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -18,6 +19,7 @@ from backup_pipeline.settings.loader import load_site
 from backup_pipeline.system import limits, processes
 from backup_pipeline.system.limits import Limit, limited
 from backup_pipeline.system.locks import hold_lock
+from backup_pipeline.system.threads import ContextThreadPool
 
 _SHORT = Limit(0.3, "sources.shop.timeout", 60, "sources.shop.stall_timeout")
 _STALLED = Limit(60, "sources.shop.timeout", 0.3, "sources.shop.stall_timeout")
@@ -78,6 +80,45 @@ def test_work_that_moves_on_or_computes_is_not_ended_for_want_of_progress() -> N
     with limited("The work", _STALLED) as computing:
         processes.run([sys.executable, "-c", "import time\nwhile time.process_time() < 1: pass"])
     assert computing.error is None
+
+
+def test_of_works_side_by_side_only_the_one_that_stands_still_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What others do, and the processor that they use, is none of its progress; what its own threads do is."""
+    monkeypatch.setattr(limits, "_COMPUTING_SHARE", 0.02)
+    stalled = Limit(60, "sources.shop.timeout", 2, "sources.shop.stall_timeout")
+    heard: dict[str, str] = {}
+    begun, ended = threading.Barrier(3), threading.Event()
+
+    def work(name: str, wait: Callable[[], object]) -> None:
+        try:
+            with limited(name, stalled), ContextThreadPool(1) as pool:
+                begun.wait()
+                pool.submit(wait).result()
+        except TimeLimitError as error:
+            heard[name] = error.what
+
+    def stand() -> None:
+        try:
+            with processes.running(["sleep", "600"]) as program:
+                program.stdout.read()
+        finally:
+            ended.set()
+
+    def move() -> None:
+        while not ended.wait(0.01):
+            limits.progressed()
+
+    def compute() -> None:
+        while not ended.is_set():
+            pass
+
+    works = {"Standing": stand, "Moving": move, "Computing": compute}
+    threads = [threading.Thread(target=work, args=one) for one in works.items()]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert heard == {"Standing": "Standing made no progress for 2s (`sources.shop.stall_timeout`)."}
 
 
 _FOREGROUND = """

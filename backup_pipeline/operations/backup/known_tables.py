@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from backup_pipeline.errors import BackupSystemError
@@ -14,6 +13,7 @@ from backup_pipeline.settings.server_databases import KNOWN_FOLDER
 from backup_pipeline.settings.site import Site
 from backup_pipeline.sources.registry import kind_of
 from backup_pipeline.system.files import read_ordinary
+from backup_pipeline.system.threads import ContextThreadPool
 
 _ASKED_AT_ONCE = 4
 
@@ -63,7 +63,7 @@ def refresh_known_tables(site: Site, plan_name: str, sources: Iterable[str]) -> 
 
     names = list(sources)
     # They wait for servers: a few at once, for each of those may be far away.
-    with ThreadPoolExecutor(_ASKED_AT_ONCE, thread_name_prefix="tables") as pool:
+    with ContextThreadPool(_ASKED_AT_ONCE, thread_name_prefix="tables") as pool:
         silent = [name for name, answered in zip(names, pool.map(refresh, names), strict=True) if not answered]
     open_store(site, plan_name).share()
     return silent

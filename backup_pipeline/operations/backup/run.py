@@ -7,8 +7,9 @@ Dagster decides the order of the steps; what a step does stands here. How a kind
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack
+from contextvars import Context
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -29,6 +30,7 @@ from backup_pipeline.operations.backup.captures import capture_source
 from backup_pipeline.operations.backup.commands import commands_around, run_commands
 from backup_pipeline.operations.backup.known_tables import remember_tables
 from backup_pipeline.operations.backup.plan_hold import PlanHold
+from backup_pipeline.operations.backup.side_by_side import Ahead, Selection, SideBySide
 from backup_pipeline.operations.environment.check import require_environment
 from backup_pipeline.operations.sites.known_databases import absent_sources
 from backup_pipeline.operations.sites.run_log import append_run_line, run_line
@@ -114,6 +116,7 @@ class BackupRun:
         self._identity = identity
         self._sources = sources or site.plan(plan_name).sources
         self._partial = partial
+        self._beside: SideBySide | None = None
         self._purpose = identity.purpose
         self._observer = observer or RunObserver()
         self._now = now
@@ -129,6 +132,7 @@ class BackupRun:
         self._stack = ExitStack()
         self._writer: SetWriter | None = None
         self._failures: list[str] = []
+        self._failed: set[str] = set()
         self._manifest: Manifest | None = None
         self._began = now()
         self._commands: list[CommandRecord] = []
@@ -219,7 +223,37 @@ class BackupRun:
             moment += timedelta(seconds=1)
         return candidate
 
-    def capture(self, source: str, selected: frozenset[tuple[str, ...]] | None = None) -> Iterator[ArtefactRecord]:
+    def captured(
+        self, source: str, selected: Selection = None, *, ahead: Iterable[str] = ()
+    ) -> Iterator[ArtefactRecord]:
+        """Yield a source's records as `capture` does, while other sources of the run are captured beside it.
+
+        They are up to `parallel_sources` of the plan at one time, each in a thread of its own.
+
+        Args:
+            source: the source's name.
+            selected: keys to capture; all of the source by default.
+            ahead: sources that this process will be asked for, all of each; the first time counts.
+        """
+        if self._beside is None:
+            self._earlier_sets(self.writer)
+            self._beside = SideBySide(
+                self.capture,
+                {name: self._ahead_of(name) for name in ahead},
+                self._site.plan(self._plan_name).parallel_sources,
+                self._abandon,
+            )
+        return self._beside.records(source, selected)
+
+    def _ahead_of(self, source: str) -> Ahead:
+        settings = self._site.source(source)
+        return Ahead(frozenset(settings.after), bool(settings.run_before or settings.run_after))
+
+    def _abandon(self, source: str, error: BackupSystemError) -> None:
+        self._fail(self.writer, (source,), error)
+        self._observer.source_failed(source, error)
+
+    def capture(self, source: str, selected: Selection = None) -> Iterator[ArtefactRecord]:
         """Capture one source into the set, yielding each artefact's record as it is complete.
 
         Args:
@@ -252,7 +286,7 @@ class BackupRun:
     ) -> Generator[ArtefactRecord, None, SourceDone]:
         elapsed = (self._now() - self._began).total_seconds()
         settings = self._site.source(source)
-        failures = len(self._failures)
+        self._failed.discard(source)
         try:
             # Outside of the limit: what was stopped for the capture is started again when that took too long.
             with commands_around(self._site, settings.run_before, settings.run_after, self._now) as commands:
@@ -265,7 +299,7 @@ class BackupRun:
         except GeneratorExit:
             raise
         except BaseException as error:
-            if len(self._failures) == failures:
+            if source not in self._failed:
                 writer.begin_source(source)
                 self._fail(writer, (source,), error)
                 self._observer.source_failed(source, error)
@@ -273,7 +307,7 @@ class BackupRun:
         return done
 
     def _capture(
-        self, writer: SetWriter, source: str, selected: frozenset[tuple[str, ...]] | None, generation: int
+        self, writer: SetWriter, source: str, selected: Selection, generation: int
     ) -> Generator[ArtefactRecord, None, SourceDone]:
         started = self._now()
         self._observer.source_started(source)
@@ -366,15 +400,24 @@ class BackupRun:
 
     def _fail(self, writer: SetWriter, key: tuple[str, ...], error: BaseException) -> None:
         self._failures.append(f"{'.'.join(key)}: {_reason(error)}")
+        self._failed.add(key[0])
         remedy = error.remedy if isinstance(error, BackupSystemError) else ""
+        failure = Failure(key=key, what=_reason(error), remedy=remedy, at=self._now())
         try:
-            writer.write_failure(Failure(key=key, what=_reason(error), remedy=remedy, at=self._now()))
+            # Outside of the work that a limit may have ended, where nothing more can be written.
+            Context().run(writer.write_failure, failure)
         except BackupSystemError as second:
             LOG.error("the reason could not be written into the set: %s", second)
 
     def close(self) -> None:
-        """Release the lock and write the run's line beside the sets; may be called at any time, once counts."""
+        """End what is still captured, release the lock and write the run's line beside the sets.
+
+        May be called at any time, once counts.
+        """
         with self._stack:
+            if self._beside is not None:
+                self._interrupted |= self._beside.close()
+                self._beside = None
             if self._writer is None and not self._failures:
                 return
             self._stack.callback(self._store.share)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from functools import partial
 
@@ -20,6 +19,7 @@ from backup_pipeline.model.set_id import SetId
 from backup_pipeline.model.source_done import SourceDone
 from backup_pipeline.rules.data_checks import keeps_from_seal
 from backup_pipeline.stores.contract import PlanStore, SetWriter
+from backup_pipeline.system.threads import ContextThreadPool
 
 # Hashing releases the interpreter's lock; more threads than this only fight for the disk.
 _READERS = 2
@@ -128,7 +128,7 @@ def seal(
         files = [file for record in records for file in record.files]
         total = sum(file.size for file in files)
         read = 0
-        with ThreadPoolExecutor(_READERS, "reread") as pool:
+        with ContextThreadPool(_READERS, "reread") as pool:
             for file, fault in zip(files, pool.map(writer.check_file, files), strict=True):
                 read += file.size
                 progress(Progress("re-reading the set", read, total, finished=read == total))

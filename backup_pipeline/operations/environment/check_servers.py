@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from backup_pipeline.artefacts.targets import target_of
@@ -16,6 +15,7 @@ from backup_pipeline.postgres.server.connection import asking, server_version
 from backup_pipeline.postgres.server.target import PostgresTarget, parse_target
 from backup_pipeline.rules.environment import EnvironmentFault, is_placeholder
 from backup_pipeline.settings.site import Site
+from backup_pipeline.system.threads import ContextThreadPool
 
 CONNECT_SECONDS = 5
 CLOCK_WARNING_SECONDS = 5.0
@@ -60,7 +60,7 @@ def server_faults(site: Site, plans: Sequence[str]) -> list[EnvironmentFault]:
     drill, found = _drill_target(site, targets)
     if drill:
         targets.append((DRILLS, drill))
-    with ThreadPoolExecutor(max_workers=8) as pool:
+    with ContextThreadPool(max_workers=8) as pool:
         for faults in pool.map(lambda pair: list(_judged(site, *pair)), targets):
             found += faults
     return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 from backup_pipeline.errors import BackupSystemError, SettingsError
@@ -12,6 +11,7 @@ from backup_pipeline.operations.environment.check_servers import clock_fault
 from backup_pipeline.rules.environment import EnvironmentFault, Form, Need
 from backup_pipeline.settings.site import Site
 from backup_pipeline.settings.types import Vault
+from backup_pipeline.system.threads import ContextThreadPool
 
 
 def vault_needs(site: Site) -> list[Need]:
@@ -29,7 +29,7 @@ def vault_faults(site: Site) -> list[EnvironmentFault]:
     vaults = site.settings.vaults
     if not vaults:
         return []
-    with ThreadPoolExecutor(max_workers=8) as pool:
+    with ContextThreadPool(max_workers=8) as pool:
         found = [fault for faults in pool.map(lambda name: list(_judged(site, name)), vaults) for fault in faults]
     return [*found, *_identity_faults(site)]
 

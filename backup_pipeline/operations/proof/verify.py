@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 
 from pydantic import ValidationError as PydanticError
@@ -30,6 +29,7 @@ from backup_pipeline.rules.verification import RECORDS_FOLDER, extra_files, file
 from backup_pipeline.settings.site import Site
 from backup_pipeline.stores.contract import Store
 from backup_pipeline.system.files import sha256_of
+from backup_pipeline.system.threads import ContextThreadPool
 
 # Hashing and decompression release the interpreter's lock; more threads than cores only fight for the disk.
 _READERS = max(2, min(4, os.cpu_count() or 2))
@@ -289,7 +289,7 @@ def _file_problems(
 
     # The largest first, so that no thread is left with it at the end.
     files.sort(key=lambda file: -file.size)
-    with ThreadPoolExecutor(_READERS, "verify") as pool:
+    with ContextThreadPool(_READERS, "verify") as pool:
         for file, (problem, size) in zip(files, pool.map(inspect_file, files), strict=True):
             read += size
             progress(Progress("checksums", read, total, finished=read == total))
@@ -303,7 +303,7 @@ def _structure_problems(
 ) -> list[Finding]:
     records = sorted(records, key=lambda record: -record.size)
     findings: list[Finding] = []
-    with ThreadPoolExecutor(_READERS, "inspect") as pool:
+    with ContextThreadPool(_READERS, "inspect") as pool:
         inspected = pool.map(lambda record: inspect(lambda path: store.open(set_id, path), record), records)
         for done, found in enumerate(inspected, 1):
             findings += found

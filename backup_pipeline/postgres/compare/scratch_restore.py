@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from backup_pipeline.errors import BackupSystemError, RefusedError, SourceError
@@ -35,6 +34,7 @@ from backup_pipeline.rules.scratch_server import (
     too_old,
     unexercised,
 )
+from backup_pipeline.system.threads import ContextThreadPool
 
 Hook = Callable[[PostgresTarget], list[Finding]]
 SECONDS_VARIABLE = "DRILL_TIMEOUT_SECONDS"
@@ -248,7 +248,7 @@ class _DatabaseDrill:
         # What the copy brings along is executed by reading it, too: never as a superuser.
         copy = self.loading.target if self.loading else self.target
         # The server adds up rows and inspects indexes while the exports are read here.
-        with ThreadPoolExecutor(2, "beside") as beside:
+        with ContextThreadPool(2, "beside") as beside:
             more = beside.submit(self.hooks.more_checks, copy) if self.hooks.more_checks is not None else None
             indexes = beside.submit(amcheck, copy, self.expected.search_path)
             comparison = self._comparison(copy, rebuilt)

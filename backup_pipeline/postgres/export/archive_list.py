@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import wait
 from typing import BinaryIO
 
 from backup_pipeline.errors import ToolError, ValidationError
@@ -12,6 +12,7 @@ from backup_pipeline.postgres.server.clients import installed_clients
 from backup_pipeline.system import limits, processes
 from backup_pipeline.system.read_beside import ReadBeside
 from backup_pipeline.system.streams import Sink
+from backup_pipeline.system.threads import ContextThreadPool
 
 _MAGIC = b"PGDMP"
 _PIECE = 1 << 20
@@ -59,7 +60,7 @@ class _Feeder:
 
     def __init__(self, process: processes.Running, beginning: bytes, file: BinaryIO) -> None:
         self._process = process
-        pool = ThreadPoolExecutor(1, "pg_restore-input")
+        pool = ContextThreadPool(1, "pg_restore-input")
         self._feeding = pool.submit(self._feed, beginning, file)
         pool.shutdown(wait=False)
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from threading import local
 
 import psycopg
@@ -47,6 +46,7 @@ from backup_pipeline.postgres.server.connection import (
     without_values,
 )
 from backup_pipeline.postgres.server.target import PostgresTarget
+from backup_pipeline.system.threads import ContextThreadPool
 
 TableName = tuple[str, str]
 
@@ -149,7 +149,7 @@ def fingerprints_of(
 
     found: dict[TableName, Fingerprint | str] = {}
     try:
-        with ThreadPoolExecutor(max(1, jobs), "fingerprint") as pool:
+        with ContextThreadPool(max(1, jobs), "fingerprint") as pool:
             try:
                 for done, (name, value) in enumerate(pool.map(one, algorithms.items()), 1):
                     found[name] = value

@@ -4,7 +4,6 @@ understood here."""
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -14,6 +13,7 @@ from backup_pipeline.postgres.server.clients import PostgresClient
 from backup_pipeline.system import processes
 from backup_pipeline.system.files import CHUNK
 from backup_pipeline.system.streams import GZIP_DAMAGE, GZIP_MAGIC, ZSTD_MAGIC, unzstd
+from backup_pipeline.system.threads import start_thread
 
 CUSTOM_MAGIC = b"PGDMP"
 
@@ -113,8 +113,7 @@ def _through_pg_restore(file: BinaryIO, client: PostgresClient) -> Iterator[Read
             with contextlib.suppress(OSError, ValueError):
                 program.stdin.close()
 
-        feeder = threading.Thread(target=feed, name="pg_restore input", daemon=True)
-        feeder.start()
+        feeder = start_thread(feed, "pg_restore input")
         yield _Judged(program)
         feeder.join(timeout=5)
 

@@ -41,6 +41,7 @@ from backup_pipeline.postgres.load.stream import CopyBlock, Statement
 from backup_pipeline.postgres.server.connection import open_connection, translated
 from backup_pipeline.postgres.server.databases import maintenance
 from backup_pipeline.postgres.server.target import PostgresTarget
+from backup_pipeline.system.threads import start_thread
 
 # Extensions that a drill makes with superuser rights. Others are left to the loading role, which may make those that
 # call themselves trusted. Not here: whatever starts programs, reads files or sends requests for anybody who asks.
@@ -509,8 +510,7 @@ def time_limit(server: PostgresTarget, database: str, role: str, seconds: float)
                 )
                 time.sleep(0.2)
 
-    thread = threading.Thread(target=watch, name="time limit", daemon=True)
-    thread.start()
+    thread = start_thread(watch, "time limit")
     try:
         yield limit
     finally:

@@ -7,6 +7,7 @@ import os
 import queue
 import threading
 from collections.abc import Callable
+from functools import partial
 
 import psutil
 from psycopg import Connection
@@ -15,6 +16,7 @@ from psycopg.rows import TupleRow
 from backup_pipeline.postgres.server.connection import SETTINGS_FOR_A_DUMP, open_connection, pin_session
 from backup_pipeline.postgres.server.cutting import end_connections
 from backup_pipeline.postgres.server.target import PostgresTarget
+from backup_pipeline.system.threads import start_thread
 
 
 def default_jobs() -> int:
@@ -65,9 +67,7 @@ class Pool:
             self._close()
             raise
         for connection in self.connections:
-            thread = threading.Thread(target=self._work, args=(connection,), name="restore", daemon=True)
-            thread.start()
-            self._threads.append(thread)
+            self._threads.append(start_thread(partial(self._work, connection), "restore"))
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import re
 import secrets
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from backup_pipeline.postgres.server.connection import SETTINGS_FOR_A_DUMP, mess
 from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline.system import limits, processes
 from backup_pipeline.system.files import CHUNK
+from backup_pipeline.system.threads import start_thread
 
 _HEAD = re.compile(rb"\A((?:--[^\n]*\n|\s*\n)*)\\restrict ([A-Za-z0-9]+)\n")
 _HELD_BACK = 4096
@@ -71,8 +71,7 @@ def run_plain_dump(reader: Readable, target: PostgresTarget, client: PostgresCli
     ]
     key = secrets.token_hex(32).encode()
     with processes.running(command, env=target.program_environment(), with_stdin=True) as program:
-        drained = threading.Thread(target=lambda: program.stdout.read(), name="psql output", daemon=True)
-        drained.start()
+        start_thread(lambda: program.stdout.read(), "psql output")
         with contextlib.suppress(BrokenPipeError):
             _write(program, b"\\restrict " + key + b"\n")
             for name, value in SETTINGS_FOR_A_DUMP.items():

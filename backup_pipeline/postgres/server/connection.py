@@ -16,7 +16,7 @@ import psycopg
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
-from backup_pipeline.errors import BackupSystemError, SourceError, TimeLimitError, UnreachableError
+from backup_pipeline.errors import BackupSystemError, CrowdedError, SourceError, TimeLimitError, UnreachableError
 from backup_pipeline.postgres.server.cutting import cut_off_after, end_connections
 from backup_pipeline.postgres.server.pooling import refuse_pooling
 from backup_pipeline.postgres.server.target import PostgresTarget
@@ -137,9 +137,9 @@ def takes_no_more(text: str) -> bool:
     return bool(_NO_ROOM.search(text))
 
 
-def no_more_connections(text: str, target: PostgresTarget) -> UnreachableError:
+def no_more_connections(text: str, target: PostgresTarget) -> CrowdedError:
     """Return the error for a server that takes no further connection."""
-    return UnreachableError(
+    return CrowdedError(
         f"The server takes no more connections: {text}.",
         where=target.label,
         remedy="Lower `connections` of the source (a backup takes that many and two more), or let the role have more.",

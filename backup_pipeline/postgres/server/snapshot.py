@@ -158,6 +158,8 @@ def kept_alive(connections: Iterable[Connection[TupleRow]], guard: threading.Loc
     stop = threading.Event()
 
     def beat() -> None:
+        # That the server hears from us is no progress of the work.
+        limits.counts_for_nothing()
         while not stop.wait(_HEARTBEAT_SECONDS):
             # Who holds the guard is using them, which the server hears too.
             if guard.acquire(blocking=False):

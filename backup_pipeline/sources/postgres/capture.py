@@ -14,7 +14,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
@@ -40,6 +40,7 @@ from backup_pipeline.settings.types import TableSelection
 from backup_pipeline.sources.postgres.dump import SnapshotFacts, TableName, WrittenDump, dump_record, write_dump
 from backup_pipeline.sources.postgres.roles import capture_roles
 from backup_pipeline.sources.postgres.settings import PostgresSource
+from backup_pipeline.system.threads import ContextThreadPool
 from backup_pipeline.tables.file_stems import file_stems
 
 if TYPE_CHECKING:
@@ -218,7 +219,7 @@ def _dump_begun(
     if not _wanted((context.source, "dump"), selected):
         yield dump
         return
-    with ThreadPoolExecutor(1, thread_name_prefix=f"dump-{context.source}") as thread:
+    with ContextThreadPool(1, thread_name_prefix=f"dump-{context.source}") as thread:
         dump.written = thread.submit(
             write_dump,
             context,
@@ -280,7 +281,7 @@ class _Capture:
         errors: list[BaseException] = []
         written = self.dump.written
         finished = False
-        pool = ThreadPoolExecutor(self._side_by_side(sizes), thread_name_prefix=f"capture-{source}")
+        pool = ContextThreadPool(self._side_by_side(sizes), thread_name_prefix=f"capture-{source}")
         try:
             jobs: list[Callable[[], ArtefactRecord | None]] = [
                 *self._export_jobs(exports, stems),

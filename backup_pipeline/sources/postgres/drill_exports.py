@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -23,6 +23,7 @@ from backup_pipeline.postgres.export.source_columns import SourceColumn
 from backup_pipeline.postgres.export.table_rows import RowRange
 from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline.sources.postgres.table_export import column_findings
+from backup_pipeline.system.threads import ContextThreadPool
 from backup_pipeline.tables.arrow_csv import CsvDecoder, HashedValue
 from backup_pipeline.tables.arrow_memory import use_lean_memory
 from backup_pipeline.tables.arrow_types import ColumnForm, family_of
@@ -62,7 +63,7 @@ def compare_exports(
     seed = secrets.randbits(64)
     with (
         RestoredTables(target, [(record.key[1], record.key[2]) for record, _ in exports]) as tables,
-        ThreadPoolExecutor(max(1, jobs), "compare") as pool,
+        ContextThreadPool(max(1, jobs), "compare") as pool,
     ):
         try:
             begun = [_Comparison(open_file, record, path, tables, seed) for record, path in exports]
@@ -107,7 +108,7 @@ class _Comparison:
         self._exported: Future[Sum] = Future()
         self._restored: list[Future[Sum]] = []
 
-    def begin(self, pool: ThreadPoolExecutor) -> None:
+    def begin(self, pool: ContextThreadPool) -> None:
         """Hold the columns against each other, and have both sides read."""
         try:
             schema, rows, largest = self._footer()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from datetime import datetime
 from typing import BinaryIO, cast
@@ -58,6 +58,7 @@ from backup_pipeline.sources.postgres.unchanged_table import (
 )
 from backup_pipeline.system.files import read_chunks
 from backup_pipeline.system.streams import compressed_sink, gunzip
+from backup_pipeline.system.threads import ContextThreadPool
 from backup_pipeline.tables.arrow_csv import CsvDecoder, LineCount
 from backup_pipeline.tables.arrow_memory import use_lean_memory
 from backup_pipeline.tables.arrow_types import POSTGRES_TYPE
@@ -306,7 +307,7 @@ class TableExport:
         if threads <= 1:
             work()
             return
-        with ThreadPoolExecutor(threads, thread_name_prefix="export") as pool:
+        with ContextThreadPool(threads, thread_name_prefix="export") as pool:
             for done in as_completed([pool.submit(work_or_stop) for _ in range(threads)]):
                 done.result()
 

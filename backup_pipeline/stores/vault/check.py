@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from backup_pipeline.errors import BackupSystemError, ValidationError
@@ -16,6 +15,7 @@ from backup_pipeline.stores.vault.encryption import Opener
 from backup_pipeline.stores.vault.names import COPIES, chunk_object
 from backup_pipeline.stores.vault.reading import CopyReader
 from backup_pipeline.stores.vault.stored_chunk import ChunkRef, read_stored_chunk
+from backup_pipeline.system.threads import ContextThreadPool
 
 _WORKERS = 4
 _BATCH = 64
@@ -136,7 +136,7 @@ def _read_all(
             return error
         return None
 
-    with ThreadPoolExecutor(_WORKERS, "vault-check") as pool:
+    with ContextThreadPool(_WORKERS, "vault-check") as pool:
         for batch in _batches(chunks):
             for chunk, error in zip(batch, pool.map(problem_of, batch), strict=True):
                 result.read_bytes += chunk.size

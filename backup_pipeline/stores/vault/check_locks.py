@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 
 from backup_pipeline.model.proof import Finding
@@ -20,6 +19,7 @@ from backup_pipeline.stores.vault.names import (
     RECOVERY_TEXT,
     chunk_object,
 )
+from backup_pipeline.system.threads import ContextThreadPool
 
 _WORKERS = 8
 # Services drop fractions of seconds.
@@ -109,7 +109,7 @@ def _check_ends(place: ObjectPlace, expected: dict[str, datetime], result: Vault
             return f"It is locked until {until:%Y-%m-%d}, and should be until {expected[name]:%Y-%m-%d}."
         return ""
 
-    with ThreadPoolExecutor(_WORKERS, "vault-locks") as pool:
+    with ContextThreadPool(_WORKERS, "vault-locks") as pool:
         for name, problem in zip(expected, pool.map(problem_of, expected), strict=True):
             result.locks += 1
             if problem:

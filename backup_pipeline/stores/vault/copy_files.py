@@ -9,7 +9,7 @@ import threading
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from itertools import accumulate
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -18,6 +18,7 @@ from backup_pipeline.errors import BackupSystemError
 from backup_pipeline.stores.objects.contract import Data
 from backup_pipeline.stores.objects.errors import PlaceFullError, PlaceRefusedError, PlaceUnreachableError
 from backup_pipeline.stores.vault.reading import WORKERS, CopyReader
+from backup_pipeline.system.threads import ContextThreadPool
 
 _IN_MEMORY = 24
 """Chunks that are held decrypted: some 24 MiB as chunks are cut, 96 MiB at most."""
@@ -51,7 +52,7 @@ class ChunkCache:
         self._room = keep_bytes
         self._lock = threading.Lock()
         self._held: OrderedDict[int, Future[Data]] = OrderedDict()
-        self._pool: ThreadPoolExecutor | None = None
+        self._pool: ContextThreadPool | None = None
 
     def get(self, index: int, ahead: Iterable[int] = ()) -> Data:
         """Return a chunk's plain bytes; those of `ahead` are brought down meanwhile.
@@ -75,7 +76,7 @@ class ChunkCache:
                 self._held.move_to_end(index)
                 return known
             if self._pool is None:
-                self._pool = ThreadPoolExecutor(WORKERS, "vault-file")
+                self._pool = ContextThreadPool(WORKERS, "vault-file")
             made = self._pool.submit(self._load, index)
             self._held[index] = made
             while len(self._held) > _IN_MEMORY:

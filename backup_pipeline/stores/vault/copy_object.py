@@ -18,7 +18,6 @@ import threading
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 from pydantic import AwareDatetime
 from pydantic import ValidationError as PydanticError
@@ -34,6 +33,7 @@ from backup_pipeline.stores.vault.locks import earlier_versions
 from backup_pipeline.stores.vault.names import COPIES, copy_name
 from backup_pipeline.stores.vault.signing import Signer, is_public_key, is_signed
 from backup_pipeline.stores.vault.stored_chunk import ChunkRef, read_plain_chunk
+from backup_pipeline.system.threads import ContextThreadPool
 
 COPY_VERSION = 2
 """The latest version; 1 is written still, where the lists are short, and read for ever."""
@@ -119,7 +119,7 @@ class ListChunks:
 
     def read(self, chunks: Collection[ChunkRef]) -> Iterator[Data]:
         """Yield chunks in order, brought down by several threads; as read_plain_chunk raises."""
-        with ThreadPoolExecutor(min(_WORKERS, max(1, len(chunks))), "vault-list") as pool:
+        with ContextThreadPool(min(_WORKERS, max(1, len(chunks))), "vault-list") as pool:
             yield from pool.map(self._chunk, chunks)
 
     def _chunk(self, chunk: ChunkRef) -> Data:

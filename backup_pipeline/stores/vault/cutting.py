@@ -11,7 +11,7 @@ import hashlib
 import hmac
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import BinaryIO, NamedTuple, Protocol
 
 from pyfastcdc import FastCDC
@@ -25,6 +25,7 @@ from backup_pipeline.stores.vault.copy_content import CopiedFile
 from backup_pipeline.stores.vault.description import Cutting
 from backup_pipeline.system import limits
 from backup_pipeline.system.files import read_beginning
+from backup_pipeline.system.threads import ContextThreadPool
 
 _LARGE = 16
 """From so many average chunks on a file is large."""
@@ -71,7 +72,7 @@ class SetStream:
         self._name = ""
         self._size = 0
         self._digest = hashlib.sha256()
-        self._pool: ThreadPoolExecutor | None = None
+        self._pool: ContextThreadPool | None = None
         self.hashing: Future[None] | None = None
         self._read = 0
         self.files: list[CopiedFile] = []
@@ -126,7 +127,7 @@ class SetStream:
             _wait_for(self.hashing)  # The digest takes its pieces in their order.
             self._digest.update(data)
             return
-        self._pool = self._pool or ThreadPoolExecutor(1, "vault-hash")
+        self._pool = self._pool or ContextThreadPool(1, "vault-hash")
         self.hashing = self._pool.submit(self._digest.update, data)
 
     def _begin(self, name: str) -> None:

@@ -9,7 +9,7 @@ import shutil
 import stat
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from backup_pipeline.system.files import (
     translate_os_error,
     write_atomically,
 )
+from backup_pipeline.system.threads import ContextThreadPool
 
 WORKERS = 6
 _AHEAD = 2
@@ -84,7 +85,7 @@ class CopyReader:
         """Yield the plain chunks in order, some of them read ahead by threads."""
         end = len(self.copy.header.chunks) if end is None else end
         waiting: deque[Future[Data]] = deque()
-        with ThreadPoolExecutor(self._workers, "vault-read") as pool:
+        with ContextThreadPool(self._workers, "vault-read") as pool:
             try:
                 for index in range(first, end):
                     waiting.append(pool.submit(self.chunk, index))
@@ -186,7 +187,7 @@ class CopyReader:
     def _write_files(self, part: Path, modes: tuple[int, int], on_bytes: Callable[[int], None]) -> None:
         done = 0
         made: set[str] = set()
-        with ThreadPoolExecutor(1, "vault-sync") as pool:
+        with ContextThreadPool(1, "vault-sync") as pool:
             for path, pieces in self.files():
                 folder = path.rpartition("/")[0]
                 if folder not in made:
@@ -268,7 +269,7 @@ def _opened(path: Path) -> Iterator[int]:
 class _EarlySync:
     """Lets a large file go to the disk while the rest of it is still on its way."""
 
-    def __init__(self, pool: ThreadPoolExecutor, descriptor: int) -> None:
+    def __init__(self, pool: ContextThreadPool, descriptor: int) -> None:
         self._pool = pool
         self._descriptor = descriptor
         self._written = 0

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
@@ -39,6 +39,7 @@ from backup_pipeline.stores.vault.stored_chunk import ChunkRef
 from backup_pipeline.stores.vault.throttle import Throttle
 from backup_pipeline.stores.vault.upload_notes import UploadNotes
 from backup_pipeline.system import limits
+from backup_pipeline.system.threads import ContextThreadPool
 
 WORKERS = 8
 """Most of a chunk's time is waiting for a disk or a network."""
@@ -282,7 +283,7 @@ class ChunkSender:
                 ended.set()
                 raise
 
-        with ThreadPoolExecutor(self._options.workers, "vault-copy") as pool:
+        with ContextThreadPool(self._options.workers, "vault-copy") as pool:
             try:
                 for data in pieces:
                     if isinstance(data, SentChunk):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
@@ -31,6 +30,7 @@ from backup_pipeline.stores.vault.names import copy_name, plan_tag, tag_of
 from backup_pipeline.stores.vault.proofs import StoredProof, proof_names, stored_proofs
 from backup_pipeline.stores.vault.reading import CopyReader
 from backup_pipeline.stores.vault.vault import VaultReader
+from backup_pipeline.system.threads import ContextThreadPool
 
 LOG = logging.getLogger("vault")
 _AT_ONCE = 8
@@ -226,7 +226,7 @@ class VaultStore:
 
         # Some at a time: hundreds of small objects one after the other would take as many times the way to the vault.
         names = sorted(self._names().items())
-        with ThreadPoolExecutor(_AT_ONCE, "vault-list") as pool:
+        with ContextThreadPool(_AT_ONCE, "vault-list") as pool:
             for begin in range(0, len(names), _AT_ONCE):
                 yield from filter(None, pool.map(read, names[begin : begin + _AT_ONCE]))
 

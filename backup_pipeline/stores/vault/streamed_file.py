@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Self
@@ -14,6 +14,7 @@ from backup_pipeline.stores.vault.cutting import ChunkSource
 from backup_pipeline.stores.vault.sending import SentChunk
 from backup_pipeline.system import limits
 from backup_pipeline.system.conveyor import Conveyor
+from backup_pipeline.system.threads import ContextThreadPool
 
 _ENDING_SECONDS = 10.0
 
@@ -42,7 +43,7 @@ class StreamedFile:
         self._held = bytearray()
         self._digest = hashlib.sha256()
         self._stream: Conveyor | None = None
-        self._pool = ThreadPoolExecutor(1, "vault-stream")
+        self._pool = ContextThreadPool(1, "vault-stream")
         self._done: Future[tuple[SentChunk, ...]] = Future()
         self.size = 0
 

@@ -13,12 +13,13 @@ import queue
 import sys
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import ExitStack
 
 from backup_pipeline.errors import BackupSystemError
 from backup_pipeline.sources.orders.archive.reading import OrderRead, read_chunk
 from backup_pipeline.system.processes import Running, last_lines, running
+from backup_pipeline.system.threads import ContextThreadPool
 
 
 class Worker:
@@ -58,7 +59,7 @@ def read_in_processes(archive: str, chunks: Iterator[list[str]], count: int) -> 
     with ExitStack() as stack:
         for _ in range(count):
             idle.put(Worker(stack.enter_context(running(command, with_stdin=True))))
-        pool = stack.enter_context(ThreadPoolExecutor(count, thread_name_prefix="orders"))
+        pool = stack.enter_context(ContextThreadPool(count, thread_name_prefix="orders"))
         waiting: deque[Future[list[OrderRead]]] = deque()
         try:
             for chunk in chunks:
