@@ -298,14 +298,16 @@ class _ReadAhead:
         self._hashing = hashing
         self._blocks: list[bytearray] = []
         self._unread = memoryview(b"")
+        self._ended = False
 
     def view(self, most: int) -> memoryview:
         """Return up to `most` of the next bytes; fewer only at the end of the stream."""
-        if len(self._unread) < most:
+        if len(self._unread) < most and not self._ended:
             rest = len(self._unread)
             block = memoryview(self._free_block())
             block[:rest] = self._unread
             self._unread = block[: rest + self._stream.readinto(block[rest:])]
+            self._ended = len(self._unread) < len(block)
         return self._unread[:most]
 
     def take(self, count: int) -> memoryview:
