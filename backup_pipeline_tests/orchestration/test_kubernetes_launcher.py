@@ -208,3 +208,31 @@ def test_the_roles_grant_what_is_used_and_nothing_else(kube: Launches, monkeypat
         assert webserver.run_launcher.terminate(run_id)
     granted = {(account, right) for account, all_of_it in rights().items() for right in all_of_it}
     assert kube.cluster.used == granted
+
+
+@pytest.mark.story
+@pytest.mark.takes(seconds=60)
+def test_the_sources_of_a_set_are_captured_in_pods_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "letter.txt").write_text("kept")
+    settings = SETTINGS.replace("files}}}}", "files}}, desk: {{kind: folder, path: {folder}/files}}}}")
+    settings = settings.replace("[shop]", "[shop, desk]").format(folder=tmp_path)
+    with launches_in(tmp_path, monkeypatch, settings, granted=rights(steps=True)) as kube:
+        configuration = configuration_for(kube.cluster, "run", job_image=IMAGE, dagster_home=str(tmp_path / "home"))
+        outside = {"load_incluster_config": False, "kubeconfig_file": str(kube.cluster.kubeconfig("run"))}
+        kube.cluster.objects["ConfigMap", "environment"] |= {
+            "BACKUP_PIPELINE_EXECUTOR": "dagster_k8s:k8s_job_executor",
+            "BACKUP_PIPELINE_EXECUTOR_CONFIG": json.dumps(outside),
+            "BACKUP_PIPELINE_RUN_LAUNCHER": "kubernetes",
+            "BACKUP_PIPELINE_RUN_LAUNCHER_CONFIG": configuration,
+            "POD_NAMESPACE": "backup",
+        }
+        run_id = kube.begin()
+        pod = kube.cluster.wait(run_id)
+        assert kube.status(run_id) is dg.DagsterRunStatus.SUCCESS, pod.log.read_text()
+        steps = [pod for name, pod in kube.cluster.pods.items() if name.startswith("dagster-step-")]
+        captured = {pod.shown["metadata"]["labels"]["dagster/op"] for pod in steps}
+        assert {"nightly__shop", "nightly__desk", "nightly__manifest"} <= captured
+        assert len(list(tmp_path.glob("sets/*/manifest.json"))) == 1

@@ -50,6 +50,7 @@ class Cluster:
     objects: dict[tuple[str, str], dict[str, str]]
     release: str = RELEASES[-1]
     start: Start = started_here
+    granted: dict[str, set[tuple[str, str, str]]] = field(default_factory=rights)
     # What befalls the next Jobs and pods: messages of Kubernetes, "" for nothing.
     job_quota: str = ""
     pod_quota: str = ""
@@ -111,7 +112,7 @@ class Cluster:
 
     def _authorise(self, account: str, group: str, resource: str, verb: str, namespace: str) -> None:
         asked = (group, resource, verb)
-        if namespace != NAMESPACE or asked not in rights().get(account, set()):
+        if namespace != NAMESPACE or asked not in self.granted.get(account, set()):
             qualified = f"{resource}.{group}" if group else resource
             raise Refused(
                 FORBIDDEN,

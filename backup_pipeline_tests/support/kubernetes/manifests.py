@@ -50,12 +50,13 @@ def variables(path: Path) -> dict[str, str]:
     return dict(line.split("=", 1) for line in lines)
 
 
-def rights() -> dict[str, set[tuple[str, str, str]]]:
-    """What each service account may do: (API group, resource, verb)."""
+def rights(*, steps: bool = False) -> dict[str, set[tuple[str, str, str]]]:
+    """What each service account may do, with the component `steps` or without: (API group, resource, verb)."""
     found: dict[str, set[tuple[str, str, str]]] = {
         each["metadata"]["name"]: set() for each in objects() if each["kind"] == "ServiceAccount"
     }
-    for binding in (each for each in objects() if each["kind"] == "RoleBinding"):
+    bindings = [each for each in objects() if each["kind"] == "RoleBinding"]
+    for binding in (each for each in bindings if steps or not each["metadata"]["name"].startswith("steps-")):
         rules = named("Role", binding["roleRef"]["name"])["rules"]
         granted = {
             (group, resource, verb)
