@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable
 from io import BytesIO
 
 import pytest
 
+from backup_pipeline.model.progress import Progress
 from backup_pipeline.postgres.load.load import load_plain_dump
 from backup_pipeline.postgres.load.pool import Pool
 from backup_pipeline.postgres.load.shared_rows import SharedRows
@@ -44,8 +46,15 @@ def test_a_row_in_parts_goes_to_one_connection(database: Callable[..., PostgresT
     rows = [f"{n}\t{chr(97 + n % 26) * (3_000_000 if n % 5 == 0 else 2000)}\n".encode() for n in range(60)]
     header = b"create table public.t (n int, t text);\nCOPY public.t (n, t) FROM stdin;\n"
     target = database()
-    outcome = load_plain_dump(_Pieces(header + b"".join(rows) + b"\\.\n", 100_000), target, jobs=3)
+    events: list[Progress] = []
+    dump = _Pieces(header + b"".join(rows) + b"\\.\n", 100_000)
+    outcome = load_plain_dump(dump, target, jobs=3, progress=events.append)
     assert outcome.rows == {("public", "t"): 60}
+    # What is reported moves inside of a table, not only when it is in.
+    within = [event.done for event in itertools.takewhile(lambda event: event.name == "restore", events)]
+    assert len(within) > 100
+    assert within == sorted(within)
+    assert within[-1] == outcome.data_bytes == sum(map(len, rows))
     with connected(target) as connection:
         found = connection.execute(
             "select count(distinct n), bool_and(t = repeat(left(t, 1), length(t))), sum(length(t)) from public.t"

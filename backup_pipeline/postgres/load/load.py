@@ -119,6 +119,7 @@ class _Loader:
         self._run: list[Statement] = []
         self._after: list[Statement] = []
         self._copied = False
+        self._handed_over = 0
         self.outcome = LoadOutcome()
 
     @property
@@ -170,6 +171,7 @@ class _Loader:
 
     def _recount(self, table: tuple[str, str], rows: int, size: int) -> None:
         self.outcome.rows.pop(table, None)
+        self._hand_over(size)
         self._count(table, rows, size)
 
     def execute(
@@ -345,13 +347,34 @@ class _Loader:
     def _feed(
         self, connection: Connection[TupleRow], table: tuple[str, str], statement: bytes, chunks: Iterator[bytes]
     ) -> None:
-        self._count(table, *copy_rows(connection, self._target, table, statement, chunks))
+        handed = 0
+
+        def counted() -> Iterator[bytes]:
+            nonlocal handed
+            for chunk in chunks:
+                size = len(chunk)
+                yield chunk
+                del chunk  # before the next one is read
+                handed += size
+                self._hand_over(size)
+
+        try:
+            rows, size = copy_rows(connection, self._target, table, statement, counted())
+        except BaseException:
+            self._hand_over(-handed)
+            raise
+        self._count(table, rows, size)
+
+    def _hand_over(self, size: int) -> None:
+        """Count bytes that the server has taken, in the middle of a table too: one may be most of a database."""
+        with self._lock:
+            self._handed_over += size
+            self._progress(Progress("restore", self._handed_over))
 
     def _count(self, table: tuple[str, str], rows: int, size: int) -> None:
         with self._lock:
             self.outcome.rows[table] = self.outcome.rows.get(table, 0) + rows
             self.outcome.data_bytes += size
-            self._progress(Progress("restore", self.outcome.data_bytes))
             self._progress(Progress("load tables", len(self.outcome.rows), None, "tables"))
 
 
