@@ -49,8 +49,11 @@ def main() -> int:
         pages.get("/backups")
         report.row("the first overview of a process, which `up` makes when it starts", time.process_time() - begin)
         of_a_set = [f"/backups/nightly/{newest}{part}" for part in ("", "/files/files")]
-        restores = ["/backups/restore", f"/backups/restore/nightly/{newest}/files"]
-        for path in ("/backups", "/backups/live", "/backups/nightly", "/metrics", *of_a_set, *restores):
+        of_a_set += [f"/backups/nightly/{newest}/files/files/{part}" for part in ("table?table=public.t7", "diff")]
+        restores = ["/backups/restore", *(f"/backups/restore/nightly/{newest}{part}" for part in ("", "/files"))]
+        year = f"/backups/evidence/show?plan=nightly&period={datetime.now(UTC):%Y}"
+        evidence = ["/backups/evidence", year]
+        for path in ("/backups", "/backups/live", "/backups/nightly", "/metrics", *of_a_set, *restores, *evidence):
             used, taken = [], []
             for _ in range(ROUNDS):
                 processor, wall = time.process_time(), time.perf_counter()

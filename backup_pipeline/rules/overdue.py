@@ -27,7 +27,8 @@ class Overdue:
 
 
 # Hundreds of plans may have one schedule, and each is asked for it several times.
-@lru_cache(maxsize=1024)
+# A year of hourly backups fits: evidence asks for the time after each.
+@lru_cache(maxsize=1 << 14)
 def last_time(schedule: str, timezone: str, now: datetime) -> datetime:
     """Return the last moment at or before `now` that a cron expression names, in UTC."""
     zone, hourly = ZoneInfo(timezone), _is_hourly(schedule)
@@ -42,7 +43,7 @@ def last_time(schedule: str, timezone: str, now: datetime) -> datetime:
                 found = moment
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=1 << 14)
 def next_time(schedule: str, timezone: str, now: datetime) -> datetime:
     """Return the first moment after `now` that a cron expression names, in UTC."""
     zone, hourly = ZoneInfo(timezone), _is_hourly(schedule)

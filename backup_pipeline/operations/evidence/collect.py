@@ -74,7 +74,9 @@ class Collected:
     known_from: datetime | None
 
 
-def collect(site: Site, plan: str, begin: datetime, end: datetime, history: History) -> Collected:
+def collect(
+    site: Site, plan: str, begin: datetime, end: datetime, history: History, *, digests: int | None = None
+) -> Collected:
     """Return what happened to a plan in a period.
 
     Args:
@@ -83,6 +85,7 @@ def collect(site: Site, plan: str, begin: datetime, end: datetime, history: Hist
         begin: the first moment of the period.
         end: the first moment after it.
         history: Dagster's runs of it.
+        digests: read only so many manifests, the newest, for their digests and runs; all where it is None.
 
     Raises:
         StoreError: the plan's store cannot be read.
@@ -91,7 +94,11 @@ def collect(site: Site, plan: str, begin: datetime, end: datetime, history: Hist
     sets = list(list_plan(site, plan))
     backups = [event for one in sets if (event := _of_set(one))]
     backups += _logged(site, plan, {one.known.set_id for one in sets})
-    found = [_with_digest(store, one, history) if begin <= one.at < end else one for one in backups]
+    backups.sort(key=lambda one: one.at)
+    of_period = [number for number, one in enumerate(backups) if begin <= one.at < end]
+    for number in of_period[-digests:] if digests else of_period:
+        backups[number] = _with_digest(store, backups[number], history)
+    found = [*backups]
     found += [_of_proof(proof, history) for one in sets for proof in one.known.proofs]
     found += [event for result in results(site, plan) for event in _of_restore(result, history)]
     found += _of_incidents(site, plan)

@@ -29,7 +29,16 @@ _LOCK = ".evidence.lock"
 _LAST = "evidence.json"
 
 
-def preview(site: Site, plan: str, begin: datetime, end: datetime, history: History, *, now: datetime) -> Evidence:
+def preview(
+    site: Site,
+    plan: str,
+    begin: datetime,
+    end: datetime,
+    history: History,
+    *,
+    now: datetime,
+    digests: int | None = None,
+) -> Evidence:
     """Return the evidence of a period, unsigned and not part of the chain.
 
     Args:
@@ -39,6 +48,7 @@ def preview(site: Site, plan: str, begin: datetime, end: datetime, history: Hist
         end: the first moment after it; the evidence ends now where that is earlier.
         history: Dagster's runs of the plan in it.
         now: the present moment.
+        digests: give only so many backups, the newest, their manifests' digests: for a page that shows no more.
 
     Raises:
         RefusedError: the period is empty, or has not begun.
@@ -51,7 +61,7 @@ def preview(site: Site, plan: str, begin: datetime, end: datetime, history: Hist
             where=plan,
             remedy="Name a day before today first, then a later one.",
         )
-    known = collect(site, plan, begin, until, history)
+    known = collect(site, plan, begin, until, history, digests=digests)
     policy = _policy(site, plan)
     known_from = max(begin, min(known.known_from or until, until))
     # Before that nobody knows whether the plan was there at all: no backup of it counts as missed.
