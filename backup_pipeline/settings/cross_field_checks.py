@@ -46,6 +46,7 @@ def coherence_faults(document: Document, folder: Path) -> list[FileFault]:
         *_same_but_for_case("fleets", fleets),
         *_nothing_to_do(data),
         *_fleets(fleets, sources, plans),
+        *_copies_of_fleets(fleets, vaults),
         *_sources(sources),
         *_named_as_databases(sources),
         *_circles(sources),
@@ -150,6 +151,17 @@ def _fleets(
                 yield ("fleets", name, "source", *below), what
         else:
             yield ("fleets", name, "source"), "required, but missing"
+
+
+def _copies_of_fleets(fleets: dict[str, dict[str, Any]], vaults: dict[str, dict[str, Any]]) -> FoundFaults:
+    for name, plan in _mapping({name: fleet.get("plan") for name, fleet in fleets.items()}).items():
+        for (_, _, *below), what in _copies({name: plan}, vaults):
+            yield ("fleets", name, "plan", *below), what
+        for index, entry in enumerate(_entries(plan)):
+            for field in ("check", "drill"):
+                if entry.get(field):
+                    path: FieldPath = ("fleets", name, "plan", "copies", index, field)
+                    yield path, "is not run for the members of a fleet; leave it out"
 
 
 def _model(source: dict[str, Any]) -> type[SourceSettings]:

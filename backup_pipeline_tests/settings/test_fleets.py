@@ -146,6 +146,16 @@ def test_a_wrong_template_is_a_fault_of_the_settings(tmp_path: Path, wrong: str,
     assert "u:secret" not in str(raised.value)
 
 
+def test_copies_of_members_name_vaults_that_are_there(tmp_path: Path) -> None:
+    (tmp_path / "backup.yaml").write_text(
+        "fleets:\n  tenants:\n    sources_from: {list: [a]}\n    source: {kind: folder, path: 'data/{name}'}\n"
+        "    plan: {copies: [{to: nowhere, drill: '0 5 * * 0'}]}\n"
+    )
+    with pytest.raises(SettingsError, match="there is no vault 'nowhere'") as raised:
+        load_site(tmp_path, environment={})
+    assert "copies.0.drill: is not run for the members of a fleet" in raised.value.what
+
+
 def test_names_of_plans_may_not_be_taken_for_members(tmp_path: Path) -> None:
     (tmp_path / "backup.yaml").write_text(
         "sources: {tenants_x: {kind: folder, path: x}}\nplans: {n: {sources: [tenants_x]}}\n"

@@ -11,6 +11,7 @@ from backup_pipeline.errors import BackupSystemError
 from backup_pipeline.model.set_id import SetId, set_time
 from backup_pipeline.operations.sites.fleet_record import read_record
 from backup_pipeline.operations.sites.stores import open_store
+from backup_pipeline.operations.status.copies import is_off_site
 from backup_pipeline.operations.status.plan import Problem
 from backup_pipeline.rules.overdue import last_time
 from backup_pipeline.settings.fleet_members import FleetMember
@@ -43,12 +44,14 @@ class FleetStatus:
         members: one line each, those that are good first.
         problems: what is wrong, errors first.
         sentence: the figures in words.
+        lost_with: what takes its databases and every set together, by its settings: `machine`, `building`, or "".
     """
 
     name: str
     members: tuple[MemberStatus, ...]
     problems: tuple[Problem, ...]
     sentence: str
+    lost_with: str = ""
 
     @property
     def standing(self) -> str:
@@ -90,7 +93,13 @@ def fleet_status(site: Site, fleet: str, now: datetime) -> FleetStatus:
     members.sort(key=lambda one: (_ORDER.index(one.state), one.plan))
     counts = Counter(one.state for one in members)
     sentence = f"{len(members)} members: " + ", ".join(f"{counts[state]} {state}" for state in _ORDER if counts[state])
-    return FleetStatus(fleet, tuple(members), tuple(_problems(site, fleet, members)), sentence)
+    problems = tuple(_problems(site, fleet, members))
+    return FleetStatus(fleet, tuple(members), problems, sentence, _lost_with(site, fleet))
+
+
+def _lost_with(site: Site, fleet: str) -> str:
+    vaults = [site.settings.vaults[entry.to] for entry in site.settings.fleets[fleet].plan.copies]
+    return "" if any(is_off_site(site, vault) for vault in vaults) else "building" if vaults else "machine"
 
 
 def _made_since(newest: SetId | None, at: datetime) -> bool:

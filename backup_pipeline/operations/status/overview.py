@@ -168,7 +168,7 @@ def site_overview(site: Site, now: datetime) -> Overview:
 def overview_of(plans: Sequence[PlanOverview], now: datetime, fleets: Sequence[FleetStatus] = ()) -> Overview:
     """Return the answer that these plans and fleets give together."""
     found = [*_reasons(plans), *(Reason((fleet.name,), each) for fleet in fleets for each in fleet.problems)]
-    reasons = [*sorted(found, key=_rank), *_one_place(plans)]
+    reasons = [*sorted(found, key=_rank), *_one_place(plans, fleets)]
     standings = {one.plan: one.standing for one in plans} | {one.name: one.standing for one in fleets}
     verdict = min(standings.values(), key=_VERDICTS.index, default="attention")
     if verdict == "good" and reasons:
@@ -199,12 +199,15 @@ _PLACES = {
 }
 
 
-def _one_place(plans: Sequence[PlanOverview]) -> list[Reason]:
-    """Return what would take a plan's data and all of its sets together; of plans that have a good set."""
+def _one_place(plans: Sequence[PlanOverview], fleets: Sequence[FleetStatus]) -> list[Reason]:
+    """Return what would take the data and all of its sets together; of plans and fleets that have a set."""
     remedy = "Give the plan a vault elsewhere (docs/vaults.md): object storage, SFTP, a disk that is carried away."
     found = []
     for place, what in _PLACES.items():
         names = tuple(plan.plan for plan in plans if plan.lost_with == place and plan.last_good)
+        names += tuple(
+            one.name for one in fleets if one.lost_with == place and any(member.newest for member in one.members)
+        )
         if names:
             found.append(Reason(names, Problem("warning", what, remedy)))
     return found
@@ -220,7 +223,7 @@ def _sentence(
     if verdict == "good":
         return "Yes, you are safe."
     if all(standing == "good" for standing in standings.values()):
-        lost = "machine" if any(plan.lost_with == "machine" for plan in plans) else "building"
+        lost = "machine" if any(one.problem.what == _PLACES["machine"] for one in reasons) else "building"
         return f"Yes, unless this {lost} is lost."
     if verdict == "attention":
         count = len(reasons)

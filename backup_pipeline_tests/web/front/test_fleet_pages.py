@@ -44,6 +44,7 @@ def test_home_says_how_a_fleet_is_and_what_is_wrong_with_its_list(folder: Path) 
     assert "No. Something is wrong with tenants." in text
     assert "2 members: 1 good, 1 failed" in text
     assert "tenants.json, row 3, field name" in text
+    assert "No copy leaves this machine" in text
 
 
 def test_a_fleets_page_has_a_line_for_each_member_the_worst_first(folder: Path) -> None:
