@@ -140,6 +140,12 @@ def _problems(site: Site, fleet: str, members: list[MemberStatus]) -> list[Probl
                     f"backup-pipeline backup {fleet} --unfinished",
                 )
             )
+    undone = [one for one in members if one.state == "good" and one.what]
+    if undone:
+        said = (
+            f"{len(undone)} of {len(members)} members: sealed, and not all is done ({undone[0].plan}: {undone[0].what})"
+        )
+        problems.append(Problem("warning", said, "Mend what is named; the next backup of a member does the rest."))
     for where, text in site.fleets[fleet].faults[:_SHOWN]:
         problems.append(Problem("error", f"list of members: {where}: {text}", "Correct the list, or what writes it."))
     return problems

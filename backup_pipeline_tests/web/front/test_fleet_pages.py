@@ -47,6 +47,14 @@ def test_home_says_how_a_fleet_is_and_what_is_wrong_with_its_list(folder: Path) 
     assert "No copy leaves this machine" in text
 
 
+def test_a_member_whose_copy_was_not_made_needs_attention(folder: Path) -> None:
+    site = load_site(folder)
+    outcome = MemberOutcome(plan="tenants_one", state="sealed", at=utc_now(), what="no copy in offsite: full")
+    keep_record(site, "tenants", FleetRecord(began=utc_now(), outcomes={"tenants_one": outcome}))
+    text = pages_of(folder).get("/backups").text
+    assert "1 of 2 members: sealed, and not all is done (tenants_one: no copy in offsite: full)" in text
+
+
 def test_a_fleets_page_has_a_line_for_each_member_the_worst_first(folder: Path) -> None:
     text = pages_of(folder).get("/backups/tenants").text
     assert text.index("tenants_two</a>") < text.index("tenants_one</a>")
