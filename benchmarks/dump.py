@@ -7,7 +7,7 @@ locks, catalog, dump, digest, check and record, synced to the disk. The fingerpr
 a dump also holds, are a row of their own. The floors do only what cannot be omitted, with the same libraries: pg_dump,
 pieces of fixed size compressed in threads, SHA-256 of the content and of the file, one sync; nothing is checked. The
 command around it is `backup` of a plan with this dump alone, cold from the shell, less the work with its fingerprints;
-its floor is a program that runs one empty asset in a history of Dagster's own. What a dump does beside the floor is to
+beside it stands a program that runs one empty asset by Dagster alone. What a dump does beside the floor is to
 cut its text by content and to count the rows of each table: their processor time is a row.
 """
 
@@ -194,7 +194,7 @@ def main() -> None:
     note = f"{cold.wall:.1f} s in all, {cold.cpu:.1f} s of processor"
     report.row(around, cold.wall - whole.seconds, at_most=2.5, note=note)
     note = f"{least.cpu:.1f} s of processor"
-    report.row("floor: one empty asset in a history of Dagster, cold from the shell", least.wall, note=note)
+    report.row("one empty asset by Dagster alone, in a history of its own, cold", least.wall, note=note)
     report.write()
 
 

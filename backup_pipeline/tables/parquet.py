@@ -41,6 +41,7 @@ _LARGEST_IN_MEMORY = 256 << 20
 _GROUPS_HELD = 1
 # Bytes of a row group, in memory, from which its columns are read by pages where only what is in them counts.
 _LARGE = 24 << 20
+_WORTH_THREADS = 1 << 18
 # So many are inspected one by one.
 _FEW_VALUES = 100_000
 _CHECKED_EVERY_SECONDS = 1.0
@@ -386,7 +387,9 @@ class ParquetTable:
 
     def _row_group(self, index: int, columns: list[str] | None) -> pa.Table:
         with self._reading(index):
-            return self._file.read_row_group(index, columns=columns, use_threads=True)
+            # A few rows are decoded sooner than other threads have begun with them.
+            threads = self._file.metadata.row_group(index).total_byte_size > _WORTH_THREADS
+            return self._file.read_row_group(index, columns=columns, use_threads=threads)
 
     @contextlib.contextmanager
     def _reading(self, index: int) -> Iterator[None]:

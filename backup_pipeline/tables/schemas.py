@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -55,14 +56,20 @@ def schema_texts(folder: Path | None, source: str, schema: str, table: str) -> l
     own = _own_file(folder, source, schema, table)
     if own is not None:
         return None if own.suffix == ".py" else [own.read_text()]
-    shipped = _SHIPPED / f"{table}.yaml"
-    return [shipped.read_text()] if "/" not in table and shipped.is_file() else []
+    shipped = _shipped().get(table)
+    return [shipped.read_text()] if shipped is not None else []
+
+
+@cache
+def _shipped() -> dict[str, Path]:
+    """Return the project's own schemas by table; listed once, for thousands of tables ask."""
+    return {path.stem: path for path in _SHIPPED.glob("*.yaml")}
 
 
 def shipped_schema(table: str, fields: Sequence[pa.Field]) -> pandera.DataFrameSchema | None:
     """Return the project's schema of a table of that name with all of its columns, as far as it suits their types."""
-    shipped = _SHIPPED / f"{table}.yaml"
-    if "/" not in table and shipped.is_file():
+    shipped = _shipped().get(table)
+    if shipped is not None:
         found = read_schema(shipped)
         if fits(found, [field.name for field in fields]):
             return suited(found, fields)
