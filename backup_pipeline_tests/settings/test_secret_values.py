@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import itertools
+import json
 import logging
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 
 from backup_pipeline.errors import SourceError
 from backup_pipeline.operations.alerts.send import hidden_texts
-from backup_pipeline.redaction import redacted, redacting_hook, scrub
+from backup_pipeline.redaction import hide, may_hold_secrets, redacted, redacted_values, redacting_hook, scrub
 from backup_pipeline.settings.loader import load_site
 from backup_pipeline.settings.types import source_kinds
 from backup_pipeline_tests.support.sites import TestSite
@@ -147,3 +149,19 @@ def test_the_credentials_of_a_vault_go_out_in_no_message_and_may_come_from_a_fil
     assert site.value("OFF_SECRET") == "s3cret-Word-of-the-vault"
     told = scrub("AKIAPUBLIC with s3cret-Word-of-the-vault was refused", hidden_texts(site))
     assert told == "AKIAPUBLIC with *** was refused"
+
+
+_SECRET = 'pass\\w0rd"é'
+_PARTS = ("://", "user", ":", "@", _SECRET, "password=", "'", "/", " ", "access_token=abcd", "https")
+
+
+def test_a_document_that_is_not_read_for_secrets_holds_none() -> None:
+    hide([_SECRET])
+    try:
+        texts = ["".join(parts) for parts in itertools.product(_PARTS, repeat=4)]
+        unsafe = [text for text in texts if redacted_values([text]) != [text]]
+        assert [text for text in unsafe if not may_hold_secrets(json.dumps([text]))] == []
+        assert [text for text in unsafe if not may_hold_secrets(json.dumps([text], ensure_ascii=False))] == []
+        assert not may_hold_secrets(json.dumps(["file:///store/a.gz", "shop@db:5432/shop", "rows = 3"]))
+    finally:
+        hide([])
