@@ -17,8 +17,8 @@ from backup_pipeline.errors import SettingsError
 BROKER_VARIABLE = "CELERY_BROKER_URL"
 BACKEND_VARIABLE = "CELERY_RESULT_BACKEND"
 QUEUE = "dagster"
-# A publisher waits this long for a broker that is away: two seconds, so many times.
-_PUBLISH_TRIES, _PUBLISH_PAUSE = 90, 2.0
+_BROKER_SECONDS = 180
+_LONGEST_SECONDS = 7 * 24 * 3600
 
 
 def app_arguments(environment: Mapping[str, str] | None = None) -> dict[str, Any]:
@@ -42,6 +42,7 @@ def app_arguments(environment: Mapping[str, str] | None = None) -> dict[str, Any
 def _settings(*, stored: bool) -> dict[str, Any]:
     return {
         "task_ignore_result": not stored,
+        "task_track_started": True,
         "task_default_queue": QUEUE,
         # A worker that is busy holds no second task that an idle one could begin; a task whose worker died is given
         # to another, where Dagster ignores a run that has begun already.
@@ -53,12 +54,8 @@ def _settings(*, stored: bool) -> dict[str, Any]:
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
         "broker_connection_timeout": 5.0,
-        "task_publish_retry_policy": {
-            "max_retries": _PUBLISH_TRIES,
-            "interval_start": _PUBLISH_PAUSE,
-            "interval_step": 0,
-            "interval_max": _PUBLISH_PAUSE,
-        },
+        # Redis gives a task that is not acknowledged for so long to another worker; dead ones are found otherwise.
+        "broker_transport_options": {"visibility_timeout": _LONGEST_SECONDS},
         "worker_hijack_root_logger": False,
         "worker_redirect_stdouts": False,
     }
@@ -67,3 +64,15 @@ def _settings(*, stored: bool) -> dict[str, Any]:
 def celery_app(environment: Mapping[str, str] | None = None) -> Celery:
     """Return a site's Celery application; SettingsError as of `app_arguments`."""
     return make_app(app_arguments(environment))
+
+
+def wait_for_broker(app: Celery) -> None:
+    """Wait until the broker answers, for at most three minutes; then as Celery raises."""
+    with app.connection_for_write() as connection:
+        connection.ensure_connection(
+            max_retries=_BROKER_SECONDS,
+            interval_start=1,
+            interval_step=0,
+            interval_max=1,
+            reraise_as_library_errors=True,
+        )

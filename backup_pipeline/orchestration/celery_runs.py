@@ -7,12 +7,9 @@ workers answer themselves. Nothing is read from a backend of results.
 
 from __future__ import annotations
 
-import logging
-import time
 from collections.abc import Mapping
 from typing import Any
 
-from celery.exceptions import CeleryError
 from dagster import Field
 from dagster._config.config_schema import UserConfigSchema
 from dagster._core.launcher.base import CheckRunHealthResult, LaunchRunContext, WorkerStatus
@@ -20,14 +17,10 @@ from dagster._core.storage.dagster_run import DagsterRun
 from dagster._serdes import ConfigurableClassData
 from dagster_celery.launcher import CeleryRunLauncher
 from dagster_celery.tags import DAGSTER_CELERY_TASK_ID_TAG
-from kombu.exceptions import KombuError
 
-from backup_pipeline.orchestration.celery_app import QUEUE, app_arguments
+from backup_pipeline.orchestration.celery_app import QUEUE, app_arguments, wait_for_broker
+from backup_pipeline.orchestration.celery_held import HeldTasks
 from backup_pipeline.orchestration.launcher import health_by_mark, make_again_when_lost
-
-LOG = logging.getLogger("backup-pipeline.runs")
-_ANSWER_SECONDS = 1.5
-_BROKER_SECONDS = 180
 
 
 class WatchedCeleryRunLauncher(CeleryRunLauncher):
@@ -41,10 +34,7 @@ class WatchedCeleryRunLauncher(CeleryRunLauncher):
     def __init__(self, silent_seconds: float = 60.0, inst_data: ConfigurableClassData | None = None) -> None:
         super().__init__(default_queue=QUEUE, inst_data=inst_data, **app_arguments())
         self._patience = silent_seconds
-        self._silent_since: dict[str, float] = {}
-        # What the broker's own client raises is neither Celery's nor the system's.
-        connection = self.celery.connection_for_write()
-        self._broker_errors: tuple[type[Exception], ...] = (*connection.connection_errors, *connection.channel_errors)
+        self._held = HeldTasks(self.celery)
 
     @classmethod
     def config_type(cls) -> UserConfigSchema:
@@ -67,14 +57,7 @@ class WatchedCeleryRunLauncher(CeleryRunLauncher):
         """Send a run to the workers, once the broker can be reached."""
         run = context.dagster_run
         make_again_when_lost(self._instance, run)
-        with self.celery.connection_for_write() as connection:
-            connection.ensure_connection(
-                max_retries=_BROKER_SECONDS,
-                interval_start=1,
-                interval_step=0,
-                interval_max=1,
-                reraise_as_library_errors=True,
-            )
+        wait_for_broker(self.celery)
         super().launch_run(context)
 
     def terminate(self, run_id: str) -> bool:
@@ -91,26 +74,13 @@ class WatchedCeleryRunLauncher(CeleryRunLauncher):
         task = run.tags.get(DAGSTER_CELERY_TASK_ID_TAG)
         if task is None:
             return health_by_mark(run.run_id)
-        try:
-            held = self._is_held(task)
-        except (CeleryError, KombuError, OSError, *self._broker_errors) as error:
-            LOG.warning("the broker does not answer, so nothing is known of run %s: %s", run.run_id, error)
-            held = True
-        if held:
-            self._silent_since.pop(run.run_id, None)
+        silent = self._held.silent_seconds([task])[task]
+        if silent <= self._patience:
             return CheckRunHealthResult(WorkerStatus.RUNNING)
-        now = time.monotonic()
-        silent = now - self._silent_since.setdefault(run.run_id, now)
-        if silent < self._patience:
-            return CheckRunHealthResult(WorkerStatus.RUNNING)
-        del self._silent_since[run.run_id]
+        self._held.forget(task)
         return CheckRunHealthResult(
             WorkerStatus.FAILED, f"no Celery worker has had its task for {silent:.0f} s: its machine is gone or cut off"
         )
-
-    def _is_held(self, task: str) -> bool:
-        answers = self.celery.control.inspect(timeout=_ANSWER_SECONDS).query_task(task) or {}
-        return any(isinstance(tasks, Mapping) and task in tasks for tasks in answers.values())
 
     def get_run_worker_debug_info(self, run: DagsterRun, include_container_logs: bool | None = True) -> str | None:
         """Return nothing: what is known is in the status."""

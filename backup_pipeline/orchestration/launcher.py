@@ -46,17 +46,18 @@ EXECUTOR_VARIABLE = "BACKUP_PIPELINE_EXECUTOR"
 _CONFIG_SUFFIX = "_CONFIG"
 # At most twice, and from the beginning: what was captured may be on the machine that is gone.
 _AGAIN = {MAX_RETRIES_TAG: "2", RETRY_ON_ASSET_OR_OP_FAILURE_TAG: "false", RETRY_STRATEGY_TAG: "ALL_STEPS"}
-# Our own launchers, by the names that the variable may have for them; others are named module:Class.
-_LAUNCHERS = {
-    "kubernetes": "backup_pipeline.orchestration.kubernetes_launcher:KubernetesRunLauncher",
-    "celery": "backup_pipeline.orchestration.celery_runs:WatchedCeleryRunLauncher",
+# Our own launchers and executors, by the names that the variables may have for them; others are named module:name.
+_OURS = {
+    (LAUNCHER_VARIABLE, "kubernetes"): "backup_pipeline.orchestration.kubernetes_launcher:KubernetesRunLauncher",
+    (LAUNCHER_VARIABLE, "celery"): "backup_pipeline.orchestration.celery_runs:WatchedCeleryRunLauncher",
+    (EXECUTOR_VARIABLE, "celery"): "backup_pipeline.orchestration.celery_steps:celery_steps",
 }
 
 
 def _named(environment: Mapping[str, str], variable: str) -> tuple[str, str] | None:
     """Return module and name from a variable of the form `module:Name`; None when it is unset."""
     value = environment.get(variable, "").strip()
-    value = _LAUNCHERS.get(value, value) if variable == LAUNCHER_VARIABLE else value
+    value = _OURS.get((variable, value), value)
     if not value:
         return None
     module, _, name = value.partition(":")
@@ -133,6 +134,10 @@ class WatchedExecutor(Executor):
     def __init__(self, inner: Executor, *, in_process: bool) -> None:
         self._inner = inner
         self._in_process = in_process
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what only the other one has: an executor's loop may ask the run for it."""
+        return getattr(self._inner, name)
 
     @property
     def retries(self) -> RetryMode:
@@ -225,7 +230,7 @@ def steps_share_a_process(environment: Mapping[str, str] | None = None) -> bool:
 def executor_from_environment(environment: Mapping[str, str] | None = None) -> ExecutorDefinition:
     """Return the executor of the jobs: `BACKUP_PIPELINE_EXECUTOR`, in-process when it is unset.
 
-    The variable holds `in_process`, `multiprocess` or `module:name` of an executor definition;
+    The variable holds `in_process`, `multiprocess`, `celery` or `module:name` of an executor definition;
     `BACKUP_PIPELINE_EXECUTOR_CONFIG` its configuration as a JSON object.
 
     Raises:

@@ -4,48 +4,32 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import dagster as dg
 import pytest
 
 pytest.importorskip("dagster_celery", reason="pip install 'backup-pipeline[celery]'")
 
-from backup_pipeline_tests.support.celery_fleet import Fleet, Size, fleet, wait_until
+from backup_pipeline_tests.support.celery_fleet import RUNS, Fleet, Size, fleet
+from backup_pipeline_tests.support.fleet_programs import wait_until
 from backup_pipeline_tests.support.machines import Machine
 
 pytestmark = pytest.mark.story
-SLOW, FAST = "1500kbit", "30mbit"
 SUCCESS, FAILURE = dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    with fleet(tmp_path_factory.mktemp("fleet"), Size(servers=3, databases=3, rows=2000, rate=FAST)) as made:
+    with fleet(tmp_path_factory.mktemp("fleet"), Size(servers=3, databases=3, rows=2000, rate="30mbit"), RUNS) as made:
         for number in (1, 2, 3):
             made.start_worker(number)
         yield made
 
 
-def starts(site: Fleet, run_id: str) -> int:
-    """Return how many steps of a run have begun."""
-    return len(site.workspace.instance.all_logs(run_id, of_type=dg.DagsterEventType.STEP_START))
-
-
-@contextmanager
-def slow_links(site: Fleet) -> Iterator[None]:
-    """Let a capture take seconds for the block."""
-    for server in site.servers:
-        server.limit(SLOW)
-    yield
-    for server in site.servers:
-        server.limit(FAST)
-
-
 def launched(site: Fleet, plan: str, captures: int = 2) -> tuple[str, Machine]:
     """Start a backup; return it and its worker when it captures its nth source."""
     run_id = site.launch(f"{plan}_backup")
-    wait_until(lambda: starts(site, run_id) >= captures, "a capture", 90)
+    wait_until(lambda: len(site.starts(run_id)) >= captures, "a capture", 90)
     machine = site.worker_of(run_id)
     assert machine is not None
     return run_id, machine
@@ -71,7 +55,7 @@ def test_runs_are_spread_over_workers_and_proven_from_another(site: Fleet) -> No
 
 def test_a_backup_whose_worker_is_killed_is_made_by_another(site: Fleet) -> None:
     before = len(site.copies())
-    with slow_links(site):
+    with site.slow_links():
         run, machine = launched(site, "p1")
         machine.end()
     site.wait_for(run, FAILURE, SUCCESS)
@@ -82,14 +66,12 @@ def test_a_backup_whose_worker_is_killed_is_made_by_another(site: Fleet) -> None
 
 def test_a_worker_that_comes_back_after_its_backup_was_made_again_seals_nothing(site: Fleet) -> None:
     before = len(site.copies())
-    with slow_links(site):
+    with site.slow_links():
         run, machine = launched(site, "p2")
-        task = site.task_of(run)
         machine.cut()
         site.wait_for(run, FAILURE, SUCCESS)
         machine.join()
-        ended = f"execute_job[{task}] succeeded"
-        wait_until(lambda: ended in machine.text(), "the end of the run that came back", 90, machine.text)
+        wait_until(lambda: site.prints(machine, run, "RUN_FAILURE"), "the end of the run that came back", 120)
     assert site.states(run) == [FAILURE, SUCCESS]
     assert len(site.copies()) == before + 1
     require_proven(site, "p2", machine)
@@ -97,11 +79,11 @@ def test_a_worker_that_comes_back_after_its_backup_was_made_again_seals_nothing(
 
 def test_runs_go_on_while_the_broker_is_away_and_others_wait_for_it(site: Fleet) -> None:
     before = len(site.copies())
-    with slow_links(site):
+    with site.slow_links():
         running, _ = launched(site, "p1", 1)
         site.stop_broker()
         waiting = site.launch("p2_backup")
-        wait_until(lambda: starts(site, running) > 2, "captures without a broker", 60)
+        wait_until(lambda: len(site.starts(running)) > 2, "captures without a broker", 60)
     site.start_broker()
     site.wait_for(running, SUCCESS)
     site.wait_for(waiting, SUCCESS)
@@ -110,10 +92,21 @@ def test_runs_go_on_while_the_broker_is_away_and_others_wait_for_it(site: Fleet)
 
 def test_no_set_is_lost_or_doubled_when_the_history_restarts(site: Fleet) -> None:
     before = len(site.copies())
-    with slow_links(site):
+    with site.slow_links():
         run, machine = launched(site, "p3")
         site.history.end(signal.SIGINT)
         site.start_postgres(site.history)
         wait_until(lambda: site.states(run)[-1] is SUCCESS, "the backup", 120)
     assert len(site.copies()) == before + 1
     require_proven(site, "p3", next(each for each in site.workers if each is not machine))
+
+
+def test_a_backup_that_is_terminated_is_interrupted_on_its_worker(site: Fleet) -> None:
+    before = len(site.copies())
+    with site.slow_links():
+        run, machine = launched(site, "p1", 1)
+        ended = f"execute_job[{site.task_of(run)}] succeeded"
+        assert site.workspace.instance.run_launcher.terminate(run)
+        site.wait_for(run, dg.DagsterRunStatus.CANCELED)
+        wait_until(lambda: ended in machine.text(), "the end of its task", 60, machine.text)
+    assert len(site.copies()) == before

@@ -15,10 +15,12 @@ from dagster._core.launcher import WorkerStatus
 from dagster_celery.tags import DAGSTER_CELERY_TASK_ID_TAG
 
 from backup_pipeline.errors import SettingsError
-from backup_pipeline.orchestration.celery_app import BROKER_VARIABLE, app_arguments
+from backup_pipeline.orchestration.celery_app import BACKEND_VARIABLE, BROKER_VARIABLE, app_arguments
 from backup_pipeline.orchestration.celery_runs import WatchedCeleryRunLauncher
+from backup_pipeline.orchestration.celery_steps import CeleryStepExecutor
+from backup_pipeline.orchestration.launcher import WatchedExecutor, executor_from_environment
 from backup_pipeline.postgres.server.embedded import free_port
-from backup_pipeline_tests.support.celery_fleet import needed, redis_server
+from backup_pipeline_tests.support.fleet_programs import needed, redis_server
 
 RUN = dg.DagsterRun(job_name="nightly_backup", tags={DAGSTER_CELERY_TASK_ID_TAG: "1079e59c"})
 
@@ -37,6 +39,7 @@ def broker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[subproce
 def test_a_run_that_no_worker_has_is_dead_after_a_while(broker: subprocess.Popen[bytes]) -> None:
     patient, impatient = WatchedCeleryRunLauncher(600), WatchedCeleryRunLauncher(0)
     assert patient.check_run_worker_health(RUN).status is WorkerStatus.RUNNING
+    assert impatient.check_run_worker_health(RUN).status is WorkerStatus.RUNNING
     found = impatient.check_run_worker_health(RUN)
     assert found.status is WorkerStatus.FAILED
     assert found.msg is not None
@@ -55,3 +58,14 @@ def test_nothing_is_known_against_a_run_while_the_broker_is_away(broker: subproc
 def test_a_site_without_a_broker_is_refused_by_the_name_of_the_variable() -> None:
     with pytest.raises(SettingsError, match=BROKER_VARIABLE):
         app_arguments({})
+
+
+def test_steps_by_celery_are_named_by_the_environment_and_want_a_place_for_results(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(BROKER_VARIABLE, "redis://127.0.0.1:1/0")
+    monkeypatch.delenv(BACKEND_VARIABLE, raising=False)
+    assert executor_from_environment({"BACKUP_PIPELINE_EXECUTOR": "celery"}).name == "celery"
+    with pytest.raises(SettingsError, match=BACKEND_VARIABLE):
+        # As dagster-celery's loop asks the executor of the run.
+        WatchedExecutor(CeleryStepExecutor(60), in_process=False).app_args()

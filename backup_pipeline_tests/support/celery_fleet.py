@@ -8,17 +8,14 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from unittest import mock
 
 import dagster as dg
-import pytest
 from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import GrpcServerTarget
 from dagster_celery.tags import DAGSTER_CELERY_TASK_ID_TAG
@@ -28,12 +25,21 @@ from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.postgres.server.embedded import EmbeddedServer
 from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline.stores.vault.encryption import new_identity
+from backup_pipeline_tests.support.fleet_programs import (
+    answers,
+    logs_in,
+    needed,
+    programs,
+    redis_server,
+    wait_until,
+)
 from backup_pipeline_tests.support.machines import SITE, Machine, Network, network
 from backup_pipeline_tests.support.object_servers import S3Server, weed_server
 from backup_pipeline_tests.support.sites import Output, TestSite, dsn
 
 _POSTGRES, _REDIS, _CODE = 5432, 6379, 4000
 _BUCKET = "fleet"
+_SLOW = "1500kbit"
 _HOME = """
 storage:
   custom: {module: backup_pipeline.orchestration.storage, class: EnvironmentStorage}
@@ -54,15 +60,20 @@ insert into public.items select n, md5((n * 7919)::text) || md5((n * 104729)::te
 """
 
 
+RUNS = {"BACKUP_PIPELINE_RUN_LAUNCHER": "celery", "BACKUP_PIPELINE_RUN_LAUNCHER_CONFIG": '{"silent_seconds": 6}'}
+STEPS = {"BACKUP_PIPELINE_EXECUTOR": "celery", "BACKUP_PIPELINE_EXECUTOR_CONFIG": '{"silent_seconds": 6.0}'}
+"""Each run is a task, or each step."""
+
+
 @dataclass(frozen=True)
 class Size:
-    """How large a fleet is: servers, databases on each, rows in each, and what a server's link sends at most."""
+    """Servers, databases on each, rows in each, what a server's link sends at most, and runs at once."""
 
     servers: int = 4
     databases: int = 3
     rows: int = 2000
     rate: str = "4mbit"
-    workers: int = 4
+    runs: int = 4
 
     def sources(self, server: int) -> list[str]:
         """Return the sources that are on a server."""
@@ -81,7 +92,7 @@ class Fleet:
     servers: list[Machine]
     history: Machine
     control: Machine
-    executor: dict[str, str]
+    spread: dict[str, str]
     workers: list[Machine] = field(default_factory=list)
     workspace: WorkspaceProcessContext = field(init=False)
     broker: subprocess.Popen[bytes] | None = None
@@ -105,8 +116,8 @@ class Fleet:
         options = ["-p", str(_POSTGRES), "-c", "listen_addresses=*", "-c", "unix_socket_directories="]
         command = [str(programs() / "postgres"), "-D", str(SITE / "data"), *options]
         machine.start(*command, environment={"LC_ALL": "C"}, user=data.stat().st_uid)
-        wait_until(lambda: _answers(machine.address, _POSTGRES), f"PostgreSQL of {machine.name}")
-        wait_until(lambda: _logs_in(self.target(machine)), f"a login to {machine.name}")
+        wait_until(lambda: answers(machine.address, _POSTGRES), f"PostgreSQL of {machine.name}")
+        wait_until(lambda: logs_in(self.target(machine)), f"a login to {machine.name}")
 
     def start_broker(self) -> None:
         """Start Redis, with what it was left with."""
@@ -131,31 +142,25 @@ class Fleet:
             "BACKUP_PIPELINE_CONFIG": str(SITE / "backup.yaml"),
             "DAGSTER_HOME": str(SITE / "home"),
             "DAGSTER_POSTGRES_URL": history,
+            "OFFSITE_KEYS_FILE": str(SITE / "keys"),
             "CELERY_BROKER_URL": f"redis://{self.net.address}:{_REDIS}/0",
-            "BACKUP_PIPELINE_RUN_LAUNCHER": "celery",
-            "BACKUP_PIPELINE_RUN_LAUNCHER_CONFIG": '{"silent_seconds": 6}',
-            **self.executor,
+            **({"CELERY_RESULT_BACKEND": f"redis://{self.net.address}:{_REDIS}/1"} if self.spread == STEPS else {}),
+            **self.spread,
         }
 
     def furnish(self, machine: Machine, *, identity: bool = False) -> None:
         """Give a machine what a worker has: settings, secrets, the site's keys, Dagster's home. No set."""
-        for name in ("backup.yaml", ".env", ".backup-pipeline"):
-            place = self.site.folder / name
-            if place.is_dir():
-                shutil.copytree(place, machine.folder / name)
-            else:
-                shutil.copy2(place, machine.folder / name)
-        if identity:
-            shutil.copy2(self.site.folder / "identity.txt", machine.folder)
+        for name in ("backup.yaml", ".env", "keys", *(("identity.txt",) if identity else ())):
+            shutil.copy2(self.site.folder / name, machine.folder)
         (machine.folder / "home").mkdir()
-        (machine.folder / "home" / "dagster.yaml").write_text(_HOME.replace("RUNS", str(self.size.workers)))
+        (machine.folder / "home" / "dagster.yaml").write_text(_HOME.replace("RUNS", str(self.size.runs)))
 
     def start_control(self) -> None:
         """Start the code location and the daemon."""
         self.furnish(self.control)
         code = ["dagster", "code-server", "start", "-m", "backup_pipeline.definitions", "-h", "0.0.0.0"]
         self.control.start(*code, "-p", str(_CODE), environment=self.variables(), log="code.log")
-        wait_until(lambda: _answers(self.control.address, _CODE), "the code location", 120)
+        wait_until(lambda: answers(self.control.address, _CODE), "the code location", 120)
         self.start_daemon()
 
     def start_daemon(self) -> None:
@@ -179,6 +184,10 @@ class Fleet:
         environment = self.variables() | {"VAULT_IDENTITY_FILE": str(SITE / "identity.txt")}
         machine.start(*app, "--concurrency", "1", "-n", f"{name}@%h", "-l", "INFO", environment=environment)
         return machine
+
+    def wait_for_workers(self) -> None:
+        """Wait until every worker takes tasks."""
+        wait_until(lambda: all(" ready." in each.text() for each in self.workers), "the workers")
 
     def command(self, machine: Machine, *arguments: str) -> Output:
         """Run the command line on a machine."""
@@ -207,7 +216,7 @@ class Fleet:
         runs = self.workspace.instance.get_runs()
         return [run.status for run in reversed(runs) if run_id in (run.run_id, run.root_run_id)]
 
-    def wait_for(self, run_id: str, *states: dg.DagsterRunStatus, seconds: float = 120) -> None:
+    def wait_for(self, run_id: str, *states: dg.DagsterRunStatus, seconds: float = 240) -> None:
         """Wait until a run, and those that make its set again, are in these states."""
 
         def known() -> str:
@@ -215,6 +224,28 @@ class Fleet:
             return "\n".join(runs)
 
         wait_until(lambda: self.states(run_id) == [*states], f"run {run_id} in {states}", seconds, known)
+
+    def starts(self, run_id: str) -> list[str]:
+        """Return the steps of a run that have begun, in that order; one that began twice stands twice."""
+        events = self.workspace.instance.all_logs(run_id, of_type=dg.DagsterEventType.STEP_START)
+        return [str(event.step_key) for event in events]
+
+    def prints(self, machine: Machine, run_id: str, event: str) -> bool:
+        """Return whether a machine's worker has printed an event of a run."""
+        return any(run_id in line and event in line for line in machine.text().splitlines())
+
+    def captures(self, machine: Machine, step: str, run_id: str) -> bool:
+        """Return whether a step of a run has begun on a machine."""
+        return self.prints(machine, run_id, f"- {step} - STEP_START")
+
+    @contextlib.contextmanager
+    def slow_links(self) -> Iterator[None]:
+        """Let a capture take seconds for the block."""
+        for server in self.servers:
+            server.limit(_SLOW)
+        yield
+        for server in self.servers:
+            server.limit(self.size.rate)
 
     def copies(self) -> list[str]:
         """Return the names of the sealed sets in the vault."""
@@ -226,36 +257,9 @@ class Fleet:
         return f"{server.name}/{database}"
 
 
-def programs() -> Path:
-    """Return the folder of an installed PostgreSQL server; skips where there is none."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
-    if not found:
-        pytest.skip("no PostgreSQL server is installed in /usr/lib/postgresql (Debian: postgresql)")
-    return found[-1].parent
-
-
-def needed(program: str, remedy: str) -> str:
-    """Return where a program is; skips where it is not."""
-    found = shutil.which(program)
-    if not found:
-        pytest.skip(f"{program} is not installed ({remedy})")
-    return found
-
-
-def redis_server(folder: Path, address: str, port: int) -> subprocess.Popen[bytes]:
-    """Start Redis with its files in a folder, and wait until it answers."""
-    folder.mkdir(exist_ok=True)
-    options = ["--bind", address, "--port", str(port), "--protected-mode", "no", "--dir", str(folder)]
-    command = [needed("redis-server", "apt install redis-server"), *options, "--appendonly", "yes", "--save", ""]
-    with (folder / "log").open("ab") as log:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-    wait_until(lambda: _answers(address, port), "Redis")
-    return process
-
-
 def settings(size: Size, recipient: str) -> str:
     """Return backup.yaml: a plan per server, whose only store is the vault."""
-    lines = ["sources:"]
+    lines = ["state_env: STATE_URL", "sources:"]
     for server in range(1, size.servers + 1):
         lines += [
             f"  {name}: {{kind: postgres, dsn_env: {name.upper()}_URL, tables: {{include: []}}}}"
@@ -265,17 +269,19 @@ def settings(size: Size, recipient: str) -> str:
     lines += [
         "vaults:",
         f"  offsite: {{url: 's3://{_BUCKET}/site', endpoint_env: TEST_S3_ENDPOINT, region: us-east-1,",
-        f"    credentials_env: {keys}, recipients: [{recipient}]}}",
+        f"    credentials_env: {keys}, keys_env: OFFSITE_KEYS, recipients: [{recipient}]}}",
         "plans:",
     ]
     for server in range(1, size.servers + 1):
         names = ", ".join(size.sources(server))
         lines.append(f"  p{server}: {{sources: [{names}], store: 'vault:offsite', retention: {{keep_last: 9}}}}")
+    every = ", ".join(name for server in range(1, size.servers + 1) for name in size.sources(server))
+    lines.append(f"  all: {{sources: [{every}], store: 'vault:offsite', retention: {{keep_last: 9}}}}")
     return "\n".join(lines) + "\n"
 
 
 @contextlib.contextmanager
-def fleet(folder: Path, size: Size, executor: dict[str, str] | None = None) -> Iterator[Fleet]:
+def fleet(folder: Path, size: Size, spread: dict[str, str]) -> Iterator[Fleet]:
     """Give a running site without workers."""
     needed("redis-server", "apt install redis-server")
     template = EmbeddedServer(folder / "template", programs=programs(), durable=False)
@@ -296,7 +302,7 @@ def fleet(folder: Path, size: Size, executor: dict[str, str] | None = None) -> I
         site = TestSite(folder / "site")
         site.folder.mkdir()
         made = Fleet(
-            size, net, site, objects, template, servers, net.machine("history"), net.machine("control"), executor or {}
+            size, net, site, objects, template, servers, net.machine("history"), net.machine("control"), spread
         )
         stack.callback(made.stop_broker)
         made.start_broker()
@@ -315,6 +321,7 @@ def _write_site(made: Fleet) -> None:
     secret, recipient = new_identity()
     (made.site.folder / "identity.txt").write_text(secret + "\n")
     made.site.variables = dict(made.objects.options().environment or {})
+    made.site.variables["STATE_URL"] = dsn(made.target(made.history, "dagster"))
     for number, server in enumerate(made.servers, 1):
         for name in made.size.sources(number):
             database = name.partition("_")[2]
@@ -325,38 +332,19 @@ def _write_site(made: Fleet) -> None:
                     f"update public.items set name = '{made.marker(server, database)}' where id = 1".encode()
                 )
     made.site.write(settings(made.size, recipient))
-    done = made.site.run("vault", "init", "offsite")
-    assert done.code == 0, done.text
+    for command in (("vault", "init", "offsite"), ("vault", "keys", "offsite", str(made.site.folder / "keys"))):
+        done = made.site.run(*command)
+        assert done.code == 0, done.text
 
 
 def _client_environment(made: Fleet) -> dict[str, str]:
     """Return the environment of the test's own process, which asks as the UI does."""
     home = made.site.folder / "home"
     home.mkdir()
-    (home / "dagster.yaml").write_text(_HOME.replace("RUNS", str(made.size.workers)))
-    own = {"BACKUP_PIPELINE_CONFIG": str(made.site.folder / "backup.yaml"), "DAGSTER_HOME": str(home)}
+    (home / "dagster.yaml").write_text(_HOME.replace("RUNS", str(made.size.runs)))
+    own = {
+        "BACKUP_PIPELINE_CONFIG": str(made.site.folder / "backup.yaml"),
+        "DAGSTER_HOME": str(home),
+        "OFFSITE_KEYS_FILE": str(made.site.folder / "keys"),
+    }
     return made.variables() | own
-
-
-def wait_until(true: Callable[[], bool], what: str, seconds: float = 60, more: Callable[[], str] = lambda: "") -> None:
-    """Wait until something is true; AssertionError, with what is known, when it is not in time."""
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, f"{what}: not within {seconds} s\n{more()}"
-        time.sleep(0.05)
-
-
-def _answers(address: str, port: int) -> bool:
-    try:
-        socket.create_connection((address, port), 2).close()
-    except OSError:
-        return False
-    return True
-
-
-def _logs_in(target: PostgresTarget) -> bool:
-    try:
-        with connected(target):
-            return True
-    except Exception:
-        return False

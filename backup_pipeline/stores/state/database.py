@@ -42,6 +42,9 @@ Held = Mapping[str, str]
 """Names of locks with the tokens of their holder."""
 
 
+_FORSAKEN = b"set local idle_in_transaction_session_timeout = '15s'"
+
+
 class StateDatabase:
     """See the module. Every call may raise SourceError: the database does not answer, or refuses.
 
@@ -56,6 +59,8 @@ class StateDatabase:
     @contextmanager
     def _transaction(self) -> Iterator[Any]:
         with connected(self.target, autocommit=False) as connection, connection.transaction():
+            # A worker that is cut off in the middle must not keep the others from the rows that it has locked.
+            connection.execute(_FORSAKEN)
             if not self._made:
                 connection.execute(_TABLES)
                 self._made = True

@@ -1,0 +1,175 @@
+"""Executor by Celery: the steps of a run, so the sources of a set, are tasks that any worker of the site takes.
+
+The loop is dagster-celery's, in the run's own process, which waits beside the code location. A step whose worker is
+gone is sent anew, where dagster-celery would wait for ever; who comes back then has lost its claim to the source.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import dagster as dg
+from celery import Task, current_task
+from dagster_celery.core_execution_loop import core_celery_execution_loop
+from dagster_celery.executor import CeleryExecutor, _submit_task
+from dagster_shared.serdes import unpack_value
+
+from backup_pipeline.errors import SettingsError
+from backup_pipeline.orchestration.celery_app import BACKEND_VARIABLE, app_arguments, wait_for_broker
+from backup_pipeline.orchestration.celery_held import HeldTasks
+from backup_pipeline.redaction import redacted_values
+
+LOG = logging.getLogger("backup-pipeline.runs")
+_SILENT_SECONDS = 60.0
+
+
+class UnfinishedStep(Task):
+    """A step's task on a worker: nothing for a run that is over, or a step that another worker has done since."""
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        """Execute the step, where that is still wanted; returns its events, without secrets that errors repeat."""
+        step: Any = unpack_value(named["execute_step_args_packed"])
+        with dg.DagsterInstance.get() as instance:
+            run = instance.get_run_by_id(step.run_id)
+            stats = instance.get_run_step_stats(step.run_id, step.step_keys_to_execute)
+        if run is None or run.is_finished or any(each.status and each.status.value == "SUCCESS" for each in stats):
+            LOG.info("%s of run %s is done already", step.step_keys_to_execute, step.run_id)
+            return []
+        events: list[str] = super().__call__(*arguments, **named)
+        return [json.dumps(redacted_values(json.loads(event))) for event in events]
+
+
+class _Watch:
+    """Which of a run's steps have no worker any more; the workers are asked together, and not at each tick."""
+
+    def __init__(self, app: Any, patience: float) -> None:
+        self._held = HeldTasks(app)
+        self._patience = patience
+        self._asked = time.monotonic()
+        self._silent: dict[str, float] = {}
+        self._tasks: set[str] = set()
+
+    def begin(self, task: str) -> None:
+        self._tasks.add(task)
+
+    def end(self, task: str) -> None:
+        self._tasks.discard(task)
+        self._silent.pop(task, None)
+        self._held.forget(task)
+
+    def is_gone(self, task: str) -> bool:
+        if time.monotonic() - self._asked > self._patience / 6:
+            self._silent = self._held.silent_seconds(self._tasks)
+            self._asked = time.monotonic()
+        return self._silent.get(task, 0.0) > self._patience
+
+    @property
+    def away(self) -> tuple[type[Exception], ...]:
+        return self._held.away
+
+
+class SentStep:
+    """What dagster-celery's loop asks of a step that it has sent: the newest task's result.
+
+    Args:
+        name: the step.
+        send: sends it, and returns the task's result.
+        watch: which tasks have no worker any more.
+    """
+
+    def __init__(self, name: str, send: Callable[[], Any], watch: _Watch) -> None:
+        self._name = name
+        self._send = send
+        self._watch = watch
+        self._result = send()
+        watch.begin(self._result.id)
+
+    def ready(self) -> bool:
+        """Return whether the step has ended; one whose worker is gone is sent anew."""
+        try:
+            if self._result.ready():
+                self._watch.end(self._result.id)
+                return True
+            if self._result.state == "STARTED" and self._watch.is_gone(self._result.id):
+                LOG.warning("no worker has %s any more: its machine is gone or cut off; it is sent anew", self._name)
+                self._watch.end(self._result.id)
+                self._result = self._send()
+                self._watch.begin(self._result.id)
+        except self._watch.away as error:
+            LOG.warning("the broker does not answer; %s goes on meanwhile: %s", self._name, error)
+        return False
+
+    def get(self) -> list[str]:
+        """Return the step's events; as Celery raises."""
+        events: list[str] = self._result.get()
+        return events
+
+    def revoke(self) -> None:
+        """Interrupt the step on its worker, as Ctrl-C would."""
+        self._result.revoke(terminate=True, signal="SIGINT")
+
+
+class CeleryStepExecutor(CeleryExecutor):
+    """Sends a run's steps to the site's workers.
+
+    Args:
+        silent_seconds: how long no worker may have a step that one has begun before it is sent anew.
+    """
+
+    def __init__(self, silent_seconds: float) -> None:
+        super().__init__(retries=CeleryExecutor.for_cli().retries)
+        self._patience = silent_seconds
+
+    def app_args(self) -> dict[str, Any]:
+        """Return the arguments of the site's application.
+
+        Raises:
+            SettingsError: no broker, or no place for results, is named.
+        """
+        found = app_arguments()
+        if found["backend"] == "disabled://":
+            raise SettingsError(
+                "No place for the results of steps is named.",
+                where=BACKEND_VARIABLE,
+                remedy="Write its URL, as in redis://HOST:6379/1.",
+            )
+        return found
+
+    def execute(self, plan_context: Any, execution_plan: Any) -> Iterator[dg.DagsterEvent]:
+        """Execute a run's steps on the workers."""
+        if current_task:
+            raise SettingsError(
+                "Steps cannot be sent by a run that is a task itself: it would keep a worker from its steps.",
+                where="BACKUP_PIPELINE_RUN_LAUNCHER",
+                remedy="Spread runs or steps: leave this variable or BACKUP_PIPELINE_EXECUTOR unset.",
+            )
+        watches: list[_Watch] = []
+
+        def submit(app: Any, *details: Any) -> SentStep:
+            if not watches:
+                watches.append(_Watch(app, self._patience))
+
+            def send() -> Any:
+                wait_for_broker(app)
+                return _submit_task(app, *details)
+
+            return SentStep(details[1].key, send, watches[0])
+
+        events: Iterator[dg.DagsterEvent] = core_celery_execution_loop(
+            plan_context, execution_plan, step_execution_fn=submit
+        )
+        return events
+
+
+@dg.executor(
+    name="celery",
+    config_schema={"silent_seconds": dg.Field(float, is_required=False, default_value=_SILENT_SECONDS)},
+    requirements=dg.multiple_process_executor_requirements(),
+)
+def celery_steps(context: dg.InitExecutorContext) -> CeleryStepExecutor:
+    """Steps on the workers of Celery that the environment names."""
+    return CeleryStepExecutor(float(str(context.executor_config["silent_seconds"])))
