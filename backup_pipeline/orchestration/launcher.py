@@ -1,4 +1,4 @@
-"""Run launcher and executor, selected by the environment: for one machine by default, for Celery or
+"""Run launcher, executor and compute logs, selected by the environment: for one machine by default, for Celery or
 Kubernetes without a change of code (docs/scaling-out.md). Queueing and locks are elsewhere.
 """
 
@@ -27,7 +27,9 @@ from dagster._core.execution.step_dependency_config import StepDependencyConfig
 from dagster._core.executor.base import Executor
 from dagster._core.launcher.base import CheckRunHealthResult, LaunchRunContext, RunLauncher, WorkerStatus
 from dagster._core.launcher.default_run_launcher import DefaultRunLauncher
+from dagster._core.storage.compute_log_manager import ComputeLogManager
 from dagster._core.storage.dagster_run import DagsterRun
+from dagster._core.storage.local_compute_log_manager import LocalComputeLogManager
 from dagster._core.storage.tags import (
     MAX_RETRIES_TAG,
     RETRY_ON_ASSET_OR_OP_FAILURE_TAG,
@@ -36,6 +38,7 @@ from dagster._core.storage.tags import (
 from dagster._serdes import ConfigurableClass, ConfigurableClassData
 
 from backup_pipeline.errors import SettingsError
+from backup_pipeline.orchestration.home import default_home
 from backup_pipeline.orchestration.liveness import death_of, marked_alive
 from backup_pipeline.orchestration.names import OPERATION_TAG
 from backup_pipeline.orchestration.run_steps import executing_here
@@ -43,6 +46,7 @@ from backup_pipeline.orchestration.run_subject import BACKUP, missing_tags
 
 LAUNCHER_VARIABLE = "BACKUP_PIPELINE_RUN_LAUNCHER"
 EXECUTOR_VARIABLE = "BACKUP_PIPELINE_EXECUTOR"
+LOGS_VARIABLE = "BACKUP_PIPELINE_COMPUTE_LOGS"
 _CONFIG_SUFFIX = "_CONFIG"
 # At most twice, and from the beginning: what was captured may be on the machine that is gone.
 _AGAIN = {MAX_RETRIES_TAG: "2", RETRY_ON_ASSET_OR_OP_FAILURE_TAG: "false", RETRY_STRATEGY_TAG: "ALL_STEPS"}
@@ -175,6 +179,38 @@ def watched(executor: ExecutorDefinition) -> ExecutorDefinition:
         executor_creation_fn=make,
         description=executor.description,
     )
+
+
+class EnvironmentComputeLogManager(ComputeLogManager, ConfigurableClass):
+    """Stands in dagster.yaml; loading it gives the store of what runs print that `BACKUP_PIPELINE_COMPUTE_LOGS` names.
+
+    `BACKUP_PIPELINE_COMPUTE_LOGS_CONFIG` is its configuration as a JSON object. Without the variable it is Dagster's
+    own, files in `storage` below DAGSTER_HOME.
+    """
+
+    @classmethod
+    def config_type(cls) -> UserConfigSchema:
+        """Return the schema of its configuration, which is empty."""
+        return {}
+
+    @classmethod
+    def from_config_value(  # type: ignore[override]
+        cls, inst_data: ConfigurableClassData, config_value: Mapping[str, Any]
+    ) -> ComputeLogManager:
+        """Return the one that the environment asks for; SettingsError when its variables are wrong."""
+        named = _named(os.environ, LOGS_VARIABLE)
+        if named is None:
+            return LocalComputeLogManager(str(default_home(os.environ) / "storage"), inst_data=inst_data)
+        kind = _load(LOGS_VARIABLE, *named)
+        if not (isinstance(kind, type) and issubclass(kind, ComputeLogManager)):
+            raise SettingsError(
+                f"{':'.join(named)} keeps no compute logs.",
+                where=LOGS_VARIABLE,
+                remedy="Name a subclass of ComputeLogManager.",
+            )
+        config = yaml.safe_dump(_config(os.environ, LOGS_VARIABLE))
+        data = ConfigurableClassData(*named, config)
+        return data.rehydrate(as_type=ComputeLogManager)  # type: ignore[type-abstract]
 
 
 class EnvironmentRunLauncher(RunLauncher, ConfigurableClass):

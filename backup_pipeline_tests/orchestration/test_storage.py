@@ -17,6 +17,7 @@ from dagster._core.instance.ref import InstanceRef
 from dagster._core.launcher.default_run_launcher import DefaultRunLauncher
 from dagster._core.launcher.sync_in_memory_run_launcher import SyncInMemoryRunLauncher
 from dagster._core.storage.event_log import SqliteEventLogStorage
+from dagster._core.storage.local_compute_log_manager import LocalComputeLogManager
 from dagster._serdes import serialize_value
 from dagster_postgres import PostgresRunStorage
 from sqlalchemy.exc import OperationalError
@@ -149,6 +150,22 @@ def test_a_wrong_run_launcher_is_one_clear_error(
         _ = instance.run_launcher
 
 
+def test_compute_logs_are_files_unless_the_environment_says_otherwise(
+    dagster_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with dg.DagsterInstance.get() as instance:
+        logs = instance.compute_log_manager
+        assert isinstance(logs, LocalComputeLogManager)
+        assert Path(logs.get_captured_local_path(["run", "step"], "out")).is_relative_to(dagster_home / "storage")
+    elsewhere = "dagster._core.storage.noop_compute_log_manager:NoOpComputeLogManager"
+    monkeypatch.setenv("BACKUP_PIPELINE_COMPUTE_LOGS", elsewhere)
+    with dg.DagsterInstance.get() as instance:
+        assert type(instance.compute_log_manager).__name__ == "NoOpComputeLogManager"
+    monkeypatch.setenv("BACKUP_PIPELINE_COMPUTE_LOGS", "dagster:AssetKey")
+    with dg.DagsterInstance.get() as instance, pytest.raises(SettingsError, match="BACKUP_PIPELINE_COMPUTE_LOGS"):
+        _ = instance.compute_log_manager
+
+
 def test_the_executor_is_in_process_unless_the_environment_says_otherwise() -> None:
     assert executor_from_environment({}).name == "in_process"
     several = executor_from_environment(
@@ -165,7 +182,7 @@ def test_the_executor_is_in_process_unless_the_environment_says_otherwise() -> N
 def test_an_older_copy_of_our_file_is_renewed_and_a_users_own_is_left_alone(dagster_home: Path) -> None:
     file = dagster_home / "dagster.yaml"
     ours = file.read_bytes()
-    file.write_bytes(ours.replace(b"version 2", b"version 1", 1).replace(b"telemetry", b"old"))
+    file.write_bytes(ours.replace(b"version 3", b"version 2", 1).replace(b"telemetry", b"old"))
     older = file.read_bytes()
     home.ensure_home(dagster_home.parent)
     assert file.read_bytes() == ours
