@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,14 +15,23 @@ import dagster as dg
 import pytest
 
 from backup_pipeline.operations.status.incident_state import read_state
-from backup_pipeline_tests.support.kubernetes.launches import Launches, configuration_for, launches_in
+from backup_pipeline.postgres.server.target import PostgresTarget
+from backup_pipeline.stores.vault.encryption import new_identity
+from backup_pipeline_tests.support.kubernetes.launches import Launches, configuration_for, launches_in, without_a_disk
 from backup_pipeline_tests.support.kubernetes.manifests import IMAGE, rights
 from backup_pipeline_tests.support.kubernetes.pods import Pod
 from backup_pipeline_tests.support.kubernetes.schemas import RELEASES, faults_of
+from backup_pipeline_tests.support.sites import TestSite, dsn
 
 SETTINGS = """
 sources: {{shop: {{kind: folder, path: {folder}/files}}}}
 plans: {{nightly: {{sources: [shop], store: {folder}/sets}}}}
+"""
+NO_DISK = """
+state_env: STATE_URL
+sources: {{files: {{kind: folder, path: {folder}/files}}}}
+plans: {{nightly: {{sources: [files], store: "vault:offsite"}}}}
+vaults: {{offsite: {{url: "file://{folder}/vault", recipients: [{recipient}], keys_env: OFFSITE_KEYS}}}}
 """
 
 
@@ -236,3 +245,34 @@ def test_the_sources_of_a_set_are_captured_in_pods_of_their_own(
         captured = {pod.shown["metadata"]["labels"]["dagster/op"] for pod in steps}
         assert {"nightly__shop", "nightly__desk", "nightly__manifest"} <= captured
         assert len(list(tmp_path.glob("sets/*/manifest.json"))) == 1
+
+
+@pytest.mark.story
+@pytest.mark.takes(seconds=30)
+def test_pods_that_share_no_disk_seal_sets_that_all_can_list(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, database: Callable[..., PostgresTarget]
+) -> None:
+    for name in ("files", "vault", "office", "home_office"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "files" / "letter.txt").write_text("kept")
+    _, recipient = new_identity()
+    settings = NO_DISK.format(folder=tmp_path, recipient=recipient)
+    office = TestSite(tmp_path / "office", {"STATE_URL": dsn(database())})
+    office.write(settings)
+    for command in (["vault", "init", "offsite"], ["vault", "keys", "offsite", str(tmp_path / "keys")]):
+        assert office.run(*command).code == 0
+    shared = office.variables | {"OFFSITE_KEYS_FILE": str(tmp_path / "keys")}
+    for name, value in shared.items():
+        monkeypatch.setenv(name, value)
+    with launches_in(tmp_path, monkeypatch, settings) as kube:
+        kube.cluster.objects["ConfigMap", "environment"] |= shared
+        configuration = without_a_disk(json.loads(os.environ["BACKUP_PIPELINE_RUN_LAUNCHER_CONFIG"]))
+        monkeypatch.setenv("BACKUP_PIPELINE_RUN_LAUNCHER_CONFIG", json.dumps(configuration))
+        for _ in range(2):
+            run_id = kube.begin()
+            pod = kube.cluster.wait(run_id)
+            assert kube.status(run_id) is dg.DagsterRunStatus.SUCCESS, pod.log.read_text()
+        assert not (kube.cluster.folder / "volumes").exists()
+    elsewhere = TestSite(tmp_path / "home_office", shared)
+    elsewhere.write(settings)
+    assert elsewhere.run("list").out.count("complete") == 2

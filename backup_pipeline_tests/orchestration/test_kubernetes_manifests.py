@@ -143,17 +143,33 @@ def test_its_dagster_yaml_differs_from_the_images_only_where_it_says() -> None:
     assert len(theirs - ours) == len(ours - theirs) == 2
 
 
-def test_kubectl_makes_of_the_site_what_the_files_say(tmp_path: Path) -> None:
+def rendered(tmp_path: Path, *components: str) -> list[dict[str, Any]]:
+    """What kubectl makes of the site, with further components; skipped where there is no kubectl."""
     if not shutil.which("kubectl"):
         pytest.skip("kubectl is not installed")
     shutil.copytree(FOLDER, tmp_path / "kubernetes")
     site = tmp_path / "kubernetes" / "site"
-    for generator in yaml.safe_load((site / "kustomization.yaml").read_text("utf-8"))["secretGenerator"]:
+    content = yaml.safe_load((site / "kustomization.yaml").read_text("utf-8"))
+    content["components"] += [f"../{name}" for name in components]
+    (site / "kustomization.yaml").write_text(yaml.safe_dump(content), "utf-8")
+    for generator in content["secretGenerator"]:
         for file in generator["files"]:
             (site / file).write_text("a secret\n", "utf-8")
     done = subprocess.run(["kubectl", "kustomize", site], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    made = list(yaml.safe_load_all(done.stdout))
+    return list(yaml.safe_load_all(done.stdout))
+
+
+def test_without_a_disk_nothing_claims_one(tmp_path: Path) -> None:
+    made = rendered(tmp_path, "no-disk", "steps")
+    assert [fault for each in made for fault in faults_of(each, RELEASES[-1])] == []
+    assert not [each for each in made if each["kind"] == "PersistentVolumeClaim"]
+    claiming = [each for each in made if "persistentVolumeClaim" in str(each) and each["kind"] != "ConfigMap"]
+    assert claiming == []
+
+
+def test_kubectl_makes_of_the_site_what_the_files_say(tmp_path: Path) -> None:
+    made = rendered(tmp_path)
     assert [fault for each in made for fault in faults_of(each, RELEASES[-1])] == []
     assert {each["metadata"].get("namespace", "backup") for each in made} == {"backup"}
     (code,) = [each for each in made if each["kind"] == "Deployment" and each["metadata"]["name"] == "code"]

@@ -40,6 +40,15 @@ def site_objects(settings: str, history: str = "") -> dict[tuple[str, str], dict
     }
 
 
+def without_a_disk(configuration: dict[str, Any]) -> dict[str, Any]:
+    """The configuration of a site with the component `no-disk`: each pod has folders of its own."""
+    changed: dict[str, Any] = json.loads(json.dumps(configuration))
+    for volume in changed["run_k8s_config"]["pod_spec_config"]["volumes"]:
+        if volume.pop("persistentVolumeClaim", None):
+            volume["emptyDir"] = {}
+    return changed
+
+
 def configuration_for(cluster: Cluster, account: str, **more: Any) -> str:
     """The site's run-launcher.json for a process outside of the cluster."""
     outside = {"load_incluster_config": False, "kubeconfig_file": str(cluster.kubeconfig(account))}
