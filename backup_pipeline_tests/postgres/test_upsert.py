@@ -156,9 +156,57 @@ def test_a_foreign_key_that_would_not_hold_stops_everything(shop: tuple[Postgres
         "update customers set name = 'y' where id = 2",
     )
     before = content(target)
-    with pytest.raises(SourceError, match="orders_customer_fkey"):
-        upsert(shop, UpsertRequest(lambda name: name[1] in ("orders", "lines"), everything=False))
+    request = UpsertRequest(lambda name: name[1] in ("orders", "lines"), everything=False)
+    planned = upsert(shop, request, commit=False).reasons_against
+    assert planned == [
+        "2 rows refer from public.orders to rows of public.customers that are neither live nor among what is put back "
+        "(constraint orders_customer_fkey): take public.customers along, or choose wider conditions"
+    ]
+    with pytest.raises(RefusedError, match="orders_customer_fkey"):
+        upsert(shop, request)
     assert content(target) == before
+    assert upsert(shop, commit=False).reasons_against == []
+
+
+def test_a_changed_row_whose_old_reference_is_gone_stands_against_the_plan(
+    shop: tuple[PostgresTarget, bytes],
+) -> None:
+    target, _ = shop
+    run(target, "update orders set customer = 2 where customer = 1; delete from customers where id = 1")
+    table = ("public", "orders")
+    for where, reasons in (("id = 1", 1), ("id = 100", 0)):
+        request = UpsertRequest(lambda name: name == table, everything=False, conditions={table: where})
+        assert len(upsert(shop, request, commit=False).reasons_against) == reasons
+
+
+def test_a_key_to_a_partitioned_table_is_looked_for_in_all_its_partitions(
+    database: Callable[..., PostgresTarget],
+) -> None:
+    target = database()
+    run(
+        target,
+        "create table people (id integer primary key) partition by range (id);"
+        "create table few partition of people for values from (0) to (10);"
+        "create table rest partition of people default;"
+        "create table mails (id integer primary key, who bigint references people);"
+        "insert into people values (1), (20); insert into mails values (1, 1), (2, 20), (3, null)",
+    )
+    dump = dump_of(target)
+    run(target, "delete from mails; delete from people where id = 20")
+    request = UpsertRequest(lambda name: name[1] == "mails")
+    reasons = upsert_database(opened(dump), target, request, commit=False).reasons_against
+    assert [reason.partition(" to ")[0] for reason in reasons] == ["1 row refers from public.mails"]
+    upsert_database(opened(dump), target, UpsertRequest(keyed), commit=True)
+    assert ask(target, "select count(*) from mails") == [(3,)]
+
+
+def test_rows_that_a_condition_leaves_out_are_not_called_only_live(shop: tuple[PostgresTarget, bytes]) -> None:
+    target, _ = shop
+    run(target, "delete from lines where order_id = 4; insert into lines values (5, 9, 'new'), (6, 9, 'new')")
+    table = ("public", "lines")
+    request = UpsertRequest(lambda name: name == table, everything=False, conditions={table: "order_id in (4, 5)"})
+    change = changes(upsert(shop, request, commit=False))["public.lines"]
+    assert (change.insert, change.unchanged, change.target, change.only_in_target) == (3, 3, 4, 1)
 
 
 def test_sequences_go_forward_and_never_back(shop: tuple[PostgresTarget, bytes]) -> None:

@@ -19,6 +19,7 @@ from backup_pipeline.model.restore import ConflictRule, TableChange
 from backup_pipeline.postgres.catalog.table_facts import TableFacts, table_facts
 from backup_pipeline.postgres.load.sequences import raise_sequence
 from backup_pipeline.postgres.load.stream import CopyBlock
+from backup_pipeline.postgres.merge.references import missing_references
 from backup_pipeline.postgres.merge.statements import (
     NEW,
     TAKE,
@@ -106,8 +107,7 @@ class MergeSession:
             if encoding:
                 with contextlib.suppress(psycopg.Error):
                     self._connection.execute("select set_config('client_encoding', 'UTF8', true)")
-        if condition:
-            self._keep(stage, name, condition)
+        live = self._keep(stage, name, facts, condition) if condition else None
         self._connection.execute(sql.SQL("analyze {}").format(stage))
         self._staged[name] = Staged(
             name,
@@ -116,6 +116,7 @@ class MergeSession:
             stage,
             sql.Identifier("pg_temp", f"backup_changes_{number}"),
             TableChange(table=f"{name[0]}.{name[1]}"),
+            live,
         )
 
     def _copy(self, stage: sql.Identifier, block: CopyBlock) -> None:
@@ -134,12 +135,18 @@ class MergeSession:
                 remedy="Its columns have changed since: restore with rebuild, or into a new database with --into.",
             ) from None
 
-    def _keep(self, stage: sql.Identifier, name: TableName, condition: str) -> None:
-        query = sql.SQL("delete from {} as {} where ({}) is not true").format(
-            stage, sql.Identifier(name[1]), sql.SQL(condition)
-        )
+    def _keep(self, stage: sql.Identifier, name: TableName, facts: TableFacts, condition: str) -> tuple[int, int]:
+        """Remove loaded rows that do not meet a condition. A row that is live only is none of any loaded row's key."""
+        alias, where = sql.Identifier(name[1]), sql.SQL(condition)
+        same = sql.SQL(" and ").join(sql.SQL("t.{0} = s.{0}").format(sql.Identifier(column)) for column in facts.key)
+        absent = sql.SQL("not exists (select from {} s where {})").format(stage, same if facts.key else sql.SQL("true"))
+        count = sql.SQL(
+            "select count(*), count(*) filter (where {}) from (select {}.* from only {} as {} where ({}) is true) t"
+        ).format(absent, alias, sql.Identifier(*name), alias, where)
+        query = sql.SQL("delete from {} as {} where ({}) is not true").format(stage, alias, where)
         try:
             # Prepared: the protocol then takes one statement and no more.
+            row = self._connection.execute(count, prepare=True).fetchone()
             self._connection.execute(query, prepare=True)
         except psycopg.Error as error:
             raise RefusedError(
@@ -147,11 +154,17 @@ class MergeSession:
                 where=f"--rows {name[0]}.{name[1]}",
                 remedy="Write SQL over the table's columns, as in 'public.orders: id in (1, 2)'.",
             ) from None
+        assert row is not None
+        return int(row[0]), int(row[1])
 
     def take_staged(self) -> dict[TableName, Staged]:
         """Return the tables that were loaded, so that rows of another dump can be loaded beside them."""
         staged, self._staged = self._staged, {}
         return staged
+
+    def missing_references(self, leaf_of: Mapping[TableName, TableName]) -> list[str]:
+        """Return which foreign keys the compared rows would break; see `references`."""
+        return missing_references(self._connection, self._staged, leaf_of)
 
     def forget(self, table: TableName) -> None:
         """Leave a table that was loaded out of everything that follows."""
@@ -188,7 +201,8 @@ class MergeSession:
         if item.facts.triggers:
             notes.append(f"triggers: {', '.join(name for name, _ in item.facts.triggers)}")
         if item.facts.row_security:
-            notes.append("row level security is on; this role must bypass it")
+            # The comparison read the table with `row_security` off, which the server refuses to any other role.
+            notes.append("row level security is on, and this role bypasses it")
         missing = [c for c in item.facts.columns if c not in item.columns and c not in item.facts.generated]
         if missing:
             notes.append(f"columns that the backup has not got take their default: {', '.join(missing)}")
@@ -222,6 +236,7 @@ class MergeSession:
         ).fetchone()
         assert row is not None
         backup, target, insert, update, conflicts = (int(value) for value in row)
+        target, only_in_target = item.live or (target, target - (backup - insert))
         item.change = TableChange(
             table=item.change.table,
             backup=backup,
@@ -229,7 +244,7 @@ class MergeSession:
             insert=insert,
             update=update,
             unchanged=backup - insert - conflicts,
-            only_in_target=target - (backup - insert),
+            only_in_target=only_in_target,
             conflicts=conflicts,
             kept=conflicts - update,
         )
@@ -260,6 +275,7 @@ class MergeSession:
         ).fetchone()
         assert row is not None
         backup, target, insert = (int(value) for value in row)
+        target = item.live[0] if item.live else target
         item.change = TableChange(
             table=item.change.table,
             backup=backup,

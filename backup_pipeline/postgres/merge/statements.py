@@ -17,7 +17,11 @@ ROW, NEW, TAKE = sql.Identifier("d", "loaded"), sql.Identifier("d", "is_new"), s
 
 @dataclass
 class Staged:
-    """A table whose rows of the backup are loaded: where they are, what differs, and what is known of the table."""
+    """A table whose rows of the backup are loaded: where they are, what differs, and what is known of the table.
+
+    Attributes:
+        live: where a condition selects rows: how many live rows meet it, and how many of these the backup has not got.
+    """
 
     name: TableName
     columns: tuple[str, ...]
@@ -25,6 +29,7 @@ class Staged:
     stage: sql.Identifier
     diff: sql.Identifier
     change: TableChange
+    live: tuple[int, int] | None = None
     notes: list[str] = field(default_factory=list)
 
 

@@ -42,6 +42,8 @@ class UpsertRequest:
         versions: says whether a table only records which version its schema has: it must be equal and is never written.
         conditions: table → SQL condition that its rows must meet.
         skip_refused: tables that cannot take rows are skipped with a warning instead of refusing all.
+        check_references: foreign keys that would not hold stand against it; False to leave them to
+            the server.
     """
 
     wanted: Callable[[TableName], bool]
@@ -53,6 +55,7 @@ class UpsertRequest:
     insert_absent: bool = False
     without_triggers: bool = False
     skip_refused: bool = False
+    check_references: bool = True
 
 
 @dataclass
@@ -119,6 +122,7 @@ class Upsert:
         self._catalog = catalog
         self._request = request
         self._sequences: list[tuple[str, int, bool]] = []
+        self._leaf_of = {(t.schema_name, t.name): t.leaf_of for t in catalog.tables if t.leaf_of}
         self.outcome = UpsertOutcome()
 
     def read(self, parts: DumpParts, progress: ProgressSink) -> None:
@@ -158,6 +162,8 @@ class Upsert:
         missing = sorted(set(request.conditions) - set(session.staged))
         if not outcome.reasons_against:
             outcome.reasons_against += [f"table {'.'.join(name)} of --rows is not in the backup" for name in missing]
+        if request.check_references:
+            outcome.reasons_against += session.missing_references(self._leaf_of)
 
     def write(self, *, sequences: bool = True) -> None:
         """Write what differs; `sequences` False leaves them where they are (they do not follow a rollback).
@@ -173,12 +179,11 @@ class Upsert:
                 remedy="Choose other tables with --tables, or rebuild.",
             )
         tables = self._catalog.tables
-        leaf_of = {(t.schema_name, t.name): t.leaf_of for t in tables if t.leaf_of}
         refers_to = {(t.schema_name, t.name): [(k.to_schema, k.to_table) for k in t.foreign_keys] for t in tables}
         if request.without_triggers:
             session.silence_triggers(session.staged)
         with session.as_the_application():
-            for group in order_of_leaves(session.staged, leaf_of, refers_to):
+            for group in order_of_leaves(session.staged, self._leaf_of, refers_to):
                 session.write(group)
             session.check_constraints()
         session.restore_triggers()

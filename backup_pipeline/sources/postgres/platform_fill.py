@@ -101,6 +101,7 @@ def fill_platform(
         versions=lambda name: name in supabase.VERSION_TABLES,
         everything=False,
         without_triggers=True,
+        check_references=False,
     )
     left = SkippedStatements(facts.roles)
     catalog = catalog_of(target)

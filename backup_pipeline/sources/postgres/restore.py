@@ -234,7 +234,9 @@ def plan_database(selection: RestoreSource, *, progress: ProgressSink = no_progr
     equal = _equal_tables(inspection) if rebuild else {}
     known = set(inspection.expected.fingerprints)
     request = (
-        _request(selection, inspection) if not rebuild else UpsertRequest(lambda n: n not in equal, insert_absent=True)
+        _request(selection, inspection)
+        if not rebuild
+        else UpsertRequest(lambda n: n not in equal, insert_absent=True, check_references=False)
     )
     try:
         outcome = upsert_database(
