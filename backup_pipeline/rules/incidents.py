@@ -23,6 +23,12 @@ def incident_key(kind: IncidentKind, plan: str, *subject: str) -> str:
     return ":".join((str(kind), plan, *subject))
 
 
+def is_of_restore(incident: Incident) -> bool:
+    """Return whether a restore, or the undo of one, failed: it was asked for, and says nothing of the backups."""
+    work = incident.key.removeprefix(f"{incident.kind}:{incident.plan}:")
+    return incident.kind is IncidentKind.RUN_FAILED and work.partition(" ")[0].endswith(("restore", "undo"))
+
+
 def observe(state: IncidentState, observations: Iterable[Observation]) -> IncidentState:
     """Return the state after these observations, with a notice for each incident that opened or is over.
 

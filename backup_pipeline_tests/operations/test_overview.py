@@ -11,9 +11,10 @@ import pytest
 
 from backup_pipeline.model.incident import Incident, IncidentKind, IncidentState
 from backup_pipeline.model.proof import ProofKind
+from backup_pipeline.model.set_id import SetId
 from backup_pipeline.operations.status.days import days_of
 from backup_pipeline.operations.status.incident_state import change_state
-from backup_pipeline.operations.status.overview import Overview, overview_of, site_overview
+from backup_pipeline.operations.status.overview import CopyFigures, Overview, overview_of, site_overview
 from backup_pipeline.operations.status.plan import plan_status
 from backup_pipeline.settings.loader import load_site
 from backup_pipeline.settings.site import Site
@@ -124,3 +125,37 @@ def test_an_incident_without_a_set_spoils_its_day_also_when_it_is_over(site: Sit
     change_state(site, lambda _: (IncidentState(closed=(over,)), None))
     days = days_of(plan_status(site, "nightly", NOW), ZoneInfo("UTC"))
     assert [state for state, _ in days.values()] == ["mixed"]
+
+
+def test_a_failed_restore_needs_attention_and_says_nothing_against_good_backups(site: Site) -> None:
+    proven_set(nightly(site), "2026-11-21 02:00")
+    reason = "Constraint payments_order_id_fkey (SQLSTATE 23503)."
+    incident = Incident(
+        key="run_failed:nightly:restore of shop",
+        kind=IncidentKind.RUN_FAILED,
+        plan="nightly",
+        what="The restore of shop failed.",
+        reason=reason,
+        opened_at=at("2026-11-21 08:00"),
+    )
+    change_state(site, lambda _: (IncidentState(open=(incident,)), None))
+    assert answer(site) == ("attention", "Yes, but 2 things need attention.")
+    (plan,) = site_overview(site, NOW).plans
+    assert [state for state, _ in plan.days.values()] == ["proven"]
+    (problem,) = plan.problems
+    assert problem.what.startswith("The restore of shop failed or was refused: that says nothing against the backups")
+    assert (reason in problem.what, reason in problem.remedy) == (False, True)
+
+
+def test_a_proof_of_an_older_set_is_not_said_of_the_newest(site: Site) -> None:
+    proven_set(nightly(site), "2026-11-20 02:00")
+    assert "Proven by a real restore: yes." in site_overview(site, NOW).detail
+    make_set(nightly(site), at("2026-11-21 02:00"))
+    assert "Proven by a real restore: an older one." in site_overview(site, NOW).detail
+
+
+def test_the_newest_copy_is_called_proven_only_where_it_is_the_one_that_was(site: Site) -> None:
+    old, new = make_set(nightly(site), at("2026-11-20 02:00")), make_set(nightly(site), at("2026-11-21 02:00"))
+    copies = CopyFigures("offsite", "file:///mnt", False, 2, new, at("2026-11-21 02:00"), 0, SetId(new), None)
+    assert copies.proof_text == "proven from there"
+    assert replace(copies, proven=old).proof_text == f"an older one proven from there: {old}"

@@ -12,6 +12,7 @@ from backup_pipeline.model.incident import IncidentKind
 from backup_pipeline.model.proof import ProofOutcome
 from backup_pipeline.model.set_id import set_time
 from backup_pipeline.operations.status.listing import ListedSet
+from backup_pipeline.rules.incidents import is_of_restore
 from backup_pipeline.rules.retention import problem_of
 
 if TYPE_CHECKING:
@@ -90,5 +91,7 @@ def _failures(plan: PlanStatus) -> Iterator[tuple[datetime, str]]:
     for incident in plan.incidents:
         text = _FAILURES.get(incident.kind)
         subject = incident.key.removeprefix(f"{incident.kind}:{incident.plan}:").partition(":")[0]
+        if is_of_restore(incident):
+            continue
         if text and (incident.kind is not IncidentKind.COPIES or subject in _OF_COPIES):
             yield incident.opened_at, text

@@ -64,6 +64,13 @@ class CopyFigures:
     proven: SetId | None
     stored: int | None
 
+    @property
+    def proof_text(self) -> str:
+        """Which copy was proven from the vault: the newest, or which older one."""
+        if self.proven is None:
+            return "none proven from there"
+        return "proven from there" if self.proven == self.newest else f"an older one proven from there: {self.proven}"
+
 
 @dataclass(frozen=True)
 class PlanOverview:
@@ -239,18 +246,22 @@ def _detail(plans: Sequence[PlanOverview], now: datetime) -> str:
         return "Make the first backup now; after it, prove it with a drill."
     oldest = max(now - one.started_at for one in good)
     of = len(plans)
-    proven = sum(plan.proof is not None for plan in plans)
-    copied = sum(any(copy.newest for copy in plan.copies) for plan in plans)
+    proven = [(plan, {plan.proof.set_id} if plan.proof else set()) for plan in plans]
+    copied = [(plan, {copy.newest for copy in plan.copies if copy.newest}) for plan in plans]
     return (
         f"The newest good backup is {'' if of == 1 else 'at most '}{rough(oldest)} old. Proven by a real restore: "
-        f"{_share(proven, of)}. Copied into a vault: {_share(copied, of)}."
+        f"{_share(proven)}. Copied into a vault: {_share(copied)}."
     )
 
 
-def _share(count: int, of: int) -> str:
+def _share(found: Sequence[tuple[PlanOverview, set[SetId]]]) -> str:
+    """Return of how many plans a set is among those found, and whether it is the newest good one."""
+    of, count = len(found), sum(bool(sets) for _, sets in found)
+    older = sum(bool(sets) and plan.last_good is not None and plan.last_good.set_id not in sets for plan, sets in found)
     if of == 1:
-        return "yes" if count else "no"
-    return f"all {of} plans" if count == of else f"{count} of {of} plans" if count else "no plan"
+        return "an older one" if older else "yes" if count else "no"
+    share = f"all {of} plans" if count == of else f"{count} of {of} plans" if count else "no plan"
+    return f"{share} ({older} of them with an older one)" if older else share
 
 
 def rough(age: timedelta) -> str:

@@ -26,7 +26,7 @@ from backup_pipeline.operations.status.incident_state import read_state
 from backup_pipeline.operations.status.listing import ListedSet, list_plan
 from backup_pipeline.operations.status.present_files import as_text, files_not_there
 from backup_pipeline.operations.status.signs import Sign, is_future, signs_of
-from backup_pipeline.rules.incidents import incident_key
+from backup_pipeline.rules.incidents import incident_key, is_of_restore
 from backup_pipeline.rules.overdue import next_time, overdue
 from backup_pipeline.rules.retention import SetFacts, Verdict, decide, facts_of, problem_of
 from backup_pipeline.rules.three_two_one import Condition
@@ -370,10 +370,22 @@ def _failed_runs(status: PlanStatus) -> list[Problem]:
         backup = incident.key == incident_key(IncidentKind.RUN_FAILED, status.plan, "backup")
         if backup and since is not None and incident.opened_at < since:
             continue
+        since_text = f"(since {incident.opened_at:%Y-%m-%d %H:%M} UTC)"
+        if is_of_restore(incident):
+            found.append(_failed_restore(incident, since_text))
+            continue
         reason = f" {incident.reason}" if incident.reason else ""
-        what = f"{incident.what}{reason} (since {incident.opened_at:%Y-%m-%d %H:%M} UTC)"
-        found.append(Problem("error", what, incident.remedy, BACKUP if backup else ""))
+        found.append(
+            Problem("error", f"{incident.what}{reason} {since_text}", incident.remedy, BACKUP if backup else "")
+        )
     return found
+
+
+def _failed_restore(incident: Incident, since: str) -> Problem:
+    """Return what a restore that was asked for came to: whoever asked needs it, and the backups are as good as ever."""
+    what = f"{incident.what.rstrip('.')} or was refused: that says nothing against the backups {since}."
+    details = [incident.reason, incident.remedy, "The next one that succeeds ends this."]
+    return Problem("warning", what, " ".join(text for text in details if text))
 
 
 def _is_the_plans(one: ListedSet) -> bool:
