@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from backup_pipeline.cli.common import ConfigOption, JsonOption, console, exit_with, load, print_json
+from backup_pipeline.cli.common import ConfigOption, JsonOption, config_argument, console, exit_with, load, print_json
 from backup_pipeline.cli.formatting import age_text
 from backup_pipeline.errors import ExitCode
 from backup_pipeline.rules.quantities import bytes_text
+from backup_pipeline.rules.ready_commands import ready_commands
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -133,7 +134,7 @@ def _print(out: Console, one: PlanStatus, now: datetime) -> None:
         style = "red" if problem.severity == "error" else "yellow"
         out.print(f"  [{style}]{problem.severity}[/] {escape(problem.what)}")
         if problem.remedy:
-            out.print(f"    [dim]→ {escape(problem.remedy)}[/]")
+            out.print(f"    [dim]→ {escape(ready_commands(problem.remedy, config=config_argument()))}[/]")
     out.print()
 
 

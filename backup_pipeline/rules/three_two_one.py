@@ -55,7 +55,7 @@ def three_two_one_one_zero(
     away = [one.name for one in holdings if one.off_site]
     locked = [f"{one.name} ({one.undeletable})" for one in holdings if one.undeletable]
     more = f"Give plan {plan} a vault more: copies: [{{to: NAME}}] (docs/vaults.md)."
-    drill = f"backup-pipeline drill {plan}/latest proves the newest."
+    drill = f"`backup-pipeline drill {plan}/latest` proves the newest."
     zero = "; ".join(errors[:3]) if errors else f"proven {proven}" if proven else "no set is proven"
     return (
         Condition("3 copies", len(names) >= WANTED_COPIES, _listed(names), more),

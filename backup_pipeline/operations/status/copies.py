@@ -219,7 +219,7 @@ def _not_copied(status: CopiesStatus, now: datetime) -> Iterator[CopySign]:
         f"copy:{status.vault}",
         "error" if old else "warning",
         f"Set {status.missing[-1]} has no copy in {status.vault}. {since}{why}",
-        f"{remedy}backup-pipeline vault copy {status.vault} {status.plan}/{status.missing[-1]} copies it now.",
+        f"{remedy}`backup-pipeline vault copy {status.vault} {status.plan}/{status.missing[-1]}` copies it now.",
     )
 
 
@@ -231,7 +231,7 @@ def _checked(status: CopiesStatus, entry: PlanCopies, now: datetime) -> Iterator
             f"check:{status.vault}",
             "error",
             f"Copies in {status.vault} are not whole (checked {check.at:%Y-%m-%d}): {check.findings[0]}{more}",
-            f"backup-pipeline vault check {status.vault} names them all; copy the sets again while they are here.",
+            f"`backup-pipeline vault check {status.vault}` names them all; copy the sets again while they are here.",
         )
     begin = check.at if check else min((one.copied_at or one.at for one in status.copies), default=now)
     if entry.check and now - begin > KNOWLEDGE_OLD:
@@ -240,7 +240,7 @@ def _checked(status: CopiesStatus, entry: PlanCopies, now: datetime) -> Iterator
             "warning",
             f"The copies in {status.vault} were not checked for {(now - begin).days} days.",
             f"The plan asks for it at {entry.check}: is the daemon running, or the schedule installed? "
-            f"backup-pipeline vault check {status.vault} does it now.",
+            f"`backup-pipeline vault check {status.vault}` does it now.",
         )
 
 
@@ -258,7 +258,9 @@ def _lock(status: CopiesStatus, settings: Vault) -> Iterator[CopySign]:
 def _kit(vault: str, kit: KitNote | None, settings: Vault) -> Iterator[CopySign]:
     if settings.encryption == "none":
         return
-    remedy = f"backup-pipeline vault kit {vault} --identity FILE prints the page for the safe."
+    remedy = (
+        f"`backup-pipeline vault kit {vault} --identity FILE` prints the page for the safe (FILE: AGE-SECRET-KEY-1…)."
+    )
     if kit is None:
         what = f"No kit of {vault} was printed: whoever loses its identity can read no copy, ever."
         yield CopySign(f"kit:{vault}", "warning", what, remedy)
@@ -273,13 +275,13 @@ def _drilled(status: CopiesStatus, entry: PlanCopies, now: datetime) -> Iterator
     drilled = [one for one in status.drills if one.copy_name in own and one.outcome is not ProofOutcome.NOT_HERE]
     last = max((one for one in drilled if one.kind is ProofKind.DRILL), key=lambda one: one.finished_at, default=None)
     name = f"{status.vault}:{status.plan}"
-    remedy = f"backup-pipeline drill {name}/latest --identity FILE, where the identity may be."
+    remedy = f"`backup-pipeline drill {name}/latest --identity FILE`, where the identity (FILE) may be."
     if last is not None and last.outcome is ProofOutcome.FAILED:
         yield CopySign(
             f"not_proven:{status.vault}",
             "error",
             f"The drill of {own[last.copy_name].set_id} from {status.vault} failed on {last.finished_at:%Y-%m-%d}.",
-            f"backup-pipeline show {name}/{own[last.copy_name].set_id} lists the findings.",
+            f"`backup-pipeline show {name}/{own[last.copy_name].set_id}` lists the findings.",
         )
     elif last is None and status.copies:
         what = f"No set was drilled from {status.vault}: nobody knows that what lies there can be restored."

@@ -137,7 +137,7 @@ def _problems(site: Site, fleet: str, members: list[MemberStatus]) -> list[Probl
                 Problem(
                     "warning" if state == "postponed" else "error",
                     f"{len(found)} of {len(members)} members: {what.get(state, state)} ({names})",
-                    f"backup-pipeline backup {fleet} --unfinished",
+                    f"`backup-pipeline backup {fleet} --unfinished`",
                 )
             )
     undone = [one for one in members if one.state == "good" and one.what]

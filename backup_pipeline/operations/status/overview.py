@@ -208,7 +208,11 @@ _PLACES = {
 
 def _one_place(plans: Sequence[PlanOverview], fleets: Sequence[FleetStatus]) -> list[Reason]:
     """Return what would take the data and all of its sets together; of plans and fleets that have a set."""
-    remedy = "Give the plan a vault elsewhere (docs/vaults.md): object storage, SFTP, a disk that is carried away."
+    remedy = (
+        "In `backup.yaml`, name a place elsewhere under `vaults:` (object storage, SFTP, a disk that is carried away "
+        "with `off_site: true`) and give the plan `copies: [{to: NAME}]`; then `backup-pipeline vault init NAME` "
+        "(docs/vaults.md)."
+    )
     found = []
     for place, what in _PLACES.items():
         names = tuple(plan.plan for plan in plans if plan.lost_with == place and plan.last_good)

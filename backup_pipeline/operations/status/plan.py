@@ -47,12 +47,14 @@ class Problem:
     """One thing that is wrong with a plan: how bad ("error", "warning"), what, and the remedy.
 
     `action` is the run that mends it (BACKUP, DRILL, VERIFICATION), "" where a person must do something else first.
+    `vault` is the one whose copies it is about, "" for none.
     """
 
     severity: str
     what: str
     remedy: str = ""
     action: str = ""
+    vault: str = ""
 
 
 @dataclass(frozen=True)
@@ -241,7 +243,7 @@ def _files(site: Site, status: PlanStatus) -> list[Problem]:
         Problem(
             "error",
             f"Set {set_id} is not whole any more: {wrong[set_id]}",
-            f"Make a good set: backup-pipeline backup {status.plan}. Then inspect the disk.",
+            f"Make a good set: `backup-pipeline backup {status.plan}`. Then inspect the disk.",
             BACKUP,
         )
         for set_id in sorted(wrong)[-_SHOWN:]
@@ -279,7 +281,9 @@ def _problems(site: Site, status: PlanStatus, verdict: Verdict, now: datetime) -
         for sign in _signs(site, status, now)
     ]
     signs = copy_signs(site, status.plan, _sealed(status.sets), now)
-    found += [Problem(sign.severity, sign.what, sign.remedy) for sign in signs]
+    for sign in signs:
+        about, _, vault = sign.subject.partition(":")
+        found.append(Problem(sign.severity, sign.what, sign.remedy, vault="" if about == "kit" else vault))
     found += _broken_data(status)
     found += _files(site, status)
     found += _bad_sets(status)
@@ -290,7 +294,7 @@ def _problems(site: Site, status: PlanStatus, verdict: Verdict, now: datetime) -
                 Problem(
                     "warning",
                     f"{failed} checks of the last good set did not pass.",
-                    f"backup-pipeline show {status.last_good.name} lists them.",
+                    f"`backup-pipeline show {status.last_good.name}` lists them.",
                 )
             )
     found += _failed_runs(status)
@@ -299,7 +303,7 @@ def _problems(site: Site, status: PlanStatus, verdict: Verdict, now: datetime) -
             Problem(
                 "warning",
                 f"Clean-up is held back: {verdict.refusal}.",
-                f"Make a good set: backup-pipeline backup {status.plan}",
+                f"Make a good set: `backup-pipeline backup {status.plan}`",
                 BACKUP,
             )
         )
@@ -317,7 +321,7 @@ def _bad_sets(status: PlanStatus) -> Iterator[Problem]:
                 "error" if one is newest else "warning",
                 f"The newest {'set' if one is newest else 'partial or emergency set'} {one.known.set_id} "
                 f"is incomplete: {'; '.join(one.notes)}",
-                f"backup-pipeline backup {status.plan} --resume completes it." if one is newest else "",
+                f"`backup-pipeline backup {status.plan} --resume` completes it." if one is newest else "",
                 BACKUP if one is newest else "",
             )
     for one in [one for one in status.sets if problem_of(one.known)][-3:]:
@@ -395,7 +399,7 @@ def _is_the_plans(one: ListedSet) -> bool:
 def _freshness(site: Site, status: PlanStatus, now: datetime) -> list[Problem]:
     """Return what is wrong with the times of the last backup and the last proof."""
     settings = site.plan(status.plan)
-    remedy = f"backup-pipeline backup {status.plan} makes one."
+    remedy = f"`backup-pipeline backup {status.plan}` makes one."
     if status.newest is None:
         return [Problem("error", "There is no complete and good backup.", remedy, BACKUP)]
     late = overdue(
@@ -407,7 +411,7 @@ def _freshness(site: Site, status: PlanStatus, now: datetime) -> list[Problem]:
         now=now,
     )
     found = [Problem("error", f"Overdue. {late.reason}", f"Is the daemon running? {remedy}", BACKUP)] if late else []
-    drill = f"backup-pipeline drill {status.plan}/latest proves the newest."
+    drill = f"`backup-pipeline drill {status.plan}/latest` proves the newest."
     tried = next((one for one in reversed(status.sets) if one.known.not_drilled_here), None)
     if tried is not None and (proof := tried.known.not_drilled_here) and not tried.known.proven:
         missing = "; ".join(f"{one.subject}: {one.problem}" for one in proof.missing_here[:3])

@@ -115,7 +115,7 @@ def _gone(site: Site, plan: str, facts: Sequence[SetFacts], now: datetime) -> It
         "gone",
         "warning",
         f"Set {newest} was sealed, is not in the store any more, and no clean-up removed it.",
-        f"Was it removed by hand, or is another disk mounted here? backup-pipeline backup {plan} makes a new one.",
+        f"Was it removed by hand, or is another disk mounted here? `backup-pipeline backup {plan}` makes a new one.",
     )
 
 
@@ -132,8 +132,8 @@ def _not_checked(
     if not sealed:
         return
     for subject, schedule, last, noun, remedy in (
-        ("verification", settings.verify, verified_at, "verification", f"backup-pipeline verify {plan}/latest"),
-        ("drill", settings.drill, drilled_at, "proof", f"backup-pipeline drill {plan}/latest"),
+        ("verification", settings.verify, verified_at, "verification", f"`backup-pipeline verify {plan}/latest`"),
+        ("drill", settings.drill, drilled_at, "proof", f"`backup-pipeline drill {plan}/latest`"),
     ):
         since = last or min(sealed)
         if schedule and now - since > PROOF_WARNING:
@@ -150,7 +150,7 @@ def _not_checked(
 
 def _not_held(site: Site, plan: str, newest: Manifest) -> Iterator[Sign]:
     """Sources that the plan has and the newest good set has not, and databases of which it holds no row."""
-    remedy = f"backup-pipeline backup {plan} captures it."
+    remedy = f"`backup-pipeline backup {plan}` captures it."
     for name in site.plan(plan).sources:
         if name not in newest.sources:
             what = f"The last good set does not hold {name}, which is in the plan."

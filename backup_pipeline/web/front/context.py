@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
+import shutil
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,6 +15,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from backup_pipeline.operations.status.overview import Overview
+from backup_pipeline.rules.ready_commands import ready_commands
 from backup_pipeline.settings.loader import ENV_NAME, find_settings_file, load_site
 from backup_pipeline.settings.server_databases import list_files
 from backup_pipeline.settings.site import Site
@@ -22,6 +26,9 @@ if TYPE_CHECKING:
 
     from backup_pipeline.orchestration.submit import UiWorkspace
 
+PROGRAM = "backup-pipeline"
+IDENTITY_VARIABLE, IDENTITY_NAME = "VAULT_IDENTITY_FILE", "identity.txt"
+"""What names the file with the identity of vaults, and its name where it lies beside backup.yaml, as in the demo."""
 _FILE = tuple[str, int, int]
 RESERVED = frozenset({"static", "restore", "evidence", "live", "start"})
 """First parts of paths that are pages of our own; a plan of such a name has a hyphen before it in addresses."""
@@ -94,6 +101,18 @@ class Front:
     def plan_address(self, plan: str, *parts: str) -> str:
         """Return the path of a plan's page, or of one below it: `plan_address("nightly", SET)`."""
         return self.address(f"-{plan}" if plan in RESERVED else plan, *parts)
+
+    def ready(self, text: str) -> str:
+        """Return a remedy with commands that run as they stand on this machine."""
+        site = self.site()
+        beside = Path(sys.executable).with_name(PROGRAM)
+        program = PROGRAM if shutil.which(PROGRAM) or not beside.exists() else str(beside)
+        here = site.file.absolute().with_name(IDENTITY_NAME)
+        identity = site.value(IDENTITY_VARIABLE) or (str(here) if here.exists() else "")
+        file = site.file.absolute()
+        text = text.replace("`backup.yaml`", f"`{file}`")
+        config = f" --config {shlex.quote(str(file))}"
+        return ready_commands(text, config=config, program=program, identity=identity)
 
     def dagster(self, path: str) -> str:
         """Return the path of one of Dagster's pages: `dagster("/runs/ID")`."""

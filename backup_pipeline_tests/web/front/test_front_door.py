@@ -201,3 +201,9 @@ def test_an_imported_set_that_was_restored_and_counted_is_never_called_proven(fo
     assert "restored and counted, not proven" in texts["/restore"]
     assert "restored and counted by a drill" in pages.get(f"/backups/restore/nightly/{set_id}").text
     assert "✓ Proven" not in "".join(texts.values())
+
+
+def test_the_commands_of_the_home_page_name_its_settings_file(folder: Path) -> None:
+    page = pages_of(folder).get("/backups").text
+    (command,) = re.findall(r"<code>(\S*backup-pipeline drill [^<]+)</code>", page)
+    assert command.endswith(f"backup-pipeline drill nightly/latest --config {folder / 'backup.yaml'}")
