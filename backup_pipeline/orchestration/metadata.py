@@ -7,10 +7,11 @@ from typing import Any
 
 import dagster as dg
 
-from backup_pipeline.errors import BackupSystemError
+from backup_pipeline.errors import INTERRUPTED, BackupSystemError
 from backup_pipeline.model.manifest import Manifest
 from backup_pipeline.model.record import ArtefactRecord, CheckResult, Severity
 from backup_pipeline.rules.quantities import bytes_text, seconds_text
+from backup_pipeline.system.limits import received_signal
 
 _MAX_TABLE_ROWS = 200
 
@@ -178,6 +179,9 @@ def manifest_metadata(manifest: Manifest, *, store: str) -> dict[str, Any]:
 
 def failure_of(error: BaseException) -> dg.Failure:
     """Return Dagster's failure for an error of the family: what, where, remedy; retried only when it can help."""
+    if isinstance(error, BackupSystemError) and received_signal():
+        # The programs of the step were ended for it, and their exit codes say nothing of their own.
+        error = BackupSystemError(f"{INTERRUPTED}.", remedy="Start it again.")
     if isinstance(error, BackupSystemError):
         metadata: Mapping[str, Any] = {
             "error": type(error).__name__,

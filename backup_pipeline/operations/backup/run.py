@@ -37,7 +37,7 @@ from backup_pipeline.operations.sites.run_log import append_run_line, run_line
 from backup_pipeline.operations.sites.stores import open_store
 from backup_pipeline.settings.site import Site
 from backup_pipeline.stores.contract import SetWriter
-from backup_pipeline.system.limits import limited
+from backup_pipeline.system.limits import limited, received_signal
 from backup_pipeline.system.locks import Holder
 
 LOG = logging.getLogger("backup")
@@ -402,6 +402,8 @@ class BackupRun:
         self._failures.append(f"{'.'.join(key)}: {_reason(error)}")
         self._failed.add(key[0])
         remedy = error.remedy if isinstance(error, BackupSystemError) else ""
+        if received_signal():
+            remedy = "Start it again."
         failure = Failure(key=key, what=_reason(error), remedy=remedy, at=self._now())
         try:
             # Outside of the work that a limit may have ended, where nothing more can be written.
@@ -476,6 +478,9 @@ class BackupRun:
 
 
 def _reason(error: BaseException) -> str:
+    if received_signal():
+        # Its programs were ended for it, and their exit codes say nothing of their own.
+        return INTERRUPTED
     if isinstance(error, BackupSystemError):
         return f"{error.where}: {error.what}" if error.where else error.what
     # Dagster's interrupt, like Python's, is no Exception.
