@@ -78,7 +78,7 @@ def make(
 
 
 def _collected(site: Site, plan: str, begin: datetime, end: datetime, now: datetime) -> Evidence:
-    from backup_pipeline.operations.evidence.collect import History
+    from backup_pipeline.operations.evidence.history import History
     from backup_pipeline.operations.evidence.make import preview
     from backup_pipeline.orchestration.home import default_home
 
@@ -88,7 +88,7 @@ def _collected(site: Site, plan: str, begin: datetime, end: datetime, now: datet
         from backup_pipeline.orchestration.home import ensure_home
 
         ensure_home(site.folder)
-        history = history_of_site(plan, begin, min(end, now))
+        history = history_of_site(plan, begin, min(end, now), [entry.to for entry in site.plan(plan).copies])
     return preview(site, plan, begin, end, history, now=now)
 
 

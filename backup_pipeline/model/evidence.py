@@ -10,6 +10,8 @@ from pydantic import AwareDatetime, Field
 from backup_pipeline.model.base import Frozen
 
 NOT_RECORDED = "not recorded"
+# Of the time before the first backup that is known: whether the plan was there at all, nobody knows.
+NOTHING_KNOWN = "nothing is known of the plan from this time"
 # An emergency set, or one of some sources only: whole for what it is, and no backup of its plan.
 NOT_COUNTED = "complete, not counted"
 

@@ -231,6 +231,11 @@ def latest_runs(instance: dg.DagsterInstance, plan: str, limit: int = 10) -> lis
     return [_from_record(instance, record, events=False) for record in records[:limit]]
 
 
+def error_of(instance: dg.DagsterInstance, run_id: str) -> Mapping[str, str]:
+    """Return why a run failed: `error` (the class), `what`, `where`, `remedy`."""
+    return _Events(instance, run_id).error()
+
+
 def _from_record(instance: dg.DagsterInstance, record: dg.RunRecord, *, events: bool = True) -> RestoreRun:
     run = record.dagster_run
     step = restore_step(run)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import pairwise
 
-from backup_pipeline.model.evidence import NOT_COUNTED, Demand, Event, EventKind, Gap
+from backup_pipeline.model.evidence import NOT_COUNTED, NOTHING_KNOWN, Demand, Event, EventKind, Gap
 from backup_pipeline.rules.overdue import grace_of, next_time
 
 _NIS2, _DORA = "NIS2, (EU) 2024/2690", "DORA, (EU) 2022/2554"
@@ -41,13 +41,25 @@ class EvidencePolicy:
 
 @dataclass(frozen=True, slots=True)
 class Copies:
-    """A plan's copies off the machine, as last recorded: in how many vaults, off site, locked, proven from there."""
+    """A plan's copies off the machine at the end of a period, as last recorded.
+
+    Attributes:
+        vaults: in how many vaults they were.
+        copies: copies of whole backups.
+        others: copies of emergency sets, and of sets of some sources only.
+        off_site: whether a copy of a whole backup was in another building.
+        locked: whether the storage was said to forbid the deletion of any.
+        proven: how many had passed a drill read from there.
+        past: whether the end was before the record was read: what was removed in between is not in it.
+    """
 
     vaults: int
     copies: int
+    others: int
     off_site: bool
     locked: bool
     proven: int
+    past: bool
 
 
 def gaps_of(
@@ -114,6 +126,7 @@ class _Answers:
     has_restores: bool
     frequency: str
     is_frequent: bool
+    has_backups: bool
 
 
 def demands_of(events: Sequence[Event], gaps: Sequence[Gap], policy: EvidencePolicy, copies: Copies) -> list[Demand]:
@@ -133,9 +146,12 @@ def _answers(events: Sequence[Event], gaps: Sequence[Gap], policy: EvidencePolic
     recovery = f"longest restore of a drill {_duration(max(times))}" if times else "no drill measured a restore"
     loss = f"; oldest data of a drill {_duration(max(ages))}" if ages else ""
     missed = sum("backup" in one.what for one in gaps)
+    unknown = [one for one in gaps if one.what == NOTHING_KNOWN]
     verified = _count(len(checks), "verification") + (f", {_good(checks)} passed" if checks else "")
     tests = f"{_count(len(drills), 'drill')}, {_good(drills)} passed; {_corrected(drills)}" if drills else "no drills"
-    made = f"{_count(len(backups), 'backup')}, {_good(backups)} of them good; {_count(missed, 'gap')}"
+    made = _count(len(backups), "backup") + (f", {_good(backups)} of them good" if backups else "")
+    made += f"; {_count(missed, 'gap')}" if missed or not unknown else ""
+    made += "".join(f"; nothing known {one.begin:%Y-%m-%d %H:%M} to {one.end:%Y-%m-%d %H:%M} UTC" for one in unknown)
     return _Answers(
         recovery=recovery + loss,
         has_times=bool(times),
@@ -145,15 +161,17 @@ def _answers(events: Sequence[Event], gaps: Sequence[Gap], policy: EvidencePolic
         has_checks=_good(checks) > 0,
         tests=tests,
         has_tests=_good(drills) > 0 and _uncorrected(drills) == 0,
-        restores=f"{_count(len(restores), 'restore')}{f', {_good(restores)} good' if restores else ''}; {tests}",
-        has_restores=_good(restores) + _good(drills) > 0,
+        restores=f"{_restores(restores)}; {tests}",
+        has_restores=_good(restores) + _good(drills) > 0 and _uncorrected([*restores, *drills]) == 0,
         frequency=f"{_count(policy.sources, 'source')}, schedule {policy.schedule or 'none'}; {made}",
-        is_frequent=policy.schedule is not None and missed == 0,
+        is_frequent=policy.schedule is not None and missed == 0 and not unknown,
+        has_backups=bool(backups),
     )
 
 
 def _nis2_demands(found: _Answers, policy: EvidencePolicy, copies: Copies) -> list[Demand]:
     encrypted = "copies in vaults are encrypted to keys that the writing machine does not have; who may read the "
+    kept = f"kept: {policy.retention}, by the settings when this was made"
     tested = "regular, documented tests of recovery, with corrective action"
     return [
         _nis2("4.2.2(a)", "backup plans with recovery times", found.recovery, found.has_times),
@@ -161,7 +179,7 @@ def _nis2_demands(found: _Answers, policy: EvidencePolicy, copies: Copies) -> li
         _nis2("4.2.2(c)", "copies in a safe place, off the network and site", _copies_text(copies), _is_away(copies)),
         _nis2("4.2.2(d)", "access controls to the copies", encrypted + "store's disk is not shown here", None),
         _nis2("4.2.2(e)", "restoring from the copies", found.restores, found.has_restores),
-        _nis2("4.2.2(f)", "retention", f"kept: {policy.retention}", True),
+        _nis2("4.2.2(f)", "retention", kept, found.has_backups),
         _nis2("4.2.3", "regular integrity checks", found.checks, found.has_checks),
         _nis2("4.2.6", tested, found.tests, found.has_tests),
     ]
@@ -201,8 +219,15 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
+def _restores(restores: Sequence[Event]) -> str:
+    if not restores:
+        return "no restores"
+    failed = len(restores) - _good(restores)
+    return f"{_count(len(restores), 'restore')}, {_good(restores)} good" + (f", {failed} failed" if failed else "")
+
+
 def _uncorrected(drills: Sequence[Event]) -> int:
-    """Return how many failed drills were not followed by one that passed."""
+    """Return how many failed drills or restores were not followed by one that passed."""
     last_good = max((one.at for one in drills if one.good), default=None)
     return sum(not one.good and (last_good is None or one.at > last_good) for one in drills)
 
@@ -215,12 +240,14 @@ def _corrected(drills: Sequence[Event]) -> str:
 
 
 def _copies_text(copies: Copies) -> str:
+    removed = "; copies removed since are not recorded any more" if copies.past else ""
     if not copies.vaults:
-        return "no copy leaves this machine"
+        return f"no copy off this machine at the end of the period{removed}"
     where = "off site" if copies.off_site else "in this building"
     locked = "locked against deletion" if copies.locked else "not locked against deletion"
-    many = f"{_count(copies.copies, 'copy', 'copies')} in {_count(copies.vaults, 'vault')}"
-    return f"{many} {where}, {locked}, {copies.proven} proven from there"
+    many = f"{_count(copies.copies, 'copy', 'copies')} of whole backups in {_count(copies.vaults, 'vault')}"
+    more = f", {copies.others} more of emergency or partial sets" if copies.others else ""
+    return f"{many} {where}{more}, {locked}, {copies.proven} proven from there{removed}"
 
 
 def _is_away(copies: Copies) -> bool:

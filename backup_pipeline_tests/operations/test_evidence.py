@@ -10,22 +10,26 @@ import shutil
 import subprocess
 import sys
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from backup_pipeline.errors import BackupSystemError, RefusedError
+from backup_pipeline.model.copy_records import CopyRecord
 from backup_pipeline.model.evidence import EventKind, Evidence
 from backup_pipeline.model.manifest import Purpose
-from backup_pipeline.model.proof import ProofKind
+from backup_pipeline.model.proof import ProofKind, ProofOutcome
 from backup_pipeline.model.restore import RestoreMode, RestoreOptions, RestoreResult
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.operations.evidence.check_evidence import is_signed
-from backup_pipeline.operations.evidence.collect import History, HistoryRun
+from backup_pipeline.operations.evidence.history import History, HistoryRun
 from backup_pipeline.operations.evidence.make import evidence_files, make, preview, public_key
 from backup_pipeline.operations.evidence.statement import read_envelope
 from backup_pipeline.operations.restore.records import write_result
+from backup_pipeline.operations.sites.copy_proofs import CopyProof
+from backup_pipeline.operations.sites.copy_records import change_record, with_copy
 from backup_pipeline.operations.sites.foreign_backups import foreign_backups
 from backup_pipeline.rules.periods import period_of
 from backup_pipeline.settings.loader import load_site
@@ -113,6 +117,87 @@ def test_who_asked_comes_from_the_history_and_failed_runs_are_events(site: Site,
     assert by_run["run-2026-10-02T020000Z"].who == "schedule nightly"
     assert by_run["run-2026-10-03T020000Z"].who == "not recorded"
     assert (by_run["f00d"].kind, by_run["f00d"].who, by_run["f00d"].good) == (EventKind.RUN, "ui, anna", False)
+
+
+def test_a_restore_that_failed_is_a_restore_with_who_asked_and_why(site: Site, store: LocalStore) -> None:
+    day, name = BEGIN + 3 * DAY, "nightly/2026-10-02T020000Z"
+    runs = [
+        HistoryRun("bad", "restore", name, "ui, anna", day, day, True, "apply", "shop", "A constraint refused a row."),
+        HistoryRun("look", "restore", name, "ui, anna", day, day, True, "plan", "shop"),
+    ]
+    found = _made(site, history=History(runs, known=True))
+    (failed,) = found.of_kind(EventKind.RESTORE)
+    assert (failed.subject, failed.outcome, failed.good) == ("shop from 2026-10-02T020000Z", "failed", False)
+    assert (failed.who, failed.detail) == ("ui, anna", "A constraint refused a row.")
+    assert [one.subject for one in found.of_kind(EventKind.RUN)] == [f"plan of a restore {name}"]
+    answer = next(one for one in found.demands if one.place == "Annex 4.2.2(e)")
+    assert answer.answer.startswith("1 restore, 0 good, 1 failed; ")
+
+
+@pytest.mark.parametrize(
+    ("begin", "end"), [("2026-08-01 00:00", "2026-09-01 00:00"), ("2026-09-25 00:00", "2026-10-12 00:00")]
+)
+def test_a_time_of_which_nothing_is_known_shows_no_frequency(
+    site: Site, store: LocalStore, begin: str, end: str
+) -> None:
+    found = _made(site, begin=at(begin), end=at(end))
+    frequency = next(one for one in found.demands if one.place == "Article 12(1)(a)")
+    assert frequency.shown is False
+    assert f"nothing known {begin} to " in frequency.answer
+    assert "no gaps" not in frequency.answer
+
+
+@pytest.fixture
+def copied(site: Site, store: LocalStore, tmp_path: Path) -> Site:
+    """The month, with two copies made late in October, one of them of an emergency set, and a drill from the vault."""
+    copies = "    copies: [{to: nas}]\nvaults:\n  nas: {url: 'file:///mnt/nas', encryption: none, off_site: true}\n"
+    (tmp_path / "backup.yaml").write_text(SITE + copies, "utf-8")
+    site, moment = load_site(tmp_path, environment={}), at("2026-10-30 04:00")
+    for name, purpose in (("one", Purpose.BACKUP), ("two", Purpose.EMERGENCY)):
+        set_id = SetId(f"2026-10-{30 if name == 'one' else 29}T020000Z")
+        copy = CopyRecord(set_id=set_id, copy_name=name, purpose=purpose, copied_at=moment)
+        change_record(site, "nas", partial(with_copy, plan="nightly", copy=copy))
+    proof = CopyProof(
+        copy_name="one", kind=ProofKind.DRILL, outcome=ProofOutcome.PASSED, finished_at=at("2026-10-31 04:00")
+    )
+    notes = tmp_path / ".backup-pipeline" / "vault-proofs" / "nas.json"
+    notes.parent.mkdir()
+    notes.write_text(json.dumps({"vault": "", "proofs": {"one/x": proof.model_dump(mode="json")}}))
+    return site
+
+
+def test_a_drill_read_from_a_vault_is_a_drill_of_the_period(copied: Site) -> None:
+    moment = at("2026-10-31 04:00")
+    runs = [HistoryRun("vault", "drill_from_nas", "", "schedule x", moment - DAY / 24, moment + DAY / 24, False)]
+    drill = _made(copied, history=History(runs, known=True)).of_kind(EventKind.DRILL)[-1]
+    assert (drill.subject, drill.good, drill.who) == ("nas:nightly/2026-10-30T020000Z", True, "schedule x")
+
+
+def test_copies_are_those_of_the_end_of_the_period(copied: Site) -> None:
+    def away(begin: str, end: str) -> tuple[str, bool | None]:
+        found = _made(copied, begin=at(begin), end=at(end)).demands
+        return next((one.answer, one.shown) for one in found if one.place == "Annex 4.2.2(c)")
+
+    text, shown = away("2026-10-01 00:00", "2026-11-01 00:00")
+    assert (text.partition(", not")[0], shown) == (
+        "1 copy of whole backups in 1 vault off site, 1 more of emergency or partial sets",
+        True,
+    )
+    assert "1 proven from there" in text
+    assert "0 proven from there" in away("2026-10-01 00:00", "2026-10-31 00:00")[0]
+    text, shown = away("2026-09-01 00:00", "2026-10-02 00:00")
+    assert (text.startswith("no copy off this machine at the end of the period"), shown) == (True, False)
+
+
+def test_a_month_without_a_backup_shows_no_retention(site: Site, store: LocalStore) -> None:
+    def shown(begin: str, end: str) -> bool | None:
+        found = _made(site, begin=at(begin), end=at(end)).demands
+        return next(one.shown for one in found if one.place == "Annex 4.2.2(f)")
+
+    assert (shown("2026-10-01 00:00", "2026-11-01 00:00"), shown("2026-08-01 00:00", "2026-09-01 00:00")) == (
+        True,
+        False,
+    )
 
 
 def test_who_took_a_restore_back_is_known_from_the_history(site: Site, store: LocalStore) -> None:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime
 
 from backup_pipeline.errors import BackupSystemError
 from backup_pipeline.model.backup_set import SetState
-from backup_pipeline.model.evidence import NOT_COUNTED, NOT_RECORDED, Event, EventKind
+from backup_pipeline.model.evidence import NOT_COUNTED, Event, EventKind
 from backup_pipeline.model.manifest import MANIFEST_NAME
 from backup_pipeline.model.proof import Proof, ProofOutcome
-from backup_pipeline.model.restore import RestoreMode, RestoreResult
 from backup_pipeline.model.set_id import SetId, is_set_id, set_time
+from backup_pipeline.operations.evidence.copies import proofs_of_copies
+from backup_pipeline.operations.evidence.history import History
+from backup_pipeline.operations.evidence.restores import FIGURES, events_of_restore, failed_run
 from backup_pipeline.operations.restore.records import results
 from backup_pipeline.operations.sites.run_log import RUN_LOG_NAME
 from backup_pipeline.operations.sites.stores import open_store
@@ -27,42 +29,7 @@ _LOGGED = re.compile(
     r" - backup - \w+ - (?P<plan>\w+)/(?P<set>\S+) (?P<outcome>complete|incomplete)"
     r"(?:[^,:\n]*, (?P<artefacts>\d+) artefacts, (?P<rows>\d+) rows, (?P<bytes>\d+) bytes)?"
 )
-_FIGURES = ("rto_seconds", "rpo_seconds", "bytes", "tables", "rows", "files")
 _MOST_FINDINGS = 3
-
-
-@dataclass(frozen=True, slots=True)
-class HistoryRun:
-    """A run as Dagster's history has it: what it did, of which set, who asked for it, and how it ended."""
-
-    run_id: str
-    operation: str
-    set_name: str
-    who: str
-    began: datetime
-    ended: datetime
-    failed: bool
-
-
-@dataclass(frozen=True)
-class History:
-    """The runs of a plan in a period; `known` is False where there is no history to ask."""
-
-    runs: Sequence[HistoryRun] = ()
-    known: bool = False
-    _by_id: Mapping[str, HistoryRun] = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_by_id", {run.run_id: run for run in self.runs})
-
-    def who(self, run_id: str) -> str:
-        """Return who asked for a run; NOT_RECORDED where the history has no such run."""
-        run = self._by_id.get(run_id)
-        return run.who if run and run.who else NOT_RECORDED
-
-    def around(self, operation: str, moment: datetime) -> HistoryRun | None:
-        """Return the run that did such a thing at a moment."""
-        return next((one for one in self.runs if one.operation == operation and one.began <= moment <= one.ended), None)
 
 
 @dataclass(frozen=True)
@@ -100,27 +67,20 @@ def collect(
         backups[number] = _with_digest(store, backups[number], history)
     found = [*backups]
     found += [_of_proof(proof, history) for one in sets for proof in one.known.proofs]
-    found += [event for result in results(site, plan) for event in _of_restore(result, history)]
+    known = {(one.kind, one.subject, one.at) for one in found}
+    # Of a plan whose only store is a vault a result is kept in both places.
+    found += [
+        event for set_id, event in proofs_of_copies(site, plan, history) if (event.kind, set_id, event.at) not in known
+    ]
+    found += [event for result in results(site, plan) for event in events_of_restore(result, history)]
     found += _of_incidents(site, plan)
     shown = {event.run_id for event in found}
-    found += [_of_failed_run(run) for run in history.runs if run.failed and run.run_id not in shown]
+    found += [failed_run(run) for run in history.runs if run.failed and run.run_id not in shown]
     within = [one for one in found if begin <= one.at < end]
     return Collected(
         tuple(sorted(within, key=lambda one: (one.at, one.kind, one.subject))),
         max((one.at for one in backups if one.good and one.at < begin), default=None),
         min((one.at for one in backups), default=None),
-    )
-
-
-def _of_failed_run(run: HistoryRun) -> Event:
-    return Event(
-        at=run.ended,
-        kind=EventKind.RUN,
-        subject=f"{run.operation} {run.set_name}".strip(),
-        outcome="failed",
-        good=False,
-        who=run.who or NOT_RECORDED,
-        run_id=run.run_id,
     )
 
 
@@ -182,7 +142,7 @@ def _of_proof(proof: Proof, history: History) -> Event:
         run_id=named,
         figures={
             "seconds": (proof.finished_at - proof.started_at).total_seconds(),
-            **{name: proof.numbers[name] for name in _FIGURES if name in proof.numbers},
+            **{name: proof.numbers[name] for name in FIGURES if name in proof.numbers},
         },
         sha256=proof.manifest_sha256,
         detail="; ".join(f"{one.subject}: {one.problem}" for one in wrong[:_MOST_FINDINGS]),
@@ -208,42 +168,6 @@ def _logged(site: Site, plan: str, present: set[SetId]) -> Iterator[Event]:
                 figures={key: int(line[key]) for key in ("artefacts", "rows", "bytes") if line[key]},
                 detail="the set is not in the store any more; this is what the run log says of it",
             )
-
-
-def _of_restore(result: RestoreResult, history: History) -> Iterator[Event]:
-    run = history.around("restore", result.finished_at)
-    options = result.options
-    # Of rows that are brought into a living database only these are known to be the backup's.
-    whole = options.mode is not RestoreMode.UPSERT
-    what = options.mode.value + (f" into {options.into}" if options.into else "")
-    yield Event(
-        at=result.finished_at,
-        kind=EventKind.RESTORE,
-        subject=f"{result.source} from {result.set_id}",
-        outcome="differs from the set" if result.findings else "restored and found equal" if whole else "rows restored",
-        good=not result.findings,
-        who=history.who(run.run_id) if run else NOT_RECORDED,
-        run_id=run.run_id if run else "",
-        figures={
-            "seconds": (result.finished_at - result.started_at).total_seconds(),
-            "tables": len(result.tables),
-            **{name: value for name, value in result.numbers.items() if name in _FIGURES},
-        },
-        detail=f"{what}; target {result.target}"
-        + (f"; emergency set {result.emergency_set}" if result.emergency_set else ""),
-    )
-    if result.undone_at is not None:
-        back = history.around("undo", result.undone_at)
-        yield Event(
-            at=result.undone_at,
-            kind=EventKind.UNDO,
-            subject=f"{result.source} from {result.set_id}",
-            outcome="undone",
-            good=True,
-            who=history.who(back.run_id) if back else NOT_RECORDED,
-            run_id=back.run_id if back else "",
-            detail=f"the restore of {result.finished_at:%Y-%m-%d %H:%M} UTC was taken back",
-        )
 
 
 def _of_incidents(site: Site, plan: str) -> Iterator[Event]:

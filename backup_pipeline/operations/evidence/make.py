@@ -10,14 +10,15 @@ from pathlib import Path
 
 from backup_pipeline import __version__
 from backup_pipeline.errors import RefusedError
-from backup_pipeline.model.evidence import Evidence, Gap, Previous
-from backup_pipeline.operations.evidence.collect import History, collect
+from backup_pipeline.model.evidence import NOTHING_KNOWN, Evidence, Gap, Previous
+from backup_pipeline.operations.evidence.collect import collect
+from backup_pipeline.operations.evidence.copies import copies_at
+from backup_pipeline.operations.evidence.history import History
 from backup_pipeline.operations.evidence.statement import ENDING, envelope, is_signed_with, signed_evidence
 from backup_pipeline.operations.sites.identity import state_folder
 from backup_pipeline.operations.sites.keys import machine_keys
 from backup_pipeline.operations.sites.stores import open_store
-from backup_pipeline.operations.status.copies import copies_of
-from backup_pipeline.rules.evidence import Copies, EvidencePolicy, demands_of, gaps_of
+from backup_pipeline.rules.evidence import EvidencePolicy, demands_of, gaps_of
 from backup_pipeline.settings.site import Site
 from backup_pipeline.system.files import make_folder_in, read_ordinary, write_atomically
 from backup_pipeline.system.former_files import private_folder
@@ -27,6 +28,7 @@ FOLDER = "evidence"
 CHECKER = "check_evidence.py"
 _LOCK = ".evidence.lock"
 _LAST = "evidence.json"
+_NO_HISTORY = "who started each run, and which restores failed, is missing: there was no history to ask"
 
 
 def preview(
@@ -67,9 +69,9 @@ def preview(
     # Before that nobody knows whether the plan was there at all: no backup of it counts as missed.
     gaps = gaps_of(known.events, policy, known_from, until, before=known.good_before) if known_from < until else []
     if known_from > begin:
-        gaps.append(Gap(begin=begin, end=known_from, what="nothing is known of the plan from this time"))
+        gaps.append(Gap(begin=begin, end=known_from, what=NOTHING_KNOWN))
     if not history.known:
-        gaps.append(Gap(begin=begin, end=until, what="who started each run is missing: there was no history to ask"))
+        gaps.append(Gap(begin=begin, end=until, what=_NO_HISTORY))
     return Evidence(
         site=site.folder.name,
         plan=plan,
@@ -81,7 +83,7 @@ def preview(
         policy=_policy_text(site, plan, policy),
         events=known.events,
         gaps=tuple(sorted(gaps, key=lambda gap: gap.begin)),
-        demands=tuple(demands_of(known.events, gaps, policy, _copies(site, plan))),
+        demands=tuple(demands_of(known.events, gaps, policy, copies_at(site, plan, until, past=until < now))),
     )
 
 
@@ -213,14 +215,3 @@ def _policy_text(site: Site, plan: str, policy: EvidencePolicy) -> dict[str, str
         "retention": policy.retention,
         "copies": ", ".join(entry.to for entry in settings.copies) or "none",
     }
-
-
-def _copies(site: Site, plan: str) -> Copies:
-    found = copies_of(site, plan, [])
-    return Copies(
-        vaults=len(found),
-        copies=sum(len(one.copies) for one in found),
-        off_site=any(one.off_site and one.copies for one in found),
-        locked=any(one.locked for one in found),
-        proven=sum(one.proven is not None for one in found),
-    )

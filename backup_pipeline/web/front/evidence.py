@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from backup_pipeline.errors import RefusedError, StoreError
 from backup_pipeline.model.evidence import NOT_COUNTED, EventKind, Evidence
-from backup_pipeline.operations.evidence.collect import History
+from backup_pipeline.operations.evidence.history import History
 from backup_pipeline.operations.evidence.make import (
     CHECKER,
     checker,
@@ -113,7 +113,8 @@ def _preview(asked: PageRequest, plan: str, period: str, *, digests: int | None 
     site, now = front.site(), front.now()
     begin, end = period_of(period, site.settings.timezone) if period else (now - timedelta(days=30), now)
     instance = front.instance
-    history = history_of(instance, plan, begin, min(end, now)) if instance is not None else History()
+    vaults = [entry.to for entry in site.plan(plan).copies]
+    history = history_of(instance, plan, begin, min(end, now), vaults) if instance is not None else History()
     return preview(site, plan, begin, end, history, now=now.astimezone(UTC), digests=digests)
 
 
