@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
-from backup_pipeline.rules.overdue import grace_of, next_time
+from backup_pipeline.rules.overdue import grace_of, longest_pause
 from backup_pipeline.settings.types import Plan
 
 # A fixed moment: definitions must come out the same whenever they are built.
 _REFERENCE = datetime(2024, 1, 1, tzinfo=UTC)
-_TICKS = 60
-
-
-def longest_pause(schedule: str, timezone: str) -> timedelta:
-    """Return the longest time between two times in a row of a cron expression."""
-    times = [_REFERENCE]
-    for _ in range(_TICKS):
-        times.append(next_time(schedule, timezone, times[-1]))
-    return max(after - before for before, after in itertools.pairwise(times[1:]))
 
 
 def freshness_of(plan: Plan, timezone: str) -> dg.FreshnessPolicy | None:

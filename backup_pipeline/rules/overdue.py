@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from itertools import pairwise
 from zoneinfo import ZoneInfo
 
 from croniter import croniter
@@ -16,6 +17,9 @@ _LEAST_GRACE = timedelta(minutes=15)
 _MOST_GRACE = timedelta(hours=6)
 # More than clocks are ever changed by.
 _SHIFT = timedelta(hours=3)
+# A fixed moment: what is concluded from a schedule must come out the same whenever that is.
+_FROM = datetime(2024, 1, 1, tzinfo=UTC)
+_TICKS = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +93,15 @@ def grace_of(schedule: str, timezone: str, now: datetime) -> timedelta:
     """Return how late a backup may be: half the time between two of its times, within 15 minutes and 6 hours."""
     last = last_time(schedule, timezone, now)
     return min(max((next_time(schedule, timezone, now) - last) / 2, _LEAST_GRACE), _MOST_GRACE)
+
+
+@lru_cache(maxsize=1024)
+def longest_pause(schedule: str, timezone: str) -> timedelta:
+    """Return the longest time between two times in a row of a cron expression."""
+    times = [_FROM]
+    for _ in range(_TICKS):
+        times.append(next_time(schedule, timezone, times[-1]))
+    return max(after - before for before, after in pairwise(times[1:]))
 
 
 def overdue(

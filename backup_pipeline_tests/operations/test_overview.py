@@ -47,7 +47,7 @@ def test_the_answer_is_no_without_a_backup_and_yes_only_when_one_is_proven(site:
     assert answer(site) == ("failing", "No. There is no good backup yet.")
     set_id = make_set(nightly(site), at("2026-11-21 02:00"))
     assert answer(site) == ("attention", "Yes, but 2 things need attention.")
-    reason, place = site_overview(site, NOW).reasons
+    place, reason = site_overview(site, NOW).reasons
     assert "No copy leaves this machine" in place.problem.what
     assert (reason.plans, reason.problem.action) == (("nightly",), "drill")
     add_proof(nightly(site), set_id, ProofKind.DRILL, at("2026-11-21 03:00"), rto_seconds=9)
@@ -75,7 +75,9 @@ def test_what_several_plans_have_in_common_stands_once(site: Site) -> None:
     for plan in ("nightly", "weekly"):
         make_set(LocalStore(both.store_folder(plan), plan), at("2026-11-21 02:00"))
     found = site_overview(both, NOW)
-    assert [(one.plans, one.problem.action) for one in found.reasons][:1] == [(("nightly", "weekly"), "drill")]
+    assert [(one.plans, one.problem.action) for one in found.reasons] == [
+        (("nightly", "weekly"), each) for each in ("", "drill")
+    ]
 
 
 def test_measured_are_the_longest_pause_of_thirty_days_and_the_last_restore(site: Site) -> None:
@@ -159,3 +161,15 @@ def test_the_newest_copy_is_called_proven_only_where_it_is_the_one_that_was(site
     copies = CopyFigures("offsite", "file:///mnt", False, 2, new, at("2026-11-21 02:00"), 0, SetId(new), None)
     assert copies.proof_text == "proven from there"
     assert replace(copies, proven=old).proof_text == f"an older one proven from there: {old}"
+
+
+def test_what_could_be_lost_follows_the_schedule_and_not_the_minutes_since_a_backup(site: Site) -> None:
+    make_set(nightly(site), NOW - timedelta(minutes=5))
+    (plan,) = site_overview(site, NOW).plans
+    daily = replace(plan, interval=timedelta(days=1))
+    known = "at worst 5 minutes in the 5 minutes that are known"
+    assert daily.could_be_lost(NOW) == ("up to 24 hours", f"by its schedule; 5 minutes now; {known}")
+    assert replace(plan, interval=None).could_be_lost(NOW) == (
+        "5 minutes and growing",
+        f"the plan has no schedule; {known}",
+    )

@@ -21,13 +21,14 @@ from backup_pipeline.operations.status.days import day_state, days_of
 from backup_pipeline.operations.status.fleets import FleetStatus, fleet_status
 from backup_pipeline.operations.status.listing import ListedSet
 from backup_pipeline.operations.status.plan import PlanStatus, Problem, site_status
+from backup_pipeline.rules.overdue import longest_pause
 from backup_pipeline.rules.retention import problem_of
 from backup_pipeline.rules.three_two_one import Condition
 from backup_pipeline.settings.site import Site
 
 RPO_WINDOW = timedelta(days=30)
 """The time before now in which the longest pause between two good backups is measured."""
-_RANK = {"error": 0, "warning": 1}
+_RANK = {"error": 0, "warning": 2}
 _VERDICTS = ("failing", "attention", "good")
 
 
@@ -90,6 +91,8 @@ class PlanOverview:
         verified_at: when a set was last verified without a finding.
         longest_pause: the longest time between two good backups in RPO_WINDOW, the present one among them: what would
             have been lost at worst (RPO as measured).
+        known_for: how long ago the oldest good backup that is kept was made: the window where it is shorter.
+        interval: the longest time between two backups by the schedule; None without one.
         next_backup: when the schedule makes the next one.
         growth: percent by which a set grows in 30 days.
         free: free bytes of the store's disk.
@@ -129,6 +132,19 @@ class PlanOverview:
     lost_with: str
     states: Mapping[str, int]
     restored: ProofFigures | None = None
+    known_for: timedelta | None = None
+    interval: timedelta | None = None
+
+    def could_be_lost(self, now: datetime) -> tuple[str, str]:
+        """Return what a loss would cost at worst (RPO), and what that was measured or concluded from, as text."""
+        if self.last_good is None or self.longest_pause is None or self.known_for is None:
+            return "", ""
+        age = now - self.last_good.started_at
+        window = "the past 30 days" if self.known_for >= RPO_WINDOW else f"the {rough(self.known_for)} that are known"
+        worst = f"at worst {rough(self.longest_pause)} in {window}"
+        if self.interval is None:
+            return f"{rough(age)} and growing", f"the plan has no schedule; {worst}"
+        return f"up to {rough(max(age, self.interval))}", f"by its schedule; {rough(age)} now; {worst}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +191,7 @@ def site_overview(site: Site, now: datetime) -> Overview:
 def overview_of(plans: Sequence[PlanOverview], now: datetime, fleets: Sequence[FleetStatus] = ()) -> Overview:
     """Return the answer that these plans and fleets give together."""
     found = [*_reasons(plans), *(Reason((fleet.name,), each) for fleet in fleets for each in fleet.problems)]
-    reasons = [*sorted(found, key=_rank), *_one_place(plans, fleets)]
+    reasons = sorted([*found, *_one_place(plans, fleets)], key=_rank)
     standings = {one.plan: one.standing for one in plans} | {one.name: one.standing for one in fleets}
     verdict = min(standings.values(), key=_VERDICTS.index, default="attention")
     if verdict == "good" and reasons:
@@ -187,7 +203,8 @@ def overview_of(plans: Sequence[PlanOverview], now: datetime, fleets: Sequence[F
 
 
 def _rank(one: Reason) -> int:
-    return _RANK.get(one.problem.severity, 2)
+    """Return how urgent a reason is: what takes every copy at once comes before other warnings."""
+    return 1 if one.problem.what in _PLACES.values() else _RANK.get(one.problem.severity, 2)
 
 
 def _reasons(plans: Sequence[PlanOverview]) -> list[Reason]:
@@ -302,6 +319,8 @@ def plan_overview(site: Site, status: PlanStatus, now: datetime) -> PlanOverview
         proof=_proof(status),
         verified_at=max((check.finished_at for check in checks if check and check.passed), default=None),
         longest_pause=_longest_pause(status, now),
+        known_for=now - good[0] if (good := _good_times(status)) else None,
+        interval=longest_pause(settings.schedule, site.settings.timezone) if settings.schedule else None,
         next_backup=status.next_backup,
         growth=status.trend.per_month_percent if status.trend else None,
         free=status.free,
@@ -344,11 +363,15 @@ def _restored(status: PlanStatus) -> ProofFigures | None:
 
 def _longest_pause(status: PlanStatus, now: datetime) -> timedelta | None:
     """Return the longest pause between good backups in the window; the pause that began before it counts in full."""
-    times = [one.known.started_at for one in status.sets if _is_good(one)]
+    times = _good_times(status)
     if not times:
         return None
     pauses = [later - earlier for earlier, later in pairwise([*times, now]) if later > now - RPO_WINDOW]
     return max(pauses)
+
+
+def _good_times(status: PlanStatus) -> list[datetime]:
+    return [one.known.started_at for one in status.sets if _is_good(one)]
 
 
 def _is_good(one: ListedSet) -> bool:

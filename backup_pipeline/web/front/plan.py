@@ -10,7 +10,7 @@ from starlette.responses import Response
 from backup_pipeline.operations.sites.stores import open_store
 from backup_pipeline.operations.status.charts import DAY_STATES, calendar, chart
 from backup_pipeline.operations.status.listing import ListedSet, show_sets
-from backup_pipeline.operations.status.overview import plan_overview
+from backup_pipeline.operations.status.overview import overview_of, plan_overview
 from backup_pipeline.operations.status.page import short_bytes, short_seconds
 from backup_pipeline.operations.status.plan import plan_status
 from backup_pipeline.web.front.copies import copies_page
@@ -43,6 +43,7 @@ def plan_page(asked: PageRequest) -> Response:
     return asked.render(
         "plan.html.jinja",
         plan=plan,
+        problems=[one.problem for one in overview_of([plan], now).reasons],
         fleet=member[0] if member else "",
         year=calendar(plan.days, today, calendar_title(plan)),
         charts=[

@@ -207,3 +207,14 @@ def test_the_commands_of_the_home_page_name_its_settings_file(folder: Path) -> N
     page = pages_of(folder).get("/backups").text
     (command,) = re.findall(r"<code>(\S*backup-pipeline drill [^<]+)</code>", page)
     assert command.endswith(f"backup-pipeline drill nightly/latest --config {folder / 'backup.yaml'}")
+
+
+def test_the_page_of_a_plan_lists_what_the_home_page_does_in_its_order(folder: Path) -> None:
+    found = [
+        re.findall(
+            r"notice \w+\W+<strong>(?:<a [^>]*>nightly</a>: )?([^<]+)</strong>\s", pages_of(folder).get(page).text
+        )
+        for page in ("/backups", "/backups/nightly")
+    ]
+    assert found[0] == found[1]
+    assert any("No copy leaves this machine" in what for what in found[0])
