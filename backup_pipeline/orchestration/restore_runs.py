@@ -187,6 +187,12 @@ def _of_plan_run(instance: dg.DagsterInstance, plan_run: str) -> str:
     return runs[0].run_id if runs else ""
 
 
+def applied_by(instance: dg.DagsterInstance, plan_run: str) -> RestoreRun | None:
+    """Return the run that applied, or tried to apply, the plan that a run made; None while there is none."""
+    records = instance.get_run_records(dg.RunsFilter(tags={PLAN_RUN_TAG: plan_run, STEP_TAG: "apply"}), limit=1)
+    return _from_record(instance, records[0], events=False) if records else None
+
+
 def under_way(instance: dg.DagsterInstance, plan: str, source: str) -> RestoreRun | None:
     """Return the restore or undo of a source that is under way, None when there is none."""
     for job in (restore_job_name(plan), undo_job_name(plan)):

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 
 from starlette.responses import Response
 
 from backup_pipeline.errors import LockError, RefusedError, SetNotFoundError
-from backup_pipeline.model.restore import RestoreMode, RestoreOptions, RestorePlan, RestoreResult, TableChange
+from backup_pipeline.model.restore import RestoreMode, RestoreOptions, RestoreResult, TableChange
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.operations.restore.records import results
 from backup_pipeline.orchestration.restore_runs import (
     RestoreRun,
     Wanted,
+    applied_by,
     restore_run,
     submit_apply,
     submit_plan,
@@ -35,28 +37,33 @@ def _run(asked: PageRequest) -> RestoreRun:
 
 def _page(asked: PageRequest, run: RestoreRun, *, problem: str = "", typed: str = "", status: int = 200) -> Response:
     site = asked.front.site()
-    busy = under_way(workspace_of(asked).instance, run.plan, run.source) if run.found and run.is_over else None
+    instance = workspace_of(asked).instance
+    busy = under_way(instance, run.plan, run.source) if run.found and run.is_over else None
+    undone = _undone(asked, run)
+    written = run.result or run.found
     return asked.render(
         "restore_run.html.jinja",
         status=status,
         run=run,
         plan=run.found,
         way=way_of(run.found.options) if run.found else "",
-        tables=_changed_first(run.found) if run.found else (),
+        tables=_changed_first(written.tables) if written else (),
         losses=losses(run.found) if run.found else (),
         problem=problem,
         typed=typed,
         said=done_text(run.result) if run.result else "",
         busy=busy,
+        used=applied_by(instance, run.run_id) if run.found else None,
         kept=_kept(asked, run),
-        undone=_undone(asked, run),
+        undone=undone,
+        undone_said=undone_text(undone.numbers) if undone else "",
         zone=site.settings.timezone,
     )
 
 
-def _changed_first(plan: RestorePlan) -> list[TableChange]:
-    """Return the tables of a plan: first those in which something would happen."""
-    return sorted(plan.tables, key=lambda t: (t.insert == 0 and t.update == 0 and not t.only_in_target, t.table))
+def _changed_first(tables: Sequence[TableChange]) -> list[TableChange]:
+    """Return tables in the order of a plan and of what was done: first those in which something happens."""
+    return sorted(tables, key=lambda t: (t.insert == 0 and t.update == 0 and not t.only_in_target, t.table))
 
 
 def done_text(result: RestoreResult) -> str:
@@ -71,6 +78,17 @@ def done_text(result: RestoreResult) -> str:
     if options.into:
         return f"A copy of {result.source} is ready: {result.restored}. What is live was not touched."
     return f"{result.source} is as it was in the backup: {result.restored}. What was live before is kept."
+
+
+def undone_text(numbers: Mapping[str, float]) -> str:
+    """Return in a sentence what the undo of an upsert did."""
+    removed, back = (int(numbers.get(name, 0)) for name in ("rows_removed", "rows_put_back"))
+    found = []
+    if removed:
+        found.append(f"{removed:,} row{' that was added is' if removed == 1 else 's that were added are'} gone again")
+    if back:
+        found.append(f"{back:,} {'row has its' if back == 1 else 'rows have their'} values from before again")
+    return f"{', '.join(found)}." if found else "There was nothing left to take back."
 
 
 def _kept(asked: PageRequest, run: RestoreRun) -> RestoreResult | None:
@@ -100,6 +118,9 @@ def apply_page(asked: PageRequest) -> Response:
     plan = run.found
     if plan is None or not run.is_over or run.step == "undo":
         raise PageError(HTTPStatus.CONFLICT, "This run made no plan that could be applied.", "Begin again.")
+    used = applied_by(workspace_of(asked).instance, run.run_id)
+    if used and used.is_over:
+        return _page(asked, run, problem="Nothing was done now.", status=HTTPStatus.CONFLICT)
     if plan.reasons_against:
         return _page(asked, run, problem="This plan cannot be applied as things are.", status=HTTPStatus.CONFLICT)
     if typed != plan.confirm:

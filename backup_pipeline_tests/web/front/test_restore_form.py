@@ -11,6 +11,7 @@ from backup_pipeline.model.restore import ConflictRule, RestoreMode
 from backup_pipeline.operations.data.set_contents import SourceContents, set_contents
 from backup_pipeline.stores.local import LocalStore
 from backup_pipeline.web.front.restore_form import FormError, choices, options_of
+from backup_pipeline.web.front.restore_run import undone_text
 from backup_pipeline_tests.support.front_pages import OWN, pages_of
 from backup_pipeline_tests.support.invented_sets import SITE, at, make_set
 
@@ -129,3 +130,10 @@ def test_the_home_page_of_restores_offers_the_newest_whole_backup(tmp_path: Path
     text = pages.get("/backups/restore").text
     assert 'action="/backups/restore/nightly/2026-11-21T020000Z/files"' in text
     assert "2026-11-22T020000Z, made just before a restore" in text
+
+
+def test_an_undo_says_what_went_and_what_came_back_and_no_zero() -> None:
+    assert undone_text({"rows_put_back": 0, "rows_removed": 18}) == "18 rows that were added are gone again."
+    both = undone_text({"rows_put_back": 1, "rows_removed": 1})
+    assert both == "1 row that was added is gone again, 1 row has its values from before again."
+    assert undone_text({"rows_put_back": 0, "rows_removed": 0}) == "There was nothing left to take back."

@@ -51,8 +51,14 @@ def test_deleted_rows_are_back_three_clicks_from_the_home_page(walked: Walked, p
     wait_for(page, "Done")
     picture(page, "restore-3-done")
     again = page.request.post(f"{plan}/apply", form=form, headers={"Origin": walked.ui.address}, max_redirects=0)
-    assert (again.status, f"{walked.ui.address}{again.headers['location']}") == (303, page.url)
-    expect(page.get_by_role("link", name="Undo", exact=True)).to_be_visible()
+    assert (again.status, "Nothing was done now." in again.text()) == (409, True)
+    assert page.url.removeprefix(walked.ui.address) in again.text()
+    assert "To do it, type the name" not in again.text()
+    assert "would" not in page.locator("caption").inner_text()
+    page.get_by_role("link", name="Undo", exact=True).click()
+    written = page.get_by_role("region", name="What this restore wrote").get_by_role("row")
+    assert [text.split() for text in written.all_inner_texts()[1:]] == [["public.orders", "10", "0"]]
+    page.get_by_role("link", name="Leave it as it is").click()
     assert walked.value("select count(*) from public.orders") == 300
     assert walked.value("select name from public.customers where id = 1") == "Renamed since"
     run = page.url.rpartition("/")[2]
@@ -135,13 +141,20 @@ def test_rows_come_back_from_a_set_that_is_only_in_a_vault_and_are_taken_back(wa
     type_and_go(page, walked.live.database, "Bring it back")
     wait_for(page, "Done")
     assert walked.value("select count(*) from public.orders where id between 80 and 83") == 4
+    done = page.url
     walked.execute("update public.orders set note = 'since' where id = 83")
     page.get_by_role("link", name="Undo", exact=True).click()
     picture(page, "restore-undo-rows")
     type_and_go(page, walked.live.database, "Undo it")
     wait_for(page, "Taken back")
-    expect(page.get_by_role("status")).to_contain_text("3 that were added are gone again")
+    expect(page.get_by_role("status")).to_contain_text("3 rows that were added are gone again.")
     picture(page, "restore-rows-taken-back")
+    expect(page.get_by_role("link", name="Restore something else")).to_be_visible()
+    page.goto(done)
+    wait_for(page, "Done, and undone since")
+    expect(page.locator("dl.facts", has_text="Added rows gone again")).to_contain_text("3")
+    expect(page.locator("dl.facts", has_text="Rows written")).not_to_contain_text("again")
+    picture(page, "restore-done-and-undone")
     assert walked.value("select string_agg(note, ',') from public.orders where id between 80 and 83") == "since"
     page.goto(walked.address("/restore"))
     expect(page.get_by_text(f"offsite:nightly/{lost}").first).to_be_visible()
