@@ -71,7 +71,8 @@ def make(
                 str(file.with_name(evidence_files.CHECKER)),
                 "--key",
                 evidence_files.public_key(site),
-                str(file),
+                # The whole chain: a file alone lacks those before it.
+                str(file.parent),
             ]
         )
         out.print(f"an auditor checks it with: {command}", markup=False, soft_wrap=True)

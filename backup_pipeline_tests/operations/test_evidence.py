@@ -258,7 +258,8 @@ def test_a_chain_is_checked_by_a_program_that_needs_only_python(site: Site, stor
     shutil.copytree(files[0].parent, tmp_path / "auditor")
     program = tmp_path / "auditor" / "check_evidence.py"
     done = _checked(program, "--key", public_key(site), tmp_path / "auditor")
-    assert (done.returncode, done.stdout.count("as it was signed"), done.stderr) == (0, 3, "")
+    assert (done.returncode, done.stdout.count(": valid\n"), done.stderr) == (0, 3, "")
+    assert "1 drill passed, 0 gaps: valid" in done.stdout
     other = "ed25519:" + base64.b64encode(Ed25519PrivateKey.generate().public_key().public_bytes_raw()).decode()
     assert _checked(program, "--key", other, tmp_path / "auditor").returncode == 1
     assert _checked(program, "--key", "ed25519:AAAA", tmp_path / "auditor").returncode == 2
@@ -345,15 +346,13 @@ def test_hostile_files_neither_stop_the_check_nor_speak_in_it(site: Site, store:
     (folder / "0003_nested.dsse.json").write_text("[" * 100_000)
     (folder / "0004_list.dsse.json").write_text('{"payload": "W10=", "payloadType": "x", "signatures": [{"sig": ""}]}')
     unsigned = json.loads((folder / evidence_files(site, "nightly")[-1].name).read_text())
-    lie = base64.b64decode(unsigned["payload"]).replace(
-        b'"plan":"nightly"', b'"plan":"x\\n\\u001b[2J as it was signed"'
-    )
+    lie = base64.b64decode(unsigned["payload"]).replace(b'"plan":"nightly"', b'"plan":"x\\n\\u001b[2J valid"')
     unsigned["payload"] = base64.b64encode(lie).decode()
-    (folder / "0005_a\nb as it was signed.dsse.json").write_text(json.dumps(unsigned))
+    (folder / "0005_a\nb valid.dsse.json").write_text(json.dumps(unsigned))
     done = _checked(folder / "check_evidence.py", "--key", public_key(site), folder)
     lines = done.stdout.splitlines()
     assert (done.returncode, done.stderr) == (1, "")
-    assert sum(line.endswith(": as it was signed") for line in lines) == 2
+    assert sum(line.endswith(": valid") for line in lines) == 2
     assert sum("does not count" in line for line in lines) == 4
     assert "\x1b" not in done.stdout
 

@@ -5,7 +5,7 @@
 
 Give the public key as you received it from a person whom you trust (`backup-pipeline evidence key` prints it), not from
 the files; several where the site's machine was replaced: the output says which one signed each file. Ends with 0 when
-everything is as it was signed, 1 when something is not, 2 when it cannot be judged.
+everything is valid, 1 when something is not, 2 when it cannot be judged.
 
 Ed25519 verification as in RFC 8032, 5.1.7; DSSE envelopes and in-toto statements as their specifications say.
 """
@@ -177,7 +177,7 @@ def check_chain(name: str, chain: Chain, *, several_keys: bool) -> tuple[list[st
         if before and previous != before:
             wrong.append("the one before it is not the one that it was chained to")
         with_key = f" with key {key}" if several_keys else ""
-        lines.append(f"{path.name}: {summary(evidence)}: {'; '.join(wrong) or f'as it was signed{with_key}'}")
+        lines.append(f"{path.name}: {summary(evidence)}: {'; '.join(wrong) or f'valid{with_key}'}")
         well, before, last = well and not wrong, digest, number
     # What was cut off at the end leaves no trace in what is left: only who was handed more can know.
     lines.append(f"{name}: ends with number {last}, SHA-256 {before}: compare with the last that you were handed")
@@ -190,9 +190,14 @@ def summary(evidence: dict[str, Any]) -> str:
     good = sum(bool(each["good"]) for each in events if each["kind"] == "backup")
     proven = sum(bool(each["good"]) for each in events if each["kind"] == "drill")
     return (
-        f"{evidence['plan']} {evidence['begin'][:10]} to {evidence['end'][:10]}, {len(events)} events, "
-        f"{good} good backups, {proven} drills passed, {len(evidence['gaps'])} gaps"
+        f"{evidence['plan']} {evidence['begin'][:10]} to {evidence['end'][:10]}, {count(len(events), 'event')}, "
+        f"{count(good, 'good backup')}, {count(proven, 'drill')} passed, {count(len(evidence['gaps']), 'gap')}"
     )
+
+
+def count(number: int, noun: str) -> str:
+    """Return a number with its noun."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def main() -> int:

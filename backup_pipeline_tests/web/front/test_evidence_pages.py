@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,18 @@ def test_a_period_is_shown_signed_and_downloaded(folder: Path) -> None:
     assert json.loads(envelope.text)["payloadType"] == "application/vnd.in-toto+json"
     assert pages.get(f"{place}?as=json").json()["plan"] == "nightly"
     assert "import argparse" in pages.get("/backups/evidence/check_evidence.py").text
-    assert place.rsplit("/", 1)[1] in pages.get("/backups/evidence").text
+    # The list names a file as its download does.
+    assert f">nightly-{place.rsplit('/', 1)[1]}</a>" in pages.get("/backups/evidence").text
+    assert f'filename="nightly-{place.rsplit("/", 1)[1]}"' in envelope.headers["content-disposition"]
+
+
+def test_a_period_that_is_not_over_is_named_so_and_a_chain_is_checked_whole(folder: Path) -> None:
+    pages, month = pages_of(folder), {"plan": "nightly", "period": f"{datetime.now(UTC):%Y}"}
+    assert "The period is not over" in pages.get("/backups/evidence/show", params=month).text
+    assert "is not over" not in pages.get("/backups/evidence/show", params={**month, "period": "2025"}).text
+    places = [pages.post("/backups/evidence/sign", data=month, headers=OWN).headers["location"] for _ in range(2)]
+    assert "all 2 files of the chain" in pages.get(places[1]).text
+    assert "was not over when this was signed" in pages.get(places[1]).text
 
 
 @pytest.mark.parametrize(
