@@ -16,6 +16,7 @@ import apprise, requests, croniter, asyncio, multiprocessing, subprocess, socket
 import dagster._core.execution.api, dagster._core.launcher
 try:
     import duckdb, starlette, asyncssh, obstore, botocore.session, pyrage
+    import celery.app.base, dagster_celery.core_execution_loop, dagster_k8s
 except ImportError:
     pass
 
@@ -42,8 +43,8 @@ import backup_pipeline
 failed = []
 count = 0
 for module in pkgutil.walk_packages(backup_pipeline.__path__, "backup_pipeline."):
-    if module.name == "backup_pipeline.definitions":
-        continue  # reads the site of the current folder
+    if module.name in ("backup_pipeline.definitions", "backup_pipeline.orchestration.celery_worker"):
+        continue  # read the site of the current folder, and the broker's address
     try:
         importlib.import_module(module.name)
         count += 1
