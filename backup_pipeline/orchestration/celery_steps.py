@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import dagster as dg
 from celery import Task, current_task
 from dagster_celery.core_execution_loop import core_celery_execution_loop
 from dagster_celery.executor import CeleryExecutor, _submit_task
-from dagster_shared.serdes import unpack_value
+from dagster_shared.serdes import serialize_value, unpack_value
 
 from backup_pipeline.errors import SettingsError
 from backup_pipeline.orchestration.celery_app import BACKEND_VARIABLE, app_arguments, wait_for_broker
@@ -31,16 +31,40 @@ class UnfinishedStep(Task):
     """A step's task on a worker: nothing for a run that is over, or a step that another worker has done since."""
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
-        """Execute the step, where that is still wanted; returns its events, without secrets that errors repeat."""
+        """Execute the step, where that is still wanted; returns its events, without secrets that errors repeat.
+
+        Of a step that was done meanwhile by a worker that counted as gone they are those of the history: nobody waits
+        for that worker's answer any more, and the run would not hear that its step has ended.
+        """
         step: Any = unpack_value(named["execute_step_args_packed"])
         with dg.DagsterInstance.get() as instance:
             run = instance.get_run_by_id(step.run_id)
             stats = instance.get_run_step_stats(step.run_id, step.step_keys_to_execute)
-        if run is None or run.is_finished or any(each.status and each.status.value == "SUCCESS" for each in stats):
-            LOG.info("%s of run %s is done already", step.step_keys_to_execute, step.run_id)
-            return []
+            if run is None or run.is_finished:
+                LOG.info("run %s is over: %s is not executed", step.run_id, step.step_keys_to_execute)
+                return []
+            if any(each.status and each.status.value == "SUCCESS" for each in stats):
+                LOG.info("%s of run %s is done already", step.step_keys_to_execute, step.run_id)
+                return events_of_done_steps(instance, step.run_id, step.step_keys_to_execute)
         events: list[str] = super().__call__(*arguments, **named)
         return [json.dumps(redacted_values(json.loads(event))) for event in events]
+
+
+def events_of_done_steps(instance: dg.DagsterInstance, run_id: str, steps: Collection[str]) -> list[str]:
+    """Return the events from which a run's loop learns that steps have succeeded, serialised as a task returns them."""
+    kinds = {dg.DagsterEventType.STEP_OUTPUT, dg.DagsterEventType.STEP_SUCCESS}
+    logged = (entry.dagster_event for entry in instance.all_logs(run_id, of_type=kinds))
+    # Two workers may have done a step, one of them unasked: the loop takes one end of it.
+    events = {
+        (
+            event.step_key,
+            event.event_type,
+            event.step_output_data.output_name if event.is_successful_output else "",
+        ): event
+        for event in logged
+        if event is not None and event.step_key in steps
+    }
+    return [serialize_value(event) for event in events.values()]
 
 
 class _Watch:

@@ -65,8 +65,7 @@ def test_sources_of_workers_that_are_killed_or_cut_off_are_captured_by_others(si
         cut.cut()
         wait_until(lambda: all(site.starts(run).count(step) > 1 for step in steps), "both captures elsewhere", 240)
     cut.join()
-    # By this run, or by the one that makes its set again where Dagster's loop has lost the end of a step.
-    wait_until(lambda: site.states(run)[-1] is SUCCESS, "the set", 480)
+    site.wait_for(run, SUCCESS, seconds=480)
     assert len(site.copies()) == before + 1
     proven = site.command(cut, "drill", "all/latest")
     assert proven.code == 0, proven.text
