@@ -25,6 +25,7 @@ from backup_pipeline.settings.fleet_members import FleetMember
 from backup_pipeline.settings.site import Site
 from backup_pipeline.system.files import make_folders
 from backup_pipeline.system.locks import hold_lock
+from backup_pipeline.system.threads import start_thread
 
 _KEEP_EVERY_SECONDS = 5.0
 _CHECK_SECONDS = 0.5
@@ -136,9 +137,7 @@ class _FleetRun:
         """Back up what may begin; what may not is postponed."""
         self._keep(ended=None)
         count = min(self._settings.parallel, len(self._waiting))
-        threads = [threading.Thread(target=self._work, name=f"fleet-{n}", daemon=True) for n in range(count)]
-        for thread in threads:
-            thread.start()
+        threads = [start_thread(self._work, f"fleet-{n}") for n in range(count)]
         try:
             for thread in threads:
                 while thread.is_alive():

@@ -21,6 +21,8 @@ from backup_pipeline.model.catalog import DatabaseLocale
 from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.postgres.server.locales import locale_of
 from backup_pipeline.postgres.server.target import PostgresTarget
+from backup_pipeline.system import limits
+from backup_pipeline.system.threads import start_thread
 
 LONGEST_NAME = 63
 # CREATE DATABASE knows locale providers.
@@ -432,16 +434,18 @@ def rename_together(target: PostgresTarget, renames: Iterable[tuple[str, str]]) 
     with maintenance(target) as ender, maintenance(target) as connection:
 
         def end_sessions() -> None:
+            # That others are ended is no progress of the renaming.
+            limits.counts_for_nothing()
             with contextlib.suppress(psycopg.Error):
                 while True:
                     ender.execute(_OTHERS, [names])
                     if stop.wait(0.05):
                         return
 
-        thread = threading.Thread(target=end_sessions, name="end sessions", daemon=True)
+        thread: threading.Thread | None = None
         try:
             with connection.transaction():
-                thread.start()
+                thread = start_thread(end_sessions, "end sessions")
                 for old, new in pairs:
                     connection.execute(
                         sql.SQL("alter database {} rename to {}").format(sql.Identifier(old), sql.Identifier(new))
@@ -460,7 +464,7 @@ def rename_together(target: PostgresTarget, renames: Iterable[tuple[str, str]]) 
             ) from error
         finally:
             stop.set()
-            if thread.ident:
+            if thread is not None:
                 thread.join(timeout=10)
 
 

@@ -20,6 +20,7 @@ from backup_pipeline.errors import UnreachableError
 from backup_pipeline.postgres.server.connection import connected, connection_ended, server_version
 from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline.system import limits
+from backup_pipeline.system.threads import start_thread
 
 _LOCK_BATCH = 500
 # While one lock is waited for, those granted before are held and may keep others waiting: so not for long at a time.
@@ -170,8 +171,7 @@ def kept_alive(connections: Iterable[Connection[TupleRow]], guard: threading.Loc
                 finally:
                     guard.release()
 
-    beating = threading.Thread(target=beat, name="snapshot-heartbeat", daemon=True)
-    beating.start()
+    start_thread(beat, "snapshot-heartbeat")
     try:
         yield
     finally:

@@ -10,7 +10,9 @@ from contextlib import contextmanager
 
 from backup_pipeline.errors import BackupSystemError, LockError
 from backup_pipeline.stores.state.database import POLL_SECONDS, StateDatabase
+from backup_pipeline.system import limits
 from backup_pipeline.system.locks import HEARTBEAT_SECONDS, Holder, this_process
+from backup_pipeline.system.threads import start_thread
 
 LOG = logging.getLogger("backup")
 
@@ -74,6 +76,8 @@ class DatabaseCoordination:
         stop = threading.Event()
 
         def beat() -> None:
+            # That the database hears from us is no progress of the work: it would never be found standing still.
+            limits.counts_for_nothing()
             while not stop.wait(HEARTBEAT_SECONDS):
                 try:
                     self._database.beat(self.scope, {name: token})
@@ -82,7 +86,7 @@ class DatabaseCoordination:
                 except BackupSystemError as error:
                     LOG.warning("the lock %s: %s could not be refreshed: %s", self.scope, name, error.what)
 
-        threading.Thread(target=beat, name="lock-heartbeat", daemon=True).start()
+        start_thread(beat, "lock-heartbeat")
         try:
             yield
         except BaseException:
