@@ -14,6 +14,7 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import dagster as dg
+import hypothesis
 import psycopg
 import pytest
 from psycopg import Connection
@@ -45,6 +46,9 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # As the command line does: what is imported stays, and to look for garbage among it takes a tenth of the time.
 gc.set_threshold(100_000)
 make_once()
+# How long an example takes says what else the machine does.
+hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("untimed")
 
 
 def _quick_folder() -> Path:

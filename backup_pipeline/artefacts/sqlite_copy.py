@@ -11,8 +11,9 @@ from typing import BinaryIO
 from backup_pipeline.errors import BackupSystemError, SourceError, ValidationError
 from backup_pipeline.model.proof import Finding
 from backup_pipeline.model.record import ArtefactKind, ArtefactRecord, Fingerprint
+from backup_pipeline.sqlite.application import structure_problems
 from backup_pipeline.sqlite.columns import ALGORITHM, RowsFingerprint
-from backup_pipeline.sqlite.database import integrity_problems, opened, row_count, rows_of, tables_of, text_is_utf8
+from backup_pipeline.sqlite.database import opened, row_count, rows_of, tables_of, text_is_utf8
 from backup_pipeline.system.streams import gunzip
 
 
@@ -47,7 +48,7 @@ def inspect_copy(database: Path, record: ArtefactRecord) -> Iterator[Finding]:
     """Yield what is wrong with an unpacked copy: its integrity, its tables, their row counts."""
     name = record.files[0].path
     with opened(database, immutable=True) as connection:
-        problems = integrity_problems(connection)
+        problems = structure_problems(connection)
         for problem in problems:
             yield Finding(subject=name, problem=f"integrity_check: {problem}")
         if problems:

@@ -11,16 +11,10 @@ from backup_pipeline.cli.common import ConfigOption, JsonOption, console, exit_w
 from backup_pipeline.cli.formatting import age_text
 from backup_pipeline.errors import ExitCode
 
-
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    group = typer.Typer(help="Incidents, and the messages that report them to people.", no_args_is_help=True)
-    group.command("test")(send_test)
-    group.command("list")(list_incidents)
-    group.command("check")(check)
-    app.add_typer(group, name="alerts", rich_help_panel="Keep in order")
+group = typer.Typer(help="Incidents, and the messages that report them to people.", no_args_is_help=True)
 
 
+@group.command("test")
 def send_test(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Send one message to every address, and say which of them took it. Exit code 1 when one did not."""
     from backup_pipeline.operations.alerts import send as alerts
@@ -39,6 +33,7 @@ def send_test(config: ConfigOption = None, as_json: JsonOption = False) -> None:
         exit_with(ExitCode.FAILED)
 
 
+@group.command("list")
 def list_incidents(
     config: ConfigOption = None,
     everything: Annotated[bool, typer.Option("--all", "-a", help="Also those that are over.")] = False,
@@ -71,6 +66,7 @@ def list_incidents(
         out.print(f"{len(state.notices)} messages wait to be delivered.")
 
 
+@group.command()
 def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Inspect every plan now and report what is new. For cron, where no daemon runs. Exit code 6 while one is open."""
     from backup_pipeline.operations.alerts.send import evaluate_incidents

@@ -21,11 +21,6 @@ if TYPE_CHECKING:
     from backup_pipeline.settings.site import Site
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("backup", rich_help_panel="Back up")(backup)
-
-
 def backup(
     plans: Annotated[
         list[str] | None,

@@ -26,11 +26,6 @@ if TYPE_CHECKING:
     from backup_pipeline.operations.retention.cleanup import CleanupResult
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("cleanup", rich_help_panel="Keep in order")(clean_up)
-
-
 def clean_up(
     plan: Annotated[str | None, typer.Argument(help="Only this plan.")] = None,
     config: ConfigOption = None,

@@ -10,11 +10,6 @@ import typer
 from backup_pipeline.cli.common import console
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("demo", rich_help_panel="Begin")(demo)
-
-
 def demo(
     folder: Annotated[Path, typer.Option("--folder", help="Where the demo's site is made.")] = Path("demo-site"),
     orders: Annotated[

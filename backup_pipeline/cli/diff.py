@@ -21,11 +21,6 @@ from backup_pipeline.cli.completion import SET_NAMES, complete_set
 LIVE = "live"
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("diff", rich_help_panel="Query")(diff)
-
-
 def diff(
     older: Annotated[
         str,

@@ -24,11 +24,6 @@ if TYPE_CHECKING:
     from backup_pipeline.model.proof import Proof
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("drill", rich_help_panel="Prove")(drill)
-
-
 def drill(
     name: SetArgument,
     jobs: Annotated[int, typer.Option("--jobs", min=0, help="Connections for loading (0: by the cores).")] = 0,

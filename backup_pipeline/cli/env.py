@@ -28,16 +28,10 @@ if TYPE_CHECKING:
 _SHOWN = {"ERROR": "[bold red]error  [/]", "WARN": "[bold yellow]warning[/]"}
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    group = typer.Typer(
-        help="Write and check the environment: variables, secrets, servers, disks.", no_args_is_help=True
-    )
-    group.command("setup")(setup)
-    group.command("check")(check)
-    app.add_typer(group, name="env", rich_help_panel="Keep in order")
+group = typer.Typer(help="Write and check the environment: variables, secrets, servers, disks.", no_args_is_help=True)
 
 
+@group.command()
 def setup(
     config: ConfigOption = None,
     supabase: Annotated[
@@ -132,6 +126,7 @@ def _report_setup(done: EnvSetup, *, dry_run: bool) -> None:
     out.print(f"Next: {escape(next_step)}", soft_wrap=True)
 
 
+@group.command()
 def check(
     config: ConfigOption = None,
     production: Annotated[

@@ -16,18 +16,13 @@ if TYPE_CHECKING:
     from backup_pipeline.settings.site import Site
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    group = typer.Typer(
-        help="Signed evidence for auditors: backups, verifications, drills and restores of a period.",
-        no_args_is_help=True,
-    )
-    group.command("make")(make)
-    group.command("list")(list_evidence)
-    group.command("key")(key)
-    app.add_typer(group, name="evidence", rich_help_panel="Keep in order")
+group = typer.Typer(
+    help="Signed evidence for auditors: backups, verifications, drills and restores of a period.",
+    no_args_is_help=True,
+)
 
 
+@group.command()
 def make(
     plan: Annotated[str, typer.Argument(help="The plan.")],
     period: Annotated[
@@ -111,6 +106,7 @@ def _print(found: Evidence) -> None:
         out.print(f"{demand.regulation} {demand.place}, {demand.demand}: {shown}; {demand.answer}", markup=False)
 
 
+@group.command("list")
 def list_evidence(
     plan: Annotated[str, typer.Argument(help="The plan.")], config: ConfigOption = None, as_json: JsonOption = False
 ) -> None:
@@ -147,6 +143,7 @@ def list_evidence(
         )
 
 
+@group.command()
 def key(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Print the public key that this site's evidence is signed with; hand it to the auditor yourself."""
     from backup_pipeline.operations.evidence.make import public_key

@@ -28,11 +28,6 @@ if TYPE_CHECKING:
 _SHOWN = 20
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("import", rich_help_panel="Back up")(import_sets)
-
-
 def import_sets(
     places: Annotated[list[Path], typer.Argument(metavar="FOLDER_OR_FILE", help="What other programs made.")],
     plan: Annotated[str, typer.Option("--plan", help="The plan whose sets they become.")],

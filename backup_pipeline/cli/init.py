@@ -25,11 +25,6 @@ _NOTHING = (
 _SHOWN = 8
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("init", rich_help_panel="Begin")(init)
-
-
 def init(
     folder: Annotated[Path, typer.Argument(help="Folder of the new site, made where it is missing.")] = Path(),
     dsn: Annotated[

@@ -35,11 +35,6 @@ STATE_STYLES = {"complete": "green", "incomplete": "red", "damaged": "bold red",
 _FOREIGN_SHOWN = 5
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("list", rich_help_panel="Inspect")(list_sets)
-
-
 def list_sets(
     plan: Annotated[
         str | None,

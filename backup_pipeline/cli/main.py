@@ -20,29 +20,30 @@ from backup_pipeline import __version__
 from backup_pipeline.cli.common import interrupts_heard, run_app
 from backup_pipeline.errors import ExitCode
 
-# Each command with its module, which has `register(app)`, imports nothing heavy at its top, and is one noun or verb.
-COMMAND_MODULES: dict[str, str] = {
-    "init": "init",
-    "demo": "demo",
-    "up": "up",
-    "backup": "backup",
-    "import": "import_sets",
-    "list": "list_sets",
-    "show": "show_set",
-    "verify": "verify",
-    "drill": "drill",
-    "restore": "restore",
-    "undo": "undo",
-    "query": "query",
-    "diff": "diff",
-    "orders": "orders",
-    "cleanup": "cleanup",
-    "status": "status",
-    "vault": "vault",
-    "env": "env",
-    "schedule": "schedule",
-    "alerts": "alerts",
-    "evidence": "evidence",
+# Each command or group with its panel in `--help` and its place in this package. Modules import nothing heavy at their
+# top; a command is one noun or verb.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "init": ("Begin", "init.init"),
+    "demo": ("Begin", "demo.demo"),
+    "up": ("Begin", "up.up"),
+    "backup": ("Back up", "backup.backup"),
+    "import": ("Back up", "import_sets.import_sets"),
+    "list": ("Inspect", "list_sets.list_sets"),
+    "show": ("Inspect", "show_set.show"),
+    "verify": ("Prove", "verify.verify"),
+    "drill": ("Prove", "drill.drill"),
+    "restore": ("Restore", "restore.restore"),
+    "undo": ("Restore", "undo.undo"),
+    "query": ("Query", "query.query"),
+    "diff": ("Query", "diff.diff"),
+    "orders": ("Order archive", "orders.group"),
+    "cleanup": ("Keep in order", "cleanup.clean_up"),
+    "status": ("Inspect", "status.status"),
+    "vault": ("Keep in order", "vault.group"),
+    "env": ("Keep in order", "env.group"),
+    "schedule": ("Keep in order", "schedule.group"),
+    "alerts": ("Keep in order", "alerts.group"),
+    "evidence": ("Keep in order", "evidence.group"),
 }
 # Objects made between two garbage collections. Starting makes several hundred thousand that all stay: searching
 # garbage among them as often as Python does of itself takes a tenth of the time of `list`.
@@ -89,8 +90,14 @@ def build_app(only: str | None = None) -> typer.Typer:
         pretty_exceptions_show_locals=False,
     )
     app.callback()(_every_command)
-    for module in [COMMAND_MODULES[only]] if only else COMMAND_MODULES.values():
-        importlib.import_module(f"backup_pipeline.cli.{module}").register(app)
+    for name in [only] if only else COMMANDS:
+        panel, place = COMMANDS[name]
+        module, _, attribute = place.partition(".")
+        found = getattr(importlib.import_module(f"backup_pipeline.cli.{module}"), attribute)
+        if isinstance(found, typer.Typer):
+            app.add_typer(found, name=name, rich_help_panel=panel)
+        else:
+            app.command(name, rich_help_panel=panel)(found)
     _plain_switches(app)
     return app
 
@@ -118,7 +125,7 @@ def main() -> None:
     first = sys.argv[1] if len(sys.argv) > 1 else ""
     try:
         with interrupts_heard():
-            code = run_app(build_app(first if first in COMMAND_MODULES else None))
+            code = run_app(build_app(first if first in COMMANDS else None))
     except SystemExit as end:
         # As `--install-completion` and `| head` end.
         code = end.code if isinstance(end.code, int) else int(end.code is not None)

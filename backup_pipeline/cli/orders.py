@@ -55,14 +55,7 @@ YearOption = Annotated[
 _SHOWN = 50
 
 
-def register(app: typer.Typer) -> None:
-    """Add `orders` and its commands."""
-    orders = typer.Typer(help="A workshop's order archive: every folder carries its own backup.", no_args_is_help=True)
-    orders.command("export")(export)
-    orders.command("verify")(verify)
-    orders.command("restore")(restore)
-    orders.command("undo")(undo)
-    app.add_typer(orders, name="orders", rich_help_panel="Order archive")
+group = typer.Typer(help="A workshop's order archive: every folder carries its own backup.", no_args_is_help=True)
 
 
 def _place(
@@ -128,6 +121,7 @@ def _report(result: Any, *, as_json: bool, where: str) -> None:
     console().print(result.summary(), markup=False)
 
 
+@group.command()
 def export(
     config: OrdersConfigOption = None,
     plan: PlanOption = None,
@@ -168,6 +162,7 @@ def export(
         exit_with(ExitCode.STORE if result.stopped else ExitCode.FAILED)
 
 
+@group.command()
 def verify(
     config: OrdersConfigOption = None,
     plan: PlanOption = None,
@@ -208,6 +203,7 @@ def verify(
         exit_with(ExitCode.CHECKS)
 
 
+@group.command()
 def restore(
     config: OrdersConfigOption = None,
     plan: PlanOption = None,
@@ -264,6 +260,7 @@ def _only_on_stderr(error: BackupSystemError) -> None:
     sys.stderr.write(visible(f"{error}\n"))
 
 
+@group.command()
 def undo(
     config: OrdersConfigOption = None,
     plan: PlanOption = None,

@@ -10,11 +10,6 @@ from backup_pipeline.cli.common import ConfigOption, IdentityOption, JsonOption,
 from backup_pipeline.cli.completion import SetArgument
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("query", rich_help_panel="Query")(query)
-
-
 def query(
     name: SetArgument,
     sql: Annotated[str, typer.Argument(metavar="SQL", help="A query; tables are schema.table.")],

@@ -24,11 +24,6 @@ if TYPE_CHECKING:
     from backup_pipeline.model.restore import RestoreOptions, RestorePlan, RestoreResult, RowComparison, TableChange
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("restore", rich_help_panel="Restore")(restore)
-
-
 def restore(
     name: SetArgument,
     source: Annotated[str, typer.Argument(help="The source to restore.")],

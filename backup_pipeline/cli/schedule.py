@@ -28,15 +28,7 @@ KeeperOption = Annotated[
 ]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    group = typer.Typer(
-        help="Run the plans by cron or systemd, on machines where `up` does not run.", no_args_is_help=True
-    )
-    group.command("install")(install)
-    group.command("remove")(remove)
-    group.command("show")(show)
-    app.add_typer(group, name="schedule", rich_help_panel="Keep in order")
+group = typer.Typer(help="Run the plans by cron or systemd, on machines where `up` does not run.", no_args_is_help=True)
 
 
 def _systemd(wanted: bool | None) -> bool:
@@ -45,6 +37,7 @@ def _systemd(wanted: bool | None) -> bool:
     return shutil.which("crontab") is None and Path("/run/systemd/system").is_dir()
 
 
+@group.command()
 def install(
     config: ConfigOption = None,
     systemd: KeeperOption = None,
@@ -62,6 +55,7 @@ def install(
     _report(done, "would be installed" if dry_run else "installed", as_json=as_json)
 
 
+@group.command()
 def remove(
     config: ConfigOption = None,
     systemd: KeeperOption = None,
@@ -76,6 +70,7 @@ def remove(
     _report(done, "would be removed" if dry_run else "removed", as_json=as_json)
 
 
+@group.command()
 def show(config: ConfigOption = None, systemd: KeeperOption = None, as_json: JsonOption = False) -> None:
     """Show what is installed for this site, and whether it is what backup.yaml says now."""
     from backup_pipeline.operations.environment.schedule import show_cron, show_systemd

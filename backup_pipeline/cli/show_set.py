@@ -6,8 +6,6 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-import typer
-
 from backup_pipeline.cli.common import (
     ConfigOption,
     ElsewhereOption,
@@ -35,11 +33,6 @@ if TYPE_CHECKING:
 
 
 _ROWS_SHOWN = 20
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("show", rich_help_panel="Inspect")(show)
 
 
 def show(

@@ -28,11 +28,6 @@ _STANDING = {
 }
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("status", rich_help_panel="Inspect")(status)
-
-
 def status(
     plan: Annotated[str | None, typer.Argument(help="Only this plan or fleet.")] = None,
     config: ConfigOption = None,

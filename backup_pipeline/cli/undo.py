@@ -14,11 +14,6 @@ if TYPE_CHECKING:
     from backup_pipeline.model.restore import RestoreResult
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("undo", rich_help_panel="Restore")(undo)
-
-
 def undo(
     name: Annotated[str, typer.Argument(metavar="PLAN/SOURCE", help="Plan and source of the restore.")],
     apply: Annotated[bool, typer.Option("--apply", help="Do it; without this it is only shown.")] = False,

@@ -10,11 +10,6 @@ import typer
 from backup_pipeline.cli.common import ConfigOption, console, load
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("up", rich_help_panel="Begin")(up)
-
-
 def up(
     config: ConfigOption = None,
     port: Annotated[int, typer.Option("--port", help="Port of the UI.")] = 3000,

@@ -8,35 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from backup_pipeline.cli import vault_upkeep
 from backup_pipeline.cli.common import ConfigOption, JsonOption, console, exit_with, load, print_json, shown_progress
+from backup_pipeline.cli.vault_upkeep import IdentityOption, VaultArgument, clean, keys, kit, recipients, reencrypt
 from backup_pipeline.errors import ExitCode
 
 if TYPE_CHECKING:
     from backup_pipeline.stores.vault.catalog import DamagedCopy
 
-VaultArgument = Annotated[str, typer.Argument(metavar="VAULT", help="The vault's name in backup.yaml.")]
-IdentityOption = Annotated[
-    Path | None, typer.Option("--identity", metavar="FILE", help="File with the identity (AGE-SECRET-KEY-1…).")
-]
+group = typer.Typer(help="Encrypted copies of sets off the machine.", no_args_is_help=True)
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    group = typer.Typer(help="Encrypted copies of sets off the machine.", no_args_is_help=True)
-    for name, command in (
-        ("init", init),
-        ("copy", copy),
-        ("list", list_copies),
-        ("check", check),
-        ("fetch", fetch),
-        ("recover", recover),
-    ):
-        group.command(name)(command)
-    vault_upkeep.register(group)
-    app.add_typer(group, name="vault", rich_help_panel="Keep in order")
-
-
+@group.command()
 def init(
     vault: VaultArgument,
     new_identity: Annotated[
@@ -73,6 +55,7 @@ def init(
         out.print(f"Move {new_identity} to a safe place now: without it no copy can be read.", markup=False)
 
 
+@group.command()
 def copy(
     vault: VaultArgument,
     set_name: Annotated[str, typer.Argument(metavar="SET", help="PLAN/SET, or PLAN for its latest.")] = "latest",
@@ -99,6 +82,7 @@ def copy(
         console().print(f"{name} copied into {vault}: {sent}.", markup=False)
 
 
+@group.command("list")
 def list_copies(
     vault: VaultArgument, identity: IdentityOption = None, config: ConfigOption = None, as_json: JsonOption = False
 ) -> None:
@@ -125,6 +109,7 @@ def list_copies(
         console().print(f"! {one.name}  {one.error.what} {one.error.remedy}", markup=False)
 
 
+@group.command()
 def check(
     vault: VaultArgument, identity: IdentityOption = None, config: ConfigOption = None, as_json: JsonOption = False
 ) -> None:
@@ -164,6 +149,7 @@ def check(
         exit_with(ExitCode.CHECKS)
 
 
+@group.command()
 def fetch(
     vault: VaultArgument,
     set_name: Annotated[str, typer.Argument(metavar="SET", help="PLAN/SET, or PLAN for its latest.")],
@@ -197,6 +183,7 @@ def fetch(
         console().print(f"{content.plan}/{content.set_id} is in {folder}.", markup=False)
 
 
+@group.command()
 def recover(
     url: Annotated[str, typer.Argument(help="The vault's URL.")],
     to: Annotated[Path, typer.Option(metavar="FOLDER", help="Where sets and backup.yaml are written.")],
@@ -233,3 +220,7 @@ def recover(
         print_json({"folders": [str(folder) for folder in folders]})
     for folder in folders if not as_json else ():
         console().print(f"{folder}", markup=False)
+
+
+for command in (clean, kit, keys, recipients, reencrypt):
+    group.command()(command)

@@ -27,18 +27,6 @@ IdentityOption = Annotated[
 ]
 
 
-def register(group: typer.Typer) -> None:
-    """Add the commands to `vault`."""
-    for name, command in (
-        ("clean", clean),
-        ("kit", kit),
-        ("keys", keys),
-        ("recipients", recipients),
-        ("reencrypt", reencrypt),
-    ):
-        group.command(name)(command)
-
-
 def clean(
     vault: VaultArgument, config: ConfigOption = None, dry_run: DryRunOption = False, as_json: JsonOption = False
 ) -> None:

@@ -17,27 +17,17 @@ from backup_pipeline.cli.common import (
     print_json,
     shown_progress,
 )
-from backup_pipeline.cli.completion import complete_set
+from backup_pipeline.cli.completion import SET_NAMES, complete_set
 from backup_pipeline.errors import ExitCode
 
 if TYPE_CHECKING:
     from backup_pipeline.model.proof import Proof
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("verify", rich_help_panel="Prove")(verify)
-
-
 def verify(
     name: Annotated[
         str | None,
-        typer.Argument(
-            metavar="SET",
-            help="PLAN/SET, or PLAN for its latest; VAULT:PLAN/SET in a vault.",
-            show_default=False,
-            autocompletion=complete_set,
-        ),
+        typer.Argument(metavar="SET", help=SET_NAMES, show_default=False, autocompletion=complete_set),
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="Verify every sealed set of every plan.")] = False,
     store: ElsewhereOption = None,

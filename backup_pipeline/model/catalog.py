@@ -14,7 +14,6 @@ from pydantic import Field
 from backup_pipeline.model.base import Frozen
 from backup_pipeline.model.record import ColumnRecord
 
-CATALOG_VERSION = 1
 # Kinds of objects that catalogs of before they were asked for do not hold: see `Catalog.kinds`.
 # Indexes, constraints, triggers, rules, statistics and columns of tables that belong to an extension.
 ATTACHED = "attached to an extension"

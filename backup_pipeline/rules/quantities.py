@@ -1,6 +1,14 @@
-"""Sizes, durations and other figures as people read them: `2.58 MB`, `31 s`."""
+"""Sizes, durations, lists and other figures as people read them: `2.58 MB`, `31 s`, `a, b and c`."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def enumerated(names: Sequence[str]) -> str:
+    """Return names in a sentence: `a`, `a and b`, `a, b and c`."""
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def bytes_text(size: float) -> str:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from backup_pipeline.rules.quantities import enumerated
+
 WANTED_COPIES = 3
 WANTED_MEDIA = 2
 
@@ -58,7 +60,7 @@ def three_two_one_one_zero(
     drill = f"`backup-pipeline drill {plan}/latest` proves the newest."
     zero = "; ".join(errors[:3]) if errors else f"proven {proven}" if proven else "no set is proven"
     return (
-        Condition("3 copies", len(names) >= WANTED_COPIES, _listed(names), more),
+        Condition("3 copies", len(names) >= WANTED_COPIES, enumerated(names), more),
         Condition(
             "2 media",
             len(media) >= WANTED_MEDIA,
@@ -68,19 +70,14 @@ def three_two_one_one_zero(
         Condition(
             "1 off-site",
             bool(away),
-            _listed(away) if away else "nothing outside of this building",
+            enumerated(away) if away else "nothing outside of this building",
             "A vault elsewhere: object storage, SFTP, a disk that is carried away (`off_site: true`).",
         ),
         Condition(
             "1 immutable",
             bool(locked),
-            _listed(locked) if locked else "whoever has this machine's credentials can delete every copy",
+            enumerated(locked) if locked else "whoever has this machine's credentials can delete every copy",
             "A bucket with Object Lock and `lock_days` in the vault's settings.",
         ),
         Condition("0 errors", bool(proven) and not errors, zero, drill),
     )
-
-
-def _listed(names: Sequence[str]) -> str:
-    *others, last = names
-    return f"{', '.join(others)} and {last}" if others else last

@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 
 from backup_pipeline.errors import BackupSystemError, SourceError, StoreError, UnreachableError
-from backup_pipeline.sqlite.application import Reader, application_of, learn, structure_problems
+from backup_pipeline.sqlite.application import Reader, application_of, learn
 from backup_pipeline.system.files import translate_os_error
 
 Value = None | int | float | str | bytes
@@ -241,11 +241,6 @@ class SqliteTable:
 def quoted(name: str) -> str:
     """Return an identifier for a statement."""
     return '"' + name.replace('"', '""') + '"'
-
-
-def integrity_problems(connection: sqlite3.Connection) -> list[str]:
-    """Return what `PRAGMA integrity_check` says is wrong; empty when nothing is."""
-    return structure_problems(connection)
 
 
 def foreign_key_violations(connection: sqlite3.Connection) -> dict[str, int]:

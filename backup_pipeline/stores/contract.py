@@ -184,8 +184,5 @@ class PlanStore(Store, Protocol):
     def share(self, there: Mapping[str, int] | None = None) -> None:
         """Exchange what is beside the sets with other workers, where no disk is shared; `there` says what they have."""
 
-    def folder_beside(self, name: str) -> Path:
-        """Return a folder beside the sets, made when it is missing; StoreError when that is not possible."""
-
     def path_of(self, set_id: SetId, path: str = "") -> Path:
         """Return the real path of a set or of a file in it."""

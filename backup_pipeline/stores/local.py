@@ -462,10 +462,6 @@ class LocalStore:
     def share(self, there: Mapping[str, int] | None = None) -> None:
         """Do nothing: who uses this store has its folder."""
 
-    def folder_beside(self, name: str) -> Path:
-        """Return a folder beside the sets, made when it is missing; StoreError when that is not possible."""
-        return make_folder_in(self.folder, name, self._folder_mode)
-
     def path_of(self, set_id: SetId, path: str = "") -> Path:
         """Return the real path of a set or of a file in it, for tools that need one."""
         if not is_set_id(set_id):

@@ -7,7 +7,7 @@ that was killed in the middle is recognised and healed: either everything of it 
 For a target `/data/storage` and a restore at 2026-11-21 02:00:00 UTC:
 
     /data/.storage.restored-2026-11-21T020000Z     being built
-    /data/storage.before-2026-11-21T020000Z        what was there, until it is discarded
+    /data/storage.before-2026-11-21T020000Z        what was there, until you remove it
     /data/storage.undone-…                         what had been restored, after an undo
     /data/.storage.restore.json                    the note
 
@@ -277,13 +277,6 @@ def heal(target: Path) -> str:
         raise translate_os_error(error, target) from error
 
 
-def last_swap(target: Path) -> Swapped | None:
-    """Return the newest restore of a target that can be undone; None when there is none."""
-    real = target.resolve()
-    done = [entry for entry in read_note(real).swaps if entry.state is SwapState.SWAPPED]
-    return _reported(real, done[-1]) if done else None
-
-
 def is_swapped(target: Path, at: datetime) -> bool:
     """Return whether a restore of that moment is in place, after healing one that was killed in the middle.
 
@@ -361,28 +354,3 @@ def _undo_part(top: Path, part: Part) -> None:
         kept.rename(aside)
     _move_sidecars(part, kept, target)
     sync_folder(target.parent)
-
-
-def discard(target: Path) -> tuple[Path, ...]:
-    """Remove what all restores of a target have kept, on purpose; nothing can be undone afterwards.
-
-    Returns:
-        What was removed.
-    """
-    real = target.resolve()
-    with hold_lock(real.with_name(f".{real.name}.restore.lock"), purpose=f"discard for {real.name}"):
-        heal(real)
-        note = read_note(real)
-        removed = []
-        for entry in note.swaps:
-            for part in entry.parts:
-                kept = real.parent / part.kept
-                if part.old_id and _id(kept):
-                    remove(kept)
-                    removed.append(kept)
-                for ending in part.sidecars:
-                    remove(_beside(kept, ending))
-            with contextlib.suppress(OSError):
-                kept_place(real, entry.at).rmdir()
-        write_note(real, SwapNote())
-        return tuple(removed)

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from backup_pipeline.system.file_swap import heal, last_swap, restoring, undo
+from backup_pipeline.system.file_swap import heal, restoring, undo
+from backup_pipeline.system.file_swap_note import SwapState, read_note
 from backup_pipeline_tests.support.archive_sets import NOW
 
 # Swaps and undoes for ever; each content says which round wrote it. Killed from outside.
@@ -63,7 +64,7 @@ def test_a_kill_at_any_moment_leaves_old_or_new_and_never_a_mixture(tmp_path: Pa
         assert len(contents) == 1, "the buckets are of two different restores"
         seen |= contents
         assert (target / "other").read_text() == "untouched"
-        if last_swap(target):
+        if any(entry.state is SwapState.SWAPPED for entry in read_note(target).swaps):
             assert contents == {"new"}
             undo(target, now=NOW + timedelta(days=10, seconds=round_number))
         assert {(target / bucket / "content").read_text() for bucket in ("materials", "submissions")} == {"old"}

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from backup_pipeline.cli import alerts as alerts_cli
 from backup_pipeline.cli.common import run_app
+from backup_pipeline.cli.main import build_app
 from backup_pipeline.model.manifest import Draft, Manifest
 from backup_pipeline.model.proof import Finding, Proof, ProofKind
 from backup_pipeline.model.record import ArtefactKind, ArtefactRecord, CheckResult, FileRecord
@@ -375,11 +375,7 @@ def test_the_plans_switch_is_told_and_no_secret_with_it(site: Site, web: Request
 
 
 def shell(arguments: list[str]) -> int:
-    import typer
-
-    app = typer.Typer()
-    alerts_cli.register(app)
-    return run_app(app, arguments)
+    return run_app(build_app(), arguments)
 
 
 def test_alerts_test_sends_a_mail_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:

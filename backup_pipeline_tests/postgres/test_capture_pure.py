@@ -8,7 +8,7 @@ import itertools
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from backup_pipeline.model.record import ColumnRecord, Severity
@@ -97,7 +97,6 @@ def _no_field_is_long(column: int) -> FieldTaker:
     raise AssertionError(column)
 
 
-@settings(deadline=None)
 @given(
     values=st.lists(st.text(st.sampled_from('ab",\n'), max_size=9), max_size=30),
     piece=st.integers(min_value=1, max_value=40),
@@ -110,7 +109,6 @@ def test_pieces_of_csv_end_where_rows_end(values: list[str], piece: int) -> None
     assert set(np.cumsum([len(part) for part in found]).tolist()) <= ends
 
 
-@settings(deadline=None)
 @given(st.lists(st.none() | st.binary(max_size=20), max_size=20))
 def test_hexadecimal_text_becomes_the_bytes_it_stands_for(values: list[bytes | None]) -> None:
     texts = pa.array([None if v is None else "\\x" + v.hex() for v in values], pa.string())

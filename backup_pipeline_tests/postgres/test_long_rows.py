@@ -77,7 +77,7 @@ def test_a_long_row_costs_a_small_multiple_of_its_size(
 _FIELD = st.none() | st.text(st.characters(blacklist_characters="\0", blacklist_categories=["Cs"]), max_size=30)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(rows=st.lists(st.tuples(_FIELD, st.none() | st.binary(max_size=30), st.integers(0, 9), _FIELD), max_size=9))
 def test_fields_that_are_cut_out_come_back_where_they_were(rows: list[tuple[str, bytes, int, str]]) -> None:
     def text(value: str | bytes | int | None) -> str:
@@ -152,7 +152,7 @@ def test_a_long_field_is_handed_over_as_it_comes() -> None:
     assert peak < 12_000_000
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     rows=st.lists(st.lists(st.text('x",\n\\', max_size=40), min_size=3, max_size=3), max_size=6),
     piece=st.integers(8, 40),

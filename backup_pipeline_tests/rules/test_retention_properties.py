@@ -18,7 +18,7 @@ from backup_pipeline.settings.types import Retention
 ZONES = ["UTC", "Europe/Berlin", "America/New_York", "Asia/Kathmandu", "Pacific/Apia", "Australia/Lord_Howe"]
 FAR = datetime(2070, 1, 1, tzinfo=UTC)
 
-few = settings(max_examples=40, deadline=None)
+few = settings(max_examples=40)
 
 counts = st.integers(0, 15)
 policies = st.builds(

@@ -45,7 +45,7 @@ def damage(path: Path, change: Any) -> None:
     path.write_bytes(change(path.read_bytes()))
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(TEXT, TEXT, TEXT, TEXT, TEXT, st.sampled_from([0, 1, None]), TEXT, TEXT), max_size=8))
 def test_the_restored_table_is_equal_to_the_exported_one(tmp_path_factory: Any, values: list[tuple[Any, ...]]) -> None:
     rows = [

@@ -16,7 +16,7 @@ from backup_pipeline.sources.orders.format.migrations import Step, migrate
 from backup_pipeline.sources.orders.format.newest import OLDEST, instant_of
 from backup_pipeline.sources.orders.format.order import COLUMNS, OrderMeta
 from backup_pipeline.sources.orders.format.pair import PairState, pair_state
-from backup_pipeline.sources.orders.format.place import folder_of, year_of
+from backup_pipeline.sources.orders.format.place import places_of, year_of
 from backup_pipeline.sources.orders.format.schema import check_orders
 from backup_pipeline.sources.orders.format.text import (
     HEADER,
@@ -137,7 +137,7 @@ def test_a_meta_json_without_a_field_is_refused_and_the_field_named(name: str) -
 )
 def test_the_folder_is_where_file_path_says_or_year_and_number(path: str | None, folder: str) -> None:
     row = order(1, file_path=path)
-    assert folder_of(row, year_of(row)) == folder
+    assert places_of(row, year_of(row)).default == folder
 
 
 @pytest.mark.parametrize(
@@ -160,13 +160,14 @@ def test_the_folder_is_where_file_path_says_or_year_and_number(path: str | None,
 )
 def test_a_path_that_may_leave_the_archive_is_refused(path: str) -> None:
     with pytest.raises(ValidationError, match="file_path"):
-        folder_of(order(1, file_path=path), "2020")
+        # Some cannot be read at all, others mean no folder.
+        raise ValidationError(places_of(order(1, file_path=path), "2020").refused)
 
 
 def test_a_row_without_year_and_path_has_no_folder() -> None:
     row = order(1, file_path=None, datum="gestern", created_at=None)
     with pytest.raises(ValidationError, match="datum"):
-        folder_of(row, year_of(row))
+        places_of(row, year_of(row))
 
 
 def test_after_every_prefix_of_an_export_the_pair_is_the_old_or_the_new_one() -> None:

@@ -316,7 +316,7 @@ values = st.one_of(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.tuples(values, values, values), max_size=8))
 def test_any_values_come_back_from_parquet_exactly(rows: list[Row]) -> None:
     import pyarrow as pa

@@ -20,7 +20,7 @@ from backup_pipeline.operations.sites import identity as site_identity
 from backup_pipeline.operations.sites.run_log import append_run_line
 from backup_pipeline.operations.sites.stores import open_store, plan_lock, resolve_set
 from backup_pipeline.settings.loader import load_site
-from backup_pipeline.system.files import append_line, read_ordinary
+from backup_pipeline.system.files import append_line, make_folder_in, read_ordinary
 from backup_pipeline_tests.support.invented_sets import make_set
 from backup_pipeline_tests.support.read_only import read_only
 from backup_pipeline_tests.support.sites import TestSite
@@ -86,7 +86,7 @@ def test_links_planted_in_a_store_are_not_followed(tmp_path: Path) -> None:
     site = TestSite(tmp_path)
     site.write(SETTINGS.replace("sources: [files]", f"sources: [files], store: {store}"))
     with pytest.raises(StoreError, match="A link"):
-        open_store(site.site, "nightly").folder_beside(".in-use")
+        make_folder_in(open_store(site.site, "nightly").folder, ".in-use", 0o700)
     with pytest.raises(OSError):
         read_ordinary(known / "shop.json")
 

@@ -21,7 +21,7 @@ from backup_pipeline.sources.sqlite.capture import capture_sqlite
 from backup_pipeline.sources.sqlite.settings import SqliteSource
 from backup_pipeline.stores.local import LocalSetWriter
 from backup_pipeline.system import file_exchange, file_swap
-from backup_pipeline.system.file_swap import discard, heal, last_swap, restoring, swap, undo
+from backup_pipeline.system.file_swap import heal, is_swapped, restoring, swap, undo
 from backup_pipeline.system.file_swap_note import SwapState, note_path, read_note
 from backup_pipeline_tests.support.archive_sets import NOW, context_of, git, new_set, repository, tree
 
@@ -79,11 +79,11 @@ def test_a_restore_keeps_what_was_there_and_undo_brings_it_back(tmp_path: Path, 
     assert root.stat().st_mode & 0o777 == 0o755
     (kept,) = done.kept
     assert tree(kept) == changed
-    assert last_swap(root) == file_swap.Swapped(root, NOW, record.set_id, done.kept)
+    assert is_swapped(root, NOW)
     back = undo(root, now=LATER)
     assert tree(root) == changed
     assert tree(back.kept[0]) == before
-    assert last_swap(root) is None
+    assert not is_swapped(root, NOW)
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".storage")]
 
 
@@ -127,16 +127,6 @@ def test_two_restores_are_undone_one_after_the_other(tmp_path: Path, way: str) -
     undo(root, now=LATER + timedelta(seconds=1))
     assert tree(root) == first
     with pytest.raises(RefusedError, match="no restore to undo"):
-        undo(root, now=LATER)
-
-
-def test_discard_removes_what_was_kept_and_ends_undo(tmp_path: Path) -> None:
-    root = storage(tmp_path / "storage")
-    writer, record = captured(tmp_path, root)
-    done = restore_folder(writer.open, record, root, now=NOW)
-    assert discard(root) == done.kept
-    assert not done.kept[0].exists()
-    with pytest.raises(RefusedError):
         undo(root, now=LATER)
 
 

@@ -45,7 +45,7 @@ def written(table: pa.Table, **options: Any) -> ParquetTable:
     return ParquetTable(file, "x")
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     values=st.lists(_VALUE, min_size=1, max_size=60),
     options=st.fixed_dictionaries(

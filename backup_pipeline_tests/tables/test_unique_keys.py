@@ -73,7 +73,7 @@ def _tables(draw: st.DrawFn) -> pa.Table:
     return pa.table(columns, names=[f"k{index}" for index in range(len(columns))])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(table=_tables(), cut=st.integers(0, 30), distinct=st.booleans(), limit=st.sampled_from([3, 7, 1000]))
 def test_repeated_keys_are_counted_exactly(table: pa.Table, cut: int, distinct: bool, limit: int) -> None:
     key = TableKey(columns=tuple(table.column_names), nulls_distinct=distinct)

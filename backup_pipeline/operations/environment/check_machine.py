@@ -24,8 +24,6 @@ from backup_pipeline.sources.registry import kind_of
 from backup_pipeline.stores.contract import PlanStore
 from backup_pipeline.system.processes import find_program
 
-_PRIVATE_ENV = 0o600
-
 
 def machine_faults(site: Site, now: datetime) -> list[EnvironmentFault]:
     """Return everything on this machine that is not as a backup needs it, at `now` by its clock."""

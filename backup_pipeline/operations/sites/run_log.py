@@ -14,8 +14,6 @@ from backup_pipeline.system.files import append_line, make_folders
 
 RUN_LOG_NAME = "backup_log.txt"
 LOG = logging.getLogger("backup")
-LOG_FORMAT = "%(asctime)s - %(name)s - %(levelname)s - %(message)s"
-LOG_TIME_FORMAT = "%Y-%m-%d %H:%M:%S"
 
 
 def run_line(

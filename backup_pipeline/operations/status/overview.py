@@ -22,6 +22,7 @@ from backup_pipeline.operations.status.fleets import FleetStatus, fleet_status
 from backup_pipeline.operations.status.listing import ListedSet
 from backup_pipeline.operations.status.plan import PlanStatus, Problem, site_status
 from backup_pipeline.rules.overdue import longest_pause
+from backup_pipeline.rules.quantities import enumerated
 from backup_pipeline.rules.retention import problem_of
 from backup_pipeline.rules.three_two_one import Condition
 from backup_pipeline.settings.site import Site
@@ -256,7 +257,7 @@ def _sentence(
     if verdict == "attention":
         count = len(reasons)
         return f"Yes, but {count} {'thing needs' if count == 1 else 'things need'} attention."
-    named = _listed([name for name, standing in standings.items() if standing == verdict])
+    named = enumerated([name for name, standing in standings.items() if standing == verdict])
     return f"No. Something is wrong with {named}."
 
 
@@ -295,11 +296,6 @@ def rough(age: timedelta) -> str:
 
 def _counted(number: int, unit: str) -> str:
     return f"{number} {unit}" if number == 1 else f"{number} {unit}s"
-
-
-def _listed(names: Sequence[str]) -> str:
-    *others, last = names
-    return f"{', '.join(others)} and {last}" if others else last
 
 
 def plan_overview(site: Site, status: PlanStatus, now: datetime) -> PlanOverview:

@@ -25,6 +25,7 @@ from backup_pipeline.operations.status.days import day_state, days_of
 from backup_pipeline.operations.status.listing import ListedSet
 from backup_pipeline.operations.status.overview import restores_of, sizes_of
 from backup_pipeline.operations.status.plan import PlanStatus, Problem
+from backup_pipeline.rules.quantities import enumerated
 from backup_pipeline.rules.retention import problem_of
 from backup_pipeline.rules.three_two_one import Condition
 from backup_pipeline.system.files import read_ordinary
@@ -134,13 +135,8 @@ def _summary(plans: Sequence[PlanStatus]) -> str:
     bad = [plan.plan for plan in plans if plan.standing != "good"]
     sets = sum(len(plan.sets) for plan in plans)
     verb = "needs" if len(bad) == 1 else "need"
-    what = f"{_listed(bad)} {verb} attention" if bad else "all plans are in good order"
+    what = f"{enumerated(bad)} {verb} attention" if bad else "all plans are in good order"
     return f"{len(plans)} {'plan' if len(plans) == 1 else 'plans'}, {sets} sets; {what}"
-
-
-def _listed(names: Sequence[str]) -> str:
-    *others, last = names
-    return f"{', '.join(others)} and {last}" if others else last
 
 
 def _section(plan: PlanStatus, now: datetime, zone: ZoneInfo) -> PlanSection:

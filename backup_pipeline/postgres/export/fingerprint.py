@@ -19,7 +19,6 @@ from psycopg.rows import TupleRow
 from backup_pipeline.errors import SourceError
 from backup_pipeline.model.record import Fingerprint
 from backup_pipeline.postgres.catalog.partitions import read_condition, read_leaves, rows_of
-from backup_pipeline.postgres.server.snapshot import LOCKABLE_TABLES
 
 HASH_RECORD = "hash_record"
 HASH_TEXT = "hash_text"
@@ -58,11 +57,6 @@ select coalesce(sum(hashtextextended(loid::text || ':' || pageno::text || ':' ||
        count(distinct loid)
   from pg_catalog.pg_largeobject
 """
-
-
-def list_tables(connection: Connection[TupleRow]) -> list[tuple[str, str]]:
-    """Return (schema, table) of every ordinary and partitioned user table that a dump holds, by name."""
-    return [(str(schema), str(name)) for schema, name in connection.execute(LOCKABLE_TABLES)]
 
 
 def row_alias(columns: Collection[str]) -> str:

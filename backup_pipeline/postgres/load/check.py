@@ -34,7 +34,6 @@ from backup_pipeline.postgres.export.fingerprint import (
     fingerprint_large_objects,
     fingerprint_table,
     fingerprint_with,
-    list_tables,
     row_alias,
     row_hash,
 )
@@ -45,6 +44,7 @@ from backup_pipeline.postgres.server.connection import (
     was_ended,
     without_values,
 )
+from backup_pipeline.postgres.server.snapshot import list_tables
 from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline.system.threads import ContextThreadPool
 

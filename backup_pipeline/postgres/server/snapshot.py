@@ -87,7 +87,8 @@ def _lock(connection: Connection[TupleRow], tables: Iterable[tuple[str, str]]) -
         connection.execute(sql.SQL("lock table only {} in access share mode").format(listed))
 
 
-def _table_names(connection: Connection[TupleRow]) -> list[tuple[str, str]]:
+def list_tables(connection: Connection[TupleRow]) -> list[tuple[str, str]]:
+    """Return (schema, table) of every ordinary and partitioned user table that a dump holds, by name."""
     return [(str(schema), str(name)) for schema, name in connection.execute(LOCKABLE_TABLES)]
 
 
@@ -111,7 +112,7 @@ def exported_snapshot(target: PostgresTarget, *, lock_timeout_seconds: float = 6
         # The first query takes the snapshot, after the locks: no table in it can be dropped or rewritten any more.
         row = connection.execute("select pg_catalog.pg_export_snapshot()").fetchone()
         assert row is not None
-        _lock(connection, sorted(set(_table_names(connection)) - set(known)))
+        _lock(connection, sorted(set(list_tables(connection)) - set(known)))
         snapshot = Snapshot(str(row[0]), target, major, version, connection, lock_timeout_seconds)
         with kept_alive([connection], snapshot.guard):
             yield snapshot
@@ -127,7 +128,7 @@ def _begin_locked(connection: Connection[TupleRow], target: PostgresTarget, seco
     while True:
         limits.check()
         _set_timeouts(connection, min(_LOCK_SECONDS, seconds))
-        known = _table_names(connection)
+        known = list_tables(connection)
         connection.execute("begin transaction isolation level repeatable read read only")
         try:
             _lock(connection, known)

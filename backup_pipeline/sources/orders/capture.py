@@ -7,7 +7,6 @@ writes no pairs: what it captures may be just what is wrong.
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Sequence
 from datetime import datetime
 
@@ -20,7 +19,6 @@ from backup_pipeline.sources.orders.export import ExportOptions, export_orders
 from backup_pipeline.sources.orders.format.order import INDEX_NAME, PAIRS, ExportResult
 from backup_pipeline.sources.orders.source import OrdersPlace, open_orders, orders_log
 
-LOG = logging.getLogger("backup")
 _NAMED = 20
 _COPIES = (ArtefactKind.SQLITE_COPY, ArtefactKind.POSTGRES_DUMP)
 

@@ -54,7 +54,7 @@ def stream(writer: SetWriter, data: bytes, watch: Callable[[int], None] = lambda
 
 
 @given(st.integers(0, 300_000), st.integers(0, 1 << 32), st.integers(1, 50_000))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_growing_file_is_cut_as_one_whose_size_is_known(more: int, seed: int, step: int) -> None:
     data = random.Random(seed).randbytes(large_from(_SMALL) + more)
     known = SetStream({"a": len(data)}, lambda path: io.BytesIO(data), {}, lambda done: None, where="set")

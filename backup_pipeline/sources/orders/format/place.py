@@ -198,14 +198,6 @@ def places_of(row: OrderRow, year: str, ground: Ground = NOWHERE) -> Places:
     return _judged(row, year, file, likely, _shortened(parts), "", first=parts[0] if likely[0] == parts else "")
 
 
-def folder_of(row: OrderRow, year: str, ground: Ground = NOWHERE) -> str:
-    """Return the folder that an order's row means where the disk is not asked; ValidationError as in `places_of`."""
-    places = places_of(row, year, ground)
-    if places.refused:
-        raise ValidationError(places.refused)
-    return places.default
-
-
 def _shortened(parts: Parts) -> list[Parts]:
     """Return the path without its first folders: an archive that lay elsewhere when the row was written."""
     return [parts[begin:] for begin in range(1, len(parts) - 1)]
