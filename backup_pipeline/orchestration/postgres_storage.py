@@ -2,7 +2,8 @@
 
 Dagster's own opens a connection for each of the hundreds of events of a run, and logs in each time: a new process of
 the server, and thousands of rounds of SCRAM on both sides. That was a third of the time of a small backup. Here runs,
-events and schedules share a pool; a connection that the server has closed meanwhile is replaced when it is taken.
+events and schedules share a pool; a connection that the server has closed meanwhile is replaced, and a server that
+restarts is waited for (`lasting_engine`).
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from collections.abc import Callable
 from typing import Any
 
 from dagster_postgres import DagsterPostgresStorage
-from sqlalchemy import create_engine
+
+from backup_pipeline.orchestration.lasting_engine import lasting_engine
 
 # Two are kept; more are opened while several threads ask at once, and closed again.
 _KEPT = 2
@@ -23,13 +25,7 @@ class PostgresStorage(DagsterPostgresStorage):
 
     def __init__(self, postgres_url: str, inst_data: Any = None) -> None:
         super().__init__(postgres_url=postgres_url, inst_data=inst_data)
-        engine = create_engine(
-            postgres_url,
-            isolation_level="AUTOCOMMIT",
-            pool_size=_KEPT,
-            max_overflow=_ANY_NUMBER,
-            pool_pre_ping=True,
-        )
+        engine = lasting_engine(postgres_url, pool_size=_KEPT, max_overflow=_ANY_NUMBER, pool_pre_ping=True)
         storages: tuple[Any, ...] = (self._run_storage, self._event_log_storage, self._schedule_storage)
         for storage in storages:
             # The webserver gives each an engine of its own afterwards.
