@@ -134,6 +134,12 @@ class SetNotFoundError(BackupSystemError):
     exit_code = ExitCode.NOT_FOUND
 
 
+class IncidentNotFoundError(BackupSystemError):
+    """No open incident of that key."""
+
+    exit_code = ExitCode.NOT_FOUND
+
+
 class RefusedError(BackupSystemError):
     """The operation would lose something, or was not confirmed, and was not begun."""
 

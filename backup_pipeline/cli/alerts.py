@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from typing import Annotated
-
 import typer
 
 from backup_pipeline.cli.common import ConfigOption, JsonOption, console, exit_with, load, print_json
-from backup_pipeline.cli.formatting import age_text
+from backup_pipeline.cli.incidents import EverythingOption, print_incidents
 from backup_pipeline.errors import ExitCode
 
 group = typer.Typer(help="Incidents, and the messages that report them to people.", no_args_is_help=True)
@@ -36,34 +33,11 @@ def send_test(config: ConfigOption = None, as_json: JsonOption = False) -> None:
 @group.command("list")
 def list_incidents(
     config: ConfigOption = None,
-    everything: Annotated[bool, typer.Option("--all", "-a", help="Also those that are over.")] = False,
+    everything: EverythingOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what is wrong now, with reason and remedy, as it is remembered. Nothing is inspected anew."""
-    from backup_pipeline.operations.status.incident_state import read_state
-
-    state = read_state(load(config))
-    shown = (*(state.closed if everything else ()), *state.open)
-    if as_json:
-        print_json({"incidents": list(shown), "undelivered": len(state.notices), "inspected_at": state.inspected_at})
-        return
-    out = console()
-    if not shown:
-        out.print("No incidents.")
-    if state.inspected_at is None:
-        out.print("The stores were never inspected: backup-pipeline alerts check does it, and `up` every five minutes.")
-    else:
-        age = age_text(datetime.now(UTC) - state.inspected_at)
-        out.print(f"The stores were last inspected {age} ago, {state.inspected_at:%Y-%m-%d %H:%M} UTC.")
-    for incident in shown:
-        subject = f"{incident.plan}: " if incident.plan else ""
-        until = f" until {incident.closed_at:%Y-%m-%d %H:%M}" if incident.closed_at else ""
-        out.print(f"{incident.opened_at:%Y-%m-%d %H:%M}{until}  {subject}{incident.what}", markup=False)
-        for name, text in (("reason", incident.reason), ("remedy", incident.remedy), ("link", incident.link)):
-            if text:
-                out.print(f"    {name:<7} {text}", markup=False)
-    if state.notices:
-        out.print(f"{len(state.notices)} messages wait to be delivered.")
+    """Show what is wrong now: the same as `backup-pipeline incidents`."""
+    print_incidents(config, everything=everything, as_json=as_json)
 
 
 @group.command()

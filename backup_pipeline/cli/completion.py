@@ -25,6 +25,18 @@ def complete_set(incomplete: str) -> list[str]:
     return [name for name in names if name.startswith(incomplete)]
 
 
+def complete_incident(incomplete: str) -> list[str]:
+    """Return keys of open incidents that begin so."""
+    from backup_pipeline.operations.status.incident_state import read_state
+    from backup_pipeline.settings.loader import load_site
+
+    try:
+        keys = [incident.key for incident in read_state(load_site(None), shared=False).open]
+    except (BackupSystemError, OSError):
+        return []
+    return [key for key in keys if key.startswith(incomplete)]
+
+
 def complete_place(incomplete: str) -> list[str]:
     """Return names of plans, and `VAULT:` and `VAULT:PLAN`, that begin so."""
     from backup_pipeline.settings.loader import load_site

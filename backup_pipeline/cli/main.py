@@ -42,6 +42,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "vault": ("Keep in order", "vault.group"),
     "env": ("Keep in order", "env.group"),
     "schedule": ("Keep in order", "schedule.group"),
+    "incidents": ("Inspect", "incidents.group"),
     "alerts": ("Keep in order", "alerts.group"),
     "evidence": ("Keep in order", "evidence.group"),
 }

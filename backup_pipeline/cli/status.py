@@ -128,6 +128,10 @@ def _print(out: Console, one: PlanStatus, now: datetime) -> None:
     for problem in one.problems:
         style = "red" if problem.severity == "error" else "yellow"
         out.print(f"  [{style}]{problem.severity}[/] {escape(problem.what)}")
+        for known in {
+            each.acknowledged.sentence: None for each in problem.incidents(one.incidents) if each.acknowledged
+        }:
+            out.print(f"    [dim]{escape(known)}[/]")
         if problem.remedy:
             out.print(f"    [dim]→ {escape(ready_commands(problem.remedy, config=config_argument()))}[/]")
     out.print()

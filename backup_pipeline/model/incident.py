@@ -31,6 +31,36 @@ class IncidentKind(StrEnum):
     COPIES = "copies"
 
 
+class Acknowledgement(Frozen):
+    """A person's word that an incident is known. It stays open and listed, and is not reported again meanwhile.
+
+    Attributes:
+        by: who gave it.
+        at: when.
+        until: when the incident is reported again if it is still open.
+        reason: why nothing is done about it now, "" where none was given.
+        severity: how bad the incident was then; with `extent`, `set_id` and `cause` what "worse" is measured against.
+        extent: how much was concerned then.
+        set_id: the set that it was observed in then.
+        cause: what had failed then, without figures.
+    """
+
+    by: str
+    at: datetime
+    until: datetime
+    reason: str = ""
+    severity: str = "error"
+    extent: int = 1
+    set_id: str = ""
+    cause: str = ""
+
+    @property
+    def sentence(self) -> str:
+        """Who acknowledged it, and until when, for people: `acknowledged by anna until 2026-11-28 12:00 UTC: …`."""
+        why = f": {self.reason}" if self.reason else ""
+        return f"acknowledged by {self.by} until {self.until:%Y-%m-%d %H:%M} UTC{why}"
+
+
 class Incident(Frozen):
     """One problem from its beginning to its end.
 
@@ -45,6 +75,9 @@ class Incident(Frozen):
         link: address of the run in the UI, "" when unknown.
         opened_at: when it was first observed.
         closed_at: when all was well again; None while it lasts.
+        severity: how bad it is now: "error" or "warning".
+        extent: how many things it concerns now (sets, findings); more is worse.
+        acknowledged: a person's word that it is known; None where nobody gave it, or where it has ended.
     """
 
     key: str
@@ -58,6 +91,9 @@ class Incident(Frozen):
     link: str = ""
     opened_at: datetime
     closed_at: datetime | None = None
+    severity: str = "error"
+    extent: int = 1
+    acknowledged: Acknowledgement | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,15 +106,19 @@ class Observation:
 
 
 class Notice(Frozen):
-    """A message that waits to be delivered: an incident has opened, or is over.
+    """A message that waits to be delivered: an incident has opened, is reported again, or is over.
 
     Attributes:
         attempted_at: when a process last took it up; others leave it alone for a while, so that none is sent twice.
         attempts: how often it was tried.
+        note: why an incident that was reported is reported again, "" for the first time.
+        made_at: when it became due again; None for the first time.
     """
 
     incident: Incident
     over: bool = False
+    note: str = ""
+    made_at: datetime | None = None
     attempted_at: datetime | None = None
     attempts: int = 0
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from backup_pipeline.model.incident import Incident, IncidentKind, IncidentState, Notice, Observation
+from backup_pipeline.rules.acknowledgements import worse_than_acknowledged
 
 CLOSED_KEPT = 200
 CLAIM_LASTS = timedelta(minutes=3)
@@ -32,7 +33,8 @@ def is_of_restore(incident: Incident) -> bool:
 def observe(state: IncidentState, observations: Iterable[Observation]) -> IncidentState:
     """Return the state after these observations, with a notice for each incident that opened or is over.
 
-    A problem that is open already is not reported again; its reason becomes the present one. A sign that is older than
+    A problem that is open already is not reported again, unless it was acknowledged and has become worse since; its
+    reason becomes the present one. A sign that is older than
     the last 'all is well' of its key is stale (a slow sensor reporting a run that has been repeated since) and changes
     nothing.
     """
@@ -61,7 +63,12 @@ def observe(state: IncidentState, observations: Iterable[Observation]) -> Incide
             notices.append(Notice(incident=observed.incident))
         elif observed.at >= opened[observed.key].opened_at:
             # The same problem, and perhaps another reason by now: that is listed, and sent if nobody was alerted yet.
-            present = observed.incident.model_copy(update={"opened_at": opened[observed.key].opened_at})
+            before = opened[observed.key]
+            kept = {"opened_at": before.opened_at, "acknowledged": before.acknowledged}
+            present = observed.incident.model_copy(update=kept)
+            if worse := worse_than_acknowledged(present, observed.at):
+                present = present.model_copy(update={"acknowledged": None})
+                notices.append(Notice(incident=present, note=worse, made_at=observed.at))
             opened[observed.key] = present
             notices = [
                 notice.model_copy(update={"incident": present})
@@ -90,7 +97,7 @@ def claim(state: IncidentState, now: datetime) -> tuple[IncidentState, tuple[Not
         if notice.attempted_at is not None and now - notice.attempted_at < CLAIM_LASTS:
             kept.append(notice)
             continue
-        born = notice.incident.closed_at or notice.incident.opened_at
+        born = notice.made_at or notice.incident.closed_at or notice.incident.opened_at
         if notice.attempts and now - born > GIVE_UP_AFTER:
             continue
         mine = notice.model_copy(update={"attempted_at": now, "attempts": notice.attempts + 1})
@@ -138,13 +145,14 @@ def compose(notices: Sequence[Notice], *, site: str) -> Message:
         notices: at least one.
         site: name of the site for the subject line.
     """
-    bad = [notice.incident for notice in notices if not notice.over]
+    news = [notice for notice in notices if not notice.over]
+    bad = [notice.incident for notice in news]
     good = [notice.incident for notice in notices if notice.over]
     lines: list[str] = []
-    for incident in bad[:_SHOWN]:
-        lines += [*_paragraph(incident), ""]
+    for notice in news[:_SHOWN]:
+        lines += [*_paragraph(notice), ""]
     if len(bad) > _SHOWN:
-        lines += [f"… and {len(bad) - _SHOWN} more: backup-pipeline alerts list", ""]
+        lines += [f"… and {len(bad) - _SHOWN} more: backup-pipeline incidents", ""]
     if good:
         lines.append("Over:")
         lines += [
@@ -173,8 +181,10 @@ def _time(moment: datetime) -> str:
     return f"{moment:%Y-%m-%d %H:%M %Z}".strip()
 
 
-def _paragraph(incident: Incident) -> list[str]:
+def _paragraph(notice: Notice) -> list[str]:
+    incident = notice.incident
     fields = {
+        "again": notice.note,
         "plan": incident.plan,
         "set": incident.set_id,
         "artefact": incident.artefact,

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from backup_pipeline.errors import LockError
+from backup_pipeline.operations.alerts.send import FinishedRun, notify_run_finished
 from backup_pipeline.operations.backup.known_tables import known_tables
 from backup_pipeline.operations.backup.run import BackupRun, RunIdentity
 from backup_pipeline.operations.proof.drill import drill_set
@@ -138,6 +139,17 @@ def test_incidents_and_records_of_copies_are_the_same_for_every_worker(workers: 
     change_record(second, "offsite", lambda record: with_size(record, now, 2))
     share_state(first)
     assert [size.size for size in vault_record(first, "offsite").sizes] == [1, 2]
+
+
+def test_an_incident_acknowledged_by_one_worker_is_known_to_all(workers: Workers) -> None:
+    first, second = workers.new("first"), workers.new("second")
+    now = datetime.now(UTC)
+    notify_run_finished(first.site, "nightly", FinishedRun(succeeded=False, reason="No answer."), now)
+    done = second.run("incidents", "ack", "run_failed:nightly:backup", "--by", "anna", "--reason", "known", "--json")
+    assert done.code == 0, done.text
+    (incident,) = read_state(first.site).open
+    assert incident.acknowledged
+    assert (incident.acknowledged.by, incident.acknowledged.reason) == ("anna", "known")
 
 
 def test_who_lost_its_claim_changes_nothing_that_others_know(workers: Workers) -> None:

@@ -14,11 +14,13 @@ import pytest
 
 from backup_pipeline.cli.common import run_app
 from backup_pipeline.cli.main import build_app
+from backup_pipeline.errors import IncidentNotFoundError, RefusedError
 from backup_pipeline.model.manifest import Draft, Manifest
 from backup_pipeline.model.proof import Finding, Proof, ProofKind
 from backup_pipeline.model.record import ArtefactKind, ArtefactRecord, CheckResult, FileRecord
 from backup_pipeline.model.set_id import set_id_at
 from backup_pipeline.operations.alerts import send as alerts
+from backup_pipeline.operations.alerts.acknowledge import acknowledge
 from backup_pipeline.operations.sites.stores import open_store
 from backup_pipeline.operations.status import incident_state as alerts_state
 from backup_pipeline.operations.status.set_summaries import set_summaries
@@ -160,6 +162,52 @@ def test_an_overdue_backup_is_told_once_and_its_end_too(site: Site, web: Request
     seal_set(site, NOON + HOUR)
     alerts.evaluate_incidents(site, NOON + 2 * HOUR)
     assert "over: nightly: The backup is overdue." in messages(web)[1]
+
+
+def test_an_acknowledged_incident_is_quiet_until_it_becomes_worse(site: Site, web: Requests) -> None:
+    def damage(at: datetime, found_at: datetime) -> None:
+        add_proof(site, at, ProofKind.VERIFICATION, Finding(subject="a", problem="changed"), found_at=found_at)
+
+    first, second = NOON - 26 * HOUR, NOON - 2 * HOUR
+    seal_set(site, first)
+    damage(first, NOON - 25 * HOUR)
+    seal_set(site, second)
+    alerts.evaluate_incidents(site, NOON)
+    (key,) = [incident.key for incident in alerts_state.read_state(site).open if incident.kind == "damaged"]
+    acknowledge(site, [key], by="anna", now=NOON, quiet=timedelta(days=7), reason=f"known \n, see {PASSWORD}")
+    (known,) = [incident for incident in alerts_state.read_state(site).open if incident.key == key]
+    assert known.acknowledged
+    assert known.acknowledged.sentence == "acknowledged by anna until 2026-11-28 12:00 UTC: known , see ***"
+    before = len(messages(web))
+    alerts.evaluate_incidents(site, NOON + HOUR)
+    assert len(messages(web)) == before
+    damage(second, NOON + HOUR)
+    alerts.evaluate_incidents(site, NOON + 2 * HOUR)
+    assert "A set is damaged (2 sets in all)." in messages(web)[before]
+    assert "it has become worse" in messages(web)[before]
+
+
+def test_an_acknowledged_incident_is_told_again_when_its_time_is_over(site: Site, web: Requests) -> None:
+    seal_set(site, NOON - 34 * HOUR)
+    alerts.evaluate_incidents(site, NOON)
+    acknowledge(site, ["overdue:nightly"], by="anna", now=NOON, quiet=timedelta(days=1))
+    alerts.evaluate_incidents(site, NOON + 23 * HOUR)
+    assert len(messages(web)) == 1
+    alerts.evaluate_incidents(site, NOON + 24 * HOUR)
+    assert "has ended, and it is still so." in messages(web)[1]
+
+
+def test_an_acknowledgement_needs_a_name_an_end_and_an_open_incident(site: Site, web: Requests) -> None:
+    seal_set(site, NOON - 34 * HOUR)
+    alerts.evaluate_incidents(site, NOON)
+    week = timedelta(days=7)
+    with pytest.raises(RefusedError, match="a name is missing"):
+        acknowledge(site, ["overdue:nightly"], by=" \n", now=NOON, quiet=week)
+    with pytest.raises(RefusedError, match="for at most 30 days"):
+        acknowledge(site, ["overdue:nightly"], by="anna", now=NOON, quiet=timedelta(days=31))
+    with pytest.raises(IncidentNotFoundError, match=r"overdue:monthly: No such incident is open"):
+        acknowledge(site, ["overdue:nightly", "overdue:monthly"], by="anna", now=NOON, quiet=week)
+    assert [incident.acknowledged for incident in alerts_state.read_state(site).open] == [None]
 
 
 def test_partial_sets_do_not_count_as_backups_of_the_plan(site: Site, web: Requests) -> None:

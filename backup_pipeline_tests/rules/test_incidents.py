@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backup_pipeline.model.incident import Incident, IncidentKind, IncidentState, Notice, Observation
+from backup_pipeline.model.incident import Acknowledgement, Incident, IncidentKind, IncidentState, Notice, Observation
 from backup_pipeline.redaction import scrub, secrets_in
+from backup_pipeline.rules.acknowledgements import acknowledge, end_acknowledgements, withdraw
 from backup_pipeline.rules.incidents import claim, compose, incident_key, observe, settle
 from backup_pipeline.rules.overdue import last_time, next_time, overdue
 
@@ -22,6 +23,11 @@ def trouble(at: datetime = NOON, key: str = KEY, **fields: str) -> Observation:
     what = fields.pop("what", "The backup failed.")
     kind = IncidentKind(key.split(":")[0])
     return Observation(key, at, Incident(key=key, kind=kind, plan="nightly", what=what, opened_at=at, **fields))
+
+
+def known(state: IncidentState, at: datetime = NOON, **fields: str) -> IncidentState:
+    given = Acknowledgement(by="anna", at=at, until=at + timedelta(days=7), **fields)
+    return acknowledge(state, {incident.key for incident in state.open}, given)
 
 
 def well(at: datetime, key: str = KEY) -> Observation:
@@ -67,6 +73,68 @@ def test_a_notice_claimed_by_a_process_is_not_sent_by_others_until_the_claim_exp
     state, third = claim(state, NOON + timedelta(minutes=4))
     assert (len(first), len(second), len(third)) == (1, 0, 1)
     assert third[0].attempts == 2
+
+
+def test_what_somebody_acknowledged_stays_open_and_is_not_told_meanwhile() -> None:
+    state = known(observe(IncidentState(), [trouble(reason="No answer within 10 s.")]))
+    state = observe(state, [trouble(NOON + HOUR, reason="No answer within 12 s.")])
+    state = end_acknowledgements(state, NOON + timedelta(days=6))
+    assert state.notices == ()
+    assert [incident.acknowledged and incident.acknowledged.by for incident in state.open] == ["anna"]
+
+
+def test_when_its_time_is_over_what_is_still_open_is_told_again() -> None:
+    state = end_acknowledgements(known(observe(IncidentState(), [trouble()])), NOON + timedelta(days=7))
+    (notice,) = state.notices
+    assert "by anna of 2026-11-21 has ended" in compose([notice], site="shop").body
+    assert state.open[0].acknowledged is None
+    # It may have been open for long, and is not given up at once.
+    _, taken = claim(*claim(state, NOON + timedelta(days=7))[:1], NOON + timedelta(days=7, hours=1))
+    assert len(taken) == 1
+
+
+def test_an_acknowledgement_that_is_withdrawn_lets_the_incident_be_told_again() -> None:
+    state = withdraw(known(observe(IncidentState(), [trouble()])), {KEY}, NOON + HOUR)
+    assert [notice.note for notice in state.notices] == ["The acknowledgement by anna of 2026-11-21 was withdrawn."]
+
+
+DAMAGED = incident_key(IncidentKind.DAMAGED, "nightly")
+CHECK = incident_key(IncidentKind.CHECK_FAILED, "nightly", "shop.dump", "row_count")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "worse"),
+    [
+        (trouble(reason="No answer."), trouble(NOON + HOUR, reason="No answer."), False),
+        (trouble(reason="No answer."), trouble(NOON + HOUR, reason="The disk is full."), True),
+        (trouble(reason="No answer."), trouble(NOON, reason="The disk is full."), False),
+        (trouble(key=CHECK, severity="warning"), trouble(NOON + HOUR, CHECK, severity="error"), True),
+        (trouble(key=CHECK, severity="error"), trouble(NOON + HOUR, CHECK, severity="warning"), False),
+        (trouble(key=CHECK, reason="3 rows"), trouble(NOON + HOUR, CHECK, reason="4 rows"), False),
+        (trouble(key=DAMAGED, set_id="b"), trouble(NOON + HOUR, DAMAGED, set_id="c"), True),
+        (trouble(key=DAMAGED, set_id="b"), trouble(NOON + HOUR, DAMAGED, set_id="a"), False),
+    ],
+)
+def test_an_acknowledged_incident_is_told_again_only_if_it_became_worse(
+    before: Observation, after: Observation, worse: bool
+) -> None:
+    state = observe(known(observe(IncidentState(), [before])), [after])
+    assert [notice.note for notice in state.notices] == (
+        ["The acknowledgement by anna of 2026-11-21 has ended: it has become worse."] if worse else []
+    )
+    assert (state.open[0].acknowledged is None) == worse
+
+
+def test_what_grows_back_to_what_was_acknowledged_is_not_worse() -> None:
+    def damaged(sets: int, at: datetime) -> Observation:
+        found = trouble(at, DAMAGED)
+        assert found.incident
+        return Observation(DAMAGED, at, found.incident.model_copy(update={"extent": sets}))
+
+    state = known(observe(IncidentState(), [damaged(2, NOON)]))
+    state = observe(state, [damaged(1, NOON + HOUR), damaged(2, NOON + 2 * HOUR)])
+    assert state.notices == ()
+    assert len(observe(state, [damaged(3, NOON + 3 * HOUR)]).notices) == 1
 
 
 def test_what_cannot_be_delivered_for_two_days_is_dropped_but_stays_listed() -> None:

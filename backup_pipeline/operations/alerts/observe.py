@@ -16,6 +16,7 @@ from backup_pipeline.model.backup_set import BackupSet
 from backup_pipeline.model.incident import Incident, IncidentKind, IncidentState, Observation
 from backup_pipeline.model.proof import Finding
 from backup_pipeline.model.record import CheckResult
+from backup_pipeline.model.record import Severity as CheckSeverity
 from backup_pipeline.operations.sites.fleet_record import read_record
 from backup_pipeline.operations.sites.stores import open_store
 from backup_pipeline.operations.status.copies import copy_signs
@@ -37,6 +38,7 @@ _RUNS_SETS = 120
 _DISK_FULL_WITHIN = timedelta(days=7)
 # Once reported, it is over only when there is clearly more time, so that a forecast near the limit does not flap.
 _DISK_FINE_BEYOND = timedelta(days=10)
+_DISK_NEARLY_FULL_DAYS = 1
 _FINDINGS_SHOWN = 3
 
 
@@ -92,6 +94,7 @@ def observe_check(
             remedy=f"backup-pipeline show {plan}/{set_id} lists the checks." if set_id else "Read the run's checks.",
             link=run_link(site, run_id),
             opened_at=at,
+            severity="error" if check.severity is CheckSeverity.ERROR else "warning",
         ),
     )
 
@@ -190,6 +193,7 @@ def _not_there(
             what=sign.what,
             remedy=sign.remedy,
             opened_at=now,
+            severity=sign.severity,
         )
         yield Observation(key, now, incident)
     for incident in state.open:
@@ -213,6 +217,7 @@ def observe_copies(site: Site, plan: str, state: IncidentState, now: datetime) -
             what=sign.what,
             remedy=sign.remedy,
             opened_at=now,
+            severity=sign.severity,
         )
         yield Observation(key, now, incident)
     for incident in state.open:
@@ -247,6 +252,7 @@ def retention_incident(plan: str, refused: str, remedy: str, now: datetime) -> I
         reason=refused,
         remedy=remedy or f"backup-pipeline cleanup {plan} --dry-run shows the reason for every set.",
         opened_at=now,
+        severity="warning",
     )
 
 
@@ -267,6 +273,7 @@ def _disk(site: Site, disk: Disk, state: IncidentState, now: datetime) -> Observ
         reason=f"From the growth of past sets and retention, about {full:%Y-%m-%d}.{shared}",
         remedy="Free space, give the store a larger disk, or keep fewer sets.",
         opened_at=now,
+        severity="error" if days <= _DISK_NEARLY_FULL_DAYS else "warning",
     )
     return Observation(key, now, incident)
 
@@ -361,6 +368,7 @@ def _drill(plan: str, sets: Sequence[SetSummary]) -> Iterator[Observation]:
         reason=_findings(last.findings),
         remedy=f"backup-pipeline show {plan}/{last.set_id} lists the findings; make a new backup and drill it.",
         opened_at=last.finished_at,
+        extent=len(last.findings),
     )
     yield Observation(key, last.finished_at, incident)
 
@@ -385,6 +393,7 @@ def _not_drilled(plan: str, sets: Sequence[SetSummary], now: datetime) -> Iterat
             (one.remedy for one in last.missing_here if one.remedy), "backup-pipeline show lists what is missing."
         ),
         opened_at=last.finished_at,
+        severity="warning",
     )
     yield Observation(key, last.finished_at, incident)
 
@@ -426,6 +435,7 @@ def _damage(plan: str, sets: Sequence[SetSummary], now: datetime, set_id: str, m
         reason=_findings(newest.findings),
         remedy="Check the disk, make a new backup at once, and restore from another set.",
         opened_at=newest.finished_at,
+        extent=len(bad),
     )
     return Observation(key, now, incident)
 

@@ -23,6 +23,7 @@ from backup_pipeline.operations.alerts.observe import (
 )
 from backup_pipeline.operations.status.incident_state import change_state, read_state
 from backup_pipeline.redaction import scrub, secrets_in
+from backup_pipeline.rules.acknowledgements import end_acknowledgements
 from backup_pipeline.rules.incidents import (
     Message,
     claim,
@@ -165,7 +166,7 @@ def report(
     def change(state: IncidentState) -> tuple[IncidentState, tuple[Notice, ...]]:
         if known_since is not None:
             state = state.model_copy(update={"known_since": known_since, "inspected_at": now})
-        current_state = observe(state, observed)
+        current_state = end_acknowledgements(observe(state, observed), now)
         # Without an address nobody is notified; what is open then is reported as soon as there is one.
         return claim(current_state, now) if addresses(site) else (unreported(current_state), ())
 

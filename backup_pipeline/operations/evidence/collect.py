@@ -176,6 +176,8 @@ def _of_incidents(site: Site, plan: str) -> Iterator[Event]:
         if incident.plan == plan:
             over = incident.closed_at
             until = f"over at {over:%Y-%m-%d %H:%M} UTC" if over else "open"
+            known = incident.acknowledged
+            said = f"acknowledged by {known.by} at {known.at:%Y-%m-%d %H:%M} UTC: {known.reason}" if known else ""
             yield Event(
                 at=incident.opened_at,
                 kind=EventKind.INCIDENT,
@@ -183,5 +185,5 @@ def _of_incidents(site: Site, plan: str) -> Iterator[Event]:
                 outcome=until,
                 good=over is not None,
                 who="monitoring",
-                detail=incident.reason,
+                detail="; ".join(text for text in (incident.reason, said.removesuffix(": ")) if text),
             )

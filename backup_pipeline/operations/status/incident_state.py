@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from pydantic import ValidationError as PydanticError
 
-from backup_pipeline.errors import BackupSystemError
+from backup_pipeline.errors import BackupSystemError, StoreError
 from backup_pipeline.model.incident import IncidentState
 from backup_pipeline.operations.sites.shared_knowledge import share_state, state_lock
 from backup_pipeline.settings.site import Site
@@ -35,10 +35,14 @@ def state_file(site: Site) -> Path:
     return site.settings.store / FOLDER_NAME / FILE_NAME
 
 
-def read_state(site: Site) -> IncidentState:
-    """Return what is remembered; nothing when there is no file. A damaged file counts as none and is logged."""
+def read_state(site: Site, *, shared: bool = True) -> IncidentState:
+    """Return what is remembered; nothing when there is no file. A damaged file counts as none and is logged.
+
+    With `shared=False` what other workers without a shared disk wrote is not asked for.
+    """
     file = state_file(site)
-    share_state(site)
+    if shared:
+        share_state(site)
     if file in _REMEMBERED:
         return _REMEMBERED[file]
     try:
@@ -50,10 +54,15 @@ def read_state(site: Site) -> IncidentState:
         return IncidentState()
 
 
-def change_state(site: Site, change: Callable[[IncidentState], tuple[IncidentState, _Result]]) -> _Result:
+def change_state(
+    site: Site, change: Callable[[IncidentState], tuple[IncidentState, _Result]], *, must_be_stored: bool = False
+) -> _Result:
     """Change the state in one step that no other process comes between, and return the change's result.
 
-    Never raises because of the file: what cannot be stored is remembered by this process and stored at the next chance.
+    What cannot be stored is remembered by this process and stored at the next chance.
+
+    Raises:
+        StoreError: it cannot be stored, and `must_be_stored`; nothing is changed then.
     """
     file = state_file(site)
     with contextlib.ExitStack() as stack:
@@ -62,6 +71,12 @@ def change_state(site: Site, change: Callable[[IncidentState], tuple[IncidentSta
         after, result = change(before)
         if after != before or file in _REMEMBERED:
             problem = problem or _write(site, file, after)
+            if problem and must_be_stored:
+                raise StoreError(
+                    f"The incidents cannot be changed: {problem}",
+                    where=str(file),
+                    remedy="Make the store writable for this process, or do it in a terminal of the machine.",
+                )
             if problem:
                 LOG.error("incidents cannot be stored, this process remembers them: %s", problem)
                 _REMEMBERED[file] = after
@@ -84,7 +99,9 @@ def _lock(site: Site, file: Path, stack: contextlib.ExitStack) -> str:
 
 def _write(site: Site, file: Path, state: IncidentState) -> str:
     try:
-        write_atomically(file, state.model_dump_json(indent=1).encode(), mode=int(site.settings.file_mode, 8))
+        # Fields that say nothing are left out: programs of before do not know them.
+        document = state.model_dump_json(indent=1, exclude_defaults=True)
+        write_atomically(file, document.encode(), mode=int(site.settings.file_mode, 8))
     except BackupSystemError as error:
         return str(error)
     return ""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from itertools import pairwise
 from zoneinfo import ZoneInfo
@@ -210,12 +210,16 @@ def _rank(one: Reason) -> int:
 
 def _reasons(plans: Sequence[PlanOverview]) -> list[Reason]:
     """Return the problems of all plans; what several plans have in common stands once."""
-    together: dict[tuple[str, str, str], tuple[Problem, list[str]]] = {}
+    together: dict[tuple[str, str, str], list[tuple[str, Problem]]] = {}
     for plan in plans:
         for problem in plan.problems:
             key = (problem.severity, problem.what, problem.action)
-            together.setdefault(key, (problem, []))[1].append(plan.plan)
-    return [Reason(tuple(dict.fromkeys(names)), problem) for problem, names in together.values()]
+            together.setdefault(key, []).append((plan.plan, problem))
+    found = []
+    for named in together.values():
+        about = tuple(dict.fromkeys(key for _, problem in named for key in problem.about))
+        found.append(Reason(tuple(dict.fromkeys(name for name, _ in named)), replace(named[0][1], about=about)))
+    return found
 
 
 _PLACES = {

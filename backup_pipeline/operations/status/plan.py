@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from backup_pipeline.errors import BackupSystemError, SetNotFoundError
 from backup_pipeline.model.backup_set import BackupSet, SetState
-from backup_pipeline.model.incident import Incident, IncidentKind
+from backup_pipeline.model.incident import Incident, IncidentKind, IncidentState
 from backup_pipeline.model.manifest import Manifest, Purpose
 from backup_pipeline.model.proof import ProofKind
 from backup_pipeline.model.set_id import SetId, is_set_id
@@ -47,7 +47,8 @@ class Problem:
     """One thing that is wrong with a plan: how bad ("error", "warning"), what, and the remedy.
 
     `action` is the run that mends it (BACKUP, DRILL, VERIFICATION), "" where a person must do something else first.
-    `vault` is the one whose copies it is about, "" for none.
+    `vault` is the one whose copies it is about, "" for none. `about` are the keys of incidents that are the same
+    problem; one stands for those that begin with it and a colon, too.
     """
 
     severity: str
@@ -55,6 +56,15 @@ class Problem:
     remedy: str = ""
     action: str = ""
     vault: str = ""
+    about: tuple[str, ...] = ()
+
+    def incidents(self, known: Iterable[Incident]) -> list[Incident]:
+        """Return those among incidents that are open and this problem."""
+        return [
+            one
+            for one in known
+            if one.closed_at is None and any(one.key == key or one.key.startswith(f"{key}:") for key in self.about)
+        ]
 
 
 @dataclass(frozen=True)
@@ -131,7 +141,17 @@ class PlanStatus:
                 {"rule": one.rule, "holds": one.holds, "what": one.what, "remedy": None if one.holds else one.remedy}
                 for one in self.answers
             ],
-            "problems": [{"severity": p.severity, "what": p.what, "remedy": p.remedy} for p in self.problems],
+            "problems": [
+                {
+                    "severity": one.severity,
+                    "what": one.what,
+                    "remedy": one.remedy,
+                    "incidents": [
+                        {"key": each.key, "acknowledged": each.acknowledged} for each in one.incidents(self.incidents)
+                    ],
+                }
+                for one in self.problems
+            ],
         }
 
 
@@ -155,10 +175,11 @@ def site_status(site: Site, now: datetime, plans: Sequence[str] | None = None) -
             sets = tuple(list_plan(site, plan))
         except BackupSystemError as error:
             label = open_store(site, plan).label
-            found[plan] = PlanStatus(plan, label, problems=(Problem("error", str(error.what), error.remedy),))
+            about = (incident_key(IncidentKind.STORE_UNREADABLE, plan),)
+            problem = Problem("error", str(error.what), error.remedy, about=about)
+            found[plan] = PlanStatus(plan, label, problems=(problem,), incidents=_incidents(state, plan))
         else:
-            incidents = tuple(one for one in (*state.closed, *state.open) if one.plan == plan)
-            found[plan] = replace(_standing(site, plan, sets, now), incidents=incidents)
+            found[plan] = replace(_standing(site, plan, sets, now), incidents=_incidents(state, plan))
             sized[plan] = [SizedSet(_facts(one), one.known.size) for one in sets]
     for disk in disks_of(site, sized, now):
         for plan in disk.plans:
@@ -176,6 +197,10 @@ def site_status(site: Site, now: datetime, plans: Sequence[str] | None = None) -
             problems = sorted(_problems(site, standing, verdict, now), key=lambda problem: problem.severity)
             found[plan] = _with_answers(site, replace(standing, problems=tuple(problems)), now)
     return list(found.values())
+
+
+def _incidents(state: IncidentState, plan: str) -> tuple[Incident, ...]:
+    return tuple(one for one in (*state.closed, *state.open) if one.plan == plan)
 
 
 def _facts(one: ListedSet) -> SetFacts:
@@ -245,6 +270,7 @@ def _files(site: Site, status: PlanStatus) -> list[Problem]:
             f"Set {set_id} is not whole any more: {wrong[set_id]}",
             f"Make a good set: `backup-pipeline backup {status.plan}`. Then inspect the disk.",
             BACKUP,
+            about=(incident_key(IncidentKind.DAMAGED, status.plan),),
         )
         for set_id in sorted(wrong)[-_SHOWN:]
     ]
@@ -277,13 +303,21 @@ def _manifest(site: Site, one: ListedSet | None) -> Manifest | None:
 def _problems(site: Site, status: PlanStatus, verdict: Verdict, now: datetime) -> list[Problem]:
     found = _freshness(site, status, now)
     found += [
-        Problem(sign.severity, sign.what, sign.remedy, _ACTIONS.get(sign.subject.partition(":")[0], ""))
+        Problem(
+            sign.severity,
+            sign.what,
+            sign.remedy,
+            _ACTIONS.get(sign.subject.partition(":")[0], ""),
+            about=(incident_key(IncidentKind.NOT_THERE, status.plan, sign.subject),),
+        )
         for sign in _signs(site, status, now)
     ]
     signs = copy_signs(site, status.plan, _sealed(status.sets), now)
     for sign in signs:
         about, _, vault = sign.subject.partition(":")
-        found.append(Problem(sign.severity, sign.what, sign.remedy, vault="" if about == "kit" else vault))
+        key = incident_key(IncidentKind.COPIES, status.plan, sign.subject)
+        vault = "" if about == "kit" else vault
+        found.append(Problem(sign.severity, sign.what, sign.remedy, vault=vault, about=(key,)))
     found += _broken_data(status)
     found += _files(site, status)
     found += _bad_sets(status)
@@ -295,6 +329,7 @@ def _problems(site: Site, status: PlanStatus, verdict: Verdict, now: datetime) -
                     "warning",
                     f"{failed} checks of the last good set did not pass.",
                     f"`backup-pipeline show {status.last_good.name}` lists them.",
+                    about=(incident_key(IncidentKind.CHECK_FAILED, status.plan),),
                 )
             )
     found += _failed_runs(status)
@@ -305,6 +340,7 @@ def _problems(site: Site, status: PlanStatus, verdict: Verdict, now: datetime) -
                 f"Clean-up is held back: {verdict.refusal}.",
                 f"Make a good set: `backup-pipeline backup {status.plan}`",
                 BACKUP,
+                about=(incident_key(IncidentKind.RETENTION_REFUSED, status.plan),),
             )
         )
     return [*found, *_disk(status, now)]
@@ -329,6 +365,7 @@ def _bad_sets(status: PlanStatus) -> Iterator[Problem]:
             "error" if one is newest else "warning",
             f"Set {one.known.set_id} is bad: {problem_of(one.known)}",
             "Use another set. Check the disk; remove the set by hand when it is no longer needed.",
+            about=tuple(incident_key(kind, status.plan) for kind in (IncidentKind.DAMAGED, IncidentKind.NOT_PROVEN)),
         )
 
 
@@ -344,6 +381,7 @@ def _disk(status: PlanStatus, now: datetime) -> list[Problem]:
                 "error" if days < 7 else "warning",
                 f"The disk will be full in {days} days, about {status.full_at:%Y-%m-%d}{together}.",
                 "Free space, give the store a larger disk, or keep fewer sets.",
+                about=tuple(incident_key(IncidentKind.DISK_FILLING, plan) for plan in status.shares),
             )
         )
     return found
@@ -380,7 +418,13 @@ def _failed_runs(status: PlanStatus) -> list[Problem]:
             continue
         reason = f" {incident.reason}" if incident.reason else ""
         found.append(
-            Problem("error", f"{incident.what}{reason} {since_text}", incident.remedy, BACKUP if backup else "")
+            Problem(
+                "error",
+                f"{incident.what}{reason} {since_text}",
+                incident.remedy,
+                BACKUP if backup else "",
+                about=(incident.key,),
+            )
         )
     return found
 
@@ -389,7 +433,7 @@ def _failed_restore(incident: Incident, since: str) -> Problem:
     """Return what a restore that was asked for came to: whoever asked needs it, and the backups are as good as ever."""
     what = f"{incident.what.rstrip('.')} or was refused: that says nothing against the backups {since}."
     details = [incident.reason, incident.remedy, "The next one that succeeds ends this."]
-    return Problem("warning", what, " ".join(text for text in details if text))
+    return Problem("warning", what, " ".join(text for text in details if text), about=(incident.key,))
 
 
 def _is_the_plans(one: ListedSet) -> bool:
@@ -400,8 +444,9 @@ def _freshness(site: Site, status: PlanStatus, now: datetime) -> list[Problem]:
     """Return what is wrong with the times of the last backup and the last proof."""
     settings = site.plan(status.plan)
     remedy = f"`backup-pipeline backup {status.plan}` makes one."
+    about = (incident_key(IncidentKind.OVERDUE, status.plan),)
     if status.newest is None:
-        return [Problem("error", "There is no complete and good backup.", remedy, BACKUP)]
+        return [Problem("error", "There is no complete and good backup.", remedy, BACKUP, about=about)]
     late = overdue(
         schedule=settings.schedule,
         timezone=site.settings.timezone,
@@ -410,7 +455,10 @@ def _freshness(site: Site, status: PlanStatus, now: datetime) -> list[Problem]:
         known_since=now,
         now=now,
     )
-    found = [Problem("error", f"Overdue. {late.reason}", f"Is the daemon running? {remedy}", BACKUP)] if late else []
+    found = []
+    if late:
+        what = f"Overdue. {late.reason}"
+        found.append(Problem("error", what, f"Is the daemon running? {remedy}", BACKUP, about=about))
     drill = f"`backup-pipeline drill {status.plan}/latest` proves the newest."
     tried = next((one for one in reversed(status.sets) if one.known.not_drilled_here), None)
     if tried is not None and (proof := tried.known.not_drilled_here) and not tried.known.proven:
@@ -421,6 +469,7 @@ def _freshness(site: Site, status: PlanStatus, now: datetime) -> list[Problem]:
                 "warning",
                 f"Set {tried.known.set_id} could not be drilled here, which says nothing against it: {missing}.",
                 remedy,
+                about=(incident_key(IncidentKind.NOT_DRILLABLE, status.plan),),
             )
         )
     if status.last_proven is None:

@@ -29,6 +29,7 @@ from backup_pipeline.web.front.files import (
     tree_page,
 )
 from backup_pipeline.web.front.home import home
+from backup_pipeline.web.front.incidents import acknowledge_incidents
 from backup_pipeline.web.front.live import live_part
 from backup_pipeline.web.front.metrics import metrics
 from backup_pipeline.web.front.pages import Page, endpoint
@@ -62,6 +63,7 @@ def _routes(base: str) -> list[BaseRoute]:
         ("", home, ("GET",)),
         ("/live", live_part, ("GET",)),
         ("/start", start, ("POST",)),
+        ("/acknowledge", acknowledge_incidents, ("POST",)),
         ("/restore", restore_home, ("GET",)),
         ("/restore/run/{run}", run_page, ("GET",)),
         ("/restore/run/{run}/apply", apply_page, ("POST",)),

@@ -30,7 +30,7 @@ PROGRAM = "backup-pipeline"
 IDENTITY_VARIABLE, IDENTITY_NAME = "VAULT_IDENTITY_FILE", "identity.txt"
 """What names the file with the identity of vaults, and its name where it lies beside backup.yaml, as in the demo."""
 _FILE = tuple[str, int, int]
-RESERVED = frozenset({"static", "restore", "evidence", "live", "start"})
+RESERVED = frozenset({"static", "restore", "evidence", "live", "start", "acknowledge"})
 """First parts of paths that are pages of our own; a plan of such a name has a hyphen before it in addresses."""
 
 

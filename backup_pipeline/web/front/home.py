@@ -10,6 +10,7 @@ from starlette.responses import Response
 from backup_pipeline.operations.status.charts import DAY_STATES, calendar
 from backup_pipeline.operations.status.overview import PlanOverview
 from backup_pipeline.orchestration.activity import run_state
+from backup_pipeline.web.front.incidents import not_shown, open_incidents
 from backup_pipeline.web.front.live import live_values
 from backup_pipeline.web.front.pages import PageRequest
 
@@ -26,12 +27,15 @@ def home(asked: PageRequest) -> Response:
     page, pages = asked.page_of(len(overview.plans), _PLANS)
     shown = overview.plans[page * _PLANS : (page + 1) * _PLANS]
     started = _started(asked)
+    incidents = open_incidents(site)
     today = now.astimezone(ZoneInfo(site.settings.timezone)).date()
     return asked.render(
         "home.html.jinja",
         overview=overview,
         reasons=overview.reasons[:_REASONS],
         more=overview.reasons[_REASONS:],
+        others=not_shown(incidents, [one.problem for one in overview.reasons]),
+        incidents=incidents,
         plans=[(plan, calendar(plan.days, today, calendar_title(plan))) for plan in shown],
         page=page,
         pages=pages,

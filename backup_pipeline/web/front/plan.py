@@ -15,6 +15,7 @@ from backup_pipeline.operations.status.page import short_bytes, short_seconds
 from backup_pipeline.operations.status.plan import plan_status
 from backup_pipeline.web.front.copies import copies_page
 from backup_pipeline.web.front.home import STANDINGS, calendar_title
+from backup_pipeline.web.front.incidents import not_shown, open_incidents
 from backup_pipeline.web.front.pages import PageError, PageRequest
 
 SETS = 50
@@ -36,6 +37,8 @@ def plan_page(asked: PageRequest) -> Response:
     plan = plan_overview(site, plan_status(site, name, now), now) if member else front.overview().plan(name)
     if plan is None:
         raise PageError(HTTPStatus.NOT_FOUND, "There is no such plan.", "The front page lists the plans.")
+    problems = [one.problem for one in overview_of([plan], now).reasons]
+    incidents = open_incidents(site, name)
     ids = open_store(site, name).ids()
     page, pages = asked.page_of(len(ids), SETS)
     end = len(ids) - page * SETS
@@ -43,7 +46,9 @@ def plan_page(asked: PageRequest) -> Response:
     return asked.render(
         "plan.html.jinja",
         plan=plan,
-        problems=[one.problem for one in overview_of([plan], now).reasons],
+        problems=problems,
+        incidents=incidents,
+        others=not_shown(incidents, problems),
         fleet=member[0] if member else "",
         year=calendar(plan.days, today, calendar_title(plan)),
         charts=[
@@ -67,9 +72,14 @@ def _fleet_page(asked: PageRequest) -> Response:
     fleet = next(one for one in asked.front.overview().fleets if one.name == name)
     page, pages = asked.page_of(len(fleet.members), MEMBERS)
     worst_first = fleet.members[::-1]
+    site = asked.front.site()
+    incidents = open_incidents(site, name)
     return asked.render(
         "fleet.html.jinja",
         fleet=fleet,
+        incidents=incidents,
+        others=not_shown(incidents, fleet.problems),
+        zone=site.settings.timezone,
         members=worst_first[page * MEMBERS : (page + 1) * MEMBERS],
         page=page,
         pages=pages,

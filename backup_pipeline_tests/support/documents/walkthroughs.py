@@ -308,7 +308,10 @@ def alerts(stage: Stage) -> None:
     with http_server() as web:
         values = {"ALERT_URLS": web.url.replace("http", "json"), "UI_URL": web.url, "NIGHTLY_PING_URL": web.url}
         write_env(stage.site, values)
-        stage.shell().follow(document("alerts"))
+        shell = stage.shell()
+        # Nothing is wrong there.
+        shell.codes['backup-pipeline incidents ack overdue:nightly --days 3 --reason "the disk is ordered"'] = {7}
+        shell.follow(document("alerts"))
         assert [json.loads(body)["title"] for _, body in web.seen] == ["[site] test"]
 
 

@@ -13,6 +13,9 @@ from starlette.routing import Route
 from starlette.websockets import WebSocketDisconnect
 
 from backup_pipeline.model.proof import IMPORTED_SOURCES, ProofKind
+from backup_pipeline.operations.alerts.send import FinishedRun, notify_run_finished
+from backup_pipeline.operations.status.incident_state import read_state
+from backup_pipeline.settings.loader import load_site
 from backup_pipeline.stores.local import LocalStore
 from backup_pipeline.web.front.app import pages_application
 from backup_pipeline.web.front.context import Front
@@ -218,3 +221,23 @@ def test_the_page_of_a_plan_lists_what_the_home_page_does_in_its_order(folder: P
     ]
     assert found[0] == found[1]
     assert any("No copy leaves this machine" in what for what in found[0])
+
+
+def test_incidents_are_acknowledged_from_our_own_pages_only_and_by_somebody(folder: Path) -> None:
+    site = load_site(folder, environment={})
+    notify_run_finished(site, "nightly", FinishedRun(succeeded=False, reason="No answer.", work="verification"))
+    pages, form = (
+        pages_of(folder),
+        {"key": "run_failed:nightly:verification", "days": "3", "by": "anna", "plan": "nightly"},
+    )
+    foreign = {"Origin": "https://elsewhere.example", "Sec-Fetch-Site": "cross-site"}
+    assert pages.post("/backups/acknowledge", data=form, headers=foreign).status_code == 403
+    guarded = pages_of(folder, password="a password of some length")
+    assert guarded.post("/backups/acknowledge", data=form, headers=OWN).status_code == 401
+    for wrong, status in (({"by": " "}, 422), ({"days": "31"}, 409), ({"days": "x"}, 422), ({"key": "none"}, 404)):
+        assert pages.post("/backups/acknowledge", data={**form, **wrong}, headers=OWN).status_code == status, wrong
+    assert [incident.acknowledged for incident in read_state(site).open] == [None]
+    done = pages.post("/backups/acknowledge", data=form, headers=OWN)
+    assert (done.status_code, done.headers["location"]) == (303, "/backups/nightly")
+    assert "Acknowledged by anna until" in pages.get("/backups/nightly").text
+    assert "The verification failed." in pages.get("/backups").text
