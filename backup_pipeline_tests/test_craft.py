@@ -31,6 +31,7 @@ MAY_IMPORT_PRIVATE_DAGSTER = {
     "orchestration/sqlite_index.py",
     "orchestration/redacted_events.py",
     "orchestration/launcher.py",
+    "orchestration/docker_launcher.py",
     "orchestration/kubernetes_launcher.py",
     "orchestration/worker_end.py",
     "orchestration/coordinator.py",

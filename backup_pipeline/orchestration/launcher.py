@@ -1,5 +1,5 @@
-"""Run launcher, executor and compute logs, selected by the environment: for one machine by default, for Celery or
-Kubernetes without a change of code (docs/scaling-out.md). Queueing and locks are elsewhere.
+"""Run launcher, executor and compute logs, selected by the environment: for one machine by default, for Celery,
+Docker or Kubernetes without a change of code (docs/scaling-out.md). Queueing and locks are elsewhere.
 """
 
 from __future__ import annotations
@@ -48,11 +48,13 @@ LAUNCHER_VARIABLE = "BACKUP_PIPELINE_RUN_LAUNCHER"
 EXECUTOR_VARIABLE = "BACKUP_PIPELINE_EXECUTOR"
 LOGS_VARIABLE = "BACKUP_PIPELINE_COMPUTE_LOGS"
 _CONFIG_SUFFIX = "_CONFIG"
+LAUNCHER_CONFIG_VARIABLE = LAUNCHER_VARIABLE + _CONFIG_SUFFIX
 # At most twice, and from the beginning: what was captured may be on the machine that is gone.
 _AGAIN = {MAX_RETRIES_TAG: "2", RETRY_ON_ASSET_OR_OP_FAILURE_TAG: "false", RETRY_STRATEGY_TAG: "ALL_STEPS"}
 # Our own launchers and executors, by the names that the variables may have for them; others are named module:name.
 _OURS = {
     (LAUNCHER_VARIABLE, "kubernetes"): "backup_pipeline.orchestration.kubernetes_launcher:KubernetesRunLauncher",
+    (LAUNCHER_VARIABLE, "docker"): "backup_pipeline.orchestration.docker_launcher:WatchedDockerRunLauncher",
     (LAUNCHER_VARIABLE, "celery"): "backup_pipeline.orchestration.celery_runs:WatchedCeleryRunLauncher",
     (EXECUTOR_VARIABLE, "celery"): "backup_pipeline.orchestration.celery_steps:celery_steps",
 }
@@ -97,7 +99,7 @@ def _load(variable: str, module: str, name: str) -> Any:
         raise SettingsError(
             f"{module}:{name} cannot be imported: {error}.",
             where=variable,
-            remedy="Check the spelling, and install its package (backup-pipeline[kubernetes] or [celery]).",
+            remedy="Check the spelling, and install its package (backup-pipeline[kubernetes], [docker] or [celery]).",
         ) from None
 
 
@@ -216,7 +218,7 @@ class EnvironmentComputeLogManager(ComputeLogManager, ConfigurableClass):
 class EnvironmentRunLauncher(RunLauncher, ConfigurableClass):
     """Stands in dagster.yaml; loading it gives the run launcher that `BACKUP_PIPELINE_RUN_LAUNCHER` names.
 
-    The variable holds `kubernetes`, `celery`, or `module:Class` of another launcher.
+    The variable holds `kubernetes`, `docker`, `celery`, or `module:Class` of another launcher.
     `BACKUP_PIPELINE_RUN_LAUNCHER_CONFIG` is its configuration as a JSON object; use `{"env": "NAME"}` for secrets.
     Without the variable it is Dagster's DefaultRunLauncher: a process beside the code location, watched over.
     """

@@ -277,7 +277,7 @@ TEMPLATE_VARIABLES: tuple[TemplateVariable, ...] = (
         _RUNNING,
         "",
         ValueKind.TEXT,
-        "<MODULE:NAME>",
+        "<kubernetes, docker, celery OR MODULE:NAME>",
         "Run launcher of Dagster, for scaling out; this machine without it.",
     ),
     TemplateVariable(

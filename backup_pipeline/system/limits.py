@@ -382,7 +382,9 @@ def watching_signals() -> Iterator[None]:
 
 def _hear(ours: socket.socket) -> None:
     interrupting = {signal.SIGINT, signal.SIGTERM}
-    while (heard := ours.recv(64)) and _END not in heard:
+    heard = b""
+    # The end may come in one piece with a signal before it, which has interrupted the main thread.
+    while _END not in heard and (heard := ours.recv(64)):
         numbers = [number for number in heard if number in interrupting]
         if numbers:
             _INTERRUPTED.extend(numbers)

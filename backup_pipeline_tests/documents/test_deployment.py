@@ -38,7 +38,7 @@ def merged() -> dict[str, dict[str, Any]]:
     return services
 
 
-@pytest.mark.parametrize("name", ["compose.yaml", "compose.site.yaml"])
+@pytest.mark.parametrize("name", ["compose.yaml", "compose.site.yaml", "compose.runs.yaml"])
 def test_compose_files_fulfil_the_compose_specification(name: str) -> None:
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(DOCKER / name)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

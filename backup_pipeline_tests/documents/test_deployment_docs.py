@@ -7,9 +7,7 @@ from pathlib import Path
 
 import apprise
 import pytest
-import yaml
 
-from backup_pipeline.orchestration.launcher import executor_from_environment
 from backup_pipeline.settings.loader import load_site
 from backup_pipeline_tests.support.documents.blocks import DOCUMENTS, ROOT, blocks, commands
 
@@ -57,12 +55,3 @@ def test_the_addresses_in_the_table_of_alerts_are_ones_that_apprise_knows() -> N
         for placeholder, value in real.items():
             address = address.replace(placeholder, value)
         assert apprise.Apprise.instantiate(address) is not None, address
-
-
-def test_the_configurations_of_launchers_and_executors_are_json_objects() -> None:
-    text = (ROOT / "docs" / "scaling-out.md").read_text("utf-8")
-    found = re.findall(r"^ {4}BACKUP_PIPELINE_\w+_CONFIG=(.+)$", text, re.MULTILINE)
-    assert found
-    for configuration in found:
-        assert isinstance(yaml.safe_load(configuration), dict)
-    assert executor_from_environment({"BACKUP_PIPELINE_EXECUTOR": "in_process"}).name == "in_process"

@@ -57,6 +57,10 @@ class S3Server:
             config=Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": 1}),
         )
 
+    def credentials(self, key: str, secret: str) -> dict[str, str]:
+        """Return variables of these names with the credentials of the tests."""
+        return {key: _KEY, secret: _SECRET}
+
     def options(self, address: str = "", limits: TimeLimits = LIMITS, **others: Any) -> PlaceOptions:
         """Return the options of a place there, or of the same service at another address (a proxy's)."""
         environment = {"TEST_S3_KEY": _KEY, "TEST_S3_SECRET": _SECRET, "TEST_S3_ENDPOINT": address or self.address}

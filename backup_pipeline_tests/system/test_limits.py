@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import queue
+import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -158,3 +160,14 @@ def test_a_second_up_of_a_site_is_refused_and_names_the_first(tmp_path: Path, mo
         assert not isinstance(caught.value, LockError)
     with only_one_up(site):
         pass
+
+
+def test_a_signal_counts_although_the_watch_over_signals_ends_in_the_same_moment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limits, "_INTERRUPTED", [])
+    ours, reported = socket.socketpair()
+    with ours, reported:
+        reported.send(bytes([signal.SIGTERM]) + limits._END)
+        limits._hear(ours)
+    assert limits.received_signal() == signal.SIGTERM

@@ -20,6 +20,7 @@ PROGRAMS = frozenset(
         "age-keygen",
         "backup-pipeline",
         "cd",
+        "celery",
         "chmod",
         "chown",
         "cp",

@@ -43,6 +43,10 @@ ELSEWHERE = {
         "needs a cluster",
         "orchestration/test_kubernetes_manifests.py::test_kubectl_makes_of_the_site_what_the_files_say",
     ),
+    r"^celery\b": (
+        "runs until it is stopped",
+        "faults/test_celery_workers.py::test_runs_are_spread_over_workers_and_proven_from_another",
+    ),
     r"^(\w+=\S+ )?docker (compose .* up|run)\b": (
         "needs an engine",
         "documents/test_deployment.py::test_compose_files_fulfil_the_compose_specification",

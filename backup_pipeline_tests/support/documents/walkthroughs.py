@@ -29,6 +29,7 @@ from backup_pipeline.settings.loader import load_site
 from backup_pipeline.stores.vault.encryption import new_identity
 from backup_pipeline_tests.support.documents.blocks import ROOT, Block, blocks, commands
 from backup_pipeline_tests.support.documents.shell import Shell
+from backup_pipeline_tests.support.object_servers import weed_server
 from backup_pipeline_tests.support.receivers import http_server
 from backup_pipeline_tests.support.sites import IDENTITIES, SHOP, dsn, write_storage
 
@@ -615,6 +616,46 @@ def fleets(stage: Stage) -> None:
     assert len(sealed(stage.site / "backups" / "tenants" / "tenants_acme")) == 1
 
 
+def scaling_out(stage: Stage) -> None:
+    """The machine that makes the vault, the worker that backs up and the one that restores have a folder each."""
+    folders = {name: stage.root / name for name in ("storage", "files", "office", "first", "second")}
+    for folder in folders.values():
+        folder.mkdir()
+    (folders["files"] / "order.txt").write_text("an order\n" * 100)
+    identity, recipient = new_identity()
+    (stage.root / "identity").write_text(identity)
+    with weed_server(folders["storage"]) as server:
+        server.client.create_bucket(Bucket="bucket")
+        given = block_of("scaling-out", "yaml", "state_env:").text
+        for text, value in {"age1…": recipient, "/srv/files": str(folders["files"])}.items():
+            given = given.replace(text, value)
+        settings = yaml.safe_load(given)
+        settings["vaults"]["offsite"]["endpoint_env"] = "OFFSITE_ENDPOINT"
+        values = {
+            "SHOP_URL": dsn(stage.made("shop", SHOP)),
+            "DAGSTER_POSTGRES_URL": dsn(stage.database()),
+            "OFFSITE_ENDPOINT": server.address,
+            "VAULT_IDENTITY_FILE": str(stage.root / "identity"),
+            **server.credentials("OFFSITE_ACCESS_KEY", "OFFSITE_SECRET_KEY"),
+        }
+        shell = Shell(folders["office"], names={"keys.txt": str(stage.root / "keys.txt")})
+        stage.shells.append(shell)
+
+        def at(name: str) -> None:
+            shell.cwd = folders[name]
+            (shell.cwd / "backup.yaml").write_text(yaml.safe_dump(settings), "utf-8")
+            keys = {"OFFSITE_KEYS_FILE": str(stage.root / "keys.txt")} if name != "office" else {}
+            write_env(shell.cwd, values | keys)
+
+        at("office")
+        shell.before |= {
+            "backup-pipeline env check": lambda: at("first"),
+            "backup-pipeline list": lambda: at("second"),
+        }
+        shell.follow(document("scaling-out"))
+    assert "complete" in shell.printed["backup-pipeline list"].out
+
+
 WALKTHROUGHS: dict[str, Callable[[Stage], None]] = {
     "README": readme,
     "alerts": alerts,
@@ -635,6 +676,7 @@ WALKTHROUGHS: dict[str, Callable[[Stage], None]] = {
     "kubernetes": kubernetes,
     "recover-from-a-vault": recover_from_a_vault,
     "restore": restore,
+    "scaling-out": scaling_out,
     "security": security,
     "settings": settings,
     "vaults": vaults,

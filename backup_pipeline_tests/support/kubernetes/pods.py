@@ -83,13 +83,13 @@ class Pod:
         self.watcher.start()
 
     def kill(self, number: int) -> None:
-        """Send a signal to the container: to its process 1 where the image has one, SIGKILL to all of its processes."""
+        """Send a signal to the container: to what its process 1 passes it on to, SIGKILL to all of its processes."""
         assert self.process is not None
         with suppress(psutil.NoSuchProcess):
             first = psutil.Process(self.process.pid)
             family = [first, *first.children(recursive=True)]
             inner = [each for each in family if each.name() == "tini"] if number != signal.SIGKILL else []
-            for each in inner or family:
+            for each in family if number == signal.SIGKILL else inner or [first]:
                 with suppress(psutil.NoSuchProcess):
                     each.send_signal(number)
 
