@@ -18,7 +18,7 @@ from typing import BinaryIO, cast
 from backup_pipeline.errors import BackupSystemError, RefusedError
 from backup_pipeline.model.progress import ProgressSink, no_progress
 from backup_pipeline.model.proof import Finding
-from backup_pipeline.model.record import DATABASES_CAPTURED, ArtefactKind, ArtefactRecord
+from backup_pipeline.model.record import DATABASES_CAPTURED, ArtefactKind, ArtefactRecord, ColumnRecord
 from backup_pipeline.settings.kinds import external_kinds, load_kind
 
 OpenFile = Callable[[str], BinaryIO]
@@ -70,6 +70,8 @@ class FilesRestore:
 
 Restore = Callable[[FilesRestore], RestoredFiles]
 PrimaryKey = Callable[[OpenFile, ArtefactRecord, str, str], tuple[str, ...]]
+Columns = Mapping[tuple[str, str], tuple[ColumnRecord, ...]]
+"""The columns of tables, by schema and name."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ class ArtefactType:
             database; "" for files, for which `restore` and `drill` are called.
         is_database: whether a set that holds no row of its source is suspicious.
         primary_key: gives the columns of a table's primary key as the set recorded them, for differences row by row.
+        columns: gives the columns of every table as the set recorded them beside the artefact.
         scratch_factor: bytes that a drill takes in the scratch area for each byte of its files.
     """
 
@@ -106,6 +109,7 @@ class ArtefactType:
     restorer: str = ""
     is_database: bool = False
     primary_key: str = ""
+    columns: str = ""
     scratch_factor: int = 4
 
 
@@ -142,6 +146,7 @@ BUILT_IN: Mapping[str, ArtefactType] = {
         restorer="backup_pipeline.sources.postgres.restore:PostgresRestorer",
         is_database=True,
         primary_key="backup_pipeline.sources.postgres.recorded:primary_key",
+        columns="backup_pipeline.sources.postgres.recorded:columns",
     ),
     ArtefactKind.POSTGRES_ROLES: ArtefactType(
         labels=frozenset({"postgres", "json"}),
@@ -319,6 +324,14 @@ def drill_files(restore: FilesRestore) -> RestoredFiles | None:
     """Bring an artefact's files into an empty place; None where the type has no files of its own."""
     name = artefact_type(restore.record.kind).drill
     return cast(Restore, _function(name))(restore) if name else None
+
+
+def recorded_columns(open_file: OpenFile, records: Sequence[ArtefactRecord]) -> Columns:
+    """Return the columns of a source's tables as its artefacts have them; empty where none says."""
+    for record in records:
+        if (known := artefact_types().get(record.kind)) and (name := known.columns):
+            return cast("Callable[[OpenFile, ArtefactRecord], Columns]", _function(name))(open_file, record)
+    return {}
 
 
 def primary_key(open_file: OpenFile, records: Sequence[ArtefactRecord], schema: str, table: str) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from backup_pipeline.operations.environment.setup import EnvSetup
     from backup_pipeline.rules.environment import EnvironmentFault
 
-_SHOWN = {"ERROR": "[bold red]error  [/]", "WARN": "[bold yellow]warning[/]"}
+_SHOWN = {"ERROR": "[bold red]error  [/]", "WARN": "[bold yellow]warning[/]", "SKIPPED": "[bold]skipped[/]"}
 
 
 group = typer.Typer(help="Write and check the environment: variables, secrets, servers, disks.", no_args_is_help=True)
@@ -168,9 +168,13 @@ def _report_faults(faults: list[EnvironmentFault], errors: int) -> None:
 
     out = console()
     for fault in faults:
-        out.print(f"{_SHOWN[fault.severity.value]} [bold]{escape(fault.where)}[/]: {escape(fault.what)}")
+        out.print(f"{_SHOWN[fault.as_dict()['severity']]} [bold]{escape(fault.where)}[/]: {escape(fault.what)}")
         out.print(f"        [dim]→ {escape(fault.remedy)}[/]")
-    if not faults:
-        out.print("[green]Everything is as it should be.[/]")
-    else:
-        out.print(f"{errors} {'error' if errors == 1 else 'errors'}, {len(faults) - errors} warnings")
+    skipped = sum(fault.skipped for fault in faults)
+    if len(faults) == skipped:
+        inspected = f"[green]Everything that was inspected is as it should be[/], {skipped} skipped."
+        out.print(inspected if skipped else "[green]Everything is as it should be.[/]")
+        return
+    warnings = len(faults) - errors - skipped
+    counts = f"{errors} {'error' if errors == 1 else 'errors'}, {warnings} {'warning' if warnings == 1 else 'warnings'}"
+    out.print(counts + (f", {skipped} skipped" if skipped else ""))

@@ -89,7 +89,8 @@ def print_proof(proof: Proof) -> None:
     if proof.outcome.value == "could not be drilled here":
         head = "[bold yellow]could not be drilled here, which says nothing against the set:[/]"
     size = f", {bytes_text(proof.numbers['bytes'])}" if "bytes" in proof.numbers else ""
-    out.print(f"{head} {proof.plan}/{proof.set_id}: {len(proof.covered)} artefacts{size} in {seconds:.1f} s")
+    took = f"in {seconds:.1f} s{proof.skipped_text}"
+    out.print(f"{head} {proof.plan}/{proof.set_id}: {len(proof.covered)} artefacts{size} {took}")
     marked = [("[red]✗[/]", finding) for finding in proof.findings]
     marked += [("[yellow]?[/]", missing) for missing in proof.missing_here]
     for mark, finding in marked:

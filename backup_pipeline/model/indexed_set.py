@@ -59,7 +59,7 @@ KnownSet = BackupSet | IndexedSet
 
 def indexed(known: BackupSet) -> IndexedSet:
     """Return what the index holds of a set."""
-    proofs = (proof.model_copy(update={"covered": (), "skipped": (), "details": {}}) for proof in known.proofs)
+    proofs = (proof.model_copy(update={"covered": (), "details": {}}) for proof in known.proofs)
     return IndexedSet(
         set_id=known.set_id,
         plan=known.plan,

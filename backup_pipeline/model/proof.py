@@ -74,6 +74,11 @@ class Proof(Frozen):
     content_sha256: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
 
     @property
+    def skipped_text(self) -> str:
+        """How many things could not be inspected, for summaries: `, 2 skipped`; "" where everything was."""
+        return f", {len(self.skipped)} skipped" if self.skipped else ""
+
+    @property
     def outcome(self) -> ProofOutcome:
         """Passed, failed, or could not be drilled here; what was found wrong outweighs what the machine lacks."""
         if self.passed:

@@ -231,3 +231,25 @@ class RestoreResult(Frozen):
     undone_at: datetime | None = None
     vault: str = ""
     swapping: bool = False
+
+
+class RestoreFailure(Frozen):
+    """A restore, or the undo of one, that failed or was refused in the shell, where no history of runs records it.
+
+    Attributes:
+        set_id: the set that was to be restored; "" for an undo.
+        vault: the vault that the set was read from; "" for the plan's own store.
+        who: who asked for it, as `shell (anna)`.
+        reason: why, without secrets or rows.
+    """
+
+    failure_version: Literal[1] = 1
+    step: Literal["apply", "undo"]
+    plan: str
+    source: str
+    set_id: str = ""
+    vault: str = ""
+    who: str
+    began: datetime
+    ended: datetime
+    reason: str

@@ -53,7 +53,7 @@ def proof_summary(proof: Proof) -> str:
     if proof.outcome is ProofOutcome.NOT_HERE:
         missing = "; ".join(f"{one.subject}: {one.problem}" for one in proof.missing_here[:3])
         return f"could not be drilled here, which says nothing against the set: {missing}"
-    return f"{len(proof.covered)} artefacts inspected, {len(proof.findings)} findings"
+    return f"{len(proof.covered)} artefacts inspected, {len(proof.findings)} findings{proof.skipped_text}"
 
 
 def _not_passed(proof: Proof, name: str, stage: str) -> dg.Failure:

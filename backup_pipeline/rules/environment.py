@@ -27,6 +27,7 @@ class EnvironmentFault:
         remedy: what to do.
         severity: ERROR where a run would fail or be unsafe, WARN otherwise.
         lax: a WARN of this kind is an ERROR in production.
+        skipped: nothing is wrong as far as is known: this could not be inspected now.
     """
 
     where: str
@@ -34,6 +35,7 @@ class EnvironmentFault:
     remedy: str
     severity: Severity = Severity.ERROR
     lax: bool = False
+    skipped: bool = False
 
     def graded(self, *, production: bool) -> EnvironmentFault:
         """Return the fault as it counts there."""
@@ -41,7 +43,8 @@ class EnvironmentFault:
 
     def as_dict(self) -> dict[str, str]:
         """Return the fault for `--json`."""
-        return {"severity": self.severity.value, "where": self.where, "what": self.what, "remedy": self.remedy}
+        severity = "SKIPPED" if self.skipped else self.severity.value
+        return {"severity": severity, "where": self.where, "what": self.what, "remedy": self.remedy}
 
 
 class Form(StrEnum):

@@ -142,3 +142,17 @@ def overdue(
 def _duration(length: timedelta) -> str:
     hours = length.total_seconds() / 3600
     return f"{hours / 24:g} days" if hours >= 48 else f"{hours:g} hours"
+
+
+def what_starts(where: str, schedule: str | None, overdue_after: timedelta | None) -> str:
+    """Return the remedy where nothing starts a plan's backups, and nobody would learn that they stopped; "" otherwise.
+
+    `where` is its place in the settings, as `plans.nightly`. With `overdue_after` somebody else starts them (cron, a
+    person), and their absence is reported.
+    """
+    if schedule or overdue_after:
+        return ""
+    return (
+        f'give it `schedule: "0 2 * * *"` under `{where}` in `backup.yaml`; where cron or a person starts it, '
+        "`overdue_after: 30h` there, so that its absence is reported"
+    )

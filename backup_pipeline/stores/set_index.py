@@ -26,7 +26,7 @@ from backup_pipeline.model.proof import PROOFS_FOLDER
 from backup_pipeline.stores.contract import PlanStore
 from backup_pipeline.system.files import open_ordinary, write_atomically
 
-_VERSION = b"backup-pipeline index 1"
+_VERSION = b"backup-pipeline index 2"
 _LARGEST = 64 << 20
 """Bytes of an index; of a store that would need more the oldest sets are read each time."""
 _SETTLED_SECONDS = 60.0

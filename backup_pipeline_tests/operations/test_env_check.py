@@ -350,6 +350,26 @@ def test_a_clock_behind_the_newest_set_is_an_error(reachable, tmp_path):
     assert "newer than" not in str(check_environment(reachable(), now=NOW + timedelta(hours=2)))
 
 
+def test_a_plan_that_nothing_starts_is_warned_of_once_and_one_that_is_watched_is_not(reachable, tmp_path):
+    plans = '  nightly: {sources: [supabase], schedule: "0 2 * * *"}\n  small: {sources: [files]}\n'
+    plans += "  watched: {sources: [files], overdue_after: 30h}\n"
+    (tmp_path / "backup.yaml").write_text(SITE.partition("plans:")[0] + "plans:\n" + plans)
+    (fault,) = [one for one in check_environment(reachable(), now=NOW) if "nothing starts" in one.what]
+    assert (fault.where, fault.severity) == ("plans.small", "WARN")
+    assert "overdue_after: 30h" in fault.remedy
+
+
+def test_what_was_not_inspected_is_counted_as_skipped(site, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("DATABASE_URL", "postgresql://u:p-of-some-length@127.0.0.1:1/d")
+    settings = (
+        "embedded_postgres: {data: pg}\nsources: {shop: {kind: postgres, dsn_env: DATABASE_URL}}\n"
+        'plans: {nightly: {sources: [shop], schedule: "0 2 * * *"}}\n'
+    )
+    (tmp_path / "backup.yaml").write_text(settings)
+    run_app(build_app(), ["env", "check", "--config", str(tmp_path)])
+    assert ", 1 skipped" in capsys.readouterr().out
+
+
 def test_the_command_ends_with_the_exit_code_of_settings_and_lists_every_fault(site, tmp_path, capsys, monkeypatch):
     for name in ("SESSION_DATABASE_URL", "DATABASE_URL", "KC_DB_URL"):
         monkeypatch.delenv(name, raising=False)

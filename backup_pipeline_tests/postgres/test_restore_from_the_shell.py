@@ -7,15 +7,23 @@ import sqlite3
 import subprocess
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from backup_pipeline.model.evidence import EventKind
 from backup_pipeline.model.set_id import SetId
+from backup_pipeline.operations.data.recorded_columns import with_columns
+from backup_pipeline.operations.data.set_contents import set_contents
+from backup_pipeline.operations.evidence.history import History
+from backup_pipeline.operations.evidence.make import preview
+from backup_pipeline.operations.restore.records import results
 from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.postgres.server.databases import server_facts
 from backup_pipeline.postgres.server.embedded import EmbeddedServer
 from backup_pipeline.postgres.server.target import PostgresTarget
+from backup_pipeline.system.files import user_name
 from backup_pipeline_tests.support.postgres_restore import ask, run, sealed_set
 from backup_pipeline_tests.support.sites import SHOP, TestSite, dsn, write_storage
 
@@ -196,6 +204,35 @@ def test_files_are_planned_restored_and_taken_back(
     back = site.run("undo", f"nightly/{source}", "--apply", "--confirm", confirm)
     assert back.code == 0, back.text
     assert file.read_bytes() == spoilt
+
+
+def test_a_restore_that_fails_in_the_shell_stands_in_the_evidence(made: tuple[TestSite, SetId, PostgresTarget]) -> None:
+    site, set_id, target = made
+    for command in (("restore", "latest", "shop", "--apply", "--plan-id", "none"), ("undo", "nightly/shop", "--apply")):
+        assert site.run(*command, "--confirm", target.database).code == 8
+    now = datetime.now(UTC)
+    found = preview(site.site, "nightly", now - timedelta(days=1), now + timedelta(days=1), History(), now=now)
+    (restore,), (undo,) = found.of_kind(EventKind.RESTORE), found.of_kind(EventKind.UNDO)
+    assert (restore.subject, restore.outcome, restore.good) == (f"shop from {set_id}", "failed", False)
+    assert restore.who == undo.who == f"shell ({user_name()})"
+    assert "The plan none does not hold any more" in restore.detail
+    assert undo.detail
+    assert results(site.site, "nightly") == []
+
+
+def test_columns_of_tables_come_from_the_dump_where_nothing_is_exported(
+    tmp_path: Path, database: Callable[..., PostgresTarget], template: Callable[[str, str], str]
+) -> None:
+    site = TestSite(tmp_path, {"SHOP_URL": dsn(database(template("restored_shop", SHOP)))})
+    site.write(
+        "sources: {shop: {kind: postgres, dsn_env: SHOP_URL, tables: {include: []}}}\n"
+        "plans: {nightly: {sources: [shop]}}"
+    )
+    set_id = sealed_set(site.site, "nightly")
+    shop = next(each for each in set_contents(site.store("nightly").read(set_id)) if each.source == "shop")
+    assert {table.name: table.columns for table in shop.tables}["public.orders"] == ()
+    named = {table.name: table for table in with_columns(site.site, "nightly", set_id, shop).tables}
+    assert [column.name for column in named["public.orders"].columns][:2] == ["id", "customer_id"]
 
 
 def test_wrong_requests_say_what_is_wrong(made: tuple[TestSite, SetId, PostgresTarget]) -> None:

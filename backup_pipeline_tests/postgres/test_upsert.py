@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from backup_pipeline.errors import RefusedError, SourceError
+from backup_pipeline.model.progress import Progress
 from backup_pipeline.model.restore import ConflictRule, TableChange
 from backup_pipeline.postgres.load.check import fingerprints_of, tables_of
 from backup_pipeline.postgres.merge.conditions import parse_rows
@@ -51,6 +52,17 @@ def upsert(
 
 def changes(outcome: UpsertOutcome) -> dict[str, TableChange]:
     return {change.table: change for change in outcome.tables}
+
+
+def test_an_upsert_reports_the_bytes_that_it_has_read(shop: tuple[PostgresTarget, bytes]) -> None:
+    target, dump = shop
+    seen: list[Progress] = []
+    upsert_database(opened(dump), target, UpsertRequest(keyed), commit=False, progress=seen.append)
+    read = [event for event in seen if (event.name, event.unit) == ("read rows", "bytes")]
+    assert [event.done for event in read] == sorted(event.done for event in read)
+    assert read[-1].finished
+    assert read[-1].done > 5_000
+    assert [event.done for event in seen if event.unit == "tables"] == [1, 2, 3]
 
 
 def content(target: PostgresTarget) -> dict[tuple[str, str], object]:

@@ -24,6 +24,7 @@ from backup_pipeline.rules.environment import (
     secret_faults,
     unfilled_faults,
 )
+from backup_pipeline.rules.overdue import what_starts
 from backup_pipeline.settings.env_template import TEMPLATE_VARIABLES
 from backup_pipeline.settings.loader import ENV_NAME
 from backup_pipeline.settings.site import Site
@@ -120,7 +121,7 @@ def require_environment(site: Site, plan_name: str, sources: Sequence[str] | Non
 
 
 def check_environment(site: Site, *, now: datetime, production: bool = False) -> list[EnvironmentFault]:
-    """Return everything that is wrong with a site's environment, errors first.
+    """Return everything that is wrong with a site's environment, errors first, and last what was not inspected.
 
     Args:
         site: the site.
@@ -152,19 +153,43 @@ def check_environment(site: Site, *, now: datetime, production: bool = False) ->
         *found_database_faults(site, [*alone, *site.settings.fleets]),
         *drill_faults(site, alone),
         *_fleet_faults(site),
+        *_not_started(site),
         *vault_faults(site),
     ]
     graded = dict.fromkeys(fault.graded(production=production) for fault in found)
-    return sorted(graded, key=lambda fault: fault.severity is not Severity.ERROR)
+    return sorted(graded, key=lambda fault: (fault.severity is not Severity.ERROR, fault.skipped))
 
 
 def _fleet_faults(site: Site) -> list[EnvironmentFault]:
-    """Return what is wrong with the lists of members of fleets."""
+    """Return what is wrong with the lists of members of fleets, and that the members were not reached."""
     remedy = "Correct the list, or what writes it; the others are captured (docs/fleets.md)."
     return [
         EnvironmentFault(where, f"{what} (fleet {name})", remedy)
         for name, fleet in site.fleets.items()
         for where, what in fleet.faults
+    ] + [
+        EnvironmentFault(
+            f"fleets.{name}",
+            f"the servers of its {len(fleet.members)} members were not asked",
+            f"backup-pipeline backup {name} reaches them.",
+            Severity.WARN,
+            skipped=True,
+        )
+        for name, fleet in site.fleets.items()
+        if fleet.members
+    ]
+
+
+def _not_started(site: Site) -> list[EnvironmentFault]:
+    """Return a warning for each plan and fleet that nothing starts."""
+    plans = {f"plans.{name}": site.plan(name) for name in site.single_plans}
+    remedies = {where: what_starts(where, one.schedule, one.overdue_after) for where, one in plans.items()}
+    for name, fleet in site.settings.fleets.items():
+        remedies[f"fleets.{name}"] = what_starts(f"fleets.{name}", fleet.schedule, fleet.plan.overdue_after)
+    return [
+        EnvironmentFault(where, "nothing starts this plan", f"{remedy[:1].upper()}{remedy[1:]}.", Severity.WARN)
+        for where, remedy in remedies.items()
+        if remedy
     ]
 
 

@@ -110,7 +110,12 @@ def _judged(site: Site, user: str, target: PostgresTarget) -> Iterator[Environme
         answer = ask(target)
     except BackupSystemError as error:
         if site.settings.embedded_postgres and not error.permanent:
-            return  # the site's own server comes when a run needs it
+            # The site's own server comes when a run needs it.
+            remedy = "backup-pipeline up starts it, and so does each run; check again then."
+            yield EnvironmentFault(
+                target.label, f"{user}: its server is not up now", remedy, Severity.WARN, skipped=True
+            )
+            return
         yield EnvironmentFault(error.where, f"{user}: {error.what}", error.remedy)
         return
     try:

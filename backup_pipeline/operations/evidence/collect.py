@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -16,12 +17,13 @@ from backup_pipeline.model.proof import Proof, ProofOutcome
 from backup_pipeline.model.set_id import SetId, is_set_id, set_time
 from backup_pipeline.operations.evidence.copies import proofs_of_copies
 from backup_pipeline.operations.evidence.history import History
-from backup_pipeline.operations.evidence.restores import FIGURES, events_of_restore, failed_run
-from backup_pipeline.operations.restore.records import results
+from backup_pipeline.operations.evidence.restores import FIGURES, events_of_restore, failed_in_the_shell, failed_run
+from backup_pipeline.operations.restore.records import failures, results
 from backup_pipeline.operations.sites.run_log import RUN_LOG_NAME
 from backup_pipeline.operations.sites.stores import open_store
 from backup_pipeline.operations.status.incident_state import read_state
 from backup_pipeline.operations.status.listing import ListedSet, list_plan
+from backup_pipeline.operations.status.set_summaries import set_summaries
 from backup_pipeline.settings.site import Site
 from backup_pipeline.stores.contract import PlanStore
 
@@ -73,6 +75,7 @@ def collect(
         event for set_id, event in proofs_of_copies(site, plan, history) if (event.kind, set_id, event.at) not in known
     ]
     found += [event for result in results(site, plan) for event in events_of_restore(result, history)]
+    found += [failed_in_the_shell(failure) for failure in failures(site, plan)]
     found += _of_incidents(site, plan)
     shown = {event.run_id for event in found}
     found += [failed_run(run) for run in history.runs if run.failed and run.run_id not in shown]
@@ -82,6 +85,22 @@ def collect(
         max((one.at for one in backups if one.good and one.at < begin), default=None),
         min((one.at for one in backups), default=None),
     )
+
+
+def newest_moment(site: Site, plan: str) -> datetime | None:
+    """Return when the newest thing was done or found that evidence of a plan has without any history; None for never.
+
+    A store that cannot be read has nothing.
+    """
+    moments = [one.opened_at for one in read_state(site, shared=False).open if one.plan == plan]
+    with suppress(BackupSystemError):
+        for one in set_summaries(open_store(site, plan), running=False):
+            proofs = (one.verification, one.drill, one.not_drilled_here)
+            moments += [one.facts.at, *(proof.finished_at for proof in proofs if proof)]
+        for result in results(site, plan):
+            moments += [result.finished_at, *([result.undone_at] if result.undone_at else [])]
+        moments += [failure.ended for failure in failures(site, plan)]
+    return max(moments, default=None)
 
 
 def _of_set(one: ListedSet) -> Event | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from backup_pipeline.model.evidence import NOT_RECORDED, Event, EventKind
-from backup_pipeline.model.restore import RestoreMode, RestoreResult
+from backup_pipeline.model.restore import RestoreFailure, RestoreMode, RestoreResult
 from backup_pipeline.operations.evidence.history import History, HistoryRun
 
 FIGURES = ("rto_seconds", "rpo_seconds", "bytes", "tables", "rows", "files")
@@ -28,6 +28,20 @@ def failed_run(run: HistoryRun) -> Event:
         who=run.who or NOT_RECORDED,
         run_id=run.run_id,
         detail=run.reason,
+    )
+
+
+def failed_in_the_shell(failure: RestoreFailure) -> Event:
+    """Return a restore or an undo that failed in the shell, as a run that failed is one."""
+    return Event(
+        at=failure.ended,
+        kind=_STEPS[failure.step],
+        subject=f"{failure.source}{f' from {failure.set_id}' if failure.set_id else ''}",
+        outcome="failed",
+        good=False,
+        who=failure.who,
+        figures={"seconds": (failure.ended - failure.began).total_seconds()},
+        detail=failure.reason,
     )
 
 

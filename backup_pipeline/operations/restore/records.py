@@ -4,28 +4,36 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
+from typing import Literal, TypeVar
 
 from pydantic import ValidationError as PydanticError
 
-from backup_pipeline.errors import RefusedError, StoreError
-from backup_pipeline.model.restore import RestoreResult
-from backup_pipeline.operations.sites.stores import open_store
+from backup_pipeline.artefacts.capture import utc_now
+from backup_pipeline.errors import INTERRUPTED, BackupSystemError, RefusedError, StoreError
+from backup_pipeline.model.base import Frozen
+from backup_pipeline.model.restore import RestoreFailure, RestoreResult
+from backup_pipeline.operations.sites.stores import open_store, split_place
 from backup_pipeline.settings.site import Site
-from backup_pipeline.system.files import make_folder_in, read_ordinary, write_atomically
+from backup_pipeline.system.files import make_folder_in, read_ordinary, user_name, write_atomically
 
+LOG = logging.getLogger("restore")
 RESTORES_FOLDER = "restores"
+_FAILED = ".failed.json"
+_Document = TypeVar("_Document", RestoreResult, RestoreFailure)
 
 
 def write_result(site: Site, result: RestoreResult) -> None:
     """Store a result, replacing an earlier state of the same one."""
-    store = open_store(site, result.plan)
+    _write(site, result.plan, f"{result.restore_id}.json", result)
+
+
+def _write(site: Site, plan: str, name: str, document: Frozen) -> None:
+    store = open_store(site, plan)
     folder = make_folder_in(store.folder, RESTORES_FOLDER, int(site.settings.folder_mode, 8))
-    write_atomically(
-        folder / f"{result.restore_id}.json",
-        result.model_dump_json(indent=1).encode() + b"\n",
-        mode=int(site.settings.file_mode, 8),
-    )
+    data = document.model_dump_json(indent=1).encode() + b"\n"
+    write_atomically(folder / name, data, mode=int(site.settings.file_mode, 8))
     store.share()
 
 
@@ -45,6 +53,55 @@ def keep_result(site: Site, result: RestoreResult) -> RestoreResult:
     return result
 
 
+@contextlib.contextmanager
+def failures_kept(
+    site: Site, place: str, source: str, step: Literal["apply", "undo"], set_id: str = ""
+) -> Iterator[None]:
+    """Keep a record where the block, a restore or an undo in the shell, fails: evidence shows it as it does runs.
+
+    What cannot be kept is logged: the failure itself is what the person must learn.
+
+    Args:
+        site: the site.
+        place: the plan, or `VAULT:PLAN`.
+        source: the source.
+        step: which of both.
+        set_id: the set that is restored.
+    """
+    began = utc_now()
+    try:
+        yield
+    except BaseException as error:
+        reason = f"{error.where}: {error.what}" if isinstance(error, BackupSystemError) else _kind_of(error)
+        vault, plan = split_place(place)
+        failure = RestoreFailure(
+            step=step,
+            plan=plan,
+            source=source,
+            set_id=set_id,
+            vault=vault,
+            who=f"shell ({user_name()})",
+            began=began,
+            ended=utc_now(),
+            reason=reason.removeprefix(": "),
+        )
+        try:
+            _write(site, plan, f"{failure.ended:%Y-%m-%dT%H%M%S_%fZ}-{source}{_FAILED}", failure)
+        except (BackupSystemError, OSError) as problem:
+            LOG.warning("that it failed cannot be kept as evidence: %s", problem)
+        raise
+
+
+def _kind_of(error: BaseException) -> str:
+    """Return why something failed that is no error of ours, whose text may hold rows."""
+    return INTERRUPTED if isinstance(error, KeyboardInterrupt) else type(error).__name__
+
+
+def failures(site: Site, plan_name: str) -> list[RestoreFailure]:
+    """Return the restores and undos of a plan that failed in the shell, oldest first."""
+    return list(_read(site, plan_name, RestoreFailure))
+
+
 def forget_result(site: Site, result: RestoreResult) -> None:
     """Remove a result: of a swap that did not happen."""
     store = open_store(site, result.plan)
@@ -58,13 +115,18 @@ def forget_result(site: Site, result: RestoreResult) -> None:
 
 def results(site: Site, plan_name: str, source: str = "") -> list[RestoreResult]:
     """Return the plan's restores (of one source), oldest first."""
-    found = []
+    return [one for one in _read(site, plan_name, RestoreResult) if not source or one.source == source]
+
+
+def _read(site: Site, plan_name: str, model: type[_Document]) -> Iterator[_Document]:
+    """Yield the documents of a model; what cannot be read as one is passed over."""
     store = open_store(site, plan_name)
     store.share()
+    failed = issubclass(model, RestoreFailure)
     for path in sorted((store.folder / RESTORES_FOLDER).glob("*.json")):
-        with contextlib.suppress(OSError, PydanticError):
-            found.append(RestoreResult.model_validate_json(read_ordinary(path)))
-    return [result for result in found if not source or result.source == source]
+        if path.name.endswith(_FAILED) is failed:
+            with contextlib.suppress(OSError, PydanticError):
+                yield model.model_validate_json(read_ordinary(path))
 
 
 def last_to_undo(

@@ -21,7 +21,7 @@ from backup_pipeline.operations.status.days import day_state, days_of
 from backup_pipeline.operations.status.fleets import FleetStatus, fleet_status
 from backup_pipeline.operations.status.listing import ListedSet
 from backup_pipeline.operations.status.plan import PlanStatus, Problem, site_status
-from backup_pipeline.rules.overdue import longest_pause
+from backup_pipeline.rules.overdue import longest_pause, what_starts
 from backup_pipeline.rules.quantities import enumerated
 from backup_pipeline.rules.retention import problem_of
 from backup_pipeline.rules.three_two_one import Condition
@@ -107,6 +107,7 @@ class PlanOverview:
             off-site.
         states: how many sets are `proven`, `verified`, `complete` (neither) and `failed`.
         restored: the newest drill of an imported set, which was restored and counted, not proven; None without one.
+        not_started: the remedy where nothing starts its backups, and nobody would learn that they stopped; "" else.
     """
 
     plan: str
@@ -135,6 +136,7 @@ class PlanOverview:
     restored: ProofFigures | None = None
     known_for: timedelta | None = None
     interval: timedelta | None = None
+    not_started: str = ""
 
     def could_be_lost(self, now: datetime) -> tuple[str, str]:
         """Return what a loss would cost at worst (RPO), and what that was measured or concluded from, as text."""
@@ -332,6 +334,7 @@ def plan_overview(site: Site, status: PlanStatus, now: datetime) -> PlanOverview
         restores=restores_of(status.sets),
         lost_with=_lost_with(site, status),
         restored=_restored(status),
+        not_started=what_starts(f"plans.{status.plan}", settings.schedule, settings.overdue_after),
         states=Counter(state for one in status.sets if (state := day_state(one))),
     )
 

@@ -21,7 +21,6 @@ from backup_pipeline.model.restore import ConflictRule
 from backup_pipeline.postgres.load.check import catalog_of
 from backup_pipeline.postgres.load.input import plain_sql
 from backup_pipeline.postgres.load.rebuild import OpenDump
-from backup_pipeline.postgres.load.stream import DumpParts
 from backup_pipeline.postgres.merge.merge import MergeSession, merge_session, transaction_of
 from backup_pipeline.postgres.merge.statements import Staged, TableName, written_columns
 from backup_pipeline.postgres.merge.upsert import Upsert, UpsertRequest
@@ -110,7 +109,7 @@ def take_back(
             )
             upsert = Upsert(session, catalog, request)
             with open_dump() as file, plain_sql(file, client) as reader:
-                upsert.read(DumpParts(reader), progress)
+                upsert.read(reader, progress)
             if reasons := upsert.outcome.refused_tables:
                 raise _refused("; ".join(reasons), target)
             staged.append(session.take_staged())

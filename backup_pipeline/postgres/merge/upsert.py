@@ -17,7 +17,7 @@ from backup_pipeline.model.progress import Progress, ProgressSink, no_progress
 from backup_pipeline.model.restore import ConflictRule, TableChange
 from backup_pipeline.postgres.catalog.table_facts import TableFacts
 from backup_pipeline.postgres.load.check import catalog_of
-from backup_pipeline.postgres.load.input import plain_sql
+from backup_pipeline.postgres.load.input import Readable, plain_sql
 from backup_pipeline.postgres.load.rebuild import OpenDump
 from backup_pipeline.postgres.load.stream import CopyBlock, DumpParts
 from backup_pipeline.postgres.merge.merge import MergeSession, merge_session, transaction_of
@@ -29,6 +29,7 @@ from backup_pipeline.rules.upsert_order import order_of_leaves
 
 TableName = tuple[str, str]
 _SETVAL = re.compile(rb"SELECT pg_catalog\.setval\('((?:[^']|'')+)', (-?\d+), (true|false)\);")
+_READ = "read rows"
 _ENCODING = re.compile(rb"SET client_encoding = '([^']+)';")
 
 
@@ -92,7 +93,7 @@ def upsert_database(
         request: which rows, and who wins.
         commit: False rolls back.
         written_by: major of the pg_dump that wrote the dump (for its pg_restore).
-        progress: receives the number of tables read.
+        progress: receives the bytes of the dump and the number of tables read.
 
     Raises:
         RefusedError: with `commit`, when anything stands against it: all of it is named, nothing was changed.
@@ -106,12 +107,26 @@ def upsert_database(
             present = {(table.schema_name, table.name) for table in catalog.tables if table.kind == "table"}
             session.lock(name for name in present if request.wanted(name))
         with open_dump() as file, plain_sql(file, client) as reader:
-            rows.read(DumpParts(reader), progress)
+            rows.read(reader, progress)
         rows.compare()
         if commit:
             rows.write()
             rows.outcome.transaction = transaction_of(session.connection)
     return rows.outcome
+
+
+class _CountedDump:
+    """A dump that reports how many bytes of it were read."""
+
+    def __init__(self, reader: Readable, progress: ProgressSink) -> None:
+        self._reader, self._progress = reader, progress
+        self.done = 0
+
+    def read(self, size: int = -1, /) -> bytes:
+        data = self._reader.read(size)
+        self.done += len(data)
+        self._progress(Progress(_READ, self.done))
+        return data
 
 
 class Upsert:
@@ -125,16 +140,18 @@ class Upsert:
         self._leaf_of = {(t.schema_name, t.name): t.leaf_of for t in catalog.tables if t.leaf_of}
         self.outcome = UpsertOutcome()
 
-    def read(self, parts: DumpParts, progress: ProgressSink) -> None:
-        """Load the rows that are wanted into temporary tables."""
+    def read(self, reader: Readable, progress: ProgressSink) -> None:
+        """Load the rows of a dump that are wanted into temporary tables."""
         session, request, encoding = self._session, self._request, ""
+        counted = _CountedDump(reader, progress)
+        parts = DumpParts(counted)
         for part in parts:
             if isinstance(part, CopyBlock):
                 if request.versions(part.table):
                     _compare_version(session, part, self.outcome)
                 elif request.wanted(part.table):
                     _stage(session, part, request, self.outcome, encoding)
-                    progress(Progress("read rows", len(session.staged), None, "tables"))
+                    progress(Progress("read tables", len(session.staged), None, "tables"))
             elif found := _SETVAL.match(part.body):
                 name = decoded(found[1], parts.codec).replace("''", "'")
                 self._sequences.append((name, int(found[2]), found[3] == b"true"))
@@ -144,6 +161,7 @@ class Upsert:
                     # As such the server would take any bytes; as its own encoding it checks them.
                     encoding = session.server_encoding
                 encoding = "" if encoding == "UTF8" else encoding
+        progress(Progress(_READ, counted.done, counted.done, finished=True))
 
     def compare(self) -> None:
         """Find what differs, and what stands against writing it."""

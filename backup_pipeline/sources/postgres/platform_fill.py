@@ -109,7 +109,7 @@ def fill_platform(
         # The platform's rows first: the project's tables refer to them.
         rows = Upsert(session, catalog, request)
         with open_dump() as file, plain_sql(file, client) as reader:
-            rows.read(DumpParts(reader), progress)
+            rows.read(reader, progress)
         rows.compare()
         outcome = rows.outcome
         if found := own_tables(catalog):
@@ -147,7 +147,7 @@ def _fill(filling: Filling, parts: DumpParts, left: SkippedStatements, progress:
     for part, strict in _own_parts(parts):
         if isinstance(part, CopyBlock):
             filling.copy(part)
-            progress(Progress("restore", len(filling.rows), None, "tables"))
+            progress(Progress("load tables", len(filling.rows), None, "tables"))
         elif strict:
             filling.run(part)
         else:

@@ -11,7 +11,7 @@ from backup_pipeline.errors import ValidationError
 from backup_pipeline.model.base import Frozen
 from backup_pipeline.model.catalog import Catalog, RolesDocument
 from backup_pipeline.model.progress import ProgressSink, with_totals
-from backup_pipeline.model.record import ArtefactRecord, Fingerprint
+from backup_pipeline.model.record import ArtefactRecord, ColumnRecord, Fingerprint
 from backup_pipeline.postgres.compare.comparison import Expectation
 from backup_pipeline.rules.scratch_server import Needs, needs_of
 
@@ -86,9 +86,11 @@ def expectation_of(open_file: OpenFile, dump: ArtefactRecord, roles: ArtefactRec
 
 
 def progress_of_dump(sink: ProgressSink, dump: ArtefactRecord, expected: Expectation) -> ProgressSink:
-    """Return a sink that knows how much loading a dump is: bytes of its text, and its tables."""
+    """Return a sink that knows how much loading or reading a dump is: bytes of its text, and its tables."""
     size = sum(file.content_size or 0 for file in dump.files)
-    return with_totals(sink, {"restore": size or None, "load tables": len(expected.fingerprints) or None})
+    return with_totals(
+        sink, {"restore": size or None, "read rows": size or None, "load tables": len(expected.fingerprints) or None}
+    )
 
 
 def written_by(dump: ArtefactRecord) -> int:
@@ -102,6 +104,12 @@ def needs_of_dump(expected: Expectation, dump: ArtefactRecord) -> Needs:
     """Return what a recorded database needs of the server that it is restored into."""
     extensions = dict(expected.roles.extensions) if expected.roles else {}
     return needs_of(expected.catalog, extensions, written_by(dump))
+
+
+def columns(open_file: OpenFile, dump: ArtefactRecord) -> dict[TableName, tuple[ColumnRecord, ...]]:
+    """Return the columns of every table as the catalog beside the dump has them; empty when there is none."""
+    catalog = catalog_if_recorded(open_file, dump) if dump.details.get("catalog") else None
+    return {(table.schema_name, table.name): table.columns for table in catalog.tables} if catalog else {}
 
 
 def primary_key(open_file: OpenFile, dump: ArtefactRecord, schema: str, table: str) -> tuple[str, ...]:

@@ -34,7 +34,7 @@ from backup_pipeline.sources.postgres import keycloak, supabase
 from backup_pipeline.sources.postgres.inspect import is_archive
 from backup_pipeline.sources.postgres.platform_fill import fill_platform
 from backup_pipeline.sources.postgres.rebuild_and_swap import Rebuild
-from backup_pipeline.sources.postgres.recorded import catalog_if_recorded, written_by
+from backup_pipeline.sources.postgres.recorded import catalog_if_recorded, progress_of_dump, written_by
 from backup_pipeline.sources.postgres.target_inspection import (
     RESTORER_NAME,
     TargetInspection,
@@ -245,7 +245,7 @@ def plan_database(selection: RestoreSource, *, progress: ProgressSink = no_progr
             request,
             commit=False,
             written_by=written_by(inspection.dump),
-            progress=progress,
+            progress=progress_of_dump(progress, inspection.dump, inspection.expected),
         )
         counted, reasons = outcome.tables, [] if rebuild else outcome.reasons_against
         uncounted = outcome.reasons_against if rebuild else []
@@ -350,7 +350,7 @@ def _upsert(selection: RestoreSource, inspection: TargetInspection, application:
         _request(selection, inspection),
         commit=True,
         written_by=written_by(inspection.dump),
-        progress=application.progress,
+        progress=progress_of_dump(application.progress, inspection.dump, inspection.expected),
     )
     written = sum((change.insert or 0) + (change.update or 0) for change in outcome.tables)
     return begun_result(selection, inspection, application).model_copy(
@@ -380,7 +380,7 @@ def _filled(
         inspection.expected,
         commit=commit,
         written_by=written_by(inspection.dump),
-        progress=progress,
+        progress=progress_of_dump(progress, inspection.dump, inspection.expected),
     )
 
 

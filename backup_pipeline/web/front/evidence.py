@@ -6,11 +6,13 @@ import json
 from datetime import UTC, timedelta
 from http import HTTPStatus
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 from starlette.responses import Response
 
 from backup_pipeline.errors import RefusedError, StoreError
 from backup_pipeline.model.evidence import NOT_COUNTED, EventKind, Evidence
+from backup_pipeline.operations.evidence.collect import newest_moment
 from backup_pipeline.operations.evidence.history import History
 from backup_pipeline.operations.evidence.make import (
     CHECKER,
@@ -42,10 +44,18 @@ _PURPOSES = {
 def evidence_home(asked: PageRequest) -> Response:
     """Return the list of signed evidence by plan, and the form for a period."""
     site, now = asked.front.site(), asked.front.now()
-    month = (now.replace(day=1) - timedelta(days=1)).strftime("%Y-%m")
+    # A plan and month that has something; the month before this one where nothing was ever done.
+    moments = [(moment, plan) for plan in site.single_plans if (moment := newest_moment(site, plan)) and moment <= now]
+    newest, selected = max(moments, default=(now.replace(day=1) - timedelta(days=1), ""))
+    month = newest.astimezone(ZoneInfo(site.settings.timezone)).strftime("%Y-%m")
     files = {plan: _listed(evidence_files(site, plan)) for plan in site.single_plans}
     return asked.render(
-        "evidence_home.html.jinja", files=files, month=month, key=public_key(site, make_one=False), checker=CHECKER
+        "evidence_home.html.jinja",
+        files=files,
+        month=month,
+        selected=selected,
+        key=public_key(site, make_one=False),
+        checker=CHECKER,
     )
 
 

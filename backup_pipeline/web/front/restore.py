@@ -13,6 +13,7 @@ from backup_pipeline.errors import RefusedError
 from backup_pipeline.model.backup_set import BackupSet, SetState
 from backup_pipeline.model.manifest import Purpose
 from backup_pipeline.model.set_id import SetId
+from backup_pipeline.operations.data.recorded_columns import with_columns
 from backup_pipeline.operations.data.set_contents import SourceContents, set_contents
 from backup_pipeline.operations.sites.known_databases import with_databases_of
 from backup_pipeline.operations.sites.stores import open_sets, open_store, resolve_set, split_place
@@ -154,6 +155,8 @@ def restore_source(asked: PageRequest) -> Response:
     """Return the form of one source; a form that was sent begins the plan and leads to it."""
     found = opened(asked)
     contents = found.source(asked.params["source"])
+    if contents.rows_come_back:
+        contents = with_columns(asked.front.site(), found.place, found.set_id, contents)
     if asked.form:
         if asked.front.site().member_of(found.plan):
             raise RefusedError(

@@ -13,7 +13,7 @@ from backup_pipeline.model.restore import ConflictRule, Operator, RestoreMode, R
 from backup_pipeline.operations.data.set_contents import SourceContents
 
 OPERATORS: tuple[str, ...] = get_args(Operator)
-CONDITIONS = 3
+CONDITIONS = 5
 """So many comparisons a form has room for; the shell takes any number."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 
@@ -92,10 +92,9 @@ def options_of(form: Mapping[str, list[str]], contents: SourceContents) -> Resto
     known = {table.name for table in contents.tables}
     if unknown := [name for name in tables if name not in known]:
         raise FormError("tables", f"The backup has no table {unknown[0][:100]}.")
-    if where:
-        if set(tables) - {where[0].table}:
-            raise FormError("where", f"Rows of {where[0].table} are selected: clear the other tables, or the rows.")
-        tables = ()
+    # A table that is ticked comes whole, unless some of its rows are selected.
+    selected = {comparison.table for comparison in where}
+    tables = tuple(name for name in tables if name not in selected)
     return RestoreOptions(
         mode=RestoreMode.UPSERT,
         on_conflict=ConflictRule.KEEP if what == "deleted" else ConflictRule.BACKUP,
@@ -142,13 +141,18 @@ def _files(form: Mapping[str, list[str]]) -> RestoreOptions:
 def comparisons_of(form: Mapping[str, list[str]], contents: SourceContents) -> tuple[RowComparison, ...]:
     """Return the comparisons of a form (`where_table`, `where_column`, …); lines without a column are empty ones.
 
+    A line without a table is about that of the line above.
+
     Raises:
         FormError: a comparison is not complete, or names no table or column of the set.
     """
-    table = _one(form, "where_table")
-    columns, operators, values = (form.get(f"where_{name}", []) for name in ("column", "operator", "value"))
+    table = ""
+    tables, columns, operators, values = (
+        form.get(f"where_{name}", []) for name in ("table", "column", "operator", "value")
+    )
     found = []
     for number, column in enumerate(columns[:CONDITIONS]):
+        table = (tables[number].strip() if number < len(tables) else "") or table
         operator = operators[number] if number < len(operators) else "="
         value = values[number] if number < len(values) else ""
         if not column.strip():
@@ -167,18 +171,15 @@ def comparisons_of(form: Mapping[str, list[str]], contents: SourceContents) -> t
         except PydanticError as error:
             why = str(error.errors(include_url=False, include_input=False)[0]["msg"]).removeprefix("Value error, ")
             raise FormError("where", f"{why[:1].upper()}{why[1:]}.") from None
-    if found:
-        _check_columns(found, contents)
+    for comparison in found:
+        _check_column(comparison, contents)
     return tuple(found)
 
 
-def _check_columns(comparisons: list[RowComparison], contents: SourceContents) -> None:
-    table = next((each for each in contents.tables if each.name == comparisons[0].table), None)
+def _check_column(comparison: RowComparison, contents: SourceContents) -> None:
+    table = next((each for each in contents.tables if each.name == comparison.table), None)
     if table is None:
         raise FormError("where", "Choose the table whose rows are to be compared.")
     known = [column.name for column in table.columns]
-    for comparison in comparisons:
-        if known and comparison.column not in known:
-            raise FormError(
-                "where", f"{table.name} has no column {comparison.column[:100]}: it has {', '.join(known)}."
-            )
+    if known and comparison.column not in known:
+        raise FormError("where", f"{table.name} has no column {comparison.column[:100]}: it has {', '.join(known)}.")

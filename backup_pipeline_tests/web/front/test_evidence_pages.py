@@ -8,10 +8,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from starlette.testclient import TestClient
 
 from backup_pipeline.model.proof import ProofKind
 from backup_pipeline.stores.local import LocalStore
-from backup_pipeline_tests.support.front_pages import OWN, pages_of
+from backup_pipeline.web.front.context import Front
+from backup_pipeline_tests.support.front_pages import OWN, guarded_pages, pages_of
 from backup_pipeline_tests.support.invented_sets import SITE, add_proof, at, make_set
 
 
@@ -23,6 +25,19 @@ def folder(tmp_path: Path) -> Path:
     add_proof(store, made, ProofKind.DRILL, at("2026-11-20 05:00"), rto_seconds=31.0)
     make_set(store, at("2026-11-21 02:00"), sealed=False, failed="<script>alert(1)</script>")
     return tmp_path
+
+
+def test_the_month_and_plan_that_are_offered_have_something(folder: Path) -> None:
+    page = pages_of(folder).get("/backups/evidence").text
+    assert 'name="period" value="2026-11"' in page
+    assert "<option selected>nightly</option>" in page
+    (folder / "backup.yaml").write_text(f"{SITE}  weekly: {{sources: [files]}}\n")
+    store = LocalStore(folder / "backups" / "weekly", "weekly")
+    add_proof(store, make_set(store, at("2026-10-20 02:00")), ProofKind.VERIFICATION, at("2026-12-01 05:00"))
+    later = Front(settings=folder / "backup.yaml", now=lambda: at("2027-03-01 00:00"))
+    page = TestClient(guarded_pages(later), base_url="http://127.0.0.1:3000").get("/backups/evidence").text
+    assert 'name="period" value="2026-12"' in page
+    assert "<option selected>weekly</option>" in page
 
 
 def test_a_period_is_shown_signed_and_downloaded(folder: Path) -> None:

@@ -57,6 +57,23 @@ def test_rows_are_compared_in_one_table_and_empty_lines_are_none(contents: Sourc
     assert options.tables == ()
 
 
+def test_rows_of_several_tables_and_whole_tables_are_taken_along(contents: SourceContents) -> None:
+    form = {
+        "what": ["deleted"],
+        "tables": ["public.t1", "public.t3"],
+        "where_table": ["public.t1", "", "public.t2"],
+        "where_column": ["id", "note", "id"],
+        "where_operator": ["in", "is null", "="],
+        "where_value": ["7, 8", "", "9"],
+    }
+    options = options_of(form, contents)
+    assert [str(each) for each in options.where] == [
+        *("public.t1: id in 7, 8", "public.t1: note is null", "public.t2: id = 9"),
+    ]
+    # Of t1 come the selected rows alone.
+    assert (options.tables, options.skip_refused) == (("public.t3",), False)
+
+
 @pytest.mark.parametrize(
     ("form", "field"),
     [
@@ -76,7 +93,7 @@ def test_rows_are_compared_in_one_table_and_empty_lines_are_none(contents: Sourc
             {"what": ["deleted"], "where_table": ["public.t1"], "where_column": ["a"], "where_operator": ["like"]},
             "where",
         ),
-        ({"what": ["deleted"], "tables": ["public.t2"], "where_table": ["public.t1"], "where_column": ["a"]}, "where"),
+        ({"what": ["deleted"], "where_table": ["public.t1", "public.no"], "where_column": ["id", "id"]}, "where"),
     ],
 )
 def test_what_does_not_fit_is_refused_at_its_field(
