@@ -3,6 +3,7 @@
 Dagster watches only over the runs that its own code server has started, and only while that lives. Here every run
 leaves a mark for as long as it executes, wherever it was started: a file with its process (host, number, start),
 refreshed every few seconds, so that a killed process is known at once on its host, and after a minute on another one.
+Workers that share no disk leave it in their database, too.
 """
 
 from __future__ import annotations
@@ -13,13 +14,18 @@ import os
 import socket
 import time
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 import dagster as dg
 
 from backup_pipeline.errors import BackupSystemError
+from backup_pipeline.operations.sites.state import state_database
 from backup_pipeline.orchestration.home import default_home
 from backup_pipeline.orchestration.run_states import EXECUTING
+from backup_pipeline.settings.loader import CONFIG_VARIABLE, load_site
+from backup_pipeline.stores.state.database import StateDatabase
+from backup_pipeline.stores.state.locks import DatabaseCoordination
 from backup_pipeline.system.files import make_folders
 from backup_pipeline.system.locks import HEARTBEAT_SECONDS, hold_lock, living_holder, read_holder
 
@@ -27,6 +33,7 @@ LOG = logging.getLogger("backup-pipeline.runs")
 SILENT_SECONDS = 4 * HEARTBEAT_SECONDS
 _KEPT_SECONDS = 24 * 3600
 _FOLDER = "running"
+_SCOPE = "/runs"
 
 
 def _mark(run_id: str) -> Path:
@@ -43,9 +50,24 @@ def marked_alive(run_id: str) -> Iterator[None]:
             make_folders(path.parent, 0o700)
             _sweep(path.parent)
             stack.enter_context(hold_lock(path, purpose=f"run {run_id[:8]}", wait_seconds=0))
+            if (database := _database()) is not None:
+                database.sweep(_SCOPE, _KEPT_SECONDS)
+                mark = DatabaseCoordination(database, _SCOPE)
+                stack.enter_context(mark.hold(run_id, purpose=f"run {run_id[:8]}", wait_seconds=0))
         except BackupSystemError as error:
             LOG.warning("that this run is alive cannot be shown: %s", error)
         yield
+
+
+def _database() -> StateDatabase | None:
+    """Return the database of a site whose workers share no disk; None also where nothing says which site this is."""
+    file = Path(os.environ.get(CONFIG_VARIABLE, ""))
+    return _database_of(file, file.stat().st_mtime_ns) if file.is_file() else None
+
+
+@lru_cache(maxsize=1)
+def _database_of(file: Path, _changed: int) -> StateDatabase | None:
+    return state_database(load_site(file))
 
 
 def _sweep(folder: Path) -> None:
@@ -61,7 +83,7 @@ def death_of(run_id: str) -> str:
     path = _mark(run_id)
     holder = read_holder(path)
     if holder is None:
-        return ""
+        return _death_elsewhere(run_id)
     if living_holder(path) is not None:
         silent = _silent_seconds(path)
         if holder.host == socket.gethostname() or silent < SILENT_SECONDS:
@@ -69,6 +91,17 @@ def death_of(run_id: str) -> str:
         return f"process {holder.pid} on {holder.host}, silent for {silent:.0f} s"
     # It may have ended in this very moment, and taken its mark away.
     return f"process {holder.pid} on {holder.host}" if read_holder(path) is not None else ""
+
+
+def _death_elsewhere(run_id: str) -> str:
+    """Return which process of a run is dead, by the mark that it left in the database; a run without one lives."""
+    try:
+        database = _database()
+        holder = database.silent(_SCOPE, run_id) if database is not None else None
+    except BackupSystemError as error:
+        LOG.warning("whether run %s lives cannot be asked: %s", run_id[:8], error)
+        return ""
+    return f"process {holder.pid} on {holder.host}" if holder is not None else ""
 
 
 def _silent_seconds(path: Path) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from backup_pipeline.operations.sites.shared_knowledge import share_state
 from backup_pipeline.operations.sites.state import state_database
 from backup_pipeline.operations.sites.stores import open_store, plan_lock
 from backup_pipeline.operations.status.incident_state import change_state, read_state
+from backup_pipeline.orchestration.liveness import death_of, marked_alive
 from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline.stores.vault.encryption import new_identity
 from backup_pipeline_tests.support.postgres_restore import ask
@@ -176,4 +178,45 @@ def test_who_lost_its_claim_changes_nothing_that_others_know(workers: Workers) -
     assert after == before
     set_id = _seal(other)
     assert verify_set(workers.new("third").site, "nightly", set_id).passed
+    assert ask(database.target, "select name from backup_pipeline.locks") == []
+
+
+def test_sets_made_before_the_database_was_named_are_known_to_all_afterwards(workers: Workers) -> None:
+    veteran = workers.new("veteran")
+    veteran.write(workers.settings.replace("state_env: STATE_URL\n", ""))
+    for command in (["backup", "nightly"], ["drill", "nightly/latest"], ["backup", "nightly"]):
+        done = veteran.run(*command)
+        assert done.code == 0, done.text
+    veteran.write(workers.settings)
+    assert veteran.run("list").out.count("complete") == 2
+    other = workers.new("other")
+    first, second = open_store(other.site, "nightly").sealed_ids()
+    assert open_store(other.site, "nightly").read(first).proven
+    assert verify_set(other.site, "nightly", second).passed
+    # Who has met the database before makes nothing known again that others have removed.
+    open_store(other.site, "nightly").remove(first)
+    assert open_store(veteran.site, "nightly").sealed_ids() == (second,)
+    veteran.run("list")
+    assert open_store(other.site, "nightly").sealed_ids() == (second,)
+
+
+def test_a_run_that_died_on_a_worker_is_known_to_others_by_its_mark(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there, here = workers.new("there"), workers.new("here")
+    monkeypatch.setenv("BACKUP_PIPELINE_CONFIG", str(there.folder / "backup.yaml"))
+    for name, value in workers.variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("DAGSTER_HOME", str(there.folder))
+    with marked_alive("a-run"):
+        monkeypatch.setenv("DAGSTER_HOME", str(here.folder))
+        assert death_of("a-run") == ""
+        database = state_database(here.site)
+        assert database
+        # As if its heartbeat had stood still for longer than a lease.
+        ask(database.target, "update backup_pipeline.locks set beaten = beaten - interval '91 seconds' returning name")
+        assert f"process {os.getpid()}" in death_of("a-run")
+        monkeypatch.setenv("DAGSTER_HOME", str(there.folder))
+    monkeypatch.setenv("DAGSTER_HOME", str(here.folder))
+    assert death_of("a-run") == ""
     assert ask(database.target, "select name from backup_pipeline.locks") == []

@@ -247,11 +247,15 @@ class WatchedConnection(Connection[TupleRow]):
         limits.moved()
         return answer
 
-    def close(self) -> None:
-        """Close it; it is not ended any more."""
+    def forget(self) -> None:
+        """Take it from the work that it was used for: it is not ended with it any more."""
         if self._forget is not None:
             self._forget()
             self._forget = None
+
+    def close(self) -> None:
+        """Close it; it is not ended any more."""
+        self.forget()
         super().close()
 
 

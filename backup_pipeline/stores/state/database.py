@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from backup_pipeline.errors import LockError
-from backup_pipeline.postgres.server.connection import connected
+from backup_pipeline.postgres.server.kept_connections import KeptConnections
 from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline.system.locks import FOREIGN_STALE_SECONDS, HEARTBEAT_SECONDS, Holder
 
@@ -54,17 +54,19 @@ class StateDatabase:
 
     def __init__(self, target: PostgresTarget) -> None:
         self.target = target
+        self._connections = KeptConnections(target)
         self._made = False
 
     @contextmanager
     def _transaction(self) -> Iterator[Any]:
-        with connected(self.target, autocommit=False) as connection, connection.transaction():
+        with self._connections.connected() as connection, connection.transaction():
             # A worker that is cut off in the middle must not keep the others from the rows that it has locked.
             connection.execute(_FORSAKEN)
             if not self._made:
                 connection.execute(_TABLES)
-                self._made = True
             yield connection
+        # Not before: of a transaction that fails they are gone, too.
+        self._made = True
 
     def versions(self, scope: str) -> dict[str, int]:
         """Return the version of each document of a scope, by name."""
@@ -184,6 +186,21 @@ class StateDatabase:
             connection.execute(
                 "delete from backup_pipeline.locks where scope = %s and name = %s and token = %s", [scope, name, token]
             )
+
+    def silent(self, scope: str, name: str) -> Holder | None:
+        """Return who held a lock and does not refresh it any more; None while it is refreshed, or was given back."""
+        with self._transaction() as connection:
+            row = connection.execute(
+                "select holder from backup_pipeline.locks where scope = %s and name = %s "
+                "and beaten < clock_timestamp() - make_interval(secs => %s)",
+                [scope, name, FOREIGN_STALE_SECONDS],
+            ).fetchone()
+        return Holder.model_validate_json(row[0]) if row else None
+
+    def sweep(self, scope: str, seconds: float) -> None:
+        """Remove the locks of a scope that nobody has refreshed for so long."""
+        with self._transaction() as connection:
+            connection.execute(_REMOVE_DEAD, [scope, "", "", "", seconds])
 
     def holders(self, scope: str, prefix: str, ending: str) -> list[Holder]:
         """Return who holds the locks of these names; those whose heartbeats stand still are removed."""

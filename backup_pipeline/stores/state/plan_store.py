@@ -210,6 +210,7 @@ class SharedPlanStore(VaultPlanStore):
     ) -> None:
         super().__init__(folder, plan, vault, file_mode=file_mode, folder_mode=folder_mode)
         self._database = database
+        self._met = False
         self._shared_locks = DatabaseCoordination(database, plan)
         self._beside = SharedFiles(
             database, plan, folder, patterns=_BESIDE, logs=_LOGS, modes=(self.file_mode, self.folder_mode)
@@ -220,8 +221,29 @@ class SharedPlanStore(VaultPlanStore):
         super().prepare()
         self.share()
 
+    def _adopt(self) -> None:
+        """Make the sets known to all that this folder had sealed before it met the database for the first time."""
+        if self._met or self._beside.met:
+            return
+        self._met = True
+        try:
+            there = self._database.all_versions(f"{self.plan}/")
+            for set_id in super().ids():
+                folder = self.folder / set_id
+                # One that was brought here and is there no more was removed by another worker.
+                known = f"{self.plan}/{set_id}" in there or (folder / _BROUGHT).exists()
+                if not known and (folder / MANIFEST_NAME).is_file():
+                    proofs = [f"{PROOFS_FOLDER}/{path.name}" for path in (folder / PROOFS_FOLDER).glob("*.json")]
+                    documents = {name: _packed(folder, [name]) for name in proofs}
+                    seal = [name for name in (MANIFEST_NAME, CHECKSUM_NAME) if (folder / name).exists()]
+                    self._set(set_id).put({**documents, _SEAL: _packed(folder, seal)})
+                    LOG.info("the set %s/%s is known to all workers now", self.plan, set_id)
+        except BackupSystemError as error:
+            LOG.warning("sets of %s that only this folder knows are not made known: %s", self.plan, error)
+
     def share(self, there: Mapping[str, int] | None = None) -> None:
         """Make what is beside the sets alike on all workers; logged, no more, where the database does not answer."""
+        self._adopt()
         try:
             self._beside.share(there)
         except BackupSystemError as error:
@@ -253,6 +275,7 @@ class SharedPlanStore(VaultPlanStore):
         return SharedSetWriter(folder, draft, modes, self._vault, self._set(draft.set_id))
 
     def _ids(self, name: str) -> tuple[SetId, ...]:
+        self._adopt()
         found = (scope.rpartition("/")[2] for scope in self._database.scopes(f"{self.plan}/", name))
         return tuple(SetId(each) for each in sorted(found) if is_set_id(each))
 

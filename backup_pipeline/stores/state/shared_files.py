@@ -46,6 +46,11 @@ class SharedFiles:
         self._logs = frozenset(logs)
         self._file_mode, self._folder_mode = modes
 
+    @property
+    def met(self) -> bool:
+        """Whether the folder was made alike before, as far as there was anything to."""
+        return (self._folder / _ALIKE).exists()
+
     def share(self, there: Mapping[str, int] | None = None) -> None:
         """Make the files alike.
 
