@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from backup_pipeline.errors import SourceError
 from backup_pipeline.model.catalog import unquoted
-from backup_pipeline.postgres.load.input import CUSTOM_MAGIC
+from backup_pipeline.postgres.load.archive_text import CUSTOM_MAGIC
 from backup_pipeline.postgres.server.clients import PostgresClient
 from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline.system import processes

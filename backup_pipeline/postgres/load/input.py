@@ -5,17 +5,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from backup_pipeline.errors import ToolError, ValidationError
+from backup_pipeline.errors import ValidationError
+from backup_pipeline.postgres.load.archive_text import CUSTOM_MAGIC, archive_text
 from backup_pipeline.postgres.server.clients import PostgresClient
-from backup_pipeline.system import processes
-from backup_pipeline.system.files import CHUNK
 from backup_pipeline.system.streams import GZIP_DAMAGE, GZIP_MAGIC, ZSTD_MAGIC, unzstd
-from backup_pipeline.system.threads import start_thread
-
-CUSTOM_MAGIC = b"PGDMP"
 
 
 class Readable(Protocol):
@@ -46,8 +41,8 @@ def plain_sql(file: BinaryIO, client: PostgresClient) -> Iterator[Readable]:
     elif magic.startswith(ZSTD_MAGIC):
         yield ReadablePieces(unzstd(file, name=str(getattr(file, "name", "dump"))))
     elif magic == CUSTOM_MAGIC:
-        with _through_pg_restore(file, client) as reader:
-            yield reader
+        with contextlib.closing(archive_text(file, client)) as pieces:
+            yield ReadablePieces(pieces)
     else:
         yield file
 
@@ -96,42 +91,4 @@ class ReadablePieces:
         if not self._rest:
             self._rest = next(self._pieces, b"")
         data, self._rest = self._rest[:size], self._rest[size:]
-        return data
-
-
-@contextlib.contextmanager
-def _through_pg_restore(file: BinaryIO, client: PostgresClient) -> Iterator[Readable]:
-    command: list[str | Path] = [client.program("pg_restore"), "--file=-"]
-    with processes.running(command, with_stdin=True) as program:
-
-        def feed() -> None:
-            with contextlib.suppress(OSError, ValueError):
-                while data := file.read(CHUNK):
-                    view = memoryview(data)
-                    while view:
-                        view = view[program.stdin.write(view) :]
-            with contextlib.suppress(OSError, ValueError):
-                program.stdin.close()
-
-        feeder = start_thread(feed, "pg_restore input")
-        yield _Judged(program)
-        feeder.join(timeout=5)
-
-
-class _Judged:
-    """The output of a program whose exit code is judged when the stream ends."""
-
-    def __init__(self, program: processes.Running) -> None:
-        self._program = program
-
-    def read(self, size: int = -1, /) -> bytes:
-        data = self._program.stdout.read(size)
-        if not data:
-            code, messages = self._program.finish()
-            if code != 0:
-                raise ToolError(
-                    f"Exit code {code}: {processes.last_lines(messages)}",
-                    where="pg_restore",
-                    remedy="Verify the set; restore from another one if this archive is damaged.",
-                )
         return data

@@ -52,7 +52,7 @@ class DatabaseDrills(Drills):
             lambda: part.open_file(dump.files[0].path),
             expected,
             place.target,
-            DrillHooks(self._area.options.before_comparison, more_checks, inspection.content.feed),
+            DrillHooks(self._area.options.before_comparison, more_checks, inspection.observe),
             seconds=_seconds(self._area.site),
             jobs=self._area.options.jobs,
             progress=progress_of_dump(self._area.progress, dump, expected),
@@ -67,13 +67,15 @@ class _Inspection:
     """The structure of a dump and its exports, inspected as a drill reads them; read here where it did not.
 
     Attributes:
-        content: takes the text of the dump as it is loaded.
+        observe: takes the text of the dump as it is loaded; None where nobody asks for it.
         compared: set when all of it was loaded, and the exports were compared.
     """
 
     def __init__(self, open_file: OpenFile, dump: ArtefactRecord, exports: Sequence[ArtefactRecord]) -> None:
         self._open_file, self._dump, self._exports = open_file, dump, exports
-        self.content = DumpContent()
+        self._content = DumpContent()
+        # Nothing is asked of an archive's text: restoring it inspects it.
+        self.observe = None if is_archive(dump) else self._content.feed
         self.compared = False
 
     def findings(self) -> list[Finding]:
@@ -81,7 +83,7 @@ class _Inspection:
         if not self.compared:
             left = [*self._exports] if is_archive(self._dump) else [self._dump, *self._exports]
             return [finding for record in left for finding in inspect(self._open_file, record)]
-        found = [] if is_archive(self._dump) else [*content_findings(self._open_file, self._dump, self.content)]
+        found = [] if is_archive(self._dump) else [*content_findings(self._open_file, self._dump, self._content)]
         for record in self._exports:
             others = tuple(file for file in record.files if not file.path.endswith(".parquet"))
             found += inspect(self._open_file, record.model_copy(update={"files": others})) if others else []
