@@ -6,12 +6,13 @@ The comparison itself is `rules.catalog_difference`. The SQL is in `catalog.quer
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from psycopg import Connection, sql
+from psycopg import Connection
 from psycopg.rows import TupleRow
 
 from backup_pipeline.model.catalog import (
@@ -54,40 +55,46 @@ def read_catalog(connection: Connection[TupleRow]) -> Catalog:
         connection: a pinned session; inside a snapshot where it must agree with a dump.
     """
     major, version = server_version(connection)
-    database = connection.execute(queries.DATABASE).fetchone()
-    objects = {
-        kind: {str(name): str(text or "") for name, text in connection.execute(query.encode())}
-        for kind, query in queries.READABLE.items()
-    }
-    objects["grant"] = _pairs(connection, queries.GRANTS)
-    objects["default privilege"] = _pairs(connection, queries.DEFAULT_PRIVILEGES)
-    for kind, query in queries.OPAQUE.items():
-        objects[kind] = {name: digest_of(text) for name, text in _pairs(connection, query).items()}
-    for kind, several in detail_queries(major).items():
-        found = {name: text for query in several for name, text in _pairs(connection, query).items()}
-        objects[kind] = found if kind in _READABLE_DETAILS else {name: digest_of(text) for name, text in found.items()}
+    readable = {**queries.READABLE, "grant": queries.GRANTS, "default privilege": queries.DEFAULT_PRIVILEGES}
+    asked = [
+        *((kind, query, kind in readable) for kind, query in {**readable, **queries.OPAQUE}.items()),
+        *(
+            (kind, query, kind in _READABLE_DETAILS)
+            for kind, several in detail_queries(major).items()
+            for query in several
+        ),
+    ]
+    alone = (queries.DATABASE, queries.REQUIREMENTS, queries.NEEDED_ROLES, queries.SEQUENCES)
+    answers = _answers(connection, [*alone, *(query for _, query, _ in asked)])
+    (database, *_), requirements, roles, sequences = itertools.islice(answers, len(alone))
+    objects: dict[str, dict[str, str]] = {}
+    for (kind, _, legible), rows in zip(asked, answers, strict=True):
+        found = {str(name): str(text or "") for name, text in rows}
+        objects.setdefault(kind, {}).update(
+            found if legible else {name: digest_of(text) for name, text in found.items()}
+        )
+    owners = {*objects["owner"].values(), *objects["other owner"].values()}
     return Catalog(
         server_major=major,
         server_version=version,
-        encoding=str(database[0]) if database else "",
-        collation=str(database[1]) if database else "",
-        locale=locale_of(*database[1:]) if database else None,
+        encoding=str(database[0]),
+        collation=str(database[1]),
+        locale=locale_of(*database[1:]),
         tables=read_tables(connection, sizes=True),
         objects={kind: found for kind, found in objects.items() if found},
-        sequences=_sequences(connection),
-        roles=_needed_roles(connection, {*objects["owner"].values(), *objects["other owner"].values()}),
+        sequences=_sequences(connection, sequences),
+        roles=tuple(sorted({*(str(role) for (role,) in roles), *owners})),
         kinds=LATER_KINDS,
-        requirements=tuple(str(need) for (need,) in connection.execute(queries.REQUIREMENTS.encode())),
+        requirements=tuple(str(need) for (need,) in requirements),
     )
 
 
-def _pairs(connection: Connection[TupleRow], query: str) -> dict[str, str]:
-    return {str(name): str(text or "") for name, text in connection.execute(query.encode())}
-
-
-def _needed_roles(connection: Connection[TupleRow], owners: Iterable[str]) -> tuple[str, ...]:
-    found = {str(role) for (role,) in connection.execute(queries.NEEDED_ROLES.encode())}
-    return tuple(sorted({*found, *owners}))
+def _answers(connection: Connection[TupleRow], asked: Iterable[str]) -> Iterator[list[TupleRow]]:
+    """Ask several queries at once: of a small database to wait for each answer takes longer than the answers."""
+    cursor = connection.execute("\n;\n".join(asked).encode())
+    yield cursor.fetchall()
+    while cursor.nextset():
+        yield cursor.fetchall()
 
 
 def read_tables(
@@ -98,10 +105,14 @@ def read_tables(
     With `sizes` it waits for tables that another session holds exclusively. Without `keys` they are empty: to read them
     takes longer than all else.
     """
+    named = queries.TABLES_WITH_SIZES if sizes else queries.TABLES
+    described, tables, *of_keys = _answers(
+        connection, [queries.COLUMNS, named, *((queries.KEYS, queries.FOREIGN_KEYS) if keys else ())]
+    )
     columns: dict[int, list[ColumnRecord]] = defaultdict(list)
-    for oid, name, kind, nullable, generated in connection.execute(queries.COLUMNS.encode()):
+    for oid, name, kind, nullable, generated in described:
         columns[oid].append(ColumnRecord(name=name, type=kind, nullable=nullable, generated=generated))
-    found = _keys(connection) if keys else _Keys()
+    found = _keys(*of_keys) if keys else _Keys()
     return tuple(
         CatalogTable(
             schema_name=schema,
@@ -116,9 +127,7 @@ def read_tables(
             pages=int(pages or 0),
             bytes=int(size or 0),
         )
-        for oid, schema, name, kind, secured, parent_schema, parent, pages, size in connection.execute(
-            (queries.TABLES_WITH_SIZES if sizes else queries.TABLES).encode()
-        )
+        for oid, schema, name, kind, secured, parent_schema, parent, pages, size in tables
     )
 
 
@@ -131,11 +140,9 @@ class _Keys:
     others: dict[int, list[str]] = field(default_factory=lambda: defaultdict(list))
 
 
-def _keys(connection: Connection[TupleRow]) -> _Keys:
+def _keys(unique: Iterable[TupleRow], foreign: Iterable[TupleRow]) -> _Keys:
     found = _Keys()
-    for oid, primary, index, beyond, nulls_equal, names, equality, collations in connection.execute(
-        queries.KEYS.encode()
-    ):
+    for oid, primary, index, beyond, nulls_equal, names, equality, collations in unique:
         if beyond:
             found.others[oid].append(index)
             continue
@@ -148,30 +155,27 @@ def _keys(connection: Connection[TupleRow]) -> _Keys:
         )
         if key not in found.keys[oid]:
             found.keys[oid].append(key)
-    for oid, names, schema, table, to_names in connection.execute(queries.FOREIGN_KEYS.encode()):
+    for oid, names, schema, table, to_names in foreign:
         found.foreign[oid].append(
             ForeignKey(columns=tuple(names), to_schema=schema, to_table=table, to_columns=tuple(to_names))
         )
     return found
 
 
-def _sequences(connection: Connection[TupleRow]) -> dict[str, SequenceState]:
-    found: dict[str, SequenceState] = {}
-    for name, definition, increment, readable in connection.execute(queries.SEQUENCES.encode()).fetchall():
-        last, called = None, False
-        if readable:
-            # The name comes quoted and qualified from format('%I.%I').
-            row = connection.execute(sql.SQL("select last_value, is_called from {}").format(_quoted(name))).fetchone()
-            if row is not None:
-                last, called = int(row[0]), bool(row[1])
-        found[str(name)] = SequenceState(
-            definition=str(definition), last_value=last, is_called=called, increment=int(increment)
+def _sequences(connection: Connection[TupleRow], found: Sequence[TupleRow]) -> dict[str, SequenceState]:
+    # The names come quoted and qualified from format('%I.%I').
+    readable = [name for name, _, _, allowed in found if allowed]
+    states = _answers(connection, [f"select last_value, is_called from {name}" for name in readable])  # noqa: S608
+    at = dict(zip(readable, (row for (row,) in states), strict=True)) if readable else {}
+    return {
+        str(name): SequenceState(
+            definition=str(definition),
+            last_value=int(at[name][0]) if name in at else None,
+            is_called=bool(at[name][1]) if name in at else False,
+            increment=int(increment),
         )
-    return found
-
-
-def _quoted(name: str) -> sql.SQL:
-    return sql.SQL(name)
+        for name, definition, increment, _ in found
+    }
 
 
 def read_roles(connection: Connection[TupleRow], catalog: Catalog) -> RolesDocument:
@@ -195,13 +199,14 @@ def read_server_roles(connection: Connection[TupleRow]) -> tuple[RoleEntry, ...]
 
 def _roles_and_settings(connection: Connection[TupleRow]) -> tuple[tuple[RoleEntry, ...], tuple[str, ...]]:
     """Return the roles, and the settings of the database that is connected to."""
+    given, configured, found = _answers(connection, [queries.MEMBERSHIPS, queries.SETTINGS, queries.ROLES])
     members: dict[int, list[Membership]] = defaultdict(list)
-    for member, role, admin, inherit, set_role in connection.execute(queries.MEMBERSHIPS):
+    for member, role, admin, inherit, set_role in given:
         members[member].append(Membership(role=role, admin=admin, inherit=inherit, set_role=set_role))
     settings: dict[int, list[str]] = defaultdict(list)
-    for role, here, setting in connection.execute(queries.SETTINGS):
+    for role, here, setting in configured:
         settings[role].append(setting_without_secret(str(setting)) + (" (in this database)" if here and role else ""))
-    roles = tuple(_role(row, members, settings) for row in connection.execute(queries.ROLES).fetchall())
+    roles = tuple(_role(row, members, settings) for row in found)
     return roles, tuple(settings[0])
 
 

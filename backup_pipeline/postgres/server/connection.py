@@ -380,6 +380,4 @@ def asking(target: PostgresTarget, *, seconds: float = _QUESTION_SECONDS) -> Ite
 
 def server_version(connection: Connection[TupleRow]) -> tuple[int, str]:
     """Return the server's major version and its version as it says it."""
-    row = connection.execute("select current_setting('server_version')").fetchone()
-    assert row is not None
-    return connection.info.server_version // 10000, str(row[0])
+    return connection.info.server_version // 10000, connection.info.parameter_status("server_version") or ""
