@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 
 import dagster as dg
@@ -42,15 +42,13 @@ _STILL_ASKED_FOR = timedelta(days=1)
 """For how long the assets of a database that is gone stay defined."""
 
 
-def plan_definitions(site: Site, plan: str) -> dg.Definitions:
-    """Return the assets, jobs and schedules of one plan."""
+def backup_definitions(site: Site, plan: str) -> dg.Definitions:
+    """Return what a backup of one plan consists of: its captures, manifest and retention, its job and schedule."""
     settings = site.plan(plan)
     captures = [capture_asset(site, plan, name) for name in settings.sources]
     # *Materialize all* on a page that was loaded before a database was dropped names its assets. They are found, and
     # the run goes on without it, as the plan's own job does.
     gone = [capture_asset(site, plan, name) for name in absent_since(site, plan, utc_now() - _STILL_ASKED_FOR)]
-    manifest = manifest_asset(site, plan)
-    restored = [restore_asset(site, plan, name) for name in restorable(site, plan)]
     keys = [key for asset in captures for key in asset.keys]
     job = dg.define_asset_job(
         backup_job(plan),
@@ -59,10 +57,6 @@ def plan_definitions(site: Site, plan: str) -> dg.Definitions:
         description=f"Capture {', '.join(settings.sources)} into one sealed set of plan {plan}.",
     )
     schedules: list[dg.ScheduleDefinition] = []
-    if settings.verify:
-        schedules.append(stage_schedule(site, plan, VERIFICATION, settings.verify, newest_only=False))
-    if settings.drill:
-        schedules.append(stage_schedule(site, plan, DRILL, settings.drill, newest_only=True))
     if settings.schedule:
         schedules.append(
             dg.ScheduleDefinition(
@@ -75,18 +69,30 @@ def plan_definitions(site: Site, plan: str) -> dg.Definitions:
                 tags={PLAN_TAG: plan},
             )
         )
+    return dg.Definitions(
+        assets=[*captures, *gone, manifest_asset(site, plan), retention_asset(site, plan)],
+        jobs=[job],
+        schedules=schedules,
+    )
+
+
+def plan_definitions(site: Site, plan: str) -> dg.Definitions:
+    """Return the assets, jobs and schedules of one plan."""
+    settings = site.plan(plan)
+    restored = [restore_asset(site, plan, name) for name in restorable(site, plan)]
+    schedules: list[dg.ScheduleDefinition] = []
+    if settings.verify:
+        schedules.append(stage_schedule(site, plan, VERIFICATION, settings.verify, newest_only=False))
+    if settings.drill:
+        schedules.append(stage_schedule(site, plan, DRILL, settings.drill, newest_only=True))
     own = dg.Definitions(
         assets=[
-            *captures,
-            *gone,
-            manifest,
-            retention_asset(site, plan),
             verification_asset(site, plan),
             drill_asset(site, plan),
             reexport_asset(site, plan),
             *restored,
         ],
-        jobs=[job, *([undo_job(site, plan)] if restored else [])],
+        jobs=[undo_job(site, plan)] if restored else [],
         schedules=schedules,
         sensors=[
             partitions_sensor(site, plan),
@@ -97,7 +103,7 @@ def plan_definitions(site: Site, plan: str) -> dg.Definitions:
     if restored:
         stages.append(restore_job(site, plan))
     orders = (orders_definitions(site, plan, name) for name in order_sources(site, plan))
-    return dg.Definitions.merge(own, *stages, *orders, *copy_definitions(site, plan))
+    return dg.Definitions.merge(backup_definitions(site, plan), own, *stages, *orders, *copy_definitions(site, plan))
 
 
 def selection_of(site: Site, plan: str, sources: tuple[str, ...]) -> list[dg.AssetKey]:
@@ -121,8 +127,10 @@ def build_definitions(site: Site) -> dg.Definitions:
 
 
 def build_job(site: Site, job: str) -> dg.JobDefinition:
-    """Return one job of a site; the definitions of plans that it cannot belong to are not built."""
-    # The names of a plan's jobs begin with the plan's; that of `a_b_backup` may be of `a` or of `a_b`.
+    """Return one job of a site; definitions that it cannot consist of are not built."""
+    if own := [name for name in site.single_plans if job == backup_job(name)]:
+        return _of_plans(with_shared_knowledge(site), own, backup_definitions).resolve_job_def(job)
+    # The names of a plan's jobs begin with the plan's; that of `a_b_drill` may be of `a` or of `a_b`.
     if near := [name for name in (*site.single_plans, *site.settings.fleets) if job.startswith(f"{name}_")]:
         narrow = _of_plans(with_shared_knowledge(site), near)
         if any(each.name == job for each in narrow.jobs or ()):
@@ -130,13 +138,14 @@ def build_job(site: Site, job: str) -> dg.JobDefinition:
     return build_definitions(site).resolve_job_def(job)
 
 
-def _of_plans(site: Site, plans: Iterable[str]) -> dg.Definitions:
+def _of_plans(
+    site: Site, plans: Iterable[str], of_plan: Callable[[Site, str], dg.Definitions] = plan_definitions
+) -> dg.Definitions:
     with warnings.catch_warnings():
         # Backfill policies are marked beta; the release of Dagster is pinned.
         warnings.simplefilter("ignore", dg.BetaWarning)
         built = [
-            fleet_definitions(site, name) if name in site.settings.fleets else plan_definitions(site, name)
-            for name in plans
+            fleet_definitions(site, name) if name in site.settings.fleets else of_plan(site, name) for name in plans
         ]
     means = dg.Definitions(resources={RUNS: BackupRuns(settings=site)}, executor=executor_from_environment())
     return dg.Definitions.merge(means, *built)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from types import FrameType
+from types import FrameType, FunctionType
 
 import pytest
 
-from backup_pipeline.orchestration.build import build_definitions, build_job, plan_definitions
+from backup_pipeline.orchestration.build import backup_definitions, build_definitions, build_job, plan_definitions
 from backup_pipeline.settings.loader import load_site
 from backup_pipeline.settings.site import Site
 
@@ -41,13 +41,14 @@ def test_every_job_is_the_one_of_the_whole_site(site: Site) -> None:
         assert alone.asset_layer.executable_asset_keys == job.asset_layer.executable_asset_keys
         assert alone.tags == job.tags
         assert set(alone.resource_defs) == set(job.resource_defs)
+        assert alone.get_job_snapshot_id() == job.get_job_snapshot_id()
 
 
-def plans_built_for(site: Site, job: str) -> list[str]:
+def plans_built_for(site: Site, job: str, by: FunctionType = plan_definitions) -> list[str]:
     built = []
 
     def note(frame: FrameType, event: str, _: object) -> None:
-        if event == "call" and frame.f_code is plan_definitions.__code__:
+        if event == "call" and frame.f_code is by.__code__:
             built.append(frame.f_locals["plan"])
 
     sys.setprofile(note)
@@ -59,5 +60,10 @@ def plans_built_for(site: Site, job: str) -> list[str]:
 
 
 def test_a_run_of_a_plan_builds_nothing_of_the_others(site: Site) -> None:
-    assert plans_built_for(site, "other_backup") == ["other"]
-    assert plans_built_for(site, "a_b_backup") == ["a", "a_b"]
+    assert plans_built_for(site, "other_drill") == ["other"]
+    assert plans_built_for(site, "a_b_drill") == ["a", "a_b"]
+
+
+def test_a_backup_builds_nothing_of_drills_copies_and_restores(site: Site) -> None:
+    assert plans_built_for(site, "a_b_backup", backup_definitions) == ["a_b"]
+    assert plans_built_for(site, "a_b_backup") == []
