@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import dagster as dg
@@ -304,9 +305,11 @@ class _CaptureEvents:
         if gone:
             metadata["no_longer_there"] = ", ".join(gone)
             self._context.log.warning(f"Known from the last capture and no longer there: {', '.join(gone)}")
-        # What it is made of, asked of the history at once, where Dagster would ask for one artefact after the other.
-        made_of = [key for key in self._done if key != self._whole]
-        self._context.get_step_execution_context()._data_version_cache._fetch_input_asset_version_info(made_of)
+        # What it is made of is known here, where Dagster would have all events written and ask for each artefact's.
+        versions = self._context.get_step_execution_context()._data_version_cache
+        for key in self._done - {self._whole}:
+            known: Any = SimpleNamespace(data_version=versions.get_data_version(key), storage_id=None)
+            versions.input_asset_version_info[key] = known
         yield dg.MaterializeResult(self._whole, metadata=metadata)
         if dg.AssetCheckKey(self._whole, TABLES_KNOWN) in self._checks:
             yield _tables_known(self._whole, new, gone)

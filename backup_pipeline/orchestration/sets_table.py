@@ -11,11 +11,10 @@ from typing import Any
 
 import dagster as dg
 
-from backup_pipeline.errors import BackupSystemError, SetNotFoundError
+from backup_pipeline.errors import BackupSystemError
 from backup_pipeline.model.backup_set import SetState
 from backup_pipeline.model.manifest import Manifest, Purpose
 from backup_pipeline.model.proof import Proof
-from backup_pipeline.model.set_id import SetId
 from backup_pipeline.operations.sites.copy_records import vault_record
 from backup_pipeline.operations.sites.stores import open_store
 from backup_pipeline.operations.status.set_summaries import SetSummary, set_summaries
@@ -24,7 +23,6 @@ from backup_pipeline.orchestration.restore_assets import restorable
 from backup_pipeline.orchestration.ui_links import page_link, run_page, start_restore_link
 from backup_pipeline.rules.quantities import bytes_text
 from backup_pipeline.settings.site import Site
-from backup_pipeline.stores.contract import PlanStore
 
 SETS, SETS_LINKS, START_RESTORE = "sets", "pages and runs of sets", "start a restore"
 _LISTED = 100
@@ -38,10 +36,9 @@ def sets_metadata(site: Site, plan: str) -> dict[str, Any]:
     A store that cannot be read now gives nothing: that is reported elsewhere, and what was sealed is sealed.
     """
     with suppress(BackupSystemError):
-        store = open_store(site, plan)
-        sets = set_summaries(store, running=False)
+        sets = set_summaries(open_store(site, plan), running=False)
         if sets:
-            links = "\n".join(f"- {_links(site, plan, store, one)}" for one in sets[:_LINKED])
+            links = "\n".join(f"- {_links(site, plan, one)}" for one in sets[:_LINKED])
             rows = table_of(_rows(site, plan, sets), at_most=_LISTED)
             return {SETS: rows, SETS_LINKS: dg.MetadataValue.md(links)}
     return {}
@@ -95,19 +92,12 @@ def _outcome(proof: Proof | None) -> str:
     return f"{'yes' if proof.passed else 'failed'}, {proof.finished_at:%Y-%m-%d}"
 
 
-def _links(site: Site, plan: str, store: PlanStore, one: SetSummary) -> str:
+def _links(site: Site, plan: str, one: SetSummary) -> str:
     set_id = str(one.facts.set_id)
     links = [f"[{set_id}]({page_link(site, plan, set_id)})"]
     if one.facts.state is SetState.COMPLETE:
         links.append(f"[restore]({page_link(site, 'restore', plan, set_id)})")
-    runs = {"backup": _run_of(store, one.facts.set_id)}
+    runs = {"backup": one.run_id}
     runs |= {name: proof.run_id for name, proof in (("verification", one.verification), ("drill", one.drill)) if proof}
     links += [f"[{name}]({run_page(site, run_id)})" for name, run_id in runs.items() if _RUN_ID.fullmatch(run_id)]
     return " · ".join(links)
-
-
-def _run_of(store: PlanStore, set_id: SetId) -> str:
-    with suppress(SetNotFoundError):
-        manifest = store.read(set_id).manifest
-        return manifest.run_id if manifest else ""
-    return ""

@@ -2,9 +2,9 @@
 
 Dagster's own opens and closes each file for each of the hundreds of events of a run, and syncs after each; that was
 half of the time of a small backup. Here the connections to the files used last are kept, since the last one to close
-moves the whole log into the file, and files are synced at checkpoints. Events of assets and checks that follow each
-other closely are written in one transaction: when another event comes, anything is read, or a moment has passed. What
-is stored is the same.
+moves the whole log into the file, and files are synced at checkpoints. Events of steps, assets and checks that follow
+each other closely are written in one transaction: when another event comes, anything is read, or a moment has passed.
+What is stored is the same.
 """
 
 from __future__ import annotations
@@ -38,11 +38,13 @@ _FILES = 16
 _DELAY_SECONDS = 0.2
 _AT_ONCE = 200
 _MIRRORED = ASSET_EVENTS | ASSET_CHECK_EVENTS | EVENT_TYPE_TO_PIPELINE_RUN_STATUS.keys()
-# Those of which a run has as many as it has assets and checks.
+# Those of which a run has as many as it has sources, assets and checks.
 _DELAYED = frozenset(
     {
         DagsterEventType.ASSET_MATERIALIZATION_PLANNED,
         DagsterEventType.ASSET_CHECK_EVALUATION_PLANNED,
+        DagsterEventType.STEP_START,
+        DagsterEventType.STEP_SUCCESS,
         DagsterEventType.STEP_OUTPUT,
         DagsterEventType.HANDLED_OUTPUT,
         DagsterEventType.ASSET_MATERIALIZATION,

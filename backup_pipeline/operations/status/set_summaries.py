@@ -27,7 +27,7 @@ _SUMMARIES: dict[Path, dict[SetId, tuple[SetMark, SetSummary]]] = {}
 
 @dataclass(frozen=True, slots=True)
 class SetSummary:
-    """What was read of a set: its facts, its bytes, whether it is the plan's whole backup, and its last proofs.
+    """What was read of a set: its facts, its bytes, whether it is the plan's whole backup, its run and last proofs.
 
     `not_drilled_here` is the newest drill when this machine could not carry it out.
     """
@@ -35,6 +35,7 @@ class SetSummary:
     facts: SetFacts
     size: int
     whole: bool
+    run_id: str
     verification: Proof | None
     drill: Proof | None
     not_drilled_here: Proof | None = None
@@ -80,6 +81,7 @@ def _cached(known: BackupSet, *, running: bool) -> SetSummary:
         facts_of(known, running=running),
         known.size,
         is_whole_backup(known),
+        known.manifest.run_id if known.manifest else "",
         known.last_proof(ProofKind.VERIFICATION),
         known.last_proof(ProofKind.DRILL),
         known.not_drilled_here,
