@@ -10,9 +10,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import pandas as pd
-import pandera.pandas as pandera
 import pyarrow as pa
 
 from backup_pipeline.artefacts.capture import CaptureContext
@@ -21,6 +20,9 @@ from backup_pipeline.model.record import CheckResult, Severity
 from backup_pipeline.tables.keys import Pieces, UniqueKeys, can_be_counted
 from backup_pipeline.tables.schemas import own_schema, shipped_schema
 from backup_pipeline.tables.table_schema import Failures, derived_schema, failures_of, holds, refined, schema_check
+
+if TYPE_CHECKING:
+    import pandera.pandas as pandera
 
 _UNIQUE = "unique key"
 _NAMED = 5
@@ -57,6 +59,8 @@ class TableValidation:
         # A piece that keeps the catalog's promises by Arrow's own figures needs no frame to be held against them.
         schemas = self._schemas_for(piece)
         if schemas or self._expected is not None:
+            import pandas as pd
+
             frame = piece.to_pandas(types_mapper=pd.ArrowDtype)
             for schema in schemas:
                 self._failures += failures_of(schema, frame)

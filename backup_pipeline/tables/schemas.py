@@ -11,15 +11,16 @@ import importlib.util
 from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandera.pandas as pandera
 import pyarrow as pa
-from pandera.io import pandas_io
 
 from backup_pipeline.errors import SettingsError
 from backup_pipeline.tables import shipped_schemas
 from backup_pipeline.tables.table_schema import fits, suited
+
+if TYPE_CHECKING:
+    import pandera.pandas as pandera
 
 _SHIPPED = Path(next(iter(shipped_schemas.__path__)))
 _SUFFIXES = (".yaml", ".yml", ".py")
@@ -88,6 +89,9 @@ def _require_columns(found: pandera.DataFrameSchema, names: list[str], path: Pat
 
 def read_schema(path: Path) -> pandera.DataFrameSchema:
     """Return the schema in a YAML or Python file; SettingsError when there is none."""
+    import pandera.pandas as pandera
+    from pandera.io import pandas_io
+
     try:
         read_yaml: Any = pandas_io.from_yaml
         found: Any = read_yaml(path) if path.suffix != ".py" else _from_python(path)

@@ -1,21 +1,24 @@
 """Pandera schemas of table exports: derived from the catalog, refined by a site's own. Pure; no files.
 
 Frames are backed by Arrow, so that a check of types and nulls costs no conversion. What comes out holds column, check
-and count, never values.
+and count, never values. pandas and pandera take long to load, and most tables need neither (see `holds`): they are
+imported by those functions that do.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
-import pandas as pd
-import pandera.pandas as pandera
 import pyarrow as pa
-from pandera.errors import SchemaError, SchemaErrors
 
 from backup_pipeline.model.base import JsonValue
 from backup_pipeline.model.record import CheckResult, Severity
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pandera.pandas as pandera
 
 CHECK_NAME = "pandera_schema"
 _SHOWN = 100
@@ -25,6 +28,9 @@ Failures = Counter[tuple[str, str]]
 
 def derived_schema(fields: Sequence[pa.Field]) -> pandera.DataFrameSchema:
     """Return what the catalog promises: these columns in this order, their types, and which are never null."""
+    import pandas as pd
+    import pandera.pandas as pandera
+
     return pandera.DataFrameSchema(
         {field.name: pandera.Column(pd.ArrowDtype(field.type), nullable=field.nullable) for field in fields},
         strict=True,
@@ -51,11 +57,15 @@ def refined(schema: pandera.DataFrameSchema, own: pandera.DataFrameSchema | None
     """
     if own is None:
         return [schema]
+    import pandera.pandas as pandera
+
     wanted = {name: column if column.dtype is None else _coercing(column) for name, column in own.columns.items()}
     return [schema, pandera.DataFrameSchema(wanted, checks=own.checks, unique=own.unique, name=own.name)]
 
 
 def _coercing(column: pandera.Column) -> pandera.Column:
+    import pandera.pandas as pandera
+
     return pandera.Column(
         column.dtype,
         checks=column.checks,
@@ -78,6 +88,8 @@ def suited(own: pandera.DataFrameSchema, fields: Sequence[pa.Field]) -> pandera.
 
     A date that is kept as one is a date by its type; there is nothing to match.
     """
+    import pandera.pandas as pandera
+
     text = {field.name for field in fields if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)}
     columns = {
         name: column
@@ -90,6 +102,8 @@ def suited(own: pandera.DataFrameSchema, fields: Sequence[pa.Field]) -> pandera.
 
 def failures_of(schema: pandera.DataFrameSchema, frame: pd.DataFrame) -> Failures:
     """Return (column, check) → how many values fail, for one piece of a table."""
+    from pandera.errors import SchemaError, SchemaErrors
+
     found: Failures = Counter()
     try:
         schema.validate(frame, lazy=True)
