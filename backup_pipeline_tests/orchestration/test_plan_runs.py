@@ -249,6 +249,18 @@ def test_checks_are_asset_checks_with_counts_in_their_metadata(gustav: TestSite,
     assert ("orders", "pandera_schema") in checks
 
 
+def test_a_sources_event_names_the_versions_that_it_was_made_of(gustav: TestSite, instance: dg.DagsterInstance) -> None:
+    assert _run(gustav, instance).success
+    dump = artefact_key("nightly", ("supabase", "dump"))
+    tags = {}
+    for key in (dump, source_key("nightly", "supabase")):
+        (record,) = instance.fetch_materializations(key, limit=1).records
+        assert record.asset_materialization is not None
+        tags[key] = record.asset_materialization.tags or {}
+    made_of = tags[source_key("nightly", "supabase")][f"dagster/input_data_version/{dump.to_user_string()}"]
+    assert made_of == tags[dump]["dagster/data_version"]
+
+
 def test_an_event_of_a_failure_names_what_where_and_the_remedy(gustav: TestSite, instance: dg.DagsterInstance) -> None:
     (gustav.folder / "storage").rename(gustav.folder / "elsewhere")
     result = _run(gustav, instance)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime as dt
 import gzip
 import json
+import subprocess
+import sys
 import zoneinfo
 from collections.abc import Callable
 from decimal import Decimal
@@ -23,6 +25,7 @@ from backup_pipeline.sources.postgres.drill_exports import compare_exports
 from backup_pipeline.sources.postgres.table_export import inspect_table_export
 from backup_pipeline.tables.arrow_csv import LineCount
 from backup_pipeline_tests.support.postgres_capture import NASTY, Capture, capture
+from backup_pipeline_tests.support.sites import TestSite, dsn
 
 _FORMATS = ["parquet", "jsonl", "csv"]
 Make = Callable[..., PostgresTarget]
@@ -307,3 +310,40 @@ def test_a_drill_compares_an_export_whatever_order_the_restored_columns_have(dat
     assert [f.problem for f in compare_exports(done.open_file, records, other)] == [
         "has other types than the restored table"
     ]
+
+
+_WITHOUT_PANDAS = """
+import sys
+from backup_pipeline.cli.common import run_app
+from backup_pipeline.cli.main import build_app
+
+code = run_app(build_app(), ["backup", "nightly", "--config", sys.argv[1]])
+print([name for name in ("pandas", "pandera") if name in sys.modules], code, file=sys.stderr)
+"""
+
+
+def test_a_backup_of_ordinary_tables_loads_neither_pandas_nor_pandera(
+    tmp_path: Path, database: Callable[..., PostgresTarget]
+) -> None:
+    target = database()
+    with connected(target, pinned=False) as connection:
+        connection.execute(
+            b"create table t (id bigint primary key, n int, name text, at timestamptz, price numeric(9, 2), f float8);"
+            b"insert into t values (-9223372036854775808, null, 'a', now(), 1.5, 0.5), (7, 2, null, null, null, null);"
+            b"insert into t values (9223372036854775807, -3, '', now(), 0, 'nan')"
+        )
+    site = TestSite(tmp_path)
+    site.variables["SHOP_URL"] = dsn(target)
+    site.write(
+        "store: backups\nsources:\n  shop: {kind: postgres, dsn_env: SHOP_URL}\nplans: {nightly: {sources: [shop]}}\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", _WITHOUT_PANDAS, str(site.folder)],
+        capture_output=True,
+        text=True,
+        env=site.environment(),
+    )
+    assert done.stderr.splitlines()[-1] == "[] 0"
+    (sealed,) = site.store("nightly").sets()
+    (table,) = (record for record in sealed.records if record.key == ("shop", "public", "t"))
+    assert all(check.passed for check in table.checks)

@@ -39,7 +39,7 @@ class _Column:
         self.values += len(data) - data.null_count
         if not self.form.exact or len(data) == data.null_count:
             return
-        match self.form.family:
+        match family := self.form.family:
             case "integer":
                 self._plus(_integer_sum(data))
             case "decimal":
@@ -49,7 +49,8 @@ class _Column:
             case "text" | "bytes":
                 self._plus(pc.sum(pc.binary_length(data)).as_py())
             case "date" | "timestamp" | "timestamptz" | "time":
-                bounds = pc.min_max(data).as_py()
+                # Without its zone, which is UTC: for one Arrow loads pandas.
+                bounds = pc.min_max(data.cast(pa.timestamp("us")) if family == "timestamptz" else data).as_py()
                 self._bound(bounds["min"], bounds["max"])
             case "float":
                 bounds = pc.min_max(data.filter(pc.invert(pc.is_nan(data)))).as_py()
@@ -77,7 +78,8 @@ class _Column:
 def _integer_sum(data: pa.ChunkedArray) -> int:
     total = 0
     for chunk in data.chunks:
-        plain = pc.fill_null(chunk, 0).to_numpy(zero_copy_only=False)
+        # By DLPack: for any other way to NumPy, and for each value of Python that it takes, Arrow loads pandas.
+        plain: Any = np.from_dlpack(chunk.drop_null())
         if plain.dtype.itemsize < 8:
             total += int(plain.sum(dtype=np.int64))
             continue
@@ -149,7 +151,7 @@ def _same_float(column: _Column, mine: Any, theirs: str) -> bool:
 def _text(value: Any) -> str:
     """Write a date or time as PostgreSQL does under the pinned settings, without the zone (always UTC)."""
     if isinstance(value, dt.datetime):
-        text = value.replace(tzinfo=None).isoformat(sep=" ")
+        text = value.isoformat(sep=" ")
     else:
         text = str(value.isoformat()) if value is not None else ""
     return text.rstrip("0").rstrip(".") if "." in text else text
