@@ -201,21 +201,25 @@ def _refused(what: str, setting: str) -> RefusedError:
     return RefusedError(what, where="browse", remedy=f"Where it may be shown, set `{setting}` in backup.yaml.")
 
 
+def require_shown_table(site: Site, schema: str, table: str) -> None:
+    """Raise RefusedError where no row of a table is to be shown."""
+    browse = site.settings.browse
+    if not browse.rows:
+        raise _refused("The settings keep rows and files of sets out of the pages.", "browse: {rows: true}")
+    if is_secret_table(schema, table, browse.although_secret):
+        name = f"{schema}.{table}"
+        raise _refused(f"The table {name} sounds secret by its name.", f"browse: {{although_secret: [{name}]}}")
+
+
 def hidden_columns(site: Site, table: TableContents) -> tuple[str, ...]:
     """Return the columns whose values no page shows.
 
     Raises:
         RefusedError: no row of the table is shown.
     """
-    browse = site.settings.browse
-    if not browse.rows:
-        raise _refused("The settings keep rows and files of sets out of the pages.", "browse: {rows: true}")
-    if is_secret_table(table.schema, table.table, browse.although_secret):
-        raise _refused(
-            f"The table {table.name} sounds secret by its name.", f"browse: {{although_secret: [{table.name}]}}"
-        )
+    require_shown_table(site, table.schema, table.table)
     columns = [column.name for column in table.columns]
-    return secret_columns(table.schema, table.table, columns, browse.although_secret)
+    return secret_columns(table.schema, table.table, columns, site.settings.browse.although_secret)
 
 
 @dataclass(frozen=True)

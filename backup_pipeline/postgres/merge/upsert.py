@@ -13,11 +13,12 @@ from fnmatch import fnmatchcase
 
 from backup_pipeline.errors import RefusedError
 from backup_pipeline.model.catalog import Catalog
+from backup_pipeline.model.changed_rows import ChangedRows, Look
 from backup_pipeline.model.progress import Progress, ProgressSink, no_progress
 from backup_pipeline.model.restore import ConflictRule, TableChange
 from backup_pipeline.postgres.catalog.table_facts import TableFacts
 from backup_pipeline.postgres.load.check import catalog_of
-from backup_pipeline.postgres.load.input import Readable, plain_sql
+from backup_pipeline.postgres.load.input import Observed, Readable, plain_sql
 from backup_pipeline.postgres.load.rebuild import OpenDump
 from backup_pipeline.postgres.load.stream import CopyBlock, DumpParts
 from backup_pipeline.postgres.merge.merge import MergeSession, merge_session, transaction_of
@@ -115,18 +116,32 @@ def upsert_database(
     return rows.outcome
 
 
-class _CountedDump:
-    """A dump that reports how many bytes of it were read."""
+def rows_to_write(
+    open_dump: OpenDump, target: PostgresTarget, request: UpsertRequest, look: Look, *, written_by: int = 0
+) -> ChangedRows:
+    """Return a page of the rows that an upsert of one table would add or replace; nothing is written.
 
-    def __init__(self, reader: Readable, progress: ProgressSink) -> None:
-        self._reader, self._progress = reader, progress
-        self.done = 0
+    Args:
+        open_dump: opens the dump.
+        target: the live database.
+        request: of the one table.
+        look: which rows.
+        written_by: major of the pg_dump that wrote the dump.
 
-    def read(self, size: int = -1, /) -> bytes:
-        data = self._reader.read(size)
-        self.done += len(data)
-        self._progress(Progress(_READ, self.done))
-        return data
+    Raises:
+        RefusedError: the table cannot take rows, or is not in the dump.
+    """
+    client = choose_client(server_facts(target).major, at_least=written_by)
+    with merge_session(target, commit=False) as session:
+        rows = Upsert(session, catalog_of(target), request)
+        with open_dump() as file, plain_sql(file, client) as reader:
+            rows.read(reader, no_progress)
+        if not session.staged:
+            reasons = "; ".join(rows.outcome.refused_tables) or "the dump has no such table"
+            raise RefusedError(f"Its rows cannot be compared one by one: {reasons}.", where=target.label)
+        (table,) = session.staged
+        session.compare(table, request.on_conflict, request.newer_column)
+        return session.changed_rows(table, look)
 
 
 class Upsert:
@@ -143,8 +158,14 @@ class Upsert:
     def read(self, reader: Readable, progress: ProgressSink) -> None:
         """Load the rows of a dump that are wanted into temporary tables."""
         session, request, encoding = self._session, self._request, ""
-        counted = _CountedDump(reader, progress)
-        parts = DumpParts(counted)
+        done = 0
+
+        def counted(data: bytes) -> None:
+            nonlocal done
+            done += len(data)
+            progress(Progress(_READ, done))
+
+        parts = DumpParts(Observed(reader, counted))
         for part in parts:
             if isinstance(part, CopyBlock):
                 if request.versions(part.table):
@@ -161,7 +182,7 @@ class Upsert:
                     # As such the server would take any bytes; as its own encoding it checks them.
                     encoding = session.server_encoding
                 encoding = "" if encoding == "UTF8" else encoding
-        progress(Progress(_READ, counted.done, counted.done, finished=True))
+        progress(Progress(_READ, done, done, finished=True))
 
     def compare(self) -> None:
         """Find what differs, and what stands against writing it."""

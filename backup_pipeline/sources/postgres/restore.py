@@ -13,12 +13,13 @@ from backup_pipeline.artefacts.drilling import DrillArea, Drills, SealedPart
 from backup_pipeline.artefacts.restorer import Application, PlannedDrill, Restorer, RestoreSource
 from backup_pipeline.artefacts.targets import database_of
 from backup_pipeline.errors import BackupSystemError, MissingFileError, RefusedError, ValidationError
+from backup_pipeline.model.changed_rows import ChangedRows, Look
 from backup_pipeline.model.progress import ProgressSink, no_progress
 from backup_pipeline.model.record import ArtefactKind, ArtefactRecord, Fingerprint
 from backup_pipeline.model.restore import RestoreMode, RestorePlan, RestoreResult, TableChange, Undo
 from backup_pipeline.postgres.merge.conditions import all_conditions
 from backup_pipeline.postgres.merge.take_back import WrittenBefore, take_back
-from backup_pipeline.postgres.merge.upsert import UpsertOutcome, UpsertRequest, matches, upsert_database
+from backup_pipeline.postgres.merge.upsert import UpsertOutcome, UpsertRequest, matches, rows_to_write, upsert_database
 from backup_pipeline.postgres.server.databases import (
     create_roles,
     drop_database,
@@ -72,6 +73,28 @@ class PostgresRestorer(Restorer):
             else:
                 result = Rebuild(selection, inspection, application).run()
             return application.journal.keep(result)
+
+    def changed_rows(self, selection: RestoreSource, table: str, look: Look) -> ChangedRows:
+        """Compare one table with the dump once more, in a transaction that is rolled back."""
+        options, dump = selection.options, selection.record(ArtefactKind.POSTGRES_DUMP)
+        if dump is None or options.into:
+            return super().changed_rows(selection, table, look)
+        rebuild = options.mode is RestoreMode.REBUILD
+        request = UpsertRequest(
+            lambda name: ".".join(name) == table,
+            conditions={
+                name: condition
+                for name, condition in all_conditions(options.rows, options.where).items()
+                if ".".join(name) == table
+            },
+            on_conflict=options.on_conflict,
+            newer_column=options.newer_column,
+            insert_absent=rebuild or options.insert_absent,
+        )
+        target = database_of(selection.site, selection.source)
+        return rows_to_write(
+            lambda: selection.open(dump.files[0].path), target, request, look, written_by=written_by(dump)
+        )
 
     def state_of_swap(self, site: Site, result: RestoreResult) -> Literal["swapped", "absent"]:
         """Return what became of a swap. Both names change in one transaction, so one of them shows it."""

@@ -35,6 +35,7 @@ from backup_pipeline.web.front.metrics import metrics
 from backup_pipeline.web.front.pages import Page, endpoint
 from backup_pipeline.web.front.plan import plan_page
 from backup_pipeline.web.front.restore import restore_home, restore_set, restore_source
+from backup_pipeline.web.front.restore_rows import rows_page
 from backup_pipeline.web.front.restore_run import again_page, apply_page, run_page, undo_page
 from backup_pipeline.web.front.set_page import set_page
 from backup_pipeline.web.front.start import start
@@ -66,6 +67,7 @@ def _routes(base: str) -> list[BaseRoute]:
         ("/acknowledge", acknowledge_incidents, ("POST",)),
         ("/restore", restore_home, ("GET",)),
         ("/restore/run/{run}", run_page, ("GET",)),
+        ("/restore/run/{run}/rows", rows_page, ("GET",)),
         ("/restore/run/{run}/apply", apply_page, ("POST",)),
         ("/restore/run/{run}/again", again_page, ("POST",)),
         ("/restore/run/{run}/undo", undo_page, ("GET", "POST")),

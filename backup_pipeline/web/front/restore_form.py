@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import get_args
+from urllib.parse import urlencode
 
 from pydantic import ValidationError as PydanticError
 
@@ -103,6 +104,18 @@ def options_of(form: Mapping[str, list[str]], contents: SourceContents) -> Resto
         tables=tuple(_pattern(name) for name in tables),
         where=where,
     )
+
+
+def query_of(options: RestoreOptions) -> str:
+    """Return the query by which the form of rows opens as these options say; "" for other restores."""
+    if options.mode is not RestoreMode.UPSERT or options.rows:
+        return ""
+    fields = [("what", "deleted" if options.on_conflict is ConflictRule.KEEP else "changed")]
+    fields += [("tables", re.sub(r"\[(.)\]", r"\1", pattern)) for pattern in options.tables]
+    for each in options.where:
+        given = {"table": each.table, "column": each.column, "operator": each.operator, "value": ", ".join(each.values)}
+        fields += [(f"where_{name}", value) for name, value in given.items()]
+    return f"?{urlencode(fields)}"
 
 
 def _refuse_selection(form: Mapping[str, list[str]]) -> None:

@@ -24,6 +24,8 @@ from backup_pipeline.orchestration.restore_runs import (
 from backup_pipeline.rules.restore_texts import losses, way_of
 from backup_pipeline.web.front.pages import PageError, PageRequest
 from backup_pipeline.web.front.restore import workspace_of
+from backup_pipeline.web.front.restore_form import query_of
+from backup_pipeline.web.front.restore_rows import tables_with_rows
 
 
 def run_page(asked: PageRequest) -> Response:
@@ -49,6 +51,8 @@ def _page(asked: PageRequest, run: RestoreRun, *, problem: str = "", typed: str 
         way=way_of(run.found.options) if run.found else "",
         tables=_changed_first(written.tables) if written else (),
         losses=losses(run.found) if run.found else (),
+        query=query_of(run.found.options) if run.found else "",
+        shown=tables_with_rows(site, run.found) if run.found else (),
         problem=problem,
         typed=typed,
         said=done_text(run.result) if run.result else "",

@@ -44,6 +44,7 @@ PAGES: dict[str, tuple[tuple[str, str], ...]] = {
         ("real", f"/restore/run/{run}")
         for run in ("PLANNED", "APPLIED", "UNDONE", "FAILED", "WAITING", "RUNNING", "none")
     ),
+    "/restore/run/{run}/rows": (("real", "/restore/run/PLANNED/rows?table=main.orders"),),
     "/restore/run/{run}/undo": (("real", "/restore/run/APPLIED/undo"), ("real", "/restore/run/LATEST/undo")),
     "/restore/{plan}/{set:set}": (("real", "/restore/nightly/latest"), ("real", "/restore/offsite:nightly/ONLY_THERE")),
     "/restore/{plan}/{set:set}/{source}": (

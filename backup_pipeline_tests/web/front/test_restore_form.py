@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import parse_qs
 
 import pytest
 from starlette.testclient import TestClient
@@ -10,7 +11,7 @@ from starlette.testclient import TestClient
 from backup_pipeline.model.restore import ConflictRule, RestoreMode
 from backup_pipeline.operations.data.set_contents import SourceContents, set_contents
 from backup_pipeline.stores.local import LocalStore
-from backup_pipeline.web.front.restore_form import FormError, choices, options_of
+from backup_pipeline.web.front.restore_form import FormError, choices, options_of, query_of
 from backup_pipeline.web.front.restore_run import undone_text
 from backup_pipeline_tests.support.front_pages import OWN, pages_of
 from backup_pipeline_tests.support.invented_sets import SITE, at, make_set
@@ -72,6 +73,8 @@ def test_rows_of_several_tables_and_whole_tables_are_taken_along(contents: Sourc
     ]
     # Of t1 come the selected rows alone.
     assert (options.tables, options.skip_refused) == (("public.t3",), False)
+    # "Choose something else" opens the form with what was chosen.
+    assert options_of(parse_qs(query_of(options).removeprefix("?"), keep_blank_values=True), contents) == options
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,41 @@ def test_deleted_rows_are_back_three_clicks_from_the_home_page(walked: Walked, p
     assert tags["dagster/partition"] == walked.set_id
 
 
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_rows_that_a_plan_counts_can_be_seen_and_each_look_is_logged(
+    walked: Walked, browser: Browser, width: int
+) -> None:
+    walked.execute("delete from public.orders where id between 10 and 39")
+    walked.execute("update public.customers set name = 'Renamed <b>since</b>' where id = 1")
+    context = browser.new_context(viewport={"width": width, "height": 844})
+    page = context.new_page()
+    page.goto(walked.address(f"/restore/nightly/{walked.set_id}/shop"))
+    page.get_by_label("Bring back deleted and changed rows").check()
+    page.get_by_role("button", name="Show the plan").click()
+    wait_for(page, "The plan")
+    page.get_by_role("link", name="30: see the rows put back into public.orders").click()
+    wait_for(page, "Rows that would be put back into public.orders")
+    assert page.locator("tbody tr td:first-child").all_inner_texts() == [str(number) for number in range(10, 35)]
+    picture(page, f"restore-rows-added-{width}")
+    page.get_by_role("link", name="Next").click()
+    assert page.locator("tbody tr td:first-child").all_inner_texts() == [str(number) for number in range(35, 40)]
+    page.get_by_role("link", name="Back to the plan").click()
+    page.get_by_role("link", name="1: see the rows replaced in public.customers").click()
+    wait_for(page, "Rows that would be replaced in public.customers")
+    assert page.locator("thead th").all_inner_texts() == ["id key", "name"]
+    assert page.locator("tbody del").inner_text() == "Renamed <b>since</b>"
+    assert page.locator("tbody ins").inner_text() == "Customer 1"
+    picture(page, f"restore-rows-replaced-{width}")
+    context.close()
+    assert walked.value("select count(*) from public.orders") == 270
+    log = (walked.site.site.store_folder("nightly") / "access_log.txt").read_text("utf-8")
+    for what in (
+        *("shop public.orders: rows 1 to 25 that a restore would put back", "public.orders: rows 26 to 50"),
+        "shop public.customers: rows 1 to 25 that a restore would replace read by front page from 127.0.0.1",
+    ):
+        assert what in log
+
+
 @pytest.mark.story
 def test_a_wrong_name_does_nothing_and_double_submits_restore_once(walked: Walked, page: Page) -> None:
     walked.execute("update public.customers set vip = not vip where id <= 5")
