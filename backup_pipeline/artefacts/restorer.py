@@ -17,7 +17,7 @@ from backup_pipeline.artefacts.drilling import DrillArea, Drills, SealedPart
 from backup_pipeline.artefacts.types import artefact_types
 from backup_pipeline.errors import ChangedPlanError, RefusedError, ValidationError
 from backup_pipeline.model.backup_set import BackupSet
-from backup_pipeline.model.changed_rows import ChangedRows, Look
+from backup_pipeline.model.changed_rows import ChangedRows, RowsView
 from backup_pipeline.model.progress import ProgressSink
 from backup_pipeline.model.record import ArtefactRecord
 from backup_pipeline.model.restore import RestoreOptions, RestorePlan, RestoreResult
@@ -238,7 +238,7 @@ class Restorer(ABC):
         """
         raise RefusedError("This restore wrote no rows.", where=result.restore_id, remedy=result.undo.remedy)
 
-    def changed_rows(self, selection: RestoreSource, table: str, look: Look) -> ChangedRows:
+    def changed_rows(self, selection: RestoreSource, table: str, view: RowsView) -> ChangedRows:
         """Return a page of the rows of a table (`schema.table`) that the restore would add or replace.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Rows that a restore would write, as a person looks at them. Never part of a plan, and stored nowhere."""
+"""Rows that a restore would write, as a page shows them. Never part of a plan, and stored nowhere."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ LONGEST_VALUE = 300
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """Which rows somebody looks at.
+class RowsView:
+    """Which rows a person asks to see.
 
     Attributes:
         kind: `added`, rows that only the backup has; `replaced`, rows that differ and take the backup's values.

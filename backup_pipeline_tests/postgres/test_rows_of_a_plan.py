@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from backup_pipeline.errors import RefusedError, SetNotFoundError
-from backup_pipeline.model.changed_rows import Cell, ChangedRows, Look
+from backup_pipeline.model.changed_rows import Cell, ChangedRows, RowsView
 from backup_pipeline.model.restore import RestoreMode, RestoreOptions, RowComparison
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.operations.data.plan_rows import rows_of_plan
@@ -54,13 +54,13 @@ def made(tmp_path: Path, database: Callable[..., PostgresTarget], template: Call
     return _made(tmp_path, database(template("rows_of_plans", TABLES)))
 
 
-def look_at(
+def rows_of(
     made: Made, table: str, kind: str, options: RestoreOptions = UPSERT, *, page: int = 0, size: int = 25
 ) -> ChangedRows:
     site, set_id, _ = made
     plan = plan_restore(site.site, "nightly", set_id, "shop", options)
-    look = Look("replaced" if kind == "replaced" else "added", lambda columns: (), page, size)
-    return rows_of_plan(site.site, "nightly", plan, table, look, who="a test", now=NOW)
+    view = RowsView("replaced" if kind == "replaced" else "added", lambda columns: (), page, size)
+    return rows_of_plan(site.site, "nightly", plan, table, view, who="a test", now=NOW)
 
 
 def keys(found: ChangedRows) -> list[str]:
@@ -68,7 +68,7 @@ def keys(found: ChangedRows) -> list[str]:
 
 
 def test_deleted_rows_are_shown_by_page_in_the_order_of_the_key(made: Made) -> None:
-    first, second = (look_at(made, "public.Kunden", "added", page=page, size=10) for page in (0, 1))
+    first, second = (rows_of(made, "public.Kunden", "added", page=page, size=10) for page in (0, 1))
     assert keys(first) == [f"r1 {number}" for number in range(1, 20, 2)]
     assert keys(second) == [f"r1 {number}" for number in range(21, 30, 2)]
     assert (first.more, second.more) == (True, False)
@@ -80,7 +80,7 @@ def test_deleted_rows_are_shown_by_page_in_the_order_of_the_key(made: Made) -> N
 def test_replaced_rows_are_shown_before_and_after_in_the_columns_that_differ(
     made: Made, options: RestoreOptions
 ) -> None:
-    found = look_at(made, "public.Kunden", "replaced", options)
+    found = rows_of(made, "public.Kunden", "replaced", options)
     assert found.columns == ("region", "no", "name", "note")
     assert found.hidden == ("api_token",)
     assert keys(found) == ["r0 2", "r0 4"]
@@ -89,23 +89,23 @@ def test_replaced_rows_are_shown_before_and_after_in_the_columns_that_differ(
 
 
 def test_rows_without_a_key_are_shown_where_the_plan_puts_them_back(made: Made) -> None:
-    found = look_at(made, "public.log", "added", UPSERT.model_copy(update={"insert_absent": True}))
+    found = rows_of(made, "public.log", "added", UPSERT.model_copy(update={"insert_absent": True}))
     assert (found.key, keys(found)) == ((), ["3 line 3"])
 
 
 def test_only_rows_that_meet_the_plans_condition_are_shown(made: Made) -> None:
     where = RowComparison(table="public.Kunden", column="no", operator="<", values=("6",))
-    found = look_at(made, "public.Kunden", "added", UPSERT.model_copy(update={"where": (where,)}))
+    found = rows_of(made, "public.Kunden", "added", UPSERT.model_copy(update={"where": (where,)}))
     assert keys(found) == ["r1 1", "r1 3", "r1 5"]
     secret = RowComparison(table="public.Kunden", column="api_token", values=("t1",))
     with pytest.raises(RefusedError, match="they are counted, and not shown"):
-        look_at(made, "public.Kunden", "added", UPSERT.model_copy(update={"where": (secret,)}))
+        rows_of(made, "public.Kunden", "added", UPSERT.model_copy(update={"where": (secret,)}))
 
 
 def test_looking_changes_nothing_and_is_logged_with_who_and_which_rows(made: Made) -> None:
     site, set_id, target = made
     before = ask(target, 'select count(*), max(xmin::text::bigint) from "Kunden"')
-    look_at(made, "public.Kunden", "replaced")
+    rows_of(made, "public.Kunden", "replaced")
     assert ask(target, 'select count(*), max(xmin::text::bigint) from "Kunden"') == before
     log = (site.site.store_folder("nightly") / "access_log.txt").read_text("utf-8")
     assert f"nightly/{set_id} shop public.Kunden: rows 1 to 25 that a restore would replace read by a test" in log
@@ -115,12 +115,12 @@ def test_looking_changes_nothing_and_is_logged_with_who_and_which_rows(made: Mad
 def test_where_the_settings_or_a_name_forbid_it_no_row_is_shown(made: Made) -> None:
     site, _, _ = made
     with pytest.raises(RefusedError, match="sounds secret by its name"):
-        look_at(made, "public.user_passwords", "added")
+        rows_of(made, "public.user_passwords", "added")
     with pytest.raises(SetNotFoundError, match="no such rows"):
-        look_at(made, "public.log", "replaced")
+        rows_of(made, "public.log", "replaced")
     site.write(SETTINGS.format(rows="false", form="plain"))
     with pytest.raises(RefusedError, match="keep rows and files of sets out of the pages"):
-        look_at(made, "public.Kunden", "added")
+        rows_of(made, "public.Kunden", "added")
     assert not (site.site.store_folder("nightly") / "access_log.txt").exists()
 
 
@@ -128,4 +128,4 @@ def test_rows_of_a_dump_in_the_custom_format_are_shown_alike(
     tmp_path: Path, database: Callable[..., PostgresTarget], template: Callable[[str, str], str]
 ) -> None:
     made = _made(tmp_path, database(template("rows_of_plans", TABLES)), form="custom")
-    assert keys(look_at(made, "public.Kunden", "replaced")) == ["r0 2", "r0 4"]
+    assert keys(rows_of(made, "public.Kunden", "replaced")) == ["r0 2", "r0 4"]

@@ -1,4 +1,4 @@
-"""Looking at rows that a restore's plan counts, in the set and in what is live. Each look is logged, nothing kept."""
+"""The rows that a restore's plan counts, as set and target are now: read for a page, logged each time, kept nowhere."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from datetime import datetime
 
 from backup_pipeline.artefacts.restorer import restorer_of
 from backup_pipeline.errors import LockError, RefusedError, SetNotFoundError
-from backup_pipeline.model.changed_rows import ChangedRows, Look
+from backup_pipeline.model.changed_rows import ChangedRows, RowsView
 from backup_pipeline.model.restore import RestorePlan
 from backup_pipeline.operations.data.browse import log_access, require_shown_table
 from backup_pipeline.operations.restore.run import choose
@@ -24,7 +24,7 @@ _DONE = {"added": "put back", "replaced": "replace"}
 
 
 def rows_of_plan(
-    site: Site, place: str, plan: RestorePlan, table: str, look: Look, *, who: str, now: datetime
+    site: Site, place: str, plan: RestorePlan, table: str, view: RowsView, *, who: str, now: datetime
 ) -> ChangedRows:
     """Return a page of the rows that a plan would put back or replace in a table, as the set and what is live are now.
 
@@ -33,23 +33,23 @@ def rows_of_plan(
         place: the plan whose store holds the set, or `VAULT:PLAN`.
         plan: the restore's plan.
         table: `schema.table`, of those in which the plan says that such rows are.
-        look: which rows; what it hides is hidden besides what `browse` does.
-        who: who looks, for the log.
+        view: which rows; what it hides is hidden besides what `browse` does.
+        who: who asks, for the log.
         now: the present moment.
 
     Raises:
         RefusedError: the rows are not to be shown, or cannot be. SetNotFoundError: the plan has none in that table.
-        LockError: others look at rows right now. StoreError: the look cannot be logged.
+        LockError: others read rows right now. StoreError: the access cannot be logged.
     """
     schema, _, name = table.partition(".")
     change = next((each for each in plan.tables if each.table == table), None)
-    if change is None or not (change.insert if look.kind == "added" else change.update):
+    if change is None or not (change.insert if view.kind == "added" else change.update):
         raise SetNotFoundError("The plan has no such rows in that table.", where=table[:200], remedy="Read the plan.")
     require_shown_table(site, schema, name)
     exceptions = site.settings.browse.although_secret
 
     def hidden(columns: Sequence[str]) -> set[str]:
-        return {*look.hidden(columns), *secret_columns(schema, name, columns, exceptions)}
+        return {*view.hidden(columns), *secret_columns(schema, name, columns, exceptions)}
 
     if plan.options.rows or hidden([each.column for each in plan.options.where if each.table == table]):
         # Or its values could be found out one comparison at a time.
@@ -58,15 +58,15 @@ def rows_of_plan(
             where=table,
             remedy="Select them by other columns.",
         )
-    first = look.page * look.size + 1
-    what = f"{plan.source} {table}: rows {first} to {first + look.size - 1} that a restore would {_DONE[look.kind]}"
+    first = view.page * view.size + 1
+    what = f"{plan.source} {table}: rows {first} to {first + view.size - 1} that a restore would {_DONE[view.kind]}"
     if not _AT_ONCE.acquire(blocking=False):
-        raise LockError("Others look at rows right now.", where=plan.source, remedy="Load the page again in a moment.")
+        raise LockError("Others read rows right now.", where=plan.source, remedy="Load the page again in a moment.")
     try:
         log_access(site, place, plan.set_id, what, who, now)
-        with limited("The look at the rows", _LIMIT, where=table), reading(site, place, plan.set_id, "browse") as store:
+        with limited("Reading the rows", _LIMIT, where=table), reading(site, place, plan.set_id, "browse") as store:
             selection = choose(site, store, plan.set_id, plan.source, plan.options)
             restorer = restorer_of(record.kind for record in selection.records)
-            return restorer.changed_rows(selection, table, Look(look.kind, hidden, look.page, look.size))
+            return restorer.changed_rows(selection, table, RowsView(view.kind, hidden, view.page, view.size))
     finally:
         _AT_ONCE.release()

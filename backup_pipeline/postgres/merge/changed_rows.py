@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from psycopg import Connection, sql
 from psycopg.rows import TupleRow
 
-from backup_pipeline.model.changed_rows import LONGEST_VALUE, SHOWN_COLUMNS, Cell, ChangedRows, Look
+from backup_pipeline.model.changed_rows import LONGEST_VALUE, SHOWN_COLUMNS, Cell, ChangedRows, RowsView
 from backup_pipeline.postgres.merge.statements import (
     NEW,
     TAKE,
@@ -18,22 +18,22 @@ from backup_pipeline.postgres.merge.statements import (
 )
 
 
-def look_at_rows(connection: Connection[TupleRow], item: Staged, look: Look) -> ChangedRows:
+def page_of_rows(connection: Connection[TupleRow], item: Staged, view: RowsView) -> ChangedRows:
     """Return one page of the rows of a table that would be added or replaced; what is long is cut.
 
     Args:
         connection: the merge's.
         item: the table, compared.
-        look: which rows.
+        view: which rows.
     """
-    replaced = look.kind == "replaced"
+    replaced = view.kind == "replaced"
     source, condition = _source(item, replaced=replaced)
     known = written_columns(item)
     key = [column for column in item.facts.key if column in known]
     concerned = [column for column in known if column not in key]
     if replaced:
         concerned = _that_differ(connection, concerned, source, condition)
-    hidden = set(look.hidden([*key, *concerned]))
+    hidden = set(view.hidden([*key, *concerned]))
     open_columns = [column for column in concerned if column not in hidden]
     shown = [*(column for column in key if column not in hidden), *open_columns[:SHOWN_COLUMNS]]
     order = sql.SQL(", ").join([*(sql.Identifier("s", column) for column in key), sql.SQL("s.ctid")])
@@ -42,8 +42,8 @@ def look_at_rows(connection: Connection[TupleRow], item: Staged, look: Look) -> 
         source,
         condition,
         order,
-        look.size + 1,
-        look.page * look.size,
+        view.size + 1,
+        view.page * view.size,
     )
     found = connection.execute(query).fetchall()
     return ChangedRows(
@@ -51,8 +51,8 @@ def look_at_rows(connection: Connection[TupleRow], item: Staged, look: Look) -> 
         key=tuple(key),
         hidden=tuple(column for column in [*key, *concerned] if column in hidden),
         others=len(open_columns[SHOWN_COLUMNS:]),
-        rows=tuple(_cells(row, len(shown)) for row in found[: look.size]),
-        more=len(found) > look.size,
+        rows=tuple(_cells(row, len(shown)) for row in found[: view.size]),
+        more=len(found) > view.size,
     )
 
 

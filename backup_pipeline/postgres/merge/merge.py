@@ -15,12 +15,12 @@ from psycopg import Connection, sql
 from psycopg.rows import TupleRow
 
 from backup_pipeline.errors import RefusedError, SourceError
-from backup_pipeline.model.changed_rows import ChangedRows, Look
+from backup_pipeline.model.changed_rows import ChangedRows, RowsView
 from backup_pipeline.model.restore import ConflictRule, TableChange
 from backup_pipeline.postgres.catalog.table_facts import TableFacts, table_facts
 from backup_pipeline.postgres.load.sequences import raise_sequence
 from backup_pipeline.postgres.load.stream import CopyBlock
-from backup_pipeline.postgres.merge.changed_rows import look_at_rows
+from backup_pipeline.postgres.merge.changed_rows import page_of_rows
 from backup_pipeline.postgres.merge.references import missing_references
 from backup_pipeline.postgres.merge.statements import (
     NEW,
@@ -168,9 +168,9 @@ class MergeSession:
         """Return which foreign keys the compared rows would break; see `references`."""
         return missing_references(self._connection, self._staged, leaf_of)
 
-    def changed_rows(self, table: TableName, look: Look) -> ChangedRows:
+    def changed_rows(self, table: TableName, view: RowsView) -> ChangedRows:
         """Return a page of the rows of a compared table that would be written; see `changed_rows`."""
-        return look_at_rows(self._connection, self._staged[table], look)
+        return page_of_rows(self._connection, self._staged[table], view)
 
     def forget(self, table: TableName) -> None:
         """Leave a table that was loaded out of everything that follows."""

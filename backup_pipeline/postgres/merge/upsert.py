@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 
 from backup_pipeline.errors import RefusedError
 from backup_pipeline.model.catalog import Catalog
-from backup_pipeline.model.changed_rows import ChangedRows, Look
+from backup_pipeline.model.changed_rows import ChangedRows, RowsView
 from backup_pipeline.model.progress import Progress, ProgressSink, no_progress
 from backup_pipeline.model.restore import ConflictRule, TableChange
 from backup_pipeline.postgres.catalog.table_facts import TableFacts
@@ -117,7 +117,7 @@ def upsert_database(
 
 
 def rows_to_write(
-    open_dump: OpenDump, target: PostgresTarget, request: UpsertRequest, look: Look, *, written_by: int = 0
+    open_dump: OpenDump, target: PostgresTarget, request: UpsertRequest, view: RowsView, *, written_by: int = 0
 ) -> ChangedRows:
     """Return a page of the rows that an upsert of one table would add or replace; nothing is written.
 
@@ -125,7 +125,7 @@ def rows_to_write(
         open_dump: opens the dump.
         target: the live database.
         request: of the one table.
-        look: which rows.
+        view: which rows.
         written_by: major of the pg_dump that wrote the dump.
 
     Raises:
@@ -141,7 +141,7 @@ def rows_to_write(
             raise RefusedError(f"Its rows cannot be compared one by one: {reasons}.", where=target.label)
         (table,) = session.staged
         session.compare(table, request.on_conflict, request.newer_column)
-        return session.changed_rows(table, look)
+        return session.changed_rows(table, view)
 
 
 class Upsert:

@@ -13,7 +13,7 @@ from backup_pipeline.artefacts.drilling import DrillArea, Drills, SealedPart
 from backup_pipeline.artefacts.restorer import Application, PlannedDrill, Restorer, RestoreSource
 from backup_pipeline.artefacts.targets import database_of
 from backup_pipeline.errors import BackupSystemError, MissingFileError, RefusedError, ValidationError
-from backup_pipeline.model.changed_rows import ChangedRows, Look
+from backup_pipeline.model.changed_rows import ChangedRows, RowsView
 from backup_pipeline.model.progress import ProgressSink, no_progress
 from backup_pipeline.model.record import ArtefactKind, ArtefactRecord, Fingerprint
 from backup_pipeline.model.restore import RestoreMode, RestorePlan, RestoreResult, TableChange, Undo
@@ -74,11 +74,11 @@ class PostgresRestorer(Restorer):
                 result = Rebuild(selection, inspection, application).run()
             return application.journal.keep(result)
 
-    def changed_rows(self, selection: RestoreSource, table: str, look: Look) -> ChangedRows:
+    def changed_rows(self, selection: RestoreSource, table: str, view: RowsView) -> ChangedRows:
         """Compare one table with the dump once more, in a transaction that is rolled back."""
         options, dump = selection.options, selection.record(ArtefactKind.POSTGRES_DUMP)
         if dump is None or options.into:
-            return super().changed_rows(selection, table, look)
+            return super().changed_rows(selection, table, view)
         rebuild = options.mode is RestoreMode.REBUILD
         request = UpsertRequest(
             lambda name: ".".join(name) == table,
@@ -93,7 +93,7 @@ class PostgresRestorer(Restorer):
         )
         target = database_of(selection.site, selection.source)
         return rows_to_write(
-            lambda: selection.open(dump.files[0].path), target, request, look, written_by=written_by(dump)
+            lambda: selection.open(dump.files[0].path), target, request, view, written_by=written_by(dump)
         )
 
     def state_of_swap(self, site: Site, result: RestoreResult) -> Literal["swapped", "absent"]:

@@ -6,7 +6,7 @@ from http import HTTPStatus
 
 from starlette.responses import Response
 
-from backup_pipeline.model.changed_rows import LONGEST_VALUE, Look
+from backup_pipeline.model.changed_rows import LONGEST_VALUE, RowsView
 from backup_pipeline.model.restore import RestorePlan
 from backup_pipeline.operations.data.plan_rows import rows_of_plan
 from backup_pipeline.orchestration.restore_runs import restore_run
@@ -39,22 +39,22 @@ def rows_page(asked: PageRequest) -> Response:
         raise PageError(HTTPStatus.CONFLICT, "This run made no plan.", "Begin again.")
     site, table = asked.front.site(), asked.query.get("table", "")
     page = asked.query.get("page", "0")
-    look = Look(
+    view = RowsView(
         "replaced" if asked.query.get("kind") == "replaced" else "added",
         lambda columns: (),
         int(page) if page.isascii() and page.isdigit() and len(page) < 7 else 0,
         _ROWS,
     )
-    rows = rows_of_plan(site, run.place, plan, table, look, who=asked.who, now=asked.front.now())
+    rows = rows_of_plan(site, run.place, plan, table, view, who=asked.who, now=asked.front.now())
     change = next(each for each in plan.tables if each.table == table)
     return asked.render(
         "restore_rows.html.jinja",
         run=run,
         plan=plan,
         table=table,
-        look=look,
+        view=view,
         rows=rows,
-        count=change.insert if look.kind == "added" else change.update,
+        count=change.insert if view.kind == "added" else change.update,
         cut=_cut,
         zone=site.settings.timezone,
     )
