@@ -16,6 +16,7 @@ from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.postgres.server.embedded import EmbeddedServer
 from backup_pipeline.postgres.server.target import parse_target
 from backup_pipeline.system.locks import hold_lock
+from backup_pipeline_tests.support.forked_sites import ForkedCommand
 from backup_pipeline_tests.support.sites import TestSite, limited_role
 
 
@@ -109,6 +110,7 @@ def test_a_failed_keycloak_dump_keeps_the_rest_and_resume_completes_that_same_se
     assert {name: (folder / name).read_bytes() for name in kept} == kept
 
 
+@pytest.mark.takes(seconds=4, together="forked")
 @pytest.mark.parametrize("moments", [(0.15,), pytest.param((0.0, 0.4, 0.8), marks=pytest.mark.story)])
 def test_a_killed_run_leaves_nothing_that_looks_finished_or_stops_the_next(
     gustav: TestSite, moments: tuple[float, ...]
@@ -118,7 +120,7 @@ def test_a_killed_run_leaves_nothing_that_looks_finished_or_stops_the_next(
         before = gustav.digests("nightly")
         store = gustav.store("nightly")
         first = set(store.ids())
-        process = gustav.start("backup", "nightly")
+        process = ForkedCommand(gustav, "backup", "nightly")
         # The kill falls at a moment of the run itself, counted from when its set's folder appears.
         while process.poll() is None and set(store.ids()) == first:
             time.sleep(0.01)
@@ -136,8 +138,9 @@ def test_a_killed_run_leaves_nothing_that_looks_finished_or_stops_the_next(
         assert {path: digest for path, digest in gustav.digests("nightly").items() if path in before} == before
 
 
+@pytest.mark.takes(seconds=3, together="forked")
 def test_a_killed_run_can_be_resumed_into_the_same_set(gustav: TestSite) -> None:
-    process = gustav.start("backup", "nightly")
+    process = ForkedCommand(gustav, "backup", "nightly")
     while process.poll() is None and not list((gustav.folder / "sets").glob("*Z/supabase_db.sql.gz")):
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
@@ -151,7 +154,7 @@ def test_a_killed_run_can_be_resumed_into_the_same_set(gustav: TestSite) -> None
     assert (folder / "manifest.json").exists()
 
 
-@pytest.mark.takes(seconds=27)
+@pytest.mark.takes(seconds=27, together="forked")
 def test_a_server_lost_in_the_middle_fails_the_run_and_the_next_one_succeeds(
     gustav: TestSite, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -171,7 +174,7 @@ def test_a_server_lost_in_the_middle_fails_the_run_and_the_next_one_succeeds(
             f"postgresql://{target.user}:{target.password}@{target.host}:{target.port}/{target.database}"
         )
         gustav.write_env()
-        process = gustav.start("backup", "nightly")
+        process = ForkedCommand(gustav, "backup", "nightly")
         while process.poll() is None and not list((gustav.folder / "sets").glob("*Z/.supabase_db.sql.gz.part")):
             time.sleep(0.01)
         server.stop()

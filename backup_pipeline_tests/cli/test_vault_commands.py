@@ -21,6 +21,7 @@ from backup_pipeline.operations.sites.vaults import open_access
 from backup_pipeline.stores.vault import clean as clean_module
 from backup_pipeline.stores.vault.clean import mark
 from backup_pipeline.stores.vault.encryption import new_identity
+from backup_pipeline_tests.support.forked_sites import ForkedCommand
 from backup_pipeline_tests.support.sites import TestSite
 
 SETTINGS = """
@@ -287,6 +288,7 @@ def test_a_vault_holds_no_name_no_row_and_no_secret_in_plain(site: TestSite, tmp
             assert word not in readable, f"{word!r} stands in {path}"
 
 
+@pytest.mark.takes(seconds=2, together="forked")
 def test_a_backup_need_not_wait_for_an_upload_and_cleanup_keeps_its_set(site: TestSite, tmp_path: Path) -> None:
     text = (site.folder / "backup.yaml").read_text()
     (site.folder / "files" / "big.bin").write_bytes(os.urandom(3_000_000))
@@ -294,7 +296,7 @@ def test_a_backup_need_not_wait_for_an_upload_and_cleanup_keeps_its_set(site: Te
     set_id = site.store("nightly").sealed_ids()[-1]
     slow = text.replace("{url:", "{megabytes_per_second: 0.3, url:")
     (site.folder / "backup.yaml").write_text(slow)
-    copying = site.start("vault", "copy", "offsite", f"nightly/{set_id}")
+    copying = ForkedCommand(site, "vault", "copy", "offsite", f"nightly/{set_id}")
     try:
         while not list((tmp_path / "vault").glob("chunks/*/*")):
             assert copying.poll() is None, copying.communicate()
@@ -303,5 +305,5 @@ def test_a_backup_need_not_wait_for_an_upload_and_cleanup_keeps_its_set(site: Te
             assert "copy into offsite" in readers_of(site.store("nightly"), set_id)
         assert copying.poll() is None
     finally:
-        copying.terminate()
+        copying.kill()
         copying.communicate()

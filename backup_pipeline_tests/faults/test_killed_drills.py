@@ -18,6 +18,7 @@ from backup_pipeline.postgres.server.databases import create_database, server_fa
 from backup_pipeline.postgres.server.embedded import EmbeddedServer
 from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline.system.scratch_folders import scratch_folder
+from backup_pipeline_tests.support.forked_sites import ForkedCommand
 from backup_pipeline_tests.support.postgres_restore import ask, run, sealed_set
 from backup_pipeline_tests.support.sites import TestSite, dsn
 
@@ -50,7 +51,7 @@ def drills_on(server: PostgresTarget) -> set[str]:
 
 
 def kill_when(site: TestSite, reached: Callable[[], bool]) -> None:
-    process = site.start("drill", "latest")
+    process = ForkedCommand(site, "drill", "latest")
     deadline = time.monotonic() + 120
     while not reached():
         assert process.poll() is None, process.communicate()
@@ -60,6 +61,7 @@ def kill_when(site: TestSite, reached: Callable[[], bool]) -> None:
     process.communicate()
 
 
+@pytest.mark.takes(seconds=3, together="forked")
 def test_what_a_killed_drill_left_on_the_scratch_server_is_removed_by_the_next(
     site: TestSite, server: EmbeddedServer
 ) -> None:
@@ -98,6 +100,7 @@ def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         yield Path(name)
 
 
+@pytest.mark.takes(seconds=4, together="forked")
 def test_the_next_drill_stops_a_killed_drills_server_and_removes_its_folder(site: TestSite, place: Path) -> None:
     def made() -> list[Path]:
         return [path for path in place.glob("bp-scratch-*") if server_of(path)]
@@ -118,6 +121,7 @@ def runs(pid: int) -> bool:
     return False
 
 
+@pytest.mark.takes(seconds=3, together="forked")
 @pytest.mark.parametrize("programs", ["embedded", "installed"])
 def test_a_drill_that_is_terminated_leaves_neither_server_nor_folder(
     site: TestSite, place: Path, programs: str, request: pytest.FixtureRequest
@@ -134,7 +138,7 @@ def test_a_drill_that_is_terminated_leaves_neither_server_nor_folder(
     def started() -> list[int]:
         return [pid for path in place.glob("bp-scratch-*") if (pid := server_of(path))]
 
-    process = site.start("drill", "latest")
+    process = ForkedCommand(site, "drill", "latest")
     deadline = time.monotonic() + 120
     while not started():
         assert process.poll() is None, process.communicate()
@@ -152,6 +156,7 @@ def test_a_drill_that_is_terminated_leaves_neither_server_nor_folder(
     assert newest.proofs == (), "work that was ended proves nothing"
 
 
+@pytest.mark.takes(seconds=2, together="forked")
 def test_a_drill_that_is_terminated_leaves_nothing_on_a_named_scratch_server(
     site: TestSite, server: EmbeddedServer
 ) -> None:
@@ -160,7 +165,7 @@ def test_a_drill_that_is_terminated_leaves_nothing_on_a_named_scratch_server(
     site.write_env()
     before = server_facts(scratch)
 
-    process = site.start("drill", "latest")
+    process = ForkedCommand(site, "drill", "latest")
     while not drills_on(scratch):
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)

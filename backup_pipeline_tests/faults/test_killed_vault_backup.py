@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from backup_pipeline.stores.vault.encryption import new_identity
+from backup_pipeline_tests.support.forked_sites import ForkedCommand
 from backup_pipeline_tests.support.sites import TestSite
 
 SETTINGS = """
@@ -22,6 +23,7 @@ vaults: {{offsite: {{url: "file://{vault}", recipients: [{recipient}], megabytes
 """
 
 
+@pytest.mark.takes(seconds=3, together="forked")
 @pytest.mark.parametrize("chunks", [pytest.param(1, marks=pytest.mark.story), 14])
 def test_a_killed_backup_into_a_vault_is_completed_without_its_sources_again(tmp_path: Path, chunks: int) -> None:
     site = TestSite(tmp_path / "site")
@@ -38,7 +40,7 @@ def test_a_killed_backup_into_a_vault_is_completed_without_its_sources_again(tmp
     def stored() -> list[Path]:
         return [path for path in (vault / "chunks").rglob("*") if path.is_file()]
 
-    process = site.start("backup", "nightly")
+    process = ForkedCommand(site, "backup", "nightly")
     until = time.monotonic() + 120
     while len(stored()) < chunks and time.monotonic() < until:
         assert process.poll() is None, process.communicate()

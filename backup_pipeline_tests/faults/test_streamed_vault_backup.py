@@ -15,6 +15,7 @@ import pytest
 
 from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline.stores.vault.encryption import new_identity
+from backup_pipeline_tests.support.forked_sites import ForkedCommand
 from backup_pipeline_tests.support.sites import TestSite, dsn
 
 TABLE = """
@@ -50,8 +51,8 @@ class Streaming:
     def stored(self) -> int:
         return sum(path.stat().st_size for path in (self.vault / "chunks").rglob("*") if path.is_file())
 
-    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
-        process = self.site.start(*arguments)
+    def start(self, *arguments: str) -> ForkedCommand:
+        process = ForkedCommand(self.site, *arguments)
         if not self.mounted:
             subprocess.run(["prlimit", f"--fsize={ROOM}", "--pid", str(process.pid)], check=True)
         return process
@@ -90,7 +91,7 @@ def streaming(
     return Streaming(site, vault, store, str(tmp_path / "identity.txt"), mounted)
 
 
-@pytest.mark.takes(seconds=20)
+@pytest.mark.takes(seconds=20, together="forked")
 def test_a_dump_and_a_tarball_larger_than_the_disk_are_proven_from_the_vault(streaming: Streaming) -> None:
     process = streaming.start("backup", "nightly")
     out, err = process.communicate()
@@ -115,7 +116,7 @@ def test_a_dump_and_a_tarball_larger_than_the_disk_are_proven_from_the_vault(str
     assert len(store.sealed_ids()) == 1
 
 
-@pytest.mark.takes(seconds=15)
+@pytest.mark.takes(seconds=15, together="forked")
 def test_an_archive_of_pg_dump_larger_than_the_disk_is_proven_from_the_vault(streaming: Streaming) -> None:
     settings = (streaming.site.folder / "backup.yaml").read_text()
     custom = settings.replace("dsn_env: SHOP_URL,", "dsn_env: SHOP_URL, dump_format: custom, compression: none,")
@@ -129,7 +130,7 @@ def test_an_archive_of_pg_dump_larger_than_the_disk_is_proven_from_the_vault(str
         assert done.code == 0, done.text
 
 
-@pytest.mark.takes(seconds=20)
+@pytest.mark.takes(seconds=20, together="forked")
 @pytest.mark.parametrize("streaming", [15], indirect=True)
 @pytest.mark.parametrize("shares", [(0.6,), pytest.param((0.05, 0.3, 0.6, 0.85), marks=pytest.mark.story)])
 def test_a_backup_killed_while_it_streams_begins_anew_with_what_was_sent(

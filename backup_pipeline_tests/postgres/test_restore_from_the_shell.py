@@ -24,6 +24,7 @@ from backup_pipeline.postgres.server.databases import server_facts
 from backup_pipeline.postgres.server.embedded import EmbeddedServer
 from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline.system.files import user_name
+from backup_pipeline_tests.support.forked_sites import ForkedCommand
 from backup_pipeline_tests.support.postgres_restore import ask, run, sealed_set
 from backup_pipeline_tests.support.sites import SHOP, TestSite, dsn, write_storage
 
@@ -136,6 +137,7 @@ def test_three_rows_are_brought_back(made: tuple[TestSite, SetId, PostgresTarget
     assert ask(target, "select array_agg(id order by id) from orders where id <= 10") == [([3, 4, 5],)]
 
 
+@pytest.mark.takes(seconds=3, together="forked")
 @pytest.mark.parametrize("moment", ["__restore_", pytest.param("emergency", marks=pytest.mark.story)])
 def test_a_restore_killed_in_the_middle_leaves_the_live_database_and_stops_nobody(
     made: tuple[TestSite, SetId, PostgresTarget], moment: str
@@ -149,7 +151,7 @@ def test_a_restore_killed_in_the_middle_leaves_the_live_database_and_stops_nobod
     sealed_set(site.site, "nightly")
     run(target, "delete from orders where id = 4")
     plan_id, confirm = plan_of(site, "shop")
-    process = site.start("restore", "latest", "shop", "--apply", "--plan-id", plan_id, "--confirm", confirm)
+    process = ForkedCommand(site, "restore", "latest", "shop", "--apply", "--plan-id", plan_id, "--confirm", confirm)
     store = site.store("nightly")
     sets = len(store.ids())
     with connected(target.with_database("postgres")) as watching:

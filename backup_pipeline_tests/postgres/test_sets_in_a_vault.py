@@ -19,6 +19,7 @@ from backup_pipeline.operations.sites.copy_proofs import is_proven, known_copy_p
 from backup_pipeline.operations.sites.vaults import open_access
 from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline.stores.vault.encryption import new_identity
+from backup_pipeline_tests.support.forked_sites import ForkedCommand
 from backup_pipeline_tests.support.postgres_restore import ask, run, sealed_set
 from backup_pipeline_tests.support.sites import Output, TestSite, dsn
 
@@ -208,8 +209,9 @@ def test_a_database_and_a_folder_are_restored_from_a_vault_and_undone(offsite: O
     assert (offsite.site.folder / "files" / "order.txt").read_text() == "an order\n" * 1000
 
 
+@pytest.mark.takes(seconds=2, together="forked")
 def test_scratch_space_of_a_killed_drill_is_removed_by_the_next(offsite: Offsite, tmp_path: Path) -> None:
-    drill = offsite.site.start("drill", "offsite:nightly/latest", "--identity", str(offsite.identity))
+    drill = ForkedCommand(offsite.site, "drill", "offsite:nightly/latest", "--identity", str(offsite.identity))
     scratch = tmp_path / "scratch"
     until = time.monotonic() + 60
     while not list(scratch.glob("backup-pipeline-vault-*/*/chunk-*")) and time.monotonic() < until:
