@@ -6,13 +6,16 @@ The broker is read from `CELERY_BROKER_URL`, Celery's own variable: no secret st
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
 from typing import Any
 
-from celery import Celery
+from celery import Celery, Task
 from dagster_celery.make_app import make_app
 
-from backup_pipeline.errors import SettingsError
+from backup_pipeline.errors import SettingsError, SourceError
+from backup_pipeline.orchestration.lasting_engine import PATIENCE_SECONDS
+from backup_pipeline.orchestration.storage import require_history
 
 BROKER_VARIABLE = "CELERY_BROKER_URL"
 BACKEND_VARIABLE = "CELERY_RESULT_BACKEND"
@@ -76,3 +79,18 @@ def wait_for_broker(app: Celery) -> None:
             interval_max=1,
             reraise_as_library_errors=True,
         )
+
+
+class PatientTask(Task):  # type: ignore[misc]
+    """A task whose new process waits for Dagster's history where that is away, as when its server restarts."""
+
+    def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:
+        """Wait until the history answers, for at most a minute; SourceError when it does not."""
+        end = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                return require_history(os.environ)
+            except SourceError:
+                if time.monotonic() >= end:
+                    raise
+            time.sleep(1)

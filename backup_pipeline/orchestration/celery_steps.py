@@ -13,13 +13,13 @@ from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import dagster as dg
-from celery import Task, current_task
+from celery import current_task
 from dagster_celery.core_execution_loop import core_celery_execution_loop
 from dagster_celery.executor import CeleryExecutor, _submit_task
 from dagster_shared.serdes import serialize_value, unpack_value
 
 from backup_pipeline.errors import SettingsError
-from backup_pipeline.orchestration.celery_app import BACKEND_VARIABLE, app_arguments, wait_for_broker
+from backup_pipeline.orchestration.celery_app import BACKEND_VARIABLE, PatientTask, app_arguments, wait_for_broker
 from backup_pipeline.orchestration.celery_held import HeldTasks
 from backup_pipeline.redaction import redacted_values
 
@@ -27,7 +27,7 @@ LOG = logging.getLogger("backup-pipeline.runs")
 _SILENT_SECONDS = 60.0
 
 
-class UnfinishedStep(Task):
+class UnfinishedStep(PatientTask):
     """A step's task on a worker: nothing for a run that is over, or a step that another worker has done since."""
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
@@ -76,6 +76,7 @@ class _Watch:
         self._asked = time.monotonic()
         self._silent: dict[str, float] = {}
         self._tasks: set[str] = set()
+        self._answers = True
 
     def begin(self, task: str) -> None:
         self._tasks.add(task)
@@ -90,6 +91,12 @@ class _Watch:
             self._silent = self._held.silent_seconds(self._tasks)
             self._asked = time.monotonic()
         return self._silent.get(task, 0.0) > self._patience
+
+    def note_broker(self, error: Exception | None) -> None:
+        """Say once that the broker is away, however many steps and ticks find it so."""
+        if error is not None and self._answers:
+            LOG.warning("the broker does not answer; what the workers have goes on meanwhile: %s", error)
+        self._answers = error is None
 
     @property
     def away(self) -> tuple[type[Exception], ...]:
@@ -124,7 +131,9 @@ class SentStep:
                 self._result = self._send()
                 self._watch.begin(self._result.id)
         except self._watch.away as error:
-            LOG.warning("the broker does not answer; %s goes on meanwhile: %s", self._name, error)
+            self._watch.note_broker(error)
+        else:
+            self._watch.note_broker(None)
         return False
 
     def get(self) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterator
 
 import dagster as dg
@@ -14,7 +15,7 @@ from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline_tests.support.celery_fleet import STEPS, Fleet, Size, fleet
 from backup_pipeline_tests.support.fleet_programs import wait_until
 
-pytestmark = pytest.mark.story
+pytestmark = [pytest.mark.story, pytest.mark.takes(seconds=50, together="Celery, by source")]
 SUCCESS = dg.DagsterRunStatus.SUCCESS
 SIZE = Size(servers=3, databases=3, rows=2000, rate="30mbit")
 
@@ -52,6 +53,42 @@ def test_a_set_made_by_several_workers_is_proven_and_restored_by_another(site: F
     restored = site.command(other, "restore", "all/latest", "s1_d1", *confirmed, "--json")
     assert restored.code == 0, restored.text
     assert name_of_first(site) == site.marker(site.servers[0], "d1")
+
+
+def test_a_set_is_made_whole_though_the_broker_is_away_for_a_while(site: Fleet) -> None:
+    before, waits = len(site.copies()), "Failed operation _store_result. Retrying"
+    with site.slow_links():
+        run = site.launch("all_backup")
+        wait_until(lambda: len(site.starts(run)) >= 2, "two captures", 90)
+        site.broker.end()
+        wait_until(lambda: any(waits in each.text() for each in site.workers), "a result that finds no broker", 180)
+    site.start_broker()
+    site.wait_for(run, SUCCESS, seconds=300)
+    assert len(site.copies()) == before + 1
+    assert len(set(site.starts(run))) == len(site.starts(run))
+
+
+def test_a_set_is_made_whole_though_the_history_restarts(site: Fleet) -> None:
+    before = len(site.copies())
+    with site.slow_links():
+        run = site.launch("all_backup")
+        wait_until(lambda: len(site.starts(run)) >= 2, "two captures", 90)
+        for _ in range(3):
+            site.history.end(signal.SIGINT)
+            site.start_postgres(site.history)
+        site.wait_for(run, SUCCESS, seconds=300)
+    assert len(site.copies()) == before + 1
+
+
+def test_captures_of_a_backup_that_is_terminated_end_on_their_workers(site: Fleet) -> None:
+    before = len(site.copies())
+    with site.slow_links():
+        run = site.launch("all_backup")
+        wait_until(lambda: len(site.starts(run)) >= 2, "two captures", 90)
+        assert site.workspace.instance.run_launcher.terminate(run)
+        site.wait_for(run, dg.DagsterRunStatus.CANCELED)
+    assert len(site.copies()) == before
+    site.wait_for(site.launch("all_backup"), SUCCESS)
 
 
 def test_sources_of_workers_that_are_killed_or_cut_off_are_captured_by_others(site: Fleet) -> None:

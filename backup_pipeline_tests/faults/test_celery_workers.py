@@ -10,6 +10,7 @@ import pytest
 
 pytest.importorskip("dagster_celery", reason="pip install 'backup-pipeline[celery]'")
 
+from backup_pipeline_tests.support.brokers import RABBITMQ, REDIS
 from backup_pipeline_tests.support.celery_fleet import RUNS, Fleet, Size, fleet
 from backup_pipeline_tests.support.fleet_programs import wait_until
 from backup_pipeline_tests.support.machines import Machine
@@ -18,9 +19,19 @@ pytestmark = pytest.mark.story
 SUCCESS, FAILURE = dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE
 
 
+SIZE = Size(servers=3, databases=3, rows=2000, rate="30mbit")
+# Tests of one fleet are for one process.
+BROKERS = [
+    pytest.param(broker, id=broker.name, marks=pytest.mark.takes(seconds=30, together=f"Celery, {broker.name}"))
+    for broker in (REDIS, RABBITMQ)
+]
+with_redis = pytest.mark.parametrize("site", BROKERS[:1], indirect=True)
+with_each_broker = pytest.mark.parametrize("site", BROKERS, indirect=True)
+
+
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    with fleet(tmp_path_factory.mktemp("fleet"), Size(servers=3, databases=3, rows=2000, rate="30mbit"), RUNS) as made:
+def site(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Fleet]:
+    with fleet(tmp_path_factory.mktemp("fleet"), SIZE, RUNS, request.param) as made:
         for number in (1, 2, 3):
             made.start_worker(number)
         yield made
@@ -41,6 +52,7 @@ def require_proven(site: Fleet, plan: str, machine: Machine) -> None:
     assert done.code == 0, done.text
 
 
+@with_each_broker
 def test_runs_are_spread_over_workers_and_proven_from_another(site: Fleet) -> None:
     before = len(site.copies())
     runs = [site.launch(f"p{number}_backup") for number in (1, 2, 3)]
@@ -53,6 +65,7 @@ def test_runs_are_spread_over_workers_and_proven_from_another(site: Fleet) -> No
         require_proven(site, f"p{number}", next(each for each in site.workers if each is not machine))
 
 
+@with_each_broker
 def test_a_backup_whose_worker_is_killed_is_made_by_another(site: Fleet) -> None:
     before = len(site.copies())
     with site.slow_links():
@@ -64,6 +77,7 @@ def test_a_backup_whose_worker_is_killed_is_made_by_another(site: Fleet) -> None
     require_proven(site, "p1", machine)
 
 
+@with_redis
 def test_a_worker_that_comes_back_after_its_backup_was_made_again_seals_nothing(site: Fleet) -> None:
     before = len(site.copies())
     with site.slow_links():
@@ -77,11 +91,12 @@ def test_a_worker_that_comes_back_after_its_backup_was_made_again_seals_nothing(
     require_proven(site, "p2", machine)
 
 
+@with_each_broker
 def test_runs_go_on_while_the_broker_is_away_and_others_wait_for_it(site: Fleet) -> None:
     before = len(site.copies())
     with site.slow_links():
         running, _ = launched(site, "p1", 1)
-        site.stop_broker()
+        site.broker.end()
         waiting = site.launch("p2_backup")
         wait_until(lambda: len(site.starts(running)) > 2, "captures without a broker", 60)
     site.start_broker()
@@ -90,6 +105,7 @@ def test_runs_go_on_while_the_broker_is_away_and_others_wait_for_it(site: Fleet)
     assert len(site.copies()) == before + 2
 
 
+@with_redis
 def test_no_set_is_lost_or_doubled_when_the_history_restarts(site: Fleet) -> None:
     before = len(site.copies())
     with site.slow_links():
@@ -102,6 +118,7 @@ def test_no_set_is_lost_or_doubled_when_the_history_restarts(site: Fleet) -> Non
     require_proven(site, "p3", next(each for each in site.workers if each is not machine))
 
 
+@with_redis
 def test_a_backup_that_is_terminated_is_interrupted_on_its_worker(site: Fleet) -> None:
     before = len(site.copies())
     with site.slow_links():

@@ -6,16 +6,26 @@ import math
 import multiprocessing
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
-from backup_pipeline.errors import LockError, TimeLimitError
+from backup_pipeline.errors import LockError, TimeLimitError, UnreachableError
+from backup_pipeline.model.manifest import Draft
+from backup_pipeline.model.set_id import set_id_at
 from backup_pipeline.postgres.server.connection import connected
+from backup_pipeline.postgres.server.embedded import EmbeddedServer
 from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline.stores.state import locks
 from backup_pipeline.stores.state.database import StateDatabase
 from backup_pipeline.stores.state.locks import DatabaseCoordination
+from backup_pipeline.stores.state.plan_store import SharedPlanStore
 from backup_pipeline.system.limits import Limit, ends_with, limited
+from backup_pipeline.system.locks import this_process
+from backup_pipeline_tests.support.vault_sites import VaultSite
+
+NOWHERE = PostgresTarget("127.0.0.1", 1, "nothing", "nobody", "")
 
 
 def test_work_that_stands_still_is_ended_although_its_lock_is_refreshed(
@@ -78,3 +88,47 @@ def test_an_error_in_a_transaction_leaves_no_connection_behind(database: Callabl
     with pytest.raises(LockError):
         state.write("/", {"a": b"1"}, held_in="nightly", held={"lock": "of nobody"})
     assert state.versions("/") == {}
+
+
+def test_a_server_that_restarts_is_waited_for_and_loses_nothing(tmp_path: Path) -> None:
+    server = EmbeddedServer(tmp_path / "server")
+    server.start()
+    try:
+        state, asked = StateDatabase(server.target()), threading.Event()
+        state.write("nightly", {"draft": b"1"})
+        server.stop()
+
+        def go_on() -> None:
+            asked.set()
+            state.append("nightly", "draft", b"2")
+
+        waiting = threading.Thread(target=go_on)
+        waiting.start()
+        assert asked.wait(30)
+        server.start()
+        waiting.join(60)
+        assert state.read("nightly", ["draft"])["draft"][1] == b"12"
+    finally:
+        server.remove()
+
+
+def test_a_server_that_never_answered_is_an_error_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("backup_pipeline.stores.state.database.PATIENCE_SECONDS", math.inf)
+    with pytest.raises(UnreachableError, match="refused"):
+        StateDatabase(NOWHERE).versions("nightly")
+
+
+def test_a_lock_that_was_taken_by_an_unanswered_call_is_taken(database: Callable[..., PostgresTarget]) -> None:
+    state, holder = StateDatabase(database()), this_process("a capture")
+    assert [state.take("nightly", "lock", holder) for _ in range(2)] == [None, None]
+    assert state.take("nightly", "lock", this_process("another")) == holder
+
+
+def test_a_set_that_could_not_be_made_known_leaves_no_folder(tmp_path: Path) -> None:
+    vault = VaultSite(tmp_path / "site").init().plan_store()._vault
+    store = SharedPlanStore(tmp_path, "nightly", vault, StateDatabase(NOWHERE), file_mode=0o600, folder_mode=0o700)
+    moment = datetime(2026, 11, 21, 2, tzinfo=UTC)
+    draft = Draft(set_id=set_id_at(moment), plan="nightly", root_run_id="r", sources=("s",), started_at=moment)
+    with pytest.raises(UnreachableError):
+        store.begin(draft)
+    assert not (tmp_path / draft.set_id).exists()

@@ -25,19 +25,18 @@ from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.postgres.server.embedded import EmbeddedServer
 from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline.stores.vault.encryption import new_identity
+from backup_pipeline_tests.support.brokers import REDIS, Broker
 from backup_pipeline_tests.support.fleet_programs import (
     answers,
     logs_in,
-    needed,
     programs,
-    redis_server,
     wait_until,
 )
 from backup_pipeline_tests.support.machines import SITE, Machine, Network, network
 from backup_pipeline_tests.support.object_servers import S3Server, weed_server
 from backup_pipeline_tests.support.sites import Output, TestSite, dsn
 
-_POSTGRES, _REDIS, _CODE = 5432, 6379, 4000
+_POSTGRES, _CODE = 5432, 4000
 _BUCKET = "fleet"
 _SLOW = "1500kbit"
 _HOME = """
@@ -92,10 +91,11 @@ class Fleet:
     servers: list[Machine]
     history: Machine
     control: Machine
+    broker: Machine
+    kind: Broker
     spread: dict[str, str]
     workers: list[Machine] = field(default_factory=list)
     workspace: WorkspaceProcessContext = field(init=False)
-    broker: subprocess.Popen[bytes] | None = None
 
     def target(self, server: Machine, database: str = "postgres") -> PostgresTarget:
         """Return the superuser's way to a database of a server."""
@@ -120,15 +120,8 @@ class Fleet:
         wait_until(lambda: logs_in(self.target(machine)), f"a login to {machine.name}")
 
     def start_broker(self) -> None:
-        """Start Redis, with what it was left with."""
-        self.broker = redis_server(self.net.root / "redis", self.net.address, _REDIS)
-
-    def stop_broker(self) -> None:
-        """Stop Redis; nothing happens when it is not running."""
-        if self.broker is not None:
-            self.broker.terminate()
-            self.broker.wait(30)
-            self.broker = None
+        """Start the broker, with what it was left with."""
+        self.kind.start(self.broker)
 
     # Dagster
 
@@ -143,8 +136,12 @@ class Fleet:
             "DAGSTER_HOME": str(SITE / "home"),
             "DAGSTER_POSTGRES_URL": history,
             "OFFSITE_KEYS_FILE": str(SITE / "keys"),
-            "CELERY_BROKER_URL": f"redis://{self.net.address}:{_REDIS}/0",
-            **({"CELERY_RESULT_BACKEND": f"redis://{self.net.address}:{_REDIS}/1"} if self.spread == STEPS else {}),
+            "CELERY_BROKER_URL": self.kind.url_at(self.broker.address),
+            **(
+                {"CELERY_RESULT_BACKEND": f"redis://{self.broker.address}:{REDIS.port}/1"}
+                if self.spread == STEPS
+                else {}
+            ),
             **self.spread,
         }
 
@@ -160,7 +157,7 @@ class Fleet:
         self.furnish(self.control)
         code = ["dagster", "code-server", "start", "-m", "backup_pipeline.definitions", "-h", "0.0.0.0"]
         self.control.start(*code, "-p", str(_CODE), environment=self.variables(), log="code.log")
-        wait_until(lambda: answers(self.control.address, _CODE), "the code location", 120)
+        wait_until(lambda: answers(self.control.address, _CODE), "the code location", 300)
         self.start_daemon()
 
     def start_daemon(self) -> None:
@@ -187,7 +184,7 @@ class Fleet:
 
     def wait_for_workers(self) -> None:
         """Wait until every worker takes tasks."""
-        wait_until(lambda: all(" ready." in each.text() for each in self.workers), "the workers")
+        wait_until(lambda: all(" ready." in each.text() for each in self.workers), "the workers", 300)
 
     def command(self, machine: Machine, *arguments: str) -> Output:
         """Run the command line on a machine."""
@@ -258,7 +255,7 @@ class Fleet:
 
 
 def settings(size: Size, recipient: str) -> str:
-    """Return backup.yaml: a plan per server, whose only store is the vault."""
+    """Return backup.yaml: a plan per server and one of all, whose only store is the vault."""
     lines = ["state_env: STATE_URL", "sources:"]
     for server in range(1, size.servers + 1):
         lines += [
@@ -275,15 +272,17 @@ def settings(size: Size, recipient: str) -> str:
     for server in range(1, size.servers + 1):
         names = ", ".join(size.sources(server))
         lines.append(f"  p{server}: {{sources: [{names}], store: 'vault:offsite', retention: {{keep_last: 9}}}}")
-    every = ", ".join(name for server in range(1, size.servers + 1) for name in size.sources(server))
+    # Neighbours are on different servers.
+    rows = zip(*(size.sources(server) for server in range(1, size.servers + 1)), strict=True)
+    every = ", ".join(name for row in rows for name in row)
     lines.append(f"  all: {{sources: [{every}], store: 'vault:offsite', retention: {{keep_last: 9}}}}")
     return "\n".join(lines) + "\n"
 
 
 @contextlib.contextmanager
-def fleet(folder: Path, size: Size, spread: dict[str, str]) -> Iterator[Fleet]:
+def fleet(folder: Path, size: Size, spread: dict[str, str], broker: Broker = REDIS) -> Iterator[Fleet]:
     """Give a running site without workers."""
-    needed("redis-server", "apt install redis-server")
+    broker.skip_where_absent()
     template = EmbeddedServer(folder / "template", programs=programs(), durable=False)
     with network(folder / "machines") as net, contextlib.ExitStack() as stack:
         stack.callback(template.remove)
@@ -301,10 +300,8 @@ def fleet(folder: Path, size: Size, spread: dict[str, str]) -> Iterator[Fleet]:
         servers = [net.machine(f"s{number}", size.rate) for number in range(1, size.servers + 1)]
         site = TestSite(folder / "site")
         site.folder.mkdir()
-        made = Fleet(
-            size, net, site, objects, template, servers, net.machine("history"), net.machine("control"), spread
-        )
-        stack.callback(made.stop_broker)
+        others = [net.machine(name) for name in ("history", "control", "broker")]
+        made = Fleet(size, net, site, objects, template, servers, *others, broker, spread)
         made.start_broker()
         for machine in (*servers, made.history):
             made.start_postgres(machine)

@@ -7,16 +7,26 @@ server's alone; no clock of a worker is compared. What documents hold is not kno
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+import functools
+import logging
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from backup_pipeline.errors import LockError
+from backup_pipeline.errors import LockError, UnreachableError
 from backup_pipeline.postgres.server.kept_connections import KeptConnections
 from backup_pipeline.postgres.server.target import PostgresTarget
+from backup_pipeline.system import limits
 from backup_pipeline.system.locks import FOREIGN_STALE_SECONDS, HEARTBEAT_SECONDS, Holder
 
+LOG = logging.getLogger("backup")
+P = ParamSpec("P")
+T = TypeVar("T")
 POLL_SECONDS = HEARTBEAT_SECONDS / 10
+# A server that restarts is back by then, and the locks of who waits for it are still its own.
+PATIENCE_SECONDS = FOREIGN_STALE_SECONDS * 2 / 3
+_PAUSE_SECONDS = 0.5
 _TABLES = """
 select pg_advisory_xact_lock(hashtext('backup_pipeline'));
 create schema if not exists backup_pipeline;
@@ -45,8 +55,31 @@ Held = Mapping[str, str]
 _FORSAKEN = b"set local idle_in_transaction_session_timeout = '15s'"
 
 
+def _lasting(call: Callable[Concatenate[StateDatabase, P], T]) -> Callable[Concatenate[StateDatabase, P], T]:
+    """Make a call again whose server has gone away, as when it restarts, unless it never answered this process."""
+
+    @functools.wraps(call)
+    def lasting(self: StateDatabase, /, *arguments: P.args, **named: P.kwargs) -> T:
+        end = time.monotonic() + PATIENCE_SECONDS
+        first = True
+        while True:
+            try:
+                return call(self, *arguments, **named)
+            except UnreachableError as error:
+                if not self.answered or limits.ending() or time.monotonic() >= end:
+                    raise
+                if first:
+                    LOG.warning("waiting for up to %.0f s: %s", PATIENCE_SECONDS, error)
+            first = False
+            time.sleep(_PAUSE_SECONDS)
+
+    return lasting
+
+
 class StateDatabase:
     """See the module. Every call may raise SourceError: the database does not answer, or refuses.
+
+    A server that goes away is waited for, and asked again; what it did without a word of it is then done twice.
 
     Args:
         target: the database; a schema `backup_pipeline` is made in it.
@@ -55,19 +88,20 @@ class StateDatabase:
     def __init__(self, target: PostgresTarget) -> None:
         self.target = target
         self._connections = KeptConnections(target)
-        self._made = False
+        self.answered = False
 
     @contextmanager
     def _transaction(self) -> Iterator[Any]:
         with self._connections.connected() as connection, connection.transaction():
             # A worker that is cut off in the middle must not keep the others from the rows that it has locked.
             connection.execute(_FORSAKEN)
-            if not self._made:
+            if not self.answered:
                 connection.execute(_TABLES)
             yield connection
         # Not before: of a transaction that fails they are gone, too.
-        self._made = True
+        self.answered = True
 
+    @_lasting
     def versions(self, scope: str) -> dict[str, int]:
         """Return the version of each document of a scope, by name."""
         with self._transaction() as connection:
@@ -75,6 +109,7 @@ class StateDatabase:
                 connection.execute("select name, version from backup_pipeline.documents where scope = %s", [scope])
             )
 
+    @_lasting
     def scopes(self, beginning: str, name: str = "") -> list[str]:
         """Return the scopes with a beginning, of those that have a document of this name, or any."""
         with self._transaction() as connection:
@@ -85,6 +120,7 @@ class StateDatabase:
             )
             return [str(row[0]) for row in rows]
 
+    @_lasting
     def all_versions(self, beginning: str, without: str = "") -> dict[str, dict[str, int]]:
         """Return the versions of all documents whose scopes have a beginning, and not that text, by scope and name."""
         found: dict[str, dict[str, int]] = {}
@@ -98,6 +134,7 @@ class StateDatabase:
                 found.setdefault(scope, {})[name] = version
         return found
 
+    @_lasting
     def read(self, scope: str, names: Collection[str]) -> dict[str, tuple[int, bytes]]:
         """Return version and data of documents, by name."""
         with self._transaction() as connection:
@@ -107,6 +144,7 @@ class StateDatabase:
             )
             return {name: (version, bytes(data)) for name, version, data in rows}
 
+    @_lasting
     def write(
         self,
         scope: str,
@@ -140,16 +178,19 @@ class StateDatabase:
                     versions[name] = row[0]
         return versions
 
+    @_lasting
     def append(self, scope: str, name: str, data: bytes) -> None:
         """Add to the end of a document, which is made where it is missing."""
         with self._transaction() as connection:
             connection.execute(_WRITE.format(data="documents.data || excluded.data"), [scope, name, data])
 
+    @_lasting
     def drop(self, scope: str) -> None:
         """Remove all documents of a scope."""
         with self._transaction() as connection:
             connection.execute("delete from backup_pipeline.documents where scope = %s", [scope])
 
+    @_lasting
     def take(self, scope: str, name: str, holder: Holder) -> Holder | None:
         """Take a lock, if need be from a holder whose heartbeat stands still; return who has it, None for `holder`."""
         with self._transaction() as connection:
@@ -164,8 +205,11 @@ class StateDatabase:
             row = connection.execute(
                 "select holder from backup_pipeline.locks where scope = %s and name = %s", [scope, name]
             ).fetchone()
-        return Holder.model_validate_json(row[0]) if row else holder
+        found = Holder.model_validate_json(row[0]) if row else holder
+        # It was taken by a call whose answer was lost.
+        return None if row and found.token == holder.token else found
 
+    @_lasting
     def beat(self, scope: str, held: Held) -> None:
         """Refresh locks of this process.
 
@@ -180,6 +224,7 @@ class StateDatabase:
                     [scope, name],
                 )
 
+    @_lasting
     def release(self, scope: str, name: str, token: str) -> None:
         """Give a lock back; one that is another's by now stays."""
         with self._transaction() as connection:
@@ -187,6 +232,7 @@ class StateDatabase:
                 "delete from backup_pipeline.locks where scope = %s and name = %s and token = %s", [scope, name, token]
             )
 
+    @_lasting
     def silent(self, scope: str, name: str) -> Holder | None:
         """Return who held a lock and does not refresh it any more; None while it is refreshed, or was given back."""
         with self._transaction() as connection:
@@ -197,11 +243,13 @@ class StateDatabase:
             ).fetchone()
         return Holder.model_validate_json(row[0]) if row else None
 
+    @_lasting
     def sweep(self, scope: str, seconds: float) -> None:
         """Remove the locks of a scope that nobody has refreshed for so long."""
         with self._transaction() as connection:
             connection.execute(_REMOVE_DEAD, [scope, "", "", "", seconds])
 
+    @_lasting
     def holders(self, scope: str, prefix: str, ending: str) -> list[Holder]:
         """Return who holds the locks of these names; those whose heartbeats stand still are removed."""
         with self._transaction() as connection:

@@ -266,7 +266,13 @@ class SharedPlanStore(VaultPlanStore):
     def begin(self, draft: Draft) -> LocalSetWriter:
         """Make the set known to all."""
         writer = super().begin(draft)
-        self._set(draft.set_id).put({_DRAFT: _packed(self.folder / draft.set_id, [DRAFT_NAME])})
+        folder = self.folder / draft.set_id
+        try:
+            self._set(draft.set_id).put({_DRAFT: _packed(folder, [DRAFT_NAME])})
+        except BaseException:
+            # Known to nobody, it would keep this worker from the set that another one begins for the same run.
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
         return writer
 
     def writer_at(self, folder: Path, draft: Draft) -> SharedSetWriter:
