@@ -148,7 +148,8 @@ def _print_copies(out: Console, copies: CopiesStatus, now: datetime) -> None:
     out.print(f"  copies       [bold]{copies.vault}[/]: {len(copies.copies)}, newest {age}{size}{growth}")
     known = copies.record.inspected_at
     asked = f"asked {age_text(now - known)} ago" if known else "never asked"
-    proven = f"{copies.proven[0]} proven from there" if copies.proven else "[yellow]none proven from there[/]"
+    restored = f" ({copies.restored})" if copies.restored else ""
+    proven = f"{copies.proven[0]} proven from there{restored}" if copies.proven else "[yellow]none proven from there[/]"
     out.print(f"               {proven}; {escape(copies.lock_text(now))} [dim]({asked})[/]")
 
 

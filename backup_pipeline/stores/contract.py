@@ -129,8 +129,13 @@ class Store(Protocol):
     def path_of(self, set_id: SetId, path: str = "") -> Path | None:
         """Return the real path of a set or of a file in it, for tools that need one; None where there is none."""
 
-    def files(self, set_id: SetId) -> Iterator[tuple[str, int]]:
-        """Yield path and size of every file of the set, manifest and records included, by path."""
+    def files(self, set_id: SetId, sizes: Mapping[str, int] | None = None) -> Iterator[tuple[str, int]]:
+        """Yield path and size of every file of the set, manifest and records included, by path.
+
+        Args:
+            set_id: the set.
+            sizes: bytes of files by path, as far as they are known: a store need not ask for these again.
+        """
 
     def unexpected_entries(self, set_id: SetId) -> Iterator[str]:
         """Yield the paths of what stands in the set's place and is neither file nor folder (links), by path."""
@@ -158,6 +163,9 @@ class PlanStore(Store, Protocol):
     @property
     def artefacts_elsewhere(self) -> bool:
         """Whether the artefacts of sealed sets are not in the folder."""
+
+    def free_here(self) -> int:
+        """Return the free bytes of the folder's disk, on which files lie until they are sealed or sent."""
 
     @property
     def coordination(self) -> Coordination:

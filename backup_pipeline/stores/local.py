@@ -351,7 +351,7 @@ class LocalSetWriter:
         write_atomically(self._folder / MANIFEST_NAME, data, mode=self._file_mode)
 
 
-def _add_files_below(folder: str, above: str, found: list[tuple[str, int]]) -> None:
+def _add_files_below(folder: str, above: str, found: list[tuple[str, int]], sizes: Mapping[str, int]) -> None:
     """Add each file's path below a folder, and its size, by path; links are passed over."""
     try:
         with os.scandir(folder) as entries:
@@ -361,9 +361,10 @@ def _add_files_below(folder: str, above: str, found: list[tuple[str, int]]) -> N
         return
     for entry in there:
         if entry.is_dir(follow_symlinks=False):
-            _add_files_below(entry.path, f"{above}{entry.name}/", found)
+            _add_files_below(entry.path, f"{above}{entry.name}/", found, sizes)
         elif entry.is_file(follow_symlinks=False):
-            found.append((above + entry.name, entry.stat(follow_symlinks=False).st_size))
+            size = sizes.get(path := above + entry.name)
+            found.append((path, entry.stat(follow_symlinks=False).st_size if size is None else size))
 
 
 def _open(place: Path | str) -> BinaryIO:
@@ -590,10 +591,10 @@ class LocalStore:
             raise self._no_such(set_id)
         return _open(f"{self.folder}/{set_id}/{_checked(path)}")
 
-    def files(self, set_id: SetId) -> Iterator[tuple[str, int]]:
-        """Yield path and size of every file of the set, by path."""
+    def files(self, set_id: SetId, sizes: Mapping[str, int] | None = None) -> Iterator[tuple[str, int]]:
+        """Yield path and size of every file of the set, by path; see contract.Store."""
         found: list[tuple[str, int]] = []
-        _add_files_below(str(self.path_of(set_id)), "", found)
+        _add_files_below(str(self.path_of(set_id)), "", found, sizes or {})
         yield from found
 
     def unexpected_entries(self, set_id: SetId) -> Iterator[str]:
@@ -640,6 +641,10 @@ class LocalStore:
 
     def free_bytes(self) -> int | None:
         """Return the free space of the file system."""
+        return self.free_here()
+
+    def free_here(self) -> int:
+        """Return the free space of the disk on which files are written."""
         folder = self.folder
         while not folder.exists():
             folder = folder.parent

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -156,4 +157,7 @@ def test_status_asks_for_a_kit_and_a_drill_from_the_vault_until_both_were_made(s
     assert zero["holds"]
     assert "from the store" in zero["what"]
     assert "from offsite" in zero["what"]
-    assert f"{set_id} proven from there" in site.run("status", "nightly").out
+    assert status["copies"][0]["proven_from_vault_seconds"] > 0
+    assert status["copies"][0]["proven_from_vault_bytes"] == site.store("nightly").read(set_id).size
+    shown = site.run("status", "nightly").out
+    assert re.search(rf"{set_id} proven from there \([^)]+ restored in [\d.]+ s\)", " ".join(shown.split())), shown

@@ -12,13 +12,15 @@ import pytest
 from backup_pipeline.cli.common import run_app
 from backup_pipeline.cli.main import build_app
 from backup_pipeline.errors import ExitCode, SettingsError
-from backup_pipeline.model.record import Severity
+from backup_pipeline.model.record import ArtefactKind, FileRecord, Severity
 from backup_pipeline.model.set_id import set_id_at
+from backup_pipeline.operations.environment import check_machine
 from backup_pipeline.operations.environment.check import check_environment, environment_faults, require_environment
 from backup_pipeline.operations.environment.check_servers import clock_fault, row_security_fault
 from backup_pipeline.postgres.server.clients import installed_clients
 from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.settings.loader import load_site
+from backup_pipeline.stores.local import LocalStore
 from backup_pipeline_tests.support.sites import NOW, SECRET
 
 SITE = """\
@@ -323,6 +325,26 @@ def test_a_disk_without_room_for_another_set_is_an_error_and_for_three_a_warning
     ((severity, what), *_) = reported(900_000_000)
     assert severity is Severity.WARN
     assert "fewer than three more sets" in what
+
+
+def test_a_vault_as_only_store_needs_room_for_what_is_read_again_before_it_is_sent(tmp_path, monkeypatch):
+    def file(path: str, size: int, plain: int = 0) -> FileRecord:
+        return FileRecord(path=path, size=size, sha256="0" * 64, content_size=plain)
+
+    records = [
+        SimpleNamespace(kind=ArtefactKind.POSTGRES_DUMP, files=(file("s_db.sql.gz", 900_000_000),)),
+        SimpleNamespace(kind=ArtefactKind.TABLE_EXPORT, files=(file("t.csv", 800_000_000), file("t.parquet", 5))),
+        SimpleNamespace(kind=ArtefactKind.SQLITE_COPY, files=(file("s.sqlite.gz", 100_000_000, 200_000_000),)),
+    ]
+    last = SimpleNamespace(manifest=SimpleNamespace(artefacts=records))
+    monkeypatch.setattr(check_machine, "_last_sealed", lambda _: last)
+    store = LocalStore(tmp_path / "store", "nightly")
+    monkeypatch.setattr(store, "free_here", lambda: 300_000_000)
+    assert list(check_machine._space_to_send(store, "nightly")) == []
+    monkeypatch.setattr(store, "free_here", lambda: 299_000_000)
+    [fault] = check_machine._space_to_send(store, "nightly")
+    assert fault.severity is Severity.ERROR
+    assert "0.3 GB: s.sqlite.gz lies there" in fault.what
 
 
 def test_schedules_in_another_zone_than_the_machines_are_warned_of(reachable, tmp_path, monkeypatch):

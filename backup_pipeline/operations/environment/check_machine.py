@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 
 from backup_pipeline.errors import BackupSystemError
 from backup_pipeline.model.backup_set import BackupSet, SetState
-from backup_pipeline.model.record import Severity
+from backup_pipeline.model.record import ArtefactKind, ArtefactRecord, Severity
 from backup_pipeline.model.set_id import set_time
 from backup_pipeline.operations.sites.stores import open_store
 from backup_pipeline.rules.environment import EnvironmentFault
@@ -105,8 +105,7 @@ def _stores(site: Site, now: datetime) -> Iterator[EnvironmentFault]:
             yield from _modes(site, store.folder, plan)
             with contextlib.suppress(BackupSystemError):
                 yield from _from_the_future(store, plan, now)
-        if not store.artefacts_elsewhere:
-            yield from _space(store, plan)
+        yield from _space_to_send(store, plan) if store.artefacts_elsewhere else _space(store, plan)
 
 
 def _writable(folder: Path, plan: str) -> Iterator[EnvironmentFault]:
@@ -166,6 +165,36 @@ def _space(store: PlanStore, plan: str) -> Iterator[EnvironmentFault]:
             f"{free / 1e9:.1f} GB free: room for fewer than three more sets of plan {plan}",
             remedy,
             Severity.WARN,
+        )
+
+
+_READ_AGAIN = {ArtefactKind.SQLITE_COPY, ArtefactKind.REPOSITORY_ARCHIVE, ArtefactKind.REPOSITORY_BUNDLE}
+
+
+def _room_to_send(record: ArtefactRecord) -> int:
+    """Return the bytes that lie here until they were read again and a vault that is the only store has got them."""
+    read_again = [file for file in record.files if record.kind in _READ_AGAIN or file.path.endswith(".parquet")]
+    # The pages of a database are copied first, then packed.
+    pages = sum(file.content_size or 0 for file in read_again if record.kind is ArtefactKind.SQLITE_COPY)
+    return pages + sum(file.size for file in read_again)
+
+
+def _space_to_send(store: PlanStore, plan: str) -> Iterator[EnvironmentFault]:
+    try:
+        free, last = store.free_here(), _last_sealed(store)
+    except (BackupSystemError, OSError):
+        return  # that it cannot be read is reported already
+    records = last.manifest.artefacts if last and last.manifest else ()
+    largest = max(records, key=_room_to_send, default=None)
+    room = _room_to_send(largest) if largest else 0
+    needed = max(room, 100_000_000)
+    if free < needed:
+        path = largest.files[0].path if largest and room == needed else "what is not sent yet"
+        yield EnvironmentFault(
+            str(store.folder),
+            f"{free / 1e9:.1f} GB free; plan {plan} needs {needed / 1e9:.1f} GB: {path} lies there until it is sent",
+            "Free space there, or name a `store` of the site on another disk. Dumps, tarballs, JSON and CSV need no "
+            "room; Parquet, copies of SQLite, ZIP and bundle of a repository do (docs/vaults.md).",
         )
 
 

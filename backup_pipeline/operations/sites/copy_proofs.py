@@ -36,12 +36,17 @@ class CopyProof(Frozen):
         kind: verification or drill.
         outcome: how it ended.
         finished_at: when.
+        restore_seconds: how long everything took to be restored from the vault; None for a verification, and where
+            another machine drilled: beside the copy it stands encrypted.
+        restored_bytes: the size of what was restored; None likewise.
     """
 
     copy_name: str
     kind: ProofKind
     outcome: ProofOutcome
     finished_at: AwareDatetime
+    restore_seconds: float | None = None
+    restored_bytes: int | None = None
 
 
 class _Notes(Frozen):
@@ -115,7 +120,15 @@ def keep_copy_proof(site: Site, access: VaultAccess, copy: str, proof: Proof) ->
     description = read_description(access.place, access.trusted())
     name = write_proof(access.place, description, copy, proof, proof_signer(access))
     before = _noted(site, access.name)
-    made = CopyProof(copy_name=copy, kind=proof.kind, outcome=proof.outcome, finished_at=proof.finished_at)
+    numbers = proof.numbers if proof.kind is ProofKind.DRILL else {}
+    made = CopyProof(
+        copy_name=copy,
+        kind=proof.kind,
+        outcome=proof.outcome,
+        finished_at=proof.finished_at,
+        restore_seconds=numbers.get("rto_seconds"),
+        restored_bytes=int(numbers["bytes"]) if "bytes" in numbers else None,
+    )
     kept = before.proofs if before.vault == description.vault else {}
     _write(site, access.name, _Notes(vault=description.vault, proofs={**kept, name: made}))
 

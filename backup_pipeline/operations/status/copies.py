@@ -13,6 +13,7 @@ from backup_pipeline.model.proof import ProofKind, ProofOutcome
 from backup_pipeline.model.set_id import SetId, set_time
 from backup_pipeline.operations.sites.copy_records import device_of, missing_in, vault_record
 from backup_pipeline.operations.sites.stores import open_store
+from backup_pipeline.rules.quantities import bytes_text
 from backup_pipeline.rules.three_two_one import Condition, Holding, three_two_one_one_zero
 from backup_pipeline.settings.site import Site
 from backup_pipeline.settings.types import PlanCopies, Vault
@@ -67,15 +68,23 @@ class CopiesStatus:
     kit: KitNote | None = None
 
     @property
-    def proven(self) -> tuple[SetId, datetime] | None:
-        """The newest copy that passed a drill read from the vault, and when; None where none did."""
+    def proven(self) -> tuple[SetId, CopyProof] | None:
+        """The newest copy that passed a drill read from the vault, and that drill; None where none did."""
         from backup_pipeline.operations.sites.copy_proofs import is_proven
 
         passed = {one.copy_name: one for one in self.drills if one.outcome is ProofOutcome.PASSED}
         for copy in reversed(self.copies):
             if copy.copy_name in passed and is_proven(copy.copy_name, self.drills):
-                return copy.set_id, passed[copy.copy_name].finished_at
+                return copy.set_id, passed[copy.copy_name]
         return None
+
+    @property
+    def restored(self) -> str:
+        """How much that drill restored and in which time, as text; "" where that is not known here."""
+        drill = self.proven[1] if self.proven else None
+        if drill is None or drill.restore_seconds is None or drill.restored_bytes is None:
+            return ""
+        return f"{bytes_text(drill.restored_bytes)} restored in {drill.restore_seconds:,.1f} s"
 
     @property
     def newest(self) -> CopyRecord | None:
@@ -132,7 +141,9 @@ class CopiesStatus:
                 one.set_id for one in self.record.copies.get(self.plan, ()) if one.marked_at is not None
             ],
             "proven_from_vault": self.proven[0] if self.proven else None,
-            "proven_from_vault_at": self.proven[1].isoformat() if self.proven else None,
+            "proven_from_vault_at": self.proven[1].finished_at.isoformat() if self.proven else None,
+            "proven_from_vault_seconds": self.proven[1].restore_seconds if self.proven else None,
+            "proven_from_vault_bytes": self.proven[1].restored_bytes if self.proven else None,
             "kit_printed_at": self.kit.printed_at.isoformat() if self.kit else None,
             "last_failure": failure.model_dump(mode="json") if failure else None,
             "known_as_of": self.record.inspected_at.isoformat() if self.record.inspected_at else None,

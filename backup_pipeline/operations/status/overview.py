@@ -65,6 +65,8 @@ class CopyFigures:
     waiting: int
     proven: SetId | None
     stored: int | None
+    restored: str = ""
+    """How much the drill of that one restored, in which time; "" where that is not known here."""
 
     @property
     def proof_text(self) -> str:
@@ -393,6 +395,7 @@ def _copies(one: CopiesStatus) -> CopyFigures:
         waiting=len(one.missing),
         proven=one.proven[0] if one.proven else None,
         stored=one.record.stored_bytes,
+        restored=one.restored,
     )
 
 

@@ -165,7 +165,7 @@ def _copies_row(one: CopiesStatus, now: datetime) -> CopiesRow:
         newest=str(newest.set_id) if newest else "none",
         age=_age(now - newest.at) if newest else "–",
         size=f"{short_bytes(stored)}{more}" if stored is not None else "unknown",
-        proven=str(one.proven[0]) if one.proven else "none",
+        proven=f"{one.proven[0]}{f', {one.restored}' if one.restored else ''}" if one.proven else "none",
         checked=f"{check.at:%Y-%m-%d}" if check else "never",
         notes=f"{one.lock_text(now)} {asked}",
     )

@@ -235,7 +235,7 @@ def _with_answers(site: Site, status: PlanStatus, now: datetime) -> PlanStatus:
     """Return the standing with its answers to 3-2-1-1-0."""
     drill = status.last_proven.known.last_proof(ProofKind.DRILL) if status.last_proven else None
     ways = [f"on {drill.finished_at:%Y-%m-%d} from the store{drill.skipped_text}"] if drill else []
-    ways += [f"on {one.proven[1]:%Y-%m-%d} from {one.vault}" for one in status.copies if one.proven]
+    ways += [f"on {one.proven[1].finished_at:%Y-%m-%d} from {one.vault}" for one in status.copies if one.proven]
     errors = [one.what for one in status.problems if one.severity == "error"]
     newest = status.last_good.known.set_id if status.last_good else None
     return replace(

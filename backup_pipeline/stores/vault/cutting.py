@@ -31,8 +31,10 @@ _LARGE = 16
 """From so many average chunks on a file is large."""
 _FINER = 8
 _FINEST = 64
-_LISTS_FINER = 4
-_LISTS_ENDS = 32
+_OF_RECORDS = 4
+_AT_ENDS = 6
+"""By how much finer many small files are cut where they end."""
+_LISTS_FINER = 2
 _SMALL = 1 << 20
 """Bytes of a file that is read at once."""
 _BLOCKS = 3
@@ -161,39 +163,56 @@ class SetStream:
             self._file = None
 
 
-def stream_files(store: Store, set_id: SetId) -> dict[str, int]:
-    """Return the files of a set's stream in order, with their sizes: all but the manifest and what was added later."""
+def stream_files(store: Store, set_id: SetId, sizes: Mapping[str, int]) -> dict[str, int]:
+    """Return the files of a set's stream in order, with their sizes: all but the manifest and what was added later.
+
+    Those of `sizes` are taken as they are: a file of another size is found out when it is read.
+    """
     return dict(
         sorted(
             (path, size)
-            for path, size in store.files(set_id)
+            for path, size in store.files(set_id, sizes)
             if path != MANIFEST_NAME and not path.startswith(f"{PROOFS_FOLDER}/")
         )
     )
 
 
-def cut(stream: SetStream, cutting: Cutting, id_key: bytes) -> Iterator[memoryview]:
+def cut(
+    stream: SetStream, cutting: Cutting, id_key: bytes, is_known: Callable[[memoryview], bool] = lambda piece: False
+) -> Iterator[memoryview]:
     """Yield the chunks of a stream, which stay as they are as long as they are referred to.
 
     The cuts depend on the id key, so that sizes reveal nothing of what is there.
+
+    Args:
+        stream: the files.
+        cutting: the vault's.
+        id_key: the key of the ids.
+        is_known: whether the vault has a chunk of these bytes. Only where files were added to very many small ones it
+            decides anything: the end of what was there before was cut finer, and is taken as it is.
     """
-    coarse, fine = (_cutter(cutting, id_key, finer=finer) for finer in (1, _FINER))
-    middle, finest = (_cutter(cutting, id_key, finer=finer) for finer in (_FINER // 2, _FINEST))
+    coarse, fine, finest = (_cutter(cutting, id_key, finer=finer) for finer in (1, _FINER, _FINEST))
+    of_records, at_ends = (_cutter(cutting, id_key, finer=finer) for finer in (_OF_RECORDS, _AT_ENDS))
     buffer = _ReadAhead(stream, 4 * cutting.largest, lambda: stream.hashing)
     for part in _parts(stream.listed, cutting.average):
         position, tail = 0, part.size - part.ends
         while position < part.size and (
             view := buffer.view(min((tail if position < tail else part.size) - position, cutting.largest))
         ):
-            cutter = coarse if part.coarse_from <= position <= part.coarse_until else fine
+            cutter, at_end = coarse if part.coarse_from <= position <= part.coarse_until else fine, at_ends
             if part.ends:
-                cutter = middle if part.ends <= position < tail else finest
-            data = buffer.take(next(iter(cutter.cut_buf(view))).length)
+                cutter, at_end = of_records if part.ends <= position < tail else finest, fine
+            length = _first(cutter, view)
+            if part.grows and cutter is not finest:
+                short = _first(at_end, view)
+                if position + length >= tail or is_known(view[:short]):
+                    length = short
+            data = buffer.take(length)
             position += len(data)
             yield data
     # A file that is longer than it was listed: its hash decides whether that is right.
     while view := buffer.view(cutting.largest):
-        yield buffer.take(next(iter(coarse.cut_buf(view))).length)
+        yield buffer.take(_first(coarse, view))
 
 
 def cut_lists(texts: Iterable[bytes], cutting: Cutting, id_key: bytes) -> Iterator[bytes]:
@@ -209,9 +228,9 @@ def cut_lists(texts: Iterable[bytes], cutting: Cutting, id_key: bytes) -> Iterat
     for text in itertools.chain.from_iterable((text[:-end], text[-end:]) for text in texts):
         position = 0
         while position < len(text):
-            cutter = fine if position < cutting.average // _LISTS_ENDS else coarse
+            cutter = fine if position < end else coarse
             view = memoryview(text)[position : position + cutting.largest]
-            length = next(iter(cutter.cut_buf(view))).length
+            length = _first(cutter, view)
             yield text[position : position + length]
             position += length
 
@@ -233,7 +252,7 @@ def cut_growing(stream: ChunkSource, cutting: Cutting, id_key: bytes) -> Iterato
     position = 0
     while view := buffer.view(ahead):
         cutter = coarse if position >= cutting.average and len(view) >= end else fine
-        data = buffer.take(next(iter(cutter.cut_buf(view[: cutting.largest]))).length)
+        data = buffer.take(_first(cutter, view[: cutting.largest]))
         position += len(data)
         yield data
 
@@ -249,12 +268,14 @@ class _Part(NamedTuple):
     """What is cut on its own: its bytes, and from where to where chunks of the usual size begin in it.
 
     Of records of many files `ends` bytes at either end are cut finest, the last of them from a border of their own.
+    What `grows`, as more files are added behind those that were there, is cut finer where it ends.
     """
 
     size: int
     coarse_from: int
     coarse_until: int
     ends: int = 0
+    grows: bool = False
 
 
 def _parts(listed: Mapping[str, int], average: int) -> Iterator[_Part]:
@@ -268,9 +289,14 @@ def _parts(listed: Mapping[str, int], average: int) -> Iterator[_Part]:
             yield _Part(size, average, size - 2 * average)
         elif records and size < _LARGE * average:
             # A record of very many files differs in its head and in its last lines.
-            yield _Part(size, size, size, average // _FINEST if size >= average // _FINER else 0)
+            yield _Part(size, size, size, average // _FINEST if size >= average // _FINER else 0, size >= average)
         else:
-            yield _Part(size, 0, size)
+            yield _Part(size, 0, size, grows=size >= _LARGE * average)
+
+
+def _first(cutter: FastCDC, view: memoryview) -> int:
+    """Return the length of the first chunk."""
+    return int(next(iter(cutter.cut_buf(view))).length)
 
 
 def _wait_for(running: Future[None] | None) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -162,7 +162,7 @@ class VaultSetWriter(LocalSetWriter):
             {file.path: file.size}, super().open, {file.path: file.sha256}, lambda done: None, where=self._where
         )
         try:
-            chunks = tuple(self._sending().send(self._writer.cut(stream)))
+            chunks = tuple(self._sending().send(self._writer.cut(stream, self._sending().is_known)))
         finally:
             stream.close()
         self._require_lock()
@@ -179,7 +179,7 @@ class VaultSetWriter(LocalSetWriter):
             {file.path: file.size for file in here}, super().open, digests, lambda done: None, where=self._where
         )
         try:
-            chunks = tuple(self._sending().send(self._writer.cut(stream)))
+            chunks = tuple(self._sending().send(self._writer.cut(stream, self._sending().is_known)))
         finally:
             stream.close()
         first, *following = stream.files
@@ -261,7 +261,7 @@ class VaultSetWriter(LocalSetWriter):
             stream = SetStream(here, super(VaultSetWriter, self).open, wanted, lambda done: None, where=self._where)
             streams[:] = [stream]
             try:
-                yield from self._writer.cut(stream)
+                yield from self._writer.cut(stream, sender.is_known)
             finally:
                 stream.close()
 
@@ -328,7 +328,7 @@ class VaultPlanStore(LocalStore):
                 raise
         return self.copies().open(set_id, path)
 
-    def files(self, set_id: SetId) -> Iterator[tuple[str, int]]:
+    def files(self, set_id: SetId, sizes: Mapping[str, int] | None = None) -> Iterator[tuple[str, int]]:
         """Yield path and size of every file of the set, by path: as the copy has them, once it is sealed."""
         folder = self.path_of(set_id)
         if (folder / MANIFEST_NAME).is_file():

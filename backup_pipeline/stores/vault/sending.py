@@ -148,12 +148,12 @@ class ChunkSender:
 
     def send_all(self) -> tuple[list[ChunkRef], list[int]]:
         """Return the stored chunks in order and their plain sizes, every chunk seen in the vault."""
-        self._check_present()
+        self._check_present(self._time())
         for _ in range(_ROUNDS):
             ids, sizes = self._pass(self._read())
-            self._announce({self._known[one].name for one in ids})
+            announced_at = self._announce({self._known[one].name for one in ids})
             # What is there after the announcement stays, however long this takes: see docs/formats-vault.md.
-            self._check_present()
+            self._check_present(announced_at)
             refs = [self._known.get(one) for one in ids]
             whole = [ref for ref in refs if ref is not None]
             if len(whole) == len(ids) and {ref.name for ref in whole} <= self._named:
@@ -168,14 +168,19 @@ class ChunkSender:
         """Send chunks of a copy that is not whole yet; several threads may call this at once."""
         with self._looking:
             if not self._checked_once:
-                self._check_present()
+                self._check_present(self._time())
                 self._checked_once = True
         return [SentChunk(*one) for one in zip(*self._pass(pieces), strict=True)]
 
-    def _announce(self, names: set[str]) -> None:
+    def is_known(self, data: DataView) -> bool:
+        """Return whether the vault had a chunk of these bytes when it was listed last."""
+        return bool(self._listed) and keyed(self._keys.id_key, data) in self._listed
+
+    def _announce(self, names: set[str]) -> datetime:
         self.withdraw()
         self._announced_at, self._named = self._time(), names
         self._announced = self._catalog.announce(names)
+        return self._announced_at
 
     def withdraw(self) -> None:
         """Remove the announcement: the copy is visible, or another one is announced."""
@@ -211,9 +216,8 @@ class ChunkSender:
     def _time(self) -> datetime:
         return vault_time(self._catalog.place, self._options.clock)
 
-    def _check_present(self) -> None:
+    def _check_present(self, now: datetime) -> None:
         """Find out which chunks can be relied on: listed with the right size now, and named by a copy or fresh."""
-        now = self._time()
         generation = self._catalog.description.generation
         listed = self._catalog.chunks()
         known: dict[str, ChunkRef] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
@@ -248,7 +248,7 @@ class VaultStore:
         self._copy_name(set_id)
         return None
 
-    def files(self, set_id: SetId) -> Iterator[tuple[str, int]]:
+    def files(self, set_id: SetId, sizes: Mapping[str, int] | None = None) -> Iterator[tuple[str, int]]:
         """Yield path and size of every file of the set, by path."""
         content = self._opened(set_id)[0].content
         listed = [(file.path, file.size) for file in content.files]

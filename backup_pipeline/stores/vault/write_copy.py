@@ -96,6 +96,7 @@ class VaultWriter:
         source = _SetChunks(self, store, set_id, known.manifest, f"{plan}/{set_id}")
         whole = CopyPieces(self, plan, set_id, manifest, settings, source.read, lambda: source.files)
         sender = self.sender(f"{plan}/{set_id}", whole.read)
+        source.is_known = sender.is_known
         refs, _ = sender.send_all()
         size = whole.content.size
         if not self.commit(whole.content, refs, sender, replace=there):
@@ -119,9 +120,9 @@ class VaultWriter:
         """Return what sends the chunks of one copy; see ChunkSender."""
         return ChunkSender(self._catalog, self._keys, self._options, read, where, read_back=read_back)
 
-    def cut(self, stream: SetStream) -> Iterator[memoryview]:
-        """Yield a stream's chunks, as this vault cuts."""
-        return cut(stream, self._catalog.description.cutting, self._keys.id_key)
+    def cut(self, stream: SetStream, is_known: Callable[[DataView], bool]) -> Iterator[memoryview]:
+        """Yield a stream's chunks, as this vault cuts; `is_known`: whether the vault has a chunk of these bytes."""
+        return cut(stream, self._catalog.description.cutting, self._keys.id_key, is_known)
 
     def cut_growing(self, stream: ChunkSource) -> Iterator[memoryview]:
         """Yield the chunks of a file of `large_from` bytes or more while it is written."""
@@ -254,16 +255,21 @@ class CopyPieces:
 class _SetChunks:
     """The chunks of a set on disk; `files` is what the last reading found."""
 
+    is_known: Callable[[DataView], bool]
+    """Whether the vault has a chunk of these bytes."""
+
     def __init__(self, writer: VaultWriter, store: Store, set_id: SetId, manifest: Manifest, where: str) -> None:
         self._writer = writer
         self._store = store
         self._set_id = set_id
-        self._expected = {file.path: file.sha256 for record in manifest.artefacts for file in record.files}
+        files = [file for record in manifest.artefacts for file in record.files]
+        self._expected = {file.path: file.sha256 for file in files}
+        self._sizes = {file.path: file.size for file in files}
         self._where = where
         self.files: list[CopiedFile] = []
 
     def read(self) -> Iterator[memoryview]:
-        listed = stream_files(self._store, self._set_id)
+        listed = stream_files(self._store, self._set_id, self._sizes)
         total = sum(listed.values())
         show = self._writer._options.progress
         label = f"copy {self._where}"
@@ -276,7 +282,7 @@ class _SetChunks:
             folder=str(self._store.path_of(self._set_id) or ""),
         )
         try:
-            yield from self._writer.cut(stream)
+            yield from self._writer.cut(stream, self.is_known)
         finally:
             stream.close()
             show(Progress(label, total, total, finished=True))

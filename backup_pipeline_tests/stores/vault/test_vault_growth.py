@@ -179,6 +179,27 @@ def test_a_dump_that_differs_at_its_ends_and_by_one_percent_costs_that_at_full_s
     assert 0.01 < added(more) <= 0.03
 
 
+def test_files_behind_many_small_ones_cost_what_they_hold_and_little_more() -> None:
+    random_bytes = random.Random(4)
+    before = {f"tables/{number:03}.parquet": random_bytes.randbytes(500_000) for number in range(126)}
+    after = before | {"tables/999.parquet": random_bytes.randbytes(630_000)}
+
+    def chunks(files: dict[str, bytes], key: bytes, known: dict[bytes, int]) -> dict[bytes, int]:
+        sizes = {path: len(content) for path, content in files.items()}
+        stream = SetStream(sizes, lambda path: io.BytesIO(files[path]), {}, lambda done: None, where="set")
+        found = cut(stream, Cutting(), key, lambda piece: hashlib.sha256(piece).digest() in known)
+        return {hashlib.sha256(chunk).digest(): len(chunk) for chunk in found}
+
+    for number in range(8):
+        key = bytes([number]) * 32
+        first = chunks(before, key, {})
+        assert len(first) <= 45, "chunks of 63 MB: with lists and questions a request per MiB"
+        assert chunks(before, key, first) == first
+        new = [size for name, size in chunks(after, key, first).items() if name not in first]
+        assert 630_000 <= sum(new) <= 1_500_000, key
+        assert len(new) <= 10
+
+
 def seal(writer_folder: Path, number: int, fill: Callable[[CaptureContext], object]) -> LocalStore:
     writer = new_set(writer_folder, number=number)
     fill(context_of(writer))
