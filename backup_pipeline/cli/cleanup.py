@@ -20,7 +20,7 @@ from backup_pipeline.cli.common import (
 )
 from backup_pipeline.cli.tables import new_table, print_table
 from backup_pipeline.errors import ExitCode, RefusedError
-from backup_pipeline.rules.quantities import bytes_text
+from backup_pipeline.rules.quantities import bytes_text, counted
 
 if TYPE_CHECKING:
     from backup_pipeline.operations.retention.cleanup import CleanupResult
@@ -90,7 +90,7 @@ def clean_up(
 def _confirm(count: int, leaving: int, *, yes: bool, as_json: bool) -> None:
     if yes:
         return
-    what = f"{count} sets would be removed" + (f" and {leaving} copies in vaults marked" if leaving else "")
+    what = f"{counted(count, 'set')} would be removed" + (f" and {leaving} copies in vaults marked" if leaving else "")
     if as_json or not sys.stdin.isatty():
         raise RefusedError(
             f"{what}, and nobody can be asked here.",
@@ -98,7 +98,7 @@ def _confirm(count: int, leaving: int, *, yes: bool, as_json: bool) -> None:
             remedy="Add --yes to remove them, or --dry-run to list only.",
         )
     copies = f", and mark {leaving} copies in vaults for removal" if leaving else ""
-    typer.confirm(f"Remove {count} sets{copies}?", abort=True)
+    typer.confirm(f"Remove {counted(count, 'set')}{copies}?", abort=True)
 
 
 def _print(result: CleanupResult) -> None:
@@ -129,7 +129,9 @@ def _print_done(result: CleanupResult) -> None:
     from rich.markup import escape
 
     out = console()
-    out.print(f"[bold]{result.plan}[/]: {len(result.removed)} sets removed, {bytes_text(result.freed)} freed")
+    out.print(
+        f"[bold]{result.plan}[/]: {counted(len(result.removed), 'set')} removed, {bytes_text(result.freed)} freed"
+    )
     for set_id, why in (*result.failed, *result.spared):
         out.print(f"  [yellow]{set_id} stays[/]: {escape(why)}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,7 +19,9 @@ from backup_pipeline.cli.common import (
     shown_progress,
 )
 from backup_pipeline.cli.completion import SetArgument
+from backup_pipeline.cli.formatting import age_text
 from backup_pipeline.errors import ExitCode
+from backup_pipeline.rules.quantities import counted, seconds_text
 
 if TYPE_CHECKING:
     from backup_pipeline.model.proof import Proof
@@ -68,7 +71,8 @@ def drill(
 
 def _print_figures(proof: Proof) -> None:
     rows, tables = proof.numbers.get("rows", 0), proof.numbers.get("tables", 0)
+    age = age_text(timedelta(seconds=proof.numbers["rpo_seconds"]))
     console().print(
-        f"restored in {proof.numbers['rto_seconds']} s (RTO); data {proof.numbers['rpo_seconds'] / 3600:.1f} h old "
-        f"(RPO); {rows:,} rows of {tables} tables compared"
+        f"restored in {seconds_text(proof.numbers['rto_seconds'])} (RTO); data {age} old (RPO); "
+        f"{counted(int(rows), 'row')} of {counted(int(tables), 'table')} compared"
     )

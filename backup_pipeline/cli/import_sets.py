@@ -20,7 +20,7 @@ from backup_pipeline.cli.common import (
 )
 from backup_pipeline.cli.tables import new_table, print_table
 from backup_pipeline.errors import ExitCode, SettingsError
-from backup_pipeline.rules.quantities import bytes_text
+from backup_pipeline.rules.quantities import bytes_text, counted
 
 if TYPE_CHECKING:
     from backup_pipeline.operations.importing.run import ImportOutcome
@@ -30,7 +30,9 @@ _SHOWN = 20
 
 def import_sets(
     places: Annotated[list[Path], typer.Argument(metavar="FOLDER_OR_FILE", help="What other programs made.")],
-    plan: Annotated[str, typer.Option("--plan", help="The plan whose sets they become.")],
+    plan: Annotated[
+        str, typer.Option("--plan", help="The plan whose sets they become; needed where the site has several.")
+    ] = "",
     source: Annotated[
         str, typer.Option("--source", help="The source that all of them are of, where their names do not say it.")
     ] = "",
@@ -57,6 +59,11 @@ def import_sets(
     from backup_pipeline.operations.importing.run import ImportRequest, import_backups
 
     site = load(config)
+    if not plan and len(site.single_plans) != 1:
+        named = ", ".join(f"--plan {name}" for name in site.single_plans)
+        count = counted(len(site.single_plans), "plan")
+        raise SettingsError(f"No plan is named, and there are {count}.", where="--plan", remedy=f"Name one: {named}.")
+    plan = plan or site.single_plans[0]
     if timezone and timezone not in available_timezones():
         raise SettingsError("No such time zone.", where="--timezone", remedy="Name one, as Europe/Berlin.")
     request = ImportRequest(plan, tuple(places), source, timezone, dry_run)
@@ -125,11 +132,13 @@ def _print(plan: str, outcome: ImportOutcome, *, dry_run: bool) -> None:
         out.print(f"    [dim]→ {escape(refused.remedy)}[/]")
     verb = "would be imported" if dry_run else "imported"
     excluded = [one for one in outcome.passed_over if one.part and not one.refused]
-    others = len(outcome.passed_over) - len(outcome.refused) - len(excluded)
+    others = [one for one in outcome.passed_over if not one.part and not one.refused]
     out.print(
-        f"{len(outcome.made)} sets {verb}, {len(outcome.refused)} refused, {len(outcome.known)} known already, "
-        f"{others} other files left alone"
+        f"{counted(len(outcome.made), 'set')} {verb}, {len(outcome.refused)} refused, {len(outcome.known)} known "
+        f"already, {counted(len(others), 'other file')} left alone"
     )
+    for other in others[:_SHOWN]:
+        out.print(f"    [dim]{escape(f'{other.path} {other.why}')}[/]")
     if excluded:
         reasons = dict.fromkeys(f"{one.part} ({one.why})" for one in excluded)
         out.print(f"[dim]Databases left out: {escape(', '.join(list(reasons)[:_SHOWN]))}.[/]")
@@ -139,5 +148,7 @@ def _print(plan: str, outcome: ImportOutcome, *, dry_run: bool) -> None:
         zone = next(part.time.zone for one in outcome.made for part in one.parts.values() if part.time.zone)
         out.print(f"Times in names that say no zone were read as {zone}.", markup=False)
     if outcome.made and not dry_run:
-        same = config_argument()
-        out.print(f"Next: backup-pipeline list {plan}{same}; backup-pipeline drill {plan}{same}", soft_wrap=True)
+        same, newest = config_argument(), max(one.set_id for one in outcome.made)
+        out.print(
+            f"Next: backup-pipeline list {plan}{same}; backup-pipeline drill {plan}/{newest}{same}", soft_wrap=True
+        )

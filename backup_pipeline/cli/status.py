@@ -11,7 +11,7 @@ import typer
 from backup_pipeline.cli.common import ConfigOption, JsonOption, config_argument, console, exit_with, load, print_json
 from backup_pipeline.cli.formatting import age_text
 from backup_pipeline.errors import ExitCode
-from backup_pipeline.rules.quantities import bytes_text
+from backup_pipeline.rules.quantities import bytes_text, counted
 from backup_pipeline.rules.ready_commands import ready_commands
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def status(
             from backup_pipeline.cli.fleet_report import print_fleets
 
             print_fleets(fleets, whole=verbose or plan is not None)
-        _print_plans(out, found, now, whole=verbose or len(found) == 1)
+        _print_plans(out, found, now, whole=verbose or len(found) == 1, identity=site.identity_file)
         if unplanned and not plan:
             out.print(f"[yellow]warning[/] no plan captures {escape(', '.join(unplanned))}\n")
         if html:
@@ -93,7 +93,7 @@ def status(
         exit_with(ExitCode.CHECKS)
 
 
-def _print_plans(out: Console, found: list[PlanStatus], now: datetime, *, whole: bool) -> None:
+def _print_plans(out: Console, found: list[PlanStatus], now: datetime, *, whole: bool, identity: str) -> None:
     """Print every plan, the worst last, where a terminal still shows them, and how many there are of each standing."""
     ranks = list(_STANDING)
     for one in sorted(found, key=lambda each: ranks.index(each.standing)):
@@ -102,13 +102,13 @@ def _print_plans(out: Console, found: list[PlanStatus], now: datetime, *, whole:
             out.print(f"[bold]{one.plan}[/]  {_STANDING['good']}")
             out.print(f"  {_set_text(one.last_good, now)}{proven}\n")
         else:
-            _print(out, one, now)
+            _print(out, one, now, identity)
     if len(found) > 1:
         counts = {name: sum(one.standing == name for one in found) for name in _STANDING}
         out.print(f"{len(found)} plans: " + ", ".join(f"{n} {_STANDING[name]}" for name, n in counts.items() if n))
 
 
-def _print(out: Console, one: PlanStatus, now: datetime) -> None:
+def _print(out: Console, one: PlanStatus, now: datetime, identity: str) -> None:
     from rich.markup import escape
 
     out.print(f"[bold]{one.plan}[/]  {_STANDING[one.standing]}")
@@ -121,7 +121,7 @@ def _print(out: Console, one: PlanStatus, now: datetime) -> None:
     growth = f", {one.trend.per_month_percent:+.1f} % in 30 days" if one.trend else ""
     size = bytes_text(one.last_good.known.size) if one.last_good else "–"
     free = f", {bytes_text(one.free)} free" if one.free is not None else ""
-    out.print(f"  size         {size}{growth}; {len(one.sets)} sets, {bytes_text(one.size)}{free}")
+    out.print(f"  size         {size}{growth}; {counted(len(one.sets), 'set')}, {bytes_text(one.size)}{free}")
     for copies in one.copies:
         _print_copies(out, copies, now)
     out.print(f"  3-2-1-1-0    {_rules_text(one)}")
@@ -133,7 +133,8 @@ def _print(out: Console, one: PlanStatus, now: datetime) -> None:
         }:
             out.print(f"    [dim]{escape(known)}[/]")
         if problem.remedy:
-            out.print(f"    [dim]→ {escape(ready_commands(problem.remedy, config=config_argument()))}[/]")
+            remedy = ready_commands(problem.remedy, config=config_argument(), identity=identity)
+            out.print(f"    [dim]→ {escape(remedy)}[/]")
     out.print()
 
 

@@ -19,6 +19,7 @@ from backup_pipeline.cli.common import (
 )
 from backup_pipeline.cli.completion import SET_NAMES, complete_set
 from backup_pipeline.errors import ExitCode
+from backup_pipeline.rules.quantities import counted
 
 if TYPE_CHECKING:
     from backup_pipeline.model.proof import Proof
@@ -61,9 +62,8 @@ def verify(
             print_proof(proof)
         if every:
             failed = sum(not proof.passed for proof in proofs)
-            console().print(
-                f"{len(proofs)} sets, {failed} of them damaged" if failed else f"{len(proofs)} sets, all whole"
-            )
+            outcome = f"{failed} of them damaged" if failed else "all whole"
+            console().print(f"{counted(len(proofs), 'set')}, {outcome}")
     if any(not proof.passed for proof in proofs):
         exit_with(ExitCode.CHECKS)
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
-from backup_pipeline.orchestration.names import OPERATION_TAG, PLAN_TAG, SET_TAG, STARTED_BY_TAG
+from backup_pipeline.orchestration.names import OPERATION_TAG, PLAN_TAG, SET_TAG, SOURCE_TAG, STARTED_BY_TAG, STEP_TAG
 from backup_pipeline.orchestration.partition_names import set_of_partition
 from backup_pipeline.orchestration.run_states import EXECUTING
 
@@ -17,7 +17,10 @@ _MOST = 50
 
 @dataclass(frozen=True, slots=True)
 class ActiveRun:
-    """A run: its id and job, the plan and set it is about ("" for none), who asked, and its times in UTC."""
+    """A run: its id and job, the plan and set it is about ("" for none), who asked, and its times in UTC.
+
+    `source` and `step` (`plan`, `apply`, `undo`) are of a restore or an undo, "" for other runs.
+    """
 
     run_id: str
     job: str
@@ -28,6 +31,8 @@ class ActiveRun:
     waiting: bool
     created_at: datetime
     started_at: datetime | None
+    source: str = ""
+    step: str = ""
 
 
 def active_runs(instance: dg.DagsterInstance) -> list[ActiveRun]:
@@ -50,6 +55,8 @@ def _active(record: dg.RunRecord) -> ActiveRun:
         waiting=run.status in _QUEUED,
         created_at=created_at(record),
         started_at=started,
+        source=tags.get(SOURCE_TAG, ""),
+        step=tags.get(STEP_TAG, ""),
     )
 
 

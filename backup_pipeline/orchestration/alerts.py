@@ -24,14 +24,14 @@ from backup_pipeline.operations.sites.copy_records import note_failure, vault_re
 from backup_pipeline.operations.status.incident_state import read_state
 from backup_pipeline.orchestration.names import CHECK, COPY, COPY_DRILL, PLAN_TAG
 from backup_pipeline.orchestration.partition_names import set_of_partition
-from backup_pipeline.orchestration.run_subject import ASSET_JOB, operation_of, source_of
+from backup_pipeline.orchestration.run_subject import ASSET_JOB, RESTORE, UNDO, operation_of, restore_step, source_of
 from backup_pipeline.orchestration.safety_asset import KEY as SAFETY
 from backup_pipeline.orchestration.worker_end import reported_worker_end
 from backup_pipeline.settings.site import Site
 
 RUNS_SECONDS = 30
 STORES_SECONDS = 300
-_OF_ONE_SOURCE = ("restore", "undo")
+_OF_ONE_SOURCE = (RESTORE, UNDO)
 _ASKED_BY_A_PERSON = (*_OF_ONE_SOURCE, "check")
 # check_in_offsite, verification_from_offsite, drill_from_offsite.
 _OPERATION_NAMES = re.compile(r"^(check|verification|drill)_(in|from)_")
@@ -102,6 +102,8 @@ def subject_of(site: Site, run: dg.DagsterRun) -> tuple[str, str]:
 def _report_of(site: Site, context: dg.RunStatusSensorContext, *, succeeded: bool) -> dg.SkipReason:
     run = context.dagster_run
     plan, work = subject_of(site, run)
+    if work.partition(" ")[0] == RESTORE and restore_step(run) == "plan":
+        return dg.SkipReason(f"The plan of a {work} changes nothing; whoever asked for it has its outcome.")
     if not succeeded and _refused_a_person(context, work):
         return dg.SkipReason(
             f"{work} of {plan or 'no plan'} was refused, and nothing was changed: whoever asked has been answered."

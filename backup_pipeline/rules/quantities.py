@@ -11,6 +11,11 @@ def enumerated(names: Sequence[str]) -> str:
     return f"{', '.join(others)} and {last}" if others else last
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number of things: `1 set`, `1,200 sets`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def bytes_text(size: float) -> str:
     """Return a size for people: `245.67 KB`, powers of 1000, as on the status page."""
     for unit in ("B", "KB", "MB", "GB", "TB"):

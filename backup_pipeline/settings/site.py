@@ -11,6 +11,9 @@ from backup_pipeline.model.known_databases import KnownDatabases
 from backup_pipeline.settings.fleet_members import FleetMember, FleetMembers
 from backup_pipeline.settings.types import Connection, Plan, SiteSettings, SourceSettings
 
+IDENTITY_VARIABLE, IDENTITY_NAME = "VAULT_IDENTITY_FILE", "identity.txt"
+"""What names the file with the identity of vaults, and its name where it lies beside backup.yaml, as in the demo."""
+
 
 def vault_named(store: object, urls: Mapping[str, str]) -> str:
     """Return the vault that a plan's `store` means: `vault:NAME`, or the URL of one of them; "" where it means none."""
@@ -75,6 +78,12 @@ class Site:
         if name not in self.settings.sources:
             raise unknown_name("source", name, self.settings.sources, self.file)
         return self.settings.sources[name]
+
+    @property
+    def identity_file(self) -> str:
+        """Path of the file with the vaults' identity: named in the environment, or beside backup.yaml; "" for none."""
+        beside = self.file.absolute().with_name(IDENTITY_NAME)
+        return self.value(IDENTITY_VARIABLE) or (str(beside) if beside.exists() else "")
 
     def server_of(self, source: str) -> str:
         """Return the source that a source was found by, as a database of its server; "" for any other."""

@@ -252,4 +252,6 @@ def unzstd(file: BinaryIO, *, name: str, size: int = CHUNK) -> Iterator[bytes]:
 
 
 def _damaged(form: str, error: Exception, name: str) -> ValidationError:
-    return ValidationError(f"The {form} stream is damaged or cut off ({error}).", where=name, remedy="Use another set.")
+    return ValidationError(
+        f"The {form} stream is damaged or cut off ({error}).", where=name, remedy="Use another backup."
+    )

@@ -134,6 +134,18 @@ def test_a_restore_that_failed_is_a_restore_with_who_asked_and_why(site: Site, s
     assert answer.answer.startswith("1 restore, 0 good, 1 failed; ")
 
 
+def test_a_restore_that_failed_is_not_hidden_by_the_emergency_set_it_made(site: Site, store: LocalStore) -> None:
+    day = BEGIN + 3 * DAY
+    emergency = make_set(store, day, partial=True, purpose=Purpose.EMERGENCY)
+    name = f"nightly/{emergency}"
+    runs = [HistoryRun(f"run-{emergency}", "restore", name, "ui, anna", day, day, True, "apply", "shop", "It broke.")]
+    found = _made(site, history=History(runs, known=True))
+    (failed,) = found.of_kind(EventKind.RESTORE)
+    assert (failed.outcome, failed.good, failed.detail) == ("failed", False, "It broke.")
+    answer = next(one for one in found.demands if one.place == "Annex 4.2.2(e)")
+    assert answer.answer.startswith("1 restore, 0 good, 1 failed; ")
+
+
 @pytest.mark.parametrize(
     ("begin", "end"), [("2026-08-01 00:00", "2026-09-01 00:00"), ("2026-09-25 00:00", "2026-10-12 00:00")]
 )

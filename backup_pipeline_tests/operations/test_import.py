@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from backup_pipeline.artefacts.drilling import DrillOptions
+from backup_pipeline.errors import ExitCode
 from backup_pipeline.model.manifest import Draft
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.operations.proof.drill import drill_set
@@ -176,7 +177,7 @@ def test_rows_that_come_with_an_extension_are_not_missed_in_its_dump(
     (old / "shop_20250905_005234.sql").write_bytes(dump(maps))
     assert imported(site, str(old), "--plan", "nightly")[0] == 0
     drilled = site.run("drill", "nightly")
-    assert (drilled.code, "1 rows of 1 tables" in drilled.out) == (0, True), drilled.text
+    assert (drilled.code, "1 row of 1 table" in drilled.out) == (0, True), drilled.text
 
     def lose_a_row(target: PostgresTarget) -> None:
         with connected(target) as connection:
@@ -200,7 +201,7 @@ def test_what_lies_there_twice_is_taken_once_and_links_are_not_followed(
     (old / "backup_log.txt").write_text("all is well")
     os.mkfifo(old / "pipe.sql")
     shown = site.run("import", str(old), "--plan", "nightly", "--dry-run")
-    assert (shown.code, "1 sets would be imported" in shown.out) == (0, True)
+    assert (shown.code, "1 set would be imported" in shown.out) == (0, True)
     assert not (site.folder / "backups" / "nightly").exists()
     code, done = imported(site, str(old), "--plan", "nightly")
     assert (code, [one["set"] for one in done["sets"]]) == (0, ["2025-11-25T010005Z"])
@@ -232,8 +233,10 @@ def test_damaged_and_cut_dumps_are_refused_by_name_and_leave_nothing(
     code, done = imported(site, str(old), "--plan", "nightly")
     assert code == 6
     assert len(done["sets"]) == 1
-    refused = {Path(str(one["path"])).name for one in done["passed_over"] if one["refused"]}
-    assert refused == set(wrong)
+    refused = {Path(str(one["path"])).name: one for one in done["passed_over"] if one["refused"]}
+    assert set(refused) == set(wrong)
+    assert refused["d_20250904_000000.sql.gz"]["why"] == "It is empty."
+    assert not any("another set" in str(one["remedy"]) for one in refused.values())
     assert len(open_store(site.site, "nightly").ids()) == 1
 
 
@@ -331,7 +334,7 @@ def test_several_databases_need_a_name_or_the_option(site: TestSite, shop: Postg
     (old / "backup_20250905_005234.sql").write_bytes(dump(shop))
     code, done = imported(site, str(old), "--plan", "nightly")
     assert (code, done["sets"]) == (6, [])
-    assert "--source: shop, other" in str(done["passed_over"][0]["remedy"])
+    assert "--source and one of: shop, other." in str(done["passed_over"][0]["remedy"])
     code, done = imported(site, str(old), "--plan", "nightly", "--source", "shop")
     assert (code, [one["partial"] for one in done["sets"]]) == (0, [True])
 
@@ -457,3 +460,21 @@ def test_a_second_dump_of_one_database_refuses_both(odd_databases: TestSite, ser
     assert (code, [sorted(one["files"]) for one in done["sets"]]) == (6, [["quoted", "umlaut"]]), done  # type: ignore[call-overload]
     refused = [(one["part"], one["why"]) for one in done["passed_over"] if one["refused"]]
     assert refused == [("a b", "it holds several dumps of this database")] * 2
+
+
+def test_what_is_left_alone_is_named_and_a_plan_is_asked_for_only_among_several(
+    site: TestSite, shop: PostgresTarget, old: Path
+) -> None:
+    (old / "shop_20250907_000000.sql").write_bytes(dump(shop))
+    (old / "notes.txt").write_text("hello")
+    several = site.run("import", str(old))
+    assert several.code == ExitCode.SETTINGS
+    assert "--plan nightly" in several.text
+    done = site.run("import", str(old), "--plan", "nightly")
+    assert (done.code, "1 other file left alone" in done.out) == (0, True), done.text
+    assert f"{old / 'notes.txt'} is no backup that is known here" in done.out.replace("\n", "")
+    assert "backup-pipeline drill nightly/2025-09-06T220000Z" in done.out
+    settings = (site.folder / "backup.yaml").read_text("utf-8")
+    (site.folder / "backup.yaml").write_text(settings[: settings.index("  whole:")], "utf-8")
+    assert "1 set would be imported" not in (again := site.run("import", str(old), "--dry-run")).out
+    assert (again.code, "1 known already" in again.out) == (0, True), again.text

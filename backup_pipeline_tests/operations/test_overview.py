@@ -9,9 +9,12 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from backup_pipeline.model.copy_records import CopyRecord, VaultRecord
 from backup_pipeline.model.incident import Incident, IncidentKind, IncidentState
+from backup_pipeline.model.manifest import Purpose
 from backup_pipeline.model.proof import ProofKind
 from backup_pipeline.model.set_id import SetId
+from backup_pipeline.operations.status.copies import CopiesStatus
 from backup_pipeline.operations.status.days import days_of
 from backup_pipeline.operations.status.incident_state import change_state
 from backup_pipeline.operations.status.overview import CopyFigures, Overview, overview_of, site_overview
@@ -163,11 +166,26 @@ def test_the_newest_copy_is_called_proven_only_where_it_is_the_one_that_was(site
     assert replace(copies, proven=old).proof_text == f"an older one proven from there: {old}"
 
 
+def test_the_copy_of_an_emergency_set_is_not_the_newest_of_its_plan(site: Site) -> None:
+    whole, emergency = SetId("2026-11-20T020000Z"), SetId("2026-11-21T100000Z")
+    copies = (
+        CopyRecord(set_id=whole, copy_name="a"),
+        CopyRecord(set_id=emergency, copy_name="b", purpose=Purpose.EMERGENCY, partial=True),
+    )
+    status = CopiesStatus("nightly", "offsite", "file:///mnt", VaultRecord(), copies, (), off_site=False)
+    assert status.newest == copies[0]
+    assert replace(status, copies=copies[1:]).newest == copies[1]
+    assert replace(status, copies=()).newest is None
+
+
 def test_what_could_be_lost_follows_the_schedule_and_not_the_minutes_since_a_backup(site: Site) -> None:
     make_set(nightly(site), NOW - timedelta(minutes=5))
+    (first,) = site_overview(site, NOW).plans
+    assert replace(first, interval=None).could_be_lost(NOW)[1] == "the plan has no schedule"
+    make_set(nightly(site), NOW - timedelta(days=3))
     (plan,) = site_overview(site, NOW).plans
     daily = replace(plan, interval=timedelta(days=1))
-    known = "at worst 5 minutes in the 5 minutes that are known"
+    known = "at worst 2 days in the 3 days that are known"
     assert daily.could_be_lost(NOW) == ("up to 24 hours", f"by its schedule; 5 minutes now; {known}")
     assert replace(plan, interval=None).could_be_lost(NOW) == (
         "5 minutes and growing",

@@ -254,6 +254,33 @@ def test_restores_and_undos_are_told_by_source(site: Site) -> None:
         assert subject_of(site, run) == ("nightly", f"{work} of shop")
 
 
+@pytest.mark.parametrize("fails", [True, False])
+def test_the_plan_of_a_restore_opens_no_incident_and_ends_none(
+    site: Site, instance: dg.DagsterInstance, fails: bool
+) -> None:
+    failed = alerts.FinishedRun(succeeded=False, work="restore of shop", reason="The connection is lost.")
+    alerts.notify_run_finished(site, "nightly", failed, datetime.now(UTC) - timedelta(minutes=1))
+    (before,) = read_state(site).open
+
+    @dg.op(name="nightly__restore_shop", config_schema={"step": str})
+    def restore() -> None:
+        if fails:
+            raise failure_of(StoreError("The disk is full.", where="other"))
+
+    @dg.job(name="nightly_restore", tags={PLAN_TAG: "nightly"})
+    def job() -> None:
+        restore()
+
+    sensor = "alert_on_failed_runs" if fails else "alert_on_failed_checks"
+    found = []
+    for step in ("plan", "apply"):
+        config = {"ops": {"nightly__restore_shop": {"config": {"step": step}}}}
+        result = job.execute_in_process(run_config=config, instance=instance, raise_on_error=False)
+        evaluate(site, sensor, result, instance)
+        found.append([one.reason for one in read_state(site).open])
+    assert found == [[before.reason], ["other: The disk is full."] if fails else []]
+
+
 @pytest.mark.parametrize(
     ("error", "opened"),
     [

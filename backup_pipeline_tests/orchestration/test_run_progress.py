@@ -12,6 +12,7 @@ from starlette.testclient import TestClient
 
 from backup_pipeline.model.progress import Progress, named, with_totals
 from backup_pipeline.orchestration.build import build_definitions
+from backup_pipeline.orchestration.names import SET_TAG, SOURCE_TAG, STEP_TAG
 from backup_pipeline.orchestration.run_progress import Piece, pieces_of, read_line, reported_progress
 from backup_pipeline.settings.loader import load_site
 from backup_pipeline.web.front.context import Front
@@ -61,3 +62,20 @@ def test_a_running_drill_shows_its_pieces_on_the_front_page(tmp_path: Path, inst
     text = TestClient(guarded_pages(front), base_url="http://127.0.0.1:3000").get("/backups/live").text
     assert "3 of 12 tables, 6 s; about 18 s left" in text
     assert '<progress max="100" value="25.0" aria-label="shop: load tables">' in text
+
+
+def test_running_restores_are_named_by_their_source_and_by_what_they_do(
+    tmp_path: Path, instance: dg.DagsterInstance
+) -> None:
+    (tmp_path / "backup.yaml").write_text(SITE, "utf-8")
+    job = build_definitions(load_site(tmp_path, environment={})).resolve_job_def("nightly_drill")
+    for step in ("plan", "apply", "undo"):
+        tags = {SOURCE_TAG: "shop", STEP_TAG: step, SET_TAG: "nightly/2026-11-21T020000Z"}
+        instance.create_run_for_job(job, tags=tags)
+    front = Front(settings=tmp_path / "backup.yaml", now=lambda: at("2026-11-21 12:00"))
+    front.workspace = SimpleNamespace(instance=instance)  # type: ignore[assignment]
+    assert [one.title for one in live_work(front, at("2026-11-21 12:00"))] == [
+        "Plan of a restore of shop from nightly/2026-11-21T020000Z",
+        "Restore of shop from nightly/2026-11-21T020000Z",
+        "Undo of the restore of shop from nightly/2026-11-21T020000Z",
+    ]

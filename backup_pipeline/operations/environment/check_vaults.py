@@ -9,7 +9,7 @@ from backup_pipeline.errors import BackupSystemError, SettingsError
 from backup_pipeline.model.record import Severity
 from backup_pipeline.operations.environment.check_servers import clock_fault
 from backup_pipeline.rules.environment import EnvironmentFault, Form, Need
-from backup_pipeline.settings.site import Site
+from backup_pipeline.settings.site import IDENTITY_VARIABLE, Site
 from backup_pipeline.settings.types import Vault
 from backup_pipeline.system.threads import ContextThreadPool
 
@@ -109,7 +109,7 @@ def _is_written(site: Site, vault: str) -> bool:
 
 def _identity_faults(site: Site) -> Iterator[EnvironmentFault]:
     """Yield what is wrong with the identity here: missing where drills need it, present where copies are written."""
-    from backup_pipeline.operations.sites.vaults import IDENTITY_VARIABLE, read_identity
+    from backup_pipeline.operations.sites.vaults import read_identity
 
     drilled = [
         f"{entry.to}:{name}" for name, plan in site.settings.plans.items() for entry in plan.copies if entry.drill

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -77,8 +77,7 @@ def collect(
     found += [event for result in results(site, plan) for event in events_of_restore(result, history)]
     found += [failed_in_the_shell(failure) for failure in failures(site, plan)]
     found += _of_incidents(site, plan)
-    shown = {event.run_id for event in found}
-    found += [failed_run(run) for run in history.runs if run.failed and run.run_id not in shown]
+    found += _failed_runs(history, found)
     within = [one for one in found if begin <= one.at < end]
     return Collected(
         tuple(sorted(within, key=lambda one: (one.at, one.kind, one.subject))),
@@ -101,6 +100,17 @@ def newest_moment(site: Site, plan: str) -> datetime | None:
             moments += [result.finished_at, *([result.undone_at] if result.undone_at else [])]
         moments += [failure.ended for failure in failures(site, plan)]
     return max(moments, default=None)
+
+
+def _failed_runs(history: History, found: Sequence[Event]) -> list[Event]:
+    """Return the runs that failed and that no event tells of.
+
+    The emergency set that a restore made first is the event of a backup, and says nothing of how the restore ended.
+    """
+    restored = {event.run_id for event in found if event.kind in (EventKind.RESTORE, EventKind.UNDO)}
+    shown = {event.run_id for event in found}
+    failed = [run for run in history.runs if run.failed]
+    return [failed_run(run) for run in failed if run.run_id not in (restored if run.step else shown)]
 
 
 def _of_set(one: ListedSet) -> Event | None:

@@ -161,7 +161,7 @@ class _Import:
             except BackupSystemError as error:
                 if not error.permanent:
                     raise
-                self._refuse(one, f"was refused: {error.what}", error.remedy)
+                self._refuse(one, error.what, error.remedy)
                 return
             for part in parts or ():
                 each = replace(one, part=part.name)
@@ -192,7 +192,7 @@ class _Import:
             return None
         source = source_of([stem_of(name) for name in (one.path.name, *one.above)], fitting)
         if source is None:
-            remedy = f"Name it with --source: {', '.join(fitting)}."
+            remedy = f"Import it by itself, with --source and one of: {', '.join(fitting)}."
             self._refuse(one, "does not say which of the plan's sources it is of", remedy)
         return source
 
@@ -279,7 +279,7 @@ class _Import:
             self._store.remove(set_id)
             if not error.permanent:
                 raise
-            self._refuse(group[source], f"was refused: {error.what}", error.remedy)
+            self._refuse(group[source], error.what, error.remedy)
             return source
         except BaseException:
             self._store.remove(set_id)

@@ -14,7 +14,7 @@ from backup_pipeline.model.set_id import SetId
 from backup_pipeline.operations.sites.copy_proofs import keep_copy_proof, proof_signer
 from backup_pipeline.operations.sites.keys import machine_keys
 from backup_pipeline.operations.sites.state import state_database
-from backup_pipeline.settings.site import Site
+from backup_pipeline.settings.site import IDENTITY_VARIABLE, Site
 from backup_pipeline.stores.objects.opening import open_place
 from backup_pipeline.stores.objects.options import PlaceOptions, TimeLimits
 from backup_pipeline.stores.state.plan_store import SharedPlanStore
@@ -32,7 +32,6 @@ from backup_pipeline.system.files import read_ordinary, translate_os_error
 
 ASKED = TimeLimits(connect=5, read=20, total=30)
 """How long a place may take while somebody waits for a short answer: a wrong address is not tried for minutes."""
-IDENTITY_VARIABLE = "VAULT_IDENTITY_FILE"
 
 
 def open_access(

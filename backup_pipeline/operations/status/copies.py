@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from backup_pipeline.model.copy_records import CopyRecord, VaultRecord
+from backup_pipeline.model.manifest import Purpose
 from backup_pipeline.model.proof import ProofKind, ProofOutcome
 from backup_pipeline.model.set_id import SetId, set_time
 from backup_pipeline.operations.sites.copy_records import device_of, missing_in, vault_record
@@ -88,8 +89,9 @@ class CopiesStatus:
 
     @property
     def newest(self) -> CopyRecord | None:
-        """The copy of the newest set."""
-        return self.copies[-1] if self.copies else None
+        """The copy of the newest whole backup; of an emergency or partial set only where there is no other."""
+        whole = [one for one in self.copies if one.purpose is Purpose.BACKUP and not one.partial]
+        return next(reversed(whole or self.copies), None)
 
     @property
     def growth(self) -> int | None:
@@ -269,9 +271,7 @@ def _lock(status: CopiesStatus, settings: Vault) -> Iterator[CopySign]:
 def _kit(vault: str, kit: KitNote | None, settings: Vault) -> Iterator[CopySign]:
     if settings.encryption == "none":
         return
-    remedy = (
-        f"`backup-pipeline vault kit {vault} --identity FILE` prints the page for the safe (FILE: AGE-SECRET-KEY-1…)."
-    )
+    remedy = f"`backup-pipeline vault kit {vault} --identity FILE` prints the page for the safe, with the secret key."
     if kit is None:
         what = f"No kit of {vault} was printed: whoever loses its identity can read no copy, ever."
         yield CopySign(f"kit:{vault}", "warning", what, remedy)
@@ -286,7 +286,9 @@ def _drilled(status: CopiesStatus, entry: PlanCopies, now: datetime) -> Iterator
     drilled = [one for one in status.drills if one.copy_name in own and one.outcome is not ProofOutcome.NOT_HERE]
     last = max((one for one in drilled if one.kind is ProofKind.DRILL), key=lambda one: one.finished_at, default=None)
     name = f"{status.vault}:{status.plan}"
-    remedy = f"`backup-pipeline drill {name}/latest --identity FILE`, where the identity (FILE) may be."
+    remedy = (
+        f"`backup-pipeline drill {name}/latest --identity FILE`, on a machine that may hold the vault's secret key."
+    )
     if last is not None and last.outcome is ProofOutcome.FAILED:
         yield CopySign(
             f"not_proven:{status.vault}",

@@ -22,7 +22,7 @@ from backup_pipeline.operations.status.fleets import FleetStatus, fleet_status
 from backup_pipeline.operations.status.listing import ListedSet
 from backup_pipeline.operations.status.plan import PlanStatus, Problem, site_status
 from backup_pipeline.rules.overdue import longest_pause, what_starts
-from backup_pipeline.rules.quantities import enumerated
+from backup_pipeline.rules.quantities import counted, enumerated
 from backup_pipeline.rules.retention import problem_of
 from backup_pipeline.rules.three_two_one import Condition
 from backup_pipeline.settings.site import Site
@@ -146,10 +146,11 @@ class PlanOverview:
             return "", ""
         age = now - self.last_good.started_at
         window = "the past 30 days" if self.known_for >= RPO_WINDOW else f"the {rough(self.known_for)} that are known"
-        worst = f"at worst {rough(self.longest_pause)} in {window}"
+        # What less than a day shows says nothing of the next one.
+        worst = f"; at worst {rough(self.longest_pause)} in {window}" if self.known_for >= timedelta(days=1) else ""
         if self.interval is None:
-            return f"{rough(age)} and growing", f"the plan has no schedule; {worst}"
-        return f"up to {rough(max(age, self.interval))}", f"by its schedule; {rough(age)} now; {worst}"
+            return f"{rough(age)} and growing", f"the plan has no schedule{worst}"
+        return f"up to {rough(max(age, self.interval))}", f"by its schedule; {rough(age)} now{worst}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,12 +299,8 @@ def rough(age: timedelta) -> str:
     """Return an age in its largest unit: `5 minutes`, `3 hours`, `12 days`."""
     minutes = max(0, int(age.total_seconds() // 60))
     if minutes < 120:
-        return _counted(minutes, "minute")
-    return _counted(minutes // 60, "hour") if minutes < 48 * 60 else _counted(minutes // (24 * 60), "day")
-
-
-def _counted(number: int, unit: str) -> str:
-    return f"{number} {unit}" if number == 1 else f"{number} {unit}s"
+        return counted(minutes, "minute")
+    return counted(minutes // 60, "hour") if minutes < 48 * 60 else counted(minutes // (24 * 60), "day")
 
 
 def plan_overview(site: Site, status: PlanStatus, now: datetime) -> PlanOverview:

@@ -253,10 +253,13 @@ def read_dump(pieces: Iterator[bytes], name: str) -> ForeignDump:
     Raises:
         ValidationError: its header or end marker is missing, as of one that was cut short.
     """
-    content = ForeignDump()
+    content, size = ForeignDump(), 0
     for piece in pieces:
+        size += len(piece)
         content.feed(piece)
     content.finish()
+    if not size:
+        raise ValidationError("It is empty.", where=name, remedy="Import another one, and find out why it is empty.")
     if not content.header:
         raise ValidationError("It does not begin as a dump of pg_dump.", where=name, remedy="Name a dump.")
     if not content.complete:

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from backup_pipeline.orchestration.submit import UiWorkspace
 
 PROGRAM = "backup-pipeline"
-IDENTITY_VARIABLE, IDENTITY_NAME = "VAULT_IDENTITY_FILE", "identity.txt"
-"""What names the file with the identity of vaults, and its name where it lies beside backup.yaml, as in the demo."""
 _FILE = tuple[str, int, int]
 RESERVED = frozenset({"static", "restore", "evidence", "live", "start", "acknowledge"})
 """First parts of paths that are pages of our own; a plan of such a name has a hyphen before it in addresses."""
@@ -107,12 +105,10 @@ class Front:
         site = self.site()
         beside = Path(sys.executable).with_name(PROGRAM)
         program = PROGRAM if shutil.which(PROGRAM) or not beside.exists() else str(beside)
-        here = site.file.absolute().with_name(IDENTITY_NAME)
-        identity = site.value(IDENTITY_VARIABLE) or (str(here) if here.exists() else "")
         file = site.file.absolute()
         text = text.replace("`backup.yaml`", f"`{file}`")
         config = f" --config {shlex.quote(str(file))}"
-        return ready_commands(text, config=config, program=program, identity=identity)
+        return ready_commands(text, config=config, program=program, identity=site.identity_file)
 
     def dagster(self, path: str) -> str:
         """Return the path of one of Dagster's pages: `dagster("/runs/ID")`."""

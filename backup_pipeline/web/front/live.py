@@ -65,6 +65,9 @@ def _title(run: ActiveRun) -> str:
     # Of a copy either of them names the vault too.
     place = run.set_name.rpartition("/")[0]
     subject = run.set_name if place and (place.endswith(run.plan) or run.plan.endswith(place)) else run.plan
+    if run.source:
+        work = {"plan": "Plan of a restore of", "undo": "Undo of the restore of"}.get(run.step, "Restore of")
+        return f"{work} {run.source}{f' from {run.set_name}' if run.set_name else ''}"
     return f"{run.operation.replace('_', ' ').capitalize()}{f' of {subject}' if subject else ''}"
 
 

@@ -40,7 +40,9 @@ def _run(asked: PageRequest) -> RestoreRun:
 def _page(asked: PageRequest, run: RestoreRun, *, problem: str = "", typed: str = "", status: int = 200) -> Response:
     site = asked.front.site()
     instance = workspace_of(asked).instance
-    busy = under_way(instance, run.plan, run.source) if run.found and run.is_over else None
+    # A run waits for the one before it, too.
+    asks = (run.found and run.is_over) or run.state == "waiting"
+    busy = under_way(instance, run.plan, run.source) if asks else None
     undone = _undone(asked, run)
     written = run.result or run.found
     return asked.render(
