@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from backup_pipeline.operations.sites.state import state_database
 from backup_pipeline.operations.sites.stores import open_store, plan_lock
 from backup_pipeline.operations.status.incident_state import change_state, read_state
 from backup_pipeline.orchestration.liveness import death_of, marked_alive
-from backup_pipeline.postgres.server.target import PostgresTarget
+from backup_pipeline.postgres.server.target import PostgresTarget, parse_target
 from backup_pipeline.stores.vault.encryption import new_identity
 from backup_pipeline_tests.support.postgres_restore import ask
 from backup_pipeline_tests.support.postgres_restore import run as run_sql
@@ -220,3 +220,24 @@ def test_a_run_that_died_on_a_worker_is_known_to_others_by_its_mark(
     monkeypatch.setenv("DAGSTER_HOME", str(here.folder))
     assert death_of("a-run") == ""
     assert ask(database.target, "select name from backup_pipeline.locks") == []
+
+
+def test_the_check_says_why_the_database_of_workers_cannot_be_used(workers: Workers) -> None:
+    worker = workers.new("worker")
+
+    def faults() -> list[str]:
+        worker.write(workers.settings)
+        found = json.loads(worker.run("env", "check", "--json").out)["faults"]
+        return [fault["what"] for fault in found if "state_env" in fault["where"]]
+
+    assert faults() == []
+    state = parse_target(workers.variables["STATE_URL"], variable="STATE_URL")
+    run_sql(state, "create role reader login password 'q8ZrT2vLk0Xb'")
+    worker.variables["STATE_URL"] = dsn(replace(state, user="reader", password="q8ZrT2vLk0Xb"))
+    (refused,) = faults()
+    assert refused.startswith("No right: permission denied")
+    worker.variables["STATE_URL"] = "postgresql://nobody:q8ZrT2vLk0Xb@127.0.0.1:1/state"
+    (away,) = faults()
+    assert "cannot be reached" in away
+    assert "q8ZrT2vLk0Xb" not in away
+    run_sql(state, "drop role reader")

@@ -11,7 +11,7 @@ import pytest
 
 from backup_pipeline.stores.objects.opening import open_place
 from backup_pipeline_tests.support.copies_site import CopiesSite
-from backup_pipeline_tests.support.object_servers import S3Server, weed_server
+from backup_pipeline_tests.support.object_servers import READER_KEY, S3Server, weed_server
 
 
 def faults(site: CopiesSite) -> dict[str, list[str]]:
@@ -99,6 +99,18 @@ def test_lock_days_without_a_lock_is_an_error_and_wrong_credentials_are_named(tm
     assert any(
         "TEST_S3_SECRET" in fault["where"] for fault in json.loads(site.run("env", "check", "--json").out)["faults"]
     )
+
+
+def test_credentials_that_may_only_read_are_an_error_and_the_check_writes_nothing(
+    tmp_path: Path, weed: S3Server
+) -> None:
+    site = in_bucket(tmp_path, weed, "read-bucket", lock=True, lock_days=1)
+    before = weed.client.list_object_versions(Bucket="read-bucket")["Versions"]
+    assert faults(site)["ERROR"] == []
+    assert weed.client.list_object_versions(Bucket="read-bucket")["Versions"] == before
+    site.variables["TEST_S3_KEY"] = READER_KEY
+    site.write_env()
+    assert any("nothing can be written there" in one for one in faults(site)["ERROR"]), faults(site)
 
 
 def test_copies_under_object_lock_are_known_as_locked_and_stay(tmp_path: Path, weed: S3Server) -> None:

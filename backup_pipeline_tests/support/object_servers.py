@@ -36,6 +36,8 @@ from backup_pipeline.stores.objects.options import PlaceOptions, TimeLimits
 
 LIMITS = TimeLimits(connect=5, read=10, total=30, first_pause=0.05, longest_pause=0.2)
 _KEY, _SECRET = "AKIATESTTESTTEST", "the-secret-key-of-the-tests"
+# Of one that may write nothing; its secret is the same.
+READER_KEY = "AKIAREADERREADER"
 _START_SECONDS = 60.0
 
 
@@ -84,7 +86,12 @@ def weed_server(folder: Path, address: str = "127.0.0.1") -> Iterator[S3Server]:
         "credentials": [{"accessKey": _KEY, "secretKey": _SECRET}],
         "actions": ["Admin", "Read", "Write", "List", "Tagging"],
     }
-    (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+    reader = {
+        "name": "reader",
+        "credentials": [{"accessKey": READER_KEY, "secretKey": _SECRET}],
+        "actions": ["Read", "List"],
+    }
+    (folder / "s3.json").write_text(json.dumps({"identities": [identity, reader]}))
     (folder / "data").mkdir()
     ports = {name: free_port() for name in ("s3", "master", "filer", "volume")}
     command = [

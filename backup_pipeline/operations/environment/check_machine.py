@@ -16,6 +16,7 @@ from backup_pipeline.errors import BackupSystemError
 from backup_pipeline.model.backup_set import BackupSet, SetState
 from backup_pipeline.model.record import ArtefactKind, ArtefactRecord, Severity
 from backup_pipeline.model.set_id import set_time
+from backup_pipeline.operations.sites.state import state_database
 from backup_pipeline.operations.sites.stores import open_store
 from backup_pipeline.rules.environment import EnvironmentFault
 from backup_pipeline.settings.loader import ENV_NAME
@@ -31,6 +32,7 @@ def machine_faults(site: Site, now: datetime) -> list[EnvironmentFault]:
         *_env_file(site.folder / ENV_NAME),
         *_time_zone(site, now),
         *_stores(site, now),
+        *_state(site),
         *_sources(site),
         *_programs(site),
         *_dagster_home(site),
@@ -106,6 +108,15 @@ def _stores(site: Site, now: datetime) -> Iterator[EnvironmentFault]:
             with contextlib.suppress(BackupSystemError):
                 yield from _from_the_future(store, plan, now)
         yield from _space_to_send(store, plan) if store.artefacts_elsewhere else _space(store, plan)
+
+
+def _state(site: Site) -> Iterator[EnvironmentFault]:
+    """Yield what keeps workers that share no disk from their database."""
+    try:
+        if (database := state_database(site)) is not None:
+            database.check()
+    except BackupSystemError as error:
+        yield EnvironmentFault(f"state_env ({error.where})", error.what, error.remedy)
 
 
 def _writable(folder: Path, plan: str) -> Iterator[EnvironmentFault]:

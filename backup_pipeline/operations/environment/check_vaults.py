@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from backup_pipeline.errors import BackupSystemError, SettingsError
 from backup_pipeline.model.record import Severity
@@ -12,6 +13,9 @@ from backup_pipeline.rules.environment import EnvironmentFault, Form, Need
 from backup_pipeline.settings.site import IDENTITY_VARIABLE, Site
 from backup_pipeline.settings.types import Vault
 from backup_pipeline.system.threads import ContextThreadPool
+
+if TYPE_CHECKING:
+    from backup_pipeline.stores.objects.contract import ObjectPlace
 
 
 def vault_needs(site: Site) -> list[Need]:
@@ -71,6 +75,8 @@ def _judged(site: Site, name: str) -> Iterator[EnvironmentFault]:
                 "this machine has not joined the vault, and cannot copy into it",
                 f"backup-pipeline vault init {name} --identity FILE, once; the identity is not kept.",
             )
+        if _is_written(site, name):
+            yield from _unwritable(where, access.place)
         bucket = access.place.bucket_lock()
         yield from _lock(where, settings, bucket.enabled, bucket.detail)
         if settings.encryption != "none" and access.keys.kit(known.vault) is None:
@@ -84,6 +90,20 @@ def _judged(site: Site, name: str) -> Iterator[EnvironmentFault]:
         yield EnvironmentFault(where, error.what, error.remedy)
     finally:
         access.place.close()
+
+
+def _unwritable(where: str, place: ObjectPlace) -> Iterator[EnvironmentFault]:
+    """Yield that the place takes nothing from these credentials; asked by what would write nothing if it did."""
+    from backup_pipeline.stores.objects.errors import PlaceRefusedError
+    from backup_pipeline.stores.vault.names import DESCRIPTION
+
+    if not place.conditional_create:
+        return
+    try:
+        # The name is taken: storage that lets these credentials write refuses for that reason alone.
+        place.create(DESCRIPTION, place.get(DESCRIPTION))
+    except PlaceRefusedError as error:
+        yield EnvironmentFault(where, f"nothing can be written there: {error.what}", error.remedy)
 
 
 def _lock(where: str, settings: Vault, enabled: bool, detail: str) -> Iterator[EnvironmentFault]:

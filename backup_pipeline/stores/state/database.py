@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import logging
 import time
+import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -100,6 +101,12 @@ class StateDatabase:
             yield connection
         # Not before: of a transaction that fails they are gone, too.
         self.answered = True
+
+    def check(self) -> None:
+        """Write a document and remove it again: whether this role may use the database is known by that alone."""
+        name = uuid.uuid4().hex
+        self.write("/check", {name: b""})
+        self.write("/check", {name: None})
 
     @_lasting
     def versions(self, scope: str) -> dict[str, int]:
