@@ -31,7 +31,7 @@ HIDDEN = "***"
 # Shorter texts are parts of ordinary words; hiding them would garble the message and reveal what they are.
 _SHORTEST = 4
 _NO_SECRETS = ("true", "false", "none", "null")
-# Not what their names look like: the shell's folder, and the step that a pod of Dagster's executes.
+# No secrets, although their names suggest it: the shell's folder, and the step that a pod of Dagster's executes.
 _NO_SECRET_NAMES = ("PWD", "DAGSTER_RUN_STEP_KEY")
 
 

@@ -44,7 +44,7 @@ class ChangedRows:
 
     Attributes:
         columns: those that are shown, the key's first.
-        key: by which rows are told apart; empty where the table has none.
+        key: by which rows are distinguished; empty where the table has none.
         hidden: further columns that are concerned and not to be shown.
         others: how many further columns are concerned, for which there is no room.
         rows: a cell for each column.

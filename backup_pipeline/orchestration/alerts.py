@@ -139,7 +139,7 @@ def _report_of(site: Site, context: dg.RunStatusSensorContext, *, succeeded: boo
 def _ticked(
     context: dg.SensorEvaluationContext | dg.RunStatusSensorContext, what: str, *reports: alerts.AlertReport
 ) -> dg.SkipReason:
-    """Return what a sensor's tick shows: what it looked at, and each alert that was sent, which its log has too."""
+    """Return what a sensor's tick shows: what it inspected, and each alert that was sent, which its log has too."""
     sent = [str(report) for report in reports if report.reported]
     for text in sent:
         context.log.info(text)

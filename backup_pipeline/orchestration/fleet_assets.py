@@ -1,7 +1,7 @@
 """Fleets in Dagster: one job and one schedule per fleet, and one asset with a partition for each member.
 
 A thousand plans as assets, jobs and sensors of their own would be some twenty thousand definitions; a member is a
-partition instead. The job takes the whole fleet within its window. Chosen partitions (those that failed, say) are one
+partition instead. The job takes the whole fleet within its window. Selected partitions (those that failed, say) are one
 run outside of it, as a backfill or a single one. In both a member's partition is materialised by its sealed set alone.
 """
 

@@ -46,7 +46,7 @@ def manifest_asset(site: Site, plan: str) -> dg.AssetsDefinition:
         metadata = manifest_metadata(sealed, store=str(store))
         if store == site.store_folder(plan):
             partition = ensured_partition(site, plan, sealed.set_id, context.instance)
-            # First what a person looks for, then what the set holds.
+            # First what a person needs, then what the set holds.
             metadata = start_restore(site, sealed, partition) | sets_metadata(site, plan) | metadata
         context.instance.add_run_tags(context.run_id, {SET_TAG: f"{plan}/{sealed.set_id}"})
         return dg.MaterializeResult(

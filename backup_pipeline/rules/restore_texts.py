@@ -6,7 +6,7 @@ from backup_pipeline.model.restore import ConflictRule, RestoreMode, RestoreOpti
 
 
 def way_of(options: RestoreOptions) -> str:
-    """Return in words what a restore does with what is live."""
+    """Return as a sentence what a restore does with what is live."""
     if options.files:
         return "Only the selected files are put in place." if not options.into else "Files into a new folder."
     if options.mode is RestoreMode.UPSERT:

@@ -1,6 +1,6 @@
 """Fleets expanded: a source and a plan for each member, by its template. Members that are gone stay restorable.
 
-Rows that are wrong are left out and reported; a file that cannot be read leaves the members that were known before. So
+Rows that are wrong are skipped and reported; a file that cannot be read leaves the members that were known before. So
 whoever writes the file can stop neither the other members nor the site.
 """
 

@@ -128,7 +128,7 @@ def _default(field: FieldInfo) -> str:
 
 
 def _value(schema: dict[str, Any], settings: type[BaseModel], name: str) -> str:
-    """Return the form of a field's value in words, from the same schema that editors use."""
+    """Return the form of a field's value as text, from the same schema that editors use."""
     definitions = schema["$defs"]
     owner = schema if settings is SiteSettings else definitions.get(settings.__name__)
     if owner is None:  # the base of all sources stands in no file by itself

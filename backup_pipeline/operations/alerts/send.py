@@ -51,7 +51,7 @@ class AlertReport:
     title: str = ""
 
     def __str__(self) -> str:
-        """Return in words what was sent, where to, and what was not taken; no address, for that is a secret."""
+        """Return as a sentence what was sent, where to, and what was not taken; no address, for that is a secret."""
         if not self.reported:
             return "Nothing new to report."
         took = [delivery.service for delivery in self.deliveries if delivery.delivered]

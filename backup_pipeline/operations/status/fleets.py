@@ -43,7 +43,7 @@ class FleetStatus:
         name: its name.
         members: one line each, those that are good first.
         problems: what is wrong, errors first.
-        sentence: the figures in words.
+        sentence: the figures as a sentence.
         lost_with: what takes its databases and every set together, by its settings: `machine`, `building`, or "".
     """
 

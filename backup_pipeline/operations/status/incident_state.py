@@ -99,7 +99,7 @@ def _lock(site: Site, file: Path, stack: contextlib.ExitStack) -> str:
 
 def _write(site: Site, file: Path, state: IncidentState) -> str:
     try:
-        # Fields that say nothing are left out: programs of before do not know them.
+        # Empty fields are omitted: earlier releases do not know them.
         document = state.model_dump_json(indent=1, exclude_defaults=True)
         write_atomically(file, document.encode(), mode=int(site.settings.file_mode, 8))
     except BackupSystemError as error:

@@ -1,7 +1,7 @@
 r"""A dump without what is meant for another place: `--create` makes its database, `--clean` empties it. Nothing is run.
 
 A restore loads into a new database, which it makes itself. So what stands up to the last `\connect` line before the
-first object is left out, what drops objects there, and rights on the database wherever they stand.
+first object is skipped, what drops objects there, and rights on the database wherever they stand.
 """
 
 from __future__ import annotations

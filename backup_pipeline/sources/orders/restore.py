@@ -45,7 +45,7 @@ class OrdersRestoreOptions:
         skip_deleted: skip orders whose row the last export no longer found in the database.
         dry_run: read, choose and build, but do not swap.
         lock_wait_seconds: how long to wait for another process that works on the archive or the database.
-        workers: processes that read; chosen by the archive's size when None.
+        workers: processes that read; by the archive's size when None.
     """
 
     skip_invalid: bool = False

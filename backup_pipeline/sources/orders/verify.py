@@ -51,7 +51,7 @@ class VerifyOptions:
     Attributes:
         years: only folders below these of the first level ("2024"), "unknown" for all others; everything when None.
         lock_wait_seconds: how long to wait for another process that works on the archive.
-        workers: processes that read; chosen by the archive's size when None.
+        workers: processes that read; by the archive's size when None.
     """
 
     years: frozenset[str] | None = None

@@ -89,7 +89,7 @@ def open_bundle(
         record: the bundle's.
         folder: the repository; made here.
         bare: whether it has no working tree.
-        whole: whether every object of the history must be there; what is only looked into need not be.
+        whole: whether every object of the history must be there; not needed where single files are read.
 
     Raises:
         ValidationError: the bundle is damaged or incomplete.

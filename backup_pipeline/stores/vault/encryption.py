@@ -20,7 +20,7 @@ class OtherRecipientsError(RefusedError):
 
 
 class Sealer:
-    """Encrypts to recipients; without them, only where `encryption` says none in so many words.
+    """Encrypts to recipients; without them, only where `encryption` says `none` explicitly.
 
     Raises:
         RefusedError: there is no recipient and encryption is not none.

@@ -211,7 +211,7 @@ class VaultSetWriter(LocalSetWriter):
         return ""
 
     def seal(self, manifest: Manifest) -> None:
-        """Send what is left, make the copy visible with every chunk seen in the vault, then write the manifest here."""
+        """Send what is left, make the copy visible once the vault has every chunk, then write the manifest here."""
         self._refuse_sealed()
         data = self._with_checksums(manifest)
         if self._writer.has_copy(manifest.plan, manifest.set_id):

@@ -38,7 +38,7 @@ class VaultAccess:
         name: its name in the settings.
         place: where it is.
         recipients: age's public keys.
-        encryption: "age", or "none" in so many words.
+        encryption: "age", or "none" where that is asked for explicitly.
         signers: public keys beside the site's own whose copies count.
         keys: what this machine keeps.
     """

@@ -19,7 +19,7 @@ _ROWS = 25
 
 
 def tables_with_rows(site: Site, plan: RestorePlan) -> frozenset[str]:
-    """Return the tables of a plan whose rows can be looked at, by the settings and by what the plan restores."""
+    """Return the tables of a plan whose rows can be shown, by the settings and by what the plan restores."""
     options, browse = plan.options, site.settings.browse
     if not browse.rows or options.into or options.files or options.rows:
         return frozenset()

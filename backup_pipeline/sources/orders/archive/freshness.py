@@ -24,8 +24,8 @@ SHARE = 8 << 20
 _TOUCHED = 3
 _BLOCK = 1 << 16
 _ENTRY = b'{"record_id": '
-# One whole line of an order that has a row: parent, name, and what was seen. Not matched, and so not judged here: a
-# path with escapes, an order without a row.
+# One whole line of an order that has a row: parent, name, and the recorded sizes and times. Not matched, and so not
+# judged here: a path with escapes, an order without a row.
 _LINE = re.compile(
     rb'\{"record_id": [^"]*"auftrag_nr": (?:null|"[^"\\]*"), "path": "(?:([^"\\]+)/)?([^"\\/]+)", "checksum": "[^"]*", '
     rb'"file_size": [0-9]+, "seen": "([^"]*)", "meta_checksum": "[^"]*"\},?\n'
@@ -52,7 +52,7 @@ def _blocks(path: Path, begin: int, end: int) -> Iterator[bytes]:
 
 
 def count_untouched(tree: ArchiveTree, begin: int, end: int) -> int | None:
-    """Return how many entries begin between two bytes of the index; None when one is not as it was seen.
+    """Return how many entries begin between two bytes of the index; None when one is not as recorded.
 
     None too for what this short way does not judge (see `_LINE`).
     """
