@@ -17,7 +17,7 @@ from typing import IO
 from backup_pipeline.errors import SourceError, ToolError
 from backup_pipeline.system.processes import Finished, last_lines, run, running
 
-_PASSED_ON = (
+ENGINE_VARIABLES = (
     "DOCKER_HOST",
     "DOCKER_CONTEXT",
     "DOCKER_CONFIG",
@@ -30,6 +30,7 @@ _PASSED_ON = (
     "PROGRAMDATA",
     "PATHEXT",
 )
+"""What clients of container engines ask for."""
 _INSIDE = "/volume"
 _IMAGE = "busybox"
 _SECONDS = 120.0
@@ -47,7 +48,7 @@ def _client() -> str:
 
 
 def _environment() -> dict[str, str]:
-    return {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    return {name: os.environ[name] for name in ENGINE_VARIABLES if name in os.environ}
 
 
 def _call(*arguments: str, check: bool = True) -> Finished:

@@ -19,6 +19,7 @@ from backup_pipeline.model.command_record import CommandRecord
 from backup_pipeline.redaction import redacted
 from backup_pipeline.settings.site import Site
 from backup_pipeline.settings.types import Command
+from backup_pipeline.system.docker import ENGINE_VARIABLES
 from backup_pipeline.system.processes import run
 
 LOG = logging.getLogger("backup")
@@ -26,22 +27,8 @@ _OUTPUT = 4000
 _SECRET_NAME = re.compile(r"(password|passwd|secret|token|key|dsn|url|credential|pass$|pwd$)", re.IGNORECASE)
 _IN_URL = re.compile(r"://[^/\s:@]*:([^@/\s]+)@")
 _SHORTEST = 4
-# What clients of container engines ask for; none of these holds a secret.
-_PASSED_ON = (
-    "DOCKER_HOST",
-    "DOCKER_CONTEXT",
-    "DOCKER_CONFIG",
-    "DOCKER_CERT_PATH",
-    "DOCKER_TLS_VERIFY",
-    "COMPOSE_FILE",
-    "COMPOSE_PROJECT_NAME",
-    "XDG_RUNTIME_DIR",
-    "USERPROFILE",
-    "APPDATA",
-    "LOCALAPPDATA",
-    "PROGRAMDATA",
-    "PATHEXT",
-)
+# None of these holds a secret.
+_PASSED_ON = (*ENGINE_VARIABLES, "COMPOSE_FILE", "COMPOSE_PROJECT_NAME")
 
 
 def masked(text: str, environment: Mapping[str, str]) -> str:

@@ -273,10 +273,9 @@ class _Exporter:
 
     def _row(self, row: OrderRow, record_id: int, line: str | None, format_row: Callable[[OrderRow], bytes]) -> None:
         """Bring one order's folder up to its row; whatever goes wrong, the index keeps what it knew of it."""
-        years, result, folder = self.options.years, self.result, ""
+        years, folder = self.options.years, ""
         year = year_of(row)
         if years is not None and year not in years:
-            result.skipped += 1
             self._keep(line)
             return
         try:

@@ -162,7 +162,6 @@ class ExportResult:
     unchanged: int = 0
     failed: int = 0
     row_deleted: int = 0
-    skipped: int = 0
     taken_over: int = 0
     beside_file: int = 0
     without_file: int = 0
@@ -211,22 +210,8 @@ class ExportResult:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the result for `--json`."""
-        return {
-            "ok": self.ok,
-            "exported": self.exported,
-            "unchanged": self.unchanged,
-            "failed": self.failed,
-            "row_deleted": self.row_deleted,
-            "taken_over": self.taken_over,
-            "beside_file": self.beside_file,
-            "without_file": self.without_file,
-            "dry_run": self.dry_run,
-            "stopped": self.stopped,
-            "seconds": round(self.seconds, 3),
-            "sync_seconds": round(self.sync_seconds, 3),
-            "per_year": dict(sorted(self.per_year.items())),
-            **self.findings.as_dict(),
-        }
+        sync_seconds, per_year = round(self.sync_seconds, 3), dict(sorted(self.per_year.items()))
+        return {"ok": self.ok, **_document(self, sync_seconds=sync_seconds, per_year=per_year)}
 
 
 @dataclass
@@ -267,17 +252,8 @@ class VerifyResult:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the result for `--json`."""
-        return {
-            "ok": self.ok,
-            "folders": self.folders,
-            "valid": self.valid,
-            "rolled_forward": self.rolled_forward,
-            "database_rows": self.database_rows,
-            "indexed": self.indexed,
-            "seconds": round(self.seconds, 3),
-            "per_year": {year: {"folders": n, "errors": bad} for year, (n, bad) in sorted(self.per_year.items())},
-            **self.findings.as_dict(),
-        }
+        per_year = {year: {"folders": n, "errors": bad} for year, (n, bad) in sorted(self.per_year.items())}
+        return {"ok": self.ok, **_document(self, per_year=per_year)}
 
 
 @dataclass
@@ -318,17 +294,10 @@ class OrdersRestoreResult:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the result for `--json`."""
-        return {
-            "target": self.target,
-            "restored": self.restored,
-            "folders": self.folders,
-            "invalid": self.invalid,
-            "missing": self.missing,
-            "duplicates": self.duplicates,
-            "rolled_forward": self.rolled_forward,
-            "dry_run": self.dry_run,
-            "kept": self.kept,
-            "notes": list(self.notes),
-            "seconds": round(self.seconds, 3),
-            **self.findings.as_dict(),
-        }
+        return _document(self, notes=list(self.notes))
+
+
+def _document(result: ExportResult | VerifyResult | OrdersRestoreResult, **in_other_form: Any) -> dict[str, Any]:
+    """Return a result's fields by name, in their order, then its findings."""
+    figures = {name: value for name, value in vars(result).items() if name != "findings"}
+    return {**figures, "seconds": round(result.seconds, 3), **in_other_form, **result.findings.as_dict()}
