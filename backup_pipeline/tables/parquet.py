@@ -43,7 +43,7 @@ _GROUPS_HELD = 1
 _LARGE = 24 << 20
 _WORTH_THREADS = 1 << 18
 # So many are inspected one by one.
-_FEW_VALUES = 100_000
+_FEW_VALUES = 10_000
 _CHECKED_EVERY_SECONDS = 1.0
 _MOST_EXPANSION = 200
 
