@@ -47,6 +47,7 @@ def coherence_faults(document: Document, folder: Path) -> list[FileFault]:
         *_nothing_to_do(data),
         *_fleets(fleets, sources, plans),
         *_copies_of_fleets(fleets, vaults),
+        *_vault_stores_of_fleets(fleets, vaults, shared=bool(data.get("state_env"))),
         *_sources(sources),
         *_named_as_databases(sources),
         *_circles(sources),
@@ -258,6 +259,14 @@ def _vault_stores(plans: dict[str, dict[str, Any]], vaults: dict[str, dict[str, 
             yield path, f"there is no vault {what!r}{nearest(what, vaults) or _NO_VAULTS}"
         elif any(entry.get("to") == vault for entry in _entries(plan)):
             yield path, f"the plan's sets are in {vault} already; name other vaults in copies"
+
+
+def _vault_stores_of_fleets(
+    fleets: dict[str, dict[str, Any]], vaults: dict[str, dict[str, Any]], *, shared: bool
+) -> FoundFaults:
+    plans = {name: fleet.get("plan") or {} for name, fleet in fleets.items()}
+    for (_, name, *below), what in _vault_stores(_mapping(plans), vaults, shared=shared):
+        yield ("fleets", name, "plan", *below), what
 
 
 def _store_of(data: dict[str, Any], plan_name: str, plan: dict[str, Any], folder: Path) -> Path:

@@ -16,6 +16,7 @@ from backup_pipeline.settings.types import (
     Settings,
     SourceName,
     TimeLimit,
+    VaultLocation,
 )
 
 
@@ -55,6 +56,8 @@ class FleetPlan(Settings):
     """Commands run after its capture, or when it has failed."""
     retention: Retention = Retention(keep_last=30)
     """What is kept of each member."""
+    store: VaultLocation | None = None
+    """`vault:NAME`, or the URL of a vault, keeps the members' sets there alone; without it they are below `store`."""
     copies: tuple[PlanCopies, ...] = ()
     """Vaults that every sealed set of each member is copied into."""
     overdue_after: Duration | None = None

@@ -215,7 +215,7 @@ def _plan(fleet: Fleet, source: str, store: Path) -> Plan:
             **{field: info.get_default(call_default_factory=True) for field, info in Plan.model_fields.items()},
             **own,
             "sources": (source,),
-            "store": store,
+            "store": fleet.plan.store or store,
             "schedule": fleet.schedule,
         }
     )

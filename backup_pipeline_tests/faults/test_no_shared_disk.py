@@ -16,16 +16,19 @@ from backup_pipeline.errors import LockError
 from backup_pipeline.operations.alerts.send import FinishedRun, notify_run_finished
 from backup_pipeline.operations.backup.known_tables import known_tables
 from backup_pipeline.operations.backup.run import BackupRun, RunIdentity
+from backup_pipeline.operations.fleets.run import FleetRequest, run_fleet
 from backup_pipeline.operations.proof.drill import drill_set
 from backup_pipeline.operations.proof.verify import verify_set
 from backup_pipeline.operations.restore.records import results
 from backup_pipeline.operations.sites.copy_records import change_record, vault_record, with_size
+from backup_pipeline.operations.sites.fleet_record import read_record
 from backup_pipeline.operations.sites.shared_knowledge import share_state
 from backup_pipeline.operations.sites.state import state_database
 from backup_pipeline.operations.sites.stores import open_store, plan_lock
 from backup_pipeline.operations.status.incident_state import change_state, read_state
 from backup_pipeline.orchestration.liveness import death_of, marked_alive
 from backup_pipeline.postgres.server.target import PostgresTarget, parse_target
+from backup_pipeline.stores.state.locks import DatabaseCoordination
 from backup_pipeline.stores.vault.encryption import new_identity
 from backup_pipeline_tests.support.postgres_restore import ask
 from backup_pipeline_tests.support.postgres_restore import run as run_sql
@@ -241,3 +244,31 @@ def test_the_check_says_why_the_database_of_workers_cannot_be_used(workers: Work
     assert "cannot be reached" in away
     assert "q8ZrT2vLk0Xb" not in away
     run_sql(state, "drop role reader")
+
+
+def test_a_fleet_is_one_run_on_whatever_worker_and_others_know_what_became_of_it(workers: Workers) -> None:
+    workers.settings = workers.settings.replace(
+        "vaults:",
+        """fleets:
+  tenants:
+    sources_from: {file: tenants.json}
+    source: {kind: postgres, dsn_env: SHOP_URL, tables: {formats: []}}
+    plan: {store: "vault:offsite"}
+vaults:""",
+    )
+    first, second = workers.new("first"), workers.new("second")
+    for worker in (first, second):
+        (worker.folder / "tenants.json").write_text('["acme", "initech"]')
+    database = state_database(first.site)
+    assert database
+    with (
+        DatabaseCoordination(database, "/").hold("fleet tenants", purpose="a run elsewhere"),
+        pytest.raises(LockError),
+    ):
+        run_fleet(second.site, FleetRequest("tenants"))
+    assert len(run_fleet(first.site, FleetRequest("tenants")).of_state("sealed")) == 2
+    share_state(second.site)
+    assert {one.state for one in read_record(second.site, "tenants").outcomes.values()} == {"sealed"}
+    assert run_fleet(second.site, FleetRequest("tenants", unfinished=True)).outcomes == []
+    set_id = open_store(second.site, "tenants_acme").sealed_ids()[0]
+    assert drill_set(second.site, "tenants_acme", set_id).passed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -154,6 +155,24 @@ def test_copies_of_members_name_vaults_that_are_there(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="there is no vault 'nowhere'") as raised:
         load_site(tmp_path, environment={})
     assert "copies.0.drill: is not run for the members of a fleet" in raised.value.what
+
+
+@pytest.mark.parametrize(
+    ("beginning", "plan", "fault"),
+    [
+        ("", "store: 'vault:nowhere'", r"fleets\.tenants\.plan\.store: there is no vault 'nowhere'"),
+        ("", "store: folder", r"fleets\.tenants\.plan\.store"),
+        ("state_env: STATE_URL\n", "", r"fleets\.tenants\.plan: with state_env workers share no disk"),
+    ],
+)
+def test_the_store_of_members_is_a_vault_that_is_there(tmp_path: Path, beginning: str, plan: str, fault: str) -> None:
+    (tmp_path / "backup.yaml").write_text(
+        f"{beginning}fleets:\n  tenants:\n    sources_from: {{list: [a]}}\n"
+        f"    source: {{kind: folder, path: 'data/{{name}}'}}\n    plan: {{{plan}}}\n"
+    )
+    with pytest.raises(SettingsError) as raised:
+        load_site(tmp_path, environment={})
+    assert re.search(fault, f"{raised.value.where}: {raised.value.what}")
 
 
 def test_names_of_plans_may_not_be_taken_for_members(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from backup_pipeline.model.set_id import set_time
 from backup_pipeline.operations.fleets.member_process import member_process
 from backup_pipeline.operations.sites.fleet_record import LOCK_NAME, folder_of, keep_members, keep_record, read_record
 from backup_pipeline.operations.sites.known_databases import refresh_databases
+from backup_pipeline.operations.sites.shared_knowledge import state_lock
 from backup_pipeline.operations.sites.stores import open_store
 from backup_pipeline.rules.fleet_order import Admission, FleetLimits, Turn, WaitingMember
 from backup_pipeline.settings.fleet_members import FleetMember
@@ -105,7 +106,11 @@ def run_fleet(
         )
     folder = folder_of(site, request.fleet)
     make_folders(folder, int(site.settings.folder_mode, 8))
-    with hold_lock(folder / LOCK_NAME, purpose=f"backup of fleet {request.fleet}", wait_seconds=0):
+    purpose = f"backup of fleet {request.fleet}"
+    with (
+        hold_lock(folder / LOCK_NAME, purpose=purpose, wait_seconds=0),
+        state_lock(site, f"fleet {request.fleet}", purpose=purpose, wait_seconds=0),
+    ):
         site = refresh_databases(site, [request.fleet]).site
         keep_members(site, request.fleet, utc_now())
         run = _FleetRun(site, request, on_end)

@@ -1,4 +1,4 @@
-"""What a site keeps beside its plans' sets, made alike on workers that share no disk: incidents, records of copies.
+"""What a site keeps beside its plans' sets, made alike on workers that share no disk: incidents, copies, fleets.
 
 Sets, and what lies beside them, are the business of their store. A site with a disk that all share does nothing here.
 """
@@ -10,9 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from backup_pipeline.errors import BackupSystemError
+from backup_pipeline.operations.sites.fleet_record import RECORD_NAME, folder_of
 from backup_pipeline.operations.sites.identity import state_folder
 from backup_pipeline.operations.sites.state import state_database
 from backup_pipeline.operations.sites.stores import open_store
+from backup_pipeline.settings.fleet_members import MEMBERS_NAME
 from backup_pipeline.settings.server_databases import with_known_databases
 from backup_pipeline.settings.site import Site
 from backup_pipeline.stores.state.locks import DatabaseCoordination
@@ -22,10 +24,11 @@ LOG = logging.getLogger("backup")
 # Never a key: those come from the environment.
 _STATE = ("copies/*.json", "vault-proofs/*.json", "vault-keys/*.kit.json", "vault-keys/*.bad-chunks")
 _INCIDENTS = (".alerts/incidents.json",)
+_FLEET = (RECORD_NAME, MEMBERS_NAME)
 
 
 def share_state(site: Site) -> None:
-    """Make the site's incidents, and its records of copies, alike on all workers that share no disk.
+    """Make the site's incidents, and its records of copies and of fleets, alike on all workers that share no disk.
 
     Where the database does not answer that is logged, no more.
     """
@@ -36,6 +39,8 @@ def share_state(site: Site) -> None:
         assert database is not None
         SharedFiles(database, "/alerts", site.settings.store, patterns=_INCIDENTS).share()
         SharedFiles(database, "/state", state_folder(site), patterns=_STATE).share()
+        for fleet in site.settings.fleets:
+            SharedFiles(database, f"/fleets/{fleet}", folder_of(site, fleet), patterns=_FLEET).share()
     except BackupSystemError as error:
         LOG.warning("what is known of the site is not shared: %s", error)
 
