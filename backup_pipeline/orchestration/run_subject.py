@@ -48,7 +48,7 @@ _ASKED_BY = {
 }
 
 
-def plan_of(job_name: str, selection: Iterable[dg.AssetKey], tags: Mapping[str, str]) -> str:
+def plan_of(selection: Iterable[dg.AssetKey], tags: Mapping[str, str]) -> str:
     """Return the plan that a run works for: as tagged, else that of its assets, the first of several; "" for none."""
     return tags.get(PLAN_TAG) or min((key.path[0] for key in selection), default="")
 
@@ -151,7 +151,7 @@ def missing_tags(run: dg.DagsterRun, asked: str = "") -> dict[str, str]:
     selection = run.asset_selection or frozenset()
     checks = frozenset(check.asset_key for check in run.asset_check_selection or ())
     keys = selection or checks
-    plan = plan_of(run.job_name, keys, run.tags)
+    plan = plan_of(keys, run.tags)
     vaults = {_vault_of(key) for key in keys}
     counted = copies_subject(plan, vaults.pop()) if len(vaults) == 1 and vaults != {""} else plan
     plans = sorted({key.path[0] for key in keys})

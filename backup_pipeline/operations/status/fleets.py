@@ -74,7 +74,7 @@ class FleetStatus:
 def fleet_status(site: Site, fleet: str, now: datetime) -> FleetStatus:
     """Return how a fleet is doing at `now`."""
     known = read_record(site, fleet)
-    due = _due(site, fleet, known.closes, now)
+    due = _due(site, fleet, now)
     members = []
     for member in site.fleets[fleet].members:
         outcome = known.outcomes.get(member.plan)
@@ -113,7 +113,7 @@ def _newest(site: Site, member: FleetMember) -> SetId | None:
         return None
 
 
-def _due(site: Site, fleet: str, closes: datetime | None, now: datetime) -> datetime | None:
+def _due(site: Site, fleet: str, now: datetime) -> datetime | None:
     """Return from when on a member's newest set must be; None where nothing is due by the clock."""
     settings = site.settings.fleets[fleet]
     if settings.plan.overdue_after is not None:

@@ -203,7 +203,7 @@ def overview_of(plans: Sequence[PlanOverview], now: datetime, fleets: Sequence[F
     if verdict == "good" and reasons:
         verdict = "attention"
     some = any(plan.last_good for plan in plans) or any(one.newest for fleet in fleets for one in fleet.members)
-    sentence = _sentence(plans, standings, verdict, reasons, some=some)
+    sentence = _sentence(standings, verdict, reasons, some=some)
     detail = " ".join([*([_detail(plans, now)] if plans else []), *(f"{one.name}: {one.sentence}." for one in fleets)])
     return Overview(now, tuple(plans), verdict, sentence, detail, tuple(reasons), tuple(fleets))
 
@@ -251,9 +251,7 @@ def _one_place(plans: Sequence[PlanOverview], fleets: Sequence[FleetStatus]) -> 
     return found
 
 
-def _sentence(
-    plans: Sequence[PlanOverview], standings: Mapping[str, str], verdict: str, reasons: Sequence[Reason], *, some: bool
-) -> str:
+def _sentence(standings: Mapping[str, str], verdict: str, reasons: Sequence[Reason], *, some: bool) -> str:
     if not standings:
         return "Nothing is backed up yet: backup.yaml has no plan."
     if not some:

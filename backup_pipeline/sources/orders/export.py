@@ -286,7 +286,7 @@ class _Exporter:
                 order = self._where_it_is(order, row)
                 unchanged = self._kept_unchanged(order)
             if not unchanged:
-                self._write(order, row)
+                self._write(order)
             if not unchanged or self.options.find_order_files:
                 self._find_file(order.folder, row)
         except DiskStopError:
@@ -346,7 +346,7 @@ class _Exporter:
         seen, line = recorded_below(parent, name), order.line or ""
         return seen is not None and line.startswith(entry_start(*order.start, seen)) and not line.endswith("true}")
 
-    def _write(self, order: Order, row: OrderRow) -> None:
+    def _write(self, order: Order) -> None:
         options, result = self.options, self.result
         brought = write_order(
             self.tree, self._batch, order, rewrite=options.rewrite, dry_run=options.dry_run, claims=self._claims

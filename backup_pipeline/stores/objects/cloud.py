@@ -20,12 +20,13 @@ from backup_pipeline.stores.objects.cloud_errors import (
     error_of_answer,
     error_of_text,
 )
-from backup_pipeline.stores.objects.contract import BucketLock, DataView, LockState, ObjectInfo, ObjectVersion
-from backup_pipeline.stores.objects.errors import ObjectNotFoundError, PlaceRefusedError
+from backup_pipeline.stores.objects.contract import DataView, ObjectInfo
+from backup_pipeline.stores.objects.errors import ObjectNotFoundError
 from backup_pipeline.stores.objects.names import checked_name
 from backup_pipeline.stores.objects.options import PlaceOptions
 from backup_pipeline.stores.objects.repeating import Repeater
 from backup_pipeline.stores.objects.single_requests import ask
+from backup_pipeline.stores.objects.unlocked import UnlockedPlace
 
 if TYPE_CHECKING:
     from obstore import ListStream, ObjectMeta
@@ -36,7 +37,7 @@ _BUCKET_CHECK_SECONDS = 30.0
 _PAGE = 1000
 
 
-class CloudPlace:
+class CloudPlace(UnlockedPlace):
     """A bucket or container, or a prefix of it.
 
     Args:
@@ -45,6 +46,12 @@ class CloudPlace:
         address: what answers a plain HTTP request with its clock; "" when nothing does.
         options: limits of time, and whether the service can create only what is absent.
     """
+
+    no_lock = (
+        "Objects of this kind of place are not locked one by one.",
+        "Give the bucket or container a retention policy, or use S3 with Object Lock.",
+    )
+    no_bucket_lock = "A retention policy of this kind of place is obeyed, but it is not read."
 
     def __init__(self, store: ObjectStore, *, label: str, address: str, options: PlaceOptions) -> None:
         self._store = store
@@ -123,32 +130,6 @@ class CloudPlace:
             self._call(checked_name(name), lambda: obstore.delete(self._store, name))
         except ObjectNotFoundError:
             return
-
-    def lock_state(self, name: str) -> LockState:
-        """Say that locks are not read here."""
-        return LockState(supported=False, until=None, mode=None)
-
-    def extend_lock(self, name: str, until: datetime) -> None:
-        """Refuse: locks are not set here."""
-        raise PlaceRefusedError(
-            "Objects of this kind of place are not locked one by one.",
-            where=self._label,
-            remedy="Give the bucket or container a retention policy, or use S3 with Object Lock.",
-        )
-
-    def bucket_lock(self) -> BucketLock:
-        """Say that the policy is not read here."""
-        return BucketLock(
-            False, False, None, None, "A retention policy of this kind of place is obeyed, but it is not read."
-        )
-
-    def versions(self, prefix: str) -> Iterator[ObjectVersion]:
-        """Yield nothing: versions are read from S3 only."""
-        return iter(())
-
-    def get_version(self, name: str, version: str) -> bytes:
-        """Refuse: there are no versions."""
-        raise ObjectNotFoundError("No versions are kept here.", where=f"{self.label}/{name}")
 
     def server_time(self) -> datetime | None:
         """Return the `Date` of an answer to a request without credentials."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from backup_pipeline.errors import StoreError
-from backup_pipeline.stores.objects.contract import BucketLock, DataView, LockState, ObjectInfo, ObjectVersion
+from backup_pipeline.stores.objects.contract import DataView, ObjectInfo
 from backup_pipeline.stores.objects.errors import (
     ObjectNotFoundError,
     PlaceFullError,
@@ -26,6 +26,7 @@ from backup_pipeline.stores.objects.errors import (
 from backup_pipeline.stores.objects.names import checked_name
 from backup_pipeline.stores.objects.options import PlaceOptions
 from backup_pipeline.stores.objects.repeating import Repeater
+from backup_pipeline.stores.objects.unlocked import UnlockedPlace
 from backup_pipeline.system.file_system import sync_file_system
 from backup_pipeline.system.files import open_ordinary, read_ordinary
 
@@ -45,13 +46,19 @@ _NO_ORDINARY_FILE = {errno.ELOOP, errno.EINVAL, errno.ENXIO}
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 
-class FolderPlace:
+class FolderPlace(UnlockedPlace):
     """Objects as files below a folder.
 
     `create` links a synced file to its name, which no file system does when the name is taken. Where there are no hard
     links (FAT, exFAT, some SMB shares) a lock file stands in, which other machines may not see: `conditional_create`
     is False there.
     """
+
+    no_lock = (
+        "A folder cannot lock objects against deletion.",
+        "Remove lock_days, or use a bucket with Object Lock.",
+    )
+    no_bucket_lock = "A folder cannot lock objects: whoever may write may also delete."
 
     def __init__(self, root: Path, options: PlaceOptions | None = None) -> None:
         self._root = root
@@ -147,30 +154,6 @@ class FolderPlace:
                 _sync_folder(path.parent)
 
         self._repeater.run(remove)
-
-    def lock_state(self, name: str) -> LockState:
-        """Folders cannot lock."""
-        return LockState(supported=False, until=None, mode=None)
-
-    def extend_lock(self, name: str, until: datetime) -> None:
-        """Refuse: folders cannot lock."""
-        raise PlaceRefusedError(
-            "A folder cannot lock objects against deletion.",
-            where=self.label,
-            remedy="Remove lock_days, or use a bucket with Object Lock.",
-        )
-
-    def bucket_lock(self) -> BucketLock:
-        """Folders cannot lock."""
-        return BucketLock(False, False, None, None, "A folder cannot lock objects: whoever may write may also delete.")
-
-    def versions(self, prefix: str) -> Iterator[ObjectVersion]:
-        """Yield nothing: a folder keeps no versions."""
-        return iter(())
-
-    def get_version(self, name: str, version: str) -> bytes:
-        """Refuse: there are no versions."""
-        raise ObjectNotFoundError("No versions are kept here.", where=f"{self.label}/{name}")
 
     def server_time(self) -> datetime | None:
         """Return the time that the file system gives to a new file: a NAS gives its own."""

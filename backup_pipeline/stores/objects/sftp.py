@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import asyncssh
 
 from backup_pipeline.errors import StoreError
-from backup_pipeline.stores.objects.contract import BucketLock, DataView, LockState, ObjectInfo, ObjectVersion
+from backup_pipeline.stores.objects.contract import DataView, ObjectInfo
 from backup_pipeline.stores.objects.errors import (
     ObjectNotFoundError,
     PlaceFullError,
@@ -29,6 +29,7 @@ from backup_pipeline.stores.objects.errors import (
 from backup_pipeline.stores.objects.names import checked_name
 from backup_pipeline.stores.objects.options import PlaceOptions
 from backup_pipeline.stores.objects.repeating import Repeater
+from backup_pipeline.stores.objects.unlocked import UnlockedPlace
 
 T = TypeVar("T")
 _INCOMING = ".incoming"
@@ -38,7 +39,7 @@ _REGULAR = 1
 _Entries = tuple[tuple[str, asyncssh.SFTPAttrs], ...]
 
 
-class SftpPlace:
+class SftpPlace(UnlockedPlace):
     """A folder of an SFTP server.
 
     Args:
@@ -48,6 +49,12 @@ class SftpPlace:
         root: absolute path of the folder; it must exist.
         options: key file, password, host keys, limits.
     """
+
+    no_lock = (
+        "SFTP cannot lock objects against deletion.",
+        "Remove lock_days, or use a bucket with Object Lock.",
+    )
+    no_bucket_lock = "SFTP cannot lock objects: whoever may write may also delete."
 
     def __init__(self, host: str, port: int, user: str, root: str, *, options: PlaceOptions) -> None:
         self._address = (host, port, user)
@@ -142,30 +149,6 @@ class SftpPlace:
         path = self._path(name)
         with suppress(ObjectNotFoundError):
             self._call(name, lambda client: client.remove(path))
-
-    def lock_state(self, name: str) -> LockState:
-        """SFTP cannot lock."""
-        return LockState(supported=False, until=None, mode=None)
-
-    def extend_lock(self, name: str, until: datetime) -> None:
-        """Refuse: SFTP cannot lock."""
-        raise PlaceRefusedError(
-            "SFTP cannot lock objects against deletion.",
-            where=self.label,
-            remedy="Remove lock_days, or use a bucket with Object Lock.",
-        )
-
-    def bucket_lock(self) -> BucketLock:
-        """SFTP cannot lock."""
-        return BucketLock(False, False, None, None, "SFTP cannot lock objects: whoever may write may also delete.")
-
-    def versions(self, prefix: str) -> Iterator[ObjectVersion]:
-        """Yield nothing: files have no versions."""
-        return iter(())
-
-    def get_version(self, name: str, version: str) -> bytes:
-        """Refuse: there are no versions."""
-        raise ObjectNotFoundError("No versions are kept here.", where=f"{self.label}/{name}")
 
     def server_time(self) -> datetime | None:
         """Return the time that the server gives to a new file."""
