@@ -53,7 +53,7 @@ PROGRAMS = (
     Program("tarball", 0, None, full_minutes=5),
     Program("upsert", 0, None, full_minutes=3),
     Program("vault", 0, None, full_minutes=8),
-    Program("celery_workers", 0, None, full_minutes=12),
+    Program("celery_workers", 0, None, full_minutes=20),
 )
 
 

@@ -6,7 +6,7 @@ more workers divide. How busy the processors were is reported. By run there is a
 is a task; by source there is one plan of all databases, whose neighbours are on different servers, and each source is
 a task. At the end each database is proven from its newest set. Needs root on Linux, Debian's PostgreSQL and Redis.
 
-python -m benchmarks.celery_workers [--by run] [--servers 12] [--databases 5] [--rate 2mbit] [--workers 4]
+python -m benchmarks.celery_workers [--by run] [--servers 12] [--databases 5] [--rate 1500kbit] [--workers 4]
 """
 
 from __future__ import annotations
@@ -123,18 +123,19 @@ def main() -> int:
     parser.add_argument("--servers", type=int, default=12)
     parser.add_argument("--databases", type=int, default=5)
     parser.add_argument("--rows", type=int, default=2000)
-    parser.add_argument("--rate", default="2mbit")
+    parser.add_argument("--rate", default="1500kbit")
     parser.add_argument("--workers", type=int, default=4)
+    parser.add_argument("--name", default="celery_workers", help="of the files of the result")
     given = parser.parse_args()
     # No worker waits for the queue, and no run waits so long for a worker that it counts as failed.
     size = Size(given.servers, given.databases, given.rows, given.rate, runs=2 * given.workers)
-    report = Report("celery_workers", "Databases behind slow links, by several Celery workers and by one")
+    report = Report(given.name, "Databases behind slow links, by several Celery workers and by one")
     report.fact("servers", given.servers)
     report.fact("databases on each", given.databases)
     report.fact("link of each server", given.rate)
     for way in (given.by,) if given.by else ("run", "source"):
         measure(report, size, given.workers, way)
-    report.write()
+        report.write()
     return 0 if report.met else 1
 
 

@@ -47,7 +47,7 @@ def wait_until(true: Callable[[], bool], what: str, seconds: float = 60, more: C
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, f"{what}: not within {seconds} s\n{more()}"
-        time.sleep(0.05)
+        time.sleep(0.25)
 
 
 def answers(address: str, port: int) -> bool:
