@@ -233,6 +233,9 @@ def test_who_took_a_restore_back_is_known_from_the_history(site: Site, store: Lo
     found = _made(site, history=History(runs, known=True))
     assert [one.outcome for one in found.of_kind(EventKind.RESTORE)] == ["rows restored"]
     (back,) = found.of_kind(EventKind.UNDO)
+    files = done.model_copy(update={"restore_id": "s", "options": RestoreOptions(files=("a.txt",)), "undone_at": None})
+    write_result(site, files)
+    assert "selected files put in place; target files" in [one.detail for one in _made(site).of_kind(EventKind.RESTORE)]
     assert (back.who, back.run_id, back.at) == ("front page from 10.0.0.7", "beef", BEGIN + 4 * DAY)
 
 

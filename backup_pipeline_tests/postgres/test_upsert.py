@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -210,6 +211,53 @@ def test_a_key_to_a_partitioned_table_is_looked_for_in_all_its_partitions(
     assert [reason.partition(" to ")[0] for reason in reasons] == ["1 row refers from public.mails"]
     upsert_database(opened(dump), target, UpsertRequest(keyed), commit=True)
     assert ask(target, "select count(*) from mails") == [(3,)]
+
+
+def test_a_key_over_periods_holds_where_live_and_loaded_rows_cover_it(
+    database: Callable[..., PostgresTarget],
+) -> None:
+    target = database()
+    run(
+        target,
+        "create table rates (id int4range, valid daterange, primary key (id, valid without overlaps));"
+        "create table stays (id integer primary key, rate int4range, during daterange,"
+        "  foreign key (rate, period during) references rates (id, period valid));"
+        "insert into rates values ('[1,2)', '[2020-01-01,2021-01-01)'), ('[1,2)', '[2021-01-01,2022-01-01)');"
+        "insert into stays values (1, '[1,2)', '[2020-06-01,2021-06-01)'), (2, '[1,2)', '[2021-02-01,2021-03-01)'),"
+        "  (3, '[1,2)', '[2020-02-01,2020-03-01)'), (4, null, '[2020-02-01,2020-03-01)'), (5, '[1,2)', null)",
+    )
+    dump = dump_of(target)
+    run(target, "delete from stays; delete from rates where lower(valid) = '2021-01-01'")
+    only = UpsertRequest(lambda name: name[1] == "stays")
+    reasons = upsert_database(opened(dump), target, only, commit=False).reasons_against
+    assert [reason.partition(" to ")[0] for reason in reasons] == ["2 rows refer from public.stays"]
+    with pytest.raises(SourceError, match="stays_rate_during_fkey"):
+        upsert_database(opened(dump), target, replace(only, check_references=False), commit=True)
+    upsert_database(opened(dump), target, UpsertRequest(keyed), commit=True)
+    assert ask(target, "select count(*) from stays") == [(5,)]
+    assert ask(target, "select count(*) from rates") == [(2,)]
+
+
+def test_a_key_of_citext_holds_whatever_the_case_of_what_it_refers_to(
+    installed_database: Callable[..., PostgresTarget],
+) -> None:
+    target = installed_database()
+    run(
+        target,
+        "create schema kinds; create extension citext schema kinds;"
+        "create table people (mail kinds.citext primary key, name text);"
+        "create table notes (id integer primary key, mail kinds.citext references people);"
+        "insert into people values ('Ann@example.org', 'Ann'), ('bob@example.org', 'Bob');"
+        "insert into notes values (1, 'ANN@example.org'), (2, 'BOB@EXAMPLE.ORG'), (3, 'ann@example.org')",
+    )
+    dump = dump_of(target)
+    run(target, "delete from notes; delete from people where name = 'Bob'")
+    only = UpsertRequest(lambda name: name[1] == "notes")
+    reasons = upsert_database(opened(dump), target, only, commit=False).reasons_against
+    assert [reason.partition(" to ")[0] for reason in reasons] == ["1 row refers from public.notes"]
+    run(target, "insert into people values ('bOb@example.org', 'Bob again')")
+    assert not upsert_database(opened(dump), target, only, commit=True).reasons_against
+    assert ask(target, "select count(*) from notes") == [(3,)]
 
 
 def test_rows_that_a_condition_leaves_out_are_not_called_only_live(shop: tuple[PostgresTarget, bytes]) -> None:

@@ -51,7 +51,8 @@ def events_of_restore(result: RestoreResult, history: History) -> Iterator[Event
     options = result.options
     # Of rows that are brought into a living database only these are known to be the backup's.
     whole = options.mode is not RestoreMode.UPSERT
-    what = _MODES[options.mode] + (f", into {options.into}" if options.into else "")
+    done = "selected files put in place" if options.files else _MODES[options.mode]
+    what = done + (f", into {options.into}" if options.into else "")
     yield Event(
         at=result.finished_at,
         kind=EventKind.RESTORE,

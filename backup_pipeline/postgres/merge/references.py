@@ -18,7 +18,10 @@ from backup_pipeline.rules.upsert_order import root_of
 
 @dataclass(frozen=True)
 class _Key:
-    """A foreign key; `operators` are those that the server compares with, referred column first."""
+    """A foreign key; `operators` are those that the server compares with, referred column first.
+
+    Of one over periods (since 18) the last column is the period, which the referred rows must cover together.
+    """
 
     name: str
     columns: tuple[str, ...]
@@ -26,12 +29,13 @@ class _Key:
     to_columns: tuple[str, ...]
     operators: tuple[tuple[str, str], ...]
     partitioned: bool
+    over_periods: bool
 
 
-# Without those that the server makes for each partition that is referred to, those that it does not enforce and those
-# over periods (both since 18, hence by the row's JSON).
+# Without those that the server makes for each partition that is referred to, and those that it does not enforce (since
+# 18 like periods, hence by the row's JSON).
 _KEYS = """
-select k.conname, n.nspname, t.relname, t.relkind = 'p',
+select k.conname, n.nspname, t.relname, t.relkind = 'p', coalesce(to_jsonb(k) ->> 'conperiod', 'false') = 'true',
        (select array_agg(array[a.attname::text, b.attname::text, m.nspname::text, o.oprname::text] order by u.n)
           from unnest(k.conkey, k.confkey, k.conpfeqop) with ordinality u(own, other, operator, n)
           join pg_catalog.pg_attribute a on a.attrelid = k.conrelid and a.attnum = u.own
@@ -44,7 +48,6 @@ select k.conname, n.nspname, t.relname, t.relkind = 'p',
  where k.contype = 'f' and s.nspname = %s and c.relname = %s
    and not exists (select from pg_catalog.pg_constraint p where p.oid = k.conparentid and p.conrelid = k.conrelid)
    and coalesce(to_jsonb(k) ->> 'conenforced', 'true') = 'true'
-   and coalesce(to_jsonb(k) ->> 'conperiod', 'false') = 'false'
  order by k.conname
 """
 
@@ -77,11 +80,17 @@ def missing_references(
 
 def _keys(connection: Connection[TupleRow], table: TableName) -> list[_Key]:
     found = []
-    for name, schema, to, partitioned, pairs in connection.execute(_KEYS, list(table)):
+    for name, schema, to, partitioned, over_periods, pairs in connection.execute(_KEYS, list(table)):
         own, other, schemas, operators = zip(*pairs, strict=True)
         found.append(
             _Key(
-                str(name), own, (str(schema), str(to)), other, tuple(zip(schemas, operators, strict=True)), partitioned
+                name=str(name),
+                columns=own,
+                to=(str(schema), str(to)),
+                to_columns=other,
+                operators=tuple(zip(schemas, operators, strict=True)),
+                partitioned=bool(partitioned),
+                over_periods=bool(over_periods),
             )
         )
     return found
@@ -91,16 +100,10 @@ def _count(connection: Connection[TupleRow], item: Staged, key: _Key, there: Seq
     """Count the rows to be written whose key refers to nothing; 0 where that cannot be known before."""
     if not set(key.columns) <= set(item.columns):
         return 0
-    refers = sql.SQL(" and ").join(
-        sql.SQL("r.{} operator({}." + operator + ") s.{}").format(
-            sql.Identifier(to), sql.Identifier(schema), sql.Identifier(column)
-        )
-        for column, to, (schema, operator) in zip(key.columns, key.to_columns, key.operators, strict=True)
-    )
     live = sql.SQL("{}").format(sql.Identifier(*key.to)) if key.partitioned else _only(key.to)
     tables = [live, *(one.stage for one in there if set(key.to_columns) <= set(one.columns))]
     conditions = [sql.SQL("s.{} is not null").format(sql.Identifier(column)) for column in key.columns]
-    conditions += [sql.SQL("not exists (select from {} r where {})").format(table, refers) for table in tables]
+    conditions += _refers_to_none(key, tables)
     if item.facts.key:
         # A row whose key stays as it is live is not checked by the server: it may be older than the constraint.
         same = sql.SQL(" and ").join(
@@ -118,6 +121,26 @@ def _count(connection: Connection[TupleRow], item: Staged, key: _Key, there: Seq
         # The role may not read the table that is referred to: the server checks the key as the rows are written.
         return 0
     return int(row[0]) if row else 0
+
+
+def _refers_to_none(key: _Key, tables: Sequence[sql.Composable]) -> list[sql.Composed]:
+    """Return the conditions under which a row `s` refers to no row of these tables."""
+    equal = [
+        sql.SQL("r.{} operator({}." + operator + ") s.{}").format(
+            sql.Identifier(to), sql.Identifier(schema), sql.Identifier(column)
+        )
+        for column, to, (schema, operator) in zip(key.columns, key.to_columns, key.operators, strict=True)
+    ]
+    if not key.over_periods:
+        refers = sql.SQL(" and ").join(equal)
+        return [sql.SQL("not exists (select from {} r where {})").format(table, refers) for table in tables]
+    listed = sql.SQL(", ").join(map(sql.Identifier, key.to_columns))
+    rows = sql.SQL(" union all ").join(sql.SQL("select {} from {} r").format(listed, table) for table in tables)
+    covered = sql.SQL("select pg_catalog.range_agg(r.{}) from ({}) r where {}").format(
+        sql.Identifier(key.to_columns[-1]), rows, sql.SQL(" and ").join(equal[:-1])
+    )
+    period = sql.Identifier("s", key.columns[-1])
+    return [sql.SQL("not coalesce({} operator(pg_catalog.<@) ({}), false)").format(period, covered)]
 
 
 def _only(table: TableName) -> sql.Composed:

@@ -135,9 +135,15 @@ def keep_picture(page: Page, name: str) -> None:
         page.screenshot(path=f"{folder}/{name}.png", full_page=True)
 
 
+_CUT_CAPTIONS = """[...document.querySelectorAll('.scroll caption')].filter(one => one.getClientRects().length
+ && one.getBoundingClientRect().width > one.closest('.scroll').clientWidth + 1).map(one => one.innerText)"""
+"""The captions that are wider than the box in which their table scrolls: part of them is not on the screen."""
+
+
 def picture(page: Page, name: str) -> None:
     """Hold a page to what axe says and to its width; keep a picture of it."""
     keep_picture(page, name)
     found = Axe().run(page)
     assert found.violations_count == 0, f"{name}: {found.generate_report()}"
     assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, name
+    assert page.evaluate(_CUT_CAPTIONS) == [], name
