@@ -23,6 +23,8 @@ from backup_pipeline.model.manifest import Purpose
 from backup_pipeline.model.proof import ProofKind, ProofOutcome
 from backup_pipeline.model.restore import RestoreMode, RestoreOptions, RestoreResult
 from backup_pipeline.model.set_id import SetId
+from backup_pipeline.operations.alerts.acknowledge import acknowledge
+from backup_pipeline.operations.alerts.send import FinishedRun, notify_run_finished
 from backup_pipeline.operations.evidence.check_evidence import is_signed
 from backup_pipeline.operations.evidence.history import History, HistoryRun
 from backup_pipeline.operations.evidence.make import evidence_files, make, preview, public_key
@@ -144,6 +146,15 @@ def test_a_restore_that_failed_is_not_hidden_by_the_emergency_set_it_made(site: 
     assert (failed.outcome, failed.good, failed.detail) == ("failed", False, "It broke.")
     answer = next(one for one in found.demands if one.place == "Annex 4.2.2(e)")
     assert answer.answer.startswith("1 restore, 0 good, 1 failed; ")
+
+
+def test_who_acknowledged_an_incident_and_why_stands_beside_it(site: Site, store: LocalStore) -> None:
+    moment = at("2026-10-14 09:00")
+    notify_run_finished(site, "nightly", FinishedRun(succeeded=False, work="verification", reason="No answer."), moment)
+    key = "run_failed:nightly:verification"
+    acknowledge(site, [key], by="anna", now=moment + DAY, quiet=DAY, reason="the server moves")
+    (event,) = _made(site).of_kind(EventKind.INCIDENT)
+    assert event.detail == "No answer.; acknowledged by anna at 2026-10-15 09:00 UTC: the server moves"
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,16 @@ def answer(site: Site) -> tuple[str, str]:
     return found.verdict, found.sentence
 
 
+def test_a_plan_that_nothing_starts_is_named_and_changes_no_answer(tmp_path: Path) -> None:
+    settings = SITE.replace('    schedule: "0 2 * * *"\n', "")
+    for more, remedy in (("", "give it `schedule:"), ("    overdue_after: 30h\n", "")):
+        (tmp_path / "backup.yaml").write_text(settings + more)
+        (plan,) = site_overview(load_site(tmp_path, environment={}), NOW).plans
+        assert plan.not_started.startswith(remedy)
+        assert bool(plan.not_started) == bool(remedy)
+        assert "starts this plan" not in str(plan.problems)
+
+
 def test_the_answer_is_no_without_a_backup_and_yes_only_when_one_is_proven(site: Site) -> None:
     assert answer(site) == ("failing", "No. There is no good backup yet.")
     set_id = make_set(nightly(site), at("2026-11-21 02:00"))

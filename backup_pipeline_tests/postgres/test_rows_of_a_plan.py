@@ -102,6 +102,16 @@ def test_only_rows_that_meet_the_plans_condition_are_shown(made: Made) -> None:
         rows_of(made, "public.Kunden", "added", UPSERT.model_copy(update={"where": (secret,)}))
 
 
+def test_rows_of_one_table_and_the_whole_of_another_come_back_together(made: Made) -> None:
+    site, set_id, _ = made
+    where = RowComparison(table="public.Kunden", column="no", operator="<", values=("6",))
+    options = RestoreOptions(
+        mode=RestoreMode.UPSERT, where=(where,), tables=("public.user_passwords",), insert_absent=True
+    )
+    plan = plan_restore(site.site, "nightly", set_id, "shop", options)
+    assert [(one.table, one.insert) for one in plan.tables] == [("public.Kunden", 3), ("public.user_passwords", 1)]
+
+
 def test_looking_changes_nothing_and_is_logged_with_who_and_which_rows(made: Made) -> None:
     site, set_id, target = made
     before = ask(target, 'select count(*), max(xmin::text::bigint) from "Kunden"')

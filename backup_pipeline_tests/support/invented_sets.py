@@ -110,6 +110,7 @@ def add_proof(
     *,
     passed: bool = True,
     findings: Iterable[str] = (),
+    skipped: Iterable[str] = (),
     **numbers: float,
 ) -> None:
     """Add a verification's or drill's result."""
@@ -124,6 +125,7 @@ def add_proof(
             finished_at=moment,
             passed=passed,
             findings=tuple(Finding(subject="a", problem=p) for p in findings),
+            skipped=tuple(Finding(subject="b", problem=p) for p in skipped),
             numbers=numbers,
         ),
     )

@@ -12,6 +12,7 @@ import pytest
 from starlette.routing import Route
 from starlette.websockets import WebSocketDisconnect
 
+from backup_pipeline.cli.verify import print_proof
 from backup_pipeline.model.proof import IMPORTED_SOURCES, ProofKind
 from backup_pipeline.operations.alerts.send import FinishedRun, notify_run_finished
 from backup_pipeline.operations.status.incident_state import read_state
@@ -241,3 +242,23 @@ def test_incidents_are_acknowledged_from_our_own_pages_only_and_by_somebody(fold
     assert (done.status_code, done.headers["location"]) == (303, "/backups/nightly")
     assert "Acknowledged by anna until" in pages.get("/backups/nightly").text
     assert "The verification failed." in pages.get("/backups").text
+
+
+def test_what_a_drill_skipped_is_counted_on_the_page_and_in_the_terminal(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = LocalStore(folder / "backups" / "nightly", "nightly")
+    (set_id,) = store.ids()
+    add_proof(store, set_id, ProofKind.DRILL, at("2026-11-21 05:00"), skipped=["no catalog", "no roles"])
+    assert ", 2 skipped" in pages_of(folder).get(f"/backups/nightly/{set_id}").text
+    (proof,) = store.read(set_id).proofs
+    print_proof(proof)
+    assert capsys.readouterr().out.startswith(f"proven nightly/{set_id}: 0 artefacts in 0.0 s, 2 skipped")
+
+
+def test_a_plan_that_nothing_starts_is_named_on_its_pages(folder: Path) -> None:
+    said = "Nothing starts this plan"
+    assert said not in pages_of(folder).get("/backups").text
+    (folder / "backup.yaml").write_text(SITE.replace('    schedule: "0 2 * * *"\n', ""), "utf-8")
+    for path in ("/backups", "/backups/nightly"):
+        assert said in pages_of(folder).get(path).text
