@@ -6,9 +6,11 @@ Beside both stands the least that a copy has to do, as bare calls of the same li
 
 Each round makes a new vault and new repositories and does the same in each: copies a set, a set in which nothing
 changed, a set with 1 % more, brings the last one back, checks every stored byte. The figures are the medians of the
-rounds. Ours is the time of the calls in a fresh process, as the backup job makes them; restic and borg are timed as
-commands. What was written before is synced before each. It takes some seven minutes on two processors. restic 0.14 or
-newer and borg 1.2 or newer have to be installed (`apt install restic borgbackup`).
+rounds. Ours is the time of the calls in a fresh process, as the backup job makes them, without the start of Python and
+its imports (0.3 s of a processor); restic and borg are timed as commands, of which restic's start takes 0.01 s. The
+time of the processors stands beside: other work on the machine changes it less. What was written before is synced
+before each. It takes some seven minutes on two processors. restic 0.14 or newer and borg 1.2 or newer have to be
+installed (`apt install restic borgbackup`).
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import argparse
 import contextlib
 import os
 import random
+import resource
 import shutil
 import statistics
 import subprocess
@@ -169,12 +172,17 @@ class Peer:
         self._environment = os.environ | environment
         self._commands = commands
 
-    def run(self, step: str, folder: Path) -> float:
-        """Run a step in `folder`; return seconds."""
-        begin = time.perf_counter()
+    def run(self, step: str, folder: Path) -> tuple[float, float]:
+        """Run a step in `folder`; return its seconds, and those of the processors."""
+        spent, begin = _of_children(), time.perf_counter()
         done = subprocess.run(self._commands[step], cwd=folder, env=self._environment, capture_output=True, text=True)
         assert done.returncode == 0, f"{self._commands[step]}: {done.stderr}"
-        return time.perf_counter() - begin
+        return time.perf_counter() - begin, _of_children() - spent
+
+
+def _of_children() -> float:
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return spent.ru_utime + spent.ru_stime
 
 
 def restic(repository: str, environment: dict[str, str]) -> Peer:
@@ -220,6 +228,7 @@ class Rounds:
     """What was measured: (program, step) → seconds of each round."""
 
     seconds: dict[tuple[str, str], list[float]] = field(default_factory=lambda: defaultdict(list))
+    processor: dict[tuple[str, str], list[float]] = field(default_factory=lambda: defaultdict(list))
     sent: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
     account: int = 0
     chunks: int = 0
@@ -232,6 +241,7 @@ class Rounds:
     def ours(self, step: str, measured: Measured) -> None:
         """Note a call of ours."""
         self.seconds["ours", step].append(measured.seconds)
+        self.processor["ours", step].append(measured.processor_seconds)
         self.peak_mb = max(self.peak_mb, measured.peak_mb)
         if measured.result:
             self.sent[step].append(measured.result["sent"])
@@ -255,7 +265,9 @@ def one_round(rounds: Rounds, vault: Vault, sets: list[SetId], peers: list[Peer]
             if step == "fetch":
                 folder = Path(tempfile.mkdtemp(dir=scratch))
             if peer is not None:
-                rounds.seconds[peer.name, step].append(peer.run(step, folder))
+                seconds, processor = peer.run(step, folder)
+                rounds.seconds[peer.name, step].append(seconds)
+                rounds.processor[peer.name, step].append(processor)
             elif step == "fetch":
                 rounds.ours(step, in_fresh_process(our_fetch, vault, set_id, folder))
             elif step.startswith("check"):
@@ -280,6 +292,9 @@ def add_rows(report: Report, rounds: Rounds, what: str, size: int, peers: list[P
                 other_name=peer.name,
                 at_least=least,
             )
+            if step in _COPIES:
+                spent = [statistics.median(rounds.processor[name, step]) for name in ("ours", peer.name)]
+                report.row(f"{what}: {step}, time of the processors", *spent, other_name=peer.name)
         if step in _COPIES:
             bare = rounds.median("bare", step)
             report.row(f"{what}: {step}, the least", bare, rounds.median("restic", step), other_name="restic")

@@ -193,7 +193,7 @@ def cut(
     """
     coarse, fine, finest = (_cutter(cutting, id_key, finer=finer) for finer in (1, _FINER, _FINEST))
     of_records, at_ends = (_cutter(cutting, id_key, finer=finer) for finer in (_OF_RECORDS, _AT_ENDS))
-    buffer = _ReadAhead(stream, 4 * cutting.largest, lambda: stream.hashing)
+    buffer = _ReadAhead(stream, 2 * cutting.largest, lambda: stream.hashing)
     for part in _parts(stream.listed, cutting.average):
         position, tail = 0, part.size - part.ends
         while position < part.size and (
