@@ -24,7 +24,7 @@ from backup_pipeline.tables.parquet_pages import pages_of
 from backup_pipeline.tables.parquet_values import bytes_of, can_be_streamed, values_of
 
 # What decides how rows become files. Raised with every change: files of another layout are not taken over.
-LAYOUT = 1
+LAYOUT = 2
 ROW_GROUP_BYTES = 12 << 20
 # Rows of a table without columns stand here: Parquet has no place for them.
 ROWS_WITHOUT_COLUMNS = b"rows_without_columns"
@@ -95,6 +95,9 @@ class ParquetSink:
                 write_statistics=[field.name for field in self._schema if _is_short(field.type)],
                 store_schema=True,
                 use_content_defined_chunking=True,
+                # Pages of version 2 are compressed without one more copy of a very long value; not every program that
+                # reads Parquet knows them, so all other files have those of version 1.
+                data_page_version="2.0" if first is not None and _has_long_values(first) else "1.0",
             )
         return self._writer
 
@@ -113,16 +116,20 @@ def _bytes_of(kind: pa.DataType) -> float:
 
 def repeating_columns(table: pa.Table) -> list[str]:
     """Return the columns whose values repeat enough for a dictionary: it doubles the cost of all others."""
-    sample = table.slice(0, _SAMPLE)
-    if sample.nbytes > _SAMPLE_BYTES:
-        # Long values: a dictionary would hold them once more, and so would counting them.
+    if _has_long_values(table):
+        # A dictionary would hold them once more, and so would counting them.
         return []
+    sample = table.slice(0, _SAMPLE)
     return [
         name
         for name, column in zip(sample.column_names, sample.columns, strict=True)
         if not pa.types.is_nested(column.type)  # the mixed columns of SQLite; they cannot be counted
         and pc.count_distinct(column).as_py() <= sample.num_rows * _REPEATING
     ]
+
+
+def _has_long_values(table: pa.Table) -> bool:
+    return bool(table.slice(0, _SAMPLE).nbytes > _SAMPLE_BYTES)
 
 
 class WritingStoppedError(Exception):
