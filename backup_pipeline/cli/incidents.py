@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 EverythingOption = Annotated[bool, typer.Option("--all", "-a", help="Also those that are over.")]
 _KeysArgument = Annotated[
     list[str],
-    typer.Argument(metavar="KEY...", help="Key of an incident, as listed.", autocompletion=complete_incident),
+    typer.Argument(metavar="KEY", help="Key of an incident, as listed.", autocompletion=complete_incident),
 ]
 
 
