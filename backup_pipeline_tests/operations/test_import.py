@@ -337,6 +337,8 @@ def test_several_databases_need_a_name_or_the_option(site: TestSite, shop: Postg
     assert "--source and one of: shop, other." in str(done["passed_over"][0]["remedy"])
     code, done = imported(site, str(old), "--plan", "nightly", "--source", "shop")
     assert (code, [one["partial"] for one in done["sets"]]) == (0, [True])
+    code, done = imported(site, str(old), "--plan", "nightly")
+    assert (code, done["sets"], len(done["known"])) == (0, [], 1)
 
 
 def test_what_a_killed_import_left_is_removed_by_the_next(site: TestSite, shop: PostgresTarget, old: Path) -> None:

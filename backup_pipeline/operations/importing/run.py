@@ -136,10 +136,14 @@ class _Import:
                 found.append(one)
         # The same backup may lie there under several names, daily and weekly: the one whose name says most is taken.
         for one in sorted(found, key=lambda each: (each.time.origin != "name", not each.time.exact, str(each.path))):
+            digest = digest_of(one.path)
+            # What was imported with --source is known, though its name still does not say of which source it is.
+            if (digest, "") in known and not _differs_from_its_checksum(one.path, digest):
+                self._outcome.known.append(one.path)
+                continue
             parts = [(source, part) for part in self._parts(one) if (source := self._source(part)) is not None]
             if not parts:
                 continue
-            digest = digest_of(one.path)
             if _differs_from_its_checksum(one.path, digest):
                 self._refuse(one, "is not what the checksum beside it says: damaged, or changed", "Import another one.")
                 continue
