@@ -82,6 +82,9 @@ STORAGE = (
 )
 # EUR 6.49 net at 1.1637 USD (ECB of that day). Its link is shared, and no bandwidth is promised: 1 Gbit/s is assumed.
 MACHINE = MachinePrice("Hetzner CX33", 4, 8.0, 7.55, 1.0, "2026-05-27", "api.hetzner.cloud/v1/pricing")
+# Of as many processors: EUR 135.73 in Frankfurt at 1.1133 USD (ECB of that day), by a table made from AWS's price list,
+# which has no links. For the store of S3 no price list with its date was to be had: `--store` takes what you pay.
+OTHER_MACHINE = MachinePrice("EC2 m6a.xlarge", 4, 16.0, 151.11, 1.0, "2026-10-28", "moveinfra/eu-cloud-prices")
 
 
 @dataclass(frozen=True)
@@ -215,6 +218,14 @@ def main() -> None:
     parser.add_argument("--window", type=float, default=8.0, help="hours")
     parser.add_argument("--change", type=float, default=0.05, help="share of the data that is new each night")
     parser.add_argument("--kept", type=int, default=30, help="sets that are kept of each database")
+    parser.add_argument(
+        "--store",
+        nargs=5,
+        action="append",
+        default=[],
+        metavar=("NAME", "GB_MONTH", "MILLION_PUTS", "MILLION_GETS", "GB_OUT"),
+        help="another store by your own price list, in dollars",
+    )
     given = parser.parse_args()
     costs, sizes = measured(given.change), sizes_of(given.databases, given.terabytes)
     report = Report("fleet", f"Simulation: {given.databases:,} databases, {given.terabytes:g} TB, {given.window:g} h")
@@ -224,7 +235,9 @@ def main() -> None:
     report.fact("largest database, GB", round(max(sizes)))
     report.fact("median database, GB", round(sorted(sizes)[len(sizes) // 2], 2))
     report.fact("machine", f"{MACHINE.name}, {MACHINE.processors} processors; {MACHINE.read_on}, {MACHINE.source}")
-    for price in STORAGE:
+    report.fact("other machine", f"{OTHER_MACHINE.name}; {OTHER_MACHINE.read_on}, {OTHER_MACHINE.source}")
+    prices = [*STORAGE, *(StoragePrice(name, *map(float, rest), "today", "--store") for name, *rest in given.store)]
+    for price in prices:
         report.fact(price.provider, f"{price.read_on}, {price.source}")
     report.row("processor per database, whatever its size", costs.database, note="many_databases: 60 less 2, by 58")
     report.row("processor per GB: dump, and copy into a vault", costs.gb, note="dump, vault")
@@ -236,9 +249,11 @@ def main() -> None:
         late = "; the largest database takes longer than the window" if hours > given.window else ""
         report.row(f"machines, {what}", count, unit="machines", note=f"the slowest is done after {hours:.1f} h{late}")
         report.row(f"machines by the month, {what}", count * MACHINE.month, unit="$", note="running all month")
+        other = f"as many {OTHER_MACHINE.name} by the month, {what}"
+        report.row(other, count * OTHER_MACHINE.month, unit="$", note="on demand; its link is taken for the same")
         if what == "dumps":
             bottleneck(report, given, costs, sizes, count, hours)
-    money(report, given, costs, sum(sizes))
+    money(report, given, costs, sum(sizes), prices)
     report.write()
 
 
@@ -276,7 +291,7 @@ def puts_of(given: argparse.Namespace, costs: Costs, gb: float) -> float:
     return new_mib * costs.chunks_per_mib + given.databases * _OBJECTS_OF_A_SET
 
 
-def money(report: Report, given: argparse.Namespace, costs: Costs, gb: float) -> None:
+def money(report: Report, given: argparse.Namespace, costs: Costs, gb: float, prices: Sequence[StoragePrice]) -> None:
     """Add what the store takes and costs a month, by provider."""
     packed = gb * costs.packed
     stored = packed * (1 + given.change * costs.extra * (given.kept - 1))
@@ -286,7 +301,7 @@ def money(report: Report, given: argparse.Namespace, costs: Costs, gb: float) ->
     report.row("stored", stored / 1e3, unit="TB", note=f"{packed / 1e3:.1f} TB packed, and what is new of the others")
     report.row("sent a night", packed * given.change * costs.extra / 1e3, unit="TB")
     report.row("requests a month that write", puts / 1e6, unit="million")
-    for price in STORAGE:
+    for price in prices:
         month = stored * price.gb_month + puts / 1e6 * price.million_puts + gets / 1e6 * price.million_gets
         back = stored / (1 + given.change * costs.extra * (given.kept - 1)) * price.gb_out
         note = f"of it requests {puts / 1e6 * price.million_puts:,.0f} $; to fetch all of it once {back:,.0f} $"

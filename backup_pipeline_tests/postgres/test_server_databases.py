@@ -175,6 +175,23 @@ def test_assets_selected_before_a_database_was_dropped_are_found_and_passed_over
     assert (check.passed, "gone" in str(check.description)) == (False, True)
 
 
+def test_assets_selected_before_a_database_was_made_are_a_partial_set_without_it(
+    databases: ServerSite, instance: dg.DagsterInstance
+) -> None:
+    databases.create("shop")
+    refresh(databases)
+    keys = [key for asset in plan_definitions(databases.site.site, "nightly").assets or () for key in _captured(asset)]
+    databases.create("later")
+    assert refresh(databases) == [("later", "new")]
+    job = build_definitions(databases.site.site).resolve_implicit_global_asset_job_def()
+    done = job.execute_in_process(instance=instance, asset_selection=[*keys, manifest_key("nightly")])
+    assert done.success
+    [manifest] = [databases.site.store("nightly").read(each).manifest for each in databases.site.store("nightly").ids()]
+    assert manifest is not None
+    # Partial: no restore takes it for the latest, and retention does not count it.
+    assert (manifest.sources, manifest.partial) == (("server", databases.source("shop")), True)
+
+
 def _captured(asset: object) -> Iterator[dg.AssetKey]:
     if isinstance(asset, dg.AssetsDefinition):
         yield from (spec.key for spec in asset.specs if spec.group_name == "nightly" and "source" in spec.tags)
