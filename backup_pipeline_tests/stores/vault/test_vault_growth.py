@@ -148,9 +148,10 @@ def test_a_million_rows_as_parquet_repeat_but_for_what_was_appended(
     for number in range(9):
         before, after = (chunks_of(file, bytes([number]) * 32) for file in files)
         shares.append(sum(size for name, size in after.items() if name not in before) / len(files[1]))
-    # A chunk of 1 to 2 MiB more, or none, where a vault's key has the finer cuts of a file's end begin elsewhere.
+    # Of 31 MB. For a key in four or five the finer cuts of the file's end (some 1.5 MB) begin elsewhere: they and the
+    # chunk of 1 to 2 MiB before them are new.
     assert 0.01 < sorted(shares)[4] <= 0.04, shares
-    assert max(shares) <= 0.1, shares
+    assert max(shares) <= 0.13, shares
 
 
 def chunks_of(file: bytes, key: bytes = b"k" * 32) -> dict[bytes, int]:
