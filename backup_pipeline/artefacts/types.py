@@ -95,6 +95,9 @@ class ArtefactType:
         primary_key: gives the columns of a table's primary key as the set recorded them, for differences row by row.
         columns: gives the columns of every table as the set recorded them beside the artefact.
         scratch_factor: bytes that a drill takes in the scratch area for each byte of its files.
+        sent_whole: whether its files lie on this machine until they are whole and were read again, where a vault is the
+            only store; others are sent as they are written.
+        unpacked_first: whether its content lies there unpacked besides.
     """
 
     labels: frozenset[str]
@@ -111,6 +114,8 @@ class ArtefactType:
     primary_key: str = ""
     columns: str = ""
     scratch_factor: int = 4
+    sent_whole: bool = False
+    unpacked_first: bool = False
 
 
 _NOT_COLLAPSED = {
@@ -196,6 +201,8 @@ BUILT_IN: Mapping[str, ArtefactType] = {
         drill="backup_pipeline.artefacts.sqlite_restore:restore",
         rank=3,
         is_database=True,
+        sent_whole=True,
+        unpacked_first=True,
     ),
     ArtefactKind.FOLDER_TARBALL: ArtefactType(
         labels=frozenset({"folder", "gzip"}),
@@ -233,6 +240,7 @@ BUILT_IN: Mapping[str, ArtefactType] = {
         drill="backup_pipeline.sources.repository.restore:drill",
         contents="backup_pipeline.artefacts.tree_contents:ZipContents",
         rank=2,
+        sent_whole=True,
     ),
     ArtefactKind.REPOSITORY_BUNDLE: ArtefactType(
         labels=frozenset({"git"}),
@@ -245,6 +253,7 @@ BUILT_IN: Mapping[str, ArtefactType] = {
         drill="backup_pipeline.sources.repository.restore:drill",
         contents="backup_pipeline.sources.repository.bundle_contents:BundleContents",
         rank=1,
+        sent_whole=True,
     ),
     ArtefactKind.ORDER_PAIRS: ArtefactType(
         labels=frozenset({"csv", "json"}),

@@ -291,7 +291,8 @@ def test_a_vault_holds_no_name_no_row_and_no_secret_in_plain(site: TestSite, tmp
 @pytest.mark.takes(seconds=2, together="forked")
 def test_a_backup_need_not_wait_for_an_upload_and_cleanup_keeps_its_set(site: TestSite, tmp_path: Path) -> None:
     text = (site.folder / "backup.yaml").read_text()
-    (site.folder / "files" / "big.bin").write_bytes(os.urandom(3_000_000))
+    # Of many chunks, so that the copy lasts beyond the first.
+    (site.folder / "files" / "big.bin").write_bytes(os.urandom(20_000_000))
     assert site.run("backup", "nightly").code == 0
     set_id = site.store("nightly").sealed_ids()[-1]
     slow = text.replace("{url:", "{megabytes_per_second: 0.3, url:")

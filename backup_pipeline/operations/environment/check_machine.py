@@ -12,9 +12,10 @@ from datetime import datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
+from backup_pipeline.artefacts.types import artefact_types
 from backup_pipeline.errors import BackupSystemError
 from backup_pipeline.model.backup_set import BackupSet, SetState
-from backup_pipeline.model.record import ArtefactKind, ArtefactRecord, Severity
+from backup_pipeline.model.record import ArtefactRecord, Severity
 from backup_pipeline.model.set_id import set_time
 from backup_pipeline.operations.sites.state import state_database
 from backup_pipeline.operations.sites.stores import open_store
@@ -179,14 +180,12 @@ def _space(store: PlanStore, plan: str) -> Iterator[EnvironmentFault]:
         )
 
 
-_READ_AGAIN = {ArtefactKind.SQLITE_COPY, ArtefactKind.REPOSITORY_ARCHIVE, ArtefactKind.REPOSITORY_BUNDLE}
-
-
 def _room_to_send(record: ArtefactRecord) -> int:
     """Return the bytes that lie here until they were read again and a vault that is the only store has got them."""
-    read_again = [file for file in record.files if record.kind in _READ_AGAIN or file.path.endswith(".parquet")]
-    # The pages of a database are copied first, then packed.
-    pages = sum(file.content_size or 0 for file in read_again if record.kind is ArtefactKind.SQLITE_COPY)
+    known = artefact_types().get(record.kind)
+    whole, unpacked = (known.sent_whole, known.unpacked_first) if known else (False, False)
+    read_again = [file for file in record.files if whole or file.path.endswith(".parquet")]
+    pages = sum(file.content_size or 0 for file in read_again) if unpacked else 0
     return pages + sum(file.size for file in read_again)
 
 
