@@ -10,9 +10,11 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from backup_pipeline.errors import UnreachableError
+from backup_pipeline.errors import SourceError, UnreachableError
 from backup_pipeline.model.progress import Progress
+from backup_pipeline.postgres.export.readers import Readers
 from backup_pipeline.postgres.server.connection import connected
+from backup_pipeline.postgres.server.snapshot import exported_snapshot
 from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline_tests.support.postgres_capture import begin, capture
 from backup_pipeline_tests.support.sites import SHOP
@@ -116,3 +118,26 @@ def test_a_session_that_was_ended_is_told_once_as_what_happened(state: str, data
     assert ended
     assert "invalid snapshot" not in caught.value.what
     assert "disk" not in str(caught.value)
+
+
+def test_a_reader_keeps_no_lock_of_what_it_has_read(database: Make) -> None:
+    target = database()
+    locks = "select count(*) from pg_locks where relation = 'cache'::regclass and pid = %s"
+    with connected(target, pinned=False) as connection:
+        connection.execute(_TABLES.encode())
+        with exported_snapshot(target) as snapshot, Readers(snapshot, 1) as readers:
+            with readers.borrow() as reader:
+                reader.execute("select count(*) from cache")
+                process = reader.info.backend_pid
+                assert connection.execute(locks.encode(), [process]).fetchone() != (0,)
+            assert connection.execute(locks.encode(), [process]).fetchone() == (0,)
+            connection.execute("insert into cache values (501, 'after the snapshot')")
+            with readers.borrow() as reader:
+                assert reader.info.backend_pid == process
+                assert reader.execute("select count(*) from cache").fetchone() == (500,)
+
+
+def test_a_full_table_of_locks_is_said_with_its_setting(database: Make) -> None:
+    with pytest.raises(SourceError, match="table of locks is full") as caught, connected(database()) as connection:
+        connection.execute("select count(pg_advisory_xact_lock(n)) from generate_series(1, 1000000) n")
+    assert "max_locks_per_transaction" in caught.value.remedy

@@ -14,6 +14,8 @@ from typing import Literal
 from backup_pipeline.errors import BackupSystemError, ToolError, UnreachableError
 from backup_pipeline.postgres.server.clients import PostgresClient
 from backup_pipeline.postgres.server.connection import (
+    LOCKS_FULL,
+    MORE_LOCKS,
     LockNotGrantedError,
     connection_ended,
     no_more_connections,
@@ -135,6 +137,8 @@ def _failure(code: int, lines: list[str], target: PostgresTarget) -> BackupSyste
             where=target.label,
             remedy="Another session holds a conflicting lock (a migration?); run again when it has finished.",
         )
+    elif LOCKS_FULL in "\n".join(lines):
+        remedy = MORE_LOCKS
     else:
         remedy = "Read pg_dump's message; run it by hand with the same role to see more."
     return ToolError(f"pg_dump failed with exit code {code}: {text}.", where=target.label, remedy=remedy)

@@ -45,11 +45,16 @@ class Readers:
 
     @contextlib.contextmanager
     def borrow(self) -> Iterator[Connection[TupleRow]]:
-        """Lend a connection for the block; one that failed is not lent again."""
+        """Lend a connection for the block; one that failed is not lent again.
+
+        What the block has locked is released at its end, by a savepoint that is rolled back: a session that reads
+        thousands of tables would fill the server's table of locks. The snapshot's own session keeps every table's.
+        """
         with self._permits, translated(self.snapshot.target):
             connection = self._take()
             try:
-                yield connection
+                with connection.transaction(force_rollback=True):
+                    yield connection
             except BaseException:
                 connection.close()
                 raise

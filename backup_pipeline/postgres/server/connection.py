@@ -213,6 +213,8 @@ def translate_postgres_error(error: psycopg.Error, target: PostgresTarget) -> Ba
         )
     if takes_no_more(text):
         return no_more_connections(text, target)
+    if LOCKS_FULL in text:
+        return SourceError(f"The server's table of locks is full: {text}.", where=target.label, remedy=MORE_LOCKS)
     if isinstance(error, psycopg.OperationalError) and (not state or state[:2] in {"08", "57", "53"}):
         return UnreachableError(
             f"The server cannot be reached or went away: {text}.",
@@ -220,6 +222,13 @@ def translate_postgres_error(error: psycopg.Error, target: PostgresTarget) -> Ba
             remedy="Check that it runs and that host and port are right, then run again.",
         )
     return SourceError(f"{text}.", where=target.label, remedy="Read the server's log.")
+
+
+LOCKS_FULL = "out of shared memory"
+MORE_LOCKS = (
+    "A backup locks every table. Raise `max_locks_per_transaction` in postgresql.conf (64 by default) to the number of "
+    "tables divided by that of `max_connections`, and some more; then restart the server."
+)
 
 
 @contextlib.contextmanager
