@@ -127,14 +127,14 @@ def test_a_reader_keeps_no_lock_of_what_it_has_read(database: Make) -> None:
         connection.execute(_TABLES.encode())
         with exported_snapshot(target) as snapshot, Readers(snapshot, 1) as readers:
             with readers.borrow() as reader:
-                reader.execute("select count(*) from cache")
+                reader.execute("select count(*) from public.cache")
                 process = reader.info.backend_pid
                 assert connection.execute(locks.encode(), [process]).fetchone() != (0,)
             assert connection.execute(locks.encode(), [process]).fetchone() == (0,)
             connection.execute("insert into cache values (501, 'after the snapshot')")
             with readers.borrow() as reader:
                 assert reader.info.backend_pid == process
-                assert reader.execute("select count(*) from cache").fetchone() == (500,)
+                assert reader.execute("select count(*) from public.cache").fetchone() == (500,)
 
 
 def test_a_full_table_of_locks_is_said_with_its_setting(database: Make) -> None:
