@@ -107,7 +107,8 @@ def test_a_dump_and_a_tarball_larger_than_the_disk_are_proven_from_the_vault(str
     before = streaming.stored()
     again = streaming.start("backup", "nightly")
     assert again.wait() == 0, again.communicate()
-    assert streaming.stored() < before + 3_000_000
+    # The ends of the dump, which differ each time, take a chunk of 1 to 2 MiB each.
+    assert streaming.stored() < before + 6_000_000
     for command in ("verify", "drill"):
         done = streaming.site.run(command, "nightly/latest", "--identity", streaming.identity)
         assert done.code == 0, done.text

@@ -205,6 +205,11 @@ def translate_postgres_error(error: psycopg.Error, target: PostgresTarget) -> Ba
             where=target.label,
             remedy="Use a role that may read everything (with BYPASSRLS where row level security is on).",
         )
+    return _failed_statement(error, state, text, target)
+
+
+def _failed_statement(error: psycopg.Error, state: str, text: str, target: PostgresTarget) -> BackupSystemError:
+    """Return the error for what a server refused after the login; `text` holds no secret."""
     if state == "55P03":
         return LockNotGrantedError(
             f"A lock was not granted in time: {text}.",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from backup_pipeline.system import limits
 from backup_pipeline.system.threads import start_thread
 
 LONGEST_NAME = 63
+_PATIENCE_SECONDS = 2.0
 # CREATE DATABASE knows locale providers.
 _PROVIDERS_SINCE = 15
 # "invalid locale name", "encoding does not match locale", "could not open collator", "ICU is not supported".
@@ -488,15 +490,20 @@ def obstacles_to_rename(target: PostgresTarget) -> tuple[str, ...]:
 def sole_restore(target: PostgresTarget) -> Iterator[None]:
     """Be the only one of this program's processes that restores into the target's database.
 
-    A session-level advisory lock in the maintenance database: it ends with the process, whatever happens to it.
+    A session-level advisory lock in the maintenance database: it ends with the process, whatever happens to it; the
+    server notices the end of one that was killed a moment later.
 
     Raises:
         LockError: another restore holds it; names its session.
     """
     key = f"backup-pipeline restore {target.database}"
+    end = time.monotonic() + _PATIENCE_SECONDS
     with maintenance(target) as connection:
-        row = connection.execute("select pg_try_advisory_lock(hashtextextended(%s, 0))", [key]).fetchone()
-        if not (row and row[0]):
+        question = "select pg_try_advisory_lock(hashtextextended(%s, 0))"
+        while connection.execute(question, [key]).fetchone() != (True,):
+            if time.monotonic() < end:
+                time.sleep(0.05)
+                continue
             raise LockError(
                 "Another restore into this database is running.",
                 where=target.label,
