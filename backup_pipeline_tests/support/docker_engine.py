@@ -23,6 +23,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import psutil
 
+from backup_pipeline_tests.support.http_answers import send_answer
 from backup_pipeline_tests.support.kubernetes.pods import Start, started_here
 
 _VERSION = "1.51"
@@ -294,16 +295,7 @@ def _handler(engine: DockerEngine) -> type[BaseHTTPRequestHandler]:
             except ConnectionAbortedError:
                 self.close_connection = True
                 return
-            raw = isinstance(answer, bytes)
-            content = answer if raw else answer.encode() if isinstance(answer, str) else json.dumps(answer).encode()
-            content = b"" if answer is None else content
-            self.send_response(code)
-            kind = "application/vnd.docker.multiplexed-stream" if raw else "application/json"
-            self.send_header("Content-Type", "text/plain" if isinstance(answer, str) else kind)
-            if answer is not None:
-                self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
+            send_answer(self, code, answer, "application/vnd.docker.multiplexed-stream")
 
         do_GET = do_POST = do_DELETE = _serve  # noqa: N815
 

@@ -21,6 +21,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import yaml
 
+from backup_pipeline_tests.support.http_answers import send_answer
 from backup_pipeline_tests.support.kubernetes.manifests import rights
 from backup_pipeline_tests.support.kubernetes.pods import Pod, Start, now, started_here
 from backup_pipeline_tests.support.kubernetes.schemas import RELEASES, faults_of
@@ -256,12 +257,7 @@ def _handler(cluster: Cluster) -> type[BaseHTTPRequestHandler]:
                 }
             if isinstance(answer, dict):
                 cluster.faults.extend(faults_of(answer, cluster.release))
-            content = answer.encode() if isinstance(answer, str) else json.dumps(answer).encode()
-            self.send_response(code)
-            self.send_header("Content-Type", "text/plain" if isinstance(answer, str) else "application/json")
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
+            send_answer(self, code, answer)
 
         do_GET = do_POST = do_DELETE = _serve  # noqa: N815
 
