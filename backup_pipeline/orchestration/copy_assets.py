@@ -12,9 +12,6 @@ import dagster as dg
 
 from backup_pipeline.artefacts.capture import utc_now
 from backup_pipeline.errors import BackupSystemError, LockError
-from backup_pipeline.model.progress import ProgressSink
-from backup_pipeline.model.proof import Proof, ProofKind
-from backup_pipeline.model.set_id import SetId
 from backup_pipeline.operations.sites.copy_records import vault_record
 from backup_pipeline.operations.sites.stores import open_store
 from backup_pipeline.orchestration.metadata import failure_of, table_of, with_readable
@@ -32,7 +29,7 @@ from backup_pipeline.orchestration.names import (
     stage_key,
 )
 from backup_pipeline.orchestration.partition_names import ensured_partition, known_partitions, partitions_of
-from backup_pipeline.orchestration.proof_assets import CHECK_OF, proof_asset
+from backup_pipeline.orchestration.proof_assets import drill_asset, verification_asset
 from backup_pipeline.orchestration.run_observer import current_observer
 from backup_pipeline.orchestration.selected_partition import selected_set
 from backup_pipeline.settings.site import Site
@@ -199,43 +196,6 @@ def check_asset(site: Site, plan: str, vault: str) -> dg.AssetsDefinition:
     return checked
 
 
-def copy_drill_asset(site: Site, plan: str, vault: str) -> dg.AssetsDefinition:
-    """Return the drill of a set read from the vault; it needs the identity that VAULT_IDENTITY_FILE names."""
-
-    def prove(set_id: SetId, run_id: str, progress: ProgressSink) -> Proof:
-        from backup_pipeline.operations.proof.drill import drill_set
-
-        return drill_set(site, f"{vault}:{plan}", set_id, run_id=run_id, progress=progress)
-
-    return proof_asset(
-        plan,
-        COPY_DRILL + vault,
-        CHECK_OF[ProofKind.DRILL],
-        f"The set is read from the vault {vault}, restored into a scratch server and compared. Only then its copy is "
-        "proven.",
-        [stage_key(plan, COPY + vault)],
-        prove,
-    )
-
-
-def copy_verification_asset(site: Site, plan: str, vault: str) -> dg.AssetsDefinition:
-    """Return the verification of a set read from the vault; it needs the identity that VAULT_IDENTITY_FILE names."""
-
-    def prove(set_id: SetId, run_id: str, progress: ProgressSink) -> Proof:
-        from backup_pipeline.operations.proof.verify import verify_set
-
-        return verify_set(site, f"{vault}:{plan}", set_id, run_id=run_id, progress=progress)
-
-    return proof_asset(
-        plan,
-        COPY_VERIFICATION + vault,
-        CHECK_OF[ProofKind.VERIFICATION],
-        f"Every file of the set is read from the vault {vault} and compared with its manifest.",
-        [stage_key(plan, COPY + vault)],
-        prove,
-    )
-
-
 def next_try(failed_at: datetime, attempts: int) -> datetime:
     """Return when a copy that failed is tried again: after 5, 10, 20, … minutes, at most 6 hours."""
     pause: timedelta = _FIRST_PAUSE * (1 << min(attempts - 1, 10))
@@ -352,8 +312,8 @@ def copy_definitions(site: Site, plan: str) -> Iterator[dg.Definitions]:
                 assets=[
                     copy_asset(site, plan, vault),
                     check_asset(site, plan, vault),
-                    copy_verification_asset(site, plan, vault),
-                    copy_drill_asset(site, plan, vault),
+                    verification_asset(site, plan, vault),
+                    drill_asset(site, plan, vault),
                 ],
                 schedules=[_schedule(site, plan, vault, stage, cron) for stage, cron in times if cron],
                 sensors=[copies_sensor(site, plan, vault)],

@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from importlib import import_module
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from dagster import (
@@ -60,6 +60,9 @@ _OURS = {
 }
 
 
+T = TypeVar("T")
+
+
 def _named(environment: Mapping[str, str], variable: str) -> tuple[str, str] | None:
     """Return module and name from a variable of the form `module:Name`; None when it is unset."""
     value = environment.get(variable, "").strip()
@@ -101,6 +104,19 @@ def _load(variable: str, module: str, name: str) -> Any:
             where=variable,
             remedy="Check the spelling, and install its package (backup-pipeline[kubernetes], [docker] or [celery]).",
         ) from None
+
+
+def _made(variable: str, named: tuple[str, str], family: type[T]) -> T:
+    """Return what a variable names, with the configuration beside it."""
+    kind = _load(variable, *named)
+    if not (isinstance(kind, type) and issubclass(kind, family)):
+        raise SettingsError(
+            f"{':'.join(named)} is no {family.__name__}.",
+            where=variable,
+            remedy=f"Name a subclass of {family.__name__}.",
+        )
+    config = yaml.safe_dump(_config(os.environ, variable))
+    return ConfigurableClassData(*named, config).rehydrate(as_type=family)
 
 
 class WatchedRunLauncher(DefaultRunLauncher):
@@ -203,16 +219,7 @@ class EnvironmentComputeLogManager(ComputeLogManager, ConfigurableClass):
         named = _named(os.environ, LOGS_VARIABLE)
         if named is None:
             return LocalComputeLogManager(str(default_home(os.environ) / "storage"), inst_data=inst_data)
-        kind = _load(LOGS_VARIABLE, *named)
-        if not (isinstance(kind, type) and issubclass(kind, ComputeLogManager)):
-            raise SettingsError(
-                f"{':'.join(named)} keeps no compute logs.",
-                where=LOGS_VARIABLE,
-                remedy="Name a subclass of ComputeLogManager.",
-            )
-        config = yaml.safe_dump(_config(os.environ, LOGS_VARIABLE))
-        data = ConfigurableClassData(*named, config)
-        return data.rehydrate(as_type=ComputeLogManager)  # type: ignore[type-abstract]
+        return _made(LOGS_VARIABLE, named, ComputeLogManager)  # type: ignore[type-abstract]
 
 
 class EnvironmentRunLauncher(RunLauncher, ConfigurableClass):
@@ -236,16 +243,7 @@ class EnvironmentRunLauncher(RunLauncher, ConfigurableClass):
         named = _named(os.environ, LAUNCHER_VARIABLE)
         if named is None:
             return WatchedRunLauncher(inst_data=inst_data)
-        module, name = named
-        kind = _load(LAUNCHER_VARIABLE, module, name)
-        if not (isinstance(kind, type) and issubclass(kind, RunLauncher)):
-            raise SettingsError(
-                f"{module}:{name} is no run launcher.",
-                where=LAUNCHER_VARIABLE,
-                remedy="Name a subclass of RunLauncher.",
-            )
-        config = yaml.safe_dump(_config(os.environ, LAUNCHER_VARIABLE))
-        return ConfigurableClassData(module, name, config).rehydrate(as_type=RunLauncher)  # type: ignore[type-abstract]
+        return _made(LAUNCHER_VARIABLE, named, RunLauncher)  # type: ignore[type-abstract]
 
     def launch_run(self, context: LaunchRunContext) -> None:
         """Never called: this class only stands for another."""

@@ -15,7 +15,17 @@ from backup_pipeline.model.proof import Proof, ProofKind, ProofOutcome
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.operations.sites.stores import open_store
 from backup_pipeline.orchestration.metadata import failure_of, table_of, with_readable
-from backup_pipeline.orchestration.names import PLAN_TAG, SET_TAG, manifest_key, sets_group, sets_partitions, stage_key
+from backup_pipeline.orchestration.names import (
+    COPY,
+    COPY_DRILL,
+    COPY_VERIFICATION,
+    PLAN_TAG,
+    SET_TAG,
+    manifest_key,
+    sets_group,
+    sets_partitions,
+    stage_key,
+)
 from backup_pipeline.orchestration.partition_names import known_partitions, partitions_of
 from backup_pipeline.orchestration.run_progress import reported_progress
 from backup_pipeline.orchestration.selected_partition import selected_set
@@ -142,40 +152,46 @@ def proof_asset(
     return prove_set
 
 
-def verification_asset(site: Site, plan: str) -> dg.AssetsDefinition:
-    """Return the verification of a plan's sets: every file re-read and equal to the manifest."""
+def verification_asset(site: Site, plan: str, vault: str = "") -> dg.AssetsDefinition:
+    """Return the verification of a plan's sets, or of their copies in a vault: every file equals the manifest."""
 
     def prove(set_id: SetId, run_id: str, progress: ProgressSink) -> Proof:
         from backup_pipeline.operations.proof.verify import verify_set
 
-        return verify_set(site, plan, set_id, run_id=run_id, progress=progress)
+        return verify_set(site, f"{vault}:{plan}" if vault else plan, set_id, run_id=run_id, progress=progress)
 
-    return proof_asset(
-        plan,
-        VERIFICATION,
-        CHECK_OF[ProofKind.VERIFICATION],
-        "Every file of the set is read again and compared with its manifest, and its structure inspected.",
-        [manifest_key(plan)],
-        prove,
+    what = (
+        f"Every file of the set is read from the vault {vault} and compared with its manifest."
+        if vault
+        else "Every file of the set is read again and compared with its manifest, and its structure inspected."
     )
+    stage = COPY_VERIFICATION + vault if vault else VERIFICATION
+    return proof_asset(plan, stage, CHECK_OF[ProofKind.VERIFICATION], what, [_made_by(plan, vault)], prove)
 
 
-def drill_asset(site: Site, plan: str) -> dg.AssetsDefinition:
-    """Return the drill of a plan's sets: restored for real into a scratch server, and found equal."""
+def drill_asset(site: Site, plan: str, vault: str = "") -> dg.AssetsDefinition:
+    """Return the drill of a plan's sets, or of their copies in a vault: restored into a scratch server, and equal.
+
+    Copies need the identity that VAULT_IDENTITY_FILE names.
+    """
 
     def prove(set_id: SetId, run_id: str, progress: ProgressSink) -> Proof:
         from backup_pipeline.operations.proof.drill import drill_set
 
-        return drill_set(site, plan, set_id, run_id=run_id, progress=progress)
+        return drill_set(site, f"{vault}:{plan}" if vault else plan, set_id, run_id=run_id, progress=progress)
 
-    return proof_asset(
-        plan,
-        DRILL,
-        CHECK_OF[ProofKind.DRILL],
-        "The set is restored for real into a scratch server and compared, table by table. Only then it is proven.",
-        [manifest_key(plan)],
-        prove,
+    what = (
+        f"The set is read from the vault {vault}, restored into a scratch server and compared. Only then its copy is "
+        "proven."
+        if vault
+        else "The set is restored for real into a scratch server and compared, table by table. Only then it is proven."
     )
+    stage = COPY_DRILL + vault if vault else DRILL
+    return proof_asset(plan, stage, CHECK_OF[ProofKind.DRILL], what, [_made_by(plan, vault)], prove)
+
+
+def _made_by(plan: str, vault: str) -> dg.AssetKey:
+    return stage_key(plan, COPY + vault) if vault else manifest_key(plan)
 
 
 def stage_job(plan: str, stage: str) -> dg.Definitions:
