@@ -141,7 +141,7 @@ def _print(plan: str, outcome: ImportOutcome, *, dry_run: bool) -> None:
         out.print(f"    [dim]{escape(f'{other.path} {other.why}')}[/]")
     if excluded:
         reasons = dict.fromkeys(f"{one.part} ({one.why})" for one in excluded)
-        out.print(f"[dim]Databases left out: {escape(', '.join(list(reasons)[:_SHOWN]))}.[/]")
+        out.print(f"[dim]Databases not captured: {escape(', '.join(list(reasons)[:_SHOWN]))}.[/]")
     if any(one.partial for one in outcome.made):
         out.print("[dim]A partial set has not all sources of the plan: it stays, and does not count as its backup.[/]")
     if any(part.time.zone for one in outcome.made for part in one.parts.values()):

@@ -67,7 +67,7 @@ _CALLS_FUNCTIONS = re.compile(
 
 @dataclass
 class LoadOutcome:
-    """What was loaded: tables with rows as COPY counted them, statements, bytes of table data.
+    """What was loaded: tables with rows as COPY counted them, bytes of table data.
 
     `not_valid` are CHECKs and foreign keys (schema.table.name) that the rows do not satisfy; `not_made` constraints
     (schema.table.name) and unique indexes (schema.name) that they violate; `nullable` columns that are NOT NULL in the
@@ -75,7 +75,6 @@ class LoadOutcome:
     """
 
     rows: dict[tuple[str, str], int] = field(default_factory=dict)
-    statements: int = 0
     data_bytes: int = 0
     not_valid: list[str] = field(default_factory=list)
     not_made: list[str] = field(default_factory=list)
@@ -194,7 +193,6 @@ class _Loader:
         execute_statement(connection, text, self._target, also, alone=alone)
 
     def _statement(self, statement: Statement) -> None:
-        self.outcome.statements += 1
         if _KEY.match(statement.body) or _INDEX.match(statement.body):
             self._run.append(statement)
             return

@@ -37,8 +37,8 @@ _UNKNOWN = (
     "whether it is complete is judged by the dump's own end marker",
 )
 _INSERTS = "rows are written as INSERT statements, which are not counted"
-_CREATE = "the statements that make its database (--create) were left out"
-_CLEAN = "the statements that drop what was there before (--clean) were left out"
+_CREATE = "the statements that make its database (--create) were skipped"
+_CLEAN = "the statements that drop what was there before (--clean) were skipped"
 _ENDINGS = {DumpForm.PLAIN: "_db.sql", DumpForm.GZIP: "_db.sql.gz", DumpForm.ZSTD: "_db.sql.zst"}
 _CUSTOM = (DumpForm.CUSTOM, DumpForm.PACKED_CUSTOM)
 _SPLIT = "its dump was split off a dump of the whole server (pg_dumpall)"
@@ -183,7 +183,7 @@ def _roles_record(context: CaptureContext, dump: _DumpFile, content: ForeignDump
         "imported": {
             **dump.origin,
             "unknown": [
-                "roles are those of the server's dump, without passwords; tablespaces are left out"
+                "roles are those of the server's dump, without passwords; tablespaces are not captured"
                 if dump.part
                 else "roles are those that the dump names"
             ],

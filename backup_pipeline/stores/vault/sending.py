@@ -147,7 +147,7 @@ class ChunkSender:
         self.sent_bytes = 0
 
     def send_all(self) -> tuple[list[ChunkRef], list[int]]:
-        """Return the stored chunks in order and their plain sizes, every chunk seen in the vault."""
+        """Return the stored chunks in order and their plain sizes, every chunk found in the vault."""
         self._check_present(self._time())
         for _ in range(_ROUNDS):
             ids, sizes = self._pass(self._read())

@@ -37,7 +37,7 @@ _PLAIN_ENTRY = re.compile(
 
 
 class IndexEntry(NamedTuple):
-    """One order of the index. `seen` is sizes and times of its files as the exporting machine saw them."""
+    """One order of the index. `seen` is sizes and times of its files as the exporting machine found them."""
 
     record_id: int
     auftrag_nr: str | None
