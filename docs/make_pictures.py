@@ -51,7 +51,10 @@ def make_history(site: Path, runs: int) -> None:
     """Add orders to the demo's shop and back its nightly plan up, a few times; prove the newest set."""
     dsn = dotenv_values(site / ".env")["DATABASE_URL"]
     command = [sys.executable, "-c", "from backup_pipeline.cli.main import main; main()"]
+    lost = site / "supabase" / "storage" / "materials" / "course-0" / "syllabus.md"
     for number in range(1, runs + 1):
+        # A file that changes, and is gone at the end, for the page that finds it.
+        lost.write_text(f"# Syllabus\n\nWeek {number // 2}\n") if number < runs else lost.unlink(missing_ok=True)
         with psycopg.connect(dsn) as connection:
             connection.execute(
                 "insert into public.orders (customer_id, status, note, ordered_at, total) "
@@ -85,6 +88,8 @@ def take_front_page(browser: Browser, base: str, folder: Path, site: Path) -> No
         ("home", "", 1280, 1500),
         ("home-phone", "", 390, 844),
         ("set", f"/nightly/{newest}", 1280, 1100),
+        ("find", "/find?name=syllabus", 1280, 700),
+        ("find-phone", "/find?name=syllabus", 390, 844),
     ):
         page = browser.new_page(viewport={"width": width, "height": height})
         page.goto(f"{base}/backups{path}")

@@ -23,6 +23,7 @@ class Entry:
         size: bytes.
         modified_ns: nanoseconds since 1970; None where it is not known.
         sha256: of the content; "" where it is not known.
+        mark: what stands for the content where its SHA-256 is not known, with its kind: `git 3f2a…`, `crc32 9b01…`.
         note: what a person should know of an entry that is no file.
     """
 
@@ -32,6 +33,12 @@ class Entry:
     modified_ns: int | None = None
     sha256: str = ""
     note: str = ""
+    mark: str = ""
+
+    @property
+    def digest(self) -> str:
+        """What tells the content from others, with its kind; "" where nothing is known."""
+        return f"sha256 {self.sha256}" if self.sha256 else self.mark
 
 
 class Contents(Protocol):

@@ -62,7 +62,8 @@ class ZipContents:
                 kind = "directory" if info.is_dir() else "link" if stat.S_ISLNK(mode) else "file"
                 moment = datetime(*info.date_time, tzinfo=UTC) if _is_moment(info.date_time) else None
                 when = int(moment.timestamp()) * 1_000_000_000 if moment else None
-                yield Entry(info.filename.rstrip("/"), kind, info.file_size, when)  # type: ignore[arg-type]
+                mark = f"crc32 {info.CRC:08x}" if kind == "file" else ""
+                yield Entry(info.filename.rstrip("/"), kind, info.file_size, when, mark=mark)  # type: ignore[arg-type]
 
     def read(self, open_file: OpenFile, record: ArtefactRecord, path: str) -> Iterator[bytes]:
         """Yield a file's content."""

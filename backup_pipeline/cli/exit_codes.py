@@ -35,6 +35,8 @@ also printed as `{"error": {"kind", "what", "where", "remedy", "exit_code", "per
 | --- | --- | --- | --- |
 """
 _TAIL = """
+`find` ends with 7 when no set has such a file.
+
 `env check` ends with 3 when its list holds an error, and with 0 when it holds warnings only. `cleanup` ends with 8 when
 something keeps it from removing sets that the policy lets go, and with 9 when a set could not be removed.
 

@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "import": ("Back up", "import_sets.import_sets"),
     "list": ("Inspect", "list_sets.list_sets"),
     "show": ("Inspect", "show_set.show"),
+    "find": ("Inspect", "find.find"),
     "verify": ("Prove", "verify.verify"),
     "drill": ("Prove", "drill.drill"),
     "restore": ("Restore", "restore.restore"),

@@ -115,7 +115,7 @@ class Tree:
     def above(self, node: Node) -> list[Node]:
         """Return the folders above a node, the outermost first."""
         parts = node.path.split("/")[:-1]
-        return [self.nodes[_number("/".join(parts[: depth + 1]))] for depth in range(len(parts))]
+        return [self.nodes[node_number("/".join(parts[: depth + 1]))] for depth in range(len(parts))]
 
 
 _TREES: OrderedDict[tuple[str, SetId, str, str], Tree] = OrderedDict()
@@ -142,7 +142,8 @@ def tree_of(site: Site, plan: str, set_id: SetId, record: ArtefactRecord) -> Tre
     return tree
 
 
-def _number(path: str) -> str:
+def node_number(path: str) -> str:
+    """Return the number of the node at a path of a tree."""
     return hashlib.sha256(path.encode("utf-8", "surrogateescape")).hexdigest()[:20] if path else ""
 
 
@@ -153,7 +154,7 @@ def _tree(entries: Iterable[Entry]) -> Tree:
         above = nodes[""]
         for depth in range(1, len(parts) + 1):
             path = "/".join(parts[:depth])
-            number = _number(path)
+            number = node_number(path)
             node = nodes.get(number)
             if node is None:
                 node = nodes[number] = Node(number, path)

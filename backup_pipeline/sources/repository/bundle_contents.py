@@ -75,4 +75,4 @@ def _by_use(refs: Mapping[str, str]) -> dict[str, str]:
 def _entry(ref: str, line: TreeLine) -> Entry:
     kind = _KINDS.get(line.mode, "other")
     note = "submodule, whose files are not in the bundle" if line.mode == "160000" else ""
-    return Entry(f"{ref}/{line.path}", kind, line.size, note=note)
+    return Entry(f"{ref}/{line.path}", kind, line.size, note=note, mark=f"git {line.object_id}")

@@ -114,11 +114,12 @@ def unbundle(folder: Path, bundle: Path, *, whole: bool = True) -> dict[str, str
 
 @dataclass(frozen=True, slots=True)
 class TreeLine:
-    """One entry of a commit's tree: the mode as git writes it, the size of a file, and the path."""
+    """One entry of a commit's tree: the mode as git writes it, the size of a file, the path, and the object's id."""
 
     mode: str
     size: int
     path: str
+    object_id: str
 
 
 def tree_lines(folder: Path, target: str) -> Iterator[TreeLine]:
@@ -135,8 +136,9 @@ def tree_lines(folder: Path, target: str) -> Iterator[TreeLine]:
                 raise ValidationError("A path in the bundle is too long.", where=str(folder))
             for line in lines:
                 what, _, path = line.partition(b"\t")
-                mode, _, _, size = what.decode("ascii").split()
-                yield TreeLine(mode, int(size) if size.isdigit() else 0, path.decode("utf-8", "surrogateescape"))
+                mode, _, object_id, size = what.decode("ascii").split()
+                name = path.decode("utf-8", "surrogateescape")
+                yield TreeLine(mode, int(size) if size.isdigit() else 0, name, object_id)
 
 
 def file_pieces(folder: Path, target: str, path: str) -> Iterator[bytes] | None:

@@ -28,6 +28,7 @@ from backup_pipeline.web.front.files import (
     table_page,
     tree_page,
 )
+from backup_pipeline.web.front.find import find_page
 from backup_pipeline.web.front.home import home
 from backup_pipeline.web.front.incidents import acknowledge_incidents
 from backup_pipeline.web.front.live import live_part
@@ -65,6 +66,7 @@ def _routes(base: str) -> list[BaseRoute]:
         ("/live", live_part, ("GET",)),
         ("/start", start, ("POST",)),
         ("/acknowledge", acknowledge_incidents, ("POST",)),
+        ("/find", find_page, ("GET",)),
         ("/restore", restore_home, ("GET",)),
         ("/restore/run/{run}", run_page, ("GET",)),
         ("/restore/run/{run}/rows", rows_page, ("GET",)),

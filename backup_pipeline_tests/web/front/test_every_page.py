@@ -39,6 +39,10 @@ pytestmark = pytest.mark.takes(seconds=20, together="front in a browser")
 # invented sets in every state, `real` real ones with their runs, `closed` the same ones without the vault's identity.
 PAGES: dict[str, tuple[tuple[str, str], ...]] = {
     "": (("states", ""), ("real", "?started=WAITING"), ("broken", "")),
+    "/find": (
+        *(("real", f"/find{query}") for query in ("?name=letter", "", "?name=none&plan=nightly", "?name=readme")),
+        ("closed", "/find?name=letter"),
+    ),
     "/restore": (("real", "/restore"), ("states", "/restore")),
     "/restore/run/{run}": tuple(
         ("real", f"/restore/run/{run}")
