@@ -76,6 +76,7 @@ class BackupSet(ProvenByFiles):
         proofs: results of verifications and drills that are as they were written.
         damaged_proofs: names of files among them that are not; nothing from before them counts any more, because
             nobody knows what they said.
+        manifest_sha256: digest of `manifest.json` as it was read; "" where there is none, and of a copy in a vault.
     """
 
     set_id: SetId
@@ -88,6 +89,7 @@ class BackupSet(ProvenByFiles):
     proofs: tuple[Proof, ...] = field(default=())
     problem: str = ""
     damaged_proofs: tuple[str, ...] = ()
+    manifest_sha256: str = ""
 
     @property
     def started_at(self) -> datetime:
@@ -99,6 +101,11 @@ class BackupSet(ProvenByFiles):
         """Why the set was made."""
         known = self.manifest or self.draft
         return known.purpose if known else Purpose.BACKUP
+
+    @property
+    def run_id(self) -> str:
+        """Dagster's run that made it; "" for none."""
+        return self.manifest.run_id if self.manifest else self.draft.root_run_id if self.draft else ""
 
     @property
     def size(self) -> int:

@@ -28,6 +28,8 @@ class IndexedSet(ProvenByFiles, Frozen):
     set_id: SetId
     plan: str
     state: SetState
+    run_id: str = ""
+    manifest_sha256: str = ""
     purpose: Purpose = Purpose.BACKUP
     of_plan: str
     partial: bool = False
@@ -64,6 +66,8 @@ def indexed(known: BackupSet) -> IndexedSet:
         set_id=known.set_id,
         plan=known.plan,
         state=known.state,
+        run_id=known.run_id,
+        manifest_sha256=known.manifest_sha256,
         purpose=known.purpose,
         of_plan=known.of_plan,
         partial=known.partial,

@@ -18,26 +18,47 @@ _AT_ONCE = 500
 _LONGEST_RUN = timedelta(days=7)
 """A run that ended within a period may have begun so long before it."""
 _FAILED = (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
+_MOST_KEPT = 50_000
+_KEPT: dict[str, HistoryRun] = {}
+"""Runs that have ended, by id: they do not change, and reading a year of them again takes most of a page's time."""
 
 
 def history_of(
-    instance: dg.DagsterInstance, plan: str, begin: datetime, end: datetime, vaults: Iterable[str] = ()
+    instance: dg.DagsterInstance,
+    plan: str,
+    begin: datetime,
+    end: datetime,
+    vaults: Iterable[str] = (),
+    *,
+    anew: bool = True,
 ) -> History:
-    """Return the runs of a plan, and of its copies in some vaults, that may have ended within a period."""
+    """Return the runs of a plan, and of its copies in some vaults, that may have ended within a period.
+
+    Args:
+        instance: Dagster's.
+        plan: the plan.
+        begin: the first moment of the period.
+        end: the first moment after it.
+        vaults: where its copies are.
+        anew: read every run, as for what is signed; False takes those that this process has read before, for pages.
+    """
     wanted = dg.RunsFilter(
         tags={PLAN_TAG: [plan, *(copies_subject(plan, vault) for vault in vaults)]},
         statuses=[dg.DagsterRunStatus.SUCCESS, *_FAILED],
         created_after=begin - _LONGEST_RUN,
         created_before=end,
     )
-    found: list[HistoryRun] = []
-    cursor: str | None = None
-    while records := instance.get_run_records(wanted, limit=_AT_ONCE, cursor=cursor):
-        found += [_run(instance, record) for record in records]
-        cursor = records[-1].dagster_run.run_id
-        if len(records) < _AT_ONCE:
-            break
-    return History(found, known=True)
+    ids = instance.get_run_ids(wanted)
+    known = {} if anew else {run_id: _KEPT[run_id] for run_id in ids if run_id in _KEPT}
+    missing = [run_id for run_id in ids if run_id not in known]
+    for first in range(0, len(missing), _AT_ONCE):
+        records = instance.get_run_records(dg.RunsFilter(run_ids=missing[first : first + _AT_ONCE]))
+        known |= {record.dagster_run.run_id: _run(instance, record) for record in records}
+    if len(_KEPT) + len(missing) > _MOST_KEPT:
+        _KEPT.clear()
+    _KEPT.update(known)
+    # A run may have been removed meanwhile.
+    return History([known[run_id] for run_id in ids if run_id in known], known=True)
 
 
 def _run(instance: dg.DagsterInstance, record: dg.RunRecord) -> HistoryRun:

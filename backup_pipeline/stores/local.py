@@ -524,7 +524,7 @@ class LocalStore:
         folder = self.folder / set_id
         if not is_set_id(set_id) or not folder.is_dir():
             raise self._no_such(set_id)
-        manifest, problem = self._read_manifest(folder)
+        manifest, problem, digest = self._read_manifest(folder)
         draft = None
         with contextlib.suppress(OSError, PydanticError):
             draft = Draft.model_validate_json(read_ordinary(folder / DRAFT_NAME))
@@ -540,6 +540,7 @@ class LocalStore:
                 (),
                 proofs,
                 damaged_proofs=damaged,
+                manifest_sha256=digest,
             )
         state = SetState.DAMAGED if problem else SetState.INCOMPLETE
         records: tuple[ArtefactRecord, ...] = ()
@@ -547,17 +548,19 @@ class LocalStore:
             records = _read_records(folder)
         except StoreError as error:
             problem = problem or str(error)
-        return BackupSet(set_id, self.plan, state, None, draft, records, _read_failures(folder), (), problem)
+        failures = _read_failures(folder)
+        return BackupSet(set_id, self.plan, state, None, draft, records, failures, (), problem, manifest_sha256=digest)
 
-    def _read_manifest(self, folder: Path) -> tuple[Manifest | None, str]:
+    def _read_manifest(self, folder: Path) -> tuple[Manifest | None, str, str]:
+        """Return the manifest, or why there is none that counts; and the SHA-256 of its file."""
         path = folder / MANIFEST_NAME
         try:
             data = read_ordinary(path, at_most=_LARGEST_MANIFEST)
         except FileNotFoundError:
-            return None, ""
+            return None, "", ""
         except OSError as error:
-            return None, str(translate_os_error(error, path))
-        return parse_manifest(data, SetId(folder.name))
+            return None, str(translate_os_error(error, path)), ""
+        return *parse_manifest(data, SetId(folder.name)), hashlib.sha256(data).hexdigest()
 
     def _read_proofs(self, folder: Path, set_id: SetId) -> tuple[tuple[Proof, ...], tuple[str, ...]]:
         """Return the results, and the names of files that hold none any more."""

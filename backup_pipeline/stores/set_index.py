@@ -26,7 +26,7 @@ from backup_pipeline.model.proof import PROOFS_FOLDER
 from backup_pipeline.stores.contract import PlanStore
 from backup_pipeline.system.files import open_ordinary, write_atomically
 
-_VERSION = b"backup-pipeline index 2"
+_VERSION = b"backup-pipeline index 3"
 _LARGEST = 64 << 20
 """Bytes of an index; of a store that would need more the oldest sets are read each time."""
 _SETTLED_SECONDS = 60.0
@@ -34,6 +34,8 @@ _SETTLED_SECONDS = 60.0
 _WORTH_WRITING = 20
 _SHARE_WORTH_WRITING = 50
 _OTHERS_MAY_WRITE = 0o022
+_LARGEST_KEPT = 16 << 20
+"""Bytes of an index whose entries a process keeps; in memory they take several times as much."""
 
 _Mark = tuple[int, int, int, int]
 """Inode, size, modification and change time in nanoseconds."""
@@ -48,6 +50,8 @@ class _Entry(Frozen):
 
 
 _ENTRIES = TypeAdapter(dict[str, _Entry])
+_KEPT: dict[Path, tuple[_Mark, dict[str, _Entry]]] = {}
+"""What was read of an index, for as long as its file is the same: a server lists a store at every page."""
 
 
 def index_name(plan: str) -> str:
@@ -96,9 +100,12 @@ def _may_be_kept(known: BackupSet, marks: Mapping[str, _Mark], settled: int) -> 
 
 def _mark(path: str) -> _Mark:
     try:
-        status = os.lstat(path)
+        return _mark_of(os.lstat(path))
     except OSError:
         return _NOT_THERE
+
+
+def _mark_of(status: os.stat_result) -> _Mark:
     return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
@@ -129,6 +136,9 @@ def _read(place: Path, plan: str) -> dict[str, _Entry]:
             status = os.fstat(file.fileno())
             if status.st_size > _LARGEST or not _is_trusted(place, status):
                 return {}
+            mark, kept = _mark_of(status), _KEPT.get(place)
+            if kept is not None and kept[0] == mark:
+                return dict(kept[1])
             data = file.read(_LARGEST)
         head, _, body = data.partition(b"\n")
         if head != _head(body):
@@ -136,7 +146,10 @@ def _read(place: Path, plan: str) -> dict[str, _Entry]:
         entries = _ENTRIES.validate_json(body)
     except (OSError, ValueError, RecursionError):  # pydantic's errors among them
         return {}
-    return {name: each for name, each in entries.items() if each.known.set_id == name and each.known.plan == plan}
+    entries = {name: each for name, each in entries.items() if (each.known.set_id, each.known.plan) == (name, plan)}
+    if len(data) <= _LARGEST_KEPT:
+        _KEPT[place] = mark, entries
+    return dict(entries)
 
 
 def _head(body: bytes) -> bytes:

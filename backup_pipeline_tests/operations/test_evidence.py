@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import os
 import re
@@ -19,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from backup_pipeline.errors import BackupSystemError, RefusedError
 from backup_pipeline.model.copy_records import CopyRecord
 from backup_pipeline.model.evidence import EventKind, Evidence
-from backup_pipeline.model.manifest import Purpose
+from backup_pipeline.model.manifest import MANIFEST_NAME, Purpose
 from backup_pipeline.model.proof import ProofKind, ProofOutcome
 from backup_pipeline.model.restore import RestoreMode, RestoreOptions, RestoreResult
 from backup_pipeline.model.set_id import SetId
@@ -37,6 +38,7 @@ from backup_pipeline.rules.periods import period_of
 from backup_pipeline.settings.loader import load_site
 from backup_pipeline.settings.site import Site
 from backup_pipeline.stores.local import LocalStore
+from backup_pipeline.stores.set_index import index_name, listed_sets
 from backup_pipeline_tests.support.invented_sets import SITE, add_proof, at, make_set
 
 BEGIN, END, NOW = at("2026-10-01 00:00"), at("2026-11-01 00:00"), at("2026-11-21 12:00")
@@ -68,6 +70,26 @@ def _checked(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """Run the checking program by an interpreter that sees no installed package."""
     program, *others = map(str, arguments)
     return subprocess.run([sys.executable, "-I", "-S", program, *others], capture_output=True, text=True, check=False)
+
+
+def test_signed_evidence_is_of_the_files_and_pages_are_by_the_index(site: Site, store: LocalStore) -> None:
+    listed_sets(store, settled_seconds=0)
+    paged = partial(preview, site, "nightly", BEGIN, END, History(known=True), now=NOW, from_files=False)
+    assert paged() == paged() == _made(site)
+    index = store.folder / index_name("nightly")
+    head, _, body = index.read_bytes().partition(b"\n")
+    body = body.replace(b'"rows":10', b'"rows":11').replace(b'"rto_seconds":31.0', b'"rto_seconds":1.0')
+    index.write_bytes(head[: head.rindex(b" ") + 1] + hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
+    assert paged() != _made(site)
+    (drill,) = [one for one in _made(site).of_kind(EventKind.DRILL) if one.good]
+    assert drill.figures["rto_seconds"] == 31.0
+    manifest = store.folder / _made(site).of_kind(EventKind.BACKUP)[0].subject / MANIFEST_NAME
+    assert _made(site).of_kind(EventKind.BACKUP)[0].sha256 == hashlib.sha256(manifest.read_bytes()).hexdigest()
+    for damage in (b"", os.urandom(500)):
+        index.write_bytes(damage)
+        assert paged() == _made(site)
+    index.unlink()
+    assert paged() == _made(site)
 
 
 def test_every_backup_and_drill_of_the_period_is_there_and_no_other(site: Site, store: LocalStore) -> None:

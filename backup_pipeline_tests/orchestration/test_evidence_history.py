@@ -25,7 +25,12 @@ def test_failed_restores_and_runs_over_copies_are_in_the_history() -> None:
             config = {"ops": {"x": {"config": {"step": name}}}} if job == "nightly_restore" else {}
             status = dg.DagsterRunStatus.FAILURE
             instance.add_run(dg.DagsterRun(job_name=job, tags=tags, run_config=config, status=status))
-        found = history_of(instance, "nightly", now - timedelta(days=1), now + timedelta(days=1), ["nas"])
+        period = (now - timedelta(days=1), now + timedelta(days=1))
+        found = history_of(instance, "nightly", *period, ["nas"])
+        again = history_of(instance, "nightly", *period, ["nas"], anew=False)
+        assert again.runs == found.runs
+        instance.delete_run(found.runs[0].run_id)
+        assert history_of(instance, "nightly", *period, ["nas"], anew=False).runs == found.runs[1:]
     assert {(one.operation, one.step, one.source, one.failed) for one in found.runs} == {
         ("restore", "apply", "shop", True),
         ("restore", "plan", "shop", True),

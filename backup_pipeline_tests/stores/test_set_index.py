@@ -192,7 +192,7 @@ def deep(text: str) -> str:
         lambda data, store: b"",
         lambda data, store: data[: len(data) // 2],
         lambda data, store: data.replace(b'"size":1015', b'"size":1016'),
-        lambda data, store: data.replace(b"index 2", b"index 3"),
+        lambda data, store: data.replace(b"index 3", b"index 4"),
         lambda data, store: os.urandom(1000),
         lambda data, store: forged(store, deep),
         lambda data, store: forged(store, lambda text: "[]"),

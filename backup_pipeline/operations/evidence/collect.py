@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -12,7 +11,6 @@ from datetime import datetime
 from backup_pipeline.errors import BackupSystemError
 from backup_pipeline.model.backup_set import SetState
 from backup_pipeline.model.evidence import NOT_COUNTED, Event, EventKind
-from backup_pipeline.model.manifest import MANIFEST_NAME
 from backup_pipeline.model.proof import Proof, ProofOutcome
 from backup_pipeline.model.set_id import SetId, is_set_id, set_time
 from backup_pipeline.operations.evidence.copies import proofs_of_copies
@@ -25,7 +23,6 @@ from backup_pipeline.operations.status.incident_state import read_state
 from backup_pipeline.operations.status.listing import ListedSet, list_plan
 from backup_pipeline.operations.status.set_summaries import set_summaries
 from backup_pipeline.settings.site import Site
-from backup_pipeline.stores.contract import PlanStore
 
 _LOGGED = re.compile(
     r" - backup - \w+ - (?P<plan>\w+)/(?P<set>\S+) (?P<outcome>complete|incomplete)"
@@ -44,7 +41,7 @@ class Collected:
 
 
 def collect(
-    site: Site, plan: str, begin: datetime, end: datetime, history: History, *, digests: int | None = None
+    site: Site, plan: str, begin: datetime, end: datetime, history: History, *, from_files: bool = True
 ) -> Collected:
     """Return what happened to a plan in a period.
 
@@ -54,19 +51,14 @@ def collect(
         begin: the first moment of the period.
         end: the first moment after it.
         history: Dagster's runs of it.
-        digests: read only so many manifests, the newest, for their digests and runs; all where it is None.
+        from_files: read the sets themselves; False takes what the index of their store holds, for pages.
 
     Raises:
         StoreError: the plan's store cannot be read.
     """
-    store = open_store(site, plan)
-    sets = list(list_plan(site, plan))
-    backups = [event for one in sets if (event := _of_set(one))]
+    sets = list(list_plan(site, plan, from_files=from_files))
+    backups = [event for one in sets if (event := _of_set(one, history))]
     backups += _logged(site, plan, {one.known.set_id for one in sets})
-    backups.sort(key=lambda one: one.at)
-    of_period = [number for number, one in enumerate(backups) if begin <= one.at < end]
-    for number in of_period[-digests:] if digests else of_period:
-        backups[number] = _with_digest(store, backups[number], history)
     found = [*backups]
     found += [_of_proof(proof, history) for one in sets for proof in one.known.proofs]
     known = {(one.kind, one.subject, one.at) for one in found}
@@ -113,8 +105,8 @@ def _failed_runs(history: History, found: Sequence[Event]) -> list[Event]:
     return [failed_run(run) for run in failed if run.run_id not in (restored if run.step else shown)]
 
 
-def _of_set(one: ListedSet) -> Event | None:
-    """Return the backup that made a set, without what only its manifest holds; None while it is being written."""
+def _of_set(one: ListedSet, history: History) -> Event | None:
+    """Return the backup that made a set; None while it is being written."""
     known = one.known
     if one.running:
         return None
@@ -128,6 +120,9 @@ def _of_set(one: ListedSet) -> Event | None:
         subject=known.set_id,
         outcome=NOT_COUNTED if apart else one.state,
         good=whole and not apart and not one.broken_data,
+        who=history.who(known.run_id),
+        run_id=known.run_id,
+        sha256=known.manifest_sha256,
         figures={
             "bytes": known.size,
             "rows": one.rows,
@@ -138,28 +133,11 @@ def _of_set(one: ListedSet) -> Event | None:
     )
 
 
-def _with_digest(store: PlanStore, event: Event, history: History) -> Event:
-    """Return a backup with its run, who asked for it, and its manifest's digest; as it is where the set is gone."""
-    try:
-        known = store.read(SetId(event.subject))
-    except BackupSystemError:
-        return event
-    run_id = known.manifest.run_id if known.manifest else known.draft.root_run_id if known.draft else ""
-    digest = _manifest_digest(store, known.set_id)
-    return event.model_copy(update={"run_id": run_id, "who": history.who(run_id), "sha256": digest})
-
-
-def _manifest_digest(store: PlanStore, set_id: SetId) -> str:
-    try:
-        with store.open(set_id, MANIFEST_NAME) as file:
-            return hashlib.sha256(file.read()).hexdigest()
-    except (OSError, BackupSystemError):
-        return ""
-
-
 def _of_proof(proof: Proof, history: History) -> Event:
-    run = history.around(proof.kind.value, proof.finished_at)
-    named = proof.run_id or (run.run_id if run and proof.set_id in run.set_name else "")
+    named = proof.run_id
+    # Results of before they named their run.
+    if not named and (run := history.around(proof.kind.value, proof.finished_at)) and proof.set_id in run.set_name:
+        named = run.run_id
     wrong = proof.findings or proof.missing_here or proof.skipped
     return Event(
         at=proof.finished_at,

@@ -39,7 +39,7 @@ def preview(
     history: History,
     *,
     now: datetime,
-    digests: int | None = None,
+    from_files: bool = True,
 ) -> Evidence:
     """Return the evidence of a period, unsigned and not part of the chain.
 
@@ -50,7 +50,8 @@ def preview(
         end: the first moment after it; the evidence ends now where that is earlier.
         history: Dagster's runs of the plan in it.
         now: the present moment.
-        digests: give only so many backups, the newest, their manifests' digests: for a page that shows no more.
+        from_files: read the sets themselves, as what is signed must be; False takes what the index of their store
+            holds, for pages.
 
     Raises:
         RefusedError: the period is empty, or has not begun.
@@ -63,7 +64,7 @@ def preview(
             where=plan,
             remedy="Name a day before today first, then a later one.",
         )
-    known = collect(site, plan, begin, until, history, digests=digests)
+    known = collect(site, plan, begin, until, history, from_files=from_files)
     policy = _policy(site, plan)
     known_from = max(begin, min(known.known_from or until, until))
     # Before that nobody knows whether the plan was there at all: no backup of it counts as missed.

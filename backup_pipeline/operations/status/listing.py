@@ -161,12 +161,13 @@ class ShownSet(ListedSet):
     known: BackupSet
 
 
-def list_plan(site: Site, plan: str) -> Iterator[ListedSet]:
+def list_plan(site: Site, plan: str, *, from_files: bool = False) -> Iterator[ListedSet]:
     """Yield every set of a plan, oldest first; unsealed ones are running while somebody holds the plan's lock.
 
     Args:
         site: the site.
         plan: the plan; `VAULT:PLAN` for its copies in a vault, of which only what they say of themselves is read.
+        from_files: read every set's files, whatever the index of the store holds: for what is signed.
     """
     vault, _ = split_place(plan)
     if vault:
@@ -176,7 +177,7 @@ def list_plan(site: Site, plan: str) -> Iterator[ListedSet]:
     held = writing(store) is not None
     ids = store.ids()
     newest, inspected = ids[-1:], set(ids[-_INSPECTED:])
-    for known in store.listed_sets():
+    for known in store.sets() if from_files else store.listed_sets():
         # The holder writes one set: the newest, unless it completes an older one, which then counts as incomplete here.
         running = held and known.state is SetState.INCOMPLETE and (known.set_id,) == newest
         missing = as_text(files_not_there(store, known)) if known.set_id in inspected else ""

@@ -73,8 +73,7 @@ def _listed(paths: list[Path]) -> list[tuple[str, Evidence | None]]:
 def evidence_page(asked: PageRequest) -> Response:
     """Return the page of a period that is not signed yet, or (`?as=json`) its JSON."""
     as_json = asked.query.get("as") == "json"
-    shown = None if as_json else EVENTS
-    found = _preview(asked, asked.query.get("plan", ""), asked.query.get("period", ""), digests=shown)
+    found = _preview(asked, asked.query.get("plan", ""), asked.query.get("period", ""), from_files=False)
     if as_json:
         return _json(found, f"{found.plan}-{found.begin:%Y-%m-%d}-{found.end:%Y-%m-%d}.json")
     return _page(asked, found, name="")
@@ -118,14 +117,16 @@ def checker_program(asked: PageRequest) -> Response:
     )
 
 
-def _preview(asked: PageRequest, plan: str, period: str, *, digests: int | None = None) -> Evidence:
+def _preview(asked: PageRequest, plan: str, period: str, *, from_files: bool = True) -> Evidence:
     front, plan = asked.front, _known(asked, plan)
     site, now = front.site(), front.now()
     begin, end = period_of(period, site.settings.timezone) if period else (now - timedelta(days=30), now)
     instance = front.instance
     vaults = [entry.to for entry in site.plan(plan).copies]
-    history = history_of(instance, plan, begin, min(end, now), vaults) if instance is not None else History()
-    return preview(site, plan, begin, end, history, now=now.astimezone(UTC), digests=digests)
+    history = History()
+    if instance is not None:
+        history = history_of(instance, plan, begin, min(end, now), vaults, anew=from_files)
+    return preview(site, plan, begin, end, history, now=now.astimezone(UTC), from_files=from_files)
 
 
 def _page(asked: PageRequest, found: Evidence, *, name: str) -> Response:
