@@ -18,12 +18,16 @@ from backup_pipeline.cli.common import (
     print_json,
     shown_progress,
 )
+from backup_pipeline.cli.paragraphs import print_hanging
 from backup_pipeline.cli.tables import new_table, print_table
 from backup_pipeline.errors import ExitCode, SettingsError
 from backup_pipeline.rules.quantities import bytes_text, counted
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from backup_pipeline.operations.importing.run import ImportOutcome
+    from backup_pipeline.rules.backup_names import NamedSource
 
 _SHOWN = 20
 
@@ -91,6 +95,7 @@ def _document(plan: str, outcome: ImportOutcome, *, dry_run: bool) -> dict[str, 
                     source: {
                         "path": str(part.path),
                         **({"part": part.part} if part.part else {}),
+                        **({"inferred": outcome.inferred[part.path].why} if part.path in outcome.inferred else {}),
                         "form": next(iter(part.forms.values())),
                         "time": part.time.at.isoformat(),
                         "time_from": part.time.origin,
@@ -113,6 +118,22 @@ def _document(plan: str, outcome: ImportOutcome, *, dry_run: bool) -> dict[str, 
             for one in outcome.passed_over
         ],
     }
+
+
+def _print_inferred(out: Console, outcome: ImportOutcome) -> None:
+    """Say which sources were taken from names that say more than the source, and why."""
+    from rich.markup import escape
+
+    taken = {part.path for one in outcome.made for part in one.parts.values()}
+    inferred: dict[NamedSource, list[str]] = {}
+    for path, named in outcome.inferred.items():
+        if path in taken:
+            inferred.setdefault(named, []).append(path.name)
+    for named, names in list(inferred.items())[:_SHOWN]:
+        of = names[0] if len(names) == 1 else f"{names[0]} and {counted(len(names) - 1, 'other')}"
+        print_hanging(out, "    ", f"[dim]{escape(f'{of}: taken for {named.source}, since {named.why}')}[/]")
+    if inferred:
+        out.print("[dim]Where that is wrong, import it by itself with --source.[/]")
 
 
 def _print(plan: str, outcome: ImportOutcome, *, dry_run: bool) -> None:
@@ -142,6 +163,7 @@ def _print(plan: str, outcome: ImportOutcome, *, dry_run: bool) -> None:
     if excluded:
         reasons = dict.fromkeys(f"{one.part} ({one.why})" for one in excluded)
         out.print(f"[dim]Databases not captured: {escape(', '.join(list(reasons)[:_SHOWN]))}.[/]")
+    _print_inferred(out, outcome)
     if any(one.partial for one in outcome.made):
         out.print("[dim]A partial set has not all sources of the plan: it stays, and does not count as its backup.[/]")
     if any(part.time.zone for one in outcome.made for part in one.parts.values()):

@@ -20,6 +20,7 @@ from backup_pipeline.cli.common import (
 )
 from backup_pipeline.cli.completion import complete_place
 from backup_pipeline.cli.formatting import age_text
+from backup_pipeline.cli.paragraphs import print_hanging
 from backup_pipeline.cli.tables import new_table, print_table
 from backup_pipeline.rules.quantities import bytes_text
 
@@ -170,7 +171,7 @@ def _print_plan(plan: str, found: list[ListedSet], now: datetime) -> None:
     for one in found:
         for note in one.notes:
             mark = "[yellow]?[/]" if note.startswith("could not be drilled here") else "[red]![/]"
-            out.print(f"{mark} {one.known.set_id}  {escape(note)}")
+            print_hanging(out, f"{mark} ", f"{one.known.set_id}  {escape(note)}")
 
 
 def _outcome(one: ListedSet, kind: ProofKind, *, holds: bool) -> str:

@@ -17,6 +17,7 @@ from backup_pipeline.cli.common import (
 )
 from backup_pipeline.cli.completion import SetArgument
 from backup_pipeline.cli.formatting import age_text
+from backup_pipeline.cli.paragraphs import print_hanging
 from backup_pipeline.cli.tables import new_table, print_table
 from backup_pipeline.rules.quantities import bytes_text, figure_text
 
@@ -136,7 +137,7 @@ def _print_head(out: Console, found: ShownSet, now: datetime) -> None:
         out.print(f"  run     {manifest.run_id or '–'}, backup-pipeline {manifest.pipeline_version}")
     out.print(f"  {bytes_text(known.size)}, {found.rows:,} rows, {len(known.records)} artefacts")
     for source, facts in known.facts.items():
-        out.print(f"  {source}: {facts_text(facts)}", markup=False)
+        print_hanging(out, f"  {escape(source)}: ", escape(facts_text(facts)))
     _print_origin(out, known.records)
     out.print("")
 
@@ -151,10 +152,10 @@ def _print_origin(out: Console, records: Sequence[ArtefactRecord]) -> None:
         zone = origin.get("time_zone_assumed")
         time = f"{origin.get('time')} by the {origin.get('time_from')}" + (f", read as {zone}" if zone else "")
         out.print(f"  {record.source}: [yellow]imported[/] from {escape(str(origin['path']))}", soft_wrap=True)
-        out.print(f"    {escape(str(origin['form']))}, made {escape(time)}")
+        print_hanging(out, "    ", f"{escape(str(origin['form']))}, made {escape(time)}")
         unknown = origin.get("unknown")
         for each in unknown if isinstance(unknown, list) else ():
-            out.print(f"    [dim]not known: {escape(str(each))}[/]")
+            print_hanging(out, "    [dim]not known:[/] ", f"[dim]{escape(str(each))}[/]")
 
 
 def _print_artefacts(out: Console, records: Sequence[ArtefactRecord]) -> None:
@@ -178,10 +179,10 @@ def _print_check(out: Console, artefact: str, check: CheckResult) -> None:
 
     style = "red" if check.severity.value == "ERROR" else "yellow"
     text = f"{artefact}: {check.name}: {check.summary}"
-    out.print(f"[{style}]{check.severity.value.lower()}[/] {escape(text)}")
+    print_hanging(out, f"[{style}]{check.severity.value.lower()}[/] ", escape(text))
     for row in check.table[:_ROWS_SHOWN]:
         cells = ", ".join(f"{name} {value}" for name, value in row.items() if value not in ("", None))
-        out.print(f"        [dim]{escape(cells)}[/]")
+        print_hanging(out, "        ", f"[dim]{escape(cells)}[/]")
     if len(check.table) > _ROWS_SHOWN:
         out.print(f"        [dim]… and {len(check.table) - _ROWS_SHOWN} more: show --json[/]")
 
@@ -198,13 +199,13 @@ def _print_faults(out: Console, found: ShownSet) -> None:
     from rich.markup import escape
 
     for failure in found.known.failures:
-        out.print(f"[red]missing[/] {escape('.'.join(failure.key))}: {escape(failure.what)}")
+        print_hanging(out, "[red]missing[/] ", f"{escape('.'.join(failure.key))}: {escape(failure.what)}")
         if failure.remedy:
-            out.print(f"        [dim]→ {escape(failure.remedy)}[/]")
+            print_hanging(out, "        [dim]→[/] ", f"[dim]{escape(failure.remedy)}[/]")
     if found.missing:
-        out.print(f"[red]damaged[/] not whole any more: {escape(found.missing)}")
+        print_hanging(out, "[red]damaged[/] ", f"not whole any more: {escape(found.missing)}")
     if found.known.problem:
-        out.print(f"[red]damaged[/] {escape(found.known.problem)}")
+        print_hanging(out, "[red]damaged[/] ", escape(found.known.problem))
 
 
 def _print_proof(out: Console, proof: Proof) -> None:
@@ -213,12 +214,13 @@ def _print_proof(out: Console, proof: Proof) -> None:
     style = {"passed": "green", "failed": "red"}.get(proof.outcome.value, "yellow")
     what = f"[{style}]{proof.outcome.value}[/]"
     numbers = ", ".join(figure_text(name, value) for name, value in proof.numbers.items())
-    out.print(f"{proof.kind.value} {what} {proof.finished_at:%Y-%m-%d %H:%M} UTC  [dim]{escape(numbers)}[/]")
+    out.print(f"{proof.kind.value} {what} {proof.finished_at:%Y-%m-%d %H:%M} UTC")
+    print_hanging(out, "  ", f"[dim]{escape(numbers)}[/]")
     for finding in proof.findings:
-        out.print(f"  {escape(finding.subject)}: {escape(finding.problem)}")
+        print_hanging(out, "  ", f"{escape(finding.subject)}: {escape(finding.problem)}")
     for missing in proof.missing_here:
-        out.print(f"  {escape(missing.subject)}: {escape(missing.problem)}")
-        out.print(f"    [dim]→ {escape(missing.remedy)}[/]")
+        print_hanging(out, "  ", f"{escape(missing.subject)}: {escape(missing.problem)}")
+        print_hanging(out, "    [dim]→[/] ", f"[dim]{escape(missing.remedy)}[/]")
 
 
 def _checks(record: ArtefactRecord) -> str:

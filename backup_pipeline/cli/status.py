@@ -10,6 +10,7 @@ import typer
 
 from backup_pipeline.cli.common import ConfigOption, JsonOption, config_argument, console, exit_with, load, print_json
 from backup_pipeline.cli.formatting import age_text
+from backup_pipeline.cli.paragraphs import print_hanging
 from backup_pipeline.errors import ExitCode
 from backup_pipeline.rules.quantities import bytes_text, counted
 from backup_pipeline.rules.ready_commands import ready_commands
@@ -100,7 +101,8 @@ def _print_plans(out: Console, found: list[PlanStatus], now: datetime, *, whole:
         if one.standing == "good" and not whole:
             proven = f"; proven {one.last_proven.known.set_id}" if one.last_proven else ""
             out.print(f"[bold]{one.plan}[/]  {_STANDING['good']}")
-            out.print(f"  {_set_text(one.last_good, now)}{proven}\n")
+            print_hanging(out, "  ", f"{_set_text(one.last_good, now)}{proven}")
+            out.print()
         else:
             _print(out, one, now, identity)
     if len(found) > 1:
@@ -121,20 +123,22 @@ def _print(out: Console, one: PlanStatus, now: datetime, identity: str) -> None:
     growth = f", {one.trend.per_month_percent:+.1f} % in 30 days" if one.trend else ""
     size = bytes_text(one.last_good.known.size) if one.last_good else "–"
     free = f", {bytes_text(one.free)} free" if one.free is not None else ""
-    out.print(f"  size         {size}{growth}; {counted(len(one.sets), 'set')}, {bytes_text(one.size)}{free}")
+    sets = counted(len(one.sets), "set")
+    print_hanging(out, "  size         ", f"{size}{growth}; {sets}, {bytes_text(one.size)}{free}")
     for copies in one.copies:
         _print_copies(out, copies, now)
-    out.print(f"  3-2-1-1-0    {_rules_text(one)}")
+    for number, line in enumerate(_rules_texts(one)):
+        print_hanging(out, " " * 15 if number else "  3-2-1-1-0    ", line)
     for problem in one.problems:
         style = "red" if problem.severity == "error" else "yellow"
-        out.print(f"  [{style}]{problem.severity}[/] {escape(problem.what)}")
+        print_hanging(out, f"  [{style}]{problem.severity}[/] ", escape(problem.what))
         for known in {
             each.acknowledged.sentence: None for each in problem.incidents(one.incidents) if each.acknowledged
         }:
-            out.print(f"    [dim]{escape(known)}[/]")
+            print_hanging(out, "    ", f"[dim]{escape(known)}[/]")
         if problem.remedy:
             remedy = ready_commands(problem.remedy, config=config_argument(), identity=identity)
-            out.print(f"    [dim]→ {escape(remedy)}[/]")
+            print_hanging(out, "    [dim]→[/] ", f"[dim]{escape(remedy)}[/]")
     out.print()
 
 
@@ -146,26 +150,27 @@ def _print_copies(out: Console, copies: CopiesStatus, now: datetime) -> None:
     stored = copies.record.stored_bytes
     size = f", vault {bytes_text(stored)}" if stored is not None else ""
     growth = f" ({copies.growth / 1e6:+,.1f} MB in 30 days)" if copies.growth is not None else ""
-    out.print(f"  copies       [bold]{copies.vault}[/]: {len(copies.copies)}, newest {age}{size}{growth}")
+    counts = f"{len(copies.copies)}, newest {age}{size}{growth}"
+    print_hanging(out, "  copies       ", f"[bold]{copies.vault}[/]: {counts}")
     known = copies.record.inspected_at
     asked = f"asked {age_text(now - known)} ago" if known else "never asked"
     restored = f" ({copies.restored})" if copies.restored else ""
     proven = f"{copies.proven[0]} proven from there{restored}" if copies.proven else "[yellow]none proven from there[/]"
-    out.print(f"               {proven}; {escape(copies.lock_text(now))} [dim]({asked})[/]")
+    print_hanging(out, " " * 15, f"{proven}; {escape(copies.lock_text(now))} [dim]({asked})[/]")
 
 
-def _rules_text(one: PlanStatus) -> str:
+def _rules_texts(one: PlanStatus) -> list[str]:
     from rich.markup import escape
 
     if not one.copies:
         missing = [answer.rule for answer in one.answers if not answer.holds]
-        return f"no: {', '.join(missing)} missing [dim]→ give the plan copies in a vault (docs/vaults.md)[/]"
+        return [f"no: {', '.join(missing)} missing [dim]→ give the plan copies in a vault (docs/vaults.md)[/]"]
     lines = []
     for answer in one.answers:
         mark = "[green]yes[/]" if answer.holds else "[yellow]no[/]"
         remedy = "" if answer.holds else f" [dim]→ {escape(answer.remedy)}[/]"
         lines.append(f"{answer.rule}: {mark}, {escape(answer.what)}{remedy}")
-    return "\n               ".join(lines)
+    return lines
 
 
 def _set_text(one: ListedSet | None, now: datetime) -> str:

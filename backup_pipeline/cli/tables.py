@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 _UNBROKEN = 10_000
 _GAP = "  "
 # A column that may be broken into lines is given at least this width, before another one goes.
-_NARROWEST = 28
+_NARROWEST = 40
 # Cells with colours as they are written, and their width: by the terminal's colours, style and text.
 _RENDERED: dict[tuple[str | None, bool, str, str], tuple[str, int]] = {}
 

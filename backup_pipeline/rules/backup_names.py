@@ -91,8 +91,18 @@ def stem_of(name: str) -> str:
     return _BEGINNINGS.sub("", stem)
 
 
-def source_of(stems: Iterable[str], known: Mapping[str, Iterable[str]]) -> str | None:
+@dataclass(frozen=True, slots=True)
+class NamedSource:
+    """The source that a backup is taken for, and why; "" where a name is the source's own."""
+
+    source: str
+    why: str = ""
+
+
+def source_of(stems: Iterable[str], known: Mapping[str, Iterable[str]]) -> NamedSource | None:
     """Return the source that one of the stems names; the only one where there is one; None where it is not clear.
+
+    A name that only one source has within the name of the file or of a folder above it is enough (`pg_shop_prod`).
 
     Args:
         stems: of the file's name and of the folders above it.
@@ -102,9 +112,21 @@ def source_of(stems: Iterable[str], known: Mapping[str, Iterable[str]]) -> str |
     lowered = [stem.lower() for stem in stems if stem]
     for stem in lowered:
         if found := [source for source, own in names.items() if stem in own]:
-            return found[0] if len(found) == 1 else None
+            return NamedSource(found[0]) if len(found) == 1 else None
     for stem in lowered[:1]:
         near = [source for source, own in names.items() if any(stem.startswith(one) for one in own)]
         if len(near) == 1:
-            return near[0]
-    return next(iter(names)) if len(names) == 1 else None
+            return NamedSource(near[0], "its name begins so")
+    if len(names) == 1:
+        return NamedSource(next(iter(names)), "the plan has no other source of its kind")
+    for stem in lowered:
+        within = {source: one for source, own in names.items() for one in own if _is_within(one, stem)}
+        if within:
+            [(source, one)] = list(within.items())[:1]
+            return NamedSource(source, f"{one!r} stands in {stem!r}") if len(within) == 1 else None
+    return None
+
+
+def _is_within(name: str, stem: str) -> bool:
+    """Return whether a name stands in a stem as words of it: `shop` in `pg_shop_prod`, and not in `workshop`."""
+    return bool(name) and re.search(rf"(?<![^\W_]){re.escape(name)}(?![^\W_])", stem) is not None

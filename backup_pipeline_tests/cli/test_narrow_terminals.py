@@ -69,6 +69,15 @@ def test_status_of_200_plans_names_the_worst_last_and_ends_with_six(site: TestSi
     assert shown(site, "status", "nightly").code == 0
 
 
+def test_lines_of_status_are_filled_below_each_other_and_commands_whole(site: TestSite) -> None:
+    found = shown(site, "status", LONG)
+    command = f"`backup-pipeline backup {LONG}`"
+    assert any(command in line for line in found.lines), found.text
+    # Prose is filled by us, each line below its first; only a command may be longer, for the terminal to break.
+    assert [line for line in found.lines if len(line) > 80 and "`" not in line] == []
+    assert [line for line in found.lines[1:] if line and not line.startswith("  ")] == []
+
+
 @pytest.mark.story
 def test_a_backup_in_a_terminal_has_one_line_per_source_and_whole_paths(site: TestSite) -> None:
     done = shown(site, "backup", LONG)

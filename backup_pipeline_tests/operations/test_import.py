@@ -339,6 +339,13 @@ def test_several_databases_need_a_name_or_the_option(site: TestSite, shop: Postg
     assert (code, [one["partial"] for one in done["sets"]]) == (0, [True])
     code, done = imported(site, str(old), "--plan", "nightly")
     assert (code, done["sets"], len(done["known"])) == (0, [], 1)
+    # A name that holds that of one source is enough, and what was inferred is said.
+    (old / "pg_shop_prod_20250906.sql").write_bytes(dump(shop) + b"\n")
+    told = site.run("import", str(old), "--plan", "nightly", "--dry-run").out
+    assert "pg_shop_prod_20250906.sql: taken for shop, since 'shop' stands in 'pg_shop_prod'" in told
+    code, done = imported(site, str(old), "--plan", "nightly")
+    assert code == 0
+    assert done["sets"][0]["files"]["shop"]["inferred"] == "'shop' stands in 'pg_shop_prod'"
 
 
 def test_what_a_killed_import_left_is_removed_by_the_next(site: TestSite, shop: PostgresTarget, old: Path) -> None:

@@ -61,5 +61,26 @@ def test_what_a_name_says_beside_its_time_may_be_its_source(name: str, stem: str
     ],
 )
 def test_a_source_is_found_by_its_name_or_its_databases_and_never_guessed(stems: list[str], source: str | None) -> None:
-    assert source_of(stems, {"supabase": ["postgres"], "keycloak": ["identities"]}) == source
-    assert source_of(stems, {"shop": []}) == "shop"
+    found = source_of(stems, {"supabase": ["postgres"], "keycloak": ["identities"]})
+    assert (found.source if found else None) == source
+    only = source_of(stems, {"shop": []})
+    assert only is not None
+    assert only.source == "shop"
+
+
+@pytest.mark.parametrize(
+    ("stems", "source", "why"),
+    [
+        (["shop"], "shop", ""),
+        (["shopdb"], "shop", ""),
+        (["shop-prod"], "shop", "its name begins so"),
+        (["pg_shop_prod"], "shop", "'shop' stands in 'pg_shop_prod'"),
+        (["full", "server1-shop"], "shop", "'shop' stands in 'server1-shop'"),
+        (["workshop"], None, ""),
+        (["pg_shop_and_crm"], None, ""),
+        (["all"], None, ""),
+    ],
+)
+def test_a_source_within_a_name_is_inferred_where_no_other_is(stems: list[str], source: str | None, why: str) -> None:
+    found = source_of(map(stem_of, stems), {"shop": ["store"], "crm": ["customers"]})
+    assert (found.source if found else None, found.why if found else "") == (source, why)

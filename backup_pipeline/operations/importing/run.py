@@ -22,7 +22,7 @@ from backup_pipeline.model.source_done import SourceDone
 from backup_pipeline.operations.backup.seal import seal
 from backup_pipeline.operations.importing.find import Candidate, PassedOver, candidates, digest_of
 from backup_pipeline.operations.sites.stores import open_store, plan_lock
-from backup_pipeline.rules.backup_names import source_of, stem_of
+from backup_pipeline.rules.backup_names import NamedSource, source_of, stem_of
 from backup_pipeline.settings.site import Site
 from backup_pipeline.sources.kind import BackupToImport
 from backup_pipeline.sources.registry import kind_of
@@ -72,11 +72,13 @@ class ImportOutcome:
         made: the sets.
         known: what was imported before, or lies there twice.
         passed_over: what is no backup, or was refused.
+        inferred: the source of each backup that is not named after it alone, and why it was taken for that.
     """
 
     made: list[ImportedSet] = field(default_factory=list)
     known: list[Path] = field(default_factory=list)
     passed_over: list[PassedOver] = field(default_factory=list)
+    inferred: dict[Path, NamedSource] = field(default_factory=dict)
 
     @property
     def refused(self) -> list[PassedOver]:
@@ -194,11 +196,14 @@ class _Import:
                 return self._request.source
             self._outcome.passed_over.append(PassedOver(one.path, f"is no backup of {self._request.source}"))
             return None
-        source = source_of([stem_of(name) for name in (one.path.name, *one.above)], fitting)
-        if source is None:
+        named = source_of([stem_of(name) for name in (one.path.name, *one.above)], fitting)
+        if named is None:
             remedy = f"Import it by itself, with --source and one of: {', '.join(fitting)}."
             self._refuse(one, "does not say which of the plan's sources it is of", remedy)
-        return source
+            return None
+        if named.why:
+            self._outcome.inferred[one.path] = named
+        return named.source
 
     def _source_of_part(self, one: Candidate, fitting: Mapping[str, Sequence[str]]) -> str | None:
         """Return the source whose database it is by the exact name: nothing is guessed where names are in the file."""
