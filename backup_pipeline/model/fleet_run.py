@@ -9,6 +9,7 @@ from pydantic import Field
 
 from backup_pipeline.model.base import Frozen
 
+_SHOWN = 5
 MemberState = Literal["sealed", "failed", "postponed"]
 
 
@@ -48,6 +49,8 @@ class FleetRecord(Frozen):
         ended: when it ended; None while it runs, or where it was killed.
         closes: when its window closes.
         run_id: Dagster's id of the run, "" for none.
+        running: members that were being backed up when this was written; none in records of earlier releases.
+        waiting: those that had not begun by then.
         outcomes: of members that were ever to be backed up, by plan.
     """
 
@@ -56,4 +59,21 @@ class FleetRecord(Frozen):
     ended: datetime | None = None
     closes: datetime | None = None
     run_id: str = ""
+    running: tuple[str, ...] = ()
+    waiting: tuple[str, ...] = ()
     outcomes: dict[str, MemberOutcome] = Field(default_factory=dict)
+
+    @property
+    def open(self) -> frozenset[str]:
+        """Members that the run was about and had not ended: it is under way, or was killed."""
+        return frozenset() if self.ended else frozenset((*self.running, *self.waiting))
+
+    def describe(self) -> str:
+        """Return how far a run that has not ended is, in one phrase."""
+        ended = [one for one in self.outcomes.values() if self.began and one.at >= self.began]
+        failed = sum(one.state == "failed" for one in ended)
+        now = ", ".join(self.running[:_SHOWN]) + (", …" if len(self.running) > _SHOWN else "")
+        return (
+            f"{len(ended)} of {len(ended) + len(self.open)} members have ended"
+            f"{f', {failed} of them failed' if failed else ''}{f'; now: {now}' if now else ''}"
+        )

@@ -80,6 +80,11 @@ class Admission:
         """Those that have not begun, the next first."""
         return tuple(self._waiting)
 
+    @property
+    def running(self) -> tuple[str, ...]:
+        """Plans of those that have begun and not ended, in that order."""
+        return tuple(self._running)
+
     def begin(self, now: datetime) -> WaitingMember | None:
         """Return the next member that may begin now, which counts as running from here on; None where none may."""
         if len(self._running) >= self._limits.parallel:

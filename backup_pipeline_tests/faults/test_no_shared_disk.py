@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import psutil
 import pytest
 
 from backup_pipeline.errors import LockError
@@ -25,11 +26,14 @@ from backup_pipeline.operations.sites.fleet_record import read_record
 from backup_pipeline.operations.sites.shared_knowledge import share_state
 from backup_pipeline.operations.sites.state import state_database
 from backup_pipeline.operations.sites.stores import open_store, plan_lock
+from backup_pipeline.operations.status.fleets import fleet_status
 from backup_pipeline.operations.status.incident_state import change_state, read_state
 from backup_pipeline.orchestration.liveness import death_of, marked_alive
+from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.postgres.server.target import PostgresTarget, parse_target
 from backup_pipeline.stores.state.locks import DatabaseCoordination
 from backup_pipeline.stores.vault.encryption import new_identity
+from backup_pipeline_tests.support.fleet_programs import wait_until
 from backup_pipeline_tests.support.postgres_restore import ask
 from backup_pipeline_tests.support.postgres_restore import run as run_sql
 from backup_pipeline_tests.support.sites import TestSite, dsn
@@ -246,19 +250,23 @@ def test_the_check_says_why_the_database_of_workers_cannot_be_used(workers: Work
     run_sql(state, "drop role reader")
 
 
-def test_a_fleet_is_one_run_on_whatever_worker_and_others_know_what_became_of_it(workers: Workers) -> None:
-    workers.settings = workers.settings.replace(
-        "vaults:",
-        """fleets:
-  tenants:
-    sources_from: {file: tenants.json}
-    source: {kind: postgres, dsn_env: SHOP_URL, tables: {formats: []}}
-    plan: {store: "vault:offsite"}
-vaults:""",
+def _with_fleets(workers: Workers, **members: Sequence[str]) -> None:
+    """Add fleets to the settings; a member has the variable of its name."""
+    fleets = "".join(
+        f"""  {name}:
+    sources_from: {{list: [{", ".join(names)}]}}
+    source: {{kind: postgres, dsn_env: "{{NAME}}_URL", tables: {{formats: []}}}}
+    plan: {{store: "vault:offsite"}}
+"""
+        for name, names in members.items()
     )
+    workers.settings = workers.settings.replace("vaults:", f"fleets:\n{fleets}vaults:")
+    workers.variables |= {f"{name.upper()}_URL": dsn(workers.shop) for names in members.values() for name in names}
+
+
+def test_a_fleet_is_one_run_on_whatever_worker_and_others_know_what_became_of_it(workers: Workers) -> None:
+    _with_fleets(workers, tenants=("acme", "initech"))
     first, second = workers.new("first"), workers.new("second")
-    for worker in (first, second):
-        (worker.folder / "tenants.json").write_text('["acme", "initech"]')
     database = state_database(first.site)
     assert database
     with (
@@ -272,3 +280,61 @@ vaults:""",
     assert run_fleet(second.site, FleetRequest("tenants", unfinished=True)).outcomes == []
     set_id = open_store(second.site, "tenants_acme").sealed_ids()[0]
     assert drill_set(second.site, "tenants_acme", set_id).passed
+
+
+def test_a_fleets_run_is_followed_and_finished_elsewhere_when_its_machine_dies(
+    workers: Workers, database: Callable[..., PostgresTarget]
+) -> None:
+    _with_fleets(workers, tenants=("good", "slow", "broken"))
+    held = database()
+    run_sql(held, TABLES)
+    workers.variables |= {"SLOW_URL": dsn(held), "BROKEN_URL": dsn(replace(held, database="not there"))}
+    first, second = workers.new("first"), workers.new("second")
+    second.variables["BROKEN_URL"] = dsn(workers.shop)
+    second.write_env()
+
+    def under_way() -> str:
+        share_state(second.site)
+        return fleet_status(second.site, "tenants", datetime.now(UTC)).under_way
+
+    so_far = "2 of 3 members have ended, 1 of them failed; now: tenants_slow"
+    with connected(held) as connection, connection.transaction():
+        connection.execute("lock table public.customers in access exclusive mode")
+        running = first.start("backup", "tenants")
+        wait_until(lambda: under_way() == so_far, so_far, more=under_way)
+        refused = second.run("backup", "tenants")
+        assert (refused.code, so_far in refused.text, "--unfinished" in refused.text) == (4, True, True)
+        machine = psutil.Process(running.pid)
+        for process in (*machine.children(recursive=True), machine):
+            process.kill()
+        running.communicate()
+    database_of_state = state_database(second.site)
+    assert database_of_state
+    # As if its heartbeats had stood still for longer than a lease.
+    ask(
+        database_of_state.target,
+        "update backup_pipeline.locks set beaten = beaten - interval '91 seconds' returning name",
+    )
+    assert under_way() == ""
+    killed = "its run was killed before this member was sealed"
+    found = fleet_status(second.site, "tenants", datetime.now(UTC))
+    assert [one.plan for one in found.members if one.what == killed] == ["tenants_slow"]
+    again = run_fleet(second.site, FleetRequest("tenants", unfinished=True))
+    assert {one.plan: one.state for one in again.outcomes} == {"tenants_slow": "sealed", "tenants_broken": "sealed"}
+    assert [len(open_store(second.site, f"tenants_{name}").sealed_ids()) for name in ("good", "slow", "broken")] == [
+        1
+    ] * 3
+
+
+def test_two_machines_have_a_fleet_each_and_every_worker_knows_both(workers: Workers) -> None:
+    _with_fleets(workers, north=("acme", "initech"), south=("umbrella", "hooli"))
+    first, second, third = (workers.new(name) for name in ("first", "second", "third"))
+    running = [first.start("backup", "north", "--json"), second.start("backup", "south", "--json")]
+    ended = [(*process.communicate(timeout=60), process.returncode) for process in running]
+    assert [code for _, _, code in ended] == [0, 0], ended
+    shown = third.run("status")
+    assert shown.out.count("good  2 members: 2 good") == 2, shown.text
+    assert third.run("backup", "south", "--unfinished", "--json").code == 0
+    for plan in ("north_acme", "south_hooli"):
+        assert third.run("verify", f"{plan}/latest").code == 0
+        assert len(open_store(third.site, plan).sealed_ids()) == 1

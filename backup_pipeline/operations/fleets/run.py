@@ -8,18 +8,25 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from backup_pipeline.artefacts.capture import utc_now
-from backup_pipeline.errors import BackupSystemError, ExitCode, SettingsError
+from backup_pipeline.errors import BackupSystemError, ExitCode, LockError, SettingsError
 from backup_pipeline.model.fleet_run import FleetRecord, MemberOutcome
 from backup_pipeline.model.set_id import set_time
 from backup_pipeline.operations.fleets.member_process import member_process
-from backup_pipeline.operations.sites.fleet_record import LOCK_NAME, folder_of, keep_members, keep_record, read_record
+from backup_pipeline.operations.sites.fleet_record import (
+    LOCK_NAME,
+    folder_of,
+    keep_members,
+    keep_record,
+    lock_name,
+    read_record,
+)
 from backup_pipeline.operations.sites.known_databases import refresh_databases
-from backup_pipeline.operations.sites.shared_knowledge import state_lock
+from backup_pipeline.operations.sites.shared_knowledge import share_fleet, state_lock
 from backup_pipeline.operations.sites.stores import open_store
 from backup_pipeline.rules.fleet_order import Admission, FleetLimits, Turn, WaitingMember
 from backup_pipeline.settings.fleet_members import FleetMember
@@ -41,7 +48,7 @@ class FleetRequest:
     Attributes:
         fleet: its name.
         only: plans of the members to back up; all that are in its list by default.
-        unfinished: only those that failed or were postponed the last time.
+        unfinished: only those that failed, were postponed or left by a killed run, and have no set since.
         opened: when its window opened; now by default.
         window: instead of the fleet's own.
         run_id: Dagster's id of the run.
@@ -98,7 +105,7 @@ def run_fleet(
 
     Raises:
         SettingsError: no such fleet or member.
-        LockError: another run of the fleet is under way.
+        LockError: another run of the fleet is under way; says how far it is.
     """
     if request.fleet not in site.settings.fleets:
         raise SettingsError(
@@ -107,21 +114,37 @@ def run_fleet(
     folder = folder_of(site, request.fleet)
     make_folders(folder, int(site.settings.folder_mode, 8))
     purpose = f"backup of fleet {request.fleet}"
-    with (
-        hold_lock(folder / LOCK_NAME, purpose=purpose, wait_seconds=0),
-        state_lock(site, f"fleet {request.fleet}", purpose=purpose, wait_seconds=0),
-    ):
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(hold_lock(folder / LOCK_NAME, purpose=purpose, wait_seconds=0))
+            stack.enter_context(state_lock(site, lock_name(request.fleet), purpose=purpose, wait_seconds=0))
+        except LockError as error:
+            raise _under_way(site, request.fleet, error) from None
         site = refresh_databases(site, [request.fleet]).site
         keep_members(site, request.fleet, utc_now())
         run = _FleetRun(site, request, on_end)
         return run.run()
 
 
+def _under_way(site: Site, fleet: str, error: LockError) -> LockError:
+    """Return the refusal of a second run, with how far the first one is."""
+    share_fleet(site, fleet)
+    record = read_record(site, fleet)
+    how_far = f" {record.describe()}." if record.open else ""
+    return LockError(
+        f"{error.what}{how_far}",
+        where=error.where,
+        remedy=f"Wait until it has ended, then: backup-pipeline backup {fleet} --unfinished. A member that has failed "
+        f"can be backed up alone meanwhile: backup-pipeline backup {fleet}_NAME",
+    )
+
+
 class _FleetRun:
     def __init__(self, site: Site, request: FleetRequest, on_end: Callable[[MemberOutcome, int, int], None]) -> None:
         self._site, self._request, self._on_end = site, request, on_end
         self._settings = site.settings.fleets[request.fleet]
-        self._known = dict(read_record(site, request.fleet).outcomes)
+        self._last = read_record(site, request.fleet)
+        self._known = dict(self._last.outcomes)
         self._began = utc_now()
         opened = request.opened or self._began
         window = request.window or self._settings.window
@@ -131,7 +154,8 @@ class _FleetRun:
         self._admission = Admission(self._waiting, limits, opened, self._closes)
         self._turn = threading.Condition()
         self._stopped: BaseException | None = None
-        self._kept = 0.0
+        self._kept = -_KEEP_EVERY_SECONDS
+        self._changed = False
         self._about = {one.plan for one in self._waiting}
         self._drills: list[str] | None = None
         members = site.fleets[request.fleet]
@@ -141,12 +165,14 @@ class _FleetRun:
     def run(self) -> FleetOutcome:
         """Back up what may begin; what may not is postponed."""
         self._keep(ended=None)
+        share_fleet(self._site, self._request.fleet, write=True)
         count = min(self._settings.parallel, len(self._waiting))
         threads = [start_thread(self._work, f"fleet-{n}") for n in range(count)]
         try:
             for thread in threads:
                 while thread.is_alive():
                     thread.join(_CHECK_SECONDS)
+                    self._keep_progress()
         except BaseException as error:
             with self._turn:
                 self._stopped = error
@@ -157,6 +183,7 @@ class _FleetRun:
                 what = "the window closed before it began" if self._stopped is None else "the run was ended"
                 self._take(MemberOutcome(plan=one.plan, state="postponed", at=utc_now(), what=what))
             self._keep(ended=utc_now())
+            share_fleet(self._site, self._request.fleet, write=True)
         if self._stopped is not None:
             raise self._stopped
         return self._outcome
@@ -173,22 +200,37 @@ class _FleetRun:
                 )
             present = tuple(one for one in present if one.plan in only)
         if self._request.unfinished:
-            known = self._known
-            present = tuple(one for one in present if one.plan not in known or known[one.plan].state != "sealed")
+            present = tuple(one for one in present if self._is_unfinished(one.plan))
         return list(present)
+
+    def _is_unfinished(self, plan: str) -> bool:
+        """Return whether a member was to be backed up, was not, and was not made up for by itself since."""
+        last = self._known.get(plan)
+        if plan in self._last.open:
+            since = self._last.began
+        elif last is None or last.state == "sealed":
+            return last is None
+        else:
+            since = last.at
+        newest = self._newest(plan)
+        # The names of sets have whole seconds.
+        return newest is None or since is None or newest < since.replace(microsecond=0)
+
+    def _newest(self, plan: str) -> datetime | None:
+        with suppress(BackupSystemError):
+            sealed = open_store(self._site, plan).sealed_ids()
+            return set_time(sealed[-1]) if sealed else None
+        return None
 
     def _waits(self, member: FleetMember) -> WaitingMember:
         last = self._known.get(member.plan)
-        newest = None
-        with suppress(BackupSystemError):
-            sealed = open_store(self._site, member.plan).sealed_ids()
-            newest = set_time(sealed[-1]) if sealed else None
+        turn = _TURNS.get(last.state, Turn.DUE) if last else Turn.DUE
         return WaitingMember(
             member.plan,
             member.server,
             member.network,
-            _TURNS.get(last.state, Turn.DUE) if last else Turn.DUE,
-            newest,
+            Turn.POSTPONED if member.plan in self._last.open else turn,
+            self._newest(member.plan),
             timedelta(seconds=last.usual_seconds if last else 0),
         )
 
@@ -211,6 +253,7 @@ class _FleetRun:
             while self._stopped is None:
                 now = utc_now()
                 if (one := self._admission.begin(now)) is not None:
+                    self._changed = True
                     return one.plan
                 if self._admission.is_over(now):
                     return None
@@ -240,18 +283,27 @@ class _FleetRun:
         self._outcome.outcomes.append(outcome)
         if outcome.state != "postponed":
             done = len(self._outcome.outcomes)
+            self._changed = True
             self._on_end(outcome, done, len(self._waiting))
-            if time.monotonic() - self._kept > _KEEP_EVERY_SECONDS:
-                self._keep(ended=None)
+
+    def _keep_progress(self) -> None:
+        """Make known to all workers what has begun and ended, not more often than is worth its writing."""
+        if self._changed and time.monotonic() - self._kept > _KEEP_EVERY_SECONDS:
+            self._keep(ended=None)
+            share_fleet(self._site, self._request.fleet, write=True)
+            self._kept = time.monotonic()
 
     def _keep(self, ended: datetime | None) -> None:
-        self._kept = time.monotonic()
         there = {one.plan for one in self._site.fleets[self._request.fleet].members}
-        record = FleetRecord(
-            began=self._began,
-            ended=ended,
-            closes=self._closes,
-            run_id=self._request.run_id,
-            outcomes={plan: one for plan, one in self._known.items() if plan in there},
-        )
+        with self._turn:
+            self._changed = False
+            record = FleetRecord(
+                began=self._began,
+                ended=ended,
+                closes=self._closes,
+                run_id=self._request.run_id,
+                running=() if ended else self._admission.running,
+                waiting=() if ended else tuple(one.plan for one in self._admission.waiting),
+                outcomes={plan: one for plan, one in self._known.items() if plan in there},
+            )
         keep_record(self._site, self._request.fleet, record)

@@ -20,6 +20,11 @@ def folder_of(site: Site, fleet: str) -> Path:
     return fleet_folder(site.settings.store, fleet)
 
 
+def lock_name(fleet: str) -> str:
+    """Return the name of the lock by which one worker of those that share no disk has the fleet to itself."""
+    return f"fleet {fleet}"
+
+
 def read_record(site: Site, fleet: str) -> FleetRecord:
     """Return what became of the members; an empty record where there is none that can be read."""
     try:

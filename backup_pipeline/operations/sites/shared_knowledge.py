@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from backup_pipeline.errors import BackupSystemError
-from backup_pipeline.operations.sites.fleet_record import RECORD_NAME, folder_of
+from backup_pipeline.operations.sites.fleet_record import LOCK_NAME, RECORD_NAME, folder_of, lock_name
 from backup_pipeline.operations.sites.identity import state_folder
 from backup_pipeline.operations.sites.state import state_database
 from backup_pipeline.operations.sites.stores import open_store
@@ -19,6 +19,7 @@ from backup_pipeline.settings.server_databases import with_known_databases
 from backup_pipeline.settings.site import Site
 from backup_pipeline.stores.state.locks import DatabaseCoordination
 from backup_pipeline.stores.state.shared_files import SharedFiles
+from backup_pipeline.system.locks import Holder, living_holder
 
 LOG = logging.getLogger("backup")
 # Never a key: those come from the environment.
@@ -39,10 +40,39 @@ def share_state(site: Site) -> None:
         assert database is not None
         SharedFiles(database, "/alerts", site.settings.store, patterns=_INCIDENTS).share()
         SharedFiles(database, "/state", state_folder(site), patterns=_STATE).share()
-        for fleet in site.settings.fleets:
-            SharedFiles(database, f"/fleets/{fleet}", folder_of(site, fleet), patterns=_FLEET).share()
     except BackupSystemError as error:
         LOG.warning("what is known of the site is not shared: %s", error)
+        return
+    for fleet in site.settings.fleets:
+        share_fleet(site, fleet)
+
+
+def share_fleet(site: Site, fleet: str, *, write: bool = False) -> None:
+    """Make the members of a fleet, and what became of each, alike on all workers that share no disk.
+
+    Where the database does not answer that is logged, no more.
+
+    Args:
+        site: the site.
+        fleet: its name.
+        write: for the worker whose run it is: what became of the members is read alone by all others.
+    """
+    try:
+        if (database := state_database(site)) is not None:
+            taken = () if write else (RECORD_NAME,)
+            SharedFiles(database, f"/fleets/{fleet}", folder_of(site, fleet), patterns=_FLEET, taken=taken).share()
+    except BackupSystemError as error:
+        LOG.warning("what is known of fleet %s is not shared: %s", fleet, error)
+
+
+def fleet_holder(site: Site, fleet: str) -> Holder | None:
+    """Return the process that has a fleet's run, on whatever worker; None where none lives."""
+    if (here := living_holder(folder_of(site, fleet) / LOCK_NAME)) is not None:
+        return here
+    database = state_database(site)
+    name = lock_name(fleet)
+    there = DatabaseCoordination(database, "/").living(name, name) if database is not None else []
+    return next(iter(there), None)
 
 
 @contextmanager

@@ -8,8 +8,10 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 from backup_pipeline.errors import BackupSystemError
+from backup_pipeline.model.fleet_run import FleetRecord
 from backup_pipeline.model.set_id import SetId, set_time
 from backup_pipeline.operations.sites.fleet_record import read_record
+from backup_pipeline.operations.sites.shared_knowledge import fleet_holder
 from backup_pipeline.operations.sites.stores import open_store
 from backup_pipeline.operations.status.copies import is_off_site
 from backup_pipeline.operations.status.plan import Problem
@@ -44,6 +46,7 @@ class FleetStatus:
         members: one line each, those that are good first.
         problems: what is wrong, errors first.
         sentence: the figures as a sentence.
+        under_way: how far a run of it is on whatever worker; "" where none is.
         lost_with: what takes its databases and every set together, by its settings: `machine`, `building`, or "".
     """
 
@@ -51,6 +54,7 @@ class FleetStatus:
     members: tuple[MemberStatus, ...]
     problems: tuple[Problem, ...]
     sentence: str
+    under_way: str = ""
     lost_with: str = ""
 
     @property
@@ -64,6 +68,7 @@ class FleetStatus:
         return {
             "fleet": self.name,
             "standing": self.standing,
+            "under_way": self.under_way,
             "members": [
                 {"plan": one.plan, "state": one.state, "newest": one.newest, "what": one.what} for one in self.members
             ],
@@ -75,6 +80,8 @@ def fleet_status(site: Site, fleet: str, now: datetime) -> FleetStatus:
     """Return how a fleet is doing at `now`."""
     known = read_record(site, fleet)
     due = _due(site, fleet, now)
+    under_way = _under_way(site, fleet, known)
+    missed = frozenset() if under_way else known.open
     members = []
     for member in site.fleets[fleet].members:
         outcome = known.outcomes.get(member.plan)
@@ -83,6 +90,8 @@ def fleet_status(site: Site, fleet: str, now: datetime) -> FleetStatus:
         what = outcome.what if outcome else ""
         if member.absent_since is not None:
             state, what = "gone", "in the list no more; its sets stay"
+        elif member.plan in missed and not _made_since(newest, known.began):
+            state, what = "postponed", "its run was killed before this member was sealed"
         elif outcome is not None and outcome.state != "sealed" and not _made_since(newest, outcome.at):
             state = "failed" if outcome.state == "failed" else "postponed"
         elif newest is None:
@@ -93,8 +102,21 @@ def fleet_status(site: Site, fleet: str, now: datetime) -> FleetStatus:
     members.sort(key=lambda one: (_ORDER.index(one.state), one.plan))
     counts = Counter(one.state for one in members)
     sentence = f"{len(members)} members: " + ", ".join(f"{counts[state]} {state}" for state in _ORDER if counts[state])
+    if under_way:
+        sentence = f"{sentence}. Under way: {under_way}"
     problems = tuple(_problems(site, fleet, members))
-    return FleetStatus(fleet, tuple(members), problems, sentence, _lost_with(site, fleet))
+    return FleetStatus(fleet, tuple(members), problems, sentence, under_way, _lost_with(site, fleet))
+
+
+def _under_way(site: Site, fleet: str, known: FleetRecord) -> str:
+    """Return how far the last run is, where it has not ended and its process lives; "" else."""
+    if not known.open:
+        return ""
+    try:
+        return known.describe() if fleet_holder(site, fleet) else ""
+    except BackupSystemError:
+        # Nothing is known against it.
+        return known.describe()
 
 
 def _lost_with(site: Site, fleet: str) -> str:
@@ -102,8 +124,9 @@ def _lost_with(site: Site, fleet: str) -> str:
     return "" if any(is_off_site(site, vault) for vault in vaults) else "building" if vaults else "machine"
 
 
-def _made_since(newest: SetId | None, at: datetime) -> bool:
-    return newest is not None and set_time(newest) > at
+def _made_since(newest: SetId | None, at: datetime | None) -> bool:
+    # The names of sets have whole seconds.
+    return newest is not None and at is not None and set_time(newest) >= at.replace(microsecond=0)
 
 
 def _newest(site: Site, member: FleetMember) -> SetId | None:
@@ -132,7 +155,8 @@ def _problems(site: Site, fleet: str, members: list[MemberStatus]) -> list[Probl
         found = [one.plan for one in members if one.state == state]
         if found:
             names = ", ".join(found[:_SHOWN]) + (", …" if len(found) > _SHOWN else "")
-            what = {"never": "never backed up", "postponed": "postponed: the window closed before they began"}
+            postponed = "postponed: the window closed, or their run was killed, before they were backed up"
+            what = {"never": "never backed up", "postponed": postponed}
             problems.append(
                 Problem(
                     "warning" if state == "postponed" else "error",

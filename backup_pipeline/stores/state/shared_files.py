@@ -26,6 +26,7 @@ class SharedFiles:
         folder: of the files; a document is called as its file's path in it.
         patterns: of paths; a `*` stands for anything.
         logs: paths of files that are only added to.
+        taken: names that are only brought from there: another process is the one that writes them.
         modes: of files and folders that are made here.
     """
 
@@ -37,6 +38,7 @@ class SharedFiles:
         *,
         patterns: Sequence[str],
         logs: Sequence[str] = (),
+        taken: Sequence[str] = (),
         modes: tuple[int, int] = (0o600, 0o700),
     ) -> None:
         self._database = database
@@ -44,6 +46,7 @@ class SharedFiles:
         self._folder = folder
         self._patterns = (*patterns, *logs)
         self._logs = frozenset(logs)
+        self._taken = frozenset(taken)
         self._file_mode, self._folder_mode = modes
 
     @property
@@ -69,7 +72,7 @@ class SharedFiles:
         gone = [name for name in before if name not in there]
         changed = {
             name: self._content(name)
-            for name in {*here, *(name for name in before if name in there)} - self._logs
+            for name in {*here, *(name for name in before if name in there)} - self._logs - self._taken
             if name not in wanted and name not in gone and here.get(name) != before.get(name, (0, None))[1]
         }
         alike = {name: entry for name, entry in before.items() if name in there}
