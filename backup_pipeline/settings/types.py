@@ -207,6 +207,11 @@ class SourceSettings(Settings):
         return None
 
     @property
+    def connections_at_once(self) -> int:
+        """How many connections to its database one capture holds at most at one time."""
+        return 0
+
+    @property
     def server_databases(self) -> DatabaseSelection | None:
         """Which databases of its server it stands for, each as a source of its own; None where it is one source."""
         return None

@@ -205,6 +205,33 @@ def test_lines_of_the_env_file_that_mean_nothing_or_stand_twice_are_named(reacha
     assert f"{tmp_path / '.env'}:6" in reported
 
 
+def test_sources_at_once_that_their_server_or_this_machine_has_no_room_for_are_named(reachable, tmp_path, monkeypatch):
+    many = ", ".join(f"one{number}" for number in range(3))
+    sources = "".join(
+        f"  {name}: {{kind: postgres, dsn_env: DATABASE_URL, connections: 32}}\n" for name in many.split(", ")
+    )
+    text = SITE.replace("plans:", f"{sources}plans:\n  wide: {{sources: [{many}], parallel_sources: 3}}")
+    (tmp_path / "backup.yaml").write_text(text)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=600_000_000))
+    found = [fault for fault in check_environment(reachable(), now=NOW) if "parallel_sources" in fault.where]
+    assert [(fault.where, fault.severity) for fault in found] == [("plans.wide.parallel_sources", Severity.WARN)] * 2
+    assert "3 of its sources at once take up to 102 connections" in found[0].what
+    assert "may need 900.00 MB of memory; this machine has 600.00 MB free" in found[1].what
+
+
+def test_limits_that_hold_for_no_step_on_celery_are_named(reachable, tmp_path):
+    (tmp_path / "backup.yaml").write_text(SITE.replace("files]}\n  small", "files], parallel_sources: 3}\n  small"))
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "dagster.yaml").write_text("concurrency: {pools: {default_limit: 2}}\n")
+    spread = reachable(DAGSTER_HOME=str(home), BACKUP_PIPELINE_EXECUTOR="celery")
+    reported = _reported(check_environment(spread, now=NOW))
+    assert "has no effect" in reported["plans.nightly.parallel_sources"]
+    assert "limits nothing" in reported[f"{home / 'dagster.yaml'}: concurrency.pools"]
+    alone = _reported(check_environment(reachable(DAGSTER_HOME=str(home)), now=NOW))
+    assert not any("parallel_sources" in where or "concurrency" in where for where in alone)
+
+
 def test_a_relative_dagster_home_is_an_error(reachable):
     assert "absolute" in _reported(check_environment(reachable(DAGSTER_HOME="home"), now=NOW))["DAGSTER_HOME"]
 

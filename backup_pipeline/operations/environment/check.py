@@ -131,6 +131,7 @@ def check_environment(site: Site, *, now: datetime, production: bool = False) ->
     from backup_pipeline.operations.environment.check_databases import found_database_faults
     from backup_pipeline.operations.environment.check_drills import drill_faults
     from backup_pipeline.operations.environment.check_machine import machine_faults
+    from backup_pipeline.operations.environment.check_parallel import parallel_faults
     from backup_pipeline.operations.environment.check_servers import server_faults
     from backup_pipeline.operations.environment.check_vaults import vault_faults, vault_needs
 
@@ -150,6 +151,7 @@ def check_environment(site: Site, *, now: datetime, production: bool = False) ->
         *machine_faults(site, now),
         # The servers of a fleet are reached by its backups: to connect to a thousand is no check.
         *server_faults(now_there, alone),
+        *parallel_faults(now_there),
         *found_database_faults(site, [*alone, *site.settings.fleets]),
         *drill_faults(site, alone),
         *_fleet_faults(site),

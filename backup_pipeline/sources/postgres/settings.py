@@ -107,6 +107,11 @@ class PostgresSource(SourceSettings):
         return Connection(self.dsn_env, self.user_env, self.password_env)
 
     @property
+    def connections_at_once(self) -> int:
+        """Those of the exports, of the snapshot and of the dump."""
+        return self.connections + 2
+
+    @property
     def server_databases(self) -> DatabaseSelection | None:
         """Which databases of its server it stands for."""
         return self.databases
