@@ -14,6 +14,7 @@ import dagster as dg
 from backup_pipeline.model.fleet_run import MemberOutcome
 from backup_pipeline.operations.fleets.run import FleetOutcome, FleetRequest, run_fleet
 from backup_pipeline.operations.fleets.send import notify_fleet
+from backup_pipeline.orchestration.fleet_restore import restores_of_members
 from backup_pipeline.orchestration.metadata import failure_of, table_of, with_readable
 from backup_pipeline.orchestration.names import PLAN_TAG, backup_job
 from backup_pipeline.settings.loader import load_site
@@ -45,7 +46,7 @@ def fleet_key(fleet: str) -> dg.AssetKey:
 
 
 def fleet_definitions(site: Site, fleet: str) -> dg.Definitions:
-    """Return the asset, the job, the schedule and the sensor of a fleet."""
+    """Return the asset, the jobs, the schedule and the sensor of a fleet."""
     settings = site.settings.fleets[fleet]
     job = _whole_fleet(site, fleet)
     schedules = []
@@ -62,7 +63,10 @@ def fleet_definitions(site: Site, fleet: str) -> dg.Definitions:
             )
         )
     return dg.Definitions(
-        assets=[_members_asset(site, fleet)], jobs=[job], schedules=schedules, sensors=[_members_sensor(site, fleet)]
+        assets=[_members_asset(site, fleet)],
+        jobs=[job, *restores_of_members(site, fleet)],
+        schedules=schedules,
+        sensors=[_members_sensor(site, fleet)],
     )
 
 

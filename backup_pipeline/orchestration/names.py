@@ -77,6 +77,11 @@ def restored_key(plan: str, source: str) -> dg.AssetKey:
     return dg.AssetKey([plan, source, RESTORED])
 
 
+def fleet_restored_key(fleet: str) -> dg.AssetKey:
+    """Return the key under which restores of a fleet's members are kept, a partition each."""
+    return dg.AssetKey([fleet, RESTORED])
+
+
 def restore_job_name(plan: str) -> str:
     """Return the name of the job that restores sources of a plan."""
     return f"{plan}_restore"
@@ -90,6 +95,16 @@ def undo_job_name(plan: str) -> str:
 def restore_op(plan: str, source: str) -> str:
     """Return the name of the op that restores a source: no two ops of a site may have the same."""
     return f"{plan}__restore_{key_part(source)}"
+
+
+def member_restore_op(fleet: str) -> str:
+    """Return the name of the op that restores any member of a fleet."""
+    return f"{fleet}__restore"
+
+
+def undo_op(plan: str) -> str:
+    """Return the name of the op that takes back a restore of a plan, or of any member of a fleet."""
+    return f"{plan}__undo"
 
 
 def sets_group(plan: str) -> str:

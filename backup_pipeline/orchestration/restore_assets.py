@@ -5,7 +5,7 @@ a link; a run with `step: apply`, that id and the target's name does it; `<plan>
 op of its own, named by what it does. Never retried automatically.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -23,6 +23,7 @@ from backup_pipeline.orchestration.names import (
     SOURCE_TAG,
     STEP_TAG,
     UNDONE_TAG,
+    fleet_restored_key,
     manifest_key,
     restore_job_name,
     restore_op,
@@ -30,17 +31,20 @@ from backup_pipeline.orchestration.names import (
     sets_group,
     sets_partitions,
     undo_job_name,
+    undo_op,
 )
 from backup_pipeline.orchestration.restore_config import RestoreConfig, UndoConfig
 from backup_pipeline.orchestration.restore_metadata import PLAN_AS_READ, plan_metadata, result_metadata
 from backup_pipeline.orchestration.run_progress import reported_progress
 from backup_pipeline.orchestration.selected_partition import selected_set
+from backup_pipeline.orchestration.ui_links import apply_link
 from backup_pipeline.settings.server_databases import GONE_FOR, absent_since
 from backup_pipeline.settings.site import Site
 from backup_pipeline.sources.registry import kind_of
 
+Context = dg.AssetExecutionContext | dg.OpExecutionContext
 # A restore that failed is inspected by a person, never tried again by a machine.
-_NEVER_AGAIN = {"dagster/max_retries": "0"}
+NEVER_AGAIN = {"dagster/max_retries": "0"}
 
 
 def restorable(site: Site, plan: str) -> list[str]:
@@ -52,15 +56,23 @@ def restorable(site: Site, plan: str) -> list[str]:
     return [name for name in names if kind_of(site, name)[0].restored_with_its_plan and not site.is_server(name)]
 
 
-def _report_plan(context: dg.AssetExecutionContext, site: Site, found: RestorePlan, vault: str) -> None:
+def report_plan(context: Context, found: RestorePlan, key: dg.AssetKey, partition: str, link: str) -> None:
+    """Report what a restore would do, as an observation of a partition of an asset.
+
+    Args:
+        context: of the run.
+        found: the plan.
+        key: of the asset.
+        partition: the set, or the member of a fleet.
+        link: where it is applied.
+    """
     context.log.info(f"To apply it, run again with step: apply, plan_id: {found.plan_id}, confirm: {found.confirm}")
-    shown = plan_metadata(site, found, context.partition_key, vault)
     context.log_event(
         dg.AssetObservation(
-            restored_key(found.plan, found.source),
-            partition=context.partition_key,
+            key,
+            partition=partition,
             description="What a restore would do. Nothing was changed.",
-            metadata=shown | {PLAN_AS_READ: dg.MetadataValue.json(found.model_dump(mode="json"))},
+            metadata=plan_metadata(found, link) | {PLAN_AS_READ: dg.MetadataValue.json(found.model_dump(mode="json"))},
         )
     )
 
@@ -103,8 +115,13 @@ def restore_asset(site: Site, plan: str, source: str) -> dg.AssetsDefinition:
         context.instance.add_run_tags(
             context.run_id, {SET_TAG: f"{place}/{set_id}", SOURCE_TAG: source, STEP_TAG: config.step}
         )
+
+        def report(found: RestorePlan) -> None:
+            link = apply_link(site, found, context.partition_key, config.vault)
+            report_plan(context, found, key, context.partition_key, link)
+
         try:
-            result = _plan_or_apply(context, site, RestoreSubject(place, set_id, source), config)
+            result = plan_or_apply(context, site, RestoreSubject(place, set_id, source), config, report)
         except Exception as error:  # noqa: BLE001 - at this edge everything becomes a Failure
             raise failure_of(error) from None
         if result is not None:
@@ -122,15 +139,15 @@ class RestoreSubject(NamedTuple):
     source: str
 
 
-def _plan_or_apply(
-    context: dg.AssetExecutionContext, site: Site, subject: RestoreSubject, config: RestoreConfig
+def plan_or_apply(
+    context: Context, site: Site, subject: RestoreSubject, config: RestoreConfig, report: Callable[[RestorePlan], None]
 ) -> RestoreResult | None:
-    """Report what a restore would do, or do it and return what was done."""
+    """Report what a restore would do, or do it and return what was done; errors as of the operations."""
     from backup_pipeline.operations.restore.run import Confirmation, apply_restore, plan_restore
 
     progress, options = reported_progress(context.log.info), config.options()
     if config.step == "plan":
-        _report_plan(context, site, plan_restore(site, *subject, options, progress=progress), config.vault)
+        report(plan_restore(site, *subject, options, progress=progress))
         return None
     confirmation = Confirmation(config.plan_id, config.confirm, context.run_id)
     try:
@@ -138,7 +155,7 @@ def _plan_or_apply(
     except ChangedPlanError:
         # The person who asked reads the new plan at once; nothing is changed by making it.
         with suppress(BackupSystemError):
-            _report_plan(context, site, plan_restore(site, *subject, options, progress=progress), config.vault)
+            report(plan_restore(site, *subject, options, progress=progress))
         raise
 
 
@@ -148,7 +165,7 @@ def restore_job(site: Site, plan: str) -> dg.Definitions:
         restore_job_name(plan),
         selection=dg.AssetSelection.assets(*(restored_key(plan, name) for name in restorable(site, plan))),
         partitions_def=sets_partitions(plan),
-        tags={PLAN_TAG: plan, **_NEVER_AGAIN},
+        tags={PLAN_TAG: plan, **NEVER_AGAIN},
         description=f"Restore a source of a set of plan {plan}: a run as it is shows what would happen and has a link "
         "that applies it.",
     )
@@ -159,24 +176,16 @@ def undo_job(site: Site, plan: str) -> dg.JobDefinition:
     """Return the job `<plan>_undo`, which takes the newest restore of a source back."""
 
     @dg.op(
-        name=f"{plan}__undo",
+        name=undo_op(plan),
         tags={PLAN_TAG: plan},
         description="Makes live again what was live before the newest restore of a source.",
     )
     def undo(context: dg.OpExecutionContext, config: UndoConfig) -> None:
-        from backup_pipeline.operations.restore.undo import undo_restore
-
-        try:
-            progress = reported_progress(context.log.info)
-            result = undo_restore(site, plan, config.source, confirm=config.confirm, progress=progress)
-        except Exception as error:  # noqa: BLE001 - at this edge everything becomes a Failure
-            raise failure_of(error) from None
-        context.log.info(f"{config.source}: what was live before {result.started_at:%Y-%m-%d %H:%M} UTC is live again.")
-        _mark_undone(context, result)
+        take_back(context, site, plan, config)
 
     @dg.job(
         name=undo_job_name(plan),
-        tags={PLAN_TAG: plan, **_NEVER_AGAIN},
+        tags={PLAN_TAG: plan, **NEVER_AGAIN},
         description=f"Take back the newest restore of a source of plan {plan}.",
     )
     def job() -> None:
@@ -185,13 +194,26 @@ def undo_job(site: Site, plan: str) -> dg.JobDefinition:
     return job
 
 
-def _mark_undone(context: dg.OpExecutionContext, result: RestoreResult) -> None:
+def take_back(context: dg.OpExecutionContext, site: Site, plan: str, config: UndoConfig, fleet: str = "") -> None:
+    """Take back the newest restore of a source of a plan, which may be a member of a fleet; dg.Failure where not."""
+    from backup_pipeline.operations.restore.undo import undo_restore
+
+    try:
+        progress = reported_progress(context.log.info)
+        result = undo_restore(site, plan, config.source, confirm=config.confirm, progress=progress)
+    except Exception as error:  # noqa: BLE001 - at this edge everything becomes a Failure
+        raise failure_of(error) from None
+    context.log.info(f"{config.source}: what was live before {result.started_at:%Y-%m-%d %H:%M} UTC is live again.")
+    _mark_undone(context, result, fleet)
+
+
+def _mark_undone(context: dg.OpExecutionContext, result: RestoreResult, fleet: str) -> None:
     """Let the undone restore's run and its asset's history show that it does not hold any more."""
     instance = context.instance
     # A run that our pages started names the set with its vault already.
     named = {SET_TAG: f"{result.plan}/{result.set_id}"} if SET_TAG not in context.run.tags else {}
     instance.add_run_tags(context.run_id, {SOURCE_TAG: result.source, **named})
-    wanted = dg.RunsFilter(job_name=restore_job_name(result.plan), tags={RESTORE_TAG: result.restore_id})
+    wanted = dg.RunsFilter(job_name=restore_job_name(fleet or result.plan), tags={RESTORE_TAG: result.restore_id})
     runs = instance.get_runs(wanted, limit=1)
     metadata: dict[str, Any] = {
         "undone": f"What {result.source} was before this restore is live again.",
@@ -202,9 +224,13 @@ def _mark_undone(context: dg.OpExecutionContext, result: RestoreResult) -> None:
         metadata["restore"] = dg.MetadataValue.dagster_run(run.run_id)
     context.log_event(
         dg.AssetObservation(
-            restored_key(result.plan, result.source),
-            partition=runs[0].tags.get("dagster/partition", result.set_id) if runs else result.set_id,
+            fleet_restored_key(fleet) if fleet else restored_key(result.plan, result.source),
+            partition=result.plan if fleet else _partition_of(runs, result),
             description="This restore was undone.",
             metadata=metadata,
         )
     )
+
+
+def _partition_of(runs: Sequence[dg.DagsterRun], result: RestoreResult) -> str:
+    return runs[0].tags.get("dagster/partition", result.set_id) if runs else result.set_id

@@ -9,19 +9,17 @@ import dagster as dg
 
 from backup_pipeline.model.restore import RestorePlan, RestoreResult, TableChange
 from backup_pipeline.orchestration.metadata import table_of, with_readable
-from backup_pipeline.orchestration.ui_links import apply_link
 from backup_pipeline.rules.quantities import bytes_text, seconds_text
 from backup_pipeline.rules.restore_texts import losses, way_of
-from backup_pipeline.settings.site import Site
 
 # The whole plan and the whole result, which our pages read.
 PLAN_AS_READ, RESULT_AS_KEPT = "plan", "result"
 APPLY = "Apply this plan"
 
 
-def plan_metadata(site: Site, plan: RestorePlan, partition: str, vault: str = "") -> dict[str, Any]:
-    """Return what the UI shows of a restore's plan: what it would do, with counts and names, and how to apply it."""
-    metadata: dict[str, Any] = {APPLY: _how_to_apply(site, plan, partition, vault)}
+def plan_metadata(plan: RestorePlan, link: str) -> dict[str, Any]:
+    """Return what the UI shows of a restore's plan: what it would do, with counts and names, and where to apply it."""
+    metadata: dict[str, Any] = {APPLY: _how_to_apply(plan, link)}
     metadata |= {
         "what would happen": table_of([{"what": what, "detail": value} for what, value in _summary(plan)]),
         "plan_id": plan.plan_id,
@@ -46,10 +44,9 @@ def plan_metadata(site: Site, plan: RestorePlan, partition: str, vault: str = ""
     return with_readable(metadata)
 
 
-def _how_to_apply(site: Site, plan: RestorePlan, partition: str, vault: str) -> dg.MarkdownMetadataValue:
+def _how_to_apply(plan: RestorePlan, link: str) -> dg.MarkdownMetadataValue:
     if plan.reasons_against:
         return dg.MetadataValue.md("It cannot be applied as things are: see `reasons_against`.")
-    link = apply_link(site, plan, partition, vault)
     return dg.MetadataValue.md(f"**[{APPLY}]({link})**, then type the target's name.")
 
 

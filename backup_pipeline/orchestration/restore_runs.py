@@ -16,6 +16,7 @@ from backup_pipeline.errors import LockError, SetNotFoundError
 from backup_pipeline.model.restore import RestoreOptions, RestorePlan, RestoreResult
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.orchestration.names import (
+    OPERATION_TAG,
     PLAN_RUN_TAG,
     PLAN_TAG,
     SET_TAG,
@@ -23,17 +24,26 @@ from backup_pipeline.orchestration.names import (
     STARTED_BY_TAG,
     STEP_TAG,
     UNDONE_TAG,
+    member_restore_op,
     restore_job_name,
     restore_op,
     restored_key,
     undo_job_name,
+    undo_op,
 )
 from backup_pipeline.orchestration.partition_names import known_partition, set_of_partition
 from backup_pipeline.orchestration.restore_config import as_configured
 from backup_pipeline.orchestration.restore_metadata import PLAN_AS_READ, RESULT_AS_KEPT
 from backup_pipeline.orchestration.run_progress import Piece, pieces_of
 from backup_pipeline.orchestration.run_states import UNDER_WAY
-from backup_pipeline.orchestration.run_subject import configured_ops, restore_step, source_of
+from backup_pipeline.orchestration.run_subject import (
+    ASSET_JOB,
+    RESTORE,
+    UNDO,
+    configured_ops,
+    restore_step,
+    source_of,
+)
 from backup_pipeline.orchestration.submit import submit_job
 
 if TYPE_CHECKING:
@@ -46,13 +56,17 @@ _ONE_AT_A_TIME = threading.Lock()
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is to be restored: a source of a set of a plan, and how; from its copy where a vault is named."""
+    """What is to be restored: a source of a set of a plan, and how; from its copy where a vault is named.
+
+    `fleet` is that of a plan that is a member of one: the job is the fleet's.
+    """
 
     plan: str
     set_id: SetId
     source: str
     options: RestoreOptions
     vault: str = ""
+    fleet: str = ""
 
     @property
     def set_name(self) -> str:
@@ -73,6 +87,7 @@ class RestoreRun:
         error: of a failed one: `error` (the class), `what`, `where`, `remedy`.
         vault: the vault whose copy of the set it reads, "" for the plan's own store.
         undone: whether a run has taken it back.
+        fleet: of a plan that is a member of one.
     """
 
     run_id: str
@@ -90,6 +105,7 @@ class RestoreRun:
     error: Mapping[str, str] | None = None
     vault: str = ""
     undone: bool = False
+    fleet: str = ""
 
     @property
     def place(self) -> str:
@@ -122,13 +138,13 @@ def submit_apply(
     Raises:
         LockError: a restore or undo of this source is under way; `where` holds its run's id.
     """
-    wanted = Wanted(read.plan, read.set_id, read.source, read.options, plan_run.vault)
+    wanted = Wanted(read.plan, read.set_id, read.source, read.options, plan_run.vault, plan_run.fleet)
     config = {"step": "apply", "plan_id": read.plan_id, "confirm": confirm}
     tags = {STEP_TAG: "apply", PLAN_RUN_TAG: plan_run.run_id}
     with _ONE_AT_A_TIME:
         if known := _of_plan_run(workspace.instance, plan_run.run_id):
             return known
-        _refuse_when_busy(workspace.instance, read.plan, read.source)
+        _refuse_when_busy(workspace.instance, read.plan, read.source, plan_run.fleet)
         return _submit(workspace, wanted, config, tags, asked_by)
 
 
@@ -138,8 +154,9 @@ def submit_undo(workspace: UiWorkspace, done: RestoreRun, *, confirm: str, asked
     Raises:
         LockError: as for `submit_apply`.
     """
-    config = {"source": done.source, "confirm": confirm}
+    config = {"source": done.source, "confirm": confirm, **({"member": done.plan} if done.fleet else {})}
     tags = {
+        **_subject(done.plan, UNDO),
         STEP_TAG: "undo",
         PLAN_RUN_TAG: done.run_id,
         SOURCE_TAG: done.source,
@@ -148,12 +165,12 @@ def submit_undo(workspace: UiWorkspace, done: RestoreRun, *, confirm: str, asked
     with _ONE_AT_A_TIME:
         if known := _of_plan_run(workspace.instance, done.run_id):
             return known
-        _refuse_when_busy(workspace.instance, done.plan, done.source)
+        _refuse_when_busy(workspace.instance, done.plan, done.source, done.fleet)
         return submit_job(
             workspace,
-            undo_job_name(done.plan),
+            undo_job_name(done.fleet or done.plan),
             asked_by=asked_by,
-            run_config={"ops": {f"{done.plan}__undo": {"config": config}}},
+            run_config={"ops": {undo_op(done.fleet or done.plan): {"config": config}}},
             tags=tags,
         )
 
@@ -166,15 +183,35 @@ def _submit(
     asked_by: str,
 ) -> str:
     config = {**({"vault": wanted.vault} if wanted.vault else {}), **as_configured(wanted.options), **config}
+    tags = {**tags, SOURCE_TAG: wanted.source, SET_TAG: wanted.set_name}
+    if wanted.fleet:
+        return submit_job(
+            workspace,
+            restore_job_name(wanted.fleet),
+            asked_by=asked_by,
+            run_config={
+                "ops": {
+                    member_restore_op(wanted.fleet): {
+                        "config": {"member": wanted.plan, "set_id": str(wanted.set_id), **config}
+                    }
+                }
+            },
+            tags={**tags, **_subject(wanted.plan, RESTORE)},
+        )
     return submit_job(
         workspace,
         restore_job_name(wanted.plan),
         asked_by=asked_by,
         run_config={"ops": {restore_op(wanted.plan, wanted.source): {"config": config}}},
-        tags={**tags, SOURCE_TAG: wanted.source, SET_TAG: wanted.set_name},
+        tags=tags,
         partition=known_partition(workspace.instance, wanted.plan, wanted.set_id),
         assets=[restored_key(wanted.plan, wanted.source)],
     )
+
+
+def _subject(plan: str, work: str) -> dict[str, str]:
+    """Return tags that a job of a fleet cannot give its runs: they are about one member, each in its own queue."""
+    return {PLAN_TAG: plan, OPERATION_TAG: work}
 
 
 def _of_plan_run(instance: dg.DagsterInstance, plan_run: str) -> str:
@@ -193,17 +230,17 @@ def applied_by(instance: dg.DagsterInstance, plan_run: str) -> RestoreRun | None
     return _from_record(instance, records[0], events=False) if records else None
 
 
-def under_way(instance: dg.DagsterInstance, plan: str, source: str) -> RestoreRun | None:
-    """Return the restore or undo of a source that is under way, None when there is none."""
-    for job in (restore_job_name(plan), undo_job_name(plan)):
+def under_way(instance: dg.DagsterInstance, plan: str, source: str, fleet: str = "") -> RestoreRun | None:
+    """Return the restore or undo of a source that is under way, None when there is none; `fleet` as in `Wanted`."""
+    for job in (restore_job_name(fleet or plan), undo_job_name(fleet or plan)):
         for record in instance.get_run_records(dg.RunsFilter(job_name=job, statuses=list(UNDER_WAY)), limit=20):
             if source_of(record.dagster_run) == source and restore_step(record.dagster_run) != "plan":
                 return _from_record(instance, record)
     return None
 
 
-def _refuse_when_busy(instance: dg.DagsterInstance, plan: str, source: str) -> None:
-    if busy := under_way(instance, plan, source):
+def _refuse_when_busy(instance: dg.DagsterInstance, plan: str, source: str, fleet: str) -> None:
+    if busy := under_way(instance, plan, source, fleet):
         since = f" since {busy.began:%H:%M:%S} UTC" if busy.began else ""
         raise LockError(
             f"{source} is being {'taken back' if busy.step == 'undo' else 'restored'} just now, asked for by "
@@ -245,7 +282,8 @@ def error_of(instance: dg.DagsterInstance, run_id: str) -> Mapping[str, str]:
 def _from_record(instance: dg.DagsterInstance, record: dg.RunRecord, *, events: bool = True) -> RestoreRun:
     run = record.dagster_run
     step = restore_step(run)
-    plan = run.tags.get(PLAN_TAG) or run.job_name.removesuffix("_undo").removesuffix("_restore")
+    of_job = run.job_name.removesuffix("_undo").removesuffix("_restore")
+    plan = run.tags.get(PLAN_TAG) or of_job
     state: Literal["waiting", "running", "done", "failed"] = (
         "done"
         if run.status is dg.DagsterRunStatus.SUCCESS
@@ -272,6 +310,8 @@ def _from_record(instance: dg.DagsterInstance, record: dg.RunRecord, *, events: 
         error=events_of.error() if events_of and state == "failed" else None,
         vault=next((str(given["vault"]) for given in configured_ops(run).values() if given.get("vault")), ""),
         undone=UNDONE_TAG in run.tags,
+        # Only jobs of fleets are about others than what they are called after; pages of assets have no job of ours.
+        fleet=of_job if plan != of_job and run.job_name != ASSET_JOB else "",
     )
 
 

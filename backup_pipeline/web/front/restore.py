@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from starlette.responses import Response
 
-from backup_pipeline.errors import RefusedError
 from backup_pipeline.model.backup_set import BackupSet, SetState
 from backup_pipeline.model.manifest import Purpose
 from backup_pipeline.model.set_id import SetId
@@ -105,7 +104,8 @@ def restore_home(asked: PageRequest) -> Response:
             one |= {"contents": set_contents(known)}
             plans.append(one | {"sets": _listed(sets), "more": len(sets) > _SETS})
     workspace = asked.front.workspace
-    runs = [run for name in site.single_plans for run in latest_runs(workspace.instance, name)] if workspace else []
+    named = (*site.single_plans, *site.settings.fleets)
+    runs = [run for name in named for run in latest_runs(workspace.instance, name)] if workspace else []
     runs.sort(key=lambda run: run.began or asked.front.now(), reverse=True)
     copies = [(name, one.to) for name, plan in site.settings.plans.items() for one in plan.copies]
     return asked.render(
@@ -134,6 +134,12 @@ def _others(site: Site, found: Opened) -> list[tuple[SetId, str]]:
     return _listed(_sealed(open_store(site, found.place)))
 
 
+def fleet_of(site: Site, plan: str) -> str:
+    """Return the fleet that a plan is a member of, "" for any other plan."""
+    found = site.member_of(plan)
+    return found[0] if found else ""
+
+
 def restore_set(asked: PageRequest) -> Response:
     """Return the page of one set: its sources, each with the ways back."""
     found = opened(asked)
@@ -158,18 +164,13 @@ def restore_source(asked: PageRequest) -> Response:
     if contents.rows_come_back:
         contents = with_columns(asked.front.site(), found.place, found.set_id, contents)
     if asked.form:
-        if asked.front.site().member_of(found.plan):
-            raise RefusedError(
-                "Members of a fleet have no jobs of their own in Dagster.",
-                where=found.plan,
-                remedy=f"Restore it by the command: backup-pipeline restore {found.plan}/{found.set_id}",
-            )
         try:
             options = options_of(asked.form, contents)
         except FormError as error:
             return _form(asked, found, contents, error)
         workspace = workspace_of(asked)
-        wanted = Wanted(found.plan, found.set_id, contents.source, options, found.vault)
+        fleet = fleet_of(asked.front.site(), found.plan)
+        wanted = Wanted(found.plan, found.set_id, contents.source, options, found.vault, fleet)
         run_id = submit_plan(workspace, wanted, asked_by=asked.who)
         return asked.redirect("restore", "run", run_id)
     return _form(asked, found, contents, None)
@@ -196,7 +197,9 @@ def _form(asked: PageRequest, found: Opened, contents: SourceContents, error: Fo
         operators=OPERATORS,
         conditions=range(CONDITIONS),
         new_name=f"{contents.source}_restored_{found.set_id[:10].replace('-', '')}",
-        busy=under_way(workspace.instance, found.plan, contents.source) if workspace else None,
+        busy=under_way(workspace.instance, found.plan, contents.source, fleet_of(site, found.plan))
+        if workspace
+        else None,
         configured=contents.source in site.settings.sources and found.plan in site.settings.plans,
         databases=of_server if site.is_server(contents.source) else None,
         zone=site.settings.timezone,

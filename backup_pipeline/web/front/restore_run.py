@@ -42,7 +42,7 @@ def _page(asked: PageRequest, run: RestoreRun, *, problem: str = "", typed: str 
     instance = workspace_of(asked).instance
     # A run waits for the one before it, too.
     asks = (run.found and run.is_over) or run.state == "waiting"
-    busy = under_way(instance, run.plan, run.source) if asks else None
+    busy = under_way(instance, run.plan, run.source, run.fleet) if asks else None
     undone = _undone(asked, run)
     written = run.result or run.found
     return asked.render(
@@ -151,7 +151,7 @@ def again_page(asked: PageRequest) -> Response:
     run = _run(asked)
     if run.found is None:
         raise PageError(HTTPStatus.CONFLICT, "This run made no plan.", "Begin again.")
-    wanted = Wanted(run.plan, run.found.set_id, run.source, run.found.options, run.vault)
+    wanted = Wanted(run.plan, run.found.set_id, run.source, run.found.options, run.vault, run.fleet)
     return asked.redirect("restore", "run", submit_plan(workspace_of(asked), wanted, asked_by=asked.who))
 
 
@@ -202,5 +202,5 @@ def _undo_by_plan(asked: PageRequest, run: RestoreRun, kept: RestoreResult) -> R
     if not asked.form:
         zone = asked.front.site().settings.timezone
         return asked.render("restore_undo.html.jinja", run=run, kept=kept, typed="", problem="", zone=zone)
-    wanted = Wanted(run.plan, SetId(kept.emergency_set), run.source, RestoreOptions())
+    wanted = Wanted(run.plan, SetId(kept.emergency_set), run.source, RestoreOptions(), fleet=run.fleet)
     return asked.redirect("restore", "run", submit_plan(workspace_of(asked), wanted, asked_by=asked.who))

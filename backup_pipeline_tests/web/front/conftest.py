@@ -12,6 +12,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
 from backup_pipeline.model.set_id import SetId
+from backup_pipeline.operations.fleets.member import back_up_member
 from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.postgres.server.embedded import EmbeddedServer
 from backup_pipeline.postgres.server.target import PostgresTarget
@@ -30,6 +31,10 @@ sources:
 plans:
   nightly: {sources: [shop, storage], wait_seconds: 0.5}
   started: {sources: [files], retention: {keep_last: 5}}
+fleets:
+  tenants:
+    sources_from: {list: [acme]}
+    source: {kind: postgres, dsn_env: SHOP_URL, tables: {include: ["public.*"], formats: [parquet]}}
 vaults:
   offsite: {url: "file://VAULT", recipients: [RECIPIENT]}
 """
@@ -37,7 +42,7 @@ vaults:
 
 @dataclass(frozen=True)
 class Walked:
-    """A site with one sealed set of `nightly` and none of `started`, its UI, and the database of `nightly`."""
+    """A site with one sealed set of `nightly`, one of a fleet's member, none of `started`; its UI; their database."""
 
     site: TestSite
     ui: Ui
@@ -79,6 +84,7 @@ def walked(
     site.write(_SETTINGS.replace("VAULT", str(site.folder / "vault")).replace("RECIPIENT", recipient))
     assert site.run("vault", "init", "offsite").code == 0
     set_id = sealed_set(site.site, "nightly")
+    assert back_up_member(site.site, "tenants_acme", "").state == "sealed"
     with ui_of(site) as ui:
         yield Walked(site, ui, set_id, live)
 
