@@ -79,7 +79,9 @@ class WatchedCeleryRunLauncher(CeleryRunLauncher):
             return CheckRunHealthResult(WorkerStatus.RUNNING)
         self._held.forget(task)
         return CheckRunHealthResult(
-            WorkerStatus.FAILED, f"no Celery worker has had its task for {silent:.0f} s: its machine is gone or cut off"
+            WorkerStatus.FAILED,
+            f"no Celery worker has had its task for {silent:.0f} s: its process was killed (memory?), "
+            "or its machine is gone or cut off",
         )
 
     def get_run_worker_debug_info(self, run: DagsterRun, include_container_logs: bool | None = True) -> str | None:

@@ -14,17 +14,20 @@ from typing import Any
 
 import dagster as dg
 from celery import current_task
+from celery.exceptions import WorkerLostError
 from dagster_celery.core_execution_loop import core_celery_execution_loop
 from dagster_celery.executor import CeleryExecutor, _submit_task
 from dagster_shared.serdes import serialize_value, unpack_value
 
-from backup_pipeline.errors import SettingsError
+from backup_pipeline.errors import BackupSystemError, SettingsError
 from backup_pipeline.orchestration.celery_app import BACKEND_VARIABLE, PatientTask, app_arguments, wait_for_broker
 from backup_pipeline.orchestration.celery_held import HeldTasks
 from backup_pipeline.redaction import redacted_values
 
 LOG = logging.getLogger("backup-pipeline.runs")
 _SILENT_SECONDS = 60.0
+# As often as a run is made again: what needs more memory than there is would be killed for ever.
+_AGAIN = 2
 
 
 class UnfinishedStep(PatientTask):
@@ -110,39 +113,64 @@ class SentStep:
         name: the step.
         send: sends it, and returns the task's result.
         watch: which tasks have no worker any more.
+        warn: reports to the run's events what became of a worker.
     """
 
-    def __init__(self, name: str, send: Callable[[], Any], watch: _Watch) -> None:
+    def __init__(self, name: str, send: Callable[[], Any], watch: _Watch, warn: Callable[[str], None]) -> None:
         self._name = name
         self._send = send
         self._watch = watch
+        self._warn = warn
+        self._deaths = 0
         self._result = send()
         watch.begin(self._result.id)
 
     def ready(self) -> bool:
-        """Return whether the step has ended; one whose worker is gone is sent anew."""
+        """Return whether the step has ended; one whose worker is gone, or its process killed, is sent anew."""
         try:
             if self._result.ready():
                 self._watch.end(self._result.id)
-                return True
-            if self._result.state == "STARTED" and self._watch.is_gone(self._result.id):
-                LOG.warning("no worker has %s any more: its machine is gone or cut off; it is sent anew", self._name)
+                if not self._was_killed or self._deaths >= _AGAIN:
+                    return True
+                self._deaths += 1
+                self._anew(f"The process that had it was killed ({self._result.result}).")
+            elif self._result.state == "STARTED" and self._watch.is_gone(self._result.id):
                 self._watch.end(self._result.id)
-                self._result = self._send()
-                self._watch.begin(self._result.id)
+                self._anew("No worker has it any more: its machine is gone or cut off.")
         except self._watch.away as error:
             self._watch.note_broker(error)
         else:
             self._watch.note_broker(None)
         return False
 
+    @property
+    def _was_killed(self) -> bool:
+        return isinstance(self._result.result, WorkerLostError)
+
+    def _anew(self, why: str) -> None:
+        self._warn(f"{self._name} is sent to the workers anew. {why}")
+        self._result = self._send()
+        self._watch.begin(self._result.id)
+
     def get(self) -> list[str]:
-        """Return the step's events; as Celery raises."""
+        """Return the step's events; as Celery raises.
+
+        Raises:
+            BackupSystemError: its process was killed each time.
+        """
+        if self._was_killed:
+            raise BackupSystemError(
+                f"The process that had it was killed {self._deaths + 1} times ({self._result.result}).",
+                where=self._name,
+                remedy="Find out what ends processes on the workers: most often it is memory, which the kernel's log "
+                "says. Then re-execute the run from failure.",
+            )
         events: list[str] = self._result.get()
         return events
 
     def revoke(self) -> None:
-        """Interrupt the step on its worker, as Ctrl-C would."""
+        """Interrupt the step on its worker, as Ctrl-C would; it is not sent again."""
+        self._deaths = _AGAIN
         self._result.revoke(terminate=True, signal="SIGINT")
 
 
@@ -190,7 +218,7 @@ class CeleryStepExecutor(CeleryExecutor):
                 wait_for_broker(app)
                 return _submit_task(app, *details)
 
-            return SentStep(details[1].key, send, watches[0])
+            return SentStep(details[1].key, send, watches[0], details[0].log.warning)
 
         events: Iterator[dg.DagsterEvent] = core_celery_execution_loop(
             plan_context, execution_plan, step_execution_fn=submit

@@ -138,8 +138,7 @@ def is_dead(path: Path, holder: Holder | None) -> bool:
         return abs(age) > FRESH_SECONDS and abs(_now_at(path) - refreshed) > FRESH_SECONDS
     if holder.pid_namespace != _pid_namespace():
         return _is_stale(path, refreshed, holder)
-    ticks = _ticks(holder.pid)
-    return not _exists(holder.pid) if ticks is None else ticks != holder.started_ticks
+    return is_gone_here(holder)
 
 
 def _is_stale(path: Path, refreshed: float, holder: Holder) -> bool:
@@ -240,6 +239,14 @@ def _is_here(holder: Holder) -> bool:
     """Whether the holder's process can be observed from this one."""
     here = socket.gethostname(), _boot_id(), _pid_namespace()
     return bool(holder.boot_id) and (holder.host, holder.boot_id, holder.pid_namespace) == here
+
+
+def is_gone_here(holder: Holder) -> bool:
+    """Return whether a holder was a process that could be observed from this one, and is no more."""
+    if not _is_here(holder):
+        return False
+    ticks = _ticks(holder.pid)
+    return not _exists(holder.pid) if ticks is None else ticks != holder.started_ticks
 
 
 _SIDE = re.compile(r"\.(stale-)?[0-9a-f]{32}")

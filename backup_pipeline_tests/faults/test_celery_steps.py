@@ -106,3 +106,20 @@ def test_sources_of_workers_that_are_killed_or_cut_off_are_captured_by_others(si
     assert len(site.copies()) == before + 1
     proven = site.command(cut, "drill", "all/latest")
     assert proven.code == 0, proven.text
+
+
+def test_a_source_whose_process_is_killed_is_captured_again_in_the_same_run(site: Fleet) -> None:
+    before = len(site.copies())
+    with site.held(site.servers[0], "d1"):
+        run = site.launch("all_backup")
+        step = "all__s1_d1"
+        wait_until(lambda: any(site.captures(each, step, run) for each in site.workers), "the capture", 90)
+        machine = next(each for each in site.workers if site.captures(each, step, run))
+        site.kill_task(machine)
+        wait_until(lambda: site.starts(run).count(step) == 2, "the capture by another process", 90)
+    site.wait_for(run, SUCCESS)
+    said = site.messages(run)
+    assert f"{step} is sent to the workers anew. The process that had it was killed" in said
+    assert len(site.copies()) == before + 1
+    proven = site.command(site.workers[0], "drill", "all/latest")
+    assert proven.code == 0, proven.text

@@ -78,6 +78,21 @@ def test_a_backup_whose_worker_is_killed_is_made_by_another(site: Fleet) -> None
 
 
 @with_redis
+def test_a_backup_whose_process_is_killed_is_made_again(site: Fleet) -> None:
+    before = len(site.copies())
+    with site.held(site.servers[0], "d1"):
+        run = site.launch("p1_backup")
+        wait_until(lambda: bool(site.starts(run)), "the capture", 90)
+        machine = site.worker_of(run)
+        assert machine is not None
+        site.kill_task(machine)
+    site.wait_for(run, FAILURE, SUCCESS)
+    assert "no Celery worker has had its task" in site.messages(run)
+    assert len(site.copies()) == before + 1
+    require_proven(site, "p1", machine)
+
+
+@with_redis
 def test_a_worker_that_comes_back_after_its_backup_was_made_again_seals_nothing(site: Fleet) -> None:
     before = len(site.copies())
     with site.slow_links():

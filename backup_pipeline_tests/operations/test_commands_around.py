@@ -4,6 +4,8 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pytest
+
 from backup_pipeline.errors import BackupSystemError
 from backup_pipeline.model.manifest import Manifest
 from backup_pipeline.operations.backup.commands import masked
@@ -74,6 +76,21 @@ def test_a_failing_command_before_captures_nothing_and_the_others_after_still_ru
     assert "run_before" in error
     assert SECRET not in error
     assert not list(tmp_path.rglob("*.tar.gz"))
+
+
+def test_a_set_that_could_not_be_opened_is_refused_to_the_runs_next_source_too(tmp_path: Path) -> None:
+    failing = note("plan before", then="raise SystemExit(3)")
+    files = "{kind: folder, path: files}"
+    site = TestSite(tmp_path)
+    site.write(
+        f"sources: {{one: {files}, two: {files}}}\nplans:\n  nightly: {{sources: [one, two], run_before: [{failing}]}}"
+    )
+    backup = BackupRun(site.site, "nightly", RunIdentity("r", "r", datetime.now(UTC)))
+    for source in ("one", "two"):
+        with pytest.raises(BackupSystemError, match="exit code 3"):
+            list(backup.capture(source))
+    backup.close()
+    assert (tmp_path / "log").read_text().splitlines() == ["plan before"]
 
 
 def test_a_failed_capture_still_starts_again_what_was_stopped(tmp_path: Path) -> None:

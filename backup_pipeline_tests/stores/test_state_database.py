@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import multiprocessing
+import os
+import signal
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -11,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from backup_pipeline.errors import LockError, TimeLimitError, UnreachableError
+from backup_pipeline.errors import LockError, StoreError, TimeLimitError, UnreachableError
 from backup_pipeline.model.manifest import Draft
 from backup_pipeline.model.set_id import set_id_at
 from backup_pipeline.postgres.server.connection import connected
@@ -124,6 +126,25 @@ def test_a_lock_that_was_taken_by_an_unanswered_call_is_taken(database: Callable
     assert state.take("nightly", "lock", this_process("another")) == holder
 
 
+def _hold_until_killed(target: PostgresTarget, name: str) -> None:
+    with DatabaseCoordination(StateDatabase(target), "nightly").hold(name, purpose="a capture"):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_locks_of_a_killed_process_of_this_machine_are_free_at_once(database: Callable[..., PostgresTarget]) -> None:
+    target = database()
+    state = StateDatabase(target)
+    here = DatabaseCoordination(state, "nightly")
+    for name in (".claims/set.one.claim", ".claims/set.two.claim"):
+        holder = multiprocessing.get_context("fork").Process(target=_hold_until_killed, args=(target, name))
+        holder.start()
+        holder.join(30)
+    assert len(state.holders("nightly", ".claims/", ".claim")) == 2
+    with here.hold(".claims/set.one.claim", purpose="the same again", wait_seconds=0) as me:
+        assert here.living(".claims/", ".claim") == [me]
+    assert state.holders("nightly", ".claims/", ".claim") == []
+
+
 def test_a_set_that_could_not_be_made_known_leaves_no_folder(tmp_path: Path) -> None:
     vault = VaultSite(tmp_path / "site").init().plan_store()._vault
     store = SharedPlanStore(tmp_path, "nightly", vault, StateDatabase(NOWHERE), file_mode=0o600, folder_mode=0o700)
@@ -132,3 +153,19 @@ def test_a_set_that_could_not_be_made_known_leaves_no_folder(tmp_path: Path) -> 
     with pytest.raises(UnreachableError):
         store.begin(draft)
     assert not (tmp_path / draft.set_id).exists()
+
+
+def test_what_a_process_left_that_was_killed_before_its_set_was_known_stops_nobody(
+    tmp_path: Path, database: Callable[..., PostgresTarget]
+) -> None:
+    vault = VaultSite(tmp_path / "site").init().plan_store()._vault
+    store = SharedPlanStore(tmp_path, "nightly", vault, StateDatabase(database()), file_mode=0o600, folder_mode=0o700)
+    moment = datetime(2026, 11, 21, 2, tzinfo=UTC)
+    draft = Draft(set_id=set_id_at(moment), plan="nightly", root_run_id="r", sources=("s",), started_at=moment)
+    (tmp_path / draft.set_id).mkdir()
+    (tmp_path / draft.set_id / "half a draft").touch()
+    store.begin(draft)
+    assert store.ids() == (draft.set_id,)
+    assert not (tmp_path / draft.set_id / "half a draft").exists()
+    with pytest.raises(StoreError, match="exists already"):
+        store.begin(draft)

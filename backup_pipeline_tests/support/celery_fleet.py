@@ -235,6 +235,24 @@ class Fleet:
         """Return whether a step of a run has begun on a machine."""
         return self.prints(machine, run_id, f"- {step} - STEP_START")
 
+    def kill_task(self, machine: Machine) -> None:
+        """Kill the process that executes a worker's task, as the kernel does where memory runs out."""
+        for process in machine.started():
+            if any("celery_worker" in word for word in process.cmdline()):
+                process.kill()
+
+    @contextlib.contextmanager
+    def held(self, server: Machine, database: str) -> Iterator[None]:
+        """Keep captures of a database waiting for the block."""
+        with connected(self.target(server, database)) as connection, connection.transaction():
+            connection.execute(b"lock table public.items in access exclusive mode")
+            yield
+
+    def messages(self, run_id: str) -> str:
+        """Return what the UI shows of a run, one event a line."""
+        entries = self.workspace.instance.all_logs(run_id)
+        return "\n".join(f"{entry.user_message} {entry.message}" for entry in entries)
+
     @contextlib.contextmanager
     def slow_links(self) -> Iterator[None]:
         """Let a capture take seconds for the block."""

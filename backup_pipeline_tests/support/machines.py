@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 import pytest
 
 SITE = Path("/mnt")
@@ -78,6 +79,11 @@ class Machine:
     def text(self, log: str = "log") -> str:
         """Return what its programs have printed."""
         return (self.folder / log).read_text(errors="replace")
+
+    def started(self) -> list[psutil.Process]:
+        """Return the processes that its newest program has started itself."""
+        programs = _children(self._processes[-1].pid)
+        return [child for program in programs for child in psutil.Process(program).children()]
 
     def cut(self) -> None:
         """Take the machine off the network."""

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, ExitStack
 
 from pydantic import TypeAdapter
 
-from backup_pipeline.errors import LockError, RefusedError
+from backup_pipeline.errors import LockError, RefusedError, StoreError
 from backup_pipeline.model.command_record import CommandRecord
 from backup_pipeline.model.set_id import SetId
 from backup_pipeline.operations.sites.stores import plan_lock
@@ -77,7 +77,7 @@ class PlanHold:
 
         Raises:
             LockError: the claim was lost again at once.
-            StoreError: the set was sealed meanwhile.
+            StoreError: the set was sealed or removed meanwhile.
         """
         set_id = writer.draft.set_id
         if not self.beside:
@@ -88,7 +88,13 @@ class PlanHold:
         with self._claims.hold(set_id, source, purpose=purpose, on_wait=self._on_wait) as claim:
             # Whoever seals waits for claims first, and then holds the lock: one of both gives way.
             with self._lock(beside=True):
-                self._store.reopen(set_id)
+                # No more than this under the lock, for which the run's other processes wait.
+                if set_id not in self._store.ids() or set_id in self._store.sealed_ids():
+                    raise StoreError(
+                        "The set was sealed or removed meanwhile.",
+                        where=f"{self._store.plan}/{set_id}",
+                        remedy="Start a new backup.",
+                    )
             writer.claimed(claim.tag)
             yield claim.generation
 
@@ -113,6 +119,14 @@ class PlanHold:
                     )
             yield writer
             self._claims.forget(set_id)
+
+    def is_open(self, set_id: SetId, run_id: str) -> bool:
+        """Return whether a process of the run has opened the set, and done all that is done once."""
+        return self._claims.noted(set_id, f"open-{run_id}") is not None
+
+    def note_open(self, set_id: SetId, run_id: str) -> None:
+        """Spare the run's other processes the lock for opening the set."""
+        self._claims.note(set_id, f"open-{run_id}", b"")
 
     def is_first(self, set_id: SetId, run_id: str) -> bool:
         """Return whether this is the run's first process to open the set; asked while it is opened."""

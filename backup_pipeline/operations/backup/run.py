@@ -138,6 +138,7 @@ class BackupRun:
         self._commands: list[CommandRecord] = []
         self._owes_after = False
         self._opened: SetId | None = None
+        self._refused: BackupSystemError | None = None
         self._interrupted = False
         self._earlier: sealing.EarlierSets | None = None
 
@@ -149,27 +150,46 @@ class BackupRun:
     @property
     def writer(self) -> SetWriter:
         """The set's writer: on first use the environment is checked, the lock taken, the set begun or reopened."""
+        if self._refused is not None:
+            # Not tried again by the run's next source: it would wait for the lock that this process has.
+            raise self._refused
         if self._writer is None:
             try:
                 self._writer = self._open()
             except BaseException as error:
                 self._failures.append(_reason(error))
+                self._refused = error if isinstance(error, BackupSystemError) else None
                 raise
         return self._writer
 
     def _open(self) -> SetWriter:
         require_environment(self._site, self._plan_name, self._sources)
-        with self._hold.opening(self._stack):
-            writer = self._unfinished()
-            resumed = writer is not None
-            writer = writer or self._begin()
-            self._opened = set_id = writer.draft.set_id
-            if not self._hold.beside or self._hold.is_first(set_id, self._identity.run_id):
-                self._ping(begins=True)
-            self._run_before(set_id, resumed=resumed)
+        resumed = True
+        if (writer := self._open_already()) is None:
+            with self._hold.opening(self._stack):
+                writer, resumed = self._opened_first()
+        self._opened = set_id = writer.draft.set_id
         LOG.info("%s set %s/%s", "completing" if resumed else "writing", self._plan_name, set_id)
         self._observer.set_opened(set_id, writer.draft.sources, resumed=resumed)
         return writer
+
+    def _open_already(self) -> SetWriter | None:
+        """Return the writer of the set that another process of this run has opened."""
+        writer = self._unfinished() if self._hold.beside else None
+        return writer if writer and self._hold.is_open(writer.draft.set_id, self._identity.run_id) else None
+
+    def _opened_first(self) -> tuple[SetWriter, bool]:
+        """Begin or reopen the set, with what is done once for a run; return its writer, and whether it was there."""
+        writer = self._unfinished()
+        resumed = writer is not None
+        writer = writer or self._begin()
+        self._opened = set_id = writer.draft.set_id
+        if not self._hold.beside or self._hold.is_first(set_id, self._identity.run_id):
+            self._ping(begins=True)
+        self._run_before(set_id, resumed=resumed)
+        if self._hold.beside:
+            self._hold.note_open(set_id, self._identity.run_id)
+        return writer, resumed
 
     def _begin(self) -> SetWriter:
         if self._purpose is Purpose.BACKUP:

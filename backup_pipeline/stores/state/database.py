@@ -256,17 +256,21 @@ class StateDatabase:
         with self._transaction() as connection:
             connection.execute(_REMOVE_DEAD, [scope, "", "", "", seconds])
 
-    @_lasting
     def holders(self, scope: str, prefix: str, ending: str) -> list[Holder]:
         """Return who holds the locks of these names; those whose heartbeats stand still are removed."""
+        return list(self.named_holders(scope, prefix, ending).values())
+
+    @_lasting
+    def named_holders(self, scope: str, prefix: str, ending: str) -> dict[str, Holder]:
+        """Return them as `holders` does, by the names of the locks."""
         with self._transaction() as connection:
             connection.execute(_REMOVE_DEAD, [scope, prefix, ending, ending, FOREIGN_STALE_SECONDS])
             rows = connection.execute(
-                "select holder from backup_pipeline.locks "
+                "select name, holder from backup_pipeline.locks "
                 "where scope = %s and starts_with(name, %s) and right(name, length(%s)) = %s order by name",
                 [scope, prefix, ending, ending],
             )
-            return [Holder.model_validate_json(row[0]) for row in rows]
+            return {str(name): Holder.model_validate_json(holder) for name, holder in rows}
 
 
 def _require(connection: Any, scope: str, name: str, token: str) -> None:

@@ -11,10 +11,11 @@ from contextlib import contextmanager
 from backup_pipeline.errors import BackupSystemError, LockError
 from backup_pipeline.stores.state.database import POLL_SECONDS, StateDatabase
 from backup_pipeline.system import limits
-from backup_pipeline.system.locks import HEARTBEAT_SECONDS, Holder, this_process
+from backup_pipeline.system.locks import HEARTBEAT_SECONDS, Holder, is_gone_here, this_process
 from backup_pipeline.system.threads import start_thread
 
 LOG = logging.getLogger("backup")
+_FIRST_PAUSE_SECONDS = 0.05
 
 
 class DatabaseCoordination:
@@ -50,7 +51,12 @@ class DatabaseCoordination:
         """Hold a lock while the block runs."""
         me = this_process(purpose, owner)
         deadline = time.monotonic() + wait_seconds
+        pause = _FIRST_PAUSE_SECONDS
         while (holder := self._database.take(self.scope, name, me)) is not None:
+            if is_gone_here(holder):
+                # Its lease would last for a minute and a half, and nobody else can know that its process is gone.
+                self._database.release(self.scope, name, holder.token)
+                continue
             if on_wait:
                 on_wait(holder)
                 on_wait = None
@@ -62,7 +68,9 @@ class DatabaseCoordination:
                     where=f"{self.scope}: {name}",
                     remedy="Wait until it has finished; a process that is gone holds it for two minutes at most.",
                 )
-            time.sleep(POLL_SECONDS)
+            time.sleep(pause)
+            # Most locks are held for a moment, some for hours.
+            pause = min(pause * 1.5, POLL_SECONDS)
         self._held[name] = me.token
         with self._beating(name, me.token):
             try:
@@ -113,7 +121,11 @@ class DatabaseCoordination:
 
     def living(self, prefix: str, ending: str, *, owner: str = "") -> list[Holder | None]:
         """Return who holds the locks of these names."""
-        return [*self._database.holders(self.scope, prefix, ending)]
+        found = self._database.named_holders(self.scope, prefix, ending)
+        for name, holder in found.items():
+            if is_gone_here(holder):
+                self._database.release(self.scope, name, holder.token)
+        return [holder for holder in found.values() if not is_gone_here(holder)]
 
     def require(self) -> None:
         """Make sure of every lock that was taken here, and refresh it; believed for as long as a heartbeat."""

@@ -265,8 +265,11 @@ class SharedPlanStore(VaultPlanStore):
 
     def begin(self, draft: Draft) -> LocalSetWriter:
         """Make the set known to all."""
-        writer = super().begin(draft)
         folder = self.folder / draft.set_id
+        if folder.is_dir() and not (folder / MANIFEST_NAME).exists() and draft.set_id not in self.ids():
+            # Its process was killed before it made the set known: nobody can go on with it.
+            shutil.rmtree(folder, ignore_errors=True)
+        writer = super().begin(draft)
         try:
             self._set(draft.set_id).put({_DRAFT: _packed(folder, [DRAFT_NAME])})
         except BaseException:
