@@ -11,7 +11,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from backup_pipeline.errors import LockError
@@ -66,6 +66,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(steps=STEPS)
+# Worker 0 keeps the set open, but whoever asks takes the claim of worker 2 away; claiming another source asks as well.
+@example([("claim", 0, 1), ("claim", 2, 0), ("stall", 2, 0), ("seal", 0, 0), ("write", 2, 0)])
+@example([("claim", 2, 0), ("stall", 2, 0), ("claim", 0, 1), ("write", 2, 0)])
+@example([("claim", 0, 0), ("stall", 0, 0), ("claim", 1, 1), ("leave", 1, 1), ("claim", 0, 1), ("claim", 2, 1)])
 def test_whatever_happens_only_the_newest_claim_to_a_source_writes_it(
     database: Callable[..., PostgresTarget], folder: Path, monkeypatch: pytest.MonkeyPatch, steps: list[Any]
 ) -> None:
@@ -77,15 +81,22 @@ def test_whatever_happens_only_the_newest_claim_to_a_source_writes_it(
     newest: dict[int, int] = {}
     written: dict[int, int] = {}
     stalled: set[tuple[int, int]] = set()
+    lost: set[tuple[int, int]] = set()
     sealed = False
     for what, number, source in steps:
         worker = workers[number]
         living = {one for one in range(3) if source in workers[one].stacks and (one, source) not in stalled}
         holder = next((w for w in workers if w.generations.get(source, 0) == newest.get(source, 0) > 0), None)
         if what == "claim" and source not in worker.stacks and not living and not sealed:
-            worker.claim(source)
-            assert worker.generations[source] == newest.get(source, 0) + 1
-            newest[source] = worker.generations[source]
+            if any(one == number for one, _ in lost):
+                # Whoever has lost anything notes nothing, and no claim is left of it.
+                with pytest.raises(LockError):
+                    worker.claim(source)
+            else:
+                worker.claim(source)
+                assert worker.generations[source] == newest.get(source, 0) + 1
+                newest[source] = worker.generations[source]
+                lost |= stalled
         elif what == "stall" and source in worker.stacks:
             name = f".claims/{SET}.s{source}.claim"
             if worker is holder:
@@ -95,7 +106,7 @@ def test_whatever_happens_only_the_newest_claim_to_a_source_writes_it(
         elif what == "write" and source in worker.stacks:
             held = {name: token for name, token in worker.store.coordination.held.items() if f".s{source}." in name}  # type: ignore[attr-defined]
             data = _document(worker.generations[source])
-            if worker is holder and not sealed:
+            if worker is holder and (number, source) not in lost:
                 shared.write(f"nightly/{SET}", {f"source/s{source}": data}, held_in="nightly", held=held)
                 written[source] = worker.generations[source]
             else:
@@ -104,9 +115,11 @@ def test_whatever_happens_only_the_newest_claim_to_a_source_writes_it(
         elif what == "leave" and source in worker.stacks:
             worker.leave(source)
             stalled.discard((number, source))
-        elif what == "seal" and not sealed and not worker.claims.busy(own=True):
-            # Asking has taken the claims of those that stand still away: whoever comes back writes nothing.
-            sealed = True
+            lost.discard((number, source))
+        elif what == "seal" and not sealed:
+            # Asking takes the claims of those that stand still away: whoever comes back writes nothing.
+            sealed = not worker.claims.busy(own=True)
+            lost |= stalled
         found = shared.read(f"nightly/{SET}", ["source/s0", "source/s1"])
         assert {int(name[-1]): data for name, (_, data) in found.items()} == {
             source: _document(generation) for source, generation in written.items()
