@@ -17,7 +17,7 @@ COMPILE = backup_pipeline.orchestration.launch, backup_pipeline.orchestration.po
 DEMO ?= demo-site
 PORT ?= 3000
 
-.PHONY: backup status restore help demo up test stories check format bench pictures docs clean-demo
+.PHONY: backup status restore help demo up test stories explore check format bench pictures docs clean-demo
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -65,6 +65,9 @@ test: $(VENV)/.installed ## The tests, with real servers, programs and a browser
 
 stories: $(VENV)/.installed ## The long tests: image, machines, kills at many instants
 	@$(BIN)/python -m pytest -m story
+
+explore: $(VENV)/.installed ## The property tests and models with twenty times the examples; ARGS names some of them
+	@$(BIN)/python -m pytest -m 'hypothesis and not story' --hypothesis-profile explore $(ARGS)
 
 check: $(VENV)/.installed ## Style, types, layers, definitions
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check --quiet . && echo "style: ok"

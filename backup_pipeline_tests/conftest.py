@@ -24,6 +24,7 @@ from backup_pipeline.postgres.server.connection import connected
 from backup_pipeline.postgres.server.embedded import EmbeddedServer, scratch_server
 from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline_tests.support.dagster_runs import instance_in
+from backup_pipeline_tests.support.examples import USUAL
 from backup_pipeline_tests.support.made_once import make_once
 from backup_pipeline_tests.support.sites import GUSTAV, IDENTITIES, SHOP, TestSite, gustav_variables, write_storage
 
@@ -47,7 +48,14 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 gc.set_threshold(100_000)
 make_once()
 # How long an example takes says what else the machine does.
-hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.register_profile(
+    "untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], max_examples=USUAL
+)
+untimed = hypothesis.settings.get_profile("untimed")
+# What is handed over passes or fails whoever runs it, and how often: by --hypothesis-profile, as .ci/run and
+# `make explore` choose. Without it examples are others each time.
+hypothesis.settings.register_profile("same", untimed, derandomize=True)
+hypothesis.settings.register_profile("explore", untimed, max_examples=20 * USUAL)
 hypothesis.settings.load_profile("untimed")
 
 

@@ -24,6 +24,7 @@ from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline.sources.postgres.drill_exports import compare_exports
 from backup_pipeline.sources.postgres.table_export import inspect_table_export
 from backup_pipeline.tables.arrow_csv import LineCount
+from backup_pipeline_tests.support.examples import examples
 from backup_pipeline_tests.support.postgres_capture import NASTY, Capture, capture
 from backup_pipeline_tests.support.sites import TestSite, dsn
 
@@ -161,7 +162,9 @@ _EARLIEST = dt.datetime.fromisoformat("0001-01-01")
 _TEXT = st.text(st.characters(blacklist_characters="\0", blacklist_categories=["Cs"]), max_size=40)
 
 
-@settings(max_examples=8, phases=[Phase.generate], suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=examples(8), phases=[Phase.generate], suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     rows=st.lists(
         st.tuples(
@@ -201,7 +204,7 @@ def _as_stored(row: tuple[Any, ...]) -> tuple[Any, ...]:
     return text, data, exact, real, zoned, flag
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(values=st.lists(st.text('ab",\n', max_size=6), max_size=9), size=st.integers(1, 9))
 def test_rows_of_csv_are_counted_whatever_the_pieces(values: list[str], size: int) -> None:
     data = "".join('1,"' + value.replace('"', '""') + '"\n' for value in values).encode()

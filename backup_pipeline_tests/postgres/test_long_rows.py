@@ -22,6 +22,7 @@ from backup_pipeline.tables import arrow_csv, csv_rows
 from backup_pipeline.tables.arrow_csv import CsvDecoder
 from backup_pipeline.tables.arrow_types import ColumnForm
 from backup_pipeline.tables.csv_rows import CsvRows, whole_rows
+from backup_pipeline_tests.support.examples import examples
 
 _MEGABYTES = 40
 # One capture in a process of its own; says its peak before and after, and what did not hold.
@@ -77,7 +78,7 @@ def test_a_long_row_costs_a_small_multiple_of_its_size(
 _FIELD = st.none() | st.text(st.characters(blacklist_characters="\0", blacklist_categories=["Cs"]), max_size=30)
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(rows=st.lists(st.tuples(_FIELD, st.none() | st.binary(max_size=30), st.integers(0, 9), _FIELD), max_size=9))
 def test_fields_that_are_cut_out_come_back_where_they_were(rows: list[tuple[str, bytes, int, str]]) -> None:
     def text(value: str | bytes | int | None) -> str:
@@ -152,7 +153,7 @@ def test_a_long_field_is_handed_over_as_it_comes() -> None:
     assert peak < 12_000_000
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(
     rows=st.lists(st.lists(st.text('x",\n\\', max_size=40), min_size=3, max_size=3), max_size=6),
     piece=st.integers(8, 40),

@@ -14,11 +14,12 @@ from backup_pipeline.model.manifest import Purpose
 from backup_pipeline.model.set_id import set_id_at
 from backup_pipeline.rules.retention import SetClass, SetFacts, decide, is_empty
 from backup_pipeline.settings.types import Retention
+from backup_pipeline_tests.support.examples import examples
 
 ZONES = ["UTC", "Europe/Berlin", "America/New_York", "Asia/Kathmandu", "Pacific/Apia", "Australia/Lord_Howe"]
 FAR = datetime(2070, 1, 1, tzinfo=UTC)
 
-few = settings(max_examples=40)
+few = settings(max_examples=examples(40))
 
 counts = st.integers(0, 15)
 policies = st.builds(

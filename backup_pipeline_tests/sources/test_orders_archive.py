@@ -25,6 +25,7 @@ from backup_pipeline.sources.orders.export import ExportOptions, export_orders
 from backup_pipeline.sources.orders.format.order import COLUMNS, DATA_NAME, INDEX_NAME, LOCK_NAME, META_NAME
 from backup_pipeline.sources.orders.restore import undo_restore
 from backup_pipeline.system.locks import hold_lock
+from backup_pipeline_tests.support.examples import examples
 from backup_pipeline_tests.support.orders_samples import DDL, Workshop, kinds, order
 
 TEXT = (
@@ -45,7 +46,7 @@ def damage(path: Path, change: Any) -> None:
     path.write_bytes(change(path.read_bytes()))
 
 
-@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(30), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(TEXT, TEXT, TEXT, TEXT, TEXT, st.sampled_from([0, 1, None]), TEXT, TEXT), max_size=8))
 def test_the_restored_table_is_equal_to_the_exported_one(tmp_path_factory: Any, values: list[tuple[Any, ...]]) -> None:
     rows = [

@@ -37,6 +37,7 @@ from backup_pipeline.sqlite.columns import (
 from backup_pipeline.sqlite.database import Row, SqliteColumn, copy_online, nameless_database
 from backup_pipeline.stores.local import LocalSetWriter
 from backup_pipeline_tests.support.archive_sets import check_of, context_of, new_set
+from backup_pipeline_tests.support.examples import examples
 
 SCHEMA = """
 create table auftraege (record_id integer primary key, auftrag_nr text not null, preis real, bild blob, note);
@@ -316,7 +317,7 @@ values = st.one_of(
 )
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(st.lists(st.tuples(values, values, values), max_size=8))
 def test_any_values_come_back_from_parquet_exactly(rows: list[Row]) -> None:
     import pyarrow as pa

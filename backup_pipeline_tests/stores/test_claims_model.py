@@ -21,6 +21,7 @@ from backup_pipeline.stores.claims import Claims
 from backup_pipeline.stores.state import locks
 from backup_pipeline.stores.state.database import StateDatabase
 from backup_pipeline.stores.state.plan_store import SharedPlanStore
+from backup_pipeline_tests.support.examples import examples
 from backup_pipeline_tests.support.postgres_restore import ask
 
 SET = SetId("2026-11-21T020000Z")
@@ -62,7 +63,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @settings(
-    max_examples=15,
+    max_examples=examples(15),
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(steps=STEPS)

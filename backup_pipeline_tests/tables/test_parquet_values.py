@@ -16,6 +16,7 @@ from backup_pipeline.sources.postgres.drill_exports import sum_of
 from backup_pipeline.tables import parquet, parquet_values
 from backup_pipeline.tables.arrow_csv import HashedValue
 from backup_pipeline.tables.parquet import ParquetTable
+from backup_pipeline_tests.support.examples import examples
 
 _VALUE = st.none() | st.sampled_from([b"", b"a", b"word", b"long" * 5]) | st.binary(max_size=40)
 
@@ -45,7 +46,7 @@ def written(table: pa.Table, **options: Any) -> ParquetTable:
     return ParquetTable(file, "x")
 
 
-@settings(max_examples=80)
+@settings(max_examples=examples(80))
 @given(
     values=st.lists(_VALUE, min_size=1, max_size=60),
     options=st.fixed_dictionaries(

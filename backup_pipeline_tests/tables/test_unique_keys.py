@@ -17,6 +17,7 @@ from backup_pipeline.model.catalog import TableKey
 from backup_pipeline.tables import keys as table_keys
 from backup_pipeline.tables.key_numbers import key_numbers
 from backup_pipeline.tables.keys import UniqueKeys
+from backup_pipeline_tests.support.examples import examples
 
 _TEXTS = st.one_of(st.text(max_size=20), st.sampled_from(["", "a", "a" * 8, "a" * 9, "ä" * 3000, "b" * 5000]))
 _KINDS: list[tuple[pa.DataType, st.SearchStrategy[Any]]] = [
@@ -73,7 +74,7 @@ def _tables(draw: st.DrawFn) -> pa.Table:
     return pa.table(columns, names=[f"k{index}" for index in range(len(columns))])
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(table=_tables(), cut=st.integers(0, 30), distinct=st.booleans(), limit=st.sampled_from([3, 7, 1000]))
 def test_repeated_keys_are_counted_exactly(table: pa.Table, cut: int, distinct: bool, limit: int) -> None:
     key = TableKey(columns=tuple(table.column_names), nulls_distinct=distinct)

@@ -20,6 +20,7 @@ from backup_pipeline.errors import BackupSystemError
 from backup_pipeline.stores.vault.clean import clean, mark
 from backup_pipeline.stores.vault.names import chunk_object
 from backup_pipeline.stores.vault.vault import VaultReader
+from backup_pipeline_tests.support.examples import examples
 from backup_pipeline_tests.support.vault_sites import VaultSite
 
 _CONTENTS = ({"a": b"1" * 3000}, {"a": b"1" * 3000, "b": b"2"}, {"c": b"3" * 500})
@@ -168,7 +169,9 @@ class VaultModel(RuleBasedStateMachine):
 
 
 def _examples(number: int) -> settings:
-    return settings(max_examples=number, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck))
+    return settings(
+        max_examples=examples(number), stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+    )
 
 
 TestVaultModel = VaultModel.TestCase

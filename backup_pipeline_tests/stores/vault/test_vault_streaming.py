@@ -22,6 +22,7 @@ from backup_pipeline.stores.vault.description import Cutting
 from backup_pipeline.stores.vault.names import CHUNKS, COPIES
 from backup_pipeline_tests.stores.vault.test_vault_plan_store import Killed, draft, held, seal
 from backup_pipeline_tests.support.archive_sets import NOW
+from backup_pipeline_tests.support.examples import examples
 from backup_pipeline_tests.support.vault_sites import VaultSite
 
 DUMP = random.Random(5).randbytes(24_000_000)
@@ -54,7 +55,7 @@ def stream(writer: SetWriter, data: bytes, watch: Callable[[int], None] = lambda
 
 
 @given(st.integers(0, 300_000), st.integers(0, 1 << 32), st.integers(1, 50_000))
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 def test_a_growing_file_is_cut_as_one_whose_size_is_known(more: int, seed: int, step: int) -> None:
     data = random.Random(seed).randbytes(large_from(_SMALL) + more)
     known = SetStream({"a": len(data)}, lambda path: io.BytesIO(data), {}, lambda done: None, where="set")
