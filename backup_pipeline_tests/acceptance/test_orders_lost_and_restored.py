@@ -127,7 +127,7 @@ def backfill(ui: Ui, asset: str, years: list[str]) -> list[str]:
     params = {"assetSelection": [{"path": ["workshop", "werkstatt", asset]}], "partitionNames": years}
     answer = ui.ask(BACKFILL, params=params)["launchPartitionBackfill"]
     assert answer["__typename"] == "LaunchBackfillSuccess", answer
-    for _ in range(400):
+    for _ in range(1000):
         found = ui.ask(BACKFILL_STATUS, id=answer["backfillId"])["partitionBackfillOrError"]
         assert not found.get("error"), found
         if found["status"].startswith("COMPLETED"):

@@ -26,9 +26,9 @@ plans:
 """
 
 
-def note(text: str, *, then: str = "pass") -> str:
+def note(text: str, *, then: str = "pass", timeout: str = "2m") -> str:
     program = f"print('{text}', file=open('log', 'a')); {then}"
-    return f"{{run: ['{sys.executable}', '-c', \"{program}\"], timeout: 3s}}"
+    return f"{{run: ['{sys.executable}', '-c', \"{program}\"], timeout: {timeout}}}"
 
 
 def run(folder: Path, before: str, after: str, *, files: bool = True) -> tuple[Manifest | None, list[str], str]:
@@ -101,7 +101,9 @@ def test_a_failed_capture_still_starts_again_what_was_stopped(tmp_path: Path) ->
 
 
 def test_a_command_that_takes_too_long_is_ended_and_named(tmp_path: Path) -> None:
-    manifest, noted, error = run(tmp_path, note("before"), note("after", then="import time; time.sleep(60)"))
+    manifest, noted, error = run(
+        tmp_path, note("before"), note("after", then="import time; time.sleep(600)", timeout="3s")
+    )
     assert manifest is None
     assert "No end after 3.0 s" in error
     assert noted[-1] == "plan after"

@@ -273,7 +273,7 @@ def test_a_run_keeps_its_connections_and_survives_their_end(
             assert trivial.execute_in_process(instance=instance).success
             assert instance.get_runs_count() == 3
         # The server needs a moment to notice that they are closed.
-        for _ in range(200):
+        for _ in range(1200):
             if not backends():
                 break
             time.sleep(0.05)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +14,9 @@ import pytest
 from backup_pipeline.errors import SettingsError, SourceError, UnreachableError
 from backup_pipeline.postgres.server.clients import choose_client
 from backup_pipeline.postgres.server.connection import connected, server_version
-from backup_pipeline.postgres.server.embedded import EmbeddedServer
+from backup_pipeline.postgres.server.embedded import EmbeddedServer, free_port
 from backup_pipeline.postgres.server.target import PostgresTarget, parse_target
 from backup_pipeline.system import processes
-from backup_pipeline_tests.support.poolers import free_port
 
 
 def _reached(target: PostgresTarget) -> None:
@@ -144,7 +144,11 @@ def certificate(installed_server: EmbeddedServer, tmp_path: Path) -> Iterator[Pa
     with connected(installed_server.target()) as connection:
         for name, value in (("ssl_cert_file", "tls.crt"), ("ssl_key_file", "tls.key"), ("ssl", "on")):
             connection.execute(f"alter system set {name} = '{value}'".encode())
-        connection.execute("select pg_reload_conf(), pg_sleep(0.3)")
+        connection.execute("select pg_reload_conf()")
+        while connection.execute("show ssl").fetchone() != ("on",):
+            time.sleep(0.02)
+        # The server loads the certificate right after it has said so to its sessions.
+        time.sleep(0.3)
         yield copy
         connection.execute("alter system reset all")
         connection.execute("select pg_reload_conf()")

@@ -15,14 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from backup_pipeline.postgres.server.embedded import free_port
 from backup_pipeline.postgres.server.target import PostgresTarget
-
-
-def free_port() -> int:
-    """A TCP port that nobody uses at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextlib.contextmanager
@@ -61,7 +55,7 @@ def pgbouncer(target: PostgresTarget, mode: str, *settings: str) -> Iterator[Pos
             stderr=subprocess.DEVNULL,
         )
         try:
-            for _ in range(200):
+            while process.poll() is None:
                 with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
                     break
                 time.sleep(0.02)

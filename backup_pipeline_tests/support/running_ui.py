@@ -51,7 +51,7 @@ class Ui:
         raise AssertionError("the code location was not loaded")
 
     def wait_for_run(self, run_id: str) -> str:
-        for _ in range(400):
+        for _ in range(1000):
             found = self.ask("query ($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }", id=run_id)
             status = str(found["runOrError"]["status"])
             if status in {"SUCCESS", "FAILURE", "CANCELED"}:
@@ -82,7 +82,7 @@ def ui_of(site: TestSite) -> Iterator[Ui]:
         process.send_signal(signal.SIGTERM)
         process.wait(60)
         left = [each for each in psutil.process_iter() if _is_of(each, process.pid)]
-        _, left = psutil.wait_procs(left, timeout=5)
+        _, left = psutil.wait_procs(left, timeout=15)
         assert left == [], "code servers or the daemon outlived `up`"
 
 

@@ -73,14 +73,16 @@ def test_a_thread_that_computes_for_ever_is_ended_and_the_caller_hears_of_it(mon
 
 
 def test_work_that_moves_on_or_computes_is_not_ended_for_want_of_progress() -> None:
-    with limited("The work", _STALLED) as moving:
-        until = time.monotonic() + 1
+    # Long enough for a thread that waits for a busy processor.
+    stalled = Limit(60, "sources.shop.timeout", 2, "sources.shop.stall_timeout")
+    with limited("The work", stalled) as moving:
+        until = time.monotonic() + 3
         while time.monotonic() < until:
             limits.progressed()
             time.sleep(0.01)
     assert moving.error is None
-    with limited("The work", _STALLED) as computing:
-        processes.run([sys.executable, "-c", "import time\nwhile time.process_time() < 1: pass"])
+    with limited("The work", stalled) as computing:
+        processes.run([sys.executable, "-c", "import time\nwhile time.process_time() < 3: pass"])
     assert computing.error is None
 
 

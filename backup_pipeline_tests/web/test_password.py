@@ -134,7 +134,7 @@ def test_the_cookie_is_secure_where_the_page_is_reached_by_tls() -> None:
             {"password": PASSWORD, "next": "//evil.example"},
             headers=headers,
             allow_redirects=False,
-            timeout=10,
+            timeout=60,
         )
     assert answer.status_code == 303
     assert answer.headers["Location"] == "/"

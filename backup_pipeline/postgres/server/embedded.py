@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ from backup_pipeline.system.processes import clean_environment, last_lines
 from backup_pipeline.system.scratch_folders import scratch_folder
 
 SUPERUSER = "postgres"
+_KEPT_PORTS = 64
+_KEEPERS: deque[socket.socket] = deque()
 _PLACE_FOR_ROOT = Path("/var/lib/backup-pipeline")
 
 
@@ -94,10 +97,19 @@ def binaries(major: int | None = None) -> Path:
 
 
 def free_port() -> int:
-    """Return a TCP port of the loopback address that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a free TCP port of the loopback address; on Linux the system gives it to nobody else meanwhile.
+
+    A socket that is bound and does not listen keeps the port from those who ask for any, and from no server that names
+    it: all set SO_REUSEADDR. The last of them stay open until this process ends.
+    """
+    keeper = socket.socket()
+    keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    keeper.bind(("127.0.0.1", 0))
+    port = int(keeper.getsockname()[1])
+    _KEEPERS.append(keeper)
+    if len(_KEEPERS) > (_KEPT_PORTS if sys.platform == "linux" else 0):
+        _KEEPERS.popleft().close()
+    return port
 
 
 class EmbeddedServer:
