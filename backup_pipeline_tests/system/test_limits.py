@@ -82,7 +82,9 @@ def test_work_that_moves_on_or_computes_is_not_ended_for_want_of_progress() -> N
             time.sleep(0.01)
     assert moving.error is None
     with limited("The work", stalled) as computing:
-        processes.run([sys.executable, "-c", "import time\nwhile time.process_time() < 3: pass"])
+        processes.run(
+            [sys.executable, "-c", "import time\nend = time.monotonic() + 3\nwhile time.monotonic() < end: pass"]
+        )
     assert computing.error is None
 
 
