@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from datetime import UTC, datetime
@@ -36,7 +37,8 @@ def init(
         typer.Option("--dsn-env", metavar="NAME", help="Variable (also of .env) with a connection string. Repeatable."),
     ] = None,
     add: Annotated[
-        list[Path] | None, typer.Option("--add", help="A SQLite file, a git repository or a folder. Repeatable.")
+        list[Path] | None,
+        typer.Option("--add", metavar="PATH", help="A SQLite file, a git repository or a folder. Repeatable."),
     ] = None,
     all_databases: Annotated[
         bool, typer.Option("--all-databases", help="All databases of a named server, not only the one named.")
@@ -70,6 +72,7 @@ def init(
         document |= _write(folder, findings, dry_run=dry_run, as_json=as_json)
     elif not as_json:
         console().print(f"{folder / DEFAULT_NAME} exists and stays as it is.", markup=False, soft_wrap=True)
+        _print_not_added(folder, add or [])
     code = 0
     if not dry_run and backup:
         code = _begin(load(folder), document, as_json=as_json)
@@ -130,6 +133,17 @@ def _print_findings(findings: Discovery) -> None:
         out.print(f"[dim]not taken: {escape(what)}: {escape(why)}[/]")
     if len(findings.passed_over) > _SHOWN:
         out.print(f"[dim]and {len(findings.passed_over) - _SHOWN} more: --dry-run --json lists them[/]")
+
+
+def _print_not_added(folder: Path, add: list[Path]) -> None:
+    """Name what was to be added to settings that stay as they are, with the lines that add it."""
+    from backup_pipeline.operations.first_site.discover import not_yet_sources
+
+    for source in not_yet_sources(load(folder), add):
+        lines = json.dumps({"kind": source.kind, **source.settings})
+        out = console()
+        out.print(f"{source.label} is no source yet. Write below `sources:`, and its name into a plan:", style="yellow")
+        out.print(f"  {source.name}: {lines}", markup=False, soft_wrap=True)
 
 
 def _confirm(folder: Path, *, yes: bool, as_json: bool) -> None:

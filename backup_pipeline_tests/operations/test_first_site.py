@@ -72,6 +72,8 @@ def test_an_empty_folder_is_told_what_can_be_named_and_stays_empty(folder: Path,
 @pytest.mark.takes(seconds=15)
 def test_a_connection_string_from_stdin_ends_in_a_proven_backup(folder: Path, shop: PostgresTarget) -> None:
     target = shop
+    (folder / "documents").mkdir()
+    (folder / "documents" / "a.txt").write_text("a")
     done = init(folder, "--dsn", "-", "--yes", "--json", given=dsn(target) + "\n")
     assert done.code == 0, done.text
     document = json.loads(done.out)
@@ -86,6 +88,9 @@ def test_a_connection_string_from_stdin_ends_in_a_proven_backup(folder: Path, sh
     assert target.password not in done.text
     text = (folder / "backup.yaml").read_text("utf-8")
     assert text.splitlines()[0] == "# yaml-language-server: $schema=./backup.schema.json"
+    # Files beside it were not named, and are mentioned.
+    [note] = [one for one in document["not_taken"] if one["what"] == "folder documents"]
+    assert "--add documents takes it" in note["why"]
     before = files_of(folder / "backups")
     again = init(folder, "--yes", "--json")
     assert (again.code, json.loads(again.out)["backups"], json.loads(again.out)["proofs"]) == (0, [], [])
@@ -101,6 +106,11 @@ def test_what_an_interrupted_init_left_undone_is_done_by_the_next(folder: Path, 
     document = json.loads(init(folder, "--yes", "--json", PGHOST=str(elsewhere)).out)
     assert [one["sealed"] for one in document["backups"]] == [True]
     assert [one["passed"] for one in document["proofs"]] == [True]
+    (folder / "letters").mkdir()
+    told = init(folder, "--add", str(folder / "letters"), "--add", str(folder / "uploads"), "--yes", "--no-backup").out
+    assert "folder letters is no source yet." in told
+    assert 'letters: {"kind": "folder", "path": "letters"}' in told
+    assert "uploads" not in told
 
 
 @pytest.mark.parametrize("given", [f"postgresql://u:{SECRET}@h/d", f"host=h password={SECRET}"])

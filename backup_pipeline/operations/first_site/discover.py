@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,9 @@ from backup_pipeline.operations.first_site.databases import (
     given_variable,
 )
 from backup_pipeline.operations.first_site.files import add_path, find_files
-from backup_pipeline.operations.first_site.found import Discovery
+from backup_pipeline.operations.first_site.found import Discovery, FoundSource
 from backup_pipeline.settings.loader import ENV_NAME
+from backup_pipeline.settings.site import Site
 from backup_pipeline.settings.variables import read_env_file
 
 _LOCALTIME = Path("/etc/localtime")
@@ -60,7 +62,33 @@ def discover(folder: Path, named: Named, environment: Mapping[str, str]) -> Disc
         add_path(path, folder, findings)
     if not (named.dsns or named.variables or named.paths):
         find_files(folder, findings)
+    elif not named.paths:
+        _mention_files(folder, findings)
     return findings
+
+
+def _mention_files(folder: Path, findings: Discovery) -> None:
+    """Note files and folders that would be found where no database was named: whoever names one expects them too."""
+    beside = Discovery()
+    find_files(folder, beside)
+    for source in beside.sources:
+        add = f"--add {shlex.quote(str(source.settings['path']))} takes it"
+        findings.passed_over.append((source.label, f"only what is named is taken; {add}"))
+
+
+def not_yet_sources(site: Site, paths: Sequence[Path]) -> list[FoundSource]:
+    """Return what paths are of which no source of a site's settings is.
+
+    Raises:
+        SettingsError: there is nothing at one of them that can be backed up.
+    """
+    dumped = [source.model_dump() for source in site.settings.sources.values()]
+    known = {(site.folder / value).resolve() for each in dumped for value in each.values() if isinstance(value, Path)}
+    findings = Discovery()
+    for path in paths:
+        if path.resolve() not in known:
+            add_path(path, site.folder, findings)
+    return findings.sources
 
 
 def timezone_here(environment: Mapping[str, str]) -> str:
