@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from http import HTTPStatus
+from urllib.parse import parse_qsl
 
 from starlette.responses import Response
 
 from backup_pipeline.errors import LockError, RefusedError, SetNotFoundError
 from backup_pipeline.model.restore import RestoreMode, RestoreOptions, RestoreResult, TableChange
 from backup_pipeline.model.set_id import SetId
+from backup_pipeline.operations.data.rows_before import MoreRows, sets_with_more_rows
 from backup_pipeline.operations.restore.records import results
 from backup_pipeline.orchestration.restore_runs import (
     RestoreRun,
@@ -26,6 +29,14 @@ from backup_pipeline.web.front.pages import PageError, PageRequest
 from backup_pipeline.web.front.restore import workspace_of
 from backup_pipeline.web.front.restore_form import query_of
 from backup_pipeline.web.front.restore_rows import tables_with_rows
+
+
+@dataclass(frozen=True)
+class Before:
+    """Older sets to compare with instead, and the fields of the form that does it."""
+
+    sets: tuple[MoreRows, ...] = ()
+    fields: Sequence[tuple[str, str]] = ()
 
 
 def run_page(asked: PageRequest) -> Response:
@@ -54,6 +65,7 @@ def _page(asked: PageRequest, run: RestoreRun, *, problem: str = "", typed: str 
         tables=_changed_first(written.tables) if written else (),
         losses=losses(run.found) if run.found else (),
         query=query_of(run.found.options) if run.found else "",
+        before=_before(asked, run),
         shown=tables_with_rows(site, run.found) if run.found else (),
         problem=problem,
         typed=typed,
@@ -65,6 +77,18 @@ def _page(asked: PageRequest, run: RestoreRun, *, problem: str = "", typed: str 
         undone_said=undone_text(undone.numbers) if undone else "",
         zone=site.settings.timezone,
     )
+
+
+def _before(asked: PageRequest, run: RestoreRun) -> Before | None:
+    """Return where to search further where a plan brings nothing back; None where it does, or restores otherwise."""
+    plan = run.found
+    if plan is None or plan.reasons_against or not plan.tables or any(one.insert or one.update for one in plan.tables):
+        return None
+    if plan.options.mode is not RestoreMode.UPSERT:
+        return Before() if plan.options.files else None
+    tables = [one.table for one in plan.tables]
+    older = sets_with_more_rows(asked.front.site(), run.place, plan.set_id, plan.source, tables)
+    return Before(older, parse_qsl(query_of(plan.options).removeprefix("?")))
 
 
 def _changed_first(tables: Sequence[TableChange]) -> list[TableChange]:

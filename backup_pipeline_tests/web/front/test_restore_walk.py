@@ -70,6 +70,27 @@ def test_deleted_rows_are_back_three_clicks_from_the_home_page(walked: Walked, p
     assert tags["dagster/partition"] == walked.set_id
 
 
+def test_rows_deleted_before_the_newest_backup_come_from_the_one_before(walked: Walked, page: Page) -> None:
+    walked.execute("delete from public.orders where id between 30 and 36")
+    newer = sealed_set(walked.site.site, "nightly")
+    try:
+        page.goto(walked.address("/restore"))
+        page.get_by_role("button", name="Find deleted rows").first.click()
+        wait_for(page, "The plan")
+        expect(page.get_by_text("There is nothing to bring back")).to_be_visible()
+        expect(page.get_by_text("7 more in public.orders")).to_be_visible()
+        expect(page.get_by_label("To do it, type the name")).to_have_count(0)
+        picture(page, "restore-nothing-to-bring-back")
+        page.get_by_role("button", name="Compare with this one").click()
+        wait_for(page, "The plan")
+        expect(page.get_by_label("To do it, type the name")).to_be_visible()
+        row = page.get_by_role("row", name=re.compile("public.orders"))
+        expect(row.get_by_role("cell").first).to_have_text("7")
+        assert walked.set_id in page.get_by_role("main").inner_text()
+    finally:
+        walked.site.store("nightly").remove(newer)
+
+
 @pytest.mark.parametrize("width", [1280, 390])
 def test_the_rows_that_a_plan_counts_can_be_seen_and_each_look_is_logged(
     walked: Walked, browser: Browser, width: int
