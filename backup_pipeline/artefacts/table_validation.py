@@ -29,16 +29,34 @@ _NAMED = 5
 
 
 class TableValidation:
-    """Takes the pieces of a table; `result()` says what does not hold: column, check and count, never values."""
+    """Takes the pieces of a table; `result()` says what does not hold: column, check and count, never values.
 
-    def __init__(self, context: CaptureContext, table: CatalogTable, fields: Sequence[pa.Field], rows: int) -> None:
+    Args:
+        context: of the capture.
+        table: from the catalog.
+        fields: columns as they are exported.
+        rows: of the table.
+        passed: whether the same rows have passed the same schemas; no piece is taken, and the schemas are not loaded.
+    """
+
+    def __init__(
+        self,
+        context: CaptureContext,
+        table: CatalogTable,
+        fields: Sequence[pa.Field],
+        rows: int,
+        *,
+        passed: bool = False,
+    ) -> None:
         names = [field.name for field in fields]
-        own = own_schema(context.schemas, context.source, table.schema_name, table.name, names)
+        own = None
+        if not passed:
+            own = own_schema(context.schemas, context.source, table.schema_name, table.name, names)
         self._fields = list(fields)
         self._own = own
         self._schemas: list[pandera.DataFrameSchema] = []
         # What the project expects of a table of that name is an opinion: it is reported and keeps no set from its seal.
-        self._expected = shipped_schema(table.name, fields) if fields and own is None else None
+        self._expected = shipped_schema(table.name, fields) if fields and own is None and not passed else None
         self._odd: Failures = Counter()
         exported = pa.schema(list(fields))
         self._keys = [key for key in table.keys if key.equality == "value" and can_be_counted(key, exported)]

@@ -8,7 +8,7 @@ imported by those functions that do.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -76,11 +76,6 @@ def _coercing(column: pandera.Column) -> pandera.Column:
         name=column.name,
         regex=column.regex,
     )
-
-
-def fits(own: pandera.DataFrameSchema, columns: Iterable[str]) -> bool:
-    """Return whether a table has every column that a schema speaks of: a shipped schema means only such tables."""
-    return set(own.columns) <= set(columns)
 
 
 def suited(own: pandera.DataFrameSchema, fields: Sequence[pa.Field]) -> pandera.DataFrameSchema:
