@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, BinaryIO, Literal, Protocol, cast
+from typing import Any, BinaryIO, Literal, Protocol, TypeVar, cast
 
 from isal import igzip, isal_zlib
 from pyfastcdc import FastCDC
@@ -135,7 +135,7 @@ class CompressedSink:
             else:
                 self._submit(rest)
             while self._running:
-                self._write(self._running.popleft().result())
+                self._write_next()
         finally:
             self.abandon()
 
@@ -150,7 +150,10 @@ class CompressedSink:
             self._pool = ContextThreadPool(self._threads, "compress")
         self._submit(self._pieces())
         while self._running and (len(self._running) > self._ahead or self._running[0].done()):
-            self._write(self._running.popleft().result())
+            self._write_next()
+
+    def _write_next(self) -> None:
+        self._write(self._running.popleft().result())
 
     def _pieces(self, *, final: bool = False) -> list[memoryview]:
         """Cut what waits; the last piece may go on and waits further, unless the content has ended."""
@@ -205,12 +208,21 @@ def compressor(compression: Compression) -> Callable[[Any], bytes]:
     return partial(pa.Codec("zstd", _ZSTD_LEVEL).compress, asbytes=True)
 
 
+AnySink = TypeVar("AnySink", bound=CompressedSink)
+
+
 @contextlib.contextmanager
 def compressed_sink(
     file: Sink, *, compression: Compression = "gzip", threads: int = 0, hashed: bool = True
 ) -> Iterator[CompressedSink]:
     """Write a compressed stream to `file` for the block; it is finished when the block ends well."""
-    sink = CompressedSink(file, compression=compression, threads=threads, hashed=hashed)
+    with finished(CompressedSink(file, compression=compression, threads=threads, hashed=hashed)) as sink:
+        yield sink
+
+
+@contextlib.contextmanager
+def finished(sink: AnySink) -> Iterator[AnySink]:
+    """Write to a compressed stream for the block; it is finished when the block ends well."""
     try:
         yield sink
     except BaseException:

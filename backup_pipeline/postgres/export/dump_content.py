@@ -89,6 +89,7 @@ class DumpContent:
         self.complete = False
         self.size = 0
         self._digest = hashlib.sha256()
+        self._omitted = 0
         self._pending: list[bytes] = []
         self._table: tuple[str, str] | None = None
         self._inside_row = False
@@ -99,6 +100,13 @@ class DumpContent:
     def content_sha256(self) -> str:
         r"""SHA-256 in hex of the dump without its two random `\restrict` lines."""
         return self._digest.hexdigest()
+
+    def digest_here(self) -> tuple[str, int]:
+        """Return what the digest would be if the dump ended here, and how many of its bytes are no part of that."""
+        digest, rest = self._digest.copy(), b"".join(self._pending)
+        kept = rest if self._table else _RANDOM.sub(b"", rest)
+        digest.update(kept)
+        return digest.hexdigest(), self._omitted + len(rest) - len(kept)
 
     def feed(self, data: bytes) -> None:
         """Take the next piece of the dump."""
@@ -169,7 +177,9 @@ class DumpContent:
         return -1
 
     def _take_statements(self, data: bytes) -> None:
-        self._digest.update(_RANDOM.sub(b"", data))
+        kept = _RANDOM.sub(b"", data)
+        self._omitted += len(data) - len(kept)
+        self._digest.update(kept)
         self.complete = self.complete or _END in data
         if self._codec is None:
             self._codec = codec_set_by(data)

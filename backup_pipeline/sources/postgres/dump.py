@@ -37,9 +37,11 @@ from backup_pipeline.postgres.server.snapshot import Snapshot
 from backup_pipeline.rules.collapse import size_check
 from backup_pipeline.rules.drift import keys_kept, object_drift
 from backup_pipeline.rules.dump_limits import limits_of
+from backup_pipeline.sources.postgres.dump_parts import MarkedParts, earlier_dump
 from backup_pipeline.sources.postgres.inspect import missing_marks
-from backup_pipeline.sources.postgres.settings import ENDINGS, Compressed, PostgresSource
-from backup_pipeline.system.streams import Sink, compressed_sink
+from backup_pipeline.sources.postgres.settings import ENDINGS, PostgresSource
+from backup_pipeline.system.stream_parts import EarlierStream, HashedSink, MarkedSink
+from backup_pipeline.system.streams import Sink, finished
 
 TableName = tuple[str, str]
 Objects = dict[str, dict[str, str]]
@@ -51,13 +53,14 @@ _LOCK_SECONDS = 1.0
 
 @dataclass
 class WrittenDump:
-    """What pg_dump gave: files, tool, rows of every table in it, and which marks of a whole dump it lacks."""
+    """What pg_dump gave: files, tool, rows of every table in it, marks of a whole dump that it lacks, and its parts."""
 
     files: list[FileRecord]
     tool: ToolRecord
     started: Any
     rows: dict[TableName, int]
     faults: list[str] = field(default_factory=list)
+    parts: MarkedParts = field(default_factory=MarkedParts)
 
 
 def dump_path(context: CaptureContext, settings: PostgresSource) -> str:
@@ -96,25 +99,16 @@ def write_dump(
     plain = settings.dump_format == "plain"
     content = DumpContent()
     name = f"{context.source}.dump"
-    expected = 0
     rows: dict[TableName, int] | None = None
+    parts = MarkedParts()
     with dumping(command, snapshot.target) as stream, writer.create(path, stream=True) as file:
+        pieces = _watched(stream.chunks(), check, begun)
         if plain:
-            with _packed(file, settings.dump_compression) as sink:
-                for piece in stream.chunks():
-                    begun()
-                    expected = expected or sum(table.bytes for table in read().tables) or 1
-                    check()
-                    content.feed(piece)
-                    sink.write(piece)
-                    context.progress(Progress(name, content.size, max(expected, content.size)))
-            content.finish()
+            parts = _write_text(context, settings, pieces, file, content, read)
         else:
             beside = ArchiveReadBeside(file, path) if writer.streams else None
             with beside or contextlib.nullcontext():
-                for piece in stream.chunks():
-                    begun()
-                    check()
+                for piece in pieces:
                     (beside or file).write(piece)
                     context.progress(Progress(name, file.size, None))
             rows = beside.result if beside else None
@@ -128,7 +122,34 @@ def write_dump(
         started=started,
         rows=dict(content.rows) if plain else _archived(context, path) if rows is None else rows,
         faults=missing_marks(content) if plain else [],
+        parts=parts,
     )
+
+
+def _watched(pieces: Iterator[bytes], check: Callable[[], None], begun: Callable[[], None]) -> Iterator[bytes]:
+    for piece in pieces:
+        begun()
+        check()
+        yield piece
+
+
+def _write_text(
+    context: CaptureContext,
+    settings: PostgresSource,
+    pieces: Iterator[bytes],
+    file: HashedSink,
+    content: DumpContent,
+    read: Callable[[], Catalog],
+) -> MarkedParts:
+    """Write a plain dump, compressed as the settings say, with what is the same taken over; `content` follows it."""
+    expected = 0
+    with earlier_dump(context, settings) as earlier, _packed(file, content, settings, earlier) as sink:
+        for piece in pieces:
+            expected = expected or sum(table.bytes for table in read().tables) or 1
+            sink.write(piece)
+            context.progress(Progress(f"{context.source}.dump", content.size, max(expected, content.size)))
+    content.finish()
+    return MarkedParts.of(context, sink, earlier) if isinstance(sink, MarkedSink) else MarkedParts()
 
 
 def _command(client: PostgresClient, snapshot: Snapshot, settings: PostgresSource) -> list[str | Path]:
@@ -143,10 +164,25 @@ def _command(client: PostgresClient, snapshot: Snapshot, settings: PostgresSourc
     )
 
 
-def _packed(file: Sink, compression: Compressed) -> contextlib.AbstractContextManager[Sink]:
-    if compression == "none":
-        return contextlib.nullcontext(file)
-    return compressed_sink(file, compression=compression, hashed=False)
+@dataclass(frozen=True)
+class _Followed:
+    """Passes bytes on to their file and to the content that follows them."""
+
+    file: Sink
+    content: DumpContent
+
+    def write(self, data: bytes | bytearray | memoryview, /) -> int:
+        """Write all of `data`."""
+        self.content.feed(bytes(data))
+        return self.file.write(data)
+
+
+def _packed(
+    file: HashedSink, content: DumpContent, settings: PostgresSource, earlier: EarlierStream | None
+) -> contextlib.AbstractContextManager[Sink]:
+    if settings.dump_compression == "none":
+        return contextlib.nullcontext(_Followed(file, content))
+    return finished(MarkedSink(file, content, compression=settings.dump_compression, earlier=earlier))
 
 
 def _archived(context: CaptureContext, path: str) -> dict[TableName, int]:
@@ -228,6 +264,7 @@ def _checks(
     yield keys_kept(facts.primary_keys(), _keys_before(before), severity=context.grave(settings.lost_keys))
     yield no_foreign_tables(facts.foreign)
     yield nothing_beyond_pg_dump(limits_of(facts.catalog))
+    yield from written.parts.checks()
 
 
 def _details(
@@ -236,6 +273,7 @@ def _details(
     details: dict[str, JsonValue] = {
         "format": settings.dump_format,
         "compression": settings.dump_compression if settings.dump_format == "plain" else settings.compression,
+        **written.parts.details(),
         "snapshot": snapshot.id,
         "server_major": snapshot.server_major,
         "catalog": written.files[1].path,
