@@ -13,7 +13,7 @@ from pyarrow import csv
 from backup_pipeline.errors import ValidationError
 from backup_pipeline.tables.arrow_types import ColumnForm
 from backup_pipeline.tables.csv_rows import FieldTaker
-from backup_pipeline.tables.key_numbers import LongValueHash
+from backup_pipeline.tables.key_numbers import LongValueHash, nulls_of
 
 # Bytes. Fields of this length are rare, and searched only in pieces that hold a longer row than others.
 LONG_FIELD = 8 << 20
@@ -197,13 +197,12 @@ class HashedValue(_LongValue):
 def unhex(texts: pa.StringArray) -> pa.BinaryArray:
     r"""Return the bytes that an array of `\x…` texts stands for; NULL stays NULL. Without a loop over values."""
     count = len(texts)
-    validity, offsets_buffer, data_buffer = texts.buffers()
+    _, offsets_buffer, data_buffer = texts.buffers()
     first = texts.offset
     offsets = np.frombuffer(offsets_buffer, dtype=np.int32)[first : first + count + 1].astype(np.int64)
     lengths = np.diff(offsets)
     if texts.null_count:
-        validity = texts.is_valid().cast(pa.uint8()).to_numpy(zero_copy_only=False)
-        lengths = np.where(validity == 1, lengths, 0)
+        lengths[nulls_of(texts)] = 0
     data = np.frombuffer(data_buffer or b"", dtype=np.uint8)[offsets[0] : offsets[-1]]
     starts = (offsets[:-1] - offsets[0])[lengths >= _HEX_PREFIX]
     keep = np.ones(len(data), dtype=bool)
@@ -212,7 +211,5 @@ def unhex(texts: pa.StringArray) -> pa.BinaryArray:
     plain = binascii.unhexlify(data[keep].tobytes())
     ends = np.zeros(count + 1, dtype=np.int32)
     np.cumsum(np.maximum(lengths - _HEX_PREFIX, 0) // 2, out=ends[1:])
-    mask = None
-    if texts.null_count:
-        mask = pa.array(validity == 1).buffers()[1]
+    mask = texts.is_valid().buffers()[1] if texts.null_count else None
     return pa.Array.from_buffers(pa.binary(), count, [mask, pa.py_buffer(ends), pa.py_buffer(plain)], texts.null_count)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,10 +30,15 @@ _LONGEST_TEXT = 4096
 
 def mixed(numbers: Numbers) -> Numbers:
     """Return the numbers spread over all 64 bits; different numbers stay different."""
-    spread = numbers * _MIX
-    spread ^= spread >> _SHIFT
-    spread *= _MORE
-    return spread
+    return _mix(numbers.copy())
+
+
+def _mix(numbers: Numbers) -> Numbers:
+    """The same in place: what is made anew for each unit of a text costs as much as the arithmetic."""
+    numbers *= _MIX
+    numbers ^= numbers >> _SHIFT
+    numbers *= _MORE
+    return numbers
 
 
 def key_numbers(columns: Sequence[pa.ChunkedArray], seed: int, *, nulls_distinct: bool = True) -> Numbers:
@@ -77,8 +83,11 @@ def row_numbers(table: pa.Table, seed: int, long: Sequence[tuple[int, int, int]]
 
 def _bits(column: pa.Array) -> pa.Array:
     """Return the bits of floating-point values; one NaN is as good as another."""
-    values = pc.if_else(pc.is_nan(column), pa.scalar(float("nan"), column.type), column)
-    return values.view(pa.int32() if column.type.bit_width == 32 else pa.int64()).cast(pa.int64())
+    values = np.array(_plain(column))
+    values[np.isnan(values)] = np.nan
+    validity = column.is_valid().buffers()[1] if column.null_count else None
+    kind = pa.int32() if column.type.bit_width == 32 else pa.int64()
+    return pa.Array.from_buffers(kind, len(column), [validity, pa.py_buffer(values)]).cast(pa.int64())
 
 
 def rows_without_null(columns: Sequence[pa.ChunkedArray]) -> npt.NDArray[np.bool_] | None:
@@ -86,9 +95,20 @@ def rows_without_null(columns: Sequence[pa.ChunkedArray]) -> npt.NDArray[np.bool
     valid = None
     for column in columns:
         if column.null_count:
-            mask = pc.is_valid(column).to_numpy()
+            mask = ~nulls_of(column)
             valid = mask if valid is None else valid & mask
     return valid
+
+
+def nulls_of(column: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.bool_]:
+    """Return which values are null."""
+    chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+    return np.concatenate([np.zeros(0, dtype=np.bool_), *(_flags(pc.is_null(chunk)) for chunk in chunks)])
+
+
+def _flags(column: pa.BooleanArray) -> npt.NDArray[np.bool_]:
+    # By DLPack, which knows neither nulls nor bits: for every other way Arrow loads pandas first.
+    return np.from_dlpack(column.cast(pa.uint8())).view(np.bool_)
 
 
 def countable(kind: pa.DataType) -> bool:
@@ -114,7 +134,7 @@ def _numbers(column: pa.Array, seed: int) -> Numbers:
     else:
         numbers = narrow_numbers(column)
     if column.null_count:
-        numbers[pc.is_null(column).to_numpy(zero_copy_only=False)] = _NULL
+        numbers[nulls_of(column)] = _NULL
     return numbers
 
 
@@ -136,16 +156,21 @@ def narrow_numbers(column: pa.Array) -> Numbers:
     """
     kind = column.type
     if pa.types.is_floating(kind):
-        values = np.array(pc.fill_null(column.cast(pa.float64()), 0.0).to_numpy(zero_copy_only=False))
+        values = np.array(_plain(column.cast(pa.float64())))
         values += 0.0
         values[np.isnan(values)] = _NAN
         return values.view(np.uint64)
     if pa.types.is_temporal(kind):
         column = column.view(pa.int32() if kind.bit_width == 32 else pa.int64())
-    column = column.cast(pa.int64())
-    # By DLPack, which knows no nulls: for every other way Arrow loads pandas first.
-    plain = np.from_dlpack(pc.fill_null(column, 0) if column.null_count else column)
-    return np.array(plain).view(np.uint64)
+    return np.array(_plain(column.cast(pa.int64()))).view(np.uint64)
+
+
+def _plain(column: pa.Array) -> npt.NDArray[Any]:
+    """Return numbers where they lie, and for a null whatever lies there."""
+    if column.null_count:
+        # To fill them Arrow would make a scalar of Python's zero, and loads pandas for that.
+        column = pa.Array.from_buffers(column.type, len(column), [None, column.buffers()[1]], offset=column.offset)
+    return np.from_dlpack(column)
 
 
 def _wide_numbers(column: pa.Array, seed: int) -> Numbers:
@@ -166,28 +191,40 @@ def _text_numbers(column: pa.Array, offset_type: type[np.signedinteger], seed: i
     offsets = np.frombuffer(offsets_buffer, dtype=offset_type)[column.offset : column.offset + count + 1]
     starts = (offsets[:-1] - offsets[0]).astype(np.int64)
     lengths = np.diff(offsets).astype(np.int64)
+    shortest, longest = int(lengths.min(initial=_LONGEST_TEXT)), int(lengths.max(initial=0))
     data = np.frombuffer(data_buffer or b"", dtype=np.uint8)[offsets[0] : offsets[-1]]
     padded = np.concatenate([data, np.zeros(_WORD, dtype=np.uint8)])
     # A unit from every byte on, without a copy.
     units = np.ndarray(shape=(len(data) + 1,), dtype="<u8", buffer=padded, strides=(1,))
     numbers = mixed(lengths.astype(np.uint64) ^ np.uint64(seed))
-    for at in range(0, int(lengths.max(initial=0)), _WORD):
-        rows = slice(None) if int(lengths.min()) > at else np.flatnonzero(lengths > at)
-        left = lengths[rows] - at
-        unit = units[starts[rows] + at]
-        if int(left.min()) < _WORD:
-            unused = np.maximum(_WORD - left, 0).astype(np.uint64) * np.uint64(8)
-            unit = (unit << unused) >> unused
-        numbers[rows] = mixed(numbers[rows] ^ unit)
+    rows: npt.NDArray[np.int64] | None = None  # all of them
+    for at in range(0, longest, _WORD):
+        if shortest <= at:
+            reach = lengths > at
+            rows = np.flatnonzero(reach) if rows is None else rows[reach]
+            starts, lengths = starts[reach], lengths[reach]
+        # Of texts that are all as long (UUIDs, digests) the units stand at equal distances.
+        unit = units[at::longest][:count].copy() if shortest == longest else units[starts + at]
+        if shortest < at + _WORD:
+            unused = (np.maximum(at + _WORD - lengths, 0) * 8).astype(np.uint64)
+            unit <<= unused
+            unit >>= unused
+        if rows is None:
+            numbers ^= unit
+            _mix(numbers)
+        else:
+            unit ^= numbers[rows]
+            numbers[rows] = _mix(unit)
     return numbers
 
 
 def _long_text_numbers(column: pa.Array, sizes: pa.Array, offset_type: type[np.signedinteger], seed: int) -> Numbers:
     """Number texts of which some are long: these one by one, where they lie, without a second copy of them."""
-    long = pc.fill_null(pc.greater(sizes, _LONGEST_TEXT), False)
-    is_long = long.to_numpy(zero_copy_only=False)
+    is_long = (_plain(sizes) > _LONGEST_TEXT) & ~nulls_of(sizes)
+    short = np.flatnonzero(~is_long)
     numbers = np.empty(len(column), dtype=np.uint64)
-    numbers[~is_long] = _text_numbers(column.filter(pc.invert(long)), offset_type, seed)
+    rows = pa.Array.from_buffers(pa.int64(), len(short), [None, pa.py_buffer(short)])
+    numbers[short] = _text_numbers(column.take(rows), offset_type, seed)
     for row in np.flatnonzero(is_long).tolist():
         value = LongValueHash(seed)
         value.add(column[row].as_buffer())

@@ -24,6 +24,7 @@ from backup_pipeline.tables.key_numbers import (
     key_numbers,
     mixed,
     narrow_numbers,
+    nulls_of,
     rows_without_null,
 )
 
@@ -123,7 +124,7 @@ def _exact(column: pa.ChunkedArray) -> pa.ChunkedArray:
     if not is_narrow(column.type):
         return column
     # The same value may be written in two ways (-0 and 0): its number is not.
-    chunks = [pa.array(narrow_numbers(c), mask=pc.is_null(c).to_numpy(zero_copy_only=False)) for c in column.chunks]
+    chunks = [pa.array(narrow_numbers(c), mask=nulls_of(c)) for c in column.chunks]
     return pa.chunked_array(chunks, type=pa.uint64())
 
 

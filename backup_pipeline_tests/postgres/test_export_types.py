@@ -320,12 +320,13 @@ import sys
 from backup_pipeline.cli.common import run_app
 from backup_pipeline.cli.main import build_app
 
-code = run_app(build_app(), ["backup", "nightly", "--config", sys.argv[1]])
-print([name for name in ("pandas", "pandera") if name in sys.modules], code, file=sys.stderr)
+for command in (["backup", "nightly"], ["drill", "latest"]):
+    code = run_app(build_app(), [*command, "--config", sys.argv[1]])
+    print([name for name in ("pandas", "pandera") if name in sys.modules], code, file=sys.stderr)
 """
 
 
-def test_a_backup_of_ordinary_tables_loads_neither_pandas_nor_pandera(
+def test_backup_and_drill_of_ordinary_tables_load_neither_pandas_nor_pandera(
     tmp_path: Path, database: Callable[..., PostgresTarget]
 ) -> None:
     target = database()
