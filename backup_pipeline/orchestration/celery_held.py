@@ -40,8 +40,8 @@ class HeldTasks:
             self._silent_since.clear()
             return dict.fromkeys(tasks, 0.0)
         held = {task for each in answers.values() if isinstance(each, Mapping) for task in each}
-        now = time.monotonic()
-        self._silent_since = {task: since for task, since in self._silent_since.items() if task not in held}
+        now, known = time.monotonic(), dict(self._silent_since)
+        self._silent_since = {task: since for task, since in known.items() if task not in held}
         return {task: 0.0 if task in held else now - self._silent_since.setdefault(task, now) for task in tasks}
 
     def forget(self, task: str) -> None:

@@ -6,8 +6,10 @@ gone is sent anew, where dagster-celery would wait for ever; who comes back then
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
+import threading
 import time
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
@@ -23,6 +25,7 @@ from backup_pipeline.errors import BackupSystemError, SettingsError
 from backup_pipeline.orchestration.celery_app import BACKEND_VARIABLE, PatientTask, app_arguments, wait_for_broker
 from backup_pipeline.orchestration.celery_held import HeldTasks
 from backup_pipeline.redaction import redacted_values
+from backup_pipeline.system.threads import start_thread
 
 LOG = logging.getLogger("backup-pipeline.runs")
 _SILENT_SECONDS = 60.0
@@ -70,30 +73,41 @@ def events_of_done_steps(instance: dg.DagsterInstance, run_id: str, steps: Colle
     return [serialize_value(event) for event in events.values()]
 
 
-class _Watch:
-    """Which of a run's steps have no worker any more; the workers are asked together, and not at each tick."""
+class StepWatch:
+    """Which of a run's steps have no worker any more; the workers are asked together, and not at each tick.
+
+    They are asked by a thread: an answer takes longer than a tick, and a step that has ended would wait for it.
+    """
 
     def __init__(self, app: Any, patience: float) -> None:
         self._held = HeldTasks(app)
         self._patience = patience
         self._asked = time.monotonic()
+        self._asking: threading.Thread | None = None
         self._silent: dict[str, float] = {}
         self._tasks: set[str] = set()
         self._answers = True
 
     def begin(self, task: str) -> None:
+        """Count from now on; not before a worker has begun it, since nobody has what waits in the queue."""
         self._tasks.add(task)
 
     def end(self, task: str) -> None:
+        """Count no more."""
         self._tasks.discard(task)
         self._silent.pop(task, None)
         self._held.forget(task)
 
     def is_gone(self, task: str) -> bool:
-        if time.monotonic() - self._asked > self._patience / 6:
-            self._silent = self._held.silent_seconds(self._tasks)
-            self._asked = time.monotonic()
+        """Return whether no worker has had a task for longer than is waited for."""
+        if self._asking is not None and not self._asking.is_alive():
+            self._asking, self._asked = None, time.monotonic()
+        if self._asking is None and time.monotonic() - self._asked > self._patience / 6:
+            self._asking = start_thread(functools.partial(self._ask, frozenset(self._tasks)), "held-tasks")
         return self._silent.get(task, 0.0) > self._patience
+
+    def _ask(self, tasks: frozenset[str]) -> None:
+        self._silent = self._held.silent_seconds(tasks)
 
     def note_broker(self, error: Exception | None) -> None:
         """Say once that the broker is away, however many steps and ticks find it so."""
@@ -103,6 +117,7 @@ class _Watch:
 
     @property
     def away(self) -> tuple[type[Exception], ...]:
+        """What is raised while the broker is away."""
         return self._held.away
 
 
@@ -116,14 +131,13 @@ class SentStep:
         warn: reports to the run's events what became of a worker.
     """
 
-    def __init__(self, name: str, send: Callable[[], Any], watch: _Watch, warn: Callable[[str], None]) -> None:
+    def __init__(self, name: str, send: Callable[[], Any], watch: StepWatch, warn: Callable[[str], None]) -> None:
         self._name = name
         self._send = send
         self._watch = watch
         self._warn = warn
         self._deaths = 0
         self._result = send()
-        watch.begin(self._result.id)
 
     def ready(self) -> bool:
         """Return whether the step has ended; one whose worker is gone, or its process killed, is sent anew."""
@@ -134,9 +148,11 @@ class SentStep:
                     return True
                 self._deaths += 1
                 self._anew(f"The process that had it was killed ({self._result.result}).")
-            elif self._result.state == "STARTED" and self._watch.is_gone(self._result.id):
-                self._watch.end(self._result.id)
-                self._anew("No worker has it any more: its machine is gone or cut off.")
+            elif self._result.state == "STARTED":
+                self._watch.begin(self._result.id)
+                if self._watch.is_gone(self._result.id):
+                    self._watch.end(self._result.id)
+                    self._anew("No worker has it any more: its machine is gone or cut off.")
         except self._watch.away as error:
             self._watch.note_broker(error)
         else:
@@ -150,7 +166,6 @@ class SentStep:
     def _anew(self, why: str) -> None:
         self._warn(f"{self._name} is sent to the workers anew. {why}")
         self._result = self._send()
-        self._watch.begin(self._result.id)
 
     def get(self) -> list[str]:
         """Return the step's events; as Celery raises.
@@ -208,11 +223,11 @@ class CeleryStepExecutor(CeleryExecutor):
                 where="BACKUP_PIPELINE_RUN_LAUNCHER",
                 remedy="Spread runs or steps: leave this variable or BACKUP_PIPELINE_EXECUTOR unset.",
             )
-        watches: list[_Watch] = []
+        watches: list[StepWatch] = []
 
         def submit(app: Any, *details: Any) -> SentStep:
             if not watches:
-                watches.append(_Watch(app, self._patience))
+                watches.append(StepWatch(app, self._patience))
 
             def send() -> Any:
                 wait_for_broker(app)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import dagster as dg
@@ -15,12 +16,12 @@ from dagster._core.launcher import WorkerStatus
 from dagster_celery.tags import DAGSTER_CELERY_TASK_ID_TAG
 
 from backup_pipeline.errors import SettingsError
-from backup_pipeline.orchestration.celery_app import BACKEND_VARIABLE, BROKER_VARIABLE, app_arguments
+from backup_pipeline.orchestration.celery_app import BACKEND_VARIABLE, BROKER_VARIABLE, app_arguments, celery_app
 from backup_pipeline.orchestration.celery_runs import WatchedCeleryRunLauncher
-from backup_pipeline.orchestration.celery_steps import CeleryStepExecutor
+from backup_pipeline.orchestration.celery_steps import CeleryStepExecutor, SentStep, StepWatch
 from backup_pipeline.orchestration.launcher import WatchedExecutor, executor_from_environment
 from backup_pipeline.postgres.server.embedded import free_port
-from backup_pipeline_tests.support.fleet_programs import needed, redis_server
+from backup_pipeline_tests.support.fleet_programs import needed, redis_server, wait_until
 
 RUN = dg.DagsterRun(job_name="nightly_backup", tags={DAGSTER_CELERY_TASK_ID_TAG: "1079e59c"})
 
@@ -69,3 +70,37 @@ def test_steps_by_celery_are_named_by_the_environment_and_want_a_place_for_resul
     with pytest.raises(SettingsError, match=BACKEND_VARIABLE):
         # As dagster-celery's loop asks the executor of the run.
         WatchedExecutor(CeleryStepExecutor(60), in_process=False).app_args()
+
+
+@dataclass
+class Answer:
+    """What a place of results answers for a task."""
+
+    id: str
+    state: str
+    result: object = None
+
+    def ready(self) -> bool:
+        return False
+
+
+def test_a_step_that_waited_long_in_the_queue_is_not_lost_when_it_begins(broker: subprocess.Popen[bytes]) -> None:
+    watch = StepWatch(celery_app(), 0.5)
+    sent: dict[str, list[Answer]] = {"begun": [], "waits": []}
+
+    def step(name: str, state: str) -> SentStep:
+        def send() -> Answer:
+            sent[name].append(Answer(f"{name} {len(sent[name])}", state))
+            return sent[name][-1]
+
+        return SentStep(name, send, watch, lambda _: None)
+
+    def is_sent_again(name: str) -> bool:
+        assert not any(each.ready() for each in (begun, waits))
+        return len(sent[name]) > 1
+
+    begun, waits = step("begun", "STARTED"), step("waits", "PENDING")
+    wait_until(lambda: is_sent_again("begun"), "a step that no worker has to be sent again")
+    sent["waits"][0].state = "STARTED"
+    assert not is_sent_again("waits")
+    wait_until(lambda: is_sent_again("waits"), "the other step, which no worker has either")

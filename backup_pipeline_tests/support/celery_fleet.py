@@ -43,7 +43,10 @@ _HOME = """
 storage:
   custom: {module: backup_pipeline.orchestration.storage, class: EnvironmentStorage}
 run_launcher: {module: backup_pipeline.orchestration.launcher, class: EnvironmentRunLauncher}
-run_coordinator: {module: backup_pipeline.orchestration.coordinator, class: TaggedRunCoordinator}
+run_coordinator:
+  module: backup_pipeline.orchestration.coordinator
+  class: TaggedRunCoordinator
+  config: {dequeue_interval_seconds: 1}
 concurrency:
   runs:
     max_concurrent_runs: RUNS
