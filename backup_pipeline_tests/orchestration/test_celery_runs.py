@@ -12,10 +12,11 @@ import pytest
 
 pytest.importorskip("dagster_celery", reason="pip install 'backup-pipeline[celery]'")
 
+from celery.exceptions import WorkerLostError
 from dagster._core.launcher import WorkerStatus
 from dagster_celery.tags import DAGSTER_CELERY_TASK_ID_TAG
 
-from backup_pipeline.errors import SettingsError
+from backup_pipeline.errors import BackupSystemError, SettingsError
 from backup_pipeline.orchestration.celery_app import BACKEND_VARIABLE, BROKER_VARIABLE, app_arguments, celery_app
 from backup_pipeline.orchestration.celery_runs import WatchedCeleryRunLauncher
 from backup_pipeline.orchestration.celery_steps import CeleryStepExecutor, SentStep, StepWatch
@@ -81,7 +82,7 @@ class Answer:
     result: object = None
 
     def ready(self) -> bool:
-        return False
+        return self.state == "FAILURE"
 
 
 def test_a_step_that_waited_long_in_the_queue_is_not_lost_when_it_begins(broker: subprocess.Popen[bytes]) -> None:
@@ -104,3 +105,14 @@ def test_a_step_that_waited_long_in_the_queue_is_not_lost_when_it_begins(broker:
     sent["waits"][0].state = "STARTED"
     assert not is_sent_again("waits")
     wait_until(lambda: is_sent_again("waits"), "the other step, which no worker has either")
+
+
+def test_a_step_whose_process_is_killed_each_time_fails_with_what_to_look_for(broker: subprocess.Popen[bytes]) -> None:
+    warnings: list[str] = []
+    killed = Answer("1", "FAILURE", WorkerLostError("Worker exited prematurely: signal 9 (SIGKILL)"))
+    step = SentStep("nightly__shop", lambda: killed, StepWatch(celery_app(), 60), warnings.append)
+    assert [step.ready() for _ in range(3)] == [False, False, True]
+    assert len(warnings) == 2
+    with pytest.raises(BackupSystemError, match="killed 3 times") as raised:
+        step.get()
+    assert "memory" in raised.value.remedy
