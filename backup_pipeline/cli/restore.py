@@ -95,8 +95,8 @@ def restore(
     if plan_only and apply:
         raise typer.BadParameter("give one of --plan and --apply", param_hint="--apply")
     site = load(config, identity=identity)
-    from backup_pipeline.operations.restore.records import failures_kept
     from backup_pipeline.operations.restore.run import Confirmation, apply_restore, plan_restore
+    from backup_pipeline.operations.restore.shell import reported
     from backup_pipeline.operations.sites.embedded import embedded_server_up
     from backup_pipeline.operations.sites.stores import resolve_set
 
@@ -132,7 +132,7 @@ def restore(
         found: RestorePlan | RestoreResult
         if apply:
             confirmation = Confirmation(plan_id, confirm)
-            with failures_kept(site, plan_name, source, "apply", set_id):
+            with reported(site, plan_name, source, "apply", set_id):
                 found = apply_restore(
                     site, plan_name, set_id, source, options, confirmation=confirmation, progress=progress
                 )

@@ -132,9 +132,7 @@ def _print(out: Console, one: PlanStatus, now: datetime, identity: str) -> None:
     for problem in one.problems:
         style = "red" if problem.severity == "error" else "yellow"
         print_hanging(out, f"  [{style}]{problem.severity}[/] ", escape(problem.what))
-        for known in {
-            each.acknowledged.sentence: None for each in problem.incidents(one.incidents) if each.acknowledged
-        }:
+        for known in problem.acknowledged(one.incidents):
             print_hanging(out, "    ", f"[dim]{escape(known)}[/]")
         if problem.remedy:
             remedy = ready_commands(problem.remedy, config=config_argument(), identity=identity)

@@ -35,7 +35,7 @@ def undo(
     site = load(config)
     site.plan(plan_name)
     from backup_pipeline.operations.restore import undo as undoing
-    from backup_pipeline.operations.restore.records import failures_kept
+    from backup_pipeline.operations.restore.shell import reported
     from backup_pipeline.operations.sites.embedded import embedded_server_up
 
     out = console()
@@ -50,7 +50,7 @@ def undo(
         if not apply:
             result = undoing.plan_undo(site, plan_name, source)
         else:
-            with failures_kept(site, plan_name, source, "undo"):
+            with reported(site, plan_name, source, "undo"):
                 result = undoing.undo_restore(site, plan_name, source, confirm=confirm)
     if as_json:
         print_json({"undone": apply, "restore": result.model_dump(mode="json")})

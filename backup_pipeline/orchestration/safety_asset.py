@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
 import dagster as dg
 
 from backup_pipeline.artefacts.capture import utc_now
+from backup_pipeline.model.incident import Incident
+from backup_pipeline.operations.status.incident_state import read_state
 from backup_pipeline.operations.status.overview import Overview, PlanOverview, rough, site_overview
+from backup_pipeline.operations.status.plan import Problem
 from backup_pipeline.orchestration.metadata import failure_of
 from backup_pipeline.orchestration.names import manifest_key
 from backup_pipeline.settings.site import Site
@@ -27,11 +30,11 @@ def _cell(text: str) -> str:
     return " ".join(escaped.split())
 
 
-def as_markdown(overview: Overview) -> str:
-    """Return the answer, what is wrong with the remedies, and a table of the plans."""
+def as_markdown(overview: Overview, incidents: Sequence[Incident]) -> str:
+    """Return the answer, what is wrong with the remedies and who acknowledged it, and a table of the plans."""
     lines = [f"# {_cell(overview.sentence)}", "", _cell(overview.detail), ""]
     lines += [
-        f"- **{_cell(', '.join(reason.plans))}**: {_cell(reason.problem.what)} {_cell(reason.problem.remedy)}"
+        f"- **{_cell(', '.join(reason.plans))}**: {_cell(_text(reason.problem, incidents))}"
         for reason in overview.reasons
     ]
     lines += ["", "| plan | state | last good | proven | next |", "| --- | --- | --- | --- | --- |"]
@@ -39,16 +42,20 @@ def as_markdown(overview: Overview) -> str:
         good = f"{rough(overview.at - plan.last_good.started_at)} old" if plan.last_good else "none"
         proven = f"{rough(overview.at - plan.proof.at)} ago" if plan.proof else "never"
         following = f"{plan.next_backup:%Y-%m-%d %H:%M} UTC" if plan.next_backup else "by hand"
-        lines.append(
-            f"| {_cell(plan.plan)} | {_MARKS[plan.standing]} {plan.standing} | {good} | {proven} | {following} |"
-        )
+        standing = f"{_MARKS[plan.standing]} {plan.standing}{plan.unless}"
+        lines.append(f"| {_cell(plan.plan)} | {standing} | {good} | {proven} | {following} |")
     return "\n".join(lines)
 
 
-def _metadata(overview: Overview) -> dict[str, Any]:
+def _text(problem: Problem, incidents: Sequence[Incident]) -> str:
+    """Return what is wrong, the remedy, and who acknowledged it until when."""
+    return " ".join([problem.what, problem.remedy, *(f"({each})" for each in problem.acknowledged(incidents))])
+
+
+def _metadata(overview: Overview, incidents: Sequence[Incident]) -> dict[str, Any]:
     return {
         "answer": overview.sentence,
-        "safety": dg.MetadataValue.md(as_markdown(overview)),
+        "safety": dg.MetadataValue.md(as_markdown(overview, incidents)),
         "plans good": sum(plan.standing == "good" for plan in overview.plans),
         "plans that need attention": sum(plan.standing == "attention" for plan in overview.plans),
         "plans failing": sum(plan.standing == "failing" for plan in overview.plans),
@@ -59,8 +66,8 @@ def _severity(plan: PlanOverview) -> dg.AssetCheckSeverity:
     return dg.AssetCheckSeverity.ERROR if plan.standing == "failing" else dg.AssetCheckSeverity.WARN
 
 
-def _reasons(plan: PlanOverview) -> str:
-    return " ".join(f"{problem.what} {problem.remedy}" for problem in plan.problems) or "Nothing speaks against it."
+def _reasons(plan: PlanOverview, incidents: Sequence[Incident]) -> str:
+    return " ".join(_text(problem, incidents) for problem in plan.problems) or "Nothing speaks against it."
 
 
 def safety_asset(site: Site) -> dg.AssetsDefinition:
@@ -86,7 +93,7 @@ def safety_asset(site: Site) -> dg.AssetsDefinition:
     )
     def safety() -> Iterator[Any]:
         try:
-            overview = site_overview(site, utc_now())
+            overview, incidents = site_overview(site, utc_now()), read_state(site).open
         except Exception as error:  # noqa: BLE001 - at this edge everything becomes a Failure
             raise failure_of(error) from None
         for plan in overview.plans:
@@ -95,9 +102,9 @@ def safety_asset(site: Site) -> dg.AssetsDefinition:
                 check_name=plan.plan,
                 passed=plan.standing == "good",
                 severity=_severity(plan),
-                description=_reasons(plan),
+                description=_reasons(plan, incidents),
             )
-        yield dg.MaterializeResult(KEY, metadata=_metadata(overview))
+        yield dg.MaterializeResult(KEY, metadata=_metadata(overview, incidents))
 
     return safety
 
@@ -112,8 +119,8 @@ def safety_sensor(site: Site, now: Callable[[], datetime] = utc_now) -> dg.Senso
         description="Keeps the asset `safety` fresh: whether the backups of every plan are good, and why not.",
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
-        overview = site_overview(site, now())
-        state = [(plan.plan, plan.standing, _reasons(plan)) for plan in overview.plans]
+        overview, incidents = site_overview(site, now()), read_state(site).open
+        state = [(plan.plan, plan.standing, _reasons(plan, incidents)) for plan in overview.plans]
         hour = int(overview.at.timestamp() // _AT_LEAST_EVERY.total_seconds())
         cursor = json.dumps([hour, state])
         if cursor == context.cursor:
@@ -124,12 +131,12 @@ def safety_sensor(site: Site, now: Callable[[], datetime] = utc_now) -> dg.Senso
                 check_name=plan.plan,
                 passed=plan.standing == "good",
                 severity=_severity(plan),
-                description=_reasons(plan),
+                description=_reasons(plan, incidents),
             )
             for plan in overview.plans
         ]
         return dg.SensorResult(
-            asset_events=[dg.AssetMaterialization(KEY, metadata=_metadata(overview)), *checks], cursor=cursor
+            asset_events=[dg.AssetMaterialization(KEY, metadata=_metadata(overview, incidents)), *checks], cursor=cursor
         )
 
     return sensor

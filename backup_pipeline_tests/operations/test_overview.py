@@ -56,6 +56,15 @@ def test_a_plan_that_nothing_starts_is_named_and_changes_no_answer(tmp_path: Pat
         assert "starts this plan" not in str(plan.problems)
 
 
+def test_the_word_of_a_plan_agrees_with_the_answer_about_its_place(site: Site) -> None:
+    proven_set(nightly(site), "2026-11-21 02:00")
+    found = site_overview(site, NOW)
+    assert found.sentence == "Yes, unless this machine is lost."
+    (plan,) = found.plans
+    assert (plan.standing, plan.unless) == ("good", ", unless this machine is lost")
+    assert replace(plan, standing="failing").unless == replace(plan, lost_with="").unless == ""
+
+
 def test_the_answer_is_no_without_a_backup_and_yes_only_when_one_is_proven(site: Site) -> None:
     assert answer(site) == ("failing", "No. There is no good backup yet.")
     set_id = make_set(nightly(site), at("2026-11-21 02:00"))

@@ -9,6 +9,11 @@ import dagster as dg
 import pytest
 
 from backup_pipeline.model.proof import ProofKind
+from backup_pipeline.operations.alerts.acknowledge import acknowledge
+from backup_pipeline.operations.alerts.send import evaluate_incidents
+from backup_pipeline.operations.status.incident_state import read_state
+from backup_pipeline.operations.status.page import status_page
+from backup_pipeline.operations.status.plan import plan_status
 from backup_pipeline.orchestration.safety_asset import KEY, safety_asset, safety_sensor
 from backup_pipeline.settings.loader import load_site
 from backup_pipeline.settings.site import Site
@@ -49,6 +54,24 @@ def test_the_sensor_reports_each_plan_and_rests_until_something_changes(site: Si
         store.remove(made)
         again = _ticked(site, instance, NOW + timedelta(minutes=10), first.cursor)
         assert len(again.asset_events) == 3
+
+
+def test_who_acknowledged_what_is_said_with_the_reason(site: Site) -> None:
+    late = make_set(LocalStore(site.store_folder("nightly"), "nightly"), at("2026-11-11 02:00"))
+    evaluate_incidents(site, NOW)
+    keys = [one.key for one in read_state(site).open if one.key.startswith("overdue:nightly")]
+    assert (late, keys) == ("2026-11-11T020000Z", ["overdue:nightly"])
+    with dg.DagsterInstance.ephemeral() as instance:
+        before = _ticked(site, instance, NOW)
+        acknowledge(site, keys, by="anna", now=NOW, quiet=timedelta(days=3), reason="<b> disk is ordered")
+        after = _ticked(site, instance, NOW, before.cursor)
+    (shown,) = [one for one in after.asset_events if isinstance(one, dg.AssetMaterialization)]
+    sentence = "acknowledged by anna until 2026-11-24 12:00 UTC: "
+    assert f"{sentence}\\<b\\> disk is ordered" in str(shown.metadata["safety"].value)
+    checks = [one for one in after.asset_events if isinstance(one, dg.AssetCheckEvaluation)]
+    assert [(one.check_name, one.passed) for one in checks if sentence in str(one.description)] == [("nightly", False)]
+    page = status_page([plan_status(site, "nightly", NOW)], now=NOW, site="site", timezone="UTC")
+    assert f"{sentence}&lt;b&gt; disk is ordered" in page
 
 
 def test_materialising_it_shows_the_answer_as_text_that_cannot_be_markup(site: Site) -> None:

@@ -40,6 +40,7 @@ from backup_pipeline.system.notifications import Delivery, deliver
 
 LOG = logging.getLogger("alerts")
 BACKUP = "backup"
+_WAYS_BACK = ("restore", "undo")
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,10 +121,18 @@ def notify_run_finished(site: Site, plan: str, run: FinishedRun, at: datetime | 
         )
         observations.append(Observation(key, at, incident))
     elif not run.partial:
-        observations.append(Observation(key, at))
+        observations += [
+            Observation(incident_key(IncidentKind.RUN_FAILED, plan, work), at) for work in _ended(run.work)
+        ]
         if run.work == BACKUP and plan:
             observations.append(Observation(incident_key(IncidentKind.OVERDUE, plan), at))
     return report(site, observations, at)
+
+
+def _ended(work: str) -> list[str]:
+    """Return the works whose failure is over when one succeeded: of a restore and its undo, both."""
+    done, of, source = work.partition(" of ")
+    return [f"{each} of {source}" for each in _WAYS_BACK] if of and done in _WAYS_BACK else [work]
 
 
 def notify_copies(site: Site, plan: str, at: datetime | None = None) -> AlertReport:

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import logging
 from collections.abc import Callable, Iterator
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from pydantic import ValidationError as PydanticError
 
-from backup_pipeline.artefacts.capture import utc_now
-from backup_pipeline.errors import INTERRUPTED, BackupSystemError, RefusedError, StoreError
+from backup_pipeline.errors import RefusedError, StoreError
 from backup_pipeline.model.base import Frozen
 from backup_pipeline.model.restore import RestoreFailure, RestoreResult
-from backup_pipeline.operations.sites.stores import open_store, split_place
+from backup_pipeline.operations.sites.stores import open_store
 from backup_pipeline.settings.site import Site
-from backup_pipeline.system.files import make_folder_in, read_ordinary, user_name, write_atomically
+from backup_pipeline.system.files import make_folder_in, read_ordinary, write_atomically
 
-LOG = logging.getLogger("restore")
 RESTORES_FOLDER = "restores"
 _FAILED = ".failed.json"
 _Document = TypeVar("_Document", RestoreResult, RestoreFailure)
@@ -53,48 +50,9 @@ def keep_result(site: Site, result: RestoreResult) -> RestoreResult:
     return result
 
 
-@contextlib.contextmanager
-def failures_kept(
-    site: Site, place: str, source: str, step: Literal["apply", "undo"], set_id: str = ""
-) -> Iterator[None]:
-    """Keep a record where the block, a restore or an undo in the shell, fails: evidence shows it as it does runs.
-
-    What cannot be kept is logged: the failure itself is what the person must learn.
-
-    Args:
-        site: the site.
-        place: the plan, or `VAULT:PLAN`.
-        source: the source.
-        step: which of both.
-        set_id: the set that is restored.
-    """
-    began = utc_now()
-    try:
-        yield
-    except BaseException as error:
-        reason = f"{error.where}: {error.what}" if isinstance(error, BackupSystemError) else _kind_of(error)
-        vault, plan = split_place(place)
-        failure = RestoreFailure(
-            step=step,
-            plan=plan,
-            source=source,
-            set_id=set_id,
-            vault=vault,
-            who=f"shell ({user_name()})",
-            began=began,
-            ended=utc_now(),
-            reason=reason.removeprefix(": "),
-        )
-        try:
-            _write(site, plan, f"{failure.ended:%Y-%m-%dT%H%M%S_%fZ}-{source}{_FAILED}", failure)
-        except (BackupSystemError, OSError) as problem:
-            LOG.warning("that it failed cannot be kept as evidence: %s", problem)
-        raise
-
-
-def _kind_of(error: BaseException) -> str:
-    """Return why something failed that is no error of ours, whose text may hold rows."""
-    return INTERRUPTED if isinstance(error, KeyboardInterrupt) else type(error).__name__
+def write_failure(site: Site, failure: RestoreFailure) -> None:
+    """Store that a restore or an undo failed in the shell."""
+    _write(site, failure.plan, f"{failure.ended:%Y-%m-%dT%H%M%S_%fZ}-{failure.source}{_FAILED}", failure)
 
 
 def failures(site: Site, plan_name: str) -> list[RestoreFailure]:

@@ -63,6 +63,16 @@ class FleetStatus:
         severities = {problem.severity for problem in self.problems}
         return "failing" if "error" in severities else "attention" if severities else "good"
 
+    @property
+    def at_risk(self) -> str:
+        """What takes the data and every set together, as `lost_with`, where there is a set."""
+        return self.lost_with if any(member.newest for member in self.members) else ""
+
+    @property
+    def unless(self) -> str:
+        """What is added to the word "Good": `, unless this machine is lost`; "" where nothing is, or it is not good."""
+        return f", unless this {self.at_risk} is lost" if self.at_risk and self.standing == "good" else ""
+
     def as_dict(self) -> dict[str, object]:
         """Return it for `--json`."""
         return {

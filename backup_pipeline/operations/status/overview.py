@@ -140,6 +140,16 @@ class PlanOverview:
     interval: timedelta | None = None
     not_started: str = ""
 
+    @property
+    def at_risk(self) -> str:
+        """What takes the data and every set together, as `lost_with`, where there is a set that is good."""
+        return self.lost_with if self.last_good else ""
+
+    @property
+    def unless(self) -> str:
+        """What is added to the word "Good": `, unless this machine is lost`; "" where nothing is, or it is not good."""
+        return f", unless this {self.at_risk} is lost" if self.at_risk and self.standing == "good" else ""
+
     def could_be_lost(self, now: datetime) -> tuple[str, str]:
         """Return what a loss would cost at worst (RPO), and what that was measured or concluded from, as text."""
         if self.last_good is None or self.longest_pause is None or self.known_for is None:
@@ -242,10 +252,8 @@ def _one_place(plans: Sequence[PlanOverview], fleets: Sequence[FleetStatus]) -> 
     )
     found = []
     for place, what in _PLACES.items():
-        names = tuple(plan.plan for plan in plans if plan.lost_with == place and plan.last_good)
-        names += tuple(
-            one.name for one in fleets if one.lost_with == place and any(member.newest for member in one.members)
-        )
+        names = tuple(plan.plan for plan in plans if plan.at_risk == place)
+        names += tuple(one.name for one in fleets if one.at_risk == place)
         if names:
             found.append(Reason(names, Problem("warning", what, remedy)))
     return found

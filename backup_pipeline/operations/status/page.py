@@ -91,13 +91,16 @@ class CopiesRow:
 
 @dataclass(frozen=True, slots=True)
 class PlanSection:
-    """A plan's part of the page, formatted; facts are name, value (None for none) and small print."""
+    """A plan's part of the page, formatted; facts are name, value (None for none) and small print.
+
+    Beside each problem stands who acknowledged it.
+    """
 
     name: str
     standing: str
     store: str
     facts: Sequence[tuple[str, str | None, str]]
-    problems: Sequence[Problem]
+    problems: Sequence[tuple[Problem, Sequence[str]]]
     calendar: Calendar
     charts: Sequence[Chart]
     rows: Sequence[SetRow]
@@ -145,7 +148,7 @@ def _section(plan: PlanStatus, now: datetime, zone: ZoneInfo) -> PlanSection:
         standing=plan.standing,
         store=str(plan.store),
         facts=_facts(plan, now, zone),
-        problems=plan.problems,
+        problems=[(one, one.acknowledged(plan.incidents)) for one in plan.problems],
         calendar=calendar(days_of(plan, zone), now.astimezone(zone).date(), f"Backups of {plan.plan} by day"),
         charts=_charts(plan),
         rows=[_row(one, now) for one in reversed(plan.sets[-_LISTED_SETS:])],

@@ -66,6 +66,10 @@ class Problem:
             if one.closed_at is None and any(one.key == key or one.key.startswith(f"{key}:") for key in self.about)
         ]
 
+    def acknowledged(self, known: Iterable[Incident]) -> tuple[str, ...]:
+        """Return who acknowledged this problem's incidents, until when and why, as sentences."""
+        return tuple(dict.fromkeys(one.acknowledged.sentence for one in self.incidents(known) if one.acknowledged))
+
 
 @dataclass(frozen=True)
 class PlanStatus:
