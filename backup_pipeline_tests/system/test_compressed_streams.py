@@ -12,7 +12,7 @@ from itertools import cycle
 
 import pytest
 
-from backup_pipeline.system.streams import Compression, compressed_sink, gunzip, unzstd
+from backup_pipeline.system.streams import Compression, compressed_sink, compressor, gunzip, unzstd
 
 FORMS: list[Compression] = ["gzip", "zstd"]
 READERS = {"gzip": (gunzip, ["gunzip", "-c"]), "zstd": (unzstd, ["zstd", "-dc"])}
@@ -61,8 +61,29 @@ def test_what_is_written_is_read_by_the_usual_programs(form: Compression, count:
 def test_threads_and_sizes_of_writes_leave_no_mark(form: Compression) -> None:
     content = rows(300_000)
     expected = written(content, form)
+    read, _ = READERS[form]
+    assert b"".join(read(io.BytesIO(expected), name="dump")) == content
     for threads, sizes in ((1, [1 << 20]), (4, [7, 65_536, 300_001]), (2, [999_983])):
-        assert written(content, form, threads=threads, sizes=sizes) == expected
+        data = written(content, form, threads=threads, sizes=sizes)
+        # Another content would be worse than other bytes of the same.
+        assert b"".join(read(io.BytesIO(data), name="dump")) == content
+        if data != expected:
+            different = [n for n, (one, other) in enumerate(zip(data, expected, strict=False)) if one != other]
+            pytest.fail(f"{len(data)} bytes, not {len(expected)}; {len(different)} differ, at {different[:9]}")
+
+
+def test_a_member_depends_on_nothing_but_its_plain_bytes() -> None:
+    compress = compressor("gzip")
+    content = rows(12_000)
+    numbers = random.Random(2)
+    for size in (0, 1, 3, 4, 7, 287, 288, 289, 300, 32_768, 33_057, 65_536, 65_537, 131_072, 262_144):
+        expected = compress(content[:size])
+        for _ in range(4):
+            # What lies in memory that is used again, and around the piece.
+            compress(numbers.randbytes(numbers.randrange(1, 100_000)))
+            before = numbers.randrange(64)
+            around = numbers.randbytes(before) + content[:size] + numbers.randbytes(500)
+            assert compress(memoryview(around)[before : before + size]) == expected, size
 
 
 def test_a_gzip_member_says_no_time_and_is_of_64_kib_on_average() -> None:
