@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from backup_pipeline.errors import BackupSystemError
 from backup_pipeline.operations.sites.fleet_record import LOCK_NAME, RECORD_NAME, folder_of, lock_name
@@ -17,9 +18,12 @@ from backup_pipeline.operations.sites.stores import open_store
 from backup_pipeline.settings.fleet_members import MEMBERS_NAME
 from backup_pipeline.settings.server_databases import with_known_databases
 from backup_pipeline.settings.site import Site
-from backup_pipeline.stores.state.locks import DatabaseCoordination
 from backup_pipeline.stores.state.shared_files import SharedFiles
 from backup_pipeline.system.locks import Holder, living_holder
+
+if TYPE_CHECKING:
+    from backup_pipeline.stores.state.database import StateDatabase
+    from backup_pipeline.stores.state.locks import DatabaseCoordination
 
 LOG = logging.getLogger("backup")
 # Never a key: those come from the environment.
@@ -71,7 +75,7 @@ def fleet_holder(site: Site, fleet: str) -> Holder | None:
         return here
     database = state_database(site)
     name = lock_name(fleet)
-    there = DatabaseCoordination(database, "/").living(name, name) if database is not None else []
+    there = _coordination(database).living(name, name) if database is not None else []
     return next(iter(there), None)
 
 
@@ -87,7 +91,7 @@ def state_lock(site: Site, name: str, *, purpose: str, wait_seconds: float) -> I
     if database is None:
         yield
         return
-    with DatabaseCoordination(database, "/").hold(name, purpose=purpose, wait_seconds=wait_seconds):
+    with _coordination(database).hold(name, purpose=purpose, wait_seconds=wait_seconds):
         share_state(site)
         yield
         share_state(site)
@@ -109,3 +113,9 @@ def with_shared_knowledge(site: Site) -> Site:
     for plan in site.single_plans:
         open_store(site, plan).share(there.get(plan, {}))
     return with_known_databases(site)
+
+
+def _coordination(database: StateDatabase) -> DatabaseCoordination:
+    from backup_pipeline.stores.state.locks import DatabaseCoordination
+
+    return DatabaseCoordination(database, "/")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 from backup_pipeline.errors import SettingsError
-from backup_pipeline.postgres.server.target import parse_target
 from backup_pipeline.settings.site import Site
-from backup_pipeline.stores.state.database import StateDatabase
+
+if TYPE_CHECKING:
+    # A site without such a database loads no client of PostgreSQL.
+    from backup_pipeline.stores.state.database import StateDatabase
 
 # As SQLAlchemy, and with it Dagster's history, names a driver.
 _DRIVER = re.compile(r"^(postgres(?:ql)?)\+\w+://")
@@ -22,6 +25,9 @@ def state_database(site: Site) -> StateDatabase | None:
     """
     if not site.settings.state_env:
         return None
+    from backup_pipeline.postgres.server.target import parse_target
+    from backup_pipeline.stores.state.database import StateDatabase
+
     for name in site.settings.state_env:
         if value := site.value(name):
             url = _DRIVER.sub(r"\1://", value)

@@ -10,9 +10,12 @@ import json
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from backup_pipeline.stores.state.database import StateDatabase
 from backup_pipeline.system.files import make_folders, read_ordinary, write_atomically
+
+if TYPE_CHECKING:
+    from backup_pipeline.stores.state.database import StateDatabase
 
 _ALIKE = ".alike.json"
 
