@@ -253,6 +253,23 @@ def write_atomically(
         file.write(data)
 
 
+def write_for_this_boot(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+    """Write `data` to `path`, complete or not at all; no disk is waited for: after a machine crash it may be empty.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}{PART_SUFFIX}")
+    try:
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+            file.write(data)
+        give_mode(part, mode)
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise translate_os_error(error, path) from error
+
+
 _NO_WAITING = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
 
 

@@ -79,7 +79,7 @@ def this_process(purpose: str, owner: str = "") -> Holder:
         purpose=purpose,
         token=uuid.uuid4().hex,
         owner=owner,
-        boot_id=_boot_id(),
+        boot_id=boot_id(),
         started_ticks=_ticks(os.getpid()) or 0,
         pid_namespace=_pid_namespace(),
         clock_offset=_clock_offset(),
@@ -87,7 +87,8 @@ def this_process(purpose: str, owner: str = "") -> Holder:
 
 
 @functools.cache
-def _boot_id() -> str:
+def boot_id() -> str:
+    """Return the id of the running kernel since it was booted; "" where there is none."""
     with contextlib.suppress(OSError):
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return ""
@@ -132,9 +133,9 @@ def is_dead(path: Path, holder: Holder | None) -> bool:
         return age > HEARTBEAT_SECONDS
     if holder.host != socket.gethostname():
         return _is_stale(path, refreshed, holder)
-    if not holder.boot_id or not _boot_id():
+    if not holder.boot_id or not boot_id():
         return _is_gone_by_the_clock(holder)
-    if holder.boot_id != _boot_id():
+    if holder.boot_id != boot_id():
         return abs(age) > FRESH_SECONDS and abs(_now_at(path) - refreshed) > FRESH_SECONDS
     if holder.pid_namespace != _pid_namespace():
         return _is_stale(path, refreshed, holder)
@@ -144,7 +145,7 @@ def is_dead(path: Path, holder: Holder | None) -> bool:
 def _is_stale(path: Path, refreshed: float, holder: Holder) -> bool:
     """Whether the lock of a process that cannot be observed from here has not been refreshed for long."""
     age = time.time() - refreshed
-    if holder.boot_id and holder.boot_id == _boot_id():
+    if holder.boot_id and holder.boot_id == boot_id():
         # The same machine: by as much as the clock was set since, the lock may only seem to be old.
         age -= max(0.0, _clock_offset() - holder.clock_offset)
     return age > FOREIGN_STALE_SECONDS and _now_at(path) - refreshed > FOREIGN_STALE_SECONDS
@@ -237,7 +238,7 @@ class HeartbeatLease:
 
 def _is_here(holder: Holder) -> bool:
     """Whether the holder's process can be observed from this one."""
-    here = socket.gethostname(), _boot_id(), _pid_namespace()
+    here = socket.gethostname(), boot_id(), _pid_namespace()
     return bool(holder.boot_id) and (holder.host, holder.boot_id, holder.pid_namespace) == here
 
 

@@ -250,6 +250,22 @@ def test_the_check_says_why_the_database_of_workers_cannot_be_used(workers: Work
     run_sql(state, "drop role reader")
 
 
+def test_what_was_brought_before_the_machine_was_started_is_brought_again(workers: Workers) -> None:
+    first, second = workers.new("first"), workers.new("second")
+    _capture(first, "shop")
+    store = open_store(second.site, "nightly")
+    (set_id,) = store.ids()
+    store.read(set_id)
+    folder = second.site.store_folder("nightly") / set_id
+    (record,) = folder.glob("records/*dump*.json")
+    whole = record.read_bytes()
+    record.write_bytes(b"")
+    noted = folder / ".brought.part"
+    noted.write_text(json.dumps({**json.loads(noted.read_text()), "": "an earlier boot"}))
+    store.read(set_id)
+    assert record.read_bytes() == whole
+
+
 def _with_fleets(workers: Workers, **members: Sequence[str]) -> None:
     """Add fleets to the settings; a member has the variable of its name."""
     fleets = "".join(

@@ -43,10 +43,12 @@ from backup_pipeline.stores.vault.plan_store import (
     VaultPlanStore,
     VaultSetWriter,
 )
-from backup_pipeline.system.files import make_folders, read_ordinary, write_atomically
+from backup_pipeline.system.files import make_folders, read_ordinary, write_atomically, write_for_this_boot
+from backup_pipeline.system.locks import boot_id
 
 LOG = logging.getLogger("backup")
 _BROUGHT = ".brought.part"
+_BOOT = ""
 _BESIDE = (f"{KNOWN_FOLDER}/*.json", "restores/*.json")
 _LOGS = ("backup_log.txt",)
 _DRAFT = "draft"
@@ -118,18 +120,23 @@ class SharedSet:
             if not place.resolve().is_relative_to(self._folder.resolve()):
                 raise StoreError("Not a path inside the set.", where=path, remedy="Who writes to this database?")
             make_folders(place.parent, self._folder_mode)
-            write_atomically(place, text.encode(), mode=self._file_mode)
+            # Hundreds of files, which are fetched again after a crash of the machine: none is waited for.
+            write = write_for_this_boot if boot_id() else write_atomically
+            write(place, text.encode(), mode=self._file_mode)
             yield path, place.stat().st_mtime_ns
 
     def _brought(self) -> dict[str, tuple[int, dict[str, int]]]:
         try:
             found = json.loads(read_ordinary(self._folder / _BROUGHT))
-            return {name: (int(version), dict(paths)) for name, (version, paths) in found.items()}
+            # What was brought before the machine was started may be damaged: it is brought again, under no version.
+            same = found.pop(_BOOT, "") == boot_id()
+            return {name: (int(version) if same else 0, dict(paths)) for name, (version, paths) in found.items()}
         except (OSError, ValueError):
             return {}
 
     def _note(self, brought: Mapping[str, tuple[int, Mapping[str, int]]]) -> None:
-        write_atomically(self._folder / _BROUGHT, json.dumps(brought).encode(), mode=self._file_mode)
+        noted = {**brought, _BOOT: boot_id()}
+        write_atomically(self._folder / _BROUGHT, json.dumps(noted).encode(), mode=self._file_mode)
 
     def put(self, documents: Mapping[str, bytes | None]) -> None:
         """Write or remove documents of the set, if this process still has the locks that it took."""
