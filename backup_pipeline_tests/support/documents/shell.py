@@ -23,7 +23,7 @@ ELSEWHERE = {
         "runs until it is stopped",
         "acceptance/test_ui.py::test_the_ui_backs_up_and_re_executes_from_failure_into_the_same_set",
     ),
-    r"^make (demo|test|stories|check|format|bench)\b": (
+    r"^make (demo|test|stories|explore|check|format|bench)\b": (
         "installs, or runs these very tests",
         "documents/test_commands.py::test_the_targets_of_make_call_what_exists",
     ),
