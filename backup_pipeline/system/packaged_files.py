@@ -9,7 +9,7 @@ _IN_THE_PACKAGE = {".env.template": "env.template"}
 
 
 def packaged_file(name: str) -> Path:
-    """Return the project's own copy of a file (`dagster.yaml`, `backup.yaml`, `.env.template`, …)."""
+    """Return the project's own copy of a file or folder (`dagster.yaml`, `.env.template`, `docs/vaults.md`, …)."""
     package = Path(__file__).resolve().parent.parent
     inside = package / "packaged" / _IN_THE_PACKAGE.get(name, name)
-    return inside if inside.is_file() else package.parent / name
+    return inside if inside.exists() else package.parent / name

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from backup_pipeline.operations.evidence.make import CHECKER
 from backup_pipeline.web.front.context import Front
+from backup_pipeline.web.front.documents import PICTURES, document_page
 from backup_pipeline.web.front.evidence import checker_program, evidence_home, evidence_page, sign, signed_page
 from backup_pipeline.web.front.files import (
     diff_page,
@@ -80,6 +81,7 @@ def _routes(base: str) -> list[BaseRoute]:
         ("/evidence/sign", sign, ("POST",)),
         (f"/evidence/{CHECKER}", checker_program, ("GET",)),
         ("/evidence/{plan}/{name}", signed_page, ("GET",)),
+        ("/docs/{name:path}", document_page, ("GET",)),
         ("/{plan}", plan_page, ("GET",)),
         ("/{plan}/{set:set}", set_page, ("GET",)),
         ("/{plan}/{set:set}/files", files_home, ("GET",)),
@@ -92,6 +94,7 @@ def _routes(base: str) -> list[BaseRoute]:
     ]
     return [
         Mount(f"{base}/static", StaticFiles(directory=_STATIC), name="static"),
+        Mount(f"{base}/docs/pictures", StaticFiles(directory=PICTURES, check_dir=False), name="pictures"),
         *(Route(f"{base}{path}", endpoint(page), methods=list(methods)) for path, page, methods in pages),
     ]
 

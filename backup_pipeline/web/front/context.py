@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 PROGRAM = "backup-pipeline"
 _FILE = tuple[str, int, int]
-RESERVED = frozenset({"static", "restore", "find", "evidence", "live", "start", "acknowledge"})
+RESERVED = frozenset({"static", "restore", "find", "evidence", "live", "start", "acknowledge", "docs"})
 """First parts of paths that are pages of our own; a plan of such a name has a hyphen before it in addresses."""
 
 

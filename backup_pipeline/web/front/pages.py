@@ -38,6 +38,7 @@ LONGEST_FORM = 256 * 1024
 """Bytes of a form; a longer one is refused."""
 # htmx would write a <style> and use eval otherwise; neither passes the policy above.
 _HTMX = {"includeIndicatorStyles": False, "allowEval": False, "allowScriptTags": False, "historyCacheSize": 0}
+_DOCUMENT = re.compile(r"\bdocs/([a-z0-9-]+\.md)\b")
 _TITLES = {
     HTTPStatus.NOT_FOUND: "There is no such page",
     HTTPStatus.CONFLICT: "That cannot be done as things are",
@@ -201,8 +202,8 @@ async def _body(request: Request) -> bytes:
 def templates() -> jinja2.Environment:
     """Return the templates; every value that they insert is escaped, and a missing one is an error.
 
-    Filters: `prose` (text with commands in backticks), `size` (bytes), `count`, `seconds`, `age` (of a timedelta),
-    `moment` (of a datetime, with its zone's name).
+    Filters: `prose` (text with commands in backticks, and documents), `size` (bytes), `count`, `seconds`, `age` (of a
+    timedelta), `moment` (of a datetime, with its zone's name).
     """
     found = jinja2.Environment(
         loader=jinja2.ChoiceLoader(
@@ -223,9 +224,12 @@ def templates() -> jinja2.Environment:
     return found
 
 
-def prose(text: str) -> Markup:
-    """Return a text of ours as HTML, in which what stands between backticks is code."""
-    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704 - escaped before
+def prose(text: str, front: Front | None = None) -> Markup:
+    """Return a text of ours as HTML, in which what stands between backticks is code; for a front page documents are links."""
+    html = re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text)))
+    if front is not None:
+        html = re.sub(_DOCUMENT, rf'<a href="{front.base}/docs/\1">docs/\1</a>', html)
+    return Markup(html)  # noqa: S704 - escaped before
 
 
 def file_moment_text(nanoseconds: int, timezone: str = "UTC") -> str:

@@ -59,6 +59,11 @@ PAGES: dict[str, tuple[tuple[str, str], ...]] = {
     "/evidence": (("states", "/evidence"), ("real", "/evidence")),
     "/evidence/show": (("states", "/evidence/show?plan=nightly&period=2026-11"), ("real", "/evidence/show?plan=none")),
     "/evidence/{plan}/{name}": (("real", "/evidence/nightly/SIGNED"), ("real", "/evidence/nightly/none")),
+    "/docs/{name:path}": (
+        ("states", "/docs/restore-in-the-browser.md"),
+        ("states", "/docs/settings.md"),
+        ("states", "/docs/none.md"),
+    ),
     "/{plan}": (
         *(("states", f"/{plan}") for plan in ("nightly", "weekly", "none")),
         *(("real", f"/{plan}") for plan in ("nightly", "offsite:nightly", "none:nightly")),
