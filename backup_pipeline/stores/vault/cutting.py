@@ -37,6 +37,8 @@ _AT_ENDS = 6
 _LISTS_FINER = 2
 _SMALL = 1 << 20
 """Bytes of a file that is read at once."""
+_BLOCK = 4
+"""Largest chunks that a block of memory has room for: what is not cut yet at its end is moved to the next one."""
 _BLOCKS = 3
 """Blocks of memory that are read into before hashing is waited for; more where chunks are sent more slowly."""
 
@@ -193,7 +195,7 @@ def cut(
     """
     coarse, fine, finest = (_cutter(cutting, id_key, finer=finer) for finer in (1, _FINER, _FINEST))
     of_records, at_ends = (_cutter(cutting, id_key, finer=finer) for finer in (_OF_RECORDS, _AT_ENDS))
-    buffer = _ReadAhead(stream, 2 * cutting.largest, lambda: stream.hashing)
+    buffer = _ReadAhead(stream, _BLOCK * cutting.largest, lambda: stream.hashing)
     for part in _parts(stream.listed, cutting.average):
         position, tail = 0, part.size - part.ends
         while position < part.size and (
@@ -357,10 +359,10 @@ class _ReadAhead:
 def _has_views(block: bytearray) -> bool:
     """Return whether a memoryview of it is left: Python resizes none of which there is one."""
     try:
-        block.append(0)
+        block.pop()  # Before it is made longer, which could take other memory.
     except BufferError:
         return True
-    block.pop()
+    block.append(0)
     return False
 
 

@@ -57,7 +57,7 @@ class Sealer:
         size = self._recipients.sealed_size(len(data))
         memory = self._free.pop() if self._free else bytearray()
         if len(memory) < size:
-            memory = bytearray(size)
+            memory = bytearray(1 << (size - 1).bit_length())  # Of few sizes, so that it does for the next ones too.
         out = memoryview(memory)[:size]
         self._recipients.encrypt_into(out, data)
         try:

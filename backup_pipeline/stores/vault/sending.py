@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
@@ -275,17 +275,18 @@ class ChunkSender:
         """Read the copy's bytes once, sending what cannot be relied on."""
         ids: list[Future[str]] = []
         sizes = []
-        running: set[Future[str]] = set()
         ended = threading.Event()
+        room = threading.Semaphore(self._options.workers + _WAITING)
 
         def send(data: DataView) -> str:
-            if ended.is_set():
-                return ""  # What has failed is raised; a place that does not answer is not waited for once more.
             try:
-                return self._send(data)
+                # What has failed is raised; a place that does not answer is not waited for once more.
+                return "" if ended.is_set() else self._send(data)
             except BaseException:
                 ended.set()
                 raise
+            finally:
+                room.release()
 
         with ContextThreadPool(self._options.workers, "vault-copy") as pool:
             try:
@@ -294,17 +295,15 @@ class ChunkSender:
                         sizes.append(data.size)
                         ids.append(self._sent_before(data.id))
                         continue
+                    room.acquire()
+                    if ended.is_set():
+                        break
                     sizes.append(len(data))
-                    future = pool.submit(send, data)
-                    ids.append(future)
-                    running.add(future)
-                    if len(running) >= self._options.workers + _WAITING:
-                        running = _some_done(running)
-                while running:
-                    running = _some_done(running)
+                    ids.append(pool.submit(send, data))
+                found = [future.result() for future in ids]
             finally:
                 ended.set()
-        return [future.result() for future in ids], sizes
+        return found, sizes
 
     def _sent_before(self, name: str) -> Future[str]:
         known = self._known.get(name)
@@ -381,11 +380,3 @@ def is_listed(listed: Mapping[str, StoredChunk], chunk: ChunkRef) -> bool:
     """Return whether the place lists a chunk with the size that its copy says."""
     found = listed.get(chunk.name)
     return found is not None and found.size == chunk.size
-
-
-def _some_done(running: set[Future[str]]) -> set[Future[str]]:
-    """Wait for one of them; returns the others. Raises what one has raised."""
-    done, rest = wait(running, timeout=600, return_when=FIRST_COMPLETED)
-    for future in done:
-        future.result()
-    return rest

@@ -225,7 +225,7 @@ def templates() -> jinja2.Environment:
 
 
 def prose(text: str, front: Front | None = None) -> Markup:
-    """Return a text of ours as HTML, in which what stands between backticks is code; for a front page documents are links."""
+    """Return a text of ours as HTML: what stands between backticks is code; on a front page documents are links."""
     html = re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text)))
     if front is not None:
         html = re.sub(_DOCUMENT, rf'<a href="{front.base}/docs/\1">docs/\1</a>', html)
