@@ -140,8 +140,8 @@ class Store(Protocol):
     def unexpected_entries(self, set_id: SetId) -> Iterator[str]:
         """Yield the paths of what stands in the set's place and is neither file nor folder (links), by path."""
 
-    def add_proof(self, set_id: SetId, proof: Proof) -> None:
-        """Add a verification's or drill's result to a sealed set."""
+    def add_proof(self, set_id: SetId, proof: Proof) -> Proof:
+        """Add a verification's or drill's result to a sealed set; return it as it was kept (`after_those_ahead`)."""
 
     def remove(self, set_id: SetId) -> None:
         """Remove a set: manifest first, then its files; resumable."""

@@ -11,6 +11,7 @@ import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
@@ -28,10 +29,18 @@ from backup_pipeline.model.manifest import (
     Failure,
     Manifest,
 )
-from backup_pipeline.model.proof import PROOFS_FOLDER, Proof, proof_as_bytes, proof_file_name, read_proof
+from backup_pipeline.model.proof import (
+    PROOFS_FOLDER,
+    Proof,
+    proof_as_bytes,
+    proof_file_name,
+    read_proof,
+    time_of_proof_file,
+)
 from backup_pipeline.model.record import ArtefactRecord, FileRecord
 from backup_pipeline.model.set_id import SetId, is_set_id
 from backup_pipeline.model.source_done import SourceDone
+from backup_pipeline.rules.clock_ahead import after_those_ahead
 from backup_pipeline.stores.contract import ArtefactFile
 from backup_pipeline.stores.coordination import Coordination, FolderCoordination
 from backup_pipeline.stores.read_manifest import parse_manifest
@@ -607,8 +616,8 @@ class LocalStore:
             if path.is_symlink() or not (path.is_file() or path.is_dir()):
                 yield path.relative_to(folder).as_posix()
 
-    def add_proof(self, set_id: SetId, proof: Proof) -> None:
-        """Add a result to the set's `proofs/` folder."""
+    def add_proof(self, set_id: SetId, proof: Proof) -> Proof:
+        """Add a result to the set's `proofs/` folder, after those that are there; return it as it was kept."""
         parent = self.path_of(set_id)
         folder = parent / PROOFS_FOLDER
         try:
@@ -617,9 +626,12 @@ class LocalStore:
             if folder.is_symlink():
                 folder.unlink()
             make_folder_in(parent, PROOFS_FOLDER, self._folder_mode)
+            there = [time_of_proof_file(path.name) for path in folder.glob("*.json")]
         except OSError as error:
             raise translate_os_error(error, folder) from error
+        proof = after_those_ahead(proof, there, datetime.now(UTC))
         write_atomically(folder / proof_file_name(proof), proof_as_bytes(proof), mode=self._file_mode)
+        return proof
 
     def remove(self, set_id: SetId) -> None:
         """Remove a set, manifest first so that a half-removed set never passes for a whole one."""

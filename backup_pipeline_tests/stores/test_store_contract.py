@@ -6,7 +6,7 @@ import json
 import os
 import stat
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ import pytest
 from backup_pipeline.errors import SetNotFoundError, StoreError
 from backup_pipeline.model.backup_set import SetState
 from backup_pipeline.model.manifest import Draft, Failure
-from backup_pipeline.model.proof import Proof, ProofKind
+from backup_pipeline.model.proof import Finding, Proof, ProofKind
 from backup_pipeline.model.record import ArtefactRecord
 from backup_pipeline.model.set_id import SetId, set_id_at
 from backup_pipeline.model.source_done import SourceDone
@@ -217,6 +217,26 @@ def test_proofs_are_kept_in_order_and_the_newest_counts(store: Store) -> None:
     assert len(known.proofs) == 3
     assert known.last_proof(ProofKind.VERIFICATION) == proof(set_id, 3)
     assert known.verified
+
+
+def test_damage_found_now_outweighs_a_drill_of_a_time_to_come(store: Store) -> None:
+    set_id = sealed(store)
+    now = datetime.now(UTC)
+    drill = proof(set_id, 1).model_copy(
+        update={"kind": ProofKind.DRILL, "passed": True, "findings": (), "finished_at": now + timedelta(days=365)}
+    )
+    store.add_proof(set_id, drill)
+    assert store.read(set_id).proven
+    damage = Finding(subject="a", problem="changed")
+    found = drill.model_copy(
+        update={"kind": ProofKind.VERIFICATION, "passed": False, "findings": (damage,), "finished_at": now}
+    )
+    store.add_proof(set_id, found)
+    known = store.read(set_id)
+    assert not known.proven
+    assert not known.verified
+    store.add_proof(set_id, drill.model_copy(update={"finished_at": now + timedelta(minutes=1)}))
+    assert store.read(set_id).proven
 
 
 def test_scratch_space_is_private_and_gone_afterwards(store: Store) -> None:

@@ -24,6 +24,7 @@ from backup_pipeline.operations.status.disks import Disk, disks_of
 from backup_pipeline.operations.status.present_files import as_text, files_not_there
 from backup_pipeline.operations.status.set_summaries import SetSummary, newest_sets, set_summaries
 from backup_pipeline.operations.status.signs import is_future, signs_of
+from backup_pipeline.rules.clock_ahead import is_ahead
 from backup_pipeline.rules.incidents import incident_key
 from backup_pipeline.rules.overdue import overdue
 from backup_pipeline.rules.retention import SetFacts, Verdict, decide
@@ -135,7 +136,7 @@ def _observe_plan(
         # Retention may remove a set while this reads.
         with contextlib.suppress(SetNotFoundError):
             yield from _checks(site, plan, store.read(newest.set_id), state)
-    yield from _drill(plan, sets)
+    yield from _drill(plan, sets, now)
     yield from _not_drilled(plan, sets, now)
     yield _damage(plan, sets, now, *_newest_files(store, newest))
     yield from _not_there(site, plan, store, sets, newest, state, now)
@@ -169,6 +170,7 @@ def _not_there(
         manifest = store.read(newest.set_id).manifest if newest else None
     verified = [one.verification.finished_at for one in sets if one.verification]
     drilled = [one.drill.finished_at for one in sets if one.drill and one.drill.passed]
+    verified, drilled = ([at for at in times if not is_ahead(at, now)] for times in (verified, drilled))
     signs = signs_of(
         site,
         plan,
@@ -351,9 +353,13 @@ def _checks(site: Site, plan: str, newest: BackupSet, state: IncidentState) -> I
             yield Observation(incident.key, manifest.sealed_at)
 
 
-def _drill(plan: str, sets: Sequence[SetSummary]) -> Iterator[Observation]:
+def _drill(plan: str, sets: Sequence[SetSummary], now: datetime) -> Iterator[Observation]:
     key = incident_key(IncidentKind.NOT_PROVEN, plan)
-    last = max((one.drill for one in sets if one.drill), key=lambda proof: proof.finished_at, default=None)
+    # One that passed in a time to come says nothing against those that failed since.
+    drills = [
+        one.drill for one in sets if one.drill and not (one.drill.passed and is_ahead(one.drill.finished_at, now))
+    ]
+    last = max(drills, key=lambda proof: proof.finished_at, default=None)
     if last is None:
         return
     if last.passed:

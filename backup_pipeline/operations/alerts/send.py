@@ -24,6 +24,7 @@ from backup_pipeline.operations.alerts.observe import (
 from backup_pipeline.operations.status.incident_state import change_state, read_state
 from backup_pipeline.redaction import scrub, secrets_in
 from backup_pipeline.rules.acknowledgements import end_acknowledgements
+from backup_pipeline.rules.clock_ahead import observed_by_now, without_times_ahead
 from backup_pipeline.rules.incidents import (
     Message,
     claim,
@@ -152,7 +153,7 @@ def evaluate_incidents(site: Site, now: datetime | None = None) -> AlertReport:
     Called by a sensor every few minutes, and by `backup-pipeline alerts check` where no daemon runs.
     """
     now = now or utc_now()
-    before = read_state(site)
+    before = without_times_ahead(read_state(site), now)
     try:
         known = {name: before.known_since.get(name, now) for name in (*site.single_plans, *site.settings.fleets)}
         observations = observe_site(site, before, known, now)
@@ -173,9 +174,13 @@ def report(
     observed = tuple(observations)
 
     def change(state: IncidentState) -> tuple[IncidentState, tuple[Notice, ...]]:
+        found = observed
         if known_since is not None:
+            # Only here `now` is the present; a run is reported as of its end, which may be long ago.
+            found = observed_by_now(observed, now)
+            state = without_times_ahead(state, now)
             state = state.model_copy(update={"known_since": known_since, "inspected_at": now})
-        current_state = end_acknowledgements(observe(state, observed), now)
+        current_state = end_acknowledgements(observe(state, found), now)
         # Without an address nobody is notified; what is open then is reported as soon as there is one.
         return claim(current_state, now) if addresses(site) else (unreported(current_state), ())
 

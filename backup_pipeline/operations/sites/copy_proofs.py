@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 
 from pydantic import AwareDatetime, Field
 
@@ -16,6 +17,7 @@ from backup_pipeline.model.base import Frozen
 from backup_pipeline.model.proof import Proof, ProofKind, ProofOutcome
 from backup_pipeline.operations.sites.identity import state_folder
 from backup_pipeline.operations.sites.shared_knowledge import share_state
+from backup_pipeline.rules.clock_ahead import after_those_ahead
 from backup_pipeline.settings.site import Site
 from backup_pipeline.stores.vault.description import read_description
 from backup_pipeline.stores.vault.proofs import StoredProof, proof_names, stored_proofs, write_proof
@@ -118,6 +120,8 @@ def keep_copy_proof(site: Site, access: VaultAccess, copy: str, proof: Proof) ->
         StoreError: the vault cannot be written.
     """
     description = read_description(access.place, access.trusted())
+    there = [one.finished_at for one in _noted(site, access.name).proofs.values() if one.copy_name == copy]
+    proof = after_those_ahead(proof, there, datetime.now(UTC))
     name = write_proof(access.place, description, copy, proof, proof_signer(access))
     before = _noted(site, access.name)
     numbers = proof.numbers if proof.kind is ProofKind.DRILL else {}

@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 from backup_pipeline.errors import LockError, SetNotFoundError, StoreError
@@ -15,13 +15,13 @@ from backup_pipeline.model.indexed_set import KnownSet
 from backup_pipeline.model.manifest import Purpose
 from backup_pipeline.model.set_id import SetId, is_set_id, set_time
 from backup_pipeline.operations.sites.identity import claim_store
+from backup_pipeline.rules.clock_ahead import CLOCKS_DIFFER
 from backup_pipeline.settings.site import Site
 from backup_pipeline.stores.claims import Claims
 from backup_pipeline.stores.contract import LOCK_NAME, PlanStore, Store
 from backup_pipeline.stores.opening import folder_store
 from backup_pipeline.system.locks import Holder
 
-_CLOCKS_DIFFER = timedelta(minutes=5)
 _NAMED = 5
 _POLL_SECONDS = 0.2
 LATEST = "latest"
@@ -274,7 +274,7 @@ def _find(site: Site, plan: str, wanted: str) -> SetId:
     if wanted in (LATEST, LATEST_PROVEN):
         # A set that was made while the clock was wrong would be the latest until its time comes. Where there is no
         # other it is this machine's clock that is wrong.
-        now = datetime.now(UTC) + _CLOCKS_DIFFER
+        now = datetime.now(UTC) + CLOCKS_DIFFER
         for set_id in sorted(ids, key=lambda one: (set_time(one) <= now, one), reverse=True):
             known = store.read(set_id)
             if is_whole_backup(known) and (wanted == LATEST or known.proven):

@@ -26,6 +26,7 @@ from backup_pipeline.operations.status.incident_state import read_state
 from backup_pipeline.operations.status.listing import ListedSet, list_plan
 from backup_pipeline.operations.status.present_files import as_text, files_not_there
 from backup_pipeline.operations.status.signs import Sign, is_future, signs_of
+from backup_pipeline.rules.clock_ahead import is_ahead
 from backup_pipeline.rules.incidents import incident_key, is_of_restore
 from backup_pipeline.rules.overdue import next_time, overdue
 from backup_pipeline.rules.retention import SetFacts, Verdict, decide, facts_of, problem_of
@@ -289,8 +290,10 @@ def _signs(site: Site, status: PlanStatus, now: datetime) -> Iterator[Sign]:
         [_facts(one) for one in status.sets],
         _manifest(site, status.newest),
         now,
-        verified_at=max((proof.finished_at for proof in checked if proof), default=None),
-        drilled_at=drilled.finished_at if drilled else None,
+        verified_at=max(
+            (each.finished_at for each in checked if each and not is_ahead(each.finished_at, now)), default=None
+        ),
+        drilled_at=drilled.finished_at if drilled and not is_ahead(drilled.finished_at, now) else None,
     )
 
 

@@ -17,14 +17,13 @@ from backup_pipeline.model.manifest import Manifest
 from backup_pipeline.model.record import ArtefactRecord
 from backup_pipeline.model.set_id import SetId, is_set_id, set_time
 from backup_pipeline.operations.sites.run_log import RUN_LOG_NAME
+from backup_pipeline.rules.clock_ahead import is_ahead
 from backup_pipeline.rules.retention import SetClass, SetFacts
 from backup_pipeline.settings.site import Site
 from backup_pipeline.sources.registry import kind_of
 
 PROOF_WARNING = timedelta(days=35)
 """Verifications and drills that a plan asks for are missed when the last one is older than this."""
-CLOCKS_DIFFER = timedelta(minutes=5)
-"""A set that is newer than now by less than this was made by a machine whose clock is a little ahead."""
 _SEALED = re.compile(r" - backup - \w+ - (?P<plan>\w+)/(?P<set>\S+) complete,")
 _REMOVED = re.compile(r" - cleanup - \w+ - (?P<plan>\w+)/(?P<set>\S+) removed,")
 
@@ -50,7 +49,7 @@ class Sign:
 
 def is_future(set_id: SetId, now: datetime) -> bool:
     """Return whether a set's time has not come yet: it was made while a clock was wrong, or this clock is."""
-    return set_time(set_id) > now + CLOCKS_DIFFER
+    return is_ahead(set_time(set_id), now)
 
 
 def signs_of(

@@ -330,11 +330,12 @@ class SharedPlanStore(VaultPlanStore):
                 self._set(SetId(name)).bring(versions)
         return super().listed_sets()
 
-    def add_proof(self, set_id: SetId, proof: Proof) -> None:
+    def add_proof(self, set_id: SetId, proof: Proof) -> Proof:
         """Add a result to a set, for all."""
-        super().add_proof(set_id, proof)
+        proof = super().add_proof(set_id, proof)
         name = f"{PROOFS_FOLDER}/{proof_file_name(proof)}"
         self._database.write(f"{self.plan}/{set_id}", {name: _packed(self.path_of(set_id), [name])})
+        return proof
 
     def remove(self, set_id: SetId) -> None:
         """Mark the set's copy for removal, then forget what is known of it."""

@@ -13,6 +13,7 @@ from backup_pipeline.stores.objects.contract import Data, DataView
 from backup_pipeline.stores.vault.age_format import AgeIdentities, AgeRecipients, key_bytes
 
 Encryption = Literal["age", "none"]
+_GRAIN = 1 << 20
 
 
 class OtherRecipientsError(RefusedError):
@@ -57,7 +58,7 @@ class Sealer:
         size = self._recipients.sealed_size(len(data))
         memory = self._free.pop() if self._free else bytearray()
         if len(memory) < size:
-            memory = bytearray(1 << (size - 1).bit_length())  # Of few sizes, so that it does for the next ones too.
+            memory = bytearray(-(-size // _GRAIN) * _GRAIN)  # So that it soon does for any.
         out = memoryview(memory)[:size]
         self._recipients.encrypt_into(out, data)
         try:

@@ -259,7 +259,7 @@ class VaultStore:
         self._copy_name(set_id)
         yield from ()
 
-    def add_proof(self, set_id: SetId, proof: Proof) -> None:
+    def add_proof(self, set_id: SetId, proof: Proof) -> Proof:
         """Put a verification's or drill's result beside the copy, signed and encrypted.
 
         Raises:
@@ -268,6 +268,7 @@ class VaultStore:
         if self._keep_proof is None:
             raise self._only_read()
         self._keep_proof(self._copy_name(set_id), proof)
+        return proof
 
     def free_bytes(self) -> int | None:
         """Return None: nobody knows how much room a vault has."""
