@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import IntegrityError, OperationalError
 
+from backup_pipeline.orchestration import lasting_engine as lasting_engine_module
 from backup_pipeline.orchestration.lasting_engine import lasting_engine
 from backup_pipeline.postgres.server.embedded import EmbeddedServer
 from backup_pipeline_tests.support.sites import dsn
@@ -98,3 +99,39 @@ def test_a_server_that_never_answered_is_an_error_at_once() -> None:
     engine = lasting_engine("postgresql+psycopg2://nobody@127.0.0.1:1/nothing")
     with pytest.raises(OperationalError, match="refused"):
         engine.connect()
+
+
+def test_a_transaction_whose_connection_is_lost_is_executed_again_as_a_whole(engine: Engine) -> None:
+    with engine.connect() as connection:
+        connection.execute(text("create table said (word text)"))
+    with engine.connect() as connection:
+        connection = connection.execution_options(isolation_level="READ COMMITTED")
+        with connection.begin():
+            connection.execute(text("insert into said values ('a')"))
+            connection.execute(text("insert into said values (:word)"), {"word": "b"})
+            _end_connection(engine, connection)
+            connection.execute(text("insert into said values ('c')"))
+    with engine.connect() as connection, engine.connect() as other:
+        # Whatever is kept of the connections is in the engine's mode again.
+        connection.execute(text("insert into said values ('d')"))
+        other.execute(text("insert into said values ('e')"))
+    with engine.connect() as connection:
+        assert connection.execute(text("select string_agg(word, '' order by word) from said")).scalar_one() == "abcde"
+
+
+def test_a_transaction_of_a_process_that_is_cut_off_keeps_nobody_waiting(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lasting_engine_module, "FORSAKEN_SECONDS", 1)
+    insert = text("insert into said values ('a') on conflict (word) do update set word = excluded.word")
+    with engine.connect() as connection:
+        connection.execute(text("create table said (word text primary key)"))
+    cut_off = engine.connect().execution_options(isolation_level="READ COMMITTED")
+    cut_off.begin()
+    cut_off.execute(insert)
+    with engine.connect() as other:
+        # Waits for the row until the server has ended the transaction.
+        other.execute(insert)
+        assert other.execute(text("select word from said")).scalar_one() == "a"
+    cut_off.invalidate()
+    cut_off.close()
