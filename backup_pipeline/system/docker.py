@@ -11,7 +11,7 @@ import os
 import shutil
 import tarfile
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO
 
 from backup_pipeline.errors import SourceError, ToolError
@@ -102,11 +102,15 @@ def _unpack(stream: IO[bytes], folder: Path, name: str) -> int:
     folders = []
     try:
         with tarfile.open(fileobj=stream, mode="r|") as archive:
+            # Python before 3.11.4 has no filters: there names are all that is checked.
+            archive.extraction_filter = getattr(tarfile, "tar_filter", lambda member, _: member)
             for member in _members(archive):
+                if member.name.startswith("/") or ".." in PurePosixPath(member.name).parts:
+                    raise tarfile.ExtractError(f"{member.name!r} would be outside of it")
                 if not (member.isfile() or member.isdir()):
                     skipped += 1
                     continue
-                archive.extract(member, folder, numeric_owner=True, filter="tar")
+                archive.extract(member, folder, numeric_owner=True)
                 if member.isdir():
                     folders.append((folder / member.name, member.mtime))
     except (tarfile.TarError, EOFError, OSError) as error:

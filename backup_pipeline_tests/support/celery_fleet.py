@@ -240,9 +240,10 @@ class Fleet:
 
     def kill_task(self, machine: Machine) -> None:
         """Kill the process that executes a worker's task, as the kernel does where memory runs out."""
-        for process in machine.started():
-            if any("celery_worker" in word for word in process.cmdline()):
-                process.kill()
+        tasks = [each for each in machine.started() if any("celery_worker" in word for word in each.cmdline())]
+        assert tasks
+        for task in tasks:
+            task.kill()
 
     @contextlib.contextmanager
     def held(self, server: Machine, database: str) -> Iterator[None]:

@@ -81,8 +81,9 @@ class Machine:
         return (self.folder / log).read_text(errors="replace")
 
     def started(self) -> list[psutil.Process]:
-        """Return the processes that its newest program has started itself."""
-        programs = _children(self._processes[-1].pid)
+        """Return the processes that its programs have started themselves."""
+        running = [each.pid for each in self._processes if each.poll() is None]
+        programs = [child for pid in running for child in _children(pid)]
         return [child for program in programs for child in psutil.Process(program).children()]
 
     def cut(self) -> None:
