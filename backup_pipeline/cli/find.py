@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import shlex
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -105,9 +106,11 @@ def _command(file: FoundFile, version: Version) -> str:
     if file.comes_back:
         command, rest = "restore", [version.name, file.source, "--file", file.path]
     else:
-        name = file.path.rpartition("/")[2]
-        # What no terminal shows cannot be copied from it: a pattern finds it all the same.
-        path, name = ("".join(sign if sign.isprintable() else "?" for sign in text) for text in (file.path, name))
+        name = "".join(sign if sign.isprintable() else "?" for sign in file.path.rpartition("/")[2])
+        path = file.path
+        if not path.isprintable():
+            # What no terminal shows cannot be copied from it: a pattern finds it all the same.
+            path = "".join(glob.escape(sign) if sign.isprintable() else "?" for sign in path)
         first = ["--"] if path.startswith("-") else []
         command, rest = "find", ["--set", version.name, "--save", name, *first, path]
     return f"backup-pipeline {command}{config_argument()} {shlex.join(rest)}"

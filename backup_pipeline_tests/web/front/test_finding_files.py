@@ -25,6 +25,7 @@ from backup_pipeline_tests.web.front.conftest import picture
 pytestmark = pytest.mark.takes(seconds=20)
 
 LETTER = "letters/An Müller.txt"
+ODD = "odd\nname [1]'s.txt"
 _SETTINGS = """
 store: backups
 sources:
@@ -45,7 +46,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> TestSite:
     letter = made.folder / "files" / LETTER
     letter.parent.mkdir(parents=True)
     (made.folder / "files" / "passwords.txt").write_text("hunter2")
-    (made.folder / "files" / "odd\nname.txt").write_text("odd")
+    (made.folder / "files" / ODD).write_text("odd")
     code = repository(made.folder / "code")
     (made.folder / "vault").mkdir()
     identity, recipient = identity_in(made.folder)
@@ -142,9 +143,11 @@ def test_lines_fit_80_columns_but_for_commands_that_are_copied(site: TestSite) -
 
 def test_names_with_control_signs_are_shown_as_text_and_still_saved(site: TestSite, tmp_path: Any) -> None:
     [file] = _found(site, "odd?name*", "--plan", "nightly")["files"][:1]
-    assert "odd?name.txt" in file["versions"][0]["command"]
-    assert "odd\\nname.txt" in site.run("find", "odd").out
-    assert site.run("find", "--save", str(tmp_path / "odd"), "odd?name.txt").code == 0
+    assert "odd\\nname [1]'s.txt" in site.run("find", "odd").out
+    words = shlex.split(file["versions"][0]["command"])[1:]
+    words[words.index("--save") + 1] = str(tmp_path / "odd")
+    assert site.run(*words).code == 0
+    assert (tmp_path / "odd").read_text() == "odd"
 
 
 def test_copies_that_no_identity_opens_are_named_as_not_searched(site: TestSite, monkeypatch: Any) -> None:
@@ -201,7 +204,7 @@ def test_the_page_finds_files_hides_secret_ones_and_escapes_names(site: TestSite
     assert "sounds secret: hidden" in text
     assert "&lt;img src=x&gt;" in pages.get("/backups/find?name=<img src=x>").text
     assert pages.get("/backups/find?name=x&plan=none").status_code == 404
-    assert "odd\\nname.txt" in pages.get("/backups/find?name=odd").text
+    assert "odd\\nname [1]&#39;s.txt" in pages.get("/backups/find?name=odd").text
 
 
 def test_every_version_on_the_page_is_downloaded_as_it_was(site: TestSite, pages: TestClient) -> None:
