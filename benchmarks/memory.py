@@ -1,22 +1,25 @@
-"""Peak memory of a whole capture while the database grows, with the curve as a picture in docs/pictures/memory.png.
+"""Peak memory of captures and drills while the database grows; draws the curves in docs/pictures/memory.png.
 
 python -m benchmarks.memory [--sizes 100,300,1000,2000]
+
+A capture is of everything: dump, table exports, figures and checks. A drill loads the dump into a scratch server and
+compares every row with what was recorded and exported. Each is a fresh process; the servers' memory is not counted.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 import tempfile
 from pathlib import Path
 
 from backup_pipeline.postgres.server.connection import connected
-from benchmarks.capture_once import capture
 from benchmarks.data_database import bench_server, fill, size_of
 from benchmarks.report import Report, in_fresh_process
+from benchmarks.set_site import back_up, drill, make_site
 
 PICTURE = Path(__file__).parent.parent / "docs" / "pictures" / "memory.png"
-_LIMITS = {"dump": 150.0, "tables": 400.0}
-_TITLES = {"dump": "dump, gzip, checks", "tables": "tables → Parquet, checks"}
+_LIMIT = 400.0
 # Between the smallest and the largest database; what a handful of larger buffers may cost.
 _GROWTH = 1.5
 
@@ -26,8 +29,8 @@ def main() -> None:
     parser.add_argument("--sizes", default="100,300,1000,2000", help="megabytes of tables, ascending")
     options = parser.parse_args()
     sizes = [int(size) for size in options.sizes.split(",")]
-    report = Report("memory", "Peak memory of a capture while the database grows")
-    curves: dict[str, list[tuple[float, float]]] = {what: [] for what in _LIMITS}
+    report = Report("memory", "Peak memory of captures and drills while the database grows")
+    curves: dict[str, list[tuple[float, float]]] = {"capture": [], "drill": []}
     with bench_server() as server, tempfile.TemporaryDirectory(prefix="bp-bench-") as scratch:
         with connected(server.target()) as connection:
             connection.execute('create database "bench" template template0')
@@ -37,20 +40,16 @@ def main() -> None:
             fill(target, size, already=before)
             before = size
             megabytes = size_of(target) / 1e6
-            for what, limit in _LIMITS.items():
-                done = in_fresh_process(capture, target, Path(scratch) / what, what, {"connections": 2})
+            site = make_site(Path(scratch) / f"site{size}", target, server.target())
+            made = in_fresh_process(back_up, site)
+            drilled = in_fresh_process(drill, site, made.result["set_id"])
+            for what, done in (("capture", made), ("drill", drilled)):
                 curves[what].append((megabytes, done.peak_mb))
-                report.row(
-                    f"{_TITLES[what]}: {megabytes:.0f} MB of tables",
-                    done.peak_mb,
-                    unit="MB",
-                    at_most=limit,
-                    note=f"{done.seconds:.1f} s",
-                )
+                title = f"{what}: {megabytes:.0f} MB of tables"
+                report.row(title, done.peak_mb, unit="MB", at_most=_LIMIT, note=f"{done.seconds:.1f} s")
+            shutil.rmtree(site)
     for what, curve in curves.items():
-        report.row(
-            f"{_TITLES[what]}: largest against smallest database", curve[-1][1] / curve[0][1], unit="x", at_most=_GROWTH
-        )
+        report.row(f"{what}: largest against smallest database", curve[-1][1] / curve[0][1], unit="x", at_most=_GROWTH)
     # First what was measured: the picture needs matplotlib.
     report.write()
     _draw(curves)
@@ -64,7 +63,7 @@ def _draw(curves: dict[str, list[tuple[float, float]]]) -> None:
 
     figure, axes = pyplot.subplots(figsize=(7, 3.6), layout="constrained")
     for what, curve in curves.items():
-        axes.plot([x for x, _ in curve], [y for _, y in curve], marker="o", label=_TITLES[what])
+        axes.plot([x for x, _ in curve], [y for _, y in curve], marker="o", label=what)
     axes.set(xlabel="megabytes of tables", ylabel="peak memory in MB", title="Memory does not grow with the database")
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
