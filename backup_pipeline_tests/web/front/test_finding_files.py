@@ -22,7 +22,7 @@ from backup_pipeline_tests.support.sites import TestSite
 from backup_pipeline_tests.support.vault_sites import identity_in
 from backup_pipeline_tests.web.front.conftest import picture
 
-pytestmark = pytest.mark.takes(seconds=20)
+pytestmark = pytest.mark.takes(seconds=3, together="finding files")
 
 LETTER = "letters/An Müller.txt"
 ODD = "odd\nname [1]'s.txt"
