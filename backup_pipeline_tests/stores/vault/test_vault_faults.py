@@ -207,7 +207,8 @@ class TestOfS3:
     def test_a_stall_while_a_dump_is_streamed_ends_with_one_error_and_no_copy(
         self, weed: S3Server, trouble: HttpTrouble, tmp_path: Path
     ) -> None:
-        limits = replace(LIMITS, read=2, total=2)
+        # What comes after the trouble has to answer within it too, on a busy machine.
+        limits = replace(LIMITS, read=6, total=6)
         place = open_place(f"s3://plain/{secrets.token_hex(4)}", weed.options(trouble.address, limits=limits))
         site = VaultSite(tmp_path, place=place).init()
         store, names, create = site.plan_store(), set(), place.create
