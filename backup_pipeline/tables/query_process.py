@@ -234,7 +234,7 @@ def _statement(connection: Any, query: str) -> Any:
 
 
 def answer(question: Question) -> QueryResult:
-    """QueryResult in this process, without the limits of the system; errors as in `ask_apart`."""
+    """Answer in this process, without the limits of the system; errors as in `ask_apart`."""
     import duckdb
 
     try:
@@ -258,7 +258,7 @@ def answer(question: Question) -> QueryResult:
 
 
 def main() -> None:
-    """QueryResult the one question on standard input."""
+    """Answer the one question on standard input."""
     question = pickle.load(sys.stdin.buffer)  # noqa: S301 - from the process that started this one
     _limit_memory(question)
     reply: QueryResult | BackupSystemError

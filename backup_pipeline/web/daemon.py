@@ -13,7 +13,7 @@ from importlib.metadata import entry_points
 
 from backup_pipeline.errors import BackupSystemError
 from backup_pipeline.orchestration.storage import require_history
-from backup_pipeline.web.process_end import run_and_leave
+from backup_pipeline.system.process_end import run_and_leave
 
 LOG = logging.getLogger("backup-pipeline")
 SECONDS = 30.0

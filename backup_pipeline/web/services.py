@@ -15,7 +15,7 @@ from typing import Any
 import dagster._cli.dev as dev
 from dagster_shared.ipc import open_ipc_subprocess
 
-from backup_pipeline.web.process_end import run_and_leave
+from backup_pipeline.system.process_end import run_and_leave
 
 _OURS = {"dagster_webserver": "backup_pipeline.web", "dagster._daemon": "backup_pipeline.web.daemon"}
 

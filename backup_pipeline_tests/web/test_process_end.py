@@ -11,7 +11,7 @@ from backup_pipeline.web.services import guarded
 
 PROGRAM = """
 import atexit, sys
-from backup_pipeline.web.process_end import run_and_leave
+from backup_pipeline.system.process_end import run_and_leave
 atexit.register(lambda: print("the interpreter was taken apart"))
 def main():
     print("worked", end="")

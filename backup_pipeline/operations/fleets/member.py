@@ -26,6 +26,7 @@ from backup_pipeline.operations.retention.cleanup import cleanup
 from backup_pipeline.operations.sites.stores import resolve_set
 from backup_pipeline.settings.loader import load_site
 from backup_pipeline.settings.site import Site
+from backup_pipeline.system.process_end import run_and_leave
 
 LOG = logging.getLogger("backup")
 
@@ -125,4 +126,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_and_leave(main)

@@ -1,7 +1,8 @@
-"""Ending a process of the UI at once when its work is over.
+"""Ending a process at once when its work is over.
 
 Taking the interpreter apart with all that Dagster has loaded takes more than a second of a processor for each process,
-several times that where the machine is busy, and does nothing: everything that is to be closed was closed before.
+several times that where the machine is busy, and does nothing: everything that is to be closed was closed before. And
+a thread of Arrow's that lets go of a Python buffer in that moment aborts the process, after good work.
 """
 
 from __future__ import annotations
