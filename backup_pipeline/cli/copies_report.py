@@ -138,10 +138,13 @@ def cleanings(
     site: Site, plans: Sequence[str], *, dry_run: bool, quiet: bool = False
 ) -> tuple[list[VaultCleaning], list[BackupSystemError]]:
     """Clean the vaults of these plans, or say what would be done; a vault that is away keeps no other from it."""
+    vaults = dict.fromkeys(entry.to for plan in plans for entry in site.plan(plan).copies)
+    if not vaults:
+        return [], []
     from backup_pipeline.operations.copies.retention import clean_copies
 
     done, errors = [], []
-    for vault in dict.fromkeys(entry.to for plan in plans for entry in site.plan(plan).copies):
+    for vault in vaults:
         try:
             with shown_progress(quiet=quiet) as progress:
                 done.append(
