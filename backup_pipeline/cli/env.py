@@ -168,8 +168,8 @@ def _report_faults(faults: list[EnvironmentFault], errors: int) -> None:
 
     out = console()
     for fault in faults:
-        out.print(f"{_SHOWN[fault.as_dict()['severity']]} [bold]{escape(fault.where)}[/]: {escape(fault.what)}")
-        out.print(f"        [dim]→ {escape(fault.remedy)}[/]")
+        what = f"{_SHOWN[fault.as_dict()['severity']]} [bold]{escape(fault.where)}[/]: {escape(fault.what)}"
+        out.print(f"{what}\n        [dim]→ {escape(fault.remedy)}[/]")
     skipped = sum(fault.skipped for fault in faults)
     if len(faults) == skipped:
         inspected = f"[green]Everything that was inspected is as it should be[/], {skipped} skipped."

@@ -14,19 +14,23 @@ _NARROWEST = 20
 
 
 def print_hanging(out: Console, first: str, text: str) -> None:
-    """Print a text after its label; in a terminal its further lines begin below its first.
+    """Print a text after its label, as `hanging` returns it."""
+    out.print(hanging(out, first, text), soft_wrap=True)
+
+
+def hanging(out: Console, first: str, text: str) -> str:
+    """Return a text after its label; in a terminal its further lines begin below its first.
 
     Args:
-        out: where to.
+        out: where it will be printed, with `soft_wrap`: paragraphs together, since Rich takes its time for each call.
         first: what stands before the text, with its spaces (Rich's markup).
         text: the text (Rich's markup). A command in backticks stays in one line, which the terminal itself may break.
     """
     if not out.is_terminal:
-        out.print(f"{first}{text}", soft_wrap=True)
-        return
+        return f"{first}{text}"
     indent = _width(first)
     lines = _filled(text, max(out.width - indent, _NARROWEST))
-    out.print(first + f"\n{' ' * indent}".join(lines), soft_wrap=True)
+    return first + f"\n{' ' * indent}".join(lines)
 
 
 def _filled(text: str, width: int) -> list[str]:

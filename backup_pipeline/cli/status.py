@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +11,7 @@ import typer
 
 from backup_pipeline.cli.common import ConfigOption, JsonOption, config_argument, console, exit_with, load, print_json
 from backup_pipeline.cli.formatting import age_text
-from backup_pipeline.cli.paragraphs import print_hanging
+from backup_pipeline.cli.paragraphs import hanging, print_hanging
 from backup_pipeline.errors import ExitCode
 from backup_pipeline.rules.quantities import bytes_text, counted
 from backup_pipeline.rules.ready_commands import ready_commands
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from backup_pipeline.operations.status.copies import CopiesStatus
     from backup_pipeline.operations.status.listing import ListedSet
-    from backup_pipeline.operations.status.plan import PlanStatus
+    from backup_pipeline.operations.status.plan import PlanStatus, Problem
 
 _STANDING = {
     "good": "[bold green]good[/]",
@@ -111,36 +112,42 @@ def _print_plans(out: Console, found: list[PlanStatus], now: datetime, *, whole:
 
 
 def _print(out: Console, one: PlanStatus, now: datetime, identity: str) -> None:
-    from rich.markup import escape
-
-    out.print(f"[bold]{one.plan}[/]  {_STANDING[one.standing]}")
-    out.print(f"  last good    {_set_text(one.last_good, now)}")
-    out.print(f"  last proven  {_set_text(one.last_proven, now)}")
-    if one.next_backup:
-        out.print(f"  next         in {age_text(one.next_backup - now)} ({one.next_backup:%Y-%m-%d %H:%M} UTC)")
-    else:
-        out.print("  next         by hand (no schedule)")
     growth = f", {one.trend.per_month_percent:+.1f} % in 30 days" if one.trend else ""
     size = bytes_text(one.last_good.known.size) if one.last_good else "–"
     free = f", {bytes_text(one.free)} free" if one.free is not None else ""
     sets = counted(len(one.sets), "set")
-    print_hanging(out, "  size         ", f"{size}{growth}; {sets}, {bytes_text(one.size)}{free}")
+    following = "by hand (no schedule)"
+    if one.next_backup:
+        following = f"in {age_text(one.next_backup - now)} ({one.next_backup:%Y-%m-%d %H:%M} UTC)"
+    lines = [
+        f"[bold]{one.plan}[/]  {_STANDING[one.standing]}",
+        f"  last good    {_set_text(one.last_good, now)}",
+        f"  last proven  {_set_text(one.last_proven, now)}",
+        f"  next         {following}",
+        hanging(out, "  size         ", f"{size}{growth}; {sets}, {bytes_text(one.size)}{free}"),
+    ]
     for copies in one.copies:
-        _print_copies(out, copies, now)
+        lines += _copies_lines(out, copies, now)
     for number, line in enumerate(_rules_texts(one)):
-        print_hanging(out, " " * 15 if number else "  3-2-1-1-0    ", line)
+        lines.append(hanging(out, " " * 15 if number else "  3-2-1-1-0    ", line))
     for problem in one.problems:
-        style = "red" if problem.severity == "error" else "yellow"
-        print_hanging(out, f"  [{style}]{problem.severity}[/] ", escape(problem.what))
-        for known in problem.acknowledged(one.incidents):
-            print_hanging(out, "    ", f"[dim]{escape(known)}[/]")
-        if problem.remedy:
-            remedy = ready_commands(problem.remedy, config=config_argument(), identity=identity)
-            print_hanging(out, "    [dim]→[/] ", f"[dim]{escape(remedy)}[/]")
-    out.print()
+        lines += _problem_lines(out, one, problem, identity)
+    out.print("\n".join(lines) + "\n", soft_wrap=True)
 
 
-def _print_copies(out: Console, copies: CopiesStatus, now: datetime) -> None:
+def _problem_lines(out: Console, one: PlanStatus, problem: Problem, identity: str) -> Iterator[str]:
+    from rich.markup import escape
+
+    style = "red" if problem.severity == "error" else "yellow"
+    yield hanging(out, f"  [{style}]{problem.severity}[/] ", escape(problem.what))
+    for known in problem.acknowledged(one.incidents):
+        yield hanging(out, "    ", f"[dim]{escape(known)}[/]")
+    if problem.remedy:
+        remedy = ready_commands(problem.remedy, config=config_argument(), identity=identity)
+        yield hanging(out, "    [dim]→[/] ", f"[dim]{escape(remedy)}[/]")
+
+
+def _copies_lines(out: Console, copies: CopiesStatus, now: datetime) -> Iterator[str]:
     from rich.markup import escape
 
     newest = copies.newest
@@ -149,12 +156,12 @@ def _print_copies(out: Console, copies: CopiesStatus, now: datetime) -> None:
     size = f", vault {bytes_text(stored)}" if stored is not None else ""
     growth = f" ({copies.growth / 1e6:+,.1f} MB in 30 days)" if copies.growth is not None else ""
     counts = f"{len(copies.copies)}, newest {age}{size}{growth}"
-    print_hanging(out, "  copies       ", f"[bold]{copies.vault}[/]: {counts}")
+    yield hanging(out, "  copies       ", f"[bold]{copies.vault}[/]: {counts}")
     known = copies.record.inspected_at
     asked = f"asked {age_text(now - known)} ago" if known else "never asked"
     restored = f" ({copies.restored})" if copies.restored else ""
     proven = f"{copies.proven[0]} proven from there{restored}" if copies.proven else "[yellow]none proven from there[/]"
-    print_hanging(out, " " * 15, f"{proven}; {escape(copies.lock_text(now))} [dim]({asked})[/]")
+    yield hanging(out, " " * 15, f"{proven}; {escape(copies.lock_text(now))} [dim]({asked})[/]")
 
 
 def _rules_texts(one: PlanStatus) -> list[str]:

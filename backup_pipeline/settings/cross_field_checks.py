@@ -298,28 +298,22 @@ def _folder_of(url: object) -> Path | None:
 def _stores_inside_sources(
     data: dict[str, Any], sources: dict[str, dict[str, Any]], plans: dict[str, dict[str, Any]], folder: Path
 ) -> FoundFaults:
-    vaults = _mapping(data.get("vaults"))
-    roots: list[tuple[FieldPath, Path]] = []
+    held: dict[Path, list[str]] = {}
+    for name, vault in _mapping(data.get("vaults")).items():
+        if place := _folder_of(vault.get("url")):
+            for above in (place, *place.parents):
+                held.setdefault(above, []).append(f"holds the vault {name} ({place}): it would back up its own copies")
+    for name, plan in plans.items():
+        store = _store_of(data, name, plan, folder)
+        for above in (store, *store.parents):
+            held.setdefault(above, []).append(
+                f"holds the store of plan {name} ({store}): it would back up its own sets"
+            )
     for name, source in sources.items():
-        for below, place in _model(source).captured_trees(source):
-            root = Path(os.path.normpath(folder / Path(place).expanduser()))
-            roots.append((("sources", name, *below), root))
-    folders = {name: _folder_of(vault.get("url")) for name, vault in vaults.items()}
-    held = {name: (vault, _above(vault)) for name, vault in folders.items() if vault}
-    stores = {name: _store_of(data, name, plan, folder) for name, plan in plans.items()}
-    kept = {name: (store, _above(store)) for name, store in stores.items()}
-    for path, root in roots:
-        for name, (vault_folder, above) in held.items():
-            if root in above:
-                yield path, f"holds the vault {name} ({vault_folder}): it would back up its own copies"
-        for name, (store, above) in kept.items():
-            if root in above:
-                yield path, f"holds the store of plan {name} ({store}): it would back up its own sets"
-
-
-def _above(place: Path) -> frozenset[Path]:
-    """Return a folder and all that hold it."""
-    return frozenset((place, *place.parents))
+        for below, captured in _model(source).captured_trees(source):
+            root = Path(os.path.normpath(folder / Path(captured).expanduser()))
+            for what in held.get(root, ()):
+                yield ("sources", name, *below), what
 
 
 def _schedules(

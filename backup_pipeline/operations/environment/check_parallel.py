@@ -12,7 +12,6 @@ from backup_pipeline.errors import BackupSystemError, SettingsError
 from backup_pipeline.model.record import Severity
 from backup_pipeline.operations.environment.check import database_sources
 from backup_pipeline.operations.environment.check_servers import CONNECT_SECONDS
-from backup_pipeline.postgres.server.connection import asking
 from backup_pipeline.postgres.server.target import PostgresTarget
 from backup_pipeline.rules.environment import EnvironmentFault, is_placeholder
 from backup_pipeline.rules.quantities import bytes_text
@@ -91,6 +90,8 @@ def _servers(site: Site, plan: str) -> Iterator[tuple[str, int, int, PostgresTar
 
 
 def _room(plan: str, together: int, needed: int, target: PostgresTarget) -> Iterator[EnvironmentFault]:
+    from backup_pipeline.postgres.server.connection import asking
+
     try:
         with asking(target, seconds=CONNECT_SECONDS) as connection:
             row = connection.execute(_ROOM).fetchone()

@@ -11,7 +11,6 @@ from backup_pipeline.errors import BackupSystemError, SettingsError
 from backup_pipeline.model.record import Severity
 from backup_pipeline.operations.environment.check import database_sources
 from backup_pipeline.postgres.server.clients import choose_client
-from backup_pipeline.postgres.server.connection import asking, server_version
 from backup_pipeline.postgres.server.target import PostgresTarget, parse_target
 from backup_pipeline.rules.environment import EnvironmentFault, is_placeholder
 from backup_pipeline.settings.site import Site
@@ -95,6 +94,8 @@ def ask(target: PostgresTarget) -> ServerReply:
     Raises:
         UnreachableError, SourceError: as the server or network says.
     """
+    from backup_pipeline.postgres.server.connection import asking, server_version
+
     options = {**dict(target.options), "connect_timeout": str(CONNECT_SECONDS)}
     with asking(replace(target, options=tuple(sorted(options.items())))) as connection:
         before = time.time()

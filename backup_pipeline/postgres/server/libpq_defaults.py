@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from psycopg import pq
-
 from backup_pipeline.errors import SettingsError
 
 _SYSTEM_FOLDER = "/etc/postgresql-common"
@@ -29,6 +27,8 @@ def with_defaults(pairs: Mapping[str, str], environment: Mapping[str, str], vari
     Raises:
         SettingsError: there is no such service, or its file has another form.
     """
+    from psycopg import pq
+
     merged = {key: value for key, value in pairs.items() if key != "service"}
     if service := pairs.get("service") or environment.get("PGSERVICE", ""):
         merged = {**_service(service, environment, variable), **merged}
