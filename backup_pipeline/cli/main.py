@@ -6,7 +6,10 @@ import atexit
 import gc
 import importlib
 import os
+import re
 import sys
+from collections.abc import Callable
+from functools import partial
 
 # Looking for pydantic's plugins reads the metadata of every installed package: a tenth of what `list` takes.
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
@@ -54,22 +57,40 @@ _OBJECTS_BETWEEN_COLLECTIONS = 100_000
 _OUTPUT_LOST = 120
 
 
-def _without_types(options: list[Any]) -> list[Any]:
-    """Return options so that a switch is not listed as taking a value (`--apply <bool>`)."""
+_PLAIN = {
+    "str": "text",
+    "int": "number",
+    "float": "number",
+    "int range": "number",
+    "float range": "number",
+    "Path": "path",
+}
+
+
+def _plain_types(options: list[Any]) -> list[Any]:
+    """Return options whose help names no types of Python: `<text>`, and a switch takes no value (`--apply <bool>`)."""
     for option in options:
         if getattr(option, "is_flag", False) and option.metavar is None:
             option.metavar = ""
+        elif not isinstance(shown := getattr(option, "display_type", None), partial | None):
+            option.display_type = partial(_plain_type, shown)
     return options
+
+
+def _plain_type(shown: Callable[[Any], str], ctx: Any) -> str:
+    """Return what `shown` would; values that may be given several times are `<text>…`."""
+    several, name = re.fullmatch(r"<?(list\[)?(.*?)\]?>?", shown(ctx)).groups()  # type: ignore[union-attr]
+    return f"<{_PLAIN.get(name, name)}>{'…' if several else ''}"
 
 
 class _Command(TyperCommand):
     def get_params(self, ctx: Any) -> list[Any]:
-        return _without_types(super().get_params(ctx))
+        return _plain_types(super().get_params(ctx))
 
 
 class _Group(TyperGroup):
     def get_params(self, ctx: Any) -> list[Any]:
-        return _without_types(super().get_params(ctx))
+        return _plain_types(super().get_params(ctx))
 
 
 def _plain_switches(app: typer.Typer) -> None:
