@@ -126,10 +126,18 @@ def with_server_members(
 def known_members(folder: Path) -> tuple[KnownMember, ...]:
     """Return the members that were known last; none where that cannot be read."""
     try:
-        data = json.loads((folder / MEMBERS_NAME).read_bytes())
-        return tuple(KnownMember.model_validate(each) for each in data["members"])
+        return read_members((folder / MEMBERS_NAME).read_bytes())
     except (OSError, ValueError, TypeError, KeyError):
         return ()
+
+
+def read_members(data: bytes) -> tuple[KnownMember, ...]:
+    """Return the members that a file of them names.
+
+    Raises:
+        ValueError, TypeError, KeyError: it is damaged.
+    """
+    return tuple(KnownMember.model_validate(each) for each in json.loads(data)["members"])
 
 
 def after_reading(members: FleetMembers, known: Sequence[KnownMember], now: datetime) -> list[KnownMember]:

@@ -5,13 +5,16 @@ Copies lie in `.former` beside the file, private, out of git's sight, named by t
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
 from backup_pipeline.system.files import make_folders, read_ordinary, translate_os_error, write_atomically
 
+LOG = logging.getLogger("backup")
 FORMER_FOLDER = ".former"
 
 
@@ -32,6 +35,25 @@ def keep_former(path: Path, now: datetime) -> Path | None:
     except OSError as error:
         raise translate_os_error(error, path) from error
     return keep_former_text(path.parent, path.name, data, now, mode=mode)
+
+
+def keep_damaged(path: Path, read: Callable[[bytes], object], now: datetime) -> Path | None:
+    """Keep a file that is about to be written anew as `keep_former` does, where `read` fails on it; log and return it.
+
+    Raises:
+        StoreError: the file cannot be read or the copy not written; then the file must not be replaced.
+    """
+    try:
+        read(read_ordinary(path))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise translate_os_error(error, path) from error
+    except (ValueError, KeyError, TypeError, RecursionError):
+        former = keep_former(path, now)
+        LOG.error("%s is damaged and begins anew; what it held is kept as %s", path, former)
+        return former
+    return None
 
 
 def keep_former_text(folder: Path, name: str, data: bytes, now: datetime, *, mode: int = 0o600) -> Path:

@@ -406,12 +406,14 @@ def test_what_is_remembered_is_closed_to_others(site: Site) -> None:
     assert modes == {file: 0o600, file.parent: 0o700, site.settings.store: 0o700}
 
 
-def test_a_damaged_memory_is_begun_anew_and_people_are_still_told(site: Site, web: Requests) -> None:
+def test_damaged_incidents_are_kept_aside_and_people_are_still_alerted(site: Site, web: Requests) -> None:
     alerts.notify_run_finished(site, "nightly", alerts.FinishedRun(succeeded=False), NOON)
     alerts_state.state_file(site).write_text("{ torn")
     alerts.notify_run_finished(site, "nightly", alerts.FinishedRun(succeeded=False), NOON + HOUR)
     assert len(messages(web)) == 2
     assert len(alerts_state.read_state(site).open) == 1
+    [former] = (alerts_state.state_file(site).parent / ".former").glob("incidents.json.*")
+    assert former.read_text() == "{ torn"
 
 
 def test_the_plans_switch_is_told_and_no_secret_with_it(site: Site, web: Requests) -> None:

@@ -11,6 +11,7 @@ import pytest
 from backup_pipeline.artefacts.targets import database_of
 from backup_pipeline.errors import SettingsError
 from backup_pipeline.model.known_databases import KnownDatabase, KnownDatabases
+from backup_pipeline.operations.sites.fleet_record import keep_members
 from backup_pipeline.settings.fleet_members import MEMBERS_NAME, network_of
 from backup_pipeline.settings.loader import load_site
 from backup_pipeline.settings.server_databases import list_file
@@ -104,6 +105,17 @@ def test_a_member_that_is_gone_stays_restorable_and_a_lost_file_changes_nothing(
     site = load_site(tmp_path, environment={})
     assert [one.plan for one in site.fleets["tenants"].present] == ["tenants_gone"]
     assert "cannot be read (No such file" in site.fleets["tenants"].faults[0][1]
+
+
+def test_what_a_damaged_list_of_known_members_held_is_kept_aside(tmp_path: Path) -> None:
+    known = tmp_path / "backups" / "tenants" / MEMBERS_NAME
+    known.parent.mkdir(parents=True)
+    known.write_text('{"members": [{"name": "gone"')
+    site = fleet(tmp_path, "t.json", json.dumps(ROWS))
+    keep_members(site, "tenants", NOW)
+    assert len(json.loads(known.read_text())["members"]) == 2
+    [former] = (known.parent / ".former").glob(f"{MEMBERS_NAME}.*")
+    assert former.read_text() == '{"members": [{"name": "gone"'
 
 
 def test_the_databases_of_a_server_are_members(tmp_path: Path) -> None:

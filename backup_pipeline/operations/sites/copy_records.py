@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 from pydantic import ValidationError as PydanticError
@@ -21,7 +21,7 @@ from backup_pipeline.operations.sites.identity import state_folder
 from backup_pipeline.operations.sites.shared_knowledge import state_lock
 from backup_pipeline.settings.site import Site
 from backup_pipeline.system.files import read_ordinary, write_atomically
-from backup_pipeline.system.former_files import private_folder
+from backup_pipeline.system.former_files import keep_damaged, private_folder
 from backup_pipeline.system.locks import hold_lock
 
 LOG = logging.getLogger("vault")
@@ -66,6 +66,7 @@ def change_record(site: Site, vault: str, change: Callable[[VaultRecord], VaultR
                 state_lock(site, f"copies/{vault}", purpose="recording copies", wait_seconds=_LOCK_SECONDS)
             )
             after = change(vault_record(site, vault))
+            keep_damaged(folder / f"{vault}.json", VaultRecord.model_validate_json, datetime.now(UTC))
             write_atomically(folder / f"{vault}.json", after.model_dump_json(indent=1).encode() + b"\n")
         except BackupSystemError as error:
             LOG.error("the copies in %s cannot be recorded: %s", vault, error)

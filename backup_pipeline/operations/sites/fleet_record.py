@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 from backup_pipeline.model.fleet_run import FleetRecord
-from backup_pipeline.settings.fleet_members import MEMBERS_NAME, after_reading, fleet_folder, known_members
+from backup_pipeline.settings.fleet_members import (
+    MEMBERS_NAME,
+    after_reading,
+    fleet_folder,
+    known_members,
+    read_members,
+)
 from backup_pipeline.settings.site import Site
 from backup_pipeline.system.files import make_folders, read_ordinary, write_atomically
+from backup_pipeline.system.former_files import keep_damaged
 
 RECORD_NAME = "last_run.json"
 LOCK_NAME = ".fleet.lock"
@@ -39,6 +46,7 @@ def keep_record(site: Site, fleet: str, record: FleetRecord) -> None:
     Raises:
         StoreError: the folder cannot be written.
     """
+    keep_damaged(folder_of(site, fleet) / RECORD_NAME, FleetRecord.model_validate_json, datetime.now(UTC))
     _keep(site, fleet, RECORD_NAME, record.model_dump_json(indent=1).encode() + b"\n")
 
 
@@ -48,6 +56,7 @@ def keep_members(site: Site, fleet: str, now: datetime) -> None:
     Raises:
         StoreError: the folder cannot be written.
     """
+    keep_damaged(folder_of(site, fleet) / MEMBERS_NAME, read_members, now)
     known = known_members(folder_of(site, fleet))
     members = after_reading(site.fleets[fleet], known, now)
     document = {"members": [one.model_dump(mode="json") for one in members]}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,6 +20,7 @@ from backup_pipeline.model.incident import IncidentState
 from backup_pipeline.operations.sites.shared_knowledge import share_state, state_lock
 from backup_pipeline.settings.site import Site
 from backup_pipeline.system.files import give_mode, make_folders, write_atomically
+from backup_pipeline.system.former_files import keep_damaged
 from backup_pipeline.system.locks import hold_lock
 
 LOG = logging.getLogger("alerts")
@@ -36,7 +38,8 @@ def state_file(site: Site) -> Path:
 
 
 def read_state(site: Site, *, shared: bool = True) -> IncidentState:
-    """Return what is remembered; nothing when there is no file. A damaged file counts as none and is logged.
+    """Return what is remembered; nothing when there is no file. A damaged file counts as none, is
+    logged, and kept aside before it is written anew.
 
     With `shared=False` what other workers without a shared disk wrote is not asked for.
     """
@@ -99,6 +102,7 @@ def _lock(site: Site, file: Path, stack: contextlib.ExitStack) -> str:
 
 def _write(site: Site, file: Path, state: IncidentState) -> str:
     try:
+        keep_damaged(file, IncidentState.model_validate_json, datetime.now(UTC))
         # Empty fields are omitted: earlier releases do not know them.
         document = state.model_dump_json(indent=1, exclude_defaults=True)
         write_atomically(file, document.encode(), mode=int(site.settings.file_mode, 8))
