@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 
 from backup_pipeline.model.evidence import NOT_COUNTED, NOTHING_KNOWN, Demand, Event, EventKind, Gap
-from backup_pipeline.rules.overdue import grace_of, next_time
+from backup_pipeline.rules.overdue import Deadlines
 
 _NIS2, _DORA = "NIS2, (EU) 2024/2690", "DORA, (EU) 2022/2554"
 
@@ -96,13 +96,9 @@ def _between(
             [] if times else [Gap(begin=begin, end=end, what=f"no {what} in the whole period, and none is scheduled")]
         )
     found = []
+    deadlines = Deadlines(schedule or "", policy.timezone)
     for earlier, later in pairwise([first, *times, end]):
-        if allowed is not None:
-            due = earlier + allowed
-        else:
-            assert schedule is not None
-            due = next_time(schedule, policy.timezone, earlier)
-            due += grace_of(schedule, policy.timezone, due)
+        due = earlier + allowed if allowed is not None else deadlines.after(earlier)
         if later > due:
             found.append(
                 Gap(begin=earlier, end=later, what=f"no {what}, though one was due by {due:%Y-%m-%d %H:%M} UTC")

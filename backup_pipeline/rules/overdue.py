@@ -5,9 +5,11 @@ Cron expressions are read by croniter, which knows no time zones that can be rel
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from heapq import heappop, heappush
 from itertools import pairwise
 from zoneinfo import ZoneInfo
 
@@ -20,6 +22,8 @@ _SHIFT = timedelta(hours=3)
 # A fixed moment: what is concluded from a schedule must come out the same whenever that is.
 _FROM = datetime(2024, 1, 1, tzinfo=UTC)
 _TICKS = 60
+# To look for a time anew costs as much as some steps from one to the next.
+_STEPS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +35,6 @@ class Overdue:
 
 
 # Hundreds of plans may have one schedule, and each is asked for it several times.
-# A year of hourly backups fits: evidence asks for the time after each.
 @lru_cache(maxsize=1 << 14)
 def last_time(schedule: str, timezone: str, now: datetime) -> datetime:
     """Return the last moment at or before `now` that a cron expression names, in UTC."""
@@ -50,16 +53,53 @@ def last_time(schedule: str, timezone: str, now: datetime) -> datetime:
 @lru_cache(maxsize=1 << 14)
 def next_time(schedule: str, timezone: str, now: datetime) -> datetime:
     """Return the first moment after `now` that a cron expression names, in UTC."""
+    return next(times_after(schedule, timezone, now))
+
+
+def times_after(schedule: str, timezone: str, moment: datetime) -> Iterator[datetime]:
+    """Yield each moment after `moment` that a cron expression names, in UTC, the earliest first."""
     zone, hourly = ZoneInfo(timezone), _is_hourly(schedule)
-    times = croniter(schedule, _naive(now, zone) - _SHIFT)
-    found: datetime | None = None
+    times = croniter(schedule, _naive(moment, zone) - _SHIFT)
+    # Where clocks are changed, what is shown later may come earlier.
+    waiting: list[datetime] = []
     while True:
         local = times.get_next(datetime)
-        if found is not None and local > _naive(found, zone) + _SHIFT:
-            return found
-        for moment in _moments(local, zone, hourly):
-            if moment > now and (found is None or moment < found):
-                found = moment
+        while waiting and local > _naive(waiting[0], zone) + _SHIFT:
+            yield heappop(waiting)
+        for found in _moments(local, zone, hourly):
+            if found > moment and found not in waiting:
+                heappush(waiting, found)
+
+
+class Deadlines:
+    """By when the next backup after a moment is due; each question as late as the one before, or later, costs little.
+
+    Args:
+        schedule: a cron expression.
+        timezone: IANA name of its time zone.
+    """
+
+    def __init__(self, schedule: str, timezone: str) -> None:
+        self._schedule, self._timezone = schedule, timezone
+        self._times: Iterator[datetime] = iter(())
+        self._asked = self._first = self._second = _FROM
+
+    def after(self, moment: datetime) -> datetime:
+        """Return by when a backup has to be there if the last one is of `moment`: the next time, and its grace."""
+        for _ in range(_STEPS):
+            if self._asked <= moment < self._first:
+                break
+            if moment < self._asked or self._first == _FROM:
+                self._seek(moment)
+            else:
+                self._asked, self._first, self._second = self._first, self._second, next(self._times)
+        else:
+            self._seek(moment)
+        return self._first + _grace(self._second - self._first)
+
+    def _seek(self, moment: datetime) -> None:
+        self._asked, self._times = moment, times_after(self._schedule, self._timezone, moment)
+        self._first, self._second = next(self._times), next(self._times)
 
 
 def _naive(moment: datetime, zone: ZoneInfo) -> datetime:
@@ -91,8 +131,11 @@ def _moments(local: datetime, zone: ZoneInfo, hourly: bool) -> list[datetime]:
 
 def grace_of(schedule: str, timezone: str, now: datetime) -> timedelta:
     """Return how late a backup may be: half the time between two of its times, within 15 minutes and 6 hours."""
-    last = last_time(schedule, timezone, now)
-    return min(max((next_time(schedule, timezone, now) - last) / 2, _LEAST_GRACE), _MOST_GRACE)
+    return _grace(next_time(schedule, timezone, now) - last_time(schedule, timezone, now))
+
+
+def _grace(pause: timedelta) -> timedelta:
+    return min(max(pause / 2, _LEAST_GRACE), _MOST_GRACE)
 
 
 @lru_cache(maxsize=1024)
