@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import shlex
 import shutil
 import sys
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 PROGRAM = "backup-pipeline"
 _FILE = tuple[str, int, int]
+_LOADED_LATER = ("backup_pipeline.operations.sites.copy_proofs", "backup_pipeline.postgres.load.rebuild")
 RESERVED = frozenset({"static", "restore", "find", "evidence", "live", "start", "acknowledge", "docs"})
 """First parts of paths that are pages of our own; a plan of such a name has a hyphen before it in addresses."""
 
@@ -79,11 +81,16 @@ class Front:
         return self._overviews.get(self.site(), self.now())
 
     def warm_up(self) -> None:
-        """Make the first overview in a thread, so that nobody waits for it; what is wrong is reported to who asks."""
+        """Make the first overview in a thread, so that nobody waits for it; what is wrong is reported to who asks.
+
+        Then what the first page of evidence and the first restore would have to load.
+        """
 
         def make() -> None:
             with contextlib.suppress(Exception):
                 self.overview()
+            for name in _LOADED_LATER:
+                importlib.import_module(name)
 
         threading.Thread(target=make, name="first overview", daemon=True).start()
 
