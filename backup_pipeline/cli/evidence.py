@@ -64,8 +64,7 @@ def make(
             [
                 "python3",
                 str(file.with_name(evidence_files.CHECKER)),
-                "--key",
-                evidence_files.public_key(site),
+                *evidence_files.key_options(site, [plan]).split(),
                 # The whole chain: a file alone lacks those before it.
                 str(file.parent),
             ]

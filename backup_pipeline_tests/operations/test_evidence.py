@@ -28,7 +28,7 @@ from backup_pipeline.operations.alerts.acknowledge import acknowledge
 from backup_pipeline.operations.alerts.send import FinishedRun, notify_run_finished
 from backup_pipeline.operations.evidence.check_evidence import is_signed
 from backup_pipeline.operations.evidence.history import History, HistoryRun
-from backup_pipeline.operations.evidence.make import evidence_files, make, preview, public_key
+from backup_pipeline.operations.evidence.make import evidence_files, key_options, make, preview, public_key
 from backup_pipeline.operations.evidence.statement import read_envelope
 from backup_pipeline.operations.restore.records import write_result
 from backup_pipeline.operations.sites.copy_proofs import CopyProof
@@ -378,9 +378,14 @@ def test_a_new_machine_goes_on_with_the_chain_of_the_earlier_one(site: Site, sto
         make(site, _made(site), made_by="anna")
     vault = f"\nvaults:\n  nas: {{url: 'file:///mnt/nas', encryption: none, signers: ['{earlier}']}}\n"
     (tmp_path / "backup.yaml").write_text(SITE + vault, "utf-8")
-    assert read_envelope(make(load_site(tmp_path, environment={}), _made(site), made_by="anna")).number == 2
+    anew = load_site(tmp_path, environment={})
+    assert read_envelope(make(anew, _made(site), made_by="anna")).number == 2
     program = first.with_name("check_evidence.py")
-    both = _checked(program, "--key", public_key(site), "--key", earlier, first.parent)
+    os.mkfifo(first.parent / "0000_pipe.dsse.json")
+    options = key_options(anew, ["nightly"])
+    assert options == f"--key {public_key(site)} --key {earlier}"
+    (first.parent / "0000_pipe.dsse.json").unlink()
+    both = _checked(program, *options.split(), first.parent)
     lines = both.stdout.splitlines()
     assert (both.returncode, [line[-10:] for line in lines[:2]]) == (0, ["with key 2", "with key 1"])
     assert _checked(program, "--key", earlier, first.parent).returncode == 1

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+from collections.abc import Iterable
 from datetime import datetime
 from importlib.resources import files as package_files
 from pathlib import Path
 
 from backup_pipeline import __version__
-from backup_pipeline.errors import RefusedError
+from backup_pipeline.errors import RefusedError, StoreError
 from backup_pipeline.model.evidence import NOTHING_KNOWN, Evidence, Gap, Previous
 from backup_pipeline.operations.evidence.collect import collect
 from backup_pipeline.operations.evidence.copies import copies_at
@@ -185,6 +187,20 @@ def public_key(site: Site, *, make_one: bool = True) -> str:
     """Return the key that this site's evidence is signed with; where there is none, a new one, or "" unless asked."""
     signer = machine_keys(site).signer(make=make_one)
     return signer.public if signer is not None else ""
+
+
+def key_options(site: Site, plans: Iterable[str]) -> str:
+    """Return `--key KEY` for each key of the site that these plans' chains are signed with; "" while there is none.
+
+    An earlier machine's key counts where a vault of the site lists it (`signers`), and where it has signed a file.
+    """
+    present, *others = _own_keys(site) or [""]
+    signed: list[bytes] = []
+    for path in [path for plan in plans for path in evidence_files(site, plan)] if others else []:
+        with contextlib.suppress(StoreError):
+            signed.append(signed_evidence(path)[0])
+    earlier = [key for key in dict.fromkeys(others) if any(is_signed_with([key], data) for data in signed)]
+    return " ".join(f"--key {key}" for key in dict.fromkeys([present, *earlier]) if key)
 
 
 def checker() -> bytes:
