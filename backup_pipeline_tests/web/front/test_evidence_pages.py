@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
+import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -68,6 +72,34 @@ def test_a_period_that_is_not_over_is_named_so_and_a_chain_is_checked_whole(fold
     places = [pages.post("/backups/evidence/sign", data=month, headers=OWN).headers["location"] for _ in range(2)]
     assert "all 2 files of the chain" in pages.get(places[1]).text
     assert "was not over when this was signed" in pages.get(places[1]).text
+
+
+def test_an_auditor_checks_what_was_downloaded_by_the_command_shown(folder: Path, tmp_path: Path) -> None:
+    pages, month = pages_of(folder), {"plan": "nightly", "period": f"{datetime.now(UTC):%Y}"}
+    places = [pages.post("/backups/evidence/sign", data=month, headers=OWN).headers["location"] for _ in range(2)]
+    auditor = tmp_path / "auditor"
+    auditor.mkdir()
+    names = []
+    for place in (*(f"{place}?as=dsse" for place in places), "/backups/evidence/check_evidence.py"):
+        answer = pages.get(place)
+        names.append(answer.headers["content-disposition"].split('"')[1])
+        (auditor / names[-1]).write_bytes(answer.content)
+    [command] = re.findall(r"<code>(python3 check_evidence.py .*?)</code>", pages.get(places[1]).text)
+
+    def checked() -> int:
+        words = [sys.executable, "-I", *shlex.split(command.replace("FOLDER", "."))[1:]]
+        return subprocess.run(words, cwd=auditor, capture_output=True, check=False).returncode
+
+    assert checked() == 0
+    first = auditor / names[0]
+    whole = first.read_bytes()
+    at_payload = whole.index(b'"payload":') + 40
+    first.write_bytes(whole[:at_payload] + bytes([whole[at_payload] ^ 1]) + whole[at_payload + 1 :])
+    assert checked() == 1
+    first.unlink()
+    assert checked() == 1
+    first.write_bytes(whole)
+    assert checked() == 0
 
 
 @pytest.mark.parametrize(
