@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,8 @@ SCRATCH_SETTINGS = {
     "autovacuum": "off",
     "max_connections": "60",
 }
+# Of a site's sources in a message.
+_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ class ScratchServers:
     def __init__(self, area: DrillArea) -> None:
         self._area = area
         self._servers: dict[Path, PostgresTarget] = {}
+        self._warned = False
 
     def server(self, needs: Needs) -> ScratchPlace:
         """Return a server that has what a database needs, or what this machine lacks of it."""
@@ -81,7 +84,7 @@ class ScratchServers:
             target = parse_target(url, variable=DRILL_VARIABLE, environment=site.environment)
             if folder := data_folder(target):
                 self._area.check_space(folder)
-            return ScratchPlace(target, warnings=tuple(self._live_servers(target)), label=DRILL_VARIABLE)
+            return ScratchPlace(target, warnings=self._live_servers(target), label=DRILL_VARIABLE)
         selection, missing = choose_server(needs)
         if selection is None:
             return ScratchPlace(None, missing=missing)
@@ -105,14 +108,18 @@ class ScratchServers:
         )
         return running.target()
 
-    def _live_servers(self, target: PostgresTarget) -> Iterator[str]:
-        """Yield what must be said of a scratch server that is one of the site's own."""
+    def _live_servers(self, target: PostgresTarget) -> tuple[str, ...]:
+        """Return what must be said of a scratch server that is one of the site's own: once in a drill."""
+        if self._warned:
+            return ()
+        self._warned, found = True, []
         for name, source in self._area.site.settings.sources.items():
-            try:
-                if source.connection is None:
-                    continue
-                live = target_of(self._area.site, source.connection, name)
-            except SettingsError:
-                continue
-            if (live.host, live.port) == (target.host, target.port):
-                yield f"is the server of source {name}: a drill loads what others may have written into a live server"
+            with contextlib.suppress(SettingsError):
+                live = target_of(self._area.site, source.connection, name) if source.connection else None
+                if live is not None and (live.host, live.port) == (target.host, target.port):
+                    found.append(name)
+        if not found:
+            return ()
+        more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+        sources = f"source{'s' if len(found) > 1 else ''} {', '.join(found[:_NAMED])}{more}"
+        return (f"is the server of {sources}: a drill loads what others may have written into a live server",)
