@@ -89,8 +89,8 @@ class Front:
         def make() -> None:
             with contextlib.suppress(Exception):
                 self.overview()
-            for name in _LOADED_LATER:
-                importlib.import_module(name)
+                for name in _LOADED_LATER:
+                    importlib.import_module(name)
 
         threading.Thread(target=make, name="first overview", daemon=True).start()
 
