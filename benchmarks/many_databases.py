@@ -37,14 +37,14 @@ def _fill(server: EmbeddedServer, databases: int) -> list[str]:
     return names
 
 
-def _site(server: EmbeddedServer, site: Path, names: list[str]) -> None:
+def _site(server: EmbeddedServer, site: Path, names: list[str], options: str = "") -> None:
     site.mkdir()
     target = server.target()
     address = f"postgresql://{target.user}:{target.password}@{target.host}:{target.port}"
     (site / ".env").write_text("".join(f"{name.upper()}_URL={address}/{name}\n" for name in names))
     sources = "".join(f"  {name}: {{kind: postgres, dsn_env: {name.upper()}_URL}}\n" for name in names)
     (site / "backup.yaml").write_text(
-        f"store: backups\nsources:\n{sources}plans:\n  all: {{sources: [{', '.join(names)}]}}\n"
+        f"store: backups\nsources:\n{sources}plans:\n  all: {{sources: [{', '.join(names)}]{options}}}\n"
     )
 
 
@@ -91,6 +91,11 @@ def main() -> None:
             for at_once, named in ((1, "one after the other"), (2, "two at once")):
                 floor = _floor(site, Path(name), at_once)
                 report.row(f"{what} beside the floor, {named}", found.wall, floor, other_name="the bare program")
+        for sources in (1, 4, 8):
+            site = Path(name) / f"parallel{sources}"
+            _site(server, site, names, f", parallel_sources: {sources}")
+            other = cost(ours("backup", "all", "--config", str(site)), times=_TIMES).wall
+            report.row(f"{what}", found.wall, other, other_name=f"with `parallel_sources: {sources}` instead of 2")
     report.write()
 
 
