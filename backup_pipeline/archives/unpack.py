@@ -24,7 +24,7 @@ from backup_pipeline.archives.tarball import CHUNK, EntryKind, Member, State, sh
 from backup_pipeline.archives.tarball_reader import TarContent, read_members
 from backup_pipeline.archives.zipfiles import DAMAGE, entry_mode
 from backup_pipeline.errors import ValidationError
-from backup_pipeline.system.files import translate_os_error
+from backup_pipeline.system.files import translate_os_error, write_whole
 
 _MODE_BITS = 0o7777
 _HOLE = 64 << 10
@@ -234,7 +234,7 @@ def _write_member(
     owners: bool,
 ) -> None:
     digest = hashlib.sha256()
-    write = _write_with_holes if member.sparse else _write_all
+    write = _write_with_holes if member.sparse else write_whole
     with folder.make_file(parts) as descriptor:
         while piece := content.read(CHUNK):
             digest.update(piece)
@@ -251,15 +251,9 @@ def _write_with_holes(descriptor: int, data: bytes) -> None:
     for begin in range(0, len(data), _HOLE):
         piece = data[begin : begin + _HOLE]
         if piece.strip(b"\0"):
-            _write_all(descriptor, piece)
+            write_whole(descriptor, piece)
         else:
             os.lseek(descriptor, len(piece), os.SEEK_CUR)
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
 
 
 def unpack_zip(archive: BinaryIO, name: str, into: Path, limits: Limits) -> Unpacked:
@@ -310,7 +304,7 @@ def _unpack_entry(opened: zipfile.ZipFile, info: zipfile.ZipInfo, folder: _Folde
             left -= len(piece)
             if left < 0:
                 raise _refuse(name, path, "is longer than it says")
-            _write_all(descriptor, piece)
+            write_whole(descriptor, piece)
         if hasattr(os, "fchmod"):
             os.fchmod(descriptor, 0o755 if mode & 0o100 else 0o644)
     done.files += 1

@@ -332,15 +332,27 @@ def append_line(path: Path, line: str, *, mode: int = 0o600) -> None:
     """
     flags = os.O_WRONLY | os.O_APPEND | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
     try:
-        descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL, mode)
-        give_mode(path, mode)
-    except FileExistsError:
         descriptor = os.open(path, flags)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+    except FileNotFoundError:
+        try:
+            descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL, mode)
+            give_mode(path, mode)
+        except FileExistsError:
+            descriptor = os.open(path, flags)
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
             raise OSError(errno.EINVAL, "It is no ordinary file", str(path))
-        file.write(line)
+        write_whole(descriptor, line.encode())
+    finally:
+        os.close(descriptor)
+
+
+def write_whole(descriptor: int, data: bytes | bytearray | memoryview) -> None:
+    """Write all of `data` where a stream of Python's would take several more calls of the system."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
 
 
 def make_folder_in(parent: Path, name: str, mode: int) -> Path:

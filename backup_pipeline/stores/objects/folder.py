@@ -28,7 +28,7 @@ from backup_pipeline.stores.objects.options import PlaceOptions
 from backup_pipeline.stores.objects.repeating import Repeater
 from backup_pipeline.stores.objects.unlocked import UnlockedPlace
 from backup_pipeline.system.file_system import sync_file_system
-from backup_pipeline.system.files import open_ordinary, read_ordinary
+from backup_pipeline.system.files import open_ordinary, read_ordinary, write_whole
 
 _INCOMING = ".incoming"
 _IS_INCOMING = re.compile(r"[0-9a-f]{24}(-link)?")
@@ -190,9 +190,12 @@ class FolderPlace(UnlockedPlace):
                 return attempt > 1 and _content(path) == data
             with self._written(data) as incoming:
                 self._settle(path)
-                self._make_parents(path)
                 try:
-                    created = self._link(incoming, path)
+                    try:
+                        created = self._link(incoming, path)
+                    except FileNotFoundError:
+                        self._make_parents(path)
+                        created = self._link(incoming, path)
                 except FileExistsError:
                     return False
                 self._sync(path)
@@ -232,17 +235,21 @@ class FolderPlace(UnlockedPlace):
     @contextlib.contextmanager
     def _written(self, data: DataView, *, sync: bool = True) -> Iterator[Path]:
         """Give a synced file with these bytes; removed when left, unless it was renamed."""
-        folder = self._root / _INCOMING
         self._refuse_link(_INCOMING)
-        folder.mkdir(mode=0o700, exist_ok=True)
-        path = folder / secrets.token_hex(12)
+        path = self._root / _INCOMING / secrets.token_hex(12)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
         try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-                file.flush()
+            try:
+                descriptor = os.open(path, flags, 0o600)
+            except FileNotFoundError:
+                path.parent.mkdir(mode=0o700, exist_ok=True)
+                descriptor = os.open(path, flags, 0o600)
+            try:
+                write_whole(descriptor, data)
                 if sync:
-                    os.fsync(file.fileno())
+                    os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
             yield path
         finally:
             with contextlib.suppress(OSError):

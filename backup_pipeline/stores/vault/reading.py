@@ -30,6 +30,7 @@ from backup_pipeline.system.files import (
     sync_folder,
     translate_os_error,
     write_atomically,
+    write_whole,
 )
 from backup_pipeline.system.threads import ContextThreadPool
 
@@ -200,7 +201,7 @@ class CopyReader:
                         give_mode(part / path, modes[0])
                     early = _EarlySync(pool, descriptor)
                     for piece in pieces:
-                        _write_all(descriptor, piece)
+                        write_whole(descriptor, piece)
                         early.add(len(piece))
                         done += len(piece)
                         on_bytes(done)
@@ -250,11 +251,6 @@ def _make_durable(folder: Path, paths: Sequence[str]) -> None:
             os.fsync(descriptor)
     for parent in {above for file in files for above in file.parents if above.is_relative_to(folder)} | {folder}:
         sync_folder(parent)
-
-
-def _write_all(descriptor: int, data: memoryview) -> None:
-    while data:
-        data = data[os.write(descriptor, data) :]
 
 
 @contextlib.contextmanager

@@ -30,9 +30,13 @@ class UploadNotes:
 
     def add(self, chunk: ChunkRef, generation: int) -> None:
         """Note one uploaded chunk."""
-        make_folders(self._file.parent, _PRIVATE_MODE)
+        line = json.dumps([*chunk, generation]) + "\n"
         try:
-            append_line(self._file, json.dumps([*chunk, generation]) + "\n")
+            try:
+                append_line(self._file, line)
+            except FileNotFoundError:
+                make_folders(self._file.parent, _PRIVATE_MODE)
+                append_line(self._file, line)
         except OSError as error:
             raise translate_os_error(error, self._file) from error
 
