@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import BinaryIO, Protocol
@@ -23,6 +23,8 @@ _PART = 4 << 20
 _LATER_PART = 16 << 20
 _LATER = 1 << 30
 _MOST_MARKS = 4096
+# No part that was marked is longer, plain or compressed: what a record says otherwise is not read into memory.
+_LONGEST = 64 << 20
 
 
 class HashedSink(Sink, Protocol):
@@ -79,7 +81,7 @@ class EarlierStream:
 
     Args:
         file: its compressed bytes, from their beginning.
-        marks: of its parts.
+        marks: of its parts; from one on that no stream can have they are ignored.
 
     Attributes:
         damaged: whether its bytes turned out not to be those that were marked.
@@ -87,7 +89,7 @@ class EarlierStream:
 
     def __init__(self, file: BinaryIO, marks: Sequence[Mark]) -> None:
         self._file = file
-        self._marks = deque(marks)
+        self._marks = deque(_possible(marks))
         self._digest = hashlib.sha256()
         self._read = 0
         self.damaged = False
@@ -115,6 +117,16 @@ class EarlierStream:
     def end(self) -> None:
         """Take nothing more over."""
         self._marks.clear()
+
+
+def _possible(marks: Sequence[Mark]) -> Iterator[Mark]:
+    """Yield marks up to the first that no stream can have."""
+    plain = packed = 0
+    for mark in marks:
+        if not (0 < mark.plain - plain <= _LONGEST and 0 < mark.packed - packed <= _LONGEST):
+            return
+        yield mark
+        plain, packed = mark.plain, mark.packed
 
 
 class MarkedSink(CompressedSink):
