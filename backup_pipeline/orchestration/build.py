@@ -11,7 +11,7 @@ import dagster as dg
 from backup_pipeline.artefacts.capture import utc_now
 from backup_pipeline.operations.sites.shared_knowledge import with_shared_knowledge
 from backup_pipeline.orchestration.alerts import alert_sensors
-from backup_pipeline.orchestration.capture_assets import capture_asset
+from backup_pipeline.orchestration.capture_assets import capture_asset, capture_assets
 from backup_pipeline.orchestration.copy_assets import copy_definitions
 from backup_pipeline.orchestration.fleet_assets import fleet_definitions
 from backup_pipeline.orchestration.housekeeping import housekeeping_definitions
@@ -45,7 +45,7 @@ _STILL_ASKED_FOR = timedelta(days=1)
 def backup_definitions(site: Site, plan: str) -> dg.Definitions:
     """Return what a backup of one plan consists of: its captures, manifest and retention, its job and schedule."""
     settings = site.plan(plan)
-    captures = [capture_asset(site, plan, name) for name in settings.sources]
+    captures = capture_assets(site, plan, settings.sources)
     # *Materialize all* on a page that was loaded before a database was dropped names its assets. They are found, and
     # the run goes on without it, as the plan's own job does.
     gone = [capture_asset(site, plan, name) for name in absent_since(site, plan, utc_now() - _STILL_ASKED_FOR)]

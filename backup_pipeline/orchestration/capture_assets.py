@@ -18,6 +18,7 @@ from backup_pipeline.orchestration.capture_checks import (
     TABLES_KNOWN,
     TABLES_KNOWN_DESCRIPTION,
 )
+from backup_pipeline.orchestration.launcher import EXECUTOR_VARIABLE
 from backup_pipeline.orchestration.metadata import (
     check_event,
     data_version,
@@ -157,7 +158,17 @@ def _tables_known(whole: dg.AssetKey, new: list[str], gone: list[str]) -> dg.Ass
     )
 
 
-def capture_asset(site: Site, plan: str, name: str) -> dg.AssetsDefinition:
+def capture_assets(site: Site, plan: str, sources: Sequence[str]) -> list[dg.AssetsDefinition]:
+    """Return the assets of sources of a plan; on Celery workers those that begin together are of different servers."""
+    turns: dict[str, dict[str, str]] = {}
+    if site.value(EXECUTOR_VARIABLE).strip() == "celery":
+        from backup_pipeline.orchestration.step_turns import turn_tags
+
+        turns = turn_tags(site, sources)
+    return [capture_asset(site, plan, name, turns.get(name)) for name in sources]
+
+
+def capture_asset(site: Site, plan: str, name: str, tags: Mapping[str, str] | None = None) -> dg.AssetsDefinition:
     """Return the assets of one source of a plan, captured together so that they share one snapshot."""
     expected = _expected_artefacts(site, plan, name)
     specs, check_specs = _specs(site, plan, name, expected)
@@ -167,7 +178,7 @@ def capture_asset(site: Site, plan: str, name: str) -> dg.AssetsDefinition:
         specs=specs,
         check_specs=check_specs,
         can_subset=True,
-        op_tags={PLAN_TAG: plan},
+        op_tags={PLAN_TAG: plan, **(tags or {})},
         group_name=None,
     )
     def capture(context: dg.AssetExecutionContext, backup_runs: BackupRuns) -> Iterator[Any]:
