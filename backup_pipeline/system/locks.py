@@ -488,5 +488,6 @@ def living_marks(folder: Path, name: str) -> list[Holder]:
 
 def _marks_of(folder: Path, name: str) -> list[Path]:
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        return sorted(path for path in folder.iterdir() if path.name.startswith(f"{name}."))
+        found = os.listdir(folder)  # noqa: PTH208 - asked for each of thousands of sets
+        return sorted(folder / each for each in found if each.startswith(f"{name}."))
     return []
