@@ -64,7 +64,7 @@ def make(
             [
                 "python3",
                 str(file.with_name(evidence_files.CHECKER)),
-                *evidence_files.key_options(site, [plan]).split(),
+                *(word for key in evidence_files.keys_to_check_with(site, [plan]) for word in ("--key", key)),
                 # The whole chain: a file alone lacks those before it.
                 str(file.parent),
             ]

@@ -9,4 +9,4 @@ from pydantic import JsonValue as JsonValue
 class Frozen(BaseModel):
     """A value that never changes and refuses fields that it does not know."""
 
-    model_config = ConfigDict(defer_build=True, frozen=True, extra="forbid", ser_json_inf_nan="constants")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")

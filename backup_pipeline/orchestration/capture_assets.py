@@ -28,6 +28,7 @@ from backup_pipeline.orchestration.metadata import (
 )
 from backup_pipeline.orchestration.names import PLAN_TAG, artefact_key, capture_step, source_key
 from backup_pipeline.orchestration.run_resource import BackupRuns
+from backup_pipeline.orchestration.step_turns import turn_tags
 from backup_pipeline.orchestration.table_group import (
     are_grouped,
     group_checks,
@@ -162,8 +163,6 @@ def capture_assets(site: Site, plan: str, sources: Sequence[str]) -> list[dg.Ass
     """Return the assets of sources of a plan; on Celery workers those that begin together are of different servers."""
     turns: dict[str, dict[str, str]] = {}
     if site.value(EXECUTOR_VARIABLE).strip() == "celery":
-        from backup_pipeline.orchestration.step_turns import turn_tags
-
         turns = turn_tags(site, sources)
     return [capture_asset(site, plan, name, turns.get(name)) for name in sources]
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from dagster_celery.tags import DAGSTER_CELERY_STEP_PRIORITY_TAG
-
 from backup_pipeline.artefacts.targets import target_of
 from backup_pipeline.errors import SettingsError
 from backup_pipeline.settings.site import Site
 
+# dagster-celery's; it may not be installed, which the executor says with its remedy.
+PRIORITY_TAG = "dagster-celery/priority"
 # A priority is one byte for RabbitMQ, where 10 and more are one; so are 9 and more for Redis: the order is the loop's.
 _MOST, _LEAST = 255, 10
 
@@ -28,7 +28,7 @@ def turn_tags(site: Site, sources: Sequence[str]) -> dict[str, dict[str, str]]:
         rounds[name] = before[server]
         before[server] += 1
     order = sorted(sources, key=rounds.__getitem__)
-    return {name: {DAGSTER_CELERY_STEP_PRIORITY_TAG: str(max(_MOST - turn, _LEAST))} for turn, name in enumerate(order)}
+    return {name: {PRIORITY_TAG: str(max(_MOST - turn, _LEAST))} for turn, name in enumerate(order)}
 
 
 def _server(site: Site, name: str) -> tuple[str, int] | str:

@@ -82,22 +82,20 @@ class Deadlines:
     def __init__(self, schedule: str, timezone: str) -> None:
         self._schedule, self._timezone = schedule, timezone
         self._times: Iterator[datetime] = iter(())
-        self._asked = self._first = self._second = _FROM
+        # Between the first two there is no other time; nothing was asked yet.
+        self._asked = self._first = self._second = datetime.max.replace(tzinfo=UTC)
 
     def after(self, moment: datetime) -> datetime:
         """Return by when a backup has to be there if the last one is of `moment`: the next time, and its grace."""
-        for _ in range(_STEPS):
-            if self._asked <= moment < self._first:
-                break
-            if moment < self._asked or self._first == _FROM:
-                self._seek(moment)
-            else:
-                self._asked, self._first, self._second = self._first, self._second, next(self._times)
-        else:
-            self._seek(moment)
+        if not self._asked <= moment < self._first:
+            self._move_to(moment)
         return self._first + _grace(self._second - self._first)
 
-    def _seek(self, moment: datetime) -> None:
+    def _move_to(self, moment: datetime) -> None:
+        for _ in range(_STEPS if moment > self._asked else 0):
+            self._asked, self._first, self._second = self._first, self._second, next(self._times)
+            if moment < self._first:
+                return
         self._asked, self._times = moment, times_after(self._schedule, self._timezone, moment)
         self._first, self._second = next(self._times), next(self._times)
 

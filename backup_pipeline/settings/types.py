@@ -36,7 +36,7 @@ Names = Annotated[tuple[str, ...], BeforeValidator(_as_tuple, json_schema_input_
 class Settings(BaseModel):
     """Base of all settings: frozen; unknown fields are faults. The text below a field is its meaning (`field_docs`)."""
 
-    model_config = ConfigDict(defer_build=True, frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class TableSelection(Settings):

@@ -212,11 +212,11 @@ def test_sources_at_once_that_their_server_or_this_machine_has_no_room_for_are_n
     )
     text = SITE.replace("plans:", f"{sources}plans:\n  wide: {{sources: [{many}], parallel_sources: 3}}")
     (tmp_path / "backup.yaml").write_text(text)
-    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=600_000_000))
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=700_000_000))
     found = [fault for fault in check_environment(reachable(), now=NOW) if "parallel_sources" in fault.where]
     assert [(fault.where, fault.severity) for fault in found] == [("plans.wide.parallel_sources", Severity.WARN)] * 2
     assert "3 of its sources at once take up to 102 connections" in found[0].what
-    assert "may need 900.00 MB of memory; this machine has 600.00 MB free" in found[1].what
+    assert "may need 990.00 MB of memory; this machine has 700.00 MB free" in found[1].what
 
 
 def test_limits_that_hold_for_no_step_on_celery_are_named(reachable, tmp_path):

@@ -28,7 +28,7 @@ from backup_pipeline.operations.alerts.acknowledge import acknowledge
 from backup_pipeline.operations.alerts.send import FinishedRun, notify_run_finished
 from backup_pipeline.operations.evidence.check_evidence import is_signed
 from backup_pipeline.operations.evidence.history import History, HistoryRun
-from backup_pipeline.operations.evidence.make import evidence_files, key_options, make, preview, public_key
+from backup_pipeline.operations.evidence.make import evidence_files, keys_to_check_with, make, preview, public_key
 from backup_pipeline.operations.evidence.statement import read_envelope
 from backup_pipeline.operations.restore.records import write_result
 from backup_pipeline.operations.sites.copy_proofs import CopyProof
@@ -382,10 +382,13 @@ def test_a_new_machine_goes_on_with_the_chain_of_the_earlier_one(site: Site, sto
     assert read_envelope(make(anew, _made(site), made_by="anna")).number == 2
     program = first.with_name("check_evidence.py")
     os.mkfifo(first.parent / "0000_pipe.dsse.json")
-    options = key_options(anew, ["nightly"])
-    assert options == f"--key {public_key(site)} --key {earlier}"
+    assert keys_to_check_with(anew, ["nightly"]) == [public_key(site), earlier]
+    # One that has signed nothing is of no use to an auditor.
+    other = "ed25519:" + base64.b64encode(Ed25519PrivateKey.generate().public_key().public_bytes_raw()).decode()
+    (tmp_path / "backup.yaml").write_text(SITE + vault.replace(earlier, f"{other}', '{earlier}"), "utf-8")
+    assert keys_to_check_with(load_site(tmp_path, environment={}), ["nightly"]) == [public_key(site), earlier]
     (first.parent / "0000_pipe.dsse.json").unlink()
-    both = _checked(program, *options.split(), first.parent)
+    both = _checked(program, "--key", public_key(site), "--key", earlier, first.parent)
     lines = both.stdout.splitlines()
     assert (both.returncode, [line[-10:] for line in lines[:2]]) == (0, ["with key 2", "with key 1"])
     assert _checked(program, "--key", earlier, first.parent).returncode == 1

@@ -8,6 +8,7 @@ from dagster_celery.tags import DAGSTER_CELERY_STEP_PRIORITY_TAG
 
 from backup_pipeline.orchestration.build import build_definitions
 from backup_pipeline.orchestration.launcher import EXECUTOR_VARIABLE
+from backup_pipeline.orchestration.step_turns import PRIORITY_TAG
 from backup_pipeline.settings.loader import load_site
 
 SETTINGS = """
@@ -31,13 +32,14 @@ def turns(folder: Path, executor: str) -> list[str]:
     (folder / "backup.yaml").write_text(SETTINGS)
     site = load_site(folder, environment={**URLS, EXECUTOR_VARIABLE: executor})
     job = build_definitions(site).get_repository_def().get_job("all_backup")
-    tags = {node.name: node.tags.get(DAGSTER_CELERY_STEP_PRIORITY_TAG) for node in job.nodes}
+    tags = {node.name: node.tags.get(PRIORITY_TAG) for node in job.nodes}
     captures = sorted(name for name in tags if tags[name])
     assert all(10 <= int(tags[name] or 0) <= 255 for name in captures)
     return [name.removeprefix("all__") for name in sorted(captures, key=lambda name: -int(tags[name] or 0))]
 
 
 def test_steps_of_one_server_are_sent_with_those_of_others_between_them(tmp_path: Path) -> None:
+    assert PRIORITY_TAG == DAGSTER_CELERY_STEP_PRIORITY_TAG
     assert turns(tmp_path, "celery") == ["a1", "b1", "unset", "files", "a2", "b2", "a3"]
 
 

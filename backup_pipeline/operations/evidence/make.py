@@ -189,18 +189,19 @@ def public_key(site: Site, *, make_one: bool = True) -> str:
     return signer.public if signer is not None else ""
 
 
-def key_options(site: Site, plans: Iterable[str]) -> str:
-    """Return `--key KEY` for each key of the site that these plans' chains are signed with; "" while there is none.
+def keys_to_check_with(site: Site, plans: Iterable[str]) -> list[str]:
+    """Return the site's public keys that these plans' chains are signed with, the present one first; none yet: [].
 
     An earlier machine's key counts where a vault of the site lists it (`signers`), and where it has signed a file.
     """
-    present, *others = _own_keys(site) or [""]
+    present = public_key(site, make_one=False)
+    others = [key for key in _own_keys(site) if key != present]
     signed: list[bytes] = []
     for path in [path for plan in plans for path in evidence_files(site, plan)] if others else []:
         with contextlib.suppress(StoreError):
             signed.append(signed_evidence(path)[0])
     earlier = [key for key in dict.fromkeys(others) if any(is_signed_with([key], data) for data in signed)]
-    return " ".join(f"--key {key}" for key in dict.fromkeys([present, *earlier]) if key)
+    return [key for key in (present, *earlier) if key]
 
 
 def checker() -> bytes:

@@ -38,8 +38,7 @@ def state_file(site: Site) -> Path:
 
 
 def read_state(site: Site, *, shared: bool = True) -> IncidentState:
-    """Return what is remembered; nothing when there is no file. A damaged file counts as none, is
-    logged, and kept aside before it is written anew.
+    """Return what is remembered; nothing when there is no file, or a damaged one, which is logged and kept aside.
 
     With `shared=False` what other workers without a shared disk wrote is not asked for.
     """

@@ -191,15 +191,19 @@ class FolderPlace(UnlockedPlace):
             with self._written(data) as incoming:
                 self._settle(path)
                 try:
-                    try:
-                        created = self._link(incoming, path)
-                    except FileNotFoundError:
-                        self._make_parents(path)
-                        created = self._link(incoming, path)
+                    created = self._link_below(incoming, path)
                 except FileExistsError:
                     return False
                 self._sync(path)
                 return created
+
+    def _link_below(self, incoming: Path, path: Path) -> bool:
+        """Link as `_link` does, in folders that are made where they are missing; asking each time would cost more."""
+        try:
+            return self._link(incoming, path)
+        except FileNotFoundError:
+            self._make_parents(path)
+            return self._link(incoming, path)
 
     def _link(self, incoming: Path, path: Path) -> bool:
         if self._links is not False:
@@ -237,13 +241,8 @@ class FolderPlace(UnlockedPlace):
         """Give a synced file with these bytes; removed when left, unless it was renamed."""
         self._refuse_link(_INCOMING)
         path = self._root / _INCOMING / secrets.token_hex(12)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
         try:
-            try:
-                descriptor = os.open(path, flags, 0o600)
-            except FileNotFoundError:
-                path.parent.mkdir(mode=0o700, exist_ok=True)
-                descriptor = os.open(path, flags, 0o600)
+            descriptor = _new_file(path)
             try:
                 write_whole(descriptor, data)
                 if sync:
@@ -384,6 +383,16 @@ def _opened_lock(path: Path) -> BinaryIO:
 
 def _order(entry: os.DirEntry[str]) -> bytes:
     return os.fsencode(entry.name) + b"/" * entry.is_dir(follow_symlinks=False)
+
+
+def _new_file(path: Path) -> int:
+    """Open a file that is not there yet for writing, in a folder that is made where it is missing."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+    try:
+        return os.open(path, flags, 0o600)
+    except FileNotFoundError:
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        return os.open(path, flags, 0o600)
 
 
 def _info(name: str, status: os.stat_result) -> ObjectInfo:

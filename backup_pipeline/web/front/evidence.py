@@ -19,7 +19,7 @@ from backup_pipeline.operations.evidence.make import (
     checker,
     evidence_file,
     evidence_files,
-    key_options,
+    keys_to_check_with,
     make,
     preview,
     public_key,
@@ -56,7 +56,7 @@ def evidence_home(asked: PageRequest) -> Response:
         month=month,
         selected=selected,
         key=public_key(site, make_one=False),
-        key_options=key_options(site, site.single_plans),
+        keys=keys_to_check_with(site, site.single_plans),
         checker=CHECKER,
     )
 
@@ -141,7 +141,7 @@ def _page(asked: PageRequest, found: Evidence, *, name: str) -> Response:
         name=name,
         period=asked.query.get("period", ""),
         key=public_key(asked.front.site(), make_one=False),
-        key_options=key_options(asked.front.site(), [found.plan]),
+        keys=keys_to_check_with(asked.front.site(), [found.plan]),
         zone=asked.front.site().settings.timezone,
         checker=CHECKER,
     )
